@@ -1,0 +1,186 @@
+"""Likelihoods p(x|z): the distribution of x whose parameters the decoder gives.
+
+Log-densities are float32 whatever the dtype of the decoder's output.
+"""
+
+import abc
+import math
+import warnings
+from typing import Any, Literal
+
+import keras
+import numpy as np
+import tensorflow as tf
+import tensorflow_probability as tfp
+
+tfd = tfp.distributions
+
+PACKAGE = "tfvae.likelihoods"
+
+
+class Likelihood(keras.layers.Layer, abc.ABC):
+    """A distribution over the event x, independent over its elements given z.
+
+    Built with the shape of the decoder's output.
+
+    Args:
+        kwargs: the arguments of `keras.layers.Layer`.
+    """
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self._event_rank = None
+
+    def parameter_shape(self, event_shape: tuple[int, ...]) -> tuple[int, ...]:
+        """The shape that the decoder's output must have for each example. Here one parameter for each element of x."""
+        return event_shape
+
+    def build(self, input_shape: tuple[int | None, ...]) -> None:
+        """Takes the rank of the event from the shape of the decoder's output, [B, ...]."""
+        self._event_rank = len(input_shape) - 1
+
+    @abc.abstractmethod
+    def element_distribution(self, parameters: tf.Tensor) -> tfd.Distribution:
+        """The distribution of each element of x, from float32 parameters."""
+
+    def check(self, x: np.ndarray) -> None:
+        """Raises ValueError when x cannot come from this distribution.
+
+        Args:
+            x: data as it was given [N, ...], finite and of the right shape.
+        """
+
+    def distribution(self, parameters: tf.Tensor) -> tfd.Distribution:
+        """p(x|z), with the event shape of x.
+
+        Args:
+            parameters: the decoder's output [..., *parameter_shape].
+        """
+        parameters = tf.cast(parameters, tf.float32)
+        return tfd.Independent(self.element_distribution(parameters), self._event_rank)
+
+    def log_prob(self, x: tf.Tensor, parameters: tf.Tensor) -> tf.Tensor:
+        """Evaluates log p(x|z).
+
+        Args:
+            x: the data [B, ...].
+            parameters: the decoder's output [S, B, ...].
+
+        Returns:
+            log p(x|z) [S, B], in nats per example.
+        """
+        return self.distribution(parameters).log_prob(tf.cast(x, tf.float32))
+
+    def mean(self, parameters: tf.Tensor) -> tf.Tensor:
+        """The mean of p(x|z), with the shape of the parameters' leading dimensions and the event.
+
+        Args:
+            parameters: the decoder's output [..., *parameter_shape].
+        """
+        return self.distribution(parameters).mean()
+
+
+@keras.saving.register_keras_serializable(PACKAGE)
+class Normal(Likelihood):
+    """The likelihood p(x|z) = N(x | f(z), scale^2 I), where f is the decoder.
+
+    Args:
+        scale: the standard deviation, > 0; "learned" trains one scalar, from 1.
+        kwargs: the arguments of `keras.layers.Layer`.
+
+    Raises:
+        ValueError: `scale` is out of its range.
+
+    Reference: Kingma & Welling 2013, appendix C.2; for the learned scale Rybkin et al. 2021, Simple and Effective VAE
+    Training with Calibrated Decoders, section 3.1.
+    """
+
+    def __init__(self, scale: float | Literal["learned"] = 1.0, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        is_number = isinstance(scale, int | float) and not isinstance(scale, bool)
+        if scale != "learned" and not (is_number and 0 < scale < math.inf):
+            raise ValueError(f'`scale` must be a finite number above 0, or "learned". Received: scale={scale!r}')
+        self._scale = scale
+        self._log_scale = None
+
+    def build(self, input_shape: tuple[int | None, ...]) -> None:
+        """Creates the variable of a learned scale."""
+        super().build(input_shape)
+        if self._scale == "learned":
+            self._log_scale = self.add_weight(name="log_scale", initializer="zeros", dtype="float32", autocast=False)
+
+    @property
+    def scale(self) -> tf.Tensor:
+        """The standard deviation in use, a scalar."""
+        return tf.exp(self._log_scale) if self._scale == "learned" else tf.constant(self._scale, tf.float32)
+
+    def element_distribution(self, parameters: tf.Tensor) -> tfd.Distribution:
+        """N(parameters, scale^2) for each element."""
+        return tfd.Normal(parameters, self.scale)
+
+    def check(self, x: np.ndarray) -> None:
+        """Raises ValueError for integers, nearly always pixels that were not scaled; warns of whole numbers as floats."""
+        if np.issubdtype(x.dtype, np.integer):
+            raise ValueError(
+                "`x` must hold floats under the Normal likelihood: scale integer data first, for example x / 255 for "
+                f"8-bit pixels, or cast it where it is meant so. Received: x of dtype {x.dtype}"
+            )
+        largest = x.max()
+        if largest > 1 and not np.any(x % 1):
+            warnings.warn(
+                "All values of `x` are whole numbers; if they are pixels, scale them, for example x / 255. "
+                f"Received: x with a maximum of {largest:g}",
+                stacklevel=2,
+            )
+
+    def get_config(self) -> dict[str, Any]:
+        """The constructor's arguments."""
+        return {**super().get_config(), "scale": self._scale}
+
+
+@keras.saving.register_keras_serializable(PACKAGE)
+class Bernoulli(Likelihood):
+    """The likelihood of x in {0, 1}: x = 1 with probability sigmoid(f(z)), where f is the decoder.
+
+    Args:
+        kwargs: the arguments of `keras.layers.Layer`.
+
+    Reference: Kingma & Welling 2013, appendix C.1.
+    """
+
+    def element_distribution(self, parameters: tf.Tensor) -> tfd.Distribution:
+        """Bernoulli(logits=parameters) for each element."""
+        return tfd.Bernoulli(logits=parameters, dtype=tf.float32)
+
+    def check(self, x: np.ndarray) -> None:
+        """Raises ValueError when a value is neither 0 nor 1."""
+        wrong = (x != 0) & (x != 1)
+        if wrong.any():
+            raise ValueError(
+                "`x` must hold only 0 and 1 under the Bernoulli likelihood: binarise it, for example x > 0.5, or use "
+                f"ContinuousBernoulli for values in [0, 1]. Received: x with the value {x[wrong][0]}"
+            )
+
+
+@keras.saving.register_keras_serializable(PACKAGE)
+class ContinuousBernoulli(Likelihood):
+    """The likelihood of x in [0, 1]: p(x|z) proportional to p^x (1 - p)^(1 - x), p = sigmoid(f(z)), f the decoder.
+
+    Args:
+        kwargs: the arguments of `keras.layers.Layer`.
+
+    Reference: Loaiza-Ganem & Cunningham 2019, The continuous Bernoulli, equations 6 and 8.
+    """
+
+    def element_distribution(self, parameters: tf.Tensor) -> tfd.Distribution:
+        """ContinuousBernoulli(logits=parameters) for each element."""
+        return tfd.ContinuousBernoulli(logits=parameters)
+
+    def check(self, x: np.ndarray) -> None:
+        """Raises ValueError when a value is outside [0, 1]."""
+        wrong = (x < 0) | (x > 1)
+        if wrong.any():
+            raise ValueError(
+                "`x` must lie in [0, 1] under the ContinuousBernoulli likelihood: scale it, for example x / 255 for "
+                f"8-bit pixels. Received: x with the value {x[wrong][0]}"
+            )

@@ -1,0 +1,240 @@
+"""The model that every model of tfvae is: a `keras.Model` whose `train_step` follows the gradient of a bound."""
+
+import abc
+import inspect
+import math
+import random
+import warnings
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from tfvae import inputs
+from tfvae.elbo import ElboTerms
+from tfvae.objectives import ELBO, Objective
+
+
+class VariationalModel(keras.Model, abc.ABC):
+    """A model trained by maximising a lower bound on log p(x).
+
+    A subclass says how the terms of the bound are estimated; training, evaluation, metrics, noise and the sums over
+    replicas are here. Metrics, each a mean over examples:
+
+    - `loss`: what is minimised: the negative objective, plus the regularisation losses of the layers;
+    - `elbo`: the evidence lower bound, log_likelihood - kl, whatever the objective, in nats: higher is better;
+    - `log_likelihood`: E_q[log p(x|z)], in nats;
+    - `kl`: KL(q(z|x) || p(z)), in nats.
+
+    Sample weights multiply each example's objective; as in Keras, the loss is divided by the number of examples.
+
+    Args:
+        objective: what is maximised; None means `ELBO()`.
+        kwargs: the arguments of `keras.Model`.
+    """
+
+    def __init__(self, objective: Objective | None = None, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.objective = ELBO() if objective is None else objective
+        self._trackers = [keras.metrics.Mean(name=name) for name in ("elbo", "log_likelihood", "kl")]
+        # A weight, because Keras saves no SeedGenerator: training that resumes would see other noise. Python's own
+        # generator gives the start because `keras.utils.set_random_seed` seeds it.
+        start = [random.getrandbits(31), 0]
+        self._noise_state = self.add_weight(
+            name="noise_state",
+            shape=(2,),
+            initializer=lambda shape, dtype: tf.constant(start, dtype),
+            dtype="int64",
+            trainable=False,
+            autocast=False,
+            aggregation="none",
+        )
+
+    @abc.abstractmethod
+    def elbo_terms(
+        self, x: tf.Tensor, *, num_samples: int, seed: tf.Tensor, analytic_kl: bool = True, training: bool = False
+    ) -> ElboTerms:
+        """Estimates the terms of the bound.
+
+        Args:
+            x: the data [B, ...], float32.
+            num_samples: S, the number of draws of z for each example.
+            seed: int32 [2], a stateless seed.
+            analytic_kl: use the closed form of the KL divergence where TFP has one.
+            training: whether layers such as dropout behave as in training.
+
+        Returns:
+            The terms, in nats per example.
+        """
+
+    @abc.abstractmethod
+    def check_data(self, x: np.ndarray) -> None:
+        """Builds the model for data like x where that is still to be done, and checks x.
+
+        Args:
+            x: a batch, or all of the data, as the user gave it.
+
+        Raises:
+            ValueError: this model cannot be trained on x.
+        """
+
+    def next_seed(self) -> tf.Tensor:
+        """A new stateless seed, int32 [2]: another one at each call and on each replica, the same in each run."""
+        seed = tf.cast(self._noise_state.value, tf.int32)
+        self._noise_state.assign_add([0, 1])
+        context = tf.distribute.get_replica_context()
+        replica = 0 if context is None else context.replica_id_in_sync_group
+        return tf.random.experimental.stateless_fold_in(seed, replica)
+
+    def train_step(self, data: Any) -> dict[str, Any]:
+        """One step up the gradient of the objective, on one batch."""
+        with tf.GradientTape() as tape:
+            loss, values, sample_weight = self._loss(data, training=True)
+            loss = self.optimizer.scale_loss(loss)
+        variables = self.trainable_variables
+        self.optimizer.apply(tape.gradient(loss, variables), variables)
+        return self._update_metrics(values, sample_weight)
+
+    def test_step(self, data: Any) -> dict[str, Any]:
+        """The metrics of one batch."""
+        _, values, sample_weight = self._loss(data, training=False)
+        return self._update_metrics(values, sample_weight)
+
+    def predict_step(self, data: Any) -> Any:
+        """The model's output for one batch."""
+        return self(inputs.unpack(data)[0], training=False)
+
+    def _loss(self, data: Any, training: bool) -> tuple[tf.Tensor, dict[str, tf.Tensor], tf.Tensor | None]:
+        """The scalar loss of this replica, which sums over replicas to that of the global batch.
+
+        Returns:
+            The loss, the values of the metrics by name [B], and the sample weights [B] or None.
+        """
+        x, sample_weight = inputs.unpack(data)
+        x = tf.cast(x, tf.float32)
+        objective = self.objective
+        terms = self.elbo_terms(
+            x,
+            num_samples=objective.num_samples,
+            seed=self.next_seed(),
+            analytic_kl=objective.analytic_kl,
+            training=training,
+        )
+        losses = -objective(terms)
+        if sample_weight is not None:
+            sample_weight = tf.reshape(tf.cast(sample_weight, tf.float32), [-1])
+            losses *= sample_weight
+        regularization = tf.add_n([tf.cast(loss, tf.float32) for loss in self.losses]) if self.losses else 0.0
+        loss = tf.reduce_sum(losses) / _sum_over_replicas(tf.cast(tf.shape(x)[0], tf.float32))
+        loss += regularization / tf.distribute.get_strategy().num_replicas_in_sync
+        values = {
+            "loss": losses + regularization,
+            "elbo": terms.elbo,
+            "log_likelihood": tf.reduce_mean(terms.log_likelihood, axis=0),
+            "kl": terms.kl,
+        }
+        return loss, values, sample_weight
+
+    def _update_metrics(self, values: dict[str, tf.Tensor], sample_weight: tf.Tensor | None) -> dict[str, Any]:
+        """Feeds values [B] to the metric of the same name, so that averages weigh examples and not batches."""
+        for metric in self.metrics:
+            # The loss has its weights in it already.
+            metric.update_state(values[metric.name], sample_weight=None if metric.name == "loss" else sample_weight)
+        return {metric.name: metric.result() for metric in self.metrics}
+
+    def fit(self, x: Any = None, *args: Any, **kwargs: Any) -> keras.callbacks.History:
+        """Trains the model: `keras.Model.fit`, after a look at the data.
+
+        All values of arrays are checked, and the first batch of anything else, before any step runs. A loss that
+        is not finite gives a warning at the end of its epoch.
+
+        Args:
+            x: an array [N, ...], a `tf.data.Dataset`, a `keras.utils.PyDataset` or a generator; `(x, y)` and
+                `(x, y, sample_weight)` are accepted, and y is not used.
+            args: the further arguments of `keras.Model.fit`.
+            kwargs: the further arguments of `keras.Model.fit`.
+
+        Returns:
+            The history, with the metrics of each epoch.
+
+        Raises:
+            ValueError: the model cannot be trained on x, or was compiled with a loss or with metrics.
+        """
+        arguments = inspect.signature(keras.Model.fit).bind(self, x, *args, **kwargs).arguments
+        self._check_compiled("fit")
+        arguments["x"] = self._check_source(x, "x")
+        validation = arguments.get("validation_data")
+        if isinstance(validation, tuple | list):
+            self._check_source(validation[0], "validation_data")
+        elif validation is not None:
+            arguments["validation_data"] = self._check_source(validation, "validation_data")
+        callbacks = arguments.get("callbacks")
+        if isinstance(callbacks, keras.callbacks.CallbackList):
+            callbacks.append(_NonFiniteLossWarning())
+        else:
+            own = [callbacks] if isinstance(callbacks, keras.callbacks.Callback) else list(callbacks or [])
+            arguments["callbacks"] = [*own, _NonFiniteLossWarning()]
+        arguments.pop("self")
+        return super().fit(**arguments)
+
+    def evaluate(self, x: Any = None, *args: Any, **kwargs: Any) -> Any:
+        """Computes the metrics on data: `keras.Model.evaluate`, after the look at the data that `fit` takes.
+
+        Args:
+            x: as for `fit`.
+            args: the further arguments of `keras.Model.evaluate`.
+            kwargs: the further arguments of `keras.Model.evaluate`.
+
+        Returns:
+            The metrics, as a list, or by name with `return_dict=True`.
+
+        Raises:
+            ValueError: the model cannot be evaluated on x.
+        """
+        # Within `fit` Keras passes the validation data again, after every epoch.
+        if not kwargs.get("_use_cached_eval_dataset", False):
+            self._check_compiled("evaluate")
+            x = self._check_source(x, "x")
+        return super().evaluate(x, *args, **kwargs)
+
+    def _check_compiled(self, method: str) -> None:
+        if not self.compiled:
+            raise ValueError(f"Call `compile()` before `{method}()`. Received: a model that is not compiled")
+        config = self.get_compile_config() or {}
+        for argument in ("loss", "metrics", "weighted_metrics"):
+            if config.get(argument) is not None:
+                raise ValueError(
+                    f"`compile({argument}=...)` has no meaning here: the model's objective is its loss, and its "
+                    f"metrics are loss, elbo, log_likelihood and kl. Received: {argument}={config[argument]!r}"
+                )
+
+    def _check_source(self, data: Any, argument: str) -> Any:
+        """Checks the first batch of `data`, and returns `data` with nothing taken from it."""
+        batch, data = inputs.peek(data)
+        if batch is None:
+            raise ValueError(f"`{argument}` must hold at least one batch. Received: {data!r}")
+        self.check_data(inputs.to_numpy(inputs.unpack(batch)[0]))
+        return data
+
+
+class _NonFiniteLossWarning(keras.callbacks.Callback):
+    """Says at the end of an epoch when the loss was NaN or infinite, which Keras only prints."""
+
+    def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
+        loss = float((logs or {}).get("loss", 0.0))
+        if not math.isfinite(loss):
+            warnings.warn(
+                f"The loss was {loss} in epoch {epoch + 1}. Try a lower learning rate or the optimizer's `clipnorm`, "
+                "and look for values that are not finite in the data; `keras.callbacks.TerminateOnNaN` stops at the "
+                "first.",
+                stacklevel=2,
+            )
+
+
+def _sum_over_replicas(value: tf.Tensor) -> tf.Tensor:
+    """Sums a scalar over the replicas that train in step."""
+    context = tf.distribute.get_replica_context()
+    if context is None or context.num_replicas_in_sync == 1:
+        return value
+    return context.all_reduce(tf.distribute.ReduceOp.SUM, value)

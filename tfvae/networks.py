@@ -1,0 +1,195 @@
+"""Ready encoders and decoders: functions that return a functional `keras.Model`.
+
+They are plain Keras layers, so a `.keras` file loads in safe mode and TFLite converts them to built-in ops. Any Keras
+model with the same shapes can take their place.
+"""
+
+import math
+import numbers
+from collections.abc import Callable, Sequence
+
+import keras
+
+# A multiple of the stride: every pixel made by a transposed convolution then sums equally many taps, which keeps the
+# checkerboard out of the pictures (Odena et al., 2016, "Deconvolution and Checkerboard Artifacts").
+_KERNEL_SIZE = 4
+
+
+def dense_encoder(
+    event_shape: Sequence[int],
+    hidden: Sequence[int] = (512, 256),
+    activation: str | Callable = "relu",
+    name: str = "encoder",
+) -> keras.Model:
+    """A multilayer perceptron from x to the features the posterior reads.
+
+    Args:
+        event_shape: The shape of one example, as in `(30,)` or `(28, 28, 1)`; it is flattened first.
+        hidden: The width of each dense layer. `()` makes the features x itself, flattened: a linear model.
+        activation: The activation of every layer, by Keras name or as a function.
+        name: The name of the model.
+
+    Returns:
+        A model from x `[B, ...event_shape]` to features `[B, hidden[-1]]`.
+
+    Raises:
+        ValueError: If `event_shape` or `hidden` is not a tuple of positive integers.
+    """
+    event_shape = _sizes("event_shape", event_shape, min_length=1)
+    hidden = _sizes("hidden", hidden)
+    x = keras.Input(event_shape, name="x")
+    features = _dense(keras.layers.Flatten()(x), hidden, activation)
+    return keras.Model(x, features, name=name)
+
+
+def dense_decoder(
+    latent_dim: int,
+    output_shape: Sequence[int],
+    hidden: Sequence[int] = (256, 512),
+    activation: str | Callable = "relu",
+    name: str = "decoder",
+) -> keras.Model:
+    """A multilayer perceptron from z to the parameters of the likelihood.
+
+    Args:
+        latent_dim: The number of latent dimensions L.
+        output_shape: The shape of one output, as in `(30,)` or `(28, 28, 1)`.
+        hidden: The width of each dense layer before the last. `()` makes the decoder linear.
+        activation: The activation of every layer but the last, which is linear, by Keras name or as a function.
+        name: The name of the model.
+
+    Returns:
+        A model from z `[B, L]` to `[B, ...output_shape]`: unbounded values, read by the likelihood as loc or logits.
+
+    Raises:
+        ValueError: If `latent_dim` is not a positive integer, or `output_shape` or `hidden` not a tuple of them.
+    """
+    latent_dim = _size("latent_dim", latent_dim)
+    output_shape = _sizes("output_shape", output_shape, min_length=1)
+    hidden = _sizes("hidden", hidden)
+    z = keras.Input((latent_dim,), name="z")
+    outputs = keras.layers.Dense(math.prod(output_shape))(_dense(z, hidden, activation))
+    return keras.Model(z, keras.layers.Reshape(output_shape)(outputs), name=name)
+
+
+def convolutional_encoder(
+    event_shape: Sequence[int],
+    filters: Sequence[int] = (32, 64),
+    hidden: Sequence[int] = (128,),
+    activation: str | Callable = "relu",
+    name: str = "encoder",
+) -> keras.Model:
+    """Strided convolutions, then dense layers, from an image to the features the posterior reads.
+
+    Args:
+        event_shape: The shape of one image, `(height, width, channels)`.
+        filters: The number of filters of each convolution. Each halves height and width, rounded up, so never below 1.
+        hidden: The width of each dense layer after them. `()` makes the features the last convolution, flattened.
+        activation: The activation of every layer, by Keras name or as a function.
+        name: The name of the model.
+
+    Returns:
+        A model from x `[B, height, width, channels]` to features `[B, hidden[-1]]`.
+
+    Raises:
+        ValueError: If `event_shape` is not that of an image, or `filters` or `hidden` not a tuple of positive integers.
+    """
+    event_shape = _image_shape("event_shape", event_shape, "dense_encoder")
+    filters = _sizes("filters", filters, min_length=1)
+    hidden = _sizes("hidden", hidden)
+    x = keras.Input(event_shape, name="x")
+    features = x
+    for channels in filters:
+        convolution = keras.layers.Conv2D(channels, _KERNEL_SIZE, strides=2, padding="same", activation=activation)
+        features = convolution(features)
+    features = _dense(keras.layers.Flatten()(features), hidden, activation)
+    return keras.Model(x, features, name=name)
+
+
+def convolutional_decoder(
+    latent_dim: int,
+    output_shape: Sequence[int],
+    filters: Sequence[int] = (64, 32),
+    hidden: Sequence[int] = (128,),
+    activation: str | Callable = "relu",
+    name: str = "decoder",
+) -> keras.Model:
+    """The mirror of `convolutional_encoder`: dense layers, then transposed convolutions, from z to an image.
+
+    The dense layers make a small image of `filters[0]` channels. Each transposed convolution doubles its height and
+    width; the channels become `filters[1]`, `filters[2]`, ... and at last those of the output. An image grown larger
+    than the output is cropped to it.
+
+    Args:
+        latent_dim: The number of latent dimensions L.
+        output_shape: The shape of one image, `(height, width, channels)`.
+        filters: The channels that enter each transposed convolution: those of the encoder, reversed.
+        hidden: The width of each dense layer before them.
+        activation: The activation of every layer but the last, which is linear, by Keras name or as a function.
+        name: The name of the model.
+
+    Returns:
+        A model from z `[B, L]` to `[B, height, width, channels]`: unbounded values, read by the likelihood as loc or
+        logits.
+
+    Raises:
+        ValueError: If `latent_dim` is not a positive integer, `output_shape` not that of an image, or `filters` or
+            `hidden` not a tuple of positive integers.
+    """
+    latent_dim = _size("latent_dim", latent_dim)
+    height, width, channels = _image_shape("output_shape", output_shape, "dense_decoder")
+    filters = _sizes("filters", filters, min_length=1)
+    hidden = _sizes("hidden", hidden)
+    growth = 2 ** len(filters)
+    first_shape = (math.ceil(height / growth), math.ceil(width / growth), filters[0])
+    z = keras.Input((latent_dim,), name="z")
+    outputs = _dense(z, (*hidden, math.prod(first_shape)), activation)
+    outputs = keras.layers.Reshape(first_shape)(outputs)
+    activations = [activation] * (len(filters) - 1) + ["linear"]
+    for out_channels, out_activation in zip((*filters[1:], channels), activations, strict=True):
+        outputs = keras.layers.Conv2DTranspose(
+            out_channels, _KERNEL_SIZE, strides=2, padding="same", activation=out_activation
+        )(outputs)
+    extra_rows = first_shape[0] * growth - height
+    extra_columns = first_shape[1] * growth - width
+    if extra_rows or extra_columns:
+        cropping = [(extra // 2, extra - extra // 2) for extra in (extra_rows, extra_columns)]
+        outputs = keras.layers.Cropping2D(cropping)(outputs)
+    return keras.Model(z, outputs, name=name)
+
+
+def _dense(inputs: keras.KerasTensor, widths: tuple[int, ...], activation: str | Callable) -> keras.KerasTensor:
+    outputs = inputs
+    for width in widths:
+        outputs = keras.layers.Dense(width, activation=activation)(outputs)
+    return outputs
+
+
+def _size(argument: str, value: int) -> int:
+    if not isinstance(value, numbers.Integral) or value < 1:
+        raise ValueError(f"Argument `{argument}` must be a positive integer. Received: {argument}={value!r}")
+    return int(value)
+
+
+def _sizes(argument: str, values: Sequence[int], min_length: int = 0) -> tuple[int, ...]:
+    valid = (
+        isinstance(values, tuple | list)
+        and len(values) >= min_length
+        and all(isinstance(value, numbers.Integral) and value >= 1 for value in values)
+    )
+    if not valid:
+        at_least = f" with at least {min_length} entry" if min_length else ""
+        raise ValueError(
+            f"Argument `{argument}` must be a tuple of positive integers{at_least}. Received: {argument}={values!r}"
+        )
+    return tuple(int(value) for value in values)
+
+
+def _image_shape(argument: str, shape: Sequence[int], dense_network: str) -> tuple[int, int, int]:
+    sizes = _sizes(argument, shape, min_length=1)
+    if len(sizes) != 3:
+        raise ValueError(
+            f"Argument `{argument}` must be (height, width, channels): add a channels axis to an image without one, "
+            f"and use `{dense_network}` for vectors. Received: {argument}={shape!r}"
+        )
+    return sizes

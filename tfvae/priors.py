@@ -1,0 +1,49 @@
+"""Priors p(z)."""
+
+import abc
+from typing import Any
+
+import keras
+import tensorflow as tf
+import tensorflow_probability as tfp
+
+tfd = tfp.distributions
+
+PACKAGE = "tfvae.priors"
+
+
+class Prior(keras.layers.Layer, abc.ABC):
+    """A distribution over the latent space. A layer, so that Keras tracks and saves its variables.
+
+    Args:
+        latent_dim: L, or None to take the model's.
+        kwargs: the arguments of `keras.layers.Layer`.
+    """
+
+    def __init__(self, latent_dim: int | None = None, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.latent_dim = latent_dim
+
+    @abc.abstractmethod
+    def distribution(self) -> tfd.Distribution:
+        """p(z), with batch shape [] and event shape [L]."""
+
+    def get_config(self) -> dict[str, Any]:
+        """The constructor's arguments."""
+        return {**super().get_config(), "latent_dim": self.latent_dim}
+
+
+@keras.saving.register_keras_serializable(PACKAGE)
+class StandardNormal(Prior):
+    """The prior p(z) = N(z | 0, I).
+
+    Args:
+        latent_dim: L, or None to take the model's.
+        kwargs: the arguments of `keras.layers.Layer`.
+
+    Reference: Kingma & Welling 2013, section 3.
+    """
+
+    def distribution(self) -> tfd.Distribution:
+        """p(z), with batch shape [] and event shape [L]."""
+        return tfd.Independent(tfd.Normal(loc=tf.zeros(self.latent_dim), scale=tf.ones(self.latent_dim)), 1)

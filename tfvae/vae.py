@@ -1,0 +1,311 @@
+"""The variational autoencoder: a posterior that is amortised by an encoder, and a likelihood fed by a decoder."""
+
+import functools
+from collections.abc import Callable
+from typing import Any, Self
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from tfvae import elbo, inputs
+from tfvae.likelihoods import Likelihood, Normal
+from tfvae.model import VariationalModel
+from tfvae.objectives import Objective, check_num_samples
+from tfvae.posteriors import DiagonalNormal, Posterior
+from tfvae.priors import Prior, StandardNormal
+
+# Elements of x that one chunk of `log_likelihood` evaluates, 16 MB for each tensor: large enough for fast matrix
+# products, small enough for the cache and for any number of samples.
+_CHUNK_ELEMENTS = 2**22
+
+
+@keras.saving.register_keras_serializable("tfvae")
+class VAE(VariationalModel):
+    """A variational autoencoder.
+
+    q(z|x) = posterior(encoder(x)),  p(x|z) = likelihood(decoder(z)),  p(z) = prior
+
+    `model(x)` and `predict` give the reconstruction: the mean of p(x|z) at the mean of q(z|x). The model is built at
+    once when the encoder knows its input shape, and by the first data otherwise.
+
+    Args:
+        encoder: a Keras model from x [B, ...] to features [B, F].
+        decoder: a Keras model from z [B, L] to the likelihood's parameters [B, ...].
+        latent_dim: L, the dimension of z.
+        posterior: q(z|x), which owns the heads from features to its parameters; None means `DiagonalNormal()`.
+        prior: p(z); None means `StandardNormal()`.
+        likelihood: p(x|z); None means `Normal(scale=1.0)`.
+        objective: what is maximised; None means `ELBO()`.
+        keras_kwargs: the arguments of `keras.Model`.
+
+    Raises:
+        ValueError: the parts do not fit together.
+
+    Reference: Kingma & Welling 2013, Auto-Encoding Variational Bayes; Rezende et al. 2014, Stochastic Backpropagation.
+    """
+
+    def __init__(
+        self,
+        encoder: keras.Model,
+        decoder: keras.Model,
+        latent_dim: int,
+        posterior: Posterior | None = None,
+        prior: Prior | None = None,
+        likelihood: Likelihood | None = None,
+        objective: Objective | None = None,
+        **keras_kwargs: Any,
+    ) -> None:
+        super().__init__(objective, **keras_kwargs)
+        if isinstance(latent_dim, bool) or not isinstance(latent_dim, int) or latent_dim < 1:
+            raise ValueError(f"`latent_dim` must be an integer of at least 1. Received: latent_dim={latent_dim!r}")
+        self.encoder = encoder
+        self.decoder = decoder
+        self.latent_dim = latent_dim
+        self.posterior = DiagonalNormal() if posterior is None else posterior
+        self.prior = StandardNormal() if prior is None else prior
+        self.likelihood = Normal() if likelihood is None else likelihood
+        for name in ("posterior", "prior"):
+            part = getattr(self, name)
+            if part.latent_dim is None:
+                part.latent_dim = latent_dim
+            elif part.latent_dim != latent_dim:
+                raise ValueError(
+                    f"`{name}` must have the model's latent_dim, {latent_dim}, or None. Received: a {name} with "
+                    f"latent_dim={part.latent_dim}"
+                )
+        self.event_shape = None
+        self._functions = {}
+        input_shape = _input_shape(encoder)
+        if input_shape is not None and None not in input_shape[1:]:
+            self.build(input_shape)
+
+    def build(self, input_shape: tuple[int | None, ...]) -> None:
+        """Builds the parts for data of one shape, and checks that they fit together.
+
+        Args:
+            input_shape: the shape of x, [B, ...].
+        """
+        if self.event_shape is not None:
+            return
+        event_shape = tuple(input_shape[1:])
+        features = self.encoder(keras.KerasTensor((None, *event_shape)))
+        if not isinstance(features, keras.KerasTensor) or len(features.shape) != 2 or features.shape[1] is None:
+            raise ValueError(
+                "`encoder` must give one tensor of features [B, F]; end it with keras.layers.Flatten() where the "
+                f"features have more axes. Received: an encoder that gives {_describe(features)}"
+            )
+        decoder_input = _input_shape(self.decoder)
+        if decoder_input is not None and decoder_input[1:] != (self.latent_dim,):
+            raise ValueError(
+                f"`decoder` must take z of shape [B, {self.latent_dim}], as latent_dim={self.latent_dim} says. "
+                f"Received: a decoder whose input has the shape {list(decoder_input)}"
+            )
+        parameters = self.decoder(keras.KerasTensor((None, self.latent_dim)))
+        expected = self.likelihood.parameter_shape(event_shape)
+        if not isinstance(parameters, keras.KerasTensor) or tuple(parameters.shape[1:]) != expected:
+            raise ValueError(
+                f"`decoder` must give one tensor of shape {[None, *expected]}: the parameters that "
+                f"{type(self.likelihood).__name__} needs for x of shape {[None, *event_shape]}. Received: a decoder "
+                f"that gives {_describe(parameters)}"
+            )
+        for part, shape in (
+            (self.posterior, features.shape),
+            (self.prior, (None, self.latent_dim)),
+            (self.likelihood, parameters.shape),
+        ):
+            if not part.built:
+                part.build(shape)
+        self.event_shape = event_shape
+
+    def call(self, x: tf.Tensor, training: bool = False) -> tf.Tensor:
+        """The reconstruction [B, ...]: the mean of p(x|z) at the mean of q(z|x).
+
+        Args:
+            x: the data [B, ...].
+            training: whether layers such as dropout behave as in training.
+        """
+        z = self._posterior_of(x, training).mean()
+        return self.likelihood.mean(self.decoder(z, training=training))
+
+    def elbo_terms(
+        self, x: tf.Tensor, *, num_samples: int, seed: tf.Tensor, analytic_kl: bool = True, training: bool = False
+    ) -> elbo.ElboTerms:
+        """Estimates the terms of the bound, in nats per example: see `VariationalModel.elbo_terms`."""
+
+        def log_likelihood(z: tf.Tensor) -> tf.Tensor:
+            # Networks take [B, L]: S is folded into B for the decoder, and unfolded after it.
+            parameters = self.decoder(tf.reshape(z, [-1, self.latent_dim]), training=training)
+            parameters = tf.reshape(parameters, tf.concat([tf.shape(z)[:2], tf.shape(parameters)[1:]], axis=0))
+            return self.likelihood.log_prob(x, parameters)
+
+        return elbo.estimate(
+            self._posterior_of(x, training),
+            self.prior.distribution(),
+            log_likelihood,
+            num_samples=num_samples,
+            seed=seed,
+            analytic_kl=analytic_kl,
+        )
+
+    def check_data(self, x: np.ndarray) -> None:
+        """Builds the model where that is still to be done, and raises ValueError when it cannot have produced x."""
+        if self.event_shape is None and x.ndim > 1:
+            with self.distribute_strategy.scope():
+                self.build((None, *x.shape[1:]))
+        inputs.check_shape(x, self.event_shape)
+        for part in inputs.parts(x):
+            inputs.check_finite(part)
+            self.likelihood.check(part)
+
+    def encode(self, x: Any, batch_size: int = 256) -> dict[str, np.ndarray]:
+        """Computes the parameters of q(z|x).
+
+        Args:
+            x: an array [N, ...] or a dataset.
+            batch_size: how many examples are computed at a time.
+
+        Returns:
+            The parameters by name: `loc` and `scale`, each [N, L], for `DiagonalNormal`.
+        """
+        outputs = [self._run(self._encode, batch) for batch in self._checked_batches(x, batch_size)]
+        return {name: np.concatenate([output[name] for output in outputs]) for name in outputs[0]}
+
+    def decode(self, z: Any, batch_size: int = 256) -> np.ndarray:
+        """Computes the mean of p(x|z).
+
+        Args:
+            z: an array [N, L].
+            batch_size: how many examples are computed at a time.
+
+        Returns:
+            The mean [N, ...].
+        """
+        z = inputs.to_numpy(z)
+        if z.shape[1:] != (self.latent_dim,):
+            raise ValueError(f"`z` must have the shape [N, {self.latent_dim}]. Received: z of shape {list(z.shape)}")
+        return np.concatenate([self._run(self._decode, batch).numpy() for batch in inputs.batches(z, batch_size)])
+
+    def reconstruct(self, x: Any, batch_size: int = 256) -> np.ndarray:
+        """Computes the mean of p(x|z) at the mean of q(z|x): `predict` without its progress bar.
+
+        Args:
+            x: an array [N, ...] or a dataset.
+            batch_size: how many examples are computed at a time.
+
+        Returns:
+            The reconstruction [N, ...].
+        """
+        return np.concatenate([self._run(self.call, batch).numpy() for batch in self._checked_batches(x, batch_size)])
+
+    def generate(self, n: int, seed: int | None = None, batch_size: int = 256) -> np.ndarray:
+        """Draws z ~ p(z) and computes the mean of p(x|z).
+
+        Args:
+            n: how many examples to generate, at least 1.
+            seed: the same seed gives the same examples; None draws anew at each call.
+            batch_size: how many examples are computed at a time.
+
+        Returns:
+            The generated examples [n, ...].
+        """
+        if isinstance(n, bool) or not isinstance(n, int) or n < 1:
+            raise ValueError(f"`n` must be an integer of at least 1. Received: n={n!r}")
+        return self.decode(self.prior.distribution().sample(n, seed=self._seed(seed)), batch_size)
+
+    def log_likelihood(
+        self, x: Any, num_samples: int = 1000, batch_size: int = 128, seed: int | None = None
+    ) -> np.ndarray:
+        """Estimates log p(x) by importance sampling, with q(z|x) as the proposal.
+
+        log p(x) >= E[log 1/K sum_k p(x|z_k) p(z_k) / q(z_k|x)],  z_k ~ q(z|x), tight as K grows
+
+        Args:
+            x: an array [N, ...] or a dataset.
+            num_samples: K, the number of draws for each example.
+            batch_size: how many examples are computed at a time; memory does not grow with K.
+            seed: the same seed gives the same draws; None draws anew at each call.
+
+        Returns:
+            The estimate [N], in nats per example.
+
+        Reference: Burda et al. 2016, Importance Weighted Autoencoders, equation 8.
+        """
+        check_num_samples(num_samples)
+        seed = self._seed(seed)
+        results = []
+        chunk = None
+        for index, batch in enumerate(self._checked_batches(x, batch_size)):
+            # The same for all batches, because each size is a graph of its own.
+            chunk = chunk or min(num_samples, max(1, _CHUNK_ELEMENTS // int(tf.size(batch))))
+            batch_seed = tf.random.experimental.stateless_fold_in(seed, index)
+            total = np.full(len(batch), -np.inf)
+            for start in range(0, num_samples, chunk):
+                size = min(chunk, num_samples - start)
+                chunk_seed = tf.random.experimental.stateless_fold_in(batch_seed, start)
+                total = np.logaddexp(total, self._run(self._log_weight_sum, batch, chunk_seed, num_samples=size))
+            results.append(total - np.log(num_samples))
+        return np.concatenate(results)
+
+    def _posterior_of(self, x: tf.Tensor, training: bool = False) -> Any:
+        return self.posterior.distribution(self._encode(x, training))
+
+    def _encode(self, x: tf.Tensor, training: bool = False) -> dict[str, tf.Tensor]:
+        return self.posterior(self.encoder(x, training=training))
+
+    def _decode(self, z: tf.Tensor) -> tf.Tensor:
+        return self.likelihood.mean(self.decoder(z, training=False))
+
+    def _log_weight_sum(self, x: tf.Tensor, seed: tf.Tensor, num_samples: int) -> tf.Tensor:
+        terms = self.elbo_terms(x, num_samples=num_samples, seed=seed)
+        return tf.reduce_logsumexp(terms.log_weights, axis=0)
+
+    def _checked_batches(self, x: Any, batch_size: int) -> Any:
+        if not isinstance(x, tf.data.Dataset):
+            x = inputs.to_numpy(x)
+            self.check_data(x)
+        return inputs.batches(x, batch_size)
+
+    def _run(self, function: Callable[..., Any], *tensors: tf.Tensor, **constants: int) -> Any:
+        """Calls one of the model's functions as the model is compiled: eagerly, as a graph, or by XLA."""
+        function_of_tensors = functools.partial(function, **constants)
+        if self.run_eagerly:
+            return function_of_tensors(*tensors)
+        key = (function.__name__, self.jit_compile, *constants.items())
+        if key not in self._functions:
+            self._functions[key] = tf.function(function_of_tensors, reduce_retracing=True, jit_compile=self.jit_compile)
+        return self._functions[key](*tensors)
+
+    def _seed(self, seed: int | None) -> tf.Tensor:
+        if seed is None:
+            return self.next_seed()
+        if isinstance(seed, bool) or not isinstance(seed, int):
+            raise ValueError(f"`seed` must be an integer or None. Received: seed={seed!r}")
+        return tf.constant([seed, 0], tf.int32)
+
+    def get_config(self) -> dict[str, Any]:
+        """The constructor's arguments."""
+        parts = {name: keras.saving.serialize_keras_object(getattr(self, name)) for name in _PARTS}
+        return {**super().get_config(), "latent_dim": self.latent_dim, **parts}
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any], custom_objects: dict[str, Any] | None = None) -> Self:
+        """The model that `get_config` described, with new weights."""
+        parts = {name: keras.saving.deserialize_keras_object(config[name], custom_objects) for name in _PARTS}
+        return cls(**{**config, **parts})
+
+
+_PARTS = ("encoder", "decoder", "posterior", "prior", "likelihood", "objective")
+
+
+def _input_shape(network: keras.Model) -> tuple[int | None, ...] | None:
+    """The shape of the one input that a network declares, or None where it declares none."""
+    shape = getattr(network, "input_shape", None)
+    return shape if isinstance(shape, tuple) else None
+
+
+def _describe(outputs: Any) -> str:
+    """Names what a network gives, for an error message."""
+    if isinstance(outputs, keras.KerasTensor):
+        return f"a tensor of shape {list(outputs.shape)}"
+    return f"a {type(outputs).__name__} of {len(outputs)} outputs"
