@@ -119,7 +119,7 @@ class Normal(Likelihood):
         return tfd.Normal(parameters, self.scale)
 
     def check(self, x: np.ndarray) -> None:
-        """Raises ValueError for integers, nearly always pixels that were not scaled; warns of whole numbers as floats."""
+        """Raises ValueError for integers, nearly always pixels not scaled; warns of floats that are whole numbers."""
         if np.issubdtype(x.dtype, np.integer):
             raise ValueError(
                 "`x` must hold floats under the Normal likelihood: scale integer data first, for example x / 255 for "
