@@ -17,23 +17,23 @@ _KERNEL_SIZE = 4
 
 def dense_encoder(
     event_shape: Sequence[int],
-    hidden: Sequence[int] = (512, 256),
-    activation: str | Callable = "relu",
+    hidden: Sequence[int] = (256, 128),
+    activation: str | Callable = "silu",
     name: str = "encoder",
 ) -> keras.Model:
     """A multilayer perceptron from x to the features the posterior reads.
 
     Args:
-        event_shape: The shape of one example, as in `(30,)` or `(28, 28, 1)`; it is flattened first.
-        hidden: The width of each dense layer. `()` makes the features x itself, flattened: a linear model.
-        activation: The activation of every layer, by Keras name or as a function.
-        name: The name of the model.
+        event_shape: the shape of one example, as in `(30,)` or `(28, 28, 1)`; it is flattened first.
+        hidden: the width of each dense layer. `()` makes the features x itself, flattened: a linear model.
+        activation: the activation of every layer, by Keras name or as a function.
+        name: the name of the model.
 
     Returns:
         A model from x `[B, ...event_shape]` to features `[B, hidden[-1]]`.
 
     Raises:
-        ValueError: If `event_shape` or `hidden` is not a tuple of positive integers.
+        ValueError: `event_shape` or `hidden` is not a tuple of positive integers.
     """
     event_shape = _sizes("event_shape", event_shape, min_length=1)
     hidden = _sizes("hidden", hidden)
@@ -45,24 +45,24 @@ def dense_encoder(
 def dense_decoder(
     latent_dim: int,
     output_shape: Sequence[int],
-    hidden: Sequence[int] = (256, 512),
-    activation: str | Callable = "relu",
+    hidden: Sequence[int] = (128, 256),
+    activation: str | Callable = "silu",
     name: str = "decoder",
 ) -> keras.Model:
     """A multilayer perceptron from z to the parameters of the likelihood.
 
     Args:
-        latent_dim: The number of latent dimensions L.
-        output_shape: The shape of one output, as in `(30,)` or `(28, 28, 1)`.
-        hidden: The width of each dense layer before the last. `()` makes the decoder linear.
-        activation: The activation of every layer but the last, which is linear, by Keras name or as a function.
-        name: The name of the model.
+        latent_dim: the number of latent dimensions L.
+        output_shape: the shape of one output, as in `(30,)` or `(28, 28, 1)`.
+        hidden: the width of each dense layer before the last. `()` makes the decoder linear.
+        activation: the activation of every layer but the last, which is linear, by Keras name or as a function.
+        name: the name of the model.
 
     Returns:
         A model from z `[B, L]` to `[B, ...output_shape]`: unbounded values, read by the likelihood as loc or logits.
 
     Raises:
-        ValueError: If `latent_dim` is not a positive integer, or `output_shape` or `hidden` not a tuple of them.
+        ValueError: `latent_dim` is not a positive integer, or `output_shape` or `hidden` not a tuple of them.
     """
     latent_dim = _size("latent_dim", latent_dim)
     output_shape = _sizes("output_shape", output_shape, min_length=1)
@@ -76,23 +76,23 @@ def convolutional_encoder(
     event_shape: Sequence[int],
     filters: Sequence[int] = (32, 64),
     hidden: Sequence[int] = (128,),
-    activation: str | Callable = "relu",
+    activation: str | Callable = "silu",
     name: str = "encoder",
 ) -> keras.Model:
     """Strided convolutions, then dense layers, from an image to the features the posterior reads.
 
     Args:
-        event_shape: The shape of one image, `(height, width, channels)`.
-        filters: The number of filters of each convolution. Each halves height and width, rounded up, so never below 1.
-        hidden: The width of each dense layer after them. `()` makes the features the last convolution, flattened.
-        activation: The activation of every layer, by Keras name or as a function.
-        name: The name of the model.
+        event_shape: the shape of one image, `(height, width, channels)`.
+        filters: the number of filters of each convolution. Each halves height and width, rounded up, so never below 1.
+        hidden: the width of each dense layer after them. `()` makes the features the last convolution, flattened.
+        activation: the activation of every layer, by Keras name or as a function.
+        name: the name of the model.
 
     Returns:
         A model from x `[B, height, width, channels]` to features `[B, hidden[-1]]`.
 
     Raises:
-        ValueError: If `event_shape` is not that of an image, or `filters` or `hidden` not a tuple of positive integers.
+        ValueError: `event_shape` is not that of an image, or `filters` or `hidden` not a tuple of positive integers.
     """
     event_shape = _image_shape("event_shape", event_shape, "dense_encoder")
     filters = _sizes("filters", filters, min_length=1)
@@ -111,7 +111,7 @@ def convolutional_decoder(
     output_shape: Sequence[int],
     filters: Sequence[int] = (64, 32),
     hidden: Sequence[int] = (128,),
-    activation: str | Callable = "relu",
+    activation: str | Callable = "silu",
     name: str = "decoder",
 ) -> keras.Model:
     """The mirror of `convolutional_encoder`: dense layers, then transposed convolutions, from z to an image.
@@ -121,19 +121,19 @@ def convolutional_decoder(
     than the output is cropped to it.
 
     Args:
-        latent_dim: The number of latent dimensions L.
-        output_shape: The shape of one image, `(height, width, channels)`.
-        filters: The channels that enter each transposed convolution: those of the encoder, reversed.
-        hidden: The width of each dense layer before them.
-        activation: The activation of every layer but the last, which is linear, by Keras name or as a function.
-        name: The name of the model.
+        latent_dim: the number of latent dimensions L.
+        output_shape: the shape of one image, `(height, width, channels)`.
+        filters: the channels that enter each transposed convolution: those of the encoder, reversed.
+        hidden: the width of each dense layer before them.
+        activation: the activation of every layer but the last, which is linear, by Keras name or as a function.
+        name: the name of the model.
 
     Returns:
         A model from z `[B, L]` to `[B, height, width, channels]`: unbounded values, read by the likelihood as loc or
         logits.
 
     Raises:
-        ValueError: If `latent_dim` is not a positive integer, `output_shape` not that of an image, or `filters` or
+        ValueError: `latent_dim` is not a positive integer, `output_shape` not that of an image, or `filters` or
             `hidden` not a tuple of positive integers.
     """
     latent_dim = _size("latent_dim", latent_dim)

@@ -1,0 +1,224 @@
+"""The networks: shapes, parameters, gradients, files and TFLite."""
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from ai_edge_litert.interpreter import Interpreter
+
+from tfvae.networks import convolutional_decoder, convolutional_encoder, dense_decoder, dense_encoder
+
+LATENT_DIM = 3
+IMAGE_SHAPES = [(28, 28, 1), (8, 8, 1), (32, 32, 3), (7, 5, 2), (1, 1, 1)]
+
+
+@pytest.fixture(autouse=True)
+def seed():
+    keras.utils.set_random_seed(0)
+
+
+@pytest.fixture
+def mixed_bfloat16():
+    before = keras.config.dtype_policy()
+    keras.config.set_dtype_policy("mixed_bfloat16")
+    yield
+    keras.config.set_dtype_policy(before)
+
+
+def batch_for(network, size):
+    return np.random.default_rng(0).normal(size=(size, *network.input_shape[1:])).astype("float32")
+
+
+BUILDERS = {
+    "dense_encoder": lambda: dense_encoder((7, 5, 2), hidden=(16, 8)),
+    "dense_decoder": lambda: dense_decoder(LATENT_DIM, (7, 5, 2), hidden=(8, 16)),
+    "convolutional_encoder": lambda: convolutional_encoder((7, 5, 2), filters=(4, 8), hidden=(16,)),
+    "convolutional_decoder": lambda: convolutional_decoder(LATENT_DIM, (7, 5, 2), filters=(8, 4), hidden=(16,)),
+}
+
+
+@pytest.fixture(params=BUILDERS)
+def network(request):
+    return BUILDERS[request.param]()
+
+
+@pytest.mark.parametrize("shape", [*IMAGE_SHAPES, (30,)])
+@pytest.mark.parametrize("size", [1, 7])
+def test_dense_shapes(shape, size):
+    encoder = dense_encoder(shape, hidden=(16, 8))
+    decoder = dense_decoder(LATENT_DIM, shape, hidden=(8, 16))
+    assert encoder(batch_for(encoder, size)).shape == (size, 8)
+    assert decoder(batch_for(decoder, size)).shape == (size, *shape)
+
+
+@pytest.mark.parametrize("shape", IMAGE_SHAPES)
+@pytest.mark.parametrize("size", [1, 7])
+def test_convolutional_shapes(shape, size):
+    encoder = convolutional_encoder(shape, filters=(4, 8), hidden=(16,))
+    decoder = convolutional_decoder(LATENT_DIM, shape, filters=(8, 4), hidden=(16,))
+    assert encoder(batch_for(encoder, size)).shape == (size, 16)
+    assert decoder(batch_for(decoder, size)).shape == (size, *shape)
+
+
+def test_more_convolutions_than_the_image_can_be_halved():
+    encoder = convolutional_encoder((8, 8, 1), filters=(2, 2, 2, 2, 5), hidden=())
+    decoder = convolutional_decoder(LATENT_DIM, (8, 8, 1), filters=(5, 2, 2, 2, 2), hidden=())
+    assert encoder(batch_for(encoder, 2)).shape == (2, 5)
+    assert decoder(batch_for(decoder, 2)).shape == (2, 8, 8, 1)
+
+
+def test_without_hidden_layers_the_dense_encoder_flattens():
+    encoder = dense_encoder((2, 3), hidden=())
+    x = batch_for(encoder, 4)
+    np.testing.assert_array_equal(encoder(x), x.reshape(4, 6))
+    assert encoder.count_params() == 0
+
+
+def test_without_hidden_layers_the_dense_decoder_is_affine():
+    decoder = dense_decoder(LATENT_DIM, (2, 3), hidden=())
+    kernel, bias = decoder.get_weights()
+    z = batch_for(decoder, 4)
+    np.testing.assert_allclose(decoder(z), (z @ kernel + bias).reshape(4, 2, 3), rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("network", [dense_decoder, convolutional_decoder])
+def test_decoder_outputs_are_unbounded_on_both_sides(network):
+    decoder = network(LATENT_DIM, (8, 8, 1))
+    outputs = decoder(100.0 * batch_for(decoder, 7)).numpy()
+    assert outputs.min() < -1.0
+    assert outputs.max() > 1.0
+
+
+def test_parameter_counts():
+    assert dense_encoder((30,), hidden=(16, 8)).count_params() == (30 * 16 + 16) + (16 * 8 + 8)
+    assert dense_decoder(3, (30,), hidden=(8, 16)).count_params() == (3 * 8 + 8) + (8 * 16 + 16) + (16 * 30 + 30)
+    # 28 -> 14 -> 7, by 4x4 kernels.
+    convolutions = (4 * 4 * 1 * 32 + 32) + (4 * 4 * 32 * 64 + 64)
+    assert convolutional_encoder((28, 28, 1)).count_params() == convolutions + (7 * 7 * 64 * 128 + 128)
+    transposed = (4 * 4 * 64 * 32 + 32) + (4 * 4 * 32 * 1 + 1)
+    dense = (3 * 128 + 128) + (128 * 7 * 7 * 64 + 7 * 7 * 64)
+    assert convolutional_decoder(3, (28, 28, 1)).count_params() == dense + transposed
+
+
+def test_hidden_activation_is_the_one_asked_for():
+    for network in [
+        dense_encoder((8, 8, 1), activation="tanh"),
+        dense_decoder(LATENT_DIM, (8, 8, 1), activation="tanh"),
+        convolutional_encoder((8, 8, 1), activation="tanh"),
+        convolutional_decoder(LATENT_DIM, (8, 8, 1), activation="tanh"),
+    ]:
+        used = [layer.activation.__name__ for layer in network.layers if hasattr(layer, "activation")]
+        last = "tanh" if network.name == "encoder" else "linear"
+        assert used == ["tanh"] * (len(used) - 1) + [last]
+        assert len(used) >= 2
+
+
+def test_gradient_reaches_every_weight(network):
+    x = batch_for(network, 16)
+    with tf.GradientTape() as tape:
+        loss = tf.reduce_sum(tf.square(network(x)))
+    for weight, gradient in zip(network.trainable_weights, tape.gradient(loss, network.trainable_weights), strict=True):
+        assert np.all(np.isfinite(gradient)), weight.path
+        assert np.any(gradient != 0.0), weight.path
+
+
+def test_keras_file_round_trip_in_safe_mode(network, tmp_path):
+    x = batch_for(network, 5)
+    network.save(tmp_path / "network.keras")
+    loaded = keras.saving.load_model(tmp_path / "network.keras", safe_mode=True)
+    np.testing.assert_array_equal(loaded(x), network(x))
+    assert loaded.name == network.name
+
+
+def test_tflite_of_built_in_ops_agrees(network):
+    inputs = tf.TensorSpec((None, *network.input_shape[1:]), tf.float32, name="inputs")
+    function = tf.function(network, input_signature=[inputs], autograph=False).get_concrete_function()
+    # Tracking the network itself would track Keras variables, which the converter fails to freeze: random outputs.
+    weights = tf.Module()
+    weights.values = [variable.value for variable in network.variables]
+    converter = tf.lite.TFLiteConverter.from_concrete_functions([function], weights)
+    converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS]
+    run = Interpreter(model_content=converter.convert()).get_signature_runner()
+    for size in (1, 7):
+        x = batch_for(network, size)
+        (actual,) = run(inputs=x).values()
+        expected = network(x).numpy()
+        assert actual.shape == expected.shape
+        np.testing.assert_allclose(actual, expected, rtol=1e-5, atol=1e-5 * np.abs(expected).max())
+
+
+@pytest.mark.parametrize("builder", BUILDERS.values(), ids=BUILDERS)
+@pytest.mark.usefixtures("mixed_bfloat16")
+def test_mixed_bfloat16(builder):
+    network = builder()
+    x = batch_for(network, 7)
+    outputs = network(x)
+    assert outputs.dtype == tf.bfloat16
+    assert all(weight.dtype == "float32" for weight in network.weights)
+    in_float32 = keras.models.clone_model(
+        network, clone_function=lambda layer: type(layer).from_config({**layer.get_config(), "dtype": "float32"})
+    )
+    in_float32.set_weights(network.get_weights())
+    expected = in_float32(x).numpy()
+    difference = np.abs(keras.ops.convert_to_numpy(outputs).astype("float32") - expected)
+    assert difference.max() < 0.03 * np.abs(expected).max()
+
+
+@pytest.mark.parametrize("shape", [(), 30, (30, 0), (30, -1), (2.0,), ("30",), "30", None, (None, 30)])
+def test_dense_networks_refuse_a_bad_shape(shape):
+    with pytest.raises(
+        ValueError, match=r"`event_shape` must be a tuple of positive integers.* Received: event_shape="
+    ):
+        dense_encoder(shape)
+    with pytest.raises(
+        ValueError, match=r"`output_shape` must be a tuple of positive integers.* Received: output_shape="
+    ):
+        dense_decoder(LATENT_DIM, shape)
+
+
+@pytest.mark.parametrize("shape", [(30,), (28, 28), (2, 28, 28, 1)])
+def test_convolutional_networks_refuse_a_shape_that_is_no_image(shape):
+    with pytest.raises(ValueError, match=r"`event_shape`.*\(height, width, channels\).*`dense_encoder`.*Received: "):
+        convolutional_encoder(shape)
+    with pytest.raises(ValueError, match=r"`output_shape`.*\(height, width, channels\).*`dense_decoder`.*Received: "):
+        convolutional_decoder(LATENT_DIM, shape)
+
+
+@pytest.mark.parametrize("widths", [(0,), (16, -1), (1.5,), 16, None])
+def test_bad_hidden_widths_and_filters(widths):
+    builders = {
+        "hidden": [
+            lambda: dense_encoder((8, 8, 1), hidden=widths),
+            lambda: dense_decoder(LATENT_DIM, (8, 8, 1), hidden=widths),
+            lambda: convolutional_encoder((8, 8, 1), hidden=widths),
+            lambda: convolutional_decoder(LATENT_DIM, (8, 8, 1), hidden=widths),
+        ],
+        "filters": [
+            lambda: convolutional_encoder((8, 8, 1), filters=widths),
+            lambda: convolutional_decoder(LATENT_DIM, (8, 8, 1), filters=widths),
+        ],
+    }
+    for argument, calls in builders.items():
+        for call in calls:
+            with pytest.raises(ValueError, match=rf"`{argument}` must be a tuple.* Received: {argument}="):
+                call()
+
+
+def test_convolutional_networks_need_a_filter():
+    with pytest.raises(ValueError, match=r"`filters`.*at least 1.*Received"):
+        convolutional_encoder((8, 8, 1), filters=())
+    with pytest.raises(ValueError, match=r"`filters`.*at least 1.*Received"):
+        convolutional_decoder(LATENT_DIM, (8, 8, 1), filters=())
+
+
+@pytest.mark.parametrize("latent_dim", [0, -1, 2.0, "2", None, (2,)])
+@pytest.mark.parametrize("decoder", [dense_decoder, convolutional_decoder])
+def test_decoders_refuse_a_bad_latent_dim(decoder, latent_dim):
+    with pytest.raises(ValueError, match=r"`latent_dim` must be a positive integer\. Received: latent_dim="):
+        decoder(latent_dim, (8, 8, 1))
+
+
+def test_sizes_given_as_lists_and_numpy_integers():
+    encoder = convolutional_encoder([8, np.int64(8), 1], filters=[np.int32(4)], hidden=[8])
+    assert encoder.output_shape == (None, 8)
+    assert keras.models.model_from_json(encoder.to_json()).output_shape == (None, 8)
