@@ -17,6 +17,7 @@ import keras
 import numpy as np
 import yaml
 from jsonargparse import ArgumentParser
+from jsonargparse.typing import PositiveFloat, PositiveInt
 
 from tfvae import data as data_module
 from tfvae import export as export_module
@@ -44,7 +45,7 @@ def train(
     data: str = "digits",
     *,
     name: str | None = None,
-    batch_size: int = 32,
+    batch_size: PositiveInt = 32,
     validation_fraction: float = 0.2,
     binarize: Literal["dynamic", "threshold"] | None = None,
     image_size: tuple[int, int] | None = None,
@@ -52,16 +53,16 @@ def train(
     hidden: tuple[int, ...] = (256, 128),
     filters: tuple[int, ...] = (32, 64),
     activation: str = "silu",
-    latent_dim: int = 8,
+    latent_dim: PositiveInt = 8,
     posterior: Posterior,
     prior: Prior,
     likelihood: Likelihood,
     objective: Objective,
-    learning_rate: float = 2e-3,
-    epochs: int = 120,
-    steps_per_execution: int = 1,
+    learning_rate: PositiveFloat = 2e-3,
+    epochs: PositiveInt = 120,
+    steps_per_execution: PositiveInt = 1,
     jit_compile: bool = False,
-    num_samples: int = 1000,
+    num_samples: PositiveInt = 1000,
     seed: int = 0,
     runs: str = "runs",
     saved_models: str = "saved_models",
@@ -132,11 +133,17 @@ def train(
         pipelines.train,
         validation_data=pipelines.validation,
         epochs=epochs,
+        shuffle=False,
         callbacks=[
-            keras.callbacks.ModelCheckpoint(run / "model.keras"),
+            keras.callbacks.TerminateOnNaN(),
+            # The best so far, so that a run that diverges leaves the weights from before.
+            keras.callbacks.ModelCheckpoint(run / "model.keras", monitor="loss", mode="min", save_best_only=True),
             keras.callbacks.CSVLogger(run / "history.csv"),
         ],
     )
+    if not np.isfinite(history.history["loss"][-1]):
+        raise SystemExit(f"tfvae: the training diverged; its history is in {run / 'history.csv'}")
+    model.save(run / "model.keras")
     _print_evaluation(model, held_out, batch_size, num_samples, seed)
     plots.history(history.history).savefig(run / "history.png")
     _draw(model, held_out, run, seed)
@@ -144,7 +151,7 @@ def train(
     print(f"\nWrote {run}/ (model.keras, history.csv, config.yaml and pictures)")
 
 
-def evaluate(run: str = "runs/digits", data: str | None = None, num_samples: int = 1000, seed: int = 0) -> None:
+def evaluate(run: str = "runs/digits", data: str | None = None, num_samples: PositiveInt = 1000, seed: int = 0) -> None:
     """Prints the held-out ELBO, log-likelihood and KL divergence of a trained model.
 
     Args:
@@ -158,7 +165,7 @@ def evaluate(run: str = "runs/digits", data: str | None = None, num_samples: int
         _print_evaluation(model, held_out, 128, num_samples, seed)
 
 
-def generate(run: str = "runs/digits", output: str = "samples.png", n: int = 64, seed: int = 0) -> None:
+def generate(run: str = "runs/digits", output: str = "samples.png", n: PositiveInt = 64, seed: int = 0) -> None:
     """Generates examples from the prior.
 
     Args:
@@ -208,11 +215,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     command = {command.__name__: command for command in parsers}[parsed.subcommand]
     chosen = parsed[parsed.subcommand]
     chosen.pop("config", None)
+    with _usage_errors():
+        keywords = vars(parsers[command].instantiate(chosen))
     if command is train:
-        chosen_as_yaml = parsers[train].dump(chosen, skip_none=False)
-        command(**vars(parsers[train].instantiate(chosen)), config_yaml=chosen_as_yaml)
-    else:
-        command(**vars(chosen))
+        keywords["config_yaml"] = parsers[train].dump(chosen, skip_unset=False)
+    command(**keywords)
 
 
 class _Parser(ArgumentParser):

@@ -113,7 +113,7 @@ def history(history: Mapping[str, Sequence[float]]) -> Figure:
 
     Args:
         history: the `history.history` of Keras. Of "elbo", "log_likelihood", "kl" and the same after "val_", those it
-            has are drawn; NaN leaves a gap. A validation shorter than the training is taken as measured every n-th epoch.
+            has are drawn; NaN leaves a gap. A validation shorter than the training counts as one of every n-th epoch.
 
     Returns:
         The figure, a panel per metric.

@@ -1,0 +1,189 @@
+"""The command line, as a user types it."""
+
+import csv
+import re
+
+import keras
+import numpy as np
+import pytest
+import yaml
+from sklearn.datasets import load_digits
+
+from tfvae import cli
+
+SMALL = ["--epochs", "2", "--hidden", "[16]", "--latent_dim", "2", "--num_samples", "20"]
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """A folder in which `tfvae train digits` ran."""
+    folder = tmp_path_factory.mktemp("trained")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        cli.main(["train", "digits", *SMALL])
+    return folder
+
+
+@pytest.fixture
+def in_trained(trained, monkeypatch):
+    monkeypatch.chdir(trained)
+    return trained
+
+
+@pytest.fixture
+def in_empty(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def error_line(capsys, arguments):
+    """Runs a command that must fail as a usage error, and returns its one line."""
+    with pytest.raises(SystemExit) as raised:
+        cli.main(arguments)
+    assert raised.value.code == 2
+    message = capsys.readouterr().err.strip().splitlines()
+    assert len(message) == 1, message
+    return message[0]
+
+
+def table_values(output, label):
+    """The numbers that end the line that starts with `label`."""
+    (line,) = [line for line in output.splitlines() if line.startswith(label)]
+    return [float(number) for number in re.findall(r"-?\d+\.\d+", line)]
+
+
+def test_train_writes_the_run_and_the_exports(trained):
+    run = trained / "runs" / "digits"
+    names = {"model.keras", "history.csv", "config.yaml"}
+    names |= {"reconstructions.png", "samples.png", "latent.png", "history.png"}
+    assert {path.name for path in run.iterdir()} == names
+    for path in run.glob("*.png"):
+        assert path.read_bytes().startswith(b"\x89PNG")
+    with open(run / "history.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == 2
+    assert float(rows[1]["val_elbo"]) > float(rows[0]["val_elbo"])
+    assert (trained / "saved_models/digits/1/saved_model.pb").is_file()
+    assert (trained / "saved_models/digits/digits.tflite").is_file()
+
+
+def test_train_prints_the_evaluation_and_the_comparison(in_trained, capsys):
+    cli.main(["train", "--name", "again", *SMALL])
+    output = capsys.readouterr().out
+    assert "Epoch 2/2" in output
+    for label, sign in (("ELBO", -1), ("log-likelihood", -1), ("KL", 1)):
+        nats, bits = table_values(output, label)
+        np.testing.assert_allclose(bits, sign * nats / (64 * np.log(2)), atol=2e-4)
+    for format_name in ("SavedModel", "TFLite"):
+        rows = [line for line in output.splitlines() if line.startswith(format_name)]
+        assert {row.split()[1] for row in rows} == {"encode", "decode", "reconstruct", "serving_default"}
+        assert all(float(row.split()[3]) < 1e-4 for row in rows)
+
+
+def test_config_of_a_run_repeats_it(in_trained):
+    config = yaml.safe_load((in_trained / "runs/digits/config.yaml").read_text())
+    assert config["hidden"] == [16]
+    assert config["likelihood"] == {"class_path": "tfvae.likelihoods.Normal", "init_args": {"scale": "learned"}}
+    cli.main(["train", "--config", "runs/digits/config.yaml", "--name", "repeated"])
+    first, second = (keras.saving.load_model(f"runs/{name}/model.keras") for name in ("digits", "repeated"))
+    for a, b in zip(first.get_weights(), second.get_weights(), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_an_earlier_run_is_kept_unless_told_otherwise(in_trained, capsys):
+    before = (in_trained / "runs/digits/model.keras").read_bytes()
+    assert "--overwrite" in error_line(capsys, ["train", "digits", *SMALL])
+    assert (in_trained / "runs/digits/model.keras").read_bytes() == before
+
+
+def test_evaluate_prints_the_held_out_figures_of_the_model(in_trained, capsys):
+    cli.main(["evaluate", "runs/digits", "--num_samples", "200"])
+    nats, _ = table_values(capsys.readouterr().out, "log-likelihood")
+    model = keras.saving.load_model("runs/digits/model.keras")
+    x = (load_digits().images / 16)[..., None]
+    # Which fifth is held out matters by about a nat at most here; another model would be tens of nats away.
+    assert abs(nats - model.log_likelihood(x, 200, seed=0).mean()) < 2
+
+
+def test_evaluate_takes_other_data(in_trained, capsys):
+    np.save("blank.npy", np.zeros((10, 8, 8, 1), np.float32))
+    cli.main(["evaluate", "runs/digits", "--data", "blank.npy"])
+    assert "held out: 2 examples of 64 dimensions" in capsys.readouterr().out
+
+
+def test_generate_writes_a_picture_or_an_array(in_trained):
+    cli.main(["generate", "runs/digits", "--output", "s.png", "--n", "4"])
+    cli.main(["generate", "runs/digits", "--output", "s.npy", "--n", "4", "--seed", "3"])
+    expected = keras.saving.load_model("runs/digits/model.keras").generate(4, seed=3)
+    np.testing.assert_array_equal(np.load("s.npy"), expected)
+    assert (in_trained / "s.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_export_writes_the_next_version(in_trained):
+    cli.main(["export", "runs/digits", "--output", "elsewhere"])
+    cli.main(["export", "runs/digits", "--output", "elsewhere"])
+    assert {path.name for path in (in_trained / "elsewhere").iterdir()} == {"1", "2", "elsewhere.tflite"}
+
+
+def test_parts_are_chosen_by_flags(in_empty, capsys):
+    arguments = ["--likelihood.scale", "0.3", "--objective.beta", "4", "--posterior", "DiagonalNormal"]
+    cli.main(["train", *SMALL, *arguments, "--network", "convolutional", "--filters", "[4]", "--activation", "relu"])
+    model = keras.saving.load_model("runs/digits/model.keras")
+    assert float(model.likelihood.scale) == pytest.approx(0.3)
+    assert model.objective.beta == 4
+    assert any(isinstance(layer, keras.layers.Conv2D) for layer in model.encoder.layers)
+
+
+def test_binary_data(in_empty, capsys):
+    message = error_line(capsys, ["train", "--binarize", "dynamic"])
+    assert "--likelihood Bernoulli" in message
+    cli.main(["train", *SMALL, "--binarize", "dynamic", "--likelihood", "Bernoulli"])
+    elbo, _ = table_values(capsys.readouterr().out, "ELBO")
+    assert -64 < elbo < 0
+
+
+def test_print_config_shows_every_part(capsys):
+    with pytest.raises(SystemExit) as raised:
+        cli.main(["train", "--print_config"])
+    assert raised.value.code == 0
+    config = yaml.safe_load(capsys.readouterr().out)
+    assert config["objective"]["init_args"] == {"beta": 1.0, "num_samples": 1, "analytic_kl": True}
+    assert config["data"] == "digits"
+    assert "config_yaml" not in config
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["train", "no_such_data"], "no_such_data"),
+        (["train", "--epochs", "0"], "epochs"),
+        (["train", "--likelihood", "Normal", "--likelihood.scale", "-1"], "`scale` must be"),
+        (["train", "--likelihood", "Gaussian"], "Gaussian"),
+        (["train", "--network", "transformer"], "transformer"),
+        (["train", "--nonsense", "1"], "nonsense"),
+        (["train", "--latent_dim", "two"], "latent_dim"),
+        (["train", "--objective.num_samples", "0"], "num_samples"),
+        (["train", "--activation", "nonsense"], "nonsense"),
+        (["evaluate", "nowhere"], "nowhere"),
+        (["generate", "nowhere"], "nowhere"),
+        (["generate", "nowhere", "--output", "x.gif"], ".png or .npy"),
+        (["export", "nowhere"], "nowhere"),
+        ([], "subcommand"),
+    ],
+)
+def test_a_usage_error_is_one_line_and_exit_code_2(in_empty, capsys, arguments, expected):
+    assert expected in error_line(capsys, arguments)
+    assert not list(in_empty.iterdir())
+
+
+def test_a_run_that_diverges_says_so_and_keeps_its_history(in_empty, capsys):
+    with pytest.raises(SystemExit, match="diverged"):
+        cli.main(["train", *SMALL, "--learning_rate", "1e30"])
+    assert (in_empty / "runs/digits/history.csv").is_file()
+    assert not (in_empty / "saved_models").exists()
+
+
+def test_the_module_runs_as_the_command(run_python):
+    output = run_python("import runpy, sys; sys.argv[1:] = ['--help']; runpy.run_module('tfvae', run_name='__main__')")
+    for command in ("train", "evaluate", "generate", "export"):
+        assert command in output
