@@ -10,8 +10,10 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 
 import tfvae
+from tfvae.elbo import ElboTerms
 
 
 @pytest.fixture(autouse=True)
@@ -57,6 +59,34 @@ def lazy_vae(tiny_vae):
 
     def build(**arguments):
         return tiny_vae(encoder=keras.Sequential([keras.layers.Dense(8, activation="relu")]), **arguments)
+
+    return build
+
+
+class Known(tfvae.VariationalModel):
+    """A model whose terms are columns of x: log p(x|z) = x[0] + w and KL = x[1]."""
+
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self.w = self.add_weight(name="w", shape=(), initializer="zeros")
+        self.built = True
+
+    def check_data(self, x):
+        pass
+
+    def elbo_terms(self, x, *, num_samples, seed, analytic_kl=True, training=False):
+        log_likelihood = tf.tile(x[None, :, 0] + self.w, [num_samples, 1])
+        return ElboTerms(log_likelihood, tf.zeros_like(log_likelihood), tf.zeros_like(log_likelihood), x[:, 1])
+
+
+@pytest.fixture(scope="session")
+def known_model():
+    """A builder of a compiled `Known`."""
+
+    def build(optimizer=None, objective=None, **mode):
+        model = Known(objective=objective)
+        model.compile(optimizer or keras.optimizers.SGD(0.0), **mode)
+        return model
 
     return build
 

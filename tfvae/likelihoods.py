@@ -5,6 +5,7 @@ Log-densities are float32 whatever the dtype of the decoder's output.
 
 import abc
 import math
+import numbers
 import warnings
 from typing import Any, Literal
 
@@ -12,6 +13,8 @@ import keras
 import numpy as np
 import tensorflow as tf
 import tensorflow_probability as tfp
+
+from tfvae import inputs
 
 tfd = tfp.distributions
 
@@ -97,10 +100,10 @@ class Normal(Likelihood):
 
     def __init__(self, scale: float | Literal["learned"] = 1.0, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        is_number = isinstance(scale, int | float) and not isinstance(scale, bool)
+        is_number = isinstance(scale, numbers.Real) and not isinstance(scale, bool)
         if scale != "learned" and not (is_number and 0 < scale < math.inf):
             raise ValueError(f'`scale` must be a finite number above 0, or "learned". Received: scale={scale!r}')
-        self._scale = scale
+        self._scale = float(scale) if is_number else scale
         self._log_scale = None
 
     def build(self, input_shape: tuple[int | None, ...]) -> None:
@@ -125,11 +128,11 @@ class Normal(Likelihood):
                 "`x` must hold floats under the Normal likelihood: scale integer data first, for example x / 255 for "
                 f"8-bit pixels, or cast it where it is meant so. Received: x of dtype {x.dtype}"
             )
-        largest = x.max()
-        if largest > 1 and not np.any(x % 1):
+        is_whole = x.dtype != bool and inputs.find(x, lambda part: part % 1 != 0) is None
+        if is_whole and x.max() > 1:
             warnings.warn(
                 "All values of `x` are whole numbers; if they are pixels, scale them, for example x / 255. "
-                f"Received: x with a maximum of {largest:g}",
+                f"Received: x with a maximum of {x.max():g}",
                 stacklevel=2,
             )
 
@@ -154,11 +157,11 @@ class Bernoulli(Likelihood):
 
     def check(self, x: np.ndarray) -> None:
         """Raises ValueError when a value is neither 0 nor 1."""
-        wrong = (x != 0) & (x != 1)
-        if wrong.any():
+        wrong = inputs.find(x, lambda part: (part != 0) & (part != 1))
+        if wrong is not None:
             raise ValueError(
                 "`x` must hold only 0 and 1 under the Bernoulli likelihood: binarise it, for example x > 0.5, or use "
-                f"ContinuousBernoulli for values in [0, 1]. Received: x with the value {x[wrong][0]}"
+                f"ContinuousBernoulli for values in [0, 1]. Received: x with the value {x[wrong]!s}"
             )
 
 
@@ -178,9 +181,9 @@ class ContinuousBernoulli(Likelihood):
 
     def check(self, x: np.ndarray) -> None:
         """Raises ValueError when a value is outside [0, 1]."""
-        wrong = (x < 0) | (x > 1)
-        if wrong.any():
+        wrong = inputs.find(x, lambda part: (part < 0) | (part > 1))
+        if wrong is not None:
             raise ValueError(
                 "`x` must lie in [0, 1] under the ContinuousBernoulli likelihood: scale it, for example x / 255 for "
-                f"8-bit pixels. Received: x with the value {x[wrong][0]}"
+                f"8-bit pixels. Received: x with the value {x[wrong]!s}"
             )

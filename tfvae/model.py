@@ -5,6 +5,7 @@ import inspect
 import math
 import random
 import warnings
+from collections.abc import Callable
 from typing import Any
 
 import keras
@@ -35,7 +36,8 @@ class VariationalModel(keras.Model, abc.ABC):
     """
 
     def __init__(self, objective: Objective | None = None, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
+        # The networks cast x as their own dtype policy says; log-densities are of x as it is, in float32.
+        super().__init__(autocast=False, **kwargs)
         self.objective = ELBO() if objective is None else objective
         self._trackers = [keras.metrics.Mean(name=name) for name in ("elbo", "log_likelihood", "kl")]
         # A weight, because Keras saves no SeedGenerator: training that resumes would see other noise. Python's own
@@ -139,8 +141,11 @@ class VariationalModel(keras.Model, abc.ABC):
     def _update_metrics(self, values: dict[str, tf.Tensor], sample_weight: tf.Tensor | None) -> dict[str, Any]:
         """Feeds values [B] to the metric of the same name, so that averages weigh examples and not batches."""
         for metric in self.metrics:
-            # The loss has its weights in it already.
-            metric.update_state(values[metric.name], sample_weight=None if metric.name == "loss" else sample_weight)
+            # A user's layer may have metrics of its own.
+            if metric.name in values:
+                # The loss has its weights in it already.
+                weight = None if metric.name == "loss" else sample_weight
+                metric.update_state(values[metric.name], sample_weight=weight)
         return {metric.name: metric.result() for metric in self.metrics}
 
     def fit(self, x: Any = None, *args: Any, **kwargs: Any) -> keras.callbacks.History:
@@ -161,21 +166,25 @@ class VariationalModel(keras.Model, abc.ABC):
         Raises:
             ValueError: the model cannot be trained on x, or was compiled with a loss or with metrics.
         """
-        arguments = inspect.signature(keras.Model.fit).bind(self, x, *args, **kwargs).arguments
-        self._check_compiled("fit")
-        arguments["x"] = self._check_source(x, "x")
+        arguments = self._arguments(keras.Model.fit, x, *args, **kwargs)
+        if isinstance(x, tf.data.Dataset):
+            # Keras warns of its own default, which a dataset cannot honour.
+            arguments.setdefault("shuffle", False)
         validation = arguments.get("validation_data")
         if isinstance(validation, tuple | list):
-            self._check_source(validation[0], "validation_data")
+            self._check_source(next(iter(validation), None), "validation_data")
+            x_validation, y, sample_weight = keras.utils.unpack_x_y_sample_weight(tuple(validation))
+            arguments["validation_data"] = (x_validation, sample_weight if y is None else y, sample_weight)
         elif validation is not None:
             arguments["validation_data"] = self._check_source(validation, "validation_data")
         callbacks = arguments.get("callbacks")
         if isinstance(callbacks, keras.callbacks.CallbackList):
-            callbacks.append(_NonFiniteLossWarning())
+            own = callbacks.callbacks
         else:
             own = [callbacks] if isinstance(callbacks, keras.callbacks.Callback) else list(callbacks or [])
-            arguments["callbacks"] = [*own, _NonFiniteLossWarning()]
-        arguments.pop("self")
+            arguments["callbacks"] = own
+        if not any(isinstance(callback, _NonFiniteLossWarning) for callback in own):
+            own.append(_NonFiniteLossWarning())
         return super().fit(**arguments)
 
     def evaluate(self, x: Any = None, *args: Any, **kwargs: Any) -> Any:
@@ -193,10 +202,23 @@ class VariationalModel(keras.Model, abc.ABC):
             ValueError: the model cannot be evaluated on x.
         """
         # Within `fit` Keras passes the validation data again, after every epoch.
-        if not kwargs.get("_use_cached_eval_dataset", False):
-            self._check_compiled("evaluate")
-            x = self._check_source(x, "x")
-        return super().evaluate(x, *args, **kwargs)
+        if kwargs.get("_use_cached_eval_dataset", False):
+            return super().evaluate(x, *args, **kwargs)
+        arguments = self._arguments(keras.Model.evaluate, x, *args, **kwargs)
+        return super().evaluate(**arguments)
+
+    def _arguments(self, method: Callable[..., Any], *args: Any, **kwargs: Any) -> dict[str, Any]:
+        """The arguments of `fit` or `evaluate` by name, once they are checked."""
+        arguments = inspect.signature(method).bind(self, *args, **kwargs).arguments
+        arguments.pop("self")
+        self._check_compiled(method.__name__)
+        arguments["x"] = self._check_source(arguments["x"], "x")
+        if arguments.get("y") is None:
+            if arguments.get("class_weight") is not None:
+                raise ValueError("`class_weight` needs the classes as `y`. Received: y=None")
+            # Keras drops the weights of x without y; y is not used.
+            arguments["y"] = arguments.get("sample_weight")
+        return {**arguments, **arguments.pop("kwargs", {})}
 
     def _check_compiled(self, method: str) -> None:
         if not self.compiled:
@@ -214,8 +236,25 @@ class VariationalModel(keras.Model, abc.ABC):
         batch, data = inputs.peek(data)
         if batch is None:
             raise ValueError(f"`{argument}` must hold at least one batch. Received: {data!r}")
-        self.check_data(inputs.to_numpy(inputs.unpack(batch)[0]))
+        try:
+            self.check_data(inputs.to_numpy(inputs.unpack(batch)[0]))
+        except ValueError as error:
+            if argument == "x":
+                raise
+            raise ValueError(f"`{argument}`: {error}") from error
         return data
+
+    def _maybe_symbolic_build(self, iterator: Any = None, data_batch: Any = None) -> None:
+        """Builds the optimizer where there is a strategy.
+
+        Keras's own takes the mean of the replicas' first batches, which fails when these differ in size. The model is
+        built already by `check_data`.
+        """
+        if self._distribute_strategy is not None:
+            if data_batch is not None:
+                self._check_source(data_batch, "x")
+            with self.distribute_strategy.scope():
+                self.optimizer.build(self.trainable_variables)
 
 
 class _NonFiniteLossWarning(keras.callbacks.Callback):

@@ -6,12 +6,14 @@ An objective is immutable: training compiles it into a graph, where a later chan
 import abc
 import dataclasses
 import math
+import numbers
 from typing import Any, Self
 
 import keras
 import tensorflow as tf
 
 from tfvae.elbo import ElboTerms
+from tfvae.inputs import positive_integer
 
 PACKAGE = "tfvae.objectives"
 
@@ -32,7 +34,9 @@ class Objective(abc.ABC):
     analytic_kl: bool = True
 
     def __post_init__(self) -> None:
-        check_num_samples(self.num_samples)
+        object.__setattr__(self, "num_samples", positive_integer("num_samples", self.num_samples))
+        if not isinstance(self.analytic_kl, bool):
+            raise ValueError(f"`analytic_kl` must be True or False. Received: analytic_kl={self.analytic_kl!r}")
 
     @abc.abstractmethod
     def __call__(self, terms: ElboTerms) -> tf.Tensor:
@@ -80,15 +84,11 @@ class ELBO(Objective):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not (isinstance(self.beta, int | float) and 0 <= self.beta < math.inf):
+        is_number = isinstance(self.beta, numbers.Real) and not isinstance(self.beta, bool)
+        if not (is_number and 0 <= self.beta < math.inf):
             raise ValueError(f"`beta` must be a finite number of at least 0. Received: beta={self.beta!r}")
+        object.__setattr__(self, "beta", float(self.beta))
 
     def __call__(self, terms: ElboTerms) -> tf.Tensor:
         """Evaluates the bound [B], in nats per example."""
         return tf.reduce_mean(terms.log_likelihood, axis=0) - self.beta * terms.kl
-
-
-def check_num_samples(num_samples: int) -> None:
-    """Raises ValueError unless `num_samples` is an integer of at least 1."""
-    if isinstance(num_samples, bool) or not isinstance(num_samples, int) or num_samples < 1:
-        raise ValueError(f"`num_samples` must be an integer of at least 1. Received: num_samples={num_samples!r}")

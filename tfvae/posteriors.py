@@ -6,6 +6,7 @@ them. Two steps, because a Keras layer can hand on tensors but not a distributio
 
 import abc
 import math
+from collections.abc import Callable
 from typing import Any
 
 import keras
@@ -92,6 +93,10 @@ class DiagonalNormal(Posterior):
         return tfd.Independent(tfd.Normal(parameters["loc"], parameters["scale"]), 1)
 
 
-def _softplus(x: tf.Tensor) -> tf.Tensor:
-    """log(1 + exp(x)), in a form that stays finite where TFLite evaluates softplus literally (it overflows at 89)."""
-    return keras.ops.relu(x) + keras.ops.log1p(keras.ops.exp(-keras.ops.abs(x)))
+@tf.custom_gradient
+def _softplus(x: tf.Tensor) -> tuple[tf.Tensor, Callable[[tf.Tensor], tf.Tensor]]:
+    """log(1 + exp(x)), in a form that stays finite where TFLite evaluates softplus literally (it overflows at 89).
+
+    The gradient of this form, taken term by term, would be wrong at 0.
+    """
+    return tf.nn.relu(x) + tf.math.log1p(tf.exp(-tf.abs(x))), lambda upstream: upstream * tf.sigmoid(x)

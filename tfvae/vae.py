@@ -1,7 +1,8 @@
 """The variational autoencoder: a posterior that is amortised by an encoder, and a likelihood fed by a decoder."""
 
 import functools
-from collections.abc import Callable
+import numbers
+from collections.abc import Callable, Iterator
 from typing import Any, Self
 
 import keras
@@ -11,7 +12,7 @@ import tensorflow as tf
 from tfvae import elbo, inputs
 from tfvae.likelihoods import Likelihood, Normal
 from tfvae.model import VariationalModel
-from tfvae.objectives import Objective, check_num_samples
+from tfvae.objectives import Objective
 from tfvae.posteriors import DiagonalNormal, Posterior
 from tfvae.priors import Prior, StandardNormal
 
@@ -57,25 +58,27 @@ class VAE(VariationalModel):
         **keras_kwargs: Any,
     ) -> None:
         super().__init__(objective, **keras_kwargs)
-        if isinstance(latent_dim, bool) or not isinstance(latent_dim, int) or latent_dim < 1:
-            raise ValueError(f"`latent_dim` must be an integer of at least 1. Received: latent_dim={latent_dim!r}")
+        for name, network in (("encoder", encoder), ("decoder", decoder)):
+            if not isinstance(network, keras.layers.Layer):
+                raise ValueError(f"`{name}` must be a Keras model. Received: {network!r}")
         self.encoder = encoder
         self.decoder = decoder
-        self.latent_dim = latent_dim
+        self.latent_dim = inputs.positive_integer("latent_dim", latent_dim)
         self.posterior = DiagonalNormal() if posterior is None else posterior
         self.prior = StandardNormal() if prior is None else prior
         self.likelihood = Normal() if likelihood is None else likelihood
         for name in ("posterior", "prior"):
             part = getattr(self, name)
             if part.latent_dim is None:
-                part.latent_dim = latent_dim
-            elif part.latent_dim != latent_dim:
+                part.latent_dim = self.latent_dim
+            elif part.latent_dim != self.latent_dim:
                 raise ValueError(
-                    f"`{name}` must have the model's latent_dim, {latent_dim}, or None. Received: a {name} with "
+                    f"`{name}` must have the model's latent_dim, {self.latent_dim}, or None. Received: a {name} with "
                     f"latent_dim={part.latent_dim}"
                 )
         self.event_shape = None
-        self._functions = {}
+        # Past Keras, which would try to save these graphs with the model.
+        self.__dict__["_functions"] = {}
         input_shape = _input_shape(encoder)
         if input_shape is not None and None not in input_shape[1:]:
             self.build(input_shape)
@@ -150,13 +153,14 @@ class VAE(VariationalModel):
 
     def check_data(self, x: np.ndarray) -> None:
         """Builds the model where that is still to be done, and raises ValueError when it cannot have produced x."""
-        if self.event_shape is None and x.ndim > 1:
+        if self.event_shape is None:
+            if x.ndim < 2:
+                raise ValueError(f"`x` must have the shape [N, ...]. Received: x of shape {list(x.shape)}")
             with self.distribute_strategy.scope():
                 self.build((None, *x.shape[1:]))
         inputs.check_shape(x, self.event_shape)
-        for part in inputs.parts(x):
-            inputs.check_finite(part)
-            self.likelihood.check(part)
+        inputs.check_finite(x)
+        self.likelihood.check(x)
 
     def encode(self, x: Any, batch_size: int = 256) -> dict[str, np.ndarray]:
         """Computes the parameters of q(z|x).
@@ -181,9 +185,9 @@ class VAE(VariationalModel):
         Returns:
             The mean [N, ...].
         """
-        z = inputs.to_numpy(z)
-        if z.shape[1:] != (self.latent_dim,):
-            raise ValueError(f"`z` must have the shape [N, {self.latent_dim}]. Received: z of shape {list(z.shape)}")
+        self._check_built("decode")
+        z = inputs.to_numpy(z, "z")
+        inputs.check_shape(z, (self.latent_dim,), "z")
         return np.concatenate([self._run(self._decode, batch).numpy() for batch in inputs.batches(z, batch_size)])
 
     def reconstruct(self, x: Any, batch_size: int = 256) -> np.ndarray:
@@ -209,8 +213,8 @@ class VAE(VariationalModel):
         Returns:
             The generated examples [n, ...].
         """
-        if isinstance(n, bool) or not isinstance(n, int) or n < 1:
-            raise ValueError(f"`n` must be an integer of at least 1. Received: n={n!r}")
+        self._check_built("generate")
+        n = inputs.positive_integer("n", n)
         return self.decode(self.prior.distribution().sample(n, seed=self._seed(seed)), batch_size)
 
     def log_likelihood(
@@ -231,7 +235,7 @@ class VAE(VariationalModel):
 
         Reference: Burda et al. 2016, Importance Weighted Autoencoders, equation 8.
         """
-        check_num_samples(num_samples)
+        num_samples = inputs.positive_integer("num_samples", num_samples)
         seed = self._seed(seed)
         results = []
         chunk = None
@@ -260,11 +264,26 @@ class VAE(VariationalModel):
         terms = self.elbo_terms(x, num_samples=num_samples, seed=seed)
         return tf.reduce_logsumexp(terms.log_weights, axis=0)
 
-    def _checked_batches(self, x: Any, batch_size: int) -> Any:
+    def _checked_batches(self, x: Any, batch_size: int) -> Iterator[tf.Tensor]:
+        """Batches [B, ...] of an array or a dataset, float32, each checked before it is used."""
         if not isinstance(x, tf.data.Dataset):
-            x = inputs.to_numpy(x)
+            x = inputs.to_numpy(inputs.unpack(x)[0] if isinstance(x, dict) else x)
             self.check_data(x)
-        return inputs.batches(x, batch_size)
+            yield from inputs.batches(x, batch_size)
+            return
+        batch = None
+        for element in x:
+            batch = inputs.to_numpy(inputs.unpack(element)[0])
+            self.check_data(batch)
+            yield tf.cast(batch, tf.float32)
+        if batch is None:
+            raise ValueError(f"`x` must hold at least one batch. Received: {x!r}")
+
+    def _check_built(self, method: str) -> None:
+        if self.event_shape is None:
+            raise ValueError(
+                f"Build the model before `{method}()`: fit it, or call it. Received: a model not yet built"
+            )
 
     def _run(self, function: Callable[..., Any], *tensors: tf.Tensor, **constants: int) -> Any:
         """Calls one of the model's functions as the model is compiled: eagerly, as a graph, or by XLA."""
@@ -279,9 +298,10 @@ class VAE(VariationalModel):
     def _seed(self, seed: int | None) -> tf.Tensor:
         if seed is None:
             return self.next_seed()
-        if isinstance(seed, bool) or not isinstance(seed, int):
-            raise ValueError(f"`seed` must be an integer or None. Received: seed={seed!r}")
-        return tf.constant([seed, 0], tf.int32)
+        is_integer = isinstance(seed, numbers.Integral) and not isinstance(seed, bool)
+        if not (is_integer and -(2**31) <= seed < 2**31):
+            raise ValueError(f"`seed` must be an integer of 32 bits, or None. Received: seed={seed!r}")
+        return tf.constant([int(seed), 0], tf.int32)
 
     def get_config(self) -> dict[str, Any]:
         """The constructor's arguments."""
@@ -308,4 +328,6 @@ def _describe(outputs: Any) -> str:
     """Names what a network gives, for an error message."""
     if isinstance(outputs, keras.KerasTensor):
         return f"a tensor of shape {list(outputs.shape)}"
-    return f"a {type(outputs).__name__} of {len(outputs)} outputs"
+    if isinstance(outputs, list | tuple | dict):
+        return f"a {type(outputs).__name__} of {len(outputs)} outputs"
+    return repr(outputs)

@@ -1,0 +1,241 @@
+"""The estimator of the bound: shapes, densities, the KL divergence, a linear-Gaussian model and its gradients."""
+
+import numpy as np
+import pytest
+import tensorflow as tf
+import tensorflow_probability as tfp
+from scipy import integrate, stats
+
+from tfvae import elbo
+
+tfd = tfp.distributions
+
+SEED = tf.constant([1, 2], tf.int32)
+LOC = np.array([[0.0, 1.5], [-2.0, 0.3], [0.1, 0.0]], np.float32)
+SCALE = np.array([[1.0, 0.5], [0.2, 2.0], [1.3, 0.7]], np.float32)
+
+
+def normal(loc, scale):
+    return tfd.Independent(tfd.Normal(loc, scale), 1)
+
+
+def standard_normal(latent_dim):
+    return normal(tf.zeros(latent_dim), tf.ones(latent_dim))
+
+
+def minus_squares(z):
+    return -tf.reduce_sum(z**2, axis=-1)
+
+
+def standard_error(values):
+    return np.std(values, axis=0, ddof=1) / np.sqrt(len(values))
+
+
+@pytest.mark.parametrize("analytic_kl", [True, False])
+@pytest.mark.parametrize(("num_samples", "batch", "latent_dim"), [(1, 1, 1), (1, 4, 2), (5, 1, 3), (5, 4, 2)])
+def test_shapes_and_dtype_of_every_term(num_samples, batch, latent_dim, analytic_kl):
+    posterior = normal(tf.zeros([batch, latent_dim]), tf.ones([batch, latent_dim]))
+    terms = elbo.estimate(
+        posterior,
+        standard_normal(latent_dim),
+        minus_squares,
+        num_samples=num_samples,
+        seed=SEED,
+        analytic_kl=analytic_kl,
+    )
+    for per_draw in (terms.log_likelihood, terms.log_prior, terms.log_posterior, terms.log_weights):
+        assert per_draw.shape == (num_samples, batch)
+        assert per_draw.dtype == tf.float32
+    for per_example in (terms.kl, terms.elbo):
+        assert per_example.shape == (batch,)
+        assert per_example.dtype == tf.float32
+
+
+def test_the_densities_are_those_of_the_drawn_z():
+    seen = []
+    prior_loc, prior_scale = np.float32([0.5, -1.0]), np.float32([2.0, 0.8])
+    terms = elbo.estimate(
+        normal(LOC, SCALE),
+        normal(prior_loc, prior_scale),
+        lambda z: seen.append(z) or minus_squares(z),
+        num_samples=7,
+        seed=SEED,
+    )
+    (z,) = [z.numpy() for z in seen]
+    assert z.shape == (7, *LOC.shape)
+    np.testing.assert_allclose(terms.log_posterior, stats.norm.logpdf(z, LOC, SCALE).sum(-1), rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(
+        terms.log_prior, stats.norm.logpdf(z, prior_loc, prior_scale).sum(-1), rtol=1e-5, atol=1e-5
+    )
+    np.testing.assert_allclose(terms.log_likelihood, -(z**2).sum(-1), rtol=1e-5)
+
+
+def test_draws_follow_the_posterior():
+    z = []
+    elbo.estimate(
+        normal(LOC, SCALE), standard_normal(2), lambda x: z.append(x) or minus_squares(x), num_samples=20000, seed=SEED
+    )
+    noise = (z[0].numpy() - LOC) / SCALE
+    for column in noise.reshape(20000, -1).T:
+        assert stats.kstest(column, "norm").pvalue > 1e-4
+    correlations = np.corrcoef(noise.reshape(20000, -1), rowvar=False) - np.eye(LOC.size)
+    assert np.abs(correlations).max() < 5 / np.sqrt(20000)
+
+
+@pytest.mark.parametrize("prior_batch", [(), (1,), (3,)])
+def test_closed_form_kl_is_the_textbook_formula_and_tfps(prior_batch):
+    prior_loc = np.broadcast_to(np.float32([0.5, -1.0]), (*prior_batch, 2))
+    prior_scale = np.broadcast_to(np.float32([2.0, 0.8]), (*prior_batch, 2))
+    posterior, prior = normal(LOC, SCALE), normal(prior_loc, prior_scale)
+    terms = elbo.estimate(posterior, prior, minus_squares, num_samples=1, seed=SEED)
+    ratio = np.float64(SCALE) / prior_scale
+    expected = 0.5 * (ratio**2 + ((LOC - prior_loc) / prior_scale) ** 2 - 1) - np.log(ratio)
+    assert terms.kl.shape == (3,)
+    np.testing.assert_allclose(terms.kl, expected.sum(-1), rtol=1e-5)
+    np.testing.assert_array_equal(terms.kl, posterior.kl_divergence(prior))
+
+
+def test_monte_carlo_kl_is_the_mean_log_ratio_and_near_the_closed_form():
+    posterior, prior = normal(LOC, SCALE), standard_normal(2)
+    terms = elbo.estimate(posterior, prior, minus_squares, num_samples=20000, seed=SEED, analytic_kl=False)
+    log_ratio = terms.log_posterior.numpy() - terms.log_prior.numpy()
+    np.testing.assert_allclose(terms.kl, log_ratio.mean(0, dtype=np.float64), rtol=1e-4)
+    assert np.all(np.abs(terms.kl - posterior.kl_divergence(prior)) < 4 * standard_error(log_ratio))
+
+
+def test_a_pair_without_closed_form_falls_back_to_monte_carlo():
+    posterior = tfd.Independent(tfd.Laplace(LOC, SCALE), 1)
+    prior = standard_normal(2)
+    with pytest.raises(NotImplementedError):
+        posterior.kl_divergence(prior)
+    terms = elbo.estimate(posterior, prior, minus_squares, num_samples=50000, seed=SEED)
+    expected = -1 - np.log(2 * SCALE) + 0.5 * np.log(2 * np.pi) + 0.5 * (LOC**2 + 2 * SCALE**2)
+    log_ratio = terms.log_posterior.numpy() - terms.log_prior.numpy()
+    assert np.all(np.abs(terms.kl - expected.sum(-1)) < 4 * standard_error(log_ratio))
+
+
+def test_kl_to_a_mixture_prior_agrees_with_quadrature():
+    mixture = tfd.MixtureSameFamily(
+        tfd.Categorical(probs=[0.3, 0.7]), normal(np.float32([[-1.0], [2.0]]), np.float32([[0.5], [1.0]]))
+    )
+    terms = elbo.estimate(
+        normal(np.float32([[0.4]]), np.float32([[0.8]])), mixture, minus_squares, num_samples=50000, seed=SEED
+    )
+
+    def integrand(z):
+        log_q = stats.norm.logpdf(z, 0.4, 0.8)
+        p = 0.3 * stats.norm.pdf(z, -1.0, 0.5) + 0.7 * stats.norm.pdf(z, 2.0, 1.0)
+        return np.exp(log_q) * (log_q - np.log(p))
+
+    expected, _ = integrate.quad(integrand, -8, 8, limit=200)
+    log_ratio = terms.log_posterior.numpy() - terms.log_prior.numpy()
+    assert abs(terms.kl[0] - expected) < 4 * standard_error(log_ratio)[0]
+
+
+def test_errors_other_than_a_missing_closed_form_are_not_hidden():
+    with pytest.raises(ValueError, match=r"(?i)event shapes do not match"):
+        elbo.estimate(normal(LOC, SCALE), standard_normal(1), minus_squares, num_samples=1, seed=SEED)
+
+
+def test_the_same_seed_gives_the_same_draws_and_another_seed_others():
+    def log_posterior(seed):
+        arguments = {"num_samples": 4, "seed": tf.constant(seed, tf.int32)}
+        return elbo.estimate(normal(LOC, SCALE), standard_normal(2), minus_squares, **arguments).log_posterior.numpy()
+
+    first = log_posterior([1, 2])
+    np.testing.assert_array_equal(first, log_posterior([1, 2]))
+    assert not np.any(first == log_posterior([1, 3]))
+    assert len(np.unique(first)) == first.size
+
+
+def test_log_weights_and_elbo_by_hand():
+    terms = elbo.ElboTerms(
+        log_likelihood=tf.constant([[-1.0, -2.0], [-3.0, -6.0]]),
+        log_prior=tf.constant([[-0.5, -1.0], [-0.25, -2.0]]),
+        log_posterior=tf.constant([[-2.0, -0.5], [-1.0, -4.0]]),
+        kl=tf.constant([0.5, 3.0]),
+    )
+    np.testing.assert_array_equal(terms.log_weights, [[0.5, -2.5], [-2.25, -4.0]])
+    np.testing.assert_array_equal(terms.elbo, [-2.5, -7.0])
+
+
+def test_without_closed_form_the_elbo_is_the_mean_log_weight():
+    terms = elbo.estimate(
+        normal(LOC, SCALE), standard_normal(2), minus_squares, num_samples=9, seed=SEED, analytic_kl=False
+    )
+    np.testing.assert_allclose(terms.elbo, np.mean(terms.log_weights, axis=0), rtol=1e-5, atol=1e-5)
+
+
+# p(z) = N(0, 1), p(x|z) = N(w z + b, s^2), q(z|x) = N(m, v^2), at one x: everything has a closed form.
+X = 1.7
+POINT = {"m": 0.4, "v": 0.6, "w": 1.3, "b": -0.2, "s": 0.9}
+
+
+def linear_gaussian_terms(point, copies, analytic_kl, num_samples=1):
+    """The terms for `copies` equal examples, each with draws of its own; `point` holds tensors [copies]."""
+    posterior = normal(point["m"][:, None], point["v"][:, None])
+
+    def log_likelihood(z):
+        return tfd.Normal(point["w"] * z[..., 0] + point["b"], point["s"]).log_prob(tf.fill([copies], X))
+
+    return elbo.estimate(
+        posterior, standard_normal(1), log_likelihood, num_samples=num_samples, seed=SEED, analytic_kl=analytic_kl
+    )
+
+
+def expected_elbo(m, v, w, b, s):
+    fit = -0.5 * np.log(2 * np.pi * s**2) - ((X - w * m - b) ** 2 + (w * v) ** 2) / (2 * s**2)
+    return fit - (0.5 * (m**2 + v**2 - 1) - np.log(v))
+
+
+def expected_gradient(m, v, w, b, s):
+    residual = X - w * m - b
+    return {
+        "m": w * residual / s**2 - m,
+        "v": -(w**2) * v / s**2 - v + 1 / v,
+        "w": (residual * m - w * v**2) / s**2,
+        "b": residual / s**2,
+        "s": -1 / s + (residual**2 + (w * v) ** 2) / s**3,
+    }
+
+
+def tile(point, copies):
+    return {name: tf.fill([copies], tf.constant(value, tf.float32)) for name, value in point.items()}
+
+
+@pytest.mark.parametrize("num_samples", [1, 8])
+@pytest.mark.parametrize("analytic_kl", [True, False])
+def test_the_elbo_is_unbiased_on_a_linear_gaussian_model(analytic_kl, num_samples):
+    copies = 10000
+    values = linear_gaussian_terms(tile(POINT, copies), copies, analytic_kl, num_samples).elbo.numpy()
+    assert abs(values.mean(dtype=np.float64) - expected_elbo(**POINT)) < 4 * standard_error(values)
+
+
+def test_at_the_exact_posterior_every_log_weight_is_log_p_of_x():
+    variance = 1 / (1 + (POINT["w"] / POINT["s"]) ** 2)
+    exact = {**POINT, "m": variance * POINT["w"] * (X - POINT["b"]) / POINT["s"] ** 2, "v": np.sqrt(variance)}
+    terms = linear_gaussian_terms(tile(exact, 100), 100, analytic_kl=True, num_samples=100)
+    log_p = stats.norm.logpdf(X, POINT["b"], np.hypot(POINT["w"], POINT["s"]))
+    np.testing.assert_allclose(terms.log_weights, np.full((100, 100), log_p), atol=1e-5)
+    assert expected_elbo(**exact) == pytest.approx(log_p, abs=1e-12)
+
+
+@pytest.mark.parametrize("analytic_kl", [True, False])
+def test_the_gradient_is_unbiased_on_a_linear_gaussian_model(analytic_kl):
+    # Each copy has parameters of its own, so that the gradient of the sum holds one estimate for each copy.
+    copies = 20000
+    point = tile(POINT, copies)
+    with tf.GradientTape() as tape:
+        tape.watch(point)
+        total = tf.reduce_sum(linear_gaussian_terms(point, copies, analytic_kl).elbo)
+    gradient = tape.gradient(total, point)
+    for name, expected in expected_gradient(**POINT).items():
+        estimates = gradient[name].numpy()
+        assert abs(estimates.mean(dtype=np.float64) - expected) < 4 * standard_error(estimates), name
+
+
+def test_the_expected_gradient_of_this_file_is_that_of_its_expected_elbo():
+    for name, expected in expected_gradient(**POINT).items():
+        above = expected_elbo(**{**POINT, name: POINT[name] + 1e-5})
+        below = expected_elbo(**{**POINT, name: POINT[name] - 1e-5})
+        assert (above - below) / 2e-5 == pytest.approx(expected, abs=1e-8)

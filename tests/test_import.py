@@ -1,0 +1,159 @@
+"""The package as a whole: what importing it does, and that everything public is documented and typed."""
+
+import importlib
+import importlib.metadata
+import inspect
+import json
+import pkgutil
+import types
+
+import pytest
+
+import tfvae
+
+IMPORT = """
+    import json, logging, random, sys, warnings
+    import keras, numpy as np, tensorflow as tf, tensorflow_probability as tfp
+
+    # TFP is lazy: what it does at its first use is not of our making.
+    tfp.distributions.Normal(0.0, 1.0)
+
+    def state():
+        return {
+            "floatx": keras.config.floatx(),
+            "epsilon": keras.config.epsilon(),
+            "dtype policy": keras.config.dtype_policy().name,
+            "image_data_format": keras.config.image_data_format(),
+            "interactive logging": keras.config.is_interactive_logging_enabled(),
+            "traceback filtering": keras.config.is_traceback_filtering_enabled(),
+            "Python's random state": repr(random.getstate()),
+            "NumPy's random state": repr(np.random.get_state(legacy=False)),
+            "NumPy's print options": repr(np.get_printoptions()),
+            "NumPy's errors": repr(np.geterr()),
+            "eager": tf.executing_eagerly(),
+            "functions run eagerly": tf.config.functions_run_eagerly(),
+            "jit": tf.config.optimizer.get_jit(),
+            "soft placement": tf.config.get_soft_device_placement(),
+            "TensorFlow's global seed": repr(tf.random.get_global_generator().state.numpy().tolist()),
+            "log levels": [logging.getLogger(name).level for name in (None, "tensorflow", "absl", "keras")],
+            "log handlers": [repr(logging.getLogger(name).handlers) for name in (None, "tensorflow", "absl")],
+            "warnings": repr(warnings.filters),
+        }
+
+    before, modules = state(), set(sys.modules)
+    import tfvae
+    after = state()
+    changed = [name for name in before if before[name] != after[name]]
+    print(json.dumps({"changed": changed, "modules": sorted(set(sys.modules) - modules)}))
+"""
+
+
+@pytest.fixture(scope="module")
+def printed(run_python):
+    return run_python(IMPORT).splitlines()
+
+
+def test_import_prints_nothing(printed):
+    assert len(printed) == 1
+
+
+def test_import_changes_no_global_state(printed):
+    assert json.loads(printed[-1])["changed"] == []
+
+
+def test_import_brings_in_no_library_that_only_some_need(printed):
+    modules = json.loads(printed[-1])["modules"]
+    assert "tfvae.vae" in modules
+    assert {"matplotlib", "pandas", "sklearn"} & {module.partition(".")[0] for module in modules} == set()
+
+
+# Documentation and types
+
+MODULES = sorted(
+    [tfvae.__name__]
+    + [module.name for module in pkgutil.walk_packages(tfvae.__path__, "tfvae.") if "__main__" not in module.name]
+)
+
+
+def is_public(name):
+    return not any(part.startswith("_") for part in name.split("."))
+
+
+def functions_of(owner, prefix):
+    """The functions, properties and class methods that `owner` itself defines, by name."""
+    for name, value in vars(owner).items():
+        if isinstance(value, property):
+            value = value.fget
+        elif isinstance(value, classmethod | staticmethod):
+            value = value.__func__
+        if isinstance(value, types.FunctionType) and is_public(name):
+            yield f"{prefix}.{name}", inspect.unwrap(value)
+
+
+def public_definitions(module_name):
+    """The public classes and functions that a module defines, and the public methods of those classes, by name."""
+    module = importlib.import_module(module_name)
+    for name, value in vars(module).items():
+        if is_public(name) and getattr(value, "__module__", None) == module_name:
+            if inspect.isclass(value):
+                yield f"{module_name}.{name}", value
+                yield from functions_of(value, f"{module_name}.{name}")
+                yield f"{module_name}.{name}.__init__", vars(value).get("__init__", value)
+            elif inspect.isfunction(value):
+                yield f"{module_name}.{name}", inspect.unwrap(value)
+
+
+def test_the_walk_finds_modules_classes_functions_methods_and_properties():
+    assert {"tfvae", "tfvae.elbo", "tfvae.vae", "tfvae.networks", "tfvae.export"} <= set(MODULES)
+    names = {name for module in MODULES for name, _ in public_definitions(module)}
+    assert {
+        "tfvae.vae.VAE",
+        "tfvae.vae.VAE.encode",
+        "tfvae.vae.VAE.from_config",
+        "tfvae.vae.VAE.__init__",
+        "tfvae.elbo.ElboTerms.elbo",
+        "tfvae.inputs.peek",
+        "tfvae.networks.dense_encoder",
+    } <= names
+    assert "tfvae.vae.VariationalModel" not in names
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_every_module_and_everything_public_in_it_has_a_docstring(module):
+    assert importlib.import_module(module).__doc__
+    without = [
+        name
+        for name, value in public_definitions(module)
+        # Dataclasses and named tuples write one of their own: "ELBO(*, beta=1.0)".
+        if not name.endswith("__init__") and (not value.__doc__ or value.__doc__.startswith(f"{value.__name__}("))
+    ]
+    assert without == []
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_every_public_function_and_method_has_type_hints(module):
+    without = []
+    for name, value in public_definitions(module):
+        if inspect.isclass(value):
+            continue
+        parameters = list(inspect.signature(value).parameters.values())
+        untyped = [p.name for p in parameters if p.annotation is p.empty and p.name not in ("self", "cls")]
+        if untyped or "return" not in value.__annotations__:
+            without.append((name, untyped))
+    assert without == []
+
+
+def test_all_names_exist_and_have_docstrings():
+    assert len(set(tfvae.__all__)) == len(tfvae.__all__)
+    for name in tfvae.__all__:
+        assert getattr(tfvae, name).__doc__, name
+
+
+def test_all_holds_every_public_class_that_is_imported():
+    assert {name for name, value in vars(tfvae).items() if is_public(name) and inspect.isclass(value)} <= set(
+        tfvae.__all__
+    )
+
+
+def test_the_version_is_that_of_the_installed_package():
+    assert tfvae.__version__ == importlib.metadata.version("tfvae")

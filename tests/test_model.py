@@ -1,0 +1,315 @@
+"""Training and evaluation: the ways to compile, metrics, weights, callbacks, noise and strategies."""
+
+import json
+import re
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from tfvae.objectives import ELBO
+
+MODES = {
+    "graph": {},
+    "eager": {"run_eagerly": True},
+    "xla": {"jit_compile": True},
+    "3 steps at once": {"steps_per_execution": 3},
+}
+METRICS = ["loss", "elbo", "log_likelihood", "kl"]
+
+
+def compiled(model, optimizer=None, **mode):
+    model.compile(optimizer or keras.optimizers.SGD(0.1), **mode)
+    return model
+
+
+def assert_same_weights(model, other, **tolerance):
+    for weight, expected in zip(model.get_weights(), other.get_weights(), strict=True):
+        np.testing.assert_allclose(weight, expected, **tolerance)
+
+
+# Ways to compile
+
+
+def results(vae, x, mode):
+    """Everything a model does, after one epoch of training."""
+    compiled(vae, keras.optimizers.SGD(0.05, momentum=0.9), **mode)
+    history = vae.fit(x, batch_size=3, shuffle=False, verbose=0).history
+    return {
+        "history": np.array([history[name][0] for name in METRICS]),
+        "evaluate": np.array(vae.evaluate(x, batch_size=3, verbose=0)),
+        "predict": vae.predict(x, batch_size=3, verbose=0),
+        **vae.encode(x),
+        "decode": vae.decode(x[:, :2]),
+        "reconstruct": vae.reconstruct(x),
+        "generate": vae.generate(5, seed=1),
+        "log_likelihood": vae.log_likelihood(x, num_samples=4000, seed=1),
+    }
+
+
+@pytest.fixture(scope="module")
+def graph_results(tiny_vae, quiet_vae):
+    """By builder: the weights at the start, x, and the results in graph mode, with the weights in the end."""
+
+    def run(build):
+        keras.utils.set_random_seed(1)
+        vae = build()
+        start = vae.get_weights()
+        x = np.random.default_rng(0).normal(size=(20, 4)).astype("float32")
+        return start, x, results(vae, x, {}), vae
+
+    return {build: run(build) for build in (tiny_vae, quiet_vae)}
+
+
+@pytest.mark.parametrize("mode", ["eager", "xla", "3 steps at once"])
+def test_every_way_to_compile_agrees_with_the_graph(mode, graph_results, tiny_vae, quiet_vae):
+    # XLA has random numbers of its own: there the model on which they have no effect is compared.
+    build = quiet_vae if mode == "xla" else tiny_vae
+    start, x, expected, expected_vae = graph_results[build]
+    vae = build()
+    vae.set_weights(start)
+    found = results(vae, x, MODES[mode])
+    assert not np.allclose(vae.get_weights()[1], start[1])
+    assert_same_weights(vae, expected_vae, rtol=1e-4, atol=1e-6)
+    for name, value in expected.items():
+        atol = 0.1 if (mode, name) == ("xla", "log_likelihood") else 1e-5
+        np.testing.assert_allclose(found[name], value, rtol=1e-4, atol=atol, err_msg=name)
+
+
+@pytest.mark.parametrize("policy", ["mixed_bfloat16", "mixed_float16"])
+def test_mixed_precision_agrees_with_float32(policy, graph_results, quiet_vae, dtype_policy):
+    start, x, expected, _ = graph_results[quiet_vae]
+    dtype_policy(policy)
+    vae = quiet_vae()
+    vae.set_weights(start)
+    found = results(vae, x, {})
+    assert isinstance(vae.optimizer, keras.optimizers.LossScaleOptimizer) == (policy == "mixed_float16")
+    assert vae.encoder.layers[-1].compute_dtype == policy.removeprefix("mixed_")
+    assert all(weight.dtype == "float32" for weight in vae.trainable_weights)
+    assert not np.allclose(vae.get_weights()[1], start[1])
+    for name, value in expected.items():
+        assert found[name].dtype in (np.float32, np.float64)
+        np.testing.assert_allclose(found[name], value, rtol=0.03, atol=0.1, err_msg=name)
+
+
+def test_predict_is_reconstruct_when_only_the_model_has_a_mixed_policy(x, tiny_vae):
+    vae = tiny_vae(dtype="mixed_bfloat16")
+    np.testing.assert_allclose(vae.predict(x, verbose=0), vae.reconstruct(x), rtol=1e-5, atol=1e-6)
+
+
+OPTIMIZERS = {
+    "SGD": lambda: keras.optimizers.SGD(0.1),
+    "momentum": lambda: keras.optimizers.SGD(0.1, momentum=0.9, nesterov=True),
+    "Adam": lambda: keras.optimizers.Adam(0.01),
+    "Adam with clipnorm": lambda: keras.optimizers.Adam(0.01, clipnorm=0.1),
+    "AdamW": lambda: keras.optimizers.AdamW(0.01, weight_decay=0.1),
+    "RMSprop": lambda: keras.optimizers.RMSprop(0.01),
+    "schedule": lambda: keras.optimizers.SGD(keras.optimizers.schedules.ExponentialDecay(0.1, 1, 0.5)),
+    "accumulation": lambda: keras.optimizers.SGD(0.1, gradient_accumulation_steps=2),
+}
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_every_optimizer_follows_the_gradient_of_the_mean_bound(name, x, quiet_vae):
+    vae, by_hand = quiet_vae(), quiet_vae()
+    start = vae.get_weights()
+    by_hand.set_weights(start)
+    compiled(vae, OPTIMIZERS[name]()).fit(x, batch_size=10, epochs=2, shuffle=False, verbose=0)
+
+    optimizer = OPTIMIZERS[name]()
+    for batch in (x[:10], x[10:]) * 2:
+        with tf.GradientTape() as tape:
+            loss = -tf.reduce_mean(by_hand.elbo_terms(batch, num_samples=1, seed=by_hand.next_seed()).elbo)
+        optimizer.apply(tape.gradient(loss, by_hand.trainable_variables), by_hand.trainable_variables)
+
+    assert not np.allclose(vae.get_weights()[1], start[1], atol=1e-3)
+    assert_same_weights(vae, by_hand, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [({"loss": "mse"}, "loss"), ({"metrics": ["mae"]}, "metrics"), ({"weighted_metrics": ["mae"]}, "weighted_metrics")],
+)
+def test_a_loss_or_metrics_in_compile_are_refused(arguments, named, x, tiny_vae):
+    vae = compiled(tiny_vae(), **arguments)
+    for method in (vae.fit, vae.evaluate):
+        with pytest.raises(ValueError, match=rf"`compile\({named}=...\)` has no meaning here.*Received: {named}="):
+            method(x, verbose=0)
+    assert vae.optimizer.iterations == 0
+
+
+@pytest.mark.parametrize("method", ["fit", "evaluate"])
+def test_fit_and_evaluate_ask_for_compile(method, x, tiny_vae):
+    with pytest.raises(ValueError, match=rf"Call `compile\(\)` before `{method}\(\)`.*Received: a model that is not"):
+        getattr(tiny_vae(), method)(x)
+
+
+# Metrics
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_metrics_are_means_over_examples_with_an_uneven_last_batch(mode, x, known_model):
+    model = known_model(objective=ELBO(beta=3.0, num_samples=5), **MODES[mode])
+    log_likelihood, kl = x[:, 0].mean(), x[:, 1].mean()
+    expected = {
+        "loss": 3 * kl - log_likelihood,
+        "elbo": log_likelihood - kl,
+        "log_likelihood": log_likelihood,
+        "kl": kl,
+    }
+    history = model.fit(x, batch_size=3, verbose=0).history
+    assert {name: values[0] for name, values in history.items()} == pytest.approx(expected, rel=1e-5)
+    assert model.evaluate(x, batch_size=3, verbose=0, return_dict=True) == pytest.approx(expected, rel=1e-5)
+    assert model.evaluate(x, batch_size=3, verbose=0) == pytest.approx(list(expected.values()), rel=1e-5)
+
+
+def test_the_loss_of_each_batch_is_its_mean_bound(x, known_model):
+    model = known_model(keras.optimizers.SGD(0.1))
+    model.fit(x, batch_size=3, verbose=0)
+    # d loss / d w is -1 in each of the 7 steps, the uneven one too.
+    assert float(model.w) == pytest.approx(0.7)
+
+
+def test_the_loss_is_the_negative_bound_and_the_bound_does_not_depend_on_beta(x, tiny_vae):
+    vae = compiled(tiny_vae())
+    history = vae.fit(x, validation_data=x, batch_size=3, epochs=2, verbose=0).history
+    assert set(history) == {*METRICS, *(f"val_{name}" for name in METRICS)}
+    for prefix in ("", "val_"):
+        loss, elbo, log_likelihood, kl = (np.array(history[prefix + name]) for name in METRICS)
+        np.testing.assert_allclose(loss, kl - log_likelihood, rtol=1e-5)
+        np.testing.assert_allclose(elbo, log_likelihood - kl, rtol=1e-5)
+
+    heavy = compiled(tiny_vae(objective=ELBO(beta=4.0)))
+    heavy.set_weights(vae.get_weights())
+    values, heavy_values = (model.evaluate(x, verbose=0, return_dict=True) for model in (vae, heavy))
+    assert heavy_values["loss"] == pytest.approx(4 * values["kl"] - values["log_likelihood"], rel=1e-5)
+    assert [heavy_values[name] for name in METRICS[1:]] == pytest.approx([values[name] for name in METRICS[1:]])
+
+
+class AddsLoss(keras.layers.Layer):
+    def call(self, inputs):
+        self.add_loss(0.25 * keras.ops.sum(inputs))
+        return inputs
+
+
+@pytest.mark.parametrize("mode", ["graph", "eager"])
+def test_losses_of_the_layers_are_in_the_loss_and_not_in_the_bound(mode, x, tiny_vae):
+    l2 = keras.regularizers.L2
+    dense = keras.layers.Dense(
+        3, kernel_initializer="ones", kernel_regularizer=l2(0.1), activity_regularizer=l2(0.2), use_bias=False
+    )
+    vae = tiny_vae(encoder=keras.Sequential([keras.Input((4,)), dense, AddsLoss()]))
+    values = compiled(vae, **MODES[mode]).evaluate(x, batch_size=3, verbose=0, return_dict=True)
+    features = [part @ np.ones((4, 3)) for part in np.split(x, range(3, 20, 3))]
+    # Keras divides what an activity regulariser gives by the batch size.
+    activity = sum(len(part) * (0.2 * (part**2).sum() / len(part) + 0.25 * part.sum()) for part in features) / len(x)
+    assert values["loss"] + values["elbo"] == pytest.approx(0.1 * 12 + activity, rel=1e-4)
+    assert values["elbo"] == pytest.approx(values["log_likelihood"] - values["kl"], rel=1e-5)
+
+
+def test_a_kernel_regularizer_is_in_the_gradient(x, quiet_vae, tiny_vae):
+    vae = tiny_vae(encoder=keras.Sequential([keras.Input((4,)), keras.layers.Dense(3, kernel_regularizer="l2")]))
+    vae.posterior.set_weights([np.zeros_like(weight) for weight in vae.posterior.get_weights()])
+    kernel = vae.encoder.get_weights()[0]
+    compiled(vae, keras.optimizers.SGD(0.5)).fit(x, batch_size=20, verbose=0)
+    # The heads are zero: no other gradient reaches the encoder; d (0.01 k^2) / dk = 0.02 k.
+    np.testing.assert_allclose(vae.encoder.get_weights()[0], kernel * (1 - 0.5 * 0.02), rtol=1e-5)
+
+
+class Watched(keras.layers.Layer):
+    def __init__(self):
+        super().__init__()
+        self.mean = keras.metrics.Mean(name="activation")
+
+    def call(self, inputs):
+        self.mean.update_state(inputs)
+        return inputs
+
+
+def test_a_metric_of_the_users_layer_is_reported(x, tiny_vae):
+    vae = compiled(tiny_vae(encoder=keras.Sequential([keras.Input((4,)), Watched()])))
+    values = vae.evaluate(x, batch_size=3, verbose=0, return_dict=True)
+    assert values["activation"] == pytest.approx(np.mean([p.mean() for p in np.split(x, range(3, 20, 3))]), abs=0.1)
+    assert set(METRICS) < set(values)
+
+
+@pytest.mark.parametrize("verbose", [1, 2])
+def test_the_progress_bar_shows_the_loss(verbose, x, known_model, capsys):
+    known_model().fit(x, batch_size=20, verbose=verbose)
+    shown = [float(value) for value in re.findall(r" loss: ([-+.e\d]+)", capsys.readouterr().out)]
+    assert shown
+    assert shown == pytest.approx([(x[:, 1] - x[:, 0]).mean()] * len(shown), rel=1e-3)
+
+
+# Strategies
+
+REPLICAS = """
+    import contextlib, json
+    import keras, numpy as np, tensorflow as tf, tfvae
+
+    cpu = tf.config.list_physical_devices("CPU")[0]
+    tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
+    strategies = {
+        "none": None,
+        "one device": tf.distribute.OneDeviceStrategy("/cpu:0"),
+        "mirrored": tf.distribute.MirroredStrategy(["/cpu:0", "/cpu:1"]),
+    }
+    x = np.random.default_rng(0).normal(size=(9, 4)).astype("float32")
+    weight = np.linspace(0.0, 2.0, 9)
+
+    def build():
+        keras.utils.set_random_seed(0)
+        encoder = keras.Sequential([keras.Input((4,)), keras.layers.Dense(8, "tanh", kernel_regularizer="l2")])
+        deaf = keras.layers.Dense(3, kernel_initializer="zeros", trainable=False)
+        decoder = keras.Sequential([keras.Input((2,)), deaf, keras.layers.Dense(4)])
+        vae = tfvae.VAE(encoder, decoder, 2)
+        vae.compile(keras.optimizers.SGD(0.1, momentum=0.9))
+        return vae
+
+    def train(vae, batch_size):
+        data = {"x": x, "y": weight, "sample_weight": weight, "batch_size": batch_size, "verbose": 0}
+        return {
+            "history": vae.fit(**data, epochs=2, shuffle=False).history,
+            "weights": [w.tolist() for w in vae.get_weights()],
+            "evaluate": vae.evaluate(**data),
+            "predict": vae.predict(x, batch_size=batch_size, verbose=0).tolist(),
+            "reconstruct": vae.reconstruct(x).tolist(),
+        }
+
+    report = {}
+    for name, batch_size in [("none", 4), ("one device", 4), ("mirrored", 4), ("none", 5), ("mirrored", 5)]:
+        strategy = strategies[name]
+        with strategy.scope() if strategy else contextlib.nullcontext():
+            vae = build()
+        try:
+            report[f"{name} {batch_size}"] = train(vae, batch_size)
+        except Exception as error:
+            report[f"{name} {batch_size}"] = {"error": str(error)}
+    seeds = strategy.run(tf.function(lambda: vae.next_seed()))
+    report["seeds"] = [seed.numpy().tolist() for seed in strategy.experimental_local_results(seeds)]
+    print(json.dumps(report))
+"""
+
+
+@pytest.fixture(scope="module")
+def replicas(run_python):
+    return json.loads(run_python(REPLICAS).splitlines()[-1])
+
+
+# Two replicas share the batches of 9 examples as 2 + 2, 2 + 2, 1 + 0; or as 3 + 2, 2 + 2.
+@pytest.mark.parametrize(("strategy", "batch_size"), [("one device", 4), ("mirrored", 4), ("mirrored", 5)])
+def test_a_strategy_gives_what_one_device_gives(strategy, batch_size, replicas):
+    found, expected = replicas[f"{strategy} {batch_size}"], replicas[f"none {batch_size}"]
+    assert "error" not in found, found["error"]
+    for weight, expected_weight in zip(found["weights"], expected["weights"], strict=True):
+        np.testing.assert_allclose(weight, expected_weight, rtol=1e-6, atol=1e-6)
+    for name in ("evaluate", "predict", "reconstruct"):
+        np.testing.assert_allclose(found[name], expected[name], rtol=1e-5, atol=1e-6, err_msg=name)
+    for name, values in expected["history"].items():
+        np.testing.assert_allclose(found["history"][name], values, rtol=1e-5, err_msg=name)
+
+
+def test_replicas_draw_different_noise(replicas):
+    first, second = replicas["seeds"]
+    assert first != second

@@ -1,0 +1,118 @@
+"""Objectives: their values by hand, and what their constructors refuse."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from tfvae import VAE
+from tfvae.elbo import ElboTerms
+from tfvae.networks import dense_decoder, dense_encoder
+from tfvae.objectives import ELBO, Objective
+
+TERMS = ElboTerms(
+    log_likelihood=tf.constant([[-1.0, -2.0], [-3.0, -6.0]]),
+    log_prior=tf.constant([[-0.5, -1.0], [-0.25, -2.0]]),
+    log_posterior=tf.constant([[-2.0, -0.5], [-1.0, -4.0]]),
+    kl=tf.constant([0.5, 3.0]),
+)
+
+
+@pytest.mark.parametrize(
+    ("beta", "expected"), [(0, [-2.0, -4.0]), (0.5, [-2.25, -5.5]), (1.0, [-2.5, -7.0]), (4.0, [-4.0, -16.0])]
+)
+def test_value_is_the_mean_log_likelihood_minus_beta_kl(beta, expected):
+    np.testing.assert_array_equal(ELBO(beta)(TERMS), expected)
+
+
+@pytest.mark.parametrize("arguments", [{}, {"num_samples": 5}, {"analytic_kl": False}])
+def test_with_beta_1_the_value_is_the_elbo_of_the_terms(arguments):
+    np.testing.assert_array_equal(ELBO(**arguments)(TERMS), TERMS.elbo)
+
+
+def test_the_value_is_float32_for_each_example():
+    value = ELBO(4.0)(TERMS)
+    assert value.dtype == tf.float32
+    assert value.shape == (2,)
+
+
+def test_defaults_are_those_of_the_plain_bound():
+    assert ELBO().get_config() == {"num_samples": 1, "analytic_kl": True, "beta": 1.0}
+
+
+def test_beta_is_the_only_positional_argument():
+    assert ELBO(4.0).beta == 4.0
+    with pytest.raises(TypeError):
+        ELBO(4.0, 16)
+
+
+@pytest.mark.parametrize(("name", "value"), [("beta", 2.0), ("num_samples", 2), ("analytic_kl", False)])
+def test_an_objective_is_immutable(name, value):
+    objective = ELBO()
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        setattr(objective, name, value)
+
+
+def test_objectives_with_equal_arguments_are_equal():
+    assert ELBO(4.0, num_samples=3) == ELBO(beta=4, num_samples=3)
+    assert ELBO(4.0) != ELBO(4.0, analytic_kl=False)
+    assert len({ELBO(4.0), ELBO(4.0), ELBO(1.0)}) == 2
+
+
+def test_the_base_class_is_abstract():
+    with pytest.raises(TypeError, match="abstract"):
+        Objective()
+
+
+@pytest.mark.parametrize("num_samples", [0, -1, True, 1.5, 2.0, "x", None])
+def test_num_samples_must_be_a_positive_integer(num_samples):
+    with pytest.raises(
+        ValueError, match=rf"`num_samples` must be an integer of at least 1\. Received: num_samples={num_samples!r}$"
+    ):
+        ELBO(num_samples=num_samples)
+
+
+@pytest.mark.parametrize("beta", [-1, -1e-9, float("nan"), float("inf"), "x", None, True])
+def test_beta_must_be_a_finite_number_of_at_least_0(beta):
+    with pytest.raises(ValueError, match=rf"`beta` must be a finite number of at least 0\. Received: beta={beta!r}$"):
+        ELBO(beta=beta)
+
+
+@pytest.mark.parametrize("analytic_kl", ["False", None])
+def test_analytic_kl_must_be_a_bool(analytic_kl):
+    with pytest.raises(ValueError, match=rf"`analytic_kl` must be .*Received: analytic_kl={analytic_kl!r}$"):
+        ELBO(analytic_kl=analytic_kl)
+
+
+def test_numpy_numbers_become_pythons():
+    config = ELBO(np.float32(4.0), num_samples=np.int64(3)).get_config()
+    assert config == {"num_samples": 3, "analytic_kl": True, "beta": 4.0}
+    assert {name: type(value) for name, value in config.items()} == {
+        "num_samples": int,
+        "analytic_kl": bool,
+        "beta": float,
+    }
+
+
+@pytest.mark.parametrize("objective", [ELBO(), ELBO(4.0, num_samples=3, analytic_kl=False)])
+def test_the_model_estimates_the_terms_as_the_objective_asks_and_minimises_its_negative(objective, monkeypatch):
+    seen = []
+    vae = VAE(dense_encoder((4,), hidden=()), dense_decoder(2, (4,), hidden=()), 2, objective=objective)
+    original = vae.elbo_terms
+
+    def spy(x, **arguments):
+        seen.append((arguments, original(x, **arguments)))
+        return seen[-1][1]
+
+    monkeypatch.setattr(vae, "elbo_terms", spy)
+    vae.compile(run_eagerly=True)
+    x = np.random.default_rng(0).normal(size=(5, 4)).astype("float32")
+    loss = vae.evaluate(x, verbose=0, return_dict=True)["loss"]
+    ((arguments, terms),) = seen
+    assert arguments["num_samples"] == objective.num_samples == terms.log_likelihood.shape[0]
+    assert arguments["analytic_kl"] is objective.analytic_kl
+    monte_carlo = np.mean(terms.log_posterior - terms.log_prior, axis=0)
+    assert np.allclose(terms.kl, monte_carlo) is not objective.analytic_kl
+    expected = np.mean(terms.log_likelihood, axis=0) - objective.beta * terms.kl.numpy()
+    assert loss == pytest.approx(-expected.mean(), rel=1e-5)

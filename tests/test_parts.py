@@ -1,0 +1,188 @@
+"""What every posterior, prior, likelihood and objective must do: configurations, XLA, mixed precision, files.
+
+A new part needs a line in CASES.
+"""
+
+import inspect
+import json
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from tfvae import VAE, likelihoods, objectives, posteriors, priors
+from tfvae.networks import dense_decoder, dense_encoder
+
+SLOTS = {
+    "posterior": (posteriors, posteriors.Posterior),
+    "prior": (priors, priors.Prior),
+    "likelihood": (likelihoods, likelihoods.Likelihood),
+    "objective": (objectives, objectives.Objective),
+}
+
+# Each part with arguments that are not the defaults: the defaults are in the other slots of every model made here.
+CASES = [
+    (posteriors.DiagonalNormal, {"latent_dim": 2}),
+    (priors.StandardNormal, {"latent_dim": 2}),
+    (likelihoods.Normal, {"scale": 0.5}),
+    (likelihoods.Normal, {"scale": "learned"}),
+    (likelihoods.Bernoulli, {}),
+    (likelihoods.ContinuousBernoulli, {}),
+    (objectives.ELBO, {"beta": 4.0, "num_samples": 3, "analytic_kl": False}),
+]
+
+EVENT_SHAPE = (3, 2)
+LATENT_DIM = 2
+# Bits are data of every likelihood.
+X = (np.random.default_rng(0).uniform(size=(32, *EVENT_SHAPE)) < 0.5).astype("float32")
+
+
+def case_id(case):
+    part, arguments = case
+    return f"{part.__name__}({', '.join(f'{name}={value}' for name, value in arguments.items())})"
+
+
+@pytest.fixture(params=CASES, ids=case_id)
+def case(request):
+    return request.param
+
+
+@pytest.fixture(params=[False, True], ids=["", "named"])
+def arguments(case, request):
+    """The constructor's arguments of the case, without and with those of every Keras layer."""
+    layer_arguments = {"name": "part", "trainable": False} if issubclass(case[0], keras.layers.Layer) else {}
+    return {**case[1], **(layer_arguments if request.param else {})}
+
+
+@pytest.fixture(params=["mixed_bfloat16", "mixed_float16"])
+def mixed_precision(request, dtype_policy):
+    dtype_policy(request.param)
+    return request.param
+
+
+def slot_of(part):
+    (slot,) = [slot for slot, (_, base) in SLOTS.items() if issubclass(part, base)]
+    return slot
+
+
+def vae_with(case, **compile_arguments):
+    """A VAE with the part in its slot and the defaults in the others."""
+    part, arguments = case
+    parts = {slot_of(part): part(**arguments)}
+    parameter_shape = parts.get("likelihood", likelihoods.Normal()).parameter_shape(EVENT_SHAPE)
+    vae = VAE(
+        dense_encoder(EVENT_SHAPE, hidden=(8,), activation="tanh"),
+        dense_decoder(LATENT_DIM, parameter_shape, hidden=(8,), activation="tanh"),
+        LATENT_DIM,
+        **parts,
+    )
+    vae.compile(keras.optimizers.Adam(0.01), **compile_arguments)
+    return vae
+
+
+def assert_fit_trains_every_weight(vae, epochs=1):
+    before = [variable.numpy().copy() for variable in vae.trainable_variables]
+    loss = vae.fit(X, batch_size=16, epochs=epochs, verbose=0).history["loss"][-1]
+    assert np.isfinite(loss)
+    for variable, old in zip(vae.trainable_variables, before, strict=True):
+        new = variable.numpy()
+        assert np.all(np.isfinite(new)), variable.path
+        assert np.any(new != old), variable.path
+
+
+@pytest.mark.parametrize("slot", SLOTS)
+def test_no_missing_parts(slot):
+    module, base = SLOTS[slot]
+    defined = {
+        value
+        for name, value in vars(module).items()
+        if inspect.isclass(value)
+        and issubclass(value, base)
+        and value.__module__ == module.__name__
+        and not inspect.isabstract(value)
+        and not name.startswith("_")
+    }
+    tested = {part for part, _ in CASES if slot_of(part) == slot}
+    assert defined == tested, f"parts without a case in this file: {defined - tested}"
+
+
+def test_config_is_exactly_the_constructors_arguments(case, arguments):
+    part, _ = case
+    config = part(**arguments).get_config()
+    parameters = inspect.signature(part).parameters.values()
+    expected = {parameter.name for parameter in parameters if parameter.kind is not parameter.VAR_KEYWORD}
+    if issubclass(part, keras.layers.Layer):
+        expected |= {"name", "trainable", "dtype"}
+    assert set(config) == expected
+    assert arguments.items() <= config.items()
+
+
+def test_config_round_trip(case, arguments):
+    part, _ = case
+    original = part(**arguments)
+    again = part.from_config(original.get_config())
+    assert type(again) is part
+    assert again.get_config() == original.get_config()
+
+
+def test_config_round_trip_through_keras_in_safe_mode(case, arguments):
+    part, _ = case
+    original = part(**arguments)
+    serialized = json.loads(json.dumps(keras.saving.serialize_keras_object(original)))
+    assert serialized["registered_name"] == f"{part.__module__}>{part.__name__}"
+    again = keras.saving.deserialize_keras_object(serialized, safe_mode=True)
+    assert type(again) is part
+    assert again.get_config() == original.get_config()
+
+
+def test_config_of_a_part_in_a_built_model_makes_a_part_that_is_not_built(case):
+    original = getattr(vae_with(case), slot_of(case[0]))
+    again = type(original).from_config(original.get_config())
+    assert again.get_config() == original.get_config()
+    assert not getattr(again, "built", False)
+    assert getattr(again, "latent_dim", LATENT_DIM) == LATENT_DIM
+
+
+def test_trains_under_xla(case):
+    assert_fit_trains_every_weight(vae_with(case, jit_compile=True))
+
+
+def test_terms_and_training_under_mixed_precision(case, mixed_precision):
+    vae = vae_with(case, jit_compile=False)
+    assert vae.encoder.compute_dtype == vae.decoder.compute_dtype == mixed_precision.removeprefix("mixed_")
+    objective = vae.objective
+    terms = vae.elbo_terms(tf.constant(X), num_samples=objective.num_samples, seed=tf.constant([1, 2]))
+    for name, term in terms._asdict().items():
+        assert term.dtype == tf.float32, name
+        assert np.all(np.isfinite(term)), name
+    assert objective(terms).dtype == tf.float32
+    # Keras skips the steps whose gradient overflows float16, and halves its loss scale at each: some epochs, not one.
+    assert_fit_trains_every_weight(vae, epochs=5)
+
+
+@pytest.mark.usefixtures("mixed_precision")
+def test_mixed_precision_gives_nearly_the_terms_of_float32(case, dtype_policy):
+    mixed = vae_with(case)
+    dtype_policy("float32")
+    single = vae_with(case)
+    single.set_weights(mixed.get_weights())
+    terms = [vae.elbo_terms(tf.constant(X), num_samples=4, seed=tf.constant([1, 2])) for vae in (mixed, single)]
+    # Three digits of bfloat16 in every pixel of six, through two layers.
+    np.testing.assert_allclose(terms[0].elbo, terms[1].elbo, rtol=0.03, atol=0.1)
+
+
+def test_a_file_gives_the_same_model(case, tmp_path):
+    vae = vae_with(case, run_eagerly=True)
+    vae.fit(X, batch_size=16, verbose=0)
+    vae.save(tmp_path / "model.keras")
+    loaded = keras.models.load_model(tmp_path / "model.keras", safe_mode=True)
+    slot = slot_of(case[0])
+    assert getattr(loaded, slot).get_config() == getattr(vae, slot).get_config()
+    for variable, other in zip(vae.variables, loaded.variables, strict=True):
+        np.testing.assert_array_equal(variable.numpy(), other.numpy(), err_msg=variable.path)
+    np.testing.assert_array_equal(loaded.predict(X, verbose=0), vae.predict(X, verbose=0))
+    np.testing.assert_array_equal(
+        loaded.log_likelihood(X, num_samples=20, seed=7), vae.log_likelihood(X, num_samples=20, seed=7)
+    )
+    assert loaded.evaluate(X, verbose=0, return_dict=True) == vae.evaluate(X, verbose=0, return_dict=True)

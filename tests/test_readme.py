@@ -1,0 +1,55 @@
+"""What the README says is run and compared."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text()
+
+
+def blocks(language):
+    return re.findall(rf"^```{language}\n(.*?)^```", README, flags=re.MULTILINE | re.DOTALL)
+
+
+def test_the_python_of_the_readme_runs_from_top_to_bottom(run_python, tmp_path):
+    code = "\n".join(blocks("python"))
+    setting = "import os, sys, keras\nos.chdir(sys.argv[1])\nkeras.config.set_max_epochs(2)\n"
+    run_python(setting + code, tmp_path)
+    assert (tmp_path / "saved_models/digits/1/saved_model.pb").is_file()
+    assert (tmp_path / "saved_models/digits/digits.tflite").is_file()
+    assert (tmp_path / "request.json").is_file()
+
+
+def test_fit_to_export_is_ten_lines():
+    assert len(blocks("python")[0].strip().splitlines()) <= 12
+    assert ".fit(" in blocks("python")[0]
+
+
+def test_the_two_commands_stand_in_one_block():
+    train, test = blocks("sh")[0].strip().splitlines()
+    assert train.endswith("tfvae train digits")
+    assert test.endswith("bin/pytest")
+
+
+def test_the_figures_against_pca_are_those_of_the_example():
+    """And the VAE beats PCA by what a nonlinear model should: 8 nats with 8 latents and 5 with 16."""
+    script = ROOT / "examples/digits_against_pca.py"
+    done = subprocess.run([sys.executable, script], capture_output=True, text=True, check=True)
+    received = np.array([line.split() for line in done.stdout.splitlines()[1:]], float)
+    (block,) = [block for block in blocks("") if "latent_dim" in block]
+    documented = np.array([line.split() for line in block.splitlines()[1:]], float)
+    np.testing.assert_array_equal(received[:, 0], [8, 16])
+    np.testing.assert_allclose(documented[:, 1], received[:, 1], atol=0.02)
+    # Another processor sums in another order and trains to another model: within the spread over seeds.
+    np.testing.assert_allclose(documented[:, 2], received[:, 2], atol=2.0)
+    assert np.all(received[:, 2] - received[:, 1] > [8, 5])
+
+
+def test_the_flags_that_the_readme_names_exist(run_python):
+    output = run_python("import tfvae.cli; tfvae.cli.main(['train', '--help'])")
+    for flag in set(re.findall(r"--([a-z_]+)[ `.]", README)) - {"help"}:
+        assert f"--{flag}" in output, flag

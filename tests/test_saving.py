@@ -1,0 +1,299 @@
+"""What outlives a run: files, checkpoints, logs, and the state of the noise."""
+
+import csv
+import inspect
+import json
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+import tfvae
+from tfvae import VAE
+from tfvae.elbo import ElboTerms
+from tfvae.likelihoods import ContinuousBernoulli, Normal
+from tfvae.objectives import ELBO
+from tfvae.posteriors import DiagonalNormal
+
+MODES = {
+    "graph": {},
+    "eager": {"run_eagerly": True},
+    "xla": {"jit_compile": True},
+    "3 steps at once": {"steps_per_execution": 3},
+}
+
+
+def compiled(model, optimizer=None, **mode):
+    model.compile(optimizer or keras.optimizers.SGD(0.1), **mode)
+    return model
+
+
+def assert_same_weights(model, other):
+    for weight, expected in zip(model.get_weights(), other.get_weights(), strict=True):
+        np.testing.assert_array_equal(weight, expected)
+
+
+# Files
+
+
+@keras.saving.register_keras_serializable("test_saving")
+class Subclassed(keras.Model):
+    def __init__(self, units=8, **kwargs):
+        super().__init__(**kwargs)
+        self.units = units
+        self.dense = keras.layers.Dense(units)
+
+    def call(self, inputs, training=False):
+        return self.dense(inputs)
+
+    def get_config(self):
+        return {**super().get_config(), "units": self.units}
+
+
+def state(vae, x):
+    """All there is to compare of a model."""
+    return {
+        "predict": vae.predict(x, verbose=0),
+        "log_likelihood": vae.log_likelihood(x, 5, seed=1),
+        "latent_dim": vae.latent_dim,
+        **{f"weight {index}": weight for index, weight in enumerate(vae.get_weights())},
+        **{f"optimizer {index}": variable.numpy() for index, variable in enumerate(vae.optimizer.variables)},
+    }
+
+
+IN_A_FRESH_PROCESS = f"""
+import pathlib, sys
+import keras, numpy as np, tfvae
+
+{inspect.getsource(state)}
+
+folder = pathlib.Path(sys.argv[1])
+x = np.load(folder / "x.npy")
+for path in sorted(folder.glob("*.keras")):
+    vae = keras.models.load_model(path, safe_mode=True)
+    np.savez(path.with_suffix(".loaded.npz"), **state(vae, x))
+    vae.fit(x, batch_size=3, shuffle=False, verbose=0)
+    np.savez(path.with_suffix(".trained.npz"), **state(vae, x))
+"""
+MODELS = {
+    "trained": ("tiny_vae", {"objective": ELBO(beta=2.0, num_samples=3, analytic_kl=False)}, 1),
+    "never trained": ("tiny_vae", {"posterior": DiagonalNormal(2), "likelihood": ContinuousBernoulli()}, 0),
+    "built by its data": ("lazy_vae", {"likelihood": Normal("learned")}, 1),
+}
+
+
+@pytest.fixture(scope="module")
+def fresh_process(request, run_python, tmp_path_factory):
+    """By kind of model: its state when it was saved and after one more epoch; the same in another process."""
+    folder = tmp_path_factory.mktemp("models")
+    x = np.random.default_rng(0).uniform(size=(20, 4)).astype("float32")
+    np.save(folder / "x.npy", x)
+    here = {}
+    for kind, (builder, arguments, epochs) in MODELS.items():
+        keras.utils.set_random_seed(1)
+        vae = compiled(request.getfixturevalue(builder)(**arguments), keras.optimizers.Adam(0.01))
+        for _ in range(epochs):
+            vae.fit(x, batch_size=3, shuffle=False, verbose=0)
+        vae.save(folder / f"{kind}.keras")
+        saved = state(vae, x)
+        vae.fit(x, batch_size=3, shuffle=False, verbose=0)
+        here[kind] = saved, state(vae, x)
+    run_python(IN_A_FRESH_PROCESS, folder)
+    names = ("loaded", "trained")
+    return {kind: (here[kind], [np.load(folder / f"{kind}.{name}.npz") for name in names]) for kind in MODELS}
+
+
+@pytest.mark.parametrize("kind", MODELS)
+def test_a_file_loads_in_a_fresh_process_and_training_goes_on_bit_for_bit(kind, fresh_process):
+    assert len([name for name in fresh_process[kind][0][1] if name.startswith("optimizer")]) > 20
+    for here, there in zip(*fresh_process[kind], strict=True):
+        # Keras makes an optimizer's slots at the first step, or when it loads.
+        assert set(here) <= set(there)
+        for name, value in here.items():
+            np.testing.assert_array_equal(there[name], value, err_msg=name)
+
+
+def test_a_subclassed_network_that_is_registered_makes_the_round_trip(x, tiny_vae, tmp_path):
+    vae = compiled(tiny_vae(encoder=Subclassed(), decoder=Subclassed(4)), keras.optimizers.Adam(0.01))
+    vae.fit(x, verbose=0)
+    vae.save(tmp_path / "vae.keras")
+    loaded = keras.models.load_model(tmp_path / "vae.keras")
+    for name, value in state(vae, x).items():
+        np.testing.assert_array_equal(state(loaded, x)[name], value, err_msg=name)
+
+
+@pytest.mark.filterwarnings("ignore:You are saving a model that has not yet been built")
+def test_a_model_without_its_first_data_makes_the_round_trip(x, lazy_vae, tmp_path):
+    compiled(lazy_vae()).save(tmp_path / "vae.keras")
+    loaded = keras.models.load_model(tmp_path / "vae.keras")
+    assert loaded.event_shape is None
+    assert np.isfinite(compiled(loaded).fit(x, verbose=0).history["loss"]).all()
+
+
+def test_weights_alone_go_on_bit_for_bit(x, tiny_vae, tmp_path):
+    vae, other = compiled(tiny_vae()), compiled(tiny_vae())
+    vae.fit(x, batch_size=3, shuffle=False, verbose=0)
+    vae.save_weights(tmp_path / "vae.weights.h5")
+    other.load_weights(tmp_path / "vae.weights.h5")
+    for model in (vae, other):
+        model.fit(x, batch_size=3, shuffle=False, verbose=0)
+    assert_same_weights(other, vae)
+
+
+@pytest.mark.parametrize("use", ["predict", "encode"])
+def test_the_export_of_keras_works_after_any_method(use, x, tiny_vae, tmp_path):
+    vae = compiled(tiny_vae())
+    expected = vae.predict(x, verbose=0)
+    getattr(vae, use)(x)
+    vae.export(tmp_path, verbose=False)
+    loaded = tf.saved_model.load(tmp_path)
+    np.testing.assert_allclose(loaded.serve(x), expected, rtol=1e-5, atol=1e-6)
+
+
+# Configuration
+
+ARGUMENTS = {"encoder", "decoder", "latent_dim", "posterior", "prior", "likelihood", "objective"}
+
+
+def test_the_configuration_is_the_arguments_of_the_constructor(tiny_vae):
+    vae = tiny_vae(likelihood=Normal(0.5), objective=ELBO(beta=3.0), name="mine", trainable=False)
+    config = vae.get_config()
+    text = json.dumps(config)
+    assert set(config) == ARGUMENTS | {"name", "trainable", "dtype"}
+    assert set(inspect.signature(VAE).parameters) == ARGUMENTS | {"keras_kwargs"}
+    again = VAE.from_config(json.loads(text))
+    assert json.dumps(again.get_config()) == text
+    assert (again.name, again.trainable, again.objective) == ("mine", False, ELBO(beta=3.0))
+    assert float(again.likelihood.scale) == 0.5
+
+
+class NotRegistered(Subclassed):
+    pass
+
+
+def test_from_config_takes_custom_objects(x, tiny_vae):
+    config = tiny_vae(encoder=NotRegistered()).get_config()
+    again = VAE.from_config(config, custom_objects={"NotRegistered": NotRegistered})
+    assert isinstance(again.encoder, NotRegistered)
+    assert again.reconstruct(x).shape == x.shape
+
+
+def test_clone_model_gives_the_same_model_with_new_weights(x, tiny_vae):
+    vae = compiled(tiny_vae(likelihood=Normal("learned")), keras.optimizers.Adam(0.5))
+    clone = keras.models.clone_model(vae)
+    assert clone.get_config() == vae.get_config()
+    assert not np.array_equal(clone.get_weights()[1], vae.get_weights()[1])
+    before = vae.get_weights()
+    compiled(clone).fit(x, verbose=0)
+    for weight, weight_before in zip(vae.get_weights(), before, strict=True):
+        np.testing.assert_array_equal(weight, weight_before)
+
+
+# Callbacks
+
+
+@pytest.mark.parametrize("weights_only", [False, True])
+def test_model_checkpoint_saves_what_loads(weights_only, x, quiet_vae, tmp_path):
+    path = tmp_path / ("best.weights.h5" if weights_only else "best.keras")
+    checkpoint = keras.callbacks.ModelCheckpoint(
+        path, monitor="val_elbo", mode="max", save_best_only=True, save_weights_only=weights_only
+    )
+    vae = compiled(quiet_vae())
+    vae.fit(x, validation_data=x, epochs=2, callbacks=checkpoint, verbose=0)
+    if weights_only:
+        loaded = quiet_vae()
+        loaded.load_weights(path)
+    else:
+        loaded = keras.models.load_model(path)
+        assert loaded.optimizer.iterations == 2
+    np.testing.assert_array_equal(loaded.reconstruct(x), vae.reconstruct(x))
+    # The noise of the validation after the last epoch came before the file.
+    assert_same_weights(loaded, vae)
+
+
+class Interruption(keras.callbacks.Callback):
+    def on_epoch_begin(self, epoch, logs=None):
+        if epoch == 1:
+            raise KeyboardInterrupt
+
+
+def test_backup_and_restore_goes_on_bit_for_bit_where_training_was_interrupted(x, tiny_vae, tmp_path):
+    vae, resumed = compiled(tiny_vae()), compiled(tiny_vae())
+    resumed.set_weights(vae.get_weights())
+    arguments = {"batch_size": 3, "epochs": 3, "shuffle": False, "verbose": 0}
+    vae.fit(x, **arguments)
+    with pytest.raises(KeyboardInterrupt):
+        resumed.fit(x, callbacks=[keras.callbacks.BackupAndRestore(tmp_path), Interruption()], **arguments)
+    history = resumed.fit(x, callbacks=keras.callbacks.BackupAndRestore(tmp_path), **arguments)
+    assert history.epoch == [1, 2]
+    assert_same_weights(resumed, vae)
+
+
+def test_early_stopping_and_a_csv_log_follow_the_bound(x, known_model, tmp_path):
+    callbacks = [
+        keras.callbacks.EarlyStopping("val_elbo", mode="max", patience=2),
+        keras.callbacks.CSVLogger(tmp_path / "log.csv"),
+    ]
+    history = known_model().fit(x, validation_data=x, epochs=9, callbacks=callbacks, verbose=0).history
+    # Nothing improves after the first epoch.
+    assert len(history["loss"]) == 3
+    rows = list(csv.DictReader((tmp_path / "log.csv").open()))
+    assert [float(row["val_elbo"]) for row in rows] == pytest.approx(history["val_elbo"], rel=1e-5)
+
+
+def test_tensorboard_logs_are_written(x, known_model, tmp_path):
+    known_model().fit(x, validation_data=x, callbacks=[keras.callbacks.TensorBoard(tmp_path)], verbose=0)
+    assert {path.parent.name for path in tmp_path.glob("*/events*")} == {"train", "validation"}
+
+
+# Noise
+
+
+class SeedEcho(tfvae.VariationalModel):
+    """A model whose log p(x|z) is a number made of the seed."""
+
+    def __init__(self):
+        super().__init__()
+        self.w = self.add_weight(name="w", shape=(), initializer="zeros")
+        self.built = True
+
+    def check_data(self, x):
+        pass
+
+    def elbo_terms(self, x, *, num_samples, seed, analytic_kl=True, training=False):
+        value = tf.cast(seed[0] % 1009, tf.float32) + tf.zeros_like(x[None, :, 0]) + self.w
+        return ElboTerms(value, tf.zeros_like(value), tf.zeros_like(value), tf.zeros_like(x[:, 0]))
+
+
+def test_the_same_random_seed_gives_bit_equal_training(x, tiny_vae):
+    runs = []
+    for _ in range(2):
+        keras.utils.set_random_seed(7)
+        vae = compiled(tiny_vae(), keras.optimizers.Adam(0.01))
+        losses = vae.fit(x, batch_size=3, epochs=2, verbose=0).history["loss"]
+        runs.append([*vae.get_weights(), losses])
+    for first, second in zip(*runs, strict=True):
+        np.testing.assert_array_equal(first, second)
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_noise_differs_at_every_step_and_follows_from_the_state(mode, x):
+    model = compiled(SeedEcho(), keras.optimizers.SGD(0.0), **MODES[mode])
+    start = model.get_weights()
+    elbo = model.fit(x, batch_size=4, epochs=2, verbose=0).history["elbo"]
+    model.set_weights(start)
+    seeds = [tuple(model.next_seed().numpy()) for _ in range(10)]
+    assert len(set(seeds)) == 10
+    values = [first % 1009 for first, _ in seeds]
+    np.testing.assert_allclose(elbo, [np.mean(values[:5]), np.mean(values[5:])], rtol=1e-5)
+
+
+def test_a_step_of_length_zero_gives_another_loss_each_time(x, tiny_vae):
+    vae = compiled(tiny_vae(), keras.optimizers.SGD(0.0))
+    assert len(set(vae.fit(x, batch_size=20, epochs=5, verbose=0).history["loss"])) == 5
+
+
+def test_two_models_of_one_run_draw_different_noise(tiny_vae):
+    seeds = [tuple(vae.next_seed().numpy()) for vae in (tiny_vae(), tiny_vae()) for _ in range(5)]
+    assert len(set(seeds)) == 10

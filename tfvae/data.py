@@ -1,0 +1,299 @@
+"""Names, files and arrays as `tf.data` pipelines of float32 batches."""
+
+import warnings
+import zipfile
+import zlib
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+import keras
+import numpy as np
+import tensorflow as tf
+from numpy.typing import ArrayLike
+
+NAMES = ("digits", "mnist", "fashion_mnist", "cifar10", "cifar100")
+IMAGE_SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".png")
+
+
+class Arrays(NamedTuple):
+    """Data in memory, one example a row.
+
+    Attributes:
+        train: `[N, ...event]`, uint8, bool or float32; float64 for a table.
+        validation: The official test split `[M, ...event]`, or None where there is none.
+        scale: The value that stands for 1 in the model's units: 255 for uint8, 16 for the digits, 1 for bool and float.
+            None for a table: its columns are to be standardised, once it is split.
+    """
+
+    train: np.ndarray
+    validation: np.ndarray | None
+    scale: float | None
+
+
+class Pipelines(NamedTuple):
+    """What a model is trained on, and how to bring new data into its units: `x = (raw - offset) / scale`.
+
+    Attributes:
+        train: Batches `[B, ...event]`, float32, in a new order at each iteration.
+        validation: Batches `[B, ...event]`, float32, the same at each iteration.
+        offset: float32: 0, or for a table `[D]` the mean of each column of the training split.
+        scale: float32: one number, or for a table `[D]` the standard deviation of each column of the training split.
+    """
+
+    train: tf.data.Dataset
+    validation: tf.data.Dataset
+    offset: np.ndarray
+    scale: np.ndarray
+
+
+def load(
+    source: str | Path | ArrayLike = "digits",
+    *,
+    batch_size: int = 128,
+    validation_fraction: float = 0.2,
+    binarize: Literal["dynamic", "threshold"] | None = None,
+    image_size: tuple[int, int] | None = None,
+    seed: int = 0,
+) -> Pipelines:
+    """Reads `source`, splits it and returns batches in the model's units, `x = (raw - offset) / scale`.
+
+    Args:
+        source: See `read`.
+        batch_size: The number of examples in a batch, B; the last batch of a pass may be smaller.
+        validation_fraction: The share of examples held out at random. Not used where there is an official test split.
+        binarize: None; "dynamic", `x ~ Bernoulli(p = scaled value)`, drawn anew at each visit in training and only once
+            for validation; or "threshold", `x = 1 if scaled value >= 0.5 else 0`.
+        image_size: See `read`.
+        seed: Not negative. The same seed gives the same batches in every run, whatever the global seeds.
+
+    Returns:
+        The two pipelines of batches `[B, ...event]`, float32, with `offset` and `scale`.
+
+    Raises:
+        ValueError: If an argument is out of its range, or `source` cannot be split or binarised. Else as `read`.
+
+    Reference:
+        Burda, Grosse, Salakhutdinov, "Importance Weighted Autoencoders", 2016, section 5 (dynamic binarisation).
+    """
+    if batch_size < 1:
+        raise _invalid("`batch_size` must be at least 1", f"batch_size={batch_size}")
+    if binarize not in (None, "dynamic", "threshold"):
+        raise _invalid('`binarize` must be None, "dynamic" or "threshold"', f"binarize={binarize!r}")
+    train, validation, unit = read(source, image_size=image_size)
+    rng = np.random.default_rng(seed)
+    if validation is None:
+        train, validation = _split(train, validation_fraction, rng)
+    order = _shuffled_batches(len(train), batch_size, seed=int(rng.integers(2**31 - 1)))
+    if unit is None:
+        offset = train.mean(axis=0).astype(np.float32)
+        # The deviation of a constant column may be a rounding error instead of zero.
+        scale = np.where(np.ptp(train, axis=0) > 0, train.std(axis=0), 1.0).astype(np.float32)
+        train, validation = (((x - offset) / scale).astype(np.float32) for x in (train, validation))
+        unit = 1.0
+    else:
+        offset, scale = np.zeros((), np.float32), np.asarray(unit, np.float32)
+    if binarize is not None:
+        lowest, highest = min(train.min(), validation.min()) / unit, max(train.max(), validation.max()) / unit
+        if lowest < 0 or highest > 1:
+            received = f"binarize={binarize!r} with scaled data from {lowest:.6g} to {highest:.6g}"
+            raise _invalid("`binarize` must be None unless the scaled data lie in [0, 1]", received)
+    # A binary value is stored as 0 or `unit`, so that every kind of data is scaled alike below.
+    if binarize == "threshold":
+        train, validation = ((x >= 0.5 * unit) * x.dtype.type(unit) for x in (train, validation))
+    elif binarize == "dynamic":
+        probability = validation / np.float32(unit)
+        validation = (rng.random(validation.shape, np.float32) < probability) * validation.dtype.type(unit)
+    # With a GPU, TensorFlow would keep the data there and copy each batch back for the pipeline.
+    with tf.device("CPU:0"):
+        train_rows, validation_rows = tf.constant(train), tf.constant(validation)
+
+    def train_batch(indices: tf.Tensor, noise_seed: tf.Tensor) -> tf.Tensor:
+        x = tf.cast(tf.gather(train_rows, indices), tf.float32) / unit
+        if binarize == "dynamic":
+            x = tf.cast(tf.random.stateless_uniform(tf.shape(x), noise_seed) < x, tf.float32)
+        return x
+
+    train_batches = order.map(train_batch, num_parallel_calls=tf.data.AUTOTUNE).prefetch(tf.data.AUTOTUNE)
+    in_order = tf.data.Dataset.from_tensor_slices(validation_rows).batch(batch_size)
+    validation_batches = in_order.map(lambda rows: tf.cast(rows, tf.float32) / unit).prefetch(tf.data.AUTOTUNE)
+    return Pipelines(train_batches, validation_batches, offset, scale)
+
+
+def read(source: str | Path | ArrayLike, *, image_size: tuple[int, int] | None = None) -> Arrays:
+    """Reads a named data set, a file, a folder of images or an array into memory.
+
+    Args:
+        source: A name ("digits", "mnist", "fashion_mnist", "cifar10", "cifar100"); an `.npz` file with the key x_train
+            and perhaps x_test, the key x, or one array; an `.npy` file; a `.csv` (with a header row, every column a
+            feature) or `.parquet` table of numbers; a folder of images, subfolders included; or an array
+            `[N, ...event]`. A string that is no name is a path. uint8 and bool `[N, H, W]` become `[N, H, W, 1]`;
+            other dtypes become float32.
+        image_size: (height, width) to which the images of a folder are resized. None: they must have one size already.
+
+    Returns:
+        The arrays, in the units of the source, and their scale.
+
+    Raises:
+        FileNotFoundError: If `source` is not found or cannot be downloaded.
+        ImportError: If a table is read without the extra `tables`.
+        ValueError: If `source` does not hold finite numbers `[N, ...event]`, N > 0.
+    """
+    is_path = isinstance(source, (str, Path)) and source not in NAMES
+    if is_path and Path(source).is_dir():
+        return _arrays(_read_images(Path(source), image_size))
+    if image_size is not None:
+        raise _invalid("`image_size` must be None unless `source` is a folder of images", f"image_size={image_size}")
+    if is_path:
+        return _read_file(Path(source))
+    if not isinstance(source, str):
+        return _arrays(source)
+    if source == "digits":
+        from sklearn.datasets import load_digits
+
+        return Arrays(load_digits().images.astype(np.uint8)[..., np.newaxis], None, 16.0)
+    return _arrays(*_download(source))
+
+
+def _invalid(expected: str, received: str) -> ValueError:
+    return ValueError(f"Argument {expected}. Received: {received}")
+
+
+def _read_file(path: Path) -> Arrays:
+    if not path.exists():
+        raise FileNotFoundError(
+            f"Argument `source` must be an array, an existing file or folder, or one of the names {', '.join(NAMES)}. "
+            f"Received: source='{path}', which is neither a name nor an existing path"
+        )
+    if path.suffix.lower() in (".npy", ".npz"):
+        return _arrays(*_read_numpy(path))
+    if path.suffix.lower() in (".csv", ".parquet"):
+        return Arrays(_read_table(path), None, None)
+    raise _invalid("`source` must be a folder or a file .npy, .npz, .csv or .parquet", f"source='{path}'")
+
+
+def _read_numpy(path: Path) -> tuple[np.ndarray, np.ndarray | None]:
+    try:
+        loaded = np.load(path, allow_pickle=False)
+        if isinstance(loaded, np.ndarray):
+            return loaded, None
+        if "x_train" in loaded:
+            return loaded["x_train"], loaded.get("x_test")
+        if "x" in loaded or len(loaded) == 1:
+            return loaded["x" if "x" in loaded else loaded.files[0]], None
+    except (ValueError, EOFError, OSError, zipfile.BadZipFile, zlib.error) as error:
+        expected = "`source` must be a readable .npy or .npz file without pickled objects"
+        raise _invalid(expected, f"source='{path}': {error}") from error
+    expected = "`source` must be an .npz file with the key x_train (and perhaps x_test), the key x, or one array"
+    raise _invalid(expected, f"source='{path}' with the keys {', '.join(loaded)}")
+
+
+def _read_table(path: Path) -> np.ndarray:
+    try:
+        import pandas as pd
+
+        frame = pd.read_csv(path) if path.suffix.lower() == ".csv" else pd.read_parquet(path)
+    except ImportError as error:
+        raise ImportError(f"Tables need pip install 'tfvae[tables]'. Received: source='{path}'") from error
+    except (ValueError, OSError) as error:
+        raise _invalid("`source` must be a readable table", f"source='{path}': {error}") from error
+    if frame.empty:
+        raise _invalid("`source` must be a table with rows and columns", f"source='{path}' of shape {frame.shape}")
+    if text := list(frame.select_dtypes(exclude=["number", "bool"])):
+        raise _invalid("`source` must be a table of numbers", f"source='{path}' with the non-numeric columns {text}")
+    if missing := list(frame.columns[frame.isna().any()]):
+        raise _invalid("`source` must be a table without missing values", f"source='{path}', missing in {missing}")
+    # Large numbers that differ little, as times do, lose their differences in float32: standardise them first.
+    table = frame.to_numpy(np.float64)
+    _numeric(table)
+    return table
+
+
+def _read_images(folder: Path, image_size: tuple[int, int] | None) -> np.ndarray:
+    paths = sorted(path for path in folder.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES)
+    if not paths:
+        raise _invalid(f"`source` must be a folder with {', '.join(IMAGE_SUFFIXES)} images in it", f"source='{folder}'")
+    images = []
+    for path in paths:
+        try:
+            image = tf.io.decode_image(tf.io.read_file(str(path)), expand_animations=False)
+        except tf.errors.InvalidArgumentError as error:
+            raise _invalid("`source` must be a folder of readable images", f"'{path}': {error.message}") from error
+        if image_size is not None:
+            image = tf.cast(tf.round(tf.image.resize(image, image_size, antialias=True)), tf.uint8)
+        # Without the alpha channel, which is the second or the fourth.
+        images.append(image.numpy()[..., :1] if image.shape[-1] < 3 else image.numpy()[..., :3])
+        if images[-1].shape[:2] != images[0].shape[:2]:
+            received = f"{images[0].shape[:2]} in '{paths[0]}', {images[-1].shape[:2]} in '{path}'"
+            raise _invalid("`image_size` must be (height, width) when the images differ in size", received)
+    channels = max(image.shape[-1] for image in images)
+    return np.stack([np.broadcast_to(image, (*image.shape[:2], channels)) for image in images])
+
+
+def _download(name: str) -> tuple[np.ndarray, np.ndarray]:
+    try:
+        (train, _), (test, _) = getattr(keras.datasets, name).load_data()
+    except Exception as error:
+        # keras.utils.get_file wraps what the network raises in a plain Exception; anything else is no failed download.
+        if not isinstance(error.__context__ or error, OSError):
+            raise
+        message = "The download failed; `source` may also be the path of a local .npz file."
+        raise FileNotFoundError(f"{message} Received: source={name!r}") from error
+    return train, test
+
+
+def _arrays(train: ArrayLike, validation: ArrayLike | None = None) -> Arrays:
+    train = _numeric(train)
+    validation = None if validation is None else _numeric(validation)
+    if validation is not None and (validation.shape[1:], validation.dtype) != (train.shape[1:], train.dtype):
+        received = f"x_train {train.shape} {train.dtype}, x_test {validation.shape} {validation.dtype}"
+        raise _invalid("`source` must have one event shape and one dtype in both splits", received)
+    if train.dtype == np.uint8 and train.max() <= 1:
+        warnings.warn(f"uint8 is divided by 255: pass binary data as bool. Received: max={train.max()}", stacklevel=3)
+    return Arrays(train, validation, 255.0 if train.dtype == np.uint8 else 1.0)
+
+
+def _numeric(values: ArrayLike) -> np.ndarray:
+    x = np.asarray(values)
+    if x.dtype.kind not in "biuf":
+        raise _invalid("`source` must hold real numbers (bool, integer or float)", f"dtype={x.dtype}")
+    if x.ndim < 2 or x.size == 0:
+        expected = "`source` must have the shape [N, ...event], N > 0; reshape(-1, 1) makes each number an example"
+        raise _invalid(expected, f"shape={x.shape}")
+    if x.dtype in (np.uint8, np.bool_):
+        return x[..., np.newaxis] if x.ndim == 3 else x
+    with np.errstate(over="ignore"):
+        x = x.astype(np.float32)
+    bad = np.argwhere(~np.isfinite(x))
+    if len(bad):
+        received = f"{len(bad)} of {x.size} NaN or infinite, the first at index {tuple(bad[0].tolist())}"
+        raise _invalid("`source` must hold finite numbers, as float32", received)
+    return x
+
+
+def _split(x: np.ndarray, fraction: float, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    num_validation = round(fraction * len(x))
+    if not 0 < num_validation < len(x):
+        expected = "`validation_fraction` must leave at least one example for training and one for validation"
+        raise _invalid(expected, f"validation_fraction={fraction} of {len(x)} examples")
+    permutation = rng.permutation(len(x))
+    return x[permutation[num_validation:]], x[permutation[:num_validation]]
+
+
+def _shuffled_batches(num_examples: int, batch_size: int, *, seed: int) -> tf.data.Dataset:
+    """Batches of row numbers [B], each with a seed [2] for its noise, all new at each iteration."""
+    num_batches = -(-num_examples // batch_size)
+
+    @tf.function
+    def epoch_seed() -> tf.data.Dataset:
+        # tf.data adds the global seed to every seed of its own. A traced graph has one that does not depend on it.
+        tf.compat.v1.get_default_graph().seed = 0
+        return tf.data.Dataset.random(seed, rerandomize_each_iteration=True).batch(2).take(1)
+
+    def epoch(seed: tf.Tensor) -> tf.data.Dataset:
+        permutation = tf.random.experimental.stateless_shuffle(tf.range(num_examples), seed)
+        return tf.data.Dataset.range(num_batches).map(
+            lambda i: (permutation[i * batch_size : (i + 1) * batch_size], tf.random.fold_in(seed, i))
+        )
+
+    # One permutation an epoch and slices of it: twice as fast as Dataset.shuffle, which moves single row numbers.
+    return epoch_seed().flat_map(epoch).apply(tf.data.experimental.assert_cardinality(num_batches))
