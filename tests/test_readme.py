@@ -45,7 +45,7 @@ def test_the_figures_against_pca_are_those_of_the_example():
     np.testing.assert_array_equal(received[:, 0], [8, 16])
     np.testing.assert_allclose(documented[:, 1], received[:, 1], atol=0.02)
     # Another processor sums in another order and trains to another model: within the spread over seeds.
-    np.testing.assert_allclose(documented[:, 2], received[:, 2], atol=2.0)
+    np.testing.assert_allclose(documented[:, 2], received[:, 2], atol=3.0)
     assert np.all(received[:, 2] - received[:, 1] > [8, 5])
 
 

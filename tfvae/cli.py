@@ -308,13 +308,13 @@ def _print_evaluation(model: VAE, x: np.ndarray, batch_size: int, num_samples: i
     metrics = model.evaluate(x, batch_size=batch_size, return_dict=True, verbose=0)
     log_likelihood = float(np.mean(model.log_likelihood(x, num_samples, seed=seed)))
     dimensions = math.prod(x.shape[1:])
-    print(f"\n{f'held out: {len(x)} examples of {dimensions} dimensions':<44}{'nats':>10}{'bits/dim':>10}")
+    print(f"\n{f'held out: {len(x)} examples of {dimensions} dimensions':<50}{'nats':>10}{'bits/dim':>10}")
     for label, nats, sign in (
         ("ELBO", metrics["elbo"], -1),
         (f"log-likelihood (importance sampling, K = {num_samples})", log_likelihood, -1),
         ("KL", metrics["kl"], 1),
     ):
-        print(f"{label:<44}{nats:>10.3f}{sign * nats / (dimensions * math.log(2)):>10.4f}")
+        print(f"{label:<50}{nats:>10.3f}{sign * nats / (dimensions * math.log(2)):>10.4f}")
 
 
 def _draw(model: VAE, x: np.ndarray, run: Path, seed: int) -> None:
