@@ -35,6 +35,29 @@ def test_the_two_commands_stand_in_one_block():
     assert test.endswith("bin/pytest")
 
 
+def test_the_training_command_prints_what_the_readme_shows(tmp_path):
+    command = [sys.executable, "-m", "tfvae", "train", "digits"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True)
+    (block,) = [block for block in blocks("") if "held out" in block]
+
+    def figures(text, label):
+        (line,) = [line for line in text.splitlines() if line.startswith(label)]
+        return [float(number) for number in line.split()[-2:]]
+
+    for label, tolerance in (("ELBO", 3.0), ("log-likelihood", 3.0), ("KL", 1.0)):
+        # As below: within the spread over seeds.
+        np.testing.assert_allclose(figures(block, label)[0], figures(done.stdout, label)[0], atol=tolerance)
+
+    def rows(text):
+        return [line.split() for line in text.splitlines() if line.startswith(("SavedModel ", "TFLite "))]
+
+    assert [row[:3] for row in rows(block)] == [row[:3] for row in rows(done.stdout)]
+    for row in rows(block) + rows(done.stdout):
+        assert float(row[3]) < 1e-4
+    for path in re.findall(r"`((?:runs|saved_models)/digits/[^`]*)`", README.split("## From fit")[0]):
+        assert (tmp_path / path).exists(), path
+
+
 def test_the_figures_against_pca_are_those_of_the_example():
     """And the VAE beats PCA by what a nonlinear model should: 8 nats with 8 latents and 5 with 16."""
     script = ROOT / "examples/digits_against_pca.py"
