@@ -76,8 +76,16 @@ def test_train_prints_the_evaluation_and_the_comparison(in_trained, capsys):
         np.testing.assert_allclose(bits, sign * nats / (64 * np.log(2)), atol=2e-4)
     for format_name in ("SavedModel", "TFLite"):
         rows = [line for line in output.splitlines() if line.startswith(format_name)]
-        assert {row.split()[1] for row in rows} == {"encode", "decode", "reconstruct", "serving_default"}
-        assert all(float(row.split()[3]) < 1e-4 for row in rows)
+        assert {row.split()[1] for row in rows} >= {
+            "encode",
+            "decode",
+            "reconstruct",
+            "generate",
+            "score",
+            "serving_default",
+        }
+        differences = [row.split()[3:] for row in rows if row.split()[1].isidentifier()]
+        assert all(float(row[0]) < 1e-4 * max(float(row[2]), 1) for row in differences)
 
 
 def test_config_of_a_run_repeats_it(in_trained):
@@ -122,7 +130,7 @@ def test_generate_writes_a_picture_or_an_array(in_trained):
 def test_export_writes_the_next_version(in_trained):
     cli.main(["export", "runs/digits", "--output", "elsewhere"])
     cli.main(["export", "runs/digits", "--output", "elsewhere"])
-    assert {path.name for path in (in_trained / "elsewhere").iterdir()} == {"1", "2", "elsewhere.tflite"}
+    assert {"1", "2", "elsewhere.tflite"} < {path.name for path in (in_trained / "elsewhere").iterdir()}
 
 
 def test_parts_are_chosen_by_flags(in_empty, capsys):

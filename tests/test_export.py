@@ -8,7 +8,7 @@ import tfvae
 from tfvae import export, likelihoods, networks
 
 EVENT_SHAPE = (8, 8, 1)
-SIGNATURES = {"encode", "decode", "reconstruct", "serving_default"}
+SIGNATURES = {"encode", "decode", "reconstruct", "generate", "score", "serving_default"}
 
 
 def binary_images(n):
@@ -37,24 +37,25 @@ def test_every_signature_agrees_with_keras(tmp_path, network, likelihood):
     version = export.saved_model(model, tmp_path / "model")
     file = export.tflite(model, tmp_path / "model.tflite")
     for batch in (1, 7):
-        rows = export.verify(model, saved_model=version, tflite=file, x=binary_images(batch))
+        rows = export.verify(model, saved_model=version, tflite=file, x=binary_images(batch), timed_calls=1).agreements
         assert {(row.format, row.signature) for row in rows} == {
             (name, signature) for name in ("SavedModel", "TFLite") for signature in SIGNATURES
         }
-        # Float32 sums in another order: some units in the last place, of outputs of about 1.
-        assert max(row.max_difference for row in rows) < 5e-6
-        assert min(row.max_value for row in rows) > 1e-3
+        for row in rows:
+            # Float32 sums in another order: some units in the last place of the largest value.
+            assert row.max_difference < 5e-6 * max(row.max_value, 1), row
 
 
 def test_verify_sees_a_wrong_export(tmp_path):
     model = build()
     version = export.saved_model(model, tmp_path / "model")
     model.decoder.layers[-2].bias.assign_add(np.full(64, 0.25))
-    rows = {row.signature: row for row in export.verify(model, saved_model=version, x=binary_images(4))}
+    verification = export.verify(model, saved_model=version, x=binary_images(4), timed_calls=1)
+    rows = {row.signature: row for row in verification.agreements if row.output in ("mean", "loc")}
     np.testing.assert_allclose(rows["decode"].max_difference, 0.25, rtol=1e-5)
     np.testing.assert_allclose(rows["decode"].mean_difference, 0.25, rtol=1e-5)
     assert rows["encode"].max_difference == 0
-    assert "decode" in export.table(list(rows.values()))
+    assert "decode" in str(verification)
 
 
 def test_saved_model_answers_where_only_tensorflow_is(tmp_path, run_python):
@@ -104,13 +105,15 @@ def test_versions_count_up_and_nothing_else_stays(tmp_path):
     (folder / "7").mkdir(parents=True)
     assert export.saved_model(model, folder).name == "8"
     assert export.saved_model(model, folder).name == "9"
-    assert {path.name for path in folder.iterdir()} == {"7", "8", "9"}
+    documents = {"README.md", "models.config", "batching.config", ".lock"}
+    assert {path.name for path in folder.iterdir()} == {"7", "8", "9", *documents}
 
 
 def test_tflite_has_built_in_ops_and_the_weights_once(tmp_path):
     model = tfvae.VAE(networks.dense_encoder(EVENT_SHAPE), networks.dense_decoder(8, EVENT_SHAPE), 8)
     file = export.tflite(model, tmp_path / "model.tflite")
-    assert file.stat().st_size < 1.1 * 4 * model.count_params()
+    # The graphs of six signatures are some tens of kilobytes, the weights 400.
+    assert file.stat().st_size < 4 * model.count_params() + 60_000
     interpreter = Interpreter(model_path=str(file))
     assert set(interpreter.get_signature_list()) == SIGNATURES
     operators = {details["op_name"] for details in interpreter._get_ops_details()}

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tfvae import inputs
+from tfvae import checks
 from tfvae.likelihoods import Bernoulli, ContinuousBernoulli
 
 Y = np.arange(20, dtype="float32")
@@ -247,7 +247,7 @@ def test_bad_sources_are_refused_before_any_step_and_by_the_name_of_the_argument
 
 @pytest.mark.parametrize("row", [0, 4])
 def test_an_array_too_large_to_check_at_once_is_checked_whole_and_described_whole(row, tiny_vae, monkeypatch):
-    monkeypatch.setattr(inputs, "_CHECK_ELEMENTS", 8)
+    monkeypatch.setattr(checks, "_CHECK_ELEMENTS", 8)
     vae = tiny_vae()
     x = GOOD.copy()
     x[4 * row, 1] = x[17, 2] = np.nan
@@ -256,7 +256,7 @@ def test_an_array_too_large_to_check_at_once_is_checked_whole_and_described_whol
 
 
 def test_whole_numbers_give_a_warning_only_when_all_are_whole(tiny_vae, monkeypatch, recwarn):
-    monkeypatch.setattr(inputs, "_CHECK_ELEMENTS", 8)
+    monkeypatch.setattr(checks, "_CHECK_ELEMENTS", 8)
     x = np.full((20, 4), 3.0, "float32")
     with pytest.warns(UserWarning, match=r"All values of `x` are whole numbers.*maximum of 3") as warnings:
         tiny_vae().check_data(x)

@@ -12,7 +12,9 @@ README = (ROOT / "README.md").read_text()
 
 
 def blocks(language):
-    return re.findall(rf"^```{language}\n(.*?)^```", README, flags=re.MULTILINE | re.DOTALL)
+    """The text of each fenced block of a language."""
+    every = re.findall(r"^```(\w*)\n(.*?)^```$", README, flags=re.MULTILINE | re.DOTALL)
+    return [text for name, text in every if name == language]
 
 
 def test_the_python_of_the_readme_runs_from_top_to_bottom(run_python, tmp_path):
@@ -49,11 +51,13 @@ def test_the_training_command_prints_what_the_readme_shows(tmp_path):
         np.testing.assert_allclose(figures(block, label)[0], figures(done.stdout, label)[0], atol=tolerance)
 
     def rows(text):
-        return [line.split() for line in text.splitlines() if line.startswith(("SavedModel ", "TFLite "))]
+        """Of the table of agreement; the rows of the table of costs have a number in their second column."""
+        rows = [line.split() for line in text.splitlines() if line.startswith(("SavedModel ", "TFLite "))]
+        return [row for row in rows if row[1].isidentifier()]
 
     assert [row[:3] for row in rows(block)] == [row[:3] for row in rows(done.stdout)]
     for row in rows(block) + rows(done.stdout):
-        assert float(row[3]) < 1e-4
+        assert float(row[3]) <= 1e-4 * float(row[5])
     for path in re.findall(r"`((?:runs|saved_models)/digits/[^`]*)`", README.split("## From fit")[0]):
         assert (tmp_path / path).exists(), path
 

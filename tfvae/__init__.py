@@ -1,8 +1,19 @@
-"""Variational autoencoders and variational inference for Keras 3, from `model.fit` to TF Serving and the phone."""
+"""Variational autoencoders and variational inference for Keras 3, from `model.fit` to TF Serving and the phone.
 
-from tfvae import data, export, likelihoods, networks, objectives, posteriors, priors
-from tfvae.model import VariationalModel
-from tfvae.vae import VAE
+What is imported here is imported when it is first used, so that a device can open an exported model with little.
+"""
+
+import importlib
+from typing import TYPE_CHECKING
+
+import wrapt
+
+from tfvae._lazy import lazy_attributes
+
+if TYPE_CHECKING:
+    from tfvae import data, export, likelihoods, networks, objectives, posteriors, priors
+    from tfvae.model import VariationalModel
+    from tfvae.vae import VAE
 
 __version__ = "0.1.0"
 
@@ -17,3 +28,21 @@ __all__ = [
     "posteriors",
     "priors",
 ]
+
+__getattr__ = lazy_attributes(
+    __name__,
+    {
+        "data": [],
+        "export": [],
+        "likelihoods": [],
+        "model": ["VariationalModel"],
+        "networks": [],
+        "objectives": [],
+        "posteriors": [],
+        "priors": [],
+        "vae": ["VAE"],
+    },
+)
+
+# `keras.saving.load_model` finds only classes that are registered, so whoever has both Keras and tfvae has them all.
+wrapt.register_post_import_hook(lambda keras: importlib.import_module("tfvae.vae"), "keras")

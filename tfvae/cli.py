@@ -1,4 +1,4 @@
-"""The command line: `tfvae train`, `evaluate`, `generate` and `export`.
+"""The command line: `tfvae train`, `evaluate`, `generate`, `export`, `verify` and `predict`.
 
 Each command is a function; its arguments are the flags, and the parts of the model are chosen by class name:
 `--likelihood Normal --likelihood.scale 0.1`.
@@ -6,7 +6,6 @@ Each command is a function; its arguments are the flags, and the parts of the mo
 
 import contextlib
 import inspect
-import math
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -15,13 +14,15 @@ from typing import Literal, NoReturn
 import docstring_parser
 import keras
 import numpy as np
-import yaml
 from jsonargparse import ArgumentParser
 from jsonargparse.typing import PositiveFloat, PositiveInt
 
 from tfvae import data as data_module
 from tfvae import export as export_module
 from tfvae import networks, plots
+from tfvae import runs as runs_module
+from tfvae.data import Pipelines
+from tfvae.export.metadata import write_json
 from tfvae.likelihoods import Bernoulli, Likelihood
 from tfvae.objectives import Objective
 from tfvae.posteriors import Posterior
@@ -36,9 +37,6 @@ _DEFAULT_PARTS = {
     "likelihood": {"class_path": "tfvae.likelihoods.Normal", "init_args": {"scale": "learned"}},
     "objective": {"class_path": "tfvae.objectives.ELBO"},
 }
-
-# What a run's config.yaml must say for its data to be read again.
-_DATA_ARGUMENTS = ("batch_size", "validation_fraction", "binarize", "image_size", "seed")
 
 
 def train(
@@ -116,13 +114,13 @@ def train(
                 "`--binarize` makes x 0 or 1, which needs `--likelihood Bernoulli`. Received: --likelihood "
                 f"{type(likelihood).__name__}"
             )
-        held_out = np.concatenate(list(pipelines.validation.as_numpy_iterator()))
+        held_out = runs_module.held_out(pipelines)
         event_shape = held_out.shape[1:]
         encoder, decoder = _networks(network, event_shape, latent_dim, likelihood, hidden, filters, activation)
         model = VAE(encoder, decoder, latent_dim, posterior, prior, likelihood, objective)
         model.check_data(held_out)
-        run = _new_run(Path(runs), name or Path(data).stem, overwrite)
-        (run / "config.yaml").write_text(config_yaml)
+        run = Path(runs) / (name or Path(data).stem)
+        runs_module.create(run, config_yaml, overwrite)
     steps = epochs * len(pipelines.train)
     model.compile(
         keras.optimizers.Adam(keras.optimizers.schedules.CosineDecay(learning_rate, steps)),
@@ -144,10 +142,10 @@ def train(
     if not np.isfinite(history.history["loss"][-1]):
         raise SystemExit(f"tfvae: the training diverged; its history is in {run / 'history.csv'}")
     model.save(run / "model.keras")
-    _print_evaluation(model, held_out, batch_size, num_samples, seed)
+    print("\n" + runs_module.evaluation(model, held_out, num_samples, seed))
     plots.history(history.history).savefig(run / "history.png")
-    _draw(model, held_out, run, seed)
-    _export(model, Path(saved_models) / run.name, held_out)
+    runs_module.draw(model, held_out, run, seed)
+    _export(model, Path(saved_models) / run.name, pipelines)
     print(f"\nWrote {run}/ (model.keras, history.csv, config.yaml and pictures)")
 
 
@@ -161,8 +159,8 @@ def evaluate(run: str = "runs/digits", data: str | None = None, num_samples: Pos
         seed: of the noise.
     """
     with _usage_errors():
-        model, held_out = _load_run(Path(run), data)
-        _print_evaluation(model, held_out, 128, num_samples, seed)
+        model, pipelines = runs_module.load_model(Path(run)), runs_module.load_data(Path(run), data)
+        print(runs_module.evaluation(model, runs_module.held_out(pipelines), num_samples, seed))
 
 
 def generate(run: str = "runs/digits", output: str = "samples.png", n: PositiveInt = 64, seed: int = 0) -> None:
@@ -178,7 +176,7 @@ def generate(run: str = "runs/digits", output: str = "samples.png", n: PositiveI
     with _usage_errors():
         if path.suffix not in (".png", ".npy"):
             raise ValueError(f"`--output` must end in .png or .npy. Received: {output}")
-        model = _load_model(Path(run))
+        model = runs_module.load_model(Path(run))
         x = model.generate(n, seed=seed)
         if path.suffix == ".png":
             plots.samples(x).savefig(path)
@@ -187,16 +185,69 @@ def generate(run: str = "runs/digits", output: str = "samples.png", n: PositiveI
     print(f"Wrote {path}")
 
 
-def export(run: str = "runs/digits", output: str | None = None) -> None:
+def export(
+    run: str = "runs/digits",
+    *,
+    output: str | None = None,
+    keep: PositiveInt | None = None,
+    quantize: Literal["float16", "dynamic", "int8"] | None = None,
+    tflite_batch_size: Literal[1] | None = None,
+) -> None:
     """Exports a trained model to a SavedModel and a .tflite file, and compares both with it.
 
     Args:
         run: the folder of the run.
         output: the folder to write to; by default saved_models/<name of the run>.
+        keep: how many versions of the SavedModel to keep; by default all.
+        quantize: how to make the .tflite file smaller.
+        tflite_batch_size: 1 fixes the batch of the .tflite file; by default it takes any.
+    """
+    folder = Path(output) if output else Path("saved_models") / Path(run).resolve().name
+    with _usage_errors():
+        model, pipelines = runs_module.load_model(Path(run)), runs_module.load_data(Path(run))
+        _export(model, folder, pipelines, keep, quantize, tflite_batch_size)
+
+
+def verify(
+    run: str = "runs/digits",
+    *,
+    saved_model: str | None = None,
+    tflite: str | None = None,
+    output: str | None = None,
+) -> None:
+    """Compares exported files with the model that they came from, on the held-out data.
+
+    Args:
+        run: the folder of the run.
+        saved_model: the SavedModel; a folder of versions means the newest.
+        tflite: the .tflite file.
+        output: a JSON file to write the comparison to.
     """
     with _usage_errors():
-        model, held_out = _load_run(Path(run))
-        _export(model, Path(output) if output else Path("saved_models") / Path(run).resolve().name, held_out)
+        model, pipelines = runs_module.load_model(Path(run)), runs_module.load_data(Path(run))
+        verification = export_module.verify(
+            model, saved_model=saved_model, tflite=tflite, x=runs_module.held_out(pipelines)
+        )
+        if output:
+            write_json(Path(output), verification.to_dict())
+    print(verification)
+
+
+def predict(model: str = "saved_models/digits", *, input: str, output: str) -> None:
+    """Runs an exported model: reconstructions, encodings and scores of the examples in a file.
+
+    Args:
+        model: a folder of versions, a SavedModel or a .tflite file.
+        input: a .npy file of x [N, ...], in the model's units.
+        output: the .npz file to write: mean, elbo, log_likelihood and kl at the mean of q(z|x), and its parameters.
+    """
+    with _usage_errors():
+        exported = export_module.load(model)
+        x = np.load(input, allow_pickle=False)
+        outputs = {**exported.run("serving_default", x=x), **exported.encode(x)}
+        with open(output, "wb") as file:
+            np.savez(file, **outputs)
+    print(f"Wrote {output} ({', '.join(outputs)} of {len(x)} examples)")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -208,7 +259,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = _Parser(prog="tfvae", description="Variational autoencoders, from training to TF Serving and the phone.")
     subcommands = parser.add_subcommands()
     parsers = {}
-    for command in (train, evaluate, generate, export):
+    for command in (train, evaluate, generate, export, verify, predict):
         parsers[command] = _command_parser(command)
         subcommands.add_subcommand(command.__name__, parsers[command])
     parsed = parser.parse_args(arguments)
@@ -278,56 +329,21 @@ def _networks(
     )
 
 
-def _new_run(runs: Path, name: str, overwrite: bool) -> Path:
-    run = runs / name
-    if (run / "model.keras").exists() and not overwrite:
-        raise ValueError(f"{run} holds a trained model: choose another --name, or pass --overwrite true")
-    run.mkdir(parents=True, exist_ok=True)
-    return run
-
-
-def _load_model(run: Path) -> VAE:
-    path = run / "model.keras"
-    if not path.is_file():
-        raise ValueError(f"`run` must be a folder that `tfvae train` wrote. Received: {run}, which has no model.keras")
-    return keras.saving.load_model(path)
-
-
-def _load_run(run: Path, data: str | None = None) -> tuple[VAE, np.ndarray]:
-    """A run's model, and the held-out part of its data."""
-    model = _load_model(run)
-    config = yaml.safe_load((run / "config.yaml").read_text())
-    pipelines = data_module.load(data or config["data"], **{name: config[name] for name in _DATA_ARGUMENTS})
-    return model, np.concatenate(list(pipelines.validation.as_numpy_iterator()))
-
-
-def _print_evaluation(model: VAE, x: np.ndarray, batch_size: int, num_samples: int, seed: int) -> None:
-    """Prints what the model says of held-out data, as a table in nats per example and bits per dimension."""
-    if not model.compiled:
-        model.compile()
-    metrics = model.evaluate(x, batch_size=batch_size, return_dict=True, verbose=0)
-    log_likelihood = float(np.mean(model.log_likelihood(x, num_samples, seed=seed)))
-    dimensions = math.prod(x.shape[1:])
-    print(f"\n{f'held out: {len(x)} examples of {dimensions} dimensions':<50}{'nats':>10}{'bits/dim':>10}")
-    for label, nats, sign in (
-        ("ELBO", metrics["elbo"], -1),
-        (f"log-likelihood (importance sampling, K = {num_samples})", log_likelihood, -1),
-        ("KL", metrics["kl"], 1),
-    ):
-        print(f"{label:<50}{nats:>10.3f}{sign * nats / (dimensions * math.log(2)):>10.4f}")
-
-
-def _draw(model: VAE, x: np.ndarray, run: Path, seed: int) -> None:
-    """Writes the pictures of a run."""
-    plots.reconstructions(x, model.reconstruct(x)).savefig(run / "reconstructions.png")
-    plots.samples(model.generate(64, seed=seed)).savefig(run / "samples.png")
-    plots.latent(model.encode(x)["loc"], x).savefig(run / "latent.png")
-
-
-def _export(model: VAE, folder: Path, x: np.ndarray) -> None:
-    """Exports the model, and prints how far the exports are from it."""
-    version = export_module.saved_model(model, folder)
-    file = export_module.tflite(model, folder / f"{folder.name}.tflite")
-    rows = export_module.verify(model, saved_model=version, tflite=file, x=x[:64])
-    print(f"\nExported to {version}/ and {file}; compared with the Keras model on {len(x[:64])} examples:\n")
-    print(export_module.table(rows))
+def _export(
+    model: VAE,
+    folder: Path,
+    pipelines: Pipelines,
+    keep: int | None = None,
+    quantize: Literal["float16", "dynamic", "int8"] | None = None,
+    tflite_batch_size: Literal[1] | None = None,
+) -> None:
+    """Exports the model, and prints and writes how far the exports are from it."""
+    x = runs_module.held_out(pipelines)
+    units = {"offset": pipelines.offset, "scale": pipelines.scale}
+    version = export_module.saved_model(model, folder, keep=keep, x=x, **units)
+    file = folder / f"{folder.name}.tflite"
+    export_module.tflite(model, file, quantize=quantize, batch_size=tflite_batch_size, x=x, **units)
+    verification = export_module.verify(model, saved_model=version, tflite=file, x=x)
+    write_json(folder / "verification.json", verification.to_dict())
+    print(f"\nExported to {version}/ and {file}; compared with the Keras model on {len(x)} examples:\n")
+    print(verification)

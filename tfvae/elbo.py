@@ -68,6 +68,31 @@ def estimate(
         The terms, in nats per example.
     """
     z, log_posterior = posterior.experimental_sample_and_log_prob(num_samples, seed=seed)
+    return terms_at(z, log_posterior, posterior, prior, log_likelihood, analytic_kl=analytic_kl)
+
+
+def terms_at(
+    z: tf.Tensor,
+    log_posterior: tf.Tensor,
+    posterior: tfd.Distribution,
+    prior: tfd.Distribution,
+    log_likelihood: Callable[[tf.Tensor], tf.Tensor],
+    *,
+    analytic_kl: bool = True,
+) -> ElboTerms:
+    """Evaluates the terms of the bound at given z.
+
+    Args:
+        z: the latent variables [S, B, L].
+        log_posterior: log q(z|x) [S, B].
+        posterior: see `estimate`.
+        prior: see `estimate`.
+        log_likelihood: see `estimate`.
+        analytic_kl: see `estimate`.
+
+    Returns:
+        The terms, in nats per example.
+    """
     log_prior = prior.log_prob(z)
     kl = _closed_form_kl(posterior, prior) if analytic_kl else None
     if kl is None:

@@ -1,18 +1,15 @@
-"""What a user hands to a model: found, looked at and checked before any training step runs."""
+"""What a user hands to a model, whatever its form: x is found in it, and its first batch is looked at."""
 
 import itertools
-import math
-import numbers
 import types
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import keras
 import numpy as np
 import tensorflow as tf
 
-# Elements that are checked at a time, so that the check of an array that is mapped from disk stays small in memory.
-_CHECK_ELEMENTS = 2**24
+from tfvae import checks
 
 
 def unpack(data: Any) -> tuple[Any, Any]:
@@ -60,67 +57,6 @@ def peek(data: Any) -> tuple[Any, Any]:
     return data, data
 
 
-def to_numpy(x: Any, argument: str = "x") -> np.ndarray:
-    """Turns what a user gave into an array.
-
-    Raises:
-        ValueError: it is not numeric, or it is empty.
-    """
-    try:
-        x = np.asarray(x)
-    except ValueError as error:
-        raise ValueError(f"`{argument}` must be one numeric array or tensor. Received: {type(x).__name__}") from error
-    # bfloat16 tensors come as a dtype of their own, which NumPy does not count among its floats.
-    if x.dtype.name == "bfloat16":
-        x = x.astype(np.float32)
-    if x.dtype.kind not in "biuf":
-        raise ValueError(f"`{argument}` must hold real numbers. Received: {argument} of dtype {x.dtype}")
-    if x.ndim and len(x) == 0:
-        raise ValueError(f"`{argument}` must hold at least one example. Received: {argument} of shape {x.shape}")
-    return x
-
-
-def check_shape(x: np.ndarray, shape: tuple[int, ...], argument: str = "x") -> None:
-    """Raises ValueError unless x is [N, *shape]."""
-    if x.ndim == 0 or x.shape[1:] != shape:
-        expected = ", ".join(["N", *map(str, shape)])
-        hint = "; add the batch axis" if x.shape == shape else ""
-        raise ValueError(
-            f"`{argument}` must have the shape [{expected}]{hint}. Received: {argument} of shape {list(x.shape)}"
-        )
-
-
-def check_finite(x: np.ndarray) -> None:
-    """Raises ValueError when x holds NaN or infinity."""
-    first = find(x, lambda part: ~np.isfinite(part))
-    if first is not None:
-        count = sum(np.count_nonzero(~np.isfinite(part)) for _, part in _parts(x))
-        raise ValueError(
-            f"`x` must be finite. Received: {count} values that are NaN or infinite, the first at index {list(first)}"
-        )
-
-
-def find(x: np.ndarray, condition: Callable[[np.ndarray], np.ndarray]) -> tuple[int, ...] | None:
-    """The index of the first element of x for which an elementwise condition holds, or None."""
-    for start, part in _parts(x):
-        holds = condition(part)
-        if holds.any():
-            row, *rest = np.unravel_index(holds.argmax(), holds.shape)
-            return (start + int(row), *map(int, rest))
-    return None
-
-
-def positive_integer(argument: str, value: Any) -> int:
-    """The value as an int.
-
-    Raises:
-        ValueError: it is not an integer of at least 1.
-    """
-    if isinstance(value, bool) or not isinstance(value, numbers.Integral) or value < 1:
-        raise ValueError(f"`{argument}` must be an integer of at least 1. Received: {argument}={value!r}")
-    return int(value)
-
-
 def batches(x: np.ndarray, batch_size: Any) -> Iterator[tf.Tensor]:
     """Cuts x [N, ...] into batches of float32.
 
@@ -131,13 +67,6 @@ def batches(x: np.ndarray, batch_size: Any) -> Iterator[tf.Tensor]:
     Raises:
         ValueError: `batch_size` is not an integer of at least 1.
     """
-    batch_size = positive_integer("batch_size", batch_size)
+    batch_size = checks.positive_integer("batch_size", batch_size)
     for start in range(0, len(x), batch_size):
         yield tf.cast(x[start : start + batch_size], tf.float32)
-
-
-def _parts(x: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
-    """Cuts x along its first axis into parts of moderate size, each with the index of its first row."""
-    rows = max(1, _CHECK_ELEMENTS // max(1, math.prod(x.shape[1:])))
-    for start in range(0, len(x), rows):
-        yield start, x[start : start + rows]

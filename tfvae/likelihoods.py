@@ -14,7 +14,7 @@ import numpy as np
 import tensorflow as tf
 import tensorflow_probability as tfp
 
-from tfvae import inputs
+from tfvae import checks
 
 tfd = tfp.distributions
 
@@ -46,6 +46,10 @@ class Likelihood(keras.layers.Layer, abc.ABC):
     def element_distribution(self, parameters: tf.Tensor) -> tfd.Distribution:
         """The distribution of each element of x, from float32 parameters."""
 
+    def element_log_prob(self, x: tf.Tensor, parameters: tf.Tensor) -> tf.Tensor:
+        """The log-density of each element of x [B, ...] under float32 parameters [S, B, ...], in nats."""
+        return self.element_distribution(parameters).log_prob(x)
+
     def check(self, x: np.ndarray) -> None:
         """Raises ValueError when x cannot come from this distribution.
 
@@ -72,7 +76,8 @@ class Likelihood(keras.layers.Layer, abc.ABC):
         Returns:
             log p(x|z) [S, B], in nats per example.
         """
-        return self.distribution(parameters).log_prob(tf.cast(x, tf.float32))
+        elements = self.element_log_prob(tf.cast(x, tf.float32), tf.cast(parameters, tf.float32))
+        return tf.reduce_sum(elements, axis=list(range(-self._event_rank, 0)))
 
     def mean(self, parameters: tf.Tensor) -> tf.Tensor:
         """The mean of p(x|z), with the shape of the parameters' leading dimensions and the event.
@@ -128,7 +133,7 @@ class Normal(Likelihood):
                 "`x` must hold floats under the Normal likelihood: scale integer data first, for example x / 255 for "
                 f"8-bit pixels, or cast it where it is meant so. Received: x of dtype {x.dtype}"
             )
-        is_whole = x.dtype != bool and inputs.find(x, lambda part: part % 1 != 0) is None
+        is_whole = x.dtype != bool and checks.find(x, lambda part: part % 1 != 0) is None
         if is_whole and x.max() > 1:
             warnings.warn(
                 "All values of `x` are whole numbers; if they are pixels, scale them, for example x / 255. "
@@ -155,9 +160,13 @@ class Bernoulli(Likelihood):
         """Bernoulli(logits=parameters) for each element."""
         return tfd.Bernoulli(logits=parameters, dtype=tf.float32)
 
+    def element_log_prob(self, x: tf.Tensor, parameters: tf.Tensor) -> tf.Tensor:
+        """The sum x log p + (1 - x) log(1 - p), where TFLite would overflow in TFP's softplus."""
+        return _bernoulli_log_prob(x, parameters)
+
     def check(self, x: np.ndarray) -> None:
         """Raises ValueError when a value is neither 0 nor 1."""
-        wrong = inputs.find(x, lambda part: (part != 0) & (part != 1))
+        wrong = checks.find(x, lambda part: (part != 0) & (part != 1))
         if wrong is not None:
             raise ValueError(
                 "`x` must hold only 0 and 1 under the Bernoulli likelihood: binarise it, for example x > 0.5, or use "
@@ -179,11 +188,26 @@ class ContinuousBernoulli(Likelihood):
         """ContinuousBernoulli(logits=parameters) for each element."""
         return tfd.ContinuousBernoulli(logits=parameters)
 
+    def element_log_prob(self, x: tf.Tensor, parameters: tf.Tensor) -> tf.Tensor:
+        """The sum x log p + (1 - x) log(1 - p) + log C(p), where TFLite would overflow in TFP's softplus.
+
+        C = 2 atanh(1 - 2p) / (1 - 2p) = f / tanh(f / 2), f the logit of p; near 0 by its Taylor series.
+        """
+        is_small = tf.abs(parameters) < 0.1
+        logits = tf.where(is_small, 0.1, parameters)
+        series = math.log(2) + parameters**2 / 12 - 7 * parameters**4 / 1440
+        log_normalizer = tf.where(is_small, series, tf.math.log(logits / tf.tanh(logits / 2)))
+        return _bernoulli_log_prob(x, parameters) + log_normalizer
+
     def check(self, x: np.ndarray) -> None:
         """Raises ValueError when a value is outside [0, 1]."""
-        wrong = inputs.find(x, lambda part: (part < 0) | (part > 1))
+        wrong = checks.find(x, lambda part: (part < 0) | (part > 1))
         if wrong is not None:
             raise ValueError(
                 "`x` must lie in [0, 1] under the ContinuousBernoulli likelihood: scale it, for example x / 255 for "
                 f"8-bit pixels. Received: x with the value {x[wrong]!s}"
             )
+
+
+def _bernoulli_log_prob(x: tf.Tensor, logits: tf.Tensor) -> tf.Tensor:
+    return -tf.nn.sigmoid_cross_entropy_with_logits(tf.broadcast_to(x, tf.shape(logits)), logits)

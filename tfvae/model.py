@@ -12,7 +12,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from tfvae import inputs
+from tfvae import checks, inputs
 from tfvae.elbo import ElboTerms
 from tfvae.objectives import ELBO, Objective
 
@@ -237,7 +237,7 @@ class VariationalModel(keras.Model, abc.ABC):
         if batch is None:
             raise ValueError(f"`{argument}` must hold at least one batch. Received: {data!r}")
         try:
-            self.check_data(inputs.to_numpy(inputs.unpack(batch)[0]))
+            self.check_data(checks.to_numpy(inputs.unpack(batch)[0]))
         except ValueError as error:
             if argument == "x":
                 raise

@@ -12,8 +12,8 @@ from typing import Any, Self
 import keras
 import tensorflow as tf
 
+from tfvae.checks import positive_integer
 from tfvae.elbo import ElboTerms
-from tfvae.inputs import positive_integer
 
 PACKAGE = "tfvae.objectives"
 

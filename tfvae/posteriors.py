@@ -6,7 +6,6 @@ them. Two steps, because a Keras layer can hand on tensors but not a distributio
 
 import abc
 import math
-from collections.abc import Callable
 from typing import Any
 
 import keras
@@ -52,6 +51,18 @@ class Posterior(keras.layers.Layer, abc.ABC):
             parameters: what `call` gives.
         """
 
+    def sample_from(self, parameters: dict[str, tf.Tensor], epsilon: tf.Tensor) -> tf.Tensor:
+        """The sample z [B, L] of q(z|x) that noise epsilon ~ N(0, I) stands for; what is exported needs it.
+
+        Args:
+            parameters: what `call` gives.
+            epsilon: the noise [B, L].
+
+        Raises:
+            NotImplementedError: a sample of this posterior is no function of such noise.
+        """
+        raise NotImplementedError(f"{type(self).__name__} has no `sample_from`, which an export needs")
+
     def get_config(self) -> dict[str, Any]:
         """The constructor's arguments."""
         return {**super().get_config(), "latent_dim": self.latent_dim}
@@ -92,11 +103,11 @@ class DiagonalNormal(Posterior):
         """q(z|x), with batch shape [B] and event shape [L]."""
         return tfd.Independent(tfd.Normal(parameters["loc"], parameters["scale"]), 1)
 
+    def sample_from(self, parameters: dict[str, tf.Tensor], epsilon: tf.Tensor) -> tf.Tensor:
+        """The sample z = loc + scale * epsilon [B, L]."""
+        return parameters["loc"] + parameters["scale"] * epsilon
 
-@tf.custom_gradient
-def _softplus(x: tf.Tensor) -> tuple[tf.Tensor, Callable[[tf.Tensor], tf.Tensor]]:
-    """log(1 + exp(x)), in a form that stays finite where TFLite evaluates softplus literally (it overflows at 89).
 
-    The gradient of this form, taken term by term, would be wrong at 0.
-    """
-    return tf.nn.relu(x) + tf.math.log1p(tf.exp(-tf.abs(x))), lambda upstream: upstream * tf.sigmoid(x)
+def _softplus(x: tf.Tensor) -> tf.Tensor:
+    """log(1 + exp(x)), as an op that TFLite evaluates without overflow: it takes softplus literally, inf from 89 on."""
+    return tf.nn.sigmoid_cross_entropy_with_logits(labels=tf.zeros_like(x), logits=x)

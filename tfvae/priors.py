@@ -28,6 +28,14 @@ class Prior(keras.layers.Layer, abc.ABC):
     def distribution(self) -> tfd.Distribution:
         """p(z), with batch shape [] and event shape [L]."""
 
+    def sample_from(self, epsilon: tf.Tensor) -> tf.Tensor:
+        """The sample z [B, L] of p(z) that noise epsilon ~ N(0, I) [B, L] stands for; what is exported needs it.
+
+        Raises:
+            NotImplementedError: a sample of this prior is no function of such noise.
+        """
+        raise NotImplementedError(f"{type(self).__name__} has no `sample_from`, which an export needs")
+
     def get_config(self) -> dict[str, Any]:
         """The constructor's arguments."""
         return {**super().get_config(), "latent_dim": self.latent_dim}
@@ -47,3 +55,7 @@ class StandardNormal(Prior):
     def distribution(self) -> tfd.Distribution:
         """p(z), with batch shape [] and event shape [L]."""
         return tfd.Independent(tfd.Normal(loc=tf.zeros(self.latent_dim), scale=tf.ones(self.latent_dim)), 1)
+
+    def sample_from(self, epsilon: tf.Tensor) -> tf.Tensor:
+        """The sample z = epsilon [B, L]."""
+        return epsilon

@@ -8,13 +8,16 @@ from typing import Any, Self
 import keras
 import numpy as np
 import tensorflow as tf
+import tensorflow_probability as tfp
 
-from tfvae import elbo, inputs
+from tfvae import checks, elbo, inputs
 from tfvae.likelihoods import Likelihood, Normal
 from tfvae.model import VariationalModel
 from tfvae.objectives import Objective
 from tfvae.posteriors import DiagonalNormal, Posterior
 from tfvae.priors import Prior, StandardNormal
+
+tfd = tfp.distributions
 
 # Elements of x that one chunk of `log_likelihood` evaluates, 16 MB for each tensor: large enough for fast matrix
 # products, small enough for the cache and for any number of samples.
@@ -63,7 +66,7 @@ class VAE(VariationalModel):
                 raise ValueError(f"`{name}` must be a Keras model. Received: {network!r}")
         self.encoder = encoder
         self.decoder = decoder
-        self.latent_dim = inputs.positive_integer("latent_dim", latent_dim)
+        self.latent_dim = checks.positive_integer("latent_dim", latent_dim)
         self.posterior = DiagonalNormal() if posterior is None else posterior
         self.prior = StandardNormal() if prior is None else prior
         self.likelihood = Normal() if likelihood is None else likelihood
@@ -135,17 +138,10 @@ class VAE(VariationalModel):
         self, x: tf.Tensor, *, num_samples: int, seed: tf.Tensor, analytic_kl: bool = True, training: bool = False
     ) -> elbo.ElboTerms:
         """Estimates the terms of the bound, in nats per example: see `VariationalModel.elbo_terms`."""
-
-        def log_likelihood(z: tf.Tensor) -> tf.Tensor:
-            # Networks take [B, L]: S is folded into B for the decoder, and unfolded after it.
-            parameters = self.decoder(tf.reshape(z, [-1, self.latent_dim]), training=training)
-            parameters = tf.reshape(parameters, tf.concat([tf.shape(z)[:2], tf.shape(parameters)[1:]], axis=0))
-            return self.likelihood.log_prob(x, parameters)
-
         return elbo.estimate(
             self._posterior_of(x, training),
             self.prior.distribution(),
-            log_likelihood,
+            functools.partial(self._log_likelihood, x, training=training),
             num_samples=num_samples,
             seed=seed,
             analytic_kl=analytic_kl,
@@ -158,8 +154,8 @@ class VAE(VariationalModel):
                 raise ValueError(f"`x` must have the shape [N, ...]. Received: x of shape {list(x.shape)}")
             with self.distribute_strategy.scope():
                 self.build((None, *x.shape[1:]))
-        inputs.check_shape(x, self.event_shape)
-        inputs.check_finite(x)
+        checks.check_shape(x, self.event_shape)
+        checks.check_finite(x)
         self.likelihood.check(x)
 
     def encode(self, x: Any, batch_size: int = 256) -> dict[str, np.ndarray]:
@@ -186,8 +182,8 @@ class VAE(VariationalModel):
             The mean [N, ...].
         """
         self._check_built("decode")
-        z = inputs.to_numpy(z, "z")
-        inputs.check_shape(z, (self.latent_dim,), "z")
+        z = checks.to_numpy(z, "z")
+        checks.check_shape(z, (self.latent_dim,), "z")
         return np.concatenate([self._run(self._decode, batch).numpy() for batch in inputs.batches(z, batch_size)])
 
     def reconstruct(self, x: Any, batch_size: int = 256) -> np.ndarray:
@@ -214,7 +210,7 @@ class VAE(VariationalModel):
             The generated examples [n, ...].
         """
         self._check_built("generate")
-        n = inputs.positive_integer("n", n)
+        n = checks.positive_integer("n", n)
         return self.decode(self.prior.distribution().sample(n, seed=self._seed(seed)), batch_size)
 
     def log_likelihood(
@@ -235,7 +231,7 @@ class VAE(VariationalModel):
 
         Reference: Burda et al. 2016, Importance Weighted Autoencoders, equation 8.
         """
-        num_samples = inputs.positive_integer("num_samples", num_samples)
+        num_samples = checks.positive_integer("num_samples", num_samples)
         seed = self._seed(seed)
         results = []
         chunk = None
@@ -251,7 +247,30 @@ class VAE(VariationalModel):
             results.append(total - np.log(num_samples))
         return np.concatenate(results)
 
-    def _posterior_of(self, x: tf.Tensor, training: bool = False) -> Any:
+    def score(self, x: Any, epsilon: Any = None, batch_size: int = 256) -> dict[str, np.ndarray]:
+        """Computes the terms of the bound at one z for each x: a score for anomalies, with no noise of its own.
+
+        Args:
+            x: an array [N, ...].
+            epsilon: noise from N(0, I) [N, L] that z ~ q(z|x) is made of; None takes the mean of q(z|x).
+            batch_size: how many examples are computed at a time.
+
+        Returns:
+            `elbo`, `log_likelihood` and `kl`, each [N], in nats per example.
+        """
+        x = checks.to_numpy(x)
+        self.check_data(x)
+        if epsilon is None:
+            outputs = [self._run(self._score_at_mean, batch) for batch in inputs.batches(x, batch_size)]
+        else:
+            epsilon = checks.to_numpy(epsilon, "epsilon")
+            checks.check_shape(epsilon, (self.latent_dim,), "epsilon")
+            checks.check_same_length(x=x, epsilon=epsilon)
+            pairs = zip(inputs.batches(x, batch_size), inputs.batches(epsilon, batch_size), strict=True)
+            outputs = [self._run(self._score, *pair) for pair in pairs]
+        return {name: np.concatenate([output[name] for output in outputs]) for name in outputs[0]}
+
+    def _posterior_of(self, x: tf.Tensor, training: bool = False) -> tfd.Distribution:
         return self.posterior.distribution(self._encode(x, training))
 
     def _encode(self, x: tf.Tensor, training: bool = False) -> dict[str, tf.Tensor]:
@@ -260,6 +279,35 @@ class VAE(VariationalModel):
     def _decode(self, z: tf.Tensor) -> tf.Tensor:
         return self.likelihood.mean(self.decoder(z, training=False))
 
+    def _generate(self, epsilon: tf.Tensor) -> tf.Tensor:
+        return self._decode(self.prior.sample_from(epsilon))
+
+    def _score(self, x: tf.Tensor, epsilon: tf.Tensor) -> dict[str, tf.Tensor]:
+        parameters = self._encode(x)
+        z = self.posterior.sample_from(parameters, epsilon)
+        return self._score_at(x, self.posterior.distribution(parameters), z)
+
+    def _score_at_mean(self, x: tf.Tensor) -> dict[str, tf.Tensor]:
+        q = self._posterior_of(x)
+        return self._score_at(x, q, q.mean())
+
+    def _score_at(self, x: tf.Tensor, q: tfd.Distribution, z: tf.Tensor) -> dict[str, tf.Tensor]:
+        terms = elbo.terms_at(
+            z[tf.newaxis],
+            q.log_prob(z)[tf.newaxis],
+            q,
+            self.prior.distribution(),
+            functools.partial(self._log_likelihood, x),
+        )
+        return {"elbo": terms.elbo, "log_likelihood": terms.log_likelihood[0], "kl": terms.kl}
+
+    def _log_likelihood(self, x: tf.Tensor, z: tf.Tensor, training: bool = False) -> tf.Tensor:
+        """The density log p(x|z) [S, B] of z [S, B, L]."""
+        # Networks take [B, L]: S is folded into B for the decoder, and unfolded after it.
+        parameters = self.decoder(tf.reshape(z, [-1, self.latent_dim]), training=training)
+        parameters = tf.reshape(parameters, tf.concat([tf.shape(z)[:2], tf.shape(parameters)[1:]], axis=0))
+        return self.likelihood.log_prob(x, parameters)
+
     def _log_weight_sum(self, x: tf.Tensor, seed: tf.Tensor, num_samples: int) -> tf.Tensor:
         terms = self.elbo_terms(x, num_samples=num_samples, seed=seed)
         return tf.reduce_logsumexp(terms.log_weights, axis=0)
@@ -267,13 +315,13 @@ class VAE(VariationalModel):
     def _checked_batches(self, x: Any, batch_size: int) -> Iterator[tf.Tensor]:
         """Batches [B, ...] of an array or a dataset, float32, each checked before it is used."""
         if not isinstance(x, tf.data.Dataset):
-            x = inputs.to_numpy(inputs.unpack(x)[0] if isinstance(x, dict) else x)
+            x = checks.to_numpy(inputs.unpack(x)[0] if isinstance(x, dict) else x)
             self.check_data(x)
             yield from inputs.batches(x, batch_size)
             return
         batch = None
         for element in x:
-            batch = inputs.to_numpy(inputs.unpack(element)[0])
+            batch = checks.to_numpy(inputs.unpack(element)[0])
             self.check_data(batch)
             yield tf.cast(batch, tf.float32)
         if batch is None:

@@ -1,7 +1,20 @@
-"""From a model to files that run without it, and the proof that they agree."""
+"""From a model to files that run without it, the proof that they agree, and a client that opens them.
 
-from tfvae.export.saved_model import saved_model
-from tfvae.export.tflite import tflite
-from tfvae.export.verify import Agreement, table, verify
+What is imported here is imported when it is first used, so that the client needs neither Keras nor, for a .tflite file,
+TensorFlow.
+"""
 
-__all__ = ["Agreement", "saved_model", "table", "tflite", "verify"]
+from tfvae._lazy import lazy_attributes
+
+__all__ = ["Agreement", "Cost", "Endpoints", "ExportedModel", "Verification", "load", "saved_model", "tflite", "verify"]
+
+__getattr__ = lazy_attributes(
+    __name__,
+    {
+        "client": ["ExportedModel", "load"],
+        "device": ["tflite"],
+        "endpoints": ["Endpoints"],
+        "serving": ["saved_model"],
+        "verification": ["Agreement", "Cost", "Verification", "verify"],
+    },
+)

@@ -1,0 +1,157 @@
+"""An exported model, opened where it is used: a SavedModel by plain TensorFlow, a .tflite file by LiteRT.
+
+Nothing here needs Keras or TFP, and TensorFlow only for a SavedModel.
+"""
+
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from tfvae import checks
+
+_Call = Callable[[str, dict[str, np.ndarray]], dict[str, np.ndarray]]
+
+
+class ExportedModel:
+    """An exported model with the methods of the model it came from. N examples, `...` the event shape, L latents.
+
+    Args:
+        call: calls a signature with inputs by name, and gives outputs by name.
+        shapes: the shape of each input of each signature, with None for a batch of any size.
+        metadata: what the export says of the model: event shape, normalisation and more; empty where the file is gone.
+    """
+
+    def __init__(
+        self, call: _Call, shapes: dict[str, dict[str, tuple[int | None, ...]]], metadata: dict[str, Any]
+    ) -> None:
+        self.metadata = metadata
+        self.signatures = tuple(shapes)
+        self._call = call
+        self._shapes = shapes
+
+    def encode(self, x: ArrayLike) -> dict[str, np.ndarray]:
+        """The parameters of q(z|x) by name, each [N, L], of x [N, ...]."""
+        return self.run("encode", x=x)
+
+    def decode(self, z: ArrayLike) -> np.ndarray:
+        """The mean of p(x|z) [N, ...], of z [N, L]."""
+        return self.run("decode", z=z)["mean"]
+
+    def reconstruct(self, x: ArrayLike) -> np.ndarray:
+        """The mean of p(x|z) [N, ...] at the mean of q(z|x), of x [N, ...]."""
+        return self.run("reconstruct", x=x)["mean"]
+
+    def generate(self, epsilon: ArrayLike) -> np.ndarray:
+        """The mean of p(x|z) [N, ...] at the draws from the prior that noise epsilon ~ N(0, I) [N, L] stands for."""
+        return self.run("generate", epsilon=epsilon)["mean"]
+
+    def score(self, x: ArrayLike, epsilon: ArrayLike) -> dict[str, np.ndarray]:
+        """`elbo`, `log_likelihood` and `kl`, each [N] in nats, of x [N, ...] and noise epsilon ~ N(0, I) [N, L]."""
+        return self.run("score", x=x, epsilon=epsilon)
+
+    def run(self, signature: str, **arguments: ArrayLike) -> dict[str, np.ndarray]:
+        """Calls a signature.
+
+        Args:
+            signature: its name, one of `signatures`.
+            arguments: its inputs by name, each with N rows.
+
+        Returns:
+            Its outputs by name, float32.
+
+        Raises:
+            ValueError: an input has the wrong shape or dtype, no rows, or a value that is not finite.
+        """
+        shapes = self._shapes[signature]
+        arrays = {}
+        for name, shape in shapes.items():
+            array = checks.to_numpy(arguments[name], name)
+            checks.check_shape(array, shape[1:], name)
+            checks.check_finite(array, name)
+            arrays[name] = array.astype(np.float32)
+        checks.check_same_length(**arrays)
+        batch = next(iter(shapes.values()))[0]
+        if batch is None:
+            return self._call(signature, arrays)
+        rows = len(next(iter(arrays.values())))
+        if rows % batch:
+            raise ValueError(f"This file takes batches of {batch} examples. Received: {rows} examples")
+        outputs = [
+            self._call(signature, {name: array[start : start + batch] for name, array in arrays.items()})
+            for start in range(0, rows, batch)
+        ]
+        return {name: np.concatenate([output[name] for output in outputs]) for name in outputs[0]}
+
+
+def load(path: str | os.PathLike[str], *, num_threads: int | None = None) -> ExportedModel:
+    """Opens an exported model.
+
+    Args:
+        path: a .tflite file, a SavedModel folder, or a folder of versions, of which the newest is taken.
+        num_threads: how many threads LiteRT uses; None lets it choose.
+
+    Returns:
+        The model.
+
+    Raises:
+        FileNotFoundError: nothing is there.
+        ValueError: it is no model that tfvae exported.
+    """
+    path = Path(path)
+    if path.is_file():
+        return _load_tflite(path, num_threads)
+    if (path / "saved_model.pb").is_file():
+        return _load_saved_model(path)
+    if path.is_dir():
+        versions = [p for p in path.iterdir() if p.name.isdecimal() and (p / "saved_model.pb").is_file()]
+        if versions:
+            return _load_saved_model(max(versions, key=lambda p: int(p.name)))
+    raise FileNotFoundError(
+        f"`path` must be a .tflite file, a SavedModel or a folder of versions of one. Received: path={str(path)!r}"
+    )
+
+
+def _load_tflite(path: Path, num_threads: int | None) -> ExportedModel:
+    from ai_edge_litert.interpreter import Interpreter
+
+    try:
+        interpreter = Interpreter(model_content=path.read_bytes(), num_threads=num_threads)
+    except ValueError as error:
+        raise ValueError(f"`path` must be a .tflite file. Received: path={str(path)!r}, {error}") from error
+    runners = {name: interpreter.get_signature_runner(name) for name in interpreter.get_signature_list()}
+    shapes = {
+        name: {
+            argument: tuple(None if size == -1 else int(size) for size in details["shape_signature"])
+            for argument, details in runner.get_input_details().items()
+        }
+        for name, runner in runners.items()
+    }
+    return ExportedModel(
+        lambda signature, arrays: runners[signature](**arrays), shapes, _metadata(path.with_suffix(".json"))
+    )
+
+
+def _load_saved_model(folder: Path) -> ExportedModel:
+    import tensorflow as tf
+
+    loaded = tf.saved_model.load(str(folder))
+
+    def call(signature: str, arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        # `loaded` is named so that its variables live as long as its functions.
+        outputs = loaded.signatures[signature](**{name: tf.constant(array) for name, array in arrays.items()})
+        return {name: output.numpy() for name, output in outputs.items()}
+
+    shapes = {
+        name: {argument: tuple(spec.shape) for argument, spec in function.structured_input_signature[1].items()}
+        for name, function in loaded.signatures.items()
+    }
+    return ExportedModel(call, shapes, _metadata(folder / "assets.extra" / "metadata.json"))
+
+
+def _metadata(path: Path) -> dict[str, Any]:
+    return json.loads(path.read_text()) if path.is_file() else {}

@@ -1,0 +1,101 @@
+"""TFLite files of built-in ops only, which LiteRT runs on a device."""
+
+import os
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import tensorflow as tf
+from numpy.typing import ArrayLike
+
+from tfvae import checks
+from tfvae.export.endpoints import SIGNATURES, Endpoints, in_float32
+from tfvae.export.metadata import metadata, write_json
+from tfvae.export.verification import check_agreement
+from tfvae.vae import VAE
+
+# Examples that calibrate the ranges of int8: more change little and take long.
+_CALIBRATION_EXAMPLES = 256
+
+
+def tflite(
+    model: VAE,
+    path: str | os.PathLike[str],
+    *,
+    quantize: Literal["float16", "dynamic", "int8"] | None = None,
+    x: ArrayLike | None = None,
+    batch_size: Literal[1] | None = None,
+    offset: ArrayLike = 0.0,
+    scale: ArrayLike = 1.0,
+) -> Path:
+    """Writes the model as one .tflite file, and what a caller must know of it as <path without suffix>.json.
+
+    The file has the signatures of `tfvae.export.Endpoints`, the weights once, and built-in ops only.
+
+    Args:
+        model: a model that is built.
+        path: the file to write; it appears complete, or not at all.
+        quantize: None for float32, which is compared with the Keras model; "float16" halves the weights; "dynamic"
+            makes them int8; "int8" makes the activations int8 too, and the scores coarse.
+        x: data [N, ...]: needed for "int8", which takes the ranges of the activations from it, and used for the
+            comparison of float32, which without it takes what the model generates.
+        batch_size: 1 fixes B to 1, which makes convolutions up to twice as fast; None takes any B.
+        offset: with `scale`, how to bring raw data into the model's units: x = (raw - offset) / scale.
+        scale: see `offset`.
+
+    Returns:
+        The file.
+
+    Raises:
+        ValueError: the model is not built, an argument is out of its range, or the file does not agree with the model.
+        NotImplementedError: a part of the model cannot be exported.
+        OSError: the file cannot be written.
+    """
+    if quantize not in (None, "float16", "dynamic", "int8"):
+        raise ValueError(f'`quantize` must be None, "float16", "dynamic" or "int8". Received: quantize={quantize!r}')
+    if quantize == "int8" and x is None:
+        raise ValueError('`x` must hold examples for quantize="int8", to calibrate it. Received: x=None')
+    if x is not None:
+        x = checks.to_numpy(x).astype(np.float32)
+        model.check_data(x)
+    if batch_size not in (None, 1):
+        raise ValueError(f"`batch_size` must be 1 or None. Received: batch_size={batch_size!r}")
+    model = in_float32(model)
+    endpoints = Endpoints(model, batch_size)
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=".tmp-", dir=path.parent) as temporary:
+        folder = str(Path(temporary) / "model")
+        tf.saved_model.save(endpoints, folder, signatures=endpoints.signatures_by_name)
+        converter = tf.lite.TFLiteConverter.from_saved_model(folder, signature_keys=list(SIGNATURES))
+        if quantize is not None:
+            converter.optimizations = [tf.lite.Optimize.DEFAULT]
+        if quantize == "float16":
+            converter.target_spec.supported_types = [tf.float16]
+        elif quantize == "int8":
+            converter.representative_dataset = lambda: _calibration(model, x[:_CALIBRATION_EXAMPLES])
+        content = Path(temporary) / path.name
+        content.write_bytes(converter.convert())
+        if quantize is None:
+            check_agreement(model, tflite=content, x=x)
+        description = Path(temporary) / "metadata.json"
+        write_json(description, {**metadata(model, offset, scale), "quantize": quantize, "batch_size": batch_size})
+        os.replace(description, path.with_suffix(".json"))
+        os.replace(content, path)
+    return path
+
+
+def _calibration(model: VAE, x: np.ndarray) -> Iterator[tuple[str, dict[str, np.ndarray]]]:
+    """Inputs for each signature, one example at a time, as the converter takes them."""
+    noise = np.random.default_rng(0).standard_normal([len(x), model.latent_dim], np.float32)
+    draws = np.asarray(model.posterior.sample_from(model.encode(x), noise))
+    for row in range(len(x)):
+        example, epsilon, z = (array[row : row + 1] for array in (x, noise, draws))
+        yield "encode", {"x": example}
+        yield "decode", {"z": z}
+        yield "reconstruct", {"x": example}
+        yield "generate", {"epsilon": epsilon}
+        yield "score", {"x": example, "epsilon": epsilon}
+        yield "serving_default", {"x": example}

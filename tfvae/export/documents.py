@@ -1,0 +1,95 @@
+"""The files beside a model's versions that say how to serve it."""
+
+import json
+
+import numpy as np
+
+from tfvae.vae import VAE
+
+_README = """# {name}
+
+A variational autoencoder exported by tfvae: x has the shape {event_shape}, z has {latent_dim} dimensions.
+`<version>/assets.extra/metadata.json` says how to bring raw data into the model's units.
+
+## Serve it
+
+    docker run -p 8500:8500 -p 8501:8501 -v "$PWD:/models/{name}" tensorflow/serving \\
+        --model_config_file=/models/{name}/models.config \\
+        --enable_batching --batching_parameters_file=/models/{name}/batching.config
+
+from this folder. A new version that is exported here is loaded, and the old one unloaded, without a restart.
+
+## Ask it
+
+REST, by rows, here the reconstruction and the scores of one example; an output is a list with one entry a row:
+
+    curl -d '{serving_default}' http://localhost:8501/v1/models/{name}:predict
+
+Another signature is named, and one with two inputs has both in each row:
+
+    curl -d '{score}' http://localhost:8501/v1/models/{name}:predict
+
+gRPC, with `pip install tensorflow-serving-api`; inputs are float32:
+
+    import grpc
+    import numpy as np
+    import tensorflow as tf
+    from tensorflow_serving.apis import predict_pb2, prediction_service_pb2_grpc
+
+    stub = prediction_service_pb2_grpc.PredictionServiceStub(grpc.insecure_channel("localhost:8500"))
+    request = predict_pb2.PredictRequest()
+    request.model_spec.name = "{name}"
+    request.model_spec.signature_name = "encode"
+    request.inputs["x"].CopyFrom(tf.make_tensor_proto(np.zeros({batch_of_one}, np.float32)))
+    response = stub.Predict(request, timeout=10)
+
+## Signatures
+
+B is any number of examples; everything is float32.
+
+| signature | inputs | outputs |
+| --- | --- | --- |
+| encode | x [B, {event}] | the parameters of q(z\\|x), such as loc and scale [B, {latent_dim}] |
+| decode | z [B, {latent_dim}] | mean [B, {event}] of p(x\\|z) |
+| reconstruct | x [B, {event}] | mean [B, {event}], at the mean of q(z\\|x) |
+| generate | epsilon [B, {latent_dim}], from N(0, I) | mean [B, {event}] |
+| score | x [B, {event}], epsilon [B, {latent_dim}] | elbo, log_likelihood, kl [B], in nats |
+| serving_default | x [B, {event}] | mean, elbo, log_likelihood, kl, at the mean of q(z\\|x) |
+"""
+
+_MODELS_CONFIG = """model_config_list {{
+  config {{
+    name: "{name}"
+    base_path: "/models/{name}"
+    model_platform: "tensorflow"
+  }}
+}}
+"""
+
+_BATCHING_CONFIG = """max_batch_size { value: 64 }
+batch_timeout_micros { value: 1000 }
+num_batch_threads { value: 4 }
+max_enqueued_batches { value: 1000 }
+allowed_batch_sizes: [1, 2, 4, 8, 16, 32, 64]
+"""
+
+
+def files(model: VAE, name: str) -> dict[str, str]:
+    """The text of each file by its name.
+
+    Args:
+        model: a model that is built.
+        name: the name under which it is served.
+    """
+    x = np.zeros(model.event_shape).tolist()
+    epsilon = np.zeros(model.latent_dim).tolist()
+    readme = _README.format(
+        name=name,
+        event_shape=list(model.event_shape),
+        event=", ".join(map(str, model.event_shape)),
+        latent_dim=model.latent_dim,
+        batch_of_one=(1, *model.event_shape),
+        serving_default=json.dumps({"instances": [x]}),
+        score=json.dumps({"signature_name": "score", "instances": [{"x": x, "epsilon": epsilon}]}),
+    )
+    return {"README.md": readme, "models.config": _MODELS_CONFIG.format(name=name), "batching.config": _BATCHING_CONFIG}

@@ -1,0 +1,108 @@
+"""What an exported model can be asked: one module and its signatures, the same in every format."""
+
+from collections.abc import Callable
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+from tfvae.vae import VAE
+
+# Never one called "serve": of a SavedModel with that attribute TFLite converts nothing but serving_default.
+SIGNATURES = ("encode", "decode", "reconstruct", "generate", "score", "serving_default")
+
+
+class Endpoints(tf.Module):
+    """The functions of a trained model, in float32, over one copy of its weights.
+
+    Each takes and gives tensors that lead with the batch. B batch, L latent dimension, `...` the event shape:
+
+    - `encode(x [B, ...])`: the parameters of q(z|x) by name, `loc` and `scale` [B, L] for `DiagonalNormal`;
+    - `decode(z [B, L])`: `mean` [B, ...], the mean of p(x|z);
+    - `reconstruct(x [B, ...])`: `mean` [B, ...], at the mean of q(z|x);
+    - `generate(epsilon [B, L])`: `mean` [B, ...], at the z ~ p(z) that the noise epsilon ~ N(0, I) stands for;
+    - `score(x [B, ...], epsilon [B, L])`: `elbo`, `log_likelihood` and `kl` [B] in nats, at the z ~ q(z|x) that epsilon
+      stands for; noise is an input, so that an answer is a function of the question;
+    - `serving_default(x [B, ...])`: what `reconstruct` gives and what `score` gives, at the mean of q(z|x).
+
+    Args:
+        model: a model that is built.
+        batch_size: a fixed B, or None for any.
+
+    Raises:
+        ValueError: the model is not built.
+        NotImplementedError: a part of the model cannot be exported.
+    """
+
+    def __init__(self, model: VAE, batch_size: int | None = None) -> None:
+        super().__init__(name="tfvae")
+        if model.event_shape is None:
+            raise ValueError("`model` must be built before it is exported: fit it, or call it. Received: a new model")
+        self.parameters = [weight.value for part in _parts(model) for weight in part.weights]
+        x = tf.TensorSpec([batch_size, *model.event_shape], tf.float32, name="x")
+        z = tf.TensorSpec([batch_size, model.latent_dim], tf.float32, name="z")
+        epsilon = tf.TensorSpec([batch_size, model.latent_dim], tf.float32, name="epsilon")
+        specs = {
+            "encode": (x,),
+            "decode": (z,),
+            "reconstruct": (x,),
+            "generate": (epsilon,),
+            "score": (x, epsilon),
+            "serving_default": (x,),
+        }
+        functions = _functions(model)
+        self.signatures_by_name = {
+            name: tf.function(_checked(functions[name], spec), input_signature=spec).get_concrete_function()
+            for name, spec in specs.items()
+        }
+
+
+def _functions(model: VAE) -> dict[str, Callable[..., dict[str, tf.Tensor]]]:
+    """The functions behind the signatures, by name: those that the model itself uses."""
+    return {
+        "encode": model._encode,
+        "decode": lambda z: {"mean": model._decode(z)},
+        "reconstruct": lambda x: {"mean": model.call(x)},
+        "generate": lambda epsilon: {"mean": model._generate(epsilon)},
+        "score": model._score,
+        "serving_default": lambda x: {"mean": model.call(x), **model._score_at_mean(x)},
+    }
+
+
+def _checked(
+    function: Callable[..., dict[str, tf.Tensor]], specs: tuple[tf.TensorSpec, ...]
+) -> Callable[..., dict[str, tf.Tensor]]:
+    """The function, with the shapes of its inputs checked in the graph.
+
+    A server hands on what a client sends, and a convolution given the wrong rank ends the server's process.
+    """
+
+    def checked(*tensors: tf.Tensor) -> dict[str, tf.Tensor]:
+        return function(*(tf.ensure_shape(tensor, spec.shape) for tensor, spec in zip(tensors, specs, strict=True)))
+
+    return checked
+
+
+def _parts(model: VAE) -> tuple[keras.layers.Layer, ...]:
+    return model.encoder, model.posterior, model.prior, model.decoder, model.likelihood
+
+
+def in_float32(model: VAE) -> VAE:
+    """The model, or a copy where it computes in half precision, which TFLite and many processors lack."""
+    config = model.get_config()
+    if _with_float32(config) == config:
+        return model
+    copy = VAE.from_config(_with_float32(config))
+    copy.build((None, *model.event_shape))
+    for part, original in zip(_parts(copy), _parts(model), strict=True):
+        part.set_weights(original.get_weights())
+    return copy
+
+
+def _with_float32(config: Any) -> Any:
+    """A Keras configuration with every dtype policy put to float32."""
+    if isinstance(config, dict):
+        if config.get("class_name") == "DTypePolicy":
+            return {**config, "config": {**config["config"], "name": "float32"}}
+        return {key: _with_float32(value) for key, value in config.items()}
+    return [_with_float32(value) for value in config] if isinstance(config, list) else config

@@ -1,0 +1,109 @@
+"""SavedModels for TF Serving, published so that a server never sees half of one."""
+
+import contextlib
+import fcntl
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import tensorflow as tf
+from numpy.typing import ArrayLike
+
+from tfvae.checks import positive_integer
+from tfvae.export import documents, warmup
+from tfvae.export.endpoints import Endpoints, in_float32
+from tfvae.export.metadata import metadata, write_json
+from tfvae.export.verification import check_agreement
+from tfvae.vae import VAE
+
+_TEMPORARY = ".tmp-"
+
+
+def saved_model(
+    model: VAE,
+    path: str | os.PathLike[str],
+    *,
+    keep: int | None = None,
+    x: ArrayLike | None = None,
+    offset: ArrayLike = 0.0,
+    scale: ArrayLike = 1.0,
+) -> Path:
+    """Publishes the model as the next version in a folder that TF Serving reads.
+
+    The signatures are those of `tfvae.export.Endpoints`; plain TensorFlow serves them, without tfvae, Keras or TFP. The
+    version is written beside, compared with the Keras model, and moved in by one rename. Exports to one folder wait for
+    each other; what one that was killed left behind is removed by the next.
+
+    Args:
+        model: a model that is built.
+        path: the model's folder; versions are its subfolders 1, 2, ... Beside them are written README.md with the
+            requests, models.config and batching.config.
+        keep: how many versions to keep, this one included; None keeps all.
+        x: data [N, ...] for the comparison; None takes what the model generates.
+        offset: with `scale`, how to bring raw data into the model's units: x = (raw - offset) / scale.
+        scale: see `offset`.
+
+    Returns:
+        The folder of the new version, one above the highest there.
+
+    Raises:
+        ValueError: the model is not built, `keep` is out of its range, or the export does not agree with the model.
+        NotImplementedError: a part of the model cannot be exported.
+        OSError: the folder cannot be written.
+    """
+    if keep is not None:
+        keep = positive_integer("keep", keep)
+    model = in_float32(model)
+    endpoints = Endpoints(model)
+    folder = Path(path)
+    folder.mkdir(parents=True, exist_ok=True)
+    with _locked(folder), _temporary(folder) as temporary:
+        content = temporary / "model"
+        try:
+            tf.saved_model.save(endpoints, str(content), signatures=endpoints.signatures_by_name)
+        except tf.errors.OpError as error:
+            raise OSError(f"`path` could not be written: {error.message}. Received: path={str(path)!r}") from error
+        check_agreement(model, saved_model=content, x=x)
+        extra = content / "assets.extra"
+        extra.mkdir()
+        warmup.write(extra / "tf_serving_warmup_requests", endpoints, folder.name)
+        write_json(extra / "metadata.json", metadata(model, offset, scale))
+        for name, text in documents.files(model, folder.resolve().name).items():
+            (temporary / name).write_text(text)
+            os.replace(temporary / name, folder / name)
+        version = folder / str(1 + max(versions(folder), default=0))
+        os.rename(content, version)
+        for old in versions(folder)[: -keep if keep else 0]:
+            # Out of the server's sight first, then removed.
+            os.rename(folder / str(old), temporary / str(old))
+    return version
+
+
+def versions(folder: Path) -> list[int]:
+    """The versions in a model's folder, in order."""
+    return sorted(int(path.name) for path in folder.iterdir() if path.name.isdecimal() and path.is_dir())
+
+
+@contextlib.contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    """Waits until no other export writes to the folder. The system releases the lock of a process that dies."""
+    with open(folder / ".lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+@contextlib.contextmanager
+def _temporary(folder: Path) -> Iterator[Path]:
+    """A folder on the same file system, so that a rename out of it is atomic; removed at the end.
+
+    Under the lock, any other is left from an export that was killed.
+    """
+    for left in folder.glob(_TEMPORARY + "*"):
+        shutil.rmtree(left)
+    temporary = Path(tempfile.mkdtemp(prefix=_TEMPORARY, dir=folder))
+    try:
+        yield temporary
+    finally:
+        shutil.rmtree(temporary)

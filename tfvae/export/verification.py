@@ -1,0 +1,230 @@
+"""The proof that exported files agree with the Keras model, and what they cost."""
+
+import dataclasses
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from tfvae import checks
+from tfvae.export.client import load
+from tfvae.vae import VAE
+
+# How far a float32 export may be from the Keras model: relative to the largest value of an output, with a floor for
+# outputs that are all but 0.
+RELATIVE_TOLERANCE = 1e-4
+_FLOOR = 1e-6
+
+_Arrays = dict[str, np.ndarray]
+
+# Enough to see a wrong weight or op, few enough to take no time.
+_COMPARED_EXAMPLES = 64
+_TIMED_BATCHES = (1, 64)
+
+
+class Agreement(NamedTuple):
+    """How far one output of an exported file is from the Keras model's, over all elements and examples.
+
+    Attributes:
+        format: "SavedModel" or "TFLite".
+        signature: the signature that was called.
+        output: the output's name.
+        max_difference: the largest absolute difference.
+        mean_difference: the mean absolute difference.
+        max_value: the largest absolute value of the Keras model's output, to compare with.
+    """
+
+    format: str
+    signature: str
+    output: str
+    max_difference: float
+    mean_difference: float
+    max_value: float
+
+
+class Cost(NamedTuple):
+    """What one format costs.
+
+    Attributes:
+        format: "Keras", "SavedModel" or "TFLite".
+        size: bytes on disk, None for the model in memory.
+        elbo_difference: mean of the ELBO less that of the Keras model, nats per example.
+        latency: for each batch size, the median and the quartiles of the seconds per example of `reconstruct`.
+    """
+
+    format: str
+    size: int | None
+    elbo_difference: float
+    latency: dict[int, tuple[float, float, float]]
+
+
+@dataclasses.dataclass(frozen=True)
+class Verification:
+    """The comparison of exported files with the model they came from.
+
+    Args:
+        num_examples: how many examples were compared.
+        agreements: one for each format, signature and output.
+        costs: one for the Keras model and one for each format.
+    """
+
+    num_examples: int
+    agreements: list[Agreement]
+    costs: list[Cost]
+
+    def to_dict(self) -> dict[str, Any]:
+        """All of it, ready for JSON."""
+        return {
+            "num_examples": self.num_examples,
+            "agreements": [row._asdict() for row in self.agreements],
+            "costs": [row._asdict() for row in self.costs],
+        }
+
+    def __str__(self) -> str:
+        """Two tables, to print."""
+        lines = [
+            f"{'format':<12}{'signature':<18}{'output':<16}{'max |diff|':>12}{'mean |diff|':>13}{'max |value|':>13}"
+        ]
+        lines += [
+            f"{row.format:<12}{row.signature:<18}{row.output:<16}{row.max_difference:>12.2e}"
+            f"{row.mean_difference:>13.2e}{row.max_value:>13.4g}"
+            for row in self.agreements
+        ]
+        batches = "".join(f"{f'batch {batch}: us per example':>32}" for batch in _TIMED_BATCHES)
+        lines += ["", f"{'format':<12}{'bytes':>10}{'ELBO diff':>12}{batches}"]
+        for row in self.costs:
+            times = "".join(
+                f"{f'{1e6 * median:.1f} ({1e6 * low:.1f} to {1e6 * high:.1f})':>32}"
+                for median, low, high in row.latency.values()
+            )
+            size = "" if row.size is None else row.size
+            lines.append(f"{row.format:<12}{size:>10}{row.elbo_difference:>12.2e}{times}")
+        return "\n".join(lines)
+
+
+def verify(
+    model: VAE,
+    *,
+    saved_model: str | os.PathLike[str] | None = None,
+    tflite: str | os.PathLike[str] | None = None,
+    x: ArrayLike,
+    timed_calls: int = 50,
+) -> Verification:
+    """Calls every signature of exported files on the same inputs and the same noise as the Keras model, and times them.
+
+    Args:
+        model: the model that was exported.
+        saved_model: the folder of a version, or of versions, of which the newest is taken.
+        tflite: the .tflite file.
+        x: data [N, ...].
+        timed_calls: how many calls a latency is the median of.
+
+    Returns:
+        The differences of each output, and for each format its size, its ELBO against the model's and its latency.
+
+    Raises:
+        ValueError: no file is given, or x is not data of the model.
+    """
+    if saved_model is None and tflite is None:
+        raise ValueError("`saved_model` or `tflite` must be given. Received: saved_model=None, tflite=None")
+    timed_calls = checks.positive_integer("timed_calls", timed_calls)
+    x = checks.to_numpy(x).astype(np.float32)
+    model.check_data(x)
+    agreements, elbos = _compare(model, saved_model, tflite, x)
+    costs = [Cost("Keras", None, 0.0, _latency(lambda batch: model.predict(batch, verbose=0), x, timed_calls))]
+    for name, path in (("SavedModel", saved_model), ("TFLite", tflite)):
+        if path is not None:
+            latency = _latency(load(path).reconstruct, x, timed_calls)
+            costs.append(Cost(name, _size(Path(path)), float(np.mean(elbos[name] - elbos["Keras"])), latency))
+    return Verification(len(x), agreements, costs)
+
+
+def check_agreement(
+    model: VAE,
+    *,
+    saved_model: str | os.PathLike[str] | None = None,
+    tflite: str | os.PathLike[str] | None = None,
+    x: ArrayLike | None = None,
+) -> None:
+    """Raises ValueError unless float32 files agree with the Keras model.
+
+    Args:
+        model: the model that was exported.
+        saved_model: as for `verify`.
+        tflite: as for `verify`.
+        x: data [N, ...]; None draws them from the model.
+    """
+    if x is None:
+        z = np.random.default_rng(0).standard_normal([_COMPARED_EXAMPLES, model.latent_dim], np.float32)
+        x = model.likelihood.distribution(model.decoder(z)).sample(seed=(0, 0)).numpy()
+    x = checks.to_numpy(x)[:_COMPARED_EXAMPLES].astype(np.float32)
+    for row in _compare(model, saved_model, tflite, x)[0]:
+        # Also refused when the difference is NaN.
+        if not row.max_difference <= RELATIVE_TOLERANCE * row.max_value + _FLOOR:
+            raise ValueError(
+                f"The {row.format} must agree with the Keras model to {RELATIVE_TOLERANCE} before it is published. "
+                f"Received: `{row.signature}` gives `{row.output}` with a difference of {row.max_difference:.2e} where "
+                f"the largest value is {row.max_value:.2e}"
+            )
+
+
+def _compare(
+    model: VAE, saved_model: str | os.PathLike[str] | None, tflite: str | os.PathLike[str] | None, x: np.ndarray
+) -> tuple[list[Agreement], dict[str, np.ndarray]]:
+    """The agreement of every output, and the ELBO [N] at the same noise by format."""
+    epsilon = np.random.default_rng(1).standard_normal([len(x), model.latent_dim], np.float32)
+    questions = _questions(model, x, epsilon)
+    agreements = []
+    elbos = {"Keras": questions["score"][1]["elbo"]}
+    for name, path in (("SavedModel", saved_model), ("TFLite", tflite)):
+        if path is None:
+            continue
+        exported = load(path)
+        for signature, (inputs, outputs) in questions.items():
+            received = exported.run(signature, **inputs)
+            if signature == "score":
+                elbos[name] = received["elbo"]
+            for output, value in outputs.items():
+                difference = np.abs(received[output] - value)
+                values = (difference.max(), difference.mean(), np.abs(value).max())
+                agreements.append(Agreement(name, signature, output, *map(float, values)))
+    return agreements, elbos
+
+
+def _questions(model: VAE, x: np.ndarray, epsilon: np.ndarray) -> dict[str, tuple[_Arrays, _Arrays]]:
+    """For each signature its inputs, and what the Keras model says that it should give."""
+    mean = {"mean": model.reconstruct(x)}
+    z = np.asarray(model.prior.sample_from(epsilon))
+    drawn = {"mean": model.decode(z)}
+    return {
+        "encode": ({"x": x}, model.encode(x)),
+        "decode": ({"z": z}, drawn),
+        "reconstruct": ({"x": x}, mean),
+        "generate": ({"epsilon": epsilon}, drawn),
+        "score": ({"x": x, "epsilon": epsilon}, model.score(x, epsilon)),
+        "serving_default": ({"x": x}, {**mean, **model.score(x)}),
+    }
+
+
+def _latency(call: Callable[[np.ndarray], Any], x: np.ndarray, calls: int) -> dict[int, tuple[float, float, float]]:
+    """Median and quartiles of the seconds per example, by batch size."""
+    latency = {}
+    for batch_size in _TIMED_BATCHES:
+        batch = np.resize(x, (batch_size, *x.shape[1:]))
+        call(batch)
+        times = []
+        for _ in range(calls):
+            start = time.perf_counter()
+            call(batch)
+            times.append((time.perf_counter() - start) / batch_size)
+        median, low, high = np.quantile(times, [0.5, 0.25, 0.75])
+        latency[batch_size] = (float(median), float(low), float(high))
+    return latency
+
+
+def _size(path: Path) -> int:
+    return path.stat().st_size if path.is_file() else sum(p.stat().st_size for p in path.rglob("*") if p.is_file())

@@ -1,0 +1,51 @@
+"""Warm-up requests for TF Serving: one for each signature, replayed by the server before it announces a version.
+
+The records are PredictionLog messages of tensorflow/serving (`apis/prediction_log.proto`, `apis/predict.proto`,
+`apis/model.proto`). The few fields that are used are encoded here, because tensorflow-serving-api is a large package to
+need for them.
+"""
+
+from pathlib import Path
+
+import numpy as np
+import tensorflow as tf
+
+from tfvae.export.endpoints import Endpoints
+
+
+def write(path: Path, endpoints: Endpoints, model_name: str) -> None:
+    """Writes the TFRecord file.
+
+    Args:
+        path: the file to write.
+        endpoints: what is served.
+        model_name: the name under which it is served.
+    """
+    with tf.io.TFRecordWriter(str(path)) as writer:
+        for signature, function in endpoints.signatures_by_name.items():
+            inputs = {
+                spec.name: np.zeros([1, *spec.shape[1:]], np.float32) for spec in function.structured_input_signature[0]
+            }
+            writer.write(_prediction_log(model_name, signature, inputs))
+
+
+def _prediction_log(model_name: str, signature: str, inputs: dict[str, np.ndarray]) -> bytes:
+    """PredictionLog { predict_log = 6 { request = 1 { model_spec = 1, inputs = 2 (a map) } } }."""
+    model_spec = _field(1, model_name.encode()) + _field(3, signature.encode())
+    request = _field(1, model_spec)
+    for name, value in inputs.items():
+        request += _field(2, _field(1, name.encode()) + _field(2, tf.make_tensor_proto(value).SerializeToString()))
+    return _field(6, _field(1, request))
+
+
+def _field(number: int, content: bytes) -> bytes:
+    """A length-delimited field of a protocol buffer message."""
+    return _varint(number << 3 | 2) + _varint(len(content)) + content
+
+
+def _varint(value: int) -> bytes:
+    encoded = bytearray()
+    while value > 0x7F:
+        encoded.append(value & 0x7F | 0x80)
+        value >>= 7
+    return bytes([*encoded, value])

@@ -1,0 +1,92 @@
+"""A run's folder: what `tfvae train` writes there and the other commands read."""
+
+import math
+from pathlib import Path
+
+import keras
+import numpy as np
+import yaml
+
+from tfvae import data, plots
+from tfvae.vae import VAE
+
+# What config.yaml must say for the data to be read again.
+_DATA_ARGUMENTS = ("batch_size", "validation_fraction", "binarize", "image_size", "seed")
+
+
+def create(folder: Path, config: str, overwrite: bool) -> None:
+    """Makes the folder of a new run, and writes its config.yaml.
+
+    Args:
+        folder: the folder.
+        config: the text of config.yaml.
+        overwrite: write into the folder of an earlier run.
+
+    Raises:
+        ValueError: the folder holds an earlier run.
+    """
+    if (folder / "model.keras").exists() and not overwrite:
+        raise ValueError(f"{folder} holds a trained model: choose another --name, or pass --overwrite true")
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "config.yaml").write_text(config)
+
+
+def load_model(folder: Path) -> VAE:
+    """The trained model of a run.
+
+    Raises:
+        ValueError: there is none.
+    """
+    path = folder / "model.keras"
+    if not path.is_file():
+        raise ValueError(f"`run` must be a folder that `tfvae train` wrote. Received: {folder}, with no model.keras")
+    return keras.saving.load_model(path)
+
+
+def load_data(folder: Path, source: str | None = None) -> data.Pipelines:
+    """The data that a run was trained on, or other data split and scaled like it."""
+    config = yaml.safe_load((folder / "config.yaml").read_text())
+    return data.load(source or config["data"], **{name: config[name] for name in _DATA_ARGUMENTS})
+
+
+def held_out(pipelines: data.Pipelines) -> np.ndarray:
+    """The held-out examples [N, ...]."""
+    return np.concatenate(list(pipelines.validation.as_numpy_iterator()))
+
+
+def evaluation(model: VAE, x: np.ndarray, num_samples: int, seed: int) -> str:
+    """A table of the bound and of log p(x) on held-out data, in nats per example and bits per dimension.
+
+    Args:
+        model: the model.
+        x: the data [N, ...].
+        num_samples: draws for each example in the importance-sampled log-likelihood.
+        seed: of these draws.
+    """
+    if not model.compiled:
+        model.compile()
+    metrics = model.evaluate(x, batch_size=128, return_dict=True, verbose=0)
+    log_likelihood = float(np.mean(model.log_likelihood(x, num_samples, seed=seed)))
+    dimensions = math.prod(x.shape[1:])
+    lines = [f"{f'held out: {len(x)} examples of {dimensions} dimensions':<50}{'nats':>10}{'bits/dim':>10}"]
+    for label, nats, sign in (
+        ("ELBO", metrics["elbo"], -1),
+        (f"log-likelihood (importance sampling, K = {num_samples})", log_likelihood, -1),
+        ("KL", metrics["kl"], 1),
+    ):
+        lines.append(f"{label:<50}{nats:>10.3f}{sign * nats / (dimensions * math.log(2)):>10.4f}")
+    return "\n".join(lines)
+
+
+def draw(model: VAE, x: np.ndarray, folder: Path, seed: int) -> None:
+    """Writes reconstructions.png, samples.png and latent.png.
+
+    Args:
+        model: the model.
+        x: held-out data [N, ...].
+        folder: the folder of the run.
+        seed: of the samples.
+    """
+    plots.reconstructions(x, model.reconstruct(x)).savefig(folder / "reconstructions.png")
+    plots.samples(model.generate(64, seed=seed)).savefig(folder / "samples.png")
+    plots.latent(model.encode(x)["loc"], x).savefig(folder / "latent.png")
