@@ -1,7 +1,10 @@
 """The command line, as a user types it."""
 
 import csv
+import json
 import re
+import subprocess
+import sys
 
 import keras
 import numpy as np
@@ -172,6 +175,12 @@ def test_print_config_shows_every_part(capsys):
         (["train", "--latent_dim", "two"], "latent_dim"),
         (["train", "--objective.num_samples", "0"], "num_samples"),
         (["train", "--activation", "nonsense"], "nonsense"),
+        (["train", "--name", "a/b"], "--name"),
+        (["train", "--name", ".."], "--name"),
+        (["train", "--seed", "-1"], "`seed` must be"),
+        (["verify", "nowhere"], "nowhere"),
+        (["predict", "nowhere", "--input", "x.npy", "--output", "y.npz"], "nowhere"),
+        (["predict", "nowhere"], "input"),
         (["evaluate", "nowhere"], "nowhere"),
         (["generate", "nowhere"], "nowhere"),
         (["generate", "nowhere", "--output", "x.gif"], ".png or .npy"),
@@ -187,8 +196,47 @@ def test_a_usage_error_is_one_line_and_exit_code_2(in_empty, capsys, arguments, 
 def test_a_run_that_diverges_says_so_and_keeps_its_history(in_empty, capsys):
     with pytest.raises(SystemExit, match="diverged"):
         cli.main(["train", *SMALL, "--learning_rate", "1e30"])
-    assert (in_empty / "runs/digits/history.csv").is_file()
+    assert {path.name for path in (in_empty / "runs/digits").iterdir()} == {"config.yaml", "history.csv"}
     assert not (in_empty / "saved_models").exists()
+
+
+def test_evaluate_repeats_what_train_printed(in_trained, capsys):
+    cli.main(["train", "--name", "printed", *SMALL])
+    trained = capsys.readouterr().out
+    cli.main(["evaluate", "runs/printed", "--num_samples", "20"])
+    evaluated = capsys.readouterr().out
+    for label in ("ELBO", "log-likelihood", "KL"):
+        assert table_values(trained, label) == table_values(evaluated, label)
+
+
+def test_verify_and_predict_take_the_exports(in_trained, capsys):
+    cli.main(["verify", "runs/digits", "--saved_model", "saved_models/digits", "--output", "v.json"])
+    assert "TFLite" not in capsys.readouterr().out
+    assert {row["format"] for row in json.loads((in_trained / "v.json").read_text())["agreements"]} == {"SavedModel"}
+    x = (load_digits().images[:5, ..., None] / 16).astype(np.float32)
+    np.save("x.npy", x)
+    model = keras.saving.load_model("runs/digits/model.keras")
+    for exported in ("saved_models/digits", "saved_models/digits/digits.tflite"):
+        cli.main(["predict", exported, "--input", "x.npy", "--output", "y.npz"])
+        outputs = np.load("y.npz")
+        assert set(outputs) == {"mean", "elbo", "log_likelihood", "kl", "loc", "scale"}
+        np.testing.assert_allclose(outputs["mean"], model.reconstruct(x), rtol=1e-4, atol=1e-5)
+        np.testing.assert_allclose(outputs["elbo"], model.score(x)["elbo"], rtol=1e-4)
+
+
+def test_export_quantises_and_prunes(in_trained):
+    for _ in range(2):
+        cli.main(["export", "runs/digits", "--output", "small", "--keep", "1", "--quantize", "int8"])
+    assert [path.name for path in (in_trained / "small").iterdir() if path.is_dir()] == ["2"]
+    assert json.loads((in_trained / "small/small.json").read_text())["quantize"] == "int8"
+
+
+def test_a_usage_error_of_the_process_has_no_traceback(tmp_path):
+    command = [sys.executable, "-m", "tfvae", "train", "no_such_data"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert "Traceback" not in done.stderr
+    assert done.stderr.splitlines()[-1].startswith("tfvae: error: ")
 
 
 def test_the_module_runs_as_the_command(run_python):

@@ -444,7 +444,7 @@ def test_a_table_keeps_float64_until_it_is_split(tmp_path):
 )
 def test_a_bad_table_is_told(tmp_path, text, message):
     (tmp_path / "a.csv").write_text(text)
-    with pytest.raises(ValueError, match=r"Argument `source` must (be|hold) " + message):
+    with pytest.raises(ValueError, match=r"`source` must (be|hold) " + message):
         read(tmp_path / "a.csv")
 
 
@@ -631,7 +631,9 @@ def test_a_validation_fraction_that_leaves_one_side_empty(fraction):
 
 @pytest.mark.parametrize("batch_size", [0, -1])
 def test_a_batch_size_below_one(batch_size):
-    with pytest.raises(ValueError, match=f"`batch_size` must be at least 1. Received: batch_size={batch_size}"):
+    with pytest.raises(
+        ValueError, match=f"`batch_size` must be an integer of at least 1. Received: batch_size={batch_size}"
+    ):
         load(TRAIN, batch_size=batch_size)
 
 

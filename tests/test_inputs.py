@@ -168,6 +168,22 @@ def test_bad_arrays_are_refused_by_encode_reconstruct_and_log_likelihood(kind, t
         assert_refused(vae, message, lambda method=method: method(data))
 
 
+@pytest.mark.parametrize("kind", [kind for kind in BAD if kind != "ragged"])
+def test_bad_arrays_are_refused_by_predict_and_by_single_batches(kind, tiny_vae):
+    vae = tiny_vae()
+    data, message = BAD[kind]
+    for method in (lambda x: vae.predict(x, verbose=0), vae.train_on_batch, vae.test_on_batch):
+        assert_refused(vae, message, lambda method=method: method(data))
+
+
+def test_a_single_batch_builds_the_model_first(x, lazy_vae):
+    vae = lazy_vae()
+    vae.compile()
+    found = vae.test_on_batch(x, return_dict=True)
+    # The noise differs, which moves the bound of 20 examples by less than a nat; an unbuilt sum would be 20 times it.
+    assert found["elbo"] == pytest.approx(vae.evaluate(x, verbose=0, return_dict=True)["elbo"], abs=1.5)
+
+
 @pytest.mark.parametrize("kind", [kind for kind in BAD if kind not in ("empty", "a number", "ragged")])
 def test_a_bad_first_batch_of_a_dataset_is_refused_before_any_step(kind, tiny_vae):
     vae = tiny_vae()

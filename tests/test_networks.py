@@ -214,7 +214,7 @@ def test_convolutional_networks_need_a_filter():
 @pytest.mark.parametrize("latent_dim", [0, -1, 2.0, "2", None, (2,)])
 @pytest.mark.parametrize("decoder", [dense_decoder, convolutional_decoder])
 def test_decoders_refuse_a_bad_latent_dim(decoder, latent_dim):
-    with pytest.raises(ValueError, match=r"`latent_dim` must be a positive integer\. Received: latent_dim="):
+    with pytest.raises(ValueError, match=r"`latent_dim` must be an integer of at least 1\. Received: latent_dim="):
         decoder(latent_dim, (8, 8, 1))
 
 

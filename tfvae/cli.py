@@ -29,6 +29,8 @@ from tfvae.posteriors import Posterior
 from tfvae.priors import Prior
 from tfvae.vae import VAE
 
+USAGE_ERROR = 2
+
 # The parts that a command uses unless it is told otherwise. Here and not in the signature, so that --print_config shows
 # them and --likelihood.scale alone changes them.
 _DEFAULT_PARTS = {
@@ -80,8 +82,8 @@ def train(
         binarize: turn values in [0, 1] into 0 or 1: drawn anew at each visit, or by the threshold 0.5.
         image_size: height and width to which a folder's images are brought.
         network: the kind of encoder and decoder.
-        hidden: widths of the encoder's dense layers; the decoder mirrors them.
-        filters: filters of the convolutional encoder's layers; the decoder mirrors them.
+        hidden: widths of the encoder's dense layers, such as [256,128]; the decoder mirrors them.
+        filters: filters of the encoder's convolutions, such as [32,64]; the decoder mirrors them.
         activation: the networks' activation, by its Keras name.
         latent_dim: dimension of the latent space.
         posterior: q(z|x).
@@ -99,8 +101,7 @@ def train(
         overwrite: write into the folder of an earlier run of that name.
         config_yaml: the text of the run's config.yaml; the command line supplies it.
     """
-    with _usage_errors():
-        keras.utils.set_random_seed(seed)
+    with _exit_on_errors(USAGE_ERROR):
         pipelines = data_module.load(
             data,
             batch_size=batch_size,
@@ -109,6 +110,7 @@ def train(
             image_size=image_size,
             seed=seed,
         )
+        keras.utils.set_random_seed(seed)
         if binarize and not isinstance(likelihood, Bernoulli):
             raise ValueError(
                 "`--binarize` makes x 0 or 1, which needs `--likelihood Bernoulli`. Received: --likelihood "
@@ -119,7 +121,10 @@ def train(
         encoder, decoder = _networks(network, event_shape, latent_dim, likelihood, hidden, filters, activation)
         model = VAE(encoder, decoder, latent_dim, posterior, prior, likelihood, objective)
         model.check_data(held_out)
-        run = Path(runs) / (name or Path(data).stem)
+        name = name or Path(data).stem
+        if Path(name).name != name or name == "..":
+            raise ValueError(f"`--name` must be the name of a folder, not a path. Received: {name}")
+        run = Path(runs) / name
         runs_module.create(run, config_yaml, overwrite)
     steps = epochs * len(pipelines.train)
     model.compile(
@@ -140,12 +145,15 @@ def train(
         ],
     )
     if not np.isfinite(history.history["loss"][-1]):
+        if not np.isfinite(history.history["loss"]).any():
+            (run / "model.keras").unlink()
         raise SystemExit(f"tfvae: the training diverged; its history is in {run / 'history.csv'}")
     model.save(run / "model.keras")
     print("\n" + runs_module.evaluation(model, held_out, num_samples, seed))
     plots.history(history.history).savefig(run / "history.png")
     runs_module.draw(model, held_out, run, seed)
-    _export(model, Path(saved_models) / run.name, pipelines)
+    with _exit_on_errors(1):
+        _export(model, Path(saved_models) / run.name, pipelines)
     print(f"\nWrote {run}/ (model.keras, history.csv, config.yaml and pictures)")
 
 
@@ -158,9 +166,9 @@ def evaluate(run: str = "runs/digits", data: str | None = None, num_samples: Pos
         num_samples: draws for each example in the importance-sampled log-likelihood.
         seed: of the noise.
     """
-    with _usage_errors():
+    with _exit_on_errors(USAGE_ERROR):
         model, pipelines = runs_module.load_model(Path(run)), runs_module.load_data(Path(run), data)
-        print(runs_module.evaluation(model, runs_module.held_out(pipelines), num_samples, seed))
+    print(runs_module.evaluation(model, runs_module.held_out(pipelines), num_samples, seed))
 
 
 def generate(run: str = "runs/digits", output: str = "samples.png", n: PositiveInt = 64, seed: int = 0) -> None:
@@ -173,7 +181,7 @@ def generate(run: str = "runs/digits", output: str = "samples.png", n: PositiveI
         seed: of the noise.
     """
     path = Path(output)
-    with _usage_errors():
+    with _exit_on_errors(USAGE_ERROR):
         if path.suffix not in (".png", ".npy"):
             raise ValueError(f"`--output` must end in .png or .npy. Received: {output}")
         model = runs_module.load_model(Path(run))
@@ -203,8 +211,9 @@ def export(
         tflite_batch_size: 1 fixes the batch of the .tflite file; by default it takes any.
     """
     folder = Path(output) if output else Path("saved_models") / Path(run).resolve().name
-    with _usage_errors():
+    with _exit_on_errors(USAGE_ERROR):
         model, pipelines = runs_module.load_model(Path(run)), runs_module.load_data(Path(run))
+    with _exit_on_errors(1):
         _export(model, folder, pipelines, keep, quantize, tflite_batch_size)
 
 
@@ -223,7 +232,7 @@ def verify(
         tflite: the .tflite file.
         output: a JSON file to write the comparison to.
     """
-    with _usage_errors():
+    with _exit_on_errors(USAGE_ERROR):
         model, pipelines = runs_module.load_model(Path(run)), runs_module.load_data(Path(run))
         verification = export_module.verify(
             model, saved_model=saved_model, tflite=tflite, x=runs_module.held_out(pipelines)
@@ -241,7 +250,7 @@ def predict(model: str = "saved_models/digits", *, input: str, output: str) -> N
         input: a .npy file of x [N, ...], in the model's units.
         output: the .npz file to write: mean, elbo, log_likelihood and kl at the mean of q(z|x), and its parameters.
     """
-    with _usage_errors():
+    with _exit_on_errors(USAGE_ERROR):
         exported = export_module.load(model)
         x = np.load(input, allow_pickle=False)
         outputs = {**exported.run("serving_default", x=x), **exported.encode(x)}
@@ -266,7 +275,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     command = {command.__name__: command for command in parsers}[parsed.subcommand]
     chosen = parsed[parsed.subcommand]
     chosen.pop("config", None)
-    with _usage_errors():
+    with _exit_on_errors(USAGE_ERROR):
         keywords = vars(parsers[command].instantiate(chosen))
     if command is train:
         keywords["config_yaml"] = parsers[train].dump(chosen, skip_unset=False)
@@ -277,7 +286,7 @@ class _Parser(ArgumentParser):
     """A parser whose errors are one line."""
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
-        _exit_usage(message)
+        _exit(message, USAGE_ERROR)
 
 
 def _command_parser(command: Callable[..., None]) -> _Parser:
@@ -294,17 +303,17 @@ def _command_parser(command: Callable[..., None]) -> _Parser:
 
 
 @contextlib.contextmanager
-def _usage_errors() -> Iterator[None]:
-    """Turns what a user can mend into one line and exit code 2."""
+def _exit_on_errors(code: int) -> Iterator[None]:
+    """Turns what a user can mend, or an export that is refused, into one line and an exit code."""
     try:
         yield
-    except (ValueError, OSError, ImportError) as error:
-        _exit_usage(str(error))
+    except (ValueError, OSError, ImportError, NotImplementedError) as error:
+        _exit(str(error), code)
 
 
-def _exit_usage(message: str) -> NoReturn:
+def _exit(message: str, code: int) -> NoReturn:
     print("tfvae: error: " + " ".join(message.split()), file=sys.stderr)
-    raise SystemExit(2)
+    raise SystemExit(code)
 
 
 def _networks(

@@ -11,6 +11,8 @@ import numpy as np
 import tensorflow as tf
 from numpy.typing import ArrayLike
 
+from tfvae import checks
+
 NAMES = ("digits", "mnist", "fashion_mnist", "cifar10", "cifar100")
 IMAGE_SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".png")
 
@@ -20,8 +22,8 @@ class Arrays(NamedTuple):
 
     Attributes:
         train: `[N, ...event]`, uint8, bool or float32; float64 for a table.
-        validation: The official test split `[M, ...event]`, or None where there is none.
-        scale: The value that stands for 1 in the model's units: 255 for uint8, 16 for the digits, 1 for bool and float.
+        validation: the official test split `[M, ...event]`, or None where there is none.
+        scale: the value that stands for 1 in the model's units: 255 for uint8, 16 for the digits, 1 for bool and float.
             None for a table: its columns are to be standardised, once it is split.
     """
 
@@ -34,8 +36,8 @@ class Pipelines(NamedTuple):
     """What a model is trained on, and how to bring new data into its units: `x = (raw - offset) / scale`.
 
     Attributes:
-        train: Batches `[B, ...event]`, float32, in a new order at each iteration.
-        validation: Batches `[B, ...event]`, float32, the same at each iteration.
+        train: batches `[B, ...event]`, float32, in a new order at each iteration.
+        validation: batches `[B, ...event]`, float32, the same at each iteration.
         offset: float32: 0, or for a table `[D]` the mean of each column of the training split.
         scale: float32: one number, or for a table `[D]` the standard deviation of each column of the training split.
     """
@@ -58,25 +60,26 @@ def load(
     """Reads `source`, splits it and returns batches in the model's units, `x = (raw - offset) / scale`.
 
     Args:
-        source: See `read`.
-        batch_size: The number of examples in a batch, B; the last batch of a pass may be smaller.
-        validation_fraction: The share of examples held out at random. Not used where there is an official test split.
+        source: see `read`.
+        batch_size: the number of examples in a batch, B; the last batch of a pass may be smaller.
+        validation_fraction: the share of examples held out at random. Not used where there is an official test split.
         binarize: None; "dynamic", `x ~ Bernoulli(p = scaled value)`, drawn anew at each visit in training and only once
             for validation; or "threshold", `x = 1 if scaled value >= 0.5 else 0`.
-        image_size: See `read`.
-        seed: Not negative. The same seed gives the same batches in every run, whatever the global seeds.
+        image_size: see `read`.
+        seed: not negative. The same seed gives the same batches in every run, whatever the global seeds.
 
     Returns:
         The two pipelines of batches `[B, ...event]`, float32, with `offset` and `scale`.
 
     Raises:
-        ValueError: If an argument is out of its range, or `source` cannot be split or binarised. Else as `read`.
+        ValueError: an argument is out of its range, or `source` cannot be split or binarised. Else as `read`.
 
     Reference:
         Burda, Grosse, Salakhutdinov, "Importance Weighted Autoencoders", 2016, section 5 (dynamic binarisation).
     """
-    if batch_size < 1:
-        raise _invalid("`batch_size` must be at least 1", f"batch_size={batch_size}")
+    batch_size = checks.positive_integer("batch_size", batch_size)
+    if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2**32:
+        raise _invalid("`seed` must be an integer from 0 to 2**32 - 1", f"seed={seed!r}")
     if binarize not in (None, "dynamic", "threshold"):
         raise _invalid('`binarize` must be None, "dynamic" or "threshold"', f"binarize={binarize!r}")
     train, validation, unit = read(source, image_size=image_size)
@@ -134,9 +137,9 @@ def read(source: str | Path | ArrayLike, *, image_size: tuple[int, int] | None =
         The arrays, in the units of the source, and their scale.
 
     Raises:
-        FileNotFoundError: If `source` is not found or cannot be downloaded.
-        ImportError: If a table is read without the extra `tables`.
-        ValueError: If `source` does not hold finite numbers `[N, ...event]`, N > 0.
+        FileNotFoundError: `source` is not found or cannot be downloaded.
+        ImportError: a table is read without the extra `tables`.
+        ValueError: `source` does not hold finite numbers `[N, ...event]`, N > 0.
     """
     is_path = isinstance(source, (str, Path)) and source not in NAMES
     if is_path and Path(source).is_dir():
@@ -155,13 +158,13 @@ def read(source: str | Path | ArrayLike, *, image_size: tuple[int, int] | None =
 
 
 def _invalid(expected: str, received: str) -> ValueError:
-    return ValueError(f"Argument {expected}. Received: {received}")
+    return ValueError(f"{expected}. Received: {received}")
 
 
 def _read_file(path: Path) -> Arrays:
     if not path.exists():
         raise FileNotFoundError(
-            f"Argument `source` must be an array, an existing file or folder, or one of the names {', '.join(NAMES)}. "
+            f"`source` must be an array, an existing file or folder, or one of the names {', '.join(NAMES)}. "
             f"Received: source='{path}', which is neither a name nor an existing path"
         )
     if path.suffix.lower() in (".npy", ".npz"):

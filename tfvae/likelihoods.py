@@ -63,6 +63,7 @@ class Likelihood(keras.layers.Layer, abc.ABC):
         Args:
             parameters: the decoder's output [..., *parameter_shape].
         """
+        self._check_built()
         parameters = tf.cast(parameters, tf.float32)
         return tfd.Independent(self.element_distribution(parameters), self._event_rank)
 
@@ -76,6 +77,7 @@ class Likelihood(keras.layers.Layer, abc.ABC):
         Returns:
             log p(x|z) [S, B], in nats per example.
         """
+        self._check_built()
         elements = self.element_log_prob(tf.cast(x, tf.float32), tf.cast(parameters, tf.float32))
         return tf.reduce_sum(elements, axis=list(range(-self._event_rank, 0)))
 
@@ -86,6 +88,10 @@ class Likelihood(keras.layers.Layer, abc.ABC):
             parameters: the decoder's output [..., *parameter_shape].
         """
         return self.distribution(parameters).mean()
+
+    def _check_built(self) -> None:
+        if self._event_rank is None:
+            raise ValueError("A likelihood must be built before it is used, with the shape of the decoder's output")
 
 
 @keras.saving.register_keras_serializable(PACKAGE)

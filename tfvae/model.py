@@ -190,6 +190,8 @@ class VariationalModel(keras.Model, abc.ABC):
     def evaluate(self, x: Any = None, *args: Any, **kwargs: Any) -> Any:
         """Computes the metrics on data: `keras.Model.evaluate`, after the look at the data that `fit` takes.
 
+        The noise is drawn anew, and moves on the stream that training draws from.
+
         Args:
             x: as for `fit`.
             args: the further arguments of `keras.Model.evaluate`.
@@ -206,6 +208,22 @@ class VariationalModel(keras.Model, abc.ABC):
             return super().evaluate(x, *args, **kwargs)
         arguments = self._arguments(keras.Model.evaluate, x, *args, **kwargs)
         return super().evaluate(**arguments)
+
+    def predict(self, x: Any, *args: Any, **kwargs: Any) -> Any:
+        """Computes the model's output on data: `keras.Model.predict`, after the look at the data that `fit` takes.
+
+        Args:
+            x: as for `fit`.
+            args: the further arguments of `keras.Model.predict`.
+            kwargs: the further arguments of `keras.Model.predict`.
+
+        Returns:
+            The output, as an array.
+
+        Raises:
+            ValueError: x is not data of the model.
+        """
+        return super().predict(self._check_source(x, "x"), *args, **kwargs)
 
     def _arguments(self, method: Callable[..., Any], *args: Any, **kwargs: Any) -> dict[str, Any]:
         """The arguments of `fit` or `evaluate` by name, once they are checked."""
@@ -245,14 +263,14 @@ class VariationalModel(keras.Model, abc.ABC):
         return data
 
     def _maybe_symbolic_build(self, iterator: Any = None, data_batch: Any = None) -> None:
-        """Builds the optimizer where there is a strategy.
+        """Checks the data of `train_on_batch` and `test_on_batch`, and builds the optimizer where there is a strategy.
 
         Keras's own takes the mean of the replicas' first batches, which fails when these differ in size. The model is
         built already by `check_data`.
         """
+        if data_batch is not None:
+            self._check_source(data_batch, "x")
         if self._distribute_strategy is not None:
-            if data_batch is not None:
-                self._check_source(data_batch, "x")
             with self.distribute_strategy.scope():
                 self.optimizer.build(self.trainable_variables)
 

@@ -10,6 +10,8 @@ from collections.abc import Callable, Sequence
 
 import keras
 
+from tfvae import checks
+
 # A multiple of the stride: every pixel made by a transposed convolution then sums equally many taps, which keeps the
 # checkerboard out of the pictures (Odena et al., 2016, "Deconvolution and Checkerboard Artifacts").
 _KERNEL_SIZE = 4
@@ -64,7 +66,7 @@ def dense_decoder(
     Raises:
         ValueError: `latent_dim` is not a positive integer, or `output_shape` or `hidden` not a tuple of them.
     """
-    latent_dim = _size("latent_dim", latent_dim)
+    latent_dim = checks.positive_integer("latent_dim", latent_dim)
     output_shape = _sizes("output_shape", output_shape, min_length=1)
     hidden = _sizes("hidden", hidden)
     z = keras.Input((latent_dim,), name="z")
@@ -136,7 +138,7 @@ def convolutional_decoder(
         ValueError: `latent_dim` is not a positive integer, `output_shape` not that of an image, or `filters` or
             `hidden` not a tuple of positive integers.
     """
-    latent_dim = _size("latent_dim", latent_dim)
+    latent_dim = checks.positive_integer("latent_dim", latent_dim)
     height, width, channels = _image_shape("output_shape", output_shape, "dense_decoder")
     filters = _sizes("filters", filters, min_length=1)
     hidden = _sizes("hidden", hidden)
@@ -165,22 +167,16 @@ def _dense(inputs: keras.KerasTensor, widths: tuple[int, ...], activation: str |
     return outputs
 
 
-def _size(argument: str, value: int) -> int:
-    if not isinstance(value, numbers.Integral) or value < 1:
-        raise ValueError(f"Argument `{argument}` must be a positive integer. Received: {argument}={value!r}")
-    return int(value)
-
-
 def _sizes(argument: str, values: Sequence[int], min_length: int = 0) -> tuple[int, ...]:
     valid = (
         isinstance(values, tuple | list)
         and len(values) >= min_length
-        and all(isinstance(value, numbers.Integral) and value >= 1 for value in values)
+        and all(isinstance(value, numbers.Integral) and not isinstance(value, bool) and value >= 1 for value in values)
     )
     if not valid:
         at_least = f" with at least {min_length} entry" if min_length else ""
         raise ValueError(
-            f"Argument `{argument}` must be a tuple of positive integers{at_least}. Received: {argument}={values!r}"
+            f"`{argument}` must be a tuple of positive integers{at_least}. Received: {argument}={values!r}"
         )
     return tuple(int(value) for value in values)
 
@@ -189,7 +185,7 @@ def _image_shape(argument: str, shape: Sequence[int], dense_network: str) -> tup
     sizes = _sizes(argument, shape, min_length=1)
     if len(sizes) != 3:
         raise ValueError(
-            f"Argument `{argument}` must be (height, width, channels): add a channels axis to an image without one, "
+            f"`{argument}` must be (height, width, channels): add a channels axis to an image without one, "
             f"and use `{dense_network}` for vectors. Received: {argument}={shape!r}"
         )
     return sizes

@@ -35,7 +35,7 @@ def reconstructions(x: np.ndarray, reconstruction: np.ndarray, max_examples: int
     _check_positive("max_examples", max_examples)
     if np.shape(x) != np.shape(reconstruction):
         shapes = f"x.shape={np.shape(x)}, reconstruction.shape={np.shape(reconstruction)}"
-        raise ValueError(f"Argument `reconstruction` must have the shape of `x`. Received: {shapes}")
+        raise ValueError(f"`reconstruction` must have the shape of `x`. Received: {shapes}")
     x = _examples("x", x, slice(max_examples))
     reconstruction = _examples("reconstruction", reconstruction, slice(max_examples))
     if _is_image(x.shape[1:]):
@@ -81,10 +81,10 @@ def latent(loc: np.ndarray, x: np.ndarray | None = None, max_points: int = 2000)
     _check_positive("max_points", max_points)
     loc = _examples("loc", loc)
     if loc.ndim != 2:
-        raise ValueError(f"Argument `loc` must have the shape [B, L]. Received: loc.shape={loc.shape}")
+        raise ValueError(f"`loc` must have the shape [B, L]. Received: loc.shape={loc.shape}")
     if x is not None and np.shape(x)[:1] != (len(loc),):
         shapes = f"x.shape={np.shape(x)}, loc.shape={loc.shape}"
-        raise ValueError(f"Argument `x` must hold one example per row of `loc`. Received: {shapes}")
+        raise ValueError(f"`x` must hold one example per row of `loc`. Received: {shapes}")
     figure = _figure("Posterior means", 7, 4 if loc.shape[1] == 1 else 7.3)
     axes = figure.add_subplot()
     _plain(axes)
@@ -123,7 +123,7 @@ def history(history: Mapping[str, Sequence[float]]) -> Figure:
     """
     present = [metric for metric in _METRICS if metric in history or f"val_{metric}" in history]
     if not present:
-        raise ValueError(f"Argument `history` must have at least one of {list(_METRICS)}. Received: {list(history)}")
+        raise ValueError(f"`history` must have at least one of {list(_METRICS)}. Received: {list(history)}")
     figure = _figure("Training history", 4 * len(present), 3.6)
     for index, metric in enumerate(present):
         axes = figure.add_subplot(1, len(present), index + 1)
@@ -229,7 +229,7 @@ def _plain(axes: Axes) -> None:
 
 def _examples(argument: str, value: np.ndarray, rows: slice | np.ndarray = slice(None)) -> np.ndarray:
     if np.ndim(value) < 2:
-        raise ValueError(f"Argument `{argument}` must have the shape [B, ...]. Received: shape={np.shape(value)}")
+        raise ValueError(f"`{argument}` must have the shape [B, ...]. Received: shape={np.shape(value)}")
     return _finite(argument, np.asarray(value)[rows])
 
 
@@ -238,7 +238,7 @@ def _finite(argument: str, values: np.ndarray) -> np.ndarray:
     bad = np.count_nonzero(~np.isfinite(values))
     if bad or values.size == 0:
         raise ValueError(
-            f"Argument `{argument}` must hold finite values, at least one. "
+            f"`{argument}` must hold finite values, at least one. "
             f"Received: {values.size} values, {bad} of them NaN or infinite"
         )
     return values
@@ -246,4 +246,4 @@ def _finite(argument: str, values: np.ndarray) -> np.ndarray:
 
 def _check_positive(argument: str, value: int) -> None:
     if value < 1:
-        raise ValueError(f"Argument `{argument}` must be at least 1. Received: {argument}={value}")
+        raise ValueError(f"`{argument}` must be at least 1. Received: {argument}={value}")

@@ -19,9 +19,10 @@ from tfvae.priors import Prior, StandardNormal
 
 tfd = tfp.distributions
 
-# Elements of x that one chunk of `log_likelihood` evaluates, 16 MB for each tensor: large enough for fast matrix
-# products, small enough for the cache and for any number of samples.
+# The most elements of x, 16 MB for each tensor, and the most rows of the decoder that one chunk of `log_likelihood`
+# evaluates: large enough for fast matrix products, small enough for the cache and for any number of samples.
 _CHUNK_ELEMENTS = 2**22
+_CHUNK_ROWS = 2**16
 
 
 @keras.saving.register_keras_serializable("tfvae")
@@ -37,7 +38,8 @@ class VAE(VariationalModel):
         encoder: a Keras model from x [B, ...] to features [B, F].
         decoder: a Keras model from z [B, L] to the likelihood's parameters [B, ...].
         latent_dim: L, the dimension of z.
-        posterior: q(z|x), which owns the heads from features to its parameters; None means `DiagonalNormal()`.
+        posterior: q(z|x), which owns the heads from features to its parameters; None means `DiagonalNormal()`. This
+            and every other part belong to one model.
         prior: p(z); None means `StandardNormal()`.
         likelihood: p(x|z); None means `Normal(scale=1.0)`.
         objective: what is maximised; None means `ELBO()`.
@@ -70,14 +72,22 @@ class VAE(VariationalModel):
         self.posterior = DiagonalNormal() if posterior is None else posterior
         self.prior = StandardNormal() if prior is None else prior
         self.likelihood = Normal() if likelihood is None else likelihood
+        for name, base in (
+            ("posterior", Posterior),
+            ("prior", Prior),
+            ("likelihood", Likelihood),
+            ("objective", Objective),
+        ):
+            if not isinstance(getattr(self, name), base):
+                raise ValueError(f"`{name}` must be a {base.__name__}. Received: {getattr(self, name)!r}")
         for name in ("posterior", "prior"):
             part = getattr(self, name)
             if part.latent_dim is None:
                 part.latent_dim = self.latent_dim
             elif part.latent_dim != self.latent_dim:
                 raise ValueError(
-                    f"`{name}` must have the model's latent_dim, {self.latent_dim}, or None. Received: a {name} with "
-                    f"latent_dim={part.latent_dim}"
+                    f"`{name}` must have the model's latent_dim, {self.latent_dim}, or None and belong to no other "
+                    f"model. Received: a {name} with latent_dim={part.latent_dim}"
                 )
         self.event_shape = None
         # Past Keras, which would try to save these graphs with the model.
@@ -223,7 +233,7 @@ class VAE(VariationalModel):
         Args:
             x: an array [N, ...] or a dataset.
             num_samples: K, the number of draws for each example.
-            batch_size: how many examples are computed at a time; memory does not grow with K.
+            batch_size: how many examples are computed at a time; memory is bounded whatever K is.
             seed: the same seed gives the same draws; None draws anew at each call.
 
         Returns:
@@ -237,7 +247,7 @@ class VAE(VariationalModel):
         chunk = None
         for index, batch in enumerate(self._checked_batches(x, batch_size)):
             # The same for all batches, because each size is a graph of its own.
-            chunk = chunk or min(num_samples, max(1, _CHUNK_ELEMENTS // int(tf.size(batch))))
+            chunk = chunk or max(1, min(num_samples, _CHUNK_ELEMENTS // int(tf.size(batch)), _CHUNK_ROWS // len(batch)))
             batch_seed = tf.random.experimental.stateless_fold_in(seed, index)
             total = np.full(len(batch), -np.inf)
             for start in range(0, num_samples, chunk):
