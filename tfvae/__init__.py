@@ -29,7 +29,7 @@ __all__ = [
     "priors",
 ]
 
-__getattr__ = lazy_attributes(
+__getattr__, __dir__ = lazy_attributes(
     __name__,
     {
         "data": [],

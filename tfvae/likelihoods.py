@@ -15,6 +15,7 @@ import tensorflow as tf
 import tensorflow_probability as tfp
 
 from tfvae import checks
+from tfvae.numerics import softplus
 
 tfd = tfp.distributions
 
@@ -167,8 +168,8 @@ class Bernoulli(Likelihood):
         return tfd.Bernoulli(logits=parameters, dtype=tf.float32)
 
     def element_log_prob(self, x: tf.Tensor, parameters: tf.Tensor) -> tf.Tensor:
-        """The sum x log p + (1 - x) log(1 - p), where TFLite would overflow in TFP's softplus."""
-        return _bernoulli_log_prob(x, parameters)
+        """The sum x log p + (1 - x) log(1 - p) = x f - softplus(f), f the logit of p."""
+        return x * parameters - softplus(parameters)
 
     def check(self, x: np.ndarray) -> None:
         """Raises ValueError when a value is neither 0 nor 1."""
@@ -195,15 +196,15 @@ class ContinuousBernoulli(Likelihood):
         return tfd.ContinuousBernoulli(logits=parameters)
 
     def element_log_prob(self, x: tf.Tensor, parameters: tf.Tensor) -> tf.Tensor:
-        """The sum x log p + (1 - x) log(1 - p) + log C(p), where TFLite would overflow in TFP's softplus.
+        """The sum x log p + (1 - x) log(1 - p) + log C(p) = x f - softplus(f) + log C, f the logit of p.
 
-        C = 2 atanh(1 - 2p) / (1 - 2p) = f / tanh(f / 2), f the logit of p; near 0 by its Taylor series.
+        C = 2 atanh(1 - 2p) / (1 - 2p) = f / tanh(f / 2); near 0 by its Taylor series.
         """
         is_small = tf.abs(parameters) < 0.1
         logits = tf.where(is_small, 0.1, parameters)
         series = math.log(2) + parameters**2 / 12 - 7 * parameters**4 / 1440
         log_normalizer = tf.where(is_small, series, tf.math.log(logits / tf.tanh(logits / 2)))
-        return _bernoulli_log_prob(x, parameters) + log_normalizer
+        return x * parameters - softplus(parameters) + log_normalizer
 
     def check(self, x: np.ndarray) -> None:
         """Raises ValueError when a value is outside [0, 1]."""
@@ -213,7 +214,3 @@ class ContinuousBernoulli(Likelihood):
                 "`x` must lie in [0, 1] under the ContinuousBernoulli likelihood: scale it, for example x / 255 for "
                 f"8-bit pixels. Received: x with the value {x[wrong]!s}"
             )
-
-
-def _bernoulli_log_prob(x: tf.Tensor, logits: tf.Tensor) -> tf.Tensor:
-    return -tf.nn.sigmoid_cross_entropy_with_logits(tf.broadcast_to(x, tf.shape(logits)), logits)

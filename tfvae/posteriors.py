@@ -12,6 +12,8 @@ import keras
 import tensorflow as tf
 import tensorflow_probability as tfp
 
+from tfvae.numerics import softplus
+
 tfd = tfp.distributions
 
 PACKAGE = "tfvae.posteriors"
@@ -97,7 +99,7 @@ class DiagonalNormal(Posterior):
         """Computes `loc` and `scale`, each float32 [B, L], from features [B, F]."""
         loc = keras.ops.cast(self.loc_head(features), "float32")
         raw = keras.ops.cast(self.scale_head(features), "float32") + math.log(math.e - 1)
-        return {"loc": loc, "scale": _softplus(raw) + _MIN_SCALE}
+        return {"loc": loc, "scale": softplus(raw) + _MIN_SCALE}
 
     def distribution(self, parameters: dict[str, tf.Tensor]) -> tfd.Distribution:
         """q(z|x), with batch shape [B] and event shape [L]."""
@@ -106,8 +108,3 @@ class DiagonalNormal(Posterior):
     def sample_from(self, parameters: dict[str, tf.Tensor], epsilon: tf.Tensor) -> tf.Tensor:
         """The sample z = loc + scale * epsilon [B, L]."""
         return parameters["loc"] + parameters["scale"] * epsilon
-
-
-def _softplus(x: tf.Tensor) -> tf.Tensor:
-    """log(1 + exp(x)), as an op that TFLite evaluates without overflow: it takes softplus literally, inf from 89 on."""
-    return tf.nn.sigmoid_cross_entropy_with_logits(labels=tf.zeros_like(x), logits=x)

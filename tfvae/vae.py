@@ -194,6 +194,7 @@ class VAE(VariationalModel):
         self._check_built("decode")
         z = checks.to_numpy(z, "z")
         checks.check_shape(z, (self.latent_dim,), "z")
+        checks.check_finite(z, "z")
         return np.concatenate([self._run(self._decode, batch).numpy() for batch in inputs.batches(z, batch_size)])
 
     def reconstruct(self, x: Any, batch_size: int = 256) -> np.ndarray:
@@ -275,6 +276,7 @@ class VAE(VariationalModel):
         else:
             epsilon = checks.to_numpy(epsilon, "epsilon")
             checks.check_shape(epsilon, (self.latent_dim,), "epsilon")
+            checks.check_finite(epsilon, "epsilon")
             checks.check_same_length(x=x, epsilon=epsilon)
             pairs = zip(inputs.batches(x, batch_size), inputs.batches(epsilon, batch_size), strict=True)
             outputs = [self._run(self._score, *pair) for pair in pairs]

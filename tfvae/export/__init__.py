@@ -8,7 +8,7 @@ from tfvae._lazy import lazy_attributes
 
 __all__ = ["Agreement", "Cost", "Endpoints", "ExportedModel", "Verification", "load", "saved_model", "tflite", "verify"]
 
-__getattr__ = lazy_attributes(
+__getattr__, __dir__ = lazy_attributes(
     __name__,
     {
         "client": ["ExportedModel", "load"],

@@ -15,6 +15,7 @@ from numpy.typing import ArrayLike
 from tfvae import checks
 
 _Call = Callable[[str, dict[str, np.ndarray]], dict[str, np.ndarray]]
+_Shapes = dict[str, dict[str, tuple[int | None, ...]]]
 
 
 class ExportedModel:
@@ -26,9 +27,7 @@ class ExportedModel:
         metadata: what the export says of the model: event shape, normalisation and more; empty where the file is gone.
     """
 
-    def __init__(
-        self, call: _Call, shapes: dict[str, dict[str, tuple[int | None, ...]]], metadata: dict[str, Any]
-    ) -> None:
+    def __init__(self, call: _Call, shapes: _Shapes, metadata: dict[str, Any]) -> None:
         self.metadata = metadata
         self.signatures = tuple(shapes)
         self._call = call
@@ -65,15 +64,22 @@ class ExportedModel:
             Its outputs by name, float32.
 
         Raises:
-            ValueError: an input has the wrong shape or dtype, no rows, or a value that is not finite.
+            ValueError: there is no such signature or input, or an input has the wrong shape or dtype, no rows, or a
+                value that is not finite in float32.
         """
+        if signature not in self._shapes:
+            raise ValueError(f"`signature` must be one of {list(self._shapes)}. Received: signature={signature!r}")
         shapes = self._shapes[signature]
+        if set(arguments) != set(shapes):
+            expected = " and ".join(f"`{name}`" for name in shapes)
+            raise ValueError(f"The inputs of {signature} must be {expected}. Received: {list(arguments)}")
         arrays = {}
         for name, shape in shapes.items():
             array = checks.to_numpy(arguments[name], name)
             checks.check_shape(array, shape[1:], name)
-            checks.check_finite(array, name)
-            arrays[name] = array.astype(np.float32)
+            with np.errstate(over="ignore"):
+                arrays[name] = array.astype(np.float32)
+            checks.check_finite(arrays[name], name)
         checks.check_same_length(**arrays)
         batch = next(iter(shapes.values()))[0]
         if batch is None:
@@ -102,21 +108,40 @@ def load(path: str | os.PathLike[str], *, num_threads: int | None = None) -> Exp
         FileNotFoundError: nothing is there.
         ValueError: it is no model that tfvae exported.
     """
-    path = Path(path)
+    path = resolve(path)
     if path.is_file():
-        return _load_tflite(path, num_threads)
-    if (path / "saved_model.pb").is_file():
-        return _load_saved_model(path)
+        model, shapes = _open_tflite(path, num_threads)
+        description = path.with_suffix(".json")
+    else:
+        model, shapes = _open_saved_model(path)
+        description = path / "assets.extra" / "metadata.json"
+    if not set(shapes) >= {"encode", "decode", "reconstruct", "generate", "score"}:
+        raise ValueError(
+            f"`path` must be a model that tfvae exported. Received: path={str(path)!r}, with the signatures "
+            f"{list(shapes)}"
+        )
+    return ExportedModel(model, shapes, json.loads(description.read_text()) if description.is_file() else {})
+
+
+def resolve(path: str | os.PathLike[str]) -> Path:
+    """The .tflite file or the SavedModel folder that a path stands for: of a folder of versions, the newest.
+
+    Raises:
+        FileNotFoundError: nothing is there.
+    """
+    path = Path(path)
+    if path.is_file() or (path / "saved_model.pb").is_file():
+        return path
     if path.is_dir():
         versions = [p for p in path.iterdir() if p.name.isdecimal() and (p / "saved_model.pb").is_file()]
         if versions:
-            return _load_saved_model(max(versions, key=lambda p: int(p.name)))
+            return max(versions, key=lambda p: int(p.name))
     raise FileNotFoundError(
         f"`path` must be a .tflite file, a SavedModel or a folder of versions of one. Received: path={str(path)!r}"
     )
 
 
-def _load_tflite(path: Path, num_threads: int | None) -> ExportedModel:
+def _open_tflite(path: Path, num_threads: int | None) -> tuple[_Call, _Shapes]:
     from ai_edge_litert.interpreter import Interpreter
 
     try:
@@ -131,12 +156,10 @@ def _load_tflite(path: Path, num_threads: int | None) -> ExportedModel:
         }
         for name, runner in runners.items()
     }
-    return ExportedModel(
-        lambda signature, arrays: runners[signature](**arrays), shapes, _metadata(path.with_suffix(".json"))
-    )
+    return lambda signature, arrays: runners[signature](**arrays), shapes
 
 
-def _load_saved_model(folder: Path) -> ExportedModel:
+def _open_saved_model(folder: Path) -> tuple[_Call, _Shapes]:
     import tensorflow as tf
 
     loaded = tf.saved_model.load(str(folder))
@@ -150,8 +173,4 @@ def _load_saved_model(folder: Path) -> ExportedModel:
         name: {argument: tuple(spec.shape) for argument, spec in function.structured_input_signature[1].items()}
         for name, function in loaded.signatures.items()
     }
-    return ExportedModel(call, shapes, _metadata(folder / "assets.extra" / "metadata.json"))
-
-
-def _metadata(path: Path) -> dict[str, Any]:
-    return json.loads(path.read_text()) if path.is_file() else {}
+    return call, shapes

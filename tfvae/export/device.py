@@ -9,6 +9,7 @@ from typing import Literal
 import numpy as np
 import tensorflow as tf
 from numpy.typing import ArrayLike
+from tensorflow.lite.python.convert_phase import ConverterError
 
 from tfvae import checks
 from tfvae.export.endpoints import SIGNATURES, Endpoints, in_float32
@@ -36,7 +37,7 @@ def tflite(
 
     Args:
         model: a model that is built.
-        path: the file to write; it appears complete, or not at all.
+        path: the file to write, *.tflite; it appears complete, or not at all.
         quantize: None for float32, which is compared with the Keras model; "float16" halves the weights; "dynamic"
             makes them int8; "int8" makes the activations int8 too, and the scores coarse.
         x: data [N, ...]: needed for "int8", which takes the ranges of the activations from it, and used for the
@@ -53,6 +54,9 @@ def tflite(
         NotImplementedError: a part of the model cannot be exported.
         OSError: the file cannot be written.
     """
+    path = Path(path)
+    if path.suffix != ".tflite":
+        raise ValueError(f"`path` must end in .tflite. Received: path={str(path)!r}")
     if quantize not in (None, "float16", "dynamic", "int8"):
         raise ValueError(f'`quantize` must be None, "float16", "dynamic" or "int8". Received: quantize={quantize!r}')
     if quantize == "int8" and x is None:
@@ -64,10 +68,8 @@ def tflite(
         raise ValueError(f"`batch_size` must be 1 or None. Received: batch_size={batch_size!r}")
     model = in_float32(model)
     endpoints = Endpoints(model, batch_size)
-    path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=".tmp-", dir=path.parent) as temporary:
-        folder = str(Path(temporary) / "model")
+    with tempfile.TemporaryDirectory() as folder:
         tf.saved_model.save(endpoints, folder, signatures=endpoints.signatures_by_name)
         converter = tf.lite.TFLiteConverter.from_saved_model(folder, signature_keys=list(SIGNATURES))
         if quantize is not None:
@@ -76,14 +78,20 @@ def tflite(
             converter.target_spec.supported_types = [tf.float16]
         elif quantize == "int8":
             converter.representative_dataset = lambda: _calibration(model, x[:_CALIBRATION_EXAMPLES])
-        content = Path(temporary) / path.name
-        content.write_bytes(converter.convert())
+        try:
+            content = converter.convert()
+        except ConverterError as error:
+            raise NotImplementedError(f"TFLite cannot run this model with its built-in ops: {error}") from error
         if quantize is None:
-            check_agreement(model, tflite=content, x=x)
-        description = Path(temporary) / "metadata.json"
-        write_json(description, {**metadata(model, offset, scale), "quantize": quantize, "batch_size": batch_size})
-        os.replace(description, path.with_suffix(".json"))
-        os.replace(content, path)
+            converted = Path(folder) / "model.tflite"
+            converted.write_bytes(content)
+            check_agreement(model, tflite=converted, x=x)
+    # Written beside and moved in, so that a reader never sees a part.
+    temporary = path.with_name(f".{path.name}.tmp")
+    write_json(temporary, {**metadata(model, offset, scale), "quantize": quantize, "batch_size": batch_size})
+    os.replace(temporary, path.with_suffix(".json"))
+    temporary.write_bytes(content)
+    os.replace(temporary, path)
     return path
 
 

@@ -59,8 +59,8 @@ B is any number of examples; everything is float32.
 
 _MODELS_CONFIG = """model_config_list {{
   config {{
-    name: "{name}"
-    base_path: "/models/{name}"
+    name: {name}
+    base_path: {base_path}
     model_platform: "tensorflow"
   }}
 }}
@@ -92,4 +92,7 @@ def files(model: VAE, name: str) -> dict[str, str]:
         serving_default=json.dumps({"instances": [x]}),
         score=json.dumps({"signature_name": "score", "instances": [{"x": x, "epsilon": epsilon}]}),
     )
-    return {"README.md": readme, "models.config": _MODELS_CONFIG.format(name=name), "batching.config": _BATCHING_CONFIG}
+    models_config = _MODELS_CONFIG.format(
+        name=json.dumps(name, ensure_ascii=False), base_path=json.dumps(f"/models/{name}", ensure_ascii=False)
+    )
+    return {"README.md": readme, "models.config": models_config, "batching.config": _BATCHING_CONFIG}

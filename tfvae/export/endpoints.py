@@ -78,7 +78,11 @@ def _checked(
     """
 
     def checked(*tensors: tf.Tensor) -> dict[str, tf.Tensor]:
-        return function(*(tf.ensure_shape(tensor, spec.shape) for tensor, spec in zip(tensors, specs, strict=True)))
+        tensors = [tf.ensure_shape(tensor, spec.shape) for tensor, spec in zip(tensors, specs, strict=True)]
+        for tensor in tensors[1:]:
+            # A batch of one would be broadcast.
+            tf.debugging.assert_equal(tf.shape(tensor)[0], tf.shape(tensors[0])[0], "the inputs differ in their rows")
+        return function(*tensors)
 
     return checked
 
@@ -89,11 +93,16 @@ def _parts(model: VAE) -> tuple[keras.layers.Layer, ...]:
 
 def in_float32(model: VAE) -> VAE:
     """The model, or a copy where it computes in half precision, which TFLite and many processors lack."""
-    config = model.get_config()
-    if _with_float32(config) == config:
+    if all(layer.compute_dtype == "float32" for part in _parts(model) for layer in part._flatten_layers()):
         return model
-    copy = VAE.from_config(_with_float32(config))
-    copy.build((None, *model.event_shape))
+    # Layers that a user's own network makes take the global policy, whatever its configuration says.
+    policy = keras.config.dtype_policy()
+    keras.config.set_dtype_policy("float32")
+    try:
+        copy = VAE.from_config(_with_float32(model.get_config()))
+        copy.build((None, *model.event_shape))
+    finally:
+        keras.config.set_dtype_policy(policy)
     for part, original in zip(_parts(copy), _parts(model), strict=True):
         part.set_weights(original.get_weights())
     return copy

@@ -58,32 +58,45 @@ def saved_model(
     model = in_float32(model)
     endpoints = Endpoints(model)
     folder = Path(path)
+    # Also of "." and of a link.
+    name = folder.resolve().name
     folder.mkdir(parents=True, exist_ok=True)
-    with _locked(folder), _temporary(folder) as temporary:
+    with _errors_that_name(folder), _locked(folder), _temporary(folder) as temporary:
         content = temporary / "model"
-        try:
-            tf.saved_model.save(endpoints, str(content), signatures=endpoints.signatures_by_name)
-        except tf.errors.OpError as error:
-            raise OSError(f"`path` could not be written: {error.message}. Received: path={str(path)!r}") from error
+        tf.saved_model.save(endpoints, str(content), signatures=endpoints.signatures_by_name)
         check_agreement(model, saved_model=content, x=x)
         extra = content / "assets.extra"
         extra.mkdir()
-        warmup.write(extra / "tf_serving_warmup_requests", endpoints, folder.name)
+        warmup.write(extra / "tf_serving_warmup_requests", endpoints, name)
         write_json(extra / "metadata.json", metadata(model, offset, scale))
-        for name, text in documents.files(model, folder.resolve().name).items():
-            (temporary / name).write_text(text)
-            os.replace(temporary / name, folder / name)
-        version = folder / str(1 + max(versions(folder), default=0))
+        for document, text in documents.files(model, name).items():
+            (temporary / document).write_text(text)
+            os.replace(temporary / document, folder / document)
+        version = folder / str(1 + max((int(path.name) for path in _numbered(folder)), default=0))
         os.rename(content, version)
-        for old in versions(folder)[: -keep if keep else 0]:
+        for old in [path for path in _numbered(folder) if path.is_dir()][: -keep if keep else 0]:
             # Out of the server's sight first, then removed.
-            os.rename(folder / str(old), temporary / str(old))
+            os.rename(old, temporary / old.name)
     return version
 
 
-def versions(folder: Path) -> list[int]:
-    """The versions in a model's folder, in order."""
-    return sorted(int(path.name) for path in folder.iterdir() if path.name.isdecimal() and path.is_dir())
+def _numbered(folder: Path) -> list[Path]:
+    """What TF Serving takes for versions, in order: all that is named by a number, such as 7, or 0007."""
+    numbered = [path for path in folder.iterdir() if path.name.isascii() and path.name.isdecimal()]
+    return sorted(numbered, key=lambda path: int(path.name))
+
+
+@contextlib.contextmanager
+def _errors_that_name(folder: Path) -> Iterator[None]:
+    """Makes OSErrors of TensorFlow's errors, and adds the folder to those of a full disk, which name no file."""
+    try:
+        yield
+    except tf.errors.OpError as error:
+        raise OSError(f"`path` could not be written: {error.message}. Received: path={str(folder)!r}") from error
+    except OSError as error:
+        if error.filename is not None:
+            raise
+        raise OSError(error.errno, error.strerror, str(folder)) from error
 
 
 @contextlib.contextmanager

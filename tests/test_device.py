@@ -1,0 +1,325 @@
+"""TFLite files, run by LiteRT, against the Keras model; and what is in the files, read from the flatbuffer."""
+
+import functools
+import json
+import re
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from ai_edge_litert.interpreter import Interpreter
+from tensorflow.lite.python import schema_py_generated as schema
+
+import tfvae
+from tfvae import export, likelihoods, networks
+
+EVENT_SHAPE = (8, 8, 1)
+SIGNATURES = {"encode", "decode", "reconstruct", "generate", "score", "serving_default"}
+LIKELIHOODS = {
+    "Normal(0.5)": lambda: likelihoods.Normal(scale=0.5),
+    "Normal(learned)": lambda: likelihoods.Normal(scale="learned"),
+    "Bernoulli": likelihoods.Bernoulli,
+    "ContinuousBernoulli": likelihoods.ContinuousBernoulli,
+}
+OPERATORS = {code: name for name, code in vars(schema.BuiltinOperator).items() if not name.startswith("_")}
+
+
+def binary_images(n, event_shape=EVENT_SHAPE):
+    """Valid under every likelihood."""
+    return np.random.default_rng(0).integers(0, 2, size=(n, *event_shape)).astype(np.float32)
+
+
+def noise(n, latent_dim):
+    return np.random.default_rng(1).standard_normal((n, latent_dim), np.float32)
+
+
+def build(network="dense", likelihood="Bernoulli", latent_dim=3, hidden=16, event_shape=EVENT_SHAPE):
+    keras.utils.set_random_seed(0)
+    arguments = {"hidden": (hidden,)} | ({"filters": (4,)} if network == "convolutional" else {})
+    encoder = getattr(networks, f"{network}_encoder")(event_shape, **arguments)
+    decoder = getattr(networks, f"{network}_decoder")(latent_dim, event_shape, **arguments)
+    model = tfvae.VAE(encoder, decoder, latent_dim, likelihood=LIKELIHOODS[likelihood]())
+    rng = np.random.default_rng(2)
+    model.set_weights([w + 0.1 * rng.standard_normal(w.shape).astype(np.float32) for w in model.get_weights()])
+    return model
+
+
+def questions(model, n):
+    """For each signature its inputs and the Keras model's answers."""
+    x, epsilon = binary_images(n, model.event_shape), noise(n, model.latent_dim)
+    mean, drawn = {"mean": model.reconstruct(x)}, {"mean": model.decode(epsilon)}
+    return {
+        "encode": ({"x": x}, model.encode(x)),
+        "decode": ({"z": epsilon}, drawn),
+        "reconstruct": ({"x": x}, mean),
+        "generate": ({"epsilon": epsilon}, drawn),
+        "score": ({"x": x, "epsilon": epsilon}, model.score(x, epsilon)),
+        "serving_default": ({"x": x}, {**mean, **model.score(x)}),
+    }
+
+
+def runners(file):
+    interpreter = Interpreter(model_path=str(file))
+    assert set(interpreter.get_signature_list()) == SIGNATURES
+    return {name: interpreter.get_signature_runner(name) for name in SIGNATURES}
+
+
+def operators(file):
+    """The names of all operators in the flatbuffer, and of the custom ones."""
+    codes = schema.ModelT.InitFromPackedBuf(file.read_bytes(), 0).operatorCodes
+    names = {OPERATORS[max(code.builtinCode, code.deprecatedBuiltinCode)] for code in codes}
+    return names, [code.customCode for code in codes if code.customCode is not None]
+
+
+def constants_size(file):
+    """The bytes of all constants in the flatbuffer."""
+    buffers = schema.ModelT.InitFromPackedBuf(file.read_bytes(), 0).buffers
+    return sum(len(buffer.data) for buffer in buffers if buffer.data is not None)
+
+
+@functools.cache
+def small_model():
+    return build()
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory):
+    """A model, and its float32 file."""
+    path = tmp_path_factory.mktemp("small") / "model.tflite"
+    return small_model(), export.tflite(small_model(), path, x=binary_images(9), offset=[0.5], scale=2)
+
+
+# Every pair of a likelihood, a network and a latent size.
+@pytest.mark.parametrize(
+    ("likelihood", "network", "latent_dim"),
+    [
+        (likelihood, network, 1 if (row + column) % 2 else 5)
+        for row, likelihood in enumerate(LIKELIHOODS)
+        for column, network in enumerate(("dense", "convolutional"))
+    ],
+)
+def test_every_signature_agrees_with_keras_at_every_batch(tmp_path, likelihood, network, latent_dim):
+    model = build(network, likelihood, latent_dim)
+    file = export.tflite(model, tmp_path / "model.tflite")
+    signature_runners = runners(file)
+    for batch in (1, 7, 64):
+        for signature, (inputs, outputs) in questions(model, batch).items():
+            received = signature_runners[signature](**inputs)
+            assert set(received) == set(outputs)
+            for name, value in outputs.items():
+                assert received[name].shape == value.shape
+                # Log-densities sum terms of both signs, each about 1, which may cancel to all but 0.
+                size = max(np.abs(value).max(), 1) if value.ndim == 1 else np.abs(value).max()
+                assert np.abs(received[name] - value).max() <= 1e-5 * size, (batch, signature, name)
+    names, custom = operators(file)
+    assert "FULLY_CONNECTED" in names
+    assert not names & {"CUSTOM", "VAR_HANDLE", "READ_VARIABLE", "ASSIGN_VARIABLE", "CALL_ONCE"}
+    assert custom == []
+
+
+def extreme(likelihood):
+    """The decoder's outputs are z times -120 to 120, and the posterior is all but at z = 1."""
+    decoder = networks.dense_decoder(1, (9,), hidden=())
+    decoder.set_weights([np.linspace(-120, 120, 9, dtype=np.float32)[None], np.zeros(9, np.float32)])
+    model = tfvae.VAE(networks.dense_encoder((9,), hidden=(4,)), decoder, 1, likelihood=likelihood)
+    for head, bias in ((model.posterior.loc_head, 1.0), (model.posterior.scale_head, -6.0)):
+        head.set_weights([np.zeros_like(head.kernel), np.full(1, bias, np.float32)])
+    return model
+
+
+@pytest.mark.parametrize("likelihood", [likelihoods.Bernoulli, likelihoods.ContinuousBernoulli])
+def test_scores_at_extreme_outputs_are_finite_and_those_of_keras(tmp_path, likelihood):
+    model = extreme(likelihood())
+    x = binary_images(16, (9,))
+    x[0], x[1] = 0, 1
+    # The export compares on what the model generates, which is extreme too.
+    exported = export.load(export.tflite(model, tmp_path / "model.tflite"))
+    for epsilon in (np.zeros((16, 1)), noise(16, 1)):
+        expected, received = model.score(x, epsilon), exported.score(x, epsilon)
+        for name in ("elbo", "log_likelihood", "kl"):
+            assert np.all(np.isfinite(received[name]))
+            np.testing.assert_allclose(received[name], expected[name], rtol=1e-5)
+    assert expected["log_likelihood"].min() < -250
+    outputs = np.linspace(-120, 120, 9)
+    means, of_keras = (f.decode(np.ones((1, 1), np.float32))[0] for f in (exported, model))
+    np.testing.assert_allclose(means, of_keras, atol=1e-6)
+    assert np.all(np.diff(means) >= 0)
+    assert means[0] < 0.01 < 0.49 < means[outputs == 0] < 0.51 < 0.99 < means[-1]
+
+
+def test_the_scale_of_the_posterior_is_softplus_for_features_of_any_size(tmp_path):
+    encoder, decoder = networks.dense_encoder((2,), hidden=()), networks.dense_decoder(2, (2,), hidden=(4,))
+    model = tfvae.VAE(encoder, decoder, 2)
+    model.posterior.scale_head.set_weights([np.eye(2, dtype=np.float32), np.zeros(2, np.float32)])
+    x = np.array([[-120, 120], [-88, 88.5], [89, 95], [-30, 30], [0, -5]], np.float32) + np.float32(0.25)
+    exported = export.load(export.tflite(model, tmp_path / "model.tflite", x=x))
+    expected = np.logaddexp(0, x.astype(np.float64) + np.log(np.e - 1)) + 1e-6
+    np.testing.assert_allclose(exported.encode(x)["scale"], expected, rtol=1e-5, atol=1e-7)
+    assert np.all(np.isfinite(exported.score(x, noise(5, 2))["elbo"]))
+
+
+@pytest.mark.parametrize(
+    ("likelihood", "logit", "expected"),
+    [(likelihoods.Bernoulli, -16, -784 * np.log1p(np.exp(-16))), (likelihoods.ContinuousBernoulli, 0, 0)],
+    ids=["confident Bernoulli", "uniform ContinuousBernoulli"],
+)
+def test_log_likelihoods_that_are_all_but_zero_do_not_stop_the_export(tmp_path, likelihood, logit, expected):
+    decoder = networks.dense_decoder(2, (28, 28, 1), hidden=())
+    decoder.set_weights([np.zeros((2, 784), np.float32), np.full(784, logit, np.float32)])
+    model = tfvae.VAE(networks.dense_encoder((28, 28, 1), hidden=(4,)), decoder, 2, likelihood=likelihood())
+    exported = export.load(export.tflite(model, tmp_path / "model.tflite"))
+    score = exported.score(np.zeros((3, 28, 28, 1)), noise(3, 2))
+    # A unit in the last place of 1 for each of the 784 terms.
+    np.testing.assert_allclose(score["log_likelihood"], expected, atol=784 * 1.2e-7)
+
+
+def test_weights_are_stored_once(tmp_path):
+    model = build(hidden=256, latent_dim=8, event_shape=(16, 16, 1))
+    file = export.tflite(model, tmp_path / "model.tflite")
+    parameters = 4 * model.count_params()
+    assert parameters <= constants_size(file) < 1.01 * parameters
+    assert file.stat().st_size < 1.02 * parameters + 50_000
+
+
+def test_the_same_call_gives_the_same_answer_in_any_interpreter(small):
+    model, file = small
+    first, second = runners(file), runners(file)
+    for signature, (inputs, _) in questions(model, 7).items():
+        expected = first[signature](**inputs)
+        for again in (first[signature](**inputs), second[signature](**inputs)):
+            for name, value in expected.items():
+                np.testing.assert_array_equal(again[name], value)
+
+
+def test_a_fixed_batch_is_static_in_the_file_and_takes_any_number_of_rows_from_the_client(tmp_path):
+    model = build("convolutional")
+    file = export.tflite(model, tmp_path / "model.tflite", batch_size=1)
+    signature_runners = runners(file)
+    for runner in signature_runners.values():
+        for details in (*runner.get_input_details().values(), *runner.get_output_details().values()):
+            assert details["shape_signature"][0] == details["shape"][0] == 1
+    assert not operators(file)[1]
+    exported = export.load(file)
+    assert exported.metadata["batch_size"] == 1
+    for signature, (inputs, outputs) in questions(model, 7).items():
+        received = exported.run(signature, **inputs)
+        for name, value in outputs.items():
+            np.testing.assert_allclose(received[name], value, rtol=1e-5, atol=1e-5)
+
+
+# Quantisation
+
+
+@pytest.fixture(scope="module")
+def large(tmp_path_factory):
+    """A model whose weights outweigh the graphs, and its file in every precision."""
+    model = build(likelihood="Normal(0.5)", hidden=512, event_shape=(16, 16, 1))
+    folder, x = tmp_path_factory.mktemp("large"), binary_images(64, (16, 16, 1))
+    return model, {
+        quantize: export.tflite(model, folder / f"{quantize}.tflite", quantize=quantize, x=x)
+        for quantize in (None, "float16", "dynamic", "int8")
+    }
+
+
+@pytest.mark.parametrize(
+    ("quantize", "constants", "size", "nats"),
+    [("float16", 0.5, 0.6, 1), ("dynamic", 0.25, 0.4, 20), ("int8", 0.25, 0.5, 200)],
+)
+def test_a_quantised_file_is_smaller_runs_every_signature_and_its_cost_is_reported(
+    large, quantize, constants, size, nats
+):
+    model, files = large
+    parameters = 4 * model.count_params()
+    np.testing.assert_allclose(constants_size(files[quantize]), constants * parameters, rtol=0.05)
+    # With the graphs, which hold the ranges of each channel once for each signature.
+    assert files[quantize].stat().st_size < size * parameters
+    names, custom = operators(files[quantize])
+    assert "CUSTOM" not in names
+    assert custom == []
+    signature_runners = runners(files[quantize])
+    for signature, (inputs, outputs) in questions(model, 7).items():
+        runner = signature_runners[signature]
+        for details in (*runner.get_input_details().values(), *runner.get_output_details().values()):
+            assert details["dtype"] == np.float32
+        received = runner(**inputs)
+        for name, value in outputs.items():
+            assert received[name].shape == value.shape
+            assert np.all(np.isfinite(received[name]))
+            assert 0 < np.abs(received[name] - value).max() < 0.3 * np.abs(value).max(), (signature, name)
+    verification = export.verify(model, tflite=files[quantize], x=binary_images(20, (16, 16, 1)), timed_calls=1)
+    assert 0 < abs(verification.costs[1].elbo_difference) < nats
+    assert export.load(files[quantize]).metadata["quantize"] == quantize
+
+
+def test_float16_costs_less_than_dynamic_and_dynamic_less_than_int8(large):
+    model, files = large
+    x, epsilon = binary_images(20, (16, 16, 1)), noise(20, 3)
+    expected = model.score(x, epsilon)["elbo"]
+    errors = [np.abs(export.load(file).score(x, epsilon)["elbo"] - expected).mean() for file in files.values()]
+    assert errors == sorted(errors)
+
+
+# Arguments and failures
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"quantize": "int4"}, '`quantize` must be None, "float16", "dynamic" or "int8". Received: quantize=\'int4\''),
+        ({"quantize": True}, "Received: quantize=True"),
+        ({"quantize": "int8"}, '`x` must hold examples for quantize="int8", to calibrate it. Received: x=None'),
+        ({"quantize": "int8", "x": np.full((2, *EVENT_SHAPE), 0.5)}, "`x` must hold only 0 and 1 under the Bernoulli"),
+        ({"x": np.zeros((2, 8, 8))}, "`x` must have the shape [N, 8, 8, 1]"),
+        ({"batch_size": 2}, "`batch_size` must be 1 or None. Received: batch_size=2"),
+        ({"batch_size": 0}, "`batch_size` must be 1 or None. Received: batch_size=0"),
+    ],
+    ids=str,
+)
+def test_an_argument_out_of_its_range_is_named_before_anything_is_written(tmp_path, arguments, message):
+    with pytest.raises(ValueError, match=re.escape(message)):
+        export.tflite(small_model(), tmp_path / "folder" / "model.tflite", **arguments)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_conversion_that_fails_leaves_the_old_files_and_nothing_else(tmp_path, monkeypatch):
+    def fail(*_, **__):
+        raise RuntimeError("The conversion failed")
+
+    old = {"model.tflite": b"old", "model.json": b"{}"}
+    for name, content in old.items():
+        (tmp_path / name).write_bytes(content)
+    monkeypatch.setattr(tf.lite.TFLiteConverter, "from_saved_model", fail)
+    with pytest.raises(RuntimeError, match="The conversion failed"):
+        export.tflite(small_model(), tmp_path / "model.tflite")
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == old
+
+
+def test_an_op_that_a_device_lacks_is_refused(tmp_path):
+    decoder = keras.Sequential([keras.Input((2,)), keras.layers.Dense(4, activation=tf.math.erf)])
+    model = tfvae.VAE(networks.dense_encoder((4,), hidden=(4,)), decoder, 2)
+    with pytest.raises((ValueError, NotImplementedError), match="Erf"):
+        export.tflite(model, tmp_path / "model.tflite")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("name", ["model", "metadata.json"])
+def test_a_file_of_another_suffix_is_refused(tmp_path, name):
+    with pytest.raises(ValueError, match=r"`path` must end in .tflite. Received: path='.*" + name):
+        export.tflite(small_model(), tmp_path / name)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_description_beside_the_file_says_what_a_caller_must_know(small):
+    _, file = small
+    assert json.loads(file.with_suffix(".json").read_text()) == {
+        "tfvae_version": tfvae.__version__,
+        "event_shape": [8, 8, 1],
+        "latent_dim": 3,
+        "posterior": "DiagonalNormal",
+        "prior": "StandardNormal",
+        "likelihood": "Bernoulli",
+        "normalization": {"formula": "x = (raw - offset) / scale", "offset": [0.5], "scale": 2.0},
+        "quantize": None,
+        "batch_size": None,
+    }

@@ -1,0 +1,175 @@
+"""Publishing a version in a folder that TF Serving reads: its number, its content, pruning, refusals."""
+
+import os
+import re
+import shutil
+from pathlib import Path
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from google.protobuf import text_format
+from tensorflow_serving.apis import prediction_log_pb2
+from tensorflow_serving.config import model_server_config_pb2
+
+from tfvae import export
+from tfvae.export import device
+
+CONTENT = {
+    "saved_model.pb",
+    "fingerprint.pb",
+    "variables/variables.index",
+    "variables/variables.data-00000-of-00001",
+    "assets.extra/metadata.json",
+    "assets.extra/tf_serving_warmup_requests",
+}
+DOCUMENTS = {"README.md", "models.config", "batching.config"}
+
+
+@pytest.fixture(scope="module")
+def model(tiny_vae):
+    keras.utils.set_random_seed(1)
+    return tiny_vae()
+
+
+@pytest.fixture(scope="module")
+def published(model, tmp_path_factory):
+    """A folder with version 1; not to be changed."""
+    folder = tmp_path_factory.mktemp("published") / "model"
+    export.saved_model(model, folder)
+    return folder
+
+
+@pytest.fixture
+def folder(published, tmp_path):
+    """A folder with version 1."""
+    return Path(shutil.copytree(published, tmp_path / "model"))
+
+
+def listing(folder):
+    return {path.name for path in folder.iterdir() if path.name != ".lock"}
+
+
+def contents(folder):
+    """Every file below the folder with its bytes and the time of its last change."""
+    return {path: (path.read_bytes(), path.stat().st_mtime_ns) for path in folder.rglob("*") if path.is_file()}
+
+
+def test_a_version_is_one_above_the_highest_and_complete(model, folder):
+    (folder / "12").mkdir()
+    (folder / ".tmp-killed/model").mkdir(parents=True)
+    (folder / ".tmp-killed/model/saved_model.pb").write_bytes(b"half")
+    (folder / "notes").mkdir()
+    version = export.saved_model(model, folder)
+    assert version == folder / "13"
+    assert {str(path.relative_to(version)) for path in version.rglob("*") if path.is_file()} == CONTENT
+    assert listing(folder) == {"1", "12", "13", "notes", *DOCUMENTS}
+    # A server that runs as another user reads it.
+    assert all(path.stat().st_mode & (0o005 if path.is_dir() else 0o004) for path in folder.rglob("*"))
+    assert version.stat().st_mode & 0o005 == 0o005
+
+
+def test_a_file_that_is_a_number_takes_that_version(model, folder):
+    (folder / "2").write_text("a file")
+    assert export.saved_model(model, folder).name == "3"
+    assert (folder / "2").read_text() == "a file"
+
+
+def test_keep_prunes_the_oldest_and_nothing_that_is_not_a_version(model, folder):
+    before = contents(folder / "1")
+    for name in ("2", "0007", "notes", "3.bak"):
+        (folder / name).mkdir()
+    assert export.saved_model(model, folder, keep=4).name == "8"
+    assert listing(folder) == {"1", "2", "0007", "8", "notes", "3.bak", *DOCUMENTS}
+    assert contents(folder / "1") == before
+    export.saved_model(model, folder, keep=2)
+    assert listing(folder) == {"8", "9", "notes", "3.bak", *DOCUMENTS}
+
+
+def test_the_oldest_goes_only_after_the_new_one_is_in(model, folder, monkeypatch):
+    listings = []
+    rename = os.rename
+
+    def watched(source, target):
+        rename(source, target)
+        listings.append(sorted(int(path.name) for path in folder.glob("[0-9]*")))
+
+    monkeypatch.setattr(os, "rename", watched)
+    export.saved_model(model, folder, keep=1)
+    assert [listed for listed in listings if listed != [1]] == [[1, 2], [2]]
+
+
+@pytest.mark.parametrize("keep", [0, -1, 1.5, True, "2"])
+def test_keep_must_be_a_positive_integer(model, folder, keep):
+    before = contents(folder)
+    with pytest.raises(ValueError, match=r"`keep` must be .*Received: keep="):
+        export.saved_model(model, folder, keep=keep)
+    assert contents(folder) == before
+
+
+def test_a_version_that_does_not_agree_is_not_published(model, folder, monkeypatch):
+    before = contents(folder / "1")
+    save = tf.saved_model.save
+
+    def save_other_weights(endpoints, *arguments, **options):
+        endpoints.parameters[-1].assign_add(tf.ones_like(endpoints.parameters[-1]))
+        save(endpoints, *arguments, **options)
+        endpoints.parameters[-1].assign_sub(tf.ones_like(endpoints.parameters[-1]))
+
+    monkeypatch.setattr(tf.saved_model, "save", save_other_weights)
+    with pytest.raises(ValueError, match="The SavedModel must agree with the Keras model"):
+        export.saved_model(model, folder)
+    assert listing(folder) == {"1", *DOCUMENTS}
+    assert contents(folder / "1") == before
+
+
+def test_an_export_to_a_file_in_the_same_folder_survives_one_to_the_folder(model, folder, monkeypatch):
+    def export_meanwhile(*_, **__):
+        export.saved_model(model, folder)
+
+    monkeypatch.setattr(device, "check_agreement", export_meanwhile)
+    assert export.tflite(model, folder / "model.tflite").is_file()
+    assert listing(folder) == {"1", "2", "model.tflite", "model.json", *DOCUMENTS}
+
+
+def test_a_file_where_a_folder_should_be_is_named(model, tmp_path):
+    (tmp_path / "file").write_text("kept")
+    for path in (tmp_path / "file", tmp_path / "file/model"):
+        with pytest.raises(OSError, match=re.escape(str(path))):
+            export.saved_model(model, path)
+    assert (tmp_path / "file").read_text() == "kept"
+    assert os.listdir(tmp_path) == ["file"]
+
+
+@pytest.mark.parametrize("given", [".", "link", "../digits"])
+def test_every_file_has_the_name_of_the_folder_however_it_is_given(tmp_path, model, monkeypatch, given):
+    (tmp_path / "digits").mkdir()
+    (tmp_path / "digits/link").symlink_to(tmp_path / "digits")
+    monkeypatch.chdir(tmp_path / "digits")
+    version = export.saved_model(model, given)
+    config = (version.parent / "models.config").read_text()
+    assert re.findall('name: "(.*)"', config) == ["digits"]
+    records = tf.data.TFRecordDataset(str(version / "assets.extra/tf_serving_warmup_requests"))
+    logs = [prediction_log_pb2.PredictionLog.FromString(record.numpy()) for record in records]
+    assert {log.predict_log.request.model_spec.name for log in logs} == {"digits"}
+
+
+def test_a_name_with_quotes_is_the_name_in_the_configuration(tmp_path, model):
+    name = 'the "best" {model}'
+    version = export.saved_model(model, tmp_path / name)
+    text = (version.parent / "models.config").read_text()
+    (config,) = text_format.Parse(text, model_server_config_pb2.ModelServerConfig()).model_config_list.config
+    assert (config.name, config.base_path) == (name, f"/models/{name}")
+
+
+def test_data_of_another_shape_or_a_model_of_nan_is_refused(tiny_vae, folder):
+    before = contents(folder / "1")
+    with pytest.raises(ValueError, match=r"`x` must have the shape \[N, 4\]"):
+        export.saved_model(tiny_vae(), folder, x=np.zeros((5, 3)))
+    broken = tiny_vae()
+    broken.decoder.weights[-1].assign(np.full(4, np.nan))
+    with pytest.raises(ValueError, match="model"):
+        export.saved_model(broken, folder)
+    assert listing(folder) == {"1", *DOCUMENTS}
+    assert contents(folder / "1") == before

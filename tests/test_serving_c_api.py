@@ -1,0 +1,216 @@
+"""Requests to a SavedModel as a server sends them: by TensorFlow's C API, with no check of Python's in the way."""
+
+import json
+from pathlib import Path
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from tensorflow.core.protobuf import saved_model_pb2
+
+import tfvae
+from tfvae import export, likelihoods, networks
+
+EVENT_SHAPE = (8, 8, 1)
+LATENT_DIM = 3
+SHAPES = {"x": EVENT_SHAPE, "z": (LATENT_DIM,), "epsilon": (LATENT_DIM,)}
+INPUTS = {
+    "encode": ["x"],
+    "decode": ["z"],
+    "reconstruct": ["x"],
+    "generate": ["epsilon"],
+    "score": ["x", "epsilon"],
+    "serving_default": ["x"],
+}
+INVALID_ARGUMENT = 3
+
+
+def dense():
+    encoder = networks.dense_encoder(EVENT_SHAPE, hidden=(16,))
+    decoder = networks.dense_decoder(LATENT_DIM, EVENT_SHAPE, hidden=(16,))
+    return tfvae.VAE(encoder, decoder, LATENT_DIM, likelihood=likelihoods.Normal(scale="learned"))
+
+
+def convolutional():
+    encoder = networks.convolutional_encoder(EVENT_SHAPE, filters=(4,), hidden=(16,))
+    decoder = networks.convolutional_decoder(LATENT_DIM, EVENT_SHAPE, filters=(4,), hidden=(16,))
+    return tfvae.VAE(encoder, decoder, LATENT_DIM, likelihood=likelihoods.Bernoulli())
+
+
+@pytest.fixture(scope="module", params=[dense, convolutional], ids=lambda build: build.__name__)
+def served(request, tmp_path_factory):
+    """A model and its published version."""
+    keras.utils.set_random_seed(0)
+    model = request.param()
+    return model, export.saved_model(model, tmp_path_factory.mktemp("served") / "model")
+
+
+def inputs_of(signature, batch):
+    """Inputs by name; x is binary, and so valid under every likelihood."""
+    rng = np.random.default_rng(batch)
+    arrays = {name: rng.integers(0, 2, size=(batch, *shape)).astype(np.float32) for name, shape in SHAPES.items()}
+    return {name: arrays[name] for name in INPUTS[signature]}
+
+
+C_CLIENT = """
+    import ctypes, json, sys
+    import numpy as np
+
+    assert "tensorflow" not in sys.modules
+    folder, requests, results = sys.argv[1], json.load(open(sys.argv[2])), sys.argv[3]
+    ctypes.CDLL(sys.argv[4] + "/libtensorflow_framework.so.2", ctypes.RTLD_GLOBAL)
+    c = ctypes.CDLL(sys.argv[4] + "/libtensorflow_cc.so.2", ctypes.RTLD_GLOBAL)
+    pointers = ["TF_NewStatus", "TF_NewGraph", "TF_NewSessionOptions", "TF_LoadSessionFromSavedModel"]
+    for name in [*pointers, "TF_AllocateTensor", "TF_TensorData", "TF_GraphOperationByName"]:
+        getattr(c, name).restype = ctypes.c_void_p
+    c.TF_Message.restype = ctypes.c_char_p
+    c.TF_Dim.restype = ctypes.c_int64
+    c.TF_TensorByteSize.restype = ctypes.c_size_t
+    P = ctypes.c_void_p
+
+    class Output(ctypes.Structure):
+        _fields_ = [("operation", P), ("index", ctypes.c_int)]
+
+    TYPES = {"float32": 1, "float64": 2, "int32": 3, "uint8": 4, "int64": 9, "float16": 19}
+    status, graph = P(c.TF_NewStatus()), P(c.TF_NewGraph())
+    tags = (ctypes.c_char_p * 1)(b"serve")
+    options = P(c.TF_NewSessionOptions())
+    session = P(c.TF_LoadSessionFromSavedModel(options, None, folder.encode(), tags, 1, graph, None, status))
+    assert c.TF_GetCode(status) == 0, c.TF_Message(status)
+
+    def output(name):
+        operation, index = name.split(":")
+        found = c.TF_GraphOperationByName(graph, operation.encode())
+        assert found, name
+        return Output(found, int(index))
+
+    def tensor(array):
+        array = np.ascontiguousarray(array)
+        shape = (ctypes.c_int64 * max(1, array.ndim))(*array.shape)
+        made = P(c.TF_AllocateTensor(TYPES[array.dtype.name], shape, array.ndim, ctypes.c_size_t(array.nbytes)))
+        ctypes.memmove(P(c.TF_TensorData(made)), array.ctypes.data, array.nbytes)
+        return made
+
+    answers, codes = {}, {}
+    for key, request in requests.items():
+        feeds, fetches = request["feeds"], request["fetches"]
+        arrays = [np.zeros(shape, dtype) if values is None else np.array(values, dtype).reshape(shape)
+                  for dtype, shape, values in feeds.values()]
+        received = (P * len(fetches))()
+        c.TF_SessionRun(
+            session, None,
+            (Output * len(feeds))(*map(output, feeds)), (P * len(feeds))(*map(tensor, arrays)), len(feeds),
+            (Output * len(fetches))(*map(output, fetches.values())), received, len(fetches),
+            None, 0, None, status,
+        )
+        codes[key] = [c.TF_GetCode(status), c.TF_Message(status).decode()]
+        if codes[key][0] == 0:
+            for name, pointer in zip(fetches, map(P, received)):
+                shape = [c.TF_Dim(pointer, axis) for axis in range(c.TF_NumDims(pointer))]
+                content = ctypes.string_at(c.TF_TensorData(pointer), c.TF_TensorByteSize(pointer))
+                answers[key + "/" + name] = np.frombuffer(content, np.float32).reshape(shape)
+    np.savez(results, codes=json.dumps(codes), **answers)
+"""
+
+
+@pytest.fixture
+def ask(served, tmp_path, run_python):
+    """Sends requests {key: (signature, {input: array})} through the C API; gives {key: (code, message, outputs)}."""
+    _, version = served
+    content = saved_model_pb2.SavedModel.FromString((version / "saved_model.pb").read_bytes())
+    signatures = content.meta_graphs[0].signature_def
+
+    def send(requests):
+        written = {}
+        for key, (signature, inputs) in requests.items():
+            definition = signatures[signature]
+            feeds = {
+                definition.inputs[name].name: (array.dtype.name, array.shape, array.tolist() if array.size else None)
+                for name, array in inputs.items()
+            }
+            fetches = {name: info.name for name, info in definition.outputs.items()}
+            written[key] = {"feeds": feeds, "fetches": fetches}
+        (tmp_path / "requests.json").write_text(json.dumps(written))
+        library = Path(tf.__file__).parent
+        run_python(C_CLIENT, version, tmp_path / "requests.json", tmp_path / "results.npz", library)
+        results = dict(np.load(tmp_path / "results.npz"))
+        codes = json.loads(str(results.pop("codes")))
+        return {
+            key: (
+                *codes[key],
+                {name.split("/")[1]: value for name, value in results.items() if name.split("/")[0] == key},
+            )
+            for key in requests
+        }
+
+    return send
+
+
+def test_a_good_request_gets_the_numbers_of_keras(served, ask):
+    model = served[0]
+    values = {**inputs_of("score", 5), **inputs_of("decode", 5)}
+    x, z, epsilon = values["x"], values["z"], values["epsilon"]
+    expected = {
+        "encode": model.encode(x),
+        "decode": {"mean": model.decode(z)},
+        "reconstruct": {"mean": model.reconstruct(x)},
+        "generate": {"mean": model.decode(epsilon)},  # The prior is N(0, I).
+        "score": model.score(x, epsilon),
+        "serving_default": {"mean": model.reconstruct(x), **model.score(x)},
+    }
+    received = ask({signature: (signature, inputs_of(signature, 5)) for signature in INPUTS})
+    for signature, (code, message, outputs) in received.items():
+        assert code == 0, message
+        assert outputs.keys() == expected[signature].keys()
+        for name, value in expected[signature].items():
+            # Float32 sums in another order: some units in the last place of the largest value.
+            tolerance = 5e-6 * max(1, np.abs(value).max())
+            np.testing.assert_allclose(outputs[name], value, rtol=0, atol=tolerance, strict=True)
+
+
+def wrong(shape):
+    """Arrays that are not float32 [B, *shape], by what is wrong with them."""
+    rest = shape[1:]
+    shapes = {
+        "scalar": (),
+        "vector": (5,),
+        "no batch": shape,
+        "one more axis": (5, *shape, 1),
+        "two batch axes": (5, 1, *shape),
+        "first axis too long": (5, shape[0] + 1, *rest),
+        "first axis too short": (5, shape[0] - 1, *rest),
+        "first axis 1": (5, 1, *rest),
+        "first axis empty": (5, 0, *rest),
+        "last axis too long": (5, *shape[:-1], shape[-1] + 1),
+        "flat": (5, int(np.prod(shape)), 1),
+    }
+    arrays = {what: np.ones(shape, np.float32) for what, shape in shapes.items()}
+    return arrays | {dtype: np.ones((5, *shape), dtype) for dtype in ("float64", "float16", "int32", "int64", "uint8")}
+
+
+def test_a_wrong_request_is_an_invalid_argument_and_the_server_lives(served, ask):
+    requests = {}
+    for signature, names in INPUTS.items():
+        for name in names:
+            for what, array in wrong(SHAPES[name]).items():
+                requests[f"{signature}: {name}: {what}"] = signature, {**inputs_of(signature, 5), name: array}
+        requests[f"{signature} last"] = signature, inputs_of(signature, 5)
+    received = ask(requests)
+    expected = {key: 0 if key.endswith("last") else INVALID_ARGUMENT for key in requests}
+    assert {key: code for key, (code, _, _) in received.items() if code != expected[key]} == {}
+
+
+def test_a_score_of_unequal_batches_is_an_invalid_argument(ask):
+    requests = {
+        f"{a} and {b}": ("score", {"x": inputs_of("score", a)["x"], "epsilon": inputs_of("score", b)["epsilon"]})
+        for a, b in ((5, 3), (5, 1), (1, 5), (5, 0), (0, 5))
+    }
+    assert {key: code for key, (code, _, _) in ask(requests).items() if code != INVALID_ARGUMENT} == {}
+
+
+def test_an_empty_batch_gives_empty_answers_or_an_invalid_argument(ask):
+    received = ask({signature: (signature, inputs_of(signature, 0)) for signature in INPUTS})
+    for signature, (code, message, outputs) in received.items():
+        assert code in (0, INVALID_ARGUMENT), message
+        assert all(len(value) == 0 for value in outputs.values()), signature

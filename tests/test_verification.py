@@ -1,0 +1,287 @@
+"""The proof that exports agree: differences computed by hand, what is refused, and what is reported."""
+
+import json
+import re
+
+import keras
+import numpy as np
+import pytest
+
+import tfvae
+from tfvae import export, networks
+from tfvae.export import device, serving, verification
+from tfvae.export.verification import check_agreement
+
+SHIFT = 0.25
+OUTPUTS = {
+    "encode": ["loc", "scale"],
+    "decode": ["mean"],
+    "reconstruct": ["mean"],
+    "generate": ["mean"],
+    "score": ["elbo", "log_likelihood", "kl"],
+    "serving_default": ["mean", "elbo", "log_likelihood", "kl"],
+}
+
+
+def build():
+    """A linear model of 4 numbers, Normal with scale 1."""
+    keras.utils.set_random_seed(0)
+    return tfvae.VAE(networks.dense_encoder((4,), hidden=(8,)), networks.dense_decoder(2, (4,), hidden=()), 2)
+
+
+def data(n):
+    return np.random.default_rng(0).normal(size=(n, 4)).astype(np.float32)
+
+
+def shifted(model, shift=SHIFT):
+    """A copy whose decoder gives `shift` more in every element."""
+    copy = build()
+    copy.set_weights(model.get_weights())
+    copy.decoder.layers[-2].bias.assign_add(np.full(4, shift))
+    return copy
+
+
+@pytest.fixture(scope="module")
+def model():
+    return build()
+
+
+@pytest.fixture(scope="module")
+def files(model, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("exports")
+    return {"saved_model": export.saved_model(model, folder / "m"), "tflite": export.tflite(model, folder / "m.tflite")}
+
+
+@pytest.fixture(scope="module")
+def verified(model, files):
+    return export.verify(model, **files, x=data(9), timed_calls=5)
+
+
+@pytest.fixture(scope="module")
+def wrong(model, files):
+    """Right files, verified against a model whose decoder gives SHIFT more."""
+    return export.verify(shifted(model), **files, x=data(9), timed_calls=1)
+
+
+def rows_by_name(result):
+    return {(row.format, row.signature, row.output): row for row in result.agreements}
+
+
+def test_every_output_of_every_signature_of_every_format_is_compared(verified):
+    names = [(row.format, row.signature, row.output) for row in verified.agreements]
+    expected = [(name, s, output) for name in ("SavedModel", "TFLite") for s in OUTPUTS for output in OUTPUTS[s]]
+    assert sorted(names) == sorted(expected)
+    assert verified.num_examples == 9
+
+
+def test_a_right_export_differs_by_float32_alone(verified):
+    for row in verified.agreements:
+        assert 0 <= row.mean_difference <= row.max_difference <= 5e-6 * max(row.max_value, 1)
+    assert [cost.elbo_difference for cost in verified.costs] == pytest.approx([0, 0, 0], abs=1e-5)
+
+
+def test_the_largest_value_is_that_of_the_keras_model(verified, model):
+    rows = rows_by_name(verified)
+    x = data(9)
+    expected = {**model.encode(x), "mean": model.reconstruct(x)}
+    for name, signature in (
+        ("loc", "encode"),
+        ("scale", "encode"),
+        ("mean", "reconstruct"),
+        ("mean", "serving_default"),
+    ):
+        for file_format in ("SavedModel", "TFLite"):
+            assert rows[file_format, signature, name].max_value == np.abs(expected[name]).max()
+
+
+@pytest.mark.parametrize("file_format", ["SavedModel", "TFLite"])
+def test_differences_are_those_computed_by_hand(wrong, file_format):
+    rows = rows_by_name(wrong)
+    for signature in ("decode", "reconstruct", "generate", "serving_default"):
+        row = rows[file_format, signature, "mean"]
+        np.testing.assert_allclose([row.max_difference, row.mean_difference], SHIFT, rtol=1e-5)
+    for signature, output in (("encode", "loc"), ("encode", "scale"), ("score", "kl"), ("serving_default", "kl")):
+        assert rows[file_format, signature, output].max_difference < 1e-6
+
+
+@pytest.mark.parametrize("file_format", ["SavedModel", "TFLite"])
+def test_differences_of_the_scores_are_those_computed_by_hand(wrong, model, file_format):
+    # log N(x | m, 1) - log N(x | m + s, 1) = s^2 / 2 - s (x - m), summed over the 4 elements, at z = loc.
+    x = data(9)
+    by_hand = np.abs(np.sum(SHIFT**2 / 2 - SHIFT * (x.astype(float) - model.reconstruct(x)), axis=1))
+    for output in ("log_likelihood", "elbo"):
+        row = rows_by_name(wrong)[file_format, "serving_default", output]
+        np.testing.assert_allclose(row.max_difference, by_hand.max(), rtol=1e-4)
+        np.testing.assert_allclose(row.mean_difference, by_hand.mean(), rtol=1e-4)
+
+
+def test_the_cost_in_elbo_is_the_signed_mean_over_examples_in_nats(wrong, model, files):
+    # At the noise that `verify` draws: of the file less of the Keras model.
+    epsilon = np.random.default_rng(1).standard_normal([9, 2], np.float32)
+    encoded = model.encode(data(9))
+    mean = model.decode(encoded["loc"] + encoded["scale"] * epsilon)
+    by_hand = np.mean(np.sum(SHIFT**2 / 2 - SHIFT * (data(9).astype(float) - mean), axis=1))
+    for cost in wrong.costs[1:]:
+        np.testing.assert_allclose(cost.elbo_difference, by_hand, rtol=1e-4)
+    assert wrong.costs[0].elbo_difference == 0
+
+
+def test_sizes_are_the_bytes_on_disk(verified, files):
+    sizes = {cost.format: cost.size for cost in verified.costs}
+    assert sizes == {
+        "Keras": None,
+        "SavedModel": sum(len(path.read_bytes()) for path in files["saved_model"].rglob("*") if path.is_file()),
+        "TFLite": len(files["tflite"].read_bytes()),
+    }
+
+
+def test_of_a_folder_of_versions_the_size_is_that_of_the_newest(model, files):
+    folder = files["saved_model"].parent
+    result = export.verify(model, saved_model=folder, x=data(2), timed_calls=1)
+    newest = max((path for path in folder.iterdir() if path.name.isdecimal()), key=lambda path: int(path.name))
+    assert result.costs[1].size == sum(len(path.read_bytes()) for path in newest.rglob("*") if path.is_file())
+
+
+def test_latencies_are_positive_with_the_median_between_the_quartiles(verified):
+    assert [cost.format for cost in verified.costs] == ["Keras", "SavedModel", "TFLite"]
+    for cost in verified.costs:
+        assert list(cost.latency) == [1, 64]
+        for median, low, high in cost.latency.values():
+            assert 0 < low <= median <= high < 10
+
+
+def test_latencies_are_seconds_per_example_and_the_median_of_many_calls(monkeypatch):
+    # The clock's readings in pairs: calls at batch 1 take 1, 2, 9 seconds, at batch 64 they take 64 each.
+    readings = iter([0, 1, 0, 2, 0, 9, 0, 64, 0, 64, 0, 64])
+    monkeypatch.setattr(verification.time, "perf_counter", lambda: next(readings))
+    shapes = []
+    latency = verification._latency(lambda batch: shapes.append(batch.shape), data(3), 3)
+    assert latency == {1: (2.0, 1.5, 5.5), 64: (1.0, 1.0, 1.0)}
+    # One more, untimed, for each size.
+    assert shapes == [(1, 4)] * 4 + [(64, 4)] * 4
+
+
+def test_the_dictionary_survives_json(verified):
+    received = json.loads(json.dumps(verified.to_dict(), allow_nan=False))
+    assert received["num_examples"] == 9
+    assert received["agreements"] == [row._asdict() for row in verified.agreements]
+    assert [cost["format"] for cost in received["costs"]] == ["Keras", "SavedModel", "TFLite"]
+    for cost, written in zip(verified.costs, received["costs"], strict=True):
+        assert written["size"] == cost.size
+        assert written["elbo_difference"] == cost.elbo_difference
+        assert written["latency"] == {str(size): list(times) for size, times in cost.latency.items()}
+
+
+def test_the_tables_have_a_row_for_each_output_and_each_format(verified):
+    lines = [line.split() for line in str(verified).splitlines()]
+    outputs = [(row.format, row.signature, row.output) for row in verified.agreements]
+    assert [tuple(words[:3]) for words in lines if tuple(words[:3]) in set(outputs)] == outputs
+    assert len(lines) == 1 + len(outputs) + 2 + len(verified.costs)
+    for cost, words in zip(verified.costs, lines[-3:], strict=True):
+        assert words[0] == cost.format
+        assert str(cost.size) in words or cost.size is None
+    row = verified.agreements[0]
+    assert lines[1][3:] == [f"{row.max_difference:.2e}", f"{row.mean_difference:.2e}", f"{row.max_value:.4g}"]
+
+
+# What is asked
+
+
+def test_only_what_is_given_is_verified(model, files):
+    result = export.verify(model, tflite=files["tflite"], x=data(2), timed_calls=1)
+    assert {row.format for row in result.agreements} == {"TFLite"}
+    assert [cost.format for cost in result.costs] == ["Keras", "TFLite"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"saved_model": None, "tflite": None}, "`saved_model` or `tflite` must be given"),
+        ({"timed_calls": 0}, "`timed_calls` must be an integer of at least 1. Received: timed_calls=0"),
+        ({"x": data(2)[:, :3]}, "`x` must have the shape [N, 4]"),
+        ({"x": data(2)[:0]}, "`x` must hold at least one example"),
+        ({"x": np.full((2, 4), np.nan)}, "`x` must be finite"),
+        ({"x": np.full((2, 4), 1e300)}, "`x` must be finite"),
+    ],
+    ids=["no file", "timed_calls", "shape", "no rows", "NaN", "beyond float32"],
+)
+def test_a_wrong_argument_is_named(model, files, arguments, message):
+    with pytest.raises(ValueError, match=re.escape(message)):
+        export.verify(model, **{**files, "x": data(2), **arguments})
+
+
+def test_a_missing_file_is_named(model, tmp_path):
+    for name in ("saved_model", "tflite"):
+        with pytest.raises(FileNotFoundError, match="missing"):
+            export.verify(model, **{name: tmp_path / "missing"}, x=data(2))
+
+
+# What is refused
+
+
+@pytest.mark.parametrize("x", [None, data(1), data(100)], ids=["generated", "one", "many"])
+def test_a_right_export_is_accepted(model, files, x):
+    check_agreement(model, **files, x=x)
+
+
+@pytest.mark.parametrize(("name", "file_format"), [("saved_model", "SavedModel"), ("tflite", "TFLite")])
+def test_a_wrong_export_is_refused_by_format_signature_and_output(model, files, name, file_format):
+    message = rf"^The {file_format} must agree .*Received: `decode` gives `mean` with a difference of 2\.50e-01"
+    with pytest.raises(ValueError, match=message):
+        check_agreement(shifted(model), **{name: files[name]}, x=data(5))
+
+
+@pytest.mark.parametrize("wrong_part", ["loc", "scale"])
+def test_a_wrong_head_of_the_posterior_is_refused_as_encode(model, files, wrong_part):
+    copy = build()
+    copy.set_weights(model.get_weights())
+    getattr(copy.posterior, f"{wrong_part}_head").bias.assign_add([0.001, 0])
+    with pytest.raises(ValueError, match=f"`encode` gives `{wrong_part}`"):
+        check_agreement(copy, tflite=files["tflite"], x=data(5))
+
+
+@pytest.mark.parametrize("bias", [np.nan, np.inf])
+def test_what_is_not_finite_is_refused(files, bias):
+    model = build()
+    model.decoder.layers[-2].bias.assign(np.full(4, bias))
+    with pytest.raises(ValueError, match=r"`decode` gives `mean` with a difference of (nan|inf)"):
+        check_agreement(model, **files, x=data(5))
+
+
+@pytest.mark.parametrize(("relative", "accepted"), [(0.5e-4, True), (2e-4, False)])
+def test_the_tolerance_is_1e_4_of_the_largest_value(model, files, relative, accepted):
+    copy = build()
+    copy.set_weights(model.get_weights())
+    head = copy.posterior.loc_head
+    head.set_weights([weight * np.float32(1 + relative) for weight in head.get_weights()])
+    rows = verification._compare(copy, None, files["tflite"], data(5))[0]
+    loc = rows[0]
+    np.testing.assert_allclose(loc.max_difference / loc.max_value, relative, rtol=0.05)
+    if accepted:
+        check_agreement(copy, tflite=files["tflite"], x=data(5))
+    else:
+        with pytest.raises(ValueError, match="`encode` gives `loc`"):
+            check_agreement(copy, tflite=files["tflite"], x=data(5))
+
+
+@pytest.mark.parametrize(
+    ("module", "function", "message", "shift"),
+    [
+        (serving, "saved_model", "The SavedModel must agree", SHIFT),
+        (serving, "saved_model", "The SavedModel must agree", np.nan),
+        (device, "tflite", "The TFLite must agree", SHIFT),
+    ],
+    ids=["SavedModel", "SavedModel with NaN", "TFLite"],
+)
+def test_a_wrong_export_is_not_published_and_what_was_there_stays(
+    tmp_path, monkeypatch, module, function, message, shift
+):
+    model, path = build(), tmp_path / "model.tflite"
+    getattr(export, function)(model, path)
+    before = {file: file.read_bytes() for file in tmp_path.rglob("*") if file.is_file()}
+    right = module.Endpoints
+    monkeypatch.setattr(module, "Endpoints", lambda model, *arguments: right(shifted(model, shift), *arguments))
+    with pytest.raises(ValueError, match=message):
+        getattr(export, function)(model, path)
+    assert {file: file.read_bytes() for file in tmp_path.rglob("*") if file.is_file()} == before
+    assert not list(tmp_path.rglob(".tmp-*"))
