@@ -1,0 +1,46 @@
+"""The trained model that ships with the code."""
+
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import tfvae
+
+FOLDER = Path(__file__).parent.parent / "saved_models" / "digits"
+
+
+@pytest.fixture(scope="module")
+def held_out():
+    return np.concatenate(list(tfvae.data.load("digits").validation.as_numpy_iterator()))
+
+
+@pytest.mark.parametrize("path", [FOLDER / "1", FOLDER / "digits.tflite"], ids=["SavedModel", "TFLite"])
+def test_its_figures_are_those_of_the_card(path, held_out):
+    model = tfvae.export.load(path)
+    epsilon = np.random.default_rng(0).standard_normal((20, len(held_out), 8))
+    scores = [model.score(held_out, noise) for noise in epsilon]
+    card = (FOLDER / "MODEL_CARD.md").read_text()
+    for name, label in (("elbo", "ELBO"), ("kl", "KL")):
+        documented = float(re.search(rf"{label} (-?\d+\.\d+)", card)[1])
+        draws = np.mean([score[name] for score in scores], axis=1)
+        # Four standard errors of the 20 means, and as much again for the 64 draws behind the figure of the card.
+        tolerance = float(4 * draws.std() * (1 / 20 + 1 / 64) ** 0.5 + 0.005)
+        assert draws.mean() == pytest.approx(documented, abs=tolerance)
+
+
+def test_it_tells_digits_from_noise(held_out):
+    model = tfvae.export.load(FOLDER)
+    epsilon = np.zeros((len(held_out), 8))
+    noise = np.random.default_rng(0).uniform(size=held_out.shape)
+    assert np.median(model.score(held_out, epsilon)["elbo"]) > model.score(noise, epsilon)["elbo"].max() + 100
+
+
+def test_its_description_says_how_to_scale_pixels():
+    for path in (FOLDER / "1", FOLDER / "digits.tflite"):
+        assert tfvae.export.load(path).metadata["normalization"]["scale"] == 16.0
+
+
+def test_it_is_small():
+    assert sum(path.stat().st_size for path in FOLDER.rglob("*") if path.is_file()) < 1.5e6
