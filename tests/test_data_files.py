@@ -1,0 +1,346 @@
+"""What `tfvae.data` reads from files, tables and folders of images, and what it refuses."""
+
+import builtins
+import pickle
+
+import numpy as np
+import pandas as pd
+import pytest
+import tensorflow as tf
+from PIL import Image
+
+from tfvae.data import load, read
+
+TRAIN = np.arange(23 * 3, dtype=np.float32).reshape(23, 3)
+
+
+def rows(dataset):
+    """One pass over a dataset, as one array."""
+    return np.concatenate(list(dataset.as_numpy_iterator()))
+
+
+def grey(height=4, width=5, seed=0):
+    return np.random.default_rng(seed).integers(0, 256, (height, width), dtype=np.uint8)
+
+
+def colour(height=4, width=5, seed=0):
+    return np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
+
+
+# Files.
+
+
+def test_npz_with_an_official_split(tmp_path):
+    np.savez(tmp_path / "a.npz", x_train=TRAIN, y_train=np.arange(23), x_test=-TRAIN[:4], y_test=np.arange(4))
+    pipelines = load(tmp_path / "a.npz", batch_size=3)
+    np.testing.assert_array_equal(rows(pipelines.validation), -TRAIN[:4])
+    np.testing.assert_array_equal(np.sort(rows(pipelines.train), axis=0), TRAIN)
+
+
+@pytest.mark.parametrize("keys", [("x_train", "y"), ("x", "y"), ("anything",)])
+def test_npz_without_a_test_split(tmp_path, keys):
+    np.savez_compressed(tmp_path / "a.npz", **{keys[0]: TRAIN}, **dict.fromkeys(keys[1:], np.arange(23)))
+    arrays = read(str(tmp_path / "a.npz"))
+    np.testing.assert_array_equal(arrays.train, TRAIN)
+    assert arrays.validation is None
+
+
+def test_npy(tmp_path):
+    np.save(tmp_path / "a.npy", np.full((6, 4, 4), 200, np.uint8))
+    arrays = read(tmp_path / "a.npy")
+    assert arrays.train.shape == (6, 4, 4, 1)
+    assert arrays.scale == 255
+
+
+def test_a_pickle_is_never_loaded(tmp_path):
+    class Touch:
+        def __reduce__(self):
+            return (open, (str(tmp_path / "executed"), "w"))
+
+    array = np.empty((2, 2), object)
+    array[0, 0] = Touch()
+    np.save(tmp_path / "a.npy", array, allow_pickle=True)
+    np.savez(tmp_path / "a.npz", x=array)
+    (tmp_path / "b.npy").write_bytes(pickle.dumps(Touch()))
+    for name in ("a.npy", "a.npz", "b.npy"):
+        with pytest.raises(ValueError, match=rf"without pickled objects. Received: .*{name}'.*allow_pickle="):
+            read(tmp_path / name)
+    assert not (tmp_path / "executed").exists()
+
+
+@pytest.mark.parametrize("suffix", [".npy", ".npz"])
+@pytest.mark.parametrize("damage", ["empty", "truncated", "text", "flipped"])
+def test_a_corrupt_file_is_told(tmp_path, suffix, damage):
+    path = tmp_path / f"a{suffix}"
+    np.save(path, TRAIN) if suffix == ".npy" else np.savez_compressed(path, x=TRAIN)
+    content = path.read_bytes()
+    flipped = bytearray(content)
+    flipped[3:60] = bytes(255 - byte for byte in flipped[3:60])
+    path.write_bytes(
+        {"empty": b"", "truncated": content[:-60], "text": b"a,b\n1,2\n", "flipped": bytes(flipped)}[damage]
+    )
+    with pytest.raises(
+        ValueError, match=rf"`source` must be a readable .npy or .npz file.* Received: .*a{suffix}'"
+    ) as e:
+        read(path)
+    assert e.value.__cause__ is not None
+
+
+# Tables.
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".parquet"])
+def test_a_table_is_standardised_by_its_training_split(tmp_path, suffix):
+    rng = np.random.default_rng(1)
+    values = np.stack([rng.normal(5, 3, 50), rng.integers(0, 9, 50), np.full(50, 0.1), rng.random(50) < 0.5], axis=1)
+    frame = pd.DataFrame(values, columns=list("abcd")).astype({"b": int, "d": bool})
+    path = tmp_path / f"a{suffix}"
+    frame.to_csv(path, index=False) if suffix == ".csv" else frame.to_parquet(path)
+    pipelines = load(path, batch_size=8, seed=4)
+    permutation = np.random.default_rng(4).permutation(50)
+    train, validation = values[permutation[10:]], values[permutation[:10]]
+    mean, deviation = train.mean(axis=0), train.std(axis=0)
+    deviation[2] = 1
+    np.testing.assert_allclose(pipelines.offset, mean, rtol=1e-6)
+    np.testing.assert_allclose(pipelines.scale, deviation, rtol=1e-6)
+    assert pipelines.offset.dtype == pipelines.scale.dtype == np.float32
+    np.testing.assert_allclose(rows(pipelines.validation), (validation - mean) / deviation, atol=1e-5)
+    standardised = rows(pipelines.train)
+    np.testing.assert_allclose(standardised.mean(axis=0), 0, atol=1e-6)
+    np.testing.assert_allclose(standardised.std(axis=0), [1, 1, 0, 1], atol=1e-6)
+
+
+def test_a_table_keeps_small_differences_of_large_numbers(tmp_path):
+    # In float32 these are one number.
+    pd.DataFrame({"t": 1.7e9 + np.arange(50.0)}).to_csv(tmp_path / "a.csv", index=False)
+    pipelines = load(tmp_path / "a.csv")
+    assert len(np.unique(rows(pipelines.train))) == 40
+    np.testing.assert_allclose(rows(pipelines.train).std(), 1, rtol=1e-5)
+
+
+def test_a_table_keeps_float64_until_it_is_split(tmp_path):
+    pd.DataFrame({"a": [1.0, 2.0]}).to_csv(tmp_path / "a.CSV", index=False)
+    arrays = read(tmp_path / "a.CSV")
+    assert arrays.train.dtype == np.float64
+    assert arrays.scale is None
+    np.testing.assert_array_equal(arrays.train, [[1.0], [2.0]])
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("a,b,c\n1,x,2\n2,y,3\n", r"a table of numbers. Received: .*a.csv' with the non-numeric columns \['b'\]"),
+        ("a,b,c\n1,,2\n2,3,\n", r"a table without missing values. Received: .*a.csv', missing in \['b', 'c'\]"),
+        ("a,b\n", r"a table with rows and columns. Received: .*a.csv' of shape \(0, 2\)"),
+        ("", "a readable table. Received: .*a.csv': No columns"),
+        ("a,b\n1,2\n1,2,3\n", "a readable table. Received: .*a.csv': Error tokenizing"),
+        ("a,b\n1,2\n1,inf\n", r"finite numbers, as float32. Received: 1 of 4 NaN or infinite, .* \(1, 1\)"),
+    ],
+)
+def test_a_bad_table_is_told(tmp_path, text, message):
+    (tmp_path / "a.csv").write_text(text)
+    with pytest.raises(ValueError, match=r"`source` must (be|hold) " + message):
+        read(tmp_path / "a.csv")
+
+
+def test_a_corrupt_parquet_is_told(tmp_path):
+    (tmp_path / "a.parquet").write_bytes(b"PAR1 no table PAR1")
+    with pytest.raises(ValueError, match=r"`source` must be a readable table. Received: .*a.parquet"):
+        read(tmp_path / "a.parquet")
+
+
+def test_a_table_without_pandas_names_the_extra(tmp_path, monkeypatch):
+    (tmp_path / "a.csv").write_text("a\n1\n2\n")
+    real_import = builtins.__import__
+
+    def without_pandas(name, *args, **kwargs):
+        if name == "pandas":
+            raise ImportError("No module named 'pandas'")
+        return real_import(name, *args, **kwargs)
+
+    monkeypatch.setattr(builtins, "__import__", without_pandas)
+    with pytest.raises(ImportError, match=r"pip install 'tfvae\[tables\]'. Received: .*a.csv") as error:
+        read(tmp_path / "a.csv")
+    assert "pandas" in str(error.value.__cause__)
+
+
+# Folders of images.
+
+
+def test_a_folder_of_grey_images_in_subfolders(tmp_path):
+    images = [grey(seed=seed) for seed in range(4)]
+    for name, image in zip(["a/1.png", "a/2.PNG", "b/c/3.bmp", "0.png"], images, strict=True):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(image).save(tmp_path / name)
+    (tmp_path / "readme.txt").write_text("not an image")
+    arrays = read(tmp_path)
+    assert arrays.train.dtype == np.uint8
+    assert arrays.scale == 255
+    # Sorted by path.
+    np.testing.assert_array_equal(arrays.train[..., 0], np.stack([images[3], *images[:3]]))
+
+
+@pytest.mark.parametrize("mode", ["RGB", "RGBA", "LA"])
+def test_the_alpha_channel_is_dropped(tmp_path, mode):
+    image = Image.fromarray(colour()).convert(mode)
+    image.save(tmp_path / "a.png")
+    expected = np.asarray(image)[..., :1] if mode == "LA" else np.asarray(image)[..., :3]
+    np.testing.assert_array_equal(read(tmp_path).train[0], expected)
+
+
+def test_a_grey_image_among_coloured_ones_gets_three_channels(tmp_path):
+    Image.fromarray(grey()).save(tmp_path / "a.png")
+    Image.fromarray(colour()).save(tmp_path / "b.png")
+    train = read(tmp_path).train
+    np.testing.assert_array_equal(train[0], np.repeat(grey()[..., np.newaxis], 3, axis=-1))
+    np.testing.assert_array_equal(train[1], colour())
+
+
+def test_a_jpeg_is_close_to_the_original(tmp_path):
+    smooth = np.tile(np.arange(0, 256, 8, dtype=np.uint8), (32, 1))
+    Image.fromarray(smooth).save(tmp_path / "a.jpg", quality=95)
+    train = read(tmp_path).train
+    assert train.shape == (1, 32, 32, 1)
+    np.testing.assert_allclose(train[0, ..., 0].astype(int), smooth, atol=8)
+
+
+def test_images_are_resized_as_pil_does(tmp_path):
+    # PIL, too, averages when it makes an image smaller, and rounds.
+    images = [Image.fromarray(grey(32, 40)), Image.fromarray(grey(64, 48))]
+    for name, image in zip("ab", images, strict=True):
+        image.save(tmp_path / f"{name}.png")
+    train = read(tmp_path, image_size=(8, 10)).train
+    assert train.dtype == np.uint8
+    expected = [np.asarray(image.resize((10, 8), Image.Resampling.BILINEAR)) for image in images]
+    difference = train[..., 0] - np.stack(expected).astype(float)
+    assert np.abs(difference).max() <= 1
+    assert abs(difference.mean()) < 0.1
+
+
+def test_images_of_two_sizes_ask_for_image_size(tmp_path):
+    Image.fromarray(grey(4, 5)).save(tmp_path / "a.png")
+    Image.fromarray(grey(6, 5)).save(tmp_path / "b.png")
+    match = r"`image_size` must be \(height, width\).* Received: \(4, 5\) in '.*a.png', \(6, 5\) in '.*b.png'"
+    with pytest.raises(ValueError, match=match):
+        load(tmp_path)
+    assert load(tmp_path, image_size=(4, 4), validation_fraction=0.5).train.element_spec.shape == (None, 4, 4, 1)
+
+
+def test_an_empty_folder_is_told(tmp_path):
+    (tmp_path / "a.txt").write_text("no image")
+    with pytest.raises(
+        ValueError, match=r"a folder with .bmp, .gif, .jpeg, .jpg, .png images in it. Received: source="
+    ):
+        read(tmp_path)
+
+
+def test_an_unreadable_image_is_named(tmp_path):
+    Image.fromarray(grey()).save(tmp_path / "a.png")
+    (tmp_path / "b.png").write_bytes(b"no image")
+    with pytest.raises(ValueError, match=r"a folder of readable images. Received: '.*b.png': ") as error:
+        read(tmp_path)
+    assert isinstance(error.value.__cause__, tf.errors.InvalidArgumentError)
+
+
+def test_image_size_without_a_folder_is_told():
+    with pytest.raises(ValueError, match=r"`image_size` must be None unless .* Received: image_size=\(8, 8\)"):
+        load("digits", image_size=(8, 8))
+
+
+# What is refused.
+
+
+@pytest.mark.parametrize("source", ["mnst", "no/such/file.npz"])
+def test_neither_a_name_nor_a_path(source):
+    match = rf"one of the names digits, mnist, .*cifar100. Received: source='{source}', which is neither a name nor"
+    with pytest.raises(FileNotFoundError, match=match):
+        load(source)
+
+
+def test_a_missing_file(tmp_path):
+    with pytest.raises(
+        FileNotFoundError, match=r"existing file or folder.* Received: source='.*a.npy', which is neither"
+    ):
+        read(tmp_path / "a.npy")
+
+
+def test_an_unsupported_extension(tmp_path):
+    (tmp_path / "a.h5").write_bytes(b"")
+    with pytest.raises(ValueError, match=r"a file .npy, .npz, .csv or .parquet. Received: source='.*a.h5'"):
+        read(tmp_path / "a.h5")
+
+
+def test_npz_with_other_keys_lists_them(tmp_path):
+    np.savez(tmp_path / "a.npz", images=TRAIN, labels=np.arange(23))
+    with pytest.raises(ValueError, match=r"the key x_train .* Received: .*a.npz' with the keys images, labels"):
+        read(tmp_path / "a.npz")
+
+
+def test_npz_whose_splits_differ(tmp_path):
+    np.savez(tmp_path / "a.npz", x_train=TRAIN, x_test=TRAIN[:, :2])
+    with pytest.raises(ValueError, match=r"both splits. Received: x_train \(23, 3\) float32, x_test \(23, 2\) float32"):
+        read(tmp_path / "a.npz")
+    np.savez(tmp_path / "b.npz", x_train=TRAIN, x_test=TRAIN.astype(np.uint8))
+    with pytest.raises(ValueError, match=r"one dtype in both splits. Received: .* float32, .* uint8"):
+        read(tmp_path / "b.npz")
+
+
+@pytest.mark.parametrize(
+    ("values", "received"),
+    [
+        (np.array([["a"]]), "dtype=<U1"),
+        (np.array([[1j]]), "dtype=complex128"),
+        (np.array([[None]]), "dtype=object"),
+        (np.array([["2026-01-01"]], "datetime64[D]"), r"dtype=datetime64\[D\]"),
+    ],
+)
+def test_a_dtype_that_is_no_real_number(values, received):
+    with pytest.raises(ValueError, match=r"`source` must hold real numbers .* Received: " + received):
+        read(values)
+
+
+@pytest.mark.parametrize(
+    ("values", "received"),
+    [(1.0, r"shape=\(\)"), (np.arange(3.0), r"shape=\(3,\)"), (np.zeros((0, 4)), r"shape=\(0, 4\)")],
+)
+def test_a_shape_that_holds_no_examples(values, received):
+    with pytest.raises(ValueError, match=r"shape \[N, ...event\], N > 0; reshape\(-1, 1\) .* Received: " + received):
+        read(values)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf, 1e300])
+def test_numbers_that_are_not_finite_are_counted_and_located(value):
+    x = np.zeros((4, 3, 2))
+    x[1, 2, 0] = x[3, 0, 1] = value
+    match = r"finite numbers, as float32. Received: 2 of 24 NaN or infinite, the first at index \(1, 2, 0\)"
+    with pytest.raises(ValueError, match=match):
+        load(x)
+
+
+@pytest.mark.parametrize("fraction", [-0.5, 0.0, 0.01, 0.99, 1.0, 1.5])
+def test_a_validation_fraction_that_leaves_one_side_empty(fraction):
+    match = rf"`validation_fraction` must leave at least one .* Received: validation_fraction={fraction} of 23 examples"
+    with pytest.raises(ValueError, match=match):
+        load(TRAIN, validation_fraction=fraction)
+
+
+@pytest.mark.parametrize("batch_size", [0, -1])
+def test_a_batch_size_below_one(batch_size):
+    with pytest.raises(
+        ValueError, match=f"`batch_size` must be an integer of at least 1. Received: batch_size={batch_size}"
+    ):
+        load(TRAIN, batch_size=batch_size)
+
+
+def test_an_unknown_binarize():
+    with pytest.raises(ValueError, match=r"`binarize` must be None, .* Received: binarize='static'"):
+        load(binarize="static")
+
+
+@pytest.mark.parametrize("binarize", ["dynamic", "threshold"])
+def test_binarising_outside_the_unit_interval(binarize):
+    match = rf"lie in \[0, 1\]. Received: binarize='{binarize}' with scaled data from -1 to 0.5"
+    with pytest.raises(ValueError, match=match):
+        load(np.linspace(-1, 0.5, 20).reshape(10, 2), binarize=binarize)
+    with pytest.raises(ValueError, match="scaled data from 0 to 68"):
+        load(TRAIN, binarize=binarize)
