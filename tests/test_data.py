@@ -21,14 +21,6 @@ def rows(dataset):
     return np.concatenate(list(dataset.as_numpy_iterator()))
 
 
-def grey(height=4, width=5, seed=0):
-    return np.random.default_rng(seed).integers(0, 256, (height, width), dtype=np.uint8)
-
-
-def colour(height=4, width=5, seed=0):
-    return np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
-
-
 # The split, the order and the batches.
 
 
