@@ -179,8 +179,8 @@ def test_print_config_shows_every_part(capsys):
         (["train", "--name", ".."], "--name"),
         (["train", "--seed", "-1"], "`seed` must be"),
         (["verify", "nowhere"], "nowhere"),
-        (["predict", "nowhere", "--input", "x.npy", "--output", "y.npz"], "nowhere"),
-        (["predict", "nowhere"], "input"),
+        (["predict", "--model", "nowhere", "--input", "x.npy", "--output", "y.npz"], "nowhere"),
+        (["predict"], "input"),
         (["evaluate", "nowhere"], "nowhere"),
         (["generate", "nowhere"], "nowhere"),
         (["generate", "nowhere", "--output", "x.gif"], ".png or .npy"),
@@ -217,7 +217,7 @@ def test_verify_and_predict_take_the_exports(in_trained, capsys):
     np.save("x.npy", x)
     model = keras.saving.load_model("runs/digits/model.keras")
     for exported in ("saved_models/digits", "saved_models/digits/digits.tflite"):
-        cli.main(["predict", exported, "--input", "x.npy", "--output", "y.npz"])
+        cli.main(["predict", "--model", exported, "--input", "x.npy", "--output", "y.npz"])
         outputs = np.load("y.npz")
         assert set(outputs) == {"mean", "elbo", "log_likelihood", "kl", "loc", "scale"}
         np.testing.assert_allclose(outputs["mean"], model.reconstruct(x), rtol=1e-4, atol=1e-5)

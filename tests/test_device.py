@@ -305,7 +305,7 @@ def test_an_op_that_a_device_lacks_is_refused(tmp_path):
 
 @pytest.mark.parametrize("name", ["model", "metadata.json"])
 def test_a_file_of_another_suffix_is_refused(tmp_path, name):
-    with pytest.raises(ValueError, match=r"`path` must end in .tflite. Received: path='.*" + name):
+    with pytest.raises(ValueError, match=r"`path` must be a file that ends in .tflite. Received: path='.*" + name):
         export.tflite(small_model(), tmp_path / name)
     assert list(tmp_path.iterdir()) == []
 

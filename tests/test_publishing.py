@@ -24,7 +24,7 @@ CONTENT = {
     "assets.extra/metadata.json",
     "assets.extra/tf_serving_warmup_requests",
 }
-DOCUMENTS = {"README.md", "models.config", "batching.config"}
+DOCUMENTS = {"README.md", "requests", "models.config", "batching.config"}
 
 
 @pytest.fixture(scope="module")
@@ -155,12 +155,11 @@ def test_every_file_has_the_name_of_the_folder_however_it_is_given(tmp_path, mod
     assert {log.predict_log.request.model_spec.name for log in logs} == {"digits"}
 
 
-def test_a_name_with_quotes_is_the_name_in_the_configuration(tmp_path, model):
-    name = 'the "best" {model}'
-    version = export.saved_model(model, tmp_path / name)
-    text = (version.parent / "models.config").read_text()
-    (config,) = text_format.Parse(text, model_server_config_pb2.ModelServerConfig()).model_config_list.config
-    assert (config.name, config.base_path) == (name, f"/models/{name}")
+@pytest.mark.parametrize("name", ['the "best" {model}', "my model's", "a b"])
+def test_a_name_that_is_none_in_a_url_is_refused(tmp_path, model, name):
+    with pytest.raises(ValueError, match=r"`path` must end in a name of letters.*Received: path="):
+        export.saved_model(model, tmp_path / name)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_data_of_another_shape_or_a_model_of_nan_is_refused(tiny_vae, folder):

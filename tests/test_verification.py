@@ -169,7 +169,11 @@ def test_the_dictionary_survives_json(verified):
     for cost, written in zip(verified.costs, received["costs"], strict=True):
         assert written["size"] == cost.size
         assert written["elbo_difference"] == cost.elbo_difference
-        assert written["latency"] == {str(size): list(times) for size, times in cost.latency.items()}
+        names = ("median", "lower_quartile", "upper_quartile")
+        assert written["latency"] == {
+            str(size): dict(zip(names, times, strict=True)) for size, times in cost.latency.items()
+        }
+        assert (written["path"], written["quantize"]) == (cost.path, None)
 
 
 def test_the_tables_have_a_row_for_each_output_and_each_format(verified):

@@ -15,6 +15,8 @@ from numpy.typing import ArrayLike
 from tfvae import checks
 
 _Call = Callable[[str, dict[str, np.ndarray]], dict[str, np.ndarray]]
+# Rows that are computed at a time, so that memory does not grow with the data.
+_BATCH_SIZE = 256
 _Shapes = dict[str, dict[str, tuple[int | None, ...]]]
 
 
@@ -81,12 +83,11 @@ class ExportedModel:
                 arrays[name] = array.astype(np.float32)
             checks.check_finite(arrays[name], name)
         checks.check_same_length(**arrays)
-        batch = next(iter(shapes.values()))[0]
-        if batch is None:
-            return self._call(signature, arrays)
         rows = len(next(iter(arrays.values())))
-        if rows % batch:
-            raise ValueError(f"This file takes batches of {batch} examples. Received: {rows} examples")
+        fixed = next(iter(shapes.values()))[0]
+        if fixed is not None and rows % fixed:
+            raise ValueError(f"This file takes batches of {fixed} examples. Received: {rows} examples")
+        batch = fixed or _BATCH_SIZE
         outputs = [
             self._call(signature, {name: array[start : start + batch] for name, array in arrays.items()})
             for start in range(0, rows, batch)

@@ -28,8 +28,8 @@ def tflite(
     quantize: Literal["float16", "dynamic", "int8"] | None = None,
     x: ArrayLike | None = None,
     batch_size: Literal[1] | None = None,
-    offset: ArrayLike = 0.0,
-    scale: ArrayLike = 1.0,
+    offset: ArrayLike | None = None,
+    scale: ArrayLike | None = None,
 ) -> Path:
     """Writes the model as one .tflite file, and what a caller must know of it as <path without suffix>.json.
 
@@ -40,10 +40,11 @@ def tflite(
         path: the file to write, *.tflite; it appears complete, or not at all.
         quantize: None for float32, which is compared with the Keras model; "float16" halves the weights; "dynamic"
             makes them int8; "int8" makes the activations int8 too, and the scores coarse.
-        x: data [N, ...]: needed for "int8", which takes the ranges of the activations from it, and used for the
-            comparison of float32, which without it takes what the model generates.
+        x: data [N, ...]: needed for "int8", which takes the ranges of the activations from it (give training data, and
+            verify with other), and used for the comparison of float32, which without it draws from the model.
         batch_size: 1 fixes B to 1, which makes convolutions up to twice as fast; None takes any B.
-        offset: with `scale`, how to bring raw data into the model's units: x = (raw - offset) / scale.
+        offset: with `scale`, how to bring raw data into the model's units: x = (raw - offset) / scale;
+            None leaves it unsaid.
         scale: see `offset`.
 
     Returns:
@@ -55,8 +56,8 @@ def tflite(
         OSError: the file cannot be written.
     """
     path = Path(path)
-    if path.suffix != ".tflite":
-        raise ValueError(f"`path` must end in .tflite. Received: path={str(path)!r}")
+    if path.suffix != ".tflite" or path.is_dir():
+        raise ValueError(f"`path` must be a file that ends in .tflite. Received: path={str(path)!r}")
     if quantize not in (None, "float16", "dynamic", "int8"):
         raise ValueError(f'`quantize` must be None, "float16", "dynamic" or "int8". Received: quantize={quantize!r}')
     if quantize == "int8" and x is None:
@@ -87,11 +88,12 @@ def tflite(
             converted.write_bytes(content)
             check_agreement(model, tflite=converted, x=x)
     # Written beside and moved in, so that a reader never sees a part.
-    temporary = path.with_name(f".{path.name}.tmp")
-    write_json(temporary, {**metadata(model, offset, scale), "quantize": quantize, "batch_size": batch_size})
-    os.replace(temporary, path.with_suffix(".json"))
-    temporary.write_bytes(content)
-    os.replace(temporary, path)
+    with tempfile.TemporaryDirectory(prefix=".tflite-", dir=path.parent) as folder:
+        description, written = Path(folder) / "description.json", Path(folder) / "model.tflite"
+        write_json(description, {**metadata(model, offset, scale), "quantize": quantize, "batch_size": batch_size})
+        written.write_bytes(content)
+        os.replace(description, path.with_suffix(".json"))
+        os.replace(written, path)
     return path
 
 

@@ -21,13 +21,12 @@ from this folder. A new version that is exported here is loaded, and the old one
 
 ## Ask it
 
-REST, by rows, here the reconstruction and the scores of one example; an output is a list with one entry a row:
+REST, by rows. A signature with several inputs has them by name in each row. The answer is `{{"predictions": [...]}}`
+with one entry a row: the outputs by name, or a bare value where the signature has one output. With
+`"inputs": {{"x": [...], "epsilon": [...]}}` instead of `instances` the answer is `{{"outputs": ...}}` by column.
 
-    curl -d '{serving_default}' http://localhost:8501/v1/models/{name}:predict
-
-Another signature is named, and one with two inputs has both in each row:
-
-    curl -d '{score}' http://localhost:8501/v1/models/{name}:predict
+    curl -d @requests/serving_default.json http://localhost:8501/v1/models/{name}:predict
+    curl -d @requests/score.json http://localhost:8501/v1/models/{name}:predict
 
 gRPC, with `pip install tensorflow-serving-api`; inputs are float32:
 
@@ -45,7 +44,7 @@ gRPC, with `pip install tensorflow-serving-api`; inputs are float32:
 
 ## Signatures
 
-B is any number of examples; everything is float32.
+B is any number of examples, up to the 1024 of batching.config where it is used; everything is float32.
 
 | signature | inputs | outputs |
 | --- | --- | --- |
@@ -59,18 +58,18 @@ B is any number of examples; everything is float32.
 
 _MODELS_CONFIG = """model_config_list {{
   config {{
-    name: {name}
-    base_path: {base_path}
+    name: "{name}"
+    base_path: "/models/{name}"
     model_platform: "tensorflow"
   }}
 }}
 """
 
-_BATCHING_CONFIG = """max_batch_size { value: 64 }
+_BATCHING_CONFIG = """max_batch_size { value: 1024 }
 batch_timeout_micros { value: 1000 }
 num_batch_threads { value: 4 }
 max_enqueued_batches { value: 1000 }
-allowed_batch_sizes: [1, 2, 4, 8, 16, 32, 64]
+allowed_batch_sizes: [1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024]
 """
 
 
@@ -83,16 +82,20 @@ def files(model: VAE, name: str) -> dict[str, str]:
     """
     x = np.zeros(model.event_shape).tolist()
     epsilon = np.zeros(model.latent_dim).tolist()
+    requests = {
+        "serving_default": {"instances": [x]},
+        "score": {"signature_name": "score", "instances": [{"x": x, "epsilon": epsilon}]},
+    }
     readme = _README.format(
         name=name,
         event_shape=list(model.event_shape),
         event=", ".join(map(str, model.event_shape)),
         latent_dim=model.latent_dim,
         batch_of_one=(1, *model.event_shape),
-        serving_default=json.dumps({"instances": [x]}),
-        score=json.dumps({"signature_name": "score", "instances": [{"x": x, "epsilon": epsilon}]}),
     )
-    models_config = _MODELS_CONFIG.format(
-        name=json.dumps(name, ensure_ascii=False), base_path=json.dumps(f"/models/{name}", ensure_ascii=False)
-    )
-    return {"README.md": readme, "models.config": models_config, "batching.config": _BATCHING_CONFIG}
+    return {
+        "README.md": readme,
+        "models.config": _MODELS_CONFIG.format(name=name),
+        "batching.config": _BATCHING_CONFIG,
+        **{f"requests/{signature}.json": json.dumps(request) + "\n" for signature, request in requests.items()},
+    }

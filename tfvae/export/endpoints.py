@@ -93,6 +93,8 @@ def _parts(model: VAE) -> tuple[keras.layers.Layer, ...]:
 
 def in_float32(model: VAE) -> VAE:
     """The model, or a copy where it computes in half precision, which TFLite and many processors lack."""
+    if not isinstance(model, VAE):
+        raise ValueError(f"`model` must be a tfvae.VAE. Received: {model!r}")
     if all(layer.compute_dtype == "float32" for part in _parts(model) for layer in part._flatten_layers()):
         return model
     # Layers that a user's own network makes take the global policy, whatever its configuration says.

@@ -2,6 +2,7 @@
 
 import importlib.metadata
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -11,31 +12,40 @@ from numpy.typing import ArrayLike
 from tfvae.vae import VAE
 
 
-def metadata(model: VAE, offset: ArrayLike = 0.0, scale: ArrayLike = 1.0) -> dict[str, Any]:
+def metadata(model: VAE, offset: ArrayLike | None = None, scale: ArrayLike | None = None) -> dict[str, Any]:
     """Describes a model that is built.
 
     Args:
         model: the model.
-        offset: with `scale`, how to bring raw data into the model's units: x = (raw - offset) / scale.
+        offset: with `scale`, how to bring raw data into the model's units: x = (raw - offset) / scale; None
+            leaves it unsaid.
         scale: see `offset`.
 
     Returns:
         The event shape, latent dimension, parts, normalisation and the version of tfvae, ready for JSON.
+
+    Raises:
+        ValueError: one of `offset` and `scale` is given without the other.
     """
+    if (offset is None) != (scale is None):
+        raise ValueError(f"`offset` and `scale` must be given together. Received: offset={offset!r}, scale={scale!r}")
     parts = {name: getattr(model, name) for name in ("posterior", "prior", "likelihood")}
+    normalization = {
+        "formula": "x = (raw - offset) / scale",
+        "offset": np.asarray(offset, float).tolist(),
+        "scale": np.asarray(scale, float).tolist(),
+    }
     return {
         "tfvae_version": importlib.metadata.version("tfvae"),
         "event_shape": list(model.event_shape),
         "latent_dim": model.latent_dim,
         **{name: type(part).__name__ for name, part in parts.items()},
-        "normalization": {
-            "formula": "x = (raw - offset) / scale",
-            "offset": np.asarray(offset, float).tolist(),
-            "scale": np.asarray(scale, float).tolist(),
-        },
+        "normalization": None if offset is None else normalization,
     }
 
 
 def write_json(path: Path, content: dict[str, Any]) -> None:
-    """Writes a JSON file that a person can read."""
-    path.write_text(json.dumps(content, indent=2) + "\n")
+    """Writes a JSON file that a person can read; it appears complete."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary.write_text(json.dumps(content, indent=2) + "\n")
+    os.replace(temporary, path)

@@ -3,6 +3,7 @@
 import contextlib
 import fcntl
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -27,8 +28,8 @@ def saved_model(
     *,
     keep: int | None = None,
     x: ArrayLike | None = None,
-    offset: ArrayLike = 0.0,
-    scale: ArrayLike = 1.0,
+    offset: ArrayLike | None = None,
+    scale: ArrayLike | None = None,
 ) -> Path:
     """Publishes the model as the next version in a folder that TF Serving reads.
 
@@ -38,11 +39,12 @@ def saved_model(
 
     Args:
         model: a model that is built.
-        path: the model's folder; versions are its subfolders 1, 2, ... Beside them are written README.md with the
-            requests, models.config and batching.config.
+        path: the model's folder, whose name is that of the served model; versions are its subfolders 1, 2, ... Beside
+            them are written README.md and requests/ to try it, models.config and batching.config.
         keep: how many versions to keep, this one included; None keeps all.
-        x: data [N, ...] for the comparison; None takes what the model generates.
-        offset: with `scale`, how to bring raw data into the model's units: x = (raw - offset) / scale.
+        x: data [N, ...] for the comparison; None draws them from the model.
+        offset: with `scale`, how to bring raw data into the model's units: x = (raw - offset) / scale;
+            None leaves it unsaid.
         scale: see `offset`.
 
     Returns:
@@ -60,7 +62,13 @@ def saved_model(
     folder = Path(path)
     # Also of "." and of a link.
     name = folder.resolve().name
-    folder.mkdir(parents=True, exist_ok=True)
+    if not re.fullmatch(r"[A-Za-z0-9._-]+", name):
+        raise ValueError(
+            "`path` must end in a name of letters, digits, '.', '_' and '-', which is served in a URL. Received: "
+            f"path={str(path)!r}"
+        )
+    with _errors_that_name(folder):
+        folder.mkdir(parents=True, exist_ok=True)
     with _errors_that_name(folder), _locked(folder), _temporary(folder) as temporary:
         content = temporary / "model"
         tf.saved_model.save(endpoints, str(content), signatures=endpoints.signatures_by_name)
@@ -70,8 +78,9 @@ def saved_model(
         warmup.write(extra / "tf_serving_warmup_requests", endpoints, name)
         write_json(extra / "metadata.json", metadata(model, offset, scale))
         for document, text in documents.files(model, name).items():
-            (temporary / document).write_text(text)
-            os.replace(temporary / document, folder / document)
+            (folder / document).parent.mkdir(exist_ok=True)
+            (temporary / "document").write_text(text)
+            os.replace(temporary / "document", folder / document)
         version = folder / str(1 + max((int(path.name) for path in _numbered(folder)), default=0))
         os.rename(content, version)
         for old in [path for path in _numbered(folder) if path.is_dir()][: -keep if keep else 0]:
@@ -94,7 +103,7 @@ def _errors_that_name(folder: Path) -> Iterator[None]:
     except tf.errors.OpError as error:
         raise OSError(f"`path` could not be written: {error.message}. Received: path={str(folder)!r}") from error
     except OSError as error:
-        if error.filename is not None:
+        if error.filename is not None and not isinstance(error, FileExistsError):
             raise
         raise OSError(error.errno, error.strerror, str(folder)) from error
 

@@ -19,7 +19,6 @@ from tfvae.vae import VAE
 # outputs that are all but 0, for each of the terms that an output is the sum of.
 RELATIVE_TOLERANCE = 1e-4
 _FLOOR = 1e-6
-_SUMS = ("elbo", "log_likelihood", "kl")
 
 _Arrays = dict[str, np.ndarray]
 
@@ -53,12 +52,16 @@ class Cost(NamedTuple):
 
     Attributes:
         format: "Keras", "SavedModel" or "TFLite".
+        path: the file or folder, None for the model in memory.
+        quantize: how a .tflite file was made smaller, None for float32.
         size: bytes on disk, None for the model in memory.
         elbo_difference: mean of the ELBO less that of the Keras model, nats per example.
         latency: for each batch size, the median and the quartiles of the seconds per example of `reconstruct`.
     """
 
     format: str
+    path: str | None
+    quantize: str | None
     size: int | None
     elbo_difference: float
     latency: dict[int, tuple[float, float, float]]
@@ -83,7 +86,16 @@ class Verification:
         return {
             "num_examples": self.num_examples,
             "agreements": [row._asdict() for row in self.agreements],
-            "costs": [row._asdict() for row in self.costs],
+            "costs": [
+                {
+                    **row._asdict(),
+                    "latency": {
+                        batch: dict(zip(("median", "lower_quartile", "upper_quartile"), seconds, strict=True))
+                        for batch, seconds in row.latency.items()
+                    },
+                }
+                for row in self.costs
+            ],
         }
 
     def __str__(self) -> str:
@@ -137,11 +149,15 @@ def verify(
     x = checks.to_numpy(x).astype(np.float32)
     model.check_data(x)
     agreements, elbos = _compare(model, saved_model, tflite, x)
-    costs = [Cost("Keras", None, 0.0, _latency(lambda batch: model.predict(batch, verbose=0), x, timed_calls))]
+    costs = [
+        Cost("Keras", None, None, None, 0.0, _latency(lambda batch: model.predict(batch, verbose=0), x, timed_calls))
+    ]
     for name, path in (("SavedModel", saved_model), ("TFLite", tflite)):
         if path is not None:
-            latency = _latency(load(path).reconstruct, x, timed_calls)
-            costs.append(Cost(name, _size(resolve(path)), float(np.mean(elbos[name] - elbos["Keras"])), latency))
+            exported, path = load(path), resolve(path)
+            latency = _latency(exported.reconstruct, x, timed_calls)
+            difference = float(np.mean(elbos[name] - elbos["Keras"]))
+            costs.append(Cost(name, str(path), exported.metadata.get("quantize"), _size(path), difference, latency))
     return Verification(len(x), agreements, costs)
 
 
@@ -166,8 +182,9 @@ def check_agreement(
         if not np.isfinite(x).all():
             raise ValueError("`model` must generate finite data. Received: a model that generates NaN or infinity")
     x = checks.to_numpy(x)[:_COMPARED_EXAMPLES].astype(np.float32)
+    elements = math.prod(model.event_shape)
     for row in _compare(model, saved_model, tflite, x)[0]:
-        terms = math.prod(model.event_shape) if row.output in _SUMS else 1
+        terms = {"elbo": elements, "log_likelihood": elements, "kl": model.latent_dim}.get(row.output, 1)
         agrees = row.max_difference <= RELATIVE_TOLERANCE * row.max_value + _FLOOR * terms
         if not (agrees and math.isfinite(row.max_difference)):
             raise ValueError(
