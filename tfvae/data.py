@@ -11,7 +11,7 @@ import numpy as np
 import tensorflow as tf
 from numpy.typing import ArrayLike
 
-from tfvae import checks
+from tfvae import checks, epochs
 
 NAMES = ("digits", "mnist", "fashion_mnist", "cifar10", "cifar100")
 IMAGE_SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".png")
@@ -86,7 +86,7 @@ def load(
     rng = np.random.default_rng(seed)
     if validation is None:
         train, validation = _split(train, validation_fraction, rng)
-    order = _shuffled_batches(len(train), batch_size, seed=int(rng.integers(2**31 - 1)))
+    order = epochs.shuffled_batches(len(train), batch_size, seed=int(rng.integers(2**31 - 1)))
     if unit is None:
         offset = train.mean(axis=0).astype(np.float32)
         # The deviation of a constant column may be a rounding error instead of zero.
@@ -280,23 +280,3 @@ def _split(x: np.ndarray, fraction: float, rng: np.random.Generator) -> tuple[np
         raise _invalid(expected, f"validation_fraction={fraction} of {len(x)} examples")
     permutation = rng.permutation(len(x))
     return x[permutation[num_validation:]], x[permutation[:num_validation]]
-
-
-def _shuffled_batches(num_examples: int, batch_size: int, *, seed: int) -> tf.data.Dataset:
-    """Batches of row numbers [B], each with a seed [2] for its noise, all new at each iteration."""
-    num_batches = -(-num_examples // batch_size)
-
-    @tf.function
-    def epoch_seed() -> tf.data.Dataset:
-        # tf.data adds the global seed to every seed of its own. A traced graph has one that does not depend on it.
-        tf.compat.v1.get_default_graph().seed = 0
-        return tf.data.Dataset.random(seed, rerandomize_each_iteration=True).batch(2).take(1)
-
-    def epoch(seed: tf.Tensor) -> tf.data.Dataset:
-        permutation = tf.random.experimental.stateless_shuffle(tf.range(num_examples), seed)
-        return tf.data.Dataset.range(num_batches).map(
-            lambda i: (permutation[i * batch_size : (i + 1) * batch_size], tf.random.fold_in(seed, i))
-        )
-
-    # One permutation an epoch and slices of it: twice as fast as Dataset.shuffle, which moves single row numbers.
-    return epoch_seed().flat_map(epoch).apply(tf.data.experimental.assert_cardinality(num_batches))
