@@ -13,6 +13,7 @@ from tfvae._lazy import lazy_attributes
 if TYPE_CHECKING:
     from tfvae import data, export, likelihoods, networks, objectives, posteriors, priors
     from tfvae.model import VariationalModel
+    from tfvae.strategies import strategy
     from tfvae.vae import VAE
 
 __version__ = "0.1.0"
@@ -27,6 +28,7 @@ __all__ = [
     "objectives",
     "posteriors",
     "priors",
+    "strategy",
 ]
 
 __getattr__, __dir__ = lazy_attributes(
@@ -40,6 +42,7 @@ __getattr__, __dir__ = lazy_attributes(
         "objectives": [],
         "posteriors": [],
         "priors": [],
+        "strategies": ["strategy"],
         "vae": ["VAE"],
     },
 )
