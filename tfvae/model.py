@@ -6,15 +6,33 @@ import math
 import random
 import warnings
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import keras
 import numpy as np
 import tensorflow as tf
 
-from tfvae import checks, inputs
+from tfvae import checks, inputs, replicas
 from tfvae.elbo import ElboTerms
 from tfvae.objectives import ELBO, Objective
+
+
+class _Batch(NamedTuple):
+    """What a step computes with.
+
+    Attributes:
+        x: the data [B, ...], float32.
+        sample_weight: the weights [B], float32, or None for 1.
+        size: how many of the examples are this replica's: B, or 0 where B is 1 and the weight 0.
+        global_size: the sum of `size` over the replicas.
+        seed: a stateless seed, int32 [2].
+    """
+
+    x: tf.Tensor
+    sample_weight: tf.Tensor | None
+    size: tf.Tensor
+    global_size: tf.Tensor
+    seed: tf.Tensor
 
 
 class VariationalModel(keras.Model, abc.ABC):
@@ -85,67 +103,109 @@ class VariationalModel(keras.Model, abc.ABC):
         """A new stateless seed, int32 [2]: another one at each call and on each replica, the same in each run."""
         seed = tf.cast(self._noise_state.value, tf.int32)
         self._noise_state.assign_add([0, 1])
-        context = tf.distribute.get_replica_context()
-        replica = 0 if context is None else context.replica_id_in_sync_group
-        return tf.random.experimental.stateless_fold_in(seed, replica)
+        return tf.random.experimental.stateless_fold_in(seed, replicas.index())
 
     def train_step(self, data: Any) -> dict[str, Any]:
         """One step up the gradient of the objective, on one batch."""
-        with tf.GradientTape() as tape:
-            loss, values, sample_weight = self._loss(data, training=True)
-            loss = self.optimizer.scale_loss(loss)
-        variables = self.trainable_variables
-        self.optimizer.apply(tape.gradient(loss, variables), variables)
-        return self._update_metrics(values, sample_weight)
+        batch = self._batch(data)
+        gradients, values = self._compiled_for_replicas(self._gradients)(batch)
+        if replicas.count() > 1:
+            gradients = replicas.reduce_gradients(gradients, self.optimizer)
+        self.optimizer.apply(gradients, self.trainable_variables)
+        return self._update_metrics(values, batch)
 
     def test_step(self, data: Any) -> dict[str, Any]:
         """The metrics of one batch."""
-        _, values, sample_weight = self._loss(data, training=False)
-        return self._update_metrics(values, sample_weight)
+        batch = self._batch(data)
+        _, values = self._compiled_for_replicas(self._loss)(batch, training=False)
+        return self._update_metrics(values, batch)
+
+    def make_train_function(self, force: bool = False) -> None:
+        """Makes the function that runs `train_step` on batches of an iterator."""
+        if self.train_function is None or force:
+            if self.distribute_strategy.num_replicas_in_sync > 1:
+                self.train_function = replicas.make_function(self, self.train_step)
+            else:
+                super().make_train_function(force)
+
+    def make_test_function(self, force: bool = False) -> None:
+        """Makes the function that runs `test_step` on batches of an iterator."""
+        if self.test_function is None or force:
+            if self.distribute_strategy.num_replicas_in_sync > 1:
+                self.test_function = replicas.make_function(self, self.test_step)
+            else:
+                super().make_test_function(force)
 
     def predict_step(self, data: Any) -> Any:
         """The model's output for one batch."""
         return self(inputs.unpack(data)[0], training=False)
 
-    def _loss(self, data: Any, training: bool) -> tuple[tf.Tensor, dict[str, tf.Tensor], tf.Tensor | None]:
+    def _batch(self, data: Any) -> _Batch:
+        """What a step computes with; all that concerns other replicas, so that XLA may compile the rest."""
+        x, sample_weight = inputs.unpack(data)
+        x = tf.cast(x, tf.float32)
+        if sample_weight is not None:
+            sample_weight = tf.reshape(tf.cast(sample_weight, tf.float32), [-1])
+        rows = tf.shape(x)[:1]
+        size = tf.cast(rows[0], tf.float32)
+        if replicas.count() > 1:
+            x = replicas.at_least_one(x)
+            weights = tf.ones(rows) if sample_weight is None else sample_weight
+            sample_weight = tf.concat([weights, tf.zeros(tf.shape(x)[:1] - rows)], axis=0)
+        return _Batch(x, sample_weight, size, replicas.total(size), self.next_seed())
+
+    def _gradients(self, batch: _Batch) -> tuple[list[Any], dict[str, tf.Tensor]]:
+        """The gradients of this replica's part of the loss, and the values of the metrics by name [B]."""
+        with tf.GradientTape() as tape:
+            loss, values = self._loss(batch, training=True)
+            loss = self.optimizer.scale_loss(loss)
+        return tape.gradient(loss, self.trainable_variables), values
+
+    def _loss(self, batch: _Batch, training: bool) -> tuple[tf.Tensor, dict[str, tf.Tensor]]:
         """The scalar loss of this replica, which sums over replicas to that of the global batch.
 
         Returns:
-            The loss, the values of the metrics by name [B], and the sample weights [B] or None.
+            The loss, and the values of the metrics by name [B].
         """
-        x, sample_weight = inputs.unpack(data)
-        x = tf.cast(x, tf.float32)
         objective = self.objective
         terms = self.elbo_terms(
-            x,
+            batch.x,
             num_samples=objective.num_samples,
-            seed=self.next_seed(),
+            seed=batch.seed,
             analytic_kl=objective.analytic_kl,
             training=training,
         )
         losses = -objective(terms)
-        if sample_weight is not None:
-            sample_weight = tf.reshape(tf.cast(sample_weight, tf.float32), [-1])
-            losses *= sample_weight
+        if batch.sample_weight is not None:
+            losses *= batch.sample_weight
         regularization = tf.add_n([tf.cast(loss, tf.float32) for loss in self.losses]) if self.losses else 0.0
-        loss = tf.reduce_sum(losses) / _sum_over_replicas(tf.cast(tf.shape(x)[0], tf.float32))
-        loss += regularization / tf.distribute.get_strategy().num_replicas_in_sync
+        loss = tf.reduce_sum(losses) / batch.global_size
+        loss += regularization * (batch.size / batch.global_size)
         values = {
             "loss": losses + regularization,
             "elbo": terms.elbo,
             "log_likelihood": tf.reduce_mean(terms.log_likelihood, axis=0),
             "kl": terms.kl,
         }
-        return loss, values, sample_weight
+        return loss, values
 
-    def _update_metrics(self, values: dict[str, tf.Tensor], sample_weight: tf.Tensor | None) -> dict[str, Any]:
+    def _compiled_for_replicas(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        """The function, compiled by XLA where `compile` says so and Keras does not compile the whole step."""
+        if self.jit_compile and not self.run_eagerly and replicas.count() > 1:
+            # A new one at each trace: each replica has variables of its own.
+            return tf.function(function, jit_compile=True, autograph=False)
+        return function
+
+    def _update_metrics(self, values: dict[str, tf.Tensor], batch: _Batch) -> dict[str, Any]:
         """Feeds values [B] to the metric of the same name, so that averages weigh examples and not batches."""
         for metric in self.metrics:
             # A user's layer may have metrics of its own.
             if metric.name in values:
-                # The loss has its weights in it already.
-                weight = None if metric.name == "loss" else sample_weight
-                metric.update_state(values[metric.name], sample_weight=weight)
+                value, weight = values[metric.name], batch.sample_weight
+                if metric.name == "loss" and weight is not None:
+                    # The loss has its weights in it already; an example that was added counts for nothing.
+                    weight = tf.fill(tf.shape(value), tf.minimum(batch.size, 1.0))
+                metric.update_state(value, sample_weight=weight)
         return {metric.name: metric.result() for metric in self.metrics}
 
     def fit(self, x: Any = None, *args: Any, **kwargs: Any) -> keras.callbacks.History:
@@ -287,11 +347,3 @@ class _NonFiniteLossWarning(keras.callbacks.Callback):
                 "first.",
                 stacklevel=2,
             )
-
-
-def _sum_over_replicas(value: tf.Tensor) -> tf.Tensor:
-    """Sums a scalar over the replicas that train in step."""
-    context = tf.distribute.get_replica_context()
-    if context is None or context.num_replicas_in_sync == 1:
-        return value
-    return context.all_reduce(tf.distribute.ReduceOp.SUM, value)

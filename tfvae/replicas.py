@@ -1,0 +1,149 @@
+"""Replicas that train in step, where Keras's own loop computes something else or fails.
+
+Keras 3 lets a custom `train_step` take steps that are too large by the number of replicas, clips gradients before they
+are summed, and cannot run it under several workers, with several steps in one execution or with XLA. Here one graph
+runs the steps, and what crosses replicas stays outside of what XLA compiles.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+
+def make_function(model: keras.Model, step: Callable[[Any], dict[str, Any]]) -> Callable[[Any], dict[str, Any]]:
+    """Makes the function that Keras calls to run steps on all replicas.
+
+    Args:
+        model: a compiled model of a strategy with several replicas.
+        step: its `train_step` or `test_step`.
+
+    Returns:
+        A function of an iterator that runs as many steps as `compile(steps_per_execution=)` says, or fewer where the
+        data end, and returns the metrics of the last, averaged over this process's replicas.
+    """
+    strategy = model.distribute_strategy
+
+    def one_step(data: Any) -> dict[str, Any]:
+        metrics = strategy.run(step, args=(data,))
+        return {
+            name: tf.reduce_mean(strategy.experimental_local_results(value), axis=0) for name, value in metrics.items()
+        }
+
+    def steps(iterator: tf.distribute.DistributedIterator) -> dict[str, Any]:
+        count = model.steps_per_execution
+        metrics = one_step(iterator.get_next())
+        if count == 1:
+            return metrics
+
+        def next_batch(index: tf.Tensor) -> Any:
+            # Not read ahead: a batch that no step takes would be lost.
+            optional = iterator.get_next_as_optional
+            return tf.cond(index < count, optional, lambda: tf.experimental.Optional.empty(iterator.element_spec))
+
+        def body(index: tf.Tensor, batch: Any, _: dict[str, Any]) -> tuple[tf.Tensor, Any, dict[str, Any]]:
+            metrics = one_step(batch.get_value())
+            return index + 1, next_batch(index + 1), metrics
+
+        start = tf.constant(1)
+        return tf.while_loop(lambda _, batch, __: batch.has_value(), body, [start, next_batch(start), metrics])[2]
+
+    if not model.run_eagerly:
+        one_step = tf.function(one_step, autograph=False, reduce_retracing=True)
+        steps = tf.function(steps, autograph=False, reduce_retracing=True)
+
+    def function(iterator: Any) -> dict[str, Any]:
+        if isinstance(iterator, tf.distribute.DistributedIterator):
+            return steps(iterator)
+        # Of `train_on_batch` and `test_on_batch`.
+        return one_step(next(iterator))
+
+    return function
+
+
+def count() -> int:
+    """The number of replicas that train in step; in a strategy's scope or one of its replicas, of that strategy."""
+    return tf.distribute.get_strategy().num_replicas_in_sync
+
+
+def index() -> tf.Tensor | int:
+    """The number of this replica among all, 0 outside of one."""
+    context = tf.distribute.get_replica_context()
+    return 0 if context is None else context.replica_id_in_sync_group
+
+
+def total(value: tf.Tensor) -> tf.Tensor:
+    """Sums over the replicas a tensor that each of them has."""
+    context = tf.distribute.get_replica_context()
+    if context is None or context.num_replicas_in_sync == 1:
+        return value
+    return context.all_reduce(tf.distribute.ReduceOp.SUM, value)
+
+
+def at_least_one(x: tf.Tensor) -> tf.Tensor:
+    """Adds an example of ones to x [B, ...] where B is 0, as for a replica that the last batch does not reach.
+
+    Layers and regularisers that take means over examples would give NaN there.
+    """
+    missing = tf.cast(tf.equal(tf.shape(x)[:1], 0), tf.int32)
+    return tf.concat([x, tf.ones(tf.concat([missing, tf.shape(x)[1:]], axis=0), x.dtype)], axis=0)
+
+
+def reduce_gradients(gradients: Sequence[Any], optimizer: keras.optimizers.Optimizer) -> list[Any]:
+    """Makes of the gradients of this replica what the optimizer can sum over the replicas in the right order.
+
+    An optimizer sums last. What is not linear must see the sum: clipping, and the search of a LossScaleOptimizer for
+    values that are not finite. So these get their N-th part of a gradient that is summed, and clipped, already. Other
+    optimizers get the gradients as they are, because to sum twice costs twice the communication.
+
+    Args:
+        gradients: those of this replica's part of the loss, scaled by `optimizer.scale_loss`; None for a variable that
+            has none.
+        optimizer: the optimizer.
+
+    Returns:
+        What to give to `optimizer.apply`.
+    """
+    inner = getattr(optimizer, "inner_optimizer", optimizer)
+    if inner is optimizer and not (inner.clipnorm or inner.clipvalue or inner.global_clipnorm):
+        return list(gradients)
+    present = [tf.convert_to_tensor(gradient) for gradient in gradients if gradient is not None]
+    context = tf.distribute.get_replica_context()
+    present = context.all_reduce(tf.distribute.ReduceOp.SUM, present)
+    scale = tf.cast(optimizer.scale_loss(1.0), tf.float32)
+    if inner.clipnorm:
+        present = [tf.clip_by_norm(gradient, inner.clipnorm * scale) for gradient in present]
+    elif inner.global_clipnorm:
+        present = tf.clip_by_global_norm(present, inner.global_clipnorm * scale)[0]
+    elif inner.clipvalue:
+        limit = inner.clipvalue * scale
+        # Infinity must remain, for the LossScaleOptimizer to see.
+        present = [tf.where(tf.math.is_finite(g), tf.clip_by_value(g, -limit, limit), g) for g in present]
+    parts = iter(gradient / context.num_replicas_in_sync for gradient in present)
+    return [None if gradient is None else next(parts) for gradient in gradients]
+
+
+def check(model: keras.Model) -> None:
+    """Raises ValueError when a compiled model cannot be trained under its strategy."""
+    strategy = tf.distribute.get_strategy() if tf.distribute.has_strategy() else model.distribute_strategy
+    if isinstance(strategy, tf.distribute.ParameterServerStrategy | tf.distribute.experimental.CentralStorageStrategy):
+        raise ValueError(
+            "A strategy must be one that `tfvae.strategy` makes, with the same variables on every replica. Received: "
+            f"{type(strategy).__name__}"
+        )
+    if strategy is not model.distribute_strategy:
+        raise ValueError(
+            "A model must be made in the scope of the strategy that trains it. Received: a model made in the scope of "
+            f"{type(model.distribute_strategy).__name__}, trained in that of {type(strategy).__name__}"
+        )
+    if strategy.num_replicas_in_sync == 1:
+        return
+    optimizer = getattr(model.optimizer, "inner_optimizer", model.optimizer)
+    for option in ("gradient_accumulation_steps", "ema_overwrite_frequency"):
+        value = getattr(optimizer, option)
+        if value is not None:
+            raise ValueError(
+                f"The optimizer's `{option}` must be None with several replicas, where Keras cannot do it. Received: "
+                f"{option}={value}"
+            )
