@@ -11,7 +11,7 @@ import wrapt
 from tfvae._lazy import lazy_attributes
 
 if TYPE_CHECKING:
-    from tfvae import data, export, likelihoods, networks, objectives, posteriors, priors
+    from tfvae import callbacks, data, export, likelihoods, networks, objectives, posteriors, priors
     from tfvae.model import VariationalModel
     from tfvae.strategies import strategy
     from tfvae.vae import VAE
@@ -21,6 +21,7 @@ __version__ = "0.1.0"
 __all__ = [
     "VAE",
     "VariationalModel",
+    "callbacks",
     "data",
     "export",
     "likelihoods",
@@ -34,6 +35,7 @@ __all__ = [
 __getattr__, __dir__ = lazy_attributes(
     __name__,
     {
+        "callbacks": [],
         "data": [],
         "export": [],
         "likelihoods": [],

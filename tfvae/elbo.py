@@ -44,6 +44,10 @@ class ElboTerms(NamedTuple):
         """The evidence lower bound [B], in nats per example: mean over S of log p(x|z), minus the KL divergence."""
         return tf.reduce_mean(self.log_likelihood, axis=0) - self.kl
 
+    def tempered(self, weight: tf.Tensor) -> "ElboTerms":
+        """The terms with log p(z), log q(z|x) and the KL divergence multiplied by a weight, a scalar."""
+        return ElboTerms(self.log_likelihood, weight * self.log_prior, weight * self.log_posterior, weight * self.kl)
+
 
 def estimate(
     posterior: tfd.Distribution,

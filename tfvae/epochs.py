@@ -23,13 +23,14 @@ def set_epoch(epoch: int | None) -> None:
     _epoch = epoch
 
 
-def ordered(build: Callable[[tf.Tensor], tf.data.Dataset], *, seed: int) -> tf.data.Dataset:
+def ordered(build: Callable[[tf.Tensor], tf.data.Dataset], *, seed: int | Callable[[], int]) -> tf.data.Dataset:
     """Makes a dataset whose passes differ, each as its number says.
 
     Args:
         build: makes the dataset of one pass from a stateless seed, int32 [2]; it must depend on nothing else that
             changes.
-        seed: the same seed gives the same passes in every process, whatever the global seeds.
+        seed: the same seed gives the same passes in every process, whatever the global seeds. A function is asked for
+            it at each pass.
 
     Returns:
         The dataset, of unknown cardinality.
@@ -37,17 +38,18 @@ def ordered(build: Callable[[tf.Tensor], tf.data.Dataset], *, seed: int) -> tf.d
     passes = itertools.count()
 
     # From Python, because a variable that is made in a strategy's scope would be one for each replica.
-    def number() -> np.int32:
-        return np.int32(next(passes) if _epoch is None else _epoch)
+    def numbers() -> np.ndarray:
+        index = next(passes) if _epoch is None else _epoch
+        return np.array([seed() if callable(seed) else seed, index], np.int32)
 
     def one_pass(_: tf.Tensor) -> tf.data.Dataset:
-        index = tf.ensure_shape(tf.numpy_function(number, [], tf.int32), [])
-        return build(tf.random.experimental.stateless_fold_in(tf.constant([seed, 0], tf.int32), index))
+        first, index = tf.unstack(tf.ensure_shape(tf.numpy_function(numbers, [], tf.int32), [2]))
+        return build(tf.random.experimental.stateless_fold_in(tf.stack([first, 0]), index))
 
     return tf.data.Dataset.range(1).flat_map(one_pass)
 
 
-def shuffled_batches(num_examples: int, batch_size: int, *, seed: int) -> tf.data.Dataset:
+def shuffled_batches(num_examples: int, batch_size: int, *, seed: int | Callable[[], int]) -> tf.data.Dataset:
     """Makes batches of row numbers, in a new order at each pass.
 
     Args:

@@ -1,15 +1,16 @@
 """What a user hands to a model, whatever its form: x is found in it, and its first batch is looked at."""
 
 import itertools
+import math
 import types
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import keras
 import numpy as np
 import tensorflow as tf
 
-from tfvae import checks
+from tfvae import checks, epochs
 
 
 def unpack(data: Any) -> tuple[Any, Any]:
@@ -70,3 +71,49 @@ def batches(x: np.ndarray, batch_size: Any) -> Iterator[tf.Tensor]:
     batch_size = checks.positive_integer("batch_size", batch_size)
     for start in range(0, len(x), batch_size):
         yield tf.cast(x[start : start + batch_size], tf.float32)
+
+
+def shuffle_arrays(arguments: dict[str, Any], seed: Callable[[], int]) -> None:
+    """Makes a dataset of the arrays that `fit` was given, in an order that is new in each epoch and can be resumed.
+
+    Keras shuffles them too, but with the global seed set in the same order in each epoch, and else in another one in
+    each process, so that several workers would train on some examples twice and on others never.
+
+    Args:
+        arguments: those of `keras.Model.fit`, by name. Nothing is done where x is no array.
+        seed: gives the seed of the order.
+    """
+    x, _ = unpack(arguments["x"])
+    if not hasattr(x, "__array__"):
+        return
+    x = checks.to_numpy(x)
+    given = {name: np.asarray(arguments[name]) for name in ("y", "sample_weight") if arguments.get(name) is not None}
+    checks.check_same_length(x=x, **given)
+    # What y is does not matter, unless classes have weights.
+    weights = [given[name] for name in ("y", "sample_weight") if name in given]
+    used = weights if "sample_weight" in given or arguments.get("class_weight") is not None else []
+    arrays = [x.astype(np.float32) if x.dtype == np.float64 else x, *used]
+    split = arguments.pop("validation_split", 0.0)
+    if split and arguments.get("validation_data") is None:
+        # As Keras does: the last ones, before the others are shuffled.
+        at = math.floor(len(x) * (1.0 - split))
+        if not 0 < at < len(x):
+            raise ValueError(
+                "`validation_split` must leave at least one example for training and one for validation. Received: "
+                f"validation_split={split} of {len(x)} examples"
+            )
+        arguments["validation_data"] = tuple(array[at:] for array in arrays)
+        arrays = [array[:at] for array in arrays]
+    steps = arguments.get("steps_per_epoch")
+    default = math.ceil(len(arrays[0]) / steps) if steps else 32
+    batch_size = checks.positive_integer("batch_size", arguments.get("batch_size") or default)
+    # With a GPU, TensorFlow would keep the data there and copy each batch back for the pipeline.
+    with tf.device("CPU:0"):
+        rows = tuple(tf.convert_to_tensor(array) for array in arrays)
+
+    def batch(indices: tf.Tensor, _: tf.Tensor) -> tuple[tf.Tensor, ...]:
+        return tuple(tf.gather(row, indices) for row in rows)
+
+    order = epochs.shuffled_batches(len(arrays[0]), batch_size, seed=seed)
+    arguments["x"] = order.map(batch, num_parallel_calls=tf.data.AUTOTUNE).prefetch(tf.data.AUTOTUNE)
+    arguments.update(y=None, sample_weight=None)

@@ -2,17 +2,16 @@
 
 import abc
 import inspect
-import math
+import os
 import random
-import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, MutableMapping
 from typing import Any, NamedTuple
 
 import keras
 import numpy as np
 import tensorflow as tf
 
-from tfvae import checks, inputs, replicas
+from tfvae import checks, epochs, files, inputs, replicas, resume
 from tfvae.elbo import ElboTerms
 from tfvae.objectives import ELBO, Objective
 
@@ -58,6 +57,11 @@ class VariationalModel(keras.Model, abc.ABC):
         super().__init__(autocast=False, **kwargs)
         self.objective = ELBO() if objective is None else objective
         self._trackers = [keras.metrics.Mean(name=name) for name in ("elbo", "log_likelihood", "kl")]
+        self._progress = resume.Progress()
+        # No weight, because a file that is saved during a warm-up must not keep it.
+        self.kl_weight = tf.Variable(
+            1.0, trainable=False, name="kl_weight", aggregation=tf.VariableAggregation.ONLY_FIRST_REPLICA
+        )
         # A weight, because Keras saves no SeedGenerator: training that resumes would see other noise. Python's own
         # generator gives the start because `keras.utils.set_random_seed` seeds it.
         start = [random.getrandbits(31), 0]
@@ -99,6 +103,16 @@ class VariationalModel(keras.Model, abc.ABC):
             ValueError: this model cannot be trained on x.
         """
 
+    @property
+    def progress(self) -> tuple[int, int]:
+        """The epoch that training is in, from 0, and how many of its steps are done."""
+        return self._progress.epoch, self._progress.step
+
+    @property
+    def noise_seed(self) -> int:
+        """The seed that all seeds of this model come from."""
+        return int(keras.ops.convert_to_numpy(self._noise_state)[0])
+
     def next_seed(self) -> tf.Tensor:
         """A new stateless seed, int32 [2]: another one at each call and on each replica, the same in each run."""
         seed = tf.cast(self._noise_state.value, tf.int32)
@@ -127,6 +141,7 @@ class VariationalModel(keras.Model, abc.ABC):
                 self.train_function = replicas.make_function(self, self.train_step)
             else:
                 super().make_train_function(force)
+            self.train_function = resume.counting(self, self._progress, self.train_function)
 
     def make_test_function(self, force: bool = False) -> None:
         """Makes the function that runs `test_step` on batches of an iterator."""
@@ -175,7 +190,7 @@ class VariationalModel(keras.Model, abc.ABC):
             analytic_kl=objective.analytic_kl,
             training=training,
         )
-        losses = -objective(terms)
+        losses = -objective(terms.tempered(self.kl_weight) if training else terms)
         if batch.sample_weight is not None:
             losses *= batch.sample_weight
         regularization = tf.add_n([tf.cast(loss, tf.float32) for loss in self.losses]) if self.losses else 0.0
@@ -208,6 +223,42 @@ class VariationalModel(keras.Model, abc.ABC):
                 metric.update_state(value, sample_weight=weight)
         return {metric.name: metric.result() for metric in self.metrics}
 
+    def save_own_variables(self, store: MutableMapping[str, Any]) -> None:
+        """Saves, beside the model's own weights, what training needs to go on exactly."""
+        super().save_own_variables(store)
+        resume.save_state(self, self._progress, store)
+
+    def load_own_variables(self, store: Mapping[str, Any]) -> None:
+        """Loads what `save_own_variables` saved.
+
+        Raises:
+            ValueError: it is of another model.
+        """
+        super().load_own_variables({name: store[name] for name in store.keys() if name.isdecimal()})  # noqa: SIM118
+        resume.load_state(self, self._progress, store)
+
+    def save_weights(self, filepath: str | os.PathLike[str], overwrite: bool = True, **kwargs: Any) -> None:
+        """Saves the weights: `keras.Model.save_weights`, whose file is there whole or not at all.
+
+        Args:
+            filepath: the file, ending in .weights.h5.
+            overwrite: whether to replace a file that is there, or to ask.
+            kwargs: the further arguments of `keras.Model.save_weights`.
+        """
+        with files.replacing_local(filepath, ".weights.h5", overwrite) as path:
+            super().save_weights(path, overwrite, **kwargs)
+
+    def save(self, filepath: str | os.PathLike[str], overwrite: bool = True, **kwargs: Any) -> None:
+        """Saves the model: `keras.Model.save`, whose file is there whole or not at all.
+
+        Args:
+            filepath: the file, ending in .keras.
+            overwrite: whether to replace a file that is there, or to ask.
+            kwargs: the further arguments of `keras.Model.save`.
+        """
+        with files.replacing_local(filepath, ".keras", overwrite) as path:
+            super().save(path, overwrite, **kwargs)
+
     def fit(self, x: Any = None, *args: Any, **kwargs: Any) -> keras.callbacks.History:
         """Trains the model: `keras.Model.fit`, after a look at the data.
 
@@ -227,25 +278,17 @@ class VariationalModel(keras.Model, abc.ABC):
             ValueError: the model cannot be trained on x, or was compiled with a loss or with metrics.
         """
         arguments = self._arguments(keras.Model.fit, x, *args, **kwargs)
-        if isinstance(x, tf.data.Dataset):
+        self._check_validation(arguments)
+        if arguments.get("shuffle", True) is True:
+            inputs.shuffle_arrays(arguments, lambda: self._progress.seed)
+        if isinstance(arguments["x"], tf.data.Dataset):
             # Keras warns of its own default, which a dataset cannot honour.
-            arguments.setdefault("shuffle", False)
-        validation = arguments.get("validation_data")
-        if isinstance(validation, tuple | list):
-            self._check_source(next(iter(validation), None), "validation_data")
-            x_validation, y, sample_weight = keras.utils.unpack_x_y_sample_weight(tuple(validation))
-            arguments["validation_data"] = (x_validation, sample_weight if y is None else y, sample_weight)
-        elif validation is not None:
-            arguments["validation_data"] = self._check_source(validation, "validation_data")
-        callbacks = arguments.get("callbacks")
-        if isinstance(callbacks, keras.callbacks.CallbackList):
-            own = callbacks.callbacks
-        else:
-            own = [callbacks] if isinstance(callbacks, keras.callbacks.Callback) else list(callbacks or [])
-            arguments["callbacks"] = own
-        if not any(isinstance(callback, _NonFiniteLossWarning) for callback in own):
-            own.append(_NonFiniteLossWarning())
-        return super().fit(**arguments)
+            arguments["shuffle"] = False
+        resume.add_callbacks(self, self._progress, arguments)
+        try:
+            return super().fit(**arguments)
+        finally:
+            epochs.set_epoch(None)
 
     def evaluate(self, x: Any = None, *args: Any, **kwargs: Any) -> Any:
         """Computes the metrics on data: `keras.Model.evaluate`, after the look at the data that `fit` takes.
@@ -290,6 +333,7 @@ class VariationalModel(keras.Model, abc.ABC):
         arguments = inspect.signature(method).bind(self, *args, **kwargs).arguments
         arguments.pop("self")
         self._check_compiled(method.__name__)
+        replicas.check(self)
         arguments["x"] = self._check_source(arguments["x"], "x")
         if arguments.get("y") is None:
             if arguments.get("class_weight") is not None:
@@ -297,6 +341,16 @@ class VariationalModel(keras.Model, abc.ABC):
             # Keras drops the weights of x without y; y is not used.
             arguments["y"] = arguments.get("sample_weight")
         return {**arguments, **arguments.pop("kwargs", {})}
+
+    def _check_validation(self, arguments: dict[str, Any]) -> None:
+        """Checks `validation_data`, and gives it the form in which Keras keeps the sample weights."""
+        validation = arguments.get("validation_data")
+        if isinstance(validation, tuple | list):
+            self._check_source(next(iter(validation), None), "validation_data")
+            x_validation, y, sample_weight = keras.utils.unpack_x_y_sample_weight(tuple(validation))
+            arguments["validation_data"] = (x_validation, sample_weight if y is None else y, sample_weight)
+        elif validation is not None:
+            arguments["validation_data"] = self._check_source(validation, "validation_data")
 
     def _check_compiled(self, method: str) -> None:
         if not self.compiled:
@@ -333,17 +387,3 @@ class VariationalModel(keras.Model, abc.ABC):
         if self._distribute_strategy is not None:
             with self.distribute_strategy.scope():
                 self.optimizer.build(self.trainable_variables)
-
-
-class _NonFiniteLossWarning(keras.callbacks.Callback):
-    """Says at the end of an epoch when the loss was NaN or infinite, which Keras only prints."""
-
-    def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
-        loss = float((logs or {}).get("loss", 0.0))
-        if not math.isfinite(loss):
-            warnings.warn(
-                f"The loss was {loss} in epoch {epoch + 1}. Try a lower learning rate or the optimizer's `clipnorm`, "
-                "and look for values that are not finite in the data; `keras.callbacks.TerminateOnNaN` stops at the "
-                "first.",
-                stacklevel=2,
-            )

@@ -1,0 +1,166 @@
+"""Callbacks for `fit`: checkpoints to go on from, and a KL divergence that comes in slowly."""
+
+import hashlib
+import math
+import os
+import pathlib
+import re
+import warnings
+from typing import Any, Literal
+
+import keras
+
+from tfvae import checks, files, strategies
+
+_SUFFIX = ".weights.h5"
+# Epoch, step and the digest of the content: a name that says whether the file is whole.
+_NAME = re.compile(r"(\d{6})-(\d{9})-([0-9a-f]{16})" + re.escape(_SUFFIX))
+
+
+class Checkpoints(keras.callbacks.Callback):
+    """Writes checkpoints during a training, which goes on from the newest one where it was cut.
+
+    A checkpoint holds the weights, the optimizer, the state of every random number, the epoch and the step. It is
+    written aside and moved in by one rename, so that a kill at any time leaves those from before. A damaged one is
+    passed over, with a warning. Training that goes on ends with the weights of one that was not cut, bit for bit on the
+    same CPUs, when the order of the data does not depend on a state of its own: that of arrays, `tfvae.data` and
+    `tfvae.epochs.ordered` does not.
+
+    With several workers the first one reads and writes the folder, and the others get from it what it has read.
+
+    Args:
+        folder: where the checkpoints are; it belongs to one training.
+        save_freq: "epoch", or a number of steps; checkpoints are written at the end of an execution of
+            `steps_per_execution` steps.
+        keep: how many checkpoints to keep, at least 1; more than 1 to survive a damaged one.
+
+    Raises:
+        ValueError: an argument is out of its range.
+    """
+
+    def __init__(
+        self, folder: str | os.PathLike[str], save_freq: int | Literal["epoch"] = "epoch", keep: int = 2
+    ) -> None:
+        super().__init__()
+        self.folder = pathlib.Path(folder)
+        self.save_freq = save_freq if save_freq == "epoch" else checks.positive_integer("save_freq", save_freq)
+        self.keep = checks.positive_integer("keep", keep)
+        self._saved_at = 0
+
+    def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
+        """Restores the newest checkpoint that is whole.
+
+        Raises:
+            ValueError: none is whole, or it is that of another model.
+        """
+        self._saved_at = 0
+        if strategies.workers(self.model.distribute_strategy)[0] > 0:
+            return
+        self.folder.mkdir(parents=True, exist_ok=True)
+        files.remove_temporaries(self.folder)
+        paths = self._paths()
+        for path in reversed(paths):
+            if _digest(path) == _NAME.fullmatch(path.name)[3]:
+                self.model.optimizer.build(self.model.trainable_variables)
+                self.model.load_weights(path)
+                return
+            warnings.warn(f"The checkpoint {path} is damaged; the one before it is used.", stacklevel=2)
+        if not paths:
+            # From which a training that is cut before its first checkpoint starts with the same random numbers.
+            self._save(*self.model.progress)
+        else:
+            raise ValueError(f"`folder` must hold a checkpoint that is whole, or none. Received: {self.folder}")
+
+    def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
+        """Writes a checkpoint where `save_freq` steps have been taken since the last."""
+        if self.save_freq != "epoch":
+            epoch, step = self.model.progress
+            if step < self._saved_at:
+                self._saved_at = 0
+            if step - self._saved_at >= self.save_freq:
+                self._save(epoch, step)
+
+    def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
+        """Writes a checkpoint."""
+        self._save(*self.model.progress)
+
+    def _save(self, epoch: int, step: int) -> None:
+        self._saved_at = step
+        if strategies.workers(self.model.distribute_strategy)[0] > 0:
+            return
+        # The name is known when the file is written.
+        written = self.folder / f"{files.TEMPORARY}{_SUFFIX}"
+        self.model.save_weights(written)
+        os.replace(written, self.folder / f"{epoch:06d}-{step:09d}-{_digest(written)}{_SUFFIX}")
+        for path in self._paths()[: -self.keep]:
+            path.unlink()
+
+    def _paths(self) -> list[pathlib.Path]:
+        """The checkpoints, from the oldest on."""
+        return sorted(path for path in self.folder.iterdir() if _NAME.fullmatch(path.name))
+
+
+class KLWarmUp(keras.callbacks.Callback):
+    """Multiplies the KL divergence in the objective by a weight that rises from `start` to 1.
+
+    weight = start + (1 - start) * min(1, t / steps), t the steps that the optimizer has taken
+
+    It keeps a posterior from collapsing to the prior before the decoder has learnt to use z. The weight is set before
+    each execution of `steps_per_execution` steps. It is 1 in evaluation, and again when the training ends.
+
+    Args:
+        steps: how many steps it takes; a warning is given where the training is shorter.
+        start: the weight at first, from 0 to 1.
+
+    Raises:
+        ValueError: an argument is out of its range.
+
+    Reference: Bowman et al. 2016, Generating Sentences from a Continuous Space, section 3.1; Sonderby et al. 2016,
+    Ladder Variational Autoencoders, section 2.3.
+    """
+
+    def __init__(self, steps: int, start: float = 0.0) -> None:
+        super().__init__()
+        self.steps = checks.positive_integer("steps", steps)
+        if not 0.0 <= start <= 1.0:
+            raise ValueError(f"`start` must be from 0 to 1. Received: start={start!r}")
+        self.start = float(start)
+
+    def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
+        """Warns where the training ends before the weight is 1."""
+        steps_per_epoch = self.params.get("steps")
+        if steps_per_epoch is not None and steps_per_epoch * self.params["epochs"] < self.steps:
+            warnings.warn(
+                f"The KL warm-up takes longer than the training, {steps_per_epoch * self.params['epochs']} steps, so "
+                f"that the bound is never maximised. Received: steps={self.steps}",
+                stacklevel=2,
+            )
+
+    def on_train_batch_begin(self, batch: int, logs: dict[str, Any] | None = None) -> None:
+        """Sets the weight."""
+        taken = int(keras.ops.convert_to_numpy(self.model.optimizer.iterations))
+        self.model.kl_weight.assign(self.start + (1.0 - self.start) * min(1.0, taken / self.steps))
+
+    def on_train_end(self, logs: dict[str, Any] | None = None) -> None:
+        """Sets the weight back to 1."""
+        self.model.kl_weight.assign(1.0)
+
+
+class NonFiniteLossWarning(keras.callbacks.Callback):
+    """Says at the end of an epoch when the loss was NaN or infinite, which Keras only prints; `fit` adds it."""
+
+    def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
+        """Warns of a loss that is not finite."""
+        loss = float((logs or {}).get("loss", 0.0))
+        if not math.isfinite(loss):
+            warnings.warn(
+                f"The loss was {loss} in epoch {epoch + 1}. Try a lower learning rate or the optimizer's `clipnorm`, "
+                "and look for values that are not finite in the data; `keras.callbacks.TerminateOnNaN` stops at the "
+                "first.",
+                stacklevel=2,
+            )
+
+
+def _digest(path: pathlib.Path) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()[:16]

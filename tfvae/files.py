@@ -1,0 +1,52 @@
+"""Files that are there whole or not at all."""
+
+import contextlib
+import os
+import pathlib
+import secrets
+from collections.abc import Iterator
+
+TEMPORARY = ".tmp-"
+
+
+@contextlib.contextmanager
+def replacing(path: pathlib.Path) -> Iterator[pathlib.Path]:
+    """Writes a file beside its place, and moves it there by one rename.
+
+    Args:
+        path: the file; an earlier one is there until the new one is whole.
+
+    Yields:
+        The path to write to, with the same suffixes.
+    """
+    temporary = path.with_name(f"{TEMPORARY}{secrets.token_hex(4)}-{path.name}")
+    try:
+        yield temporary
+        # Without this a rename may reach the disk before what it renames.
+        with open(temporary, "rb") as file:
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def replacing_local(
+    path: str | os.PathLike[str], suffix: str, overwrite: bool
+) -> contextlib.AbstractContextManager[str | os.PathLike[str]]:
+    """`replacing` for a new local file with a suffix; any other path is written to as it is.
+
+    Args:
+        path: the file.
+        suffix: how its name ends.
+        overwrite: whether a file that is there may be replaced without asking.
+    """
+    is_local_file = str(path).endswith(suffix) and "://" not in str(path)
+    if is_local_file and (overwrite or not os.path.exists(path)):
+        return replacing(pathlib.Path(path))
+    return contextlib.nullcontext(path)
+
+
+def remove_temporaries(folder: pathlib.Path) -> None:
+    """Removes what processes that were killed left in a folder that no other process writes to."""
+    for path in folder.glob(TEMPORARY + "*"):
+        path.unlink(missing_ok=True)

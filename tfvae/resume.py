@@ -1,0 +1,278 @@
+"""Where a training is, kept with the weights, so that it can be cut anywhere and goes on as if it had not been.
+
+The weights that a model saves hold the epoch and the step in it, the state of the random numbers of its layers, and
+that of the metrics. A callback that restores them, such as `keras.callbacks.BackupAndRestore`, is all that `fit` needs:
+it starts with that epoch, and passes over the batches that were trained on.
+"""
+
+import json
+import pathlib
+import warnings
+from collections.abc import Callable, MutableMapping, Sequence
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from tfvae import epochs, strategies
+from tfvae.callbacks import Checkpoints, NonFiniteLossWarning
+
+_POSITION, _SEEDS, _METRICS = "position", "seed_generators", "metrics"
+
+
+class Progress:
+    """Where a training is.
+
+    Attributes:
+        epoch: the epoch, from 0.
+        step: how many steps of the epoch are done.
+        metrics: the state of the metrics at that step, or None where it is not known.
+        loaded: whether these come from a file.
+        to_skip: how many batches are still to be passed over.
+        seed: of the order of arrays, the same after the weights are restored.
+    """
+
+    def __init__(self) -> None:
+        self.epoch = 0
+        self.step = 0
+        self.metrics: list[np.ndarray] | None = None
+        self.loaded = False
+        self.to_skip = 0
+        self.seed = 0
+
+
+def save_state(model: keras.Model, progress: Progress, store: MutableMapping[str, Any]) -> None:
+    """Adds to a model's own weights what they leave out.
+
+    Args:
+        model: the model.
+        progress: where its training is.
+        store: where Keras collects the model's own weights.
+    """
+    store[_POSITION] = np.array([progress.epoch, progress.step])
+    for name, variables in ((_SEEDS, seed_variables(model)), (_METRICS, _metric_variables(model))):
+        if variables:
+            store[name] = np.stack([keras.ops.convert_to_numpy(variable) for variable in variables])
+
+
+def load_state(model: keras.Model, progress: Progress, store: MutableMapping[str, Any]) -> None:
+    """Restores what `save_state` added, as far as it is there.
+
+    Args:
+        model: the model.
+        progress: it is set to where the training was.
+        store: the model's own weights, as they were saved.
+
+    Raises:
+        ValueError: the weights are those of another model.
+    """
+    # What Keras passes is no mapping in all things.
+    saved = {name: np.array(store[name]) for name in store.keys() if not name.isdecimal()}  # noqa: SIM118
+    if _POSITION not in saved:
+        return
+    seeds = saved.get(_SEEDS, ())
+    variables = seed_variables(model)
+    if len(variables) != len(seeds):
+        raise ValueError(
+            f"The weights must be those of a model with {len(variables)} layers that draw random numbers. Received: "
+            f"weights of one with {len(seeds)}"
+        )
+    for variable, value in zip(variables, seeds, strict=True):
+        variable.assign(value)
+    progress.epoch, progress.step = (int(number) for number in saved[_POSITION])
+    progress.metrics = list(saved[_METRICS]) if _METRICS in saved else None
+    progress.loaded = True
+
+
+def seed_variables(model: keras.Model) -> list[keras.Variable]:
+    """The states of the random numbers of a model's layers, such as dropout, which Keras saves nowhere."""
+    weights = {id(weight) for weight in model.weights}
+    return [variable for variable in model.variables if id(variable) not in weights]
+
+
+def _metric_variables(model: keras.Model) -> list[keras.Variable]:
+    """The variables of the metrics, where they can be read by one process alone."""
+    return model.metrics_variables if strategies.workers(model.distribute_strategy)[1] == 1 else []
+
+
+def counting(model: keras.Model, progress: Progress, function: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    """Makes a `train_function` that counts its steps, and passes over the batches of steps that are done.
+
+    Args:
+        model: the model.
+        progress: where its training is.
+        function: the function that trains on the next batches of an iterator.
+    """
+
+    def train_function(iterator: Any) -> Any:
+        if progress.to_skip > 0:
+            progress.to_skip -= model.steps_per_execution
+            _skip(iterator, model.steps_per_execution)
+            return model.get_metrics_result()
+        metrics = function(iterator)
+        progress.step += model.steps_per_execution
+        return metrics
+
+    return train_function
+
+
+def _skip(iterator: Any, count: int) -> None:
+    for index in range(count):
+        try:
+            next(iterator)
+        except (StopIteration, tf.errors.OutOfRangeError):
+            # As in training, where the last execution of an epoch may have fewer steps.
+            if index == 0:
+                raise
+            return
+
+
+class FollowEpochs(keras.callbacks.Callback):
+    """Keeps the progress, and with it the order of the data, at the epoch that `fit` is in; the first of all callbacks.
+
+    Args:
+        progress: where the training is.
+        steps_per_epoch: the steps of an epoch where an epoch is no pass over the data, so that an iterator goes on from
+            one to the next; else None.
+    """
+
+    def __init__(self, progress: Progress, steps_per_epoch: int | None) -> None:
+        super().__init__()
+        self._progress = progress
+        self._steps_per_epoch = steps_per_epoch
+
+    def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
+        """Starts an epoch, or goes on with the one that was cut."""
+        progress = self._progress
+        epochs.set_epoch(epoch if self._steps_per_epoch is None else None)
+        if progress.loaded:
+            done = 0 if self._steps_per_epoch is None else epoch * self._steps_per_epoch
+            progress.to_skip = done + progress.step
+            variables = self.model.metrics_variables
+            if progress.step and progress.metrics is not None and len(progress.metrics) == len(variables):
+                for variable, value in zip(variables, progress.metrics, strict=True):
+                    variable.assign(value)
+        else:
+            progress.step = 0
+        progress.epoch, progress.loaded = epoch, False
+
+    def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
+        """Ends the epoch before another callback saves the weights."""
+        self._progress.epoch, self._progress.step = epoch + 1, 0
+
+
+class Resume(keras.callbacks.Callback):
+    """Goes on where the weights were saved that another callback has restored; the last of all callbacks.
+
+    With several workers all go on from what the first one has restored.
+
+    Args:
+        progress: where the training is.
+        restoring: whether a callback restores weights to go on with.
+        shuffled: whether the order of the data is drawn by a `tf.data` shuffle, which starts anew.
+    """
+
+    def __init__(self, progress: Progress, restoring: bool, shuffled: bool) -> None:
+        super().__init__()
+        self._progress = progress
+        self._restoring = restoring
+        self._shuffled = shuffled
+
+    def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
+        """Tells `fit` with which epoch to start."""
+        progress = self._progress
+        if self._restoring and strategies.workers(self.model.distribute_strategy)[1] > 1:
+            send_from_first_worker(self.model, progress)
+        progress.loaded = progress.loaded and self._restoring
+        progress.seed = self.model.noise_seed
+        if not progress.loaded:
+            return
+        # Also where `BackupAndRestore` was cut between the weights and its own note of the epoch.
+        self.model._initial_epoch = progress.epoch
+        if self._shuffled and (progress.epoch or progress.step):
+            warnings.warn(
+                "`x` is shuffled by `tf.data`, whose order starts anew, so that this training differs from one that "
+                "was not cut. Pass arrays, or make the dataset with `tfvae.data` or `tfvae.epochs.ordered`.",
+                stacklevel=2,
+            )
+
+
+def send_from_first_worker(model: keras.Model, progress: Progress) -> None:
+    """Gives the state of the first worker's training to all workers, each of which must call this.
+
+    Args:
+        model: the model.
+        progress: where its training is.
+    """
+    strategy = model.distribute_strategy
+    variables = [*model.weights, *seed_variables(model), *model.optimizer.variables]
+    position = tf.constant([progress.epoch, progress.step, progress.loaded], tf.int64)
+
+    def of_first_replica() -> list[tf.Tensor]:
+        context = tf.distribute.get_replica_context()
+        is_first = tf.equal(context.replica_id_in_sync_group, 0)
+        # As numbers of kinds that can be summed.
+        values = [tf.convert_to_tensor(variable.value) for variable in variables]
+        values = [value if value.dtype.is_floating else tf.cast(value, tf.int64) for value in values]
+        parts = [tf.where(is_first, value, tf.zeros_like(value)) for value in [*values, position]]
+        return context.all_reduce(tf.distribute.ReduceOp.SUM, parts)
+
+    sent = tf.function(lambda: strategy.run(of_first_replica), autograph=False)()
+    *values, position = [strategy.experimental_local_results(value)[0] for value in sent]
+    for variable, value in zip(variables, values, strict=True):
+        variable.assign(tf.cast(value, variable.dtype))
+    progress.epoch, progress.step, progress.loaded = int(position[0]), int(position[1]), bool(position[2])
+
+
+def add_callbacks(model: keras.Model, progress: Progress, arguments: dict[str, Any]) -> None:
+    """Adds to the arguments of `fit` the callbacks of every training, around those of the user.
+
+    Args:
+        model: the model.
+        progress: it is set to the start of the training.
+        arguments: those of `keras.Model.fit`, by name.
+    """
+    progress.epoch, progress.step, progress.loaded = arguments.get("initial_epoch", 0), 0, False
+    # Keras keeps the one that an earlier training was resumed with.
+    model._initial_epoch = None
+    callbacks = arguments.get("callbacks")
+    if isinstance(callbacks, keras.callbacks.CallbackList):
+        own = callbacks.callbacks
+    else:
+        own = [callbacks] if isinstance(callbacks, keras.callbacks.Callback) else list(callbacks or [])
+        arguments["callbacks"] = own
+    own[:] = [callback for callback in own if not isinstance(callback, (FollowEpochs, NonFiniteLossWarning, Resume))]
+    backups = [callback for callback in own if isinstance(callback, keras.callbacks.BackupAndRestore)]
+    for callback in backups:
+        _mend_backup(callback)
+    x, steps_per_epoch = arguments["x"], arguments.get("steps_per_epoch")
+    if isinstance(x, tf.data.Dataset) and x.cardinality() == steps_per_epoch:
+        steps_per_epoch = None
+    restoring = bool(backups) or any(isinstance(callback, Checkpoints) for callback in own)
+    own.insert(0, FollowEpochs(progress, steps_per_epoch))
+    own += [NonFiniteLossWarning(), Resume(progress, restoring, is_shuffled(x))]
+    for callback in own:
+        callback.set_model(model)
+
+
+def _mend_backup(callback: keras.callbacks.BackupAndRestore) -> None:
+    """Removes the note of the epoch that Keras was killed while writing: the weights hold it too."""
+    note = pathlib.Path(callback.backup_dir) / "training_metadata.json"
+    try:
+        json.loads(note.read_text())
+    except FileNotFoundError:
+        pass
+    except ValueError:
+        note.unlink()
+
+
+def is_shuffled(dataset: Any) -> bool:
+    """Whether a dataset, or one that it is made of, is a `tf.data.Dataset.shuffle`."""
+    if not isinstance(dataset, tf.data.Dataset):
+        return False
+    return "Shuffle" in type(dataset).__name__ or any(is_shuffled(part) for part in _inputs_of(dataset))
+
+
+def _inputs_of(dataset: tf.data.Dataset) -> Sequence[Any]:
+    return dataset._inputs()
