@@ -11,6 +11,7 @@ import pytest
 import tensorflow as tf
 from sklearn.datasets import load_digits
 
+from tfvae import runs
 from tfvae.data import load, read
 
 TRAIN = np.arange(23 * 3, dtype=np.float32).reshape(23, 3)
@@ -261,6 +262,82 @@ def test_lists_and_tensors_are_arrays():
 def test_binary_data_as_uint8_warn():
     with pytest.warns(UserWarning, match="pass binary data as bool. Received: max=1"):
         read(np.eye(4, dtype=np.uint8))
+
+
+# Several files, which are streamed.
+
+
+def shard(folder, x, count=5):
+    """Files 0.npy, 1.npy, ... that together hold x."""
+    for i, part in enumerate(np.array_split(x, count)):
+        np.save(folder / f"{i}.npy", part)
+
+
+def test_whole_files_are_held_out_by_the_seed(tmp_path):
+    x = np.arange(40.0).reshape(40, 1)
+    shard(tmp_path, x)
+    held_out = set()
+    for seed in range(6):
+        pipelines = load(str(tmp_path / "*.npy"), batch_size=7, validation_fraction=0.4, seed=seed)
+        validation = rows(pipelines.validation)
+        assert set(np.unique(validation // 8, return_counts=True)[1]) == {8}
+        assert len(validation) == 16
+        np.testing.assert_array_equal(np.sort(np.concatenate([rows(pipelines.train), validation]), axis=0), x)
+        assert not np.array_equal(rows(pipelines.train), rows(pipelines.train))
+        np.testing.assert_array_equal(rows(pipelines.validation), validation)
+        assert (len(pipelines.train), len(pipelines.validation)) == (4, 3)
+        held_out.add(tuple(validation[::8, 0]))
+    assert len(held_out) > 1
+    # At least one is held out, and at least one is not.
+    assert [len(rows(load(tmp_path, validation_fraction=f).validation)) for f in (0.01, 0.99)] == [8, 32]
+    with pytest.raises(ValueError, match=r"`validation_fraction` must be between 0 and 1. Received: .*=1.0"):
+        load(tmp_path, validation_fraction=1.0)
+    with pytest.raises(ValueError, match="`image_size` must be None unless"):
+        load(tmp_path, image_size=(8, 8))
+
+
+@pytest.mark.parametrize("binarize", [None, "threshold"])
+@pytest.mark.parametrize("dtype", [np.uint8, np.bool_, np.float64])
+def test_streamed_files_are_in_the_units_of_arrays(tmp_path, dtype, binarize):
+    # All rows are one, so that it does not matter which are held out.
+    x = np.tile((np.arange(20).reshape(4, 5) / 19 * (255 if dtype == np.uint8 else 1)).astype(dtype), (40, 1, 1))
+    shard(tmp_path, x)
+    streamed, expected = load(tmp_path, binarize=binarize), load(x, binarize=binarize)
+    assert streamed.train.element_spec == expected.train.element_spec
+    np.testing.assert_array_equal(rows(streamed.train), rows(expected.train))
+    np.testing.assert_array_equal(rows(streamed.validation), rows(expected.validation))
+    assert (streamed.scale, streamed.offset) == (expected.scale, expected.offset)
+
+
+def test_dynamic_binarisation_of_streamed_files(tmp_path):
+    p = np.tile(np.linspace(0, 1, 8, dtype=np.float32), (250, 1))
+    shard(tmp_path, p)
+    pipelines = load(tmp_path, batch_size=30, binarize="dynamic")
+    passes, error = np.stack([rows(pipelines.train) for _ in range(30)]), np.sqrt(p[0] * (1 - p[0]) / 6000)
+    assert set(np.unique(passes)) == {0.0, 1.0}
+    np.testing.assert_array_less(np.abs(passes.mean(axis=(0, 1)) - p[0]), 4 * error + 1e-7)
+    assert len(np.unique(passes[:2, :, 1:7].reshape(400, 6), axis=0)) > 32
+    assert not np.array_equal(passes[0], passes[1])
+    np.testing.assert_array_equal(rows(load(tmp_path, batch_size=30, binarize="dynamic").train), passes[0])
+    np.testing.assert_array_equal(rows(pipelines.validation), rows(pipelines.validation))
+    assert set(np.unique(rows(pipelines.validation))) == {0.0, 1.0}
+
+
+@pytest.mark.parametrize(
+    ("value", "binarize", "message"),
+    [(2.0, "dynamic", r"`binarize` must .* Received: binarize=dynamic with"), (np.nan, None, "`source` .*9.npy'")],
+)
+def test_a_value_that_is_found_while_reading(tmp_path, value, binarize, message):
+    shard(tmp_path, np.concatenate([np.zeros((99, 2)), [[0.0, value]]]), count=10)
+    pipelines = load(tmp_path, binarize=binarize)
+    with pytest.raises(tf.errors.InvalidArgumentError, match=message):
+        rows(pipelines.validation.concatenate(pipelines.train))
+
+
+def test_held_out_examples_are_the_first_ones(tmp_path):
+    shard(tmp_path, np.arange(30_000).reshape(-1, 2), count=2)
+    for pipelines, count in ((load(tmp_path), 7500), (load(np.zeros((30_000, 1)), validation_fraction=0.5), 10_000)):
+        np.testing.assert_array_equal(runs.held_out(pipelines), rows(pipelines.validation)[:count])
 
 
 # Names.

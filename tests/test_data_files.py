@@ -247,6 +247,59 @@ def test_image_size_without_a_folder_is_told():
         load("digits", image_size=(8, 8))
 
 
+# Several files, which are streamed.
+
+
+def example(**features):
+    """A serialized example with features of bytes."""
+    features = {name: tf.train.Feature(bytes_list=tf.train.BytesList(value=[x])) for name, x in features.items()}
+    return tf.train.Example(features=tf.train.Features(feature=features)).SerializeToString()
+
+
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [
+        ("*.nothing", r"`source` must be existing files. Received: \*.nothing"),
+        (["a.npy", "b.npy", "c.npy"], r"existing files. Received: b.npy, c.npy"),
+        (["a.npy", "r.tfrecord"], r"all .tfrecord, or each .npy or .npz. Received: the suffixes .npy, .tfrecord"),
+        (["a.npy", "other.npy"], r"rows of .*, float32 \[3\] as in 'a.npy'. Received: int64 \[3\] in 'other.npy'"),
+        (["a.npy", "text.npy"], r"a readable .npy or .npz file without .* Received: source='text.npy': "),
+        ("t*.npz", r"a readable .npy or .npz file without .* Received: source='text.npz': "),
+        (["keys.npz"], r"the key x_train .* Received: source='keys.npz' with the keys a, b"),
+        (["empty.npy"], r"at least one in each file. Received: 0 rows of the shape \[3\] in 'empty.npy'"),
+        (["flat.npy"], r"of the shape \[...event\].* Received: 23 rows of the shape \[\] in 'flat.npy'"),
+        ("text.tfrecord", "readable TFRecords. Received: 'text.tfrecord', which is cut or corrupt"),
+        (["r.tfrecord", "cut.tfrecord"], "readable TFRecords. Received: 'cut.tfrecord', which is cut or corrupt"),
+        (["r.tfrecord", "flipped.tfrecord"], "readable TFRecords. Received: 'flipped.tfrecord', which is cut or"),
+        ("empty.tfrecord", "at least one in each file. Received: 0 rows .* in 'empty.tfrecord'"),
+        ("image.tfrecord", r'a feature "x".* Received: the features \[.image., .label.\] in .image.tfrecord'),
+        ("raw.tfrecord", "records of tf.train.Example. Received: 'raw.tfrecord': "),
+        ("bytes.tfrecord", r'have in "x" what `tf.io.serialize_tensor` gives. Received: .bytes.tfrecord.: '),
+        ("string.tfrecord", "real numbers .* Received: object in 'string.tfrecord'"),
+        ("r.tfrecord", "`source` must be at least two files, so that whole .* Received: source='r.tfrecord'"),
+    ],
+)
+def test_bad_files_among_several_are_told(tmp_path, monkeypatch, source, message):
+    monkeypatch.chdir(tmp_path)
+    arrays = {"a": TRAIN, "other": TRAIN.astype(int), "empty": TRAIN[:0], "flat": TRAIN[:, 0]}
+    for name, x in arrays.items():
+        np.save(name, x)
+    np.savez("keys.npz", a=TRAIN, b=TRAIN)
+    row, text = (tf.io.serialize_tensor(x).numpy() for x in (TRAIN[0], [["a"]]))
+    records = {"r": example(x=row), "bytes": example(x=b"no tensor"), "string": example(x=text), "raw": b"no example"}
+    for name, record in {**records, "image": example(image=row, label=b"1")}.items():
+        with tf.io.TFRecordWriter(f"{name}.tfrecord") as writer:
+            writer.write(record)
+    content = (tmp_path / "r.tfrecord").read_bytes()
+    (tmp_path / "empty.tfrecord").touch()
+    (tmp_path / "cut.tfrecord").write_bytes(content[:-9])
+    (tmp_path / "flipped.tfrecord").write_bytes(content[:-9] + bytes([content[-9] ^ 1]) + content[-8:])
+    for suffix in ("npy", "npz", "tfrecord"):
+        (tmp_path / f"text.{suffix}").write_text("a,b,c,d,e,f\n1,2,3,4,5,6\n")
+    with pytest.raises((ValueError, FileNotFoundError), match=message):
+        load(source)
+
+
 # What is refused.
 
 

@@ -1,8 +1,7 @@
 """Names, files and arrays as `tf.data` pipelines of float32 batches."""
 
 import warnings
-import zipfile
-import zlib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -11,10 +10,12 @@ import numpy as np
 import tensorflow as tf
 from numpy.typing import ArrayLike
 
-from tfvae import checks, epochs
+from tfvae import checks, epochs, shards
 
 NAMES = ("digits", "mnist", "fashion_mnist", "cifar10", "cifar100")
 IMAGE_SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".png")
+
+_IN_UNIT_INTERVAL = "`binarize` must be None unless the scaled data lie in [0, 1]"
 
 
 class Arrays(NamedTuple):
@@ -49,7 +50,7 @@ class Pipelines(NamedTuple):
 
 
 def load(
-    source: str | Path | ArrayLike = "digits",
+    source: str | Path | Sequence[str | Path] | ArrayLike = "digits",
     *,
     batch_size: int = 128,
     validation_fraction: float = 0.2,
@@ -59,10 +60,15 @@ def load(
 ) -> Pipelines:
     """Reads `source`, splits it and returns batches in the model's units, `x = (raw - offset) / scale`.
 
+    Several files are data that may be larger than memory: `shards.stream` reads them while they are needed, and whole
+    files are held out, at least one.
+
     Args:
-        source: see `read`.
+        source: see `read`. Or several files, all `.tfrecord`, or each `.npy` or `.npz`: a pattern with `*` or `?`, a
+            list of paths, or a folder with such files and no images.
         batch_size: the number of examples in a batch, B; the last batch of a pass may be smaller.
-        validation_fraction: the share of examples held out at random. Not used where there is an official test split.
+        validation_fraction: the share of examples, or of the several files, held out at random. Not used where there is
+            an official test split.
         binarize: None; "dynamic", `x ~ Bernoulli(p = scaled value)`, drawn anew at each visit in training and only once
             for validation; or "threshold", `x = 1 if scaled value >= 0.5 else 0`.
         image_size: see `read`.
@@ -72,7 +78,8 @@ def load(
         The two pipelines of batches `[B, ...event]`, float32, with `offset` and `scale`.
 
     Raises:
-        ValueError: an argument is out of its range, or `source` cannot be split or binarised. Else as `read`.
+        ValueError: an argument is out of its range, or `source` cannot be split or binarised. Else as `read`. What is
+            found in several files only while they are read is a `tf.errors.InvalidArgumentError`.
 
     Reference:
         Burda, Grosse, Salakhutdinov, "Importance Weighted Autoencoders", 2016, section 5 (dynamic binarisation).
@@ -82,8 +89,12 @@ def load(
         raise _invalid("`seed` must be an integer from 0 to 2**32 - 1", f"seed={seed!r}")
     if binarize not in (None, "dynamic", "threshold"):
         raise _invalid('`binarize` must be None, "dynamic" or "threshold"', f"binarize={binarize!r}")
-    train, validation, unit = read(source, image_size=image_size)
     rng = np.random.default_rng(seed)
+    if _is_sharded(source):
+        if image_size is not None:
+            raise _no_images(image_size)
+        return _stream(shards.look(source, "source"), batch_size, validation_fraction, binarize, rng)
+    train, validation, unit = read(source, image_size=image_size)
     if validation is None:
         train, validation = _split(train, validation_fraction, rng)
     order = epochs.shuffled_batches(len(train), batch_size, seed=int(rng.integers(2**31 - 1)))
@@ -96,10 +107,9 @@ def load(
     else:
         offset, scale = np.zeros((), np.float32), np.asarray(unit, np.float32)
     if binarize is not None:
-        lowest, highest = min(train.min(), validation.min()) / unit, max(train.max(), validation.max()) / unit
-        if lowest < 0 or highest > 1:
-            received = f"binarize={binarize!r} with scaled data from {lowest:.6g} to {highest:.6g}"
-            raise _invalid("`binarize` must be None unless the scaled data lie in [0, 1]", received)
+        _check_unit_interval(
+            binarize, min(train.min(), validation.min()) / unit, max(train.max(), validation.max()) / unit
+        )
     # A binary value is stored as 0 or `unit`, so that every kind of data is scaled alike below.
     if binarize == "threshold":
         train, validation = ((x >= 0.5 * unit) * x.dtype.type(unit) for x in (train, validation))
@@ -145,7 +155,7 @@ def read(source: str | Path | ArrayLike, *, image_size: tuple[int, int] | None =
     if is_path and Path(source).is_dir():
         return _arrays(_read_images(Path(source), image_size))
     if image_size is not None:
-        raise _invalid("`image_size` must be None unless `source` is a folder of images", f"image_size={image_size}")
+        raise _no_images(image_size)
     if is_path:
         return _read_file(Path(source))
     if not isinstance(source, str):
@@ -159,6 +169,66 @@ def read(source: str | Path | ArrayLike, *, image_size: tuple[int, int] | None =
 
 def _invalid(expected: str, received: str) -> ValueError:
     return ValueError(f"{expected}. Received: {received}")
+
+
+def _no_images(image_size: tuple[int, int]) -> ValueError:
+    return _invalid("`image_size` must be None unless `source` is a folder of images", f"image_size={image_size}")
+
+
+def _is_sharded(source: str | Path | Sequence[str | Path] | ArrayLike) -> bool:
+    if isinstance(source, (list, tuple)):
+        return bool(source) and all(isinstance(path, (str, Path)) for path in source)
+    if not isinstance(source, (str, Path)) or source in NAMES:
+        return False
+    if shards.is_pattern(source) or Path(source).suffix.lower() == ".tfrecord":
+        return True
+    folder = Path(source)
+    return (
+        folder.is_dir()
+        and any(path.suffix.lower() in shards.SUFFIXES for path in folder.iterdir())
+        and not any(path.suffix.lower() in IMAGE_SUFFIXES for path in folder.rglob("*"))
+    )
+
+
+def _stream(
+    files: shards.Shards, batch_size: int, fraction: float, binarize: str | None, rng: np.random.Generator
+) -> Pipelines:
+    count = len(files.paths)
+    if count < 2:
+        expected = "`source` must be at least two files, so that whole files can be held out"
+        raise _invalid(expected, f"source='{files.paths[0]}'")
+    if not 0 < fraction < 1:
+        raise _invalid("`validation_fraction` must be between 0 and 1", f"validation_fraction={fraction}")
+    num_validation = min(max(round(fraction * count), 1), count - 1)
+    permutation = rng.permutation(count).tolist()
+    unit = 255.0 if files.dtype == np.uint8 else 1.0
+    is_image = files.dtype in (np.uint8, np.bool_) and len(files.shape) == 2
+    first_rows = next(iter(shards.stream(files.subset([0]), batch_size=1000, shuffle=False))).numpy()
+    _warn_of_bits(first_rows)
+    if binarize is not None:
+        _check_unit_interval(binarize, first_rows.min() / unit, first_rows.max() / unit)
+
+    def in_units(rows: tf.Tensor, noise_seed: tf.Tensor) -> tf.Tensor:
+        x = tf.cast(rows[..., tf.newaxis] if is_image else rows, tf.float32) / unit
+        if binarize is None:
+            return x
+        lowest, highest = tf.reduce_min(x), tf.reduce_max(x)
+        message = [f"{_IN_UNIT_INTERVAL}. Received: binarize={binarize} with scaled data from", lowest, "to", highest]
+        with tf.control_dependencies([tf.debugging.Assert((lowest >= 0) & (highest <= 1), message)]):
+            x = tf.identity(x)
+        if binarize == "dynamic":
+            return tf.cast(tf.random.stateless_uniform(tf.shape(x), noise_seed) < x, tf.float32)
+        return tf.cast(x >= 0.5, tf.float32)
+
+    def batches(part: list[int], shuffle: bool) -> tf.data.Dataset:
+        seed = int(rng.integers(2**31 - 1))
+        return shards.stream(
+            files.subset(sorted(part)), batch_size=batch_size, seed=seed, shuffle=shuffle, transform=in_units
+        )
+
+    train = batches(permutation[num_validation:], shuffle=True)
+    validation = batches(permutation[:num_validation], shuffle=False)
+    return Pipelines(train, validation, np.zeros((), np.float32), np.asarray(unit, np.float32))
 
 
 def _read_file(path: Path) -> Arrays:
@@ -175,19 +245,13 @@ def _read_file(path: Path) -> Arrays:
 
 
 def _read_numpy(path: Path) -> tuple[np.ndarray, np.ndarray | None]:
-    try:
+    with shards.readable(path, "source"):
         loaded = np.load(path, allow_pickle=False)
         if isinstance(loaded, np.ndarray):
             return loaded, None
-        if "x_train" in loaded:
-            return loaded["x_train"], loaded.get("x_test")
-        if "x" in loaded or len(loaded) == 1:
-            return loaded["x" if "x" in loaded else loaded.files[0]], None
-    except (ValueError, EOFError, OSError, zipfile.BadZipFile, zlib.error) as error:
-        expected = "`source` must be a readable .npy or .npz file without pickled objects"
-        raise _invalid(expected, f"source='{path}': {error}") from error
-    expected = "`source` must be an .npz file with the key x_train (and perhaps x_test), the key x, or one array"
-    raise _invalid(expected, f"source='{path}' with the keys {', '.join(loaded)}")
+    name = shards.array_name(loaded.files, path, "source")
+    with shards.readable(path, "source"):
+        return loaded[name], loaded.get("x_test") if name == "x_train" else None
 
 
 def _read_table(path: Path) -> np.ndarray:
@@ -250,9 +314,19 @@ def _arrays(train: ArrayLike, validation: ArrayLike | None = None) -> Arrays:
     if validation is not None and (validation.shape[1:], validation.dtype) != (train.shape[1:], train.dtype):
         received = f"x_train {train.shape} {train.dtype}, x_test {validation.shape} {validation.dtype}"
         raise _invalid("`source` must have one event shape and one dtype in both splits", received)
-    if train.dtype == np.uint8 and train.max() <= 1:
-        warnings.warn(f"uint8 is divided by 255: pass binary data as bool. Received: max={train.max()}", stacklevel=3)
+    _warn_of_bits(train)
     return Arrays(train, validation, 255.0 if train.dtype == np.uint8 else 1.0)
+
+
+def _warn_of_bits(x: np.ndarray) -> None:
+    if x.dtype == np.uint8 and x.max() <= 1:
+        warnings.warn(f"uint8 is divided by 255: pass binary data as bool. Received: max={x.max()}", stacklevel=4)
+
+
+def _check_unit_interval(binarize: str, lowest: float, highest: float) -> None:
+    if lowest < 0 or highest > 1:
+        received = f"binarize={binarize!r} with scaled data from {lowest:.6g} to {highest:.6g}"
+        raise _invalid(_IN_UNIT_INTERVAL, received)
 
 
 def _numeric(values: ArrayLike) -> np.ndarray:
