@@ -11,7 +11,7 @@ import wrapt
 from tfvae._lazy import lazy_attributes
 
 if TYPE_CHECKING:
-    from tfvae import callbacks, data, export, likelihoods, networks, objectives, posteriors, priors
+    from tfvae import callbacks, data, export, likelihoods, networks, objectives, posteriors, priors, restart
     from tfvae.model import VariationalModel
     from tfvae.strategies import strategy
     from tfvae.vae import VAE
@@ -29,6 +29,7 @@ __all__ = [
     "objectives",
     "posteriors",
     "priors",
+    "restart",
     "strategy",
 ]
 
@@ -44,6 +45,7 @@ __getattr__, __dir__ = lazy_attributes(
         "objectives": [],
         "posteriors": [],
         "priors": [],
+        "restart": [],
         "strategies": ["strategy"],
         "vae": ["VAE"],
     },

@@ -6,7 +6,7 @@ import os
 import pathlib
 import re
 import warnings
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import keras
 
@@ -15,6 +15,18 @@ from tfvae import checks, files, strategies
 _SUFFIX = ".weights.h5"
 # Epoch, step and the digest of the content: a name that says whether the file is whole.
 _NAME = re.compile(r"(\d{6})-(\d{9})-([0-9a-f]{16})" + re.escape(_SUFFIX))
+
+
+class Checkpoint(NamedTuple):
+    """A checkpoint.
+
+    Attributes:
+        path: its file.
+        epoch: the epoch that a training goes on with.
+    """
+
+    path: pathlib.Path
+    epoch: int
 
 
 class Checkpoints(keras.callbacks.Callback):
@@ -56,20 +68,35 @@ class Checkpoints(keras.callbacks.Callback):
         self._saved_at = 0
         if strategies.workers(self.model.distribute_strategy)[0] > 0:
             return
-        self.folder.mkdir(parents=True, exist_ok=True)
-        files.remove_temporaries(self.folder)
-        paths = self._paths()
-        for path in reversed(paths):
-            if _digest(path) == _NAME.fullmatch(path.name)[3]:
-                self.model.optimizer.build(self.model.trainable_variables)
-                self.model.load_weights(path)
-                return
-            warnings.warn(f"The checkpoint {path} is damaged; the one before it is used.", stacklevel=2)
-        if not paths:
-            # From which a training that is cut before its first checkpoint starts with the same random numbers.
+        newest = self.newest()
+        if newest is None:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            # From here a training that is cut early starts with the same random numbers.
             self._save(*self.model.progress)
         else:
+            self.model.optimizer.build(self.model.trainable_variables)
+            self.model.load_weights(newest.path)
+
+    def newest(self) -> Checkpoint | None:
+        """The newest checkpoint that is whole, or None where there is none at all.
+
+        One that is damaged is renamed, with a warning.
+
+        Raises:
+            ValueError: none is whole.
+        """
+        damaged = []
+        for path in reversed(self._paths()):
+            epoch, _, digest = _NAME.fullmatch(path.name).groups()
+            if _digest(path) == digest:
+                return Checkpoint(path, int(epoch))
+            damaged.append(path.rename(path.with_name(f"damaged-{path.name}")))
+            warnings.warn(
+                f"A checkpoint is damaged, and the one before it is used. Received: {damaged[-1]}", stacklevel=2
+            )
+        if damaged:
             raise ValueError(f"`folder` must hold a checkpoint that is whole, or none. Received: {self.folder}")
+        return None
 
     def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
         """Writes a checkpoint where `save_freq` steps have been taken since the last."""
@@ -88,6 +115,7 @@ class Checkpoints(keras.callbacks.Callback):
         self._saved_at = step
         if strategies.workers(self.model.distribute_strategy)[0] > 0:
             return
+        files.remove_temporaries(self.folder)
         # The name is known when the file is written.
         written = self.folder / f"{files.TEMPORARY}{_SUFFIX}"
         self.model.save_weights(written)
@@ -97,7 +125,7 @@ class Checkpoints(keras.callbacks.Callback):
 
     def _paths(self) -> list[pathlib.Path]:
         """The checkpoints, from the oldest on."""
-        return sorted(path for path in self.folder.iterdir() if _NAME.fullmatch(path.name))
+        return sorted(path for path in self.folder.glob(f"*{_SUFFIX}") if _NAME.fullmatch(path.name))
 
 
 class KLWarmUp(keras.callbacks.Callback):

@@ -14,12 +14,13 @@ from typing import Literal, NoReturn
 import docstring_parser
 import keras
 import numpy as np
+import tensorflow as tf
 from jsonargparse import ArgumentParser
 from jsonargparse.typing import PositiveFloat, PositiveInt
 
 from tfvae import data as data_module
 from tfvae import export as export_module
-from tfvae import networks, plots
+from tfvae import networks, plots, restart, strategies, training
 from tfvae import runs as runs_module
 from tfvae.data import Pipelines
 from tfvae.export.metadata import write_json
@@ -62,6 +63,11 @@ def train(
     epochs: PositiveInt = 120,
     steps_per_execution: PositiveInt = 1,
     jit_compile: bool = False,
+    strategy: strategies.Name = "auto",
+    devices: PositiveInt | None = None,
+    worker_timeout: PositiveFloat = 300.0,
+    save_freq: PositiveInt | Literal["epoch"] = "epoch",
+    resume: bool = False,
     num_samples: PositiveInt = 1000,
     seed: int = 0,
     runs: str = "runs",
@@ -71,8 +77,8 @@ def train(
 ) -> None:
     """Trains a VAE, evaluates it on held-out data, draws pictures and exports it.
 
-    Writes <runs>/<name>/ (model.keras, history.csv, config.yaml, reconstructions.png, samples.png, latent.png,
-    history.png), <saved_models>/<name>/<version>/ and <saved_models>/<name>/<name>.tflite.
+    Writes <runs>/<name>/ (model.keras, history.csv, config.yaml, evaluation.txt, reconstructions.png, samples.png,
+    latent.png, history.png), <saved_models>/<name>/<version>/ and <saved_models>/<name>/<name>.tflite.
 
     Args:
         data: digits, mnist, fashion_mnist, cifar10, cifar100, a .npy, .npz, .csv or .parquet file, or an image folder.
@@ -94,6 +100,12 @@ def train(
         epochs: passes over the training data.
         steps_per_execution: steps that run in one call of TensorFlow.
         jit_compile: compile the steps with XLA.
+        strategy: how to use several devices: auto, one_device, mirrored, multi_worker (each worker runs this command,
+            with its TF_CONFIG) or tpu.
+        devices: how many devices for mirrored; without GPUs the CPU is split into that many.
+        worker_timeout: seconds to wait for the other workers.
+        save_freq: steps from checkpoint to checkpoint, or epoch.
+        resume: go on with the training of that name if it was cut.
         num_samples: draws for each example in the importance-sampled log-likelihood.
         seed: of the weights, the noise, the split and the order of the data.
         runs: folder of the runs.
@@ -102,6 +114,21 @@ def train(
         config_yaml: the text of the run's config.yaml; the command line supplies it.
     """
     with _exit_on_errors(USAGE_ERROR):
+        name = name or Path(data).stem
+        if Path(name).name != name or name == "..":
+            raise ValueError(f"`--name` must be the name of a folder, not a path. Received: {name}")
+        run = Path(runs) / name
+        trained = resume and training.is_trained(run)
+        if trained and ((run / "evaluation.txt").exists() or not strategies.is_chief()):
+            print(f"{run} is trained already")
+            return
+        # What is trained needs no other workers, which may have ended.
+        if trained:
+            chosen = tf.distribute.get_strategy()
+        else:
+            chosen = strategies.strategy(strategy, devices=devices, timeout=worker_timeout)
+        chief = strategies.workers(chosen)[0] == 0
+    with _exit_on_errors(USAGE_ERROR), chosen.scope():
         pipelines = data_module.load(
             data,
             batch_size=batch_size,
@@ -121,40 +148,29 @@ def train(
         encoder, decoder = _networks(network, event_shape, latent_dim, likelihood, hidden, filters, activation)
         model = VAE(encoder, decoder, latent_dim, posterior, prior, likelihood, objective)
         model.check_data(held_out)
-        name = name or Path(data).stem
-        if Path(name).name != name or name == "..":
-            raise ValueError(f"`--name` must be the name of a folder, not a path. Received: {name}")
-        run = Path(runs) / name
-        runs_module.create(run, config_yaml, overwrite)
-    steps = epochs * len(pipelines.train)
-    model.compile(
-        keras.optimizers.Adam(keras.optimizers.schedules.CosineDecay(learning_rate, steps)),
-        steps_per_execution=steps_per_execution,
-        jit_compile=jit_compile,
-    )
-    history = model.fit(
-        pipelines.train,
-        validation_data=pipelines.validation,
-        epochs=epochs,
-        shuffle=False,
-        callbacks=[
-            keras.callbacks.TerminateOnNaN(),
-            # The best so far, so that a run that diverges leaves the weights from before.
-            keras.callbacks.ModelCheckpoint(run / "model.keras", monitor="loss", mode="min", save_best_only=True),
-            keras.callbacks.CSVLogger(run / "history.csv"),
-        ],
-    )
-    if not np.isfinite(history.history["loss"][-1]):
-        if not np.isfinite(history.history["loss"]).any():
-            (run / "model.keras").unlink()
-        raise SystemExit(f"tfvae: the training diverged; its history is in {run / 'history.csv'}")
-    model.save(run / "model.keras")
-    print("\n" + runs_module.evaluation(model, held_out, num_samples, seed))
-    plots.history(history.history).savefig(run / "history.png")
+        schedule = keras.optimizers.schedules.CosineDecay(learning_rate, epochs * len(pipelines.train))
+        model.compile(keras.optimizers.Adam(schedule), steps_per_execution=steps_per_execution, jit_compile=jit_compile)
+        if chief and not trained:
+            training.start(run, config_yaml, resume=resume, overwrite=overwrite)
+    if not trained:
+        try:
+            with restart.on_lost_worker("--resume"):
+                training.fit(model, pipelines, run, epochs=epochs, save_freq=save_freq, chief=chief)
+        except FloatingPointError as error:
+            raise SystemExit(f"tfvae: {error}") from error
+    if not chief:
+        return
+    # Out of the strategy, in which the other workers would have to take part.
+    model = runs_module.load_model(run)
+    evaluation = runs_module.evaluation(model, held_out, num_samples, seed)
+    print("\n" + evaluation)
+    plots.history(training.history(run)).savefig(run / "history.png")
     runs_module.draw(model, held_out, run, seed)
     with _exit_on_errors(1):
         _export(model, Path(saved_models) / run.name, pipelines)
-    print(f"\nWrote {run}/ (model.keras, history.csv, config.yaml and pictures)")
+    # Last, because a run that has it is complete.
+    (run / "evaluation.txt").write_text(evaluation + "\n")
+    print(f"\nWrote {run}/ (model.keras, history.csv, config.yaml, evaluation.txt and pictures)")
 
 
 def evaluate(run: str = "runs/digits", data: str | None = None, num_samples: PositiveInt = 1000, seed: int = 0) -> None:
@@ -294,13 +310,21 @@ class _Parser(ArgumentParser):
 def _command_parser(command: Callable[..., None]) -> _Parser:
     """A parser whose flags are the arguments of a function; the first one is positional, unless it is keyword-only."""
     docstring = docstring_parser.parse(command.__doc__)
-    first = next(iter(inspect.signature(command).parameters.values()))
+    signature = inspect.signature(command).parameters
+    first = next(iter(signature.values()))
     parser = _Parser(description=docstring.short_description)
     parser.add_argument("--config", action="config", help="a YAML file of the arguments")
     skip = {"config_yaml"}
     if first.kind is not first.KEYWORD_ONLY:
         parser.add_argument(first.name, nargs="?", default=first.default, help=docstring.params[0].description)
         skip.add(first.name)
+    for parameter in docstring.params:
+        if signature[parameter.arg_name].annotation is bool:
+            # With no value too, which means true.
+            parser.add_argument(
+                f"--{parameter.arg_name}", type=bool, nargs="?", const=True, default=False, help=parameter.description
+            )
+            skip.add(parameter.arg_name)
     parser.add_function_arguments(command, as_group=False, skip=skip)
     if command is train:
         parser.set_defaults(_DEFAULT_PARTS)

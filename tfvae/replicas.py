@@ -21,15 +21,19 @@ def make_function(model: keras.Model, step: Callable[[Any], dict[str, Any]]) -> 
 
     Returns:
         A function of an iterator that runs as many steps as `compile(steps_per_execution=)` says, or fewer where the
-        data end, and returns the metrics of the last, averaged over this process's replicas.
+        data end, and returns the metrics of the last, averaged over the replicas.
     """
     strategy = model.distribute_strategy
 
+    def replica_step(data: Any) -> dict[str, Any]:
+        metrics = step(data)
+        # The same in all workers: where one of them stopped for a NaN alone, the others would wait for it.
+        means = tf.distribute.get_replica_context().all_reduce(tf.distribute.ReduceOp.MEAN, list(metrics.values()))
+        return dict(zip(metrics, means, strict=True))
+
     def one_step(data: Any) -> dict[str, Any]:
-        metrics = strategy.run(step, args=(data,))
-        return {
-            name: tf.reduce_mean(strategy.experimental_local_results(value), axis=0) for name, value in metrics.items()
-        }
+        metrics = strategy.run(replica_step, args=(data,))
+        return {name: strategy.experimental_local_results(value)[0] for name, value in metrics.items()}
 
     def steps(iterator: tf.distribute.DistributedIterator) -> dict[str, Any]:
         count = model.steps_per_execution
@@ -132,11 +136,13 @@ def check(model: keras.Model) -> None:
             "A strategy must be one that `tfvae.strategy` makes, with the same variables on every replica. Received: "
             f"{type(strategy).__name__}"
         )
-    if strategy is not model.distribute_strategy:
-        raise ValueError(
-            "A model must be made in the scope of the strategy that trains it. Received: a model made in the scope of "
-            f"{type(model.distribute_strategy).__name__}, trained in that of {type(strategy).__name__}"
-        )
+    for owner, variables in (("model", model.weights), ("optimizer", model.optimizer.variables)):
+        for variable in variables:
+            if not strategy.extended.variable_created_in_scope(variable.value):
+                raise ValueError(
+                    "A model, its networks and its optimizer must be made in the scope of the strategy that trains "
+                    f"them, {type(strategy).__name__}. Received: the {owner}'s variable {variable.path}, made elsewhere"
+                )
     if strategy.num_replicas_in_sync == 1:
         return
     optimizer = getattr(model.optimizer, "inner_optimizer", model.optimizer)

@@ -216,7 +216,8 @@ def send_from_first_worker(model: keras.Model, progress: Progress) -> None:
         values = [tf.convert_to_tensor(variable.value) for variable in variables]
         values = [value if value.dtype.is_floating else tf.cast(value, tf.int64) for value in values]
         parts = [tf.where(is_first, value, tf.zeros_like(value)) for value in [*values, position]]
-        return context.all_reduce(tf.distribute.ReduceOp.SUM, parts)
+        # One by one, because those that are sent together must be of one dtype.
+        return [context.all_reduce(tf.distribute.ReduceOp.SUM, part) for part in parts]
 
     sent = tf.function(lambda: strategy.run(of_first_replica), autograph=False)()
     *values, position = [strategy.experimental_local_results(value)[0] for value in sent]

@@ -15,23 +15,6 @@ from tfvae.vae import VAE
 _DATA_ARGUMENTS = ("batch_size", "validation_fraction", "binarize", "image_size", "seed")
 
 
-def create(folder: Path, config: str, overwrite: bool) -> None:
-    """Makes the folder of a new run, and writes its config.yaml.
-
-    Args:
-        folder: the folder.
-        config: the text of config.yaml.
-        overwrite: write into the folder of an earlier run.
-
-    Raises:
-        ValueError: the folder holds an earlier run.
-    """
-    if (folder / "model.keras").exists() and not overwrite:
-        raise ValueError(f"{folder} holds a trained model: choose another --name, or pass --overwrite true")
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "config.yaml").write_text(config)
-
-
 def load_model(folder: Path) -> VAE:
     """The trained model of a run.
 
