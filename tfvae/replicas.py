@@ -11,6 +11,8 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from tfvae import strategies
+
 
 def make_function(model: keras.Model, step: Callable[[Any], dict[str, Any]]) -> Callable[[Any], dict[str, Any]]:
     """Makes the function that Keras calls to run steps on all replicas.
@@ -25,21 +27,24 @@ def make_function(model: keras.Model, step: Callable[[Any], dict[str, Any]]) -> 
     """
     strategy = model.distribute_strategy
 
-    def replica_step(data: Any) -> dict[str, Any]:
-        metrics = step(data)
-        # The same in all workers: where one of them stopped for a NaN alone, the others would wait for it.
-        means = tf.distribute.get_replica_context().all_reduce(tf.distribute.ReduceOp.MEAN, list(metrics.values()))
-        return dict(zip(metrics, means, strict=True))
-
     def one_step(data: Any) -> dict[str, Any]:
-        metrics = strategy.run(replica_step, args=(data,))
-        return {name: strategy.experimental_local_results(value)[0] for name, value in metrics.items()}
+        metrics = strategy.run(step, args=(data,))
+        return {
+            name: tf.reduce_mean(strategy.experimental_local_results(value), axis=0) for name, value in metrics.items()
+        }
+
+    def over_workers(metrics: dict[str, Any]) -> dict[str, Any]:
+        # Alike in all, once an execution: where one worker stopped for its own NaN, the others would wait for it.
+        if strategies.workers(strategy)[1] == 1:
+            return metrics
+        means = strategy.reduce(tf.distribute.ReduceOp.MEAN, tf.stack(list(metrics.values())), axis=None)
+        return dict(zip(metrics, tf.unstack(means, num=len(metrics)), strict=True))
 
     def steps(iterator: tf.distribute.DistributedIterator) -> dict[str, Any]:
         count = model.steps_per_execution
         metrics = one_step(iterator.get_next())
         if count == 1:
-            return metrics
+            return over_workers(metrics)
 
         def next_batch(index: tf.Tensor) -> Any:
             # Not read ahead: a batch that no step takes would be lost.
@@ -51,7 +56,8 @@ def make_function(model: keras.Model, step: Callable[[Any], dict[str, Any]]) -> 
             return index + 1, next_batch(index + 1), metrics
 
         start = tf.constant(1)
-        return tf.while_loop(lambda _, batch, __: batch.has_value(), body, [start, next_batch(start), metrics])[2]
+        loop = tf.while_loop(lambda _, batch, __: batch.has_value(), body, [start, next_batch(start), metrics])
+        return over_workers(loop[2])
 
     if not model.run_eagerly:
         one_step = tf.function(one_step, autograph=False, reduce_retracing=True)
@@ -61,7 +67,7 @@ def make_function(model: keras.Model, step: Callable[[Any], dict[str, Any]]) -> 
         if isinstance(iterator, tf.distribute.DistributedIterator):
             return steps(iterator)
         # Of `train_on_batch` and `test_on_batch`.
-        return one_step(next(iterator))
+        return over_workers(one_step(next(iterator)))
 
     return function
 
