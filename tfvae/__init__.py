@@ -11,7 +11,20 @@ import wrapt
 from tfvae._lazy import lazy_attributes
 
 if TYPE_CHECKING:
-    from tfvae import callbacks, data, export, likelihoods, networks, objectives, posteriors, priors, restart
+    from tfvae import (
+        callbacks,
+        data,
+        epochs,
+        export,
+        likelihoods,
+        networks,
+        objectives,
+        posteriors,
+        priors,
+        restart,
+        shards,
+        strategies,
+    )
     from tfvae.model import VariationalModel
     from tfvae.strategies import strategy
     from tfvae.vae import VAE
@@ -23,6 +36,7 @@ __all__ = [
     "VariationalModel",
     "callbacks",
     "data",
+    "epochs",
     "export",
     "likelihoods",
     "networks",
@@ -30,6 +44,8 @@ __all__ = [
     "posteriors",
     "priors",
     "restart",
+    "shards",
+    "strategies",
     "strategy",
 ]
 
@@ -38,6 +54,7 @@ __getattr__, __dir__ = lazy_attributes(
     {
         "callbacks": [],
         "data": [],
+        "epochs": [],
         "export": [],
         "likelihoods": [],
         "model": ["VariationalModel"],
@@ -46,7 +63,8 @@ __getattr__, __dir__ = lazy_attributes(
         "posteriors": [],
         "priors": [],
         "restart": [],
-        "strategies": ["strategy"],
+        "shards": [],
+        "strategies": ["strategies", "strategy"],
         "vae": ["VAE"],
     },
 )

@@ -6,6 +6,7 @@ Each command is a function; its arguments are the flags, and the parts of the mo
 
 import contextlib
 import inspect
+import re
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -115,8 +116,9 @@ def train(
     """
     with _exit_on_errors(USAGE_ERROR):
         name = name or Path(data).stem
-        if Path(name).name != name or name == "..":
-            raise ValueError(f"`--name` must be the name of a folder, not a path. Received: {name}")
+        # As an export needs it, and so that a pattern of files is none.
+        if not re.fullmatch(r"[A-Za-z0-9_-][A-Za-z0-9._-]*", name):
+            raise ValueError(f"`--name` must be of letters, digits, '.', '_' and '-'. Received: {name}")
         run = Path(runs) / name
         trained = resume and training.is_trained(run)
         if trained and ((run / "evaluation.txt").exists() or not strategies.is_chief()):
