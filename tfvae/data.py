@@ -222,9 +222,7 @@ def _stream(
 
     def batches(part: list[int], shuffle: bool) -> tf.data.Dataset:
         seed = int(rng.integers(2**31 - 1))
-        return shards.stream(
-            files.subset(sorted(part)), batch_size=batch_size, seed=seed, shuffle=shuffle, transform=in_units
-        )
+        return shards.stream(files.subset(part), batch_size=batch_size, seed=seed, shuffle=shuffle, transform=in_units)
 
     train = batches(permutation[num_validation:], shuffle=True)
     validation = batches(permutation[:num_validation], shuffle=False)

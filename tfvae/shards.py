@@ -72,7 +72,7 @@ def look(files: str | Path | Sequence[str | Path], argument: str = "files") -> S
     if is_pattern(files):
         paths = sorted(Path(path) for path in glob.glob(str(files)))
     elif isinstance(files, (str, Path)) and Path(files).is_dir():
-        paths = sorted(path for path in Path(files).iterdir() if path.suffix.lower() in SUFFIXES)
+        paths = sorted(path for path in Path(files).glob("[!.]*") if path.suffix.lower() in SUFFIXES)
     else:
         paths = [Path(path) for path in ([files] if isinstance(files, (str, Path)) else files)]
     missing = [str(path) for path in paths if not path.is_file()]
@@ -309,7 +309,6 @@ def _numpy_chunks(file_name: bytes, rows: int, shards: Shards) -> Iterator[np.nd
             with readable(path, shards.argument):
                 content = file.read(count * math.prod(shape[1:]) * dtype.itemsize)
                 chunk = np.frombuffer(content, dtype).reshape((count, *shape[1:]), order=order)
-            chunk = chunk.astype(shards.dtype, order="C", copy=False)
             _check_finite(chunk, path, shards.argument)
             yield chunk
 
