@@ -1,0 +1,45 @@
+"""What the documents say is run."""
+
+import re
+from pathlib import Path
+
+import pytest
+import yaml
+
+from tfvae import cli, strategies
+
+DOCS = Path(__file__).parent.parent / "docs"
+PAGES = sorted(DOCS.glob("*.md"))
+
+
+def table(text, heading):
+    """The rows of the first table under a heading, each a list of cells."""
+    section = text.split(f"## {heading}")[1].split("\n## ")[0]
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in section.splitlines() if line[:1] == "|"]
+    return rows[2:]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_the_python_of_a_page_runs_from_top_to_bottom(page, run_python, tmp_path):
+    code = "".join(re.findall(r"^```python\n(.*?)^```$", page.read_text(), flags=re.MULTILINE | re.DOTALL))
+    assert code
+    run_python("import os, sys\nos.chdir(sys.argv[1])\n" + code, tmp_path)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_the_names_of_a_page_exist(page, run_python):
+    names = sorted(set(re.findall(r"`(tfvae(?:\.\w+)+)", page.read_text())))
+    assert names
+    run_python("import sys, tfvae\nfor name in sys.argv[1:]:\n    eval(name)", *names)
+
+
+def test_every_strategy_is_described():
+    rows = table((DOCS / "distributed.md").read_text(), "A strategy")
+    assert [row[0].strip("`") for row in rows] == list(strategies.Name.__args__)
+
+
+def test_the_flags_that_the_pages_name_exist(capsys):
+    flags = {flag for page in PAGES for flag in re.findall(r"--([a-z_]+)", page.read_text())}
+    with pytest.raises(SystemExit):
+        cli.main(["train", "--print_config"])
+    assert flags <= set(yaml.safe_load(capsys.readouterr().out))
