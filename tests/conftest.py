@@ -1,9 +1,13 @@
-"""Shared by the tests: tiny data, tiny models, the dtype policy put back, and a fresh Python process."""
+"""Shared by the tests: tiny data, tiny models, the dtype policy put back, and fresh Python processes."""
 
+import contextlib
+import json
 import os
+import socket
 import subprocess
 import sys
 import textwrap
+import time
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
@@ -108,5 +112,59 @@ def run_python(tmp_path_factory):
         done = subprocess.run(command, cwd=tmp_path_factory.mktemp("run"), capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stderr[-4000:]
         return done.stdout
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def free_addresses():
+    """Finds addresses of this machine whose ports are free."""
+
+    def find(count):
+        with contextlib.ExitStack() as stack:
+            servers = [stack.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(count)]
+            return [f"127.0.0.1:{server.getsockname()[1]}" for server in servers]
+
+    return find
+
+
+@pytest.fixture(scope="session")
+def run_workers(tmp_path_factory, free_addresses):
+    """Runs a script in several fresh processes at once, the workers of one TF_CONFIG, and returns what each printed."""
+
+    def run(script, count, *arguments, timeout=60):
+        folder = tmp_path_factory.mktemp("workers")
+        command = [sys.executable, "-c", textwrap.dedent(script), *map(str, arguments)]
+        cluster = {"worker": free_addresses(count)}
+        processes = []
+
+        def output(index, kind):
+            return (folder / f"{index}.{kind}").read_text()
+
+        try:
+            for index in range(count):
+                task = {"type": "worker", "index": index}
+                environment = {
+                    **os.environ,
+                    "TF_CONFIG": json.dumps({"cluster": cluster, "task": task}),
+                    "TF_CPP_MIN_LOG_LEVEL": "3",
+                }
+                with open(folder / f"{index}.out", "w") as out, open(folder / f"{index}.err", "w") as err:
+                    process = subprocess.Popen(command, cwd=folder, env=environment, stdout=out, stderr=err)
+                processes.append(process)
+            deadline = time.monotonic() + timeout
+            while None in (codes := [process.poll() for process in processes]) or any(codes):
+                # Not after the others: they wait for the one that failed.
+                for index, code in enumerate(codes):
+                    assert not code, f"worker {index} ended with {code}:\n{output(index, 'err')[-4000:]}"
+                assert time.monotonic() < deadline, f"not done after {timeout} seconds:\n" + "\n".join(
+                    f"worker {index}:\n{output(index, 'err')[-2000:]}" for index in range(count)
+                )
+                time.sleep(0.02)
+        finally:
+            for process in processes:
+                process.kill()
+                process.wait()
+        return [output(index, "out") for index in range(count)]
 
     return run
