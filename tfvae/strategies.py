@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 from typing import Any, Literal, get_args
 
 import tensorflow as tf
@@ -12,6 +13,7 @@ Name = Literal["auto", "one_device", "mirrored", "multi_worker", "tpu"]
 
 # As TensorFlow numbers the tasks that train in step: the chief, where there is one, before the workers.
 _TRAINING_JOBS = ("chief", "worker")
+_BEFORE = "before TensorFlow is first used: call `tfvae.strategy` once, before any model, tensor or dataset is made"
 
 
 def strategy(name: Name = "auto", *, devices: int | None = None, timeout: float = 300.0) -> tf.distribute.Strategy:
@@ -24,7 +26,8 @@ def strategy(name: Name = "auto", *, devices: int | None = None, timeout: float 
               there are several GPUs or `devices` is more than 1; else TensorFlow's default, which changes nothing;
             - "one_device": the first GPU, or the CPU;
             - "mirrored": all GPUs of this machine, or its logical CPU devices;
-            - "multi_worker": all workers that the environment variable TF_CONFIG names, each of which calls this;
+            - "multi_worker": all workers that the environment variable TF_CONFIG names, each of which calls this once,
+              before TensorFlow is first used;
             - "tpu": the TPU of this machine, or the one that the environment variable TPU_NAME names.
         devices: for "mirrored", how many devices; None takes all. Without GPUs the CPU is split into that many logical
             devices, which is no faster but shows that all works; call this before TensorFlow is first used.
@@ -34,24 +37,23 @@ def strategy(name: Name = "auto", *, devices: int | None = None, timeout: float 
         The strategy.
 
     Raises:
-        ValueError: the strategy cannot work here, or an argument is out of its range.
+        ValueError: the strategy cannot work here, TF_CONFIG is malformed, or an argument is out of its range.
         TimeoutError: a worker did not answer in time.
     """
     if name not in get_args(Name):
         raise ValueError(f"`name` must be one of {', '.join(get_args(Name))}. Received: name={name!r}")
     if devices is not None:
         devices = checks.positive_integer("devices", devices)
-    if name == "auto":
-        name = _best(devices)
-        if name is None:
-            return tf.distribute.get_strategy()
-    if devices is not None and name != "mirrored":
-        raise ValueError(f'`devices` must be None unless name="mirrored". Received: name={name!r}, devices={devices}')
-    if name == "one_device":
-        return tf.distribute.OneDeviceStrategy("/gpu:0" if tf.config.list_physical_devices("GPU") else "/cpu:0")
-    if name == "mirrored":
+    chosen = _best(devices) if name == "auto" else name
+    if chosen is None:
+        return tf.distribute.get_strategy()
+    if devices is not None and chosen != "mirrored":
+        raise ValueError(f'`devices` must be None for "{chosen}". Received: name={name!r}, devices={devices}')
+    if chosen == "one_device":
+        return tf.distribute.OneDeviceStrategy("/gpu:0" if tf.config.get_visible_devices("GPU") else "/cpu:0")
+    if chosen == "mirrored":
         return tf.distribute.MirroredStrategy(_local_devices(devices))
-    if name == "multi_worker":
+    if chosen == "multi_worker":
         return _multi_worker(timeout)
     return _tpu()
 
@@ -65,12 +67,19 @@ def workers(strategy: tf.distribute.Strategy | None = None) -> tuple[int, int]:
     Returns:
         The index, 0 for the chief, and the count: 0 and 1 unless the strategy has several workers.
     """
-    strategy = strategy or tf.distribute.get_strategy()
+    strategy = tf.distribute.get_strategy() if strategy is None else strategy
     if not isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy):
         return 0, 1
-    resolver = strategy.cluster_resolver
-    tasks = _training_tasks(resolver.cluster_spec().as_dict())
-    return (tasks.index((resolver.task_type, resolver.task_id)), len(tasks)) if tasks else (0, 1)
+    # The cluster resolver, which is public, reads TF_CONFIG again: once that is gone, every worker would be the chief.
+    return strategy.extended._id_in_cluster, strategy.extended._num_workers
+
+
+def is_chief() -> bool:
+    """Whether this process is the first of the workers that TF_CONFIG names, or TF_CONFIG is not set."""
+    if "TF_CONFIG" not in os.environ:
+        return True
+    cluster, task_type, index = _tf_config()
+    return _training_tasks(cluster)[0] == (task_type, index)
 
 
 def _best(devices: int | None) -> str | None:
@@ -78,14 +87,14 @@ def _best(devices: int | None) -> str | None:
         return "multi_worker"
     if _has_tpu():
         return "tpu"
-    if (devices or 1) > 1 or (devices is None and len(tf.config.list_physical_devices("GPU")) > 1):
+    if (devices or 1) > 1 or (devices is None and len(tf.config.get_visible_devices("GPU")) > 1):
         return "mirrored"
     return None
 
 
 def _local_devices(count: int | None) -> list[str]:
     """The names of `count` devices of this machine."""
-    gpus = tf.config.list_physical_devices("GPU")
+    gpus = tf.config.get_visible_devices("GPU")
     if count is not None and not gpus:
         _split_the_cpu(count)
     kind = "GPU" if gpus else "CPU"
@@ -103,8 +112,7 @@ def _split_the_cpu(count: int) -> None:
         available = len(tf.config.list_logical_devices("CPU"))
         if available < count:
             raise ValueError(
-                "`devices` can be made of a CPU only before TensorFlow is first used: call `tfvae.strategy` before any "
-                f"model, tensor or dataset is made. Received: devices={count}, with {available} made already"
+                f"`devices` must be given {_BEFORE}. Received: devices={count}, with {available} made already"
             ) from error
 
 
@@ -113,8 +121,22 @@ def _multi_worker(timeout: float) -> tf.distribute.Strategy:
         raise _malformed("be set: each worker needs the addresses of all, and its own number", "no TF_CONFIG")
     cluster, task_type, index = _tf_config()
     tasks = _training_tasks(cluster)
+    # Said now, because a worker that fails after the meeting leaves the others waiting for an hour.
+    if _tensorflow_is_in_use():
+        raise ValueError(f'`name="multi_worker"` must be given {_BEFORE}. Received: TensorFlow in use')
     rendezvous.meet([cluster[job][i] for job, i in tasks], tasks.index((task_type, index)), timeout)
     return tf.distribute.MultiWorkerMirroredStrategy()
+
+
+def _tensorflow_is_in_use() -> bool:
+    threads = tf.config.threading.get_inter_op_parallelism_threads()
+    try:
+        # TensorFlow does not say whether it is in use, but takes no change once it is.
+        tf.config.threading.set_inter_op_parallelism_threads(threads + 1)
+    except RuntimeError:
+        return True
+    tf.config.threading.set_inter_op_parallelism_threads(threads)
+    return False
 
 
 def _tf_config() -> tuple[dict[str, list[str]], str, int]:
@@ -151,9 +173,13 @@ def _index(value: Any) -> int | None:
 
 
 def _are_addresses(values: Any) -> bool:
-    return isinstance(values, list) and all(
-        isinstance(value, str) and value.rpartition(":")[0] and value.rpartition(":")[2].isdecimal() for value in values
-    )
+    return isinstance(values, list) and all(isinstance(value, str) and _is_address(value) for value in values)
+
+
+def _is_address(value: str) -> bool:
+    """Whether it is "host:port", where the host may be an IPv6 address in brackets."""
+    match = re.fullmatch(r"(?:\[[^\s\[\]/]+\]|[^\s\[\]/:]+):([0-9]{1,5})", value)
+    return match is not None and 0 < int(match[1]) < 2**16
 
 
 def _training_tasks(cluster: dict[str, list[str]]) -> list[tuple[str, int]]:
@@ -165,11 +191,15 @@ def _malformed(expected: str, received: str) -> ValueError:
 
 
 def _has_tpu() -> bool:
-    return "TPU_NAME" in os.environ or bool(tf.config.list_physical_devices("TPU"))
+    return bool(os.environ.get("TPU_NAME") or tf.config.list_physical_devices("TPU"))
 
 
 def _tpu() -> tf.distribute.Strategy:
     if not _has_tpu():
-        raise ValueError('`name="tpu"` needs a TPU of this machine or TPU_NAME in the environment. Received: neither')
-    resolver = tf.distribute.cluster_resolver.TPUClusterResolver.connect(os.environ.get("TPU_NAME", "local"))
+        raise ValueError('`name="tpu"` must have a TPU, of this machine or of TPU_NAME. Received: neither')
+    tpu = os.environ.get("TPU_NAME") or "local"
+    try:
+        resolver = tf.distribute.cluster_resolver.TPUClusterResolver.connect(tpu)
+    except (tf.errors.OpError, ImportError, OSError, RuntimeError, ValueError) as error:
+        raise ValueError(f'`name="tpu"` must have a TPU that answers. Received: {tpu}: {error}') from error
     return tf.distribute.TPUStrategy(resolver)

@@ -1,0 +1,396 @@
+"""Strategies by name, on devices that are there, hidden or made, and in workers that are real processes."""
+
+import json
+import os
+import re
+
+import pytest
+import tensorflow as tf
+
+import tfvae
+from tfvae import rendezvous, strategies
+
+
+@pytest.fixture(autouse=True)
+def no_cluster(monkeypatch):
+    monkeypatch.delenv("TF_CONFIG", raising=False)
+    monkeypatch.delenv("TPU_NAME", raising=False)
+
+
+@pytest.fixture
+def made(monkeypatch):
+    """The arguments of the strategies that are made; none is, because this machine lacks their devices."""
+    calls = []
+    for name in ("OneDeviceStrategy", "MirroredStrategy", "MultiWorkerMirroredStrategy", "TPUStrategy"):
+        monkeypatch.setattr(tf.distribute, name, lambda *arguments, name=name: calls.append((name, *arguments)))
+    monkeypatch.setattr(tf.distribute.cluster_resolver.TPUClusterResolver, "connect", "the TPU at {}".format)
+    return calls
+
+
+@pytest.fixture
+def machine(monkeypatch):
+    """Pretends that this machine has GPUs, some of them hidden from TensorFlow, or a TPU, here or elsewhere."""
+
+    def pretend(gpus=0, hidden=0, tpus=0, tpu_name=""):
+        monkeypatch.setenv("TPU_NAME", tpu_name)
+        there = {"GPU": gpus, "TPU": tpus, "CPU": 1}
+        visible = {**there, "GPU": gpus - hidden}
+        monkeypatch.setattr(tf.config, "list_physical_devices", lambda kind: ["device"] * there[kind])
+        for name in ("get_visible_devices", "list_logical_devices"):
+            monkeypatch.setattr(tf.config, name, lambda kind: ["device"] * visible[kind])
+
+    return pretend
+
+
+@pytest.fixture
+def tf_config(monkeypatch):
+    """Sets TF_CONFIG: text, or what is to be JSON."""
+    return lambda value: monkeypatch.setenv("TF_CONFIG", value if isinstance(value, str) else json.dumps(value))
+
+
+def cluster(jobs, task=("worker", 0)):
+    return {"cluster": jobs, "task": dict(zip(("type", "index"), task, strict=True))}
+
+
+TWO = ["a:1", "b:2"]
+
+
+def is_default(strategy):
+    return strategy is tf.distribute.get_strategy() and not tf.distribute.has_strategy()
+
+
+def fails(message, received):
+    """Expects a ValueError that starts and ends so."""
+    return pytest.raises(ValueError, match=f"^{re.escape(message)}.*Received: {re.escape(received)}$")
+
+
+# In this process, where TensorFlow is in use
+
+
+def test_auto_changes_nothing_where_there_is_one_device(tf_config):
+    assert is_default(tfvae.strategy())
+    assert is_default(tfvae.strategy(devices=1))
+    tf_config(cluster({"worker": ["a:1"]}))
+    assert is_default(tfvae.strategy("auto"))
+
+
+def test_one_device_is_the_cpu():
+    strategy = tfvae.strategy("one_device")
+    assert isinstance(strategy, tf.distribute.OneDeviceStrategy)
+    assert [tf.DeviceSpec.from_string(name).device_type for name in strategy.extended.worker_devices] == ["CPU"]
+
+
+@pytest.mark.parametrize(
+    ("has", "arguments", "expected"),
+    [
+        ({"gpus": 1}, {"name": "one_device"}, ("OneDeviceStrategy", "/gpu:0")),
+        ({"gpus": 1, "hidden": 1}, {"name": "one_device"}, ("OneDeviceStrategy", "/cpu:0")),
+        ({"gpus": 2}, {}, ("MirroredStrategy", ["/gpu:0", "/gpu:1"])),
+        ({"gpus": 3}, {"name": "mirrored"}, ("MirroredStrategy", ["/gpu:0", "/gpu:1", "/gpu:2"])),
+        ({"gpus": 3}, {"name": "mirrored", "devices": 2}, ("MirroredStrategy", ["/gpu:0", "/gpu:1"])),
+        ({"gpus": 3}, {"devices": 2}, ("MirroredStrategy", ["/gpu:0", "/gpu:1"])),
+        ({"gpus": 3, "hidden": 1}, {}, ("MirroredStrategy", ["/gpu:0", "/gpu:1"])),
+        ({"gpus": 2, "hidden": 2}, {"name": "mirrored"}, ("MirroredStrategy", ["/cpu:0"])),
+        ({"tpus": 1}, {"name": "tpu"}, ("TPUStrategy", "the TPU at local")),
+        ({"gpus": 2, "tpus": 1}, {}, ("TPUStrategy", "the TPU at local")),
+        ({"tpu_name": "grpc://host:1"}, {"name": "tpu"}, ("TPUStrategy", "the TPU at grpc://host:1")),
+        ({"gpus": 2, "tpu_name": "name"}, {}, ("TPUStrategy", "the TPU at name")),
+    ],
+    ids=str,
+)
+def test_the_devices_of_a_machine(machine, made, has, arguments, expected):
+    machine(**has)
+    tfvae.strategy(**arguments)
+    assert made == [expected]
+
+
+@pytest.mark.parametrize(
+    ("has", "arguments"), [({"gpus": 1}, {}), ({"gpus": 2, "hidden": 1}, {}), ({"gpus": 2}, {"devices": 1})], ids=str
+)
+def test_auto_changes_nothing_where_one_gpu_is_used(machine, made, has, arguments):
+    machine(**has)
+    assert is_default(tfvae.strategy(**arguments))
+    assert made == []
+
+
+def test_a_tpu_that_does_not_answer_is_named(monkeypatch):
+    # Its kernels are not in TensorFlow for CPUs.
+    monkeypatch.setenv("TPU_NAME", "local")
+    with pytest.raises(ValueError, match=r'^`name="tpu"` must have a TPU that answers\. Received: local: TPUs'):
+        tfvae.strategy("tpu")
+
+
+def test_without_a_tpu_nobody_is_asked(monkeypatch):
+    monkeypatch.setattr(tf.distribute.cluster_resolver.TPUClusterResolver, "connect", None)
+    for _ in range(2):
+        with fails('`name="tpu"` must have a TPU, of this machine or of TPU_NAME.', "neither"):
+            tfvae.strategy("tpu")
+        assert is_default(tfvae.strategy("auto"))
+        monkeypatch.setenv("TPU_NAME", "")
+
+
+@pytest.mark.parametrize("name", ["Mirrored", "", None, 1, "multi-worker", ["auto"]], ids=repr)
+def test_an_unknown_name_is_an_error(name):
+    with fails("`name` must be one of auto, one_device, mirrored, multi_worker, tpu.", f"name={name!r}"):
+        tfvae.strategy(name)
+
+
+@pytest.mark.parametrize("devices", [0, -1, 2.0, "2", True], ids=repr)
+@pytest.mark.parametrize("name", ["auto", "mirrored", "one_device"])
+def test_devices_are_counted(name, devices):
+    with fails("`devices` must be an integer of at least 1.", f"devices={devices!r}"):
+        tfvae.strategy(name, devices=devices)
+
+
+@pytest.mark.parametrize("name", ["one_device", "multi_worker", "tpu"])
+def test_devices_are_for_mirrored(tf_config, name):
+    with fails(f'`devices` must be None for "{name}".', f"name={name!r}, devices=2"):
+        tfvae.strategy(name, devices=2)
+    tf_config(cluster({"worker": TWO}))
+    with fails('`devices` must be None for "multi_worker".', "name='auto', devices=2"):
+        tfvae.strategy(devices=2)
+
+
+@pytest.mark.parametrize(("has", "available"), [({"gpus": 2}, 2), ({"gpus": 3, "hidden": 1}, 2)], ids=str)
+def test_more_devices_than_there_are(machine, made, has, available):
+    machine(**has)
+    with fails(f"`devices` must be at most the number of GPUs, {available}.", "devices=3"):
+        tfvae.strategy("mirrored", devices=3)
+    assert made == []
+
+
+# TF_CONFIG
+
+OBJECT = 'be an object with the keys "cluster" and "task"'
+ADDRESSES = 'have for "cluster" an object of lists of addresses "host:port"'
+JOBS = 'have for "cluster" a list "worker", and perhaps one "chief"'
+NO_ADDRESSES = ["b", "b:", "b:x", "b:-2", "b:0", "b:65536", "b:٣", ":2", "::1:2", "[::1]", "a/b:2", "a b:2", 2]
+TASK = 'have for "task" an object with a "type" and an "index" that are in the cluster'
+MALFORMED = {
+    "empty": ("", "be JSON: Expecting value: line 1"),
+    "no JSON": ("{'cluster': {}}", "be JSON: Expecting property name"),
+    "a list": ([], OBJECT),
+    "null": ("null", OBJECT),
+    "nothing": ({}, OBJECT),
+    "no cluster": ({"task": {"type": "worker", "index": 0}}, OBJECT),
+    "no task": ({"cluster": {"worker": TWO}}, OBJECT),
+    "cluster of a list": (cluster(TWO), ADDRESSES),
+    "worker of text": (cluster({"worker": "a:1"}), ADDRESSES),
+    "worker by number": (cluster({"worker": {"0": "a:1"}}), ADDRESSES),
+    **{f"address {address!r}": (cluster({"worker": ["a:1", address]}), ADDRESSES) for address in NO_ADDRESSES},
+    "no job": (cluster({}), JOBS),
+    "no worker": (cluster({"worker": []}), JOBS),
+    "ps": (cluster({"worker": TWO, "ps": ["c:3"]}), JOBS),
+    "evaluator": (cluster({"worker": TWO, "evaluator": ["c:3"]}), JOBS),
+    "two chiefs": (cluster({"chief": TWO, "worker": ["c:3"]}), JOBS),
+    "duplicates": (cluster({"worker": ["a:1", "a:1"]}), "name each address once"),
+    "duplicates of two jobs": (cluster({"chief": ["a:1"], "worker": ["a:1"]}), "name each address once"),
+    "task of a list": ({"cluster": {"worker": TWO}, "task": ["worker", 0]}, TASK),
+    "no index": ({"cluster": {"worker": TWO}, "task": {"type": "worker"}}, TASK),
+    "no type": ({"cluster": {"worker": TWO}, "task": {"index": 0}}, TASK),
+    **{
+        f"task {kind!r} {index!r}": (cluster({"worker": TWO}, (kind, index)), TASK)
+        for kind, index in [
+            *(("worker", index) for index in (2, -1, "2", "-1", "x", "", None, True, 0.5, [0])),
+            *((kind, 0) for kind in ("chief", "ps", "evaluator", "Worker", None, ["worker"])),
+        ]
+    },
+}
+
+
+@pytest.mark.parametrize(("value", "expected"), MALFORMED.values(), ids=MALFORMED)
+def test_a_malformed_tf_config_is_shown(tf_config, monkeypatch, value, expected):
+    monkeypatch.setattr(rendezvous, "meet", None)
+    tf_config(value)
+    received = value if isinstance(value, str) else json.dumps(value)
+    for name in ("multi_worker", "auto"):
+        with fails(f"The environment variable `TF_CONFIG` must {expected}", received):
+            tfvae.strategy(name)
+
+
+@pytest.mark.parametrize(
+    ("jobs", "task", "expected"),
+    [
+        ({"worker": TWO}, ("worker", 1), (TWO, 1)),
+        ({"worker": TWO}, ("worker", "0"), (TWO, 0)),
+        ({"worker": ["[fd00::1]:1", "b-2.svc:65535"]}, ("worker", 0), (["[fd00::1]:1", "b-2.svc:65535"], 0)),
+        ({"worker": TWO, "chief": ["c:3"]}, ("worker", 0), (["c:3", *TWO], 1)),
+        ({"worker": TWO, "chief": ["c:3"]}, ("chief", 0), (["c:3", *TWO], 0)),
+        ({"worker": ["a:1"]}, ("worker", 0), (["a:1"], 0)),
+        ({"chief": ["c:3"], "worker": []}, ("chief", 0), (["c:3"], 0)),
+    ],
+    ids=str,
+)
+def test_workers_meet_in_the_order_of_tensorflow(tf_config, made, monkeypatch, jobs, task, expected):
+    met = []
+    monkeypatch.setattr(rendezvous, "meet", lambda *arguments: met.append(arguments))
+    monkeypatch.setattr(strategies, "_tensorflow_is_in_use", lambda: False)
+    tf_config(cluster(jobs, task))
+    tfvae.strategy("multi_worker", timeout=7)
+    assert met == [(*expected, 7)]
+    assert made == [("MultiWorkerMirroredStrategy",)]
+    if len(expected[0]) > 1:
+        tfvae.strategy()
+        assert met[1] == (*expected, 300)
+
+
+def test_what_must_come_before_all_else(tf_config):
+    tf.constant(0.0)
+    made = len(tf.config.list_logical_devices("CPU"))
+    received = f"devices={made + 1}, with {made} made already"
+    with fails("`devices` must be given before TensorFlow is first used", received):
+        tfvae.strategy("mirrored", devices=made + 1)
+    assert tfvae.strategy("mirrored", devices=made).num_replicas_in_sync == made
+    assert tfvae.strategy("mirrored").num_replicas_in_sync == made
+    with fails("The environment variable `TF_CONFIG` must be set", "no TF_CONFIG"):
+        tfvae.strategy("multi_worker")
+    tf_config(cluster({"worker": TWO}))
+    for name in ("multi_worker", "auto"):
+        with fails('`name="multi_worker"` must be given before TensorFlow is first used', "TensorFlow in use"):
+            tfvae.strategy(name, timeout=0.5)
+
+
+@pytest.mark.parametrize("timeout", [0, float("inf"), "x"], ids=repr)
+def test_the_timeout_is_checked(tf_config, monkeypatch, timeout):
+    monkeypatch.setattr(strategies, "_tensorflow_is_in_use", lambda: False)
+    tf_config(cluster({"worker": TWO}))
+    with fails("`timeout` must be a positive number of seconds.", f"timeout={timeout!r}"):
+        tfvae.strategy("multi_worker", timeout=timeout)
+
+
+def test_one_process_is_the_only_worker():
+    for strategy in (
+        tf.distribute.get_strategy(),
+        tf.distribute.MirroredStrategy(["/cpu:0"]),
+        tf.distribute.MultiWorkerMirroredStrategy(),
+    ):
+        assert strategies.workers() == strategies.workers(strategy) == (0, 1)
+        with strategy.scope():
+            assert strategies.workers() == (0, 1)
+
+
+# In fresh processes
+
+
+def test_a_cpu_is_split_before_tensorflow_is_used(run_python):
+    printed = run_python("""
+        import json, keras, tensorflow as tf, tfvae
+
+        keras.utils.set_random_seed(0)
+        report = {"auto": tfvae.strategy(devices=3).num_replicas_in_sync}
+        strategy = tfvae.strategy("mirrored", devices=2)
+        with strategy.scope():
+            v = tf.Variable(2.0)
+        report["sum"] = strategy.reduce("SUM", strategy.run(tf.function(lambda: v + 1.0)), axis=None).numpy().item()
+        for devices in (3, None, 1):
+            report[str(devices)] = list(tfvae.strategy("mirrored", devices=devices).extended.worker_devices)
+        try:
+            tfvae.strategy("mirrored", devices=4)
+        except ValueError as error:
+            report["error"] = str(error)
+        report["default"] = tfvae.strategy() is tf.distribute.get_strategy()
+        print(json.dumps(report))
+    """)
+    report = json.loads(printed.splitlines()[-1])
+    assert report.pop("error").endswith("is made. Received: devices=4, with 3 made already")
+    three = [f"/job:localhost/replica:0/task:0/device:CPU:{index}" for index in range(3)]
+    assert report == {"auto": 3, "sum": 6.0, "3": three, "None": three, "1": three[:1], "default": True}
+
+
+def test_a_chief_and_a_worker_start_at_different_times(run_workers):
+    printed = run_workers(
+        """
+        import json, os, time
+        config = json.loads(os.environ["TF_CONFIG"])
+        index = config["task"]["index"]
+        chief, worker = config["cluster"]["worker"]
+        # The process 0 is the worker here, and the process 1, which is late, is the chief.
+        config["cluster"] = {"worker": [chief], "chief": [worker]}
+        config["task"] = {"type": ("worker", "chief")[index], "index": "0"}
+        os.environ["TF_CONFIG"] = json.dumps(config)
+        import keras, tensorflow as tf, tfvae
+        from tfvae import strategies
+
+        keras.utils.set_random_seed(0)
+        tf.config.threading.set_inter_op_parallelism_threads(3)
+        time.sleep(index)
+        strategy = tfvae.strategy(timeout=30)
+        report = {"outside": strategies.workers(), "of": strategies.workers(strategy)}
+        with strategy.scope():
+            report["inside"] = strategies.workers()
+            v = tf.Variable(1.0 + report["inside"][0])
+        # The first value of a variable is that of the chief.
+        total = strategy.reduce("SUM", strategy.run(tf.function(lambda: v * 10.0 ** report["of"][0])), axis=None)
+        report["sum"] = total.numpy().item()
+        del os.environ["TF_CONFIG"]
+        report["later"] = strategies.workers(strategy)
+        report["threads"] = tf.config.threading.get_inter_op_parallelism_threads()
+        report["chief"] = strategy.extended.should_checkpoint
+        print(json.dumps(report))
+        """,
+        2,
+    )
+    worker, chief = (json.loads(text.splitlines()[-1]) for text in printed)
+    for report, index in ((chief, 0), (worker, 1)):
+        here = [index, 2]
+        expected = {"outside": [0, 1], "of": here, "inside": here, "later": here, "sum": 11.0, "threads": 3}
+        assert report == {**expected, "chief": index == 0}
+
+
+def test_a_worker_that_never_starts_is_named_in_all(run_workers):
+    printed = run_workers(
+        """
+        import json, os, sys, time
+        config = json.loads(os.environ["TF_CONFIG"])
+        index = config["task"]["index"]
+        if index == 2:
+            sys.exit()
+        import tfvae.strategies
+
+        # One that imports slowly is not one that never starts.
+        open(f"imported-{index}", "w").close()
+        while not os.path.exists(f"imported-{1 - index}"):
+            time.sleep(0.01)
+        begin = time.monotonic()
+        try:
+            tfvae.strategy("multi_worker", timeout=float(sys.argv[1]))
+        except TimeoutError as error:
+            print(json.dumps([str(error), time.monotonic() - begin, config["cluster"]["worker"]]))
+        """,
+        3,
+        2.0,
+    )
+    assert printed[2] == ""
+    expected = "All workers of `TF_CONFIG` must start within 2 seconds. Received: no answer from "
+    for message, seconds, addresses in map(json.loads, printed[:2]):
+        assert message == expected + addresses[2]
+        assert seconds < 3
+
+
+# The fixture that starts workers
+
+
+def test_workers_that_fail_or_last_too_long_are_killed(run_workers, tmp_path):
+    script = """
+        import json, os, pathlib, sys, time
+        index = json.loads(os.environ["TF_CONFIG"])["task"]["index"]
+        folder = pathlib.Path(sys.argv[1])
+        (folder / str(index)).write_text(str(os.getpid()))
+        while not ((folder / "0").exists() and (folder / "0").read_text()):
+            time.sleep(0.01)
+        if sys.argv[2] == "fail" and index == 1:
+            raise RuntimeError("as told")
+        time.sleep(60)
+    """
+
+    def check_killed():
+        for index in range(2):
+            with pytest.raises(ProcessLookupError):
+                os.kill(int((tmp_path / str(index)).read_text()), 0)
+
+    with pytest.raises(AssertionError, match=r"worker 1 ended with 1:\n(?s:.*)RuntimeError: as told"):
+        run_workers(script, 2, tmp_path, "fail")
+    check_killed()
+    with pytest.raises(AssertionError, match="not done after 2 seconds"):
+        run_workers(script, 2, tmp_path, "last", timeout=2)
+    check_killed()
