@@ -1,6 +1,5 @@
-"""Training and evaluation: the ways to compile, metrics, weights, callbacks, noise and strategies."""
+"""Training and evaluation: the ways to compile, metrics, weights, callbacks and noise."""
 
-import json
 import re
 
 import keras
@@ -240,76 +239,3 @@ def test_the_progress_bar_shows_the_loss(verbose, x, known_model, capsys):
     shown = [float(value) for value in re.findall(r" loss: ([-+.e\d]+)", capsys.readouterr().out)]
     assert shown
     assert shown == pytest.approx([(x[:, 1] - x[:, 0]).mean()] * len(shown), rel=1e-3)
-
-
-# Strategies
-
-REPLICAS = """
-    import contextlib, json
-    import keras, numpy as np, tensorflow as tf, tfvae
-
-    cpu = tf.config.list_physical_devices("CPU")[0]
-    tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
-    strategies = {
-        "none": None,
-        "one device": tf.distribute.OneDeviceStrategy("/cpu:0"),
-        "mirrored": tf.distribute.MirroredStrategy(["/cpu:0", "/cpu:1"]),
-    }
-    x = np.random.default_rng(0).normal(size=(9, 4)).astype("float32")
-    weight = np.linspace(0.0, 2.0, 9)
-
-    def build():
-        keras.utils.set_random_seed(0)
-        encoder = keras.Sequential([keras.Input((4,)), keras.layers.Dense(8, "tanh", kernel_regularizer="l2")])
-        deaf = keras.layers.Dense(3, kernel_initializer="zeros", trainable=False)
-        decoder = keras.Sequential([keras.Input((2,)), deaf, keras.layers.Dense(4)])
-        vae = tfvae.VAE(encoder, decoder, 2)
-        vae.compile(keras.optimizers.SGD(0.1, momentum=0.9))
-        return vae
-
-    def train(vae, batch_size):
-        data = {"x": x, "y": weight, "sample_weight": weight, "batch_size": batch_size, "verbose": 0}
-        return {
-            "history": vae.fit(**data, epochs=2, shuffle=False).history,
-            "weights": [w.tolist() for w in vae.get_weights()],
-            "evaluate": vae.evaluate(**data),
-            "predict": vae.predict(x, batch_size=batch_size, verbose=0).tolist(),
-            "reconstruct": vae.reconstruct(x).tolist(),
-        }
-
-    report = {}
-    for name, batch_size in [("none", 4), ("one device", 4), ("mirrored", 4), ("none", 5), ("mirrored", 5)]:
-        strategy = strategies[name]
-        with strategy.scope() if strategy else contextlib.nullcontext():
-            vae = build()
-        try:
-            report[f"{name} {batch_size}"] = train(vae, batch_size)
-        except Exception as error:
-            report[f"{name} {batch_size}"] = {"error": str(error)}
-    seeds = strategy.run(tf.function(lambda: vae.next_seed()))
-    report["seeds"] = [seed.numpy().tolist() for seed in strategy.experimental_local_results(seeds)]
-    print(json.dumps(report))
-"""
-
-
-@pytest.fixture(scope="module")
-def replicas(run_python):
-    return json.loads(run_python(REPLICAS).splitlines()[-1])
-
-
-# Two replicas share the batches of 9 examples as 2 + 2, 2 + 2, 1 + 0; or as 3 + 2, 2 + 2.
-@pytest.mark.parametrize(("strategy", "batch_size"), [("one device", 4), ("mirrored", 4), ("mirrored", 5)])
-def test_a_strategy_gives_what_one_device_gives(strategy, batch_size, replicas):
-    found, expected = replicas[f"{strategy} {batch_size}"], replicas[f"none {batch_size}"]
-    assert "error" not in found, found["error"]
-    for weight, expected_weight in zip(found["weights"], expected["weights"], strict=True):
-        np.testing.assert_allclose(weight, expected_weight, rtol=1e-6, atol=1e-6)
-    for name in ("evaluate", "predict", "reconstruct"):
-        np.testing.assert_allclose(found[name], expected[name], rtol=1e-5, atol=1e-6, err_msg=name)
-    for name, values in expected["history"].items():
-        np.testing.assert_allclose(found["history"][name], values, rtol=1e-5, err_msg=name)
-
-
-def test_replicas_draw_different_noise(replicas):
-    first, second = replicas["seeds"]
-    assert first != second

@@ -125,6 +125,7 @@ class VariationalModel(keras.Model, abc.ABC):
         gradients, values = self._compiled_for_replicas(self._gradients)(batch)
         if replicas.count() > 1:
             gradients = replicas.reduce_gradients(gradients, self.optimizer)
+            replicas.share_statistics(self, batch.size / batch.global_size)
         self.optimizer.apply(gradients, self.trainable_variables)
         return self._update_metrics(values, batch)
 
@@ -154,6 +155,11 @@ class VariationalModel(keras.Model, abc.ABC):
     def predict_step(self, data: Any) -> Any:
         """The model's output for one batch."""
         return self(inputs.unpack(data)[0], training=False)
+
+    def predict_on_batch(self, x: Any) -> Any:
+        """The model's output for one batch."""
+        # Keras has every replica compute all of it, and returns the copies one after the other.
+        return super().predict_on_batch(x)[: len(inputs.unpack(x)[0])]
 
     def _batch(self, data: Any) -> _Batch:
         """What a step computes with; all that concerns other replicas, so that XLA may compile the rest."""
@@ -383,6 +389,7 @@ class VariationalModel(keras.Model, abc.ABC):
         built already by `check_data`.
         """
         if data_batch is not None:
+            replicas.check(self)
             self._check_source(data_batch, "x")
         if self._distribute_strategy is not None:
             with self.distribute_strategy.scope():

@@ -134,6 +134,28 @@ def reduce_gradients(gradients: Sequence[Any], optimizer: keras.optimizers.Optim
     return [None if gradient is None else next(parts) for gradient in gradients]
 
 
+def share_statistics(model: keras.Model, share: tf.Tensor) -> None:
+    """Makes the moving statistics of BatchNormalization the same on all replicas, the mean over them.
+
+    Keras leaves each replica with its own, and saves the first one's.
+
+    Args:
+        model: the model.
+        share: how much of the examples of the step this replica has, from 0 to 1.
+    """
+    variables = [
+        variable
+        for layer in model._flatten_layers()
+        if isinstance(layer, keras.layers.BatchNormalization) and layer.trainable
+        for variable in layer.non_trainable_variables
+    ]
+    if variables:
+        parts = [variable.value * share for variable in variables]
+        means = tf.distribute.get_replica_context().all_reduce(tf.distribute.ReduceOp.SUM, parts)
+        for variable, mean in zip(variables, means, strict=True):
+            variable.assign(mean)
+
+
 def check(model: keras.Model) -> None:
     """Raises ValueError when a compiled model cannot be trained under its strategy."""
     strategy = tf.distribute.get_strategy() if tf.distribute.has_strategy() else model.distribute_strategy
