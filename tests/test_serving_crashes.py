@@ -6,10 +6,7 @@ import random
 import re
 import shutil
 import signal
-import subprocess
-import sys
 import tempfile
-import textwrap
 import time
 from pathlib import Path
 
@@ -17,6 +14,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from processes import Processes
 
 from tfvae import export
 
@@ -83,65 +81,11 @@ def check_version(version, expected):
 
 # Processes of their own
 
-SERVER = """
-import os, resource, sys
-import keras, numpy, tensorflow
-import tfvae.export.client, tfvae.export.device, tfvae.export.serving, tfvae.vae
-from tfvae import data, elbo, inputs, likelihoods, networks, objectives, posteriors, priors
-
-keras.Sequential, keras.saving.load_model
-for line in sys.stdin:
-    command, *rest = eval(line)
-    if command == "wait":
-        print(os.waitstatus_to_exitcode(os.waitpid(*rest, 0)[1]), flush=True)
-        continue
-    pid = os.fork()
-    if not pid:
-        code, output, *sys.argv[1:] = rest
-        for descriptor in (1, 2):
-            os.dup2(os.open(output, os.O_WRONLY | os.O_CREAT | os.O_APPEND), descriptor)
-        exec(compile(code, "code", "exec"), {"__name__": "__main__"})
-        sys.stdout.flush()
-        os._exit(0)
-    print(pid, flush=True)
-"""
-
-
-class Processes:
-    """Starts processes fast: forks of one that has imported all and computed nothing."""
-
-    def __init__(self, folder):
-        self.folder = folder
-        self.server = subprocess.Popen(
-            [sys.executable, "-c", SERVER], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=folder
-        )
-
-    def start(self, code, *arguments):
-        output = self.folder / f"output-{time.monotonic_ns()}"
-        pid = self._ask("start", textwrap.dedent(code), str(output), *map(str, arguments))
-        return pid, output
-
-    def wait(self, pid):
-        return self._ask("wait", pid)
-
-    def run(self, code, *arguments):
-        pid, output = self.start(code, *arguments)
-        code = self.wait(pid)
-        assert code == 0, output.read_text()[-4000:]
-        return output.read_text()
-
-    def _ask(self, *request):
-        self.server.stdin.write(repr(request) + "\n")
-        self.server.stdin.flush()
-        return int(self.server.stdout.readline())
-
 
 @pytest.fixture(scope="module")
 def processes(tmp_path_factory):
-    processes = Processes(tmp_path_factory.mktemp("processes"))
-    yield processes
-    processes.server.stdin.close()
-    processes.server.wait()
+    with Processes(tmp_path_factory.mktemp("processes")) as processes:
+        yield processes
 
 
 @pytest.fixture(scope="module")

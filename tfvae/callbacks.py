@@ -13,6 +13,7 @@ import keras
 from tfvae import checks, files, strategies
 
 _SUFFIX = ".weights.h5"
+_DAMAGED = "damaged-"
 # Epoch, step and the digest of the content: a name that says whether the file is whole.
 _NAME = re.compile(r"(\d{6})-(\d{9})-([0-9a-f]{16})" + re.escape(_SUFFIX))
 
@@ -85,16 +86,13 @@ class Checkpoints(keras.callbacks.Callback):
         Raises:
             ValueError: none is whole.
         """
-        damaged = []
         for path in reversed(self._paths()):
             epoch, _, digest = _NAME.fullmatch(path.name).groups()
             if _digest(path) == digest:
                 return Checkpoint(path, int(epoch))
-            damaged.append(path.rename(path.with_name(f"damaged-{path.name}")))
-            warnings.warn(
-                f"A checkpoint is damaged, and the one before it is used. Received: {damaged[-1]}", stacklevel=2
-            )
-        if damaged:
+            damaged = path.rename(path.with_name(_DAMAGED + path.name))
+            warnings.warn(f"A checkpoint is damaged, and the one before it is used. Received: {damaged}", stacklevel=2)
+        if any(self.folder.glob(f"{_DAMAGED}*")):
             raise ValueError(f"`folder` must hold a checkpoint that is whole, or none. Received: {self.folder}")
         return None
 
@@ -156,7 +154,8 @@ class KLWarmUp(keras.callbacks.Callback):
 
     def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
         """Warns where the training ends before the weight is 1."""
-        steps_per_epoch = self.params.get("steps")
+        # A `CallbackList` that a user made may have no parameters.
+        steps_per_epoch = (self.params or {}).get("steps")
         if steps_per_epoch is not None and steps_per_epoch * self.params["epochs"] < self.steps:
             warnings.warn(
                 f"The KL warm-up takes longer than the training, {steps_per_epoch * self.params['epochs']} steps, so "

@@ -156,8 +156,7 @@ def train(
             training.start(run, config_yaml, resume=resume, overwrite=overwrite)
     if not trained:
         try:
-            with restart.on_lost_worker("--resume"):
-                training.fit(model, pipelines, run, epochs=epochs, save_freq=save_freq, chief=chief)
+            training.fit(model, pipelines, run, epochs=epochs, save_freq=save_freq, chief=chief)
         except FloatingPointError as error:
             raise SystemExit(f"tfvae: {error}") from error
     if not chief:
@@ -297,9 +296,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     chosen.pop("config", None)
     with _exit_on_errors(USAGE_ERROR):
         keywords = vars(parsers[command].instantiate(chosen))
-    if command is train:
-        keywords["config_yaml"] = parsers[train].dump(chosen, skip_unset=False)
-    command(**keywords)
+    if command is not train:
+        command(**keywords)
+        return
+    # All of it, because all workers take part in making the model too.
+    with restart.on_lost_worker("--resume"):
+        train(**keywords, config_yaml=parsers[train].dump(chosen, skip_unset=False))
 
 
 class _Parser(ArgumentParser):

@@ -4,6 +4,7 @@ import contextlib
 import os
 import pathlib
 import secrets
+import shutil
 from collections.abc import Iterator
 
 TEMPORARY = ".tmp-"
@@ -49,4 +50,7 @@ def replacing_local(
 def remove_temporaries(folder: pathlib.Path) -> None:
     """Removes what processes that were killed left in a folder that no other process writes to."""
     for path in folder.glob(TEMPORARY + "*"):
-        path.unlink(missing_ok=True)
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)

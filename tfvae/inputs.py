@@ -83,16 +83,18 @@ def shuffle_arrays(arguments: dict[str, Any], seed: Callable[[], int]) -> None:
         arguments: those of `keras.Model.fit`, by name. Nothing is done where x is no array.
         seed: gives the seed of the order.
     """
-    x, _ = unpack(arguments["x"])
+    x = arguments["x"]
+    if isinstance(x, dict):
+        x, _ = unpack(x)
     if not hasattr(x, "__array__"):
         return
     x = checks.to_numpy(x)
     given = {name: np.asarray(arguments[name]) for name in ("y", "sample_weight") if arguments.get(name) is not None}
     checks.check_same_length(x=x, **given)
+    arrays = [x.astype(np.float32) if x.dtype == np.float64 else x]
     # What y is does not matter, unless classes have weights.
-    weights = [given[name] for name in ("y", "sample_weight") if name in given]
-    used = weights if "sample_weight" in given or arguments.get("class_weight") is not None else []
-    arrays = [x.astype(np.float32) if x.dtype == np.float64 else x, *used]
+    if "sample_weight" in given or arguments.get("class_weight") is not None:
+        arrays += given.values()
     split = arguments.pop("validation_split", 0.0)
     if split and arguments.get("validation_data") is None:
         # As Keras does: the last ones, before the others are shuffled.
@@ -104,9 +106,12 @@ def shuffle_arrays(arguments: dict[str, Any], seed: Callable[[], int]) -> None:
             )
         arguments["validation_data"] = tuple(array[at:] for array in arrays)
         arrays = [array[:at] for array in arrays]
-    steps = arguments.get("steps_per_epoch")
-    default = math.ceil(len(arrays[0]) / steps) if steps else 32
-    batch_size = checks.positive_integer("batch_size", arguments.get("batch_size") or default)
+    if len(arrays) == 2:
+        arrays.append(_weights_of_classes(arrays[1], arguments.pop("class_weight")))
+    batch_size, steps = arguments.get("batch_size"), arguments.get("steps_per_epoch")
+    if batch_size is None:
+        batch_size = math.ceil(len(arrays[0]) / steps) if steps else 32
+    batch_size = checks.positive_integer("batch_size", batch_size)
     # With a GPU, TensorFlow would keep the data there and copy each batch back for the pipeline.
     with tf.device("CPU:0"):
         rows = tuple(tf.convert_to_tensor(array) for array in arrays)
@@ -117,3 +122,9 @@ def shuffle_arrays(arguments: dict[str, Any], seed: Callable[[], int]) -> None:
     order = epochs.shuffled_batches(len(arrays[0]), batch_size, seed=seed)
     arguments["x"] = order.map(batch, num_parallel_calls=tf.data.AUTOTUNE).prefetch(tf.data.AUTOTUNE)
     arguments.update(y=None, sample_weight=None)
+
+
+def _weights_of_classes(y: np.ndarray, class_weight: dict[int, float]) -> np.ndarray:
+    """The weight of each example, 1 where its class has none; Keras fails there where the data are a dataset."""
+    classes = y.argmax(axis=-1) if y.ndim > 1 and y.shape[-1] > 1 else y.ravel()
+    return np.array([class_weight.get(int(number), 1.0) for number in np.round(classes)], np.float32)

@@ -21,8 +21,9 @@ def on_lost_worker(*arguments: str) -> Iterator[None]:
     """Replaces this process by a new one of the same command, where a worker is lost in the body.
 
     TensorFlow cannot take a worker back: all must begin anew. So the new process makes its strategy again, which waits
-    for the lost worker for a limited time, and the training goes on from its newest checkpoint. Put `fit` in the body,
-    with `tfvae.callbacks.Checkpoints` among the callbacks, and have the lost worker started again by what started it.
+    for the lost worker for a limited time, and the training goes on from its newest checkpoint. Put into the body what
+    makes the strategy and the model, in which all workers take part, and `fit` with `tfvae.callbacks.Checkpoints` among
+    the callbacks; have the lost worker started again by what started it.
 
     Args:
         arguments: added to the command, unless they are there.

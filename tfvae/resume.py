@@ -6,7 +6,9 @@ it starts with that epoch, and passes over the batches that were trained on.
 """
 
 import json
+import math
 import pathlib
+import types
 import warnings
 from collections.abc import Callable, MutableMapping, Sequence
 from typing import Any
@@ -15,7 +17,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from tfvae import epochs, strategies
+from tfvae import checks, epochs, files, inputs, strategies
 from tfvae.callbacks import Checkpoints, NonFiniteLossWarning
 
 _POSITION, _SEEDS, _METRICS = "position", "seed_generators", "metrics"
@@ -27,17 +29,23 @@ class Progress:
     Attributes:
         epoch: the epoch, from 0.
         step: how many steps of the epoch are done.
+        first_pass: how many epochs were trained before epoch 0, by earlier calls of `fit`.
         metrics: the state of the metrics at that step, or None where it is not known.
         loaded: whether these come from a file.
-        to_skip: how many batches are still to be passed over.
+        under_way: whether the training has begun, so that a file says no more where it is.
+        to_pass: how many batches of earlier epochs are still to be passed over.
+        to_skip: how many batches of this epoch are still to be passed over.
         seed: of the order of arrays, the same after the weights are restored.
     """
 
     def __init__(self) -> None:
         self.epoch = 0
         self.step = 0
-        self.metrics: list[np.ndarray] | None = None
+        self.first_pass = 0
+        self.metrics: np.ndarray | None = None
         self.loaded = False
+        self.under_way = False
+        self.to_pass = 0
         self.to_skip = 0
         self.seed = 0
 
@@ -50,10 +58,11 @@ def save_state(model: keras.Model, progress: Progress, store: MutableMapping[str
         progress: where its training is.
         store: where Keras collects the model's own weights.
     """
-    store[_POSITION] = np.array([progress.epoch, progress.step])
+    store[_POSITION] = np.array([progress.epoch, progress.step, progress.first_pass])
     for name, variables in ((_SEEDS, seed_variables(model)), (_METRICS, _metric_variables(model))):
         if variables:
-            store[name] = np.stack([keras.ops.convert_to_numpy(variable) for variable in variables])
+            # Metrics of a user's layer may have any shape.
+            store[name] = np.concatenate([np.ravel(keras.ops.convert_to_numpy(variable)) for variable in variables])
 
 
 def load_state(model: keras.Model, progress: Progress, store: MutableMapping[str, Any]) -> None:
@@ -71,18 +80,26 @@ def load_state(model: keras.Model, progress: Progress, store: MutableMapping[str
     saved = {name: np.array(store[name]) for name in store.keys() if not name.isdecimal()}  # noqa: SIM118
     if _POSITION not in saved:
         return
-    seeds = saved.get(_SEEDS, ())
-    variables = seed_variables(model)
-    if len(variables) != len(seeds):
+    seeds, variables = saved.get(_SEEDS, np.zeros(0)), seed_variables(model)
+    if not _assign(variables, seeds):
         raise ValueError(
             f"The weights must be those of a model with {len(variables)} layers that draw random numbers. Received: "
-            f"weights of one with {len(seeds)}"
+            f"weights of one with {len(seeds) // 2}"
         )
-    for variable, value in zip(variables, seeds, strict=True):
-        variable.assign(value)
-    progress.epoch, progress.step = (int(number) for number in saved[_POSITION])
-    progress.metrics = list(saved[_METRICS]) if _METRICS in saved else None
-    progress.loaded = True
+    if not progress.under_way:
+        progress.epoch, progress.step, progress.first_pass = (int(number) for number in saved[_POSITION])
+        progress.metrics = saved.get(_METRICS)
+        progress.loaded = True
+
+
+def _assign(variables: Sequence[keras.Variable], values: np.ndarray) -> bool:
+    """Sets variables to their parts of an array, or returns False where these are not as long."""
+    ends = np.cumsum([math.prod(variable.shape) for variable in variables], dtype=int)
+    if len(values) != (ends[-1] if variables else 0):
+        return False
+    for variable, value in zip(variables, np.split(values, ends[:-1]), strict=False):
+        variable.assign(value.reshape(variable.shape))
+    return True
 
 
 def seed_variables(model: keras.Model) -> list[keras.Variable]:
@@ -106,6 +123,9 @@ def counting(model: keras.Model, progress: Progress, function: Callable[[Any], A
     """
 
     def train_function(iterator: Any) -> Any:
+        if progress.to_pass > 0:
+            _skip(iterator, progress.to_pass)
+            progress.to_pass = 0
         if progress.to_skip > 0:
             progress.to_skip -= model.steps_per_execution
             _skip(iterator, model.steps_per_execution)
@@ -133,26 +153,24 @@ class FollowEpochs(keras.callbacks.Callback):
 
     Args:
         progress: where the training is.
-        steps_per_epoch: the steps of an epoch where an epoch is no pass over the data, so that an iterator goes on from
-            one to the next; else None.
+        batches_per_epoch: the batches of an epoch where an epoch is no pass over the data, so that an iterator goes on
+            from one to the next; else None.
     """
 
-    def __init__(self, progress: Progress, steps_per_epoch: int | None) -> None:
+    def __init__(self, progress: Progress, batches_per_epoch: int | None) -> None:
         super().__init__()
         self._progress = progress
-        self._steps_per_epoch = steps_per_epoch
+        self._batches_per_epoch = batches_per_epoch
 
     def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         """Starts an epoch, or goes on with the one that was cut."""
         progress = self._progress
-        epochs.set_epoch(epoch if self._steps_per_epoch is None else None)
+        epochs.set_epoch(progress.first_pass + epoch if self._batches_per_epoch is None else None)
         if progress.loaded:
-            done = 0 if self._steps_per_epoch is None else epoch * self._steps_per_epoch
-            progress.to_skip = done + progress.step
-            variables = self.model.metrics_variables
-            if progress.step and progress.metrics is not None and len(progress.metrics) == len(variables):
-                for variable, value in zip(variables, progress.metrics, strict=True):
-                    variable.assign(value)
+            progress.to_pass = epoch * (self._batches_per_epoch or 0)
+            progress.to_skip = progress.step
+            if progress.step and progress.metrics is not None:
+                _assign(self.model.metrics_variables, progress.metrics)
         else:
             progress.step = 0
         progress.epoch, progress.loaded = epoch, False
@@ -170,7 +188,7 @@ class Resume(keras.callbacks.Callback):
     Args:
         progress: where the training is.
         restoring: whether a callback restores weights to go on with.
-        shuffled: whether the order of the data is drawn by a `tf.data` shuffle, which starts anew.
+        shuffled: whether the order of the data is drawn from a state that starts anew.
     """
 
     def __init__(self, progress: Progress, restoring: bool, shuffled: bool) -> None:
@@ -185,6 +203,7 @@ class Resume(keras.callbacks.Callback):
         if self._restoring and strategies.workers(self.model.distribute_strategy)[1] > 1:
             send_from_first_worker(self.model, progress)
         progress.loaded = progress.loaded and self._restoring
+        progress.under_way = True
         progress.seed = self.model.noise_seed
         if not progress.loaded:
             return
@@ -192,10 +211,14 @@ class Resume(keras.callbacks.Callback):
         self.model._initial_epoch = progress.epoch
         if self._shuffled and (progress.epoch or progress.step):
             warnings.warn(
-                "`x` is shuffled by `tf.data`, whose order starts anew, so that this training differs from one that "
-                "was not cut. Pass arrays, or make the dataset with `tfvae.data` or `tfvae.epochs.ordered`.",
+                "`x` is shuffled by `tf.data` or Keras, whose order starts anew, so that this training differs from "
+                "one that was not cut. Pass arrays, or make the dataset with `tfvae.data` or `tfvae.epochs.ordered`.",
                 stacklevel=2,
             )
+
+    def on_train_end(self, logs: dict[str, Any] | None = None) -> None:
+        """From here a file says again where a training is."""
+        self._progress.under_way = False
 
 
 def send_from_first_worker(model: keras.Model, progress: Progress) -> None:
@@ -207,7 +230,7 @@ def send_from_first_worker(model: keras.Model, progress: Progress) -> None:
     """
     strategy = model.distribute_strategy
     variables = [*model.weights, *seed_variables(model), *model.optimizer.variables]
-    position = tf.constant([progress.epoch, progress.step, progress.loaded], tf.int64)
+    position = tf.constant([progress.epoch, progress.step, progress.first_pass, progress.loaded], tf.int64)
 
     def of_first_replica() -> list[tf.Tensor]:
         context = tf.distribute.get_replica_context()
@@ -223,7 +246,8 @@ def send_from_first_worker(model: keras.Model, progress: Progress) -> None:
     *values, position = [strategy.experimental_local_results(value)[0] for value in sent]
     for variable, value in zip(variables, values, strict=True):
         variable.assign(tf.cast(value, variable.dtype))
-    progress.epoch, progress.step, progress.loaded = int(position[0]), int(position[1]), bool(position[2])
+    progress.epoch, progress.step, progress.first_pass, loaded = (int(number) for number in position)
+    progress.loaded = bool(loaded)
 
 
 def add_callbacks(model: keras.Model, progress: Progress, arguments: dict[str, Any]) -> None:
@@ -234,9 +258,14 @@ def add_callbacks(model: keras.Model, progress: Progress, arguments: dict[str, A
         progress: it is set to the start of the training.
         arguments: those of `keras.Model.fit`, by name.
     """
-    progress.epoch, progress.step, progress.loaded = arguments.get("initial_epoch", 0), 0, False
+    initial_epoch = arguments.get("initial_epoch", 0)
+    # So that the data come in another order where `fit` is called again.
+    progress.first_pass += progress.epoch - initial_epoch
+    progress.epoch, progress.step, progress.loaded, progress.under_way = initial_epoch, 0, False, False
     # Keras keeps the one that an earlier training was resumed with.
     model._initial_epoch = None
+    # An earlier training that was interrupted has not ended its warm-up.
+    model.kl_weight.assign(1.0)
     callbacks = arguments.get("callbacks")
     if isinstance(callbacks, keras.callbacks.CallbackList):
         own = callbacks.callbacks
@@ -247,19 +276,19 @@ def add_callbacks(model: keras.Model, progress: Progress, arguments: dict[str, A
     backups = [callback for callback in own if isinstance(callback, keras.callbacks.BackupAndRestore)]
     for callback in backups:
         _mend_backup(callback)
-    x, steps_per_epoch = arguments["x"], arguments.get("steps_per_epoch")
-    if isinstance(x, tf.data.Dataset) and x.cardinality() == steps_per_epoch:
-        steps_per_epoch = None
+    batches_per_epoch = _batches_per_epoch(model, arguments)
     restoring = bool(backups) or any(isinstance(callback, Checkpoints) for callback in own)
-    own.insert(0, FollowEpochs(progress, steps_per_epoch))
-    own += [NonFiniteLossWarning(), Resume(progress, restoring, is_shuffled(x))]
+    own.insert(0, FollowEpochs(progress, batches_per_epoch))
+    own += [NonFiniteLossWarning(), Resume(progress, restoring, _is_shuffled(arguments))]
     for callback in own:
         callback.set_model(model)
 
 
 def _mend_backup(callback: keras.callbacks.BackupAndRestore) -> None:
     """Removes the note of the epoch that Keras was killed while writing: the weights hold it too."""
-    note = pathlib.Path(callback.backup_dir) / "training_metadata.json"
+    folder = pathlib.Path(callback.backup_dir)
+    files.remove_temporaries(folder)
+    note = folder / "training_metadata.json"
     try:
         json.loads(note.read_text())
     except FileNotFoundError:
@@ -268,12 +297,41 @@ def _mend_backup(callback: keras.callbacks.BackupAndRestore) -> None:
         note.unlink()
 
 
-def is_shuffled(dataset: Any) -> bool:
-    """Whether a dataset, or one that it is made of, is a `tf.data.Dataset.shuffle`."""
-    if not isinstance(dataset, tf.data.Dataset):
-        return False
-    return "Shuffle" in type(dataset).__name__ or any(is_shuffled(part) for part in _inputs_of(dataset))
+def _batches_per_epoch(model: keras.Model, arguments: dict[str, Any]) -> int | None:
+    """The batches of an epoch where it is no pass over the data, which then have no end; else None."""
+    x, steps = arguments["x"], arguments.get("steps_per_epoch")
+    if steps is None:
+        return None
+    # Keras takes whole executions where the data do not end.
+    steps = math.ceil(steps / model.steps_per_execution) * model.steps_per_execution
+    if _number_of_batches(arguments) <= steps:
+        return None
+    if isinstance(x, tf.data.Dataset):
+        # As Keras does, which a resumed epoch would mislead about where the data end.
+        arguments["x"] = x.repeat()
+    return steps
 
 
-def _inputs_of(dataset: tf.data.Dataset) -> Sequence[Any]:
-    return dataset._inputs()
+def _number_of_batches(arguments: dict[str, Any]) -> float:
+    x = arguments["x"]
+    if isinstance(x, tf.data.Dataset):
+        number = int(x.cardinality())
+        return number if number >= 0 else math.inf
+    if isinstance(x, keras.utils.PyDataset):
+        return math.inf if x.num_batches is None else x.num_batches
+    if isinstance(x, types.GeneratorType):
+        return math.inf
+    size = arguments.get("batch_size")
+    return math.ceil(len(checks.to_numpy(inputs.unpack(x)[0])) / size) if size else arguments["steps_per_epoch"]
+
+
+def _is_shuffled(arguments: dict[str, Any]) -> bool:
+    """Whether the order of the data is drawn from a state, that of a `tf.data.Dataset.shuffle` or of Keras."""
+    x = arguments["x"]
+    if isinstance(x, tf.data.Dataset):
+        return _has_shuffle(x)
+    return bool(arguments.get("shuffle", True)) and not isinstance(x, types.GeneratorType)
+
+
+def _has_shuffle(dataset: tf.data.Dataset) -> bool:
+    return "Shuffle" in type(dataset).__name__ or any(_has_shuffle(part) for part in dataset._inputs())

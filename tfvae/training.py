@@ -1,13 +1,14 @@
 """The training of a run, which can be cut anywhere and resumed: what is in its folder while it lasts."""
 
 import csv
-import shutil
 from pathlib import Path
 
 import keras
 import numpy as np
+import tensorflow as tf
 import yaml
 
+from tfvae import files, strategies
 from tfvae.callbacks import Checkpoints
 from tfvae.data import Pipelines
 from tfvae.vae import VAE
@@ -18,8 +19,10 @@ _FREE = {"strategy", "devices", "worker_timeout", "save_freq", "resume", "overwr
 
 
 def is_trained(folder: Path) -> bool:
-    """Whether a training in a run's folder came to its end."""
-    return (folder / "model.keras").exists() and not (folder / _CHECKPOINTS).exists()
+    """Whether a training in a run's folder came to its end, and not by diverging."""
+    if not (folder / "model.keras").exists() or (folder / _CHECKPOINTS).exists():
+        return False
+    return bool(np.isfinite(history(folder)["loss"][-1]))
 
 
 def start(folder: Path, config: str, *, resume: bool, overwrite: bool) -> None:
@@ -35,6 +38,7 @@ def start(folder: Path, config: str, *, resume: bool, overwrite: bool) -> None:
         ValueError: the folder holds a run that is neither to be resumed nor to be overwritten, or another one than is
             to be resumed.
     """
+    files.remove_temporaries(folder)
     cut = (folder / _CHECKPOINTS).exists()
     if cut and resume:
         _check_same(yaml.safe_load((folder / "config.yaml").read_text()), yaml.safe_load(config), folder)
@@ -43,11 +47,14 @@ def start(folder: Path, config: str, *, resume: bool, overwrite: bool) -> None:
         raise ValueError(f"{folder} holds a training that was cut: pass --resume to go on, or --overwrite")
     if (folder / "model.keras").exists() and not overwrite:
         raise ValueError(f"{folder} holds a trained model: choose another --name, or pass --overwrite")
-    shutil.rmtree(folder / _CHECKPOINTS, ignore_errors=True)
     folder.mkdir(parents=True, exist_ok=True)
-    for name in ("model.keras", "history.csv", "evaluation.txt"):
+    # Before the checkpoints: a model that was cut would count as trained without them.
+    for name in ("evaluation.txt", "model.keras"):
         (folder / name).unlink(missing_ok=True)
-    (folder / "config.yaml").write_text(config)
+    _remove_checkpoints(folder)
+    (folder / "history.csv").unlink(missing_ok=True)
+    with files.replacing(folder / "config.yaml") as path:
+        path.write_text(config)
 
 
 def fit(model: VAE, pipelines: Pipelines, folder: Path, *, epochs: int, save_freq: int | str, chief: bool) -> None:
@@ -88,15 +95,15 @@ def fit(model: VAE, pipelines: Pipelines, folder: Path, *, epochs: int, save_fre
         # The checkpoints last: what they hold is in the other files before.
         callbacks=[*callbacks, checkpoints],
     )
-    if not chief:
-        return
-    losses = history(folder)["loss"]
-    if not np.isfinite(losses[-1]):
-        shutil.rmtree(folder / _CHECKPOINTS)
+    diverged = chief and not np.isfinite(history(folder)["loss"][-1])
+    if chief:
+        if not diverged:
+            model.save(folder / "model.keras")
+        # From here on the run counts as trained.
+        _remove_checkpoints(folder)
+    _wait_for_workers(model.distribute_strategy)
+    if diverged:
         raise FloatingPointError(f"the training diverged; its history is in {folder / 'history.csv'}")
-    model.save(folder / "model.keras")
-    # From here on the run counts as trained.
-    shutil.rmtree(folder / _CHECKPOINTS)
 
 
 def history(folder: Path) -> dict[str, list[float]]:
@@ -112,8 +119,26 @@ def _cut_history(folder: Path, epoch: int) -> list[float]:
     if not path.exists():
         return []
     lines = path.read_bytes().splitlines(keepends=True)[: epoch + 1]
-    path.write_bytes(b"".join(lines) if epoch else b"")
+    with files.replacing(path) as written:
+        written.write_bytes(b"".join(lines) if epoch else b"")
     return history(folder)["loss"] if epoch else []
+
+
+def _remove_checkpoints(folder: Path) -> None:
+    """Removes them at once: a kill between two of them would leave what looks like a training that was cut."""
+    if (folder / _CHECKPOINTS).exists():
+        (folder / _CHECKPOINTS).rename(folder / f"{files.TEMPORARY}{_CHECKPOINTS}")
+    files.remove_temporaries(folder)
+
+
+def _wait_for_workers(strategy: tf.distribute.Strategy) -> None:
+    """Returns once all workers are here: if one of them were lost after another has ended, it could not go on."""
+
+    def one() -> tf.Tensor:
+        return tf.distribute.get_replica_context().all_reduce(tf.distribute.ReduceOp.SUM, tf.constant(1.0))
+
+    if strategies.workers(strategy)[1] > 1:
+        tf.function(lambda: strategy.run(one), autograph=False)()
 
 
 def _check_same(config: dict, received: dict, folder: Path) -> None:

@@ -1,0 +1,175 @@
+"""Checkpoints as files, and the KL warm-up by hand."""
+
+import hashlib
+import os
+import re
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from tfvae import files
+from tfvae.callbacks import Checkpoints, KLWarmUp
+from tfvae.elbo import ElboTerms
+
+
+def names(folder):
+    return sorted(path.name for path in folder.iterdir())
+
+
+@pytest.fixture
+def trained(x, tiny_vae, tmp_path):
+    """A folder with the checkpoints of three epochs of 5 steps."""
+    vae = tiny_vae()
+    vae.compile("adam")
+    vae.fit(x, batch_size=4, epochs=3, callbacks=Checkpoints(tmp_path, keep=3), verbose=0)
+    return tmp_path
+
+
+def resumed(x, tiny_vae, folder, **arguments):
+    """The epochs that a training with the checkpoints of a folder still takes."""
+    vae = tiny_vae()
+    vae.compile("adam")
+    return vae.fit(x, batch_size=4, callbacks=Checkpoints(folder, **arguments), epochs=4, verbose=0).epoch
+
+
+# Checkpoints
+
+
+def test_a_checkpoint_is_named_by_its_epoch_step_and_digest(trained):
+    assert [name[:16] for name in names(trained)] == [f"{epoch:06d}-{0:09d}" for epoch in (1, 2, 3)]
+    for path in trained.iterdir():
+        assert path.name[17:33] == hashlib.sha256(path.read_bytes()).hexdigest()[:16]
+
+
+@pytest.mark.parametrize(
+    ("save_freq", "steps_per_execution", "expected"),
+    [
+        ("epoch", 1, [(0, 0), (1, 0), (2, 0)]),
+        (2, 1, [(0, 0), (0, 2), (0, 4), (1, 0), (1, 2), (1, 4), (2, 0)]),
+        (4, 3, [(0, 0), (0, 6), (1, 0), (1, 6), (2, 0)]),
+        (100, 1, [(0, 0), (1, 0), (2, 0)]),
+    ],
+)
+def test_checkpoints_are_written_as_often_as_asked(save_freq, steps_per_execution, expected, x, tiny_vae, tmp_path):
+    vae = tiny_vae()
+    vae.compile("adam", steps_per_execution=steps_per_execution)
+    vae.fit(x, batch_size=4, epochs=2, callbacks=Checkpoints(tmp_path, save_freq, keep=99), verbose=0)
+    found = [tuple(map(int, name.split("-")[:2])) for name in names(tmp_path)]
+    assert found == expected
+
+
+def test_only_as_many_are_kept_as_asked(x, tiny_vae, tmp_path):
+    vae = tiny_vae()
+    vae.compile("adam")
+    vae.fit(x, batch_size=4, epochs=3, callbacks=Checkpoints(tmp_path, save_freq=1, keep=2), verbose=0)
+    assert [name[:16] for name in names(tmp_path)] == ["000002-000000005", "000003-000000000"]
+
+
+DAMAGES = {
+    "a flipped bit": lambda content: content[:3000] + bytes([content[3000] ^ 1]) + content[3001:],
+    "cut short": lambda content: content[: len(content) // 2],
+    "empty": lambda content: b"",
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_of_a_damaged_checkpoint_the_one_before_is_used(damage, trained, x, tiny_vae):
+    newest = max(trained.iterdir())
+    newest.write_bytes(DAMAGES[damage](newest.read_bytes()))
+    with pytest.warns(UserWarning, match=f"checkpoint is damaged.*Received: .*{re.escape(newest.name)}"):
+        assert resumed(x, tiny_vae, trained) == [2, 3]
+    assert f"damaged-{newest.name}" in names(trained)
+
+
+@pytest.mark.filterwarnings("ignore:A checkpoint is damaged")
+def test_nothing_is_trained_when_no_checkpoint_is_whole(trained, x, tiny_vae):
+    for path in trained.iterdir():
+        path.write_bytes(b"")
+    for _ in range(2):
+        with pytest.raises(ValueError, match="`folder` must hold a checkpoint that is whole, or none"):
+            resumed(x, tiny_vae, trained)
+
+
+def test_what_a_kill_leaves_is_removed_and_never_taken_for_a_checkpoint(trained, x, tiny_vae):
+    (trained / f"{files.TEMPORARY}.weights.h5").write_bytes(b"half")
+    (trained / f"{files.TEMPORARY}ab12-{files.TEMPORARY}.weights.h5").write_bytes(b"half")
+    assert resumed(x, tiny_vae, trained) == [3]
+    assert not [name for name in names(trained) if name.startswith(files.TEMPORARY)]
+
+
+def test_a_write_that_fails_leaves_the_checkpoints_from_before(trained, x, tiny_vae, monkeypatch):
+    before = names(trained)
+
+    def full_disk(*_):
+        raise OSError("no space left")
+
+    monkeypatch.setattr(os, "fsync", full_disk)
+    with pytest.raises(OSError, match="no space left"):
+        resumed(x, tiny_vae, trained)
+    monkeypatch.undo()
+    assert names(trained) == before
+    assert resumed(x, tiny_vae, trained) == [3]
+
+
+@pytest.mark.parametrize("arguments", [{"save_freq": 0}, {"save_freq": "step"}, {"keep": 0}, {"keep": 1.5}])
+def test_bad_arguments_are_named(arguments, tmp_path):
+    (name,) = arguments
+    with pytest.raises(ValueError, match=f"`{name}` must be .*Received: {name}="):
+        Checkpoints(tmp_path, **arguments)
+
+
+# The KL warm-up
+
+
+class Weights(keras.callbacks.Callback):
+    def __init__(self):
+        super().__init__()
+        self.values = []
+
+    def on_train_batch_end(self, batch, logs=None):
+        self.values.append(float(self.model.kl_weight))
+
+
+@pytest.mark.parametrize(
+    ("steps_per_execution", "expected"),
+    [(1, [0.2, 0.4, 0.6, 0.8, 1.0, 1.0, 1.0, 1.0]), (2, [0.2, 0.6, 1.0, 1.0])],
+)
+def test_the_weight_rises_to_one(steps_per_execution, expected, x, known_model):
+    model, weights = known_model(steps_per_execution=steps_per_execution), Weights()
+    model.fit(x, batch_size=5, epochs=2, callbacks=[KLWarmUp(4, start=0.2), weights], verbose=0)
+    assert weights.values == pytest.approx(expected)
+    assert float(model.kl_weight) == 1.0
+
+
+def test_the_weighted_divergence_is_in_the_training_loss_alone(x, known_model):
+    model = known_model()
+    # One step, at the weight 0.25.
+    history = model.fit(x, batch_size=20, validation_data=x, callbacks=KLWarmUp(99, start=0.25), verbose=0).history
+    log_likelihood, kl = x[:, 0].mean(), x[:, 1].mean()
+    assert history["loss"][0] == pytest.approx(0.25 * kl - log_likelihood, rel=1e-5)
+    assert history["elbo"][0] == pytest.approx(log_likelihood - kl, rel=1e-5)
+    assert history["val_loss"][0] == pytest.approx(kl - log_likelihood, rel=1e-5)
+
+
+def test_a_warm_up_that_is_longer_than_the_training_warns(x, known_model, recwarn):
+    known_model().fit(x, batch_size=5, epochs=2, callbacks=KLWarmUp(8), verbose=0)
+    assert not [warning for warning in recwarn if "warm-up" in str(warning.message)]
+    with pytest.warns(UserWarning, match="takes longer than the training, 8 steps.*Received: steps=9"):
+        known_model().fit(x, batch_size=5, epochs=2, callbacks=KLWarmUp(9), verbose=0)
+
+
+@pytest.mark.parametrize("arguments", [{"steps": 0}, {"steps": 5, "start": -0.1}, {"steps": 5, "start": float("nan")}])
+def test_bad_arguments_of_the_warm_up_are_named(arguments):
+    with pytest.raises(ValueError, match=rf"`{list(arguments)[-1]}` must be .*Received: {list(arguments)[-1]}="):
+        KLWarmUp(**arguments)
+
+
+def test_tempered_terms_weigh_all_that_is_no_likelihood():
+    rng = np.random.default_rng(0)
+    terms = ElboTerms(*(tf.constant(rng.normal(size=shape)) for shape in ((3, 5), (3, 5), (3, 5), (5,))))
+    tempered = terms.tempered(tf.constant(0.3, tf.float64))
+    expected = terms.log_likelihood + 0.3 * (terms.log_prior - terms.log_posterior)
+    np.testing.assert_allclose(tempered.log_weights, expected, rtol=1e-12)
+    np.testing.assert_allclose(tempered.elbo, tf.reduce_mean(terms.log_likelihood, 0) - 0.3 * terms.kl, rtol=1e-12)
