@@ -20,22 +20,21 @@ parser.add_argument("output", type=Path, help="the folder of the first worker's 
 parser.add_argument("--epochs", type=int, default=10)
 arguments = parser.parse_args()
 
-# First of all, because it starts TensorFlow.
-strategy = tfvae.strategy("auto", timeout=600)
-is_chief = tfvae.strategies.is_chief()
-
-with strategy.scope():
-    data = tfvae.data.load(arguments.data, batch_size=256)
-    event_shape = tuple(data.train.element_spec.shape[1:])
-    vae = tfvae.VAE(
-        tfvae.networks.dense_encoder(event_shape),
-        tfvae.networks.dense_decoder(8, event_shape),
-        latent_dim=8,
-        likelihood=tfvae.likelihoods.Normal(scale="learned"),
-    )
-    vae.compile(keras.optimizers.Adam(1e-3))
-
+# A worker that loses another one starts here again, as a new process.
 with tfvae.restart.on_lost_worker():
+    # First of all, because it starts TensorFlow.
+    strategy = tfvae.strategy("auto", timeout=600)
+    is_chief = tfvae.strategies.is_chief()
+    with strategy.scope():
+        data = tfvae.data.load(arguments.data, batch_size=256)
+        event_shape = tuple(data.train.element_spec.shape[1:])
+        vae = tfvae.VAE(
+            tfvae.networks.dense_encoder(event_shape),
+            tfvae.networks.dense_decoder(8, event_shape),
+            latent_dim=8,
+            likelihood=tfvae.likelihoods.Normal(scale="learned"),
+        )
+        vae.compile(keras.optimizers.Adam(1e-3))
     vae.fit(
         data.train,
         validation_data=data.validation,

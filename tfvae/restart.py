@@ -31,6 +31,9 @@ def on_lost_worker(*arguments: str) -> Iterator[None]:
     try:
         yield
     except _LOST as error:
+        if "TF_CONFIG" not in os.environ:
+            # No worker can be lost: the error is another one, which would come again.
+            raise
         lines = error.message.splitlines()
         reason = next((line for line in lines if "aborted" in line), lines[0])
         print(f"tfvae: a worker was lost, starting again: {reason}", file=sys.stderr, flush=True)
