@@ -121,16 +121,19 @@ def reduce_gradients(gradients: Sequence[Any], optimizer: keras.optimizers.Optim
     present = [tf.convert_to_tensor(gradient) for gradient in gradients if gradient is not None]
     context = tf.distribute.get_replica_context()
     present = context.all_reduce(tf.distribute.ReduceOp.SUM, present)
-    scale = tf.cast(optimizer.scale_loss(1.0), tf.float32)
+    scale = optimizer.scale_loss(1.0)
+    # Without the scale, with which the squares in a norm overflow before the gradients do.
+    present = [gradient / tf.cast(scale, gradient.dtype) for gradient in present]
     if inner.clipnorm:
-        present = [tf.clip_by_norm(gradient, inner.clipnorm * scale) for gradient in present]
+        present = [tf.clip_by_norm(gradient, inner.clipnorm) for gradient in present]
     elif inner.global_clipnorm:
-        present = tf.clip_by_global_norm(present, inner.global_clipnorm * scale)[0]
+        present = tf.clip_by_global_norm(present, inner.global_clipnorm)[0]
     elif inner.clipvalue:
-        limit = inner.clipvalue * scale
+        limit = inner.clipvalue
         # Infinity must remain, for the LossScaleOptimizer to see.
         present = [tf.where(tf.math.is_finite(g), tf.clip_by_value(g, -limit, limit), g) for g in present]
-    parts = iter(gradient / context.num_replicas_in_sync for gradient in present)
+    share = scale / context.num_replicas_in_sync
+    parts = iter(gradient * tf.cast(share, gradient.dtype) for gradient in present)
     return [None if gradient is None else next(parts) for gradient in gradients]
 
 
