@@ -4,6 +4,7 @@ import csv
 import inspect
 import json
 
+import h5py
 import keras
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ import tensorflow as tf
 
 import tfvae
 from tfvae import VAE
+from tfvae.callbacks import Checkpoints, KLWarmUp
 from tfvae.elbo import ElboTerms
 from tfvae.likelihoods import ContinuousBernoulli, Normal
 from tfvae.objectives import ELBO
@@ -141,6 +143,22 @@ def test_weights_alone_go_on_bit_for_bit(x, tiny_vae, tmp_path):
     assert_same_weights(other, vae)
 
 
+def test_weights_of_another_version_load(x, tiny_vae, tmp_path):
+    vae, other = (compiled(tiny_vae(encoder=dropout())) for _ in range(2))
+    vae.fit(x, verbose=0)
+    vae.save_weights(tmp_path / "vae.weights.h5")
+    with h5py.File(tmp_path / "vae.weights.h5", "a") as file:
+        for name in ("position", "metrics", "seed_generators"):
+            del file["vars"][name]
+        assert all(name.isdecimal() for name in file["vars"])
+    other.load_weights(tmp_path / "vae.weights.h5")
+    assert_same_weights(other, vae)
+
+
+def dropout():
+    return keras.Sequential([keras.Input((4,)), keras.layers.Dense(8), keras.layers.Dropout(0.5)])
+
+
 @pytest.mark.parametrize("use", ["predict", "encode"])
 def test_the_export_of_keras_works_after_any_method(use, x, tiny_vae, tmp_path):
     vae = compiled(tiny_vae())
@@ -228,6 +246,60 @@ def test_backup_and_restore_goes_on_bit_for_bit_where_training_was_interrupted(x
     history = resumed.fit(x, callbacks=keras.callbacks.BackupAndRestore(tmp_path), **arguments)
     assert history.epoch == [1, 2]
     assert_same_weights(resumed, vae)
+
+
+def test_fit_starts_at_its_own_epoch_again_after_a_training_that_was_resumed(x, known_model, tmp_path):
+    model = known_model()
+    model.fit(x, epochs=2, callbacks=Checkpoints(tmp_path / "first"), verbose=0)
+    assert model.fit(x, epochs=3, callbacks=Checkpoints(tmp_path / "first"), verbose=0).epoch == [2]
+    assert model.fit(x, epochs=1, callbacks=Checkpoints(tmp_path / "second"), verbose=0).epoch == [0]
+    assert model.fit(x, epochs=2, verbose=0).epoch == [0, 1]
+
+
+def test_weights_that_are_loaded_before_fit_do_not_make_it_go_on(x, known_model, tmp_path):
+    model = known_model()
+    checkpoint = keras.callbacks.ModelCheckpoint(tmp_path / "{epoch}.weights.h5", save_weights_only=True, save_freq=7)
+    model.fit(x, batch_size=4, epochs=2, callbacks=checkpoint, verbose=0)
+    model.load_weights(tmp_path / "2.weights.h5")
+    assert model.progress == (1, 2)
+    before = int(model.optimizer.iterations)
+    assert model.fit(x, batch_size=4, epochs=2, verbose=0).epoch == [0, 1]
+    assert int(model.optimizer.iterations) == before + 10
+
+
+def test_a_model_that_was_saved_in_mid_training_is_trained_anew_with_the_whole_divergence(x, tiny_vae, tmp_path):
+    checkpoint = keras.callbacks.ModelCheckpoint(tmp_path / "middle.keras", save_freq=3)
+    compiled(tiny_vae()).fit(x, batch_size=5, callbacks=[KLWarmUp(4), checkpoint], verbose=0)
+    loaded = keras.saving.load_model(tmp_path / "middle.keras")
+    assert loaded.progress == (0, 3)
+    assert loaded.kl_weight == 1.0
+    assert loaded.fit(x, batch_size=5, verbose=0).epoch == [0]
+    assert loaded.optimizer.iterations == 7
+
+
+class Back(keras.callbacks.Callback):
+    """Loads the weights of the first epoch after the second."""
+
+    def __init__(self, path):
+        super().__init__()
+        self.path = path
+
+    def on_epoch_end(self, epoch, logs=None):
+        if epoch == 0:
+            self.model.save_weights(self.path)
+        if epoch == 1:
+            self.model.load_weights(self.path)
+
+
+@pytest.mark.parametrize("kind", ["array", "dataset"])
+def test_weights_that_are_loaded_in_mid_training_do_not_move_it(kind, x, known_model, tmp_path):
+    endless = tf.data.Dataset.from_tensor_slices(x).batch(5).repeat()
+    data = {"array": {"x": x, "batch_size": 5}, "dataset": {"x": endless, "steps_per_epoch": 4}}[kind]
+    model = known_model()
+    model.fit(**data, epochs=4, callbacks=Back(tmp_path / "first.weights.h5"), verbose=0)
+    # Those of the second epoch are lost, and no others.
+    assert model.optimizer.iterations == 12
+    assert model.progress == (4, 0)
 
 
 def test_early_stopping_and_a_csv_log_follow_the_bound(x, known_model, tmp_path):

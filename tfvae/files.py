@@ -15,12 +15,14 @@ def replacing(path: pathlib.Path) -> Iterator[pathlib.Path]:
     """Writes a file beside its place, and moves it there by one rename.
 
     Args:
-        path: the file; an earlier one is there until the new one is whole.
+        path: the file, or a link to it; an earlier one is there until the new one is whole.
 
     Yields:
         The path to write to, with the same suffixes.
     """
-    temporary = path.with_name(f"{TEMPORARY}{secrets.token_hex(4)}-{path.name}")
+    temporary_name = f"{TEMPORARY}{secrets.token_hex(4)}-{path.name}"
+    path = path.resolve()
+    temporary = path.with_name(temporary_name)
     try:
         yield temporary
         # Without this a rename may reach the disk before what it renames.
