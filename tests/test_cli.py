@@ -57,7 +57,7 @@ def table_values(output, label):
 
 def test_train_writes_the_run_and_the_exports(trained):
     run = trained / "runs" / "digits"
-    names = {"model.keras", "history.csv", "config.yaml"}
+    names = {"model.keras", "history.csv", "config.yaml", "evaluation.txt"}
     names |= {"reconstructions.png", "samples.png", "latent.png", "history.png"}
     assert {path.name for path in run.iterdir()} == names
     for path in run.glob("*.png"):

@@ -95,10 +95,14 @@ def fit(model: VAE, pipelines: Pipelines, folder: Path, *, epochs: int, save_fre
         # The checkpoints last: what they hold is in the other files before.
         callbacks=[*callbacks, checkpoints],
     )
-    diverged = chief and not np.isfinite(history(folder)["loss"][-1])
+    losses = history(folder)["loss"] if chief else []
+    diverged = chief and not np.isfinite(losses[-1])
     if chief:
         if not diverged:
             model.save(folder / "model.keras")
+        elif not np.isfinite(losses).any():
+            # Keras saves the first epoch, whatever its loss.
+            (folder / "model.keras").unlink(missing_ok=True)
         # From here on the run counts as trained.
         _remove_checkpoints(folder)
     _wait_for_workers(model.distribute_strategy)
