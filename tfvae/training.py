@@ -35,13 +35,14 @@ def start(folder: Path, config: str, *, resume: bool, overwrite: bool) -> None:
         overwrite: write into the folder of an earlier run.
 
     Raises:
-        ValueError: the folder holds a run that is neither to be resumed nor to be overwritten, or another one than is
-            to be resumed.
+        ValueError: the folder holds a run that is neither to be resumed nor to be overwritten, another one than is to
+            be resumed, or no checkpoint that is whole.
     """
     files.remove_temporaries(folder)
     cut = (folder / _CHECKPOINTS).exists()
     if cut and resume:
         _check_same(yaml.safe_load((folder / "config.yaml").read_text()), yaml.safe_load(config), folder)
+        Checkpoints(folder / _CHECKPOINTS).newest()
         return
     if cut and not overwrite:
         raise ValueError(f"{folder} holds a training that was cut: pass --resume to go on, or --overwrite")

@@ -1,0 +1,267 @@
+"""The training of a run: cut, resumed, refused, overwritten, diverged, and killed at any step of the file system."""
+
+import types
+
+import keras
+import numpy as np
+import pytest
+
+from tfvae import cli, plots, runs, training
+from tfvae.vae import VAE
+
+# Two epochs of 45 steps.
+TRAIN = ["train", "digits", "--epochs", "2", "--hidden", "[16]", "--latent_dim", "2", "--num_samples", "20"]
+
+
+@pytest.fixture
+def after(monkeypatch):
+    """Leaves out what comes after a training, and lists what of it was called."""
+    called = []
+    monkeypatch.setattr(runs, "evaluation", lambda *_: called.append("evaluation") or "the evaluation")
+    monkeypatch.setattr(runs, "draw", lambda *_: called.append("draw"))
+    monkeypatch.setattr(plots, "history", lambda *_: types.SimpleNamespace(savefig=lambda path: None))
+    monkeypatch.setattr(cli, "_export", lambda *_: called.append("export"))
+    return called
+
+
+class Cut(keras.callbacks.Callback):
+    """Interrupts the training after a step of an epoch; step 0 is the end of the epoch before."""
+
+    def __init__(self, epoch, step):
+        super().__init__()
+        self.at = epoch, step
+
+    def on_train_batch_end(self, batch, logs=None):
+        if self.model.progress == self.at:
+            raise KeyboardInterrupt
+
+    def on_epoch_end(self, epoch, logs=None):
+        self.on_train_batch_end(0)
+
+
+@pytest.fixture
+def train(tmp_path, monkeypatch, after):
+    """Runs `tfvae train` in a folder of this test, with further arguments and callbacks, the last ones to be called."""
+    monkeypatch.chdir(tmp_path)
+    fit = VAE.fit
+
+    def run(*arguments, callbacks=()):
+        def fit_with(self, x, **keywords):
+            keywords["callbacks"] += callbacks
+            return fit(self, x, **keywords)
+
+        monkeypatch.setattr(VAE, "fit", fit_with)
+        cli.main([*TRAIN, *arguments])
+
+    return run
+
+
+@pytest.fixture
+def train_cut(train):
+    def run(epoch, step, *arguments):
+        with pytest.raises(KeyboardInterrupt):
+            train(*arguments, callbacks=[Cut(epoch, step)])
+
+    return run
+
+
+@pytest.fixture
+def refused(train, capsys):
+    """The one line that says why a command is refused."""
+
+    def run(*arguments):
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as raised:
+            train(*arguments)
+        assert raised.value.code == 2
+        (line,) = capsys.readouterr().err.splitlines()
+        return line
+
+    return run
+
+
+@pytest.fixture
+def run_folder(tmp_path):
+    return tmp_path / "runs" / "digits"
+
+
+def contents(folder):
+    return {path: (path.read_bytes(), path.stat().st_mtime_ns) for path in folder.rglob("*") if path.is_file()}
+
+
+def names(folder):
+    return sorted(path.name for path in folder.iterdir())
+
+
+def weights(folder):
+    return keras.saving.load_model(folder / "model.keras").get_weights()
+
+
+def test_a_run_that_is_cut_again_and_again_ends_as_one_that_was_not(train, train_cut, refused, run_folder, after):
+    train("--name", "uncut")
+    train_cut(0, 20, "--resume", "--save_freq", "7")
+    before = contents(run_folder)
+    assert "holds a training that was cut: pass --resume to go on, or --overwrite" in refused()
+    assert "holds a training that was cut" in refused("--resume", "false")
+    assert "`--epochs` must be as in runs/digits/config.yaml, 2," in refused("--resume", "--epochs", "3")
+    assert "`--likelihood` must be as in" in refused("--resume", "--likelihood.scale", "0.5")
+    assert contents(run_folder) == before
+    # At the end of an epoch, and in the middle of the next.
+    train_cut(1, 0, "--resume", "true", "--save_freq", "7")
+    train_cut(1, 44, "--resume", "--strategy", "one_device")
+    assert after == ["evaluation", "draw", "export"]
+    train("--resume", "--save_freq", "100")
+    uncut = run_folder.with_name("uncut")
+    assert (run_folder / "history.csv").read_bytes() == (uncut / "history.csv").read_bytes()
+    for value, expected in zip(weights(run_folder), weights(uncut), strict=True):
+        np.testing.assert_array_equal(value, expected)
+    assert names(run_folder) == ["config.yaml", "evaluation.txt", "history.csv", "model.keras"]
+
+
+def test_a_run_that_is_complete_is_left_alone(train, refused, run_folder, after, capsys, monkeypatch):
+    train()
+    before = contents(run_folder)
+    capsys.readouterr()
+    train("--resume")
+    assert capsys.readouterr().out == "runs/digits is trained already\n"
+    assert "holds a trained model: choose another --name, or pass --overwrite" in refused()
+    assert contents(run_folder) == before
+    # As after a kill in the export.
+    (run_folder / "evaluation.txt").unlink()
+    after.clear()
+    train("--resume", callbacks=[Cut(0, 1)])
+    assert after == ["evaluation", "draw", "export"]
+    assert (run_folder / "evaluation.txt").read_text() == "the evaluation\n"
+    del before[run_folder / "evaluation.txt"]
+    assert contents(run_folder).items() > before.items()
+
+
+@pytest.mark.parametrize("value", [[], ["true"]])
+def test_a_run_that_is_overwritten_starts_anew(value, train, train_cut, run_folder):
+    train_cut(1, 20)
+    assert names(run_folder) == ["checkpoints", "config.yaml", "history.csv", "model.keras"]
+    train_cut(0, 1, "--overwrite", *value, "--latent_dim", "3")
+    assert names(run_folder) == ["checkpoints", "config.yaml", "history.csv"]
+    (checkpoint,) = names(run_folder / "checkpoints")
+    assert checkpoint.startswith("000000-000000000-")
+    assert (run_folder / "history.csv").read_bytes() == b""
+    assert "latent_dim: 3" in (run_folder / "config.yaml").read_text()
+
+
+class Diverge(keras.callbacks.Callback):
+    """Makes the weights infinite in the second epoch."""
+
+    def on_epoch_begin(self, epoch, logs=None):
+        if epoch == 1:
+            self.model.trainable_variables[0].assign(self.model.trainable_variables[0] * np.inf)
+
+
+def test_a_run_that_diverges_keeps_its_history_and_counts_as_no_trained_one(train, refused, run_folder, after):
+    with (
+        pytest.warns(UserWarning, match="The loss was nan in epoch 2"),
+        pytest.raises(SystemExit, match=r"tfvae: the training diverged; its history is in runs/digits/history\.csv"),
+    ):
+        train("--resume", callbacks=[Diverge()])
+    losses = training.history(run_folder)["loss"]
+    assert np.isfinite(losses).tolist() == [True, False]
+    assert names(run_folder) == ["config.yaml", "history.csv", "model.keras"]
+    assert all(np.isfinite(value).all() for value in weights(run_folder))
+    assert "pass --overwrite" in refused("--resume")
+    assert after == []
+
+
+@pytest.mark.filterwarnings("ignore:A checkpoint is damaged")
+def test_a_run_without_a_checkpoint_that_is_whole_is_refused(train_cut, refused, run_folder):
+    train_cut(0, 5)
+    for path in (run_folder / "checkpoints").iterdir():
+        path.write_bytes(b"")
+    for _ in range(2):
+        assert "must hold a checkpoint that is whole" in refused("--resume")
+
+
+# Kills at every step of the file system
+
+MOMENTS = """
+import pathlib, re, shutil, sys
+import keras, numpy as np, tfvae
+from tfvae import training
+
+root = pathlib.Path(sys.argv[1])
+keras.utils.set_random_seed(0)
+x = np.random.default_rng(0).normal(size=(50, 4)).astype("float32")
+pipelines = tfvae.data.load(x, batch_size=10)
+model = tfvae.VAE(tfvae.networks.dense_encoder((4,), (8,)), tfvae.networks.dense_decoder(2, (4,), (8,)), 2)
+model.compile(keras.optimizers.Adam(0.01))
+model.optimizer.build(model.trainable_variables)
+variables = [*model.weights, *model.optimizer.variables]
+beginning = [variable.numpy() for variable in variables]
+
+
+class Cut(keras.callbacks.Callback):
+    def on_train_batch_end(self, batch, logs=None):
+        if self.model.progress == (1, 3):
+            raise KeyboardInterrupt
+
+
+def train(folder, resume, *callbacks):
+    for variable, value in zip(variables, beginning, strict=True):
+        variable.assign(value)
+    model._progress.__init__()
+    model.fit = lambda x, **keywords: tfvae.VAE.fit(
+        model, x, **{**keywords, "callbacks": [*keywords["callbacks"], *callbacks], "verbose": 0}
+    )
+    training.start(folder, "epochs: 2", resume=resume, overwrite=not resume)
+    training.fit(model, pipelines, folder, epochs=2, save_freq=3, chief=True)
+
+
+def end(folder):
+    weights = keras.saving.load_model(folder / "model.keras").get_weights()
+    return (folder / "history.csv").read_text(), [weight.tolist() for weight in weights]
+
+
+def listing():
+    found = []
+    for path in sorted(folder.rglob("*")):
+        # Without digests and random numbers.
+        found.append(re.sub("-[0-9a-f]{16}|-[0-9a-f]{8}", "", str(path.relative_to(folder))))
+        if path.suffix == ".csv":
+            found.append(len(path.read_text().splitlines()))
+    return str(found)
+
+
+def hook(event, arguments):
+    if event in ("open", "os.mkdir", "os.rename", "os.remove", "os.rmdir", "shutil.rmtree") and not busy:
+        busy.append(event)
+        now = listing()
+        if now not in moments:
+            moments[now] = root / f"moment {len(moments)}"
+            shutil.copytree(folder, moments[now], copy_function=shutil.copyfile)
+        busy.clear()
+
+
+train(root / "uncut", False)
+expected = end(root / "uncut")
+folder, moments, busy = root / "run", {}, []
+try:
+    train(folder, False, Cut())
+except KeyboardInterrupt:
+    pass
+sys.addaudithook(hook)
+train(folder, False)
+busy.append("done")
+trained = 0
+for now, moment in moments.items():
+    trained += training.is_trained(moment)
+    if not training.is_trained(moment):
+        train(moment, True)
+        assert sorted(path.name for path in moment.iterdir()) == ["config.yaml", "history.csv", "model.keras"], now
+    assert end(moment) == expected, now
+print(len(moments), trained)
+"""
+
+
+def test_a_kill_at_any_step_of_the_file_system_leaves_what_can_be_resumed(run_python, tmp_path):
+    # A killed process leaves what is on disk at that moment, so copies of the folder stand for kills at exact steps.
+    moments, trained = map(int, run_python(MOMENTS, tmp_path).split()[-2:])
+    assert moments > 20
+    assert 0 < trained < moments / 2
