@@ -8,10 +8,12 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from scipy.special import logsumexp
 
 from tfvae import files
 from tfvae.callbacks import Checkpoints, KLWarmUp
 from tfvae.elbo import ElboTerms
+from tfvae.objectives import Objective
 
 
 def names(folder):
@@ -19,19 +21,17 @@ def names(folder):
 
 
 @pytest.fixture
-def trained(x, tiny_vae, tmp_path):
+def trained(x, known_model, tmp_path):
     """A folder with the checkpoints of three epochs of 5 steps."""
-    vae = tiny_vae()
-    vae.compile("adam")
-    vae.fit(x, batch_size=4, epochs=3, callbacks=Checkpoints(tmp_path, keep=3), verbose=0)
+    model = known_model()
+    model.fit(x, batch_size=4, epochs=3, callbacks=Checkpoints(tmp_path, keep=3), verbose=0)
     return tmp_path
 
 
-def resumed(x, tiny_vae, folder, **arguments):
+def resumed(x, known_model, folder, **arguments):
     """The epochs that a training with the checkpoints of a folder still takes."""
-    vae = tiny_vae()
-    vae.compile("adam")
-    return vae.fit(x, batch_size=4, callbacks=Checkpoints(folder, **arguments), epochs=4, verbose=0).epoch
+    model = known_model()
+    return model.fit(x, batch_size=4, callbacks=Checkpoints(folder, **arguments), epochs=4, verbose=0).epoch
 
 
 # Checkpoints
@@ -52,18 +52,16 @@ def test_a_checkpoint_is_named_by_its_epoch_step_and_digest(trained):
         (100, 1, [(0, 0), (1, 0), (2, 0)]),
     ],
 )
-def test_checkpoints_are_written_as_often_as_asked(save_freq, steps_per_execution, expected, x, tiny_vae, tmp_path):
-    vae = tiny_vae()
-    vae.compile("adam", steps_per_execution=steps_per_execution)
-    vae.fit(x, batch_size=4, epochs=2, callbacks=Checkpoints(tmp_path, save_freq, keep=99), verbose=0)
+def test_checkpoints_are_written_as_often_as_asked(save_freq, steps_per_execution, expected, x, known_model, tmp_path):
+    model = known_model(steps_per_execution=steps_per_execution)
+    model.fit(x, batch_size=4, epochs=2, callbacks=Checkpoints(tmp_path, save_freq, keep=99), verbose=0)
     found = [tuple(map(int, name.split("-")[:2])) for name in names(tmp_path)]
     assert found == expected
 
 
-def test_only_as_many_are_kept_as_asked(x, tiny_vae, tmp_path):
-    vae = tiny_vae()
-    vae.compile("adam")
-    vae.fit(x, batch_size=4, epochs=3, callbacks=Checkpoints(tmp_path, save_freq=1, keep=2), verbose=0)
+def test_only_as_many_are_kept_as_asked(x, known_model, tmp_path):
+    model = known_model()
+    model.fit(x, batch_size=4, epochs=3, callbacks=Checkpoints(tmp_path, save_freq=1, keep=2), verbose=0)
     assert [name[:16] for name in names(tmp_path)] == ["000002-000000005", "000003-000000000"]
 
 
@@ -75,31 +73,31 @@ DAMAGES = {
 
 
 @pytest.mark.parametrize("damage", DAMAGES)
-def test_of_a_damaged_checkpoint_the_one_before_is_used(damage, trained, x, tiny_vae):
+def test_of_a_damaged_checkpoint_the_one_before_is_used(damage, trained, x, known_model):
     newest = max(trained.iterdir())
     newest.write_bytes(DAMAGES[damage](newest.read_bytes()))
     with pytest.warns(UserWarning, match=f"checkpoint is damaged.*Received: .*{re.escape(newest.name)}"):
-        assert resumed(x, tiny_vae, trained) == [2, 3]
+        assert resumed(x, known_model, trained) == [2, 3]
     assert f"damaged-{newest.name}" in names(trained)
 
 
 @pytest.mark.filterwarnings("ignore:A checkpoint is damaged")
-def test_nothing_is_trained_when_no_checkpoint_is_whole(trained, x, tiny_vae):
+def test_nothing_is_trained_when_no_checkpoint_is_whole(trained, x, known_model):
     for path in trained.iterdir():
         path.write_bytes(b"")
     for _ in range(2):
         with pytest.raises(ValueError, match="`folder` must hold a checkpoint that is whole, or none"):
-            resumed(x, tiny_vae, trained)
+            resumed(x, known_model, trained)
 
 
-def test_what_a_kill_leaves_is_removed_and_never_taken_for_a_checkpoint(trained, x, tiny_vae):
+def test_what_a_kill_leaves_is_removed_and_never_taken_for_a_checkpoint(trained, x, known_model):
     (trained / f"{files.TEMPORARY}.weights.h5").write_bytes(b"half")
     (trained / f"{files.TEMPORARY}ab12-{files.TEMPORARY}.weights.h5").write_bytes(b"half")
-    assert resumed(x, tiny_vae, trained) == [3]
+    assert resumed(x, known_model, trained) == [3]
     assert not [name for name in names(trained) if name.startswith(files.TEMPORARY)]
 
 
-def test_a_write_that_fails_leaves_the_checkpoints_from_before(trained, x, tiny_vae, monkeypatch):
+def test_a_write_that_fails_leaves_the_checkpoints_from_before(trained, x, known_model, monkeypatch):
     before = names(trained)
 
     def full_disk(*_):
@@ -107,10 +105,19 @@ def test_a_write_that_fails_leaves_the_checkpoints_from_before(trained, x, tiny_
 
     monkeypatch.setattr(os, "fsync", full_disk)
     with pytest.raises(OSError, match="no space left"):
-        resumed(x, tiny_vae, trained)
+        resumed(x, known_model, trained)
     monkeypatch.undo()
     assert names(trained) == before
-    assert resumed(x, tiny_vae, trained) == [3]
+    assert resumed(x, known_model, trained) == [3]
+
+
+def test_checkpoints_of_another_model_are_refused(trained, x, tiny_vae):
+    vae = tiny_vae()
+    vae.compile("adam")
+    with pytest.raises(
+        ValueError, match=r"^`folder` must hold checkpoints of this model\. Received: .*000003-.*h5: A total"
+    ):
+        vae.fit(x, callbacks=Checkpoints(trained), verbose=0)
 
 
 @pytest.mark.parametrize("arguments", [{"save_freq": 0}, {"save_freq": "step"}, {"keep": 0}, {"keep": 1.5}])
@@ -151,6 +158,51 @@ def test_the_weighted_divergence_is_in_the_training_loss_alone(x, known_model):
     assert history["loss"][0] == pytest.approx(0.25 * kl - log_likelihood, rel=1e-5)
     assert history["elbo"][0] == pytest.approx(log_likelihood - kl, rel=1e-5)
     assert history["val_loss"][0] == pytest.approx(kl - log_likelihood, rel=1e-5)
+
+
+def test_the_weight_goes_on_where_the_training_was_cut(x, known_model, tmp_path):
+    def cut(batch, logs):
+        if batch == 2:
+            raise KeyboardInterrupt
+
+    arguments = {"x": x, "batch_size": 4, "epochs": 2, "verbose": 0}
+    model, weights = known_model(), Weights()
+    with pytest.raises(KeyboardInterrupt):
+        model.fit(
+            **arguments,
+            callbacks=[KLWarmUp(8), Checkpoints(tmp_path, 1), keras.callbacks.LambdaCallback(on_train_batch_end=cut)],
+        )
+    known_model().fit(**arguments, callbacks=[KLWarmUp(8), Checkpoints(tmp_path, 1), weights])
+    # The first three are passed over.
+    assert weights.values[3:] == pytest.approx([0.375, 0.5, 0.625, 0.75, 0.875, 1.0, 1.0])
+    # A training that is interrupted leaves no weight to the next one.
+    assert float(model.kl_weight) == pytest.approx(0.25)
+    model.fit(**arguments, callbacks=weights)
+    assert set(weights.values[10:]) == {1.0}
+
+
+class ImportanceWeighted(Objective):
+    def __call__(self, terms):
+        return tf.reduce_logsumexp(terms.log_weights, axis=0) - np.log(self.num_samples)
+
+
+def test_the_loss_of_importance_weights_has_those_of_the_tempered_terms(x, tiny_vae):
+    vae = tiny_vae(objective=ImportanceWeighted(num_samples=5))
+    vae.compile(keras.optimizers.SGD(0.0))
+    start = vae.get_weights()
+    history = vae.fit(x, batch_size=20, shuffle=False, callbacks=KLWarmUp(99, start=0.25), verbose=0).history
+    vae.set_weights(start)
+    terms = vae.elbo_terms(x, num_samples=5, seed=vae.next_seed())
+    log_weights = terms.log_likelihood + 0.25 * (terms.log_prior - terms.log_posterior)
+    expected = -(logsumexp(log_weights, axis=0) - np.log(5)).mean()
+    assert history["loss"] == pytest.approx([expected], rel=1e-5)
+    assert history["loss"] != pytest.approx([-(logsumexp(terms.log_weights, axis=0) - np.log(5)).mean()], rel=1e-3)
+
+
+def test_a_list_of_callbacks_without_parameters_warms_up(x, known_model):
+    model = known_model()
+    callbacks = keras.callbacks.CallbackList([KLWarmUp(99)], add_history=True, model=model)
+    assert model.fit(x, callbacks=callbacks, verbose=0).epoch == [0]
 
 
 def test_a_warm_up_that_is_longer_than_the_training_warns(x, known_model, recwarn):

@@ -76,7 +76,12 @@ class Checkpoints(keras.callbacks.Callback):
             self._save(*self.model.progress)
         else:
             self.model.optimizer.build(self.model.trainable_variables)
-            self.model.load_weights(newest.path)
+            try:
+                self.model.load_weights(newest.path)
+            except ValueError as error:
+                raise ValueError(
+                    f"`folder` must hold checkpoints of this model. Received: {newest.path}: {error}"
+                ) from error
 
     def newest(self) -> Checkpoint | None:
         """The newest checkpoint that is whole, or None where there is none at all.
