@@ -158,6 +158,7 @@ def test_the_weighted_divergence_is_in_the_training_loss_alone(x, known_model):
     assert history["loss"][0] == pytest.approx(0.25 * kl - log_likelihood, rel=1e-5)
     assert history["elbo"][0] == pytest.approx(log_likelihood - kl, rel=1e-5)
     assert history["val_loss"][0] == pytest.approx(kl - log_likelihood, rel=1e-5)
+    assert model.kl_weight == 1.0
 
 
 def test_the_weight_goes_on_where_the_training_was_cut(x, known_model, tmp_path):

@@ -166,12 +166,19 @@ def test_keras_may_be_cut_while_it_writes_the_weights_and_its_note_of_the_epoch(
         return keras.callbacks.BackupAndRestore(tmp_path, save_freq=3)
 
     train_cut(trainee(), arrays, Cut(1, 5), make_saver())
-    (tmp_path / ".tmp-1234-latest.weights.h5").write_bytes(b"half")
     path = tmp_path / "training_metadata.json"
     path.unlink()
     if note is not None:
         path.write_text(note)
     assert assert_ends_the_same(trainee(), arrays, make_saver()) == [1, 2]
+
+
+def test_what_a_kill_left_of_a_backup_is_removed(x, known_model, tmp_path):
+    found = []
+    begin = keras.callbacks.LambdaCallback(on_train_begin=lambda logs: found.extend(tmp_path.iterdir()))
+    (tmp_path / ".tmp-1234-latest.weights.h5").write_bytes(b"half")
+    known_model().fit(x, callbacks=[keras.callbacks.BackupAndRestore(tmp_path), begin], verbose=0)
+    assert found == []
 
 
 def test_a_training_may_be_cut_again_before_it_is_where_it_was(trainee, tmp_path):

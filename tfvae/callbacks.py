@@ -105,8 +105,6 @@ class Checkpoints(keras.callbacks.Callback):
         """Writes a checkpoint where `save_freq` steps have been taken since the last."""
         if self.save_freq != "epoch":
             epoch, step = self.model.progress
-            if step < self._saved_at:
-                self._saved_at = 0
             if step - self._saved_at >= self.save_freq:
                 self._save(epoch, step)
 
