@@ -235,11 +235,20 @@ def listing():
 def hook(event, arguments):
     if event in ("open", "os.mkdir", "os.rename", "os.remove", "os.rmdir", "shutil.rmtree") and not busy:
         busy.append(event)
-        now = listing()
-        if now not in moments:
-            moments[now] = root / f"moment {len(moments)}"
-            shutil.copytree(folder, moments[now], copy_function=shutil.copyfile)
+        keep("")
+        if event == "open" and str(arguments[0]).startswith(str(folder / "")) and "w" in (arguments[1] or ""):
+            # What is written in place is empty at first.
+            keep(pathlib.Path(arguments[0]).relative_to(folder))
         busy.clear()
+
+
+def keep(emptied):
+    now = listing() + str(emptied)
+    if now not in moments and ".tmp-" not in str(emptied):
+        moments[now] = root / f"moment {len(moments)}"
+        shutil.copytree(folder, moments[now], copy_function=shutil.copyfile)
+        if emptied:
+            (moments[now] / emptied).write_bytes(b"")
 
 
 train(root / "uncut", False)
