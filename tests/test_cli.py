@@ -158,7 +158,12 @@ def test_print_config_shows_every_part(capsys):
         cli.main(["train", "--print_config"])
     assert raised.value.code == 0
     config = yaml.safe_load(capsys.readouterr().out)
-    assert config["objective"]["init_args"] == {"beta": 1.0, "num_samples": 1, "analytic_kl": True}
+    assert config["objective"]["init_args"] == {
+        "beta": 1.0,
+        "num_samples": 1,
+        "analytic_kl": True,
+        "sticking_the_landing": False,
+    }
     assert config["data"] == "digits"
     assert "config_yaml" not in config
 

@@ -38,7 +38,12 @@ def test_the_value_is_float32_for_each_example():
 
 
 def test_defaults_are_those_of_the_plain_bound():
-    assert ELBO().get_config() == {"num_samples": 1, "analytic_kl": True, "beta": 1.0}
+    assert ELBO().get_config() == {
+        "num_samples": 1,
+        "analytic_kl": True,
+        "beta": 1.0,
+        "sticking_the_landing": False,
+    }
 
 
 def test_beta_is_the_only_positional_argument():
@@ -87,7 +92,7 @@ def test_analytic_kl_must_be_a_bool(analytic_kl):
 
 def test_numpy_numbers_become_pythons():
     config = ELBO(np.float32(4.0), num_samples=np.int64(3)).get_config()
-    assert config == {"num_samples": 3, "analytic_kl": True, "beta": 4.0}
+    assert config == {"num_samples": 3, "analytic_kl": True, "beta": 4.0, "sticking_the_landing": False}
     assert {name: type(value) for name, value in config.items()} == {
         "num_samples": int,
         "analytic_kl": bool,

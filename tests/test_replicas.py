@@ -229,7 +229,7 @@ def test_a_nan_on_one_replica_is_in_the_logs_and_stops_training():
 class Noisy(Known):
     """A model with log p(x|z) = w times noise: each step of SGD adds to w the mean of the noise that is drawn."""
 
-    def elbo_terms(self, x, *, num_samples, seed, analytic_kl=True, training=False):
+    def elbo_terms(self, x, *, num_samples, seed, analytic_kl=True, path_gradient=False, training=False):
         log_likelihood = self.w * tf.random.stateless_normal([num_samples, tf.shape(x)[0]], seed)
         return ElboTerms(log_likelihood, *[tf.zeros_like(log_likelihood)] * 2, tf.zeros_like(x[:, 0]))
 

@@ -25,14 +25,22 @@ if TYPE_CHECKING:
         shards,
         strategies,
     )
+    from tfvae.amortized import LocalLatents
+    from tfvae.draws import Draws
+    from tfvae.latents import Latent
     from tfvae.model import VariationalModel
     from tfvae.strategies import strategy
     from tfvae.vae import VAE
+    from tfvae.variational_inference import VariationalInference
 
 __version__ = "0.1.0"
 
 __all__ = [
     "VAE",
+    "Draws",
+    "Latent",
+    "LocalLatents",
+    "VariationalInference",
     "VariationalModel",
     "callbacks",
     "data",
@@ -52,10 +60,13 @@ __all__ = [
 __getattr__, __dir__ = lazy_attributes(
     __name__,
     {
+        "amortized": ["LocalLatents"],
         "callbacks": [],
         "data": [],
+        "draws": ["Draws"],
         "epochs": [],
         "export": [],
+        "latents": ["Latent"],
         "likelihoods": [],
         "model": ["VariationalModel"],
         "networks": [],
@@ -66,8 +77,10 @@ __getattr__, __dir__ = lazy_attributes(
         "shards": [],
         "strategies": ["strategies", "strategy"],
         "vae": ["VAE"],
+        "variational_inference": ["VariationalInference"],
     },
 )
 
 # `keras.saving.load_model` finds only classes that are registered, so whoever has both Keras and tfvae has them all.
 wrapt.register_post_import_hook(lambda keras: importlib.import_module("tfvae.vae"), "keras")
+wrapt.register_post_import_hook(lambda keras: importlib.import_module("tfvae.variational_inference"), "keras")

@@ -19,6 +19,26 @@ import tensorflow_probability as tfp
 tfd = tfp.distributions
 
 
+class Path:
+    """The path by which the gradient reaches the parameters of q: from z = g(epsilon; parameters).
+
+    Attributes:
+        weights: what the gradient at z is multiplied by [S, B], or None for 1. An objective may set them once it has
+            the terms, and so before any gradient is taken.
+    """
+
+    def __init__(self) -> None:
+        self.weights: tf.Tensor | None = None
+
+    def follow(self, z: tf.Tensor) -> tf.Tensor:
+        """The same z [S, B, L], whose gradient will be multiplied by the weights."""
+
+        def gradient(upstream: tf.Tensor) -> tf.Tensor:
+            return upstream if self.weights is None else upstream * self.weights[..., tf.newaxis]
+
+        return tf.custom_gradient(lambda z: (tf.identity(z), gradient))(z)
+
+
 class ElboTerms(NamedTuple):
     """The terms of the bound, in nats, each evaluated at z ~ q(z|x).
 
@@ -27,12 +47,14 @@ class ElboTerms(NamedTuple):
         log_prior: log p(z) [S, B].
         log_posterior: log q(z|x) [S, B].
         kl: KL(q(z|x) || p(z)) [B], in closed form or as the mean of log q(z|x) - log p(z) over the samples.
+        path: how the gradient reaches q, where it does so through z alone; None where it is that of the terms.
     """
 
     log_likelihood: tf.Tensor
     log_prior: tf.Tensor
     log_posterior: tf.Tensor
     kl: tf.Tensor
+    path: Path | None = None
 
     @property
     def log_weights(self) -> tf.Tensor:
@@ -46,7 +68,52 @@ class ElboTerms(NamedTuple):
 
     def tempered(self, weight: tf.Tensor) -> "ElboTerms":
         """The terms with log p(z), log q(z|x) and the KL divergence multiplied by a weight, a scalar."""
-        return ElboTerms(self.log_likelihood, weight * self.log_prior, weight * self.log_posterior, weight * self.kl)
+        tempered = (weight * term for term in (self.log_prior, self.log_posterior, self.kl))
+        return ElboTerms(self.log_likelihood, *tempered, self.path)
+
+
+class Draws(NamedTuple):
+    """Draws of z.
+
+    Attributes:
+        z: the latent variables [S, B, L].
+        log_posterior: log q(z|x) [S, B].
+        path: see `ElboTerms`.
+    """
+
+    z: tf.Tensor
+    log_posterior: tf.Tensor
+    path: Path | None
+
+
+def draw(posterior: tfd.Distribution, num_samples: int, *, seed: tf.Tensor, path: Path | None = None) -> Draws:
+    """Draws z ~ q(z|x), reparameterised.
+
+    With a path the gradient of log q(z|x) with respect to the parameters of q at a fixed z, whose mean is zero, is left
+    out. What is left vanishes with q(z|x) = p(z|x), so that the noise of the gradient does.
+
+    Args:
+        posterior: q(z|x), with batch shape [B] and event shape [L].
+        num_samples: S, the number of draws for each example.
+        seed: int32 [2], a stateless seed: the same seed gives the same draws.
+        path: the path that the gradient takes, through z alone; None for the whole gradient.
+
+    Returns:
+        The draws and their log-densities, in nats.
+
+    Reference: Roeder et al. 2017, Sticking the Landing, equation 6.
+    """
+    z, log_posterior = posterior.experimental_sample_and_log_prob(num_samples, seed=seed)
+    if path is None:
+        return Draws(z, log_posterior, None)
+    z = path.follow(z)
+    fixed = tf.stop_gradient(z)
+    with tf.GradientTape(watch_accessed_variables=False) as tape:
+        tape.watch(fixed)
+        log_prob = posterior.log_prob(fixed)
+    score = tf.stop_gradient(tape.gradient(log_prob, fixed))
+    log_posterior = tf.stop_gradient(log_posterior) + tf.reduce_sum(score * (z - fixed), axis=-1)
+    return Draws(z, log_posterior, path)
 
 
 def estimate(
@@ -57,6 +124,7 @@ def estimate(
     num_samples: int,
     seed: tf.Tensor,
     analytic_kl: bool = True,
+    path_gradient: bool = False,
 ) -> ElboTerms:
     """Draws z ~ q(z|x), reparameterised, and evaluates the terms of the bound.
 
@@ -67,12 +135,14 @@ def estimate(
         num_samples: S, the number of draws for each example.
         seed: int32 [2], a stateless seed: the same seed gives the same draws.
         analytic_kl: use the closed form of the KL divergence where TFP has one; the Monte Carlo form otherwise.
+        path_gradient: let the gradient reach q through z alone: see `draw`.
 
     Returns:
         The terms, in nats per example.
     """
-    z, log_posterior = posterior.experimental_sample_and_log_prob(num_samples, seed=seed)
-    return terms_at(z, log_posterior, posterior, prior, log_likelihood, analytic_kl=analytic_kl)
+    z, log_posterior, path = draw(posterior, num_samples, seed=seed, path=Path() if path_gradient else None)
+    terms = terms_at(z, log_posterior, posterior, prior, log_likelihood, analytic_kl=analytic_kl)
+    return terms._replace(path=path)
 
 
 def terms_at(

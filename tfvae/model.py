@@ -1,7 +1,8 @@
 """The model that every model of tfvae is: a `keras.Model` whose `train_step` follows the gradient of a bound."""
 
 import abc
-import inspect
+import functools
+import numbers
 import os
 import random
 from collections.abc import Callable, Mapping, MutableMapping
@@ -11,7 +12,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from tfvae import checks, epochs, files, inputs, replicas, resume
+from tfvae import calls, checks, epochs, files, inputs, replicas, resume
 from tfvae.elbo import ElboTerms
 from tfvae.objectives import ELBO, Objective
 
@@ -20,7 +21,7 @@ class _Batch(NamedTuple):
     """What a step computes with.
 
     Attributes:
-        x: the data [B, ...], float32.
+        x: the data [B, ...], as `elbo_terms` takes them.
         sample_weight: the weights [B], float32, or None for 1.
         size: how many of the examples are this replica's: B, or 0 where B is 1 and the weight 0.
         global_size: the sum of `size` over the replicas.
@@ -58,6 +59,8 @@ class VariationalModel(keras.Model, abc.ABC):
         self.objective = ELBO() if objective is None else objective
         self._trackers = [keras.metrics.Mean(name=name) for name in ("elbo", "log_likelihood", "kl")]
         self._progress = resume.Progress()
+        # Past Keras, which would try to save these graphs with the model.
+        self.__dict__["_functions"] = {}
         # No weight, because a file that is saved during a warm-up must not keep it.
         self.kl_weight = tf.Variable(
             1.0, trainable=False, name="kl_weight", aggregation=tf.VariableAggregation.ONLY_FIRST_REPLICA
@@ -77,7 +80,14 @@ class VariationalModel(keras.Model, abc.ABC):
 
     @abc.abstractmethod
     def elbo_terms(
-        self, x: tf.Tensor, *, num_samples: int, seed: tf.Tensor, analytic_kl: bool = True, training: bool = False
+        self,
+        x: tf.Tensor,
+        *,
+        num_samples: int,
+        seed: tf.Tensor,
+        analytic_kl: bool = True,
+        path_gradient: bool = False,
+        training: bool = False,
     ) -> ElboTerms:
         """Estimates the terms of the bound.
 
@@ -86,6 +96,7 @@ class VariationalModel(keras.Model, abc.ABC):
             num_samples: S, the number of draws of z for each example.
             seed: int32 [2], a stateless seed.
             analytic_kl: use the closed form of the KL divergence where TFP has one.
+            path_gradient: let the gradient reach q through z alone: see `tfvae.elbo.draw`.
             training: whether layers such as dropout behave as in training.
 
         Returns:
@@ -102,6 +113,21 @@ class VariationalModel(keras.Model, abc.ABC):
         Raises:
             ValueError: this model cannot be trained on x.
         """
+
+    def unpack(self, data: Any) -> tuple[Any, Any]:
+        """Finds x and the sample weights, or None for these, in one element of what `fit` is given.
+
+        Args:
+            data: x, `(x,)`, `(x, y)` or `(x, y, sample_weight)`.
+
+        Raises:
+            ValueError: x is not what this model is trained on.
+        """
+        return inputs.unpack(data)
+
+    def cast(self, x: tf.Tensor) -> tf.Tensor:
+        """A tensor of x as `elbo_terms` takes it: float32."""
+        return tf.cast(x, tf.float32)
 
     @property
     def progress(self) -> tuple[int, int]:
@@ -154,25 +180,25 @@ class VariationalModel(keras.Model, abc.ABC):
 
     def predict_step(self, data: Any) -> Any:
         """The model's output for one batch."""
-        return self(inputs.unpack(data)[0], training=False)
+        return self(self.unpack(data)[0], training=False)
 
     def predict_on_batch(self, x: Any) -> Any:
         """The model's output for one batch."""
         # Keras has every replica compute all of it, and returns the copies one after the other.
-        return super().predict_on_batch(x)[: len(inputs.unpack(x)[0])]
+        return super().predict_on_batch(x)[: len(tf.nest.flatten(self.unpack(x)[0])[0])]
 
     def _batch(self, data: Any) -> _Batch:
         """What a step computes with; all that concerns other replicas, so that XLA may compile the rest."""
-        x, sample_weight = inputs.unpack(data)
-        x = tf.cast(x, tf.float32)
+        x, sample_weight = self.unpack(data)
+        x = tf.nest.map_structure(self.cast, x)
         if sample_weight is not None:
             sample_weight = tf.reshape(tf.cast(sample_weight, tf.float32), [-1])
-        rows = tf.shape(x)[:1]
+        rows = tf.shape(tf.nest.flatten(x)[0])[:1]
         size = tf.cast(rows[0], tf.float32)
         if replicas.count() > 1:
-            x = replicas.at_least_one(x)
+            x = tf.nest.map_structure(replicas.at_least_one, x)
             weights = tf.ones(rows) if sample_weight is None else sample_weight
-            sample_weight = tf.concat([weights, tf.zeros(tf.shape(x)[:1] - rows)], axis=0)
+            sample_weight = tf.concat([weights, tf.zeros(tf.maximum(1 - rows, 0))], axis=0)
         return _Batch(x, sample_weight, size, replicas.total(size), self.next_seed())
 
     def _gradients(self, batch: _Batch) -> tuple[list[Any], dict[str, tf.Tensor]]:
@@ -194,6 +220,7 @@ class VariationalModel(keras.Model, abc.ABC):
             num_samples=objective.num_samples,
             seed=batch.seed,
             analytic_kl=objective.analytic_kl,
+            path_gradient=objective.path_gradient,
             training=training,
         )
         losses = -objective(terms.tempered(self.kl_weight) if training else terms)
@@ -283,8 +310,8 @@ class VariationalModel(keras.Model, abc.ABC):
         Raises:
             ValueError: the model cannot be trained on x, or was compiled with a loss or with metrics.
         """
-        arguments = self._arguments(keras.Model.fit, x, *args, **kwargs)
-        self._check_validation(arguments)
+        arguments = calls.arguments_of(self, keras.Model.fit, x, *args, **kwargs)
+        calls.check_validation(self, arguments)
         if arguments.get("shuffle", True) is True:
             inputs.shuffle_arrays(arguments, lambda: self._progress.seed)
         if isinstance(arguments["x"], tf.data.Dataset):
@@ -315,7 +342,7 @@ class VariationalModel(keras.Model, abc.ABC):
         # Within `fit` Keras passes the validation data again, after every epoch.
         if kwargs.get("_use_cached_eval_dataset", False):
             return super().evaluate(x, *args, **kwargs)
-        arguments = self._arguments(keras.Model.evaluate, x, *args, **kwargs)
+        arguments = calls.arguments_of(self, keras.Model.evaluate, x, *args, **kwargs)
         return super().evaluate(**arguments)
 
     def predict(self, x: Any, *args: Any, **kwargs: Any) -> Any:
@@ -332,50 +359,41 @@ class VariationalModel(keras.Model, abc.ABC):
         Raises:
             ValueError: x is not data of the model.
         """
-        return super().predict(self._check_source(x, "x"), *args, **kwargs)
+        return super().predict(self.check_source(x, "x"), *args, **kwargs)
 
-    def _arguments(self, method: Callable[..., Any], *args: Any, **kwargs: Any) -> dict[str, Any]:
-        """The arguments of `fit` or `evaluate` by name, once they are checked."""
-        arguments = inspect.signature(method).bind(self, *args, **kwargs).arguments
-        arguments.pop("self")
-        self._check_compiled(method.__name__)
-        replicas.check(self)
-        arguments["x"] = self._check_source(arguments["x"], "x")
-        if arguments.get("y") is None:
-            if arguments.get("class_weight") is not None:
-                raise ValueError("`class_weight` needs the classes as `y`. Received: y=None")
-            # Keras drops the weights of x without y; y is not used.
-            arguments["y"] = arguments.get("sample_weight")
-        return {**arguments, **arguments.pop("kwargs", {})}
+    def _run(self, function: Callable[..., Any], *tensors: tf.Tensor, **constants: int) -> Any:
+        """Calls one of the model's functions as the model is compiled: eagerly, as a graph, or by XLA."""
+        function_of_tensors = functools.partial(function, **constants)
+        if self.run_eagerly:
+            return function_of_tensors(*tensors)
+        key = (function.__name__, self.jit_compile, *constants.items())
+        if key not in self._functions:
+            self._functions[key] = tf.function(function_of_tensors, reduce_retracing=True, jit_compile=self.jit_compile)
+        return self._functions[key](*tensors)
 
-    def _check_validation(self, arguments: dict[str, Any]) -> None:
-        """Checks `validation_data`, and gives it the form in which Keras keeps the sample weights."""
-        validation = arguments.get("validation_data")
-        if isinstance(validation, tuple | list):
-            self._check_source(next(iter(validation), None), "validation_data")
-            x_validation, y, sample_weight = keras.utils.unpack_x_y_sample_weight(tuple(validation))
-            arguments["validation_data"] = (x_validation, sample_weight if y is None else y, sample_weight)
-        elif validation is not None:
-            arguments["validation_data"] = self._check_source(validation, "validation_data")
+    def _seed(self, seed: int | None) -> tf.Tensor:
+        if seed is None:
+            return self.next_seed()
+        is_integer = isinstance(seed, numbers.Integral) and not isinstance(seed, bool)
+        if not (is_integer and -(2**31) <= seed < 2**31):
+            raise ValueError(f"`seed` must be an integer of 32 bits, or None. Received: seed={seed!r}")
+        return tf.constant([int(seed), 0], tf.int32)
 
-    def _check_compiled(self, method: str) -> None:
-        if not self.compiled:
-            raise ValueError(f"Call `compile()` before `{method}()`. Received: a model that is not compiled")
-        config = self.get_compile_config() or {}
-        for argument in ("loss", "metrics", "weighted_metrics"):
-            if config.get(argument) is not None:
-                raise ValueError(
-                    f"`compile({argument}=...)` has no meaning here: the model's objective is its loss, and its "
-                    f"metrics are loss, elbo, log_likelihood and kl. Received: {argument}={config[argument]!r}"
-                )
+    def check_source(self, data: Any, argument: str) -> Any:
+        """Checks the first batch of `data`, and returns `data` with nothing taken from it.
 
-    def _check_source(self, data: Any, argument: str) -> Any:
-        """Checks the first batch of `data`, and returns `data` with nothing taken from it."""
+        Args:
+            data: what a method such as `fit` was given.
+            argument: under which name.
+
+        Raises:
+            ValueError: this model cannot be trained on it.
+        """
         batch, data = inputs.peek(data)
         if batch is None:
             raise ValueError(f"`{argument}` must hold at least one batch. Received: {data!r}")
         try:
-            self.check_data(checks.to_numpy(inputs.unpack(batch)[0]))
+            self.check_data(tf.nest.map_structure(checks.to_numpy, self.unpack(batch)[0]))
         except ValueError as error:
             if argument == "x":
                 raise
@@ -390,7 +408,7 @@ class VariationalModel(keras.Model, abc.ABC):
         """
         if data_batch is not None:
             replicas.check(self)
-            self._check_source(data_batch, "x")
+            self.check_source(data_batch, "x")
         if self._distribute_strategy is not None:
             with self.distribute_strategy.scope():
                 self.optimizer.build(self.trainable_variables)

@@ -1,8 +1,7 @@
 """The variational autoencoder: a posterior that is amortised by an encoder, and a likelihood fed by a decoder."""
 
 import functools
-import numbers
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any, Self
 
 import keras
@@ -90,8 +89,6 @@ class VAE(VariationalModel):
                     f"model. Received: a {name} with latent_dim={part.latent_dim}"
                 )
         self.event_shape = None
-        # Past Keras, which would try to save these graphs with the model.
-        self.__dict__["_functions"] = {}
         input_shape = _input_shape(encoder)
         if input_shape is not None and None not in input_shape[1:]:
             self.build(input_shape)
@@ -145,7 +142,14 @@ class VAE(VariationalModel):
         return self.likelihood.mean(self.decoder(z, training=training))
 
     def elbo_terms(
-        self, x: tf.Tensor, *, num_samples: int, seed: tf.Tensor, analytic_kl: bool = True, training: bool = False
+        self,
+        x: tf.Tensor,
+        *,
+        num_samples: int,
+        seed: tf.Tensor,
+        analytic_kl: bool = True,
+        path_gradient: bool = False,
+        training: bool = False,
     ) -> elbo.ElboTerms:
         """Estimates the terms of the bound, in nats per example: see `VariationalModel.elbo_terms`."""
         return elbo.estimate(
@@ -155,6 +159,7 @@ class VAE(VariationalModel):
             num_samples=num_samples,
             seed=seed,
             analytic_kl=analytic_kl,
+            path_gradient=path_gradient,
         )
 
     def check_data(self, x: np.ndarray) -> None:
@@ -344,24 +349,6 @@ class VAE(VariationalModel):
             raise ValueError(
                 f"Build the model before `{method}()`: fit it, or call it. Received: a model not yet built"
             )
-
-    def _run(self, function: Callable[..., Any], *tensors: tf.Tensor, **constants: int) -> Any:
-        """Calls one of the model's functions as the model is compiled: eagerly, as a graph, or by XLA."""
-        function_of_tensors = functools.partial(function, **constants)
-        if self.run_eagerly:
-            return function_of_tensors(*tensors)
-        key = (function.__name__, self.jit_compile, *constants.items())
-        if key not in self._functions:
-            self._functions[key] = tf.function(function_of_tensors, reduce_retracing=True, jit_compile=self.jit_compile)
-        return self._functions[key](*tensors)
-
-    def _seed(self, seed: int | None) -> tf.Tensor:
-        if seed is None:
-            return self.next_seed()
-        is_integer = isinstance(seed, numbers.Integral) and not isinstance(seed, bool)
-        if not (is_integer and -(2**31) <= seed < 2**31):
-            raise ValueError(f"`seed` must be an integer of 32 bits, or None. Received: seed={seed!r}")
-        return tf.constant([int(seed), 0], tf.int32)
 
     def get_config(self) -> dict[str, Any]:
         """The constructor's arguments."""

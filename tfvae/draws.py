@@ -1,0 +1,169 @@
+"""Draws from an approximate posterior, and what their importance weights say of it."""
+
+import dataclasses
+import functools
+import importlib
+import math
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+if TYPE_CHECKING:
+    import arviz
+    import pandas
+
+# Above it importance sampling does not mend an approximation, and the approximation is not to be trusted.
+PARETO_K_LIMIT = 0.7
+
+
+@dataclasses.dataclass(frozen=True)
+class Draws(Mapping[str, np.ndarray]):
+    """Draws z ~ q, by name: `draws["mu"]` is [S, ...].
+
+    Each draw has an importance weight p(data, z) / q(z). The weights, their tail smoothed by a fitted Pareto
+    distribution (PSIS), correct every estimate for what q misses, if its tail is not too long: the shape of that
+    distribution, k-hat, says whether it is.
+
+    Args:
+        latents: the draws by name, each [S, ...].
+        log_weights: log p(data, z) - log q(z) [S], in nats.
+
+    Reference: Yao et al. 2018, Yes, but Did It Work?: Evaluating Variational Inference, algorithm 1; Vehtari et al.
+    2024, Pareto Smoothed Importance Sampling.
+    """
+
+    latents: dict[str, np.ndarray]
+    log_weights: np.ndarray
+
+    def __getitem__(self, name: str) -> np.ndarray:
+        return self.latents[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.latents)
+
+    def __len__(self) -> int:
+        return len(self.latents)
+
+    @property
+    def elbo(self) -> float:
+        """The evidence lower bound on log p(data), in nats."""
+        return float(np.mean(self.log_weights))
+
+    @property
+    def elbo_standard_error(self) -> float:
+        """The standard error of the ELBO, in nats."""
+        return float(np.std(self.log_weights, ddof=1) / math.sqrt(len(self.log_weights)))
+
+    @property
+    def pareto_k(self) -> float:
+        """The estimated shape k of the tail of the importance weights: below 0.5 good, above 0.7 not to be trusted."""
+        return self._psis[1]
+
+    @property
+    def weights(self) -> np.ndarray:
+        """The smoothed importance weights [S], whose sum is 1."""
+        return np.exp(self._psis[0])
+
+    @property
+    def log_evidence(self) -> float:
+        """The estimate of log p(data) by importance sampling, in nats."""
+        highest = self.log_weights.max()
+        return float(highest + np.log(np.mean(np.exp(self.log_weights - highest))))
+
+    @functools.cached_property
+    def _psis(self) -> tuple[np.ndarray, float]:
+        arviz = _import_arviz()
+        log_weights, pareto_k = arviz.psislw(self.log_weights.astype(float))
+        return np.asarray(log_weights), float(pareto_k)
+
+    def expectation(
+        self, function: Callable[[dict[str, np.ndarray]], np.ndarray], *, corrected: bool = True
+    ) -> np.ndarray:
+        """Estimates the posterior mean of a function of the latent variables.
+
+        Args:
+            function: maps the draws by name, each [S, ...], to values [S, ...].
+            corrected: weigh the draws by their smoothed importance weights; False takes the mean under q.
+
+        Returns:
+            The mean [...].
+        """
+        values = np.asarray(function(self.latents), float)
+        return np.tensordot(self._weights(corrected), values, axes=1)
+
+    def resample(self, num_samples: int | None = None, *, seed: int | None = None) -> dict[str, np.ndarray]:
+        """Draws again from these draws, by their smoothed importance weights: draws of equal weight.
+
+        Args:
+            num_samples: how many; None means S.
+            seed: the same seed gives the same draws.
+        """
+        size = len(self.log_weights)
+        rows = np.random.default_rng(seed).choice(size, size=num_samples or size, p=self._weights(True))
+        return {name: values[rows] for name, values in self.latents.items()}
+
+    def summary(self, *, corrected: bool = True) -> "pandas.DataFrame":
+        """A table with one row for each number among the latent variables.
+
+        Args:
+            corrected: see `expectation`.
+
+        Returns:
+            The columns `mean`, `sd`, `5%`, `50%` and `95%` (quantiles), `mcse_mean` (the Monte Carlo standard error of
+            the mean) and `pareto_k`, that of all of q.
+        """
+        import pandas
+
+        rows = {}
+        weights = self._weights(corrected)
+        for name, values in self.latents.items():
+            for index in np.ndindex(values.shape[1:]):
+                label = f"{name}[{', '.join(map(str, index))}]" if index else name
+                rows[label] = _moments(values[(slice(None), *index)].astype(float), weights)
+        table = pandas.DataFrame.from_dict(rows, orient="index")
+        return table.assign(pareto_k=self.pareto_k)
+
+    def to_arviz(self, *, corrected: bool = True, seed: int = 0) -> "arviz.InferenceData":
+        """The draws as ArviZ's InferenceData, for its plots, as one chain.
+
+        Args:
+            corrected: resample the draws by their smoothed importance weights; False gives those of q as they are.
+            seed: of the resampling.
+        """
+        arviz = _import_arviz()
+        posterior = self.resample(seed=seed) if corrected else self.latents
+        return arviz.from_dict(
+            posterior={name: values[np.newaxis] for name, values in posterior.items()},
+            attrs={"inference_library": "tfvae", "pareto_k": self.pareto_k, "elbo": self.elbo},
+        )
+
+    def _weights(self, corrected: bool) -> np.ndarray:
+        if not corrected:
+            return np.full(len(self.log_weights), 1.0 / len(self.log_weights))
+        # Exactly 1 in sum, which `choice` wants.
+        return self.weights / self.weights.sum()
+
+
+def _import_arviz() -> Any:
+    with warnings.catch_warnings():
+        # ArviZ says at each import that its next version will differ.
+        warnings.simplefilter("ignore", FutureWarning)
+        return importlib.import_module("arviz")
+
+
+def _moments(values: np.ndarray, weights: np.ndarray) -> dict[str, Any]:
+    """The weighted moments and quantiles of values [S]."""
+    mean = weights @ values
+    deviations = values - mean
+    order = np.argsort(values)
+    # The middle of each draw's share of the probability.
+    cumulative = np.cumsum(weights[order]) - 0.5 * weights[order]
+    quantiles = np.interp([0.05, 0.5, 0.95], cumulative, values[order])
+    return {
+        "mean": mean,
+        "sd": math.sqrt(weights @ deviations**2),
+        **dict(zip(("5%", "50%", "95%"), quantiles, strict=True)),
+        "mcse_mean": math.sqrt(weights**2 @ deviations**2),
+    }

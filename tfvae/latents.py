@@ -1,0 +1,172 @@
+"""The latent variables of a Bayesian model: their names, shapes and constraints, and their place in one vector.
+
+What is approximated is a density over an unconstrained vector z [L]. Each latent variable is a part of it, through a
+bijector: the density of z is that of the latent variables times the Jacobian of the bijectors.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import tensorflow as tf
+import tensorflow_probability as tfp
+
+tfb = tfp.bijectors
+tfd = tfp.distributions
+
+
+class Latent(NamedTuple):
+    """A latent variable.
+
+    Attributes:
+        shape: its shape, () for a number.
+        bijector: maps an unconstrained tensor to it, or None where it has no constraint: for example `tfb.Exp()` for
+            positive numbers, `tfb.Sigmoid()` for (0, 1), `tfb.IteratedSigmoidCentered()` for a simplex,
+            `tfb.Ascending()` for ordered numbers and `tfb.CorrelationCholesky()` for the Cholesky factor of a
+            correlation matrix.
+    """
+
+    shape: Sequence[int] = ()
+    bijector: tfb.Bijector | None = None
+
+
+class LatentSpace:
+    """The latent variables as parts of one unconstrained vector z [L].
+
+    Args:
+        shapes: a structure of the shapes of the latent variables.
+        bijector: maps a structure of unconstrained tensors to them.
+        names: their names, in the order of `tf.nest.flatten`.
+
+    Attributes:
+        names: the names.
+        dim: L.
+    """
+
+    def __init__(self, shapes: Any, bijector: tfb.Bijector, names: Sequence[str]) -> None:
+        self.names = tuple(names)
+        self._bijector = bijector
+        # The shapes themselves would be taken for structures.
+        self._structure = tf.nest.map_structure(tf.TensorShape, shapes)
+        unconstrained = bijector.inverse_event_shape(self._structure)
+        self._shapes = [tuple(shape.as_list()) for shape in tf.nest.flatten(self._structure)]
+        self._unconstrained_shapes = [tuple(shape.as_list()) for shape in tf.nest.flatten(unconstrained)]
+        self._unconstrained_structure = unconstrained
+        self._sizes = [math.prod(shape) for shape in self._unconstrained_shapes]
+        self.dim = sum(self._sizes)
+
+    @property
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """The shape of each latent variable."""
+        return dict(zip(self.names, self._shapes, strict=True))
+
+    def constrain(self, z: tf.Tensor) -> tuple[dict[str, tf.Tensor], tf.Tensor]:
+        """Computes the latent variables.
+
+        Args:
+            z: the unconstrained vector [S, L].
+
+        Returns:
+            The latent variables by name, each [S, ...], and the logarithm of the Jacobian [S].
+        """
+        parts = [
+            tf.reshape(part, tf.concat([tf.shape(z)[:-1], shape], axis=0))
+            for part, shape in zip(tf.split(z, self._sizes, axis=-1), self._unconstrained_shapes, strict=True)
+        ]
+        unconstrained = tf.nest.pack_sequence_as(self._unconstrained_structure, parts)
+        ranks = [len(shape) for shape in self._unconstrained_shapes]
+        log_jacobian = self._bijector.forward_log_det_jacobian(
+            unconstrained, tf.nest.pack_sequence_as(self._unconstrained_structure, ranks)
+        )
+        values = tf.nest.flatten(self._bijector.forward(unconstrained))
+        return dict(zip(self.names, values, strict=True)), tf.broadcast_to(log_jacobian, tf.shape(z)[:-1])
+
+    def split(self, z: np.ndarray) -> dict[str, np.ndarray]:
+        """The parts of one unconstrained vector z [L] by name."""
+        return dict(zip(self.names, np.split(z, np.cumsum(self._sizes)[:-1]), strict=True))
+
+    def unconstrain(self, values: Mapping[str, Any]) -> tf.Tensor:
+        """The unconstrained vector z [S, L] of latent variables by name, each [S, ...]."""
+        flat = [tf.convert_to_tensor(values[name], tf.float32) for name in self.names]
+        parts = tf.nest.flatten(self._bijector.inverse(tf.nest.pack_sequence_as(self._structure, flat)))
+        rows = len(flat[0])
+        return tf.concat([tf.reshape(part, [rows, -1]) for part in parts], axis=-1)
+
+
+def space(latents: Mapping[str, Latent | Sequence[int]] | tfd.JointDistribution) -> LatentSpace:
+    """Makes the space of latent variables.
+
+    Args:
+        latents: for each name a `Latent`, or a shape where there is no constraint; or a joint distribution over them,
+            whose supports are the constraints.
+
+    Raises:
+        ValueError: it is neither, or a bijector does not fit the shape of its variable.
+    """
+    if isinstance(latents, tfd.JointDistribution | tfp.experimental.distributions.JointDistributionPinned):
+        try:
+            bijector = latents.experimental_default_event_space_bijector()
+        except (TypeError, NotImplementedError) as error:
+            # TFP 0.25 makes none for a Dirichlet with NumPy 2.4.
+            raise ValueError(
+                "`latents` must say the bijectors of this joint distribution, for which TFP makes none, for example "
+                "tfb.IteratedSigmoidCentered() for a Dirichlet. Received: a joint distribution over "
+                f"{variables(latents)}"
+            ) from error
+        return LatentSpace(latents.event_shape, bijector, list(variables(latents)))
+    if not isinstance(latents, Mapping) or not latents:
+        raise ValueError(
+            "`latents` must be a dictionary from the name of each latent variable to its shape or its tfvae.Latent, or "
+            f"a joint distribution. Received: latents={latents!r}"
+        )
+    shapes, bijectors = {}, {}
+    # In the order of `tf.nest.flatten`.
+    for name in sorted(latents):
+        shapes[name], bijectors[name] = _checked(name, latents[name])
+    return LatentSpace(shapes, tfb.JointMap(bijectors), list(shapes))
+
+
+def _checked(name: str, latent: Any) -> tuple[tf.TensorShape, tfb.Bijector]:
+    """The shape and the bijector of a latent variable."""
+    shape, bijector = latent if isinstance(latent, Latent) else (latent, None)
+    bijector = tfb.Identity() if bijector is None else bijector
+    if not isinstance(bijector, tfb.Bijector) or not isinstance(shape, Sequence | tf.TensorShape):
+        raise ValueError(_message(name, latent))
+    try:
+        shape = tf.TensorShape(shape)
+        unconstrained = bijector.inverse_event_shape(shape)
+        given = bijector.forward(tf.zeros(unconstrained)).shape
+    except (ValueError, TypeError, tf.errors.OpError) as error:
+        raise ValueError(_message(name, latent)) from error
+    if given != shape:
+        raise ValueError(_message(name, latent))
+    return shape, bijector
+
+
+def _message(name: str, latent: Any) -> str:
+    return (
+        f"`latents[{name!r}]` must be a shape such as (), or a tfvae.Latent with a shape and a TFP bijector that gives "
+        f"tensors of this shape. Received: {latent!r}"
+    )
+
+
+def variables(joint: Any) -> dict[str, tuple[int, ...]]:
+    """The variables of a joint distribution by name, with their shapes, in the order of `tf.nest.flatten`."""
+    structure = joint.dtype
+    if isinstance(structure, Mapping):
+        names = sorted(structure)
+    else:
+        names = getattr(structure, "_fields", None) or joint._flat_resolve_names()
+    shapes = tf.nest.flatten(tf.nest.map_structure(tf.TensorShape, joint.event_shape))
+    return {name: tuple(shape.as_list()) for name, shape in zip(names, shapes, strict=True)}
+
+
+def describe(values: Mapping[str, Any], row: int) -> str:
+    """Names one row of the latent variables, for an error message."""
+    parts = []
+    for name, value in values.items():
+        value = np.asarray(value[row])
+        text = f"{value:.4g}" if value.ndim == 0 else np.array2string(value, precision=3, threshold=6, edgeitems=2)
+        parts.append(f"{name}={text}")
+    return ", ".join(parts)

@@ -1,0 +1,449 @@
+"""Variational inference: an approximation of the posterior of a user's own Bayesian model."""
+
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Self
+
+import keras
+import numpy as np
+import tensorflow as tf
+import tensorflow_probability as tfp
+
+from tfvae import checks, elbo, laplace, observations, starts
+from tfvae.amortized import LocalLatents
+from tfvae.callbacks import Convergence
+from tfvae.draws import PARETO_K_LIMIT, Draws
+from tfvae.latents import Latent
+from tfvae.model import VariationalModel
+from tfvae.objectives import ELBO, Objective
+from tfvae.posteriors import FullCovarianceNormal, Posterior
+from tfvae.targets import target
+
+tfd = tfp.distributions
+
+# Draws for each step of the gradient.
+_NUM_SAMPLES = 32
+_LEARNING_RATE = 0.02
+_STEPS_PER_EXECUTION = 10
+# An epoch of training on all of the data at once.
+_STEPS_PER_EPOCH = 100
+_MAX_EPOCHS = 1000
+# Draws that are evaluated at a time.
+_CHUNK = 100
+
+
+@keras.saving.register_keras_serializable("tfvae")
+class VariationalInference(VariationalModel):
+    """An approximation q(z) of the posterior p(z | data) of a Bayesian model.
+
+    `fit` maximises the ELBO, E_q[log p(data, z) - log q(z)] <= log p(data), and so minimises KL(q(z) || p(z | data)).
+    The metrics are in nats for all of the data, not per row: `elbo`; `log_likelihood`, E_q[log p(data | z)]; `kl`,
+    KL(q(z) || p(z)). Where a model gives its log joint density in one piece, `log_likelihood` is the mean of that, and
+    `kl` the negative entropy of q.
+
+    q is a family over the unconstrained space of the latent variables, which bijectors map to their constraints, in
+    coordinates that are standardised before the first step: see `standardize`.
+
+    Args:
+        model: a TFP joint distribution whose observations are pinned, `joint.experimental_pin(y=y)`; or a function
+            `log_joint(latents, data)` of the latent variables by name, each [S, ...] for S points, and of the data, as
+            `fit` was given them. It returns log p(data, latents) [S]; or the pair of log p(latents) [S] and
+            log p(data | latents) [S, B], one column for each row, which batches, replicas and local latents need.
+        latents: for each name a `tfvae.Latent`, or a shape where there is no constraint; or a joint distribution, the
+            prior, whose shapes and supports are taken. None takes those of a pinned joint distribution.
+        num_data: N, the number of rows of all of the data, by which batches are scaled; None takes it from arrays.
+        posterior: the family of q: `DiagonalNormal()` (mean-field), `FullCovarianceNormal()`, `LowRankNormal()`,
+            `CouplingFlow()` or one of your own; None means `FullCovarianceNormal()`.
+        objective: what is maximised; None means the ELBO of 32 draws with the gradient of Roeder et al. 2017.
+        local: the latent variables that each row has of its own; they come with the others by name, each [S, B, ...].
+        predictive: for new data, a function of the latent variables by name, each [S, ...], and of x [B, ...] that
+            returns the distribution of what is predicted, with batch shape [S, B]; or None.
+        kwargs: the arguments of `keras.Model`.
+
+    Raises:
+        ValueError: an argument is not what it must be.
+
+    Reference: Kucukelbir et al. 2017, Automatic Differentiation Variational Inference, sections 2.3 to 2.6; Hoffman et
+    al. 2013, Stochastic Variational Inference, section 2.4.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        latents: Mapping[str, Latent | Sequence[int]] | tfd.JointDistribution | None = None,
+        num_data: int | None = None,
+        posterior: Posterior | None = None,
+        objective: Objective | None = None,
+        local: LocalLatents | None = None,
+        predictive: Callable[[dict[str, tf.Tensor], Any], tfd.Distribution] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        if objective is None:
+            objective = ELBO(num_samples=_NUM_SAMPLES, sticking_the_landing=True)
+        super().__init__(objective, **kwargs)
+        self.__dict__["_target"] = target(model, latents)
+        self.__dict__["_given"] = {"model": model, "latents": latents, "local": local, "predictive": predictive}
+        self.__dict__["_data"] = None
+        self.num_data = None if num_data is None else checks.positive_integer("num_data", num_data)
+        self.space = self._target.space
+        self.posterior = FullCovarianceNormal() if posterior is None else posterior
+        self.local = local
+        for name, base in (("posterior", Posterior), ("objective", Objective)):
+            if not isinstance(getattr(self, name), base):
+                raise ValueError(f"`{name}` must be a {base.__name__}. Received: {getattr(self, name)!r}")
+        if local is not None and (
+            not isinstance(local, LocalLatents) or set(local.space.names) & set(self.space.names)
+        ):
+            raise ValueError(
+                f"`local` must be a tfvae.LocalLatents, with other names than {list(self.space.names)}. Received: "
+                f"{local if not isinstance(local, LocalLatents) else list(local.space.names)}"
+            )
+        if predictive is not None and not callable(predictive):
+            raise ValueError(f"`predictive` must be a function. Received: {predictive!r}")
+        if self.posterior.latent_dim not in (None, self.space.dim):
+            raise ValueError(
+                f"`posterior` must have latent_dim={self.space.dim}, that of the unconstrained latent variables, or "
+                f"None. Received: latent_dim={self.posterior.latent_dim}"
+            )
+        self.posterior.latent_dim = self.space.dim
+        self.posterior.build((None, 0))
+        dim = self.space.dim
+        full = not self.posterior.scales_only and dim <= laplace.FULL_CURVATURE_DIM
+        frozen = {"dtype": "float32", "trainable": False, "autocast": False}
+        self.loc = self.add_weight(name="loc", shape=(dim,), initializer="zeros", **frozen)
+        shape, initializer = ((dim, dim), "identity") if full else ((dim,), "ones")
+        self.scale = self.add_weight(name="scale", shape=shape, initializer=initializer, **frozen)
+        self.standardized = self.add_weight(name="standardized", shape=(), initializer="zeros", **frozen)
+        self.built = True
+
+    def elbo_terms(
+        self,
+        x: Any,
+        *,
+        num_samples: int,
+        seed: tf.Tensor,
+        analytic_kl: bool = False,
+        path_gradient: bool = False,
+        training: bool = False,
+    ) -> elbo.ElboTerms:
+        """Estimates the terms of the bound for all of the data, in nats, the same in each column.
+
+        Args:
+            x: the data of B rows.
+            num_samples: S, the number of draws.
+            seed: int32 [2], a stateless seed.
+            analytic_kl: there is no closed form here.
+            path_gradient: let the gradient reach q through z alone: see `tfvae.elbo.draw`.
+            training: whether layers such as dropout behave as in training.
+        """
+        path = elbo.Path() if path_gradient else None
+        seeds = tf.random.experimental.stateless_split(seed, 2)
+        u, log_posterior, _ = elbo.draw(self._distribution(), num_samples, seed=seeds[0], path=path)
+        z, log_jacobian = self._from_standard(u[:, 0])
+        log_prior, log_likelihood, log_local = self._log_densities(z, x, seeds[1], path, training)
+        rows = tf.shape(tf.nest.flatten(x)[0])[0]
+        terms = (log_likelihood, log_prior, log_posterior[:, 0] - log_jacobian + log_local)
+        # A column for each row, so that sums over rows and replicas weigh the batch by its size.
+        columns = [tf.repeat(term[:, tf.newaxis], rows, axis=1) for term in terms]
+        kl = tf.reduce_mean(columns[2] - columns[1], axis=0)
+        return elbo.ElboTerms(*columns, kl, path)
+
+    def unpack(self, data: Any) -> tuple[Any, Any]:
+        """The data of one element of what `fit` is given; see `VariationalModel.unpack`."""
+        x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
+        if sample_weight is not None:
+            raise ValueError("`sample_weight` must be None: weights are part of the model's log-likelihood")
+        return (x if y is None else (x, y)), None
+
+    def cast(self, x: tf.Tensor) -> tf.Tensor:
+        """A tensor of the data as a log joint density takes it: float32, or integers as they are."""
+        x = tf.convert_to_tensor(x)
+        return tf.cast(x, tf.float32) if x.dtype.is_floating else x
+
+    def check_data(self, x: Any) -> None:
+        """Raises ValueError when the data are no rows of finite numbers."""
+        observations.check_rows(x)
+        for array in tf.nest.flatten(x):
+            checks.check_finite(array)
+
+    def fit(
+        self,
+        x: Any = None,
+        y: Any = None,
+        batch_size: int | None = None,
+        epochs: int | None = None,
+        callbacks: list[keras.callbacks.Callback] | None = None,
+        **kwargs: Any,
+    ) -> keras.callbacks.History:
+        """Fits q: `keras.Model.fit`, after the coordinates are standardised.
+
+        A model that is not compiled is compiled with Adam. Where all of the data are taken at once, an epoch has 100
+        steps. The data are kept for `draw`, by reference.
+
+        Args:
+            x: the data, as the log joint density takes them: an array, a dictionary or a tuple of arrays with N rows,
+                or a `tf.data.Dataset` of batches of such; None where the model has its data.
+            y: with y the data are the tuple (x, y).
+            batch_size: B; None takes all rows up to 4096, and 1024 of more.
+            epochs: None goes on until q has converged: see `tfvae.callbacks.Convergence`.
+            callbacks: as for `keras.Model.fit`.
+            kwargs: the further arguments of `keras.Model.fit`; there are no validation data.
+
+        Returns:
+            The history, with the metrics of each epoch.
+
+        Raises:
+            ValueError: the data, or the density at the start, are not what they must be.
+        """
+        for argument in ("validation_data", "validation_split", "sample_weight", "class_weight"):
+            if kwargs.get(argument):
+                raise ValueError(f"`{argument}` has no meaning here: the bound is one for all of the data")
+        data = self._read(x, y, batch_size)
+        if not self.compiled:
+            with self.distribute_strategy.scope():
+                self.compile(keras.optimizers.Adam(_LEARNING_RATE), steps_per_execution=_STEPS_PER_EXECUTION)
+        self._standardize(data)
+        dataset = data.dataset.repeat(_STEPS_PER_EPOCH) if data.whole else data.dataset
+        automatic = epochs is None
+        if automatic:
+            epochs = _MAX_EPOCHS
+            callbacks = [*(callbacks or []), Convergence()]
+        history = super().fit(dataset, epochs=epochs, callbacks=callbacks, **kwargs)
+        self.__dict__["_data"] = (x, y)
+        if automatic and data.whole:
+            self.draw()
+        return history
+
+    def evaluate(self, x: Any = None, y: Any = None, batch_size: int | None = None, **kwargs: Any) -> Any:
+        """Estimates the metrics: `keras.Model.evaluate`. `draw` gives the ELBO with its standard error.
+
+        Args:
+            x: as for `fit`.
+            y: as for `fit`.
+            batch_size: as for `fit`.
+            kwargs: the further arguments of `keras.Model.evaluate`.
+        """
+        return super().evaluate(self._read(x, y, batch_size).dataset, **kwargs)
+
+    def standardize(self, x: Any = None, y: Any = None, batch_size: int | None = None) -> None:
+        """Finds the coordinates u, z = loc + scale u, in which q is fitted: those of a Gaussian near the posterior.
+
+        `fit` does it before its first step. The Gaussian has the curvature of the log density near its mode: see
+        `tfvae.laplace`. A mean-field family gets its diagonal. With local latents, or where the data come in batches,
+        it is that of the first batch.
+
+        Args:
+            x: as for `fit`.
+            y: as for `fit`.
+            batch_size: as for `fit`.
+
+        Raises:
+            ValueError: the log joint density is not what it must be.
+        """
+        self.standardized.assign(0.0)
+        self._standardize(self._read(x, y, batch_size))
+
+    def draw(
+        self,
+        num_samples: int = 2000,
+        x: Any = None,
+        y: Any = None,
+        batch_size: int = 4096,
+        *,
+        seed: int | None = None,
+    ) -> Draws:
+        """Draws latent variables from q, with their importance weights.
+
+        Args:
+            num_samples: S, the number of draws.
+            x: all of the data, as for `fit`; None takes those that `fit` was given last.
+            y: as for `fit`.
+            batch_size: how many rows are computed at a time.
+            seed: the same seed gives the same draws; None draws anew at each call.
+
+        Returns:
+            The draws. A warning is given where their k-hat is above 0.7.
+
+        Raises:
+            ValueError: the data are not all of the data.
+        """
+        num_samples = checks.positive_integer("num_samples", num_samples)
+        if x is None and self._data is not None:
+            x, y = self._data
+        data = self._read(x, y, None if isinstance(x, tf.data.Dataset) else batch_size)
+        first = self._seed(seed)
+        seeds = [tf.random.experimental.stateless_fold_in(first, i) for i in range(-(-num_samples // _CHUNK))]
+        chunks = [self._run(self._sample, chunk_seed, num_samples=_CHUNK) for chunk_seed in seeds]
+        log_weights = np.zeros([len(chunks), _CHUNK])
+        rows = 0
+        for index, (batch,) in enumerate(data.dataset):
+            rows += len(tf.nest.flatten(batch)[0])
+            for i, (z, log_q) in enumerate(chunks):
+                batch_seed = tf.random.experimental.stateless_fold_in(seeds[i], index + 1)
+                log_prior, log_rows = self._run(self._log_rows, z, batch, batch_seed)
+                log_weights[i] += log_rows
+                if index == 0:
+                    log_weights[i] += log_prior - log_q
+        if data.num_data not in (None, rows):
+            raise ValueError(f"`x` must be all of the data, num_data={data.num_data} rows. Received: {rows} rows")
+        z = tf.concat([z for z, _ in chunks], axis=0)[:num_samples]
+        latents = {name: value.numpy() for name, value in self.space.constrain(z)[0].items()}
+        draws = Draws(latents, log_weights.ravel()[:num_samples])
+        if not draws.pareto_k <= PARETO_K_LIMIT:
+            warnings.warn(
+                f"q is far from the posterior: k-hat is {draws.pareto_k:.2f}, above {PARETO_K_LIMIT}, so that neither "
+                "its draws nor their importance weights are to be trusted. Try a richer `posterior`, such as "
+                "tfvae.posteriors.CouplingFlow(), or other coordinates for the model (non-centred, logarithms).",
+                stacklevel=2,
+            )
+        return draws
+
+    def sample_unconstrained(self, num_samples: int = 1000, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+        """Draws z [S, L] from q in the unconstrained space, and log q(z) [S], in nats.
+
+        Args:
+            num_samples: S.
+            seed: the same seed gives the same draws for the same q.
+        """
+        z, log_prob = self._run(self._sample, tf.constant([seed, 0]), num_samples=num_samples)
+        return z.numpy(), log_prob.numpy()
+
+    def log_prob_unconstrained(self, z: np.ndarray) -> np.ndarray:
+        """Evaluates log q(z) [S] of z [S, L] in the unconstrained space, in nats."""
+        return self._run(self._log_prob, tf.constant(z, tf.float32)).numpy()
+
+    def _read(self, x: Any, y: Any, batch_size: int | None) -> observations.Observations:
+        """The data as a dataset; N is known from here on."""
+        replicas = self.distribute_strategy.num_replicas_in_sync
+        data = observations.read(
+            x,
+            y,
+            batch_size=batch_size,
+            num_data=self.num_data,
+            replicas=replicas,
+            seed=lambda: self._progress.seed,
+        )
+        self.num_data = data.num_data
+        return data
+
+    def _standardize(self, data: observations.Observations) -> None:
+        """Checks the density, and standardises the coordinates where that is still to be done."""
+        x = next(iter(data.dataset), (None,))[0]
+        if x is None:
+            raise ValueError("`x` must hold at least one batch. Received: an empty dataset")
+        if not observations.is_none(x):
+            self.check_data(tf.nest.map_structure(np.asarray, x))
+        self._check_density(x, data.whole)
+        if self.local is not None or float(self.standardized) > 0.0:
+            return
+
+        def log_density(z: tf.Tensor) -> tf.Tensor:
+            log_prior, log_likelihood, _ = self._log_densities(z, x, None, None, False)
+            return log_prior + log_likelihood
+
+        full = len(self.scale.shape) == 2
+        gaussian = starts.standard_coordinates(self._target, log_density, self.noise_seed % 2**31, full=full)
+        self.loc.assign(gaussian.loc)
+        self.scale.assign(gaussian.scale)
+        self.standardized.assign(1.0)
+
+    def _check_density(self, x: Any, whole: bool) -> None:
+        """Raises ValueError unless the log joint density has the shapes that it must have, for data of B rows."""
+        if self.local is not None and not self.local.built:
+            self.local.build(tf.nest.map_structure(lambda part: part.shape, x))
+        must_split = None
+        if not observations.is_none(x):
+            if self.distribute_strategy.num_replicas_in_sync > 1:
+                must_split = "several replicas share the data"
+            elif self.local is not None:
+                must_split = "rows have latent variables of their own"
+        rows = len(tf.nest.flatten(x)[0])
+        # Another number than that of the rows, which it must not be mistaken for.
+        num_samples = 3 if rows != 3 else 4
+        values, _, _ = self._latents(tf.zeros([num_samples, self.space.dim]), x, tf.constant([0, 0]), None, False)
+        data = None if observations.is_none(x) else x
+        self._target.check(values, data, whole=whole, must_split=must_split)
+
+    def _distribution(self) -> tfd.Distribution:
+        """q(u) in the standard coordinates, with batch shape [1] and event shape [L]."""
+        return self.posterior.distribution(self.posterior(tf.zeros([1, 0])))
+
+    def _from_standard(self, u: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        """Computes z = loc + scale u [S, L] of u [S, L], and the logarithm of the Jacobian, a scalar."""
+        scale = self.scale.value
+        if len(scale.shape) == 1:
+            return self.loc + u * scale, tf.reduce_sum(tf.math.log(scale))
+        return self.loc + tf.linalg.matvec(scale, u), tf.reduce_sum(tf.math.log(tf.linalg.diag_part(scale)))
+
+    def _latents(
+        self, z: tf.Tensor, x: Any, seed: tf.Tensor, path: elbo.Path | None, training: bool
+    ) -> tuple[dict[str, tf.Tensor], tf.Tensor, tf.Tensor | None]:
+        """The latent variables by name, the log Jacobian [S] of the global ones, and log q [S, B] of the local ones."""
+        values, log_jacobian = self.space.constrain(z)
+        if self.local is None:
+            return values, log_jacobian, None
+        draws = elbo.draw(self.local.distribution(x, training), z.shape[0], seed=seed, path=path)
+        local, local_log_jacobian = self.local.space.constrain(draws.z)
+        return {**values, **local}, log_jacobian, draws.log_posterior - local_log_jacobian
+
+    def _log_densities(
+        self, z: tf.Tensor, x: Any, seed: tf.Tensor, path: elbo.Path | None, training: bool
+    ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+        """At z [S, L] and for all of the data: log p(z), log p(data | z) and log q of the local latents, each [S]."""
+        values, log_jacobian, log_local = self._latents(z, x, seed, path, training)
+        log_prior, log_likelihood = self._target.log_densities(values, None if observations.is_none(x) else x)
+        if len(log_likelihood.shape) == 2:
+            rows = tf.cast(tf.shape(log_likelihood)[1], tf.float32)
+            scale = 1.0 if self.num_data is None else self.num_data / rows
+            log_likelihood = scale * tf.reduce_sum(log_likelihood, axis=1)
+            log_local = None if log_local is None else scale * tf.reduce_sum(log_local, axis=1)
+        log_local = tf.zeros_like(log_prior) if log_local is None else log_local
+        return log_prior + log_jacobian, log_likelihood, log_local
+
+    def _sample(self, seed: tf.Tensor, num_samples: int) -> tuple[tf.Tensor, tf.Tensor]:
+        """Draws z [S, L] of q, and log q(z) [S]."""
+        draws = elbo.draw(self._distribution(), num_samples, seed=seed)
+        z, log_jacobian = self._from_standard(draws.z[:, 0])
+        return z, draws.log_posterior[:, 0] - log_jacobian
+
+    def _log_prob(self, z: tf.Tensor) -> tf.Tensor:
+        """Evaluates log q(z) [S] of z [S, L]."""
+        deviation, scale = z - self.loc, self.scale.value
+        if len(scale.shape) == 1:
+            u = deviation / scale
+        else:
+            u = tf.linalg.triangular_solve(scale, deviation[..., tf.newaxis])[..., 0]
+        _, log_jacobian = self._from_standard(u)
+        return self._distribution().log_prob(u[:, tf.newaxis])[:, 0] - log_jacobian
+
+    def _log_rows(self, z: tf.Tensor, x: Any, seed: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        """Evaluates log p(z) [S], and log p(x | z) [S] of these rows alone, less log q of their local latents."""
+        log_prior, log_likelihood, log_local = self._log_densities(z, x, seed, None, False)
+        part = 1.0
+        if self.num_data is not None:
+            part = tf.cast(tf.shape(tf.nest.flatten(x)[0])[0], tf.float32) / self.num_data
+        return log_prior, part * (log_likelihood - log_local)
+
+    def get_config(self) -> dict[str, Any]:
+        """The constructor's arguments that can be stored, and the names of those that are the user's own code."""
+        parts = {name: keras.saving.serialize_keras_object(getattr(self, name)) for name in ("posterior", "objective")}
+        own = [name for name, value in self._given.items() if value is not None]
+        return {**super().get_config(), "num_data": self.num_data, **parts, "own": own}
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any], custom_objects: dict[str, Any] | None = None) -> Self:
+        """The model that `get_config` described, with new weights.
+
+        A file holds q, not the Bayesian model: `keras.saving.load_model(path, custom_objects={"model": model, ...})`
+        must be given that, under the names of the constructor's arguments.
+        """
+        config = dict(config)
+        own = {name: keras.saving.get_registered_object(name, custom_objects) for name in config.pop("own")}
+        missing = [name for name, value in own.items() if value is None]
+        if missing:
+            raise ValueError(
+                f"`custom_objects` must hold {missing}, which a file cannot: load_model(path, custom_objects="
+                f"{{{missing[0]!r}: ...}}). Received: nothing under these names"
+            )
+        parts = {name: keras.saving.deserialize_keras_object(config[name]) for name in ("posterior", "objective")}
+        return cls(**{**config, **parts, **own})
