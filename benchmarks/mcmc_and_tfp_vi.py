@@ -1,0 +1,178 @@
+"""What TensorFlow Probability's NUTS and its variational inference make of the models of reference_models.py.
+
+    python benchmarks/mcmc_and_tfp_vi.py FOLDER [--models NAME ...] [--methods NAME ...] [--json PATH]
+
+FOLDER holds reference posteriors as JSON files. Both methods work on the unconstrained vector of a model, with TFP's
+defaults, and nothing is tuned to a model or taken from its reference. A gradient evaluation is one gradient of the log
+density at one point: a leapfrog step of one chain, or one Monte Carlo sample of one step of the optimizer.
+"""
+
+import argparse
+import json
+import time
+from pathlib import Path
+
+import keras
+import numpy as np
+import tensorflow as tf
+import tensorflow_probability as tfp
+from reference_models import Model, compare, read_posteriors
+
+tfd = tfp.distributions
+
+FAMILIES = {"mean-field": "diag", "full-rank": "tril"}
+
+
+class UnconstrainedPosterior(tfd.Distribution):
+    """A model's unnormalized density as a distribution of the unconstrained vector [L], as TFP's samplers take it."""
+
+    def __init__(self, model: Model) -> None:
+        self._model = model
+        super().__init__(tf.float32, tfd.NOT_REPARAMETERIZED, validate_args=False, allow_nan_stats=False)
+
+    @classmethod
+    def _parameter_properties(cls, dtype: tf.DType, num_classes: int | None = None) -> dict:
+        return {}
+
+    def _event_shape(self) -> tf.TensorShape:
+        return tf.TensorShape([self._model.size])
+
+    def _event_shape_tensor(self) -> tf.Tensor:
+        return tf.constant([self._model.size])
+
+    def _default_event_space_bijector(self) -> tfp.bijectors.Bijector:
+        return tfp.bijectors.Identity()
+
+    def _sample_n(self, n: int, seed: tf.Tensor | None = None) -> tf.Tensor:
+        """Not draws: TFP reads the dtype and the shape of one."""
+        return tf.zeros([n, self._model.size])
+
+    def _log_prob(self, vector: tf.Tensor) -> tf.Tensor:
+        return self._model.unconstrained_log_density(vector)
+
+
+def nuts(
+    model: Model, *, seed: int, chains: int = 4, warm_up: int = 1000, draws: int = 1000
+) -> tuple[dict[str, np.ndarray], int, float]:
+    """Draws from a posterior with the No-U-Turn sampler.
+
+    The chains start from Uniform(-2, 2) in each unconstrained coordinate. The step size and a diagonal mass matrix are
+    adapted over expanding windows, as in Stan.
+
+    Args:
+        model: the model.
+        seed: of the start and of the chains.
+        chains: the number of chains, which share a step size and a mass matrix.
+        warm_up: the steps of a chain that adapt and are discarded.
+        draws: the steps of a chain that are kept.
+
+    Returns:
+        The parameters of the reference, each [draws * chains], chains varying fastest; the gradient evaluations of all
+        chains, with the warm-up; and the seconds of all, with tracing and compilation.
+    """
+    posterior = tfd.JointDistributionSequential([UnconstrainedPosterior(model)])
+
+    @tf.function(jit_compile=True, autograph=False)
+    def sample() -> tuple[tf.Tensor, tf.Tensor]:
+        seeds = tf.constant([[seed, 0], [seed, 1]])
+        start = tf.random.stateless_uniform([chains, model.size], seeds[0], -2.0, 2.0)
+        result = tfp.experimental.mcmc.windowed_adaptive_nuts(
+            draws,
+            posterior,
+            n_chains=chains,
+            num_adaptation_steps=warm_up,
+            current_state=[start],
+            discard_tuning=False,
+            trace_fn=lambda state, bijector, is_adapting, results: results.leapfrogs_taken,
+            seed=seeds[1],
+        )
+        return result.all_states[0], result.trace
+
+    start = time.perf_counter()
+    vectors, leapfrogs = (value.numpy() for value in sample())
+    seconds = time.perf_counter() - start
+    return model.quantities_at(vectors[warm_up:].reshape(-1, model.size)), int(leapfrogs.sum(dtype=int)), seconds
+
+
+def tfp_vi(
+    model: Model,
+    family: str,
+    *,
+    seed: int,
+    learning_rate: float = 0.1,
+    sample_size: int = 10,
+    steps: int = 5000,
+    draws: int = 10_000,
+) -> tuple[dict[str, np.ndarray], float, int, float]:
+    """Fits a normal distribution of the unconstrained vector to a posterior with `tfp.vi.fit_surrogate_posterior`.
+
+    Args:
+        model: the model.
+        family: "mean-field" for a diagonal covariance, "full-rank" for any.
+        seed: of the start, the fit and the draws.
+        learning_rate: of Adam. The defaults of it and of the sample size are those of TFP's examples.
+        sample_size: Monte Carlo samples of a step.
+        steps: of the optimizer.
+        draws: from the fitted distribution.
+
+    Returns:
+        The parameters of the reference, each [draws]; the ELBO in nats, its mean over the draws; the gradient
+        evaluations of the fit; and the seconds of the fit, with tracing and compilation.
+    """
+    if family not in FAMILIES:
+        raise ValueError(f"`family` must be one of {list(FAMILIES)}. Received: {family!r}")
+    start = time.perf_counter()
+    surrogate = tfp.experimental.vi.build_affine_surrogate_posterior(
+        [model.size], operators=FAMILIES[family], seed=[seed, 0]
+    )
+    tfp.vi.fit_surrogate_posterior(
+        model.unconstrained_log_density,
+        surrogate,
+        num_steps=steps,
+        optimizer=keras.optimizers.Adam(learning_rate),
+        sample_size=sample_size,
+        jit_compile=True,
+        seed=[seed, 1],
+    )
+    seconds = time.perf_counter() - start
+    vectors = surrogate.sample(draws, seed=[seed, 2])
+    log_weights = model.unconstrained_log_density(vectors) - surrogate.log_prob(vectors)
+    elbo = float(np.mean(log_weights.numpy(), dtype=float))
+    return model.quantities_at(vectors), elbo, steps * sample_size, seconds
+
+
+def main() -> None:
+    """Prints a table of the errors of the moments, and writes them as JSON."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", type=Path, help="the reference posteriors")
+    parser.add_argument("--models", nargs="+", help="names of posteriors; all by default")
+    parser.add_argument("--methods", nargs="+", default=["nuts", *FAMILIES], choices=["nuts", *FAMILIES])
+    parser.add_argument("--learning-rate", type=float, default=0.1, help="of variational inference")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--json", type=Path, help="a file for the rows")
+    arguments = parser.parse_args()
+    posteriors = read_posteriors(arguments.folder)
+    rows = []
+    print(f"{'':<40}{'method':<11}{'|error|/sd':>11}{'sd ratio':>16}{'ELBO':>12}{'gradients':>11}{'seconds':>9}")
+    for name in arguments.models or posteriors:
+        model, reference = posteriors[name]
+        for method in arguments.methods:
+            if method == "nuts":
+                (draws, gradients, seconds), elbo = nuts(model, seed=arguments.seed), float("nan")
+            else:
+                rate = arguments.learning_rate
+                draws, elbo, gradients, seconds = tfp_vi(model, method, seed=arguments.seed, learning_rate=rate)
+            error, low, high = compare(draws, reference)
+            ratios = f"{low:.3f} to {high:.3f}"
+            print(
+                f"{name:<40}{method:<11}{error:>11.3g}{ratios:>16}{elbo:>12.2f}{gradients:>11}{seconds:>9.1f}",
+                flush=True,
+            )
+            row = {"posterior": name, "method": method, "error": error, "sd_ratio": [low, high], "elbo": elbo}
+            rows.append({**row, "gradient_evaluations": gradients, "seconds": seconds})
+    if arguments.json:
+        arguments.json.write_text(json.dumps(rows, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
