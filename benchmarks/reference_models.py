@@ -210,7 +210,7 @@ def compare(draws: dict[str, np.ndarray], reference: dict[str, dict[str, float]]
         raise ValueError(f"`draws` must hold the parameters {sorted(reference)}. Received: {sorted(draws)}")
     errors = [abs(draws[name].mean(dtype=float) - true["mean"]) / true["sd"] for name, true in reference.items()]
     ratios = [draws[name].std(dtype=float) / true["sd"] for name, true in reference.items()]
-    return max(errors), min(ratios), max(ratios)
+    return float(np.max(errors)), float(np.min(ratios)), float(np.max(ratios))
 
 
 def _regression(y: list, x: list, log_prior: Callable[[tf.Tensor, tf.Tensor], tf.Tensor] | None = None) -> Model:
