@@ -21,14 +21,17 @@ from reference_models import Model, compare, read_posteriors
 
 tfd = tfp.distributions
 
+# Of Newton's method: its starts, and the lengths of which each step takes the best.
+STARTS = 16
+STEP_LENGTHS = [0.0, *(0.5**power for power in range(10))]
 FAMILIES = {"mean-field": "diag", "full-rank": "tril"}
 
 
 class UnconstrainedPosterior(tfd.Distribution):
-    """A model's unnormalized density as a distribution of the unconstrained vector [L], as TFP's samplers take it."""
+    """A model's unnormalized density of the unconstrained vector [L] over a scale [L], as TFP's samplers take it."""
 
-    def __init__(self, model: Model) -> None:
-        self._model = model
+    def __init__(self, model: Model, scale: tf.Tensor) -> None:
+        self._model, self._scale = model, scale
         super().__init__(tf.float32, tfd.NOT_REPARAMETERIZED, validate_args=False, allow_nan_stats=False)
 
     @classmethod
@@ -49,34 +52,42 @@ class UnconstrainedPosterior(tfd.Distribution):
         return tf.zeros([n, self._model.size])
 
     def _log_prob(self, vector: tf.Tensor) -> tf.Tensor:
-        return self._model.unconstrained_log_density(vector)
+        return self._model.unconstrained_log_density(vector * self._scale)
 
 
 def nuts(
-    model: Model, *, seed: int, chains: int = 4, ascent: int = 500, warm_up: int = 1000, draws: int = 1000
+    model: Model, *, seed: int, chains: int = 4, newton_steps: int = 50, warm_up: int = 1000, draws: int = 1000
 ) -> tuple[dict[str, np.ndarray], int, float]:
     """Draws from a posterior with the No-U-Turn sampler.
 
-    Each chain starts where steps of Adam up the density lead from Uniform(-2, 2) in each unconstrained coordinate;
-    without them, chains get stuck where a standard deviation is far too small. The step size and a diagonal mass matrix
-    are adapted over expanding windows, as in Stan.
+    All chains start at the highest of the modes to which Newton's method leads from points of Uniform(-2, 2), and the
+    coordinates are in units of the standard deviations that the curvature there gives. From Uniform(-2, 2) itself,
+    chains can fail to reach the mode of a badly scaled model. The step size and a diagonal mass matrix are adapted over
+    expanding windows, as in Stan.
 
     Args:
         model: the model.
         seed: of the start and of the chains.
         chains: the number of chains, which share a step size and a mass matrix.
-        ascent: the steps of Adam.
+        newton_steps: of the start.
         warm_up: the steps of a chain that adapt and are discarded.
         draws: the steps of a chain that are kept.
 
     Returns:
         The parameters of the reference, each [draws * chains], chains varying fastest; the gradient evaluations of all
-        chains, with the ascent and the warm-up; and the seconds of all, with tracing and compilation.
+        chains, with the warm-up and the start, whose second derivatives and line searches count as one each for every
+        coordinate and length; and the seconds of all, with tracing and compilation.
     """
-    posterior = tfd.JointDistributionSequential([UnconstrainedPosterior(model)])
+
+    @tf.function(autograph=False)
+    def ascend(points: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        points, deviations = newton_ascent(model, points, newton_steps)
+        best = tf.argmax(model.unconstrained_log_density(points))
+        return points[best], deviations[best]
 
     @tf.function(jit_compile=True, autograph=False)
-    def sample(start: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    def sample(start: tf.Tensor, scale: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        posterior = tfd.JointDistributionSequential([UnconstrainedPosterior(model, scale)])
         result = tfp.experimental.mcmc.windowed_adaptive_nuts(
             draws,
             posterior,
@@ -90,18 +101,46 @@ def nuts(
         return result.all_states[0], result.trace
 
     start = time.perf_counter()
-    points = tf.Variable(tf.random.stateless_uniform([chains, model.size], [seed, 0], -2.0, 2.0))
-    tfp.math.minimize(
-        lambda: -tf.reduce_sum(model.unconstrained_log_density(points)),
-        ascent,
-        optimizer=keras.optimizers.Adam(0.1),
-        trainable_variables=[points],
-        jit_compile=True,
-    )
-    vectors, leapfrogs = (value.numpy() for value in sample(points.value()))
+    mode, scale = ascend(tf.random.stateless_uniform([STARTS, model.size], [seed, 0], -2.0, 2.0))
+    vectors, leapfrogs = (value.numpy() for value in sample(tf.tile([mode / scale], [chains, 1]), scale))
     seconds = time.perf_counter() - start
-    draws = model.quantities_at(vectors[warm_up:].reshape(-1, model.size))
-    return draws, ascent * chains + int(leapfrogs.sum(dtype=int)), seconds
+    quantities = model.quantities_at((vectors[warm_up:] * scale.numpy()).reshape(-1, model.size))
+    evaluations = newton_steps * STARTS * (1 + model.size + len(STEP_LENGTHS))
+    return quantities, evaluations + int(leapfrogs.sum(dtype=int)), seconds
+
+
+def newton_ascent(model: Model, points: tf.Tensor, steps: int) -> tuple[tf.Tensor, tf.Tensor]:
+    """Newton's method up the log density from points [S, L], with |curvature| (Dauphin et al., 2014) and a line search.
+
+    Returns:
+        The points that it leads to, and the standard deviations of normal distributions with the same curvature, both
+        [S, L].
+    """
+
+    def step(count: tf.Tensor, points: tf.Tensor, _: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+        with tf.GradientTape(persistent=True) as outer:
+            outer.watch(points)
+            with tf.GradientTape() as inner:
+                inner.watch(points)
+                log_density = model.unconstrained_log_density(points)
+            gradient = inner.gradient(log_density, points)
+            entries = tf.unstack(gradient, axis=1)
+        curvature = tf.stack([outer.gradient(entry, points) for entry in entries], axis=1)
+        # In units in which the diagonal is 1, so that float32 does for coordinates that differ in scale.
+        unit = tf.math.rsqrt(tf.abs(tf.linalg.diag_part(curvature)) + 1e-12)
+        values, vectors = tf.linalg.eigh(curvature * unit[:, :, None] * unit[:, None, :])
+        values = tf.maximum(tf.abs(values), 1e-6)
+        direction = unit * tf.einsum("sij,sj,skj,sk->si", vectors, 1.0 / values, vectors, unit * gradient)
+        candidates = points + tf.constant(STEP_LENGTHS)[:, None, None] * direction
+        heights = model.unconstrained_log_density(tf.reshape(candidates, [-1, model.size]))
+        heights = tf.reshape(tf.where(tf.math.is_finite(heights), heights, -np.inf), [len(STEP_LENGTHS), -1])
+        best = tf.one_hot(tf.argmax(heights, axis=0), len(STEP_LENGTHS), axis=0, on_value=True, off_value=False)
+        points = tf.reduce_sum(tf.where(best[:, :, None], candidates, 0.0), axis=0)
+        return count + 1, points, unit * tf.sqrt(tf.einsum("sij,sj->si", vectors**2, 1.0 / values))
+
+    state = (tf.constant(0), points, tf.ones_like(points))
+    _, points, deviations = tf.while_loop(lambda count, *_: count < steps, step, state)
+    return points, deviations
 
 
 def tfp_vi(
