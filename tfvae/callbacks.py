@@ -19,6 +19,10 @@ _DAMAGED = "damaged-"
 _NAME = re.compile(r"(\d{6})-(\d{9})-([0-9a-f]{16})" + re.escape(_SUFFIX))
 
 
+# One after the other; a single draw that overflows makes one.
+_MAX_NON_FINITE_EPOCHS = 5
+
+
 class Checkpoint(NamedTuple):
     """A checkpoint.
 
@@ -214,6 +218,7 @@ class Convergence(keras.callbacks.Callback):
             raise ValueError("The optimizer must have a constant learning rate, which `Convergence` lowers itself")
         self.converged = False
         self._last: np.ndarray | None = None
+        self._non_finite_epochs = 0
         self._means: list[np.ndarray] = []
         self._iterates: list[np.ndarray] = []
 
@@ -226,7 +231,9 @@ class Convergence(keras.callbacks.Callback):
         self._means.append(np.mean(self._iterates, axis=0))
         self._iterates.clear()
         count = len(self._means)
-        if not np.isfinite(self._means[-1]).all():
+        is_finite = math.isfinite((logs or {}).get("loss", 0.0))
+        self._non_finite_epochs = 0 if is_finite else self._non_finite_epochs + 1
+        if self._non_finite_epochs >= _MAX_NON_FINITE_EPOCHS:
             self.model.stop_training = True
             return
         if count < 4 or count % 2:

@@ -340,8 +340,8 @@ def _shift_and_log_scale(
     outputs = network(tf.reshape(inputs, [-1, inputs.shape[-1]]))
     outputs = tf.reshape(outputs, tf.concat([leading, tf.shape(outputs)[-1:]], axis=0))
     shift, log_scale = tf.split(outputs, 2, axis=-1)
-    # Scales between 1/7 and 7, so that no draw can overflow after several couplings.
-    return shift, 2.0 * tf.tanh(log_scale / 2.0)
+    # Scales between 1/e and e, so that no draw is far from all others after several couplings.
+    return shift, tf.tanh(log_scale)
 
 
 def _float32(x: tf.Tensor) -> tf.Tensor:

@@ -148,6 +148,15 @@ class VariationalInference(VariationalModel):
         kl = tf.reduce_mean(columns[2] - columns[1], axis=0)
         return elbo.ElboTerms(*columns, kl, path)
 
+    def _gradients(self, batch: Any) -> tuple[list[Any], dict[str, tf.Tensor]]:
+        """As in `VariationalModel`, or zeros where one is not finite.
+
+        A draw far out in a tail, where the density overflows, must not end the fit; the loss says that it was there.
+        """
+        gradients, values = super()._gradients(batch)
+        finite = tf.reduce_all([tf.reduce_all(tf.math.is_finite(gradient)) for gradient in gradients])
+        return [tf.where(finite, gradient, tf.zeros_like(gradient)) for gradient in gradients], values
+
     def unpack(self, data: Any) -> tuple[Any, Any]:
         """The data of one element of what `fit` is given; see `VariationalModel.unpack`."""
         x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
