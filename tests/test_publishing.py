@@ -140,7 +140,9 @@ def test_a_file_where_a_folder_should_be_is_named(model, tmp_path):
     assert os.listdir(tmp_path) == ["file"]
 
 
-@pytest.mark.parametrize("given", [".", "link", "../digits"])
+@pytest.mark.parametrize(
+    "given", ["link", *(pytest.param(given, marks=pytest.mark.slow) for given in (".", "../digits"))]
+)
 def test_every_file_has_the_name_of_the_folder_however_it_is_given(tmp_path, model, monkeypatch, given):
     (tmp_path / "digits").mkdir()
     (tmp_path / "digits/link").symlink_to(tmp_path / "digits")
