@@ -38,6 +38,7 @@ RUN = """
 """
 
 
+@pytest.mark.slow
 def test_two_workers_train_on_their_shards_and_the_first_one_exports(pattern, run_workers, tmp_path):
     arguments = (EXAMPLES / "cluster.py", pattern, tmp_path, "--epochs", 3)
     first, second = run_workers(RUN, 2, *arguments, timeout=120)
