@@ -233,6 +233,7 @@ def test_verify_and_predict_take_the_exports(in_trained, capsys):
         np.testing.assert_allclose(outputs["elbo"], model.score(x)["elbo"], rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_export_quantises_and_prunes(in_trained):
     shutil.copytree("saved_models/digits", "small")
     cli.main(["export", "runs/digits", "--output", "small", "--keep", "1", "--quantize", "int8"])

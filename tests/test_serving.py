@@ -197,6 +197,7 @@ def test_saved_model_cli_shows_every_signature(exported):
     assert "shape: (-1, 8, 8, 1)" in shown
 
 
+@pytest.mark.slow
 def test_saved_model_cli_runs_a_signature(exported, tmp_path):
     model, version = exported("convolutional-Bernoulli")
     np.savez(tmp_path / "inputs.npz", **inputs_of("score", 7))

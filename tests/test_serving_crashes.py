@@ -115,7 +115,9 @@ def test_two_exports_at_once_publish_two_versions(processes, keras_file, expecte
         check_version(folder / version, expected)
 
 
-@pytest.mark.parametrize("kills", [4, pytest.param(100, marks=pytest.mark.slow)])
+# By default at exact steps, below.
+@pytest.mark.slow
+@pytest.mark.parametrize("kills", [8, 100])
 def test_a_reader_never_fails_whenever_an_export_is_killed(processes, keras_file, model, expected, folder, kills):
     names = ("README.md", "requests/score.json", "models.config", "batching.config")
     documents = {name: (folder / name).read_bytes() for name in names}

@@ -203,7 +203,8 @@ def two_passes(files, seed, global_seed):
     return [batch.tolist() for _ in range(2) for batch in dataset.as_numpy_iterator()]
 
 
-@pytest.mark.parametrize("files", ["tfrecord", pytest.param("npz", marks=pytest.mark.slow)], indirect=True)
+# By default of arrays, in test_data.py.
+@pytest.mark.slow
 def test_a_seed_gives_the_same_batches_whatever_the_global_seed(files, run_python):
     expected = two_passes(files, 3, 0)
     assert two_passes(files, 3, 1) == two_passes(files, 3, 2**31) == expected
