@@ -72,7 +72,13 @@ def array_training(quiet_vae):
     return vae, start, x, history, vae.get_weights()
 
 
-@pytest.mark.parametrize("source", SOURCES)
+# Which are read as others are.
+LIKE_OTHERS = ["float64 array", "dataset (x, y)", "dataset with one key", "PyDataset (x, y)"]
+
+
+@pytest.mark.parametrize(
+    "source", [pytest.param(source, marks=pytest.mark.slow) if source in LIKE_OTHERS else source for source in SOURCES]
+)
 def test_every_source_trains_as_the_array_does_with_no_batch_lost(source, array_training):
     vae, start, x, expected_history, expected = array_training
     vae.set_weights(start)

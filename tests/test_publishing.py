@@ -122,6 +122,7 @@ def test_a_version_that_does_not_agree_is_not_published(model, folder, monkeypat
     assert contents(folder / "1") == before
 
 
+@pytest.mark.slow
 def test_an_export_to_a_file_in_the_same_folder_survives_one_to_the_folder(model, folder, monkeypatch):
     def export_meanwhile(*_, **__):
         export.saved_model(model, folder)

@@ -191,6 +191,7 @@ def saved_model_cli(*arguments):
     return done.stdout
 
 
+@pytest.mark.slow
 def test_saved_model_cli_shows_every_signature(exported):
     shown = saved_model_cli("show", "--all", "--dir", exported("convolutional-Bernoulli")[1])
     assert set(re.findall(r"signature_def\['(\w+)'\]", shown)) - {"__saved_model_init_op"} == set(INPUTS)
