@@ -1,8 +1,11 @@
 """The command line, as a user types it."""
 
+import contextlib
 import csv
+import io
 import json
 import re
+import shutil
 import subprocess
 import sys
 
@@ -12,7 +15,7 @@ import pytest
 import yaml
 from sklearn.datasets import load_digits
 
-from tfvae import cli
+from tfvae import cli, runs
 
 SMALL = ["--epochs", "2", "--hidden", "[16]", "--latent_dim", "2", "--num_samples", "20"]
 
@@ -21,9 +24,10 @@ SMALL = ["--epochs", "2", "--hidden", "[16]", "--latent_dim", "2", "--num_sample
 def trained(tmp_path_factory):
     """A folder in which `tfvae train digits` ran."""
     folder = tmp_path_factory.mktemp("trained")
-    with pytest.MonkeyPatch.context() as patch:
+    with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(io.StringIO()) as printed:
         patch.chdir(folder)
         cli.main(["train", "digits", *SMALL])
+    (folder / "printed.txt").write_text(printed.getvalue())
     return folder
 
 
@@ -37,6 +41,13 @@ def in_trained(trained, monkeypatch):
 def in_empty(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     return tmp_path
+
+
+@pytest.fixture
+def without_exports(monkeypatch):
+    """Leaves out the pictures and the exports of a training, which the tests of `trained` look at."""
+    monkeypatch.setattr(runs, "draw", lambda *_: None)
+    monkeypatch.setattr(cli, "_export", lambda *_: None)
 
 
 def error_line(capsys, arguments):
@@ -70,9 +81,8 @@ def test_train_writes_the_run_and_the_exports(trained):
     assert (trained / "saved_models/digits/digits.tflite").is_file()
 
 
-def test_train_prints_the_evaluation_and_the_comparison(in_trained, capsys):
-    cli.main(["train", "--name", "again", *SMALL])
-    output = capsys.readouterr().out
+def test_train_prints_the_evaluation_and_the_comparison(trained):
+    output = (trained / "printed.txt").read_text()
     assert "Epoch 2/2" in output
     for label, sign in (("ELBO", -1), ("log-likelihood", -1), ("KL", 1)):
         nats, bits = table_values(output, label)
@@ -91,7 +101,7 @@ def test_train_prints_the_evaluation_and_the_comparison(in_trained, capsys):
         assert all(float(row[0]) < 1e-4 * max(float(row[2]), 1) for row in differences)
 
 
-def test_config_of_a_run_repeats_it(in_trained):
+def test_config_of_a_run_repeats_it(in_trained, without_exports):
     config = yaml.safe_load((in_trained / "runs/digits/config.yaml").read_text())
     assert config["hidden"] == [16]
     assert config["likelihood"] == {"class_path": "tfvae.likelihoods.Normal", "init_args": {"scale": "learned"}}
@@ -131,12 +141,12 @@ def test_generate_writes_a_picture_or_an_array(in_trained):
 
 
 def test_export_writes_the_next_version(in_trained):
-    cli.main(["export", "runs/digits", "--output", "elsewhere"])
+    shutil.copytree("saved_models/digits", "elsewhere")
     cli.main(["export", "runs/digits", "--output", "elsewhere"])
     assert {"1", "2", "elsewhere.tflite"} < {path.name for path in (in_trained / "elsewhere").iterdir()}
 
 
-def test_parts_are_chosen_by_flags(in_empty, capsys):
+def test_parts_are_chosen_by_flags(in_empty, without_exports):
     arguments = ["--likelihood.scale", "0.3", "--objective.beta", "4", "--posterior", "DiagonalNormal"]
     cli.main(["train", *SMALL, *arguments, "--network", "convolutional", "--filters", "[4]", "--activation", "relu"])
     model = keras.saving.load_model("runs/digits/model.keras")
@@ -145,7 +155,7 @@ def test_parts_are_chosen_by_flags(in_empty, capsys):
     assert any(isinstance(layer, keras.layers.Conv2D) for layer in model.encoder.layers)
 
 
-def test_binary_data(in_empty, capsys):
+def test_binary_data(in_empty, without_exports, capsys):
     message = error_line(capsys, ["train", "--binarize", "dynamic"])
     assert "--likelihood Bernoulli" in message
     cli.main(["train", *SMALL, "--binarize", "dynamic", "--likelihood", "Bernoulli"])
@@ -206,12 +216,11 @@ def test_a_run_that_diverges_says_so_and_keeps_its_history(in_empty, capsys):
 
 
 def test_evaluate_repeats_what_train_printed(in_trained, capsys):
-    cli.main(["train", "--name", "printed", *SMALL])
-    trained = capsys.readouterr().out
-    cli.main(["evaluate", "runs/printed", "--num_samples", "20"])
+    cli.main(["evaluate", "runs/digits", "--num_samples", "20"])
     evaluated = capsys.readouterr().out
+    printed = (in_trained / "printed.txt").read_text()
     for label in ("ELBO", "log-likelihood", "KL"):
-        assert table_values(trained, label) == table_values(evaluated, label)
+        assert table_values(printed, label) == table_values(evaluated, label)
 
 
 def test_verify_and_predict_take_the_exports(in_trained, capsys):
@@ -229,13 +238,15 @@ def test_verify_and_predict_take_the_exports(in_trained, capsys):
         np.testing.assert_allclose(outputs["elbo"], model.score(x)["elbo"], rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_export_quantises_and_prunes(in_trained):
-    for _ in range(2):
-        cli.main(["export", "runs/digits", "--output", "small", "--keep", "1", "--quantize", "int8"])
+    shutil.copytree("saved_models/digits", "small")
+    cli.main(["export", "runs/digits", "--output", "small", "--keep", "1", "--quantize", "int8"])
     assert [path.name for path in (in_trained / "small").iterdir() if path.name.isdecimal()] == ["2"]
     assert json.loads((in_trained / "small/small.json").read_text())["quantize"] == "int8"
 
 
+@pytest.mark.slow
 def test_two_replicas_learn_what_one_device_learns(trained, tmp_path):
     command = [sys.executable, "-m", "tfvae", "train", *SMALL, "--strategy", "mirrored", "--devices", "2"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
@@ -258,6 +269,7 @@ def test_a_usage_error_of_the_process_has_no_traceback(tmp_path):
     assert done.stderr.splitlines()[-1].startswith("tfvae: error: ")
 
 
+@pytest.mark.slow
 def test_the_module_runs_as_the_command(run_python):
     output = run_python("import runpy, sys; sys.argv[1:] = ['--help']; runpy.run_module('tfvae', run_name='__main__')")
     for command in ("train", "evaluate", "generate", "export"):

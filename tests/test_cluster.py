@@ -38,6 +38,7 @@ RUN = """
 """
 
 
+@pytest.mark.slow
 def test_two_workers_train_on_their_shards_and_the_first_one_exports(pattern, run_workers, tmp_path):
     arguments = (EXAMPLES / "cluster.py", pattern, tmp_path, "--epochs", 3)
     first, second = run_workers(RUN, 2, *arguments, timeout=120)
@@ -54,6 +55,7 @@ def test_two_workers_train_on_their_shards_and_the_first_one_exports(pattern, ru
     assert len(re.findall(r" loss: (\S+)", run_workers(RUN, 2, *arguments, timeout=120)[0])) == 1
 
 
+@pytest.mark.slow
 def test_the_example_runs_on_one_machine(pattern, tmp_path):
     command = [sys.executable, EXAMPLES / "cluster.py", pattern, tmp_path, "--epochs", "2"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)

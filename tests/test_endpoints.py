@@ -244,8 +244,15 @@ def answers(model, x, epsilon):
     return {**model.encode(x), "decoded": model.decode(epsilon), **model.score(x, epsilon)}
 
 
-@pytest.mark.parametrize("build_model", [build, build_of_own_networks])
-@pytest.mark.parametrize(("policy", "file_format"), [("mixed_bfloat16", "saved_model"), ("mixed_float16", "tflite")])
+@pytest.mark.parametrize(
+    ("policy", "file_format", "build_model"),
+    [
+        ("mixed_bfloat16", "saved_model", build),
+        ("mixed_float16", "tflite", build_of_own_networks),
+        pytest.param("mixed_bfloat16", "saved_model", build_of_own_networks, marks=pytest.mark.slow),
+        pytest.param("mixed_float16", "tflite", build, marks=pytest.mark.slow),
+    ],
+)
 def test_half_precision_is_exported_in_float32_by_the_same_weights(
     tmp_path, dtype_policy, policy, build_model, file_format
 ):

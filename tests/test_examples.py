@@ -5,6 +5,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 EXAMPLES = Path(__file__).parent.parent / "examples"
 
 
@@ -12,6 +14,7 @@ def test_no_example_without_a_test():
     assert {path.name for path in EXAMPLES.glob("*.py")} == {"cluster.py", "digits_against_pca.py", "own_networks.py"}
 
 
+@pytest.mark.slow
 def test_own_networks_learns_the_noise_and_tells_the_data_from_other_data():
     done = subprocess.run([sys.executable, EXAMPLES / "own_networks.py"], capture_output=True, text=True, check=True)
     scale, held_out, shuffled = (float(re.findall(r"-?\d+\.\d+", line)[-1]) for line in done.stdout.splitlines()[-3:])

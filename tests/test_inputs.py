@@ -61,13 +61,26 @@ SOURCES = {
 }
 
 
-@pytest.mark.parametrize("source", SOURCES)
-def test_every_source_trains_as_the_array_does_with_no_batch_lost(source, x, quiet_vae):
+@pytest.fixture(scope="module")
+def array_training(quiet_vae):
+    """A model, its weights at the start, and after one epoch of an array the history and the weights."""
     vae = quiet_vae()
     vae.compile(keras.optimizers.SGD(0.1))
     start = vae.get_weights()
-    expected_history = vae.fit(x, batch_size=4, shuffle=False, verbose=0).history
-    expected = vae.get_weights()
+    x = np.random.default_rng(0).normal(size=(20, 4)).astype("float32")
+    history = vae.fit(x, batch_size=4, shuffle=False, verbose=0).history
+    return vae, start, x, history, vae.get_weights()
+
+
+# Which are read as others are.
+LIKE_OTHERS = ["float64 array", "dataset (x, y)", "dataset with one key", "PyDataset (x, y)"]
+
+
+@pytest.mark.parametrize(
+    "source", [pytest.param(source, marks=pytest.mark.slow) if source in LIKE_OTHERS else source for source in SOURCES]
+)
+def test_every_source_trains_as_the_array_does_with_no_batch_lost(source, array_training):
+    vae, start, x, expected_history, expected = array_training
     vae.set_weights(start)
 
     arguments = SOURCES[source](x)

@@ -55,7 +55,9 @@ def newest(folder):
     return max((path.name[:16] for path in folder.glob("state/0*.weights.h5")), default="")
 
 
-@pytest.mark.parametrize("kills", [3, pytest.param(30, marks=pytest.mark.slow)])
+# By default a worker is killed, below, and in test_training.py all moments at which one can be are tried.
+@pytest.mark.slow
+@pytest.mark.parametrize("kills", [3, 30])
 @pytest.mark.parametrize("kind", ["Checkpoints", "BackupAndRestore"])
 def test_a_training_that_is_killed_again_and_again_ends_the_same(kind, kills, processes, uncut, tmp_path):
     expected, seconds = uncut

@@ -24,7 +24,7 @@ LIMIT = 4 * 2**30
 
 @pytest.mark.parametrize(
     ("examples", "event", "num_samples", "batch_size"),
-    [(512, 2, 5000, 512), (256, 784, 500, 128)],
+    [pytest.param(512, 2, 5000, 512, marks=pytest.mark.slow), (256, 784, 500, 128)],
     ids=["few columns, many samples", "images"],
 )
 def test_memory_stays_under_4_gb(examples, event, num_samples, batch_size, run_python):

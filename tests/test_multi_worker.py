@@ -185,6 +185,7 @@ def test_the_first_worker_saves_alone(runs):
     assert_close(exported.reconstruct(X), report["reconstruct"])
 
 
+@pytest.mark.slow
 def test_a_parameter_server_is_refused(run_python, free_addresses):
     worker, server = free_addresses(2)
     printed = run_python(

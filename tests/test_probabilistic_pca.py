@@ -101,6 +101,7 @@ def digits():
 
 # For each: the data, the steps, and what scikit-learn's PCA gives, so that a change of the data is seen.
 TRAININGS = {"diabetes": (diabetes, 1500, -12.512, 0.4682), "digits": (digits, 2000, 14.210, 0.02734)}
+NAMES = ["diabetes", pytest.param("digits", marks=pytest.mark.slow)]
 
 
 @functools.cache
@@ -115,7 +116,7 @@ def train(name):
     return vae, x
 
 
-@pytest.fixture(params=TRAININGS)
+@pytest.fixture(params=NAMES)
 def trained(request):
     return train(request.param)
 
@@ -195,7 +196,7 @@ def test_importance_sampled_log_likelihood_is_exact_to_a_hundredth_nat_after_tra
     np.testing.assert_allclose(estimate, exact, atol=0.05)
 
 
-@pytest.mark.parametrize("name", TRAININGS)
+@pytest.mark.parametrize("name", NAMES)
 def test_training_reaches_the_maximum_that_scikit_learn_knows(name):
     vae, x = train(name)
     x = np.float64(x)

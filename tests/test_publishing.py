@@ -122,6 +122,7 @@ def test_a_version_that_does_not_agree_is_not_published(model, folder, monkeypat
     assert contents(folder / "1") == before
 
 
+@pytest.mark.slow
 def test_an_export_to_a_file_in_the_same_folder_survives_one_to_the_folder(model, folder, monkeypatch):
     def export_meanwhile(*_, **__):
         export.saved_model(model, folder)
@@ -140,7 +141,9 @@ def test_a_file_where_a_folder_should_be_is_named(model, tmp_path):
     assert os.listdir(tmp_path) == ["file"]
 
 
-@pytest.mark.parametrize("given", [".", "link", "../digits"])
+@pytest.mark.parametrize(
+    "given", ["link", *(pytest.param(given, marks=pytest.mark.slow) for given in (".", "../digits"))]
+)
 def test_every_file_has_the_name_of_the_folder_however_it_is_given(tmp_path, model, monkeypatch, given):
     (tmp_path / "digits").mkdir()
     (tmp_path / "digits/link").symlink_to(tmp_path / "digits")

@@ -39,13 +39,15 @@ MODES = {
     "4 steps at once by xla": {"steps_per_execution": 4, "jit_compile": True},
     "eager": {"run_eagerly": True},
 }
-# How many replicas, the optimizer and the mode: each at least once, and all of them in the slow tests.
+# How many replicas, the optimizer and the mode: in the slow tests each of them.
 CASES = [
     (1, "momentum", "graph"),
     (2, "momentum", "4 steps at once"),
     (2, "Adam", "4 steps at once by xla"),
-    (2, "global_clipnorm", "graph"),
+]
+SLOW_CASES = [
     (2, "clipnorm", "eager"),
+    (2, "global_clipnorm", "graph"),
     (2, "clipvalue", "graph"),
     (4, "momentum", "graph"),
     (4, "loss scale", "graph"),
@@ -59,19 +61,23 @@ CHILD = """
     import test_replicas
     print(json.dumps(test_replicas.run_checks(*sys.argv[3:])))
 """
-CHECKS = {}
+CHECKS = {"default": {}, "slow": {}}
 
 
-def in_child(*cases):
-    """Makes a check into a test of how it went in the child."""
+def in_child(*cases, slow=()):
+    """Makes a check into a test of how it went in the child, or in one of their own for the slow cases."""
 
     def decorate(check):
-        names = [" ".join([check.__name__, *map(str, case)]) for case in cases or [()]]
-        CHECKS.update(zip(names, [functools.partial(check, *case) for case in cases or [()]], strict=True))
+        parameters = []
+        for kind, marks, chosen in (("default", (), cases or [()]), ("slow", pytest.mark.slow, slow)):
+            for case in chosen:
+                name = " ".join([check.__name__, *map(str, case)])
+                CHECKS[kind][name] = functools.partial(check, *case)
+                parameters.append(pytest.param(kind, name, marks=marks, id=name))
 
-        @pytest.mark.parametrize("name", names)
-        def test(name, outcomes_of):
-            outcome = outcomes_of(300)[name]
+        @pytest.mark.parametrize(("kind", "name"), parameters)
+        def test(kind, name, outcomes_of):
+            outcome = outcomes_of(300, kind)[name]
             assert outcome is None, outcome
 
         return test
@@ -79,14 +85,16 @@ def in_child(*cases):
     return decorate
 
 
-def run_checks(replicas=None):
-    """Runs all checks, or the comparison of all optimizers and modes, and returns what failed in each."""
+def run_checks(kind):
+    """Runs the checks of a kind, or for a number of replicas all optimizers and modes; returns what failed in each."""
     cpu = tf.config.list_physical_devices("CPU")[0]
     tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 4)
-    cases = itertools.product([int(replicas or 0)], OPTIMIZERS, MODES)
-    grid = {" ".join(map(str, case)): functools.partial(check_same_as_one_device, *case) for case in cases}
+    checks = CHECKS.get(kind)
+    if checks is None:
+        cases = itertools.product([int(kind)], OPTIMIZERS, MODES)
+        checks = {" ".join(map(str, case)): functools.partial(check_same_as_one_device, *case) for case in cases}
     outcomes = {}
-    for name, check in (grid if replicas else CHECKS).items():
+    for name, check in checks.items():
         try:
             outcomes[name] = check()
         except (Exception, pytest.fail.Exception):
@@ -186,7 +194,7 @@ def check_same_as_one_device(replicas, optimizer, mode):
         assert any(np.abs(a - b).max() > 0.05 for a, b in zip(found["weights"], unclipped, strict=True))
 
 
-test_replicas_do_what_one_device_does = in_child(*CASES)(check_same_as_one_device)
+test_replicas_do_what_one_device_does = in_child(*CASES, slow=SLOW_CASES)(check_same_as_one_device)
 
 
 @pytest.mark.slow
@@ -196,7 +204,7 @@ def test_replicas_do_what_one_device_does_with_every_optimizer_in_every_mode(rep
     assert list(outcomes.values()) == [None] * len(OPTIMIZERS) * len(MODES), outcomes
 
 
-@in_child((None,), ("clipvalue",), ("clipnorm",))
+@in_child(("clipnorm",), slow=[(None,), ("clipvalue",)])
 def test_a_loss_scale_overflow_on_one_replica_skips_the_step_on_all(clip):
     model = known(2)
     with scope(2):
@@ -265,7 +273,7 @@ def test_metrics_are_means_over_examples(replicas, kind):
     assert_close(model.evaluate(X, sample_weight=weight, **BATCHES, return_dict=True), expected)
 
 
-@in_child(("mixed_bfloat16",), ("mixed_float16",))
+@in_child(("mixed_float16",), slow=[("mixed_bfloat16",)])
 def test_mixed_precision(policy):
     results = []
     for replicas in (0, 2):

@@ -150,7 +150,22 @@ CASES = [
 ]
 
 
-@pytest.mark.parametrize(("saver", "save_freq", "steps_per_execution", "cut"), CASES)
+# Of all that differ: before a checkpoint, in and after an epoch and a validation; each saver at steps and at epochs.
+SOME = [
+    ("Checkpoints", 3, 3, "first step"),
+    ("Checkpoints", 3, 3, "last step of an epoch"),
+    ("Checkpoints", 3, 3, "validation"),
+    ("Checkpoints", 3, 3, "last step"),
+    ("Checkpoints", "epoch", 3, "second epoch"),
+    ("BackupAndRestore", 2, 1, "second epoch"),
+    ("BackupAndRestore", "epoch", 3, "last validation"),
+]
+
+
+@pytest.mark.parametrize(
+    ("saver", "save_freq", "steps_per_execution", "cut"),
+    [case if case in SOME else pytest.param(*case, marks=pytest.mark.slow) for case in CASES],
+)
 def test_a_training_goes_on_wherever_it_was_cut(saver, save_freq, steps_per_execution, cut, trainee, tmp_path):
     def make_saver():
         return SAVERS[saver](tmp_path, save_freq=save_freq)
@@ -160,7 +175,7 @@ def test_a_training_goes_on_wherever_it_was_cut(saver, save_freq, steps_per_exec
     assert epochs == list(range(CUTS[cut].at[0], EPOCHS))
 
 
-@pytest.mark.parametrize("note", [None, "", '{"epo'])
+@pytest.mark.parametrize("note", ['{"epo', *(pytest.param(note, marks=pytest.mark.slow) for note in (None, ""))])
 def test_keras_may_be_cut_while_it_writes_the_weights_and_its_note_of_the_epoch(note, trainee, tmp_path):
     def make_saver():
         return keras.callbacks.BackupAndRestore(tmp_path, save_freq=3)
@@ -253,10 +268,17 @@ DATA = {
 
 
 ENDLESS = ["arrays and few steps", "dataset and few steps", "repeated dataset", "generator"]
+# Which the others resemble.
+SOME_DATA = ["arrays and few steps", "tfvae.data", "dataset", "generator"]
 
 
 @pytest.mark.parametrize(
-    ("kind", "steps_per_execution"), [*((kind, 3) for kind in DATA), *((kind, 1) for kind in ENDLESS)]
+    ("kind", "steps_per_execution"),
+    [
+        *((kind, 3) if kind in SOME_DATA else pytest.param(kind, 3, marks=pytest.mark.slow) for kind in DATA),
+        *(pytest.param(kind, 1, marks=pytest.mark.slow) for kind in ENDLESS if kind != "repeated dataset"),
+        ("repeated dataset", 1),
+    ],
 )
 def test_a_training_goes_on_with_the_data_that_come_next(kind, steps_per_execution, trainee, tmp_path):
     chosen = trainee(steps_per_execution, binary=kind == "tfvae.data")
@@ -360,6 +382,8 @@ for value, other in zip(model.get_weights(), expected.get_weights(), strict=True
 """
 
 
-@pytest.mark.parametrize("steps_per_execution", [3, pytest.param(1, marks=pytest.mark.slow)])
+# By default two workers go on, in test_kills.py.
+@pytest.mark.slow
+@pytest.mark.parametrize("steps_per_execution", [3, 1])
 def test_a_training_of_two_replicas_goes_on(steps_per_execution, run_python, tmp_path):
     run_python(MIRRORED, tmp_path, steps_per_execution)

@@ -1,5 +1,6 @@
 """SavedModels as TF Serving takes them: plain TensorFlow, its warm-up, its configuration, REST and gRPC requests."""
 
+import functools
 import json
 import os
 import re
@@ -39,6 +40,9 @@ LIKELIHOODS = {
     "ContinuousBernoulli": likelihoods.ContinuousBernoulli,
 }
 CASES = [f"{network}-{likelihood}" for network in NETWORKS for likelihood in LIKELIHOODS]
+# Of which each network and each likelihood is tested by default.
+SOME = ["dense-Normal", "convolutional-Bernoulli", "dense-ContinuousBernoulli"]
+EVERY_CASE = [case if case in SOME else pytest.param(case, marks=pytest.mark.slow) for case in CASES]
 INPUTS = {
     "encode": ["x"],
     "decode": ["z"],
@@ -97,20 +101,22 @@ def assert_close(received, expected):
 
 @pytest.fixture(scope="module")
 def exported(tmp_path_factory):
-    """Of each case the model and its published version."""
-    models = {}
-    for case in CASES:
+    """Makes of a case, once, the model and its published version."""
+
+    @functools.cache
+    def make(case):
         network, likelihood = case.split("-")
-        keras.utils.set_random_seed(len(models))
+        keras.utils.set_random_seed(CASES.index(case))
         model = tfvae.VAE(*NETWORKS[network](), LATENT_DIM, likelihood=LIKELIHOODS[likelihood]())
-        models[case] = model, export.saved_model(model, tmp_path_factory.mktemp("served") / case)
-    return models
+        return model, export.saved_model(model, tmp_path_factory.mktemp("served") / case)
+
+    return make
 
 
 @pytest.fixture(scope="module", params=["dense-Normal", "convolutional-Bernoulli"])
 def served(request, exported):
     """Of one case the model, its version and its loaded signatures."""
-    model, version = exported[request.param]
+    model, version = exported(request.param)
     loaded = tf.saved_model.load(str(version))
     return model, version, loaded, request.param
 
@@ -129,48 +135,53 @@ def graph_of(version):
 
 @pytest.fixture(scope="module")
 def answers(exported, tmp_path_factory, run_python):
-    """What a process that has only TensorFlow gets from every signature of every case, at each batch size."""
-    folder = tmp_path_factory.mktemp("answers")
-    requests = []
-    for case in CASES:
-        for signature in INPUTS:
-            for batch in BATCHES:
-                name = f"{case}-{signature}-{batch}"
-                np.savez(folder / f"{name}.inputs.npz", **inputs_of(signature, batch))
-                requests.append([str(exported[case][1]), signature, name])
-    (folder / "requests.json").write_text(json.dumps(requests))
-    run_python(
-        """
-        import json, pathlib, sys
-        import numpy as np
+    """What a process that has only TensorFlow gets from every signature, at each batch size: of some cases, or all."""
 
-        for name in ("tfvae", "keras", "tensorflow_probability", "tf_keras"):
-            sys.modules[name] = None
-        import tensorflow as tf
+    @functools.cache
+    def ask(cases):
+        folder = tmp_path_factory.mktemp("answers")
+        requests = []
+        for case in cases:
+            for signature in INPUTS:
+                for batch in BATCHES:
+                    name = f"{case}-{signature}-{batch}"
+                    np.savez(folder / f"{name}.inputs.npz", **inputs_of(signature, batch))
+                    requests.append([str(exported(case)[1]), signature, name])
+        (folder / "requests.json").write_text(json.dumps(requests))
+        run_python(ONLY_TENSORFLOW, folder)
+        return folder
 
-        folder = pathlib.Path(sys.argv[1])
-        requests = json.loads((folder / "requests.json").read_text())
-        loaded = {version: tf.saved_model.load(version) for version in {request[0] for request in requests}}
-        for version, signature, name in requests:
-            inputs = {key: tf.constant(value) for key, value in np.load(folder / f"{name}.inputs.npz").items()}
-            call = loaded[version].signatures[signature]
-            first, second = call(**inputs), call(**inputs)
-            for key in first:
-                np.testing.assert_array_equal(first[key], second[key])
-            np.savez(folder / f"{name}.outputs.npz", **{key: value.numpy() for key, value in first.items()})
-        """,
-        folder,
-    )
-    return folder
+    return lambda case: ask(tuple(SOME if case in SOME else CASES))
 
 
-@pytest.mark.parametrize("case", CASES)
+ONLY_TENSORFLOW = """
+    import json, pathlib, sys
+    import numpy as np
+
+    for name in ("tfvae", "keras", "tensorflow_probability", "tf_keras"):
+        sys.modules[name] = None
+    import tensorflow as tf
+
+    folder = pathlib.Path(sys.argv[1])
+    requests = json.loads((folder / "requests.json").read_text())
+    loaded = {version: tf.saved_model.load(version) for version in {request[0] for request in requests}}
+    for version, signature, name in requests:
+        inputs = {key: tf.constant(value) for key, value in np.load(folder / f"{name}.inputs.npz").items()}
+        call = loaded[version].signatures[signature]
+        first, second = call(**inputs), call(**inputs)
+        for key in first:
+            np.testing.assert_array_equal(first[key], second[key])
+        np.savez(folder / f"{name}.outputs.npz", **{key: value.numpy() for key, value in first.items()})
+"""
+
+
+@pytest.mark.parametrize("case", EVERY_CASE)
 @pytest.mark.parametrize("signature", INPUTS)
 def test_every_signature_gives_the_numbers_of_keras_where_only_tensorflow_is(exported, answers, case, signature):
     for batch in BATCHES:
-        received = dict(np.load(answers / f"{case}-{signature}-{batch}.outputs.npz"))
+        received = dict(np.load(answers(case) / f"{case}-{signature}-{batch}.outputs.npz"))
         assert sorted(received) == OUTPUTS[signature]
-        assert_close(received, keras_answer(exported[case][0], signature, batch))
+        assert_close(received, keras_answer(exported(case)[0], signature, batch))
 
 
 def saved_model_cli(*arguments):
@@ -180,14 +191,16 @@ def saved_model_cli(*arguments):
     return done.stdout
 
 
+@pytest.mark.slow
 def test_saved_model_cli_shows_every_signature(exported):
-    shown = saved_model_cli("show", "--all", "--dir", exported["convolutional-Bernoulli"][1])
+    shown = saved_model_cli("show", "--all", "--dir", exported("convolutional-Bernoulli")[1])
     assert set(re.findall(r"signature_def\['(\w+)'\]", shown)) - {"__saved_model_init_op"} == set(INPUTS)
     assert "shape: (-1, 8, 8, 1)" in shown
 
 
+@pytest.mark.slow
 def test_saved_model_cli_runs_a_signature(exported, tmp_path):
-    model, version = exported["convolutional-Bernoulli"]
+    model, version = exported("convolutional-Bernoulli")
     np.savez(tmp_path / "inputs.npz", **inputs_of("score", 7))
     where = f"x={tmp_path}/inputs.npz[x];epsilon={tmp_path}/inputs.npz[epsilon]"
     arguments = ["--dir", version, "--tag_set", "serve", "--signature_def", "score", "--inputs", where]
@@ -205,9 +218,9 @@ def nodes_of(version):
     return [*graph.node, *(node for function in graph.library.function for node in function.node_def)]
 
 
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("case", EVERY_CASE)
 def test_every_op_is_built_in_and_none_draws_or_calls_python(exported, case):
-    version = exported[case][1]
+    version = exported(case)[1]
     own = {function.signature.name for function in graph_of(version).library.function}
     ops = {node.op for node in nodes_of(version)} - own
     assert {"MatMul", "EnsureShape"} <= ops
@@ -234,13 +247,14 @@ def test_a_model_compiled_with_xla_exports_nothing_that_must_be_compiled(tmp_pat
     assert_close(loaded.signatures["reconstruct"](x=tf.constant(arrays(1)["x"])), {"mean": expected})
 
 
-def test_no_file_holds_a_path_of_the_machine(exported):
-    for _, version in exported.values():
-        files = [path for path in version.rglob("*") if path.is_file()]
-        assert len(files) == 6
-        for path in files:
-            for place in (version.parents[1], Path(tfvae.__file__).parents[1], Path(tf.__file__).parents[1]):
-                assert str(place).encode() not in path.read_bytes(), path
+@pytest.mark.parametrize("case", EVERY_CASE)
+def test_no_file_holds_a_path_of_the_machine(exported, case):
+    version = exported(case)[1]
+    files = [path for path in version.rglob("*") if path.is_file()]
+    assert len(files) == 6
+    for path in files:
+        for place in (version.parents[1], Path(tfvae.__file__).parents[1], Path(tf.__file__).parents[1]):
+            assert str(place).encode() not in path.read_bytes(), path
 
 
 # Warm-up

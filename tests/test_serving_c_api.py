@@ -114,61 +114,6 @@ C_CLIENT = """
 """
 
 
-@pytest.fixture
-def ask(served, tmp_path, run_python):
-    """Sends requests {key: (signature, {input: array})} through the C API; gives {key: (code, message, outputs)}."""
-    _, version = served
-    content = saved_model_pb2.SavedModel.FromString((version / "saved_model.pb").read_bytes())
-    signatures = content.meta_graphs[0].signature_def
-
-    def send(requests):
-        written = {}
-        for key, (signature, inputs) in requests.items():
-            definition = signatures[signature]
-            feeds = {
-                definition.inputs[name].name: (array.dtype.name, array.shape, array.tolist() if array.size else None)
-                for name, array in inputs.items()
-            }
-            fetches = {name: info.name for name, info in definition.outputs.items()}
-            written[key] = {"feeds": feeds, "fetches": fetches}
-        (tmp_path / "requests.json").write_text(json.dumps(written))
-        library = Path(tf.__file__).parent
-        run_python(C_CLIENT, version, tmp_path / "requests.json", tmp_path / "results.npz", library)
-        results = dict(np.load(tmp_path / "results.npz"))
-        codes = json.loads(str(results.pop("codes")))
-        return {
-            key: (
-                *codes[key],
-                {name.split("/")[1]: value for name, value in results.items() if name.split("/")[0] == key},
-            )
-            for key in requests
-        }
-
-    return send
-
-
-def test_a_good_request_gets_the_numbers_of_keras(served, ask):
-    model = served[0]
-    values = {**inputs_of("score", 5), **inputs_of("decode", 5)}
-    x, z, epsilon = values["x"], values["z"], values["epsilon"]
-    expected = {
-        "encode": model.encode(x),
-        "decode": {"mean": model.decode(z)},
-        "reconstruct": {"mean": model.reconstruct(x)},
-        "generate": {"mean": model.decode(epsilon)},  # The prior is N(0, I).
-        "score": model.score(x, epsilon),
-        "serving_default": {"mean": model.reconstruct(x), **model.score(x)},
-    }
-    received = ask({signature: (signature, inputs_of(signature, 5)) for signature in INPUTS})
-    for signature, (code, message, outputs) in received.items():
-        assert code == 0, message
-        assert outputs.keys() == expected[signature].keys()
-        for name, value in expected[signature].items():
-            # Float32 sums in another order: some units in the last place of the largest value.
-            tolerance = 5e-6 * max(1, np.abs(value).max())
-            np.testing.assert_allclose(outputs[name], value, rtol=0, atol=tolerance, strict=True)
-
-
 def wrong(shape):
     """Arrays that are not float32 [B, *shape], by what is wrong with them."""
     rest = shape[1:]
@@ -189,28 +134,87 @@ def wrong(shape):
     return arrays | {dtype: np.ones((5, *shape), dtype) for dtype in ("float64", "float16", "int32", "int64", "uint8")}
 
 
-def test_a_wrong_request_is_an_invalid_argument_and_the_server_lives(served, ask):
-    requests = {}
-    for signature, names in INPUTS.items():
-        for name in names:
-            for what, array in wrong(SHAPES[name]).items():
-                requests[f"{signature}: {name}: {what}"] = signature, {**inputs_of(signature, 5), name: array}
-        requests[f"{signature} last"] = signature, inputs_of(signature, 5)
-    received = ask(requests)
-    expected = {key: 0 if key.endswith("last") else INVALID_ARGUMENT for key in requests}
-    assert {key: code for key, (code, _, _) in received.items() if code != expected[key]} == {}
-
-
-def test_a_score_of_unequal_batches_is_an_invalid_argument(ask):
-    requests = {
+REQUESTS = {
+    "good": {signature: (signature, inputs_of(signature, 5)) for signature in INPUTS},
+    "wrong": {
+        f"{signature}: {name}: {what}": (signature, {**inputs_of(signature, 5), name: array})
+        for signature, names in INPUTS.items()
+        for name in names
+        for what, array in wrong(SHAPES[name]).items()
+    },
+    "unequal": {
         f"{a} and {b}": ("score", {"x": inputs_of("score", a)["x"], "epsilon": inputs_of("score", b)["epsilon"]})
         for a, b in ((5, 3), (5, 1), (1, 5), (5, 0), (0, 5))
+    },
+    "empty": {signature: (signature, inputs_of(signature, 0)) for signature in INPUTS},
+    "last": {signature: (signature, inputs_of(signature, 5)) for signature in INPUTS},
+}
+
+
+@pytest.fixture(scope="module")
+def received(served, tmp_path_factory, run_python):
+    """What one process answers through the C API to all requests, in their order: {key: (code, message, outputs)}."""
+    _, version = served
+    folder = tmp_path_factory.mktemp("requests")
+    content = saved_model_pb2.SavedModel.FromString((version / "saved_model.pb").read_bytes())
+    signatures = content.meta_graphs[0].signature_def
+    written = {}
+    for kind, requests in REQUESTS.items():
+        for key, (signature, inputs) in requests.items():
+            definition = signatures[signature]
+            feeds = {
+                definition.inputs[name].name: (array.dtype.name, array.shape, array.tolist() if array.size else None)
+                for name, array in inputs.items()
+            }
+            fetches = {name: info.name for name, info in definition.outputs.items()}
+            written[f"{kind}/{key}"] = {"feeds": feeds, "fetches": fetches}
+    (folder / "requests.json").write_text(json.dumps(written))
+    library = Path(tf.__file__).parent
+    run_python(C_CLIENT, version, folder / "requests.json", folder / "results.npz", library)
+    results = dict(np.load(folder / "results.npz"))
+    codes = json.loads(str(results.pop("codes")))
+    outputs = {name: {} for name in written}
+    for name, value in results.items():
+        request, output = name.rsplit("/", 1)
+        outputs[request][output] = value
+    return {
+        kind: {key: (*codes[f"{kind}/{key}"], outputs[f"{kind}/{key}"]) for key in requests}
+        for kind, requests in REQUESTS.items()
     }
-    assert {key: code for key, (code, _, _) in ask(requests).items() if code != INVALID_ARGUMENT} == {}
 
 
-def test_an_empty_batch_gives_empty_answers_or_an_invalid_argument(ask):
-    received = ask({signature: (signature, inputs_of(signature, 0)) for signature in INPUTS})
-    for signature, (code, message, outputs) in received.items():
+def test_a_good_request_gets_the_numbers_of_keras(served, received):
+    model = served[0]
+    values = {**inputs_of("score", 5), **inputs_of("decode", 5)}
+    x, z, epsilon = values["x"], values["z"], values["epsilon"]
+    expected = {
+        "encode": model.encode(x),
+        "decode": {"mean": model.decode(z)},
+        "reconstruct": {"mean": model.reconstruct(x)},
+        "generate": {"mean": model.decode(epsilon)},  # The prior is N(0, I).
+        "score": model.score(x, epsilon),
+        "serving_default": {"mean": model.reconstruct(x), **model.score(x)},
+    }
+    for kind in ("good", "last"):
+        for signature, (code, message, outputs) in received[kind].items():
+            assert code == 0, message
+            assert outputs.keys() == expected[signature].keys()
+            for name, value in expected[signature].items():
+                # Float32 sums in another order: some units in the last place of the largest value.
+                tolerance = 5e-6 * max(1, np.abs(value).max())
+                np.testing.assert_allclose(outputs[name], value, rtol=0, atol=tolerance, strict=True)
+
+
+def test_a_wrong_request_is_an_invalid_argument_and_the_server_lives(received):
+    assert {key: code for key, (code, _, _) in received["wrong"].items() if code != INVALID_ARGUMENT} == {}
+    assert {key: code for key, (code, _, _) in received["last"].items() if code != 0} == {}
+
+
+def test_a_score_of_unequal_batches_is_an_invalid_argument(received):
+    assert {key: code for key, (code, _, _) in received["unequal"].items() if code != INVALID_ARGUMENT} == {}
+
+
+def test_an_empty_batch_gives_empty_answers_or_an_invalid_argument(received):
+    for signature, (code, message, outputs) in received["empty"].items():
         assert code in (0, INVALID_ARGUMENT), message
         assert all(len(value) == 0 for value in outputs.values()), signature

@@ -115,7 +115,9 @@ def test_two_exports_at_once_publish_two_versions(processes, keras_file, expecte
         check_version(folder / version, expected)
 
 
-@pytest.mark.parametrize("kills", [8, pytest.param(100, marks=pytest.mark.slow)])
+# By default at exact steps, below.
+@pytest.mark.slow
+@pytest.mark.parametrize("kills", [8, 100])
 def test_a_reader_never_fails_whenever_an_export_is_killed(processes, keras_file, model, expected, folder, kills):
     names = ("README.md", "requests/score.json", "models.config", "batching.config")
     documents = {name: (folder / name).read_bytes() for name in names}
@@ -243,7 +245,14 @@ FULL_DISK = """
 """
 
 
-@pytest.mark.parametrize("stage", ["weights", "graph", "warm-up", "metadata", "documents"])
+@pytest.mark.parametrize(
+    "stage",
+    [
+        "weights",
+        "documents",
+        *(pytest.param(stage, marks=pytest.mark.slow) for stage in ("graph", "warm-up", "metadata")),
+    ],
+)
 def test_a_full_disk_is_an_os_error_that_names_the_folder(processes, keras_file, model, folder, stage):
     before = contents(folder)
     printed = processes.run(FULL_DISK, keras_file, folder, stage)

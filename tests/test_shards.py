@@ -203,6 +203,8 @@ def two_passes(files, seed, global_seed):
     return [batch.tolist() for _ in range(2) for batch in dataset.as_numpy_iterator()]
 
 
+# By default of arrays, in test_data.py.
+@pytest.mark.slow
 def test_a_seed_gives_the_same_batches_whatever_the_global_seed(files, run_python):
     expected = two_passes(files, 3, 0)
     assert two_passes(files, 3, 1) == two_passes(files, 3, 2**31) == expected
@@ -393,6 +395,7 @@ MEMORY = """
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["tfrecord", "npz"])
 def test_400_mb_are_streamed_in_200_mb(run_python, kind):
     assert int(run_python(MEMORY, kind, 32)) < 200e6

@@ -338,6 +338,8 @@ def test_a_chief_and_a_worker_start_at_different_times(run_workers):
         assert report == {**expected, "chief": index == 0}
 
 
+# By default of threads, in test_rendezvous.py.
+@pytest.mark.slow
 def test_a_worker_that_never_starts_is_named_in_all(run_workers):
     printed = run_workers(
         """

@@ -136,7 +136,7 @@ def test_a_run_that_is_complete_is_left_alone(train, refused, run_folder, after,
     assert contents(run_folder).items() > before.items()
 
 
-@pytest.mark.parametrize("value", [[], ["true"]])
+@pytest.mark.parametrize("value", [[], pytest.param(["true"], marks=pytest.mark.slow)], ids=["", "true"])
 def test_a_run_that_is_overwritten_starts_anew(value, train, train_cut, run_folder):
     train_cut(1, 20)
     assert names(run_folder) == ["checkpoints", "config.yaml", "history.csv", "model.keras"]
@@ -156,7 +156,7 @@ class Diverge(keras.callbacks.Callback):
             self.model.trainable_variables[0].assign(self.model.trainable_variables[0] * np.nan)
 
 
-@pytest.mark.parametrize("cut", [False, True])
+@pytest.mark.parametrize("cut", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_a_run_that_diverges_keeps_its_history_and_its_best_model(cut, train, train_cut, refused, run_folder, after):
     if cut:
         train_cut(1, 0)

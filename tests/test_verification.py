@@ -272,7 +272,7 @@ def test_the_tolerance_is_1e_4_of_the_largest_value(model, files, relative, acce
     ("module", "function", "message", "shift"),
     [
         (serving, "saved_model", "The SavedModel must agree", SHIFT),
-        (serving, "saved_model", "The SavedModel must agree", np.nan),
+        pytest.param(serving, "saved_model", "The SavedModel must agree", np.nan, marks=pytest.mark.slow),
         (device, "tflite", "The TFLite must agree", SHIFT),
     ],
     ids=["SavedModel", "SavedModel with NaN", "TFLite"],
