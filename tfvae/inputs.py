@@ -4,13 +4,31 @@ import itertools
 import math
 import types
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import keras
 import numpy as np
 import tensorflow as tf
 
 from tfvae import checks, epochs
+
+
+class Batch(NamedTuple):
+    """What a step computes with.
+
+    Attributes:
+        x: the data [B, ...], as `elbo_terms` takes them.
+        sample_weight: the weights [B], float32, or None for 1.
+        size: how many of the examples are this replica's: B, or 0 where B is 1 and the weight 0.
+        global_size: the sum of `size` over the replicas.
+        seed: a stateless seed, int32 [2].
+    """
+
+    x: tf.Tensor
+    sample_weight: tf.Tensor | None
+    size: tf.Tensor
+    global_size: tf.Tensor
+    seed: tf.Tensor
 
 
 def unpack(data: Any) -> tuple[Any, Any]:

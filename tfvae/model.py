@@ -6,7 +6,7 @@ import numbers
 import os
 import random
 from collections.abc import Callable, Mapping, MutableMapping
-from typing import Any, NamedTuple
+from typing import Any
 
 import keras
 import numpy as np
@@ -15,24 +15,6 @@ import tensorflow as tf
 from tfvae import calls, checks, epochs, files, inputs, replicas, resume
 from tfvae.elbo import ElboTerms
 from tfvae.objectives import ELBO, Objective
-
-
-class _Batch(NamedTuple):
-    """What a step computes with.
-
-    Attributes:
-        x: the data [B, ...], as `elbo_terms` takes them.
-        sample_weight: the weights [B], float32, or None for 1.
-        size: how many of the examples are this replica's: B, or 0 where B is 1 and the weight 0.
-        global_size: the sum of `size` over the replicas.
-        seed: a stateless seed, int32 [2].
-    """
-
-    x: tf.Tensor
-    sample_weight: tf.Tensor | None
-    size: tf.Tensor
-    global_size: tf.Tensor
-    seed: tf.Tensor
 
 
 class VariationalModel(keras.Model, abc.ABC):
@@ -187,7 +169,7 @@ class VariationalModel(keras.Model, abc.ABC):
         # Keras has every replica compute all of it, and returns the copies one after the other.
         return super().predict_on_batch(x)[: len(tf.nest.flatten(self.unpack(x)[0])[0])]
 
-    def _batch(self, data: Any) -> _Batch:
+    def _batch(self, data: Any) -> inputs.Batch:
         """What a step computes with; all that concerns other replicas, so that XLA may compile the rest."""
         x, sample_weight = self.unpack(data)
         x = tf.nest.map_structure(self.cast, x)
@@ -199,16 +181,16 @@ class VariationalModel(keras.Model, abc.ABC):
             x = tf.nest.map_structure(replicas.at_least_one, x)
             weights = tf.ones(rows) if sample_weight is None else sample_weight
             sample_weight = tf.concat([weights, tf.zeros(tf.maximum(1 - rows, 0))], axis=0)
-        return _Batch(x, sample_weight, size, replicas.total(size), self.next_seed())
+        return inputs.Batch(x, sample_weight, size, replicas.total(size), self.next_seed())
 
-    def _gradients(self, batch: _Batch) -> tuple[list[Any], dict[str, tf.Tensor]]:
+    def _gradients(self, batch: inputs.Batch) -> tuple[list[Any], dict[str, tf.Tensor]]:
         """The gradients of this replica's part of the loss, and the values of the metrics by name [B]."""
         with tf.GradientTape() as tape:
             loss, values = self._loss(batch, training=True)
             loss = self.optimizer.scale_loss(loss)
         return tape.gradient(loss, self.trainable_variables), values
 
-    def _loss(self, batch: _Batch, training: bool) -> tuple[tf.Tensor, dict[str, tf.Tensor]]:
+    def _loss(self, batch: inputs.Batch, training: bool) -> tuple[tf.Tensor, dict[str, tf.Tensor]]:
         """The scalar loss of this replica, which sums over replicas to that of the global batch.
 
         Returns:
@@ -244,7 +226,7 @@ class VariationalModel(keras.Model, abc.ABC):
             return tf.function(function, jit_compile=True, autograph=False)
         return function
 
-    def _update_metrics(self, values: dict[str, tf.Tensor], batch: _Batch) -> dict[str, Any]:
+    def _update_metrics(self, values: dict[str, tf.Tensor], batch: inputs.Batch) -> dict[str, Any]:
         """Feeds values [B] to the metric of the same name, so that averages weigh examples and not batches."""
         for metric in self.metrics:
             # A user's layer may have metrics of its own.

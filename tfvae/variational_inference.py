@@ -9,10 +9,12 @@ import numpy as np
 import tensorflow as tf
 import tensorflow_probability as tfp
 
-from tfvae import checks, elbo, laplace, observations, starts
+from tfvae import checks, elbo, observations, starts
 from tfvae.amortized import LocalLatents
+from tfvae.approximation import Approximation
 from tfvae.callbacks import Convergence
 from tfvae.draws import PARETO_K_LIMIT, Draws
+from tfvae.joint_density import JointDensity
 from tfvae.latents import Latent
 from tfvae.model import VariationalModel
 from tfvae.objectives import ELBO, Objective
@@ -81,11 +83,12 @@ class VariationalInference(VariationalModel):
         if objective is None:
             objective = ELBO(num_samples=_NUM_SAMPLES, sticking_the_landing=True)
         super().__init__(objective, **kwargs)
-        self.__dict__["_target"] = target(model, latents)
+        # Past Keras, which would look into these.
+        self.__dict__["_joint"] = JointDensity(target(model, latents), local)
         self.__dict__["_given"] = {"model": model, "latents": latents, "local": local, "predictive": predictive}
         self.__dict__["_data"] = None
         self.num_data = None if num_data is None else checks.positive_integer("num_data", num_data)
-        self.space = self._target.space
+        self.space = self._joint.target.space
         self.posterior = FullCovarianceNormal() if posterior is None else posterior
         self.local = local
         for name, base in (("posterior", Posterior), ("objective", Objective)):
@@ -100,20 +103,7 @@ class VariationalInference(VariationalModel):
             )
         if predictive is not None and not callable(predictive):
             raise ValueError(f"`predictive` must be a function. Received: {predictive!r}")
-        if self.posterior.latent_dim not in (None, self.space.dim):
-            raise ValueError(
-                f"`posterior` must have latent_dim={self.space.dim}, that of the unconstrained latent variables, or "
-                f"None. Received: latent_dim={self.posterior.latent_dim}"
-            )
-        self.posterior.latent_dim = self.space.dim
-        self.posterior.build((None, 0))
-        dim = self.space.dim
-        full = not self.posterior.scales_only and dim <= laplace.FULL_CURVATURE_DIM
-        frozen = {"dtype": "float32", "trainable": False, "autocast": False}
-        self.loc = self.add_weight(name="loc", shape=(dim,), initializer="zeros", **frozen)
-        shape, initializer = ((dim, dim), "identity") if full else ((dim,), "ones")
-        self.scale = self.add_weight(name="scale", shape=shape, initializer=initializer, **frozen)
-        self.standardized = self.add_weight(name="standardized", shape=(), initializer="zeros", **frozen)
+        self.approximation = Approximation(self.posterior, self.space.dim)
         self.built = True
 
     def elbo_terms(
@@ -138,11 +128,12 @@ class VariationalInference(VariationalModel):
         """
         path = elbo.Path() if path_gradient else None
         seeds = tf.random.experimental.stateless_split(seed, 2)
-        u, log_posterior, _ = elbo.draw(self._distribution(), num_samples, seed=seeds[0], path=path)
-        z, log_jacobian = self._from_standard(u[:, 0])
-        log_prior, log_likelihood, log_local = self._log_densities(z, x, seeds[1], path, training)
+        z, log_posterior = self.approximation.draw(num_samples, seeds[0], path)
+        log_prior, log_likelihood, log_local = self._joint.log_densities(
+            z, x, num_data=self.num_data, seed=seeds[1], path=path, training=training
+        )
         rows = tf.shape(tf.nest.flatten(x)[0])[0]
-        terms = (log_likelihood, log_prior, log_posterior[:, 0] - log_jacobian + log_local)
+        terms = (log_likelihood, log_prior, log_posterior + log_local)
         # A column for each row, so that sums over rows and replicas weigh the batch by its size.
         columns = [tf.repeat(term[:, tf.newaxis], rows, axis=1) for term in terms]
         kl = tf.reduce_mean(columns[2] - columns[1], axis=0)
@@ -249,7 +240,7 @@ class VariationalInference(VariationalModel):
         Raises:
             ValueError: the log joint density is not what it must be.
         """
-        self.standardized.assign(0.0)
+        self.approximation.standardized.assign(0.0)
         self._standardize(self._read(x, y, batch_size))
 
     def draw(
@@ -319,7 +310,7 @@ class VariationalInference(VariationalModel):
 
     def log_prob_unconstrained(self, z: np.ndarray) -> np.ndarray:
         """Evaluates log q(z) [S] of z [S, L] in the unconstrained space, in nats."""
-        return self._run(self._log_prob, tf.constant(z, tf.float32)).numpy()
+        return self._run(self.approximation.log_prob, tf.constant(z, tf.float32)).numpy()
 
     def _read(self, x: Any, y: Any, batch_size: int | None) -> observations.Observations:
         """The data as a dataset; N is known from here on."""
@@ -342,96 +333,26 @@ class VariationalInference(VariationalModel):
             raise ValueError("`x` must hold at least one batch. Received: an empty dataset")
         if not observations.is_none(x):
             self.check_data(tf.nest.map_structure(np.asarray, x))
-        self._check_density(x, data.whole)
-        if self.local is not None or float(self.standardized) > 0.0:
+        replicas = self.distribute_strategy.num_replicas_in_sync
+        self._joint.check(x, whole=data.whole, replicas=replicas)
+        if self.local is not None or float(self.approximation.standardized) > 0.0:
             return
 
         def log_density(z: tf.Tensor) -> tf.Tensor:
-            log_prior, log_likelihood, _ = self._log_densities(z, x, None, None, False)
+            log_prior, log_likelihood, _ = self._joint.log_densities(z, x, num_data=self.num_data)
             return log_prior + log_likelihood
 
-        full = len(self.scale.shape) == 2
-        gaussian = starts.standard_coordinates(self._target, log_density, self.noise_seed % 2**31, full=full)
-        self.loc.assign(gaussian.loc)
-        self.scale.assign(gaussian.scale)
-        self.standardized.assign(1.0)
-
-    def _check_density(self, x: Any, whole: bool) -> None:
-        """Raises ValueError unless the log joint density has the shapes that it must have, for data of B rows."""
-        if self.local is not None and not self.local.built:
-            self.local.build(tf.nest.map_structure(lambda part: part.shape, x))
-        must_split = None
-        if not observations.is_none(x):
-            if self.distribute_strategy.num_replicas_in_sync > 1:
-                must_split = "several replicas share the data"
-            elif self.local is not None:
-                must_split = "rows have latent variables of their own"
-        rows = len(tf.nest.flatten(x)[0])
-        # Another number than that of the rows, which it must not be mistaken for.
-        num_samples = 3 if rows != 3 else 4
-        values, _, _ = self._latents(tf.zeros([num_samples, self.space.dim]), x, tf.constant([0, 0]), None, False)
-        data = None if observations.is_none(x) else x
-        self._target.check(values, data, whole=whole, must_split=must_split)
-
-    def _distribution(self) -> tfd.Distribution:
-        """q(u) in the standard coordinates, with batch shape [1] and event shape [L]."""
-        return self.posterior.distribution(self.posterior(tf.zeros([1, 0])))
-
-    def _from_standard(self, u: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        """Computes z = loc + scale u [S, L] of u [S, L], and the logarithm of the Jacobian, a scalar."""
-        scale = self.scale.value
-        if len(scale.shape) == 1:
-            return self.loc + u * scale, tf.reduce_sum(tf.math.log(scale))
-        return self.loc + tf.linalg.matvec(scale, u), tf.reduce_sum(tf.math.log(tf.linalg.diag_part(scale)))
-
-    def _latents(
-        self, z: tf.Tensor, x: Any, seed: tf.Tensor, path: elbo.Path | None, training: bool
-    ) -> tuple[dict[str, tf.Tensor], tf.Tensor, tf.Tensor | None]:
-        """The latent variables by name, the log Jacobian [S] of the global ones, and log q [S, B] of the local ones."""
-        values, log_jacobian = self.space.constrain(z)
-        if self.local is None:
-            return values, log_jacobian, None
-        draws = elbo.draw(self.local.distribution(x, training), z.shape[0], seed=seed, path=path)
-        local, local_log_jacobian = self.local.space.constrain(draws.z)
-        return {**values, **local}, log_jacobian, draws.log_posterior - local_log_jacobian
-
-    def _log_densities(
-        self, z: tf.Tensor, x: Any, seed: tf.Tensor, path: elbo.Path | None, training: bool
-    ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-        """At z [S, L] and for all of the data: log p(z), log p(data | z) and log q of the local latents, each [S]."""
-        values, log_jacobian, log_local = self._latents(z, x, seed, path, training)
-        log_prior, log_likelihood = self._target.log_densities(values, None if observations.is_none(x) else x)
-        if len(log_likelihood.shape) == 2:
-            rows = tf.cast(tf.shape(log_likelihood)[1], tf.float32)
-            scale = 1.0 if self.num_data is None else self.num_data / rows
-            log_likelihood = scale * tf.reduce_sum(log_likelihood, axis=1)
-            log_local = None if log_local is None else scale * tf.reduce_sum(log_local, axis=1)
-        log_local = tf.zeros_like(log_prior) if log_local is None else log_local
-        return log_prior + log_jacobian, log_likelihood, log_local
+        full = self.approximation.is_full
+        gaussian = starts.standard_coordinates(self._joint.target, log_density, self.noise_seed % 2**31, full=full)
+        self.approximation.set_coordinates(gaussian)
 
     def _sample(self, seed: tf.Tensor, num_samples: int) -> tuple[tf.Tensor, tf.Tensor]:
-        """Draws z [S, L] of q, and log q(z) [S]."""
-        draws = elbo.draw(self._distribution(), num_samples, seed=seed)
-        z, log_jacobian = self._from_standard(draws.z[:, 0])
-        return z, draws.log_posterior[:, 0] - log_jacobian
-
-    def _log_prob(self, z: tf.Tensor) -> tf.Tensor:
-        """Evaluates log q(z) [S] of z [S, L]."""
-        deviation, scale = z - self.loc, self.scale.value
-        if len(scale.shape) == 1:
-            u = deviation / scale
-        else:
-            u = tf.linalg.triangular_solve(scale, deviation[..., tf.newaxis])[..., 0]
-        _, log_jacobian = self._from_standard(u)
-        return self._distribution().log_prob(u[:, tf.newaxis])[:, 0] - log_jacobian
+        return self.approximation.draw(num_samples, seed)
 
     def _log_rows(self, z: tf.Tensor, x: Any, seed: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         """Evaluates log p(z) [S], and log p(x | z) [S] of these rows alone, less log q of their local latents."""
-        log_prior, log_likelihood, log_local = self._log_densities(z, x, seed, None, False)
-        part = 1.0
-        if self.num_data is not None:
-            part = tf.cast(tf.shape(tf.nest.flatten(x)[0])[0], tf.float32) / self.num_data
-        return log_prior, part * (log_likelihood - log_local)
+        log_prior, log_likelihood, log_local = self._joint.log_densities(z, x, num_data=None, seed=seed)
+        return log_prior, log_likelihood - log_local
 
     def get_config(self) -> dict[str, Any]:
         """The constructor's arguments that can be stored, and the names of those that are the user's own code."""
