@@ -16,6 +16,11 @@ if TYPE_CHECKING:
 
 # Above it importance sampling does not mend an approximation, and the approximation is not to be trusted.
 PARETO_K_LIMIT = 0.7
+# With fewer draws the tail has too few of them to fit a distribution to.
+FEWEST_DRAWS = 25
+# Weights are equal where they differ by less than this part, or than what the rounding of float32 makes of them.
+_EQUAL = 1e-3
+_ROUNDING = 4.0 * float(np.finfo(np.float32).eps)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,7 +63,10 @@ class Draws(Mapping[str, np.ndarray]):
 
     @property
     def pareto_k(self) -> float:
-        """The estimated shape k of the tail of the importance weights: below 0.5 good, above 0.7 not to be trusted."""
+        """The estimated shape k of the tail of the importance weights: below 0.5 good, above 0.7 not to be trusted.
+
+        It is -inf where all weights are equal, and NaN where there are fewer than 25 draws.
+        """
         return self._psis[1]
 
     @property
@@ -74,8 +82,13 @@ class Draws(Mapping[str, np.ndarray]):
 
     @functools.cached_property
     def _psis(self) -> tuple[np.ndarray, float]:
-        arviz = _import_arviz()
-        log_weights, pareto_k = arviz.psislw(self.log_weights.astype(float))
+        log_weights = self.log_weights.astype(float)
+        # Of rounding errors alone a tail would be fitted, of any shape.
+        if np.ptp(log_weights) <= _EQUAL + _ROUNDING * np.abs(log_weights).max():
+            return np.full(len(log_weights), -math.log(len(log_weights))), -math.inf
+        if len(log_weights) < FEWEST_DRAWS:
+            return log_weights - self.log_evidence - math.log(len(log_weights)), math.nan
+        log_weights, pareto_k = _import_arviz().psislw(log_weights)
         return np.asarray(log_weights), float(pareto_k)
 
     def expectation(

@@ -137,7 +137,7 @@ def _checked(name: str, latent: Any) -> tuple[tf.TensorShape, tfb.Bijector]:
         shape = tf.TensorShape(shape)
         unconstrained = bijector.inverse_event_shape(shape)
         given = bijector.forward(tf.zeros(unconstrained)).shape
-    except (ValueError, TypeError, tf.errors.OpError) as error:
+    except (ValueError, TypeError, IndexError, tf.errors.OpError) as error:
         raise ValueError(_message(name, latent)) from error
     if given != shape:
         raise ValueError(_message(name, latent))

@@ -60,11 +60,20 @@ def read(
         return Observations(tf.data.Dataset.from_tensors(({_NONE: tf.zeros([replicas])},)), None, True)
     if isinstance(x, tf.data.Dataset):
         if y is not None or batch_size is not None:
-            raise ValueError("`y` and `batch_size` must be None where `x` is a tf.data.Dataset, which has both")
+            raise ValueError(
+                "`y` and `batch_size` must be None where `x` is a tf.data.Dataset, which has both. Received: "
+                f"y of type {type(y).__name__}, batch_size={batch_size}"
+            )
         if num_data is None:
             raise ValueError(
                 "`num_data`, the number of rows of all of the data, must be given to VariationalInference where `x` is "
                 "a tf.data.Dataset: the likelihood of a batch is scaled by num_data / rows. Received: num_data=None"
+            )
+        parts = len(x.element_spec) if isinstance(x.element_spec, tuple) else 1
+        if parts > 2:
+            raise ValueError(
+                "`x` must be a dataset of x or (x, y): weights are part of the model's log-likelihood. Received: "
+                f"elements of {parts} parts"
             )
         return Observations(x.map(_one), num_data, False)
     arrays = tf.nest.map_structure(_array, x if y is None else (x, y))
@@ -99,25 +108,23 @@ def check_rows(arrays: Any) -> int:
     """
     lengths = {len(array) if np.ndim(array) else None for array in tf.nest.flatten(arrays)}
     if len(lengths) != 1 or None in lengths:
-        shapes = tf.nest.map_structure(lambda array: list(np.shape(array)), arrays)
-        raise ValueError(f"`x` must hold arrays with one row for each observation. Received: arrays of shape {shapes}")
+        shapes = ", ".join(str(list(shape)) for shape in sorted({np.shape(array) for array in tf.nest.flatten(arrays)}))
+        raise ValueError(
+            "`x` must hold arrays with one row for each observation; a list is a structure of arrays. Received: "
+            f"{f'arrays of shape {shapes}' if shapes else 'no arrays'}"
+        )
     return lengths.pop()
 
 
 def _array(x: Any) -> np.ndarray:
     x = checks.to_numpy(x)
     if np.issubdtype(x.dtype, np.floating):
-        checks.check_finite(x)
+        checks.check_finite(np.atleast_1d(x))
         return x.astype(np.float32, copy=False)
     return x
 
 
 def _one(*element: Any) -> tuple[Any]:
     """The element of a user's dataset, as the one thing that a log joint density takes."""
-    if len(element) > 2:
-        raise ValueError(
-            "`x` must be a dataset of x or (x, y): weights are part of the model's log-likelihood. Received: elements "
-            f"of {len(element)} parts"
-        )
     data = element[0] if len(element) == 1 else element
     return (tf.nest.map_structure(lambda x: tf.cast(x, tf.float32) if x.dtype.is_floating else x, data),)

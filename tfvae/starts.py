@@ -11,8 +11,10 @@ from tfvae.targets import Target
 
 # How many points, the origin among them.
 _COUNT = 4
-# Multiples of a scale at which a density that has a finite integral must have fallen.
-_FAR = (1e3, 1e5)
+# Multiples of a scale at which a density that has a finite integral must have fallen; further out the rounding of
+# float32 is as large as the scale of another direction.
+_FAR = (1e2, 1e3)
+_PROPER = "`model` must have a posterior that is proper: one whose density falls in every direction"
 
 
 def standard_coordinates(
@@ -72,7 +74,11 @@ def _check_finite(target: Target, points: np.ndarray, values: np.ndarray) -> Non
 
 def _check_proper(target: Target, gaussian: laplace.Gaussian, log_density: Callable[[tf.Tensor], tf.Tensor]) -> None:
     """Raises ValueError where the density has no finite integral along one of the axes of the Gaussian."""
-    axes = np.concatenate([gaussian.scale.T, -gaussian.scale.T])
+    if not np.isfinite(gaussian.scale).all():
+        raise ValueError(f"{_PROPER}. Received: one without any curvature")
+    # A direction in which the density is flat is one of the principal ones.
+    directions, lengths, _ = np.linalg.svd(gaussian.scale)
+    axes = np.concatenate([lengths[:, None] * directions.T, -lengths[:, None] * directions.T])
     here = log_density(tf.constant(gaussian.loc[np.newaxis], tf.float32)).numpy()[0]
     flat = np.ones(len(axes), bool)
     for distance in _FAR:
@@ -80,8 +86,7 @@ def _check_proper(target: Target, gaussian: laplace.Gaussian, log_density: Calla
         # Along a line, a density that falls no faster than 1 / distance has no finite integral.
         flat &= there > here - 0.9 * np.log(distance)
     if flat.any():
-        names = [name for name, part in target.space.split(axes[int(np.argmax(flat))]).items() if np.any(part)]
-        raise ValueError(
-            "`model` must have a posterior that is proper: one whose density falls in every direction. Received: one "
-            f"that does not fall along {', '.join(names)}; data or a prior must say more of them"
-        )
+        axis = np.abs(axes[int(np.argmax(flat))])
+        parts = target.space.split(axis > 1e-3 * axis.max())
+        names = ", ".join(name for name, part in parts.items() if part.any())
+        raise ValueError(f"{_PROPER}; data or a prior must say more of {names}. Received: one that is flat along them")

@@ -13,6 +13,10 @@ from tfvae.latents import Latent, LatentSpace, space, variables
 
 tfd = tfp.distributions
 
+_MUST_GIVE = (
+    "`model` must give the log joint density [S], or the pair of log p(latents) [S] and log p(data | latents) [S, B]"
+)
+
 
 class LogDensities(NamedTuple):
     """The parts of a joint density, in nats.
@@ -60,9 +64,8 @@ class Target(NamedTuple):
         rows = None if x is None else len(tf.nest.flatten(x)[0])
         if shapes[0] != [num_samples] or shapes[1] not in ([num_samples], [num_samples, rows]):
             raise ValueError(
-                f"`model` must give the log joint density [S], or the pair of log p(latents) [S] and "
-                f"log p(data | latents) [S, B]; sum over all other axes. Received: shapes {shapes[0]} and {shapes[1]} "
-                f"for S={num_samples} and B={rows}"
+                f"{_MUST_GIVE}; sum over all other axes. Received: shapes {shapes[0]} and {shapes[1]} for "
+                f"S={num_samples} and B={rows}"
             )
         if not whole and must_split is None:
             must_split = "the data come in batches, whose log-likelihood is scaled"
@@ -103,10 +106,14 @@ def target(model: Any, latents: Mapping[str, Latent | Sequence[int]] | tfd.Joint
 
 def _split(density: Any) -> LogDensities:
     """The parts of what a user's function gave: log p(data, latents), or log p(latents) and log p(data | latents)."""
-    if isinstance(density, tuple | list) and len(density) == 2:
-        return LogDensities(*(tf.convert_to_tensor(part, tf.float32) for part in density))
-    density = tf.convert_to_tensor(density, tf.float32)
-    return LogDensities(tf.zeros_like(density), density)
+    parts = density if isinstance(density, tuple | list) else (density,)
+    try:
+        parts = [tf.cast(part, tf.float32) for part in parts]
+    except (ValueError, TypeError, tf.errors.OpError) as error:
+        raise ValueError(f"{_MUST_GIVE}. Received: {density!r}") from error
+    if len(parts) not in (1, 2):
+        raise ValueError(f"{_MUST_GIVE}. Received: {len(parts)} parts")
+    return LogDensities(*parts) if len(parts) == 2 else LogDensities(tf.zeros_like(parts[0]), parts[0])
 
 
 def _of_pinned(model: Any, latents: Any) -> Target:

@@ -13,7 +13,7 @@ from tfvae import checks, elbo, observations, starts
 from tfvae.amortized import LocalLatents
 from tfvae.approximation import Approximation
 from tfvae.callbacks import Convergence
-from tfvae.draws import PARETO_K_LIMIT, Draws
+from tfvae.draws import FEWEST_DRAWS, PARETO_K_LIMIT, Draws
 from tfvae.joint_density import JointDensity
 from tfvae.latents import Latent
 from tfvae.model import VariationalModel
@@ -292,7 +292,7 @@ class VariationalInference(VariationalModel):
         z = tf.concat([z for z, _ in chunks], axis=0)[:num_samples]
         latents = {name: value.numpy() for name, value in self.space.constrain(z)[0].items()}
         draws = Draws(latents, log_weights.ravel()[:num_samples])
-        if not draws.pareto_k <= PARETO_K_LIMIT:
+        if num_samples >= FEWEST_DRAWS and not draws.pareto_k <= PARETO_K_LIMIT:
             warnings.warn(
                 f"q is far from the posterior: k-hat is {draws.pareto_k:.2f}, above {PARETO_K_LIMIT}, so that neither "
                 "its draws nor their importance weights are to be trusted. Try a richer `posterior`, such as "

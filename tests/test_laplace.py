@@ -1,0 +1,95 @@
+"""Gaussians near a mode: against the closed form, and against the best Gaussian by quadrature."""
+
+import math
+
+import numpy as np
+import pytest
+import tensorflow as tf
+import tensorflow_probability as tfp
+from scipy import optimize
+
+from tfvae import laplace
+
+tfd = tfp.distributions
+ENTROPY = 0.5 * math.log(2 * math.pi * math.e)
+
+
+def correlated(dim, condition):
+    """A Gaussian whose covariance has a condition number."""
+    generator = np.random.default_rng(0)
+    rotation = np.linalg.qr(generator.normal(size=[dim, dim]))[0]
+    covariance = rotation * np.geomspace(1.0, condition, dim) @ rotation.T
+    return generator.normal(size=dim) * 10.0, covariance
+
+
+@pytest.mark.parametrize("condition", [1.0, 1e3])
+def test_a_gaussian_is_found_exactly(condition):
+    loc, covariance = correlated(5, condition)
+    precision = np.linalg.inv(covariance)
+
+    def log_density(z):
+        deviation = z - tf.constant(loc, tf.float32)
+        return 7.0 - 0.5 * tf.einsum("si,ij,sj->s", deviation, tf.constant(precision, tf.float32), deviation)
+
+    found = laplace.approximate(log_density, np.zeros((1, 5)))
+    assert np.array_equal(found.scale, np.tril(found.scale))
+    sd = np.sqrt(np.diag(covariance))
+    np.testing.assert_allclose(found.loc / sd, loc / sd, atol=0.01)
+    np.testing.assert_allclose(found.scale @ found.scale.T / np.outer(sd, sd), covariance / np.outer(sd, sd), atol=0.01)
+    log_constant = 7.0 + 0.5 * np.linalg.slogdet(2 * np.pi * covariance)[1]
+    # With noise in z, not in the difference of the densities, but for the sum of squares: 5 / 256.
+    assert found.elbo == pytest.approx(log_constant, abs=0.5)
+
+
+def gauss_hermite_elbo(log_density, loc, sd):
+    nodes, weights = np.polynomial.hermite_e.hermegauss(80)
+    values = log_density(tf.constant((loc + sd * nodes)[:, None], tf.float32)).numpy().astype(float)
+    return weights @ values / weights.sum() + math.log(sd) + ENTROPY
+
+
+DENSITIES = {
+    "skewed": lambda z: 2.0 * z[:, 0] - tf.exp(z[:, 0]),
+    "heavy tails": lambda z: tfd.StudentT(4.0, 3.0, 0.2).log_prob(z[:, 0]),
+    "flat top": lambda z: -(z[:, 0] ** 4),
+}
+
+
+@pytest.mark.parametrize("name", DENSITIES)
+def test_the_elbo_is_near_that_of_the_best_gaussian(name):
+    log_density = DENSITIES[name]
+    found = laplace.approximate(log_density, np.array([[1.0], [-1.0]]))
+    best = -optimize.minimize(
+        lambda p: -gauss_hermite_elbo(log_density, p[0], math.exp(p[1])), [0.5, -1.0], method="Nelder-Mead"
+    ).fun
+    elbo = gauss_hermite_elbo(log_density, found.loc[0], found.scale[0, 0])
+    assert best - 0.05 < elbo <= best + 1e-4
+
+
+def test_the_higher_mode_is_taken():
+    mixture = tfd.MixtureSameFamily(tfd.Categorical(probs=[0.1, 0.9]), tfd.Normal([-5.0, 5.0], [1.0, 1.0]))
+    found = laplace.approximate(lambda z: mixture.log_prob(z[:, 0]), np.array([[-6.0], [-4.0], [4.0]]))
+    assert found.loc[0] == pytest.approx(5.0, abs=0.05)
+    assert found.elbo == pytest.approx(math.log(0.9), abs=0.05)
+
+
+def test_a_start_without_a_density_is_passed_over():
+    def log_density(z):
+        return tf.where(z[:, 0] > 0.0, tfd.Normal(20.0, 1.0).log_prob(z[:, 0]), -np.inf)
+
+    found = laplace.approximate(log_density, np.array([[-1.0], [2.0]]))
+    assert found.loc[0] == pytest.approx(20.0, abs=0.01)
+
+
+def test_no_start_with_derivatives_is_refused():
+    with pytest.raises(ValueError, match=r"^`model` must have a density whose first and second.*Received: "):
+        laplace.approximate(lambda z: tf.sqrt(z[:, 0]), np.zeros((1, 1)))
+
+
+def test_a_diagonal_needs_gradients_alone():
+    loc, scale = np.linspace(-3, 3, 40), np.geomspace(0.1, 10.0, 40)
+    known = tfd.Independent(tfd.Normal(loc.astype("float32"), scale.astype("float32")), 1)
+    found = laplace.approximate_diagonally(known.log_prob, np.zeros((2, 40)))
+    np.testing.assert_allclose(found.loc / scale, loc / scale, atol=0.1)
+    # What is far from the others is kept within a thousandth of their curvature.
+    typical = np.median(1 / scale**2)
+    np.testing.assert_allclose(found.scale, 1 / np.sqrt(np.maximum(1 / scale**2, 1e-3 * typical)), rtol=0.05)

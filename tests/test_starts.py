@@ -1,0 +1,150 @@
+"""Where a fit starts: the coordinates of known posteriors, and densities that are refused before any step."""
+
+import numpy as np
+import pytest
+import tensorflow as tf
+import tensorflow_probability as tfp
+
+from tfvae import Latent
+from tfvae.starts import standard_coordinates
+from tfvae.targets import target
+
+tfb = tfp.bijectors
+tfd = tfp.distributions
+
+
+def coordinates(model, latents, *, full=True, seed=0):
+    made = target(model, latents)
+
+    def log_density(z):
+        values, log_jacobian = made.space.constrain(z)
+        log_prior, log_likelihood = made.log_densities(values, None)
+        return log_prior + log_likelihood + log_jacobian
+
+    return standard_coordinates(made, log_density, seed, full=full)
+
+
+# Scales that differ by nine orders of magnitude, far from the origin.
+LOC = np.array([1e4, -3.0, 0.02])
+SCALE = np.array([[1e3, 0.0, 0.0], [0.9, 0.5, 0.0], [0.0, 1e-6, 1e-6]])
+PRECISION = np.linalg.inv(SCALE @ SCALE.T)
+
+
+def gaussian(latents, _):
+    return tfd.MultivariateNormalTriL(LOC.astype("float32"), SCALE.astype("float32")).log_prob(latents["x"])
+
+
+def test_a_badly_scaled_gaussian_is_found():
+    found = coordinates(gaussian, {"x": (3,)})
+    sd = np.sqrt(np.diag(SCALE @ SCALE.T))
+    np.testing.assert_allclose(found.loc / sd, LOC / sd, atol=0.05)
+    np.testing.assert_allclose(found.scale / sd[:, None], SCALE / sd[:, None], atol=0.05)
+
+
+def test_a_mean_field_family_gets_the_variances_of_the_conditionals():
+    found = coordinates(gaussian, {"x": (3,)}, full=False)
+    assert found.scale.shape == (3,)
+    np.testing.assert_allclose(found.scale, 1 / np.sqrt(np.diag(PRECISION)), rtol=0.1)
+
+
+def test_the_scale_is_that_of_the_unconstrained_space():
+    # log x ~ N(10, 0.1), whose density has the mode of x elsewhere.
+    found = coordinates(
+        lambda latents, _: tfd.LogNormal(10.0, 0.1).log_prob(latents["x"]), {"x": Latent((), tfb.Exp())}
+    )
+    assert found.loc[0] == pytest.approx(10.0, abs=0.01)
+    assert found.scale[0, 0] == pytest.approx(0.1, rel=0.01)
+
+
+def test_many_dimensions_get_a_diagonal():
+    loc, scale = np.linspace(-5, 5, 201), np.geomspace(0.1, 10.0, 201)
+    independent = tfd.Independent(tfd.Normal(loc.astype("float32"), scale.astype("float32")), 1)
+    found = coordinates(lambda latents, _: independent.log_prob(latents["x"]), {"x": (201,)})
+    np.testing.assert_allclose(found.loc / scale, loc / scale, atol=0.1)
+    np.testing.assert_allclose(found.scale, scale, rtol=0.05)
+
+
+def test_the_same_seed_starts_at_the_same_points():
+    def model(latents, _):
+        return tfd.MixtureSameFamily(tfd.Categorical([0.0, 0.0]), tfd.Normal([-1.0, 1.0], [0.1, 0.1])).log_prob(
+            latents["x"]
+        )
+
+    first, second = (coordinates(model, {"x": ()}, seed=3) for _ in range(2))
+    np.testing.assert_array_equal(first.loc, second.loc)
+    assert abs(first.loc[0]) == pytest.approx(1.0, abs=0.05)
+
+
+def test_plausible_points_of_a_prior_are_tried():
+    # The density is finite nowhere near the origin.
+    prior = tfd.JointDistributionNamed({"x": tfd.Normal(50.0, 1.0)})
+
+    def model(latents, _):
+        x = latents["x"]
+        return tf.where(x > 45.0, tfd.Normal(50.0, 1.0).log_prob(x), -np.inf)
+
+    found = coordinates(model, prior)
+    assert found.loc[0] == pytest.approx(50.0, abs=0.05)
+    with pytest.raises(ValueError, match=r"finite where the fit starts\. Received: -inf at x=0"):
+        coordinates(model, {"x": ()})
+
+
+def normal(x):
+    return -0.5 * x**2
+
+
+BAD = {
+    "NaN": (lambda latents, _: np.nan * latents["x"], {"x": ()}, r"Received: nan at x=0"),
+    "-inf": (lambda latents, _: normal(latents["x"]) - np.inf, {"x": ()}, r"Received: -inf at x=0"),
+    "infinite": (lambda latents, _: normal(latents["x"]) + np.inf, {"x": ()}, r"Received: inf at x=0"),
+    "a scale without a bijector": (
+        lambda latents, _: normal(latents["mu"]) + tf.math.log(latents["scale"]) - latents["scale"],
+        {"mu": (), "scale": ()},
+        r"needs the bijector of that space\. Received: nan at mu=.*scale=-",
+    ),
+    "flat": (
+        lambda latents, _: normal(latents["x"]) + 0.0 * latents["flat"],
+        {"x": (), "flat": ()},
+        r"posterior that is proper.*say more of flat\. Received: one that is flat",
+    ),
+    "not asked for": (
+        lambda latents, _: normal(latents["x"]),
+        {"x": (), "other": ()},
+        r"posterior that is proper.*say more of other\. Received: one that is flat",
+    ),
+    "two that only have a sum": (
+        lambda latents, _: normal(latents["a"] + latents["b"]),
+        {"a": (), "b": ()},
+        r"posterior that is proper.*say more of a, b\. Received: one that is flat",
+    ),
+    "a scale of one observation": (
+        # p(s) = 1 / s, whose integral is infinite at both ends.
+        lambda latents, _: -tf.math.log(latents["s"]),
+        {"s": Latent((), tfb.Exp())},
+        r"posterior that is proper.*say more of s\. Received: one that is flat",
+    ),
+    "one that rises": (
+        lambda latents, _: latents["x"],
+        {"x": ()},
+        r"posterior that is proper.*say more of x\. Received: one that is flat",
+    ),
+}
+
+
+@pytest.mark.parametrize("full", [True, False])
+@pytest.mark.parametrize("case", BAD)
+def test_a_density_that_has_no_posterior_is_refused(case, full):
+    model, latents, message = BAD[case]
+    with pytest.raises(ValueError, match=rf"(?s)^`model` must have a .*{message}"):
+        coordinates(model, latents, full=full)
+
+
+@pytest.mark.parametrize(
+    "known",
+    [tfd.Normal(3.0, 0.01), tfd.StudentT(3.0, 0.0, 2.0), tfd.Cauchy(1.0, 1.0), tfd.Logistic(0.0, 5.0)],
+    ids=lambda known: known.name,
+)
+def test_a_proper_density_is_taken_whatever_its_tails(known):
+    found = coordinates(lambda latents, _: known.log_prob(latents["x"]), {"x": ()})
+    assert np.isfinite(found.loc).all()
+    assert abs(found.loc[0] - known.loc) < 0.3 * found.scale[0, 0]
