@@ -152,7 +152,10 @@ class VariationalInference(VariationalModel):
         """The data of one element of what `fit` is given; see `VariationalModel.unpack`."""
         x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
         if sample_weight is not None:
-            raise ValueError("`sample_weight` must be None: weights are part of the model's log-likelihood")
+            raise ValueError(
+                "`sample_weight` must be None: weights are part of the model's log-likelihood. Received: "
+                f"sample_weight of type {type(sample_weight).__name__}"
+            )
         return (x if y is None else (x, y)), None
 
     def cast(self, x: tf.Tensor) -> tf.Tensor:
@@ -196,8 +199,12 @@ class VariationalInference(VariationalModel):
             ValueError: the data, or the density at the start, are not what they must be.
         """
         for argument in ("validation_data", "validation_split", "sample_weight", "class_weight"):
-            if kwargs.get(argument):
-                raise ValueError(f"`{argument}` has no meaning here: the bound is one for all of the data")
+            value = kwargs.get(argument)
+            if value is not None and not (argument == "validation_split" and value == 0.0):
+                raise ValueError(
+                    f"`{argument}` must be None: the bound is one for all of the data, whose weights are part of the "
+                    f"model. Received: {argument} of type {type(value).__name__}"
+                )
         data = self._read(x, y, batch_size)
         if not self.compiled:
             with self.distribute_strategy.scope():
@@ -278,6 +285,9 @@ class VariationalInference(VariationalModel):
         rows = 0
         for index, (batch,) in enumerate(data.dataset):
             rows += len(tf.nest.flatten(batch)[0])
+            # A dataset may repeat for ever.
+            if data.num_data is not None and rows > data.num_data:
+                break
             for i, (z, log_q) in enumerate(chunks):
                 batch_seed = tf.random.experimental.stateless_fold_in(seeds[i], index + 1)
                 log_prior, log_rows = self._run(self._log_rows, z, batch, batch_seed)
