@@ -24,12 +24,21 @@ SLOTS = {
 # Each part with arguments that are not the defaults: the defaults are in the other slots of every model made here.
 CASES = [
     (posteriors.DiagonalNormal, {"latent_dim": 2}),
+    (posteriors.FullCovarianceNormal, {"latent_dim": 2}),
+    (posteriors.LowRankNormal, {"latent_dim": 2, "rank": 1}),
+    (posteriors.CouplingFlow, {"latent_dim": 2, "num_couplings": 3, "hidden": 4}),
     (priors.StandardNormal, {"latent_dim": 2}),
     (likelihoods.Normal, {"scale": 0.5}),
     (likelihoods.Normal, {"scale": "learned"}),
     (likelihoods.Bernoulli, {}),
     (likelihoods.ContinuousBernoulli, {}),
     (objectives.ELBO, {"beta": 4.0, "num_samples": 3, "analytic_kl": False}),
+    (
+        objectives.ELBO,
+        {"beta": 0.5, "num_samples": 3, "analytic_kl": False, "sticking_the_landing": True},
+    ),
+    (objectives.IWAE, {"num_samples": 3}),
+    (objectives.IWAE, {"num_samples": 3, "doubly_reparameterized": True}),
 ]
 
 EVENT_SHAPE = (3, 2)
@@ -158,8 +167,14 @@ def test_terms_and_training_under_mixed_precision(case, mixed_precision):
     vae = vae_with(case, jit_compile=False)
     assert vae.encoder.compute_dtype == vae.decoder.compute_dtype == mixed_precision.removeprefix("mixed_")
     objective = vae.objective
-    terms = vae.elbo_terms(tf.constant(X), num_samples=objective.num_samples, seed=tf.constant([1, 2]))
-    for name, term in terms._asdict().items():
+    terms = vae.elbo_terms(
+        tf.constant(X),
+        num_samples=objective.num_samples,
+        seed=tf.constant([1, 2]),
+        path_gradient=objective.path_gradient,
+    )
+    for name in ("log_likelihood", "log_prior", "log_posterior", "kl"):
+        term = getattr(terms, name)
         assert term.dtype == tf.float32, name
         assert np.all(np.isfinite(term)), name
     assert objective(terms).dtype == tf.float32

@@ -34,7 +34,8 @@ class Approximation(keras.layers.Layer):
                 f"Received: latent_dim={posterior.latent_dim}"
             )
         posterior.latent_dim = dim
-        posterior.build((None, 0))
+        if not posterior.built:
+            posterior.build((None, 0))
         self.posterior = posterior
         self.is_full = not posterior.scales_only and dim <= laplace.FULL_CURVATURE_DIM
         frozen = {"dtype": "float32", "trainable": False, "autocast": False}

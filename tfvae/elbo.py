@@ -24,7 +24,7 @@ class Path:
 
     Attributes:
         weights: what the gradient at z is multiplied by [S, B], or None for 1. An objective may set them once it has
-            the terms, and so before any gradient is taken.
+            the terms, and so before any gradient is taken. Where all rows share their z [S, 1, L], so must they these.
     """
 
     def __init__(self) -> None:
@@ -34,7 +34,10 @@ class Path:
         """The same z [S, B, L], whose gradient will be multiplied by the weights."""
 
         def gradient(upstream: tf.Tensor) -> tf.Tensor:
-            return upstream if self.weights is None else upstream * self.weights[..., tf.newaxis]
+            if self.weights is None:
+                return upstream
+            weights = self.weights[:, :1] if upstream.shape[1] == 1 else self.weights
+            return upstream * weights[..., tf.newaxis]
 
         return tf.custom_gradient(lambda z: (tf.identity(z), gradient))(z)
 
@@ -48,6 +51,7 @@ class ElboTerms(NamedTuple):
         log_posterior: log q(z|x) [S, B].
         kl: KL(q(z|x) || p(z)) [B], in closed form or as the mean of log q(z|x) - log p(z) over the samples.
         path: how the gradient reaches q, where it does so through z alone; None where it is that of the terms.
+        weight: what log p(z), log q(z|x) and the KL divergence have been multiplied by: see `tempered`.
     """
 
     log_likelihood: tf.Tensor
@@ -55,6 +59,7 @@ class ElboTerms(NamedTuple):
     log_posterior: tf.Tensor
     kl: tf.Tensor
     path: Path | None = None
+    weight: tf.Tensor | float = 1.0
 
     @property
     def log_weights(self) -> tf.Tensor:
@@ -69,7 +74,7 @@ class ElboTerms(NamedTuple):
     def tempered(self, weight: tf.Tensor) -> "ElboTerms":
         """The terms with log p(z), log q(z|x) and the KL divergence multiplied by a weight, a scalar."""
         tempered = (weight * term for term in (self.log_prior, self.log_posterior, self.kl))
-        return ElboTerms(self.log_likelihood, *tempered, self.path)
+        return ElboTerms(self.log_likelihood, *tempered, self.path, weight * self.weight)
 
 
 class Draws(NamedTuple):

@@ -195,8 +195,7 @@ def _functions(log_density: LogDensity, dim: int) -> tuple[Callable[[np.ndarray]
         value, gradient, hessian = (array.numpy().astype(float) for array in derivatives(tf.constant(z, tf.float32)))
         return _Point(z, float(value), gradient, -(hessian + hessian.T) / 2.0)
 
-    values = tf.function(log_density, reduce_retracing=True)
-    return evaluate, lambda z: values(tf.constant(z, tf.float32)).numpy()
+    return evaluate, lambda z: log_density(tf.constant(z, tf.float32)).numpy()
 
 
 def _refine(

@@ -13,3 +13,55 @@ def softplus(x: tf.Tensor) -> tuple[tf.Tensor, Callable[[tf.Tensor], tf.Tensor]]
     off by a third. The gradient of the form used here, taken term by term, would be wrong at 0.
     """
     return tf.nn.relu(x) + tf.math.log1p(tf.exp(-tf.abs(x))), lambda upstream: upstream * tf.sigmoid(x)
+
+
+class LowRankRoot(tf.linalg.LinearOperator):
+    """A matrix T [..., L, L] with T T^T = diag(scale^2) + V V^T, in O(L rank^2).
+
+    T = diag(scale) (I + W (I + K)^-1 W^T), where W = V / scale and K K^T = I + W^T W by Cholesky. TFP's own operator
+    has a gradient that XLA cannot compile where B is not known.
+
+    Args:
+        scale: [..., L].
+        factor: V [..., L, rank].
+    """
+
+    def __init__(self, scale: tf.Tensor, factor: tf.Tensor) -> None:
+        parameters = {"scale": scale, "factor": factor}
+        super().__init__(scale.dtype, is_non_singular=True, is_square=True, parameters=parameters)
+        self.scale = scale[..., tf.newaxis]
+        self.w = factor / self.scale
+        self.identity = tf.eye(factor.shape[-1])
+        self.root = tf.linalg.cholesky(self.identity + tf.matmul(self.w, self.w, transpose_a=True))
+
+    def _shape(self) -> tf.TensorShape:
+        return self.w.shape[:-1].concatenate(self.w.shape[-2:-1])
+
+    def _shape_tensor(self) -> tf.Tensor:
+        shape = tf.shape(self.w)
+        return tf.concat([shape[:-1], shape[-2:-1]], axis=0)
+
+    def _matmul(self, x: tf.Tensor, adjoint: bool = False, adjoint_arg: bool = False) -> tf.Tensor:
+        x = tf.linalg.adjoint(x) if adjoint_arg else x
+        x = self.scale * x if adjoint else x
+        inner = tf.linalg.triangular_solve(
+            self.identity + self.root, tf.matmul(self.w, x, transpose_a=True), adjoint=adjoint
+        )
+        x += tf.matmul(self.w, inner)
+        return x if adjoint else self.scale * x
+
+    def _solve(self, rhs: tf.Tensor, adjoint: bool = False, adjoint_arg: bool = False) -> tf.Tensor:
+        # The inverse is (I - W (I + K^T)^-1 K^-1 W^T) / scale.
+        rhs = tf.linalg.adjoint(rhs) if adjoint_arg else rhs
+        rhs = rhs if adjoint else rhs / self.scale
+        factors = [(self.root, False), (self.identity + self.root, True)]
+        inner = tf.matmul(self.w, rhs, transpose_a=True)
+        for matrix, transpose in reversed(factors) if adjoint else factors:
+            inner = tf.linalg.triangular_solve(matrix, inner, adjoint=transpose != adjoint)
+        rhs -= tf.matmul(self.w, inner)
+        return rhs / self.scale if adjoint else rhs
+
+    def _log_abs_determinant(self) -> tf.Tensor:
+        return tf.reduce_sum(tf.math.log(self.scale), [-2, -1]) + tf.reduce_sum(
+            tf.math.log(tf.linalg.diag_part(self.root)), -1
+        )

@@ -142,5 +142,7 @@ class IWAE(Objective):
     def __call__(self, terms: ElboTerms) -> tf.Tensor:
         """Evaluates the bound [B], in nats per example."""
         if terms.path is not None:
-            terms.path.weights = tf.stop_gradient(tf.nn.softmax(terms.log_weights, axis=0))
+            # The share v of the gradient that is left out comes back as -weight * v (1 - v) of that through z.
+            normalized = tf.nn.softmax(terms.log_weights, axis=0)
+            terms.path.weights = tf.stop_gradient(1 - terms.weight * (1 - normalized))
         return tf.reduce_logsumexp(terms.log_weights, axis=0) - math.log(self.num_samples)

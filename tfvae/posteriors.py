@@ -14,7 +14,7 @@ import tensorflow as tf
 import tensorflow_probability as tfp
 
 from tfvae import checks
-from tfvae.numerics import softplus
+from tfvae.numerics import LowRankRoot, softplus
 
 tfb = tfp.bijectors
 tfd = tfp.distributions
@@ -60,6 +60,14 @@ class Posterior(keras.layers.Layer, abc.ABC):
         Args:
             parameters: what `call` gives.
         """
+
+    def center(self, parameters: dict[str, tf.Tensor]) -> tf.Tensor:
+        """The one z [B, L] that stands for q(z|x), as in a reconstruction: its mean, unless a family says otherwise.
+
+        Args:
+            parameters: what `call` gives.
+        """
+        return self.distribution(parameters).mean()
 
     def sample_from(self, parameters: dict[str, tf.Tensor], epsilon: tf.Tensor) -> tf.Tensor:
         """The sample z [B, L] of q(z|x) that noise epsilon ~ N(0, I) stands for; what is exported needs it.
@@ -150,7 +158,9 @@ class FullCovarianceNormal(Posterior):
     def call(self, features: tf.Tensor) -> dict[str, tf.Tensor]:
         """Computes `loc` [B, L] and `scale_tril` [B, L, L], the matrix T, float32, from features [B, F]."""
         raw = tfp.math.fill_triangular(_float32(self.scale_tril_head(features)))
-        scale_tril = tf.linalg.set_diag(raw, _positive(tf.linalg.diag_part(raw)))
+        # XLA cannot compile the gradient of `set_diag` where B is not known.
+        below = raw * (1 - tf.eye(self.latent_dim))
+        scale_tril = below + tf.linalg.diag(_positive(tf.linalg.diag_part(raw)))
         return {"loc": _float32(self.loc_head(features)), "scale_tril": scale_tril}
 
     def distribution(self, parameters: dict[str, tf.Tensor]) -> tfd.Distribution:
@@ -203,23 +213,13 @@ class LowRankNormal(Posterior):
 
     def distribution(self, parameters: dict[str, tf.Tensor]) -> tfd.Distribution:
         """q(z|x), with batch shape [B] and event shape [L]."""
-        return tfd.MultivariateNormalDiagPlusLowRankCovariance(
-            parameters["loc"], parameters["scale"] ** 2, parameters["factor"]
+        return tfd.MultivariateNormalLinearOperator(
+            parameters["loc"], LowRankRoot(parameters["scale"], parameters["factor"])
         )
 
     def sample_from(self, parameters: dict[str, tf.Tensor], epsilon: tf.Tensor) -> tf.Tensor:
-        """The sample z [B, L] = loc + scale * T epsilon, where T T^T = I + W W^T with W = V / scale.
-
-        With C C^T = W^T W and M M^T = I + C^T C, both by Cholesky, T = I + W C^-T (M - I) C^-1 W^T.
-        """
-        w = parameters["factor"] / parameters["scale"][..., tf.newaxis]
-        identity = tf.eye(self.rank)
-        # Columns of V that depend on each other leave nothing to divide by.
-        c = tf.linalg.cholesky(tf.matmul(w, w, transpose_a=True) + 1e-6 * identity)
-        m = tf.linalg.cholesky(identity + tf.matmul(c, c, transpose_a=True))
-        inner = tf.linalg.triangular_solve(c, tf.matmul(w, epsilon[..., tf.newaxis], transpose_a=True))
-        inner = tf.linalg.triangular_solve(c, tf.matmul(m - identity, inner), adjoint=True)
-        return parameters["loc"] + parameters["scale"] * (epsilon + tf.matmul(w, inner)[..., 0])
+        """The sample z [B, L] = loc + T epsilon, where T T^T is the covariance."""
+        return parameters["loc"] + LowRankRoot(parameters["scale"], parameters["factor"]).matvec(epsilon)
 
     def get_config(self) -> dict[str, Any]:
         """The constructor's arguments."""
@@ -286,6 +286,10 @@ class CouplingFlow(Posterior):
         """q(z|x), with batch shape [B] and event shape [L]."""
         base = tfd.Independent(tfd.Normal(tf.zeros_like(parameters["loc"]), 1.0), 1)
         return tfd.TransformedDistribution(base, self._flow(parameters))
+
+    def center(self, parameters: dict[str, tf.Tensor]) -> tf.Tensor:
+        """The sample z [B, L] of epsilon = 0, the median of the noise: the mean has no closed form."""
+        return self.sample_from(parameters, tf.zeros_like(parameters["loc"]))
 
     def sample_from(self, parameters: dict[str, tf.Tensor], epsilon: tf.Tensor) -> tf.Tensor:
         """The sample z = loc + scale * f(epsilon) [B, L]."""

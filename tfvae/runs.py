@@ -72,7 +72,7 @@ def draw(model: VAE, x: np.ndarray, folder: Path, seed: int) -> None:
     """
     plots.reconstructions(x, model.reconstruct(x)).savefig(folder / "reconstructions.png")
     plots.samples(model.generate(64, seed=seed)).savefig(folder / "samples.png")
-    z = model.posterior.distribution(model.encode(x)).mean().numpy()
+    z = model.posterior.center(model.encode(x)).numpy()
     plots.latent(z, x).savefig(folder / "latent.png")
 
 

@@ -31,6 +31,7 @@ def standard_coordinates(
     Raises:
         ValueError: the density is NaN, infinite or nowhere finite where the fit starts, or improper.
     """
+    log_density = tf.function(log_density, reduce_retracing=True, autograph=False)
     points = _points(target, seed)
     _check_finite(target, points, log_density(tf.constant(points, tf.float32)).numpy())
     if target.space.dim > laplace.FULL_CURVATURE_DIM:

@@ -132,13 +132,13 @@ class VAE(VariationalModel):
         self.event_shape = event_shape
 
     def call(self, x: tf.Tensor, training: bool = False) -> tf.Tensor:
-        """The reconstruction [B, ...]: the mean of p(x|z) at the mean of q(z|x).
+        """The reconstruction [B, ...]: the mean of p(x|z) at the mean, or the `center`, of q(z|x).
 
         Args:
             x: the data [B, ...].
             training: whether layers such as dropout behave as in training.
         """
-        z = self._posterior_of(x, training).mean()
+        z = self.posterior.center(self._encode(x, training))
         return self.likelihood.mean(self.decoder(z, training=training))
 
     def elbo_terms(
@@ -305,8 +305,8 @@ class VAE(VariationalModel):
         return self._score_at(x, self.posterior.distribution(parameters), z)
 
     def _score_at_mean(self, x: tf.Tensor) -> dict[str, tf.Tensor]:
-        q = self._posterior_of(x)
-        return self._score_at(x, q, q.mean())
+        parameters = self._encode(x)
+        return self._score_at(x, self.posterior.distribution(parameters), self.posterior.center(parameters))
 
     def _score_at(self, x: tf.Tensor, q: tfd.Distribution, z: tf.Tensor) -> dict[str, tf.Tensor]:
         terms = elbo.terms_at(

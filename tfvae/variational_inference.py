@@ -19,7 +19,7 @@ from tfvae.latents import Latent
 from tfvae.model import VariationalModel
 from tfvae.objectives import ELBO, Objective
 from tfvae.posteriors import FullCovarianceNormal, Posterior
-from tfvae.targets import target
+from tfvae.targets import replicate, target
 
 tfd = tfp.distributions
 
@@ -30,6 +30,7 @@ _STEPS_PER_EXECUTION = 10
 # An epoch of training on all of the data at once.
 _STEPS_PER_EPOCH = 100
 _MAX_EPOCHS = 1000
+_PREDICTIVE_DRAWS = 200
 # Draws that are evaluated at a time.
 _CHUNK = 100
 
@@ -91,6 +92,7 @@ class VariationalInference(VariationalModel):
         self.space = self._joint.target.space
         self.posterior = FullCovarianceNormal() if posterior is None else posterior
         self.local = local
+        self.predictive = predictive
         for name, base in (("posterior", Posterior), ("objective", Objective)):
             if not isinstance(getattr(self, name), base):
                 raise ValueError(f"`{name}` must be a {base.__name__}. Received: {getattr(self, name)!r}")
@@ -255,7 +257,7 @@ class VariationalInference(VariationalModel):
         num_samples: int = 2000,
         x: Any = None,
         y: Any = None,
-        batch_size: int = 4096,
+        batch_size: int | None = None,
         *,
         seed: int | None = None,
     ) -> Draws:
@@ -265,7 +267,7 @@ class VariationalInference(VariationalModel):
             num_samples: S, the number of draws.
             x: all of the data, as for `fit`; None takes those that `fit` was given last.
             y: as for `fit`.
-            batch_size: how many rows are computed at a time.
+            batch_size: as for `fit`.
             seed: the same seed gives the same draws; None draws anew at each call.
 
         Returns:
@@ -277,7 +279,8 @@ class VariationalInference(VariationalModel):
         num_samples = checks.positive_integer("num_samples", num_samples)
         if x is None and self._data is not None:
             x, y = self._data
-        data = self._read(x, y, None if isinstance(x, tf.data.Dataset) else batch_size)
+        data = self._read(x, y, batch_size)
+        self._check(data)
         first = self._seed(seed)
         seeds = [tf.random.experimental.stateless_fold_in(first, i) for i in range(-(-num_samples // _CHUNK))]
         chunks = [self._run(self._sample, chunk_seed, num_samples=_CHUNK) for chunk_seed in seeds]
@@ -308,6 +311,57 @@ class VariationalInference(VariationalModel):
             )
         return draws
 
+    def posterior_predictive(self, x: Any = None, num_samples: int = 1000, *, seed: int | None = None) -> Any:
+        """Draws data from the model at draws of q.
+
+        Args:
+            x: new data [N, ...], as `predictive` takes them; None for a pinned joint distribution.
+            num_samples: S.
+            seed: the same seed gives the same draws; None draws anew at each call.
+
+        Returns:
+            Draws of what `predictive` predicts, [S, N, ...]; of a pinned joint distribution, those of what was pinned,
+            by name, each [S, ...].
+        """
+        seeds = tf.random.experimental.stateless_split(self._seed(seed), 2)
+        z, _ = self._run(self._sample, seeds[0], num_samples=checks.positive_integer("num_samples", num_samples))
+        latents = self.space.constrain(z)[0]
+        if self.predictive is not None:
+            return self.predictive(latents, self._cast_new(x)).sample(seed=seeds[1]).numpy()
+        if isinstance(self._given["model"], tfp.experimental.distributions.JointDistributionPinned) and x is None:
+            return replicate(self._given["model"], latents, seeds[1])
+        raise ValueError(
+            "`predictive` must be given to VariationalInference for predictions. Received: predictive=None"
+        )
+
+    def call(self, x: Any, training: bool = False) -> tf.Tensor:
+        """The mean of the posterior predictive distribution [B, ...], over 200 draws of q that are always the same.
+
+        Args:
+            x: new data [B, ...], as `predictive` takes them.
+            training: has no effect.
+        """
+        return self.predict_moments(x)["mean"]
+
+    def predict_moments(self, x: Any) -> dict[str, tf.Tensor]:
+        """The `mean` and the `stddev` [B, ...] of the posterior predictive distribution, as in `call`.
+
+        Args:
+            x: new data [B, ...], as `predictive` takes them.
+        """
+        if self.predictive is None:
+            raise ValueError(
+                "`predictive` must be given to VariationalInference for predictions. Received: predictive=None"
+            )
+        z, _ = self.approximation.draw(_PREDICTIVE_DRAWS, tf.constant([0, 0]))
+        distribution = self.predictive(self.space.constrain(z)[0], self._cast_new(x))
+        means = distribution.mean()
+        variance = tf.reduce_mean(distribution.variance(), axis=0) + tf.math.reduce_variance(means, axis=0)
+        return {"mean": tf.reduce_mean(means, axis=0), "stddev": tf.sqrt(variance)}
+
+    def _cast_new(self, x: Any) -> Any:
+        return tf.nest.map_structure(self.cast, x)
+
     def sample_unconstrained(self, num_samples: int = 1000, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
         """Draws z [S, L] from q in the unconstrained space, and log q(z) [S], in nats.
 
@@ -336,15 +390,19 @@ class VariationalInference(VariationalModel):
         self.num_data = data.num_data
         return data
 
-    def _standardize(self, data: observations.Observations) -> None:
-        """Checks the density, and standardises the coordinates where that is still to be done."""
+    def _check(self, data: observations.Observations) -> Any:
+        """Returns the first batch of the data, once it and the density have been looked at."""
         x = next(iter(data.dataset), (None,))[0]
         if x is None:
             raise ValueError("`x` must hold at least one batch. Received: an empty dataset")
         if not observations.is_none(x):
             self.check_data(tf.nest.map_structure(np.asarray, x))
-        replicas = self.distribute_strategy.num_replicas_in_sync
-        self._joint.check(x, whole=data.whole, replicas=replicas)
+        self._joint.check(x, whole=data.whole, replicas=self.distribute_strategy.num_replicas_in_sync)
+        return x
+
+    def _standardize(self, data: observations.Observations) -> None:
+        """Standardises the coordinates where that is still to be done."""
+        x = self._check(data)
         if self.local is not None or float(self.approximation.standardized) > 0.0:
             return
 
