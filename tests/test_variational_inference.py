@@ -12,7 +12,7 @@ import tensorflow_probability as tfp
 from scipy import stats
 
 import tfvae
-from tfvae import Latent, VariationalInference, posteriors
+from tfvae import VariationalInference, posteriors
 from tfvae.objectives import ELBO, IWAE
 
 tfb = tfp.bijectors
@@ -71,7 +71,11 @@ JOINTS = {
 }
 
 
-@pytest.mark.parametrize("kind", JOINTS)
+# One of each kind, and the others among the slow tests.
+SLOW = ["named, batched by itself", "coroutine", "sequential, batched by itself"]
+
+
+@pytest.mark.parametrize("kind", [pytest.param(kind, marks=[pytest.mark.slow] * (kind in SLOW)) for kind in JOINTS])
 def test_a_pinned_joint_distribution(kind):
     model = VariationalInference(JOINTS[kind].experimental_pin(y=Y))
     history = model.fit(epochs=1, verbose=0).history
@@ -112,14 +116,22 @@ FORMS = {
 }
 
 
-@pytest.mark.parametrize("form", FORMS)
-@pytest.mark.parametrize("as_dataset", [False, True])
+@pytest.mark.parametrize(
+    ("form", "as_dataset"),
+    [
+        ("x and y", False),
+        ("tuple", False),
+        ("dictionary", False),
+        ("nested", False),
+        ("x and y", True),
+        ("dictionary", True),
+    ],
+)
 def test_data_of_every_form(form, as_dataset):
     function, data = FORMS[form]
     if as_dataset:
         data = data[0] if len(data) == 1 else data
-        # A tuple of one element, or Keras's convention would take its parts for x and y.
-        data = (tf.data.Dataset.from_tensor_slices((data,) if isinstance(data, dict) else data).batch(24),)
+        data = (tf.data.Dataset.from_tensor_slices(data).batch(24),)
     model = build(function, num_data=24 if as_dataset else None)
     model.fit(*data, epochs=1, verbose=0)
     assert_exact(model)
@@ -183,7 +195,7 @@ def test_a_dataset_is_streamed():
 
     dataset = tf.data.Dataset.from_generator(batches, output_signature=tf.TensorSpec([None], tf.float32))
     model = build(num_data=len(y))
-    model.fit(dataset, epochs=12, callbacks=[tfvae.callbacks.Convergence(tolerance=0.2)], verbose=0)
+    model.fit(dataset, verbose=0)
     precision = 1 / 9 + len(y) / 4
     draws = model.draw(400, seed=0)
     assert abs(draws["mu"].mean() - y.astype(float).sum() / 4 / precision) * precision**0.5 < 0.3
@@ -197,7 +209,7 @@ def test_a_dataset_that_repeats_for_ever_is_fitted_but_not_drawn_with():
     model.fit(dataset, epochs=1, steps_per_epoch=10, verbose=0)
     with pytest.raises(ValueError, match=r"^`x` must be all of the data, num_data=12 rows\. Received: 18 rows"):
         model.draw()
-    assert_exact(model, Y)
+    assert model.draw(200, Y, seed=0).elbo == pytest.approx(LOG_EVIDENCE, abs=0.3)
 
 
 # Replicas

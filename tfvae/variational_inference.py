@@ -403,7 +403,7 @@ class VariationalInference(VariationalModel):
     def _standardize(self, data: observations.Observations) -> None:
         """Standardises the coordinates where that is still to be done."""
         x = self._check(data)
-        if self.local is not None or float(self.approximation.standardized) > 0.0:
+        if self.local is not None or keras.ops.convert_to_numpy(self.approximation.standardized) > 0.0:
             return
 
         def log_density(z: tf.Tensor) -> tf.Tensor:
