@@ -118,12 +118,17 @@ BAD = {
         # p(s) = 1 / s, whose integral is infinite at both ends.
         lambda latents, _: -tf.math.log(latents["s"]),
         {"s": Latent((), tfb.Exp())},
-        r"posterior that is proper.*say more of s\. Received: one that is flat",
+        r"posterior that is proper.*Received: one without any curvature",
+    ),
+    "one that rises along one of two": (
+        lambda latents, _: normal(latents["a"]) + latents["b"],
+        {"a": (), "b": ()},
+        r"posterior that is proper.*say more of b\. Received: one that is flat",
     ),
     "one that rises": (
         lambda latents, _: latents["x"],
         {"x": ()},
-        r"posterior that is proper.*say more of x\. Received: one that is flat",
+        r"posterior that is proper.*Received: one without any curvature",
     ),
 }
 

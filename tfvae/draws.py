@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from tfvae import checks
+
 if TYPE_CHECKING:
     import arviz
     import pandas
@@ -94,7 +96,7 @@ class Draws(Mapping[str, np.ndarray]):
     def _psis(self) -> tuple[np.ndarray, float]:
         log_weights = self.log_weights.astype(float)
         # Of rounding errors alone a tail would be fitted, of any shape.
-        if np.ptp(log_weights) <= _EQUAL + _ROUNDING * np.abs(log_weights).max():
+        if np.ptp(log_weights) <= _EQUAL + _ROUNDING * abs(log_weights.max()):
             return np.full(len(log_weights), -math.log(len(log_weights))), -math.inf
         if len(log_weights) < FEWEST_DRAWS:
             return log_weights - self.log_evidence - math.log(len(log_weights)), math.nan
@@ -122,9 +124,13 @@ class Draws(Mapping[str, np.ndarray]):
         Args:
             num_samples: how many; None means S.
             seed: the same seed gives the same draws.
+
+        Raises:
+            ValueError: `num_samples` is out of its range.
         """
         size = len(self.log_weights)
-        rows = np.random.default_rng(seed).choice(size, size=num_samples or size, p=self._weights(True))
+        num_samples = size if num_samples is None else checks.positive_integer("num_samples", num_samples)
+        rows = np.random.default_rng(seed).choice(size, size=num_samples, p=self._weights(True))
         return {name: values[rows] for name, values in self.latents.items()}
 
     def summary(self, *, corrected: bool = True) -> "pandas.DataFrame":

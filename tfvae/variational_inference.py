@@ -161,7 +161,10 @@ class VariationalInference(VariationalModel):
         """The data of one element of what `fit` is given; see `VariationalModel.unpack`."""
         x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
         if sample_weight is not None:
-            raise ValueError("`sample_weight` must be None: weights are part of the model's log-likelihood")
+            raise ValueError(
+                "`sample_weight` must be None: weights are part of the model's log-likelihood. Received: "
+                f"sample_weight of type {type(sample_weight).__name__}"
+            )
         return (x if y is None else (x, y)), None
 
     def cast(self, x: tf.Tensor) -> tf.Tensor:
@@ -207,8 +210,12 @@ class VariationalInference(VariationalModel):
             ValueError: the data, or the density at the start, are not what they must be.
         """
         for argument in ("validation_data", "validation_split", "sample_weight", "class_weight"):
-            if kwargs.get(argument):
-                raise ValueError(f"`{argument}` has no meaning here: the bound is one for all of the data")
+            value = kwargs.get(argument)
+            if value is not None and not (argument == "validation_split" and value == 0.0):
+                raise ValueError(
+                    f"`{argument}` must be None: the bound is one for all of the data, whose weights are part of the "
+                    f"model. Received: {argument} of type {type(value).__name__}"
+                )
         data = self._read(x, y, batch_size)
         if not self.compiled:
             with self.distribute_strategy.scope():
@@ -368,7 +375,7 @@ class VariationalInference(VariationalModel):
         if self.local is not None:
             return
         evaluate = self._joint.of_all_rows(data)
-        if float(self.approximation.standardized) == 0.0:
+        if keras.ops.convert_to_numpy(self.approximation.standardized) == 0.0:
             seed = self.noise_seed % 2**31
             self.approximation.set_coordinates(starts.standard_coordinates(self._joint, data, evaluate, seed))
         # Of these data, whatever an earlier fit was given.
@@ -376,7 +383,7 @@ class VariationalInference(VariationalModel):
             self.__dict__["_controlled"] = not data.whole
             self.train_function = None
         if not data.whole:
-            self.control_variate.set(evaluate(self.approximation.loc.numpy().astype(float)))
+            self.control_variate.set(evaluate(keras.ops.convert_to_numpy(self.approximation.loc).astype(float)))
 
     def _log_rows(self, z: tf.Tensor, x: Any, seed: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         """Evaluates log p(z) [S], and log p(x | z) [S] of these rows alone, less log q of their local latents."""

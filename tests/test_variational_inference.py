@@ -1,0 +1,445 @@
+"""Variational inference from data in every form to a file: unbiased gradients, replicas, and what is refused."""
+
+import json
+import pathlib
+import warnings
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+import tensorflow_probability as tfp
+from scipy import stats
+
+from tfvae import VariationalInference, posteriors
+from tfvae.objectives import ELBO, IWAE
+
+tfb = tfp.bijectors
+tfd = tfp.distributions
+
+# y ~ N(mu, 2), mu ~ N(0, 3), and so the posterior N(MEAN, SD).
+Y = np.random.default_rng(0).normal(1.0, 2.0, size=12).astype("float32")
+PRECISION = 1 / 9 + 12 / 4
+MEAN, SD = Y.astype(float).sum() / 4 / PRECISION, PRECISION**-0.5
+LOG_EVIDENCE = stats.multivariate_normal(np.zeros(12), 9.0 + 4.0 * np.eye(12)).logpdf(Y)
+
+
+def log_joint(latents, y):
+    return tfd.Normal(0.0, 3.0).log_prob(latents["mu"]), tfd.Normal(latents["mu"][:, tf.newaxis], 2.0).log_prob(y)
+
+
+def in_one_piece(latents, y):
+    log_prior, log_likelihood = log_joint(latents, y)
+    return log_prior + tf.reduce_sum(log_likelihood, axis=1)
+
+
+def build(model=log_joint, latents=None, **arguments):
+    return VariationalInference(model, {"mu": ()} if latents is None else latents, **arguments)
+
+
+def assert_exact(model, *data):
+    """q is the posterior, in every respect."""
+    draws = model.draw(1000, *data, seed=0)
+    assert draws.elbo == pytest.approx(LOG_EVIDENCE, abs=0.01)
+    assert draws.elbo_standard_error < 0.01
+    assert abs(draws["mu"].mean() - MEAN) < 4 * SD / np.sqrt(1000)
+
+
+# Models and data in every form
+
+
+def batched():
+    mu = yield tfd.JointDistributionCoroutine.Root(tfd.Normal(0.0, 3.0, name="mu"))
+    yield tfd.Sample(tfd.Normal(mu, 2.0), 12, name="y")
+
+
+def single():
+    mu = yield tfd.Normal(0.0, 3.0, name="mu")
+    yield tfd.Normal(mu * tf.ones(12), 2.0, name="y")
+
+
+NAMED = {"mu": tfd.Normal(0.0, 3.0), "y": lambda mu: tfd.Sample(tfd.Normal(mu, 2.0), 12)}
+SEQUENTIAL = [tfd.Normal(0.0, 3.0, name="mu"), lambda mu: tfd.Sample(tfd.Normal(mu, 2.0), 12, name="y")]
+JOINTS = {
+    "named": tfd.JointDistributionNamed(NAMED),
+    "sequential": tfd.JointDistributionSequential(SEQUENTIAL),
+    "coroutine": tfd.JointDistributionCoroutine(batched),
+    "named, batched by itself": tfd.JointDistributionNamedAutoBatched(NAMED),
+    "sequential, batched by itself": tfd.JointDistributionSequentialAutoBatched(SEQUENTIAL),
+    "coroutine, batched by itself": tfd.JointDistributionCoroutineAutoBatched(single),
+}
+
+
+# One of each kind, and the others among the slow tests.
+SLOW = ["named, batched by itself", "coroutine", "sequential, batched by itself"]
+
+
+@pytest.mark.parametrize("kind", [pytest.param(kind, marks=[pytest.mark.slow] * (kind in SLOW)) for kind in JOINTS])
+def test_a_pinned_joint_distribution(kind):
+    model = VariationalInference(JOINTS[kind].experimental_pin(y=Y))
+    history = model.fit(epochs=1, verbose=0).history
+    assert history["elbo"][0] == pytest.approx(LOG_EVIDENCE, abs=0.05)
+    assert history["elbo"][0] == pytest.approx(history["log_likelihood"][0] - history["kl"][0], rel=1e-4)
+    assert_exact(model)
+
+
+@pytest.mark.parametrize("model", [log_joint, in_one_piece])
+@pytest.mark.parametrize("latents", [{"mu": ()}, tfd.JointDistributionNamed({"mu": tfd.Normal(0.0, 3.0)})])
+def test_a_function(model, latents):
+    model = build(model, latents)
+    model.fit(Y, epochs=1, verbose=0)
+    assert_exact(model)
+
+
+def of_parts(parts):
+    """A log joint of the structure of `FORMS`, whose first half of the rows counts and whose integers are integers."""
+    x, k = parts["x"], parts["k"]
+    assert x.dtype == tf.float32
+    assert k.dtype in (tf.int32, tf.int64)
+
+    def of(latents):
+        log_prior, log_likelihood = log_joint(latents, x)
+        return log_prior, log_likelihood * tf.cast(tf.gather([0.0, 1.0], k), tf.float32)
+
+    return of
+
+
+# The rows of twelve others have the index 0.
+X = np.concatenate([Y, Y + 100.0]).astype("float64")
+K = np.repeat([1, 0], 12)
+FORMS = {
+    "x and y": (lambda latents, data: of_parts(dict(zip("xk", data, strict=True)))(latents), (X, K)),
+    "tuple": (lambda latents, data: of_parts(dict(zip("xk", data, strict=True)))(latents), ((X, K),)),
+    "dictionary": (lambda latents, data: of_parts(data)(latents), ({"x": X, "k": K},)),
+    "nested": (lambda latents, data: of_parts({**data[0], "k": data[1]})(latents), ({"x": X}, K.astype("int32"))),
+}
+
+
+@pytest.mark.parametrize(
+    ("form", "as_dataset"),
+    [
+        ("x and y", False),
+        ("tuple", False),
+        ("dictionary", False),
+        ("nested", False),
+        ("x and y", True),
+        ("dictionary", True),
+    ],
+)
+def test_data_of_every_form(form, as_dataset):
+    function, data = FORMS[form]
+    if as_dataset:
+        data = data[0] if len(data) == 1 else data
+        data = (tf.data.Dataset.from_tensor_slices(data).batch(24),)
+    model = build(function, num_data=24 if as_dataset else None)
+    model.fit(*data, epochs=1, verbose=0)
+    assert_exact(model)
+    assert_exact(model, *data)
+    assert model.evaluate(*data, verbose=0, return_dict=True)["elbo"] == pytest.approx(LOG_EVIDENCE, abs=0.1)
+
+
+def test_the_metrics_are_those_of_all_of_the_data_and_not_of_rows():
+    model = build()
+    history = model.fit(Y, batch_size=4, epochs=1, verbose=0).history
+    divergence = np.log(3 / SD) + (SD**2 + MEAN**2) / 18 - 0.5
+    assert history["kl"][0] == pytest.approx(divergence, abs=0.3)
+    assert model.evaluate(Y, verbose=0, return_dict=True)["kl"] == pytest.approx(divergence, abs=0.5)
+    assert model.num_data == 12
+
+
+def test_draws_do_not_depend_on_how_many_rows_are_computed_at_a_time():
+    model = build()
+    model.fit(Y, epochs=1, verbose=0)
+    whole, parts = (model.draw(50, Y, batch_size=size, seed=0) for size in (12, 5))
+    np.testing.assert_array_equal(parts["mu"], whole["mu"])
+    np.testing.assert_allclose(parts.log_weights, whole.log_weights, rtol=1e-5)
+
+
+# Batches
+
+
+@pytest.mark.parametrize("objective", [ELBO(num_samples=3), IWAE(num_samples=3), ELBO(sticking_the_landing=True)])
+def test_gradients_of_batches_are_unbiased(objective):
+    """With the same noise, the mean over all batches of the gradient of the terms is that of all rows."""
+    model = build(posterior=posteriors.DiagonalNormal(), num_data=12)
+    model.approximation.posterior.loc_head.bias.assign([0.3])
+
+    def gradients(y):
+        with tf.GradientTape() as tape:
+            terms = model.elbo_terms(
+                tf.constant(y), num_samples=3, seed=tf.constant([1, 2]), path_gradient=objective.path_gradient
+            )
+            # IWAE is no mean over rows: of it the terms are unbiased, and the objective is not.
+            value = tf.reduce_mean(terms.log_weights if isinstance(objective, IWAE) else objective(terms))
+        return tape.gradient(value, model.trainable_variables)
+
+    whole = gradients(Y)
+    # The last one is smaller, as in `fit`.
+    parts = [(len(part) / 12, gradients(part)) for part in np.split(Y, [5, 10])]
+    for index, expected in enumerate(whole):
+        found = sum(share * gradient[index] for share, gradient in parts)
+        np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4)
+    assert not np.allclose(parts[0][1][0], whole[0], rtol=1e-2)
+
+
+def test_a_dataset_is_streamed():
+    generator = np.random.default_rng(0)
+    y = generator.normal(5.0, 2.0, size=20000).astype("float32")
+    taken = []
+
+    def batches():
+        for start in range(0, len(y), 1000):
+            taken.append(start)
+            yield y[start : start + 1000]
+
+    dataset = tf.data.Dataset.from_generator(batches, output_signature=tf.TensorSpec([None], tf.float32))
+    model = build(num_data=len(y))
+    model.fit(dataset, verbose=0)
+    precision = 1 / 9 + len(y) / 4
+    draws = model.draw(400, seed=0)
+    assert abs(draws["mu"].mean() - y.astype(float).sum() / 4 / precision) * precision**0.5 < 0.3
+    assert draws["mu"].std() == pytest.approx(precision**-0.5, rel=0.2)
+    assert set(taken) == set(range(0, 20000, 1000))
+
+
+def test_a_dataset_that_repeats_for_ever_is_fitted_but_not_drawn_with():
+    dataset = tf.data.Dataset.from_tensor_slices(Y).batch(6).repeat()
+    model = build(num_data=12)
+    model.fit(dataset, epochs=1, steps_per_epoch=10, verbose=0)
+    with pytest.raises(ValueError, match=r"^`x` must be all of the data, num_data=12 rows\. Received: 18 rows"):
+        model.draw()
+    assert model.draw(200, Y, seed=0).elbo == pytest.approx(LOG_EVIDENCE, abs=0.3)
+
+
+# Replicas
+
+
+CHILD = """
+    import json, sys
+    sys.path.insert(0, sys.argv[1])
+    import keras, numpy as np, tensorflow as tf
+    cpu = tf.config.list_physical_devices("CPU")[0]
+    tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
+    import test_variational_inference as tests
+    keras.utils.set_random_seed(0)
+    outcome = {}
+    strategy = tf.distribute.MirroredStrategy(["/cpu:0", "/cpu:1"])
+    for name, data in {"data": (tests.Y,), "batches": (tests.Y, None, 5), "no data": ()}.items():
+        with strategy.scope():
+            # With no standardisation to start from, it is the steps that find the posterior.
+            joint = tests.JOINTS["named"].experimental_pin(y=tests.Y)
+            model = tests.VariationalInference(joint) if name == "no data" else tests.build()
+        model.approximation.standardized.assign(1.0)
+        history = model.fit(*data, epochs=60 if name == "batches" else 8, verbose=0).history
+        draws = model.draw(1000, seed=0)
+        outcome[name] = [float(draws.elbo), float(draws["mu"].mean()), float(draws["mu"].std()), history["elbo"][-1]]
+    try:
+        with strategy.scope():
+            tests.build(tests.in_one_piece).fit(tests.Y, verbose=0)
+    except ValueError as error:
+        outcome["one piece"] = str(error)
+    print(json.dumps(outcome))
+"""
+
+
+def test_two_replicas_find_the_posterior(run_python):
+    outcome = json.loads(run_python(CHILD, pathlib.Path(__file__).parent).splitlines()[-1])
+    assert outcome.pop("one piece").startswith("`model` must give the pair of log p(latents)")
+    for name, (value, mean, sd, last) in outcome.items():
+        tolerance = 0.05 if name == "batches" else 0.01
+        assert value == pytest.approx(LOG_EVIDENCE, abs=tolerance), name
+        assert last == pytest.approx(LOG_EVIDENCE, abs=1.0 if name == "batches" else 0.05), name
+        assert mean == pytest.approx(MEAN, abs=0.3 * SD), name
+        assert sd == pytest.approx(SD, rel=0.15), name
+
+
+# Files
+
+OWN = {"model": log_joint, "latents": {"mu": ()}}
+
+
+@pytest.fixture
+def fitted():
+    model = build()
+    model.fit(Y, epochs=1, verbose=0)
+    return model
+
+
+def test_a_file_gives_the_same_draws(fitted, tmp_path):
+    fitted.save(tmp_path / "q.keras")
+    loaded = keras.saving.load_model(tmp_path / "q.keras", custom_objects=OWN)
+    assert loaded.num_data == 12
+    assert loaded.objective == fitted.objective
+    first, second = (model.draw(100, Y, seed=3) for model in (fitted, loaded))
+    np.testing.assert_array_equal(second["mu"], first["mu"])
+    np.testing.assert_array_equal(second.log_weights, first.log_weights)
+    with pytest.raises(ValueError, match=r"^`x` must be the data.*Received: x=None"):
+        loaded.draw()
+
+
+def test_a_file_of_a_joint_distribution_and_another_family(tmp_path):
+    pinned = JOINTS["named"].experimental_pin(y=Y)
+    model = VariationalInference(pinned, posterior=posteriors.LowRankNormal(rank=1), objective=ELBO(num_samples=4))
+    model.fit(epochs=1, verbose=0)
+    model.save(tmp_path / "q.keras")
+    loaded = keras.saving.load_model(tmp_path / "q.keras", custom_objects={"model": pinned})
+    assert loaded.posterior.rank == 1
+    assert loaded.objective == ELBO(num_samples=4)
+    np.testing.assert_array_equal(loaded.draw(100, seed=3)["mu"], model.draw(100, seed=3)["mu"])
+
+
+@pytest.mark.parametrize("given", [{}, {"model": log_joint}, {"latents": {"mu": ()}}])
+def test_a_file_without_the_model_is_refused(given, fitted, tmp_path):
+    fitted.save(tmp_path / "q.keras")
+    missing = [name for name in OWN if name not in given]
+    with pytest.raises(ValueError, match=r"`custom_objects` must hold \[.*Received: ") as error:
+        keras.saving.load_model(tmp_path / "q.keras", custom_objects=given)
+    assert f"must hold {missing}" in str(error.value)
+
+
+def test_weights_give_the_same_draws(fitted, tmp_path):
+    fitted.save_weights(tmp_path / "q.weights.h5")
+    other = build()
+    other.load_weights(tmp_path / "q.weights.h5")
+    np.testing.assert_array_equal(other.sample_unconstrained(20)[0], fitted.sample_unconstrained(20)[0])
+
+
+@pytest.mark.parametrize("kind", ["file", "weights"])
+def test_a_fit_goes_on_without_standardising_again(kind, fitted, tmp_path):
+    # Coordinates that no standardisation would choose.
+    fitted.approximation.loc.assign([7.0])
+    fitted.save(tmp_path / "q.keras")
+    fitted.save_weights(tmp_path / "q.weights.h5")
+    if kind == "file":
+        other = keras.saving.load_model(tmp_path / "q.keras", custom_objects=OWN)
+        assert int(other.optimizer.iterations) == 100
+    else:
+        other = build()
+        other.load_weights(tmp_path / "q.weights.h5")
+    other.fit(Y, epochs=1, verbose=0)
+    assert other.approximation.loc.numpy()[0] == 7.0
+    other.standardize(Y)
+    assert other.approximation.loc.numpy()[0] == pytest.approx(MEAN, abs=0.01)
+
+
+# Robustness
+
+
+def test_draws_whose_density_overflows_skip_a_step():
+    def overflowing(latents, y):
+        log_prior, log_likelihood = log_joint(latents, y)
+        return tf.where(latents["mu"] < MEAN + 2.5 * SD, log_prior, np.nan), log_likelihood
+
+    model = build(overflowing)
+    with pytest.warns(UserWarning, match="loss was nan"):
+        model.fit(Y, epochs=1, verbose=0)
+    z, _ = model.sample_unconstrained(1000)
+    assert abs(z.mean() - MEAN) < 0.5 * SD
+
+
+def test_constants_of_the_data_do_not_matter():
+    # Scales that differ by ten orders of magnitude, and 1e5 nats.
+    scale = np.float32(1e8)
+
+    def badly_scaled(latents, y):
+        log_prior = tfd.Normal(0.0, 3 * scale).log_prob(latents["a"]) + tfd.Normal(0.0, 0.01).log_prob(latents["b"])
+        return log_prior - 1e5, tfd.Normal(latents["a"][:, None], 2 * scale).log_prob(y * scale)
+
+    model = build(badly_scaled, {"a": (), "b": ()})
+    model.fit(Y, epochs=1, verbose=0)
+    draws = model.draw(2000, seed=0)
+    assert abs(draws["a"].mean() / scale - MEAN) < 4 * SD / np.sqrt(2000)
+    assert draws["a"].std() / scale == pytest.approx(SD, rel=0.1)
+    assert draws["b"].std() == pytest.approx(0.01, rel=0.1)
+    assert draws.pareto_k < 0.7
+
+
+# What is refused, before a step
+
+
+def nan(latents, y):
+    return log_joint(latents, y)[0] * np.nan, log_joint(latents, y)[1]
+
+
+def negative_scale(latents, y):
+    return tfd.Normal(0.0, 3.0).log_prob(latents["mu"]), tfd.Normal(0.0, latents["mu"][:, None]).log_prob(y)
+
+
+def unknown(latents, y):
+    return log_joint({"mu": latents["nu"]}, y)
+
+
+WEIGHTED = tf.data.Dataset.from_tensor_slices((Y, Y, Y)).batch(4)
+DATASET = tf.data.Dataset.from_tensor_slices(Y).batch(4)
+BAD = {
+    "a wrong shape": ({"model": lambda latents, y: log_joint(latents, y)[1]}, {"x": Y}, "`model` must give the log"),
+    "NaN": ({"model": nan}, {"x": Y}, "`model` must have a log joint density that is a number"),
+    "a scale without a bijector": ({"model": negative_scale}, {"x": Y}, "`model` must have a log joint density"),
+    "a flat latent": ({"latents": {"mu": (), "nu": ()}}, {"x": Y}, "`model` must have a posterior that is proper"),
+    "an unknown name": ({"model": unknown}, {"x": Y}, "`model` must take the names of `latents`"),
+    "num_data is missing": ({}, {"x": DATASET}, "`num_data`, the number of rows"),
+    "batches in one piece": ({"model": in_one_piece}, {"x": Y, "batch_size": 4}, "`model` must give the pair"),
+    "a dataset in one piece": ({"model": in_one_piece, "num_data": 12}, {"x": DATASET}, "`model` must give the pair"),
+    "a dataset with weights": ({"num_data": 12}, {"x": WEIGHTED}, "`x` must be a dataset of x or"),
+    "sample_weight": ({}, {"x": Y, "sample_weight": Y}, "`sample_weight` must be None"),
+    "class_weight": ({}, {"x": Y, "class_weight": {0: 1.0}}, "`class_weight` must be None"),
+    "validation_data": ({}, {"x": Y, "validation_data": (Y, Y)}, "`validation_data` must be None"),
+    "validation_data, an array": ({}, {"x": Y, "validation_data": Y}, "`validation_data` must be None"),
+    "validation_split": ({}, {"x": Y, "validation_split": 0.1}, "`validation_split` must be None"),
+    "no rows": ({}, {"x": Y[:0]}, "`x` must hold at least one example"),
+    "no batch": ({"num_data": 12}, {"x": DATASET.take(0)}, "`x` must hold at least one batch"),
+    "y without x": ({}, {"y": Y}, "`x` must be the data"),
+    "NaN in the data": ({}, {"x": Y * np.nan}, "`x` must be finite"),
+    "NaN in a dataset": ({"num_data": 12}, {"x": DATASET.map(lambda y: y * np.nan)}, "`x` must be finite"),
+    "other num_data": ({"num_data": 13}, {"x": Y}, "`x` must have num_data=13 rows"),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_what_cannot_be_fitted_is_refused_before_a_step(case):
+    arguments, data, message = BAD[case]
+    model = build(**arguments)
+    before = model.sample_unconstrained(5)[0]
+    with pytest.raises(ValueError, match=rf"(?s)^{message}.*Received: [^:]+"):
+        model.fit(**data, epochs=1, verbose=0)
+    np.testing.assert_array_equal(model.sample_unconstrained(5)[0], before)
+    assert not model.compiled or int(model.optimizer.iterations) == 0
+
+
+def test_data_that_are_missing_are_refused():
+    with pytest.raises(ValueError, match=r"^`x` must be the data.*Received: x=None"):
+        build(num_data=12).fit(verbose=0)
+
+
+ARGUMENTS = {
+    "model": ({"model": 3}, "`model` must be a joint distribution"),
+    "latents": ({"latents": {}}, "`latents` must be a dictionary"),
+    "num_data": ({"num_data": 0}, "`num_data` must be an integer"),
+    "posterior": ({"posterior": "full"}, "`posterior` must be a Posterior"),
+    "latent_dim": ({"posterior": posteriors.DiagonalNormal(3)}, "`posterior` must have latent_dim=1"),
+    "objective": ({"objective": "elbo"}, "`objective` must be an? Objective"),
+    "local": ({"local": 3}, "`local` must be a tfvae.LocalLatents"),
+    "predictive": ({"predictive": 3}, "`predictive` must be a function"),
+}
+
+
+@pytest.mark.parametrize("case", ARGUMENTS)
+def test_arguments_are_checked(case):
+    arguments, message = ARGUMENTS[case]
+    with pytest.raises(ValueError, match=rf"(?s)^{message}.*Received: "):
+        build(**arguments)
+
+
+def test_draws_of_a_part_of_the_data_are_refused(fitted):
+    with pytest.raises(ValueError, match=r"^`x` must have num_data=12 rows, all of the data\. Received: 6 rows"):
+        fitted.draw(x=Y[:6])
+    with pytest.raises(ValueError, match=r"^`x` must be all of the data, num_data=12 rows\. Received: 8 rows"):
+        fitted.draw(x=DATASET.take(2))
+
+
+def test_a_whole_fit_gives_no_warning_where_q_is_exact():
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)
+        model = build()
+        model.fit(Y, verbose=0)
+    assert_exact(model)
