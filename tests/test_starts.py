@@ -118,7 +118,7 @@ BAD = {
         # p(s) = 1 / s, whose integral is infinite at both ends.
         lambda latents, _: -tf.math.log(latents["s"]),
         {"s": Latent((), tfb.Exp())},
-        r"posterior that is proper.*Received: one without any curvature",
+        r"posterior that is proper.*say more of [sx]\. Received: one that is flat",
     ),
     "one that rises along one of two": (
         lambda latents, _: normal(latents["a"]) + latents["b"],
@@ -128,7 +128,7 @@ BAD = {
     "one that rises": (
         lambda latents, _: latents["x"],
         {"x": ()},
-        r"posterior that is proper.*Received: one without any curvature",
+        r"posterior that is proper.*say more of [sx]\. Received: one that is flat",
     ),
 }
 

@@ -277,7 +277,7 @@ class Convergence(keras.callbacks.Callback):
         return not np.mean(np.expm1(np.clip(ratio, -20.0, 20.0)) * ratio) < z.shape[1] * self.tolerance**2
 
     def _weights(self) -> np.ndarray:
-        return np.concatenate([np.ravel(variable.numpy()) for variable in self.model.trainable_variables])
+        return np.concatenate([np.ravel(v) for v in map(keras.ops.convert_to_numpy, self.model.trainable_variables)])
 
     def _assign(self, weights: np.ndarray) -> None:
         start = 0

@@ -108,7 +108,10 @@ def one_pass(data: Observations) -> Iterator[Any]:
         if data.num_data is not None and rows >= data.num_data:
             break
     if data.num_data not in (None, rows):
-        raise ValueError(f"`x` must be all of the data, num_data={data.num_data} rows. Received: {rows} rows")
+        raise ValueError(
+            f"`x` must be all of the data, num_data={data.num_data} rows, and batched before it repeats. Received: "
+            f"{rows} rows"
+        )
 
 
 def first_rows(dataset: tf.data.Dataset, count: int) -> Any:

@@ -217,6 +217,11 @@ class VariationalInference(VariationalModel):
                     f"model. Received: {argument} of type {type(value).__name__}"
                 )
         data = self._read(x, y, batch_size)
+        if not data.whole and not isinstance(self.objective, ELBO):
+            raise ValueError(
+                "`objective` must be an ELBO where the data come in batches: others are no bound there. Received: "
+                f"objective={self.objective!r}"
+            )
         if not self.compiled:
             with self.distribute_strategy.scope():
                 self.compile(keras.optimizers.Adam(_LEARNING_RATE), steps_per_execution=_STEPS_PER_EXECUTION)
