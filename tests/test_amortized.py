@@ -80,11 +80,13 @@ def test_random_effects(sigma, function, latent):
 def test_random_effects_by_batches_and_from_a_file(tmp_path):
     sigma = 0.7
     function = functools.partial(log_joint, sigma)
-    model = VariationalInference(function, {"mu": ()}, local=local())
-    model.fit(data(sigma), batch_size=8, epochs=300, verbose=0)
-    draws = model.draw(1000, seed=0)
+    model = VariationalInference(function, {"mu": ()}, num_data=N, local=local())
+    dataset = tf.data.Dataset.from_tensor_slices(data(sigma)).shuffle(N, seed=0).batch(8).repeat(40)
+    model.compile(keras.optimizers.Adam(0.05), steps_per_execution=10)
+    model.fit(dataset, epochs=3, verbose=0)
+    draws = model.draw(1000, data(sigma), seed=0)
     # Adam at a constant rate stays some way from the optimum.
-    assert draws.elbo == pytest.approx(best_elbo(sigma)[0], abs=0.4)
+    assert draws.elbo == pytest.approx(best_elbo(sigma)[0], abs=0.5)
     model.save(tmp_path / "q.keras")
     own = {"model": function, "latents": {"mu": ()}, "local": local()}
     loaded = keras.saving.load_model(tmp_path / "q.keras", custom_objects=own)
@@ -93,9 +95,28 @@ def test_random_effects_by_batches_and_from_a_file(tmp_path):
     np.testing.assert_allclose(again.log_weights, draws.log_weights, rtol=1e-5)
 
 
+@pytest.mark.parametrize("kind", ["file", "weights"])
+def test_weights_are_not_loaded_into_an_encoder_without_shapes(kind, tmp_path):
+    function = functools.partial(log_joint, 0.7)
+
+    def lazy():
+        return LocalLatents({"z": ()}, keras.Sequential([keras.layers.Dense(2)]))
+
+    model = VariationalInference(function, {"mu": ()}, local=lazy())
+    model.fit(data(0.7), epochs=1, verbose=0)
+    model.save(tmp_path / "q.keras")
+    model.save_weights(tmp_path / "q.weights.h5")
+    with pytest.raises(ValueError, match=r"^`local` must have an encoder that knows the shape.*Received: "):
+        if kind == "file":
+            own = {"model": function, "latents": {"mu": ()}, "local": lazy()}
+            keras.saving.load_model(tmp_path / "q.keras", custom_objects=own)
+        else:
+            VariationalInference(function, {"mu": ()}, local=lazy()).load_weights(tmp_path / "q.weights.h5")
+
+
 def test_the_posterior_of_each_row_is_that_of_the_encoder():
     latents = LocalLatents({"a": (), "b": (2,)}, keras.Sequential([keras.Input((4,)), keras.layers.Dense(3)]))
-    latents.build((5, 4))
+    assert latents.built
     distribution = latents.distribution(tf.ones([5, 4]))
     assert distribution.batch_shape == (5,)
     assert distribution.event_shape == (3,)
@@ -119,6 +140,10 @@ def test_data_of_several_parts():
 ARGUMENTS = {
     "latents": ({"latents": {}}, "`latents` must be a dictionary"),
     "encoder": ({"encoder": lambda x: x}, "`encoder` must be a Keras model"),
+    "features": (
+        {"encoder": keras.Sequential([keras.Input((3, 4)), keras.layers.Dense(2)])},
+        r"`encoder` must give features \[B, F\]",
+    ),
     "posterior": ({"posterior": "normal"}, "`posterior` must be a Posterior"),
     "latent_dim": ({"posterior": posteriors.DiagonalNormal(3)}, "`posterior` must have latent_dim=1"),
 }

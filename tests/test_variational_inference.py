@@ -11,7 +11,6 @@ import tensorflow as tf
 import tensorflow_probability as tfp
 from scipy import stats
 
-import tfvae
 from tfvae import VariationalInference, posteriors
 from tfvae.objectives import ELBO, IWAE
 
