@@ -1,8 +1,9 @@
-"""Checkpoints as files, and the KL warm-up by hand."""
+"""Checkpoints as files, the KL warm-up by hand, and where the fit of an approximate posterior ends."""
 
 import hashlib
 import os
 import re
+import warnings
 
 import keras
 import numpy as np
@@ -10,10 +11,11 @@ import pytest
 import tensorflow as tf
 from scipy.special import logsumexp
 
+import tfvae
 from tfvae import files
-from tfvae.callbacks import Checkpoints, KLWarmUp
+from tfvae.callbacks import Checkpoints, Convergence, KLWarmUp
 from tfvae.elbo import ElboTerms
-from tfvae.objectives import Objective
+from tfvae.objectives import ELBO, Objective
 
 
 def names(folder):
@@ -226,3 +228,95 @@ def test_tempered_terms_weigh_all_that_is_no_likelihood():
     expected = terms.log_likelihood + 0.3 * (terms.log_prior - terms.log_posterior)
     np.testing.assert_allclose(tempered.log_weights, expected, rtol=1e-12)
     np.testing.assert_allclose(tempered.elbo, tf.reduce_mean(terms.log_likelihood, 0) - 0.3 * terms.kl, rtol=1e-12)
+
+
+# Convergence
+
+
+class Iterates(keras.callbacks.Callback):
+    """The weights after each step, and the learning rate of each epoch."""
+
+    def __init__(self):
+        super().__init__()
+        self.iterates, self.rates = [], []
+
+    def on_train_batch_end(self, batch, logs=None):
+        self.iterates.append(np.concatenate([np.ravel(variable) for variable in self.model.trainable_variables]))
+
+    def on_epoch_begin(self, epoch, logs=None):
+        self.rates.append(float(self.model.optimizer.learning_rate))
+
+
+def normal_posterior(scale=1.0, optimizer=None):
+    """A q that starts at N(0, 1), for the posterior N(0.5, scale)."""
+    model = tfvae.VariationalInference(
+        lambda latents, _: -0.5 * ((latents["x"] - 0.5) / scale) ** 2,
+        {"x": ()},
+        objective=ELBO(num_samples=4),
+    )
+    model.approximation.standardized.assign(1.0)
+    model.compile(optimizer or keras.optimizers.Adam(0.05), steps_per_execution=10)
+    return model
+
+
+def test_a_fit_goes_on_until_q_has_converged():
+    model, convergence, iterates = normal_posterior(), Convergence(tolerance=0.1), Iterates()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)
+        history = model.fit(epochs=400, callbacks=[iterates, convergence], verbose=0)
+    assert convergence.converged
+    assert len(history.epoch) < 400
+    z, _ = model.sample_unconstrained(4000)
+    # The tolerance, and four standard errors of the draws.
+    assert z.mean() == pytest.approx(0.5, abs=0.1 + 4 / np.sqrt(4000))
+    assert z.std() == pytest.approx(1.0, abs=0.1 + 4 / np.sqrt(8000))
+    # Half the rate in each stage, of which there were two at least.
+    stages = sorted(set(iterates.rates), reverse=True)
+    np.testing.assert_allclose(stages, [0.05 * 0.5**stage for stage in range(len(stages))], rtol=1e-6)
+    assert len(stages) >= 2
+    assert iterates.rates == sorted(iterates.rates, reverse=True)
+
+
+@pytest.mark.parametrize("epochs", [4, 6, 8])
+def test_the_mean_of_the_later_iterates_of_the_last_whole_stage_remains(epochs):
+    # Each stage has four epochs, of 10 executions each; the mean of its last two is what the next one starts from.
+    model, iterates = normal_posterior(), Iterates()
+    with pytest.warns(UserWarning, match="^q has not converged to a tolerance of 1e-06"):
+        model.fit(epochs=epochs, callbacks=[iterates, Convergence(tolerance=1e-6, max_epochs=4)], verbose=0)
+    end = epochs // 4 * 40
+    expected = np.mean(iterates.iterates[end - 20 : end], axis=0)
+    found = np.concatenate([np.ravel(variable) for variable in model.trainable_variables])
+    np.testing.assert_allclose(found, expected, atol=1e-6)
+    assert np.any(np.abs(iterates.iterates[-1] - expected) > 1e-4)
+    assert float(model.optimizer.learning_rate) == pytest.approx(0.05 * 0.5 ** (epochs // 4))
+
+
+def test_a_fit_that_is_too_short_is_warned_of_and_left_as_it_is():
+    model, iterates, convergence = normal_posterior(), Iterates(), Convergence()
+    with pytest.warns(UserWarning, match="^q has not converged"):
+        model.fit(epochs=2, callbacks=[iterates, convergence], verbose=0)
+    assert not convergence.converged
+    found = np.concatenate([np.ravel(variable) for variable in model.trainable_variables])
+    np.testing.assert_array_equal(found, iterates.iterates[-1])
+
+
+def test_a_loss_that_stays_nan_ends_the_fit():
+    model = normal_posterior(scale=np.nan)
+    with pytest.warns(UserWarning, match="q has not converged"):
+        history = model.fit(epochs=20, callbacks=[Convergence()], verbose=0)
+    assert len(history.epoch) == 5
+
+
+def test_a_schedule_of_learning_rates_is_refused():
+    schedule = keras.optimizers.schedules.ExponentialDecay(0.1, 10, 0.9)
+    model = normal_posterior(optimizer=keras.optimizers.Adam(schedule))
+    with pytest.raises(ValueError, match=r"^`optimizer` must have a constant learning rate.*Received: learning_rate="):
+        model.fit(verbose=0)
+    assert int(model.optimizer.iterations) == 0
+
+
+@pytest.mark.parametrize("arguments", [{"tolerance": 0.0}, {"tolerance": np.inf}, {"max_epochs": 0}])
+def test_arguments_of_convergence_are_checked(arguments):
+    (name,) = arguments
+    with pytest.raises(ValueError, match=rf"^`{name}` must be .*Received: {name}="):
+        Convergence(**arguments)

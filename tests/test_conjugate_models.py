@@ -2,6 +2,7 @@
 
 import functools
 import math
+import warnings
 
 import numpy as np
 import pytest
@@ -78,7 +79,10 @@ def test_normal_mean_with_known_variance():
         {"mu": tfd.Normal(1.0, 2.0), "x": lambda mu: tfd.Sample(tfd.Normal(mu, 0.5), 10)}
     )
     model = VariationalInference(joint.experimental_pin(x=x.astype("float32")))
-    model.fit(verbose=0)
+    with warnings.catch_warnings():
+        # None of k-hat, and none of convergence.
+        warnings.simplefilter("error", UserWarning)
+        model.fit(verbose=0)
     precision = 1 / 2.0**2 + 10 / 0.5**2
     mean = (1.0 / 2.0**2 + x.sum() / 0.5**2) / precision
     assert_close(*gaussian_of(model), np.array([mean]), np.array([[1 / precision]]))
@@ -97,7 +101,7 @@ def test_regression_by_a_full_covariance(standardize):
     assert model.draw(seed=0).elbo == pytest.approx(LOG_EVIDENCE, abs=0.01)
 
 
-@pytest.mark.parametrize("standardize", [True, False])
+@pytest.mark.parametrize("standardize", [True, pytest.param(False, marks=pytest.mark.slow)])
 def test_regression_by_mean_field_has_the_variances_of_the_conditionals(standardize):
     with pytest.warns(UserWarning, match="k-hat"):
         model = fitted_regression(posteriors.DiagonalNormal(), standardize)

@@ -54,7 +54,7 @@ DENSITIES = {
 }
 
 
-@pytest.mark.parametrize("name", DENSITIES)
+@pytest.mark.parametrize("name", ["skewed", "flat top", pytest.param("heavy tails", marks=pytest.mark.slow)])
 def test_the_elbo_is_near_that_of_the_best_gaussian(name):
     log_density = DENSITIES[name]
     found = laplace.approximate(log_density, np.array([[1.0], [-1.0]]))
@@ -83,13 +83,3 @@ def test_a_start_without_a_density_is_passed_over():
 def test_no_start_with_derivatives_is_refused():
     with pytest.raises(ValueError, match=r"^`model` must have a density whose first and second.*Received: "):
         laplace.approximate(lambda z: tf.sqrt(z[:, 0]), np.zeros((1, 1)))
-
-
-def test_a_diagonal_needs_gradients_alone():
-    loc, scale = np.linspace(-3, 3, 40), np.geomspace(0.1, 10.0, 40)
-    known = tfd.Independent(tfd.Normal(loc.astype("float32"), scale.astype("float32")), 1)
-    found = laplace.approximate_diagonally(known.log_prob, np.zeros((2, 40)))
-    np.testing.assert_allclose(found.loc / scale, loc / scale, atol=0.1)
-    # What is far from the others is kept within a thousandth of their curvature.
-    typical = np.median(1 / scale**2)
-    np.testing.assert_allclose(found.scale, 1 / np.sqrt(np.maximum(1 / scale**2, 1e-3 * typical)), rtol=0.05)

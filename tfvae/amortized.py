@@ -49,12 +49,21 @@ class LocalLatents(keras.layers.Layer):
                 f"latent_dim={self.posterior.latent_dim}"
             )
         self.posterior.latent_dim = self.space.dim
+        # Where it is known already: weights can be loaded only into layers that are there.
+        features = getattr(encoder, "output_shape", None)
+        if features is not None:
+            self._build_posterior(features)
+            self.built = True
 
     def build(self, input_shape: Any) -> None:
         """Builds the posterior for the features of data whose shapes are given, each [B, ...]."""
         specs = tf.nest.map_structure(lambda shape: keras.KerasTensor((None, *shape[1:])), input_shape)
-        features = self.encoder(specs)
-        self.posterior.build(features.shape)
+        self._build_posterior(self.encoder(specs).shape)
+
+    def _build_posterior(self, features: Any) -> None:
+        if not isinstance(features, tuple) or len(features) != 2:
+            raise ValueError(f"`encoder` must give features [B, F]. Received: features of shape {features}")
+        self.posterior.build(features)
 
     def distribution(self, x: Any, training: bool = False) -> tfd.Distribution:
         """q(z | x) in the unconstrained space, with batch shape [B].

@@ -217,8 +217,12 @@ class Convergence(keras.callbacks.Callback):
 
     def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
         """Starts the first stage."""
-        if isinstance(self.model.optimizer._learning_rate, keras.optimizers.schedules.LearningRateSchedule):
-            raise ValueError("The optimizer must have a constant learning rate, which `Convergence` lowers itself")
+        rate = self.model.optimizer._learning_rate
+        if isinstance(rate, keras.optimizers.schedules.LearningRateSchedule):
+            raise ValueError(
+                "`optimizer` must have a constant learning rate, which `Convergence` lowers itself. Received: "
+                f"learning_rate={rate!r}"
+            )
         self.converged = False
         self._last: np.ndarray | None = None
         self._non_finite_epochs = 0

@@ -73,6 +73,8 @@ class JointDensity:
             whole: whether these are all of the data.
             replicas: how many replicas share them.
         """
+        if _data(x) is None and self.local is not None:
+            raise ValueError("`x` must be the data, whose rows have latent variables of their own. Received: x=None")
         must_split = None
         if _data(x) is not None:
             if self.local is not None:

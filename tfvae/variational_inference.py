@@ -395,6 +395,19 @@ class VariationalInference(VariationalModel):
         log_prior, log_likelihood, log_local = self._joint.log_densities(z, x, num_data=None, seed=seed)
         return log_prior, log_likelihood - log_local
 
+    def load_own_variables(self, store: Mapping[str, Any]) -> None:
+        """Loads what `save_own_variables` saved.
+
+        Raises:
+            ValueError: it is of another model, or the local latents have no weights yet to be loaded.
+        """
+        if self.local is not None and not self.local.built:
+            raise ValueError(
+                "`local` must have an encoder that knows the shape of its input, from keras.Input, where weights are "
+                f"loaded. Received: {self.local.encoder!r}"
+            )
+        super().load_own_variables(store)
+
     def get_config(self) -> dict[str, Any]:
         """The constructor's arguments that can be stored, and the names of those that are the user's own code."""
         parts = {name: keras.saving.serialize_keras_object(getattr(self, name)) for name in ("posterior", "objective")}
