@@ -1,23 +1,17 @@
 """What TensorFlow Probability's NUTS and its variational inference make of the models of reference_models.py.
 
-    python benchmarks/mcmc_and_tfp_vi.py FOLDER [--models NAME ...] [--methods NAME ...]
-        [--learning-rates RATE ...] [--seed N] [--json PATH]
-
-FOLDER holds reference posteriors as JSON files. Both methods work on the unconstrained vector of a model, with TFP's
+Both methods work on the unconstrained vector of a model, with TFP's
 defaults, and nothing is tuned to a model or taken from its reference. A gradient evaluation is one gradient of the log
 density at one point: a leapfrog step of one chain, or one Monte Carlo sample of one step of the optimizer.
 """
 
-import argparse
-import json
 import time
-from pathlib import Path
 
 import keras
 import numpy as np
 import tensorflow as tf
 import tensorflow_probability as tfp
-from reference_models import Model, compare, read_posteriors
+from reference_models import Model
 
 tfd = tfp.distributions
 
@@ -188,43 +182,3 @@ def tfp_vi(
     log_weights = model.unconstrained_log_density(vectors) - surrogate.log_prob(vectors)
     elbo = float(np.mean(log_weights.numpy(), dtype=float))
     return model.quantities_at(vectors), elbo, steps * sample_size, seconds
-
-
-def main() -> None:
-    """Prints a table of the errors of the moments, and writes them as JSON."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("folder", type=Path, help="the reference posteriors")
-    parser.add_argument("--models", nargs="+", help="names of posteriors; all by default")
-    parser.add_argument("--methods", nargs="+", default=["nuts", *FAMILIES], choices=["nuts", *FAMILIES])
-    parser.add_argument("--learning-rates", nargs="+", type=float, default=[0.1, 0.01], help="of Adam")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--json", type=Path, help="a file for the rows")
-    arguments = parser.parse_args()
-    # Each model is a new function, of which TensorFlow warns.
-    tf.get_logger().setLevel("ERROR")
-    posteriors = read_posteriors(arguments.folder)
-    rows = []
-    print(f"{'':<40}{'method':<17}{'|error|/sd':>11}{'sd ratio':>21}{'ELBO':>14}{'gradients':>11}{'seconds':>9}")
-    for name in arguments.models or posteriors:
-        model, reference = posteriors[name]
-        for method in arguments.methods:
-            for rate in [None] if method == "nuts" else arguments.learning_rates:
-                if method == "nuts":
-                    (draws, gradients, seconds), elbo = nuts(model, seed=arguments.seed), None
-                else:
-                    draws, elbo, gradients, seconds = tfp_vi(model, method, seed=arguments.seed, learning_rate=rate)
-                error, low, high = compare(draws, reference)
-                label, ratios = f"{method} {rate or ''}", f"{low:.3g} to {high:.3g}"
-                bound = "" if elbo is None else f"{elbo:.2f}"
-                print(
-                    f"{name:<40}{label:<17}{error:>11.3g}{ratios:>21}{bound:>14}{gradients:>11}{seconds:>9.1f}",
-                    flush=True,
-                )
-                row = {"posterior": name, "method": method, "learning_rate": rate, "error": error, "elbo": elbo}
-                rows.append({**row, "sd_ratio": [low, high], "gradient_evaluations": gradients, "seconds": seconds})
-    if arguments.json:
-        arguments.json.write_text(json.dumps(rows, indent=1) + "\n")
-
-
-if __name__ == "__main__":
-    main()
