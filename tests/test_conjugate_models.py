@@ -43,7 +43,7 @@ def fitted_regression(posterior, standardize=True, epochs=None):
 
 def gaussian_of(model):
     """The mean and the covariance of a Gaussian q, from its log density: exact up to rounding."""
-    z, log_q = (array.astype(float) for array in model.sample_unconstrained(400))
+    z, log_q = (array.numpy().astype(float) for array in model.approximation.sample(400, tf.constant([0, 0])))
     centre, scale = z.mean(axis=0), z.std(axis=0)
     u = (z - centre) / scale
     rows, columns = np.triu_indices(z.shape[1])

@@ -7,6 +7,7 @@ import tensorflow_probability as tfp
 from scipy import integrate, stats
 
 from tfvae import elbo
+from tfvae.objectives import ELBO, IWAE
 
 tfd = tfp.distributions
 
@@ -171,7 +172,7 @@ X = 1.7
 POINT = {"m": 0.4, "v": 0.6, "w": 1.3, "b": -0.2, "s": 0.9}
 
 
-def linear_gaussian_terms(point, copies, analytic_kl, num_samples=1):
+def linear_gaussian_terms(point, copies, analytic_kl, num_samples=1, path_gradient=False):
     """The terms for `copies` equal examples, each with draws of its own; `point` holds tensors [copies]."""
     posterior = normal(point["m"][:, None], point["v"][:, None])
 
@@ -179,7 +180,13 @@ def linear_gaussian_terms(point, copies, analytic_kl, num_samples=1):
         return tfd.Normal(point["w"] * z[..., 0] + point["b"], point["s"]).log_prob(tf.fill([copies], X))
 
     return elbo.estimate(
-        posterior, standard_normal(1), log_likelihood, num_samples=num_samples, seed=SEED, analytic_kl=analytic_kl
+        posterior,
+        standard_normal(1),
+        log_likelihood,
+        num_samples=num_samples,
+        seed=SEED,
+        analytic_kl=analytic_kl,
+        path_gradient=path_gradient,
     )
 
 
@@ -211,27 +218,43 @@ def test_the_elbo_is_unbiased_on_a_linear_gaussian_model(analytic_kl, num_sample
     assert abs(values.mean(dtype=np.float64) - expected_elbo(**POINT)) < 4 * standard_error(values)
 
 
-def test_at_the_exact_posterior_every_log_weight_is_log_p_of_x():
+def exact_point():
+    """The point at which q(z|x) is p(z|x)."""
     variance = 1 / (1 + (POINT["w"] / POINT["s"]) ** 2)
-    exact = {**POINT, "m": variance * POINT["w"] * (X - POINT["b"]) / POINT["s"] ** 2, "v": np.sqrt(variance)}
+    return {**POINT, "m": variance * POINT["w"] * (X - POINT["b"]) / POINT["s"] ** 2, "v": np.sqrt(variance)}
+
+
+LOG_P = stats.norm.logpdf(X, POINT["b"], np.hypot(POINT["w"], POINT["s"]))
+
+
+def test_at_the_exact_posterior_every_log_weight_is_log_p_of_x():
+    exact = exact_point()
     terms = linear_gaussian_terms(tile(exact, 100), 100, analytic_kl=True, num_samples=100)
-    log_p = stats.norm.logpdf(X, POINT["b"], np.hypot(POINT["w"], POINT["s"]))
-    np.testing.assert_allclose(terms.log_weights, np.full((100, 100), log_p), atol=1e-5)
-    assert expected_elbo(**exact) == pytest.approx(log_p, abs=1e-12)
+    np.testing.assert_allclose(terms.log_weights, np.full((100, 100), LOG_P), atol=1e-5)
+    assert expected_elbo(**exact) == pytest.approx(LOG_P, abs=1e-12)
 
 
-@pytest.mark.parametrize("analytic_kl", [True, False])
-def test_the_gradient_is_unbiased_on_a_linear_gaussian_model(analytic_kl):
-    # Each copy has parameters of its own, so that the gradient of the sum holds one estimate for each copy.
-    copies = 20000
-    point = tile(POINT, copies)
+def gradients(objective, point=POINT, copies=20000, kl_weight=1.0):
+    """Estimates of the gradient of an objective by name [copies].
+
+    Each copy has parameters of its own, so that the gradient of the sum holds one estimate for each copy.
+    """
+    point = tile(point, copies)
     with tf.GradientTape() as tape:
         tape.watch(point)
-        total = tf.reduce_sum(linear_gaussian_terms(point, copies, analytic_kl).elbo)
-    gradient = tape.gradient(total, point)
+        terms = linear_gaussian_terms(
+            point, copies, objective.analytic_kl, objective.num_samples, objective.path_gradient
+        )
+        total = tf.reduce_sum(objective(terms.tempered(tf.constant(kl_weight))))
+    return {name: gradient.numpy().astype("float64") for name, gradient in tape.gradient(total, point).items()}
+
+
+@pytest.mark.parametrize("num_samples", [1, 4])
+@pytest.mark.parametrize("arguments", [{}, {"analytic_kl": False}, {"sticking_the_landing": True}])
+def test_the_gradient_is_unbiased_on_a_linear_gaussian_model(arguments, num_samples):
+    estimates = gradients(ELBO(num_samples=num_samples, **arguments))
     for name, expected in expected_gradient(**POINT).items():
-        estimates = gradient[name].numpy()
-        assert abs(estimates.mean(dtype=np.float64) - expected) < 4 * standard_error(estimates), name
+        assert abs(estimates[name].mean() - expected) < 4 * standard_error(estimates[name]), name
 
 
 def test_the_expected_gradient_of_this_file_is_that_of_its_expected_elbo():
@@ -239,3 +262,138 @@ def test_the_expected_gradient_of_this_file_is_that_of_its_expected_elbo():
         above = expected_elbo(**{**POINT, name: POINT[name] + 1e-5})
         below = expected_elbo(**{**POINT, name: POINT[name] - 1e-5})
         assert (above - below) / 2e-5 == pytest.approx(expected, abs=1e-8)
+
+
+def test_sticking_the_landing_has_no_noise_at_the_exact_posterior():
+    quiet = gradients(ELBO(sticking_the_landing=True), exact_point(), copies=1000)
+    loud = gradients(ELBO(analytic_kl=False), exact_point(), copies=1000)
+    for name in ("m", "v"):
+        assert np.abs(quiet[name]).max() < 2e-5
+        assert loud[name].std() > 0.5
+
+
+def test_sticking_the_landing_leaves_the_gradient_of_the_decoder_as_it_is():
+    quiet, loud = (gradients(ELBO(analytic_kl=False, sticking_the_landing=path), copies=100) for path in (True, False))
+    for name in ("w", "b", "s"):
+        np.testing.assert_array_equal(quiet[name], loud[name])
+
+
+def iwae_by_quadrature(m, v, w, b, s, kl_weight=1.0):
+    """The importance weighted bound of two draws, E log (w_1 + w_2) / 2."""
+    nodes, weights = np.polynomial.hermite_e.hermegauss(80)
+    weights = weights / weights.sum()
+    z = m + v * nodes
+    log_q = stats.norm.logpdf(z, m, v)
+    log_weights = stats.norm.logpdf(X, w * z + b, s) + kl_weight * (stats.norm.logpdf(z) - log_q)
+    return weights @ (np.logaddexp.outer(log_weights, log_weights) - np.log(2)) @ weights
+
+
+def test_iwae_rises_from_the_elbo_to_log_p_of_x():
+    copies = 5000
+    values = {}
+    for num_samples in (1, 2, 8, 64):
+        terms = linear_gaussian_terms(tile(POINT, copies), copies, False, num_samples)
+        values[num_samples] = IWAE(num_samples)(terms).numpy().astype("float64")
+    means = {num_samples: value.mean() for num_samples, value in values.items()}
+    errors = {num_samples: 4 * standard_error(value) for num_samples, value in values.items()}
+    assert abs(means[1] - expected_elbo(**POINT)) < errors[1]
+    assert abs(means[2] - iwae_by_quadrature(**POINT)) < errors[2]
+    for fewer, more in ((1, 2), (2, 8), (8, 64)):
+        assert means[fewer] + errors[fewer] < means[more] - errors[more]
+    assert means[64] < LOG_P
+    # The mean weight is unbiased for p(x).
+    ratios = np.exp(values[64] - LOG_P)
+    assert abs(ratios.mean() - 1) < 4 * standard_error(ratios)
+
+
+def test_iwae_of_one_draw_is_the_elbo():
+    terms = linear_gaussian_terms(tile(POINT, 100), 100, False)
+    np.testing.assert_allclose(IWAE(1)(terms), ELBO(analytic_kl=False)(terms), rtol=1e-6)
+
+
+@pytest.mark.parametrize("kl_weight", [0.0, 0.3, 1.0])
+@pytest.mark.parametrize("doubly_reparameterized", [False, True])
+def test_the_gradient_of_iwae_is_unbiased_against_quadrature(doubly_reparameterized, kl_weight):
+    estimates = gradients(IWAE(2, doubly_reparameterized=doubly_reparameterized), kl_weight=kl_weight)
+    for name, gradient in estimates.items():
+        above, below = (
+            iwae_by_quadrature(**{**POINT, name: POINT[name] + step}, kl_weight=kl_weight) for step in (1e-5, -1e-5)
+        )
+        assert abs(gradient.mean() - (above - below) / 2e-5) < 4 * standard_error(gradient), name
+
+
+@pytest.mark.parametrize("num_samples", [8, 64])
+def test_doubly_reparameterized_gradients_have_the_mean_of_the_plain_and_less_noise(num_samples):
+    plain = gradients(IWAE(num_samples), copies=5000)
+    double = gradients(IWAE(num_samples, doubly_reparameterized=True), copies=5000)
+    for name in ("m", "v"):
+        difference = double[name] - plain[name]
+        assert abs(difference.mean()) < 4 * standard_error(difference), name
+        assert double[name].var() < 0.1 * plain[name].var(), name
+    # That of the decoder is the plain one itself, draw by draw.
+    for name in ("w", "b", "s"):
+        np.testing.assert_array_equal(double[name], plain[name])
+
+
+def test_at_the_exact_posterior_the_doubly_reparameterized_gradient_has_no_noise():
+    double = gradients(IWAE(8, doubly_reparameterized=True), exact_point(), copies=1000)
+    plain = gradients(IWAE(8), exact_point(), copies=1000)
+    for name in ("m", "v"):
+        assert np.abs(double[name]).max() < 2e-5
+        assert plain[name].std() > 0.1
+
+
+@pytest.mark.parametrize("shape", [(5, 3), (4, 3, 3)])
+def test_a_path_draws_the_same_and_leaves_out_the_gradient_at_a_fixed_z(shape):
+    posteriors = {
+        2: lambda scale: normal(LOC[:, [0, 1, 0]], scale),
+        3: lambda scale: tfd.MultivariateNormalTriL(LOC[:, [0, 1, 0]], tf.linalg.diag(scale)),
+    }
+    scale = tf.constant(SCALE[:, [0, 1, 1]])
+    outcomes = []
+    for path in (None, elbo.Path()):
+        with tf.GradientTape(persistent=True) as tape:
+            tape.watch(scale)
+            posterior = posteriors[len(shape)](scale)
+            draws = elbo.draw(posterior, shape[0], seed=SEED, path=path)
+            z = draws.z
+            fixed = posterior.log_prob(tf.stop_gradient(z))
+        outcomes.append((draws, tape.gradient(draws.log_posterior, scale), tape.gradient(fixed, scale)))
+        assert draws.path is path
+    (plain, whole, _), (followed, through_z, at_fixed_z) = outcomes
+    np.testing.assert_array_equal(plain.z, followed.z)
+    np.testing.assert_array_equal(plain.log_posterior, followed.log_posterior)
+    assert np.abs(at_fixed_z).min() > 1e-3
+    np.testing.assert_allclose(through_z + at_fixed_z, whole, rtol=1e-4, atol=1e-4)
+    # By hand: d log q / dz = -epsilon / scale and dz / d scale = epsilon.
+    noise = (plain.z - LOC[:, [0, 1, 0]]) / scale
+    np.testing.assert_allclose(through_z, -tf.reduce_sum(noise**2, axis=0) / scale, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("shared", [False, True])
+def test_a_path_multiplies_the_gradient_by_its_weights(shared):
+    generator = np.random.default_rng(0)
+    z = tf.constant(generator.normal(size=(4, 1 if shared else 3, 2)), tf.float32)
+    weights = generator.uniform(size=(4, 3)).astype("float32")
+    if shared:
+        weights[:] = weights[:, :1]
+    path = elbo.Path()
+    with tf.GradientTape(persistent=True) as tape:
+        tape.watch(z)
+        followed = path.follow(z)
+        total = tf.reduce_sum(followed**2)
+    np.testing.assert_array_equal(followed, z)
+    np.testing.assert_array_equal(tape.gradient(total, z), 2 * z)
+    path.weights = tf.constant(weights)
+    # Where all rows share their z, the rows of the weights are all the same.
+    np.testing.assert_allclose(
+        tape.gradient(total, z), 2 * z * (weights[:, :1] if shared else weights)[..., None], rtol=1e-6
+    )
+
+
+def test_tempered_terms_remember_their_weight():
+    path = elbo.Path()
+    terms = elbo.ElboTerms(*[tf.ones([2, 3])] * 3, tf.ones(3), path).tempered(tf.constant(0.5))
+    assert terms.path is path
+    assert float(terms.weight) == 0.5
+    assert float(terms.tempered(tf.constant(0.5)).weight) == 0.25

@@ -7,9 +7,9 @@ import pytest
 import tensorflow as tf
 
 from tfvae import VAE
-from tfvae.elbo import ElboTerms
+from tfvae.elbo import ElboTerms, Path
 from tfvae.networks import dense_decoder, dense_encoder
-from tfvae.objectives import ELBO, Objective
+from tfvae.objectives import ELBO, IWAE, Objective
 
 TERMS = ElboTerms(
     log_likelihood=tf.constant([[-1.0, -2.0], [-3.0, -6.0]]),
@@ -97,10 +97,92 @@ def test_numpy_numbers_become_pythons():
         "num_samples": int,
         "analytic_kl": bool,
         "beta": float,
+        "sticking_the_landing": bool,
     }
 
 
-@pytest.mark.parametrize("objective", [ELBO(), ELBO(4.0, num_samples=3, analytic_kl=False)])
+@pytest.mark.parametrize("doubly_reparameterized", [False, True])
+def test_iwae_is_the_logarithm_of_the_mean_weight(doubly_reparameterized):
+    value = IWAE(2, doubly_reparameterized=doubly_reparameterized)(TERMS)
+    expected = [np.log((np.exp(0.5) + np.exp(-2.25)) / 2), np.log((np.exp(-2.5) + np.exp(-4.0)) / 2)]
+    assert value.dtype == tf.float32
+    np.testing.assert_allclose(value, expected, rtol=1e-6)
+
+
+def test_iwae_of_weights_that_float32_cannot_hold():
+    terms = TERMS._replace(log_likelihood=TERMS.log_likelihood - 1e4)
+    np.testing.assert_allclose(IWAE(2)(terms), IWAE(2)(TERMS) - 1e4, rtol=1e-6)
+
+
+def test_iwae_sets_the_weights_of_the_path():
+    path = Path()
+    IWAE(2, doubly_reparameterized=True)(TERMS._replace(path=path))
+    first = 1 / (1 + np.exp([-2.25 - 0.5, -4.0 + 2.5]))
+    np.testing.assert_allclose(path.weights, [first, 1 - first], rtol=1e-5)
+
+
+def test_defaults_of_iwae():
+    assert IWAE().get_config() == {"num_samples": 5, "doubly_reparameterized": False}
+    assert not IWAE().path_gradient
+    assert IWAE(doubly_reparameterized=True).path_gradient
+
+
+def test_sticking_the_landing_needs_the_monte_carlo_form():
+    objective = ELBO(2.0, sticking_the_landing=True)
+    assert objective.path_gradient
+    assert not objective.analytic_kl
+    assert not ELBO().path_gradient
+    np.testing.assert_array_equal(objective(TERMS), ELBO(2.0)(TERMS))
+
+
+@pytest.mark.parametrize("value", ["False", None, 1])
+@pytest.mark.parametrize(("objective", "name"), [(ELBO, "sticking_the_landing"), (IWAE, "doubly_reparameterized")])
+def test_switches_must_be_bools(objective, name, value):
+    with pytest.raises(ValueError, match=rf"`{name}` must be True or False\. Received: {name}={value!r}$"):
+        objective(**{name: value})
+
+
+@pytest.mark.parametrize("num_samples", [0, True, 2.0, None])
+def test_num_samples_of_iwae_must_be_a_positive_integer(num_samples):
+    with pytest.raises(ValueError, match=rf"`num_samples` must be .*Received: num_samples={num_samples!r}$"):
+        IWAE(num_samples)
+
+
+@pytest.mark.parametrize("beta", [1.0, 4.0])
+def test_path_gradients_of_a_vae_are_those_of_the_decoder_and_others_of_the_encoder(beta):
+    vae = VAE(dense_encoder((4,), hidden=(3,)), dense_decoder(2, (4,), hidden=(3,)), 2)
+    x = tf.constant(np.random.default_rng(0).normal(size=(5, 4)), tf.float32)
+    pairs = [
+        (ELBO(beta, num_samples=4, analytic_kl=False), ELBO(beta, num_samples=4, sticking_the_landing=True)),
+        (IWAE(4), IWAE(4, doubly_reparameterized=True)),
+    ]
+    for pair in pairs:
+        losses, gradients = [], []
+        for objective in pair:
+            with tf.GradientTape() as tape:
+                terms = vae.elbo_terms(
+                    x,
+                    num_samples=4,
+                    seed=tf.constant([1, 2]),
+                    analytic_kl=False,
+                    path_gradient=objective.path_gradient,
+                )
+                loss = tf.reduce_mean(objective(terms))
+            losses.append(loss)
+            variables = {part: getattr(vae, part).trainable_variables for part in ("encoder", "decoder")}
+            gradients.append(tape.gradient(loss, variables))
+        assert float(losses[0]) == float(losses[1])
+        for one, other in zip(gradients[0]["decoder"], gradients[1]["decoder"], strict=True):
+            np.testing.assert_array_equal(one, other)
+        assert not any(
+            np.allclose(one, other, rtol=1e-3)
+            for one, other in zip(gradients[0]["encoder"], gradients[1]["encoder"], strict=True)
+        )
+
+
+@pytest.mark.parametrize(
+    "objective", [ELBO(), ELBO(4.0, num_samples=3, analytic_kl=False), ELBO(num_samples=3, sticking_the_landing=True)]
+)
 def test_the_model_estimates_the_terms_as_the_objective_asks_and_minimises_its_negative(objective, monkeypatch):
     seen = []
     vae = VAE(dense_encoder((4,), hidden=()), dense_decoder(2, (4,), hidden=()), 2, objective=objective)
@@ -117,6 +199,7 @@ def test_the_model_estimates_the_terms_as_the_objective_asks_and_minimises_its_n
     ((arguments, terms),) = seen
     assert arguments["num_samples"] == objective.num_samples == terms.log_likelihood.shape[0]
     assert arguments["analytic_kl"] is objective.analytic_kl
+    assert arguments["path_gradient"] is objective.path_gradient is (terms.path is not None)
     monte_carlo = np.mean(terms.log_posterior - terms.log_prior, axis=0)
     assert np.allclose(terms.kl, monte_carlo) is not objective.analytic_kl
     expected = np.mean(terms.log_likelihood, axis=0) - objective.beta * terms.kl.numpy()

@@ -32,6 +32,10 @@ def in_one_piece(latents, y):
     return log_prior + tf.reduce_sum(log_likelihood, axis=1)
 
 
+def unconstrained(model, num_samples):
+    return model.approximation.sample(num_samples, tf.constant([0, 0]))[0].numpy()
+
+
 def build(model=log_joint, latents=None, **arguments):
     return VariationalInference(model, {"mu": ()} if latents is None else latents, **arguments)
 
@@ -203,13 +207,13 @@ def test_a_dataset_is_streamed():
     assert set(taken) == set(range(0, 8000, 1000))
 
 
-def test_a_dataset_that_repeats_for_ever_is_fitted_but_not_drawn_with():
+def test_a_dataset_that_repeats_for_ever_is_taken_once_where_all_of_the_data_are_meant():
     dataset = tf.data.Dataset.from_tensor_slices(Y).batch(6).repeat()
     model = build(num_data=12)
     model.fit(dataset, epochs=1, steps_per_epoch=10, verbose=0)
-    with pytest.raises(ValueError, match=r"^`x` must be all of the data, num_data=12 rows\. Received: 18 rows"):
-        model.draw()
-    assert model.draw(200, Y, seed=0).elbo == pytest.approx(LOG_EVIDENCE, abs=0.3)
+    np.testing.assert_allclose(model.draw(200, seed=0).log_weights, model.draw(200, Y, seed=0).log_weights, atol=1e-4)
+    with pytest.raises(ValueError, match=r"^`x` must be all of the data, num_data=12 rows.*Received: 15 rows$"):
+        model.draw(200, tf.data.Dataset.from_tensor_slices(Y).repeat().batch(5))
 
 
 # Replicas
@@ -307,7 +311,7 @@ def test_weights_give_the_same_draws(fitted, tmp_path):
     fitted.save_weights(tmp_path / "q.weights.h5")
     other = build()
     other.load_weights(tmp_path / "q.weights.h5")
-    np.testing.assert_array_equal(other.sample_unconstrained(20)[0], fitted.sample_unconstrained(20)[0])
+    np.testing.assert_array_equal(unconstrained(other, 20), unconstrained(fitted, 20))
 
 
 @pytest.mark.parametrize("kind", ["file", "weights"])
@@ -326,8 +330,6 @@ def test_a_fit_goes_on_without_standardising_again(kind, fitted, tmp_path):
         other.load_weights(tmp_path / "q.weights.h5")
     other.fit(Y, epochs=1, verbose=0)
     assert other.approximation.loc.numpy()[0] == 7.0
-    other.standardize(Y)
-    assert other.approximation.loc.numpy()[0] == pytest.approx(MEAN, abs=0.01)
 
 
 # Robustness
@@ -341,7 +343,7 @@ def test_draws_whose_density_overflows_skip_a_step():
     model = build(overflowing)
     with pytest.warns(UserWarning, match="loss was nan"):
         model.fit(Y, epochs=1, verbose=0)
-    z, _ = model.sample_unconstrained(1000)
+    z = unconstrained(model, 1000)
     assert abs(z.mean() - MEAN) < 0.5 * SD
 
 
@@ -407,10 +409,10 @@ BAD = {
 def test_what_cannot_be_fitted_is_refused_before_a_step(case):
     arguments, data, message = BAD[case]
     model = build(**arguments)
-    before = model.sample_unconstrained(5)[0]
+    before = unconstrained(model, 5)
     with pytest.raises(ValueError, match=rf"(?s)^{message}.*Received: [^:]+"):
         model.fit(**data, epochs=1, verbose=0)
-    np.testing.assert_array_equal(model.sample_unconstrained(5)[0], before)
+    np.testing.assert_array_equal(unconstrained(model, 5), before)
     assert not model.compiled or int(model.optimizer.iterations) == 0
 
 
@@ -441,5 +443,5 @@ def test_arguments_are_checked(case):
 def test_draws_of_a_part_of_the_data_are_refused(fitted):
     with pytest.raises(ValueError, match=r"^`x` must have num_data=12 rows, all of the data\. Received: 6 rows"):
         fitted.draw(x=Y[:6])
-    with pytest.raises(ValueError, match=r"^`x` must be all of the data, num_data=12 rows\. Received: 8 rows"):
+    with pytest.raises(ValueError, match=r"^`x` must be all of the data, num_data=12 rows.*Received: 8 rows"):
         fitted.draw(x=DATASET.take(2))

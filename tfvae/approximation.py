@@ -11,6 +11,8 @@ from tfvae.posteriors import Posterior
 
 tfd = tfp.distributions
 
+_CHUNK = 100
+
 
 class Approximation(keras.layers.Layer):
     """A distribution over z [L] = loc + scale u, where u is distributed as the posterior family says.
@@ -44,9 +46,16 @@ class Approximation(keras.layers.Layer):
         self.scale = self.add_weight(name="scale", shape=shape, initializer=initializer, **frozen)
         self.standardized = self.add_weight(name="standardized", shape=(), initializer="zeros", **frozen)
         self.built = True
+        # Past Keras, which would try to save these graphs.
+        self.__dict__["_functions"] = {
+            "draw": tf.function(lambda seed: self.draw(_CHUNK, seed), autograph=False),
+            "log_prob": tf.function(self.log_prob, autograph=False, reduce_retracing=True),
+        }
 
     def set_coordinates(self, gaussian: laplace.Gaussian) -> None:
-        """Takes the mean and the scale of a Gaussian."""
+        """Takes the mean and the scale of a Gaussian, or of the best diagonal one for it."""
+        if gaussian.scale.ndim == 2 and not self.is_full:
+            gaussian = gaussian.diagonal()
         self.loc.assign(gaussian.loc)
         self.scale.assign(gaussian.scale)
         self.standardized.assign(1.0)
@@ -67,6 +76,21 @@ class Approximation(keras.layers.Layer):
         u, scale = z - self.loc, self.scale.value
         u = tf.linalg.triangular_solve(scale, u[..., tf.newaxis])[..., 0] if self.is_full else u / scale
         return self._distribution().log_prob(u[:, tf.newaxis])[:, 0] - self._log_jacobian()
+
+    def sample(self, num_samples: int, seed: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        """As `draw`, for any number of draws, as a graph; a seed gives the same first draws for every number.
+
+        Args:
+            num_samples: S.
+            seed: int32 [2], a stateless seed.
+        """
+        seeds = [tf.random.experimental.stateless_fold_in(seed, index) for index in range(-(-num_samples // _CHUNK))]
+        chunks = [self._functions["draw"](seed) for seed in seeds]
+        return tuple(tf.concat(parts, axis=0)[:num_samples] for parts in zip(*chunks, strict=True))
+
+    def evaluate(self, z: tf.Tensor) -> tf.Tensor:
+        """As `log_prob`, as a graph."""
+        return self._functions["log_prob"](z)
 
     def sample_from(self, epsilon: tf.Tensor) -> tf.Tensor:
         """The draw z [B, L] of q that noise epsilon ~ N(0, I) [B, L] stands for."""

@@ -10,6 +10,7 @@ from typing import Any, Literal, NamedTuple
 
 import keras
 import numpy as np
+import tensorflow as tf
 
 from tfvae import checks, files, strategies
 
@@ -19,6 +20,8 @@ _DAMAGED = "damaged-"
 _NAME = re.compile(r"(\d{6})-(\d{9})-([0-9a-f]{16})" + re.escape(_SUFFIX))
 
 
+# Draws that two q are compared by.
+_DRAWS = 1000
 # One after the other; a single draw that overflows makes one.
 _MAX_NON_FINITE_EPOCHS = 5
 
@@ -270,15 +273,15 @@ class Convergence(keras.callbacks.Callback):
     def _differ(self, first: np.ndarray, second: np.ndarray) -> bool:
         now = self._weights()
         self._assign(first)
-        z, log_first = self.model.sample_unconstrained()
+        z, log_first = self.model.approximation.sample(_DRAWS, tf.constant([0, 0]))
         self._assign(second)
-        ratio = self.model.log_prob_unconstrained(z) - log_first
+        ratio = self.model.approximation.evaluate(z).numpy() - log_first.numpy()
         self._assign(now)
         # E_q[(r/q - 1) log(r/q)] = KL(r || q) + KL(q || r), of which every draw gives a part that is not negative.
         return not np.mean(np.expm1(np.clip(ratio, -20.0, 20.0)) * ratio) < z.shape[1] * self.tolerance**2
 
     def _weights(self) -> np.ndarray:
-        return np.concatenate([np.ravel(variable.numpy()) for variable in self.model.trainable_variables])
+        return np.concatenate([np.ravel(v) for v in map(keras.ops.convert_to_numpy, self.model.trainable_variables)])
 
     def _assign(self, weights: np.ndarray) -> None:
         start = 0

@@ -82,6 +82,16 @@ class Draws(Mapping[str, np.ndarray]):
         highest = self.log_weights.max()
         return float(highest + np.log(np.mean(np.exp(self.log_weights - highest))))
 
+    def warn_where_far(self) -> None:
+        """Warns where k-hat is above 0.7."""
+        if len(self.log_weights) >= FEWEST_DRAWS and not self.pareto_k <= PARETO_K_LIMIT:
+            warnings.warn(
+                f"q is far from the posterior: k-hat is {self.pareto_k:.2f}, above {PARETO_K_LIMIT}, so that neither "
+                "its draws nor their importance weights are to be trusted. Try a richer `posterior`, such as "
+                "tfvae.posteriors.CouplingFlow(), or other coordinates for the model (non-centred, logarithms).",
+                stacklevel=3,
+            )
+
     @functools.cached_property
     def _psis(self) -> tuple[np.ndarray, float]:
         log_weights = self.log_weights.astype(float)

@@ -1,10 +1,12 @@
 """The joint density of a model's latent variables, global and local, and of its data, over the unconstrained space."""
 
+from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import tensorflow as tf
 
-from tfvae import elbo, observations
+from tfvae import control_variate, elbo, observations
 from tfvae.amortized import LocalLatents
 from tfvae.targets import Target
 
@@ -54,6 +56,14 @@ class JointDensity:
             log_local = None if log_local is None else scale * tf.reduce_sum(log_local, axis=1)
         log_local = tf.zeros_like(log_prior) if log_local is None else log_local
         return log_prior + log_jacobian, log_likelihood, log_local
+
+    def of_all_rows(self, data: observations.Observations) -> Callable[[np.ndarray], control_variate.AtPoint]:
+        """Makes a function that evaluates the log-likelihood of all of the data at a point."""
+
+        def of_rows(z: tf.Tensor, rows: Any) -> tf.Tensor:
+            return self.log_densities(z, rows, num_data=None)[1]
+
+        return control_variate.of_all_rows(of_rows, lambda: observations.one_pass(data))
 
     def check(self, x: Any, *, whole: bool, replicas: int) -> None:
         """Raises ValueError unless the density has the shapes that it must have.

@@ -47,6 +47,11 @@ class Gaussian(NamedTuple):
     scale: np.ndarray
     elbo: float
 
+    def diagonal(self) -> "Gaussian":
+        """The best diagonal Gaussian for this one, with variances 1 / diag(precision), not those of the marginals."""
+        inverse = np.linalg.inv(self.scale)
+        return self._replace(scale=1.0 / np.sqrt(np.sum(inverse**2, axis=0)))
+
 
 class _Point(NamedTuple):
     """The density at a point z.
@@ -83,9 +88,14 @@ class _Step(NamedTuple):
     directions: np.ndarray
     slope: np.ndarray
 
+    @property
+    def floor(self) -> float:
+        """The lowest curvature that is taken for one; 1 where there is none at all."""
+        return _FLOOR * float(np.abs(self.curvature).max()) or 1.0
+
     def newton(self, damping: float) -> tuple[np.ndarray, float]:
         """The step [L] uphill, whatever the sign of the curvature, and its expected gain in nats."""
-        along = self.slope / (np.abs(self.curvature) + damping + _FLOOR * np.abs(self.curvature).max())
+        along = self.slope / (np.abs(self.curvature) + damping + self.floor)
         return self.scales * (self.directions @ along), 0.5 * float(along @ self.slope)
 
 
@@ -112,7 +122,7 @@ def approximate(log_density: LogDensity, starts: np.ndarray) -> Gaussian:
         for _ in range(_MAX_ITERATIONS):
             step = _step_at(point)
             move, gain = step.newton(damping)
-            if gain < math.sqrt(len(start)) and step.curvature.min() > _FLOOR * step.curvature.max():
+            if gain < math.sqrt(len(start)) and step.curvature.min() > step.floor:
                 gaussian = _gaussian(point, step, values, noise)
                 if best is None or gaussian.elbo > best.elbo:
                     best = gaussian
@@ -240,7 +250,7 @@ def _step_at(point: _Point) -> _Step:
 
 def _gaussian(point: _Point, step: _Step, values: Callable[[np.ndarray], np.ndarray], noise: np.ndarray) -> Gaussian:
     """The Gaussian of the quadratic model at a point, centred where that has its mode."""
-    curvature = np.maximum(np.abs(step.curvature), _FLOOR * np.abs(step.curvature).max())
+    curvature = np.maximum(np.abs(step.curvature), step.floor)
     root = step.scales[:, None] * step.directions / np.sqrt(curvature)
     # The triangle with the same product: root root^T = scale scale^T.
     scale = np.linalg.qr(root.T, mode="r").T

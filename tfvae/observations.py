@@ -1,6 +1,6 @@
 """The data of a Bayesian model, whatever its form, as a dataset for `fit`."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -93,6 +93,36 @@ def read(
     order = epochs.shuffled_batches(rows, batch_size, seed=seed)
     dataset = order.map(batch, num_parallel_calls=tf.data.AUTOTUNE).prefetch(tf.data.AUTOTUNE)
     return Observations(dataset, rows, False)
+
+
+def one_pass(data: Observations) -> Iterator[Any]:
+    """Gives the data once, in batches.
+
+    Raises:
+        ValueError: there are other than N rows.
+    """
+    rows = 0
+    for (batch,) in data.dataset:
+        rows += len(tf.nest.flatten(batch)[0])
+        yield batch
+        if data.num_data is not None and rows >= data.num_data:
+            break
+    if data.num_data not in (None, rows):
+        raise ValueError(
+            f"`x` must be all of the data, num_data={data.num_data} rows, and batched before it repeats. Received: "
+            f"{rows} rows"
+        )
+
+
+def first_rows(dataset: tf.data.Dataset, count: int) -> Any:
+    """The first rows of the data, in whole batches up to a count, as one batch."""
+    batches, rows = [], 0
+    for (batch,) in dataset:
+        batches.append(batch)
+        rows += len(tf.nest.flatten(batch)[0])
+        if rows >= count:
+            break
+    return tf.nest.map_structure(lambda *parts: tf.concat(parts, axis=0), *batches)
 
 
 def is_none(x: Any) -> bool:

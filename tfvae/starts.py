@@ -5,10 +5,13 @@ from collections.abc import Callable
 import numpy as np
 import tensorflow as tf
 
-from tfvae import laplace
+from tfvae import control_variate, laplace, observations
+from tfvae.joint_density import JointDensity
 from tfvae.latents import describe
 from tfvae.targets import Target
 
+# Rows that the curvature is found from, where the data come in batches.
+_ROWS = 2**14
 # How many points, the origin among them.
 _COUNT = 4
 # Multiples of a scale at which a density that has a finite integral must have fallen; further out the rounding of
@@ -18,31 +21,42 @@ _PROPER = "`model` must have a posterior that is proper: one whose density falls
 
 
 def standard_coordinates(
-    target: Target, log_density: Callable[[tf.Tensor], tf.Tensor], seed: int, *, full: bool
+    joint: JointDensity,
+    data: observations.Observations,
+    of_all_rows: Callable[[np.ndarray], control_variate.AtPoint],
+    seed: int,
 ) -> laplace.Gaussian:
     """Finds a Gaussian near the posterior: its mean and scale are the coordinates that a family is fitted in.
 
+    Where the data come in batches, its curvature is that of some rows, and its mode that of all.
+
     Args:
-        target: the joint density.
-        log_density: maps z [S, L] to its log density [S] in the unconstrained space, in nats.
+        joint: the joint density.
+        data: the data.
+        of_all_rows: evaluates the log-likelihood of all of the data at a point.
         seed: the same seed gives the same Gaussian.
-        full: with all of the curvature; False takes its diagonal.
 
     Raises:
         ValueError: the density is NaN, infinite or nowhere finite where the fit starts, or improper.
     """
-    log_density = tf.function(log_density, reduce_retracing=True, autograph=False)
+    target, rows = joint.target, observations.first_rows(data.dataset, 1 if data.whole else _ROWS)
+
+    @tf.function(reduce_retracing=True, autograph=False)
+    def log_density(z: tf.Tensor) -> tf.Tensor:
+        log_prior, log_likelihood, _ = joint.log_densities(z, rows, num_data=data.num_data)
+        return log_prior + log_likelihood
+
     points = _points(target, seed)
     _check_finite(target, points, log_density(tf.constant(points, tf.float32)).numpy())
     if target.space.dim > laplace.FULL_CURVATURE_DIM:
-        return laplace.approximate_diagonally(log_density, points)
-    gaussian = laplace.approximate(log_density, points)
-    _check_proper(target, gaussian, log_density)
-    if full:
+        gaussian = laplace.approximate_diagonally(log_density, points)
+    else:
+        gaussian = laplace.approximate(log_density, points)
+        if data.whole:
+            _check_proper(target, gaussian, log_density)
+    if data.whole:
         return gaussian
-    # The best diagonal Gaussian has the variances 1 / diag(precision), not those of the marginals.
-    inverse = np.linalg.inv(gaussian.scale)
-    return gaussian._replace(scale=1.0 / np.sqrt(np.sum(inverse**2, axis=0)))
+    return control_variate.recentre(gaussian, of_all_rows, lambda z: joint.log_densities(z, rows, num_data=None)[0])
 
 
 def _points(target: Target, seed: int) -> np.ndarray:
@@ -74,8 +88,6 @@ def _check_finite(target: Target, points: np.ndarray, values: np.ndarray) -> Non
 
 def _check_proper(target: Target, gaussian: laplace.Gaussian, log_density: Callable[[tf.Tensor], tf.Tensor]) -> None:
     """Raises ValueError where the density has no finite integral along one of the axes of the Gaussian."""
-    if not np.isfinite(gaussian.scale).all():
-        raise ValueError(f"{_PROPER}. Received: one without any curvature")
     # A direction in which the density is flat is one of the principal ones.
     directions, lengths, _ = np.linalg.svd(gaussian.scale)
     axes = np.concatenate([lengths[:, None] * directions.T, -lengths[:, None] * directions.T])

@@ -1,6 +1,5 @@
 """Variational inference: an approximation of the posterior of a user's own Bayesian model."""
 
-import warnings
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Self
 
@@ -13,7 +12,8 @@ from tfvae import checks, elbo, observations, starts
 from tfvae.amortized import LocalLatents
 from tfvae.approximation import Approximation
 from tfvae.callbacks import Convergence
-from tfvae.draws import FEWEST_DRAWS, PARETO_K_LIMIT, Draws
+from tfvae.control_variate import ControlVariate
+from tfvae.draws import Draws
 from tfvae.joint_density import JointDensity
 from tfvae.latents import Latent
 from tfvae.model import VariationalModel
@@ -31,8 +31,8 @@ _STEPS_PER_EXECUTION = 10
 _STEPS_PER_EPOCH = 100
 _MAX_EPOCHS = 1000
 _PREDICTIVE_DRAWS = 200
-# Draws that are evaluated at a time.
-_CHUNK = 100
+# Draws times rows that are evaluated at a time.
+_CHUNK_ELEMENTS = 2**21
 
 
 @keras.saving.register_keras_serializable("tfvae")
@@ -45,7 +45,8 @@ class VariationalInference(VariationalModel):
     `kl` the negative entropy of q.
 
     q is a family over the unconstrained space of the latent variables, which bijectors map to their constraints, in
-    coordinates that are standardised before the first step: see `standardize`.
+    coordinates that are standardised before the first step, by a Gaussian near the posterior: see `tfvae.laplace`. A
+    mean-field family gets the diagonal of its precision; with local latents the coordinates are left as they are.
 
     Args:
         model: a TFP joint distribution whose observations are pinned, `joint.experimental_pin(y=y)`; or a function
@@ -103,9 +104,11 @@ class VariationalInference(VariationalModel):
                 f"`local` must be a tfvae.LocalLatents, with other names than {list(self.space.names)}. Received: "
                 f"{local if not isinstance(local, LocalLatents) else list(local.space.names)}"
             )
-        if predictive is not None and not callable(predictive):
+        if not (predictive is None or callable(predictive)):
             raise ValueError(f"`predictive` must be a function. Received: {predictive!r}")
         self.approximation = Approximation(self.posterior, self.space.dim)
+        self.control_variate = ControlVariate(self.space.dim)
+        self.__dict__["_controlled"] = False
         self.built = True
 
     def elbo_terms(
@@ -134,6 +137,10 @@ class VariationalInference(VariationalModel):
         log_prior, log_likelihood, log_local = self._joint.log_densities(
             z, x, num_data=self.num_data, seed=seeds[1], path=path, training=training
         )
+        if training and self._controlled:
+            log_likelihood += self.control_variate.correction(
+                z, lambda point: self._joint.log_densities(point, x, num_data=self.num_data)[1]
+            )
         rows = tf.shape(tf.nest.flatten(x)[0])[0]
         terms = (log_likelihood, log_prior, log_posterior + log_local)
         # A column for each row, so that sums over rows and replicas weigh the batch by its size.
@@ -182,8 +189,10 @@ class VariationalInference(VariationalModel):
     ) -> keras.callbacks.History:
         """Fits q: `keras.Model.fit`, after the coordinates are standardised.
 
-        A model that is not compiled is compiled with Adam. Where all of the data are taken at once, an epoch has 100
-        steps. The data are kept for `draw`, by reference.
+        A model that is not compiled is compiled with Adam. An epoch has 100 steps where all of the data are taken at
+        once, or `epochs` is None. Batches are corrected by what all of the data say at one point, for which these are
+        passed over a few times before the first step: see `tfvae.control_variate`. The data are kept for `draw`, by
+        reference.
 
         Args:
             x: the data, as the log joint density takes them: an array, a dictionary or a tuple of arrays with N rows,
@@ -208,6 +217,11 @@ class VariationalInference(VariationalModel):
                     f"model. Received: {argument} of type {type(value).__name__}"
                 )
         data = self._read(x, y, batch_size)
+        if not data.whole and not isinstance(self.objective, ELBO):
+            raise ValueError(
+                "`objective` must be an ELBO where the data come in batches: others are no bound there. Received: "
+                f"objective={self.objective!r}"
+            )
         if not self.compiled:
             with self.distribute_strategy.scope():
                 self.compile(keras.optimizers.Adam(_LEARNING_RATE), steps_per_execution=_STEPS_PER_EXECUTION)
@@ -217,6 +231,10 @@ class VariationalInference(VariationalModel):
         if automatic:
             epochs = _MAX_EPOCHS
             callbacks = [*(callbacks or []), Convergence()]
+            if not data.whole:
+                # Passes over large data are too long to look for convergence after.
+                dataset = dataset.repeat()
+                kwargs.setdefault("steps_per_epoch", _STEPS_PER_EPOCH)
         history = super().fit(dataset, epochs=epochs, callbacks=callbacks, **kwargs)
         self.__dict__["_data"] = (x, y)
         if automatic and data.whole:
@@ -233,24 +251,6 @@ class VariationalInference(VariationalModel):
             kwargs: the further arguments of `keras.Model.evaluate`.
         """
         return super().evaluate(self._read(x, y, batch_size).dataset, **kwargs)
-
-    def standardize(self, x: Any = None, y: Any = None, batch_size: int | None = None) -> None:
-        """Finds the coordinates u, z = loc + scale u, in which q is fitted: those of a Gaussian near the posterior.
-
-        `fit` does it before its first step. The Gaussian has the curvature of the log density near its mode: see
-        `tfvae.laplace`. A mean-field family gets its diagonal. With local latents, or where the data come in batches,
-        it is that of the first batch.
-
-        Args:
-            x: as for `fit`.
-            y: as for `fit`.
-            batch_size: as for `fit`.
-
-        Raises:
-            ValueError: the log joint density is not what it must be.
-        """
-        self.approximation.standardized.assign(0.0)
-        self._standardize(self._read(x, y, batch_size))
 
     def draw(
         self,
@@ -281,34 +281,22 @@ class VariationalInference(VariationalModel):
             x, y = self._data
         data = self._read(x, y, batch_size)
         self._check(data)
-        first = self._seed(seed)
-        seeds = [tf.random.experimental.stateless_fold_in(first, i) for i in range(-(-num_samples // _CHUNK))]
-        chunks = [self._run(self._sample, chunk_seed, num_samples=_CHUNK) for chunk_seed in seeds]
-        log_weights = np.zeros([len(chunks), _CHUNK])
-        rows = 0
-        for index, (batch,) in enumerate(data.dataset):
-            rows += len(tf.nest.flatten(batch)[0])
-            # A dataset may repeat for ever.
-            if data.num_data is not None and rows > data.num_data:
-                break
-            for i, (z, log_q) in enumerate(chunks):
-                batch_seed = tf.random.experimental.stateless_fold_in(seeds[i], index + 1)
-                log_prior, log_rows = self._run(self._log_rows, z, batch, batch_seed)
-                log_weights[i] += log_rows
+        seed = self._seed(seed)
+        z, log_q = self.approximation.sample(num_samples, seed)
+        log_weights = -log_q.numpy().astype(float)
+        for index, batch in enumerate(observations.one_pass(data)):
+            batch_seed = tf.random.experimental.stateless_fold_in(seed, index)
+            size = max(1, _CHUNK_ELEMENTS // len(tf.nest.flatten(batch)[0]))
+            for start in range(0, num_samples, size):
+                part = slice(start, start + size)
+                part_seed = tf.random.experimental.stateless_fold_in(batch_seed, start)
+                log_prior, log_rows = self._run(self._log_rows, z[part], batch, part_seed)
+                log_weights[part] += log_rows
                 if index == 0:
-                    log_weights[i] += log_prior - log_q
-        if data.num_data not in (None, rows):
-            raise ValueError(f"`x` must be all of the data, num_data={data.num_data} rows. Received: {rows} rows")
-        z = tf.concat([z for z, _ in chunks], axis=0)[:num_samples]
+                    log_weights[part] += log_prior
         latents = {name: value.numpy() for name, value in self.space.constrain(z)[0].items()}
-        draws = Draws(latents, log_weights.ravel()[:num_samples])
-        if num_samples >= FEWEST_DRAWS and not draws.pareto_k <= PARETO_K_LIMIT:
-            warnings.warn(
-                f"q is far from the posterior: k-hat is {draws.pareto_k:.2f}, above {PARETO_K_LIMIT}, so that neither "
-                "its draws nor their importance weights are to be trusted. Try a richer `posterior`, such as "
-                "tfvae.posteriors.CouplingFlow(), or other coordinates for the model (non-centred, logarithms).",
-                stacklevel=2,
-            )
+        draws = Draws(latents, log_weights)
+        draws.warn_where_far()
         return draws
 
     def posterior_predictive(self, x: Any = None, num_samples: int = 1000, *, seed: int | None = None) -> Any:
@@ -324,7 +312,8 @@ class VariationalInference(VariationalModel):
             by name, each [S, ...].
         """
         seeds = tf.random.experimental.stateless_split(self._seed(seed), 2)
-        z, _ = self._run(self._sample, seeds[0], num_samples=checks.positive_integer("num_samples", num_samples))
+        num_samples = checks.positive_integer("num_samples", num_samples)
+        z, _ = self.approximation.sample(num_samples, seeds[0])
         latents = self.space.constrain(z)[0]
         if self.predictive is not None:
             return self.predictive(latents, self._cast_new(x)).sample(seed=seeds[1]).numpy()
@@ -362,20 +351,6 @@ class VariationalInference(VariationalModel):
     def _cast_new(self, x: Any) -> Any:
         return tf.nest.map_structure(self.cast, x)
 
-    def sample_unconstrained(self, num_samples: int = 1000, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
-        """Draws z [S, L] from q in the unconstrained space, and log q(z) [S], in nats.
-
-        Args:
-            num_samples: S.
-            seed: the same seed gives the same draws for the same q.
-        """
-        z, log_prob = self._run(self._sample, tf.constant([seed, 0]), num_samples=num_samples)
-        return z.numpy(), log_prob.numpy()
-
-    def log_prob_unconstrained(self, z: np.ndarray) -> np.ndarray:
-        """Evaluates log q(z) [S] of z [S, L] in the unconstrained space, in nats."""
-        return self._run(self.approximation.log_prob, tf.constant(z, tf.float32)).numpy()
-
     def _read(self, x: Any, y: Any, batch_size: int | None) -> observations.Observations:
         """The data as a dataset; N is known from here on."""
         replicas = self.distribute_strategy.num_replicas_in_sync
@@ -390,32 +365,30 @@ class VariationalInference(VariationalModel):
         self.num_data = data.num_data
         return data
 
-    def _check(self, data: observations.Observations) -> Any:
-        """Returns the first batch of the data, once it and the density have been looked at."""
+    def _check(self, data: observations.Observations) -> None:
+        """Raises ValueError unless the first batch of the data and the density are what they must be."""
         x = next(iter(data.dataset), (None,))[0]
         if x is None:
             raise ValueError("`x` must hold at least one batch. Received: an empty dataset")
         if not observations.is_none(x):
             self.check_data(tf.nest.map_structure(np.asarray, x))
         self._joint.check(x, whole=data.whole, replicas=self.distribute_strategy.num_replicas_in_sync)
-        return x
 
     def _standardize(self, data: observations.Observations) -> None:
         """Standardises the coordinates where that is still to be done."""
-        x = self._check(data)
-        if self.local is not None or keras.ops.convert_to_numpy(self.approximation.standardized) > 0.0:
+        self._check(data)
+        if self.local is not None:
             return
-
-        def log_density(z: tf.Tensor) -> tf.Tensor:
-            log_prior, log_likelihood, _ = self._joint.log_densities(z, x, num_data=self.num_data)
-            return log_prior + log_likelihood
-
-        full = self.approximation.is_full
-        gaussian = starts.standard_coordinates(self._joint.target, log_density, self.noise_seed % 2**31, full=full)
-        self.approximation.set_coordinates(gaussian)
-
-    def _sample(self, seed: tf.Tensor, num_samples: int) -> tuple[tf.Tensor, tf.Tensor]:
-        return self.approximation.draw(num_samples, seed)
+        evaluate = self._joint.of_all_rows(data)
+        if keras.ops.convert_to_numpy(self.approximation.standardized) == 0.0:
+            seed = self.noise_seed % 2**31
+            self.approximation.set_coordinates(starts.standard_coordinates(self._joint, data, evaluate, seed))
+        # Of these data, whatever an earlier fit was given.
+        if self._controlled == data.whole:
+            self.__dict__["_controlled"] = not data.whole
+            self.train_function = None
+        if not data.whole:
+            self.control_variate.set(evaluate(keras.ops.convert_to_numpy(self.approximation.loc).astype(float)))
 
     def _log_rows(self, z: tf.Tensor, x: Any, seed: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         """Evaluates log p(z) [S], and log p(x | z) [S] of these rows alone, less log q of their local latents."""

@@ -6,7 +6,18 @@ TensorFlow.
 
 from tfvae._lazy import lazy_attributes
 
-__all__ = ["Agreement", "Cost", "Endpoints", "ExportedModel", "Verification", "load", "saved_model", "tflite", "verify"]
+__all__ = [
+    "Agreement",
+    "Cost",
+    "Endpoints",
+    "ExportedModel",
+    "PosteriorEndpoints",
+    "Verification",
+    "load",
+    "saved_model",
+    "tflite",
+    "verify",
+]
 
 __getattr__, __dir__ = lazy_attributes(
     __name__,
@@ -14,6 +25,7 @@ __getattr__, __dir__ = lazy_attributes(
         "client": ["ExportedModel", "load"],
         "device": ["tflite"],
         "endpoints": ["Endpoints"],
+        "posterior": ["PosteriorEndpoints"],
         "serving": ["saved_model"],
         "verification": ["Agreement", "Cost", "Verification", "verify"],
     },

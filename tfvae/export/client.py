@@ -17,6 +17,8 @@ from tfvae import checks
 _Call = Callable[[str, dict[str, np.ndarray]], dict[str, np.ndarray]]
 # Rows that are computed at a time, so that memory does not grow with the data.
 _BATCH_SIZE = 256
+# Those of a VAE, and those of variational inference.
+_SIGNATURES = ({"encode", "decode", "reconstruct", "generate", "score"}, {"sample", "serving_default"})
 _Shapes = dict[str, dict[str, tuple[int | None, ...]]]
 
 
@@ -54,6 +56,14 @@ class ExportedModel:
     def score(self, x: ArrayLike, epsilon: ArrayLike) -> dict[str, np.ndarray]:
         """`elbo`, `log_likelihood` and `kl`, each [N] in nats, of x [N, ...] and noise epsilon ~ N(0, I) [N, L]."""
         return self.run("score", x=x, epsilon=epsilon)
+
+    def sample(self, epsilon: ArrayLike) -> dict[str, np.ndarray]:
+        """Variational inference: the draws of the latent variables [N, ...] that noise epsilon [N, L] stands for."""
+        return self.run("sample", epsilon=epsilon)
+
+    def predict(self, **x: ArrayLike) -> dict[str, np.ndarray]:
+        """Variational inference: `mean` and `stddev` [N, ...] of what is predicted, of new data by name, such as x."""
+        return self.run("predict", **x)
 
     def run(self, signature: str, **arguments: ArrayLike) -> dict[str, np.ndarray]:
         """Calls a signature.
@@ -116,7 +126,7 @@ def load(path: str | os.PathLike[str], *, num_threads: int | None = None) -> Exp
     else:
         model, shapes = _open_saved_model(path)
         description = path / "assets.extra" / "metadata.json"
-    if not set(shapes) >= {"encode", "decode", "reconstruct", "generate", "score"}:
+    if not any(set(shapes) >= signatures for signatures in _SIGNATURES):
         raise ValueError(
             f"`path` must be a model that tfvae exported. Received: path={str(path)!r}, with the signatures "
             f"{list(shapes)}"

@@ -1,10 +1,12 @@
 """The files beside a model's versions that say how to serve it."""
 
 import json
+from typing import Any
 
 import numpy as np
 
 from tfvae.vae import VAE
+from tfvae.variational_inference import VariationalInference
 
 _README = """# {name}
 
@@ -56,6 +58,39 @@ B is any number of examples, up to the 1024 of batching.config where it is used;
 | serving_default | x [B, {event}] | mean, elbo, log_likelihood, kl, at the mean of q(z\\|x) |
 """
 
+_POSTERIOR_README = """# {name}
+
+The posterior of a Bayesian model, approximated by variational inference and exported by tfvae. Its latent variables,
+with their shapes: {latents}.
+
+## Serve it
+
+    docker run -p 8500:8500 -p 8501:8501 -v "$PWD:/models/{name}" tensorflow/serving \\
+        --model_config_file=/models/{name}/models.config \\
+        --enable_batching --batching_parameters_file=/models/{name}/batching.config
+
+from this folder. A new version that is exported here is loaded, and the old one unloaded, without a restart.
+
+## Ask it
+
+REST, by rows: a signature with several inputs has them by name in each row. The answer is `{{"predictions": [...]}}`
+with one entry a row: the outputs by name, or a bare value where the signature has one output.
+
+    curl -d @requests/serving_default.json http://localhost:8501/v1/models/{name}:predict
+    curl -d @requests/sample.json http://localhost:8501/v1/models/{name}:predict
+
+## Signatures
+
+B is any number of rows, up to the 1024 of batching.config where it is used; everything is float32.
+
+| signature | inputs | outputs |
+| --- | --- | --- |
+| sample | epsilon [B, {dim}], from N(0, I) | the latent variables by name, each [B, ...]: one draw for each row |
+{predict}"""
+
+_PREDICT = """| predict, serving_default | {inputs} | mean, stddev [B, ...] of the posterior predictive distribution |
+"""
+
 _MODELS_CONFIG = """model_config_list {{
   config {{
     name: "{name}"
@@ -95,6 +130,32 @@ def files(model: VAE, name: str) -> dict[str, str]:
     )
     return {
         "README.md": readme,
+        "models.config": _MODELS_CONFIG.format(name=name),
+        "batching.config": _BATCHING_CONFIG,
+        **{f"requests/{signature}.json": json.dumps(request) + "\n" for signature, request in requests.items()},
+    }
+
+
+def posterior_files(model: VariationalInference, x: Any, name: str) -> dict[str, str]:
+    """The text of each file by its name, for the posterior of a Bayesian model.
+
+    Args:
+        model: a model that is fitted.
+        x: new data as its `predictive` takes them, or None.
+        name: the name under which it is served.
+    """
+    epsilon = np.zeros(model.space.dim).tolist()
+    requests = {"sample": {"signature_name": "sample", "instances": [{"epsilon": epsilon}]}}
+    requests["serving_default"] = {"instances": [{"epsilon": epsilon}]}
+    predict = ""
+    if x is not None:
+        arrays = {key: np.asarray(array) for key, array in (x if isinstance(x, dict) else {"x": x}).items()}
+        requests["serving_default"] = {"instances": [{key: array[0].tolist() for key, array in arrays.items()}]}
+        shapes = [f"{key} [{', '.join(['B', *map(str, array.shape[1:])])}]" for key, array in arrays.items()]
+        predict = _PREDICT.format(inputs=", ".join(shapes))
+    latents = ", ".join(f"{key} {list(shape)}" for key, shape in model.space.shapes.items())
+    return {
+        "README.md": _POSTERIOR_README.format(name=name, latents=latents, dim=model.space.dim, predict=predict),
         "models.config": _MODELS_CONFIG.format(name=name),
         "batching.config": _BATCHING_CONFIG,
         **{f"requests/{signature}.json": json.dumps(request) + "\n" for signature, request in requests.items()},

@@ -52,7 +52,7 @@ class Endpoints(tf.Module):
         }
         functions = _functions(model)
         self.signatures_by_name = {
-            name: tf.function(_checked(functions[name], spec), input_signature=spec).get_concrete_function()
+            name: tf.function(checked(functions[name], spec), input_signature=spec).get_concrete_function()
             for name, spec in specs.items()
         }
 
@@ -69,12 +69,16 @@ def _functions(model: VAE) -> dict[str, Callable[..., dict[str, tf.Tensor]]]:
     }
 
 
-def _checked(
+def checked(
     function: Callable[..., dict[str, tf.Tensor]], specs: tuple[tf.TensorSpec, ...]
 ) -> Callable[..., dict[str, tf.Tensor]]:
     """The function, with the shapes of its inputs checked in the graph.
 
     A server hands on what a client sends, and a convolution given the wrong rank ends the server's process.
+
+    Args:
+        function: what is served.
+        specs: the inputs.
     """
 
     def checked(*tensors: tf.Tensor) -> dict[str, tf.Tensor]:
@@ -94,7 +98,8 @@ def _parts(model: VAE) -> tuple[keras.layers.Layer, ...]:
 def in_float32(model: VAE) -> VAE:
     """The model, or a copy where it computes in half precision, which TFLite and many processors lack."""
     if not isinstance(model, VAE):
-        raise ValueError(f"`model` must be a tfvae.VAE. Received: {model!r}")
+        hint = "; a VariationalInference exports as a SavedModel" if hasattr(model, "approximation") else ""
+        raise ValueError(f"`model` must be a tfvae.VAE{hint}. Received: {model!r}")
     if all(layer.compute_dtype == "float32" for part in _parts(model) for layer in part._flatten_layers()):
         return model
     # Layers that a user's own network makes take the global policy, whatever its configuration says.

@@ -6,24 +6,27 @@ import os
 import re
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import tensorflow as tf
 from numpy.typing import ArrayLike
 
 from tfvae.checks import positive_integer
-from tfvae.export import documents, warmup
+from tfvae.export import documents, posterior, warmup
 from tfvae.export.endpoints import Endpoints, in_float32
 from tfvae.export.metadata import metadata, write_json
+from tfvae.export.posterior import PosteriorEndpoints
 from tfvae.export.verification import check_agreement
 from tfvae.vae import VAE
+from tfvae.variational_inference import VariationalInference
 
 _TEMPORARY = ".tmp-"
 
 
 def saved_model(
-    model: VAE,
+    model: VAE | VariationalInference,
     path: str | os.PathLike[str],
     *,
     keep: int | None = None,
@@ -33,7 +36,8 @@ def saved_model(
 ) -> Path:
     """Publishes the model as the next version in a folder that TF Serving reads.
 
-    The signatures are those of `tfvae.export.Endpoints`; plain TensorFlow serves them, without tfvae, Keras or TFP. The
+    The signatures are those of `tfvae.export.Endpoints`, or for variational inference those of
+    `tfvae.export.PosteriorEndpoints`; plain TensorFlow serves them, without tfvae, Keras or TFP. The
     version is written beside, compared with the Keras model, and moved in by one rename. Exports to one folder wait for
     each other; what one that was killed left behind is removed by the next.
 
@@ -42,7 +46,8 @@ def saved_model(
         path: the model's folder, whose name is that of the served model; versions are its subfolders 1, 2, ... Beside
             them are written README.md and requests/ to try it, models.config and batching.config.
         keep: how many versions to keep, this one included; None keeps all.
-        x: data [N, ...] for the comparison; None draws them from the model.
+        x: data [N, ...] for the comparison; None draws them from the model. For variational inference with
+            `predictive`, new data as this takes them, of which only the shapes matter otherwise.
         offset: with `scale`, how to bring raw data into the model's units: x = (raw - offset) / scale;
             None leaves it unsaid.
         scale: see `offset`.
@@ -57,8 +62,8 @@ def saved_model(
     """
     if keep is not None:
         keep = positive_integer("keep", keep)
-    model = in_float32(model)
-    endpoints = Endpoints(model)
+    publish = _of_inference if isinstance(model, VariationalInference) else _of_vae
+    publication = publish(model, x, offset, scale)
     folder = Path(path)
     # Also of "." and of a link.
     name = folder.resolve().name
@@ -71,13 +76,14 @@ def saved_model(
         folder.mkdir(parents=True, exist_ok=True)
     with _errors_that_name(folder), _locked(folder), _temporary(folder) as temporary:
         content = temporary / "model"
+        endpoints = publication.endpoints
         tf.saved_model.save(endpoints, str(content), signatures=endpoints.signatures_by_name)
-        check_agreement(model, saved_model=content, x=x)
+        publication.check(content)
         extra = content / "assets.extra"
         extra.mkdir()
         warmup.write(extra / "tf_serving_warmup_requests", endpoints, name)
-        write_json(extra / "metadata.json", metadata(model, offset, scale))
-        for document, text in documents.files(model, name).items():
+        write_json(extra / "metadata.json", publication.metadata)
+        for document, text in publication.documents(name).items():
             (folder / document).parent.mkdir(exist_ok=True)
             (temporary / "document").write_text(text)
             os.replace(temporary / "document", folder / document)
@@ -87,6 +93,43 @@ def saved_model(
             # Out of the server's sight first, then removed.
             os.rename(old, temporary / old.name)
     return version
+
+
+class _Publication(NamedTuple):
+    """What is published.
+
+    Attributes:
+        endpoints: the functions and their signatures.
+        check: raises ValueError where the SavedModel in a folder does not agree with the Keras model.
+        metadata: what a caller must know.
+        documents: the text of each file beside the versions, by its name, of a model that is served under a name.
+    """
+
+    endpoints: Endpoints | PosteriorEndpoints
+    check: Callable[[Path], None]
+    metadata: dict[str, Any]
+    documents: Callable[[str], dict[str, str]]
+
+
+def _of_vae(model: VAE, x: ArrayLike | None, offset: ArrayLike | None, scale: ArrayLike | None) -> _Publication:
+    model = in_float32(model)
+    return _Publication(
+        Endpoints(model),
+        lambda folder: check_agreement(model, saved_model=folder, x=x),
+        metadata(model, offset, scale),
+        lambda name: documents.files(model, name),
+    )
+
+
+def _of_inference(model: VariationalInference, x: Any, offset: Any, scale: Any) -> _Publication:
+    if offset is not None or scale is not None:
+        raise ValueError("`offset` and `scale` must be None: how to bring in data is the model's own part")
+    return _Publication(
+        PosteriorEndpoints(model, x),
+        lambda folder: posterior.check_posterior_agreement(model, x, folder),
+        posterior.metadata(model),
+        lambda name: documents.posterior_files(model, x, name),
+    )
 
 
 def _numbered(folder: Path) -> list[Path]:

@@ -185,13 +185,30 @@ def check_agreement(
     elements = math.prod(model.event_shape)
     for row in _compare(model, saved_model, tflite, x)[0]:
         terms = {"elbo": elements, "log_likelihood": elements, "kl": model.latent_dim}.get(row.output, 1)
-        agrees = row.max_difference <= RELATIVE_TOLERANCE * row.max_value + _FLOOR * terms
-        if not (agrees and math.isfinite(row.max_difference)):
-            raise ValueError(
-                f"The {row.format} must agree with the Keras model to {RELATIVE_TOLERANCE} before it is published. "
-                f"Received: `{row.signature}` gives `{row.output}` with a difference of {row.max_difference:.2e} where "
-                f"the largest value is {row.max_value:.2e}"
-            )
+        check_row(row, terms)
+
+
+def check_row(row: Agreement, terms: int = 1) -> None:
+    """Raises ValueError where an output of an export does not agree with the Keras model's.
+
+    Args:
+        row: the output.
+        terms: how many terms it is the sum of.
+    """
+    agrees = row.max_difference <= RELATIVE_TOLERANCE * row.max_value + _FLOOR * terms
+    if not (agrees and math.isfinite(row.max_difference)):
+        raise ValueError(
+            f"The {row.format} must agree with the Keras model to {RELATIVE_TOLERANCE} before it is published. "
+            f"Received: `{row.signature}` gives `{row.output}` with a difference of {row.max_difference:.2e} where "
+            f"the largest value is {row.max_value:.2e}"
+        )
+
+
+def agreement(format: str, signature: str, output: str, received: np.ndarray, expected: np.ndarray) -> Agreement:
+    """How far an output of an exported file is from the Keras model's."""
+    difference = np.abs(received - expected)
+    values = (difference.max(), difference.mean(), np.abs(expected).max())
+    return Agreement(format, signature, output, *map(float, values))
 
 
 def _compare(
@@ -211,9 +228,7 @@ def _compare(
             if signature == "score":
                 elbos[name] = received["elbo"]
             for output, value in outputs.items():
-                difference = np.abs(received[output] - value)
-                values = (difference.max(), difference.mean(), np.abs(value).max())
-                agreements.append(Agreement(name, signature, output, *map(float, values)))
+                agreements.append(agreement(name, signature, output, received[output], value))
     return agreements, elbos
 
 
