@@ -53,6 +53,7 @@ def test_the_scale_is_that_of_the_unconstrained_space():
     assert found.scale[0, 0] == pytest.approx(0.1, rel=0.01)
 
 
+@pytest.mark.slow
 def test_many_dimensions_get_a_diagonal():
     loc, scale = np.linspace(-5, 5, 201), np.geomspace(0.1, 10.0, 201)
     independent = tfd.Independent(tfd.Normal(loc.astype("float32"), scale.astype("float32")), 1)
