@@ -125,6 +125,27 @@ def first_rows(dataset: tf.data.Dataset, count: int) -> Any:
     return tf.nest.map_structure(lambda *parts: tf.concat(parts, axis=0), *batches)
 
 
+def cast(x: Any) -> tf.Tensor:
+    """A tensor of the data as a log joint density takes it: float32, or integers as they are."""
+    x = tf.convert_to_tensor(x)
+    return tf.cast(x, tf.float32) if x.dtype.is_floating else x
+
+
+def check_unused(arguments: dict[str, Any]) -> None:
+    """Raises ValueError where `fit` was given what has no meaning for a bound that is one for all of the data.
+
+    Args:
+        arguments: the further arguments of `fit`, by name.
+    """
+    for name in ("validation_data", "validation_split", "sample_weight", "class_weight"):
+        value = arguments.get(name)
+        if value is not None and not (name == "validation_split" and value == 0.0):
+            raise ValueError(
+                f"`{name}` must be None: the bound is one for all of the data, whose weights are part of the model. "
+                f"Received: {name} of type {type(value).__name__}"
+            )
+
+
 def is_none(x: Any) -> bool:
     """Whether x stands for the data of a model that has none apart."""
     return isinstance(x, dict) and list(x) == [_NONE]
@@ -157,4 +178,4 @@ def _array(x: Any) -> np.ndarray:
 def _one(*element: Any) -> tuple[Any]:
     """The element of a user's dataset, as the one thing that a log joint density takes."""
     data = element[0] if len(element) == 1 else element
-    return (tf.nest.map_structure(lambda x: tf.cast(x, tf.float32) if x.dtype.is_floating else x, data),)
+    return (tf.nest.map_structure(cast, data),)

@@ -5,7 +5,6 @@ import warnings
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-import numpy as np
 import tensorflow as tf
 import tensorflow_probability as tfp
 
@@ -143,22 +142,3 @@ def _plausible(names: Sequence[str], sample: Callable[..., Any], count: int, see
         warnings.filterwarnings("ignore", message="Saw Tensor seed")
         draws = tf.function(lambda: sample(count, seed=seed), autograph=False)()
         return dict(zip(names, tf.nest.flatten(draws), strict=True))
-
-
-def replicate(model: Any, latents: dict[str, tf.Tensor], seed: tf.Tensor) -> dict[str, np.ndarray]:
-    """Draws what is pinned in a joint distribution, at given latent variables.
-
-    Args:
-        model: a joint distribution with pinned observations.
-        latents: the latent variables by name, each [S, ...].
-        seed: int32 [2], a stateless seed.
-
-    Returns:
-        The draws by name, each [S, ...].
-    """
-    joint = model.distribution
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="Saw Tensor seed")
-        draws = tf.function(lambda: joint.sample(seed=seed, **latents), autograph=False)()
-    draws = dict(zip(variables(joint), tf.nest.flatten(draws), strict=True))
-    return {name: draw.numpy() for name, draw in draws.items() if name not in latents}

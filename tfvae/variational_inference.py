@@ -8,7 +8,7 @@ import numpy as np
 import tensorflow as tf
 import tensorflow_probability as tfp
 
-from tfvae import checks, elbo, observations, starts
+from tfvae import checks, elbo, observations, prediction, starts
 from tfvae.amortized import LocalLatents
 from tfvae.approximation import Approximation
 from tfvae.callbacks import Convergence
@@ -19,7 +19,7 @@ from tfvae.latents import Latent
 from tfvae.model import VariationalModel
 from tfvae.objectives import ELBO, Objective
 from tfvae.posteriors import FullCovarianceNormal, Posterior
-from tfvae.targets import replicate, target
+from tfvae.targets import target
 
 tfd = tfp.distributions
 
@@ -169,8 +169,7 @@ class VariationalInference(VariationalModel):
 
     def cast(self, x: tf.Tensor) -> tf.Tensor:
         """A tensor of the data as a log joint density takes it: float32, or integers as they are."""
-        x = tf.convert_to_tensor(x)
-        return tf.cast(x, tf.float32) if x.dtype.is_floating else x
+        return observations.cast(x)
 
     def check_data(self, x: Any) -> None:
         """Raises ValueError when the data are no rows of finite numbers."""
@@ -209,13 +208,7 @@ class VariationalInference(VariationalModel):
         Raises:
             ValueError: the data, or the density at the start, are not what they must be.
         """
-        for argument in ("validation_data", "validation_split", "sample_weight", "class_weight"):
-            value = kwargs.get(argument)
-            if value is not None and not (argument == "validation_split" and value == 0.0):
-                raise ValueError(
-                    f"`{argument}` must be None: the bound is one for all of the data, whose weights are part of the "
-                    f"model. Received: {argument} of type {type(value).__name__}"
-                )
+        observations.check_unused(kwargs)
         data = self._read(x, y, batch_size)
         if not data.whole and not isinstance(self.objective, ELBO):
             raise ValueError(
@@ -283,17 +276,7 @@ class VariationalInference(VariationalModel):
         self._check(data)
         seed = self._seed(seed)
         z, log_q = self.approximation.sample(num_samples, seed)
-        log_weights = -log_q.numpy().astype(float)
-        for index, batch in enumerate(observations.one_pass(data)):
-            batch_seed = tf.random.experimental.stateless_fold_in(seed, index)
-            size = max(1, _CHUNK_ELEMENTS // len(tf.nest.flatten(batch)[0]))
-            for start in range(0, num_samples, size):
-                part = slice(start, start + size)
-                part_seed = tf.random.experimental.stateless_fold_in(batch_seed, start)
-                log_prior, log_rows = self._run(self._log_rows, z[part], batch, part_seed)
-                log_weights[part] += log_rows
-                if index == 0:
-                    log_weights[part] += log_prior
+        log_weights = self._log_joint(z, data, seed) - log_q.numpy()
         latents = {name: value.numpy() for name, value in self.space.constrain(z)[0].items()}
         draws = Draws(latents, log_weights)
         draws.warn_where_far()
@@ -315,13 +298,7 @@ class VariationalInference(VariationalModel):
         num_samples = checks.positive_integer("num_samples", num_samples)
         z, _ = self.approximation.sample(num_samples, seeds[0])
         latents = self.space.constrain(z)[0]
-        if self.predictive is not None:
-            return self.predictive(latents, self._cast_new(x)).sample(seed=seeds[1]).numpy()
-        if isinstance(self._given["model"], tfp.experimental.distributions.JointDistributionPinned) and x is None:
-            return replicate(self._given["model"], latents, seeds[1])
-        raise ValueError(
-            "`predictive` must be given to VariationalInference for predictions. Received: predictive=None"
-        )
+        return prediction.draws(self._given["model"], self.predictive, latents, x, seeds[1])
 
     def call(self, x: Any, training: bool = False) -> tf.Tensor:
         """The mean of the posterior predictive distribution [B, ...], over 200 draws of q that are always the same.
@@ -338,18 +315,8 @@ class VariationalInference(VariationalModel):
         Args:
             x: new data [B, ...], as `predictive` takes them.
         """
-        if self.predictive is None:
-            raise ValueError(
-                "`predictive` must be given to VariationalInference for predictions. Received: predictive=None"
-            )
         z, _ = self.approximation.draw(_PREDICTIVE_DRAWS, tf.constant([0, 0]))
-        distribution = self.predictive(self.space.constrain(z)[0], self._cast_new(x))
-        means = distribution.mean()
-        variance = tf.reduce_mean(distribution.variance(), axis=0) + tf.math.reduce_variance(means, axis=0)
-        return {"mean": tf.reduce_mean(means, axis=0), "stddev": tf.sqrt(variance)}
-
-    def _cast_new(self, x: Any) -> Any:
-        return tf.nest.map_structure(self.cast, x)
+        return prediction.moments(self.predictive, self.space.constrain(z)[0], x)
 
     def _read(self, x: Any, y: Any, batch_size: int | None) -> observations.Observations:
         """The data as a dataset; N is known from here on."""
@@ -389,6 +356,19 @@ class VariationalInference(VariationalModel):
             self.train_function = None
         if not data.whole:
             self.control_variate.set(evaluate(keras.ops.convert_to_numpy(self.approximation.loc).astype(float)))
+
+    def _log_joint(self, z: tf.Tensor, data: observations.Observations, seed: tf.Tensor) -> np.ndarray:
+        """Evaluates log p(data, z) [S] of z [S, L], a part of the rows and of the draws at a time."""
+        total = np.zeros(len(z))
+        for index, batch in enumerate(observations.one_pass(data)):
+            batch_seed = tf.random.experimental.stateless_fold_in(seed, index)
+            size = max(1, _CHUNK_ELEMENTS // len(tf.nest.flatten(batch)[0]))
+            for start in range(0, len(z), size):
+                part = slice(start, start + size)
+                part_seed = tf.random.experimental.stateless_fold_in(batch_seed, start)
+                log_prior, log_rows = self._run(self._log_rows, z[part], batch, part_seed)
+                total[part] += log_rows if index else log_prior + log_rows
+        return total
 
     def _log_rows(self, z: tf.Tensor, x: Any, seed: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         """Evaluates log p(z) [S], and log p(x | z) [S] of these rows alone, less log q of their local latents."""
