@@ -8,14 +8,14 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from tfvae import checks
+from tfvae import checks, observations
 from tfvae.export.client import load
 from tfvae.export.endpoints import checked
 from tfvae.export.verification import agreement, check_row
 from tfvae.variational_inference import VariationalInference
 
-# Noise that a draw of the export is compared at.
-_COMPARED_DRAWS = 64
+# Enough to see a wrong weight or op, few enough to take no time.
+_COMPARED_ROWS = 64
 
 _Arrays = dict[str, np.ndarray]
 _Function = Callable[..., dict[str, tf.Tensor]]
@@ -88,7 +88,7 @@ def _questions(model: VariationalInference, x: Any) -> dict[str, tuple[_Arrays, 
         latents = model.space.constrain(model.approximation.sample_from(tf.convert_to_tensor(epsilon)))[0]
         return {name: tf.identity(value) for name, value in latents.items()}
 
-    noise = np.random.default_rng(0).standard_normal([_COMPARED_DRAWS, model.space.dim]).astype(np.float32)
+    noise = np.random.default_rng(0).standard_normal([_COMPARED_ROWS, model.space.dim]).astype(np.float32)
     questions: dict[str, tuple[_Arrays, _Function]] = {"sample": ({"epsilon": noise}, sample)}
     if model.predictive is not None:
         questions["predict"] = _prediction(model, x)
@@ -104,13 +104,12 @@ def _prediction(model: VariationalInference, x: Any) -> tuple[_Arrays, _Function
             f"export takes. Received: {type(x).__name__}"
         )
     arrays = {name: checks.to_numpy(array, name) for name, array in (x if isinstance(x, dict) else {"x": x}).items()}
-    checks.check_same_length(**arrays)
+    observations.check_rows(arrays)
+    dtypes = {name: array.dtype if array.dtype.kind in "biu" else np.float32 for name, array in arrays.items()}
 
     def predict(*tensors: tf.Tensor) -> dict[str, tf.Tensor]:
         # A caller sends float32 alone, whatever the model computes with.
-        given = {
-            name: tf.cast(tensor, array.dtype) for (name, array), tensor in zip(arrays.items(), tensors, strict=True)
-        }
+        given = {name: tf.cast(tensor, dtypes[name]) for name, tensor in zip(arrays, tensors, strict=True)}
         return model.predict_moments(given if isinstance(x, dict) else given["x"])
 
-    return {name: array.astype(np.float32) for name, array in arrays.items()}, predict
+    return {name: array[:_COMPARED_ROWS].astype(np.float32) for name, array in arrays.items()}, predict
