@@ -20,6 +20,8 @@ _DAMAGED = "damaged-"
 _NAME = re.compile(r"(\d{6})-(\d{9})-([0-9a-f]{16})" + re.escape(_SUFFIX))
 
 
+# Of a stage.
+_FEWEST_EPOCHS = 4
 # Draws that two q are compared by.
 _DRAWS = 1000
 # One after the other; a single draw that overflows makes one.
@@ -224,6 +226,7 @@ class Convergence(keras.callbacks.Callback):
                 f"learning_rate={rate!r}"
             )
         self.converged = False
+        self._first_rate = self._rate = float(keras.ops.convert_to_numpy(self.model.optimizer.learning_rate))
         self._last: np.ndarray | None = None
         self._non_finite_epochs = 0
         self._means: list[np.ndarray] = []
@@ -243,7 +246,7 @@ class Convergence(keras.callbacks.Callback):
         if self._non_finite_epochs >= _MAX_NON_FINITE_EPOCHS:
             self.model.stop_training = True
             return
-        if count < 4 or count % 2:
+        if count < _FEWEST_EPOCHS or count % 2:
             return
         later = self._means[count // 2 :]
         halves = [np.mean(half, axis=0) for half in (later[: count // 4], later[count // 4 :])]
@@ -257,12 +260,17 @@ class Convergence(keras.callbacks.Callback):
         if self.converged:
             self.model.stop_training = True
         else:
-            self.model.optimizer.learning_rate = 0.5 * float(self.model.optimizer.learning_rate)
+            self._rate *= 0.5
+            self.model.optimizer.learning_rate = self._rate
 
     def on_train_end(self, logs: dict[str, Any] | None = None) -> None:
-        """Leaves the mean of the iterates of the last stage, and warns where the fit has not converged."""
-        if self._last is not None:
+        """Leaves the mean of the last iterates and the first learning rate, and warns where q has not converged."""
+        if len(self._means) >= _FEWEST_EPOCHS:
+            # The stage was cut.
+            self._assign(np.mean(self._means[len(self._means) // 2 :], axis=0))
+        elif self._last is not None:
             self._assign(self._last)
+        self.model.optimizer.learning_rate = self._first_rate
         if not self.converged:
             warnings.warn(
                 f"q has not converged to a tolerance of {self.tolerance}: fit again with more epochs, with more draws "

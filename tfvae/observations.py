@@ -115,13 +115,19 @@ def one_pass(data: Observations) -> Iterator[Any]:
 
 
 def first_rows(dataset: tf.data.Dataset, count: int) -> Any:
-    """The first rows of the data, in whole batches up to a count, as one batch."""
+    """The first rows of the data, in whole batches up to a count, as one batch.
+
+    Raises:
+        ValueError: there are none.
+    """
     batches, rows = [], 0
     for (batch,) in dataset:
         batches.append(batch)
         rows += len(tf.nest.flatten(batch)[0])
         if rows >= count:
             break
+    if not batches:
+        raise ValueError("`x` must hold at least one batch. Received: an empty dataset")
     return tf.nest.map_structure(lambda *parts: tf.concat(parts, axis=0), *batches)
 
 

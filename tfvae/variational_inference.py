@@ -238,9 +238,9 @@ class VariationalInference(VariationalModel):
         """Estimates the metrics: `keras.Model.evaluate`. `draw` gives the ELBO with its standard error.
 
         Args:
-            x: as for `fit`.
-            y: as for `fit`.
-            batch_size: as for `fit`.
+            x: as for `fit`, as are y and batch_size.
+            y: see x.
+            batch_size: see x.
             kwargs: the further arguments of `keras.Model.evaluate`.
         """
         return super().evaluate(self._read(x, y, batch_size).dataset, **kwargs)
@@ -273,7 +273,6 @@ class VariationalInference(VariationalModel):
         if x is None and self._data is not None:
             x, y = self._data
         data = self._read(x, y, batch_size)
-        self._check(data)
         seed = self._seed(seed)
         z, log_q = self.approximation.sample(num_samples, seed)
         log_weights = self._log_joint(z, data, seed) - log_q.numpy()
@@ -319,31 +318,19 @@ class VariationalInference(VariationalModel):
         return prediction.moments(self.predictive, self.space.constrain(z)[0], x)
 
     def _read(self, x: Any, y: Any, batch_size: int | None) -> observations.Observations:
-        """The data as a dataset; N is known from here on."""
-        replicas = self.distribute_strategy.num_replicas_in_sync
-        data = observations.read(
-            x,
-            y,
-            batch_size=batch_size,
-            num_data=self.num_data,
-            replicas=replicas,
-            seed=lambda: self._progress.seed,
-        )
+        """The data as a dataset, once their first batch and the density there have been looked at."""
+        replicas, known = self.distribute_strategy.num_replicas_in_sync, {"batch_size": batch_size}
+        known |= {"num_data": self.num_data, "replicas": replicas, "seed": lambda: self._progress.seed}
+        data = observations.read(x, y, **known)
+        first = observations.first_rows(data.dataset, 1)
+        if not observations.is_none(first):
+            self.check_data(tf.nest.map_structure(np.asarray, first))
+        self._joint.check(first, whole=data.whole, replicas=replicas)
         self.num_data = data.num_data
         return data
 
-    def _check(self, data: observations.Observations) -> None:
-        """Raises ValueError unless the first batch of the data and the density are what they must be."""
-        x = next(iter(data.dataset), (None,))[0]
-        if x is None:
-            raise ValueError("`x` must hold at least one batch. Received: an empty dataset")
-        if not observations.is_none(x):
-            self.check_data(tf.nest.map_structure(np.asarray, x))
-        self._joint.check(x, whole=data.whole, replicas=self.distribute_strategy.num_replicas_in_sync)
-
     def _standardize(self, data: observations.Observations) -> None:
-        """Standardises the coordinates where that is still to be done."""
-        self._check(data)
+        """Standardises the coordinates where that is still to be done, and takes the sums that correct batches."""
         if self.local is not None:
             return
         evaluate = self._joint.of_all_rows(data)
