@@ -77,7 +77,7 @@ class ElboTerms(NamedTuple):
         return ElboTerms(self.log_likelihood, *tempered, self.path, weight * self.weight)
 
 
-class Draws(NamedTuple):
+class Reparameterized(NamedTuple):
     """Draws of z.
 
     Attributes:
@@ -91,7 +91,9 @@ class Draws(NamedTuple):
     path: Path | None
 
 
-def draw(posterior: tfd.Distribution, num_samples: int, *, seed: tf.Tensor, path: Path | None = None) -> Draws:
+def draw(
+    posterior: tfd.Distribution, num_samples: int, *, seed: tf.Tensor, path: Path | None = None
+) -> Reparameterized:
     """Draws z ~ q(z|x), reparameterised.
 
     With a path the gradient of log q(z|x) with respect to the parameters of q at a fixed z, whose mean is zero, is left
@@ -110,7 +112,7 @@ def draw(posterior: tfd.Distribution, num_samples: int, *, seed: tf.Tensor, path
     """
     z, log_posterior = posterior.experimental_sample_and_log_prob(num_samples, seed=seed)
     if path is None:
-        return Draws(z, log_posterior, None)
+        return Reparameterized(z, log_posterior, None)
     z = path.follow(z)
     fixed = tf.stop_gradient(z)
     with tf.GradientTape(watch_accessed_variables=False) as tape:
@@ -118,7 +120,7 @@ def draw(posterior: tfd.Distribution, num_samples: int, *, seed: tf.Tensor, path
         log_prob = posterior.log_prob(fixed)
     score = tf.stop_gradient(tape.gradient(log_prob, fixed))
     log_posterior = tf.stop_gradient(log_posterior) + tf.reduce_sum(score * (z - fixed), axis=-1)
-    return Draws(z, log_posterior, path)
+    return Reparameterized(z, log_posterior, path)
 
 
 def estimate(
