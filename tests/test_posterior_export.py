@@ -144,7 +144,13 @@ def families(tmp_path_factory):
     return make
 
 
-@pytest.fixture(scope="module", params=FAMILIES)
+# The regressions have a full covariance as well.
+SLOW = ["FullCovarianceNormal"]
+
+
+@pytest.fixture(
+    scope="module", params=[pytest.param(name, marks=[pytest.mark.slow] * (name in SLOW)) for name in FAMILIES]
+)
 def family(request, families):
     return families(request.param)
 
