@@ -90,7 +90,7 @@ class LatentSpace:
         """The unconstrained vector z [S, L] of latent variables by name, each [S, ...]."""
         flat = [tf.convert_to_tensor(values[name], tf.float32) for name in self.names]
         parts = tf.nest.flatten(self._bijector.inverse(tf.nest.pack_sequence_as(self._structure, flat)))
-        rows = len(flat[0])
+        rows = tf.shape(flat[0])[0]
         return tf.concat([tf.reshape(part, [rows, -1]) for part in parts], axis=-1)
 
 

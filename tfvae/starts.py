@@ -65,7 +65,8 @@ def _points(target: Target, seed: int) -> np.ndarray:
     # As in Stan.
     points = np.random.default_rng(seed).uniform(-2.0, 2.0, shape)
     if target.starts is not None:
-        plausible = target.space.unconstrain(target.starts(_COUNT - 1, tf.constant([seed, 0]))).numpy()
+        draws = target.starts(_COUNT - 1, tf.constant([seed, 0]))
+        plausible = tf.function(target.space.unconstrain, autograph=False)(draws).numpy()
         points = np.where(np.isfinite(plausible).all(axis=1, keepdims=True), plausible, points)
     return np.concatenate([np.zeros((1, target.space.dim)), points])
 

@@ -276,7 +276,7 @@ class VariationalInference(VariationalModel):
         seed = self._seed(seed)
         z, log_q = self.approximation.sample(num_samples, seed)
         log_weights = self._log_joint(z, data, seed) - log_q.numpy()
-        latents = {name: value.numpy() for name, value in self.space.constrain(z)[0].items()}
+        latents = {name: value.numpy() for name, value in self._run(self.space.constrain, z)[0].items()}
         draws = Draws(latents, log_weights)
         draws.warn_where_far()
         return draws
@@ -296,7 +296,7 @@ class VariationalInference(VariationalModel):
         seeds = tf.random.experimental.stateless_split(self._seed(seed), 2)
         num_samples = checks.positive_integer("num_samples", num_samples)
         z, _ = self.approximation.sample(num_samples, seeds[0])
-        latents = self.space.constrain(z)[0]
+        latents, _ = self._run(self.space.constrain, z)
         return prediction.draws(self._given["model"], self.predictive, latents, x, seeds[1])
 
     def call(self, x: Any, training: bool = False) -> tf.Tensor:
