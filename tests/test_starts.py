@@ -55,9 +55,9 @@ def test_the_scale_is_that_of_the_unconstrained_space():
 
 @pytest.mark.slow
 def test_many_dimensions_get_a_diagonal():
-    loc, scale = np.linspace(-5, 5, 201), np.geomspace(0.1, 10.0, 201)
+    loc, scale = np.linspace(-5, 5, 501), np.geomspace(0.1, 10.0, 501)
     independent = tfd.Independent(tfd.Normal(loc.astype("float32"), scale.astype("float32")), 1)
-    found = coordinates(lambda latents, _: independent.log_prob(latents["x"]), {"x": (201,)})
+    found = coordinates(lambda latents, _: independent.log_prob(latents["x"]), {"x": (501,)})
     np.testing.assert_allclose(found.loc / scale, loc / scale, atol=0.1)
     np.testing.assert_allclose(found.scale, scale, rtol=0.05)
 
@@ -98,7 +98,7 @@ BAD = {
     "a scale without a bijector": (
         lambda latents, _: normal(latents["mu"]) + tf.math.log(latents["scale"]) - latents["scale"],
         {"mu": (), "scale": ()},
-        r"needs the bijector of that space\. Received: nan at mu=.*scale=-",
+        r"needs the bijector of that space.*Received: nan at mu=.*scale=-",
     ),
     "flat": (
         lambda latents, _: normal(latents["x"]) + 0.0 * latents["flat"],
@@ -125,6 +125,16 @@ BAD = {
         lambda latents, _: normal(latents["a"]) + latents["b"],
         {"a": (), "b": ()},
         r"posterior that is proper.*say more of b\. Received: one that is flat",
+    ),
+    "one that grows": (
+        lambda latents, _: latents["x"] ** 2,
+        {"x": ()},
+        r"posterior that is proper.*Received: one that (grows without bound|is flat along them)",
+    ),
+    "half a line": (
+        lambda latents, _: tfd.HalfNormal(1.0).log_prob(latents["x"]),
+        {"x": ()},
+        r"density above 0.*needs the bijector of that space\. Received: -inf near the mode, at x=-",
     ),
     "one that rises": (
         lambda latents, _: latents["x"],

@@ -10,7 +10,8 @@ import tensorflow as tf
 import tensorflow_probability as tfp
 from scipy import stats
 
-from tfvae import VariationalInference, posteriors
+from tfvae import Latent, VariationalInference, posteriors
+from tfvae.callbacks import Convergence
 from tfvae.objectives import ELBO, IWAE
 
 tfb = tfp.bijectors
@@ -283,7 +284,7 @@ def test_a_file_gives_the_same_draws(fitted, tmp_path):
     first, second = (model.draw(100, Y, seed=3) for model in (fitted, loaded))
     np.testing.assert_array_equal(second["mu"], first["mu"])
     np.testing.assert_array_equal(second.log_weights, first.log_weights)
-    with pytest.raises(ValueError, match=r"^`x` must be the data.*Received: x=None"):
+    with pytest.raises(ValueError, match=r"^`x` must be given: a file holds no data.*Received: x=None"):
         loaded.draw()
 
 
@@ -445,3 +446,58 @@ def test_draws_of_a_part_of_the_data_are_refused(fitted):
         fitted.draw(x=Y[:6])
     with pytest.raises(ValueError, match=r"^`x` must be all of the data, num_data=12 rows.*Received: 8 rows"):
         fitted.draw(x=DATASET.take(2))
+
+
+# What a start must survive
+
+
+def test_a_funnel_is_fitted_and_flagged():
+    # A centred hierarchy, whose density grows without bound into the neck of its funnel.
+    effect, error = [28.0, 8.0, -3.0, 7.0, -1.0, 1.0, 18.0, 12.0], [15.0, 10.0, 16.0, 11.0, 9.0, 11.0, 10.0, 18.0]
+
+    def centred(latents, _):
+        theta, tau = latents["theta"], latents["tau"]
+        prior = tfd.Normal(0.0, 5.0).log_prob(latents["mu"]) + tfd.HalfCauchy(0.0, 5.0).log_prob(tau)
+        rows = tfd.Normal(latents["mu"][:, None], tau[:, None]).log_prob(theta) + tfd.Normal(theta, error).log_prob(
+            effect
+        )
+        return prior + tf.reduce_sum(rows, axis=1)
+
+    model = VariationalInference(centred, {"mu": (), "tau": Latent((), tfb.Exp()), "theta": (8,)})
+    with pytest.warns(UserWarning, match=r"k-hat is \d"):
+        model.fit(verbose=0)
+    with pytest.warns(UserWarning, match=r"k-hat is \d"):
+        draws = model.draw(4000, seed=0)
+    # The evidence of eight schools is -31.3.
+    assert -34.0 < draws.elbo < -31.3
+    assert draws.pareto_k > 0.7
+
+
+def test_a_callback_that_is_there_is_not_added_again():
+    model = build()
+    history = model.fit(Y, callbacks=Convergence(tolerance=0.5), verbose=0)
+    assert len(history.epoch) >= 8
+    with pytest.warns(UserWarning, match="^q has not converged to a tolerance of 1e-09"):
+        model.fit(Y, epochs=4, callbacks=[Convergence(tolerance=1e-9)], verbose=0)
+
+
+def test_data_for_a_model_that_has_its_own_are_refused():
+    pinned = tfd.JointDistributionNamedAutoBatched({"a": tfd.Normal(0.0, 1.0), "y": lambda a: tfd.Normal(a, 1.0)})
+    model = VariationalInference(pinned.experimental_pin(y=1.0))
+    with pytest.raises(ValueError, match=r"^`x` must be None where the data are pinned\. Received: x of type ndarray$"):
+        model.fit(np.zeros(3, np.float32))
+
+
+def test_what_a_density_raises_is_told_with_what_it_was_given():
+    model = VariationalInference(lambda latents: latents["a"], {"a": ()})
+    with pytest.raises(ValueError, match=r"(?s)^`model` must take float32.*'a': \[3\].*raised TypeError: "):
+        model.fit(verbose=0)
+
+
+def test_a_posterior_that_float32_cannot_resolve_is_warned_of():
+    y = tf.constant(1e7 + np.random.default_rng(0).normal(size=100), tf.float32)
+    model = VariationalInference(
+        lambda latents, _: tf.reduce_sum(tfd.Normal(latents["m"][:, None], 1.0).log_prob(y), axis=1), {"m": ()}
+    )
+    with pytest.warns(UserWarning, match="^The posterior of m is so narrow"):
+        model.fit(epochs=1, verbose=0)

@@ -11,7 +11,9 @@ from tfvae.posteriors import Posterior
 
 tfd = tfp.distributions
 
+# Draws that are made at a time.
 _CHUNK = 100
+_COMPARED_DRAWS = 1000
 
 
 class Approximation(keras.layers.Layer):
@@ -49,7 +51,10 @@ class Approximation(keras.layers.Layer):
         # Past Keras, which would try to save these graphs.
         self.__dict__["_functions"] = {
             "draw": tf.function(lambda seed: self.draw(_CHUNK, seed), autograph=False),
-            "log_prob": tf.function(self.log_prob, autograph=False, reduce_retracing=True),
+            "draw_standard": tf.function(self._draw_standard, autograph=False),
+            "log_prob_standard": tf.function(
+                lambda u: self._distribution().log_prob(u[:, tf.newaxis])[:, 0], autograph=False
+            ),
         }
 
     def set_coordinates(self, gaussian: laplace.Gaussian) -> None:
@@ -88,14 +93,22 @@ class Approximation(keras.layers.Layer):
         chunks = [self._functions["draw"](seed) for seed in seeds]
         return tuple(tf.concat(parts, axis=0)[:num_samples] for parts in zip(*chunks, strict=True))
 
-    def evaluate(self, z: tf.Tensor) -> tf.Tensor:
-        """As `log_prob`, as a graph."""
-        return self._functions["log_prob"](z)
+    def sample_standard(self) -> tuple[tf.Tensor, tf.Tensor]:
+        """Draws u, always from the same noise, and evaluates log q(u), to compare q at several of its weights."""
+        return self._functions["draw_standard"]()
+
+    def log_prob_standard(self, u: tf.Tensor) -> tf.Tensor:
+        """Evaluates log q(u) [S] of u [S, L]; unlike z, u is not rounded where the coordinates are far from 0."""
+        return self._functions["log_prob_standard"](u)
 
     def sample_from(self, epsilon: tf.Tensor) -> tf.Tensor:
         """The draw z [B, L] of q that noise epsilon ~ N(0, I) [B, L] stands for."""
         parameters = self.posterior(tf.zeros([tf.shape(epsilon)[0], 0]))
         return self._to_z(self.posterior.sample_from(parameters, epsilon))
+
+    def _draw_standard(self) -> tuple[tf.Tensor, tf.Tensor]:
+        draws = elbo.draw(self._distribution(), _COMPARED_DRAWS, seed=tf.constant([0, 0]))
+        return draws.z[:, 0], draws.log_posterior[:, 0]
 
     def _distribution(self) -> tfd.Distribution:
         """The distribution of u, with batch shape [1] and event shape [L]."""

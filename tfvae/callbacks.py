@@ -10,7 +10,6 @@ from typing import Any, Literal, NamedTuple
 
 import keras
 import numpy as np
-import tensorflow as tf
 
 from tfvae import checks, files, strategies
 
@@ -22,8 +21,6 @@ _NAME = re.compile(r"(\d{6})-(\d{9})-([0-9a-f]{16})" + re.escape(_SUFFIX))
 
 # Of a stage.
 _FEWEST_EPOCHS = 4
-# Draws that two q are compared by.
-_DRAWS = 1000
 # One after the other; a single draw that overflows makes one.
 _MAX_NON_FINITE_EPOCHS = 5
 
@@ -217,6 +214,13 @@ class Convergence(keras.callbacks.Callback):
         self.tolerance = tolerance
         self.max_epochs = checks.positive_integer("max_epochs", max_epochs)
 
+    @classmethod
+    def added_to(cls, callbacks: Any) -> list[keras.callbacks.Callback]:
+        """The callbacks that `fit` was given, in any form that Keras takes, with one of these where there is none."""
+        callbacks = getattr(callbacks, "callbacks", callbacks) or []
+        callbacks = list(callbacks) if isinstance(callbacks, list | tuple) else [callbacks]
+        return callbacks if any(isinstance(each, cls) for each in callbacks) else [*callbacks, cls()]
+
     def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
         """Starts the first stage."""
         rate = self.model.optimizer._learning_rate
@@ -281,12 +285,12 @@ class Convergence(keras.callbacks.Callback):
     def _differ(self, first: np.ndarray, second: np.ndarray) -> bool:
         now = self._weights()
         self._assign(first)
-        z, log_first = self.model.approximation.sample(_DRAWS, tf.constant([0, 0]))
+        u, log_first = self.model.approximation.sample_standard()
         self._assign(second)
-        ratio = self.model.approximation.evaluate(z).numpy() - log_first.numpy()
+        ratio = self.model.approximation.log_prob_standard(u).numpy() - log_first.numpy()
         self._assign(now)
         # E_q[(r/q - 1) log(r/q)] = KL(r || q) + KL(q || r), of which every draw gives a part that is not negative.
-        return not np.mean(np.expm1(np.clip(ratio, -20.0, 20.0)) * ratio) < z.shape[1] * self.tolerance**2
+        return not np.mean(np.expm1(np.clip(ratio, -20.0, 20.0)) * ratio) < u.shape[1] * self.tolerance**2
 
     def _weights(self) -> np.ndarray:
         return np.concatenate([np.ravel(v) for v in map(keras.ops.convert_to_numpy, self.model.trainable_variables)])

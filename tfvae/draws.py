@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     import arviz
     import pandas
 
+# The share of draws with a density of 0 that may come of float32.
+_FEW = 0.01
 # Above it importance sampling does not mend an approximation, and the approximation is not to be trusted.
 PARETO_K_LIMIT = 0.7
 # With fewer draws the tail has too few of them to fit a distribution to.
@@ -95,13 +97,17 @@ class Draws(Mapping[str, np.ndarray]):
     @functools.cached_property
     def _psis(self) -> tuple[np.ndarray, float]:
         log_weights = self.log_weights.astype(float)
+        if np.isnan(log_weights).any() or (log_weights == np.inf).any():
+            return np.full(len(log_weights), -math.log(len(log_weights))), math.inf
         # Of rounding errors alone a tail would be fitted, of any shape.
         if np.ptp(log_weights) <= _EQUAL + _ROUNDING * abs(log_weights.max()):
             return np.full(len(log_weights), -math.log(len(log_weights))), -math.inf
         if len(log_weights) < FEWEST_DRAWS:
             return log_weights - self.log_evidence - math.log(len(log_weights)), math.nan
+        impossible = np.mean(log_weights == -np.inf)
         log_weights, pareto_k = _import_arviz().psislw(log_weights)
-        return np.asarray(log_weights), float(pareto_k)
+        # The weights know nothing of where the posterior is 0 and q is not.
+        return np.asarray(log_weights), math.inf if impossible > _FEW else float(pareto_k)
 
     def expectation(
         self, function: Callable[[dict[str, np.ndarray]], np.ndarray], *, corrected: bool = True

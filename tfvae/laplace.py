@@ -21,13 +21,15 @@ import tensorflow_probability as tfp
 LogDensity = Callable[[tf.Tensor], tf.Tensor]
 
 # Above it the matrices of the curvature are large, and only their diagonals are computed.
-FULL_CURVATURE_DIM = 200
+FULL_CURVATURE_DIM = 500
 _MAX_ITERATIONS = 200
 # Draws that the ELBO of an iterate is estimated from.
 _ELBO_DRAWS = 256
 _MAX_REFINEMENTS = 30
 # Pairs of draws that the curvature is a mean over.
 _CURVATURE_PAIRS = 4
+# The share of draws with a density of 0, or one that overflows, that a posterior may have in float32.
+FEW = 0.02
 # The expected gain of a Newton step, in nats, at which it is not worth a step.
 _SMALL_GAIN = 1e-3
 # The lowest curvature that is taken for one, as a part of the highest in coordinates scaled by the diagonal.
@@ -122,10 +124,9 @@ def approximate(log_density: LogDensity, starts: np.ndarray) -> Gaussian:
         for _ in range(_MAX_ITERATIONS):
             step = _step_at(point)
             move, gain = step.newton(damping)
-            if gain < math.sqrt(len(start)) and step.curvature.min() > step.floor:
-                gaussian = _gaussian(point, step, values, noise)
-                if best is None or gaussian.elbo > best.elbo:
-                    best = gaussian
+            gaussian = _gaussian(point, step, values, noise)
+            if best is None or gaussian.elbo > best.elbo:
+                best = gaussian
             # Sums in float32 hold seven digits.
             if gain < _SMALL_GAIN + 1e-7 * abs(point.value):
                 break
@@ -179,7 +180,7 @@ def approximate_diagonally(log_density: LogDensity, starts: np.ndarray) -> Gauss
     # The mean over random signs of s * (H s) is the diagonal of H (Hutchinson 1989).
     diagonal = np.mean([curvature_along(tf.constant(sign, tf.float32)) for sign in signs], axis=0, dtype=float)
     typical = np.median(np.abs(diagonal))
-    diagonal = np.maximum(np.abs(diagonal), 1e-3 * typical if typical > 0 else 1.0)
+    diagonal = np.maximum(np.abs(diagonal), _FLOOR * typical if typical > 0 else 1.0)
     return Gaussian(loc.numpy().astype(float), 1.0 / np.sqrt(diagonal), math.nan)
 
 
@@ -240,6 +241,14 @@ def _refine(
     return gaussian
 
 
+def _penalized(values: np.ndarray) -> np.ndarray:
+    """Log densities, with a low value for the few that overflow; where they are not few, -inf."""
+    finite = np.isfinite(values)
+    if np.mean(finite) < 1.0 - FEW:
+        return np.full_like(values, -np.inf)
+    return np.where(finite, values, values[finite].min() - 100.0)
+
+
 def _step_at(point: _Point) -> _Step:
     diagonal = np.abs(np.diag(point.precision))
     # A coordinate without curvature is left as it is.
@@ -256,7 +265,7 @@ def _gaussian(point: _Point, step: _Step, values: Callable[[np.ndarray], np.ndar
     scale = np.linalg.qr(root.T, mode="r").T
     scale *= np.sign(np.diag(scale))
     loc = point.z + step.newton(0.0)[0]
-    log_density = values(loc + noise @ scale.T)
+    log_density = _penalized(values(loc + noise @ scale.T))
     entropy = np.log(np.diag(scale)).sum() + 0.5 * len(loc) * (1.0 + math.log(2.0 * math.pi))
     elbo = float(np.mean(log_density) + entropy)
     return Gaussian(loc, scale, elbo if math.isfinite(elbo) else -math.inf)

@@ -259,7 +259,10 @@ class CouplingFlow(Posterior):
     def build(self, input_shape: tuple[int | None, ...]) -> None:
         """Creates the heads and the networks for features [B, F]."""
         if self.latent_dim < 2:
-            raise ValueError(f"`latent_dim` must be at least 2 for a coupling. Received: latent_dim={self.latent_dim}")
+            raise ValueError(
+                "`latent_dim` must be at least 2 for a CouplingFlow; FullCovarianceNormal takes 1. Received: "
+                f"latent_dim={self.latent_dim}"
+            )
         self.loc_head = self._head("loc", self.latent_dim, input_shape)
         self.scale_head = self._head("scale", self.latent_dim, input_shape)
         kept = self.latent_dim // 2

@@ -1,5 +1,6 @@
 """Where a fit starts: points that are plausible, and a look at the density there before any step is taken."""
 
+import warnings
 from collections.abc import Callable
 
 import numpy as np
@@ -14,6 +15,8 @@ from tfvae.targets import Target
 _ROWS = 2**14
 # How many points, the origin among them.
 _COUNT = 4
+# Of the Gaussian, at which the density is looked at.
+_DRAWS = 256
 # Multiples of a scale at which a density that has a finite integral must have fallen; further out the rounding of
 # float32 is as large as the scale of another direction.
 _FAR = (1e2, 1e3)
@@ -52,11 +55,26 @@ def standard_coordinates(
         gaussian = laplace.approximate_diagonally(log_density, points)
     else:
         gaussian = laplace.approximate(log_density, points)
-        if data.whole:
-            _check_proper(target, gaussian, log_density)
+        _check_proper(target, gaussian, log_density)
+    _check_support(target, gaussian, log_density)
+    _warn_of_rounding(target, gaussian)
     if data.whole:
         return gaussian
     return control_variate.recentre(gaussian, of_all_rows, lambda z: joint.log_densities(z, rows, num_data=None)[0])
+
+
+def check_start(joint: JointDensity, data: observations.Observations, seed: int) -> None:
+    """Raises ValueError where a density with local latent variables is NaN, infinite or nowhere finite at the start.
+
+    Args:
+        joint: the joint density.
+        data: the data.
+        seed: of the points that are looked at.
+    """
+    points, rows = _points(joint.target, seed), observations.first_rows(data.dataset, 1)
+    z, noise_seed = tf.constant(points, tf.float32), tf.constant([seed, 0])
+    log_prior, log_likelihood, _ = joint.log_densities(z, rows, num_data=data.num_data, seed=noise_seed)
+    _check_finite(joint.target, points, (log_prior + log_likelihood).numpy())
 
 
 def _points(target: Target, seed: int) -> np.ndarray:
@@ -77,14 +95,50 @@ def _check_finite(target: Target, points: np.ndarray, values: np.ndarray) -> Non
     if not wrong.any() and np.isfinite(values).any():
         return
     row = int(np.argmax(wrong))
-    latents = {
-        name: value.numpy() for name, value in target.space.constrain(tf.constant(points, tf.float32))[0].items()
-    }
-    hint = "; a latent variable on a constrained space needs the bijector of that space" if wrong.any() else ""
+    latents = _latents(target, points)
+    hint = (
+        "; a latent variable on a constrained space needs the bijector of that space, a matrix to factorise some jitter"
+        if wrong.any()
+        else ""
+    )
     raise ValueError(
         "`model` must have a log joint density that is a number wherever its latent variables are in their spaces, and "
         f"finite where the fit starts{hint}. Received: {values[row]} at {describe(latents, row)}"
     )
+
+
+def _check_support(target: Target, gaussian: laplace.Gaussian, log_density: Callable[[tf.Tensor], tf.Tensor]) -> None:
+    """Raises ValueError where the density is 0, or no number, in a part of the space near its mode."""
+    noise = np.random.default_rng(0).standard_normal([_DRAWS, target.space.dim])
+    moves = noise @ gaussian.scale.T if gaussian.scale.ndim == 2 else noise * gaussian.scale
+    points = gaussian.loc + moves
+    values = log_density(tf.constant(points, tf.float32)).numpy()
+    wrong = ~np.isfinite(values)
+    if np.mean(wrong) > laplace.FEW:
+        row = int(np.argmax(wrong))
+        raise ValueError(
+            "`model` must have a density above 0 wherever its latent variables are in their spaces; a latent variable "
+            f"on a constrained space needs the bijector of that space. Received: {values[row]} near the mode, at "
+            f"{describe(_latents(target, points), row)}"
+        )
+
+
+def _warn_of_rounding(target: Target, gaussian: laplace.Gaussian) -> None:
+    """Warns of a posterior that is so narrow that float32 has few numbers in it."""
+    deviations = np.linalg.norm(gaussian.scale, axis=1) if gaussian.scale.ndim == 2 else gaussian.scale
+    narrow = deviations < 16.0 * np.finfo(np.float32).eps * np.abs(gaussian.loc)
+    if narrow.any():
+        names = ", ".join(name for name, part in target.space.split(narrow).items() if part.any())
+        warnings.warn(
+            f"The posterior of {names} is so narrow beside its distance from 0 that float32 has few numbers in it: "
+            "subtract a constant from the data.",
+            stacklevel=5,
+        )
+
+
+def _latents(target: Target, points: np.ndarray) -> dict[str, np.ndarray]:
+    values, _ = target.space.constrain(tf.constant(points, tf.float32))
+    return {name: value.numpy() for name, value in values.items()}
 
 
 def _check_proper(target: Target, gaussian: laplace.Gaussian, log_density: Callable[[tf.Tensor], tf.Tensor]) -> None:
@@ -93,11 +147,13 @@ def _check_proper(target: Target, gaussian: laplace.Gaussian, log_density: Calla
     directions, lengths, _ = np.linalg.svd(gaussian.scale)
     axes = np.concatenate([lengths[:, None] * directions.T, -lengths[:, None] * directions.T])
     here = log_density(tf.constant(gaussian.loc[np.newaxis], tf.float32)).numpy()[0]
+    if not np.isfinite(here):
+        raise ValueError(f"{_PROPER}. Received: one that grows without bound")
     flat = np.ones(len(axes), bool)
     for distance in _FAR:
         there = log_density(tf.constant(gaussian.loc + distance * axes, tf.float32)).numpy()
         # Along a line, a density that falls no faster than 1 / distance has no finite integral.
-        flat &= there > here - 0.9 * np.log(distance)
+        flat &= there >= here - 0.9 * np.log(distance)
     if flat.any():
         axis = np.abs(axes[int(np.argmax(flat))])
         parts = target.space.split(axis > 1e-3 * axis.max())

@@ -12,6 +12,9 @@ from tfvae.latents import Latent, LatentSpace, space, variables
 
 tfd = tfp.distributions
 
+# What a function of a user may raise for tensors that it cannot take.
+_FAILURES = (TypeError, ValueError, AttributeError, IndexError, NotImplementedError, tf.errors.OpError)
+
 _MUST_GIVE = (
     "`model` must give the log joint density [S], or the pair of log p(latents) [S] and log p(data | latents) [S, B]"
 )
@@ -37,11 +40,13 @@ class Target(NamedTuple):
         space: the latent variables.
         log_densities: maps the latent variables by name, each [S, ...], and the data to the parts of the density.
         starts: draws a number of points from a seed, by name, where the model itself says what is plausible; or None.
+        has_data: whether the data are a part of the model.
     """
 
     space: LatentSpace
     log_densities: Callable[[dict[str, tf.Tensor], Any], LogDensities]
     starts: Callable[[int, tf.Tensor], dict[str, tf.Tensor]] | None
+    has_data: bool = False
 
     def check(self, values: dict[str, tf.Tensor], x: Any, *, whole: bool, must_split: str | None) -> None:
         """Raises ValueError unless the densities have the shapes that they must have.
@@ -58,6 +63,15 @@ class Target(NamedTuple):
         except KeyError as error:
             raise ValueError(
                 f"`model` must take the names of `latents`, {sorted(values)}. Received: a model that asks for {error}"
+            ) from error
+        except _FAILURES as error:
+            if str(error).startswith("`model`"):
+                raise
+            inputs = {name: list(value.shape) for name, value in values.items()}
+            data = None if x is None else tf.nest.map_structure(lambda part: (part.dtype.name, list(part.shape)), x)
+            raise ValueError(
+                "`model` must take float32 latent variables and the data, as TensorFlow tensors. Received: for latent "
+                f"variables of shapes {inputs} and data {data} it raised {type(error).__name__}: {error}"
             ) from error
         shapes = [list(part.shape) for part in densities]
         rows = None if x is None else len(tf.nest.flatten(x)[0])
@@ -132,7 +146,9 @@ def _of_pinned(model: Any, latents: Any) -> Target:
         )
         return LogDensities(*(tf.add_n(tf.nest.flatten(part)) for part in (parts.unpinned, parts.pinned)))
 
-    return Target(unconstrained, log_densities, functools.partial(_plausible, names, model.sample_unpinned))
+    return Target(
+        unconstrained, log_densities, functools.partial(_plausible, names, model.sample_unpinned), has_data=True
+    )
 
 
 def _plausible(names: Sequence[str], sample: Callable[..., Any], count: int, seed: tf.Tensor) -> dict[str, tf.Tensor]:

@@ -23,11 +23,9 @@ from tfvae.targets import target
 
 tfd = tfp.distributions
 
-# Draws for each step of the gradient.
 _NUM_SAMPLES = 32
 _LEARNING_RATE = 0.02
 _STEPS_PER_EXECUTION = 10
-# An epoch of training on all of the data at once.
 _STEPS_PER_EPOCH = 100
 _MAX_EPOCHS = 1000
 _PREDICTIVE_DRAWS = 200
@@ -86,9 +84,8 @@ class VariationalInference(VariationalModel):
             objective = ELBO(num_samples=_NUM_SAMPLES, sticking_the_landing=True)
         super().__init__(objective, **kwargs)
         # Past Keras, which would look into these.
-        self.__dict__["_joint"] = JointDensity(target(model, latents), local)
-        self.__dict__["_given"] = {"model": model, "latents": latents, "local": local, "predictive": predictive}
-        self.__dict__["_data"] = None
+        given = {"model": model, "latents": latents, "local": local, "predictive": predictive}
+        self.__dict__.update(_joint=JointDensity(target(model, latents), local), _given=given, _data=None)
         self.num_data = None if num_data is None else checks.positive_integer("num_data", num_data)
         self.space = self._joint.target.space
         self.posterior = FullCovarianceNormal() if posterior is None else posterior
@@ -190,8 +187,7 @@ class VariationalInference(VariationalModel):
 
         A model that is not compiled is compiled with Adam. An epoch has 100 steps where all of the data are taken at
         once, or `epochs` is None. Batches are corrected by what all of the data say at one point, for which these are
-        passed over a few times before the first step: see `tfvae.control_variate`. The data are kept for `draw`, by
-        reference.
+        passed over a few times before: see `tfvae.control_variate`. The data are kept for `draw`, by reference.
 
         Args:
             x: the data, as the log joint density takes them: an array, a dictionary or a tuple of arrays with N rows,
@@ -200,10 +196,10 @@ class VariationalInference(VariationalModel):
             batch_size: B; None takes all rows up to 4096, and 1024 of more.
             epochs: None goes on until q has converged: see `tfvae.callbacks.Convergence`.
             callbacks: as for `keras.Model.fit`.
-            kwargs: the further arguments of `keras.Model.fit`; there are no validation data.
+            kwargs: the further arguments of `keras.Model.fit`.
 
         Returns:
-            The history, with the metrics of each epoch.
+            The history.
 
         Raises:
             ValueError: the data, or the density at the start, are not what they must be.
@@ -223,15 +219,14 @@ class VariationalInference(VariationalModel):
         automatic = epochs is None
         if automatic:
             epochs = _MAX_EPOCHS
-            callbacks = [*(callbacks or []), Convergence()]
-            if not data.whole:
-                # Passes over large data are too long to look for convergence after.
+            callbacks = Convergence.added_to(callbacks)
+            if not data.whole:  # A pass over large data is too long to look for convergence after.
                 dataset = dataset.repeat()
                 kwargs.setdefault("steps_per_epoch", _STEPS_PER_EPOCH)
         history = super().fit(dataset, epochs=epochs, callbacks=callbacks, **kwargs)
         self.__dict__["_data"] = (x, y)
         if automatic and data.whole:
-            self.draw()
+            self.draw()  # for its warning
         return history
 
     def evaluate(self, x: Any = None, y: Any = None, batch_size: int | None = None, **kwargs: Any) -> Any:
@@ -257,21 +252,23 @@ class VariationalInference(VariationalModel):
         """Draws latent variables from q, with their importance weights.
 
         Args:
-            num_samples: S, the number of draws.
-            x: all of the data, as for `fit`; None takes those that `fit` was given last.
-            y: as for `fit`.
-            batch_size: as for `fit`.
+            num_samples: S.
+            x: all of the data, as for `fit`, as are y and batch_size; None takes those that `fit` was given last.
+            y: see x.
+            batch_size: see x.
             seed: the same seed gives the same draws; None draws anew at each call.
 
         Returns:
             The draws. A warning is given where their k-hat is above 0.7.
 
         Raises:
-            ValueError: the data are not all of the data.
+            ValueError: these are not all of the data.
         """
         num_samples = checks.positive_integer("num_samples", num_samples)
         if x is None and self._data is not None:
             x, y = self._data
+        if x is None and self.num_data:
+            raise ValueError("`x` must be given: a file holds no data. Received: x=None")
         data = self._read(x, y, batch_size)
         seed = self._seed(seed)
         z, log_q = self.approximation.sample(num_samples, seed)
@@ -318,10 +315,12 @@ class VariationalInference(VariationalModel):
         return prediction.moments(self.predictive, self.space.constrain(z)[0], x)
 
     def _read(self, x: Any, y: Any, batch_size: int | None) -> observations.Observations:
-        """The data as a dataset, once their first batch and the density there have been looked at."""
-        replicas, known = self.distribute_strategy.num_replicas_in_sync, {"batch_size": batch_size}
-        known |= {"num_data": self.num_data, "replicas": replicas, "seed": lambda: self._progress.seed}
-        data = observations.read(x, y, **known)
+        """The data as a dataset, once its first batch and the density there have been looked at."""
+        replicas = self.distribute_strategy.num_replicas_in_sync
+        known = {"num_data": self.num_data, "replicas": replicas, "seed": lambda: self._progress.seed}
+        if x is not None and self._joint.target.has_data:
+            raise ValueError(f"`x` must be None where the data are pinned. Received: x of type {type(x).__name__}")
+        data = observations.read(x, y, batch_size=batch_size, **known)
         first = observations.first_rows(data.dataset, 1)
         if not observations.is_none(first):
             self.check_data(tf.nest.map_structure(np.asarray, first))
@@ -332,6 +331,7 @@ class VariationalInference(VariationalModel):
     def _standardize(self, data: observations.Observations) -> None:
         """Standardises the coordinates where that is still to be done, and takes the sums that correct batches."""
         if self.local is not None:
+            starts.check_start(self._joint, data, self.noise_seed % 2**31)
             return
         evaluate = self._joint.of_all_rows(data)
         if keras.ops.convert_to_numpy(self.approximation.standardized) == 0.0:
