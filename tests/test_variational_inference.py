@@ -2,6 +2,7 @@
 
 import json
 import pathlib
+import warnings
 
 import keras
 import numpy as np
@@ -442,7 +443,9 @@ def test_arguments_are_checked(case):
 
 
 def test_draws_of_a_part_of_the_data_are_refused(fitted):
-    with pytest.raises(ValueError, match=r"^`x` must have num_data=12 rows, all of the data\. Received: 6 rows"):
+    with pytest.raises(
+        ValueError, match=r"^`x` must have num_data=12 rows, all of the data, as said.*Received: 6 rows"
+    ):
         fitted.draw(x=Y[:6])
     with pytest.raises(ValueError, match=r"^`x` must be all of the data, num_data=12 rows.*Received: 8 rows"):
         fitted.draw(x=DATASET.take(2))
@@ -501,3 +504,17 @@ def test_a_posterior_that_float32_cannot_resolve_is_warned_of():
     )
     with pytest.warns(UserWarning, match="^The posterior of m is so narrow"):
         model.fit(epochs=1, verbose=0)
+
+
+def test_a_family_of_ones_own_may_have_a_weight_that_is_not_used():
+    class Own(posteriors.DiagonalNormal):
+        def build(self, input_shape):
+            super().build(input_shape)
+            self.unused = self.add_weight(name="unused", shape=())
+
+    model = build(posterior=Own())
+    with warnings.catch_warnings():
+        # Of Keras, that it has no gradient.
+        warnings.simplefilter("ignore", UserWarning)
+        model.fit(Y, verbose=0)
+    assert model.draw(2000, seed=0).elbo == pytest.approx(LOG_EVIDENCE, abs=0.01)

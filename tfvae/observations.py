@@ -79,7 +79,9 @@ def read(
     arrays = tf.nest.map_structure(_array, x if y is None else (x, y))
     rows = check_rows(arrays)
     if num_data not in (None, rows):
-        raise ValueError(f"`x` must have num_data={num_data} rows, all of the data. Received: {rows} rows")
+        raise ValueError(
+            f"`x` must have num_data={num_data} rows, all of the data, as said or given before. Received: {rows} rows"
+        )
     if batch_size is None:
         batch_size = rows if rows <= _WHOLE_ROWS else _BATCH_SIZE
     if checks.positive_integer("batch_size", batch_size) >= rows:

@@ -1,5 +1,6 @@
 """Variational inference: an approximation of the posterior of a user's own Bayesian model."""
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Self
 
@@ -146,13 +147,11 @@ class VariationalInference(VariationalModel):
         return elbo.ElboTerms(*columns, kl, path)
 
     def _gradients(self, batch: Any) -> tuple[list[Any], dict[str, tf.Tensor]]:
-        """As in `VariationalModel`, or zeros where one is not finite.
-
-        A draw far out in a tail, where the density overflows, must not end the fit; the loss says that it was there.
-        """
+        """As in `VariationalModel`, or zeros, and a loss of NaN, where a draw far in a tail makes one overflow."""
         gradients, values = super()._gradients(batch)
-        finite = tf.reduce_all([tf.reduce_all(tf.math.is_finite(gradient)) for gradient in gradients])
-        return [tf.where(finite, gradient, tf.zeros_like(gradient)) for gradient in gradients], values
+        finite = tf.reduce_all([tf.reduce_all(tf.math.is_finite(each)) for each in gradients if each is not None])
+        values = {**values, "loss": tf.where(finite, values["loss"], math.nan)}
+        return [None if each is None else tf.where(finite, each, 0.0) for each in gradients], values
 
     def unpack(self, data: Any) -> tuple[Any, Any]:
         """The data of one element of what `fit` is given; see `VariationalModel.unpack`."""
