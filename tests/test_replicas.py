@@ -283,7 +283,7 @@ def test_mixed_precision(policy):
         assert isinstance(vae.optimizer, keras.optimizers.LossScaleOptimizer) == (policy == "mixed_float16")
         assert vae.encoder.layers[0].compute_dtype == policy.removeprefix("mixed_")
         terms = vae.elbo_terms(X, num_samples=1, seed=tf.constant([0, 0]))
-        assert {term.dtype for term in terms} == {tf.float32}
+        assert {term.dtype for term in terms[:4]} == {tf.float32}
         results.append((fit(vae, sample_weight=WEIGHT, epochs=2), vae.get_weights()))
     # They compute with 8 or 11 bits.
     assert_close(results[1], results[0], 0.01)
