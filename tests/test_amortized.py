@@ -63,7 +63,7 @@ def mean_and_sd_of_mu(sigma):
 @pytest.mark.parametrize(
     ("sigma", "function", "latent"),
     [
-        (0.2, log_joint, ()),
+        pytest.param(0.2, log_joint, (), marks=pytest.mark.slow),
         pytest.param(0.7, log_joint, (), marks=pytest.mark.slow),
         (0.7, log_joint_of_positive, Latent((), tfb.Exp())),
     ],

@@ -92,7 +92,7 @@ def test_normal_mean_with_known_variance():
     assert draws.log_evidence == pytest.approx(log_evidence, abs=0.01)
 
 
-@pytest.mark.parametrize("standardize", [True, False])
+@pytest.mark.parametrize("standardize", [True, pytest.param(False, marks=pytest.mark.slow)])
 def test_regression_by_a_full_covariance(standardize):
     model = fitted_regression(posteriors.FullCovarianceNormal(), standardize)
     loc, covariance = gaussian_of(model)
@@ -119,7 +119,10 @@ def test_regression_by_mean_field_has_the_variances_of_the_conditionals(standard
     assert abs(draws.elbo - gaussian_elbo(loc, covariance)) < 4 * draws.elbo_standard_error
 
 
-@pytest.mark.parametrize("posterior", [posteriors.LowRankNormal(rank=2), posteriors.CouplingFlow(num_couplings=4)])
+@pytest.mark.parametrize(
+    "posterior",
+    [posteriors.LowRankNormal(rank=2), pytest.param(posteriors.CouplingFlow(num_couplings=4), marks=pytest.mark.slow)],
+)
 def test_regression_by_other_families(posterior):
     model = fitted_regression(posterior, epochs=3)
     draws = model.draw(4000, seed=0)
