@@ -1,0 +1,119 @@
+"""Table 1 of Burda et al. 2016, one stochastic layer on MNIST, and the gain of other priors on the same data.
+
+    python benchmarks/burda.py --data mnist.npz --objective vae|iwae --k K --epochs N [--prior NAME] [--json PATH]
+
+The networks are those of the paper: 784-200-200-50, tanh, Adam with epsilon 1e-4, pixels drawn anew from their gray
+values at each visit, log p(x) of the 10,000 test images from 5000 importance samples. The paper trains for 3280 epochs
+of batches of 20 with a falling learning rate; here the number of epochs is given, the batches are larger, and the
+learning rate falls to 0 along a cosine.
+
+A training that is cut goes on where it is started again with the same `--folder`. The results are appended to PATH, one
+line of JSON for each run.
+
+Reference: Burda, Grosse, Salakhutdinov 2016, Importance Weighted Autoencoders, table 1; Tomczak & Welling 2018, VAE
+with a VampPrior.
+"""
+
+import argparse
+import importlib.metadata
+import json
+import math
+import time
+from pathlib import Path
+
+import keras
+import numpy as np
+
+import tfvae
+
+PACKAGES = ("tfvae", "tensorflow", "keras")
+PRIORS = {"standard": tfvae.priors.StandardNormal}
+
+
+class Seconds(keras.callbacks.Callback):
+    """The seconds of each epoch, and a line for each in a log that survives a cut."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seconds: list[float] = []
+
+    def on_epoch_begin(self, epoch: int, logs: dict[str, float] | None = None) -> None:
+        """Starts the clock."""
+        self._start = time.perf_counter()
+
+    def on_epoch_end(self, epoch: int, logs: dict[str, float] | None = None) -> None:
+        """Stops the clock."""
+        self.seconds.append(time.perf_counter() - self._start)
+        print(f"epoch {epoch + 1} loss {logs['loss']:.3f} elbo {logs['elbo']:.3f} {self.seconds[-1]:.2f} s", flush=True)
+
+
+def build(mean: np.ndarray, objective: str, k: int, prior: str) -> tfvae.VAE:
+    """The model of the paper; the biases of the pixels start at the log odds of their means, as there."""
+    networks = {"hidden": (200, 200), "activation": "tanh"}
+    model = tfvae.VAE(
+        tfvae.networks.dense_encoder((28, 28, 1), **networks),
+        tfvae.networks.dense_decoder(50, (28, 28, 1), **networks),
+        latent_dim=50,
+        prior=PRIORS[prior](),
+        likelihood=tfvae.likelihoods.Bernoulli(),
+        objective=tfvae.objectives.ELBO(num_samples=k) if objective == "vae" else tfvae.objectives.IWAE(k),
+    )
+    mean = np.clip(mean, 1e-3, 1 - 1e-3)
+    (bias,) = (weight for weight in model.decoder.weights if weight.shape == (784,))
+    bias.assign(np.log(mean / (1 - mean)).ravel())
+    return model
+
+
+def main() -> None:
+    """Trains one model and prints its row."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--data", required=True, help="an .npz file with x_train and x_test, uint8")
+    parser.add_argument("--objective", choices=("vae", "iwae"), required=True)
+    parser.add_argument("--k", type=int, required=True, help="samples of z for each image in training")
+    parser.add_argument("--epochs", type=int, required=True)
+    parser.add_argument("--prior", choices=PRIORS, default="standard")
+    parser.add_argument("--batch-size", type=int, default=100)
+    parser.add_argument("--learning-rate", type=float, default=2e-3)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--num-samples", type=int, default=5000, help="importance samples of the test")
+    parser.add_argument("--folder", help="where checkpoints are kept while it trains")
+    parser.add_argument("--json", help="a file to which the row is appended")
+    arguments = parser.parse_args()
+    keras.utils.set_random_seed(arguments.seed)
+    # One draw of the test images for every seed.
+    train, test, _, _ = tfvae.data.load(arguments.data, batch_size=arguments.batch_size, binarize="dynamic")
+    with np.load(arguments.data) as arrays:
+        num_examples, mean = len(arrays["x_train"]), arrays["x_train"].mean(axis=0) / 255
+    model = build(mean, arguments.objective, arguments.k, arguments.prior)
+    steps = math.ceil(num_examples / arguments.batch_size)
+    rate = keras.optimizers.schedules.CosineDecay(arguments.learning_rate, steps * arguments.epochs)
+    model.compile(keras.optimizers.Adam(rate, epsilon=1e-4), jit_compile=True, steps_per_execution=min(steps, 100))
+    clock = Seconds()
+    callbacks = [clock]
+    if arguments.folder:
+        callbacks.append(tfvae.callbacks.Checkpoints(arguments.folder))
+    model.fit(train, epochs=arguments.epochs, verbose=0, callbacks=callbacks)
+    start = time.perf_counter()
+    log_likelihood = model.log_likelihood(test, num_samples=arguments.num_samples, seed=0)
+    metrics = model.evaluate(test, verbose=0, return_dict=True)
+    row = {
+        **vars(arguments),
+        "data": Path(arguments.data).name,
+        "negative_log_likelihood": -float(log_likelihood.mean()),
+        "standard_error": float(log_likelihood.std() / math.sqrt(len(log_likelihood))),
+        "elbo": metrics["elbo"],
+        "kl": metrics["kl"],
+        "seconds_per_epoch": float(np.median(clock.seconds)) if clock.seconds else None,
+        "seconds_of_the_test": time.perf_counter() - start,
+        "versions": {package: importlib.metadata.version(package) for package in PACKAGES},
+    }
+    print(json.dumps(row, indent=1))
+    if arguments.json:
+        with open(arguments.json, "a") as file:
+            file.write(json.dumps(row) + "\n")
+    if arguments.folder:
+        model.save(Path(arguments.folder) / "model.keras")
+
+
+if __name__ == "__main__":
+    main()
