@@ -1,4 +1,4 @@
-"""Priors p(z)."""
+"""What every prior is."""
 
 import abc
 from typing import Any
@@ -39,23 +39,3 @@ class Prior(keras.layers.Layer, abc.ABC):
     def get_config(self) -> dict[str, Any]:
         """The constructor's arguments."""
         return {**super().get_config(), "latent_dim": self.latent_dim}
-
-
-@keras.saving.register_keras_serializable(PACKAGE)
-class StandardNormal(Prior):
-    """The prior p(z) = N(z | 0, I).
-
-    Args:
-        latent_dim: L, or None to take the model's.
-        kwargs: the arguments of `keras.layers.Layer`.
-
-    Reference: Kingma & Welling 2013, section 3.
-    """
-
-    def distribution(self) -> tfd.Distribution:
-        """p(z), with batch shape [] and event shape [L]."""
-        return tfd.Independent(tfd.Normal(loc=tf.zeros(self.latent_dim), scale=tf.ones(self.latent_dim)), 1)
-
-    def sample_from(self, epsilon: tf.Tensor) -> tf.Tensor:
-        """The sample z = epsilon [B, L]."""
-        return epsilon

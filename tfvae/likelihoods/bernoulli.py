@@ -1,0 +1,77 @@
+"""Likelihoods of bits, and of numbers between 0 and 1."""
+
+import math
+
+import keras
+import numpy as np
+import tensorflow as tf
+import tensorflow_probability as tfp
+
+from tfvae import checks
+from tfvae.likelihoods.likelihood import PACKAGE, Likelihood
+from tfvae.numerics import softplus
+
+tfd = tfp.distributions
+
+
+@keras.saving.register_keras_serializable(PACKAGE)
+class Bernoulli(Likelihood):
+    """The likelihood of x in {0, 1}: x = 1 with probability sigmoid(f(z)), where f is the decoder.
+
+    Args:
+        kwargs: the arguments of `keras.layers.Layer`.
+
+    Reference: Kingma & Welling 2013, appendix C.1.
+    """
+
+    def element_distribution(self, parameters: tf.Tensor) -> tfd.Distribution:
+        """Bernoulli(logits=parameters) for each element."""
+        return tfd.Bernoulli(logits=parameters, dtype=tf.float32)
+
+    def element_log_prob(self, x: tf.Tensor, parameters: tf.Tensor) -> tf.Tensor:
+        """The sum x log p + (1 - x) log(1 - p) = x f - softplus(f), f the logit of p."""
+        return x * parameters - softplus(parameters)
+
+    def check(self, x: np.ndarray) -> None:
+        """Raises ValueError when a value is neither 0 nor 1."""
+        wrong = checks.find(x, lambda part: (part != 0) & (part != 1))
+        if wrong is not None:
+            raise ValueError(
+                "`x` must hold only 0 and 1 under the Bernoulli likelihood: binarise it, for example x > 0.5, or use "
+                f"ContinuousBernoulli for values in [0, 1]. Received: x with the value {x[wrong]!s}"
+            )
+
+
+@keras.saving.register_keras_serializable(PACKAGE)
+class ContinuousBernoulli(Likelihood):
+    """The likelihood of x in [0, 1]: p(x|z) proportional to p^x (1 - p)^(1 - x), p = sigmoid(f(z)), f the decoder.
+
+    Args:
+        kwargs: the arguments of `keras.layers.Layer`.
+
+    Reference: Loaiza-Ganem & Cunningham 2019, The continuous Bernoulli, equations 6 and 8.
+    """
+
+    def element_distribution(self, parameters: tf.Tensor) -> tfd.Distribution:
+        """ContinuousBernoulli(logits=parameters) for each element."""
+        return tfd.ContinuousBernoulli(logits=parameters)
+
+    def element_log_prob(self, x: tf.Tensor, parameters: tf.Tensor) -> tf.Tensor:
+        """The sum x log p + (1 - x) log(1 - p) + log C(p) = x f - softplus(f) + log C, f the logit of p.
+
+        C = 2 atanh(1 - 2p) / (1 - 2p) = f / tanh(f / 2); near 0 by its Taylor series.
+        """
+        is_small = tf.abs(parameters) < 0.1
+        logits = tf.where(is_small, 0.1, parameters)
+        series = math.log(2) + parameters**2 / 12 - 7 * parameters**4 / 1440
+        log_normalizer = tf.where(is_small, series, tf.math.log(logits / tf.tanh(logits / 2)))
+        return x * parameters - softplus(parameters) + log_normalizer
+
+    def check(self, x: np.ndarray) -> None:
+        """Raises ValueError when a value is outside [0, 1]."""
+        wrong = checks.find(x, lambda part: (part < 0) | (part > 1))
+        if wrong is not None:
+            raise ValueError(
+                "`x` must lie in [0, 1] under the ContinuousBernoulli likelihood: scale it, for example x / 255 for "
+                f"8-bit pixels. Received: x with the value {x[wrong]!s}"
+            )

@@ -1,0 +1,58 @@
+"""What every objective is."""
+
+import abc
+import dataclasses
+from typing import Any, ClassVar, Self
+
+import tensorflow as tf
+
+from tfvae.checks import positive_integer
+from tfvae.elbo import ElboTerms
+
+PACKAGE = "tfvae.objectives"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Objective(abc.ABC):
+    """A bound to maximise.
+
+    Args:
+        num_samples: S, the number of draws of z for each example.
+
+    Attributes:
+        analytic_kl: whether the objective can use the closed form of the KL divergence where TFP has one.
+        path_gradient: whether the gradient reaches q(z|x) through z alone: see `tfvae.elbo.draw`.
+
+    Raises:
+        ValueError: an argument is out of its range.
+    """
+
+    num_samples: int = 1
+    analytic_kl: ClassVar[bool] = True
+    path_gradient: ClassVar[bool] = False
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "num_samples", positive_integer("num_samples", self.num_samples))
+        for field in dataclasses.fields(self):
+            if field.type is bool and not isinstance(value := getattr(self, field.name), bool):
+                raise ValueError(f"`{field.name}` must be True or False. Received: {field.name}={value!r}")
+
+    @abc.abstractmethod
+    def __call__(self, terms: ElboTerms) -> tf.Tensor:
+        """Evaluates the objective.
+
+        Args:
+            terms: the terms of the bound, [S, B] and [B].
+
+        Returns:
+            The value to maximise [B], in nats per example.
+        """
+
+    def get_config(self) -> dict[str, Any]:
+        """The constructor's arguments."""
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> Self:
+        """The objective that `get_config` described."""
+        return cls(**config)

@@ -1,0 +1,146 @@
+"""Normal distributions, from independent dimensions to any covariance."""
+
+from typing import Any
+
+import keras
+import tensorflow as tf
+import tensorflow_probability as tfp
+
+from tfvae import checks
+from tfvae.numerics import LowRankRoot
+from tfvae.posteriors.posterior import PACKAGE, Posterior, float32, positive
+
+tfd = tfp.distributions
+
+
+@keras.saving.register_keras_serializable(PACKAGE)
+class DiagonalNormal(Posterior):
+    """The posterior q(z|x) = N(z | loc(x), diag(scale(x)^2)), reparameterised: z = loc + scale * eps, eps ~ N(0, I).
+
+    Both heads are linear in the features; scale = softplus(raw + log(e - 1)), which is 1 where raw is 0.
+
+    Args:
+        latent_dim: L, or None to take the model's.
+        kwargs: the arguments of `keras.layers.Layer`.
+
+    Reference: Kingma & Welling 2013, equation 9.
+    """
+
+    def __init__(self, latent_dim: int | None = None, **kwargs: Any) -> None:
+        super().__init__(latent_dim, **kwargs)
+        self.loc_head = None
+        self.scale_head = None
+
+    def build(self, input_shape: tuple[int | None, ...]) -> None:
+        """Creates the heads for features [B, F]."""
+        self.loc_head = self._head("loc", self.latent_dim, input_shape)
+        self.scale_head = self._head("scale", self.latent_dim, input_shape)
+
+    def call(self, features: tf.Tensor) -> dict[str, tf.Tensor]:
+        """Computes `loc` and `scale`, each float32 [B, L], from features [B, F]."""
+        scale = positive(float32(self.scale_head(features)))
+        return {"loc": float32(self.loc_head(features)), "scale": scale}
+
+    def distribution(self, parameters: dict[str, tf.Tensor]) -> tfd.Distribution:
+        """q(z|x), with batch shape [B] and event shape [L]."""
+        return tfd.Independent(tfd.Normal(parameters["loc"], parameters["scale"]), 1)
+
+    def sample_from(self, parameters: dict[str, tf.Tensor], epsilon: tf.Tensor) -> tf.Tensor:
+        """The sample z = loc + scale * epsilon [B, L]."""
+        return parameters["loc"] + parameters["scale"] * epsilon
+
+
+@keras.saving.register_keras_serializable(PACKAGE)
+class FullCovarianceNormal(Posterior):
+    """The posterior q(z|x) = N(z | loc(x), T(x) T(x)^T), T lower triangular: z = loc + T eps, eps ~ N(0, I).
+
+    The heads are linear in the features; T is the identity where its head gives 0.
+
+    Args:
+        latent_dim: L, or None to take the model's.
+        kwargs: the arguments of `keras.layers.Layer`.
+
+    Reference: Kingma & Welling 2019, An Introduction to Variational Autoencoders, section 2.5.1.
+    """
+
+    scales_only = False
+
+    def __init__(self, latent_dim: int | None = None, **kwargs: Any) -> None:
+        super().__init__(latent_dim, **kwargs)
+        self.loc_head = None
+        self.scale_tril_head = None
+
+    def build(self, input_shape: tuple[int | None, ...]) -> None:
+        """Creates the heads for features [B, F]."""
+        self.loc_head = self._head("loc", self.latent_dim, input_shape)
+        self.scale_tril_head = self._head("scale_tril", self.latent_dim * (self.latent_dim + 1) // 2, input_shape)
+
+    def call(self, features: tf.Tensor) -> dict[str, tf.Tensor]:
+        """Computes `loc` [B, L] and `scale_tril` [B, L, L], the matrix T, float32, from features [B, F]."""
+        raw = tfp.math.fill_triangular(float32(self.scale_tril_head(features)))
+        # XLA cannot compile the gradient of `set_diag` where B is not known.
+        below = raw * (1 - tf.eye(self.latent_dim))
+        scale_tril = below + tf.linalg.diag(positive(tf.linalg.diag_part(raw)))
+        return {"loc": float32(self.loc_head(features)), "scale_tril": scale_tril}
+
+    def distribution(self, parameters: dict[str, tf.Tensor]) -> tfd.Distribution:
+        """q(z|x), with batch shape [B] and event shape [L]."""
+        return tfd.MultivariateNormalTriL(parameters["loc"], parameters["scale_tril"])
+
+    def sample_from(self, parameters: dict[str, tf.Tensor], epsilon: tf.Tensor) -> tf.Tensor:
+        """The sample z = loc + T epsilon [B, L]."""
+        return parameters["loc"] + tf.linalg.matvec(parameters["scale_tril"], epsilon)
+
+
+@keras.saving.register_keras_serializable(PACKAGE)
+class LowRankNormal(Posterior):
+    """The posterior q(z|x) = N(z | loc(x), diag(scale(x)^2) + V(x) V(x)^T) with V [L, rank], for a large L.
+
+    The heads are linear in the features. V starts small and random: at 0 its gradient would be 0.
+
+    Args:
+        latent_dim: L, or None to take the model's.
+        rank: the number of columns of V, at least 1.
+        kwargs: the arguments of `keras.layers.Layer`.
+
+    Raises:
+        ValueError: `rank` is out of its range.
+
+    Reference: Ong et al. 2018, Gaussian Variational Approximation with a Factor Covariance Structure, section 3.
+    """
+
+    scales_only = False
+
+    def __init__(self, latent_dim: int | None = None, rank: int = 5, **kwargs: Any) -> None:
+        super().__init__(latent_dim, **kwargs)
+        self.rank = checks.positive_integer("rank", rank)
+        self.loc_head = None
+        self.scale_head = None
+        self.factor_head = None
+
+    def build(self, input_shape: tuple[int | None, ...]) -> None:
+        """Creates the heads for features [B, F]."""
+        self.loc_head = self._head("loc", self.latent_dim, input_shape)
+        self.scale_head = self._head("scale", self.latent_dim, input_shape)
+        small = keras.initializers.RandomNormal(stddev=0.1)
+        self.factor_head = self._head("factor", self.latent_dim * self.rank, input_shape, bias_initializer=small)
+
+    def call(self, features: tf.Tensor) -> dict[str, tf.Tensor]:
+        """Computes `loc` and `scale` [B, L] and `factor` [B, L, rank], float32, from features [B, F]."""
+        factor = tf.reshape(float32(self.factor_head(features)), [-1, self.latent_dim, self.rank])
+        scale = positive(float32(self.scale_head(features)))
+        return {"loc": float32(self.loc_head(features)), "scale": scale, "factor": factor}
+
+    def distribution(self, parameters: dict[str, tf.Tensor]) -> tfd.Distribution:
+        """q(z|x), with batch shape [B] and event shape [L]."""
+        return tfd.MultivariateNormalLinearOperator(
+            parameters["loc"], LowRankRoot(parameters["scale"], parameters["factor"])
+        )
+
+    def sample_from(self, parameters: dict[str, tf.Tensor], epsilon: tf.Tensor) -> tf.Tensor:
+        """The sample z [B, L] = loc + T epsilon, where T T^T is the covariance."""
+        return parameters["loc"] + LowRankRoot(parameters["scale"], parameters["factor"]).matvec(epsilon)
+
+    def get_config(self) -> dict[str, Any]:
+        """The constructor's arguments."""
+        return {**super().get_config(), "rank": self.rank}
