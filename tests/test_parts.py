@@ -52,10 +52,6 @@ def case_id(case):
     return f"{part.__name__}({', '.join(f'{name}={value}' for name, value in arguments.items())})"
 
 
-# The other models have the first two cases too, as defaults, and the scale of the third is that of the fourth, fixed.
-ONCE = [*(pytest.param(case, marks=pytest.mark.slow) for case in CASES[:3]), *CASES[3:]]
-
-
 @pytest.fixture(params=CASES, ids=case_id)
 def case(request):
     return request.param
@@ -68,7 +64,7 @@ def arguments(case, request):
     return {**case[1], **(layer_arguments if request.param else {})}
 
 
-@pytest.fixture(params=["mixed_bfloat16", pytest.param("mixed_float16", marks=pytest.mark.slow)])
+@pytest.fixture(params=["mixed_bfloat16", "mixed_float16"])
 def mixed_precision(request, dtype_policy):
     dtype_policy(request.param)
     return request.param
@@ -157,12 +153,12 @@ def test_config_of_a_part_in_a_built_model_makes_a_part_that_is_not_built(case):
     assert getattr(again, "latent_dim", LATENT_DIM) == LATENT_DIM
 
 
-@pytest.mark.parametrize("case", ONCE, ids=case_id, indirect=True)
+@pytest.mark.slow
 def test_trains_under_xla(case):
     assert_fit_trains_every_weight(vae_with(case, jit_compile=True))
 
 
-@pytest.mark.parametrize("case", ONCE, ids=case_id, indirect=True)
+@pytest.mark.slow
 def test_terms_and_training_under_mixed_precision(case, mixed_precision):
     vae = vae_with(case, jit_compile=False)
     assert vae.encoder.compute_dtype == vae.decoder.compute_dtype == mixed_precision.removeprefix("mixed_")
@@ -193,6 +189,7 @@ def test_mixed_precision_gives_nearly_the_terms_of_float32(case, dtype_policy):
     np.testing.assert_allclose(terms[0].elbo, terms[1].elbo, rtol=0.03, atol=0.1)
 
 
+@pytest.mark.slow
 def test_a_file_gives_the_same_model(case, tmp_path):
     vae = vae_with(case, jit_compile=False)
     vae.fit(X, batch_size=16, verbose=0)

@@ -52,6 +52,10 @@ class ElboTerms(NamedTuple):
         kl: KL(q(z|x) || p(z)) [B], in closed form or as the mean of log q(z|x) - log p(z) over the samples.
         path: how the gradient reaches q, where it does so through z alone; None where it is that of the terms.
         weight: what log p(z), log q(z|x) and the KL divergence have been multiplied by: see `tempered`.
+        z: the draws [S, B, L], or None where a model has no such draws for each example.
+        posterior: q(z|x), with batch shape [B] and event shape [L]; None with z.
+        prior: p(z); None with z.
+        seed: a stateless seed int32 [2] for noise of the objective's own; None with z.
     """
 
     log_likelihood: tf.Tensor
@@ -60,6 +64,10 @@ class ElboTerms(NamedTuple):
     kl: tf.Tensor
     path: Path | None = None
     weight: tf.Tensor | float = 1.0
+    z: tf.Tensor | None = None
+    posterior: tfd.Distribution | None = None
+    prior: tfd.Distribution | None = None
+    seed: tf.Tensor | None = None
 
     @property
     def log_weights(self) -> tf.Tensor:
@@ -73,8 +81,8 @@ class ElboTerms(NamedTuple):
 
     def tempered(self, weight: tf.Tensor) -> "ElboTerms":
         """The terms with log p(z), log q(z|x) and the KL divergence multiplied by a weight, a scalar."""
-        tempered = (weight * term for term in (self.log_prior, self.log_posterior, self.kl))
-        return ElboTerms(self.log_likelihood, *tempered, self.path, weight * self.weight)
+        tempered = {name: weight * getattr(self, name) for name in ("log_prior", "log_posterior", "kl", "weight")}
+        return self._replace(**tempered)
 
 
 class Reparameterized(NamedTuple):
@@ -149,7 +157,7 @@ def estimate(
     """
     z, log_posterior, path = draw(posterior, num_samples, seed=seed, path=Path() if path_gradient else None)
     terms = terms_at(z, log_posterior, posterior, prior, log_likelihood, analytic_kl=analytic_kl)
-    return terms._replace(path=path)
+    return terms._replace(path=path, seed=tf.random.experimental.stateless_fold_in(seed, 1))
 
 
 def terms_at(
@@ -178,7 +186,7 @@ def terms_at(
     kl = _closed_form_kl(posterior, prior) if analytic_kl else None
     if kl is None:
         kl = tf.reduce_mean(log_posterior - log_prior, axis=0)
-    return ElboTerms(log_likelihood(z), log_prior, log_posterior, kl)
+    return ElboTerms(log_likelihood(z), log_prior, log_posterior, kl, z=z, posterior=posterior, prior=prior)
 
 
 def _closed_form_kl(posterior: tfd.Distribution, prior: tfd.Distribution) -> tf.Tensor | None:

@@ -205,7 +205,7 @@ class VariationalModel(keras.Model, abc.ABC):
             path_gradient=objective.path_gradient,
             training=training,
         )
-        losses = -objective(terms.tempered(self.kl_weight) if training else terms)
+        losses = -objective(objective.tempered(terms, self.kl_weight) if training else terms)
         if batch.sample_weight is not None:
             losses *= batch.sample_weight
         regularization = tf.add_n([tf.cast(loss, tf.float32) for loss in self.losses]) if self.losses else 0.0

@@ -48,6 +48,15 @@ class Objective(abc.ABC):
             The value to maximise [B], in nats per example.
         """
 
+    def tempered(self, terms: ElboTerms, weight: tf.Tensor) -> ElboTerms:
+        """The terms of a step of training during a warm-up.
+
+        Args:
+            terms: the terms of the bound.
+            weight: the weight of the KL divergence, a scalar: see `tfvae.callbacks.KLWarmUp`.
+        """
+        return terms.tempered(weight)
+
     def get_config(self) -> dict[str, Any]:
         """The constructor's arguments."""
         return dataclasses.asdict(self)
