@@ -162,6 +162,11 @@ class VAE(VariationalModel):
             path_gradient=path_gradient,
         )
 
+    @property
+    def posterior_variables(self) -> list[Any]:
+        """The trainable variables of the encoder and of the posterior."""
+        return [*self.encoder.trainable_variables, *self.posterior.trainable_variables]
+
     def check_data(self, x: np.ndarray) -> None:
         """Builds the model where that is still to be done, and raises ValueError when it cannot have produced x."""
         if self.event_shape is None:
