@@ -28,6 +28,8 @@ CASES = [
     (posteriors.LowRankNormal, {"latent_dim": 2, "rank": 1}),
     (posteriors.CouplingFlow, {"latent_dim": 2, "num_couplings": 2, "hidden": 4}),
     (priors.StandardNormal, {"latent_dim": 2}),
+    (priors.NormalMixture, {"latent_dim": 2, "num_components": 3}),
+    (priors.VampPrior, {"latent_dim": 2, "num_components": 3, "bounds": [0.0, 1.0]}),
     (likelihoods.Normal, {"scale": 0.5}),
     (likelihoods.Normal, {"scale": "learned"}),
     (likelihoods.Bernoulli, {}),

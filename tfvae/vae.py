@@ -122,6 +122,7 @@ class VAE(VariationalModel):
                 f"{type(self.likelihood).__name__} needs for x of shape {[None, *event_shape]}. Received: a decoder "
                 f"that gives {_describe(parameters)}"
             )
+        self.prior.connect(self._encode, self.posterior, event_shape)
         for part, shape in (
             (self.posterior, features.shape),
             (self.prior, (None, self.latent_dim)),
