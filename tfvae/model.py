@@ -6,13 +6,14 @@ import numbers
 import os
 import random
 from collections.abc import Callable, Mapping, MutableMapping
-from typing import Any
+from typing import Any, ClassVar
 
 import keras
 import numpy as np
 import tensorflow as tf
 
 from tfvae import calls, checks, epochs, files, inputs, replicas, resume
+from tfvae.callbacks import NonFiniteLossWarning
 from tfvae.elbo import ElboTerms
 from tfvae.objectives import ELBO, Objective
 
@@ -34,6 +35,9 @@ class VariationalModel(keras.Model, abc.ABC):
         objective: what is maximised; None means `ELBO()`.
         kwargs: the arguments of `keras.Model`.
     """
+
+    # The callbacks that `fit` adds.
+    warnings: ClassVar[tuple[type[keras.callbacks.Callback], ...]] = (NonFiniteLossWarning,)
 
     def __init__(self, objective: Objective | None = None, **kwargs: Any) -> None:
         # The networks cast x as their own dtype policy says; log-densities are of x as it is, in float32.

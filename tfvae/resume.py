@@ -18,7 +18,7 @@ import numpy as np
 import tensorflow as tf
 
 from tfvae import checks, epochs, files, inputs, strategies
-from tfvae.callbacks import Checkpoints, NonFiniteLossWarning
+from tfvae.callbacks import Checkpoints
 
 _POSITION, _SEEDS, _METRICS = "position", "seed_generators", "metrics"
 
@@ -272,14 +272,14 @@ def add_callbacks(model: keras.Model, progress: Progress, arguments: dict[str, A
     else:
         own = [callbacks] if isinstance(callbacks, keras.callbacks.Callback) else list(callbacks or [])
         arguments["callbacks"] = own
-    own[:] = [callback for callback in own if not isinstance(callback, (FollowEpochs, NonFiniteLossWarning, Resume))]
+    own[:] = [callback for callback in own if not isinstance(callback, (FollowEpochs, *model.warnings, Resume))]
     backups = [callback for callback in own if isinstance(callback, keras.callbacks.BackupAndRestore)]
     for callback in backups:
         _mend_backup(callback)
     batches_per_epoch = _batches_per_epoch(model, arguments)
     restoring = bool(backups) or any(isinstance(callback, Checkpoints) for callback in own)
     own.insert(0, FollowEpochs(progress, batches_per_epoch))
-    own += [NonFiniteLossWarning(), Resume(progress, restoring, _is_shuffled(arguments))]
+    own += [*(warning() for warning in model.warnings), Resume(progress, restoring, _is_shuffled(arguments))]
     for callback in own:
         callback.set_model(model)
 

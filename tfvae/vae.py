@@ -10,6 +10,7 @@ import tensorflow as tf
 import tensorflow_probability as tfp
 
 from tfvae import checks, elbo, inputs
+from tfvae.callbacks import PosteriorCollapseWarning
 from tfvae.likelihoods import Likelihood, Normal
 from tfvae.model import VariationalModel
 from tfvae.objectives import Objective
@@ -49,6 +50,8 @@ class VAE(VariationalModel):
 
     Reference: Kingma & Welling 2013, Auto-Encoding Variational Bayes; Rezende et al. 2014, Stochastic Backpropagation.
     """
+
+    warnings = (*VariationalModel.warnings, PosteriorCollapseWarning)
 
     def __init__(
         self,
@@ -253,21 +256,13 @@ class VAE(VariationalModel):
 
         Reference: Burda et al. 2016, Importance Weighted Autoencoders, equation 8.
         """
-        num_samples = checks.positive_integer("num_samples", num_samples)
-        seed = self._seed(seed)
-        results = []
-        chunk = None
-        for index, batch in enumerate(self._checked_batches(x, batch_size)):
-            # The same for all batches, because each size is a graph of its own.
-            chunk = chunk or max(1, min(num_samples, _CHUNK_ELEMENTS // int(tf.size(batch)), _CHUNK_ROWS // len(batch)))
-            batch_seed = tf.random.experimental.stateless_fold_in(seed, index)
-            total = np.full(len(batch), -np.inf)
-            for start in range(0, num_samples, chunk):
-                size = min(chunk, num_samples - start)
-                chunk_seed = tf.random.experimental.stateless_fold_in(batch_seed, start)
-                total = np.logaddexp(total, self._run(self._log_weight_sum, batch, chunk_seed, num_samples=size))
-            results.append(total - np.log(num_samples))
-        return np.concatenate(results)
+        batches = self._log_weights(x, num_samples, batch_size, seed)
+        # In each chunk first, so that no more than one is in memory.
+        sums = [
+            np.logaddexp.reduce([np.logaddexp.reduce(chunk, axis=0, dtype=float) for chunk in chunks])
+            for chunks in batches
+        ]
+        return np.concatenate(sums) - np.log(num_samples)
 
     def score(self, x: Any, epsilon: Any = None, batch_size: int = 256) -> dict[str, np.ndarray]:
         """Computes the terms of the bound at one z for each x: a score for anomalies, with no noise of its own.
@@ -331,9 +326,27 @@ class VAE(VariationalModel):
         parameters = tf.reshape(parameters, tf.concat([tf.shape(z)[:2], tf.shape(parameters)[1:]], axis=0))
         return self.likelihood.log_prob(x, parameters)
 
-    def _log_weight_sum(self, x: tf.Tensor, seed: tf.Tensor, num_samples: int) -> tf.Tensor:
-        terms = self.elbo_terms(x, num_samples=num_samples, seed=seed)
-        return tf.reduce_logsumexp(terms.log_weights, axis=0)
+    def _log_weights(
+        self, x: Any, num_samples: int, batch_size: int, seed: int | None
+    ) -> Iterator[Iterator[np.ndarray]]:
+        """The log importance weights of each batch, in chunks [K', B]; the arguments are those of `log_likelihood`."""
+        num_samples = checks.positive_integer("num_samples", num_samples)
+        seed = self._seed(seed)
+        chunk = None
+
+        def chunks(batch: tf.Tensor, batch_seed: tf.Tensor) -> Iterator[np.ndarray]:
+            for start in range(0, num_samples, chunk):
+                size = min(chunk, num_samples - start)
+                chunk_seed = tf.random.experimental.stateless_fold_in(batch_seed, start)
+                yield self._run(self._draw_log_weights, batch, chunk_seed, num_samples=size).numpy()
+
+        for index, batch in enumerate(self._checked_batches(x, batch_size)):
+            # The same for all batches, because each size is a graph of its own.
+            chunk = chunk or max(1, min(num_samples, _CHUNK_ELEMENTS // int(tf.size(batch)), _CHUNK_ROWS // len(batch)))
+            yield chunks(batch, tf.random.experimental.stateless_fold_in(seed, index))
+
+    def _draw_log_weights(self, x: tf.Tensor, seed: tf.Tensor, num_samples: int) -> tf.Tensor:
+        return self.elbo_terms(x, num_samples=num_samples, seed=seed).log_weights
 
     def _checked_batches(self, x: Any, batch_size: int) -> Iterator[tf.Tensor]:
         """Batches [B, ...] of an array or a dataset, float32, each checked before it is used."""

@@ -1,0 +1,38 @@
+"""What a trained model is worth: log p(x), what its latent variables hold, and where its bound is lost.
+
+All functions take a `tfvae.VAE`, or the codes and the factors that they are compared with, and give nats.
+"""
+
+from tfvae._lazy import lazy_attributes
+
+__all__ = [
+    "DCI",
+    "ActiveUnits",
+    "InferenceGap",
+    "Information",
+    "LogLikelihood",
+    "RateDistortion",
+    "active_units",
+    "amortization_gap",
+    "annealed_importance_sampling",
+    "dci",
+    "factor_vae_score",
+    "importance_sampling",
+    "kl_per_dimension",
+    "mutual_information",
+    "mutual_information_gap",
+    "rate_distortion",
+    "sap",
+]
+
+__getattr__, __dir__ = lazy_attributes(
+    __name__,
+    {
+        "amortization": ["InferenceGap", "amortization_gap"],
+        "annealing": ["annealed_importance_sampling"],
+        "disentanglement": ["DCI", "dci", "factor_vae_score", "mutual_information_gap", "sap"],
+        "importance": ["LogLikelihood", "importance_sampling"],
+        "information": ["Information", "mutual_information"],
+        "latent_space": ["ActiveUnits", "RateDistortion", "active_units", "kl_per_dimension", "rate_distortion"],
+    },
+)

@@ -1,0 +1,165 @@
+"""The log-likelihood by annealed importance sampling, which needs no good posterior."""
+
+import functools
+import math
+from collections.abc import Callable
+from typing import Any, Literal
+
+import tensorflow as tf
+import tensorflow_probability as tfp
+
+from tfvae import checks
+from tfvae.evaluation.batches import seeded
+from tfvae.evaluation.importance import LogLikelihood, check_weights
+from tfvae.vae import VAE
+
+tfb = tfp.bijectors
+tfd = tfp.distributions
+mcmc = tfp.mcmc
+
+# Of the proposals of HMC; and by which factor a step size may change from one step to the next.
+_ACCEPTANCE = 0.65
+_ADAPTATION = 0.05
+
+
+class _Restarted(mcmc.TransitionKernel):
+    """An adaptive kernel that keeps its step size alone: the density is another one at each step.
+
+    TFP would keep the density of the state as well, that of the step before, and accept proposals by it.
+
+    Args:
+        kernel: a `tfp.mcmc.SimpleStepSizeAdaptation`.
+    """
+
+    def __init__(self, kernel: mcmc.SimpleStepSizeAdaptation) -> None:
+        self._kernel = kernel
+
+    @property
+    def is_calibrated(self) -> bool:
+        return True
+
+    def bootstrap_results(self, init_state: tf.Tensor) -> Any:
+        return self._kernel.bootstrap_results(init_state)
+
+    def one_step(self, current_state: tf.Tensor, previous_kernel_results: Any, seed: tf.Tensor | None = None) -> Any:
+        results = self._kernel.bootstrap_results(current_state)
+        results = results._replace(
+            step=previous_kernel_results.step, new_step_size=previous_kernel_results.new_step_size
+        )
+        return self._kernel.one_step(current_state, results, seed=seed)
+
+
+def annealed_importance_sampling(
+    model: VAE,
+    x: Any,
+    num_chains: int = 16,
+    num_steps: int = 1000,
+    *,
+    start: Literal["prior", "posterior"] = "prior",
+    num_leapfrog_steps: int = 10,
+    step_size: float = 0.1,
+    batch_size: int = 64,
+    seed: int | None = None,
+) -> LogLikelihood:
+    """Estimates log p(x) by annealing z from a distribution that is known to the posterior p(z|x).
+
+    p_t(z) proportional to r(z)^(1 - t/T) (p(x|z) p(z))^(t/T),  t = 0 ... T,  r = p(z) or q(z|x)
+    log w = 1/T sum_t log p(x|z_t) p(z_t) / r(z_t),  z_t by Hamiltonian Monte Carlo, which leaves p_t as it is
+
+    From the prior it does not depend on the encoder at all; from q(z|x) it takes fewer steps. The chains of an example
+    share a step size, which is adapted to an acceptance of 0.65 on the way; of this adaptation comes an error that
+    vanishes with many chains. A warning is given where k-hat is above 0.7 for more than a tenth of the examples.
+
+    Args:
+        model: the model.
+        x: an array [N, ...] or a dataset.
+        num_chains: the number of chains for each example, at least 2; k-hat needs 25.
+        num_steps: T, the number of steps of each chain: the more, the smaller the error.
+        start: r, the prior p(z) or the posterior q(z|x).
+        num_leapfrog_steps: of a step; each takes a gradient of the decoder.
+        step_size: that of the first step, > 0.
+        batch_size: how many examples are computed at a time; the decoder takes num_chains * batch_size rows.
+        seed: the same seed gives the same chains; None draws anew at each call.
+
+    Returns:
+        The estimates [N], in nats per example.
+
+    Raises:
+        ValueError: an argument is not what it must be, or z has no unconstrained coordinates.
+
+    Reference: Neal 2001, Annealed Importance Sampling; Wu et al. 2017, On the Quantitative Analysis of Decoder-Based
+    Generative Models.
+    """
+    check_weights("num_chains", num_chains)
+    checks.positive_integer("num_steps", num_steps)
+    checks.positive_integer("num_leapfrog_steps", num_leapfrog_steps)
+    if start not in ("prior", "posterior"):
+        raise ValueError(f'`start` must be "prior" or "posterior". Received: start={start!r}')
+    if not 0 < step_size < math.inf:
+        raise ValueError(f"`step_size` must be a finite number above 0. Received: step_size={step_size!r}")
+
+    @tf.function(autograph=False)
+    def log_weights(batch: tf.Tensor, batch_seed: tf.Tensor) -> tf.Tensor:
+        prior = model.prior.distribution()
+        first = prior if start == "prior" else model._posterior_of(batch)
+        coordinates = _coordinates(prior, model.latent_dim)
+        seeds = tf.random.experimental.stateless_split(batch_seed, 2)
+        size = batch.shape[0]
+        shape = [num_chains, size] if start == "prior" else num_chains
+
+        def log_first(u: tf.Tensor) -> tf.Tensor:
+            return first.log_prob(coordinates.forward(u)) + coordinates.forward_log_det_jacobian(u, event_ndims=1)
+
+        def log_joint(u: tf.Tensor) -> tf.Tensor:
+            z = coordinates.forward(u)
+            log_det = coordinates.forward_log_det_jacobian(u, event_ndims=1)
+            return prior.log_prob(z) + model._log_likelihood(batch, z) + log_det
+
+        return mcmc.sample_annealed_importance_chain(
+            num_steps,
+            log_first,
+            log_joint,
+            coordinates.inverse(first.sample(shape, seed=seeds[0])),
+            functools.partial(_kernel, tf.fill([1, size, 1], float(step_size)), num_leapfrog_steps, num_steps),
+            seed=seeds[1],
+        )[1]
+
+    batches = seeded(model, x, batch_size, seed)
+    result = LogLikelihood.joined([LogLikelihood.of_log_weights(log_weights(*batch).numpy()) for batch in batches])
+    result.warn_where_far("take more steps")
+    return result
+
+
+def _kernel(
+    step_size: tf.Tensor, num_leapfrog_steps: int, num_steps: int, log_prob: Callable[[tf.Tensor], tf.Tensor]
+) -> mcmc.TransitionKernel:
+    """Hamiltonian Monte Carlo for states [C, B, L], with a step size [1, B, 1]."""
+    return _Restarted(
+        mcmc.SimpleStepSizeAdaptation(
+            mcmc.HamiltonianMonteCarlo(log_prob, step_size, num_leapfrog_steps),
+            num_adaptation_steps=num_steps,
+            target_accept_prob=_ACCEPTANCE,
+            adaptation_rate=_ADAPTATION,
+        )
+    )
+
+
+def _coordinates(prior: tfd.Distribution, latent_dim: int) -> tfb.Bijector:
+    """Maps all of R^L to where z is.
+
+    Raises:
+        ValueError: there is no such map.
+    """
+    part = prior
+    while isinstance(part, tfd.MixtureSameFamily):
+        part = part.components_distribution
+    try:
+        bijector = part.experimental_default_event_space_bijector()
+    except NotImplementedError:
+        bijector = None
+    if bijector is None or tuple(bijector.inverse_event_shape([latent_dim])) != (latent_dim,):
+        raise ValueError(
+            "`model` must have a prior over real numbers, in whose space Hamiltonian Monte Carlo can move. Received: "
+            f"{prior}"
+        )
+    return bijector

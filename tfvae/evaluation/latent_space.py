@@ -1,0 +1,155 @@
+"""What the latent dimensions are used for: their activity, their KL divergence, the rate and the distortion."""
+
+from typing import Any, NamedTuple
+
+import numpy as np
+import tensorflow as tf
+import tensorflow_probability as tfp
+
+from tfvae import checks
+from tfvae.evaluation.batches import seeded
+from tfvae.vae import VAE
+
+tfd = tfp.distributions
+
+# Of z, where a moment or a divergence has no closed form.
+_NUM_SAMPLES = 64
+
+
+class ActiveUnits(NamedTuple):
+    """Which latent dimensions depend on x.
+
+    Attributes:
+        count: how many have a variance above the threshold.
+        variances: Var_x(E_q(z|x)[z]) of each dimension [L].
+    """
+
+    count: int
+    variances: np.ndarray
+
+
+class RateDistortion(NamedTuple):
+    """The two terms of the bound, in nats per example, each a mean over the examples: ELBO = -(rate + distortion).
+
+    Attributes:
+        rate: KL(q(z|x) || p(z)), what a code for z costs; at least the mutual information I_q(x; z).
+        distortion: -E_q[log p(x|z)], what a code for x costs that knows z; below 0 it may be where x is continuous.
+    """
+
+    rate: float
+    distortion: float
+
+
+def active_units(
+    model: VAE, x: Any, threshold: float = 0.01, *, batch_size: int = 256, seed: int | None = None
+) -> ActiveUnits:
+    """Counts the latent dimensions whose posterior mean varies with x.
+
+    A_l = Var_x(E_q(z|x)[z_l]);  unit l is active where A_l > threshold
+
+    Where q(z|x) has no mean in closed form, the covariance of two means of 32 draws each is taken, which is unbiased.
+
+    Args:
+        model: the model.
+        x: an array [N, ...] or a dataset, of at least 2 examples.
+        threshold: above which a unit is active, >= 0. The scale of z enters: 0.01 is for a prior of unit variance.
+        batch_size: how many examples are computed at a time.
+        seed: of the draws, where there are any.
+
+    Returns:
+        The number of active units, and the variance of each.
+
+    Raises:
+        ValueError: an argument is not what it must be.
+
+    Reference: Burda et al. 2016, Importance Weighted Autoencoders, section 5.2.
+    """
+    if not threshold >= 0:
+        raise ValueError(f"`threshold` must be a number of at least 0. Received: threshold={threshold!r}")
+    means = np.concatenate([_means(model, *batch) for batch in seeded(model, x, batch_size, seed)], axis=1)
+    if means.shape[1] < 2:
+        raise ValueError("`x` must hold at least 2 examples. Received: 1 example")
+    first, second = means.astype(float) - means.mean(axis=1, keepdims=True, dtype=float)
+    variances = (first * second).sum(axis=0) / (len(first) - 1)
+    return ActiveUnits(int(np.sum(variances > threshold)), variances)
+
+
+def kl_per_dimension(
+    model: VAE, x: Any, *, num_samples: int = _NUM_SAMPLES, batch_size: int = 256, seed: int | None = None
+) -> np.ndarray:
+    """Computes the KL divergence of each latent dimension, whose sum is the rate.
+
+    mean over x of KL(q(z_l|x) || p(z_l)), in closed form where TFP has one
+
+    Args:
+        model: the model; the dimensions of its posterior and of its prior must be independent.
+        x: an array [N, ...] or a dataset.
+        num_samples: draws of z for each example, where there is no closed form.
+        batch_size: how many examples are computed at a time.
+        seed: of the draws, where there are any.
+
+    Returns:
+        The divergences [L], in nats.
+
+    Raises:
+        ValueError: an argument is not what it must be.
+    """
+    num_samples = checks.positive_integer("num_samples", num_samples)
+    batches = seeded(model, x, batch_size, seed)
+    return np.concatenate([_kl(model, *batch, num_samples) for batch in batches]).mean(axis=0, dtype=float)
+
+
+def rate_distortion(
+    model: VAE, x: Any, *, num_samples: int = _NUM_SAMPLES, batch_size: int = 128, seed: int | None = None
+) -> RateDistortion:
+    """Estimates the rate and the distortion, which two models of one ELBO may share out in different ways.
+
+    Args:
+        model: the model.
+        x: an array [N, ...] or a dataset.
+        num_samples: draws of z for each example.
+        batch_size: how many examples are computed at a time.
+        seed: the same seed gives the same draws; None draws anew at each call.
+
+    Returns:
+        The rate and the distortion, in nats per example.
+
+    Raises:
+        ValueError: an argument is not what it must be.
+
+    Reference: Alemi et al. 2018, Fixing a Broken ELBO.
+    """
+    num_samples = checks.positive_integer("num_samples", num_samples)
+    rates, distortions = [], []
+    for batch, batch_seed in seeded(model, x, batch_size, seed):
+        terms = model.elbo_terms(batch, num_samples=num_samples, seed=batch_seed)
+        rates.append(terms.kl)
+        distortions.append(-tf.reduce_mean(terms.log_likelihood, axis=0))
+    return RateDistortion(*(float(np.concatenate(values).mean(dtype=float)) for values in (rates, distortions)))
+
+
+def _means(model: VAE, x: tf.Tensor, seed: tf.Tensor) -> np.ndarray:
+    """Two independent estimates of E_q[z] [2, B, L], or twice its closed form."""
+    posterior = model._posterior_of(x)
+    try:
+        return np.stack([posterior.mean()] * 2)
+    except NotImplementedError:
+        halves = np.split(posterior.sample(_NUM_SAMPLES, seed=seed).numpy(), 2)
+        return np.stack([half.mean(axis=0) for half in halves])
+
+
+def _kl(model: VAE, x: tf.Tensor, seed: tf.Tensor, num_samples: int) -> np.ndarray:
+    """The divergence of each dimension for each example [B, L]."""
+    joints = {"posterior": model._posterior_of(x), "prior": model.prior.distribution()}
+    for name, joint in joints.items():
+        if not (isinstance(joint, tfd.Independent) and joint.distribution.event_shape.rank == 0):
+            raise ValueError(
+                f"`model` must have a {name} whose dimensions are independent, a tfp.distributions.Independent. "
+                f"Received: {joint}"
+            )
+    posterior, prior = (joint.distribution for joint in joints.values())
+    try:
+        return tfd.kl_divergence(posterior, prior).numpy()
+    except NotImplementedError:
+        z = posterior.sample(num_samples, seed=seed)
+        return tf.reduce_mean(posterior.log_prob(z) - prior.log_prob(z), axis=0).numpy()
