@@ -65,7 +65,32 @@ def set_optimum(vae, x, loc_shift=0.0, scale_factor=1.0):
     _, covariance = oracle.posterior(x)
     vae.decoder.set_weights([oracle.loadings.T, loc])
     vae.likelihood.set_weights([0.5 * np.log(variance)])
-    kernel = oracle.loadings @ covariance / variance
-    vae.posterior.loc_head.set_weights([kernel, -loc @ kernel + loc_shift])
-    raw = np.log(np.expm1(np.sqrt(np.diag(covariance)) * scale_factor - 1e-6)) - SHIFT
-    vae.posterior.scale_head.set_weights([np.zeros_like(kernel), raw])
+    set_posterior(vae, oracle, np.sqrt(np.diag(covariance)) * scale_factor, loc_shift)
+
+
+def correlated_vae(num_columns=5, latent_dim=2, scale=0.7):
+    """A linear VAE whose exact posterior is wide and correlated, with the best diagonal q(z|x)."""
+    vae = linear_vae(num_columns, latent_dim)
+    loadings = np.random.default_rng(1).normal(size=(num_columns, latent_dim)) * 0.7 + 0.3
+    oracle = Oracle(loadings, np.linspace(-1, 1, num_columns), scale**2)
+    vae.decoder.set_weights([loadings.T, oracle.loc])
+    vae.likelihood.set_weights([np.log(scale)])
+    _, covariance = oracle.posterior(np.zeros((1, num_columns)))
+    set_posterior(vae, oracle, np.diag(np.linalg.inv(covariance)) ** -0.5)
+    return vae
+
+
+def set_posterior(vae, oracle, scale, loc_shift=0.0):
+    """Sets q(z|x) to the exact posterior mean, moved, and to a scale."""
+    _, covariance = oracle.posterior(np.zeros((1, len(oracle.loc))))
+    kernel = oracle.loadings @ covariance / oracle.variance
+    vae.posterior.loc_head.set_weights([kernel, loc_shift - oracle.loc @ kernel])
+    vae.posterior.scale_head.set_weights([np.zeros_like(kernel), np.log(np.expm1(scale - 1e-6)) - SHIFT])
+
+
+def draws_of(vae, num_examples, seed=0):
+    """Examples of the model's own distribution [N, D]."""
+    oracle, generator = Oracle.of(vae), np.random.default_rng(seed)
+    z = generator.normal(size=(num_examples, vae.latent_dim))
+    noise = np.sqrt(oracle.variance) * generator.normal(size=(num_examples, len(oracle.loc)))
+    return (z @ oracle.loadings.T + oracle.loc + noise).astype("float32")

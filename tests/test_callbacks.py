@@ -13,7 +13,7 @@ from scipy.special import logsumexp
 
 import tfvae
 from tfvae import files
-from tfvae.callbacks import Checkpoints, Convergence, KLWarmUp
+from tfvae.callbacks import Checkpoints, Convergence, KLWarmUp, PosteriorCollapseWarning
 from tfvae.elbo import ElboTerms
 from tfvae.objectives import ELBO, Objective
 
@@ -322,3 +322,68 @@ def test_arguments_of_convergence_are_checked(arguments):
     (name,) = arguments
     with pytest.raises(ValueError, match=rf"^`{name}` must be .*Received: {name}="):
         Convergence(**arguments)
+
+
+# The collapse of the posterior
+
+
+def collapses(record):
+    return [str(warning.message) for warning in record if "collapsed" in str(warning.message)]
+
+
+def warnings_of(model, values, weights=None):
+    """What a training says whose epochs have given divergences, and given weights of them."""
+    callback = PosteriorCollapseWarning()
+    callback.set_model(model)
+    with warnings.catch_warnings(record=True) as record:
+        warnings.simplefilter("always")
+        callback.on_train_begin()
+        for epoch, (kl, weight) in enumerate(zip(values, weights or [1.0] * len(values), strict=True)):
+            model.kl_weight.assign(weight)
+            callback.on_epoch_end(epoch, {"kl": kl})
+    return collapses(record)
+
+
+@pytest.mark.parametrize(
+    ("values", "epoch"),
+    [
+        ([5.0, 3.0, 4.0], None),
+        ([0.04], None),
+        ([0.04, 0.03, 0.02], 2),
+        ([5.0, 0.04, 0.03], 3),
+        ([0.0, 0.0], 2),
+        # Training that finds a use for z, and one that has not lost it for good.
+        ([0.01, 0.02, 0.04, 0.3, 2.0], None),
+        ([5.0, 0.04, 0.3, 0.04], None),
+        ([float("nan")] * 3, None),
+    ],
+)
+def test_a_collapse_is_warned_of_once(values, epoch, known_model):
+    found = warnings_of(known_model(), values)
+    assert len(found) == (epoch is not None)
+    for message in found:
+        assert f"was {values[epoch - 1]:.2g} nats in epoch {epoch}, " in message
+        assert "KLWarmUp" in message
+
+
+def test_a_warm_up_is_no_collapse(known_model):
+    assert not warnings_of(known_model(), [0.01] * 4, [0.1, 0.5, 0.9, 1.0])
+    assert "in epoch 5, " in warnings_of(known_model(), [0.01] * 5, [0.1, 0.5, 0.9, 1.0, 1.0])[0]
+
+
+@pytest.mark.parametrize("kind", ["a large beta", "a decoder that ignores z", "healthy"])
+def test_a_fit_that_collapses_says_so_and_a_healthy_one_does_not(kind, tiny_vae, quiet_vae, recwarn):
+    x = np.random.default_rng(0).normal(size=(200, 2)).astype("float32") @ np.ones((2, 4), "float32")
+    build = quiet_vae if kind == "a decoder that ignores z" else tiny_vae
+    vae = build(objective=ELBO(beta=100.0 if kind == "a large beta" else 1.0), likelihood=tfvae.likelihoods.Normal(0.3))
+    vae.compile(keras.optimizers.Adam(0.03), steps_per_execution=10)
+    kl = vae.fit(x, batch_size=20, epochs=15, verbose=0).history["kl"][-1]
+    assert (kl > 1) == (kind == "healthy")
+    assert len(collapses(recwarn)) == (kind != "healthy")
+
+
+def test_variational_inference_has_no_posterior_of_each_x_to_collapse(recwarn):
+    model = tfvae.VariationalInference(lambda latents, _: -0.5 * latents["x"] ** 2, {"x": ()})
+    # The exact posterior is where q starts, and log p(z) is not known apart: `kl` is a negative entropy.
+    assert max(model.fit(epochs=2, verbose=0).history["kl"]) < 0.05
+    assert not collapses(recwarn)

@@ -343,8 +343,8 @@ class PosteriorCollapseWarning(keras.callbacks.Callback):
             self._has_warned = True
             warnings.warn(
                 f"The posterior has collapsed to the prior: KL(q(z|x) || p(z)) was {kl:.2g} nats in epoch {epoch + 1}, "
-                "so that z tells next to nothing of x. Try `tfvae.callbacks.KLWarmUp`, free bits, a smaller `beta`, a weaker "
-                "decoder, or a likelihood with a smaller `scale`.",
+                "so that z tells next to nothing of x. Try `tfvae.callbacks.KLWarmUp`, free bits, a smaller `beta`, a "
+                "weaker decoder, or a likelihood with a smaller `scale`.",
                 stacklevel=2,
             )
         self._last = kl

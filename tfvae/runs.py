@@ -5,10 +5,10 @@ from pathlib import Path
 
 import keras
 import numpy as np
-import tensorflow as tf
 import yaml
 
-from tfvae import data, inputs, plots
+from tfvae import data, plots
+from tfvae.evaluation import rate_distortion
 from tfvae.vae import VAE
 
 # What config.yaml must say for the data to be read again.
@@ -48,14 +48,14 @@ def evaluation(model: VAE, x: np.ndarray, num_samples: int, seed: int) -> str:
         num_samples: draws for each example in the importance-sampled log-likelihood.
         seed: of the draws.
     """
-    elbo, kl = _bound(model, x, seed)
+    rate, distortion = rate_distortion(model, x, seed=seed)
     log_likelihood = float(np.mean(model.log_likelihood(x, num_samples, seed=seed)))
     dimensions = math.prod(x.shape[1:])
     lines = [f"{f'held out: {len(x)} examples of {dimensions} dimensions':<50}{'nats':>10}{'bits/dim':>10}"]
     for label, nats, sign in (
-        ("ELBO", elbo, -1),
+        ("ELBO", -(rate + distortion), -1),
         (f"log-likelihood (importance sampling, K = {num_samples})", log_likelihood, -1),
-        ("KL", kl, 1),
+        ("KL", rate, 1),
     ):
         lines.append(f"{label:<50}{nats:>10.3f}{sign * nats / (dimensions * math.log(2)):>10.4f}")
     return "\n".join(lines)
@@ -74,13 +74,3 @@ def draw(model: VAE, x: np.ndarray, folder: Path, seed: int) -> None:
     plots.samples(model.generate(64, seed=seed)).savefig(folder / "samples.png")
     z = model.posterior.center(model.encode(x)).numpy()
     plots.latent(z, x).savefig(folder / "latent.png")
-
-
-def _bound(model: VAE, x: np.ndarray, seed: int) -> tuple[float, float]:
-    """The mean ELBO and KL in nats per example, with enough draws that their noise does not show."""
-    elbo = kl = 0.0
-    for index, batch in enumerate(inputs.batches(x, 128)):
-        terms = model.elbo_terms(batch, num_samples=64, seed=tf.constant([seed, index]))
-        elbo += float(tf.reduce_sum(terms.elbo)) / len(x)
-        kl += float(tf.reduce_sum(terms.kl)) / len(x)
-    return elbo, kl

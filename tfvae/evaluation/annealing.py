@@ -155,7 +155,8 @@ def _coordinates(prior: tfd.Distribution, latent_dim: int) -> tfb.Bijector:
         part = part.components_distribution
     try:
         bijector = part.experimental_default_event_space_bijector()
-    except NotImplementedError:
+    except (NotImplementedError, TypeError):
+        # TFP's map to the simplex, and so to the sphere, fails with NumPy 2.4 where it is made.
         bijector = None
     if bijector is None or tuple(bijector.inverse_event_shape([latent_dim])) != (latent_dim,):
         raise ValueError(

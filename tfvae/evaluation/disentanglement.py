@@ -50,9 +50,9 @@ def mutual_information_gap(codes: Any, factors: Any, num_bins: int = 20) -> floa
     Raises:
         ValueError: an argument is not what it must be.
 
-    Reference: Chen et al. 2018, Isolating Sources of Disentanglement in Variational Autoencoders, section 4.1.
+    Reference: Chen et al. 2018, Isolating Sources of Disentanglement in Variational Autoencoders.
     """
-    codes, classes = _checked(codes, factors)
+    codes, classes = _checked_classes(codes, factors)
     num_bins = checks.positive_integer("num_bins", num_bins)
     bins = [np.digitize(code, np.histogram_bin_edges(code, num_bins)[1:-1]) for code in codes.T]
     gaps = [
@@ -72,7 +72,7 @@ def sap(codes: Any, factors: Any, categorical: Sequence[int] = ()) -> float:
 
     Args:
         codes: z of each example [N, L], such as the mean of q(z|x).
-        factors: the factors of each example [N, K].
+        factors: the factors of each example [N, K], numbers but for the categorical ones.
         categorical: the columns of factors whose values are names and not numbers.
 
     Returns:
@@ -83,22 +83,21 @@ def sap(codes: Any, factors: Any, categorical: Sequence[int] = ()) -> float:
 
     Reference: Kumar et al. 2018, Variational Inference of Disentangled Latent Concepts from Unlabeled Observations.
     """
-    codes, classes = _checked(codes, factors)
-    factors = np.asarray(factors, float)
-    unknown = set(categorical) - set(range(factors.shape[1]))
+    codes, factors = _checked(codes, factors)
+    num_factors = factors.shape[1]
+    unknown = set(categorical) - set(range(num_factors))
     if unknown:
         raise ValueError(
-            f"`categorical` must hold columns of factors, from 0 to {factors.shape[1] - 1}. Received: {sorted(unknown)}"
+            f"`categorical` must hold columns of factors, from 0 to {num_factors - 1}. Received: {sorted(unknown)}"
         )
-    active = codes.var(axis=0) > _INACTIVE
-    scores = np.zeros((codes.shape[1], factors.shape[1]))
-    for k in range(factors.shape[1]):
-        for l in np.flatnonzero(active):
+    scores = np.zeros((codes.shape[1], num_factors))
+    for column in np.flatnonzero(codes.var(axis=0) > _INACTIVE):
+        for k in range(num_factors):
             if k in categorical:
-                scores[l, k] = _threshold_accuracy(codes[:, [l]], classes[:, k])
+                scores[column, k] = _threshold_accuracy(codes[:, [column]], _classes(factors[:, k], k))
             else:
-                scores[l, k] = np.corrcoef(codes[:, l], factors[:, k])[0, 1] ** 2
-    return float(np.mean([_gap(column) for column in scores.T]))
+                scores[column, k] = np.corrcoef(codes[:, column], factors[:, k])[0, 1] ** 2
+    return float(np.mean([_gap(of_factor) for of_factor in scores.T]))
 
 
 def dci(codes: Any, factors: Any, *, num_trees: int = 100, test_fraction: float = 0.2, seed: int = 0) -> DCI:
@@ -124,7 +123,7 @@ def dci(codes: Any, factors: Any, *, num_trees: int = 100, test_fraction: float 
 
     Reference: Eastwood & Williams 2018, A Framework for the Quantitative Evaluation of Disentangled Representations.
     """
-    codes, classes = _checked(codes, factors)
+    codes, classes = _checked_classes(codes, factors)
     num_trees = checks.positive_integer("num_trees", num_trees)
     if not 0 < test_fraction < 1:
         raise ValueError(f"`test_fraction` must be between 0 and 1. Received: test_fraction={test_fraction!r}")
@@ -138,7 +137,9 @@ def dci(codes: Any, factors: Any, *, num_trees: int = 100, test_fraction: float 
     )
     importances, accuracies = [], []
     for k in range(classes.shape[1]):
-        forest = RandomForestClassifier(num_trees, random_state=seed).fit(train, train_classes[:, k])
+        # All dimensions at each split: among a few of them one that tells of nothing would be taken for want of others.
+        forest = RandomForestClassifier(num_trees, max_features=None, random_state=seed)
+        forest.fit(train, train_classes[:, k])
         importances.append(forest.feature_importances_)
         accuracies.append(forest.score(test, test_classes[:, k]))
     importances = np.transpose(importances)
@@ -150,7 +151,7 @@ def dci(codes: Any, factors: Any, *, num_trees: int = 100, test_fraction: float 
     )
 
 
-def factor_vae_score(codes: Any, factors: Any, *, num_votes: int = 800, votes_size: int = 64, seed: int = 0) -> float:
+def factor_vae_score(codes: Any, factors: Any, *, num_votes: int = 800, num_examples: int = 64, seed: int = 0) -> float:
     """Computes the score of the FactorVAE: how well the steadiest dimension tells which factor was held.
 
     A vote: one factor at random is held at one of its values; among examples that have it, the dimension with the least
@@ -161,7 +162,7 @@ def factor_vae_score(codes: Any, factors: Any, *, num_votes: int = 800, votes_si
         codes: z of each example [N, L], such as the mean of q(z|x).
         factors: the factors of each example [N, K]; each takes a few values, which are names or numbers alike.
         num_votes: how many votes the classifier sees.
-        votes_size: how many examples a vote is taken from, with replacement, at least 2.
+        num_examples: how many examples a vote is taken from, with replacement, at least 2.
         seed: of the votes.
 
     Returns:
@@ -170,12 +171,12 @@ def factor_vae_score(codes: Any, factors: Any, *, num_votes: int = 800, votes_si
     Raises:
         ValueError: an argument is not what it must be, or no dimension varies.
 
-    Reference: Kim & Mnih 2018, Disentangling by Factorising, section 4.
+    Reference: Kim & Mnih 2018, Disentangling by Factorising.
     """
-    codes, classes = _checked(codes, factors)
+    codes, classes = _checked_classes(codes, factors)
     num_votes = checks.positive_integer("num_votes", num_votes)
-    if checks.positive_integer("votes_size", votes_size) < 2:
-        raise ValueError(f"`votes_size` must be at least 2, for a variance. Received: votes_size={votes_size!r}")
+    if checks.positive_integer("num_examples", num_examples) < 2:
+        raise ValueError(f"`num_examples` must be at least 2, for a variance. Received: num_examples={num_examples!r}")
     codes = codes[:, codes.var(axis=0) > _INACTIVE]
     if not codes.shape[1]:
         raise ValueError("`codes` must vary. Received: codes of which each column is constant")
@@ -189,7 +190,7 @@ def factor_vae_score(codes: Any, factors: Any, *, num_votes: int = 800, votes_si
         for k in generator.integers(num_factors, size=num_votes):
             # The value of one example at random.
             held = np.flatnonzero(classes[:, k] == generator.choice(classes[:, k]))
-            counts[codes[generator.choice(held, votes_size)].var(axis=0).argmin(), k] += 1
+            counts[codes[generator.choice(held, num_examples)].var(axis=0).argmin(), k] += 1
         return counts
 
     majority = tally().argmax(axis=1)
@@ -198,7 +199,7 @@ def factor_vae_score(codes: Any, factors: Any, *, num_votes: int = 800, votes_si
 
 
 def _checked(codes: Any, factors: Any) -> tuple[np.ndarray, np.ndarray]:
-    """The codes [N, L], and for each factor the number of its value [N, K].
+    """The codes [N, L] and the factors [N, K] as floats.
 
     Raises:
         ValueError: they are not what they must be.
@@ -211,15 +212,31 @@ def _checked(codes: Any, factors: Any) -> tuple[np.ndarray, np.ndarray]:
             )
         checks.check_finite(array, name)
     checks.check_same_length(codes=codes, factors=factors)
-    classes = np.stack([np.unique(column, return_inverse=True)[1] for column in factors.T], axis=1)
-    counts = classes.max(axis=0) + 1
-    for k, count in enumerate(counts):
-        if not 2 <= count <= max(2, len(factors) // 2):
-            raise ValueError(
-                "Each column of `factors` must take at least 2 values, and each on average twice; put numbers into "
-                f"bins. Received: {count} values among {len(factors)} examples in column {k}"
-            )
-    return codes.astype(float), classes
+    constant = np.flatnonzero(np.ptp(factors.astype(float), axis=0) == 0)
+    if len(constant):
+        raise ValueError(f"`factors` must vary. Received: columns {constant.tolist()} that are constant")
+    return codes.astype(float), factors.astype(float)
+
+
+def _checked_classes(codes: Any, factors: Any) -> tuple[np.ndarray, np.ndarray]:
+    """The codes [N, L], and for each factor the number of its value [N, K]: see `_checked`."""
+    codes, factors = _checked(codes, factors)
+    return codes, np.stack([_classes(column, k) for k, column in enumerate(factors.T)], axis=1)
+
+
+def _classes(factor: np.ndarray, k: int) -> np.ndarray:
+    """The number of the value of factor k for each example [N].
+
+    Raises:
+        ValueError: there are too many values.
+    """
+    values, classes = np.unique(factor, return_inverse=True)
+    if len(values) > 2 and 2 * len(values) > len(factor):
+        raise ValueError(
+            "`factors` must take each value twice on average, or more often; put numbers into bins. Received: "
+            f"{len(values)} values among {len(factor)} examples in column {k}"
+        )
+    return classes
 
 
 def _gap(scores: Sequence[float]) -> float:

@@ -68,7 +68,7 @@ def mutual_information(
     parameters = model.encode(x, batch_size)
     size = len(next(iter(parameters.values())))
     if size > max_examples:
-        rows = np.random.default_rng(np.abs(seeds[1].numpy())).choice(size, max_examples, replace=False)
+        rows = np.random.default_rng(seeds[1].numpy().view(np.uint32)).choice(size, max_examples, replace=False)
         parameters, size = {name: values[rows] for name, values in parameters.items()}, max_examples
     if size < 2:
         raise ValueError("`x` must hold at least 2 examples. Received: 1 example")
