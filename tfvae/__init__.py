@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     )
     from tfvae.amortized import LocalLatents
     from tfvae.draws import Draws
+    from tfvae.imputation import impute
     from tfvae.latents import Latent
     from tfvae.model import VariationalModel
     from tfvae.strategies import strategy
@@ -46,6 +47,7 @@ __all__ = [
     "data",
     "epochs",
     "export",
+    "impute",
     "likelihoods",
     "networks",
     "objectives",
@@ -66,6 +68,7 @@ __getattr__, __dir__ = lazy_attributes(
         "draws": ["Draws"],
         "epochs": [],
         "export": [],
+        "imputation": ["impute"],
         "latents": ["Latent"],
         "likelihoods": [],
         "model": ["VariationalModel"],
