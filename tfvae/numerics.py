@@ -15,6 +15,12 @@ def softplus(x: tf.Tensor) -> tuple[tf.Tensor, Callable[[tf.Tensor], tf.Tensor]]
     return tf.nn.relu(x) + tf.math.log1p(tf.exp(-tf.abs(x))), lambda upstream: upstream * tf.sigmoid(x)
 
 
+@tf.custom_gradient
+def scale_of(x: tf.Tensor) -> tuple[tf.Tensor, Callable[[tf.Tensor], tf.Tensor]]:
+    """Computes log(1 + exp(x)) with as many digits where it is near 0, for what is divided by it."""
+    return tf.nn.relu(x) + log1p(tf.exp(-tf.abs(x))), lambda upstream: upstream * tf.sigmoid(x)
+
+
 def log1p(x: tf.Tensor) -> tf.Tensor:
     """Computes log(1 + x), near 0 by its Taylor series: TFLite takes `tf.math.log1p` literally."""
     is_small = tf.abs(x) < 0.1

@@ -12,7 +12,7 @@ import tensorflow_probability as tfp
 
 from tfvae import checks
 from tfvae.likelihoods.likelihood import Likelihood
-from tfvae.numerics import softplus
+from tfvae.numerics import scale_of
 
 tfd = tfp.distributions
 
@@ -77,7 +77,7 @@ class LocationScale(Likelihood):
         if self._scale != "predicted":
             return parameters, self.scale
         loc, raw = self.split(parameters)
-        return loc, softplus(raw + math.log(math.e - 1)) + MIN_SCALE
+        return loc, scale_of(raw + math.log(math.e - 1)) + MIN_SCALE
 
     @abc.abstractmethod
     def located(self, loc: tf.Tensor, scale: tf.Tensor) -> tfd.Distribution:
