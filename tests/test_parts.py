@@ -21,6 +21,13 @@ SLOTS = {
     "objective": (objectives, objectives.Objective),
 }
 
+def configuration(likelihood):
+    """What a wrapper can be given in place of a likelihood, which would belong to one model only."""
+    configuration = keras.saving.serialize_keras_object(likelihood)
+    configuration.pop("build_config", None)
+    return configuration
+
+
 # Each part with arguments that are not the defaults: the defaults are in the other slots of every model made here.
 CASES = [
     (posteriors.DiagonalNormal, {"latent_dim": 2}),
@@ -34,6 +41,23 @@ CASES = [
     (likelihoods.Normal, {"scale": "learned"}),
     (likelihoods.Bernoulli, {}),
     (likelihoods.ContinuousBernoulli, {}),
+    (likelihoods.Normal, {"scale": "per_dimension"}),
+    (likelihoods.Normal, {"scale": "predicted"}),
+    (likelihoods.Normal, {"scale": "optimal"}),
+    (likelihoods.Laplace, {"scale": "learned"}),
+    (likelihoods.StudentT, {"df": "learned", "scale": "predicted"}),
+    (likelihoods.StudentT, {"df": 4.0, "scale": "per_dimension"}),
+    (likelihoods.Categorical, {"num_classes": 3}),
+    (likelihoods.DiscretizedLogistic, {}),
+    (likelihoods.DiscretizedLogisticMixture, {"num_components": 2}),
+    (likelihoods.Poisson, {}),
+    (likelihoods.NegativeBinomial, {}),
+    (likelihoods.ZeroInflatedNegativeBinomial, {}),
+    (
+        likelihoods.Columns,
+        {"columns": [[configuration(likelihoods.Normal("learned")), 1], [configuration(likelihoods.Categorical(2)), 1]]},
+    ),
+    (likelihoods.Missing, {"likelihood": configuration(likelihoods.Normal("optimal")), "fill": True}),
     (objectives.ELBO, {"beta": 4.0, "num_samples": 3, "analytic_kl": False}),
     (
         objectives.ELBO,
@@ -64,7 +88,8 @@ X = (np.random.default_rng(0).uniform(size=(32, *EVENT_SHAPE)) < 0.5).astype("fl
 
 def case_id(case):
     part, arguments = case
-    return f"{part.__name__}({', '.join(f'{name}={value}' for name, value in arguments.items())})"
+    shown = (f"{name}={value}" for name, value in arguments.items() if not isinstance(value, dict | list))
+    return f"{part.__name__}({', '.join(shown)})"
 
 
 @pytest.fixture(params=CASES, ids=case_id)

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     )
     from tfvae.amortized import LocalLatents
     from tfvae.draws import Draws
+    from tfvae.imputation import impute
     from tfvae.latents import Latent
     from tfvae.model import VariationalModel
     from tfvae.strategies import strategy
@@ -48,6 +49,7 @@ __all__ = [
     "epochs",
     "evaluation",
     "export",
+    "impute",
     "likelihoods",
     "networks",
     "objectives",
@@ -69,6 +71,7 @@ __getattr__, __dir__ = lazy_attributes(
         "epochs": [],
         "evaluation": [],
         "export": [],
+        "imputation": ["impute"],
         "latents": ["Latent"],
         "likelihoods": [],
         "model": ["VariationalModel"],

@@ -49,13 +49,15 @@ def check_same_length(**arrays: np.ndarray) -> None:
         raise ValueError(f"{names} must have as many examples. Received: {received}")
 
 
-def check_finite(x: np.ndarray, argument: str = "x") -> None:
-    """Raises ValueError when x holds NaN or infinity."""
-    first = find(x, lambda part: ~np.isfinite(part))
+def check_finite(x: np.ndarray, argument: str = "x", *, allow_nan: bool = False) -> None:
+    """Raises ValueError when x holds infinity, or NaN unless that is allowed."""
+    is_wrong = np.isinf if allow_nan else lambda part: ~np.isfinite(part)
+    first = find(x, is_wrong)
     if first is not None:
-        count = sum(np.count_nonzero(~np.isfinite(part)) for _, part in _parts(x))
+        count = sum(np.count_nonzero(is_wrong(part)) for _, part in _parts(x))
+        what, but = ("infinite", " or NaN, for what is missing") if allow_nan else ("NaN or infinite", "")
         raise ValueError(
-            f"`{argument}` must be finite. Received: {count} values that are NaN or infinite, the first at index "
+            f"`{argument}` must be finite{but}. Received: {count} values that are {what}, the first at index "
             f"{list(first)}"
         )
 

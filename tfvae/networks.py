@@ -1,4 +1,4 @@
-"""Ready encoders and decoders: functions that return a functional `keras.Model`.
+"""Ready encoders and decoders: functions that return a functional `keras.Model`; and a layer for missing values.
 
 They are plain Keras layers, so a `.keras` file loads in safe mode and TFLite converts them to built-in ops. Any Keras
 model with the same shapes can take their place.
@@ -7,6 +7,7 @@ model with the same shapes can take their place.
 import math
 import numbers
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import keras
 
@@ -17,11 +18,34 @@ from tfvae import checks
 _KERNEL_SIZE = 4
 
 
+@keras.saving.register_keras_serializable("tfvae.networks")
+class MissingMask(keras.layers.Layer):
+    """Shows an encoder what is missing: of x [B, ..., C], NaN where missing, makes [B, ..., 2 C].
+
+    These are x with 0 for what is missing, and then 1 for each element that is there and 0 for one that is missing.
+    The encoder must be given NaN: `likelihoods.Missing(..., fill=False)`.
+
+    Args:
+        kwargs: the arguments of `keras.layers.Layer`.
+    """
+
+    def call(self, x: Any) -> Any:
+        """Gives x and the mask [B, ..., 2 C]."""
+        is_observed = keras.ops.equal(x, x)
+        filled = keras.ops.where(is_observed, x, keras.ops.zeros_like(x))
+        return keras.ops.concatenate([filled, keras.ops.cast(is_observed, x.dtype)], axis=-1)
+
+    def compute_output_shape(self, input_shape: tuple[int | None, ...]) -> tuple[int | None, ...]:
+        """The shape [B, ..., 2 C]."""
+        return (*input_shape[:-1], 2 * input_shape[-1])
+
+
 def dense_encoder(
     event_shape: Sequence[int],
     hidden: Sequence[int] = (256, 128),
     activation: str | Callable = "silu",
     name: str = "encoder",
+    missing_mask: bool = False,
 ) -> keras.Model:
     """A multilayer perceptron from x to the features the posterior reads.
 
@@ -30,6 +54,7 @@ def dense_encoder(
         hidden: the width of each dense layer. `()` makes the features x itself, flattened: a linear model.
         activation: the activation of every layer, by Keras name or as a function.
         name: the name of the model.
+        missing_mask: begin with a `MissingMask`, for x with NaN for what is missing.
 
     Returns:
         A model from x `[B, ...event_shape]` to features `[B, hidden[-1]]`.
@@ -40,7 +65,8 @@ def dense_encoder(
     event_shape = _sizes("event_shape", event_shape, min_length=1)
     hidden = _sizes("hidden", hidden)
     x = keras.Input(event_shape, name="x")
-    features = _dense(keras.layers.Flatten()(x), hidden, activation)
+    features = MissingMask()(x) if missing_mask else x
+    features = _dense(keras.layers.Flatten()(features), hidden, activation)
     return keras.Model(x, features, name=name)
 
 
@@ -80,6 +106,7 @@ def convolutional_encoder(
     hidden: Sequence[int] = (128,),
     activation: str | Callable = "silu",
     name: str = "encoder",
+    missing_mask: bool = False,
 ) -> keras.Model:
     """Strided convolutions, then dense layers, from an image to the features the posterior reads.
 
@@ -89,6 +116,7 @@ def convolutional_encoder(
         hidden: the width of each dense layer after them. `()` makes the features the last convolution, flattened.
         activation: the activation of every layer, by Keras name or as a function.
         name: the name of the model.
+        missing_mask: begin with a `MissingMask`, for x with NaN for what is missing.
 
     Returns:
         A model from x `[B, height, width, channels]` to features `[B, hidden[-1]]`.
@@ -100,7 +128,7 @@ def convolutional_encoder(
     filters = _sizes("filters", filters, min_length=1)
     hidden = _sizes("hidden", hidden)
     x = keras.Input(event_shape, name="x")
-    features = x
+    features = MissingMask()(x) if missing_mask else x
     for channels in filters:
         convolution = keras.layers.Conv2D(channels, _KERNEL_SIZE, strides=2, padding="same", activation=activation)
         features = convolution(features)

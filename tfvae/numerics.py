@@ -86,6 +86,61 @@ def _polynomial(x: tf.Tensor, coefficients: tuple[float, ...]) -> tf.Tensor:
     return value
 
 
+@tf.custom_gradient
+def scale_of(x: tf.Tensor) -> tuple[tf.Tensor, Callable[[tf.Tensor], tf.Tensor]]:
+    """Computes log(1 + exp(x)) with as many digits where it is near 0, for what is divided by it."""
+    return tf.nn.relu(x) + log1p(tf.exp(-tf.abs(x))), lambda upstream: upstream * tf.sigmoid(x)
+
+
+def log1p(x: tf.Tensor) -> tf.Tensor:
+    """Computes log(1 + x), near 0 by its Taylor series: TFLite takes `tf.math.log1p` literally."""
+    is_small = tf.abs(x) < 0.1
+    small = tf.where(is_small, x, 0.0)
+    series = tf.ones_like(small) / 8
+    for order in range(7, 0, -1):
+        series = 1 / order - small * series
+    return tf.where(is_small, small * series, tf.math.log1p(tf.where(is_small, 0.1, x)))
+
+
+def log1mexp(x: tf.Tensor) -> tf.Tensor:
+    """Computes log(1 - exp(-x)) for x > 0, near 0 by the series of log(2 sinh(x / 2)) - x / 2."""
+    is_small = x < 0.5
+    small = tf.where(is_small, x, 0.5)
+    square = small**2
+    series = tf.math.log(small) - small / 2 + square * (1 / 24 - square * (1 / 2880 - square / 181440))
+    return tf.where(is_small, series, tf.math.log(1 - tf.exp(-tf.where(is_small, 0.5, x))))
+
+
+def log_rising(x: tf.Tensor, start: tf.Tensor | float) -> tf.Tensor:
+    """Computes log Gamma(start + x) - log Gamma(start), the logarithm of a rising factorial.
+
+    By Stirling's series at start + 3, where four terms of it suffice for float32, and the recurrence from there to
+    start. The difference of two `tf.math.lgamma` would lose its digits where start is large; and TFLite has none.
+
+    Args:
+        x: at least 0.
+        start: above 0.
+
+    Reference: Abramowitz & Stegun 1964, Handbook of Mathematical Functions, equations 6.1.16 and 6.1.41.
+    """
+    shifted = start + 3.0
+    rise = (start + 2.5) * log1p(x / shifted) + x * (tf.math.log(x + shifted) - 1)
+    rise += _stirling(x + shifted) - _stirling(shifted)
+    return rise - log1p(x / start) - log1p(x / (start + 1.0)) - log1p(x / (start + 2.0))
+
+
+def log_gamma(x: tf.Tensor) -> tf.Tensor:
+    """Computes log Gamma(x) for x > 0, in ops that TFLite has."""
+    return log_rising(x, 1.0) - tf.math.log(x)
+
+
+def _stirling(x: tf.Tensor | float) -> tf.Tensor:
+    """The series of log Gamma(x) - (x - 1/2) log x + x - log(2 pi) / 2."""
+    inverse = 1 / x
+    square = inverse**2
+    return inverse * (1 / 12 - square * (1 / 360 - square * (1 / 1260 - square / 1680)))
+
+
 class LowRankRoot(tf.linalg.LinearOperator):
     """A matrix T [..., L, L] with T T^T = diag(scale^2) + V V^T, in O(L rank^2).
 

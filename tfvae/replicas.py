@@ -151,7 +151,9 @@ def reduce_gradients(gradients: Sequence[Any], optimizer: keras.optimizers.Optim
 
 
 def share_statistics(model: keras.Model, share: tf.Tensor) -> None:
-    """Makes the moving statistics of BatchNormalization the same on all replicas, the mean over them.
+    """Makes the moving statistics of layers the same on all replicas, the mean over them.
+
+    The layers are BatchNormalization, and those of tfvae that say so by an attribute `has_moving_statistics`.
 
     Keras leaves each replica with its own, and saves the first one's.
 
@@ -162,7 +164,8 @@ def share_statistics(model: keras.Model, share: tf.Tensor) -> None:
     variables = [
         variable
         for layer in model._flatten_layers()
-        if isinstance(layer, keras.layers.BatchNormalization) and layer.trainable
+        if isinstance(layer, keras.layers.BatchNormalization) or getattr(layer, "has_moving_statistics", False)
+        if layer.trainable
         for variable in layer.non_trainable_variables
     ]
     if variables:

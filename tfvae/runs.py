@@ -70,7 +70,8 @@ def draw(model: VAE, x: np.ndarray, folder: Path, seed: int) -> None:
         folder: the folder of the run.
         seed: of the samples.
     """
-    plots.reconstructions(x, model.reconstruct(x)).savefig(folder / "reconstructions.png")
-    plots.samples(model.generate(64, seed=seed)).savefig(folder / "samples.png")
+    to_data = model.likelihood.to_data
+    plots.reconstructions(x, to_data(model.reconstruct(x))).savefig(folder / "reconstructions.png")
+    plots.samples(to_data(model.generate(64, seed=seed))).savefig(folder / "samples.png")
     z = model.posterior.center(model.encode(x)).numpy()
     plots.latent(z, x).savefig(folder / "latent.png")

@@ -179,7 +179,7 @@ class VAE(VariationalModel):
             with self.distribute_strategy.scope():
                 self.build((None, *x.shape[1:]))
         checks.check_shape(x, self.event_shape)
-        checks.check_finite(x)
+        checks.check_finite(x, allow_nan=self.likelihood.allows_missing)
         self.likelihood.check(x)
 
     def encode(self, x: Any, batch_size: int = 256) -> dict[str, np.ndarray]:
@@ -288,11 +288,22 @@ class VAE(VariationalModel):
             outputs = [self._run(self._score, *pair) for pair in pairs]
         return {name: np.concatenate([output[name] for output in outputs]) for name in outputs[0]}
 
+    def likelihood_parameters(self, z: tf.Tensor, training: bool = False) -> tf.Tensor:
+        """The parameters of p(x|z) [S, B, ...], what the decoder gives.
+
+        Args:
+            z: the latent variables [S, B, L].
+            training: whether layers such as dropout behave as in training.
+        """
+        # Networks take [B, L]: S is folded into B for the decoder, and unfolded after it.
+        parameters = self.decoder(tf.reshape(z, [-1, self.latent_dim]), training=training)
+        return tf.reshape(parameters, tf.concat([tf.shape(z)[:2], tf.shape(parameters)[1:]], axis=0))
+
     def _posterior_of(self, x: tf.Tensor, training: bool = False) -> tfd.Distribution:
         return self.posterior.distribution(self._encode(x, training))
 
     def _encode(self, x: tf.Tensor, training: bool = False) -> dict[str, tf.Tensor]:
-        return self.posterior(self.encoder(x, training=training))
+        return self.posterior(self.encoder(self.likelihood.encoder_input(x), training=training))
 
     def _decode(self, z: tf.Tensor) -> tf.Tensor:
         return self.likelihood.mean(self.decoder(z, training=False))
@@ -321,10 +332,7 @@ class VAE(VariationalModel):
 
     def _log_likelihood(self, x: tf.Tensor, z: tf.Tensor, training: bool = False) -> tf.Tensor:
         """The density log p(x|z) [S, B] of z [S, B, L]."""
-        # Networks take [B, L]: S is folded into B for the decoder, and unfolded after it.
-        parameters = self.decoder(tf.reshape(z, [-1, self.latent_dim]), training=training)
-        parameters = tf.reshape(parameters, tf.concat([tf.shape(z)[:2], tf.shape(parameters)[1:]], axis=0))
-        return self.likelihood.log_prob(x, parameters)
+        return self.likelihood.log_prob(x, self.likelihood_parameters(z, training), training=training)
 
     def _log_weights(
         self, x: Any, num_samples: int, batch_size: int, seed: int | None

@@ -91,7 +91,8 @@ class ExportedModel:
             checks.check_shape(array, shape[1:], name)
             with np.errstate(over="ignore"):
                 arrays[name] = array.astype(np.float32)
-            checks.check_finite(arrays[name], name)
+            may_miss = name == "x" and self.metadata.get("missing_values", False)
+            checks.check_finite(arrays[name], name, allow_nan=may_miss)
         checks.check_same_length(**arrays)
         rows = len(next(iter(arrays.values())))
         fixed = next(iter(shapes.values()))[0]

@@ -22,7 +22,8 @@ def metadata(model: VAE, offset: ArrayLike | None = None, scale: ArrayLike | Non
         scale: see `offset`.
 
     Returns:
-        The event shape, latent dimension, parts, normalisation and the version of tfvae, ready for JSON.
+        The event shape, latent dimension, parts, whether NaN may mark what is missing in x, normalisation and the
+        version of tfvae, ready for JSON.
 
     Raises:
         ValueError: one of `offset` and `scale` is given without the other.
@@ -40,6 +41,7 @@ def metadata(model: VAE, offset: ArrayLike | None = None, scale: ArrayLike | Non
         "event_shape": list(model.event_shape),
         "latent_dim": model.latent_dim,
         **{name: type(part).__name__ for name, part in parts.items()},
+        "missing_values": model.likelihood.allows_missing,
         "normalization": None if offset is None else normalization,
     }
 

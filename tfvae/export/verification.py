@@ -181,6 +181,8 @@ def check_agreement(
         x = model.likelihood.distribution(model.decoder(z)).sample(seed=(0, 0)).numpy()
         if not np.isfinite(x).all():
             raise ValueError("`model` must generate finite data. Received: a model that generates NaN or infinity")
+        if model.likelihood.allows_missing:
+            x = np.where(np.random.default_rng(2).uniform(size=x.shape) < 0.5, np.float32(np.nan), x)
     x = checks.to_numpy(x)[:_COMPARED_EXAMPLES].astype(np.float32)
     elements = math.prod(model.event_shape)
     for row in _compare(model, saved_model, tflite, x)[0]:
@@ -223,6 +225,8 @@ def _compare(
         if path is None:
             continue
         exported = load(path)
+        # What is compared before it is published has no metadata yet.
+        exported.metadata.setdefault("missing_values", model.likelihood.allows_missing)
         for signature, (inputs, outputs) in questions.items():
             received = exported.run(signature, **inputs)
             if signature == "score":

@@ -1,0 +1,91 @@
+"""Likelihoods of codes of classes."""
+
+import math
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+import tensorflow_probability as tfp
+
+from tfvae import checks
+from tfvae.likelihoods.likelihood import PACKAGE, Likelihood
+
+tfd = tfp.distributions
+
+
+@keras.saving.register_keras_serializable(PACKAGE)
+class Categorical(Likelihood):
+    """The likelihood of codes x in {0, ..., C - 1}: x = c with probability softmax(f(z))_c, where f is the decoder.
+
+    The decoder's C outputs for each element of x are the logits of its classes. `mean` gives their probabilities, and
+    `to_data` the most probable code.
+
+    Args:
+        num_classes: C, at least 2.
+        kwargs: the arguments of `keras.layers.Layer`.
+
+    Raises:
+        ValueError: `num_classes` is no integer of at least 2.
+    """
+
+    def __init__(self, num_classes: int, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.num_classes = checks.positive_integer("num_classes", num_classes)
+        if num_classes < 2:
+            raise ValueError(f"`num_classes` must be at least 2. Received: num_classes={num_classes!r}")
+
+    @property
+    def num_parameters(self) -> int:
+        """The number of parameters of one element of x."""
+        return self.num_classes
+
+    def mean_shape(self, event_shape: tuple[int, ...]) -> tuple[int, ...]:
+        """The shape of the probabilities for each example, [*event_shape, C]."""
+        return (*event_shape, self.num_classes)
+
+    def element_distribution(self, parameters: tf.Tensor) -> tfd.Distribution:
+        """Categorical for each element."""
+        return tfd.Categorical(self._logits(parameters), dtype=tf.float32)
+
+    def element_log_prob(self, x: tf.Tensor, parameters: tf.Tensor) -> tf.Tensor:
+        """The log-probability of each element: see `Likelihood`."""
+        codes = tf.reshape(x, [-1, math.prod(self._event_shape), 1])
+        is_class = tf.cast(codes == tf.range(self.num_classes, dtype=tf.float32), tf.float32)
+        log_probs = tf.nn.log_softmax(self.by_element(parameters))
+        # What is no code has probability 0, and not that of an empty sum.
+        is_code = tf.math.log(tf.reduce_sum(is_class, axis=-1))
+        return self.to_event(tf.reduce_sum(is_class * log_probs, axis=-1) + is_code)
+
+    def mean(self, parameters: tf.Tensor) -> tf.Tensor:
+        """The probabilities of the classes [..., *event_shape, C], the mean of x coded as one of C bits.
+
+        Args:
+            parameters: the decoder's output [..., *parameter_shape].
+        """
+        self._check_built()
+        return tf.nn.softmax(self._logits(tf.cast(parameters, tf.float32)))
+
+    def to_data(self, mean: np.ndarray) -> np.ndarray:
+        """The most probable code [..., *event_shape].
+
+        Args:
+            mean: probabilities [..., *event_shape, C].
+        """
+        return np.argmax(mean, axis=-1).astype(np.float32)
+
+    def check(self, x: np.ndarray) -> None:
+        """Raises ValueError when a value is no code."""
+        wrong = checks.find(x, lambda part: ~np.isin(part, np.arange(self.num_classes)))
+        if wrong is not None:
+            raise ValueError(
+                f"`x` must hold the codes 0 to {self.num_classes - 1} under the Categorical likelihood with "
+                f"num_classes={self.num_classes}. Received: x with the value {x[wrong]!s} at index {list(wrong)}"
+            )
+
+    def _logits(self, parameters: tf.Tensor) -> tf.Tensor:
+        return self.to_event(self.by_element(parameters), (self.num_classes,))
+
+    def get_config(self) -> dict[str, Any]:
+        """The constructor's arguments."""
+        return {**super().get_config(), "num_classes": self.num_classes}

@@ -1,0 +1,187 @@
+"""The likelihood of tables whose columns are of several kinds."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+import tensorflow_probability as tfp
+
+from tfvae import checks
+from tfvae.likelihoods.elements import Elements
+from tfvae.likelihoods.likelihood import PACKAGE, Likelihood, configuration_of, likelihood_of
+
+tfd = tfp.distributions
+
+_Column = Sequence[Likelihood | dict[str, Any] | int]
+
+
+@keras.saving.register_keras_serializable(PACKAGE)
+class Columns(Likelihood):
+    """The likelihood of x [B, ..., D] whose D columns, the last axis, have likelihoods of several kinds.
+
+    log p(x|z) = sum over the groups of columns of log p_group(x_group|z)
+
+    The decoder's output is that of the groups, one after the other on the last axis; its width is
+    `parameter_shape((D,))[-1]`. So is the mean, where the C probabilities of each `Categorical` column take its place:
+    `to_data` makes of that one column for each of x.
+
+    Args:
+        columns: for each group of columns, from the first on, its likelihood, or the configuration of that, and the
+            number of its columns: a sequence of such pairs, or a dictionary of them by names that messages then show.
+        kwargs: the arguments of `keras.layers.Layer`.
+
+    Raises:
+        ValueError: `columns` is out of its range.
+
+    Reference: Nazabal et al. 2020, Handling incomplete heterogeneous data using VAEs, section 3.
+    """
+
+    def __init__(self, columns: Sequence[_Column] | Mapping[str, _Column], **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        is_mapping = isinstance(columns, Mapping)
+        groups = list(columns.values() if is_mapping else columns if isinstance(columns, Sequence) else ())
+        if not groups or not all(isinstance(group, Sequence) and len(group) == 2 for group in groups):
+            raise ValueError(
+                "`columns` must be pairs of a likelihood and a number of columns, in a sequence or by name in a "
+                f"dictionary. Received: columns={columns!r}"
+            )
+        self._names = tuple(columns) if is_mapping else None
+        self.likelihoods = [likelihood_of(likelihood, "columns") for likelihood, _ in groups]
+        self._widths = tuple(checks.positive_integer("columns", width) for _, width in groups)
+        for likelihood in self.likelihoods:
+            if likelihood.allows_missing or isinstance(likelihood, Columns):
+                raise ValueError(
+                    "`columns` must have likelihoods of one kind of complete data; for missing values wrap all of it, "
+                    f"as in Missing(Columns(...)). Received: {likelihood!r}"
+                )
+
+    @property
+    def placeholder(self) -> np.ndarray:
+        """A value that each column may have [D]."""
+        return np.repeat([likelihood.placeholder for likelihood in self.likelihoods], self._widths)
+
+    def parameter_shape(self, event_shape: tuple[int, ...]) -> tuple[int, ...]:
+        """The shape that the decoder's output must have for each example.
+
+        Raises:
+            ValueError: x has another number of columns.
+        """
+        if event_shape[-1] != sum(self._widths):
+            raise ValueError(
+                f"`columns` must have the {event_shape[-1]} columns of x of shape {[None, *event_shape]}. Received: "
+                f"columns that are {sum(self._widths)}"
+            )
+        return (*event_shape[:-1], sum(self._parameter_widths()))
+
+    def mean_shape(self, event_shape: tuple[int, ...]) -> tuple[int, ...]:
+        """The shape of what `mean` gives for each example."""
+        return (*event_shape[:-1], sum(self._mean_widths()))
+
+    def build(self, input_shape: tuple[int | None, ...]) -> None:
+        """Builds the likelihoods."""
+        super().build(input_shape)
+        self._event_shape = (*input_shape[1:-1], sum(self._widths))
+        for likelihood, width in zip(self.likelihoods, self._parameter_widths(), strict=True):
+            if not likelihood.built:
+                likelihood.build((*input_shape[:-1], width))
+
+    def element_distribution(self, parameters: tf.Tensor) -> tfd.Distribution:
+        """The distribution of each element."""
+        parts = [likelihood.element_distribution(part) for likelihood, part in self._groups(parameters)]
+
+        def sample(n: Any, seed: Any) -> tf.Tensor:
+            seeds = tfp.random.split_seed(seed, n=len(parts))
+            draws = [tf.cast(part.sample(n, seed=s), tf.float32) for part, s in zip(parts, seeds, strict=True)]
+            return tf.concat(draws, axis=-1)
+
+        def log_prob(x: tf.Tensor) -> tf.Tensor:
+            groups = zip(parts, tf.split(x, self._widths, axis=-1), strict=True)
+            return tf.concat([part.log_prob(group) for part, group in groups], axis=-1)
+
+        shape = tf.concat([tf.shape(parameters)[:-1], [sum(self._widths)]], axis=0)
+        static_shape = parameters.shape[:-1].concatenate(sum(self._widths))
+        return Elements(shape, static_shape, sample, log_prob, lambda: tf.concat([p.mean() for p in parts], axis=-1))
+
+    def element_log_prob(self, x: tf.Tensor, parameters: tf.Tensor) -> tf.Tensor:
+        """The log-density of each element: see `Likelihood`."""
+        groups = zip(self._groups(parameters), tf.split(x, self._widths, axis=-1), strict=True)
+        return tf.concat([likelihood.element_log_prob(x, part) for (likelihood, part), x in groups], axis=-1)
+
+    def element_log_prob_in_training(
+        self, x: tf.Tensor, parameters: tf.Tensor, is_observed: tf.Tensor | None = None
+    ) -> tf.Tensor:
+        """The log-density of each element in a step of training: see `Likelihood`."""
+        is_observed = tf.ones_like(x, tf.bool) if is_observed is None else is_observed
+        parts = (tf.split(tensor, self._widths, axis=-1) for tensor in (x, is_observed))
+        elements = [
+            likelihood.element_log_prob_in_training(x, part, observed)
+            for (likelihood, part), x, observed in zip(self._groups(parameters), *parts, strict=True)
+        ]
+        return tf.concat(elements, axis=-1)
+
+    def mean(self, parameters: tf.Tensor) -> tf.Tensor:
+        """The means of the groups, one after the other on the last axis; for a `Categorical` its probabilities.
+
+        Args:
+            parameters: the decoder's output [..., *parameter_shape].
+        """
+        self._check_built()
+        leading = tf.shape(parameters)[:-1]
+        means = [
+            tf.reshape(likelihood.mean(part), tf.concat([leading, [width]], axis=0))
+            for (likelihood, part), width in zip(self._groups(parameters), self._mean_widths(), strict=True)
+        ]
+        return tf.concat(means, axis=-1)
+
+    def to_data(self, mean: np.ndarray) -> np.ndarray:
+        """The x [..., *event_shape] that a mean stands for: the most probable code in a `Categorical` column.
+
+        Args:
+            mean: what `mean` gives [..., *mean_shape].
+        """
+        parts = np.split(mean, np.cumsum(self._mean_widths())[:-1], axis=-1)
+        columns = [
+            likelihood.to_data(part.reshape(*part.shape[:-1], *likelihood.mean_shape((width,))))
+            for likelihood, part, width in zip(self.likelihoods, parts, self._widths, strict=True)
+        ]
+        return np.concatenate(columns, axis=-1)
+
+    def check(self, x: np.ndarray) -> None:
+        """Raises ValueError when a column cannot come from its likelihood, and names it."""
+        starts = np.cumsum([0, *self._widths])
+        for number, likelihood in enumerate(self.likelihoods):
+            group = range(starts[number], starts[number + 1])
+            try:
+                likelihood.check(x[..., group.start : group.stop])
+            except ValueError:
+                self._raise(x, number, group)
+                raise
+
+    def _raise(self, x: np.ndarray, number: int, group: range) -> None:
+        """Raises the error of the first column of a group that is refused, with the column's name."""
+        for column in group:
+            try:
+                self.likelihoods[number].check(x[..., column : column + 1])
+            except ValueError as error:
+                name = "" if self._names is None else f' of "{self._names[number]}"'
+                raise ValueError(f"Column {column} of x{name}: {error}") from error
+
+    def _groups(self, parameters: tf.Tensor) -> list[tuple[Likelihood, tf.Tensor]]:
+        return list(zip(self.likelihoods, tf.split(parameters, self._parameter_widths(), axis=-1), strict=True))
+
+    def _parameter_widths(self) -> list[int]:
+        pairs = zip(self.likelihoods, self._widths, strict=True)
+        return [likelihood.parameter_shape((width,))[-1] for likelihood, width in pairs]
+
+    def _mean_widths(self) -> list[int]:
+        pairs = zip(self.likelihoods, self._widths, strict=True)
+        return [int(np.prod(likelihood.mean_shape((width,)))) for likelihood, width in pairs]
+
+    def get_config(self) -> dict[str, Any]:
+        """The constructor's arguments."""
+        pairs = zip(self.likelihoods, self._widths, strict=True)
+        groups = [[configuration_of(likelihood), width] for likelihood, width in pairs]
+        columns = groups if self._names is None else dict(zip(self._names, groups, strict=True))
+        return {**super().get_config(), "columns": columns}

@@ -1,0 +1,60 @@
+"""A TFP distribution of elements that TFP has none for."""
+
+from collections.abc import Callable
+from typing import Any
+
+import tensorflow as tf
+import tensorflow_probability as tfp
+
+tfd = tfp.distributions
+
+
+class Elements(tfd.Distribution):
+    """A distribution of scalars that is made of functions.
+
+    Args:
+        shape: the batch shape, a tensor int32.
+        static_shape: what is known of it.
+        sample: from a number n and a seed to draws [n, *shape].
+        log_prob: from values to their log-densities.
+        mean: gives the mean [*shape].
+    """
+
+    def __init__(
+        self,
+        shape: tf.Tensor,
+        static_shape: tf.TensorShape,
+        sample: Callable[[Any, Any], tf.Tensor],
+        log_prob: Callable[[tf.Tensor], tf.Tensor],
+        mean: Callable[[], tf.Tensor],
+    ) -> None:
+        self._functions = (sample, log_prob, mean)
+        self._shapes = (shape, static_shape)
+        super().__init__(
+            dtype=tf.float32,
+            reparameterization_type=tfd.NOT_REPARAMETERIZED,
+            validate_args=False,
+            allow_nan_stats=True,
+            name="Elements",
+        )
+
+    def _batch_shape_tensor(self) -> tf.Tensor:
+        return self._shapes[0]
+
+    def _batch_shape(self) -> tf.TensorShape:
+        return self._shapes[1]
+
+    def _event_shape_tensor(self) -> tf.Tensor:
+        return tf.constant([], tf.int32)
+
+    def _event_shape(self) -> tf.TensorShape:
+        return tf.TensorShape([])
+
+    def _sample_n(self, n: tf.Tensor, seed: Any = None) -> tf.Tensor:
+        return self._functions[0](n, seed)
+
+    def _log_prob(self, x: tf.Tensor) -> tf.Tensor:
+        return self._functions[1](x)
+
+    def _mean(self) -> tf.Tensor:
+        return self._functions[2]()

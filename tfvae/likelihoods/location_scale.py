@@ -1,0 +1,117 @@
+"""What likelihoods of real numbers have in common: a location that the decoder gives, and a scale."""
+
+import abc
+import math
+import numbers
+import warnings
+from typing import Any, Literal
+
+import numpy as np
+import tensorflow as tf
+import tensorflow_probability as tfp
+
+from tfvae import checks
+from tfvae.likelihoods.likelihood import Likelihood
+from tfvae.numerics import scale_of
+
+tfd = tfp.distributions
+
+Scale = float | Literal["learned", "per_dimension", "predicted"]
+
+# Without it the density of data that are repeated, or can be reconstructed exactly, has no bound.
+MIN_SCALE = 1e-3
+
+
+class LocationScale(Likelihood):
+    """The likelihood of x = f(z) + scale * noise, where f is the decoder.
+
+    Args:
+        scale: a number > 0; "learned" trains one scalar, and "per_dimension" one for each element of x, from 1;
+            "predicted" takes it from the decoder, whose two outputs for each element are the location and r:
+            scale = softplus(r + log(e - 1)) + 0.001, which is 1 for r = 0.
+        kwargs: the arguments of `keras.layers.Layer`.
+
+    Raises:
+        ValueError: `scale` is out of its range.
+    """
+
+    scales = ("learned", "per_dimension", "predicted")
+
+    def __init__(self, scale: Scale = 1.0, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        is_number = isinstance(scale, numbers.Real) and not isinstance(scale, bool)
+        is_name = isinstance(scale, str) and scale in self.scales
+        if not (is_name or (is_number and 0 < scale < math.inf)):
+            names = ", ".join(f'"{name}"' for name in self.scales)
+            raise ValueError(f"`scale` must be a finite number above 0, or one of {names}. Received: scale={scale!r}")
+        self._scale = float(scale) if is_number else scale
+        self._log_scale = None
+
+    @property
+    def num_parameters(self) -> int:
+        """The number of parameters of one element of x."""
+        return 2 if self._scale == "predicted" else 1
+
+    def build(self, input_shape: tuple[int | None, ...]) -> None:
+        """Creates the variable of a learned scale."""
+        super().build(input_shape)
+        if self._scale in ("learned", "per_dimension"):
+            shape = () if self._scale == "learned" else self._event_shape
+            self._log_scale = self.add_weight(
+                name="log_scale", shape=shape, initializer="zeros", dtype="float32", autocast=False
+            )
+
+    @property
+    def scale(self) -> tf.Tensor:
+        """The scale in use, a scalar, or with the event shape where each element has its own.
+
+        Raises:
+            ValueError: the decoder predicts it.
+        """
+        if self._scale == "predicted":
+            raise ValueError('`scale` is for each x another one. Received: a likelihood with scale="predicted"')
+        return tf.constant(self._scale, tf.float32) if self._log_scale is None else tf.exp(self._log_scale)
+
+    def loc_and_scale(self, parameters: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        """The location [..., *event_shape] and the scale, of the decoder's output."""
+        if self._scale != "predicted":
+            return parameters, self.scale
+        loc, raw = self.split(parameters)
+        return loc, scale_of(raw + math.log(math.e - 1)) + MIN_SCALE
+
+    @abc.abstractmethod
+    def located(self, loc: tf.Tensor, scale: tf.Tensor) -> tfd.Distribution:
+        """The distribution of an element."""
+
+    def element_distribution(self, parameters: tf.Tensor) -> tfd.Distribution:
+        """The distribution of each element."""
+        return self.located(*self.loc_and_scale(parameters))
+
+    def mean(self, parameters: tf.Tensor) -> tf.Tensor:
+        """The location: the mean, or the centre where a distribution has none.
+
+        Args:
+            parameters: the decoder's output [..., *parameter_shape].
+        """
+        self._check_built()
+        return self.loc_and_scale(tf.cast(parameters, tf.float32))[0]
+
+    def check(self, x: np.ndarray) -> None:
+        """Raises ValueError for integers, nearly always pixels not scaled; warns of floats that are whole numbers."""
+        if np.issubdtype(x.dtype, np.integer):
+            raise ValueError(
+                f"`x` must hold floats under the {type(self).__name__} likelihood: scale integer data first, for "
+                "example x / 255 for 8-bit pixels, or cast it where it is meant so. Received: x of dtype "
+                f"{x.dtype}"
+            )
+        is_whole = x.dtype != bool and checks.find(x, lambda part: part % 1 != 0) is None
+        if is_whole and x.max() > 1:
+            warnings.warn(
+                "All values of `x` are whole numbers; if they are pixels, scale them, for example x / 255. "
+                f"Received: x with a maximum of {x.max():g}",
+                stacklevel=2,
+            )
+
+    def get_config(self) -> dict[str, Any]:
+        """The constructor's arguments."""
+        return {**super().get_config(), "scale": self._scale}
