@@ -1,6 +1,9 @@
 """Priors p(z)."""
 
-from tfvae.priors.normal import StandardNormal
+from tfvae.priors.flow import Flow
+from tfvae.priors.normal import Normal, StandardNormal
 from tfvae.priors.prior import Prior
+from tfvae.priors.relaxed_one_hot import RelaxedOneHotCategorical
+from tfvae.priors.spherical import HypersphericalUniform
 
-__all__ = ["Prior", "StandardNormal"]
+__all__ = ["Flow", "HypersphericalUniform", "Normal", "Prior", "RelaxedOneHotCategorical", "StandardNormal"]
