@@ -8,8 +8,8 @@ import tensorflow as tf
 from scipy import special, stats
 
 from tfvae import VAE, posteriors
+from tfvae.distributions.correlated_normal import LowRankRoot
 from tfvae.networks import dense_decoder, dense_encoder
-from tfvae.numerics import LowRankRoot
 
 # The scale head is shifted by this, so that the scale is 1 where the head gives 0.
 SHIFT = np.log(np.e - 1)

@@ -48,6 +48,11 @@ class LocalLatents(keras.layers.Layer):
                 f"`posterior` must have latent_dim={self.space.dim}, or None. Received: "
                 f"latent_dim={self.posterior.latent_dim}"
             )
+        if self.posterior.support != "real":
+            raise ValueError(
+                '`posterior` must have the support "real", that of the unconstrained latent variables. Received: '
+                f"{type(self.posterior).__name__}, of which it is {self.posterior.support}"
+            )
         self.posterior.latent_dim = self.space.dim
         # Where it is known already: weights can be loaded only into layers that are there.
         features = getattr(encoder, "output_shape", None)

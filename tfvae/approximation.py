@@ -37,6 +37,16 @@ class Approximation(keras.layers.Layer):
                 f"`posterior` must have latent_dim={dim}, that of the unconstrained latent variables, or None. "
                 f"Received: latent_dim={posterior.latent_dim}"
             )
+        if posterior.support != "real":
+            raise ValueError(
+                '`posterior` must have the support "real", that of the unconstrained latent variables. Received: '
+                f"{type(posterior).__name__}, of which it is {posterior.support}"
+            )
+        if not posterior.has_log_prob:
+            raise NotImplementedError(
+                f"{type(posterior).__name__} knows log q(z) of its own draws alone, and variational inference needs "
+                "that of any z: take CouplingFlow or InverseAutoregressiveFlow"
+            )
         posterior.latent_dim = dim
         if not posterior.built:
             posterior.build((None, 0))

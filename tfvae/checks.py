@@ -96,6 +96,17 @@ def number(argument: str, value: Any, minimum: float = -math.inf) -> float:
     return float(value)
 
 
+def positive_number(argument: str, value: Any) -> float:
+    """The value as a float.
+
+    Raises:
+        ValueError: it is not a finite number above 0.
+    """
+    if isinstance(value, bool) or not isinstance(value, numbers.Real) or not 0 < value < math.inf:
+        raise ValueError(f"`{argument}` must be a finite number above 0. Received: {argument}={value!r}")
+    return float(value)
+
+
 def _parts(x: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
     """Cuts x along its first axis into parts of moderate size, each with the index of its first row."""
     rows = max(1, _CHECK_ELEMENTS // max(1, math.prod(x.shape[1:])))

@@ -91,6 +91,17 @@ class VAE(VariationalModel):
                     f"`{name}` must have the model's latent_dim, {self.latent_dim}, or None and belong to no other "
                     f"model. Received: a {name} with latent_dim={part.latent_dim}"
                 )
+        if self.prior.support != self.posterior.support:
+            raise ValueError(
+                f"`prior` must have the support of {type(self.posterior).__name__}, {self.posterior.support}. "
+                f"Received: {type(self.prior).__name__}, of which it is {self.prior.support}"
+            )
+        if self.objective.path_gradient and not self.posterior.has_log_prob:
+            raise NotImplementedError(
+                f"{type(self.posterior).__name__} knows log q(z|x) of its own draws alone, and objectives with path "
+                f"gradients (sticking_the_landing, doubly_reparameterized) need that of any z. Received: "
+                f"objective={self.objective!r}"
+            )
         self.event_shape = None
         input_shape = _input_shape(encoder)
         if input_shape is not None and None not in input_shape[1:]:
@@ -311,24 +322,20 @@ class VAE(VariationalModel):
     def _generate(self, epsilon: tf.Tensor) -> tf.Tensor:
         return self._decode(self.prior.sample_from(epsilon))
 
-    def _score(self, x: tf.Tensor, epsilon: tf.Tensor) -> dict[str, tf.Tensor]:
+    def _score(self, x: tf.Tensor, epsilon: tf.Tensor | None = None) -> dict[str, tf.Tensor]:
         parameters = self._encode(x)
-        z = self.posterior.sample_from(parameters, epsilon)
-        return self._score_at(x, self.posterior.distribution(parameters), z)
-
-    def _score_at_mean(self, x: tf.Tensor) -> dict[str, tf.Tensor]:
-        parameters = self._encode(x)
-        return self._score_at(x, self.posterior.distribution(parameters), self.posterior.center(parameters))
-
-    def _score_at(self, x: tf.Tensor, q: tfd.Distribution, z: tf.Tensor) -> dict[str, tf.Tensor]:
+        z, log_posterior = self.posterior.sample_and_log_prob_from(parameters, epsilon)
         terms = elbo.terms_at(
             z[tf.newaxis],
-            q.log_prob(z)[tf.newaxis],
-            q,
+            log_posterior[tf.newaxis],
+            self.posterior.distribution(parameters),
             self.prior.distribution(),
             functools.partial(self._log_likelihood, x),
         )
         return {"elbo": terms.elbo, "log_likelihood": terms.log_likelihood[0], "kl": terms.kl}
+
+    def _score_at_mean(self, x: tf.Tensor) -> dict[str, tf.Tensor]:
+        return self._score(x)
 
     def _log_likelihood(self, x: tf.Tensor, z: tf.Tensor, training: bool = False) -> tf.Tensor:
         """The density log p(x|z) [S, B] of z [S, B, L]."""

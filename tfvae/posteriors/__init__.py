@@ -1,11 +1,27 @@
 """Posteriors q(z|x), amortised: a layer turns the encoder's features into the parameters of a distribution.
 
-`posterior(features)` gives the parameters as a dictionary of tensors [B, L]; `posterior.distribution(parameters)` wraps
-them. Two steps, because a Keras layer can hand on tensors but not a distribution.
+`posterior(features)` gives the parameters as a dictionary of tensors that lead with B, most of them [B, L];
+`posterior.distribution(parameters)` wraps them. Two steps, because a Keras layer can hand on tensors but not a
+distribution.
 """
 
-from tfvae.posteriors.flow import CouplingFlow
+from tfvae.posteriors.flow import CouplingFlow, InverseAutoregressiveFlow, SylvesterFlow
+from tfvae.posteriors.laplace import Laplace
 from tfvae.posteriors.normal import DiagonalNormal, FullCovarianceNormal, LowRankNormal
 from tfvae.posteriors.posterior import Posterior
+from tfvae.posteriors.relaxed_one_hot import RelaxedOneHotCategorical
+from tfvae.posteriors.spherical import PowerSpherical, VonMisesFisher
 
-__all__ = ["CouplingFlow", "DiagonalNormal", "FullCovarianceNormal", "LowRankNormal", "Posterior"]
+__all__ = [
+    "CouplingFlow",
+    "DiagonalNormal",
+    "FullCovarianceNormal",
+    "InverseAutoregressiveFlow",
+    "Laplace",
+    "LowRankNormal",
+    "Posterior",
+    "PowerSpherical",
+    "RelaxedOneHotCategorical",
+    "SylvesterFlow",
+    "VonMisesFisher",
+]

@@ -1,6 +1,6 @@
 """Normalizing flows: a standard normal distribution, transformed by functions that can be inverted."""
 
-import functools
+import abc
 from typing import Any
 
 import keras
@@ -8,14 +8,38 @@ import tensorflow as tf
 import tensorflow_probability as tfp
 
 from tfvae import checks
-from tfvae.posteriors.posterior import PACKAGE, Posterior, float32, positive
+from tfvae.distributions import flows
+from tfvae.posteriors.posterior import PACKAGE, LocationScalePosterior, TransformedPosterior, float32
 
 tfb = tfp.bijectors
 tfd = tfp.distributions
 
 
+class FlowPosterior(TransformedPosterior, LocationScalePosterior):
+    """The posterior of z = loc(x) + scale(x) * f(eps; x), eps ~ N(0, I), with f a flow that a family gives.
+
+    Args:
+        latent_dim: L, or None to take the model's.
+        kwargs: the arguments of `keras.layers.Layer`.
+    """
+
+    def call(self, features: tf.Tensor) -> dict[str, tf.Tensor]:
+        """Computes `loc` and `scale` [B, L], and `features` [B, F] for the flow, float32, from features [B, F]."""
+        return {**super().call(features), "features": float32(features)}
+
+    def distribution(self, parameters: dict[str, tf.Tensor]) -> tfd.TransformedDistribution:
+        """q(z|x), with batch shape [B] and event shape [L]."""
+        base = tfd.Independent(tfd.Normal(tf.zeros_like(parameters["loc"]), 1.0), 1)
+        affine = [tfb.Shift(parameters["loc"]), tfb.Scale(parameters["scale"])]
+        return tfd.TransformedDistribution(base, tfb.Chain([*affine, *self._flow(parameters)]))
+
+    @abc.abstractmethod
+    def _flow(self, parameters: dict[str, tf.Tensor]) -> list[tfb.Bijector]:
+        """The bijectors that f is made of; the last is the first to be applied."""
+
+
 @keras.saving.register_keras_serializable(PACKAGE)
-class CouplingFlow(Posterior):
+class CouplingFlow(FlowPosterior):
     """The posterior of z = loc(x) + scale(x) * f(eps; x), eps ~ N(0, I), with f a flow of affine couplings.
 
     Each coupling leaves half of its input as it is and shifts and scales the other half by functions of that half and
@@ -34,85 +58,113 @@ class CouplingFlow(Posterior):
     Variational Inference with Normalizing Flows, section 3.
     """
 
-    scales_only = False
-
     def __init__(self, latent_dim: int | None = None, num_couplings: int = 6, hidden: int = 32, **kwargs: Any) -> None:
         super().__init__(latent_dim, **kwargs)
         self.num_couplings = checks.positive_integer("num_couplings", num_couplings)
         self.hidden = checks.positive_integer("hidden", hidden)
-        self.loc_head = None
-        self.scale_head = None
         self.networks = []
 
     def build(self, input_shape: tuple[int | None, ...]) -> None:
         """Creates the heads and the networks for features [B, F]."""
-        if self.latent_dim < 2:
-            raise ValueError(
-                "`latent_dim` must be at least 2 for a CouplingFlow; FullCovarianceNormal takes 1. Received: "
-                f"latent_dim={self.latent_dim}"
-            )
-        self.loc_head = self._head("loc", self.latent_dim, input_shape)
-        self.scale_head = self._head("scale", self.latent_dim, input_shape)
-        kept = self.latent_dim // 2
-        for index in range(self.num_couplings):
-            network = keras.Sequential(
-                [
-                    keras.layers.Dense(self.hidden, activation="tanh", dtype="float32"),
-                    keras.layers.Dense(2 * (self.latent_dim - kept), kernel_initializer="zeros", dtype="float32"),
-                ],
-                name=f"coupling_{index}",
-            )
-            network.build((None, kept + input_shape[-1]))
-            self.networks.append(network)
-
-    def call(self, features: tf.Tensor) -> dict[str, tf.Tensor]:
-        """Computes `loc` and `scale` [B, L], and `features` [B, F] for the couplings, float32, from features [B, F]."""
-        return {
-            "loc": float32(self.loc_head(features)),
-            "scale": positive(float32(self.scale_head(features))),
-            "features": float32(features),
-        }
-
-    def distribution(self, parameters: dict[str, tf.Tensor]) -> tfd.Distribution:
-        """q(z|x), with batch shape [B] and event shape [L]."""
-        base = tfd.Independent(tfd.Normal(tf.zeros_like(parameters["loc"]), 1.0), 1)
-        return tfd.TransformedDistribution(base, self._flow(parameters))
-
-    def center(self, parameters: dict[str, tf.Tensor]) -> tf.Tensor:
-        """The sample z [B, L] of epsilon = 0, the median of the noise: the mean has no closed form."""
-        return self.sample_from(parameters, tf.zeros_like(parameters["loc"]))
-
-    def sample_from(self, parameters: dict[str, tf.Tensor], epsilon: tf.Tensor) -> tf.Tensor:
-        """The sample z = loc + scale * f(epsilon) [B, L]."""
-        return self._flow(parameters).forward(epsilon)
+        flows.check_latent_dim("CouplingFlow", self.latent_dim)
+        super().build(input_shape)
+        self.networks = flows.coupling_networks(self.latent_dim, self.num_couplings, self.hidden, input_shape[-1])
 
     def get_config(self) -> dict[str, Any]:
         """The constructor's arguments."""
         return {**super().get_config(), "num_couplings": self.num_couplings, "hidden": self.hidden}
 
-    def _flow(self, parameters: dict[str, tf.Tensor]) -> tfb.Bijector:
-        kept = self.latent_dim // 2
-        couplings = [
-            # A negative number keeps the last ones.
-            tfb.RealNVP(
-                num_masked=kept if index % 2 == 0 else -kept,
-                shift_and_log_scale_fn=functools.partial(_shift_and_log_scale, network, parameters["features"]),
-            )
-            for index, network in enumerate(self.networks)
-        ]
-        return tfb.Chain([tfb.Shift(parameters["loc"]), tfb.Scale(parameters["scale"]), *couplings])
+    def _flow(self, parameters: dict[str, tf.Tensor]) -> list[tfb.Bijector]:
+        return flows.couplings(self.networks, self.latent_dim, parameters["features"])
 
 
-def _shift_and_log_scale(
-    network: keras.Model, features: tf.Tensor, kept: tf.Tensor, _: int, **kwargs: Any
-) -> tuple[tf.Tensor, tf.Tensor]:
-    """What a coupling does to the half of z that it changes [..., B, L - L // 2], from the half that it keeps."""
-    leading = tf.shape(kept)[:-1]
-    features = tf.broadcast_to(features, tf.concat([leading, tf.shape(features)[-1:]], axis=0))
-    inputs = tf.concat([kept, features], axis=-1)
-    # A Keras network takes one batch axis.
-    outputs = network(tf.reshape(inputs, [-1, inputs.shape[-1]]))
-    outputs = tf.reshape(outputs, tf.concat([leading, tf.shape(outputs)[-1:]], axis=0))
-    shift, log_scale = tf.split(outputs, 2, axis=-1)
-    # Scales between 1/e and e, so that no draw is far from all others after several couplings.
-    return shift, tf.tanh(log_scale)
+@keras.saving.register_keras_serializable(PACKAGE)
+class InverseAutoregressiveFlow(FlowPosterior):
+    """The posterior of z = loc(x) + scale(x) * f(eps; x), eps ~ N(0, I), with f a chain of autoregressive flows.
+
+    Each takes u to m(u; x) + s(u; x) u, where m and s of a dimension are functions of the dimensions of u before it and
+    of the features: masked networks with one hidden layer. The order of the dimensions is reversed from one flow to
+    the next. f is the identity at the start.
+
+    A draw and its density take one pass through the networks. The density of another z, which objectives with path
+    gradients (`sticking_the_landing`, `doubly_reparameterized`) evaluate, takes L passes one after the other: it is
+    right but slow for a large L.
+
+    Args:
+        latent_dim: L, at least 2, or None to take the model's.
+        num_flows: how many flows follow each other.
+        hidden: units of the hidden layer of each network, of which L - 1 or more leave no connection out.
+        kwargs: the arguments of `keras.layers.Layer`.
+
+    Raises:
+        ValueError: an argument is out of its range.
+
+    Reference: Kingma et al. 2016, Improving Variational Inference with Inverse Autoregressive Flow, section 3, with the
+    affine map of the encoder after the flows in place of before them.
+    """
+
+    def __init__(self, latent_dim: int | None = None, num_flows: int = 4, hidden: int = 64, **kwargs: Any) -> None:
+        super().__init__(latent_dim, **kwargs)
+        self.num_flows = checks.positive_integer("num_flows", num_flows)
+        self.hidden = checks.positive_integer("hidden", hidden)
+        self.networks = []
+
+    def build(self, input_shape: tuple[int | None, ...]) -> None:
+        """Creates the heads and the networks for features [B, F]."""
+        flows.check_latent_dim("InverseAutoregressiveFlow", self.latent_dim)
+        super().build(input_shape)
+        self.networks = flows.autoregressive_networks(self.latent_dim, self.num_flows, self.hidden, input_shape[-1])
+
+    def get_config(self) -> dict[str, Any]:
+        """The constructor's arguments."""
+        return {**super().get_config(), "num_flows": self.num_flows, "hidden": self.hidden}
+
+    def _flow(self, parameters: dict[str, tf.Tensor]) -> list[tfb.Bijector]:
+        return [flows.InverseAutoregressive(network, parameters["features"]) for network in self.networks]
+
+
+@keras.saving.register_keras_serializable(PACKAGE)
+class SylvesterFlow(FlowPosterior):
+    """The posterior of z = loc(x) + scale(x) * f(eps; x), eps ~ N(0, I), with f a chain of triangular Sylvester flows.
+
+    Each takes u to u + P R tanh(R~ P^T u + b): R and R~ are upper triangular and linear in the features, as b is, and P
+    reverses the order of the dimensions in every second flow. f is the identity where the head gives 0.
+
+    There is no inverse in closed form, so log q(z|x) is known at draws alone: objectives with path gradients
+    (`sticking_the_landing`, `doubly_reparameterized`) and variational inference need another family.
+
+    Args:
+        latent_dim: L, or None to take the model's.
+        num_flows: how many flows follow each other.
+        kwargs: the arguments of `keras.layers.Layer`.
+
+    Raises:
+        ValueError: an argument is out of its range.
+
+    Reference: van den Berg et al. 2018, Sylvester Normalizing Flows for Variational Inference, section 3.
+    """
+
+    has_log_prob = False
+
+    def __init__(self, latent_dim: int | None = None, num_flows: int = 4, **kwargs: Any) -> None:
+        super().__init__(latent_dim, **kwargs)
+        self.num_flows = checks.positive_integer("num_flows", num_flows)
+        self.flow_head = None
+
+    def build(self, input_shape: tuple[int | None, ...]) -> None:
+        """Creates the heads for features [B, F]."""
+        super().build(input_shape)
+        self.flow_head = self._head("flow", self.num_flows * self.latent_dim * (self.latent_dim + 2), input_shape)
+
+    def call(self, features: tf.Tensor) -> dict[str, tf.Tensor]:
+        """Computes `loc` and `scale` [B, L], and `flow` [B, num_flows, L, L + 2], float32, from features [B, F]."""
+        parameters = LocationScalePosterior.call(self, features)
+        shape = [-1, self.num_flows, self.latent_dim, self.latent_dim + 2]
+        return {**parameters, "flow": tf.reshape(float32(self.flow_head(features)), shape)}
+
+    def get_config(self) -> dict[str, Any]:
+        """The constructor's arguments."""
+        return {**super().get_config(), "num_flows": self.num_flows}
+
+    def _flow(self, parameters: dict[str, tf.Tensor]) -> list[tfb.Bijector]:
+        return [flows.Sylvester(parameters["flow"][:, index], index % 2 == 1) for index in range(self.num_flows)]

@@ -7,14 +7,15 @@ import tensorflow as tf
 import tensorflow_probability as tfp
 
 from tfvae import checks
-from tfvae.numerics import LowRankRoot
-from tfvae.posteriors.posterior import PACKAGE, Posterior, float32, positive
+from tfvae.distributions.correlated_normal import CorrelatedNormal, LowRankRoot, TriangularRoot
+from tfvae.numerics import positive
+from tfvae.posteriors.posterior import PACKAGE, LocationScalePosterior, TransformedPosterior, float32
 
 tfd = tfp.distributions
 
 
 @keras.saving.register_keras_serializable(PACKAGE)
-class DiagonalNormal(Posterior):
+class DiagonalNormal(LocationScalePosterior):
     """The posterior q(z|x) = N(z | loc(x), diag(scale(x)^2)), reparameterised: z = loc + scale * eps, eps ~ N(0, I).
 
     Both heads are linear in the features; scale = softplus(raw + log(e - 1)), which is 1 where raw is 0.
@@ -26,21 +27,6 @@ class DiagonalNormal(Posterior):
     Reference: Kingma & Welling 2013, equation 9.
     """
 
-    def __init__(self, latent_dim: int | None = None, **kwargs: Any) -> None:
-        super().__init__(latent_dim, **kwargs)
-        self.loc_head = None
-        self.scale_head = None
-
-    def build(self, input_shape: tuple[int | None, ...]) -> None:
-        """Creates the heads for features [B, F]."""
-        self.loc_head = self._head("loc", self.latent_dim, input_shape)
-        self.scale_head = self._head("scale", self.latent_dim, input_shape)
-
-    def call(self, features: tf.Tensor) -> dict[str, tf.Tensor]:
-        """Computes `loc` and `scale`, each float32 [B, L], from features [B, F]."""
-        scale = positive(float32(self.scale_head(features)))
-        return {"loc": float32(self.loc_head(features)), "scale": scale}
-
     def distribution(self, parameters: dict[str, tf.Tensor]) -> tfd.Distribution:
         """q(z|x), with batch shape [B] and event shape [L]."""
         return tfd.Independent(tfd.Normal(parameters["loc"], parameters["scale"]), 1)
@@ -51,7 +37,7 @@ class DiagonalNormal(Posterior):
 
 
 @keras.saving.register_keras_serializable(PACKAGE)
-class FullCovarianceNormal(Posterior):
+class FullCovarianceNormal(TransformedPosterior):
     """The posterior q(z|x) = N(z | loc(x), T(x) T(x)^T), T lower triangular: z = loc + T eps, eps ~ N(0, I).
 
     The heads are linear in the features; T is the identity where its head gives 0.
@@ -62,8 +48,6 @@ class FullCovarianceNormal(Posterior):
 
     Reference: Kingma & Welling 2019, An Introduction to Variational Autoencoders, section 2.5.1.
     """
-
-    scales_only = False
 
     def __init__(self, latent_dim: int | None = None, **kwargs: Any) -> None:
         super().__init__(latent_dim, **kwargs)
@@ -78,22 +62,19 @@ class FullCovarianceNormal(Posterior):
     def call(self, features: tf.Tensor) -> dict[str, tf.Tensor]:
         """Computes `loc` [B, L] and `scale_tril` [B, L, L], the matrix T, float32, from features [B, F]."""
         raw = tfp.math.fill_triangular(float32(self.scale_tril_head(features)))
-        # XLA cannot compile the gradient of `set_diag` where B is not known.
-        below = raw * (1 - tf.eye(self.latent_dim))
-        scale_tril = below + tf.linalg.diag(positive(tf.linalg.diag_part(raw)))
+        # XLA cannot compile the gradient of `set_diag` where B is not known, and TFLite has no `diag_part`.
+        identity = tf.eye(self.latent_dim)
+        diagonal = positive(tf.reduce_sum(raw * identity, axis=-1, keepdims=True))
+        scale_tril = raw * (1 - identity) + diagonal * identity
         return {"loc": float32(self.loc_head(features)), "scale_tril": scale_tril}
 
-    def distribution(self, parameters: dict[str, tf.Tensor]) -> tfd.Distribution:
+    def distribution(self, parameters: dict[str, tf.Tensor]) -> tfd.TransformedDistribution:
         """q(z|x), with batch shape [B] and event shape [L]."""
-        return tfd.MultivariateNormalTriL(parameters["loc"], parameters["scale_tril"])
-
-    def sample_from(self, parameters: dict[str, tf.Tensor], epsilon: tf.Tensor) -> tf.Tensor:
-        """The sample z = loc + T epsilon [B, L]."""
-        return parameters["loc"] + tf.linalg.matvec(parameters["scale_tril"], epsilon)
+        return CorrelatedNormal(parameters["loc"], TriangularRoot(parameters["scale_tril"]))
 
 
 @keras.saving.register_keras_serializable(PACKAGE)
-class LowRankNormal(Posterior):
+class LowRankNormal(TransformedPosterior):
     """The posterior q(z|x) = N(z | loc(x), diag(scale(x)^2) + V(x) V(x)^T) with V [L, rank], for a large L.
 
     The heads are linear in the features. V starts small and random: at 0 its gradient would be 0.
@@ -108,8 +89,6 @@ class LowRankNormal(Posterior):
 
     Reference: Ong et al. 2018, Gaussian Variational Approximation with a Factor Covariance Structure, section 3.
     """
-
-    scales_only = False
 
     def __init__(self, latent_dim: int | None = None, rank: int = 5, **kwargs: Any) -> None:
         super().__init__(latent_dim, **kwargs)
@@ -131,15 +110,9 @@ class LowRankNormal(Posterior):
         scale = positive(float32(self.scale_head(features)))
         return {"loc": float32(self.loc_head(features)), "scale": scale, "factor": factor}
 
-    def distribution(self, parameters: dict[str, tf.Tensor]) -> tfd.Distribution:
+    def distribution(self, parameters: dict[str, tf.Tensor]) -> tfd.TransformedDistribution:
         """q(z|x), with batch shape [B] and event shape [L]."""
-        return tfd.MultivariateNormalLinearOperator(
-            parameters["loc"], LowRankRoot(parameters["scale"], parameters["factor"])
-        )
-
-    def sample_from(self, parameters: dict[str, tf.Tensor], epsilon: tf.Tensor) -> tf.Tensor:
-        """The sample z [B, L] = loc + T epsilon, where T T^T is the covariance."""
-        return parameters["loc"] + LowRankRoot(parameters["scale"], parameters["factor"]).matvec(epsilon)
+        return CorrelatedNormal(parameters["loc"], LowRankRoot(parameters["scale"], parameters["factor"]))
 
     def get_config(self) -> dict[str, Any]:
         """The constructor's arguments."""

@@ -1,21 +1,17 @@
 """What every posterior is, and what their heads are made of."""
 
 import abc
-import math
 from typing import Any
 
 import keras
 import tensorflow as tf
 import tensorflow_probability as tfp
 
-from tfvae.numerics import softplus
+from tfvae.numerics import positive
 
 tfd = tfp.distributions
 
 PACKAGE = "tfvae.posteriors"
-
-# A softplus that underflows to 0 would make log q(z|x) infinite.
-_MIN_SCALE = 1e-6
 
 
 class Posterior(keras.layers.Layer, abc.ABC):
@@ -26,10 +22,14 @@ class Posterior(keras.layers.Layer, abc.ABC):
         kwargs: the arguments of `keras.layers.Layer`.
 
     Attributes:
+        support: where z lies, which that of the prior must be: "real", "sphere" or "simplex".
         scales_only: whether the family changes when z is rotated: then z may be rescaled for it, but not decorrelated.
+        has_log_prob: whether log q(z|x) can be evaluated at any z, and not only at draws of q(z|x).
     """
 
+    support = "real"
     scales_only = True
+    has_log_prob = True
 
     def __init__(self, latent_dim: int | None = None, **kwargs: Any) -> None:
         super().__init__(**kwargs)
@@ -74,6 +74,21 @@ class Posterior(keras.layers.Layer, abc.ABC):
         """
         raise NotImplementedError(f"{type(self).__name__} has no `sample_from`, which an export needs")
 
+    def sample_and_log_prob_from(
+        self, parameters: dict[str, tf.Tensor], epsilon: tf.Tensor | None = None
+    ) -> tuple[tf.Tensor, tf.Tensor]:
+        """The sample z [B, L] that noise stands for, as in `sample_from`, and log q(z|x) there [B], in nats.
+
+        Args:
+            parameters: what `call` gives.
+            epsilon: the noise [B, L]; None takes the `center`.
+
+        Raises:
+            NotImplementedError: a sample of this posterior is no function of such noise.
+        """
+        z = self.center(parameters) if epsilon is None else self.sample_from(parameters, epsilon)
+        return z, self.distribution(parameters).log_prob(z)
+
     def get_config(self) -> dict[str, Any]:
         """The constructor's arguments."""
         return {**super().get_config(), "latent_dim": self.latent_dim}
@@ -84,6 +99,68 @@ class Posterior(keras.layers.Layer, abc.ABC):
         head = kind(units, dtype=self.dtype_policy, name=name, **kwargs)
         head.build(input_shape)
         return head
+
+
+class LocationScalePosterior(Posterior):
+    """A posterior with the parameters loc and scale, each [B, L].
+
+    Both heads are linear in the features; scale = softplus(raw + log(e - 1)), which is 1 where raw is 0.
+
+    Args:
+        latent_dim: L, or None to take the model's.
+        kwargs: the arguments of `keras.layers.Layer`.
+    """
+
+    def __init__(self, latent_dim: int | None = None, **kwargs: Any) -> None:
+        super().__init__(latent_dim, **kwargs)
+        self.loc_head = None
+        self.scale_head = None
+
+    def build(self, input_shape: tuple[int | None, ...]) -> None:
+        """Creates the heads for features [B, F]."""
+        self.loc_head = self._head("loc", self.latent_dim, input_shape)
+        self.scale_head = self._head("scale", self.latent_dim, input_shape)
+
+    def call(self, features: tf.Tensor) -> dict[str, tf.Tensor]:
+        """Computes `loc` and `scale`, each float32 [B, L], from features [B, F]."""
+        scale = positive(float32(self.scale_head(features)))
+        return {"loc": float32(self.loc_head(features)), "scale": scale}
+
+
+class TransformedPosterior(Posterior):
+    """A posterior whose distribution is a bijector of standard normal noise: z = g(epsilon; x), epsilon ~ N(0, I).
+
+    Its `center` is g(0; x), and log q(z|x) at g(epsilon; x) needs no inverse of g:
+
+        log q(z|x) = log N(epsilon | 0, I) - log |det dg / d epsilon|
+    """
+
+    scales_only = False
+
+    @abc.abstractmethod
+    def distribution(self, parameters: dict[str, tf.Tensor]) -> tfd.TransformedDistribution:
+        """Wraps the parameters, `loc` [B, L] among them, into q(z|x), with batch shape [B] and event shape [L].
+
+        Args:
+            parameters: what `call` gives.
+        """
+
+    def center(self, parameters: dict[str, tf.Tensor]) -> tf.Tensor:
+        """The sample z [B, L] of epsilon = 0: the mean of a normal; that of a flow has no closed form."""
+        return self.sample_from(parameters, tf.zeros_like(parameters["loc"]))
+
+    def sample_from(self, parameters: dict[str, tf.Tensor], epsilon: tf.Tensor) -> tf.Tensor:
+        """The sample z = g(epsilon) [B, L]."""
+        return self.distribution(parameters).bijector.forward(epsilon)
+
+    def sample_and_log_prob_from(
+        self, parameters: dict[str, tf.Tensor], epsilon: tf.Tensor | None = None
+    ) -> tuple[tf.Tensor, tf.Tensor]:
+        """The sample z [B, L] that noise stands for, and log q(z|x) there [B]: see `Posterior`."""
+        epsilon = tf.zeros_like(parameters["loc"]) if epsilon is None else epsilon
+        bijector = self.distribution(parameters).bijector
+        log_noise = tfd.Independent(tfd.Normal(tf.zeros_like(epsilon), 1.0), 1).log_prob(epsilon)
+        return bijector.forward(epsilon), log_noise - bijector.forward_log_det_jacobian(epsilon, event_ndims=1)
 
 
 class _Constant(keras.layers.Layer):
@@ -110,8 +187,3 @@ class _Constant(keras.layers.Layer):
 def float32(x: tf.Tensor) -> tf.Tensor:
     """Casts what a head gives, which computes in half precision under a mixed policy."""
     return keras.ops.cast(x, "float32")
-
-
-def positive(raw: tf.Tensor) -> tf.Tensor:
-    """Turns a head's output into scales: 1 where it is 0."""
-    return softplus(raw + math.log(math.e - 1)) + _MIN_SCALE

@@ -1,9 +1,12 @@
 """Normal priors."""
 
+from typing import Any
+
 import keras
 import tensorflow as tf
 import tensorflow_probability as tfp
 
+from tfvae.numerics import positive
 from tfvae.priors.prior import PACKAGE, Prior
 
 tfd = tfp.distributions
@@ -27,3 +30,34 @@ class StandardNormal(Prior):
     def sample_from(self, epsilon: tf.Tensor) -> tf.Tensor:
         """The sample z = epsilon [B, L]."""
         return epsilon
+
+
+@keras.saving.register_keras_serializable(PACKAGE)
+class Normal(Prior):
+    """The prior p(z) = N(z | loc, diag(scale^2)), with loc and scale learned from 0 and 1 on.
+
+    Args:
+        latent_dim: L, or None to take the model's.
+        kwargs: the arguments of `keras.layers.Layer`.
+
+    Reference: Kingma & Welling 2013, section 2.1: the prior p_theta(z), whose parameters are those of the model.
+    """
+
+    def __init__(self, latent_dim: int | None = None, **kwargs: Any) -> None:
+        super().__init__(latent_dim, **kwargs)
+        self._loc = None
+        self._raw_scale = None
+
+    def build(self, input_shape: tuple[int | None, ...]) -> None:
+        """Creates the variables."""
+        arguments = {"shape": (self.latent_dim,), "initializer": "zeros", "dtype": "float32", "autocast": False}
+        self._loc = self.add_weight(name="loc", **arguments)
+        self._raw_scale = self.add_weight(name="raw_scale", **arguments)
+
+    def distribution(self) -> tfd.Distribution:
+        """p(z), with batch shape [] and event shape [L]."""
+        return tfd.Independent(tfd.Normal(self._loc.value, positive(self._raw_scale.value)), 1)
+
+    def sample_from(self, epsilon: tf.Tensor) -> tf.Tensor:
+        """The sample z = loc + scale * epsilon [B, L]."""
+        return self._loc + positive(self._raw_scale.value) * epsilon

@@ -21,7 +21,12 @@ class Prior(keras.layers.Layer, abc.ABC):
     Args:
         latent_dim: L, or None to take the model's.
         kwargs: the arguments of `keras.layers.Layer`.
+
+    Attributes:
+        support: where z lies, which that of the posterior must be: "real", "sphere" or "simplex".
     """
+
+    support = "real"
 
     def __init__(self, latent_dim: int | None = None, **kwargs: Any) -> None:
         super().__init__(**kwargs)

@@ -1,0 +1,256 @@
+"""Normalizing flows: functions of noise that can be inverted, with their networks, for posteriors and priors alike."""
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+import tensorflow_probability as tfp
+
+tfb = tfp.bijectors
+
+# The diagonals of a Sylvester flow stay below: at 1 a flow may collapse a direction in float32.
+_MAX_DIAGONAL = 0.99
+
+
+def check_latent_dim(flow: str, latent_dim: int) -> None:
+    """Raises ValueError where there is nothing for one dimension to depend on.
+
+    Args:
+        flow: the name of the class.
+        latent_dim: L.
+    """
+    if latent_dim < 2:
+        raise ValueError(
+            f"`latent_dim` must be at least 2 for a {flow}; a normal distribution or a SylvesterFlow takes 1. "
+            f"Received: latent_dim={latent_dim}"
+        )
+
+
+def coupling_networks(latent_dim: int, num_couplings: int, hidden: int, num_features: int) -> list[keras.Model]:
+    """Makes the networks of a flow of couplings, with one hidden layer each, which is the identity at the start.
+
+    Args:
+        latent_dim: L.
+        num_couplings: how many couplings follow each other.
+        hidden: units of the hidden layer.
+        num_features: F, how many features there are beside the half of z that a coupling keeps.
+    """
+    kept = latent_dim // 2
+    networks = []
+    for index in range(num_couplings):
+        network = keras.Sequential(
+            [
+                keras.layers.Dense(hidden, activation="tanh", dtype="float32"),
+                keras.layers.Dense(2 * (latent_dim - kept), kernel_initializer="zeros", dtype="float32"),
+            ],
+            name=f"coupling_{index}",
+        )
+        network.build((None, kept + num_features))
+        networks.append(network)
+    return networks
+
+
+def couplings(networks: list[keras.Model], latent_dim: int, features: tf.Tensor | None = None) -> list[tfb.Bijector]:
+    """The affine couplings of `coupling_networks`, which keep the halves of their input in turn.
+
+    Args:
+        networks: one for each coupling.
+        latent_dim: L.
+        features: [B, F], or None where the networks take none.
+
+    Reference: Dinh et al. 2017, Density Estimation Using Real NVP, equations 7 and 8.
+    """
+    kept = latent_dim // 2
+    return [
+        # A negative number keeps the last ones.
+        tfb.RealNVP(
+            num_masked=kept if index % 2 == 0 else -kept,
+            shift_and_log_scale_fn=functools.partial(_shift_and_log_scale, network, features),
+        )
+        for index, network in enumerate(networks)
+    ]
+
+
+class MaskedDense(keras.layers.Dense):
+    """A dense layer without the connections where a mask is 0.
+
+    Args:
+        mask: [inputs, units].
+        kwargs: the arguments of `keras.layers.Dense`.
+    """
+
+    def __init__(self, mask: np.ndarray, **kwargs: Any) -> None:
+        super().__init__(mask.shape[1], **kwargs)
+        self.mask = mask.astype("float32")
+
+    def call(self, inputs: tf.Tensor) -> tf.Tensor:
+        """Computes activation(inputs (kernel * mask) + bias) [B, units]."""
+        return self.activation(tf.matmul(inputs, self.kernel * self.mask) + self.bias)
+
+
+def autoregressive_networks(latent_dim: int, num_flows: int, hidden: int, num_features: int) -> list[keras.Model]:
+    """Makes networks whose outputs for a dimension of z see only the dimensions before it, and all features.
+
+    The order of the dimensions is reversed from one network to the next.
+
+    Args:
+        latent_dim: L.
+        num_flows: how many networks.
+        hidden: units of the one hidden layer of each; L - 1 or more, so that no connection is lost.
+        num_features: F, how many features there are beside z.
+
+    Reference: Germain et al. 2015, MADE: Masked Autoencoder for Distribution Estimation, equations 12 and 13.
+    """
+    # A unit of degree d sees the first d dimensions of z; features have degree 0.
+    units = np.arange(hidden) % latent_dim
+    networks = []
+    for index in range(num_flows):
+        order = np.arange(1, latent_dim + 1)[:: -1 if index % 2 else 1]
+        inputs = np.concatenate([order, np.zeros(num_features)])
+        outputs = np.tile(order, 2)
+        first, last = inputs[:, np.newaxis] <= units, units[:, np.newaxis] < outputs
+        network = keras.Sequential(
+            [
+                MaskedDense(first, activation="tanh", dtype="float32"),
+                MaskedDense(last, kernel_initializer="zeros", dtype="float32"),
+            ],
+            name=f"autoregressive_{index}",
+        )
+        network.build((None, latent_dim + num_features))
+        networks.append(network)
+    return networks
+
+
+class InverseAutoregressive(tfb.Bijector):
+    """The map m(u) + s(u) u, where m and s of a dimension are functions of those before it: see `MaskedDense`.
+
+        log |det| = sum_l log s_l(u)
+
+    The inverse is the fixed point of u = (z - m(u)) / s(u), which L steps reach exactly, one dimension at a time. Its
+    gradient is that of the implicit function, by L steps too: XLA cannot go back through a loop where B is not known.
+
+    Args:
+        network: one of `autoregressive_networks`.
+        features: [B, F].
+
+    Reference: Kingma et al. 2016, Improving Variational Inference with Inverse Autoregressive Flow, section 3.
+    """
+
+    def __init__(self, network: keras.Model, features: tf.Tensor) -> None:
+        parameters = {"network": network, "features": features}
+        self.shift_and_log_scale = functools.partial(_shift_and_log_scale, network, features)
+        super().__init__(forward_min_event_ndims=1, parameters=parameters, name="inverse_autoregressive")
+
+    @classmethod
+    def _parameter_properties(cls, dtype: Any) -> dict[str, Any]:
+        # The batch shape is that of the noise.
+        return {}
+
+    def _forward(self, u: tf.Tensor) -> tf.Tensor:
+        shift, log_scale = self.shift_and_log_scale(u)
+        return shift + tf.exp(log_scale) * u
+
+    def _forward_log_det_jacobian(self, u: tf.Tensor) -> tf.Tensor:
+        return tf.reduce_sum(self.shift_and_log_scale(u)[1], axis=-1)
+
+    def _inverse(self, z: tf.Tensor) -> tf.Tensor:
+        def step(u: tf.Tensor) -> tf.Tensor:
+            shift, log_scale = self.shift_and_log_scale(u)
+            return (z - shift) * tf.exp(-log_scale)
+
+        def repeat(function: Callable[[tf.Tensor], tf.Tensor], start: tf.Tensor) -> tf.Tensor:
+            loop = tf.while_loop(lambda _: True, lambda u: (function(u),), (start,), maximum_iterations=z.shape[-1])
+            return loop[0]
+
+        fixed = tf.stop_gradient(repeat(lambda u: tf.stop_gradient(step(u)), tf.zeros_like(z)))
+
+        def gradient(upstream: tf.Tensor) -> tf.Tensor:
+            # The sum over k of (d step / du)^T to the power k: that of L and above is 0.
+            def add(total: tf.Tensor) -> tf.Tensor:
+                with tf.GradientTape(watch_accessed_variables=False) as tape:
+                    tape.watch(fixed)
+                    stepped = step(fixed)
+                return upstream + tape.gradient(stepped, fixed, output_gradients=total)
+
+            return repeat(add, upstream)
+
+        return tf.custom_gradient(lambda u: (tf.identity(u), gradient))(step(fixed))
+
+
+def _shift_and_log_scale(
+    network: keras.Model, features: tf.Tensor | None, z: tf.Tensor, *_: Any, **kwargs: Any
+) -> tuple[tf.Tensor, tf.Tensor]:
+    """The shift and the log scale of what a flow changes [..., B, units], from what it reads of z [..., B, K]."""
+    leading = tf.shape(z)[:-1]
+    if features is not None:
+        features = tf.broadcast_to(features, tf.concat([leading, tf.shape(features)[-1:]], axis=0))
+        z = tf.concat([z, features], axis=-1)
+    # A Keras network takes one batch axis.
+    outputs = network(tf.reshape(z, [-1, z.shape[-1]]))
+    outputs = tf.reshape(outputs, tf.concat([leading, tf.shape(outputs)[-1:]], axis=0))
+    shift, log_scale = tf.split(outputs, 2, axis=-1)
+    # Scales between 1/e and e, so that no draw is far from all others after several flows.
+    return shift, tf.tanh(log_scale)
+
+
+class Sylvester(tfb.Bijector):
+    """The map z + P R tanh(R~ P^T z + b), with R and R~ upper triangular and P the identity or the reversed order.
+
+        log |det| = sum_l log(1 + tanh'(R~ P^T z + b)_l R_ll R~_ll)
+
+    It can be inverted, because |R_ll R~_ll| < 1, but not in closed form.
+
+    Args:
+        raw: [B, L, L + 2]: R above the diagonal, R~ below it and transposed, on it and in the last but one column
+            their diagonals before a tanh, and b in the last. All zeros make the identity.
+        is_reversed: whether P reverses the order.
+
+    Reference: van den Berg et al. 2018, Sylvester Normalizing Flows for Variational Inference, section 3 and theorem 2:
+    triangular Sylvester flows.
+    """
+
+    def __init__(self, raw: tf.Tensor, is_reversed: bool) -> None:
+        parameters = {"raw": raw, "is_reversed": is_reversed}
+        self.is_reversed = is_reversed
+        matrix, self.bias = raw[..., :-2], raw[..., -1]
+        identity = tf.eye(matrix.shape[-1])
+        self.diagonals = (
+            _MAX_DIAGONAL * tf.tanh(tf.reduce_sum(matrix * identity, axis=-1)),
+            # Not 0 where raw is: at R = R~ = 0 no gradient would reach either.
+            _MAX_DIAGONAL * tf.tanh(raw[..., -2] + 1),
+        )
+        halves = matrix, tf.linalg.matrix_transpose(matrix)
+        above = tf.linalg.band_part(tf.ones_like(identity), 0, -1) - identity
+        self.matrices = [
+            half * above + diagonal[..., tf.newaxis] * identity
+            for half, diagonal in zip(halves, self.diagonals, strict=True)
+        ]
+        super().__init__(forward_min_event_ndims=1, parameters=parameters, name="sylvester")
+
+    @classmethod
+    def _parameter_properties(cls, dtype: Any) -> dict[str, Any]:
+        # The batch shape is that of the noise.
+        return {}
+
+    def _forward(self, z: tf.Tensor) -> tf.Tensor:
+        return z + self._order(tf.linalg.matvec(self.matrices[0], tf.tanh(self._inner(z))))
+
+    def _forward_log_det_jacobian(self, z: tf.Tensor) -> tf.Tensor:
+        slope = 1 - tf.tanh(self._inner(z)) ** 2
+        return tf.reduce_sum(tf.math.log1p(slope * self.diagonals[0] * self.diagonals[1]), axis=-1)
+
+    def _inverse(self, z: tf.Tensor) -> tf.Tensor:
+        raise NotImplementedError(
+            "A SylvesterFlow has no inverse in closed form, so log q(z|x) is known at its own draws alone: objectives "
+            "with path gradients (sticking_the_landing, doubly_reparameterized) and those that evaluate it at other z "
+            "need another posterior, such as CouplingFlow or InverseAutoregressiveFlow"
+        )
+
+    def _inner(self, z: tf.Tensor) -> tf.Tensor:
+        return tf.linalg.matvec(self.matrices[1], self._order(z)) + self.bias
+
+    def _order(self, z: tf.Tensor) -> tf.Tensor:
+        return tf.reverse(z, axis=[-1]) if self.is_reversed else z
