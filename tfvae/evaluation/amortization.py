@@ -14,8 +14,9 @@ from tfvae import checks, elbo
 from tfvae.evaluation.batches import check_model, seeded
 from tfvae.vae import VAE
 
-# For the bounds that are compared, on the same noise.
+# For the bounds that are compared, on the same noise; and the most elements of x that are computed at a time.
 _NUM_SAMPLES = 256
+_CHUNK_ELEMENTS = 2**22
 
 
 @dataclasses.dataclass(frozen=True)
@@ -97,9 +98,7 @@ def amortization_gap(
             )
         optimal = make(len(batch))(batch, encoded, seeds[0])
         # Their mean is the ELBO, without noise where q(z|x) = p(z|x).
-        first, last = (
-            _terms(model, batch, each, _NUM_SAMPLES, seeds[1]).log_weights.numpy() for each in (encoded, optimal)
-        )
+        first, last = (_log_weights(model, batch, each, seeds[1]) for each in (encoded, optimal))
         error = np.std(last - first, axis=0, ddof=1) / math.sqrt(_NUM_SAMPLES)
         results.append((first.mean(axis=0), last.mean(axis=0), error))
     bounds = [np.concatenate(values) for values in zip(*results, strict=True)]
@@ -123,6 +122,16 @@ def _terms(
         analytic_kl=False,
         path_gradient=True,
     )
+
+
+def _log_weights(model: VAE, x: tf.Tensor, parameters: dict[str, tf.Tensor], seed: tf.Tensor) -> np.ndarray:
+    """The log importance weights [S, B] for parameters of q."""
+    size = max(1, min(_NUM_SAMPLES, _CHUNK_ELEMENTS // int(tf.size(x))))
+    parts = []
+    for start in range(0, _NUM_SAMPLES, size):
+        chunk_seed = tf.random.experimental.stateless_fold_in(seed, start)
+        parts.append(_terms(model, x, parameters, min(size, _NUM_SAMPLES - start), chunk_seed).log_weights)
+    return np.concatenate(parts)
 
 
 def _optimizer(
