@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from tfvae import cli, strategies
+from tfvae import cli, likelihoods, objectives, posteriors, priors, strategies
 
 DOCS = Path(__file__).parent.parent / "docs"
 PAGES = sorted(DOCS.glob("*.md"))
@@ -28,6 +28,13 @@ def test_the_names_of_a_page_exist_and_its_python_runs_from_top_to_bottom(page, 
     # First, because what the code imports may bring in more names.
     names_exist = "import os, sys, tfvae\nos.chdir(sys.argv[1])\nfor name in sys.argv[2:]:\n    eval(name)\n"
     run_python(names_exist + code, tmp_path, *names)
+
+
+@pytest.mark.parametrize("slot", [posteriors, priors, likelihoods, objectives], ids=lambda module: module.__name__)
+def test_every_part_is_in_its_table(slot):
+    headings = {posteriors: "Posteriors", priors: "Priors", likelihoods: "Likelihoods", objectives: "Objectives"}
+    rows = table((DOCS / "parts.md").read_text(), headings[slot])
+    assert sorted(row[0].strip("`") for row in rows) == sorted(f"{slot.__name__}.{name}" for name in slot.__all__)
 
 
 def test_every_strategy_is_described():
