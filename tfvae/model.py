@@ -12,8 +12,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from tfvae import calls, checks, epochs, files, inputs, replicas, resume
-from tfvae.callbacks import NonFiniteLossWarning
+from tfvae import callbacks, calls, checks, epochs, files, inputs, replicas, resume
 from tfvae.elbo import ElboTerms
 from tfvae.objectives import ELBO, Objective
 
@@ -37,7 +36,7 @@ class VariationalModel(keras.Model, abc.ABC):
     """
 
     # The callbacks that `fit` adds.
-    warnings: ClassVar[tuple[type[keras.callbacks.Callback], ...]] = (NonFiniteLossWarning,)
+    warnings: ClassVar[tuple[type[keras.callbacks.Callback], ...]] = (callbacks.NonFiniteLossWarning,)
 
     def __init__(self, objective: Objective | None = None, **kwargs: Any) -> None:
         # The networks cast x as their own dtype policy says; log-densities are of x as it is, in float32.
