@@ -21,6 +21,7 @@ SLOTS = {
     "objective": (objectives, objectives.Objective),
 }
 
+
 def configuration(likelihood):
     """What a wrapper can be given in place of a likelihood, which would belong to one model only."""
     configuration = keras.saving.serialize_keras_object(likelihood)
@@ -55,7 +56,12 @@ CASES = [
     (likelihoods.ZeroInflatedNegativeBinomial, {}),
     (
         likelihoods.Columns,
-        {"columns": [[configuration(likelihoods.Normal("learned")), 1], [configuration(likelihoods.Categorical(2)), 1]]},
+        {
+            "columns": [
+                [configuration(likelihoods.Normal("learned")), 1],
+                [configuration(likelihoods.Categorical(2)), 1],
+            ]
+        },
     ),
     (likelihoods.Missing, {"likelihood": configuration(likelihoods.Normal("optimal")), "fill": True}),
     (objectives.ELBO, {"beta": 4.0, "num_samples": 3, "analytic_kl": False}),

@@ -46,7 +46,8 @@ class Categorical(Likelihood):
 
     def element_distribution(self, parameters: tf.Tensor) -> tfd.Distribution:
         """Categorical for each element."""
-        return tfd.Categorical(self._logits(parameters), dtype=tf.float32)
+        logits = self.to_event(self.by_element(parameters), (self.num_classes,))
+        return tfd.Categorical(logits, dtype=tf.float32)
 
     def element_log_prob(self, x: tf.Tensor, parameters: tf.Tensor) -> tf.Tensor:
         """The log-probability of each element: see `Likelihood`."""
@@ -64,7 +65,9 @@ class Categorical(Likelihood):
             parameters: the decoder's output [..., *parameter_shape].
         """
         self._check_built()
-        return tf.nn.softmax(self._logits(tf.cast(parameters, tf.float32)))
+        # The event as one axis: a softmax takes no arrays of six.
+        probabilities = tf.nn.softmax(self.by_element(tf.cast(parameters, tf.float32)))
+        return self.to_event(probabilities, (self.num_classes,))
 
     def to_data(self, mean: np.ndarray) -> np.ndarray:
         """The most probable code [..., *event_shape].
@@ -82,9 +85,6 @@ class Categorical(Likelihood):
                 f"`x` must hold the codes 0 to {self.num_classes - 1} under the Categorical likelihood with "
                 f"num_classes={self.num_classes}. Received: x with the value {x[wrong]!s} at index {list(wrong)}"
             )
-
-    def _logits(self, parameters: tf.Tensor) -> tf.Tensor:
-        return self.to_event(self.by_element(parameters), (self.num_classes,))
 
     def get_config(self) -> dict[str, Any]:
         """The constructor's arguments."""

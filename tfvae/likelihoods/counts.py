@@ -124,7 +124,8 @@ class ZeroInflatedNegativeBinomial(NegativeBinomial):
     def element_distribution(self, parameters: tf.Tensor) -> tfd.Distribution:
         """The zero-inflated NegativeBinomial for each element."""
         log_mean, logits = self.split(parameters)
-        return tfd.Inflated(self._negative_binomial(log_mean), inflated_loc_logits=logits)
+        # TFP takes `inflated_loc_logits` twice: its probability is sigmoid(2 logits).
+        return tfd.Inflated(self._negative_binomial(log_mean), inflated_loc_probs=tf.sigmoid(logits))
 
     def element_log_prob(self, x: tf.Tensor, parameters: tf.Tensor) -> tf.Tensor:
         """The log-probability of each element: see `Likelihood`."""

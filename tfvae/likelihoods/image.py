@@ -39,7 +39,7 @@ class _Pixels(Likelihood):
 
         def is_wrong(part: np.ndarray) -> np.ndarray:
             levels = part.astype(np.float64) * 255
-            return (np.abs(levels - np.round(levels)) > 1e-3) | (levels < -0.5) | (levels > 255.5)
+            return ~((np.abs(levels - np.round(levels)) < 1e-3) & (levels > -0.5) & (levels < 255.5))
 
         wrong = checks.find(x, is_wrong)
         if wrong is not None:
