@@ -1,0 +1,140 @@
+"""Posterior x prior x likelihood x objective: what is put together trains, is saved and exported, or says why not.
+
+The default tests have every part in a model; the slow ones every pair of parts.
+"""
+
+import itertools
+
+import keras
+import numpy as np
+import pytest
+from test_parts import CASES, EVENT_SHAPE, LATENT_DIM, SLOTS, X, case_id, slot_of
+
+from tfvae import VAE, export, objectives, posteriors, priors
+from tfvae.networks import dense_decoder, dense_encoder
+
+PARTS = {slot: [case for case in CASES if slot_of(case[0]) == slot] for slot in SLOTS}
+INDEPENDENT = (posteriors.DiagonalNormal, posteriors.Laplace, priors.StandardNormal, priors.Normal)
+WITHOUT_MEAN = (
+    posteriors.CouplingFlow,
+    posteriors.InverseAutoregressiveFlow,
+    posteriors.SylvesterFlow,
+    posteriors.RelaxedOneHotCategorical,
+)
+
+
+def refusals(parts):
+    """What models of these parts must refuse: the error and its message when they are made, or in their first step."""
+    posterior, prior, objective = (parts[slot] for slot in ("posterior", "prior", "objective"))
+    if prior.support not in (None, posterior.support):
+        return (ValueError, "`prior` must have the support of"), None
+    if not posterior.has_log_prob and (objective.path_gradient or isinstance(prior, priors.VampPrior)):
+        return (NotImplementedError, "of its own draws alone"), None
+    needs_each = isinstance(objective, objectives.BetaTCVAE), getattr(objective, "per_dimension", False)
+    if (any(needs_each) and not isinstance(posterior, INDEPENDENT)) or (
+        needs_each[1] and not isinstance(prior, INDEPENDENT)
+    ):
+        return None, (ValueError, "must be independent over the dimensions")
+    if getattr(objective, "covariance", None) == "means" and isinstance(posterior, WITHOUT_MEAN):
+        return None, (ValueError, '`covariance` must be "draws"')
+    return None, None
+
+
+def model_of(parts):
+    parameter_shape = parts["likelihood"].parameter_shape(EVENT_SHAPE)
+    vae = VAE(
+        dense_encoder(EVENT_SHAPE, hidden=(8,), activation="tanh"),
+        dense_decoder(LATENT_DIM, parameter_shape, hidden=(8,), activation="tanh"),
+        LATENT_DIM,
+        **parts,
+    )
+    vae.compile(keras.optimizers.Adam(0.001), jit_compile=False)
+    return vae
+
+
+def check(cases, tmp_path):
+    """A model of these parts does all that it should, or refuses what it must."""
+    keras.utils.set_random_seed(0)
+    parts = {slot: part(**arguments) for slot, (part, arguments) in cases.items()}
+    at_once, in_first_step = refusals(parts)
+    if at_once is not None:
+        with pytest.raises(at_once[0], match=at_once[1]):
+            model_of(parts)
+        return
+    vae = model_of(parts)
+    if in_first_step is not None:
+        with pytest.raises(in_first_step[0], match=in_first_step[1]):
+            vae.fit(X, batch_size=16, verbose=0)
+        return
+    assert np.isfinite(vae.fit(X, batch_size=16, verbose=0).history["loss"]).all()
+    vae.save(tmp_path / "model.keras")
+    loaded = keras.models.load_model(tmp_path / "model.keras", safe_mode=True)
+    np.testing.assert_array_equal(loaded.predict(X, verbose=0), vae.predict(X, verbose=0))
+    # Each compares the file with the model, and writes nothing where they differ.
+    export.saved_model(loaded, tmp_path / "model", x=X)
+    export.tflite(loaded, tmp_path / "model.tflite", x=X)
+
+
+def every_part():
+    """Models that have every part, of parts that fit."""
+    left = {slot: list(cases) for slot, cases in PARTS.items()}
+    while any(left.values()):
+        chosen = {}
+        # The posteriors and the priors first, because few others fit them.
+        for slot in ("posterior", "prior", "objective", "likelihood"):
+            candidates = [*left[slot], *PARTS[slot]]
+            for case in candidates:
+                parts = {name: part(**arguments) for name, (part, arguments) in {**chosen, slot: case}.items()}
+                if fits(parts):
+                    chosen[slot] = case
+                    break
+            if chosen[slot] in left[slot]:
+                left[slot].remove(chosen[slot])
+        yield chosen
+
+
+def fits(parts):
+    defaults = {"prior": PARTS["prior"][0], "objective": PARTS["objective"][0]}
+    if "prior" not in parts:
+        return True
+    whole = {**{slot: part(**arguments) for slot, (part, arguments) in defaults.items()}, **parts}
+    return refusals(whole) == (None, None)
+
+
+def every_pair():
+    """Models that have every pair of parts: greedily, each with the parts that bring the most new pairs."""
+    slots = list(PARTS)
+    indices = [range(len(PARTS[slot])) for slot in slots]
+    missing = {
+        (first, one, second, other)
+        for first, second in itertools.combinations(range(len(slots)), 2)
+        for one in indices[first]
+        for other in indices[second]
+    }
+    while missing:
+        first, one, second, other = min(missing)
+        chosen = {first: one, second: other}
+        for place in sorted(set(range(len(slots))) - set(chosen)):
+            gains = [
+                sum((*low, *high) in missing for low, high in (sorted([(place, index), pair]) for pair in chosen.items()))
+                for index in indices[place]
+            ]
+            chosen[place] = int(np.argmax(gains))
+        missing -= {(*low, *high) for low, high in itertools.combinations(sorted(chosen.items()), 2)}
+        yield {slot: PARTS[slot][chosen[place]] for place, slot in enumerate(slots)}
+
+
+def model_id(cases):
+    return "-".join(case_id(case) for case in cases.values())
+
+
+@pytest.mark.parametrize("cases", every_part(), ids=model_id)
+def test_every_part_in_a_model(cases, tmp_path):
+    assert refusals({slot: part(**arguments) for slot, (part, arguments) in cases.items()}) == (None, None)
+    check(cases, tmp_path)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("cases", every_pair(), ids=model_id)
+def test_every_pair_of_parts_in_a_model(cases, tmp_path):
+    check(cases, tmp_path)
