@@ -186,3 +186,32 @@ def test_training_with_the_optimal_scale_ends_where_the_learned_one_does():
         assert np.isfinite(losses).all()
     assert scales[0] == pytest.approx(scales[1], rel=0.05)
     assert scales[0] == pytest.approx(0.2, rel=0.15)
+
+
+REPLICAS = """
+    import keras, numpy as np, tensorflow as tf
+    cpu = tf.config.list_physical_devices("CPU")[0]
+    tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
+    import tfvae
+    x = np.random.default_rng(0).normal(size=(5, 4)).astype("float32")
+    for mode in ({}, {"jit_compile": True, "steps_per_execution": 2}):
+        with tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"]).scope():
+            decoder = tfvae.networks.dense_decoder(2, (4,), hidden=())
+            likelihood = tfvae.likelihoods.Normal("optimal")
+            vae = tfvae.VAE(tfvae.networks.dense_encoder((4,), hidden=()), decoder, 2, likelihood=likelihood)
+            vae.compile(keras.optimizers.SGD(0.0), **mode)
+        decoder.set_weights([np.zeros((2, 4)), np.zeros(4)])
+        loss = vae.fit(x, batch_size=5, epochs=2, verbose=0).history["loss"]
+        assert np.isfinite(loss).all() and np.isfinite(vae.evaluate(x, verbose=0)).all()
+        first, second = (v.numpy() for v in likelihood.non_trainable_variables[0].value.values)
+        print(*(first / first[1])[:1], *(second / second[1])[:1], np.mean(np.square(x)))
+"""
+
+
+@pytest.mark.slow
+def test_replicas_share_the_moving_average_of_the_optimal_scale(run_python):
+    # They have 3 and 2 examples, and the decoder gives 0, so that what is averaged is the mean of x^2.
+    for line in run_python(REPLICAS).splitlines()[-2:]:
+        first, second, expected = map(float, line.split())
+        assert first == second
+        assert first == pytest.approx(expected, rel=1e-5)

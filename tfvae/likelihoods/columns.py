@@ -9,7 +9,7 @@ import tensorflow as tf
 import tensorflow_probability as tfp
 
 from tfvae import checks
-from tfvae.likelihoods.elements import Elements
+from tfvae.likelihoods import elements
 from tfvae.likelihoods.likelihood import PACKAGE, Likelihood, configuration_of, likelihood_of
 
 tfd = tfp.distributions
@@ -102,7 +102,9 @@ class Columns(Likelihood):
 
         shape = tf.concat([tf.shape(parameters)[:-1], [sum(self._widths)]], axis=0)
         static_shape = parameters.shape[:-1].concatenate(sum(self._widths))
-        return Elements(shape, static_shape, sample, log_prob, lambda: tf.concat([p.mean() for p in parts], axis=-1))
+        return elements.distribution(
+            shape, static_shape, sample, log_prob, lambda: tf.concat([p.mean() for p in parts], axis=-1)
+        )
 
     def element_log_prob(self, x: tf.Tensor, parameters: tf.Tensor) -> tf.Tensor:
         """The log-density of each element: see `Likelihood`."""
@@ -115,11 +117,11 @@ class Columns(Likelihood):
         """The log-density of each element in a step of training: see `Likelihood`."""
         is_observed = tf.ones_like(x, tf.bool) if is_observed is None else is_observed
         parts = (tf.split(tensor, self._widths, axis=-1) for tensor in (x, is_observed))
-        elements = [
+        log_probs = [
             likelihood.element_log_prob_in_training(x, part, observed)
             for (likelihood, part), x, observed in zip(self._groups(parameters), *parts, strict=True)
         ]
-        return tf.concat(elements, axis=-1)
+        return tf.concat(log_probs, axis=-1)
 
     def mean(self, parameters: tf.Tensor) -> tf.Tensor:
         """The means of the groups, one after the other on the last axis; for a `Categorical` its probabilities.

@@ -9,8 +9,14 @@ import tensorflow_probability as tfp
 tfd = tfp.distributions
 
 
-class Elements(tfd.Distribution):
-    """A distribution of scalars that is made of functions.
+def distribution(
+    shape: tf.Tensor,
+    static_shape: tf.TensorShape,
+    sample: Callable[[Any, Any], tf.Tensor],
+    log_prob: Callable[[tf.Tensor], tf.Tensor],
+    mean: Callable[[], tf.Tensor],
+) -> tfd.Distribution:
+    """Makes a distribution of scalars from functions.
 
     Args:
         shape: the batch shape, a tensor int32.
@@ -19,7 +25,10 @@ class Elements(tfd.Distribution):
         log_prob: from values to their log-densities.
         mean: gives the mean [*shape].
     """
+    return _Elements(shape, static_shape, sample, log_prob, mean)
 
+
+class _Elements(tfd.Distribution):
     def __init__(
         self,
         shape: tf.Tensor,

@@ -15,7 +15,7 @@ import tensorflow as tf
 import tensorflow_probability as tfp
 
 from tfvae import checks
-from tfvae.likelihoods.elements import Elements
+from tfvae.likelihoods import elements
 from tfvae.likelihoods.likelihood import PACKAGE, Likelihood
 from tfvae.numerics import log1mexp, softplus
 
@@ -191,4 +191,4 @@ def _rounded(continuous: tfd.Distribution, log_prob: Any, mean: Any) -> tfd.Dist
     def sample(n: Any, seed: Any) -> tf.Tensor:
         return tf.round(255 * _unit(tf.clip_by_value(continuous.sample(n, seed=seed), -1.0, 1.0))) / 255
 
-    return Elements(continuous.batch_shape_tensor(), continuous.batch_shape, sample, log_prob, mean)
+    return elements.distribution(continuous.batch_shape_tensor(), continuous.batch_shape, sample, log_prob, mean)
