@@ -116,7 +116,10 @@ def every_pair():
         chosen = {first: one, second: other}
         for place in sorted(set(range(len(slots))) - set(chosen)):
             gains = [
-                sum((*low, *high) in missing for low, high in (sorted([(place, index), pair]) for pair in chosen.items()))
+                sum(
+                    (*low, *high) in missing
+                    for low, high in (sorted([(place, index), pair]) for pair in chosen.items())
+                )
                 for index in indices[place]
             ]
             chosen[place] = int(np.argmax(gains))

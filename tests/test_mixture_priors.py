@@ -7,7 +7,7 @@ import tensorflow as tf
 from scipy import stats
 from sklearn.mixture import GaussianMixture
 
-from tfvae import VAE, export, likelihoods, numerics, posteriors, priors
+from tfvae import VAE, export, likelihoods, posteriors, priors
 from tfvae.networks import dense_decoder, dense_encoder
 
 RNG = np.random.default_rng(0)
@@ -170,17 +170,3 @@ def test_the_number_of_components_is_a_positive_integer(make, num_components):
 def test_bounds_are_a_low_and_a_high_number(bounds):
     with pytest.raises(ValueError, match=r"`bounds` must be .* Received: bounds="):
         priors.VampPrior(bounds=bounds)
-
-
-def test_the_distribution_function_of_the_normal_against_scipy():
-    x = np.linspace(-12.9, 9, 4001).astype("float32")
-    received, expected = numerics.normal_cdf(tf.constant(x)), stats.norm.cdf(np.float64(x))
-    # The exponent of a small tail has as many digits after the point as float32 leaves it.
-    np.testing.assert_allclose(received, expected, rtol=2e-5)
-    np.testing.assert_allclose(received, expected, rtol=0, atol=2e-7)
-
-
-def test_the_quantiles_of_the_normal_against_scipy():
-    p = np.concatenate([np.logspace(-7, -3, 200), np.linspace(1e-3, 1 - 1e-7, 2001)]).astype("float32")
-    quantiles = numerics.normal_quantile(tf.constant(p))
-    np.testing.assert_allclose(quantiles, stats.norm.ppf(np.float64(p)), rtol=1e-5, atol=1e-6)

@@ -3,6 +3,7 @@
 A new part needs a line in CASES.
 """
 
+import functools
 import inspect
 import json
 
@@ -35,9 +36,23 @@ CASES = [
     (posteriors.FullCovarianceNormal, {"latent_dim": 2}),
     (posteriors.LowRankNormal, {"latent_dim": 2, "rank": 1}),
     (posteriors.CouplingFlow, {"latent_dim": 2, "num_couplings": 2, "hidden": 4}),
+    (posteriors.InverseAutoregressiveFlow, {"latent_dim": 2, "num_flows": 2, "hidden": 4}),
+    (posteriors.SylvesterFlow, {"latent_dim": 2, "num_flows": 2}),
+    (posteriors.Laplace, {"latent_dim": 2}),
+    (posteriors.PowerSpherical, {"latent_dim": 2}),
+    (posteriors.VonMisesFisher, {"latent_dim": 2}),
+    (posteriors.RelaxedOneHotCategorical, {"latent_dim": 2, "num_categories": 2, "temperature": 0.7}),
     (priors.StandardNormal, {"latent_dim": 2}),
     (priors.NormalMixture, {"latent_dim": 2, "num_components": 3}),
     (priors.VampPrior, {"latent_dim": 2, "num_components": 3, "bounds": [0.0, 1.0]}),
+    (priors.Normal, {"latent_dim": 2}),
+    (priors.Flow, {"latent_dim": 2, "num_couplings": 2, "hidden": 4}),
+    (priors.HypersphericalUniform, {"latent_dim": 2}),
+    (priors.RelaxedOneHotCategorical, {"latent_dim": 2, "num_categories": 2, "temperature": 0.7}),
+    (
+        priors.RelaxedOneHotCategorical,
+        {"latent_dim": 2, "num_categories": 2, "temperature": 0.7, "probabilities": "learned"},
+    ),
     (likelihoods.Normal, {"scale": 0.5}),
     (likelihoods.Normal, {"scale": "learned"}),
     (likelihoods.Bernoulli, {}),
@@ -86,6 +101,14 @@ CASES = [
     (objectives.MMD, {"num_samples": 3, "mmd_weight": 5.0, "kl_weight": 0.5}),
 ]
 
+# The partner of a part whose z lies elsewhere than the default's.
+PARTNERS = {
+    ("posterior", "sphere"): ("prior", priors.HypersphericalUniform),
+    ("prior", "sphere"): ("posterior", posteriors.PowerSpherical),
+    ("posterior", "simplex"): ("prior", functools.partial(priors.RelaxedOneHotCategorical, num_categories=2)),
+    ("prior", "simplex"): ("posterior", functools.partial(posteriors.RelaxedOneHotCategorical, num_categories=2)),
+}
+
 EVENT_SHAPE = (3, 2)
 LATENT_DIM = 2
 # Bits are data of every likelihood.
@@ -122,9 +145,12 @@ def slot_of(part):
 
 
 def vae_with(case, **compile_arguments):
-    """A VAE with the part in its slot and the defaults in the others."""
+    """A VAE with the part in its slot and the defaults, or what the part needs, in the others."""
     part, arguments = case
     parts = {slot_of(part): part(**arguments)}
+    partner = PARTNERS.get((slot_of(part), getattr(part, "support", "real")))
+    if partner:
+        parts[partner[0]] = partner[1]()
     parameter_shape = parts.get("likelihood", likelihoods.Normal()).parameter_shape(EVENT_SHAPE)
     vae = VAE(
         dense_encoder(EVENT_SHAPE, hidden=(8,), activation="tanh"),

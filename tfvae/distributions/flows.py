@@ -140,8 +140,10 @@ class InverseAutoregressive(tfb.Bijector):
     """
 
     def __init__(self, network: keras.Model, features: tf.Tensor) -> None:
-        parameters = {"network": network, "features": features}
+        # New at each call: TFP remembers the values of bijectors by their parameters, but the weights of a network
+        # change.
         self.shift_and_log_scale = functools.partial(_shift_and_log_scale, network, features)
+        parameters = {"shift_and_log_scale": self.shift_and_log_scale}
         super().__init__(forward_min_event_ndims=1, parameters=parameters, name="inverse_autoregressive")
 
     @classmethod

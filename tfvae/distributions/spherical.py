@@ -80,8 +80,8 @@ class Spherical(tfd.Distribution, abc.ABC):
         """The function g as one of y, 0 at t = 1."""
 
     @abc.abstractmethod
-    def kernel_at(self, distance: tf.Tensor) -> tf.Tensor:
-        """The function g as one of (1 - t) / 2, from 0 to 1."""
+    def kernel_at(self, near: tf.Tensor, far: tf.Tensor) -> tf.Tensor:
+        """The function g as one of (1 - t) / 2 and (1 + t) / 2, of which the smaller has more digits."""
 
     @abc.abstractmethod
     def slope(self, y: tf.Tensor) -> tf.Tensor:
@@ -109,9 +109,9 @@ class Spherical(tfd.Distribution, abc.ABC):
         return self.concentration * mean - self._log_mean_kernel(grid)
 
     def _log_prob(self, z: tf.Tensor) -> tf.Tensor:
-        # Of z near loc more digits are left than of <loc, z> near 1.
-        distance = tf.clip_by_value(tf.reduce_sum((z - self.loc) ** 2, axis=-1) / 4, 0.0, 1 - 6e-8)
-        log_ratio = self.concentration * self.kernel_at(distance) - self._log_mean_kernel(self._grid())
+        # <loc, z> near 1 or -1 has lost its digits.
+        near, far = (tf.reduce_sum((z - sign * self.loc) ** 2, axis=-1) / 4 for sign in (1, -1))
+        log_ratio = self.concentration * self.kernel_at(near, far) - self._log_mean_kernel(self._grid())
         return log_ratio + math.lgamma(self.half + 0.5) - math.log(2) - (self.half + 0.5) * math.log(math.pi)
 
     def _log_mean_kernel(self, grid: _Grid) -> tf.Tensor:
@@ -198,9 +198,11 @@ class PowerSpherical(Spherical):
         """The function g as one of y."""
         return -softplus(-y)
 
-    def kernel_at(self, distance: tf.Tensor) -> tf.Tensor:
-        """The function g as one of (1 - t) / 2."""
-        return tf.math.log1p(-distance)
+    def kernel_at(self, near: tf.Tensor, far: tf.Tensor) -> tf.Tensor:
+        """The function g as one of (1 - t) / 2 and (1 + t) / 2."""
+        is_near = near < 0.5
+        # The branch that is not taken must be finite too, or the gradient of both is not.
+        return tf.where(is_near, tf.math.log1p(-tf.where(is_near, near, 0.5)), tf.math.log(tf.maximum(far, 1e-30)))
 
     def slope(self, y: tf.Tensor) -> tf.Tensor:
         """The derivative of g for y."""
@@ -219,9 +221,9 @@ class VonMisesFisher(Spherical):
         """The function g as one of y."""
         return -2 * tf.sigmoid(-y)
 
-    def kernel_at(self, distance: tf.Tensor) -> tf.Tensor:
-        """The function g as one of (1 - t) / 2."""
-        return -2 * distance
+    def kernel_at(self, near: tf.Tensor, far: tf.Tensor) -> tf.Tensor:
+        """The function g as one of (1 - t) / 2 and (1 + t) / 2."""
+        return -2 * near
 
     def slope(self, y: tf.Tensor) -> tf.Tensor:
         """The derivative of g for y."""
