@@ -26,6 +26,7 @@ if TYPE_CHECKING:
         strategies,
     )
     from tfvae.amortized import LocalLatents
+    from tfvae.conditional import ConditionalVAE
     from tfvae.draws import Draws
     from tfvae.latents import Latent
     from tfvae.model import VariationalModel
@@ -37,6 +38,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "VAE",
+    "ConditionalVAE",
     "Draws",
     "Latent",
     "LocalLatents",
@@ -62,6 +64,7 @@ __getattr__, __dir__ = lazy_attributes(
     {
         "amortized": ["LocalLatents"],
         "callbacks": [],
+        "conditional": ["ConditionalVAE"],
         "data": [],
         "draws": ["Draws"],
         "epochs": [],
@@ -82,5 +85,8 @@ __getattr__, __dir__ = lazy_attributes(
 )
 
 # `keras.saving.load_model` finds only classes that are registered, so whoever has both Keras and tfvae has them all.
-wrapt.register_post_import_hook(lambda keras: importlib.import_module("tfvae.vae"), "keras")
-wrapt.register_post_import_hook(lambda keras: importlib.import_module("tfvae.variational_inference"), "keras")
+for _module in ("vae", "conditional", "variational_inference"):
+    wrapt.register_post_import_hook(
+        lambda keras, module=_module: importlib.import_module(f"tfvae.{module}"),
+        "keras",
+    )

@@ -56,6 +56,8 @@ class ElboTerms(NamedTuple):
         posterior: q(z|x), with batch shape [B] and event shape [L]; None with z.
         prior: p(z); None with z.
         seed: a stateless seed int32 [2] for noise of the objective's own; None with z.
+        auxiliary: what is added to the objective and is part of no bound [B], as the loss of a classifier.
+        metrics: values [B, ...] for metrics of the model's own, by their names, or None.
     """
 
     log_likelihood: tf.Tensor
@@ -68,6 +70,8 @@ class ElboTerms(NamedTuple):
     posterior: tfd.Distribution | None = None
     prior: tfd.Distribution | None = None
     seed: tf.Tensor | None = None
+    auxiliary: tf.Tensor | float = 0.0
+    metrics: dict[str, tf.Tensor] | None = None
 
     @property
     def log_weights(self) -> tf.Tensor:

@@ -205,7 +205,7 @@ class VariationalModel(keras.Model, abc.ABC):
             path_gradient=objective.path_gradient,
             training=training,
         )
-        losses = -objective(objective.tempered(terms, self.kl_weight) if training else terms)
+        losses = -objective(objective.tempered(terms, self.kl_weight) if training else terms) - terms.auxiliary
         if batch.sample_weight is not None:
             losses *= batch.sample_weight
         regularization = tf.add_n([tf.cast(loss, tf.float32) for loss in self.losses]) if self.losses else 0.0
@@ -216,6 +216,7 @@ class VariationalModel(keras.Model, abc.ABC):
             "elbo": terms.elbo,
             "log_likelihood": tf.reduce_mean(terms.log_likelihood, axis=0),
             "kl": terms.kl,
+            **(terms.metrics or {}),
         }
         return loss, values
 
@@ -295,7 +296,7 @@ class VariationalModel(keras.Model, abc.ABC):
         arguments = calls.arguments_of(self, keras.Model.fit, x, *args, **kwargs)
         calls.check_validation(self, arguments)
         if arguments.get("shuffle", True) is True:
-            inputs.shuffle_arrays(arguments, lambda: self._progress.seed)
+            inputs.shuffle_arrays(arguments, self.unpack, lambda: self._progress.seed)
         if isinstance(arguments["x"], tf.data.Dataset):
             # Keras warns of its own default, which a dataset cannot honour.
             arguments["shuffle"] = False

@@ -47,7 +47,7 @@ gRPC, with `pip install tensorflow-serving-api`; inputs are float32:
 ## Signatures
 
 B is any number of examples, up to the 1024 of batching.config where it is used; everything is float32.
-
+{conditions}
 | signature | inputs | outputs |
 | --- | --- | --- |
 | encode | x [B, {event}] | the parameters of q(z\\|x), such as loc and scale [B, {latent_dim}] |
@@ -117,11 +117,16 @@ def files(model: VAE, name: str) -> dict[str, str]:
     """
     x = np.zeros(model.event_shape).tolist()
     epsilon = np.zeros(model.latent_dim).tolist()
+    conditions = {name: np.zeros(shape).tolist() for name, shape in model._condition_shapes.items()}
     requests = {
-        "serving_default": {"instances": [x]},
-        "score": {"signature_name": "score", "instances": [{"x": x, "epsilon": epsilon}]},
+        "serving_default": {"instances": [{"x": x, **conditions} if conditions else x]},
+        "score": {"signature_name": "score", "instances": [{"x": x, "epsilon": epsilon, **conditions}]},
     }
     readme = _README.format(
+        conditions="".join(
+            f"\nEvery signature takes {name} [B, {', '.join(map(str, shape))}] too.\n"
+            for name, shape in model._condition_shapes.items()
+        ),
         name=name,
         event_shape=list(model.event_shape),
         event=", ".join(map(str, model.event_shape)),

@@ -25,6 +25,8 @@ class Endpoints(tf.Module):
       stands for; noise is an input, so that an answer is a function of the question;
     - `serving_default(x [B, ...])`: what `reconstruct` gives and what `score` gives, at the mean of q(z|x).
 
+    Of a `tfvae.ConditionalVAE` each takes `condition` [B, C] too.
+
     Args:
         model: a model that is built.
         batch_size: a fixed B, or None for any.
@@ -42,13 +44,17 @@ class Endpoints(tf.Module):
         x = tf.TensorSpec([batch_size, *model.event_shape], tf.float32, name="x")
         z = tf.TensorSpec([batch_size, model.latent_dim], tf.float32, name="z")
         epsilon = tf.TensorSpec([batch_size, model.latent_dim], tf.float32, name="epsilon")
+        conditions = tuple(
+            tf.TensorSpec([batch_size, *shape], tf.float32, name=name)
+            for name, shape in model._condition_shapes.items()
+        )
         specs = {
-            "encode": (x,),
-            "decode": (z,),
-            "reconstruct": (x,),
-            "generate": (epsilon,),
-            "score": (x, epsilon),
-            "serving_default": (x,),
+            "encode": (x, *conditions),
+            "decode": (z, *conditions),
+            "reconstruct": (x, *conditions),
+            "generate": (epsilon, *conditions),
+            "score": (x, epsilon, *conditions),
+            "serving_default": (x, *conditions),
         }
         functions = _functions(model)
         self.signatures_by_name = {
@@ -59,13 +65,18 @@ class Endpoints(tf.Module):
 
 def _functions(model: VAE) -> dict[str, Callable[..., dict[str, tf.Tensor]]]:
     """The functions behind the signatures, by name: those that the model itself uses."""
+    data = model._together
+
+    def serving_default(x: tf.Tensor, *conditions: tf.Tensor) -> dict[str, tf.Tensor]:
+        return {"mean": model.call(data(x, *conditions)), **model._score_at_mean(data(x, *conditions))}
+
     return {
-        "encode": model._encode,
-        "decode": lambda z: {"mean": model._decode(z)},
-        "reconstruct": lambda x: {"mean": model.call(x)},
-        "generate": lambda epsilon: {"mean": model._generate(epsilon)},
-        "score": model._score,
-        "serving_default": lambda x: {"mean": model.call(x), **model._score_at_mean(x)},
+        "encode": lambda x, *conditions: model._encode(data(x, *conditions)),
+        "decode": lambda z, *conditions: {"mean": model._decode(z, *conditions)},
+        "reconstruct": lambda x, *conditions: {"mean": model.call(data(x, *conditions))},
+        "generate": lambda epsilon, *conditions: {"mean": model._generate(epsilon, *conditions)},
+        "score": lambda x, epsilon, *conditions: model._score(data(x, *conditions), epsilon),
+        "serving_default": serving_default,
     }
 
 
@@ -92,7 +103,8 @@ def checked(
 
 
 def _parts(model: VAE) -> tuple[keras.layers.Layer, ...]:
-    return model.encoder, model.posterior, model.prior, model.decoder, model.likelihood
+    parts = (getattr(model, name) for name in model._PARTS)
+    return tuple(part for part in parts if isinstance(part, keras.layers.Layer))
 
 
 def in_float32(model: VAE) -> VAE:
@@ -106,7 +118,7 @@ def in_float32(model: VAE) -> VAE:
     policy = keras.config.dtype_policy()
     keras.config.set_dtype_policy("float32")
     try:
-        copy = VAE.from_config(_with_float32(model.get_config()))
+        copy = type(model).from_config(_with_float32(model.get_config()))
         copy.build((None, *model.event_shape))
     finally:
         keras.config.set_dtype_policy(policy)

@@ -22,7 +22,8 @@ def metadata(model: VAE, offset: ArrayLike | None = None, scale: ArrayLike | Non
         scale: see `offset`.
 
     Returns:
-        The event shape, latent dimension, parts, normalisation and the version of tfvae, ready for JSON.
+        The event shape, latent dimension, shape of a condition, parts, normalisation and the version of tfvae, ready
+        for JSON.
 
     Raises:
         ValueError: one of `offset` and `scale` is given without the other.
@@ -39,6 +40,7 @@ def metadata(model: VAE, offset: ArrayLike | None = None, scale: ArrayLike | Non
         "tfvae_version": importlib.metadata.version("tfvae"),
         "event_shape": list(model.event_shape),
         "latent_dim": model.latent_dim,
+        **{f"{name}_shape": list(shape) for name, shape in model._condition_shapes.items()},
         **{name: type(part).__name__ for name, part in parts.items()},
         "normalization": None if offset is None else normalization,
     }

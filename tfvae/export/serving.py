@@ -46,7 +46,7 @@ def saved_model(
         path: the model's folder, whose name is that of the served model; versions are its subfolders 1, 2, ... Beside
             them are written README.md and requests/ to try it, models.config and batching.config.
         keep: how many versions to keep, this one included; None keeps all.
-        x: data [N, ...] for the comparison; None draws them from the model. For variational inference with
+        x: data as for `fit`, for the comparison; None draws them from the model. For variational inference with
             `predictive`, new data as this takes them, of which only the shapes matter otherwise.
         offset: with `scale`, how to bring raw data into the model's units: x = (raw - offset) / scale;
             None leaves it unsaid.
