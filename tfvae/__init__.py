@@ -28,20 +28,26 @@ if TYPE_CHECKING:
     from tfvae.amortized import LocalLatents
     from tfvae.conditional import ConditionalVAE
     from tfvae.draws import Draws
+    from tfvae.hierarchical import HierarchicalVAE
     from tfvae.latents import Latent
     from tfvae.model import VariationalModel
+    from tfvae.semi_supervised import SemiSupervisedVAE
     from tfvae.strategies import strategy
     from tfvae.vae import VAE
     from tfvae.variational_inference import VariationalInference
+    from tfvae.vq import VQVAE
 
 __version__ = "0.1.0"
 
 __all__ = [
     "VAE",
+    "VQVAE",
     "ConditionalVAE",
     "Draws",
+    "HierarchicalVAE",
     "Latent",
     "LocalLatents",
+    "SemiSupervisedVAE",
     "VariationalInference",
     "VariationalModel",
     "callbacks",
@@ -69,6 +75,7 @@ __getattr__, __dir__ = lazy_attributes(
         "draws": ["Draws"],
         "epochs": [],
         "export": [],
+        "hierarchical": ["HierarchicalVAE"],
         "latents": ["Latent"],
         "likelihoods": [],
         "model": ["VariationalModel"],
@@ -77,15 +84,17 @@ __getattr__, __dir__ = lazy_attributes(
         "posteriors": [],
         "priors": [],
         "restart": [],
+        "semi_supervised": ["SemiSupervisedVAE"],
         "shards": [],
         "strategies": ["strategies", "strategy"],
         "vae": ["VAE"],
         "variational_inference": ["VariationalInference"],
+        "vq": ["VQVAE"],
     },
 )
 
 # `keras.saving.load_model` finds only classes that are registered, so whoever has both Keras and tfvae has them all.
-for _module in ("vae", "conditional", "variational_inference"):
+for _module in ("vae", "conditional", "semi_supervised", "hierarchical", "vq", "variational_inference"):
     wrapt.register_post_import_hook(
         lambda keras, module=_module: importlib.import_module(f"tfvae.{module}"),
         "keras",

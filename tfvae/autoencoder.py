@@ -120,10 +120,10 @@ class Autoencoder(VariationalModel):
         terms = self.elbo_terms(x, num_samples=num_samples, seed=seed)
         return tf.reduce_logsumexp(terms.log_weights, axis=0)
 
-    def _decoded(self, *arrays: np.ndarray, batch_size: int) -> np.ndarray:
+    def _decoded(self, *arrays: np.ndarray, batch_size: int, **constants: int) -> np.ndarray:
         """What the model's `_decode` gives of arrays with N rows."""
         parts = zip(*(inputs.batches(array, batch_size) for array in arrays), strict=True)
-        return _concatenated([self._run(self._decode, *part) for part in parts])
+        return _concatenated([self._run(self._decode, *part, **constants) for part in parts])
 
     def _arrays(self, x: Any) -> Any:
         """Arrays that a user gave to a method, in the form in which they are checked and computed with."""
@@ -172,6 +172,35 @@ def check_part(name: str, part: Any, *kinds: type) -> None:
     """
     if not isinstance(part, kinds):
         raise ValueError(f"`{name}` must be a {' or a '.join(kind.__name__ for kind in kinds)}. Received: {part!r}")
+
+
+def refuse_path_gradients(model: Autoencoder) -> None:
+    """Raises ValueError where the objective of a model takes gradients through z alone, which the model has not."""
+    if model.objective.path_gradient:
+        raise ValueError(
+            f"`objective` must take the gradient of the terms themselves: a {type(model).__name__} has no path "
+            f"gradients. Received: objective={model.objective!r}"
+        )
+
+
+def set_latent_dim(name: str, part: Any, latent_dim: int) -> None:
+    """Gives a part its latent dimension.
+
+    Args:
+        name: the argument's name.
+        part: a posterior or a prior.
+        latent_dim: L.
+
+    Raises:
+        ValueError: it has another one.
+    """
+    if part.latent_dim is None:
+        part.latent_dim = latent_dim
+    elif part.latent_dim != latent_dim:
+        raise ValueError(
+            f"`{name}` must have the model's latent_dim, {latent_dim}, or None and belong to no other "
+            f"model. Received: a {name} with latent_dim={part.latent_dim}"
+        )
 
 
 def check_network(name: str, network: Any) -> None:

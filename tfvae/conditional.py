@@ -79,6 +79,8 @@ class ConditionalVAE(VAE):
     def _condition_shapes(self) -> dict[str, tuple[int, ...]]:
         return {"condition": (self.condition_dim,)}
 
+    _given_shapes = _condition_shapes
+
     def build(self, input_shape: Any) -> None:
         """Builds the parts for data of one shape, and checks that they fit together.
 
@@ -136,7 +138,7 @@ class ConditionalVAE(VAE):
         self._check_built("decode")
         z = self._checked_noise("z", z)
         condition = self._check_condition(condition)
-        checks.check_same_length(z=z, condition=condition)
+        checks.check_same_length(z=z, **dict.fromkeys(self._given_shapes, condition))
         return self._decoded(z, condition, batch_size=batch_size)
 
     def generate(self, condition: Any, seed: int | None = None, batch_size: int = 256) -> np.ndarray:
@@ -175,6 +177,9 @@ class ConditionalVAE(VAE):
 
     def _together(self, x: tf.Tensor, *conditions: tf.Tensor) -> dict[str, tf.Tensor]:
         return {"x": x, "condition": conditions[0]}
+
+    def _example_conditions(self, rows: int) -> tuple[np.ndarray, ...]:
+        return (np.resize(np.eye(self.condition_dim), (rows, self.condition_dim)),)
 
     def _prior_parameters(self, condition: tf.Tensor, training: bool = False) -> dict[str, tf.Tensor]:
         """The parameters of p(z|c), where it depends on the condition."""

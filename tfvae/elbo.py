@@ -187,14 +187,19 @@ def terms_at(
         The terms, in nats per example.
     """
     log_prior = prior.log_prob(z)
-    kl = _closed_form_kl(posterior, prior) if analytic_kl else None
+    kl = closed_form_kl(posterior, prior) if analytic_kl else None
     if kl is None:
         kl = tf.reduce_mean(log_posterior - log_prior, axis=0)
     return ElboTerms(log_likelihood(z), log_prior, log_posterior, kl, z=z, posterior=posterior, prior=prior)
 
 
-def _closed_form_kl(posterior: tfd.Distribution, prior: tfd.Distribution) -> tf.Tensor | None:
-    """KL(posterior || prior) [B] in nats, or None where TFP has no closed form."""
+def closed_form_kl(posterior: tfd.Distribution, prior: tfd.Distribution) -> tf.Tensor | None:
+    """KL(posterior || prior) [B] in nats, or None where TFP has no closed form.
+
+    Args:
+        posterior: a distribution with batch shape [B].
+        prior: a distribution whose batch shape broadcasts against [B].
+    """
     try:
         return posterior.kl_divergence(prior)
     except NotImplementedError:

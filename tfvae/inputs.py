@@ -132,7 +132,7 @@ def shuffle_arrays(
     x = arguments["x"]
     if isinstance(x, dict):
         x, _ = unpack(x)
-    if not all(hasattr(array, "__array__") for array in tf.nest.flatten(x)):
+    if not all(hasattr(array, "__array__") for array in (x.values() if isinstance(x, dict) else [x])):
         return
     x = tf.nest.map_structure(checks.to_numpy, x)
     size = len(tf.nest.flatten(x)[0])

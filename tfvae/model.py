@@ -2,7 +2,6 @@
 
 import abc
 import functools
-import numbers
 import os
 import random
 from collections.abc import Callable, Mapping, MutableMapping
@@ -40,6 +39,7 @@ class VariationalModel(keras.Model, abc.ABC):
         super().__init__(autocast=False, **kwargs)
         self.objective = ELBO() if objective is None else objective
         self._trackers = [keras.metrics.Mean(name=name) for name in ("elbo", "log_likelihood", "kl")]
+        self._trackers += self._more_metrics()
         self._progress = resume.Progress()
         # Past Keras, which would try to save these graphs with the model.
         self.__dict__["_functions"] = {}
@@ -95,6 +95,10 @@ class VariationalModel(keras.Model, abc.ABC):
         Raises:
             ValueError: this model cannot be trained on x.
         """
+
+    def _more_metrics(self) -> list[keras.metrics.Metric]:
+        """Metrics of a model's own, which are fed what `ElboTerms.metrics` has under their names."""
+        return []
 
     def unpack(self, data: Any) -> tuple[Any, Any]:
         """Finds x and the sample weights, or None for these, in one element of what `fit` is given.
@@ -355,12 +359,7 @@ class VariationalModel(keras.Model, abc.ABC):
         return self._functions[key](*tensors)
 
     def _seed(self, seed: int | None) -> tf.Tensor:
-        if seed is None:
-            return self.next_seed()
-        is_integer = isinstance(seed, numbers.Integral) and not isinstance(seed, bool)
-        if not (is_integer and -(2**31) <= seed < 2**31):
-            raise ValueError(f"`seed` must be an integer of 32 bits, or None. Received: seed={seed!r}")
-        return tf.constant([int(seed), 0], tf.int32)
+        return self.next_seed() if seed is None else tf.constant([checks.seed_number(seed), 0], tf.int32)
 
     def check_source(self, data: Any, argument: str) -> Any:
         """Checks the first batch of `data`, and returns `data` with nothing taken from it.

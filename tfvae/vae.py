@@ -1,6 +1,7 @@
 """The variational autoencoder: a posterior that is amortised by an encoder, and a likelihood fed by a decoder."""
 
 import functools
+from collections.abc import Callable
 from typing import Any, ClassVar
 
 import keras
@@ -46,6 +47,8 @@ class VAE(autoencoder.Autoencoder):
     _PARTS = ("encoder", "decoder", "posterior", "prior", "likelihood", "objective")
     # What else the networks take, with the shape for one example: nothing, or the condition of a conditional model.
     _condition_shapes: ClassVar[dict[str, tuple[int, ...]]] = {}
+    # What the signatures of an export take beside x, z or epsilon, with the shape for one example.
+    _given_shapes: ClassVar[dict[str, tuple[int, ...]]] = {}
     _prior_kinds: ClassVar[tuple[type, ...]] = (Prior,)
 
     def __init__(
@@ -72,15 +75,8 @@ class VAE(autoencoder.Autoencoder):
         autoencoder.check_part("prior", self.prior, *self._prior_kinds)
         autoencoder.check_part("likelihood", self.likelihood, Likelihood)
         autoencoder.check_part("objective", self.objective, Objective)
-        for name in ("posterior", "prior"):
-            part = getattr(self, name)
-            if part.latent_dim is None:
-                part.latent_dim = self.latent_dim
-            elif part.latent_dim != self.latent_dim:
-                raise ValueError(
-                    f"`{name}` must have the model's latent_dim, {self.latent_dim}, or None and belong to no other "
-                    f"model. Received: a {name} with latent_dim={part.latent_dim}"
-                )
+        autoencoder.set_latent_dim("posterior", self.posterior, self.latent_dim)
+        autoencoder.set_latent_dim("prior", self.prior, self.latent_dim)
         declared = autoencoder.input_shapes(encoder)
         if declared is not None and None not in declared[0][1:]:
             self.build(declared[0])
@@ -208,6 +204,15 @@ class VAE(autoencoder.Autoencoder):
     def _together(self, x: tf.Tensor, *conditions: tf.Tensor) -> Any:
         """Data in the form in which `elbo_terms` takes them, from what a signature of an export takes."""
         return x
+
+    def _example_conditions(self, rows: int) -> tuple[np.ndarray, ...]:
+        """What an export is compared at where no data are given, beside x."""
+        return ()
+
+    @property
+    def _functions_of_x(self) -> dict[str, Callable[[tf.Tensor], dict[str, tf.Tensor]]]:
+        """What an export has beside the signatures of every VAE, by name."""
+        return {}
 
     def _prior_given(self, *conditions: tf.Tensor, training: bool = False) -> tfd.Distribution:
         return self.prior.distribution()

@@ -25,7 +25,7 @@ _Shapes = dict[str, dict[str, tuple[int | None, ...]]]
 class ExportedModel:
     """An exported model with the methods of the model it came from. N examples, `...` the event shape, L latents.
 
-    Those of a `tfvae.ConditionalVAE` take `condition=` [N, C] too.
+    Those of a `tfvae.ConditionalVAE` take `condition=` [N, C] too, those of a `tfvae.SemiSupervisedVAE` `label=` [N].
 
     Args:
         call: calls a signature with inputs by name, and gives outputs by name.
@@ -58,6 +58,10 @@ class ExportedModel:
     def score(self, x: ArrayLike, epsilon: ArrayLike, **condition: ArrayLike) -> dict[str, np.ndarray]:
         """`elbo`, `log_likelihood` and `kl`, each [N] in nats, of x [N, ...] and noise epsilon ~ N(0, I) [N, L]."""
         return self.run("score", x=x, epsilon=epsilon, **condition)
+
+    def classify(self, x: ArrayLike) -> np.ndarray:
+        """The probabilities of the classes [N, K] under q(y|x), of x [N, ...], where the model is semi-supervised."""
+        return self.run("classify", x=x)["probabilities"]
 
     def sample(self, epsilon: ArrayLike) -> dict[str, np.ndarray]:
         """Variational inference: the draws of the latent variables [N, ...] that noise epsilon [N, L] stands for."""

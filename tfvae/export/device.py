@@ -11,7 +11,7 @@ import tensorflow as tf
 from numpy.typing import ArrayLike
 from tensorflow.lite.python.convert_phase import ConverterError
 
-from tfvae.export.endpoints import SIGNATURES, Endpoints, in_float32
+from tfvae.export.endpoints import Endpoints, in_float32
 from tfvae.export.metadata import metadata, write_json
 from tfvae.export.verification import check_agreement, data_of, named
 from tfvae.vae import VAE
@@ -70,7 +70,7 @@ def tflite(
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as folder:
         tf.saved_model.save(endpoints, folder, signatures=endpoints.signatures_by_name)
-        converter = tf.lite.TFLiteConverter.from_saved_model(folder, signature_keys=list(SIGNATURES))
+        converter = tf.lite.TFLiteConverter.from_saved_model(folder, signature_keys=list(endpoints.signatures_by_name))
         if quantize is not None:
             converter.optimizations = [tf.lite.Optimize.DEFAULT]
         if quantize == "float16":
@@ -103,11 +103,13 @@ def _calibration(model: VAE, x: Any) -> Iterator[tuple[str, dict[str, np.ndarray
     draws = np.asarray(model.posterior.sample_from(model.encode(x), noise))
     for row in range(len(noise)):
         epsilon, z = (array[row : row + 1] for array in (noise, draws))
-        example = {name: array[row : row + 1] for name, array in given.items()}
-        conditions = {name: example[name] for name in model._condition_shapes}
+        example = {name: array[row : row + 1].astype(np.float32) for name, array in given.items()}
+        conditions = {name: example[name] for name in model._given_shapes}
         yield "encode", example
         yield "decode", {"z": z, **conditions}
         yield "reconstruct", example
         yield "generate", {"epsilon": epsilon, **conditions}
         yield "score", {**example, "epsilon": epsilon}
         yield "serving_default", example
+        for name in model._functions_of_x:
+            yield name, {"x": example["x"]}

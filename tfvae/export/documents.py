@@ -117,15 +117,15 @@ def files(model: VAE, name: str) -> dict[str, str]:
     """
     x = np.zeros(model.event_shape).tolist()
     epsilon = np.zeros(model.latent_dim).tolist()
-    conditions = {name: np.zeros(shape).tolist() for name, shape in model._condition_shapes.items()}
+    conditions = {name: np.zeros(shape).tolist() for name, shape in model._given_shapes.items()}
     requests = {
         "serving_default": {"instances": [{"x": x, **conditions} if conditions else x]},
         "score": {"signature_name": "score", "instances": [{"x": x, "epsilon": epsilon, **conditions}]},
     }
     readme = _README.format(
         conditions="".join(
-            f"\nEvery signature takes {name} [B, {', '.join(map(str, shape))}] too.\n"
-            for name, shape in model._condition_shapes.items()
+            f"\nEvery signature here takes {name} [{', '.join(map(str, ('B', *shape)))}] too.\n"
+            for name, shape in model._given_shapes.items()
         ),
         name=name,
         event_shape=list(model.event_shape),

@@ -8,7 +8,8 @@ import tensorflow as tf
 
 from tfvae.vae import VAE
 
-# Never one called "serve": of a SavedModel with that attribute TFLite converts nothing but serving_default.
+# Those of every model. Never one called "serve": of a SavedModel with that attribute TFLite converts nothing but
+# serving_default.
 SIGNATURES = ("encode", "decode", "reconstruct", "generate", "score", "serving_default")
 
 
@@ -25,7 +26,10 @@ class Endpoints(tf.Module):
       stands for; noise is an input, so that an answer is a function of the question;
     - `serving_default(x [B, ...])`: what `reconstruct` gives and what `score` gives, at the mean of q(z|x).
 
-    Of a `tfvae.ConditionalVAE` each takes `condition` [B, C] too.
+    Of a `tfvae.ConditionalVAE` each takes `condition` [B, C] too. Of a `tfvae.SemiSupervisedVAE` each takes `label`
+    [B], -1 for the most probable one, and there is
+
+    - `classify(x [B, ...])`: `probabilities` [B, K], those of q(y|x).
 
     Args:
         model: a model that is built.
@@ -45,8 +49,7 @@ class Endpoints(tf.Module):
         z = tf.TensorSpec([batch_size, model.latent_dim], tf.float32, name="z")
         epsilon = tf.TensorSpec([batch_size, model.latent_dim], tf.float32, name="epsilon")
         conditions = tuple(
-            tf.TensorSpec([batch_size, *shape], tf.float32, name=name)
-            for name, shape in model._condition_shapes.items()
+            tf.TensorSpec([batch_size, *shape], tf.float32, name=name) for name, shape in model._given_shapes.items()
         )
         specs = {
             "encode": (x, *conditions),
@@ -55,6 +58,7 @@ class Endpoints(tf.Module):
             "generate": (epsilon, *conditions),
             "score": (x, epsilon, *conditions),
             "serving_default": (x, *conditions),
+            **dict.fromkeys(model._functions_of_x, (x,)),
         }
         functions = _functions(model)
         self.signatures_by_name = {
@@ -77,6 +81,7 @@ def _functions(model: VAE) -> dict[str, Callable[..., dict[str, tf.Tensor]]]:
         "generate": lambda epsilon, *conditions: {"mean": model._generate(epsilon, *conditions)},
         "score": lambda x, epsilon, *conditions: model._score(data(x, *conditions), epsilon),
         "serving_default": serving_default,
+        **model._functions_of_x,
     }
 
 

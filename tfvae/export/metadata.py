@@ -40,7 +40,7 @@ def metadata(model: VAE, offset: ArrayLike | None = None, scale: ArrayLike | Non
         "tfvae_version": importlib.metadata.version("tfvae"),
         "event_shape": list(model.event_shape),
         "latent_dim": model.latent_dim,
-        **{f"{name}_shape": list(shape) for name, shape in model._condition_shapes.items()},
+        **{f"{name}_shape": list(shape) for name, shape in model._given_shapes.items()},
         **{name: type(part).__name__ for name, part in parts.items()},
         "normalization": None if offset is None else normalization,
     }

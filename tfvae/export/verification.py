@@ -162,7 +162,7 @@ def verify(
 
 
 def data_of(model: VAE, x: Any) -> Any:
-    """Data that were given to an export: float32, in the form in which the model takes them.
+    """Data that were given to an export, in the form in which the model takes them.
 
     Args:
         model: the model.
@@ -171,9 +171,17 @@ def data_of(model: VAE, x: Any) -> Any:
     Raises:
         ValueError: they are not data of the model.
     """
-    x = model._arrays(x)
+    x = _arrays_of(model, x)
     model.check_data(x)
-    return tf.nest.map_structure(lambda array: array.astype(np.float32), x)
+    return x
+
+
+def _arrays_of(model: VAE, x: Any) -> Any:
+    """Arrays in the form in which the model takes them; x itself is float32, as callers send it."""
+    arrays = model._arrays(x)
+    if isinstance(arrays, dict):
+        return {**arrays, "x": arrays["x"].astype(np.float32)}
+    return arrays.astype(np.float32)
 
 
 def named(x: Any) -> _Arrays:
@@ -198,12 +206,12 @@ def check_agreement(
     """
     if x is None:
         z = np.random.default_rng(0).standard_normal([_COMPARED_EXAMPLES, model.latent_dim], np.float32)
-        conditions = [np.resize(np.eye(*shape), (len(z), *shape)) for shape in model._condition_shapes.values()]
+        conditions = model._example_conditions(len(z))
         x = model._draw_x(tf.constant(z), *(tf.constant(array, tf.float32) for array in conditions)).numpy()
         if not np.isfinite(x).all():
             raise ValueError("`model` must generate finite data. Received: a model that generates NaN or infinity")
         x = model._together(x, *conditions)
-    x = tf.nest.map_structure(lambda array: array[:_COMPARED_EXAMPLES].astype(np.float32), model._arrays(x))
+    x = tf.nest.map_structure(lambda array: array[:_COMPARED_EXAMPLES], _arrays_of(model, x))
     elements = math.prod(model.event_shape)
     for row in _compare(model, saved_model, tflite, x)[0]:
         terms = {"elbo": elements, "log_likelihood": elements, "kl": model.latent_dim}.get(row.output, 1)
@@ -259,7 +267,7 @@ def _questions(model: VAE, x: Any, epsilon: np.ndarray) -> dict[str, tuple[_Arra
     """For each signature its inputs, and what the Keras model says that it should give."""
     mean = {"mean": model.reconstruct(x)}
     given = named(x)
-    conditions = {name: given[name] for name in model._condition_shapes}
+    conditions = {name: given[name] for name in model._given_shapes}
     z = np.asarray(model._from_prior(tf.constant(epsilon), *map(tf.constant, conditions.values())))
     drawn = {"mean": model.decode(z, *conditions.values())}
     return {
@@ -269,6 +277,10 @@ def _questions(model: VAE, x: Any, epsilon: np.ndarray) -> dict[str, tuple[_Arra
         "generate": ({"epsilon": epsilon, **conditions}, drawn),
         "score": ({**given, "epsilon": epsilon}, model.score(x, epsilon)),
         "serving_default": (given, {**mean, **model.score(x)}),
+        **{
+            name: ({"x": given["x"]}, {output: value.numpy() for output, value in function(given["x"]).items()})
+            for name, function in model._functions_of_x.items()
+        },
     }
 
 
