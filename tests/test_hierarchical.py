@@ -9,7 +9,7 @@ import tensorflow as tf
 import tensorflow_probability as tfp
 from scipy import special, stats
 
-from tfvae import HierarchicalVAE, networks
+from tfvae import HierarchicalVAE, export, networks
 from tfvae.likelihoods import Normal
 from tfvae.objectives import ELBO, IWAE
 from tfvae.posteriors import CouplingFlow, DiagonalNormal, FullCovarianceNormal
@@ -247,3 +247,75 @@ def test_what_is_no_z_of_a_layer_is_refused():
         model.decode(np.ones((4, 2)), layer=2)
     with pytest.raises(ValueError, match="`x` must be finite"):
         model.encode(np.full((4, D), np.nan))
+
+
+# Export
+
+
+def disturbed(ladder):
+    model = build(ladder, hidden=(5,), dims=(3, 2))
+    generator = np.random.default_rng(2)
+    model.set_weights([w + 0.2 * generator.standard_normal(w.shape).astype("float32") for w in model.get_weights()])
+    return model
+
+
+def expected_score(model, x, epsilon):
+    """The terms at the draws that noise stands for, by NumPy and SciPy from the parameters of each layer."""
+    noise = {1: epsilon[:, :3], 2: epsilon[:, 3:]}
+    z, log_q, log_p = {}, {}, {}
+    features = model.encoders[0](x)
+    said = model.posteriors[0](features)
+    if model.ladder:
+        q2 = model.posteriors[1](model.encoders[1](features))
+        z[2] = q2["loc"] + q2["scale"] * noise[2]
+        p1 = model.conditionals[0](model.decoders[1](z[2]))
+        precision = said["scale"] ** -2 + p1["scale"] ** -2
+        loc = (said["loc"] * said["scale"] ** -2 + p1["loc"] * p1["scale"] ** -2) / precision
+        q1 = {"loc": loc, "scale": precision**-0.5}
+        z[1] = q1["loc"] + q1["scale"] * noise[1]
+    else:
+        q1 = said
+        z[1] = q1["loc"] + q1["scale"] * noise[1]
+        q2 = model.posteriors[1](model.encoders[1](z[1]))
+        z[2] = q2["loc"] + q2["scale"] * noise[2]
+        p1 = model.conditionals[0](model.decoders[1](z[2]))
+    kl_2 = tfd.Normal(q2["loc"], q2["scale"]).kl_divergence(tfd.Normal(0.0, 1.0)).numpy().sum(axis=1)
+    if model.ladder:
+        p = tfd.Normal(p1["loc"], p1["scale"])
+        kl_1 = tfd.Normal(q1["loc"], q1["scale"]).kl_divergence(p).numpy().sum(axis=1)
+    else:
+        log_q, log_p = (stats.norm.logpdf(z[1], p["loc"], p["scale"]).sum(axis=1) for p in (q1, p1))
+        kl_1 = log_q - log_p
+    log_likelihood = stats.norm.logpdf(x, model.decoders[0](z[1]), SCALE).sum(axis=1)
+    return {"log_likelihood": log_likelihood, "kl": kl_1 + kl_2, "elbo": log_likelihood - kl_1 - kl_2}
+
+
+@pytest.mark.parametrize(
+    ("ladder", "file_format"),
+    [
+        (True, "tflite"),
+        (False, "saved_model"),
+        pytest.param(True, "saved_model", marks=pytest.mark.slow),
+        pytest.param(False, "tflite", marks=pytest.mark.slow),
+    ],
+)
+def test_an_export_has_the_layers_and_takes_the_noise_of_all(ladder, file_format, tmp_path):
+    model, x = disturbed(ladder), data(7)
+    exported = export.load(getattr(export, file_format)(model, tmp_path / "model.tflite"))
+    assert exported.metadata["latent_dims"] == [3, 2]
+    epsilon = np.random.default_rng(4).normal(size=(7, 5)).astype("float32")
+    encoded = exported.encode(x)
+    assert set(encoded) == {"loc_1", "scale_1", "loc_2", "scale_2"}
+    for name, value in model.encode(x).items():
+        np.testing.assert_allclose(encoded[name], value, atol=1e-5)
+    np.testing.assert_allclose(exported.reconstruct(x), model.reconstruct(x), atol=1e-5)
+    np.testing.assert_allclose(exported.decode(epsilon[:, :3]), model.decode(epsilon[:, :3]), atol=1e-5)
+    p1 = model.conditionals[0](model.decoders[1](epsilon[:, 3:]))
+    np.testing.assert_allclose(
+        exported.generate(epsilon), model.decode(p1["loc"] + p1["scale"] * epsilon[:, :3]), atol=1e-5
+    )
+    for name, value in expected_score(model, x, epsilon).items():
+        np.testing.assert_allclose(exported.score(x, epsilon)[name], value, rtol=1e-4, atol=1e-4, err_msg=name)
+        np.testing.assert_allclose(model.score(x, epsilon)[name], value, rtol=1e-4, atol=1e-4, err_msg=name)
+    report = export.verify(model, **{file_format: tmp_path / "model.tflite"}, x=data(20), timed_calls=1)
+    assert max(row.max_difference for row in report.agreements) < 1e-3

@@ -1,7 +1,7 @@
 """What every model of data with latent variables of their own for each example can do."""
 
 import abc
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, ClassVar, Self
 
 import keras
@@ -31,6 +31,10 @@ class Autoencoder(VariationalModel):
 
     # The constructor's arguments that Keras serializes.
     _PARTS: ClassVar[tuple[str, ...]] = ()
+    # What the signatures of an export take beside x, z or epsilon, with the shape for one example.
+    _given_shapes: ClassVar[dict[str, tuple[int, ...]]] = {}
+    # Why there is no export.
+    _no_export: ClassVar[str | None] = None
     # How many rows the decoder evaluates for each example and draw.
     _rows_per_example = 1
 
@@ -115,6 +119,52 @@ class Autoencoder(VariationalModel):
                 total = np.logaddexp(total, self._run(self._log_weight_sum, batch, chunk_seed, num_samples=size))
             results.append(total - np.log(num_samples))
         return np.concatenate(results)
+
+    def score(self, x: Any, epsilon: Any = None, batch_size: int = 256) -> dict[str, np.ndarray]:
+        """Computes the terms of the bound at one z for each x: a score for anomalies, with no noise of its own.
+
+        Args:
+            x: arrays with N rows, as for `fit`.
+            epsilon: noise from N(0, I) [N, L] that z ~ q(z|x) is made of; None takes the mean of q(z|x). L is that of all
+                latent variables together.
+            batch_size: how many examples are computed at a time.
+
+        Returns:
+            `elbo`, `log_likelihood` and `kl`, each [N], in nats per example.
+        """
+        x = self._arrays(x)
+        self.check_data(x)
+        if epsilon is None:
+            outputs = [self._run(self._score_at_mean, batch) for batch in inputs.batches(x, batch_size)]
+        else:
+            epsilon = self._checked_noise("epsilon", epsilon, self._epsilon_dim)
+            checks.check_same_length(x=tf.nest.flatten(x)[0], epsilon=epsilon)
+            pairs = zip(inputs.batches(x, batch_size), inputs.batches(epsilon, batch_size), strict=True)
+            outputs = [self._run(self._score, *pair) for pair in pairs]
+        return {name: np.concatenate([output[name] for output in outputs]) for name in outputs[0]}
+
+    def _together(self, x: tf.Tensor, *conditions: tf.Tensor) -> Any:
+        """Data in the form in which `elbo_terms` takes them, from what a signature of an export takes."""
+        return x
+
+    def _example_conditions(self, rows: int) -> tuple[np.ndarray, ...]:
+        """What an export is compared at where no data are given, beside x."""
+        return ()
+
+    @property
+    def _functions_of_x(self) -> dict[str, Callable[[tf.Tensor], dict[str, tf.Tensor]]]:
+        """What an export has beside the signatures of every VAE, by name."""
+        return {}
+
+    def _generate(self, epsilon: tf.Tensor, *conditions: tf.Tensor) -> tf.Tensor:
+        return self._decode(self._from_prior(epsilon, *conditions), *conditions)
+
+    def _checked_noise(self, argument: str, z: Any, dim: int) -> np.ndarray:
+        """The array [N, L] that a user gave."""
+        z = checks.to_numpy(z, argument)
+        checks.check_shape(z, (dim,), argument)
+        checks.check_finite(z, argument)
+        return z
 
     def _log_weight_sum(self, x: Any, seed: tf.Tensor, num_samples: int) -> tf.Tensor:
         terms = self.elbo_terms(x, num_samples=num_samples, seed=seed)

@@ -136,7 +136,7 @@ class ConditionalVAE(VAE):
             The mean [N, ...].
         """
         self._check_built("decode")
-        z = self._checked_noise("z", z)
+        z = self._checked_noise("z", z, self.latent_dim)
         condition = self._check_condition(condition)
         checks.check_same_length(z=z, **dict.fromkeys(self._given_shapes, condition))
         return self._decoded(z, condition, batch_size=batch_size)

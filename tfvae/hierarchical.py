@@ -17,7 +17,7 @@ from tfvae.priors import Prior, StandardNormal
 tfd = tfp.distributions
 
 _Parameters = dict[str, tf.Tensor]
-_Pick = Callable[[int, _Parameters], tuple[tf.Tensor, tf.Tensor | None]]
+_Pick = Callable[[int, _Parameters], tuple[tf.Tensor, tf.Tensor]]
 
 
 class _Layer(NamedTuple):
@@ -26,13 +26,13 @@ class _Layer(NamedTuple):
     Attributes:
         parameters: those of its approximate posterior q given the layer next to it, each [N, ...].
         z: what was picked, a draw of q or its center [N, L].
-        log_q: log q(z) [N], of a draw.
+        log_q: log q(z) [N].
         p: its prior given the layer above.
     """
 
     parameters: _Parameters
     z: tf.Tensor
-    log_q: tf.Tensor | None
+    log_q: tf.Tensor
     p: tfd.Distribution
 
 
@@ -45,6 +45,8 @@ class HierarchicalVAE(autoencoder.Autoencoder):
     q(z|x) = q(z_1|x) q(z_2|z_1) ... q(z_T|z_{T-1}), from the bottom up, or with `ladder`
     q(z|x) = q(z_T|x) q(z_{T-1}|z_T, x) ... q(z_1|z_2, x), where q(z_t|z_{t+1}, x) is the product of the normal
     distribution that the encoder says and of p(z_t|z_{t+1}), weighted by their precisions.
+
+    In `score` and in exports epsilon is the noise of all layers, [B, L_1 + ... + L_T], that of z_1 first.
 
     The metrics are those of `VariationalModel`, and `kl_1` to `kl_T`, the part of each layer in `kl`:
     E_q[log q(z_t|...) - log p(z_t|z_{t+1})].
@@ -168,26 +170,7 @@ class HierarchicalVAE(autoencoder.Autoencoder):
 
         The KL divergence of a layer has its closed form where no other layer that it depends on was drawn given it.
         """
-        layers = self._draw(x, num_samples, seed, training)
-        shape = [num_samples, -1]
-        log_prior = [tf.reshape(layer.p.log_prob(layer.z), shape) for layer in layers]
-        log_posterior = [tf.reshape(layer.log_q, shape) for layer in layers]
-        kls = []
-        for index, layer in enumerate(layers):
-            has_form = analytic_kl and (self.ladder or index == len(layers) - 1)
-            q = self.posteriors[index].distribution(layer.parameters)
-            kl = elbo.closed_form_kl(q, layer.p) if has_form else None
-            kl = log_posterior[index] - log_prior[index] if kl is None else tf.reshape(kl, shape)
-            kls.append(tf.reduce_mean(kl, axis=0))
-        parameters = self.decoders[0](layers[0].z, training=training)
-        parameters = tf.reshape(parameters, tf.concat([[num_samples, tf.shape(x)[0]], tf.shape(parameters)[1:]], 0))
-        return elbo.ElboTerms(
-            self.likelihood.log_prob(x, parameters),
-            tf.add_n(log_prior),
-            tf.add_n(log_posterior),
-            tf.add_n(kls),
-            metrics={f"kl_{number}": kl for number, kl in enumerate(kls, start=1)},
-        )
+        return self._terms_at(x, self._draw(x, num_samples, seed, training), num_samples, analytic_kl, training)
 
     def decode(self, z: Any, layer: int = 1, batch_size: int = 256) -> np.ndarray:
         """Computes the mean of p(x|z_1), at z_1 or at the mean of each p(z_t|z_{t+1}) down from another layer.
@@ -232,7 +215,7 @@ class HierarchicalVAE(autoencoder.Autoencoder):
         layers = enumerate(self._centers(x, training), start=1)
         return {f"{name}_{number}": value for number, layer in layers for name, value in layer.parameters.items()}
 
-    def _decode(self, z: tf.Tensor, layer: int) -> tf.Tensor:
+    def _decode(self, z: tf.Tensor, layer: int = 1) -> tf.Tensor:
         for index in reversed(range(layer - 1)):
             z = self.conditionals[index].center(self._prior_parameters(index, z))
         return self.likelihood.mean(self.decoders[0](z, training=False))
@@ -241,9 +224,84 @@ class HierarchicalVAE(autoencoder.Autoencoder):
         """The parameters of p(z_t|z_{t+1}), t counted from 0."""
         return self.conditionals[index](self.decoders[index + 1](above, training=training))
 
+    def _terms_at(
+        self, x: tf.Tensor, layers: list[_Layer], num_samples: int, analytic_kl: bool, training: bool
+    ) -> elbo.ElboTerms:
+        shape = [num_samples, -1]
+        log_prior = [tf.reshape(layer.p.log_prob(layer.z), shape) for layer in layers]
+        log_posterior = [tf.reshape(layer.log_q, shape) for layer in layers]
+        kls = []
+        for index, layer in enumerate(layers):
+            has_form = analytic_kl and (self.ladder or index == len(layers) - 1)
+            q = self.posteriors[index].distribution(layer.parameters)
+            kl = elbo.closed_form_kl(q, layer.p) if has_form else None
+            kl = log_posterior[index] - log_prior[index] if kl is None else tf.reshape(kl, shape)
+            kls.append(tf.reduce_mean(kl, axis=0))
+        parameters = self.decoders[0](layers[0].z, training=training)
+        parameters = tf.reshape(parameters, tf.concat([[num_samples, tf.shape(x)[0]], tf.shape(parameters)[1:]], 0))
+        return elbo.ElboTerms(
+            self.likelihood.log_prob(x, parameters),
+            tf.add_n(log_prior),
+            tf.add_n(log_posterior),
+            tf.add_n(kls),
+            metrics={f"kl_{number}": kl for number, kl in enumerate(kls, start=1)},
+        )
+
     def _centers(self, x: tf.Tensor, training: bool = False) -> list[_Layer]:
         """The layers at the center of each."""
-        return self._walk(x, lambda index, parameters: (self.posteriors[index].center(parameters), None), 1, training)
+
+        def pick(index: int, parameters: _Parameters) -> tuple[tf.Tensor, tf.Tensor]:
+            z = self.posteriors[index].center(parameters)
+            return z, self.posteriors[index].distribution(parameters).log_prob(z)
+
+        return self._walk(x, pick, 1, training)
+
+    @property
+    def _z_dim(self) -> int:
+        return self.latent_dims[0]
+
+    @property
+    def _epsilon_dim(self) -> int:
+        return sum(self.latent_dims)
+
+    @property
+    def _description(self) -> dict[str, Any]:
+        lists = {name: [type(part).__name__ for part in getattr(self, name)] for name in ("posteriors", "conditionals")}
+        parts = {name: type(getattr(self, name)).__name__ for name in ("prior", "likelihood")}
+        return {"latent_dims": list(self.latent_dims), "ladder": self.ladder, **lists, **parts}
+
+    def _at_noise(self, x: tf.Tensor, epsilon: tf.Tensor) -> list[_Layer]:
+        """The layers at the draws that noise [B, L_1 + ... + L_T] stands for, that of z_1 first."""
+        noise = tf.split(epsilon, self.latent_dims, axis=-1)
+
+        def pick(index: int, parameters: _Parameters) -> tuple[tf.Tensor, tf.Tensor]:
+            z = self.posteriors[index].sample_from(parameters, noise[index])
+            return z, self.posteriors[index].distribution(parameters).log_prob(z)
+
+        return self._walk(x, pick, 1, training=False)
+
+    def _from_posterior(self, x: tf.Tensor, epsilon: tf.Tensor) -> tf.Tensor:
+        return self._at_noise(x, epsilon)[0].z
+
+    def _from_prior(self, epsilon: tf.Tensor) -> tf.Tensor:
+        noise = tf.split(epsilon, self.latent_dims, axis=-1)
+        z = self.prior.sample_from(noise[-1])
+        for index in reversed(range(len(self.conditionals))):
+            z = self.conditionals[index].sample_from(self._prior_parameters(index, z), noise[index])
+        return z
+
+    def _draw_x(self, z: tf.Tensor) -> tf.Tensor:
+        return self.likelihood.distribution(self.decoders[0](z)).sample(seed=(0, 0))
+
+    def _score(self, x: tf.Tensor, epsilon: tf.Tensor) -> dict[str, tf.Tensor]:
+        return self._scores(x, self._at_noise(x, epsilon))
+
+    def _score_at_mean(self, x: tf.Tensor) -> dict[str, tf.Tensor]:
+        return self._scores(x, self._centers(x))
+
+    def _scores(self, x: tf.Tensor, layers: list[_Layer]) -> dict[str, tf.Tensor]:
+        terms = self._terms_at(x, layers, 1, analytic_kl=True, training=False)
+        return {"elbo": terms.elbo, "log_likelihood": terms.log_likelihood[0], "kl": terms.kl}
 
     def _draw(self, x: tf.Tensor, num_samples: int, seed: tf.Tensor, training: bool) -> list[_Layer]:
         """The layers at S draws, folded into the batch."""

@@ -42,6 +42,7 @@ class VQVAE(autoencoder.Autoencoder):
     """
 
     _PARTS = ("encoder", "decoder", "likelihood", "objective")
+    _no_export = "its codes are integers, and no draw of them is a function of noise from N(0, I)"
 
     def __init__(
         self,
@@ -211,6 +212,22 @@ class VQVAE(autoencoder.Autoencoder):
         shape = [checks.positive_integer("n", n), *self.code_shape]
         codes = tf.random.stateless_uniform(shape, self._seed(seed), 0, self.num_codes, tf.int32)
         return self.decode(codes, batch_size)
+
+    def score(self, x: Any, batch_size: int = 256) -> dict[str, np.ndarray]:
+        """Computes the terms of the bound: a score for anomalies.
+
+        Args:
+            x: an array [N, ...].
+            batch_size: how many examples are computed at a time.
+
+        Returns:
+            `elbo`, `log_likelihood` and `kl`, each [N], in nats per example.
+        """
+        return super().score(x, None, batch_size)
+
+    def _score_at_mean(self, x: tf.Tensor) -> dict[str, tf.Tensor]:
+        terms = self.elbo_terms(x, num_samples=1, seed=tf.zeros([2], tf.int32))
+        return {"elbo": terms.elbo, "log_likelihood": terms.log_likelihood[0], "kl": terms.kl}
 
     def _vectors(self, x: tf.Tensor, training: bool = False) -> tf.Tensor:
         return tf.cast(self.encoder(x, training=training), tf.float32)

@@ -11,17 +11,17 @@ import tensorflow as tf
 from numpy.typing import ArrayLike
 from tensorflow.lite.python.convert_phase import ConverterError
 
+from tfvae.autoencoder import Autoencoder
 from tfvae.export.endpoints import Endpoints, in_float32
 from tfvae.export.metadata import metadata, write_json
 from tfvae.export.verification import check_agreement, data_of, named
-from tfvae.vae import VAE
 
 # Examples that calibrate the ranges of int8: more change little and take long.
 _CALIBRATION_EXAMPLES = 256
 
 
 def tflite(
-    model: VAE,
+    model: Autoencoder,
     path: str | os.PathLike[str],
     *,
     quantize: Literal["float16", "dynamic", "int8"] | None = None,
@@ -61,7 +61,7 @@ def tflite(
         raise ValueError(f'`quantize` must be None, "float16", "dynamic" or "int8". Received: quantize={quantize!r}')
     if quantize == "int8" and x is None:
         raise ValueError('`x` must hold examples for quantize="int8", to calibrate it. Received: x=None')
-    if x is not None:
+    if x is not None and isinstance(model, Autoencoder):
         x = data_of(model, x)
     if batch_size not in (None, 1):
         raise ValueError(f"`batch_size` must be 1 or None. Received: batch_size={batch_size!r}")
@@ -96,11 +96,12 @@ def tflite(
     return path
 
 
-def _calibration(model: VAE, x: Any) -> Iterator[tuple[str, dict[str, np.ndarray]]]:
+def _calibration(model: Autoencoder, x: Any) -> Iterator[tuple[str, dict[str, np.ndarray]]]:
     """Inputs for each signature, one example at a time, as the converter takes them."""
     given = named(x)
-    noise = np.random.default_rng(0).standard_normal([len(given["x"]), model.latent_dim], np.float32)
-    draws = np.asarray(model.posterior.sample_from(model.encode(x), noise))
+    noise = np.random.default_rng(0).standard_normal([len(given["x"]), model._epsilon_dim], np.float32)
+    tensors = tf.nest.map_structure(lambda array: tf.constant(array, tf.float32), x)
+    draws = model._from_posterior(tensors, tf.constant(noise)).numpy()
     for row in range(len(noise)):
         epsilon, z = (array[row : row + 1] for array in (noise, draws))
         example = {name: array[row : row + 1].astype(np.float32) for name, array in given.items()}

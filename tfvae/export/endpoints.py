@@ -1,12 +1,13 @@
 """What an exported model can be asked: one module and its signatures, the same in every format."""
 
+import itertools
 from collections.abc import Callable
 from typing import Any
 
 import keras
 import tensorflow as tf
 
-from tfvae.vae import VAE
+from tfvae.autoencoder import Autoencoder
 
 # Those of every model. Never one called "serve": of a SavedModel with that attribute TFLite converts nothing but
 # serving_default.
@@ -31,6 +32,9 @@ class Endpoints(tf.Module):
 
     - `classify(x [B, ...])`: `probabilities` [B, K], those of q(y|x).
 
+    Of a `tfvae.HierarchicalVAE` z is that of the first layer, epsilon the noise of all layers in one tensor, and the
+    parameters of q have the numbers of their layers, as `loc_1`.
+
     Args:
         model: a model that is built.
         batch_size: a fixed B, or None for any.
@@ -40,14 +44,14 @@ class Endpoints(tf.Module):
         NotImplementedError: a part of the model cannot be exported.
     """
 
-    def __init__(self, model: VAE, batch_size: int | None = None) -> None:
+    def __init__(self, model: Autoencoder, batch_size: int | None = None) -> None:
         super().__init__(name="tfvae")
         if model.event_shape is None:
             raise ValueError("`model` must be built before it is exported: fit it, or call it. Received: a new model")
         self.parameters = [weight.value for part in _parts(model) for weight in part.weights]
         x = tf.TensorSpec([batch_size, *model.event_shape], tf.float32, name="x")
-        z = tf.TensorSpec([batch_size, model.latent_dim], tf.float32, name="z")
-        epsilon = tf.TensorSpec([batch_size, model.latent_dim], tf.float32, name="epsilon")
+        z = tf.TensorSpec([batch_size, model._z_dim], tf.float32, name="z")
+        epsilon = tf.TensorSpec([batch_size, model._epsilon_dim], tf.float32, name="epsilon")
         conditions = tuple(
             tf.TensorSpec([batch_size, *shape], tf.float32, name=name) for name, shape in model._given_shapes.items()
         )
@@ -67,7 +71,7 @@ class Endpoints(tf.Module):
         }
 
 
-def _functions(model: VAE) -> dict[str, Callable[..., dict[str, tf.Tensor]]]:
+def _functions(model: Autoencoder) -> dict[str, Callable[..., dict[str, tf.Tensor]]]:
     """The functions behind the signatures, by name: those that the model itself uses."""
     data = model._together
 
@@ -107,16 +111,19 @@ def checked(
     return checked
 
 
-def _parts(model: VAE) -> tuple[keras.layers.Layer, ...]:
-    parts = (getattr(model, name) for name in model._PARTS)
+def _parts(model: Autoencoder) -> tuple[keras.layers.Layer, ...]:
+    values = (getattr(model, name) for name in model._PARTS)
+    parts = itertools.chain.from_iterable(value if isinstance(value, list) else [value] for value in values)
     return tuple(part for part in parts if isinstance(part, keras.layers.Layer))
 
 
-def in_float32(model: VAE) -> VAE:
+def in_float32(model: Autoencoder) -> Autoencoder:
     """The model, or a copy where it computes in half precision, which TFLite and many processors lack."""
-    if not isinstance(model, VAE):
+    if not isinstance(model, Autoencoder):
         hint = "; a VariationalInference exports as a SavedModel" if hasattr(model, "approximation") else ""
         raise ValueError(f"`model` must be a tfvae.VAE{hint}. Received: {model!r}")
+    if model._no_export:
+        raise NotImplementedError(f"A {type(model).__name__} has no export: {model._no_export}")
     if all(layer.compute_dtype == "float32" for part in _parts(model) for layer in part._flatten_layers()):
         return model
     # Layers that a user's own network makes take the global policy, whatever its configuration says.

@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from tfvae.vae import VAE
+from tfvae.autoencoder import Autoencoder
 
 
-def metadata(model: VAE, offset: ArrayLike | None = None, scale: ArrayLike | None = None) -> dict[str, Any]:
+def metadata(model: Autoencoder, offset: ArrayLike | None = None, scale: ArrayLike | None = None) -> dict[str, Any]:
     """Describes a model that is built.
 
     Args:
@@ -30,7 +30,6 @@ def metadata(model: VAE, offset: ArrayLike | None = None, scale: ArrayLike | Non
     """
     if (offset is None) != (scale is None):
         raise ValueError(f"`offset` and `scale` must be given together. Received: offset={offset!r}, scale={scale!r}")
-    parts = {name: getattr(model, name) for name in ("posterior", "prior", "likelihood")}
     normalization = {
         "formula": "x = (raw - offset) / scale",
         "offset": np.asarray(offset, float).tolist(),
@@ -39,9 +38,8 @@ def metadata(model: VAE, offset: ArrayLike | None = None, scale: ArrayLike | Non
     return {
         "tfvae_version": importlib.metadata.version("tfvae"),
         "event_shape": list(model.event_shape),
-        "latent_dim": model.latent_dim,
         **{f"{name}_shape": list(shape) for name, shape in model._given_shapes.items()},
-        **{name: type(part).__name__ for name, part in parts.items()},
+        **model._description,
         "normalization": None if offset is None else normalization,
     }
 

@@ -13,8 +13,8 @@ import tensorflow as tf
 from numpy.typing import ArrayLike
 
 from tfvae import checks
+from tfvae.autoencoder import Autoencoder
 from tfvae.export.client import load, resolve
-from tfvae.vae import VAE
 
 # How far a float32 export may be from the Keras model: relative to the largest value of an output, with a floor for
 # outputs that are all but 0, for each of the terms that an output is the sum of.
@@ -122,7 +122,7 @@ class Verification:
 
 
 def verify(
-    model: VAE,
+    model: Autoencoder,
     *,
     saved_model: str | os.PathLike[str] | None = None,
     tflite: str | os.PathLike[str] | None = None,
@@ -161,7 +161,7 @@ def verify(
     return Verification(len(tf.nest.flatten(x)[0]), agreements, costs)
 
 
-def data_of(model: VAE, x: Any) -> Any:
+def data_of(model: Autoencoder, x: Any) -> Any:
     """Data that were given to an export, in the form in which the model takes them.
 
     Args:
@@ -176,7 +176,7 @@ def data_of(model: VAE, x: Any) -> Any:
     return x
 
 
-def _arrays_of(model: VAE, x: Any) -> Any:
+def _arrays_of(model: Autoencoder, x: Any) -> Any:
     """Arrays in the form in which the model takes them; x itself is float32, as callers send it."""
     arrays = model._arrays(x)
     if isinstance(arrays, dict):
@@ -190,7 +190,7 @@ def named(x: Any) -> _Arrays:
 
 
 def check_agreement(
-    model: VAE,
+    model: Autoencoder,
     *,
     saved_model: str | os.PathLike[str] | None = None,
     tflite: str | os.PathLike[str] | None = None,
@@ -205,7 +205,7 @@ def check_agreement(
         x: data as for `verify`; None draws them from the model, at conditions that are one-hot where it has some.
     """
     if x is None:
-        z = np.random.default_rng(0).standard_normal([_COMPARED_EXAMPLES, model.latent_dim], np.float32)
+        z = np.random.default_rng(0).standard_normal([_COMPARED_EXAMPLES, model._z_dim], np.float32)
         conditions = model._example_conditions(len(z))
         x = model._draw_x(tf.constant(z), *(tf.constant(array, tf.float32) for array in conditions)).numpy()
         if not np.isfinite(x).all():
@@ -214,7 +214,7 @@ def check_agreement(
     x = tf.nest.map_structure(lambda array: array[:_COMPARED_EXAMPLES], _arrays_of(model, x))
     elements = math.prod(model.event_shape)
     for row in _compare(model, saved_model, tflite, x)[0]:
-        terms = {"elbo": elements, "log_likelihood": elements, "kl": model.latent_dim}.get(row.output, 1)
+        terms = {"elbo": elements, "log_likelihood": elements, "kl": model._epsilon_dim}.get(row.output, 1)
         check_row(row, terms)
 
 
@@ -242,11 +242,11 @@ def agreement(format: str, signature: str, output: str, received: np.ndarray, ex
 
 
 def _compare(
-    model: VAE, saved_model: str | os.PathLike[str] | None, tflite: str | os.PathLike[str] | None, x: np.ndarray
+    model: Autoencoder, saved_model: str | os.PathLike[str] | None, tflite: str | os.PathLike[str] | None, x: np.ndarray
 ) -> tuple[list[Agreement], dict[str, np.ndarray]]:
     """The agreement of every output, and the ELBO [N] at the same noise by format."""
     rows = len(tf.nest.flatten(x)[0])
-    epsilon = np.random.default_rng(1).standard_normal([rows, model.latent_dim], np.float32)
+    epsilon = np.random.default_rng(1).standard_normal([rows, model._epsilon_dim], np.float32)
     questions = _questions(model, x, epsilon)
     agreements = []
     elbos = {"Keras": questions["score"][1]["elbo"]}
@@ -263,7 +263,7 @@ def _compare(
     return agreements, elbos
 
 
-def _questions(model: VAE, x: Any, epsilon: np.ndarray) -> dict[str, tuple[_Arrays, _Arrays]]:
+def _questions(model: Autoencoder, x: Any, epsilon: np.ndarray) -> dict[str, tuple[_Arrays, _Arrays]]:
     """For each signature its inputs, and what the Keras model says that it should give."""
     mean = {"mean": model.reconstruct(x)}
     given = named(x)
