@@ -27,21 +27,29 @@ if TYPE_CHECKING:
         strategies,
     )
     from tfvae.amortized import LocalLatents
+    from tfvae.conditional import ConditionalVAE
     from tfvae.draws import Draws
+    from tfvae.hierarchical import HierarchicalVAE
     from tfvae.imputation import impute
     from tfvae.latents import Latent
     from tfvae.model import VariationalModel
+    from tfvae.semi_supervised import SemiSupervisedVAE
     from tfvae.strategies import strategy
     from tfvae.vae import VAE
     from tfvae.variational_inference import VariationalInference
+    from tfvae.vq import VQVAE
 
 __version__ = "0.1.0"
 
 __all__ = [
     "VAE",
+    "VQVAE",
+    "ConditionalVAE",
     "Draws",
+    "HierarchicalVAE",
     "Latent",
     "LocalLatents",
+    "SemiSupervisedVAE",
     "VariationalInference",
     "VariationalModel",
     "callbacks",
@@ -66,11 +74,13 @@ __getattr__, __dir__ = lazy_attributes(
     {
         "amortized": ["LocalLatents"],
         "callbacks": [],
+        "conditional": ["ConditionalVAE"],
         "data": [],
         "draws": ["Draws"],
         "epochs": [],
         "evaluation": [],
         "export": [],
+        "hierarchical": ["HierarchicalVAE"],
         "imputation": ["impute"],
         "latents": ["Latent"],
         "likelihoods": [],
@@ -80,13 +90,18 @@ __getattr__, __dir__ = lazy_attributes(
         "posteriors": [],
         "priors": [],
         "restart": [],
+        "semi_supervised": ["SemiSupervisedVAE"],
         "shards": [],
         "strategies": ["strategies", "strategy"],
         "vae": ["VAE"],
         "variational_inference": ["VariationalInference"],
+        "vq": ["VQVAE"],
     },
 )
 
 # `keras.saving.load_model` finds only classes that are registered, so whoever has both Keras and tfvae has them all.
-wrapt.register_post_import_hook(lambda keras: importlib.import_module("tfvae.vae"), "keras")
-wrapt.register_post_import_hook(lambda keras: importlib.import_module("tfvae.variational_inference"), "keras")
+for _module in ("vae", "conditional", "semi_supervised", "hierarchical", "vq", "variational_inference"):
+    wrapt.register_post_import_hook(
+        lambda keras, module=_module: importlib.import_module(f"tfvae.{module}"),
+        "keras",
+    )

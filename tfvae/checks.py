@@ -107,6 +107,18 @@ def positive_number(argument: str, value: Any) -> float:
     return float(value)
 
 
+def seed_number(seed: Any) -> int:
+    """The seed as an int.
+
+    Raises:
+        ValueError: it is not an integer of 32 bits.
+    """
+    is_integer = isinstance(seed, numbers.Integral) and not isinstance(seed, bool)
+    if not (is_integer and -(2**31) <= seed < 2**31):
+        raise ValueError(f"`seed` must be an integer of 32 bits, or None. Received: seed={seed!r}")
+    return int(seed)
+
+
 def _parts(x: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
     """Cuts x along its first axis into parts of moderate size, each with the index of its first row."""
     rows = max(1, _CHECK_ELEMENTS // max(1, math.prod(x.shape[1:])))

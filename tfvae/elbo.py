@@ -56,6 +56,8 @@ class ElboTerms(NamedTuple):
         posterior: q(z|x), with batch shape [B] and event shape [L]; None with z.
         prior: p(z); None with z.
         seed: a stateless seed int32 [2] for noise of the objective's own; None with z.
+        auxiliary: what is added to the objective and is part of no bound [B], as the loss of a classifier.
+        metrics: values [B, ...] for metrics of the model's own, by their names, or None.
     """
 
     log_likelihood: tf.Tensor
@@ -68,6 +70,8 @@ class ElboTerms(NamedTuple):
     posterior: tfd.Distribution | None = None
     prior: tfd.Distribution | None = None
     seed: tf.Tensor | None = None
+    auxiliary: tf.Tensor | float = 0.0
+    metrics: dict[str, tf.Tensor] | None = None
 
     @property
     def log_weights(self) -> tf.Tensor:
@@ -103,7 +107,7 @@ class ElboTerms(NamedTuple):
             ValueError: the dimensions of z are not independent under q(z|x) or p(z).
         """
         q, p = self.independent("posterior"), self.independent("prior")
-        kl = _closed_form_kl(q, p)
+        kl = closed_form_kl(q, p)
         if kl is None:
             kl = tf.reduce_mean(q.log_prob(self.z) - p.log_prob(self.z), axis=0)
         return self.weight * kl
@@ -212,14 +216,19 @@ def terms_at(
         The terms, in nats per example.
     """
     log_prior = prior.log_prob(z)
-    kl = _closed_form_kl(posterior, prior) if analytic_kl else None
+    kl = closed_form_kl(posterior, prior) if analytic_kl else None
     if kl is None:
         kl = tf.reduce_mean(log_posterior - log_prior, axis=0)
     return ElboTerms(log_likelihood(z), log_prior, log_posterior, kl, z=z, posterior=posterior, prior=prior)
 
 
-def _closed_form_kl(posterior: tfd.Distribution, prior: tfd.Distribution) -> tf.Tensor | None:
-    """KL(posterior || prior) [B] in nats, or None where TFP has no closed form."""
+def closed_form_kl(posterior: tfd.Distribution, prior: tfd.Distribution) -> tf.Tensor | None:
+    """KL(posterior || prior) [B] in nats, or None where TFP has no closed form.
+
+    Args:
+        posterior: a distribution with batch shape [B].
+        prior: a distribution whose batch shape broadcasts against [B].
+    """
     try:
         return posterior.kl_divergence(prior)
     except NotImplementedError:

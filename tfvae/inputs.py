@@ -56,6 +56,30 @@ def unpack(data: Any) -> tuple[Any, Any]:
     return x, sample_weight
 
 
+def unpack_named(data: Any, names: tuple[str, ...]) -> tuple[dict[str, Any], Any]:
+    """Finds several arrays and the sample weights in one element of what `fit` is given.
+
+    Args:
+        data: x, `(x,)`, `(x, y)` or `(x, y, sample_weight)`, with x a dictionary.
+        names: the keys.
+
+    Returns:
+        The arrays by name, and the sample weights or None.
+
+    Raises:
+        ValueError: x is no dictionary with these keys, or what it has there is not one array.
+    """
+    x, _, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
+    if not isinstance(x, dict) or not set(names) <= set(x):
+        keys = " and ".join(f'"{name}"' for name in names)
+        received = f"the keys {sorted(x)}" if isinstance(x, dict) else f"x of type {type(x).__name__}"
+        raise ValueError(f"`x` must be a dictionary with the keys {keys}. Received: {received}")
+    for name in names:
+        if isinstance(x[name], list | tuple | dict):
+            raise ValueError(f"`{name}` must be one array or tensor. Received: a {type(x[name]).__name__}")
+    return {name: x[name] for name in names}, sample_weight
+
+
 def peek(data: Any) -> tuple[Any, Any]:
     """Takes a look at the first batch of anything that `fit` accepts.
 
@@ -76,68 +100,74 @@ def peek(data: Any) -> tuple[Any, Any]:
     return data, data
 
 
-def batches(x: np.ndarray, batch_size: Any) -> Iterator[tf.Tensor]:
+def batches(x: Any, batch_size: Any) -> Iterator[Any]:
     """Cuts x [N, ...] into batches of float32.
 
     Args:
-        x: an array.
+        x: an array, or a dictionary of such.
         batch_size: B, at least 1.
 
     Raises:
         ValueError: `batch_size` is not an integer of at least 1.
     """
     batch_size = checks.positive_integer("batch_size", batch_size)
-    for start in range(0, len(x), batch_size):
-        yield tf.cast(x[start : start + batch_size], tf.float32)
+    for start in range(0, len(tf.nest.flatten(x)[0]), batch_size):
+        part = slice(start, start + batch_size)
+        yield tf.nest.map_structure(lambda array, part=part: tf.cast(array[part], tf.float32), x)
 
 
-def shuffle_arrays(arguments: dict[str, Any], seed: Callable[[], int]) -> None:
+def shuffle_arrays(
+    arguments: dict[str, Any], unpack: Callable[[Any], tuple[Any, Any]], seed: Callable[[], int]
+) -> None:
     """Makes a dataset of the arrays that `fit` was given, in an order that is new in each epoch and can be resumed.
 
     Keras shuffles them too, but with the global seed set in the same order in each epoch, and else in another one in
     each process, so that several workers would train on some examples twice and on others never.
 
     Args:
-        arguments: those of `keras.Model.fit`, by name. Nothing is done where x is no array.
+        arguments: those of `keras.Model.fit`, by name. Nothing is done where x is no array, and no dictionary of such.
+        unpack: finds what the model is trained on in a dictionary: see `tfvae.VariationalModel.unpack`.
         seed: gives the seed of the order.
     """
     x = arguments["x"]
     if isinstance(x, dict):
         x, _ = unpack(x)
-    if not hasattr(x, "__array__"):
+    if not all(hasattr(array, "__array__") for array in (x.values() if isinstance(x, dict) else [x])):
         return
-    x = checks.to_numpy(x)
+    x = tf.nest.map_structure(checks.to_numpy, x)
+    size = len(tf.nest.flatten(x)[0])
     given = {name: np.asarray(arguments[name]) for name in ("y", "sample_weight") if arguments.get(name) is not None}
-    checks.check_same_length(x=x, **given)
-    arrays = [x.astype(np.float32) if x.dtype == np.float64 else x]
+    checks.check_same_length(**(x if isinstance(x, dict) else {"x": x}), **given)
+    arrays = [tf.nest.map_structure(lambda array: array.astype(np.float32) if array.dtype == np.float64 else array, x)]
     # What y is does not matter, unless classes have weights.
     if "sample_weight" in given or arguments.get("class_weight") is not None:
         arrays += given.values()
     split = arguments.pop("validation_split", 0.0)
     if split and arguments.get("validation_data") is None:
         # As Keras does: the last ones, before the others are shuffled.
-        at = math.floor(len(x) * (1.0 - split))
-        if not 0 < at < len(x):
+        at = math.floor(size * (1.0 - split))
+        if not 0 < at < size:
             raise ValueError(
                 "`validation_split` must leave at least one example for training and one for validation. Received: "
-                f"validation_split={split} of {len(x)} examples"
+                f"validation_split={split} of {size} examples"
             )
-        arguments["validation_data"] = tuple(array[at:] for array in arrays)
-        arrays = [array[:at] for array in arrays]
+        arguments["validation_data"] = tuple(tf.nest.map_structure(lambda array: array[at:], arrays))
+        arrays = tf.nest.map_structure(lambda array: array[:at], arrays)
+        size = at
     if len(arrays) == 2:
         arrays.append(_weights_of_classes(arrays[1], arguments.pop("class_weight")))
     batch_size, steps = arguments.get("batch_size"), arguments.get("steps_per_epoch")
     if batch_size is None:
-        batch_size = math.ceil(len(arrays[0]) / steps) if steps else 32
+        batch_size = math.ceil(size / steps) if steps else 32
     batch_size = checks.positive_integer("batch_size", batch_size)
     # With a GPU, TensorFlow would keep the data there and copy each batch back for the pipeline.
     with tf.device("CPU:0"):
-        rows = tuple(tf.convert_to_tensor(array) for array in arrays)
+        rows = tuple(tf.nest.map_structure(tf.convert_to_tensor, arrays))
 
-    def batch(indices: tf.Tensor, _: tf.Tensor) -> tuple[tf.Tensor, ...]:
-        return tuple(tf.gather(row, indices) for row in rows)
+    def batch(indices: tf.Tensor, _: tf.Tensor) -> tuple[Any, ...]:
+        return tf.nest.map_structure(lambda row: tf.gather(row, indices), rows)
 
-    order = epochs.shuffled_batches(len(arrays[0]), batch_size, seed=seed)
+    order = epochs.shuffled_batches(size, batch_size, seed=seed)
     arguments["x"] = order.map(batch, num_parallel_calls=tf.data.AUTOTUNE).prefetch(tf.data.AUTOTUNE)
     arguments.update(y=None, sample_weight=None)
 

@@ -2,7 +2,6 @@
 
 import abc
 import functools
-import numbers
 import os
 import random
 from collections.abc import Callable, Mapping, MutableMapping
@@ -43,6 +42,7 @@ class VariationalModel(keras.Model, abc.ABC):
         super().__init__(autocast=False, **kwargs)
         self.objective = ELBO() if objective is None else objective
         self._trackers = [keras.metrics.Mean(name=name) for name in ("elbo", "log_likelihood", "kl")]
+        self._trackers += self._more_metrics()
         self._progress = resume.Progress()
         # Past Keras, which would try to save these graphs with the model.
         self.__dict__["_functions"] = {}
@@ -98,6 +98,10 @@ class VariationalModel(keras.Model, abc.ABC):
         Raises:
             ValueError: this model cannot be trained on x.
         """
+
+    def _more_metrics(self) -> list[keras.metrics.Metric]:
+        """Metrics of a model's own, which are fed what `ElboTerms.metrics` has under their names."""
+        return []
 
     def unpack(self, data: Any) -> tuple[Any, Any]:
         """Finds x and the sample weights, or None for these, in one element of what `fit` is given.
@@ -210,17 +214,11 @@ class VariationalModel(keras.Model, abc.ABC):
             The loss and, in training, that of q(z|x) where it has its own; and the values of the metrics by name [B].
         """
         objective = self.objective
-        terms = self.elbo_terms(
-            batch.x,
-            num_samples=objective.num_samples,
-            seed=batch.seed,
-            analytic_kl=objective.analytic_kl,
-            path_gradient=objective.path_gradient,
-            training=training,
-        )
+        how = {name: getattr(objective, name) for name in ("num_samples", "analytic_kl", "path_gradient")}
+        terms = self.elbo_terms(batch.x, seed=batch.seed, training=training, **how)
         objectives = [objective, objective.for_posterior] if training and objective.for_posterior else [objective]
         tempered = objective.tempered(terms, self.kl_weight) if training else terms
-        losses = [-each(tempered) for each in objectives]
+        losses = [-each(tempered) - terms.auxiliary for each in objectives]
         if batch.sample_weight is not None:
             losses = [loss * batch.sample_weight for loss in losses]
         regularization = tf.add_n([tf.cast(loss, tf.float32) for loss in self.losses]) if self.losses else 0.0
@@ -230,6 +228,7 @@ class VariationalModel(keras.Model, abc.ABC):
             "elbo": terms.elbo,
             "log_likelihood": tf.reduce_mean(terms.log_likelihood, axis=0),
             "kl": terms.kl,
+            **(terms.metrics or {}),
         }
         return [tf.reduce_sum(loss) / batch.global_size + regularization * share for loss in losses], values
 
@@ -302,7 +301,7 @@ class VariationalModel(keras.Model, abc.ABC):
         arguments = calls.arguments_of(self, keras.Model.fit, x, *args, **kwargs)
         calls.check_validation(self, arguments)
         if arguments.get("shuffle", True) is True:
-            inputs.shuffle_arrays(arguments, lambda: self._progress.seed)
+            inputs.shuffle_arrays(arguments, self.unpack, lambda: self._progress.seed)
         if isinstance(arguments["x"], tf.data.Dataset):
             # Keras warns of its own default, which a dataset cannot honour.
             arguments["shuffle"] = False
@@ -361,12 +360,7 @@ class VariationalModel(keras.Model, abc.ABC):
         return self._functions[key](*tensors)
 
     def _seed(self, seed: int | None) -> tf.Tensor:
-        if seed is None:
-            return self.next_seed()
-        is_integer = isinstance(seed, numbers.Integral) and not isinstance(seed, bool)
-        if not (is_integer and -(2**31) <= seed < 2**31):
-            raise ValueError(f"`seed` must be an integer of 32 bits, or None. Received: seed={seed!r}")
-        return tf.constant([int(seed), 0], tf.int32)
+        return self.next_seed() if seed is None else tf.constant([checks.seed_number(seed), 0], tf.int32)
 
     def check_source(self, data: Any, argument: str) -> Any:
         """Checks the first batch of `data`, and returns `data` with nothing taken from it.

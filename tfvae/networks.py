@@ -46,6 +46,7 @@ def dense_encoder(
     activation: str | Callable = "silu",
     name: str = "encoder",
     missing_mask: bool = False,
+    condition_dim: int | None = None,
 ) -> keras.Model:
     """A multilayer perceptron from x to the features the posterior reads.
 
@@ -55,19 +56,20 @@ def dense_encoder(
         activation: the activation of every layer, by Keras name or as a function.
         name: the name of the model.
         missing_mask: begin with a `MissingMask`, for x with NaN for what is missing.
+        condition_dim: C, for a `tfvae.ConditionalVAE`: the first dense layer then takes the condition too.
 
     Returns:
-        A model from x `[B, ...event_shape]` to features `[B, hidden[-1]]`.
+        A model from x `[B, ...event_shape]`, or from x and the condition `[B, C]`, to features `[B, hidden[-1]]`.
 
     Raises:
-        ValueError: `event_shape` or `hidden` is not a tuple of positive integers.
+        ValueError: `event_shape` or `hidden` is not a tuple of positive integers, or `condition_dim` none of them.
     """
     event_shape = _sizes("event_shape", event_shape, min_length=1)
     hidden = _sizes("hidden", hidden)
     x = keras.Input(event_shape, name="x")
-    features = MissingMask()(x) if missing_mask else x
-    features = _dense(keras.layers.Flatten()(features), hidden, activation)
-    return keras.Model(x, features, name=name)
+    features = keras.layers.Flatten()(MissingMask()(x) if missing_mask else x)
+    inputs, features = _conditioned(x, features, condition_dim)
+    return keras.Model(inputs, _dense(features, hidden, activation), name=name)
 
 
 def dense_decoder(
@@ -76,6 +78,7 @@ def dense_decoder(
     hidden: Sequence[int] = (128, 256),
     activation: str | Callable = "silu",
     name: str = "decoder",
+    condition_dim: int | None = None,
 ) -> keras.Model:
     """A multilayer perceptron from z to the parameters of the likelihood.
 
@@ -85,19 +88,23 @@ def dense_decoder(
         hidden: the width of each dense layer before the last. `()` makes the decoder linear.
         activation: the activation of every layer but the last, which is linear, by Keras name or as a function.
         name: the name of the model.
+        condition_dim: C, for a `tfvae.ConditionalVAE`: the first dense layer then takes the condition too.
 
     Returns:
-        A model from z `[B, L]` to `[B, ...output_shape]`: unbounded values, read by the likelihood as loc or logits.
+        A model from z `[B, L]`, or from z and the condition `[B, C]`, to `[B, ...output_shape]`: unbounded values, read
+        by the likelihood as loc or logits.
 
     Raises:
-        ValueError: `latent_dim` is not a positive integer, or `output_shape` or `hidden` not a tuple of them.
+        ValueError: `latent_dim` or `condition_dim` is not a positive integer, or `output_shape` or `hidden` not a tuple
+            of them.
     """
     latent_dim = checks.positive_integer("latent_dim", latent_dim)
     output_shape = _sizes("output_shape", output_shape, min_length=1)
     hidden = _sizes("hidden", hidden)
     z = keras.Input((latent_dim,), name="z")
-    outputs = keras.layers.Dense(math.prod(output_shape))(_dense(z, hidden, activation))
-    return keras.Model(z, keras.layers.Reshape(output_shape)(outputs), name=name)
+    inputs, features = _conditioned(z, z, condition_dim)
+    outputs = keras.layers.Dense(math.prod(output_shape))(_dense(features, hidden, activation))
+    return keras.Model(inputs, keras.layers.Reshape(output_shape)(outputs), name=name)
 
 
 def convolutional_encoder(
@@ -107,6 +114,7 @@ def convolutional_encoder(
     activation: str | Callable = "silu",
     name: str = "encoder",
     missing_mask: bool = False,
+    condition_dim: int | None = None,
 ) -> keras.Model:
     """Strided convolutions, then dense layers, from an image to the features the posterior reads.
 
@@ -117,12 +125,15 @@ def convolutional_encoder(
         activation: the activation of every layer, by Keras name or as a function.
         name: the name of the model.
         missing_mask: begin with a `MissingMask`, for x with NaN for what is missing.
+        condition_dim: C, for a `tfvae.ConditionalVAE`: the first dense layer then takes the condition too.
 
     Returns:
-        A model from x `[B, height, width, channels]` to features `[B, hidden[-1]]`.
+        A model from x `[B, height, width, channels]`, or from x and the condition `[B, C]`, to features
+        `[B, hidden[-1]]`.
 
     Raises:
-        ValueError: `event_shape` is not that of an image, or `filters` or `hidden` not a tuple of positive integers.
+        ValueError: `event_shape` is not that of an image, `filters` or `hidden` not a tuple of positive integers, or
+            `condition_dim` none of them.
     """
     event_shape = _image_shape("event_shape", event_shape, "dense_encoder")
     filters = _sizes("filters", filters, min_length=1)
@@ -132,8 +143,8 @@ def convolutional_encoder(
     for channels in filters:
         convolution = keras.layers.Conv2D(channels, _KERNEL_SIZE, strides=2, padding="same", activation=activation)
         features = convolution(features)
-    features = _dense(keras.layers.Flatten()(features), hidden, activation)
-    return keras.Model(x, features, name=name)
+    inputs, features = _conditioned(x, keras.layers.Flatten()(features), condition_dim)
+    return keras.Model(inputs, _dense(features, hidden, activation), name=name)
 
 
 def convolutional_decoder(
@@ -143,6 +154,7 @@ def convolutional_decoder(
     hidden: Sequence[int] = (128,),
     activation: str | Callable = "silu",
     name: str = "decoder",
+    condition_dim: int | None = None,
 ) -> keras.Model:
     """The mirror of `convolutional_encoder`: dense layers, then transposed convolutions, from z to an image.
 
@@ -157,14 +169,15 @@ def convolutional_decoder(
         hidden: the width of each dense layer before them.
         activation: the activation of every layer but the last, which is linear, by Keras name or as a function.
         name: the name of the model.
+        condition_dim: C, for a `tfvae.ConditionalVAE`: the first dense layer then takes the condition too.
 
     Returns:
-        A model from z `[B, L]` to `[B, height, width, channels]`: unbounded values, read by the likelihood as loc or
-        logits.
+        A model from z `[B, L]`, or from z and the condition `[B, C]`, to `[B, height, width, channels]`: unbounded
+        values, read by the likelihood as loc or logits.
 
     Raises:
-        ValueError: `latent_dim` is not a positive integer, `output_shape` not that of an image, or `filters` or
-            `hidden` not a tuple of positive integers.
+        ValueError: `latent_dim` or `condition_dim` is not a positive integer, `output_shape` not that of an image, or
+            `filters` or `hidden` not a tuple of positive integers.
     """
     latent_dim = checks.positive_integer("latent_dim", latent_dim)
     height, width, channels = _image_shape("output_shape", output_shape, "dense_decoder")
@@ -173,7 +186,8 @@ def convolutional_decoder(
     growth = 2 ** len(filters)
     first_shape = (math.ceil(height / growth), math.ceil(width / growth), filters[0])
     z = keras.Input((latent_dim,), name="z")
-    outputs = _dense(z, (*hidden, math.prod(first_shape)), activation)
+    inputs, features = _conditioned(z, z, condition_dim)
+    outputs = _dense(features, (*hidden, math.prod(first_shape)), activation)
     outputs = keras.layers.Reshape(first_shape)(outputs)
     activations = [activation] * (len(filters) - 1) + ["linear"]
     for out_channels, out_activation in zip((*filters[1:], channels), activations, strict=True):
@@ -185,7 +199,17 @@ def convolutional_decoder(
     if extra_rows or extra_columns:
         cropping = [(extra // 2, extra - extra // 2) for extra in (extra_rows, extra_columns)]
         outputs = keras.layers.Cropping2D(cropping)(outputs)
-    return keras.Model(z, outputs, name=name)
+    return keras.Model(inputs, outputs, name=name)
+
+
+def _conditioned(
+    inputs: keras.KerasTensor, features: keras.KerasTensor, condition_dim: int | None
+) -> tuple[keras.KerasTensor | list[keras.KerasTensor], keras.KerasTensor]:
+    """The inputs of a model and the features of its first dense layer, with the condition [B, C] where there is one."""
+    if condition_dim is None:
+        return inputs, features
+    condition = keras.Input((checks.positive_integer("condition_dim", condition_dim),), name="condition")
+    return [inputs, condition], keras.layers.Concatenate()([features, condition])
 
 
 def _dense(inputs: keras.KerasTensor, widths: tuple[int, ...], activation: str | Callable) -> keras.KerasTensor:

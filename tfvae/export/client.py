@@ -25,6 +25,8 @@ _Shapes = dict[str, dict[str, tuple[int | None, ...]]]
 class ExportedModel:
     """An exported model with the methods of the model it came from. N examples, `...` the event shape, L latents.
 
+    Those of a `tfvae.ConditionalVAE` take `condition=` [N, C] too, those of a `tfvae.SemiSupervisedVAE` `label=` [N].
+
     Args:
         call: calls a signature with inputs by name, and gives outputs by name.
         shapes: the shape of each input of each signature, with None for a batch of any size.
@@ -37,25 +39,29 @@ class ExportedModel:
         self._call = call
         self._shapes = shapes
 
-    def encode(self, x: ArrayLike) -> dict[str, np.ndarray]:
+    def encode(self, x: ArrayLike, **condition: ArrayLike) -> dict[str, np.ndarray]:
         """The parameters of q(z|x) by name, each [N, L], of x [N, ...]."""
-        return self.run("encode", x=x)
+        return self.run("encode", x=x, **condition)
 
-    def decode(self, z: ArrayLike) -> np.ndarray:
+    def decode(self, z: ArrayLike, **condition: ArrayLike) -> np.ndarray:
         """The mean of p(x|z) [N, ...], of z [N, L]."""
-        return self.run("decode", z=z)["mean"]
+        return self.run("decode", z=z, **condition)["mean"]
 
-    def reconstruct(self, x: ArrayLike) -> np.ndarray:
+    def reconstruct(self, x: ArrayLike, **condition: ArrayLike) -> np.ndarray:
         """The mean of p(x|z) [N, ...] at the mean of q(z|x), of x [N, ...]."""
-        return self.run("reconstruct", x=x)["mean"]
+        return self.run("reconstruct", x=x, **condition)["mean"]
 
-    def generate(self, epsilon: ArrayLike) -> np.ndarray:
+    def generate(self, epsilon: ArrayLike, **condition: ArrayLike) -> np.ndarray:
         """The mean of p(x|z) [N, ...] at the draws from the prior that noise epsilon ~ N(0, I) [N, L] stands for."""
-        return self.run("generate", epsilon=epsilon)["mean"]
+        return self.run("generate", epsilon=epsilon, **condition)["mean"]
 
-    def score(self, x: ArrayLike, epsilon: ArrayLike) -> dict[str, np.ndarray]:
+    def score(self, x: ArrayLike, epsilon: ArrayLike, **condition: ArrayLike) -> dict[str, np.ndarray]:
         """`elbo`, `log_likelihood` and `kl`, each [N] in nats, of x [N, ...] and noise epsilon ~ N(0, I) [N, L]."""
-        return self.run("score", x=x, epsilon=epsilon)
+        return self.run("score", x=x, epsilon=epsilon, **condition)
+
+    def classify(self, x: ArrayLike) -> np.ndarray:
+        """The probabilities of the classes [N, K] under q(y|x), of x [N, ...], where the model is semi-supervised."""
+        return self.run("classify", x=x)["probabilities"]
 
     def sample(self, epsilon: ArrayLike) -> dict[str, np.ndarray]:
         """Variational inference: the draws of the latent variables [N, ...] that noise epsilon [N, L] stands for."""

@@ -4,25 +4,24 @@ import os
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import tensorflow as tf
 from numpy.typing import ArrayLike
 from tensorflow.lite.python.convert_phase import ConverterError
 
-from tfvae import checks
-from tfvae.export.endpoints import SIGNATURES, Endpoints, in_float32
+from tfvae.autoencoder import Autoencoder
+from tfvae.export.endpoints import Endpoints, in_float32
 from tfvae.export.metadata import metadata, write_json
-from tfvae.export.verification import check_agreement
-from tfvae.vae import VAE
+from tfvae.export.verification import check_agreement, data_of, named
 
 # Examples that calibrate the ranges of int8: more change little and take long.
 _CALIBRATION_EXAMPLES = 256
 
 
 def tflite(
-    model: VAE,
+    model: Autoencoder,
     path: str | os.PathLike[str],
     *,
     quantize: Literal["float16", "dynamic", "int8"] | None = None,
@@ -40,8 +39,8 @@ def tflite(
         path: the file to write, *.tflite; it appears complete, or not at all.
         quantize: None for float32, which is compared with the Keras model; "float16" halves the weights; "dynamic"
             makes them int8; "int8" makes the activations int8 too, and the scores coarse.
-        x: data [N, ...]: needed for "int8", which takes the ranges of the activations from it (give training data, and
-            verify with other), and used for the comparison of float32, which without it draws from the model.
+        x: data as for `fit`: needed for "int8", which takes the ranges of the activations from it (give training data,
+            and verify with other), and used for the comparison of float32, which without it draws from the model.
         batch_size: 1 fixes B to 1, which makes convolutions up to twice as fast; None takes any B.
         offset: with `scale`, how to bring raw data into the model's units: x = (raw - offset) / scale;
             None leaves it unsaid.
@@ -62,9 +61,8 @@ def tflite(
         raise ValueError(f'`quantize` must be None, "float16", "dynamic" or "int8". Received: quantize={quantize!r}')
     if quantize == "int8" and x is None:
         raise ValueError('`x` must hold examples for quantize="int8", to calibrate it. Received: x=None')
-    if x is not None:
-        x = checks.to_numpy(x).astype(np.float32)
-        model.check_data(x)
+    if x is not None and isinstance(model, Autoencoder):
+        x = data_of(model, x)
     if batch_size not in (None, 1):
         raise ValueError(f"`batch_size` must be 1 or None. Received: batch_size={batch_size!r}")
     model = in_float32(model)
@@ -72,13 +70,14 @@ def tflite(
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as folder:
         tf.saved_model.save(endpoints, folder, signatures=endpoints.signatures_by_name)
-        converter = tf.lite.TFLiteConverter.from_saved_model(folder, signature_keys=list(SIGNATURES))
+        converter = tf.lite.TFLiteConverter.from_saved_model(folder, signature_keys=list(endpoints.signatures_by_name))
         if quantize is not None:
             converter.optimizations = [tf.lite.Optimize.DEFAULT]
         if quantize == "float16":
             converter.target_spec.supported_types = [tf.float16]
         elif quantize == "int8":
-            converter.representative_dataset = lambda: _calibration(model, x[:_CALIBRATION_EXAMPLES])
+            calibrating = tf.nest.map_structure(lambda array: array[:_CALIBRATION_EXAMPLES], x)
+            converter.representative_dataset = lambda: _calibration(model, calibrating)
         try:
             content = converter.convert()
         except ConverterError as error:
@@ -97,15 +96,21 @@ def tflite(
     return path
 
 
-def _calibration(model: VAE, x: np.ndarray) -> Iterator[tuple[str, dict[str, np.ndarray]]]:
+def _calibration(model: Autoencoder, x: Any) -> Iterator[tuple[str, dict[str, np.ndarray]]]:
     """Inputs for each signature, one example at a time, as the converter takes them."""
-    noise = np.random.default_rng(0).standard_normal([len(x), model.latent_dim], np.float32)
-    draws = np.asarray(model.posterior.sample_from(model.encode(x), noise))
-    for row in range(len(x)):
-        example, epsilon, z = (array[row : row + 1] for array in (x, noise, draws))
-        yield "encode", {"x": example}
-        yield "decode", {"z": z}
-        yield "reconstruct", {"x": example}
-        yield "generate", {"epsilon": epsilon}
-        yield "score", {"x": example, "epsilon": epsilon}
-        yield "serving_default", {"x": example}
+    given = named(x)
+    noise = np.random.default_rng(0).standard_normal([len(given["x"]), model._epsilon_dim], np.float32)
+    tensors = tf.nest.map_structure(lambda array: tf.constant(array, tf.float32), x)
+    draws = model._from_posterior(tensors, tf.constant(noise)).numpy()
+    for row in range(len(noise)):
+        epsilon, z = (array[row : row + 1] for array in (noise, draws))
+        example = {name: array[row : row + 1].astype(np.float32) for name, array in given.items()}
+        conditions = {name: example[name] for name in model._given_shapes}
+        yield "encode", example
+        yield "decode", {"z": z, **conditions}
+        yield "reconstruct", example
+        yield "generate", {"epsilon": epsilon, **conditions}
+        yield "score", {**example, "epsilon": epsilon}
+        yield "serving_default", example
+        for name in model._functions_of_x:
+            yield name, {"x": example["x"]}

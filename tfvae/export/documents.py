@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from tfvae.vae import VAE
+from tfvae.autoencoder import Autoencoder
 from tfvae.variational_inference import VariationalInference
 
 _README = """# {name}
@@ -47,14 +47,14 @@ gRPC, with `pip install tensorflow-serving-api`; inputs are float32:
 ## Signatures
 
 B is any number of examples, up to the 1024 of batching.config where it is used; everything is float32.
-
+{conditions}
 | signature | inputs | outputs |
 | --- | --- | --- |
 | encode | x [B, {event}] | the parameters of q(z\\|x), such as loc and scale [B, {latent_dim}] |
 | decode | z [B, {latent_dim}] | mean [B, {event}] of p(x\\|z) |
 | reconstruct | x [B, {event}] | mean [B, {event}], at the mean of q(z\\|x) |
-| generate | epsilon [B, {latent_dim}], from N(0, I) | mean [B, {event}] |
-| score | x [B, {event}], epsilon [B, {latent_dim}] | elbo, log_likelihood, kl [B], in nats |
+| generate | epsilon [B, {epsilon_dim}], from N(0, I) | mean [B, {event}] |
+| score | x [B, {event}], epsilon [B, {epsilon_dim}] | elbo, log_likelihood, kl [B], in nats |
 | serving_default | x [B, {event}] | mean, elbo, log_likelihood, kl, at the mean of q(z\\|x) |
 """
 
@@ -108,7 +108,7 @@ allowed_batch_sizes: [1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024]
 """
 
 
-def files(model: VAE, name: str) -> dict[str, str]:
+def files(model: Autoencoder, name: str) -> dict[str, str]:
     """The text of each file by its name.
 
     Args:
@@ -116,16 +116,22 @@ def files(model: VAE, name: str) -> dict[str, str]:
         name: the name under which it is served.
     """
     x = np.zeros(model.event_shape).tolist()
-    epsilon = np.zeros(model.latent_dim).tolist()
+    epsilon = np.zeros(model._epsilon_dim).tolist()
+    conditions = {name: np.zeros(shape).tolist() for name, shape in model._given_shapes.items()}
     requests = {
-        "serving_default": {"instances": [x]},
-        "score": {"signature_name": "score", "instances": [{"x": x, "epsilon": epsilon}]},
+        "serving_default": {"instances": [{"x": x, **conditions} if conditions else x]},
+        "score": {"signature_name": "score", "instances": [{"x": x, "epsilon": epsilon, **conditions}]},
     }
     readme = _README.format(
+        conditions="".join(
+            f"\nEvery signature here takes {name} [{', '.join(map(str, ('B', *shape)))}] too.\n"
+            for name, shape in model._given_shapes.items()
+        ),
         name=name,
         event_shape=list(model.event_shape),
         event=", ".join(map(str, model.event_shape)),
-        latent_dim=model.latent_dim,
+        latent_dim=model._z_dim,
+        epsilon_dim=model._epsilon_dim,
         batch_of_one=(1, *model.event_shape),
     )
     return {

@@ -1,14 +1,16 @@
 """What an exported model can be asked: one module and its signatures, the same in every format."""
 
+import itertools
 from collections.abc import Callable
 from typing import Any
 
 import keras
 import tensorflow as tf
 
-from tfvae.vae import VAE
+from tfvae.autoencoder import Autoencoder
 
-# Never one called "serve": of a SavedModel with that attribute TFLite converts nothing but serving_default.
+# Those of every model. Never one called "serve": of a SavedModel with that attribute TFLite converts nothing but
+# serving_default.
 SIGNATURES = ("encode", "decode", "reconstruct", "generate", "score", "serving_default")
 
 
@@ -25,6 +27,14 @@ class Endpoints(tf.Module):
       stands for; noise is an input, so that an answer is a function of the question;
     - `serving_default(x [B, ...])`: what `reconstruct` gives and what `score` gives, at the mean of q(z|x).
 
+    Of a `tfvae.ConditionalVAE` each takes `condition` [B, C] too. Of a `tfvae.SemiSupervisedVAE` each takes `label`
+    [B], -1 for the most probable one, and there is
+
+    - `classify(x [B, ...])`: `probabilities` [B, K], those of q(y|x).
+
+    Of a `tfvae.HierarchicalVAE` z is that of the first layer, epsilon the noise of all layers in one tensor, and the
+    parameters of q have the numbers of their layers, as `loc_1`.
+
     Args:
         model: a model that is built.
         batch_size: a fixed B, or None for any.
@@ -34,21 +44,25 @@ class Endpoints(tf.Module):
         NotImplementedError: a part of the model cannot be exported.
     """
 
-    def __init__(self, model: VAE, batch_size: int | None = None) -> None:
+    def __init__(self, model: Autoencoder, batch_size: int | None = None) -> None:
         super().__init__(name="tfvae")
         if model.event_shape is None:
             raise ValueError("`model` must be built before it is exported: fit it, or call it. Received: a new model")
         self.parameters = [weight.value for part in _parts(model) for weight in part.weights]
         x = tf.TensorSpec([batch_size, *model.event_shape], tf.float32, name="x")
-        z = tf.TensorSpec([batch_size, model.latent_dim], tf.float32, name="z")
-        epsilon = tf.TensorSpec([batch_size, model.latent_dim], tf.float32, name="epsilon")
+        z = tf.TensorSpec([batch_size, model._z_dim], tf.float32, name="z")
+        epsilon = tf.TensorSpec([batch_size, model._epsilon_dim], tf.float32, name="epsilon")
+        conditions = tuple(
+            tf.TensorSpec([batch_size, *shape], tf.float32, name=name) for name, shape in model._given_shapes.items()
+        )
         specs = {
-            "encode": (x,),
-            "decode": (z,),
-            "reconstruct": (x,),
-            "generate": (epsilon,),
-            "score": (x, epsilon),
-            "serving_default": (x,),
+            "encode": (x, *conditions),
+            "decode": (z, *conditions),
+            "reconstruct": (x, *conditions),
+            "generate": (epsilon, *conditions),
+            "score": (x, epsilon, *conditions),
+            "serving_default": (x, *conditions),
+            **dict.fromkeys(model._functions_of_x, (x,)),
         }
         functions = _functions(model)
         self.signatures_by_name = {
@@ -57,15 +71,21 @@ class Endpoints(tf.Module):
         }
 
 
-def _functions(model: VAE) -> dict[str, Callable[..., dict[str, tf.Tensor]]]:
+def _functions(model: Autoencoder) -> dict[str, Callable[..., dict[str, tf.Tensor]]]:
     """The functions behind the signatures, by name: those that the model itself uses."""
+    data = model._together
+
+    def serving_default(x: tf.Tensor, *conditions: tf.Tensor) -> dict[str, tf.Tensor]:
+        return {"mean": model.call(data(x, *conditions)), **model._score_at_mean(data(x, *conditions))}
+
     return {
-        "encode": model._encode,
-        "decode": lambda z: {"mean": model._decode(z)},
-        "reconstruct": lambda x: {"mean": model.call(x)},
-        "generate": lambda epsilon: {"mean": model._generate(epsilon)},
-        "score": model._score,
-        "serving_default": lambda x: {"mean": model.call(x), **model._score_at_mean(x)},
+        "encode": lambda x, *conditions: model._encode(data(x, *conditions)),
+        "decode": lambda z, *conditions: {"mean": model._decode(z, *conditions)},
+        "reconstruct": lambda x, *conditions: {"mean": model.call(data(x, *conditions))},
+        "generate": lambda epsilon, *conditions: {"mean": model._generate(epsilon, *conditions)},
+        "score": lambda x, epsilon, *conditions: model._score(data(x, *conditions), epsilon),
+        "serving_default": serving_default,
+        **model._functions_of_x,
     }
 
 
@@ -91,22 +111,26 @@ def checked(
     return checked
 
 
-def _parts(model: VAE) -> tuple[keras.layers.Layer, ...]:
-    return model.encoder, model.posterior, model.prior, model.decoder, model.likelihood
+def _parts(model: Autoencoder) -> tuple[keras.layers.Layer, ...]:
+    values = (getattr(model, name) for name in model._PARTS)
+    parts = itertools.chain.from_iterable(value if isinstance(value, list) else [value] for value in values)
+    return tuple(part for part in parts if isinstance(part, keras.layers.Layer))
 
 
-def in_float32(model: VAE) -> VAE:
+def in_float32(model: Autoencoder) -> Autoencoder:
     """The model, or a copy where it computes in half precision, which TFLite and many processors lack."""
-    if not isinstance(model, VAE):
+    if not isinstance(model, Autoencoder):
         hint = "; a VariationalInference exports as a SavedModel" if hasattr(model, "approximation") else ""
         raise ValueError(f"`model` must be a tfvae.VAE{hint}. Received: {model!r}")
+    if model._no_export:
+        raise NotImplementedError(f"A {type(model).__name__} has no export: {model._no_export}")
     if all(layer.compute_dtype == "float32" for part in _parts(model) for layer in part._flatten_layers()):
         return model
     # Layers that a user's own network makes take the global policy, whatever its configuration says.
     policy = keras.config.dtype_policy()
     keras.config.set_dtype_policy("float32")
     try:
-        copy = VAE.from_config(_with_float32(model.get_config()))
+        copy = type(model).from_config(_with_float32(model.get_config()))
         copy.build((None, *model.event_shape))
     finally:
         keras.config.set_dtype_policy(policy)

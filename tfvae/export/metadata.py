@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from tfvae.vae import VAE
+from tfvae.autoencoder import Autoencoder
 
 
-def metadata(model: VAE, offset: ArrayLike | None = None, scale: ArrayLike | None = None) -> dict[str, Any]:
+def metadata(model: Autoencoder, offset: ArrayLike | None = None, scale: ArrayLike | None = None) -> dict[str, Any]:
     """Describes a model that is built.
 
     Args:
@@ -22,15 +22,14 @@ def metadata(model: VAE, offset: ArrayLike | None = None, scale: ArrayLike | Non
         scale: see `offset`.
 
     Returns:
-        The event shape, latent dimension, parts, whether NaN may mark what is missing in x, normalisation and the
-        version of tfvae, ready for JSON.
+        The event shape, latent dimension, shape of a condition, parts, whether NaN may mark what is missing in x,
+        normalisation and the version of tfvae, ready for JSON.
 
     Raises:
         ValueError: one of `offset` and `scale` is given without the other.
     """
     if (offset is None) != (scale is None):
         raise ValueError(f"`offset` and `scale` must be given together. Received: offset={offset!r}, scale={scale!r}")
-    parts = {name: getattr(model, name) for name in ("posterior", "prior", "likelihood")}
     normalization = {
         "formula": "x = (raw - offset) / scale",
         "offset": np.asarray(offset, float).tolist(),
@@ -39,8 +38,8 @@ def metadata(model: VAE, offset: ArrayLike | None = None, scale: ArrayLike | Non
     return {
         "tfvae_version": importlib.metadata.version("tfvae"),
         "event_shape": list(model.event_shape),
-        "latent_dim": model.latent_dim,
-        **{name: type(part).__name__ for name, part in parts.items()},
+        **{f"{name}_shape": list(shape) for name, shape in model._given_shapes.items()},
+        **model._description,
         "missing_values": model.likelihood.allows_missing,
         "normalization": None if offset is None else normalization,
     }

@@ -13,20 +13,20 @@ from typing import Any, NamedTuple
 import tensorflow as tf
 from numpy.typing import ArrayLike
 
+from tfvae.autoencoder import Autoencoder
 from tfvae.checks import positive_integer
 from tfvae.export import documents, posterior, warmup
 from tfvae.export.endpoints import Endpoints, in_float32
 from tfvae.export.metadata import metadata, write_json
 from tfvae.export.posterior import PosteriorEndpoints
 from tfvae.export.verification import check_agreement
-from tfvae.vae import VAE
 from tfvae.variational_inference import VariationalInference
 
 _TEMPORARY = ".tmp-"
 
 
 def saved_model(
-    model: VAE | VariationalInference,
+    model: Autoencoder | VariationalInference,
     path: str | os.PathLike[str],
     *,
     keep: int | None = None,
@@ -46,7 +46,7 @@ def saved_model(
         path: the model's folder, whose name is that of the served model; versions are its subfolders 1, 2, ... Beside
             them are written README.md and requests/ to try it, models.config and batching.config.
         keep: how many versions to keep, this one included; None keeps all.
-        x: data [N, ...] for the comparison; None draws them from the model. For variational inference with
+        x: data as for `fit`, for the comparison; None draws them from the model. For variational inference with
             `predictive`, new data as this takes them, of which only the shapes matter otherwise.
         offset: with `scale`, how to bring raw data into the model's units: x = (raw - offset) / scale;
             None leaves it unsaid.
@@ -111,7 +111,7 @@ class _Publication(NamedTuple):
     documents: Callable[[str], dict[str, str]]
 
 
-def _of_vae(model: VAE, x: ArrayLike | None, offset: ArrayLike | None, scale: ArrayLike | None) -> _Publication:
+def _of_vae(model: Autoencoder, x: ArrayLike | None, offset: ArrayLike | None, scale: ArrayLike | None) -> _Publication:
     model = in_float32(model)
     return _Publication(
         Endpoints(model),

@@ -9,11 +9,12 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+import tensorflow as tf
 from numpy.typing import ArrayLike
 
 from tfvae import checks
+from tfvae.autoencoder import Autoencoder
 from tfvae.export.client import load, resolve
-from tfvae.vae import VAE
 
 # How far a float32 export may be from the Keras model: relative to the largest value of an output, with a floor for
 # outputs that are all but 0, for each of the terms that an output is the sum of.
@@ -121,7 +122,7 @@ class Verification:
 
 
 def verify(
-    model: VAE,
+    model: Autoencoder,
     *,
     saved_model: str | os.PathLike[str] | None = None,
     tflite: str | os.PathLike[str] | None = None,
@@ -134,7 +135,7 @@ def verify(
         model: the model that was exported.
         saved_model: the folder of a version, or of versions, of which the newest is taken.
         tflite: the .tflite file.
-        x: data [N, ...].
+        x: data as for `fit` of the model: an array [N, ...], or a dictionary of arrays with N rows.
         timed_calls: how many calls a latency is the median of.
 
     Returns:
@@ -146,8 +147,7 @@ def verify(
     if saved_model is None and tflite is None:
         raise ValueError("`saved_model` or `tflite` must be given. Received: saved_model=None, tflite=None")
     timed_calls = checks.positive_integer("timed_calls", timed_calls)
-    x = checks.to_numpy(x).astype(np.float32)
-    model.check_data(x)
+    x = data_of(model, x)
     agreements, elbos = _compare(model, saved_model, tflite, x)
     costs = [
         Cost("Keras", None, None, None, 0.0, _latency(lambda batch: model.predict(batch, verbose=0), x, timed_calls))
@@ -155,14 +155,42 @@ def verify(
     for name, path in (("SavedModel", saved_model), ("TFLite", tflite)):
         if path is not None:
             exported, path = load(path), resolve(path)
-            latency = _latency(exported.reconstruct, x, timed_calls)
+            latency = _latency(lambda batch, call=exported.run: call("reconstruct", **named(batch)), x, timed_calls)
             difference = float(np.mean(elbos[name] - elbos["Keras"]))
             costs.append(Cost(name, str(path), exported.metadata.get("quantize"), _size(path), difference, latency))
-    return Verification(len(x), agreements, costs)
+    return Verification(len(tf.nest.flatten(x)[0]), agreements, costs)
+
+
+def data_of(model: Autoencoder, x: Any) -> Any:
+    """Data that were given to an export, in the form in which the model takes them.
+
+    Args:
+        model: the model.
+        x: the data, as for `fit`.
+
+    Raises:
+        ValueError: they are not data of the model.
+    """
+    x = _arrays_of(model, x)
+    model.check_data(x)
+    return x
+
+
+def _arrays_of(model: Autoencoder, x: Any) -> Any:
+    """Arrays in the form in which the model takes them; x itself is float32, as callers send it."""
+    arrays = model._arrays(x)
+    if isinstance(arrays, dict):
+        return {**arrays, "x": arrays["x"].astype(np.float32)}
+    return arrays.astype(np.float32)
+
+
+def named(x: Any) -> _Arrays:
+    """Data by the names of the inputs of a signature."""
+    return x if isinstance(x, dict) else {"x": x}
 
 
 def check_agreement(
-    model: VAE,
+    model: Autoencoder,
     *,
     saved_model: str | os.PathLike[str] | None = None,
     tflite: str | os.PathLike[str] | None = None,
@@ -174,19 +202,21 @@ def check_agreement(
         model: the model that was exported.
         saved_model: as for `verify`.
         tflite: as for `verify`.
-        x: data [N, ...]; None draws them from the model.
+        x: data as for `verify`; None draws them from the model, at conditions that are one-hot where it has some.
     """
     if x is None:
-        z = np.random.default_rng(0).standard_normal([_COMPARED_EXAMPLES, model.latent_dim], np.float32)
-        x = model.likelihood.distribution(model.decoder(z)).sample(seed=(0, 0)).numpy()
+        z = np.random.default_rng(0).standard_normal([_COMPARED_EXAMPLES, model._z_dim], np.float32)
+        conditions = model._example_conditions(len(z))
+        x = model._draw_x(tf.constant(z), *(tf.constant(array, tf.float32) for array in conditions)).numpy()
         if not np.isfinite(x).all():
             raise ValueError("`model` must generate finite data. Received: a model that generates NaN or infinity")
         if model.likelihood.allows_missing:
             x = np.where(np.random.default_rng(2).uniform(size=x.shape) < 0.5, np.float32(np.nan), x)
-    x = checks.to_numpy(x)[:_COMPARED_EXAMPLES].astype(np.float32)
+        x = model._together(x, *conditions)
+    x = tf.nest.map_structure(lambda array: array[:_COMPARED_EXAMPLES], _arrays_of(model, x))
     elements = math.prod(model.event_shape)
     for row in _compare(model, saved_model, tflite, x)[0]:
-        terms = {"elbo": elements, "log_likelihood": elements, "kl": model.latent_dim}.get(row.output, 1)
+        terms = {"elbo": elements, "log_likelihood": elements, "kl": model._epsilon_dim}.get(row.output, 1)
         check_row(row, terms)
 
 
@@ -214,10 +244,11 @@ def agreement(format: str, signature: str, output: str, received: np.ndarray, ex
 
 
 def _compare(
-    model: VAE, saved_model: str | os.PathLike[str] | None, tflite: str | os.PathLike[str] | None, x: np.ndarray
+    model: Autoencoder, saved_model: str | os.PathLike[str] | None, tflite: str | os.PathLike[str] | None, x: np.ndarray
 ) -> tuple[list[Agreement], dict[str, np.ndarray]]:
     """The agreement of every output, and the ELBO [N] at the same noise by format."""
-    epsilon = np.random.default_rng(1).standard_normal([len(x), model.latent_dim], np.float32)
+    rows = len(tf.nest.flatten(x)[0])
+    epsilon = np.random.default_rng(1).standard_normal([rows, model._epsilon_dim], np.float32)
     questions = _questions(model, x, epsilon)
     agreements = []
     elbos = {"Keras": questions["score"][1]["elbo"]}
@@ -236,26 +267,32 @@ def _compare(
     return agreements, elbos
 
 
-def _questions(model: VAE, x: np.ndarray, epsilon: np.ndarray) -> dict[str, tuple[_Arrays, _Arrays]]:
+def _questions(model: Autoencoder, x: Any, epsilon: np.ndarray) -> dict[str, tuple[_Arrays, _Arrays]]:
     """For each signature its inputs, and what the Keras model says that it should give."""
     mean = {"mean": model.reconstruct(x)}
-    z = np.asarray(model.prior.sample_from(epsilon))
-    drawn = {"mean": model.decode(z)}
+    given = named(x)
+    conditions = {name: given[name] for name in model._given_shapes}
+    z = np.asarray(model._from_prior(tf.constant(epsilon), *map(tf.constant, conditions.values())))
+    drawn = {"mean": model.decode(z, *conditions.values())}
     return {
-        "encode": ({"x": x}, model.encode(x)),
-        "decode": ({"z": z}, drawn),
-        "reconstruct": ({"x": x}, mean),
-        "generate": ({"epsilon": epsilon}, drawn),
-        "score": ({"x": x, "epsilon": epsilon}, model.score(x, epsilon)),
-        "serving_default": ({"x": x}, {**mean, **model.score(x)}),
+        "encode": (given, model.encode(x)),
+        "decode": ({"z": z, **conditions}, drawn),
+        "reconstruct": (given, mean),
+        "generate": ({"epsilon": epsilon, **conditions}, drawn),
+        "score": ({**given, "epsilon": epsilon}, model.score(x, epsilon)),
+        "serving_default": (given, {**mean, **model.score(x)}),
+        **{
+            name: ({"x": given["x"]}, {output: value.numpy() for output, value in function(given["x"]).items()})
+            for name, function in model._functions_of_x.items()
+        },
     }
 
 
-def _latency(call: Callable[[np.ndarray], Any], x: np.ndarray, calls: int) -> dict[int, tuple[float, float, float]]:
+def _latency(call: Callable[[Any], Any], x: Any, calls: int) -> dict[int, tuple[float, float, float]]:
     """Median and quartiles of the seconds per example, by batch size."""
     latency = {}
     for batch_size in _TIMED_BATCHES:
-        batch = np.resize(x, (batch_size, *x.shape[1:]))
+        batch = tf.nest.map_structure(lambda array, size=batch_size: np.resize(array, (size, *array.shape[1:])), x)
         call(batch)
         times = []
         for _ in range(calls):

@@ -133,6 +133,9 @@ class VampPrior(_Mixture):
     Reference: Tomczak & Welling 2018, VAE with a VampPrior, equation 9.
     """
 
+    support = None
+    needs_log_prob = True
+
     def __init__(
         self,
         latent_dim: int | None = None,
