@@ -1,7 +1,7 @@
 """What every model of data with latent variables of their own for each example can do."""
 
 import abc
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, ClassVar, Self
 
 import keras
@@ -137,6 +137,52 @@ class Autoencoder(VariationalModel):
     def _draw_log_weights(self, x: Any, seed: tf.Tensor, num_samples: int) -> tf.Tensor:
         return self.elbo_terms(x, num_samples=num_samples, seed=seed).log_weights
 
+    def score(self, x: Any, epsilon: Any = None, batch_size: int = 256) -> dict[str, np.ndarray]:
+        """Computes the terms of the bound at one z for each x: a score for anomalies, with no noise of its own.
+
+        Args:
+            x: arrays with N rows, as for `fit`.
+            epsilon: noise from N(0, I) [N, L] that z ~ q(z|x) is made of, L that of all latent variables together; None
+                takes the mean of q(z|x).
+            batch_size: how many examples are computed at a time.
+
+        Returns:
+            `elbo`, `log_likelihood` and `kl`, each [N], in nats per example.
+        """
+        x = self._arrays(x)
+        self.check_data(x)
+        if epsilon is None:
+            outputs = [self._run(self._score_at_mean, batch) for batch in inputs.batches(x, batch_size)]
+        else:
+            epsilon = self._checked_noise("epsilon", epsilon, self._epsilon_dim)
+            checks.check_same_length(x=tf.nest.flatten(x)[0], epsilon=epsilon)
+            pairs = zip(inputs.batches(x, batch_size), inputs.batches(epsilon, batch_size), strict=True)
+            outputs = [self._run(self._score, *pair) for pair in pairs]
+        return {name: np.concatenate([output[name] for output in outputs]) for name in outputs[0]}
+
+    def _together(self, x: tf.Tensor, *conditions: tf.Tensor) -> Any:
+        """Data in the form in which `elbo_terms` takes them, from what a signature of an export takes."""
+        return x
+
+    def _example_conditions(self, rows: int) -> tuple[np.ndarray, ...]:
+        """What an export is compared at where no data are given, beside x."""
+        return ()
+
+    @property
+    def _functions_of_x(self) -> dict[str, Callable[[tf.Tensor], dict[str, tf.Tensor]]]:
+        """What an export has beside the signatures of every VAE, by name."""
+        return {}
+
+    def _generate(self, epsilon: tf.Tensor, *conditions: tf.Tensor) -> tf.Tensor:
+        return self._decode(self._from_prior(epsilon, *conditions), *conditions)
+
+    def _checked_noise(self, argument: str, z: Any, dim: int) -> np.ndarray:
+        """The array [N, L] that a user gave."""
+        z = checks.to_numpy(z, argument)
+        checks.check_shape(z, (dim,), argument)
+        checks.check_finite(z, argument)
+        return z
+
     def _decoded(self, *arrays: np.ndarray, batch_size: int, **constants: int) -> np.ndarray:
         """What the model's `_decode` gives of arrays with N rows."""
         parts = zip(*(inputs.batches(array, batch_size) for array in arrays), strict=True)
@@ -200,7 +246,7 @@ def refuse_path_gradients(model: Autoencoder) -> None:
         )
 
 
-def check_densities(posterior: Posterior, prior: Prior, objective: Objective) -> None:
+def check_densities(posterior: Posterior, prior: Prior | Posterior, objective: Objective) -> None:
     """Checks that a model will know the densities that it needs.
 
     Args:
@@ -210,23 +256,23 @@ def check_densities(posterior: Posterior, prior: Prior, objective: Objective) ->
 
     Raises:
         ValueError: the prior has not the support of the posterior.
-        NotImplementedError: the posterior knows its density at its own draws alone, and more is needed.
+        NotImplementedError: a distribution knows its density at its own draws alone, and more is needed.
     """
     if prior.support not in (None, posterior.support):
         raise ValueError(
             f"`prior` must have the support of {type(posterior).__name__}, {posterior.support}. "
             f"Received: {type(prior).__name__}, of which it is {prior.support}"
         )
-    for argument, part, needs in (
-        ("objective", objective, objective.path_gradient),
-        ("prior", prior, prior.needs_log_prob),
-    ):
-        if needs and not posterior.has_log_prob:
-            raise NotImplementedError(
-                f"{type(posterior).__name__} knows log q(z|x) of its own draws alone; objectives with path gradients "
-                f"(sticking_the_landing, doubly_reparameterized) and a VampPrior need that of any z. Received: "
-                f"{argument}={part!r}"
-            )
+    if isinstance(prior, Posterior) and not prior.has_log_prob:
+        raise NotImplementedError(
+            f"`prior` must know log p(z) of any z. Received: {type(prior).__name__}, which knows that of its own draws"
+        )
+    if objective.path_gradient and not posterior.has_log_prob:
+        raise NotImplementedError(
+            f"{type(posterior).__name__} knows log q(z|x) of its own draws alone, and objectives with path gradients "
+            "(sticking_the_landing, doubly_reparameterized) need that of any z. Received: "
+            f"objective={objective!r}"
+        )
 
 
 def set_latent_dim(name: str, part: Any, latent_dim: int) -> None:

@@ -11,7 +11,7 @@ from tfvae import autoencoder, checks, inputs
 from tfvae.likelihoods import Likelihood
 from tfvae.objectives import Objective
 from tfvae.posteriors import Posterior
-from tfvae.priors import Prior
+from tfvae.priors import Prior, VampPrior
 from tfvae.vae import VAE
 
 tfd = tfp.distributions
@@ -102,6 +102,13 @@ class ConditionalVAE(VAE):
                 condition = autoencoder.features_of("prior_network", self.prior_network, condition)
             self.prior.build(condition.shape)
         super().build(shape)
+
+    def _connect_prior(self, event_shape: tuple[int, ...]) -> None:
+        if isinstance(self.prior, VampPrior):
+            raise ValueError(
+                "`prior` must be made of no pseudo-inputs, which have no condition; a mixture that is learned is "
+                "NormalMixture. Received: a VampPrior"
+            )
 
     def unpack(self, data: Any) -> tuple[Any, Any]:
         """Finds x and the condition, by name, and the sample weights in one element of what `fit` is given.

@@ -1,7 +1,6 @@
 """The variational autoencoder: a posterior that is amortised by an encoder, and a likelihood fed by a decoder."""
 
 import functools
-from collections.abc import Callable
 from typing import Any, ClassVar
 
 import keras
@@ -9,7 +8,7 @@ import numpy as np
 import tensorflow as tf
 import tensorflow_probability as tfp
 
-from tfvae import autoencoder, checks, elbo, inputs
+from tfvae import autoencoder, checks, elbo
 from tfvae.likelihoods import Likelihood, Normal
 from tfvae.objectives import Objective
 from tfvae.posteriors import DiagonalNormal, Posterior
@@ -47,8 +46,6 @@ class VAE(autoencoder.Autoencoder):
     _PARTS = ("encoder", "decoder", "posterior", "prior", "likelihood", "objective")
     # What else the networks take, with the shape for one example: nothing, or the condition of a conditional model.
     _condition_shapes: ClassVar[dict[str, tuple[int, ...]]] = {}
-    # What the signatures of an export take beside x, z or epsilon, with the shape for one example.
-    _given_shapes: ClassVar[dict[str, tuple[int, ...]]] = {}
     _prior_kinds: ClassVar[tuple[type, ...]] = (Prior,)
 
     def __init__(
@@ -108,7 +105,7 @@ class VAE(autoencoder.Autoencoder):
         parameters = autoencoder.likelihood_parameters_of(
             "decoder", self.decoder, _joined(z, *conditions), self.likelihood, event_shape
         )
-        self.prior.connect(self._encode, self.posterior, event_shape)
+        self._connect_prior(event_shape)
         for part, shape in (
             (self.posterior, features.shape),
             (self.prior, (None, self.latent_dim)),
@@ -160,7 +157,7 @@ class VAE(autoencoder.Autoencoder):
             The mean [N, ...].
         """
         self._check_built("decode")
-        return self._decoded(self._checked_noise("z", z), batch_size=batch_size)
+        return self._decoded(self._checked_noise("z", z, self.latent_dim), batch_size=batch_size)
 
     def generate(self, n: int, seed: int | None = None, batch_size: int = 256) -> np.ndarray:
         """Draws z ~ p(z) and computes the mean of p(x|z).
@@ -176,28 +173,6 @@ class VAE(autoencoder.Autoencoder):
         self._check_built("generate")
         n = checks.positive_integer("n", n)
         return self.decode(self.prior.distribution().sample(n, seed=self._seed(seed)), batch_size)
-
-    def score(self, x: Any, epsilon: Any = None, batch_size: int = 256) -> dict[str, np.ndarray]:
-        """Computes the terms of the bound at one z for each x: a score for anomalies, with no noise of its own.
-
-        Args:
-            x: arrays with N rows, as for `fit`.
-            epsilon: noise from N(0, I) [N, L] that z ~ q(z|x) is made of; None takes the mean of q(z|x).
-            batch_size: how many examples are computed at a time.
-
-        Returns:
-            `elbo`, `log_likelihood` and `kl`, each [N], in nats per example.
-        """
-        x = self._arrays(x)
-        self.check_data(x)
-        if epsilon is None:
-            outputs = [self._run(self._score_at_mean, batch) for batch in inputs.batches(x, batch_size)]
-        else:
-            epsilon = self._checked_noise("epsilon", epsilon)
-            checks.check_same_length(x=tf.nest.flatten(x)[0], epsilon=epsilon)
-            pairs = zip(inputs.batches(x, batch_size), inputs.batches(epsilon, batch_size), strict=True)
-            outputs = [self._run(self._score, *pair) for pair in pairs]
-        return {name: np.concatenate([output[name] for output in outputs]) for name in outputs[0]}
 
     def likelihood_parameters(self, z: tf.Tensor, *conditions: tf.Tensor, training: bool = False) -> tf.Tensor:
         """The parameters of p(x|z) [S, B, ...], what the decoder gives.
@@ -221,18 +196,22 @@ class VAE(autoencoder.Autoencoder):
         """What the likelihood is of, and what else the networks take: the inverse of `_together`."""
         return x, ()
 
-    def _together(self, x: tf.Tensor, *conditions: tf.Tensor) -> Any:
-        """Data in the form in which `elbo_terms` takes them, from what a signature of an export takes."""
-        return x
-
-    def _example_conditions(self, rows: int) -> tuple[np.ndarray, ...]:
-        """What an export is compared at where no data are given, beside x."""
-        return ()
+    @property
+    def _z_dim(self) -> int:
+        return self.latent_dim
 
     @property
-    def _functions_of_x(self) -> dict[str, Callable[[tf.Tensor], dict[str, tf.Tensor]]]:
-        """What an export has beside the signatures of every VAE, by name."""
-        return {}
+    def _epsilon_dim(self) -> int:
+        return self.latent_dim
+
+    @property
+    def _description(self) -> dict[str, Any]:
+        parts = {name: type(getattr(self, name)).__name__ for name in ("posterior", "prior", "likelihood")}
+        return {"latent_dim": self.latent_dim, **parts}
+
+    def _connect_prior(self, event_shape: tuple[int, ...]) -> None:
+        """Lets the prior know of what else it may be made of, before it is built."""
+        self.prior.connect(self._encode, self.posterior, event_shape)
 
     def _prior_given(self, *conditions: tf.Tensor, training: bool = False) -> tfd.Distribution:
         return self.prior.distribution()
@@ -252,11 +231,11 @@ class VAE(autoencoder.Autoencoder):
         """A draw of p(x|z) for each row of z."""
         return self.likelihood.distribution(self.decoder(_joined(z, *conditions))).sample(seed=(0, 0))
 
+    def _from_posterior(self, x: Any, epsilon: tf.Tensor) -> tf.Tensor:
+        return self.posterior.sample_from(self._encode(x), epsilon)
+
     def _from_prior(self, epsilon: tf.Tensor, *conditions: tf.Tensor) -> tf.Tensor:
         return self.prior.sample_from(epsilon)
-
-    def _generate(self, epsilon: tf.Tensor, *conditions: tf.Tensor) -> tf.Tensor:
-        return self._decode(self._from_prior(epsilon, *conditions), *conditions)
 
     def _score(self, x: Any, epsilon: tf.Tensor | None = None) -> dict[str, tf.Tensor]:
         parameters = self._encode(x)
@@ -278,13 +257,6 @@ class VAE(autoencoder.Autoencoder):
         event, conditions = self._split(x)
         parameters = self.likelihood_parameters(z, *conditions, training=training)
         return self.likelihood.log_prob(event, parameters, training=training)
-
-    def _checked_noise(self, argument: str, z: Any) -> np.ndarray:
-        """The array [N, L] that a user gave."""
-        z = checks.to_numpy(z, argument)
-        checks.check_shape(z, (self.latent_dim,), argument)
-        checks.check_finite(z, argument)
-        return z
 
     def get_config(self) -> dict[str, Any]:
         """The constructor's arguments."""

@@ -68,7 +68,7 @@ class IWAE(Objective):
 
     def __call__(self, terms: ElboTerms) -> tf.Tensor:
         """Evaluates the bound [B], in nats per example."""
-        return _mean_log_mean(terms, 1)
+        return _mean_log_mean(terms, self.num_samples)
 
 
 @keras.saving.register_keras_serializable(PACKAGE)
@@ -94,7 +94,7 @@ class MIWAE(_Grouped):
 
     def __call__(self, terms: ElboTerms) -> tf.Tensor:
         """Evaluates the bound [B], in nats per example."""
-        return _mean_log_mean(terms, self.groups)
+        return _mean_log_mean(terms, self.num_samples // self.groups)
 
 
 @keras.saving.register_keras_serializable(PACKAGE)
@@ -122,7 +122,7 @@ class PIWAE(_Grouped):
 
     def __call__(self, terms: ElboTerms) -> tf.Tensor:
         """Evaluates the bound [B], in nats per example."""
-        return _mean_log_mean(terms, 1)
+        return _mean_log_mean(terms, self.num_samples)
 
 
 @keras.saving.register_keras_serializable(PACKAGE)
@@ -153,7 +153,7 @@ class CIWAE(Objective):
 
     def __call__(self, terms: ElboTerms) -> tf.Tensor:
         """Evaluates the bound [B], in nats per example."""
-        return self.share * terms.elbo + (1 - self.share) * _mean_log_mean(terms, 1)
+        return self.share * terms.elbo + (1 - self.share) * _mean_log_mean(terms, self.num_samples)
 
 
 @keras.saving.register_keras_serializable(PACKAGE)
@@ -191,16 +191,15 @@ class Renyi(Objective):
         return (tf.reduce_logsumexp(order * terms.log_weights, axis=0) - math.log(self.num_samples)) / order
 
 
-def _mean_log_mean(terms: ElboTerms, groups: int) -> tf.Tensor:
+def _mean_log_mean(terms: ElboTerms, size: int) -> tf.Tensor:
     """The mean over groups of draws of the logarithm of the mean weight [B], with the weights of the path.
 
     Args:
         terms: the terms of the bound.
-        groups: the number of groups.
+        size: how many draws are in a group.
     """
     shape = tf.shape(terms.log_weights)
-    size = terms.log_weights.shape[0] // groups
-    log_weights = tf.reshape(terms.log_weights, [groups, size, shape[1]])
+    log_weights = tf.reshape(terms.log_weights, [-1, size, shape[1]])
     if terms.path is not None:
         # The share v of the gradient that is left out comes back as -weight * v (1 - v) of that through z.
         normalized = tf.nn.softmax(log_weights, axis=1)

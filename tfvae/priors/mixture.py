@@ -134,7 +134,6 @@ class VampPrior(_Mixture):
     """
 
     support = None
-    needs_log_prob = True
 
     def __init__(
         self,
@@ -160,6 +159,11 @@ class VampPrior(_Mixture):
         event_shape: tuple[int, ...],
     ) -> None:
         """Takes the model's posterior, which the components are of."""
+        if not posterior.has_log_prob:
+            raise NotImplementedError(
+                "A VampPrior needs a posterior that knows log q(z|x) of any z. Received: "
+                f"{type(posterior).__name__}, which knows it of its own draws alone"
+            )
         # Past Keras, which would count its weights among those of the prior.
         self.__dict__.update(_encode=encode, _posterior=posterior, _event_shape=event_shape)
 

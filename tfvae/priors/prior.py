@@ -25,11 +25,9 @@ class Prior(keras.layers.Layer, abc.ABC):
     Attributes:
         support: where z lies, which that of the posterior must be: "real", "sphere" or "simplex"; None where it is that
             of the posterior.
-        needs_log_prob: whether the prior evaluates log q(z|x) at any z.
     """
 
     support: str | None = "real"
-    needs_log_prob = False
 
     def __init__(self, latent_dim: int | None = None, **kwargs: Any) -> None:
         super().__init__(**kwargs)
