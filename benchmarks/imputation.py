@@ -2,10 +2,10 @@
 
     python benchmarks/imputation.py [--json PATH]
 
-The data are scikit-learn's breast cancer (569 examples of 30 numbers) and wine (178 of 13), standardised. Half of the
-values are removed completely at random, and each method sees what is left, without further data and with one setting
-for all. The figure is the mean squared error of what was removed, divided by that of the means of the columns, over
-seeds of removal and training:
+The data are scikit-learn's breast cancer (569 examples of 30 numbers) and wine (178 of 13), standardised before half of
+their values are removed completely at random. Each method sees what is left, with one setting for all. The figure is
+the mean squared error of what was removed, divided by that of the means of the columns, over seeds of removal and
+training:
 
 - column means: of what is observed, so 1 by definition;
 - IterativeImputer: scikit-learn's, chained Bayesian ridge regressions with its defaults, but 30 rounds;

@@ -86,6 +86,7 @@ def test_draws_have_the_exact_conditional_mean_and_covariance():
             np.testing.assert_allclose(np.cov(values, rowvar=False).reshape(covariance.shape), covariance, atol=error)
 
 
+@pytest.mark.slow
 def test_xla_draws_from_the_same_distribution():
     vae, x = linear_vae(), incomplete(4)
     vae.compile(jit_compile=True)
