@@ -2,15 +2,17 @@
 
     python benchmarks/imputation.py [--json PATH]
 
-The data are scikit-learn's breast cancer (569 examples of 30 numbers) and wine (178 of 13), standardised. Half of the
-values are removed completely at random, and each method sees what is left, without further data and with one setting
-for all. The figure is the mean squared error of what was removed, divided by that of the means of the columns, over
-seeds of removal and training:
+The data are scikit-learn's breast cancer (569 examples of 30 numbers) and wine (178 of 13), standardised before half of
+their values are removed completely at random. Each method sees what is left, with one setting for all. The figure is
+the mean squared error of what was removed, divided by that of the means of the columns, over seeds of removal and
+training:
 
 - column means: of what is observed, so 1 by definition;
 - IterativeImputer: scikit-learn's, chained Bayesian ridge regressions with its defaults, but 30 rounds;
 - KNNImputer: scikit-learn's, the mean of 5 neighbours;
 - tfvae: the MIWAE of Mattei & Frellsen (2019): `Missing(StudentT)` trained by the `IWAE` objective, and `tfvae.impute`.
+
+The steps and the weight decay of the last were chosen by its error with seed 0, which is not among those reported.
 """
 
 import argparse
@@ -87,7 +89,7 @@ def main() -> None:
     parser.add_argument("--layers", type=int, default=2, help="hidden layers of each network")
     parser.add_argument("--num-samples", type=int, default=20, help="draws of the objective")
     parser.add_argument("--batch-size", type=int, default=64)
-    parser.add_argument("--steps", type=int, default=4000, help="of training")
+    parser.add_argument("--steps", type=int, default=1500, help="of training")
     parser.add_argument("--learning-rate", type=float, default=2e-3)
     parser.add_argument("--weight-decay", type=float, default=0.1)
     parser.add_argument("--draws", type=int, default=5000, help="of z for each imputation")
@@ -102,7 +104,7 @@ def main() -> None:
     for dataset in options.only:
         for method, fill in methods(options).items():
             errors, seconds = [], []
-            for seed in range(options.seeds):
+            for seed in range(1, options.seeds + 1):
                 complete, x = incomplete(DATASETS[dataset], seed)
                 start = time.perf_counter()
                 filled = fill(x, seed)

@@ -329,6 +329,7 @@ def test_the_description_beside_the_file_says_what_a_caller_must_know(small):
         "posterior": "DiagonalNormal",
         "prior": "StandardNormal",
         "likelihood": "Bernoulli",
+        "missing_values": False,
         "normalization": {"formula": "x = (raw - offset) / scale", "offset": [0.5], "scale": 2.0},
         "quantize": None,
         "batch_size": None,

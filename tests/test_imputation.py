@@ -86,7 +86,17 @@ def test_draws_have_the_exact_conditional_mean_and_covariance():
             np.testing.assert_allclose(np.cov(values, rowvar=False).reshape(covariance.shape), covariance, atol=error)
 
 
-def test_a_seed_gives_the_same_values_whatever_the_batches_are_not():
+@pytest.mark.slow
+def test_xla_draws_from_the_same_distribution():
+    vae, x = linear_vae(), incomplete(4)
+    vae.compile(jit_compile=True)
+    draws = tfvae.impute(vae, x, num_samples=500, num_imputations=500, seed=0)
+    mean = tfvae.impute(vae, x, num_samples=500, seed=0)
+    # A standard deviation of the conditional distributions is below 1.5.
+    np.testing.assert_allclose(draws.mean(0), mean, atol=5 * 1.5 / np.sqrt(500))
+
+
+def test_a_seed_gives_the_same_values():
     vae, x = linear_vae(), incomplete(6)
     first, again, other = (tfvae.impute(vae, x, num_samples=50, seed=seed) for seed in (1, 1, 2))
     np.testing.assert_array_equal(first, again)

@@ -86,6 +86,13 @@ def test_a_server_agrees_with_keras(tmp_path, name):
     assert_agrees(export.load(export.saved_model(model, tmp_path / "served")), model)
 
 
+def test_int8_is_refused_where_there_are_missing_values(tmp_path):
+    with pytest.raises(NotImplementedError, match='quantize="int8" has no number for NaN'):
+        export.tflite(
+            build(lk.Missing(lk.Normal()), (5,)), tmp_path / "model.tflite", quantize="int8", x=np.eye(5) + 0.1
+        )
+
+
 @pytest.mark.slow
 def test_only_an_export_of_a_model_of_missing_values_takes_nan(tmp_path):
     x = np.full((1, 5), np.nan, np.float32)

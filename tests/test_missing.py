@@ -6,6 +6,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+import tensorflow_probability as tfp
 from scipy import special, stats
 
 import tfvae
@@ -78,7 +79,23 @@ def test_gradients_are_finite_and_those_of_what_is_observed(likelihood, jit_comp
     np.testing.assert_allclose(gradient(), tape.gradient(log_prob, parameters), rtol=1e-4, atol=1e-6)
 
 
-@pytest.mark.parametrize("fill", [True, False])
+def test_a_likelihood_of_which_0_is_no_value_says_what_takes_the_place_of_missing_ones():
+    class LogNormal(lk.Likelihood):
+        placeholder = 1.0
+
+        def element_distribution(self, parameters):
+            return tfp.distributions.LogNormal(parameters, 1.0)
+
+    likelihood = built(lk.Missing(lk.Columns([(lk.Normal(), 1), (LogNormal(), 2)])), (3,))
+    parameters, x = tf.zeros((1, 1, 3)), tf.constant([[NAN, NAN, 2.0]])
+    with tf.GradientTape() as tape:
+        tape.watch(parameters)
+        log_prob = likelihood.log_prob(x, parameters)
+    np.testing.assert_allclose(log_prob, [[stats.lognorm(1).logpdf(2)]], rtol=1e-6)
+    np.testing.assert_allclose(tape.gradient(log_prob, parameters), [[[0, 0, np.log(2)]]], rtol=1e-6)
+
+
+@pytest.mark.parametrize("fill", [True, pytest.param(False, marks=pytest.mark.slow)])
 def test_every_method_takes_missing_values(fill):
     x = with_gaps(np.random.default_rng(0).normal(size=(40, 4)))
     vae = vae_of(lk.Missing(lk.Normal("learned"), fill=fill), objective=objectives.IWAE(5, doubly_reparameterized=True))
@@ -105,6 +122,7 @@ def test_the_mask_layer_shows_what_is_missing():
     assert layer.compute_output_shape((None, 2, 2)) == (None, 2, 4)
 
 
+@pytest.mark.slow
 def test_a_model_of_missing_values_is_the_same_from_a_file(tmp_path):
     x = with_gaps(np.random.default_rng(0).normal(size=(20, 4)))
     columns = {"a": (lk.Normal("per_dimension"), 2), "b": (lk.StudentT(), 2)}

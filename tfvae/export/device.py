@@ -66,6 +66,8 @@ def tflite(
     if batch_size not in (None, 1):
         raise ValueError(f"`batch_size` must be 1 or None. Received: batch_size={batch_size!r}")
     model = in_float32(model)
+    if quantize == "int8" and model.likelihood.allows_missing:
+        raise NotImplementedError('quantize="int8" has no number for NaN, which marks what is missing in x')
     endpoints = Endpoints(model, batch_size)
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as folder:
