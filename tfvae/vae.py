@@ -46,6 +46,7 @@ class VAE(VariationalModel):
 
     Raises:
         ValueError: the parts do not fit together.
+        NotImplementedError: the objective needs what the posterior cannot give.
 
     Reference: Kingma & Welling 2013, Auto-Encoding Variational Bayes; Rezende et al. 2014, Stochastic Backpropagation.
     """
@@ -95,8 +96,8 @@ class VAE(VariationalModel):
             )
         if self.objective.path_gradient and not self.posterior.has_log_prob:
             raise NotImplementedError(
-                f"{type(self.posterior).__name__} knows log q(z|x) of its own draws alone, and objectives with path "
-                f"gradients (sticking_the_landing, doubly_reparameterized) need that of any z. Received: "
+                "`objective` must take no path gradients (sticking_the_landing, doubly_reparameterized) with "
+                f"{type(self.posterior).__name__}, whose log q(z|x) is known at its own draws alone. Received: "
                 f"objective={self.objective!r}"
             )
         self.event_shape = None
@@ -279,7 +280,8 @@ class VAE(VariationalModel):
 
         Args:
             x: an array [N, ...].
-            epsilon: noise from N(0, I) [N, L] that z ~ q(z|x) is made of; None takes the mean of q(z|x).
+            epsilon: noise from N(0, I) [N, L] that z ~ q(z|x) is made of; None takes the mean, or the
+                `center`, of q(z|x).
             batch_size: how many examples are computed at a time.
 
         Returns:

@@ -20,7 +20,8 @@ class Prior(keras.layers.Layer, abc.ABC):
         kwargs: the arguments of `keras.layers.Layer`.
 
     Attributes:
-        support: where z lies, which that of the posterior must be: "real", "sphere" or "simplex".
+        support: where z lies, which that of the posterior must be: "real", "sphere" or "simplex", with its number
+            of categories.
     """
 
     support = "real"
