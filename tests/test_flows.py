@@ -228,13 +228,15 @@ def test_a_sylvester_flow_refuses_the_density_of_another_z():
 
 @pytest.mark.parametrize("objective", [ELBO(sticking_the_landing=True), IWAE(2, doubly_reparameterized=True)])
 def test_a_sylvester_flow_refuses_objectives_with_path_gradients_when_the_model_is_made(objective, tiny_vae):
-    with pytest.raises(NotImplementedError, match=r"SylvesterFlow .*path gradients.*Received: objective="):
+    with pytest.raises(NotImplementedError, match=r"^`objective` must .*path gradients.*SylvesterFlow.*Received: obj"):
         tiny_vae(posterior=posteriors.SylvesterFlow(), objective=objective)
 
 
 def test_variational_inference_refuses_a_sylvester_flow():
     model = tfd.JointDistributionNamed({"z": tfd.Normal(0.0, 1.0), "y": lambda z: tfd.Normal(z, 1.0)})
-    with pytest.raises(NotImplementedError, match=r"SylvesterFlow knows log q\(z\) of its own draws alone"):
+    with pytest.raises(
+        NotImplementedError, match=r"^`posterior` must give log q\(z\) at any z.*Received: SylvesterFlow"
+    ):
         VariationalInference(model.experimental_pin(y=1.0), posterior=posteriors.SylvesterFlow())
 
 

@@ -29,7 +29,7 @@ def refusals(parts):
     if prior.support not in (None, posterior.support):
         return (ValueError, "`prior` must have the support of"), None
     if not posterior.has_log_prob and (objective.path_gradient or isinstance(prior, priors.VampPrior)):
-        return (NotImplementedError, "of its own draws alone"), None
+        return (NotImplementedError, "its own draws alone"), None
     needs_each = isinstance(objective, objectives.BetaTCVAE), getattr(objective, "per_dimension", False)
     if (any(needs_each) and not isinstance(posterior, INDEPENDENT)) or (
         needs_each[1] and not isinstance(prior, INDEPENDENT)

@@ -86,7 +86,12 @@ def functions_of(owner, prefix):
             value = value.fget
         elif isinstance(value, classmethod | staticmethod):
             value = value.__func__
-        if isinstance(value, types.FunctionType) and is_public(name):
+        # TFP copies methods of its own into every distribution.
+        if (
+            isinstance(value, types.FunctionType)
+            and is_public(name)
+            and "tensorflow_probability" not in value.__module__
+        ):
             yield f"{prefix}.{name}", inspect.unwrap(value)
 
 

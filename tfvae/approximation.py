@@ -44,8 +44,8 @@ class Approximation(keras.layers.Layer):
             )
         if not posterior.has_log_prob:
             raise NotImplementedError(
-                f"{type(posterior).__name__} knows log q(z) of its own draws alone, and variational inference needs "
-                "that of any z: take CouplingFlow or InverseAutoregressiveFlow"
+                "`posterior` must give log q(z) at any z, as CouplingFlow and InverseAutoregressiveFlow do. Received: "
+                f"{type(posterior).__name__}, which gives it at its own draws alone"
             )
         posterior.latent_dim = dim
         if not posterior.built:

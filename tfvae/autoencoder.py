@@ -143,7 +143,7 @@ class Autoencoder(VariationalModel):
         Args:
             x: arrays with N rows, as for `fit`.
             epsilon: noise from N(0, I) [N, L] that z ~ q(z|x) is made of, L that of all latent variables together; None
-                takes the mean of q(z|x).
+                takes the mean, or the `center`, of q(z|x).
             batch_size: how many examples are computed at a time.
 
         Returns:
@@ -265,12 +265,12 @@ def check_densities(posterior: Posterior, prior: Prior | Posterior, objective: O
         )
     if isinstance(prior, Posterior) and not prior.has_log_prob:
         raise NotImplementedError(
-            f"`prior` must know log p(z) of any z. Received: {type(prior).__name__}, which knows that of its own draws"
+            f"`prior` must know log p(z) of any z. Received: {type(prior).__name__}, which knows that at its own draws alone"
         )
     if objective.path_gradient and not posterior.has_log_prob:
         raise NotImplementedError(
-            f"{type(posterior).__name__} knows log q(z|x) of its own draws alone, and objectives with path gradients "
-            "(sticking_the_landing, doubly_reparameterized) need that of any z. Received: "
+            "`objective` must take no path gradients (sticking_the_landing, doubly_reparameterized) with "
+            f"{type(posterior).__name__}, whose log q(z|x) is known at its own draws alone. Received: "
             f"objective={objective!r}"
         )
 

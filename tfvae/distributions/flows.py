@@ -210,7 +210,7 @@ class Sylvester(tfb.Bijector):
             their diagonals before a tanh, and b in the last. All zeros make the identity.
         is_reversed: whether P reverses the order.
 
-    Reference: van den Berg et al. 2018, Sylvester Normalizing Flows for Variational Inference, section 3 and theorem 2:
+    Reference: van den Berg et al. 2018, Sylvester Normalizing Flows for Variational Inference, section 3:
     triangular Sylvester flows.
     """
 

@@ -22,7 +22,8 @@ class Posterior(keras.layers.Layer, abc.ABC):
         kwargs: the arguments of `keras.layers.Layer`.
 
     Attributes:
-        support: where z lies, which that of the prior must be: "real", "sphere" or "simplex".
+        support: where z lies, which that of the prior must be: "real", "sphere" or "simplex", with the number of its
+            categories.
         scales_only: whether the family changes when z is rotated: then z may be rescaled for it, but not decorrelated.
         has_log_prob: whether log q(z|x) can be evaluated at any z, and not only at draws of q(z|x).
     """

@@ -37,9 +37,7 @@ class SphericalPosterior(Posterior):
                 f"points. Received: latent_dim={self.latent_dim}"
             )
         # Features of 0 have no direction.
-        self.loc_head = self._head(
-            "loc", self.latent_dim, input_shape, bias_initializer=lambda shape, dtype: first_axis(shape[0])
-        )
+        self.loc_head = self._head("loc", self.latent_dim, input_shape, bias_initializer=_first_axis)
         self.concentration_head = self._head("concentration", 1, input_shape)
 
     def call(self, features: tf.Tensor) -> dict[str, tf.Tensor]:
@@ -100,3 +98,7 @@ class VonMisesFisher(SphericalPosterior):
     def distribution(self, parameters: dict[str, tf.Tensor]) -> spherical.Spherical:
         """q(z|x), with batch shape [B] and event shape [L]."""
         return spherical.VonMisesFisher(parameters["loc"], parameters["concentration"])
+
+
+def _first_axis(shape: tuple[int], dtype: str) -> tf.Tensor:
+    return tf.cast(first_axis(shape[0]), dtype)

@@ -161,8 +161,8 @@ class VampPrior(_Mixture):
         """Takes the model's posterior, which the components are of."""
         if not posterior.has_log_prob:
             raise NotImplementedError(
-                "A VampPrior needs a posterior that knows log q(z|x) of any z. Received: "
-                f"{type(posterior).__name__}, which knows it of its own draws alone"
+                "`posterior` must know log q(z|x) of any z, for a VampPrior. Received: "
+                f"{type(posterior).__name__}, which knows it at its own draws alone"
             )
         # Past Keras, which would count its weights among those of the prior.
         self.__dict__.update(_encode=encode, _posterior=posterior, _event_shape=event_shape)

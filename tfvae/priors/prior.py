@@ -23,8 +23,8 @@ class Prior(keras.layers.Layer, abc.ABC):
         kwargs: the arguments of `keras.layers.Layer`.
 
     Attributes:
-        support: where z lies, which that of the posterior must be: "real", "sphere" or "simplex"; None where it is that
-            of the posterior.
+        support: where z lies, which that of the posterior must be: "real", "sphere" or "simplex", with its number of
+            categories; None where it is that of the posterior.
     """
 
     support: str | None = "real"
