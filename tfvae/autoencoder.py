@@ -125,8 +125,7 @@ class Autoencoder(VariationalModel):
 
         Args:
             x: arrays with N rows, as for `fit`.
-            epsilon: noise from N(0, I) [N, L] that z ~ q(z|x) is made of; None takes the mean of q(z|x). L is that of all
-                latent variables together.
+            epsilon: noise from N(0, I) [N, L] that z ~ q(z|x) is made of; None takes the mean of q(z|x).
             batch_size: how many examples are computed at a time.
 
         Returns:
