@@ -190,13 +190,12 @@ def compare_replicas():
     """Trains on two replicas and on one device, and prints what differs."""
     cpu = tf.config.list_physical_devices("CPU")[0]
     tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
+    # One of each, because collective operations take the devices of a second strategy for those of the first.
+    strategies = (tf.distribute.MirroredStrategy(["/cpu:0", "/cpu:1"]), tf.distribute.OneDeviceStrategy("/cpu:0"))
     differences = {}
     for name, (build, data) in MODELS.items():
         results = []
-        for strategy in (
-            tf.distribute.MirroredStrategy(["/cpu:0", "/cpu:1"]),
-            tf.distribute.OneDeviceStrategy("/cpu:0"),
-        ):
+        for strategy in strategies:
             keras.utils.set_random_seed(0)
             with strategy.scope():
                 model = QUIET.get(name, build)()

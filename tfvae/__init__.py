@@ -3,12 +3,10 @@
 What is imported here is imported when it is first used, so that a device can open an exported model with little.
 """
 
-import importlib
 from typing import TYPE_CHECKING
 
-import wrapt
-
 from tfvae._lazy import lazy_attributes
+from tfvae._registration import import_with_keras
 
 if TYPE_CHECKING:
     from tfvae import (
@@ -100,8 +98,6 @@ __getattr__, __dir__ = lazy_attributes(
 )
 
 # `keras.saving.load_model` finds only classes that are registered, so whoever has both Keras and tfvae has them all.
-for _module in ("vae", "conditional", "semi_supervised", "hierarchical", "vq", "variational_inference"):
-    wrapt.register_post_import_hook(
-        lambda keras, module=_module: importlib.import_module(f"tfvae.{module}"),
-        "keras",
-    )
+import_with_keras(
+    __name__, __path__, ["vae", "conditional", "semi_supervised", "hierarchical", "vq", "variational_inference"]
+)

@@ -265,7 +265,8 @@ def check_densities(posterior: Posterior, prior: Prior | Posterior, objective: O
         )
     if isinstance(prior, Posterior) and not prior.has_log_prob:
         raise NotImplementedError(
-            f"`prior` must know log p(z) of any z. Received: {type(prior).__name__}, which knows that at its own draws alone"
+            "`prior` must know log p(z) of any z. Received: "
+            f"{type(prior).__name__}, which knows it at its own draws alone"
         )
     if objective.path_gradient and not posterior.has_log_prob:
         raise NotImplementedError(
