@@ -3,7 +3,7 @@
 Of z ~ q(z|x_observed) the weights w = p(x_observed|z) p(z) / q(z|x_observed) make draws of p(z|x_observed), whatever q
 misses of it.
 
-Reference: Mattei & Frellsen 2019, MIWAE: Deep Generative Modelling and Imputation of Incomplete Data Sets, section 3.
+Reference: Mattei & Frellsen 2019, MIWAE: Deep Generative Modelling and Imputation of Incomplete Data Sets.
 """
 
 from collections.abc import Callable, Iterator
@@ -48,7 +48,7 @@ def impute(
     Raises:
         ValueError: an argument is out of its range, or x is not data of the model.
 
-    Reference: Mattei & Frellsen 2019, MIWAE, section 3; for the draws Rubin 1987, sampling importance resampling.
+    Reference: Mattei & Frellsen 2019, MIWAE; for the draws Rubin 1987, sampling importance resampling.
     """
     if not isinstance(model, VAE) or not model.likelihood.allows_missing:
         received = type(model.likelihood).__name__ if isinstance(model, VAE) else repr(model)
