@@ -1,6 +1,7 @@
 """The variational autoencoder: a posterior that is amortised by an encoder, and a likelihood fed by a decoder."""
 
 import functools
+import math
 from collections.abc import Iterator
 from typing import Any, Self
 
@@ -18,8 +19,9 @@ from tfvae.priors import Prior, StandardNormal
 
 tfd = tfp.distributions
 
-# The most elements of x, 16 MB for each tensor, and the most rows of the decoder that one chunk of `log_likelihood`
-# evaluates: large enough for fast matrix products, small enough for the cache and for any number of samples.
+# The most elements of the decoder's output, 16 MB for each tensor, and the most rows of it that one chunk of
+# `log_likelihood` evaluates: large enough for fast matrix products, small enough for the cache and for any number of
+# samples.
 _CHUNK_ELEMENTS = 2**22
 _CHUNK_ROWS = 2**16
 
@@ -253,7 +255,8 @@ class VAE(VariationalModel):
         chunk = None
         for index, batch in enumerate(self._checked_batches(x, batch_size)):
             # The same for all batches, because each size is a graph of its own.
-            chunk = chunk or max(1, min(num_samples, _CHUNK_ELEMENTS // int(tf.size(batch)), _CHUNK_ROWS // len(batch)))
+            elements = len(batch) * math.prod(self.likelihood.parameter_shape(self.event_shape))
+            chunk = chunk or max(1, min(num_samples, _CHUNK_ELEMENTS // elements, _CHUNK_ROWS // len(batch)))
             batch_seed = tf.random.experimental.stateless_fold_in(seed, index)
             total = np.full(len(batch), -np.inf)
             for start in range(0, num_samples, chunk):
