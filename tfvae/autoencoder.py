@@ -1,6 +1,7 @@
 """What every model of data with latent variables of their own for each example can do."""
 
 import abc
+import math
 from collections.abc import Callable, Iterator
 from typing import Any, ClassVar, Self
 
@@ -16,8 +17,9 @@ from tfvae.objectives import Objective
 from tfvae.posteriors import Posterior
 from tfvae.priors import Prior
 
-# The most elements of x, 16 MB for each tensor, and the most rows of the decoder that one chunk of `log_likelihood`
-# evaluates: large enough for fast matrix products, small enough for the cache and for any number of samples.
+# The most elements of the decoder's output, 16 MB for each tensor, and the most rows of it that one chunk of
+# `log_likelihood` evaluates: large enough for fast matrix products, small enough for the cache and for any number of
+# samples.
 _CHUNK_ELEMENTS = 2**22
 _CHUNK_ROWS = 2**16
 
@@ -128,10 +130,9 @@ class Autoencoder(VariationalModel):
         for index, batch in enumerate(self._checked_batches(x, batch_size)):
             if chunk is None:
                 # The same for all batches, because each size is a graph of its own.
-                arrays = tf.nest.flatten(batch)
-                elements = sum(int(tf.size(array)) for array in arrays) * self._rows_per_example
-                fitting = min(_CHUNK_ELEMENTS // elements, _CHUNK_ROWS // (len(arrays[0]) * self._rows_per_example))
-                chunk = max(1, min(num_samples, fitting))
+                rows = len(tf.nest.flatten(batch)[0]) * self._rows_per_example
+                elements = rows * math.prod(self.likelihood.parameter_shape(self.event_shape))
+                chunk = max(1, min(num_samples, _CHUNK_ELEMENTS // elements, _CHUNK_ROWS // rows))
             yield chunks(batch, tf.random.experimental.stateless_fold_in(seed, index))
 
     def _draw_log_weights(self, x: Any, seed: tf.Tensor, num_samples: int) -> tf.Tensor:

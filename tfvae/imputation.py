@@ -3,9 +3,10 @@
 Of z ~ q(z|x_observed) the weights w = p(x_observed|z) p(z) / q(z|x_observed) make draws of p(z|x_observed), whatever q
 misses of it.
 
-Reference: Mattei & Frellsen 2019, MIWAE: Deep Generative Modelling and Imputation of Incomplete Data Sets, section 3.
+Reference: Mattei & Frellsen 2019, MIWAE: Deep Generative Modelling and Imputation of Incomplete Data Sets.
 """
 
+import math
 from collections.abc import Callable, Iterator
 
 import numpy as np
@@ -48,7 +49,7 @@ def impute(
     Raises:
         ValueError: an argument is out of its range, or x is not data of the model.
 
-    Reference: Mattei & Frellsen 2019, MIWAE, section 3; for the draws Rubin 1987, sampling importance resampling.
+    Reference: Mattei & Frellsen 2019, MIWAE; for the draws Rubin 1987, sampling importance resampling.
     """
     if not isinstance(model, VAE) or not model.likelihood.allows_missing:
         received = type(model.likelihood).__name__ if isinstance(model, VAE) else repr(model)
@@ -85,7 +86,7 @@ def _mean(model: VAE, batch: tf.Tensor, num_samples: int, seed: tf.Tensor) -> np
         return tf.reduce_sum(shares * means, axis=0), tf.reduce_logsumexp(terms.log_weights, axis=0)
 
     mean, total = 0.0, np.full(len(batch), -np.inf)
-    for chunk in _chunks(weighted_means, model, batch, num_samples, seed, width=int(tf.size(batch))):
+    for chunk in _chunks(weighted_means, model, batch, num_samples, seed):
         means, weights = (np.float64(value) for value in chunk)
         total = np.logaddexp(total, weights)
         share = np.exp(weights - total).reshape(-1, *[1] * (means.ndim - 1))
@@ -107,9 +108,7 @@ def _draws(model: VAE, batch: tf.Tensor, num_samples: int, num_imputations: int,
         return tf.transpose(z, [1, 0, 2]), tf.reduce_max(keys, axis=1)
 
     z = best = None
-    width = max(int(tf.size(batch)), num_imputations * len(batch))
-    constants = {"num_imputations": num_imputations}
-    for points, keys in _chunks(resampled, model, batch, num_samples, seed, width, **constants):
+    for points, keys in _chunks(resampled, model, batch, num_samples, seed, num_imputations=num_imputations):
         is_better = True if best is None else keys > best
         z = points if best is None else tf.where(is_better[..., tf.newaxis], points, z)
         best = keys if best is None else tf.maximum(keys, best)
@@ -119,10 +118,11 @@ def _draws(model: VAE, batch: tf.Tensor, num_samples: int, num_imputations: int,
 
 
 def _chunks(
-    function: Callable, model: VAE, batch: tf.Tensor, num_samples: int, seed: tf.Tensor, width: int, **constants: int
+    function: Callable, model: VAE, batch: tf.Tensor, num_samples: int, seed: tf.Tensor, **constants: int
 ) -> Iterator[tuple[tf.Tensor, tf.Tensor]]:
     """The outputs of a function of x, a seed and a number of draws, for as many draws at a time as memory allows."""
-    chunk = max(1, min(num_samples, _CHUNK_ELEMENTS // width, _CHUNK_ROWS // len(batch)))
+    width = max(math.prod(model.likelihood.parameter_shape(model.event_shape)), *constants.values(), 1)
+    chunk = max(1, min(num_samples, _CHUNK_ELEMENTS // (width * len(batch)), _CHUNK_ROWS // len(batch)))
     for start in range(0, num_samples, chunk):
         chunk_seed = tf.random.experimental.stateless_fold_in(seed, start)
         yield model._run(function, batch, chunk_seed, num_samples=min(chunk, num_samples - start), **constants)

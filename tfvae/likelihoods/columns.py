@@ -35,7 +35,7 @@ class Columns(Likelihood):
     Raises:
         ValueError: `columns` is out of its range.
 
-    Reference: Nazabal et al. 2020, Handling incomplete heterogeneous data using VAEs, section 3.
+    Reference: Nazabal et al. 2020, Handling incomplete heterogeneous data using VAEs.
     """
 
     def __init__(self, columns: Sequence[_Column] | Mapping[str, _Column], **kwargs: Any) -> None:

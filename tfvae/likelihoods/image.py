@@ -3,7 +3,7 @@
 A logistic distribution, or a mixture of them, is cut into bins around the values; those of 0 and 255 reach to infinity.
 As in PixelCNN++ the parameters are in the units of 2 x - 1, in which black is -1 and white 1.
 
-Reference: Kingma et al. 2016, Improving Variational Inference with Inverse Autoregressive Flow, section 4; Salimans et
+Reference: Kingma et al. 2016, Improving Variational Inference with Inverse Autoregressive Flow; Salimans et
 al. 2017, PixelCNN++, section 2.1.
 """
 
@@ -61,7 +61,7 @@ class DiscretizedLogistic(_Pixels):
     Args:
         kwargs: the arguments of `keras.layers.Layer`.
 
-    Reference: Kingma et al. 2016, Improving Variational Inference with Inverse Autoregressive Flow, section 4.
+    Reference: Kingma et al. 2016, Improving Variational Inference with Inverse Autoregressive Flow.
     """
 
     num_parameters = 2

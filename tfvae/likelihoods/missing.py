@@ -30,8 +30,7 @@ class Missing(Likelihood):
     Raises:
         ValueError: an argument is out of its range.
 
-    Reference: Mattei & Frellsen 2019, MIWAE: Deep Generative Modelling and Imputation of Incomplete Data Sets,
-    equations 3 and 4.
+    Reference: Mattei & Frellsen 2019, MIWAE: Deep Generative Modelling and Imputation of Incomplete Data Sets.
     """
 
     allows_missing = True

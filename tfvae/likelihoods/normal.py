@@ -30,8 +30,8 @@ class Normal(LocationScale):
     Raises:
         ValueError: `scale` is out of its range.
 
-    Reference: Kingma & Welling 2013, appendix C.2; for the learned and the optimal scale Rybkin et al. 2021, Simple and
-    Effective VAE Training with Calibrated Decoders, sections 3.1 and 3.2.
+    Reference: Kingma & Welling 2013, appendix C.2; for the learned scale Rybkin et al. 2021, Simple and Effective VAE
+    Training with Calibrated Decoders, section 3.1, and for the optimal one the same paper.
     """
 
     scales = (*LocationScale.scales, "optimal")
