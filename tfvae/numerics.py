@@ -11,10 +11,6 @@ _MIN_SCALE = 1e-6
 # The squared length below which a vector in float32 has no direction.
 _MIN_SQUARED = 1e-30
 
-# The polynomial of `normal_log_survival`, from its highest power on.
-_LOG_ERFC = (0.17087277, -0.82215223, 1.48851587, -1.13520398, 0.27886807, -0.18628806, 0.09678418, 0.37409196)
-_LOG_ERFC += (1.00002368, -1.26551223)
-
 
 @tf.custom_gradient
 def softplus(x: tf.Tensor) -> tuple[tf.Tensor, Callable[[tf.Tensor], tf.Tensor]]:
@@ -42,16 +38,30 @@ def normal_log_survival(x: tf.Tensor) -> tuple[tf.Tensor, Callable[[tf.Tensor], 
     """
     magnitude = tf.abs(x)
     t = 1 / (1 + magnitude / math.sqrt(8))
-    polynomial = tf.zeros_like(t)
-    for coefficient in _LOG_ERFC:
-        polynomial = polynomial * t + coefficient
-    tail = tf.math.log(t) - magnitude**2 / 2 + polynomial - math.log(2)
+    tail = tf.math.log(t) - magnitude**2 / 2 + _polynomial(t, _ERFC) - math.log(2)
     value = tf.where(x < 0, tf.math.log1p(-tf.exp(tail)), tail)
 
     def gradient(upstream: tf.Tensor) -> tf.Tensor:
         return -upstream * tf.exp(-(x**2) / 2 - value) / math.sqrt(2 * math.pi)
 
     return value, gradient
+
+
+def normal_cdf(x: tf.Tensor) -> tf.Tensor:
+    """The distribution function of N(0, 1), right to the digits of float32 where it is near 0 too."""
+    return tf.exp(normal_log_survival(-x))
+
+
+def normal_quantile(p: tf.Tensor) -> tf.Tensor:
+    """The inverse of `normal_cdf`, for p from 1e-7 to 1 - 1e-7.
+
+    Reference: Giles 2010, Approximating the erfinv Function, table 5.
+    """
+    x = 2 * p - 1
+    w = -tf.math.log(4 * p * (1 - p))
+    central = _polynomial(tf.minimum(w, 5.0) - 2.5, _ERFINV_CENTRAL)
+    tail = _polynomial(tf.sqrt(tf.maximum(w, 5.0)) - 3, _ERFINV_TAIL)
+    return math.sqrt(2) * x * tf.where(w < 5, central, tail)
 
 
 def noise_to_gumbel(epsilon: tf.Tensor) -> tf.Tensor:
@@ -70,3 +80,47 @@ def unit(x: tf.Tensor) -> tf.Tensor:
 def first_axis(dim: int) -> tf.Tensor:
     """The vector (1, 0, ..., 0) [dim]."""
     return tf.one_hot(0, dim)
+
+
+# From the constant term on.
+_ERFC = (
+    -1.26551223,
+    1.00002368,
+    0.37409196,
+    0.09678418,
+    -0.18628806,
+    0.27886807,
+    -1.13520398,
+    1.48851587,
+    -0.82215223,
+    0.17087277,
+)
+_ERFINV_CENTRAL = (
+    1.50140941,
+    0.246640727,
+    -0.00417768164,
+    -0.00125372503,
+    0.00021858087,
+    -4.39150654e-06,
+    -3.5233877e-06,
+    3.43273939e-07,
+    2.81022636e-08,
+)
+_ERFINV_TAIL = (
+    2.83297682,
+    1.00167406,
+    0.00943887047,
+    -0.0076224613,
+    0.00573950773,
+    -0.00367342844,
+    0.00134934322,
+    0.000100950558,
+    -0.000200214257,
+)
+
+
+def _polynomial(x: tf.Tensor, coefficients: tuple[float, ...]) -> tf.Tensor:
+    value = tf.zeros_like(x)
+    for coefficient in reversed(coefficients):
+        value = value * x + coefficient
+    return value

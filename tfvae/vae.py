@@ -134,6 +134,7 @@ class VAE(VariationalModel):
                 f"{type(self.likelihood).__name__} needs for x of shape {[None, *event_shape]}. Received: a decoder "
                 f"that gives {_describe(parameters)}"
             )
+        self.prior.connect(self._encode, self.posterior, event_shape)
         for part, shape in (
             (self.posterior, features.shape),
             (self.prior, (None, self.latent_dim)),
@@ -173,6 +174,11 @@ class VAE(VariationalModel):
             analytic_kl=analytic_kl,
             path_gradient=path_gradient,
         )
+
+    @property
+    def posterior_variables(self) -> list[Any]:
+        """The trainable variables of the encoder and of the posterior."""
+        return [*self.encoder.trainable_variables, *self.posterior.trainable_variables]
 
     def check_data(self, x: np.ndarray) -> None:
         """Builds the model where that is still to be done, and raises ValueError when it cannot have produced x."""

@@ -1,9 +1,19 @@
 """Priors p(z)."""
 
 from tfvae.priors.flow import Flow
+from tfvae.priors.mixture import NormalMixture, VampPrior
 from tfvae.priors.normal import Normal, StandardNormal
 from tfvae.priors.prior import Prior
 from tfvae.priors.relaxed_one_hot import RelaxedOneHotCategorical
 from tfvae.priors.spherical import HypersphericalUniform
 
-__all__ = ["Flow", "HypersphericalUniform", "Normal", "Prior", "RelaxedOneHotCategorical", "StandardNormal"]
+__all__ = [
+    "Flow",
+    "HypersphericalUniform",
+    "Normal",
+    "NormalMixture",
+    "Prior",
+    "RelaxedOneHotCategorical",
+    "StandardNormal",
+    "VampPrior",
+]
