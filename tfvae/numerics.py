@@ -55,8 +55,13 @@ def normal_log_survival(x: tf.Tensor) -> tuple[tf.Tensor, Callable[[tf.Tensor], 
     return value, gradient
 
 
+def normal_cdf(x: tf.Tensor) -> tf.Tensor:
+    """The distribution function of N(0, 1), right to the digits of float32 where it is near 0 too."""
+    return tf.exp(normal_log_survival(-x))
+
+
 def normal_quantile(p: tf.Tensor) -> tf.Tensor:
-    """The x at which the distribution function of N(0, 1) is p, from 1e-7 to 1 - 1e-7.
+    """The inverse of `normal_cdf`, for p from 1e-7 to 1 - 1e-7.
 
     Reference: Giles 2010, Approximating the erfinv Function, table 5.
     """

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import tensorflow as tf
 import tensorflow_probability as tfp
 
-from tfvae.numerics import first_axis, normal_log_survival, softplus, unit
+from tfvae.numerics import first_axis, normal_cdf, softplus, unit
 
 tfd = tfp.distributions
 
@@ -93,7 +93,7 @@ class Spherical(tfd.Distribution, abc.ABC):
 
     def from_noise(self, epsilon: tf.Tensor) -> tf.Tensor:
         """The sample z [..., L] of noise epsilon ~ N(0, I) [..., L]."""
-        y = self._quantile(tf.exp(normal_log_survival(-epsilon[..., 0])))[..., tf.newaxis]
+        y = self._quantile(normal_cdf(epsilon[..., 0]))[..., tf.newaxis]
         small = tf.exp(-tf.abs(y) / 2)
         sine = 2 * small / (1 + small**2)
         x = tf.concat([tf.tanh(y / 2), sine * unit(epsilon[..., 1:])], axis=-1)

@@ -57,7 +57,7 @@ class _Mixture(Prior, abc.ABC):
         """
         weights = tf.nn.softmax(self.logits())
         ends = tf.cumsum(weights)
-        place = tf.exp(numerics.normal_log_survival(-epsilon[:, :1]))
+        place = numerics.normal_cdf(epsilon[:, :1])
         index = tf.reduce_sum(tf.cast(place >= ends[:-1], tf.int32), axis=1)
         within = (place[:, 0] - tf.gather(ends - weights, index)) / tf.gather(weights, index)
         left = numerics.normal_quantile(tf.clip_by_value(within, _TAIL, 1 - _TAIL))
