@@ -158,6 +158,7 @@ def test_validation_data_and_sample_weights_go_with_the_rows():
         np.testing.assert_allclose(history["val_loss"][0], -exact.mean(), rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_it_learns_what_the_condition_says_and_generates_by_it():
     generator = np.random.default_rng(0)
     labels = generator.integers(0, C, size=600)
@@ -318,7 +319,7 @@ def assert_answers_agree(exported, vae, given, epsilon):
             np.testing.assert_allclose(received[signature][name], value, rtol=1e-4, atol=1e-4, err_msg=signature)
 
 
-@pytest.mark.parametrize("file_format", ["saved_model", "tflite"])
+@pytest.mark.parametrize("file_format", [pytest.param("saved_model", marks=pytest.mark.slow), "tflite"])
 @pytest.mark.parametrize(
     ("network", "arguments"),
     [

@@ -152,7 +152,8 @@ def test_a_ladder_multiplies_what_the_encoder_says_by_the_prior():
     np.testing.assert_allclose(q["loc_2"], model.posteriors[1](model.encoders[1](features))["loc"], rtol=1e-5)
 
 
-@pytest.mark.parametrize("ladder", [pytest.param(False, marks=pytest.mark.slow), True], ids=["bottom-up", "ladder"])
+@pytest.mark.slow
+@pytest.mark.parametrize("ladder", [False, True], ids=["bottom-up", "ladder"])
 def test_training_reaches_the_exact_log_prob_of_the_true_model(ladder):
     exact = Exact()
     x = exact.sample(1000)
@@ -195,6 +196,7 @@ def test_methods_agree_with_each_other(ladder):
     assert np.abs(model.generate(5, seed=1) - model.generate(5, seed=2)).max() > 1e-3
 
 
+@pytest.mark.slow
 def test_from_the_bottom_up_every_family_serves():
     model = build(
         posteriors=[CouplingFlow(num_couplings=2, hidden=4), FullCovarianceNormal()],
@@ -294,7 +296,7 @@ def expected_score(model, x, epsilon):
     ("ladder", "file_format"),
     [
         (True, "tflite"),
-        (False, "saved_model"),
+        pytest.param(False, "saved_model", marks=pytest.mark.slow),
         pytest.param(True, "saved_model", marks=pytest.mark.slow),
         pytest.param(False, "tflite", marks=pytest.mark.slow),
     ],

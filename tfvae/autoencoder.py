@@ -22,7 +22,9 @@ _CHUNK_ROWS = 2**16
 class Autoencoder(VariationalModel):
     """A model of examples x that encodes each into latent variables and decodes these.
 
-    A subclass has `elbo_terms`, `build`, which sets `event_shape`, `_encode` and `call`, the reconstruction.
+    A subclass has `elbo_terms`, `build`, which sets `event_shape`, `call`, the reconstruction, `_encode`, `_decode` and
+    `_score_at_mean`; to be exported also `_score`, `_from_prior`, `_from_posterior`, `_draw_x`, `_z_dim`,
+    `_epsilon_dim` and `_description`, as a VAE has them.
 
     Args:
         objective: what is maximised; None means `ELBO()`.

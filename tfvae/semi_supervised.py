@@ -1,6 +1,7 @@
 """A variational autoencoder of data of which only some have labels, which learns to classify the others."""
 
 import math
+import numbers
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, ClassVar
 
@@ -76,7 +77,7 @@ class SemiSupervisedVAE(ConditionalVAE):
             raise ValueError("`num_classes` must be at least 2. Received: num_classes=1")
         autoencoder.check_network("classifier", classifier)
         self.classifier = classifier
-        if not (isinstance(alpha, int | float) and not isinstance(alpha, bool) and 0 <= alpha < math.inf):
+        if not (isinstance(alpha, numbers.Real) and not isinstance(alpha, bool) and 0 <= alpha < math.inf):
             raise ValueError(f"`alpha` must be a finite number of at least 0. Received: alpha={alpha!r}")
         self.alpha = float(alpha)
         self.label_prior = None if label_prior is None else tuple(float(probability) for probability in label_prior)

@@ -1,6 +1,7 @@
 """The vector-quantised variational autoencoder: its latent variables are numbers of codes in a learned codebook."""
 
 import math
+import numbers
 from typing import Any
 
 import keras
@@ -63,7 +64,7 @@ class VQVAE(autoencoder.Autoencoder):
         autoencoder.check_network("decoder", decoder)
         self.encoder = encoder
         self.decoder = decoder
-        is_number = isinstance(commitment, int | float) and not isinstance(commitment, bool)
+        is_number = isinstance(commitment, numbers.Real) and not isinstance(commitment, bool)
         if not (is_number and 0 <= commitment < math.inf):
             raise ValueError(f"`commitment` must be a finite number of at least 0. Received: commitment={commitment!r}")
         self.commitment = float(commitment)
