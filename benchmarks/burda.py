@@ -15,6 +15,7 @@ with a VampPrior.
 """
 
 import argparse
+import functools
 import importlib.metadata
 import json
 import math
@@ -27,7 +28,11 @@ import numpy as np
 import tfvae
 
 PACKAGES = ("tfvae", "tensorflow", "keras")
-PRIORS = {"standard": tfvae.priors.StandardNormal}
+PRIORS = {
+    "standard": tfvae.priors.StandardNormal,
+    "mixture": functools.partial(tfvae.priors.NormalMixture, num_components=500),
+    "vamp": functools.partial(tfvae.priors.VampPrior, num_components=500, bounds=(0.0, 1.0)),
+}
 
 
 class Seconds(keras.callbacks.Callback):
@@ -85,6 +90,8 @@ def main() -> None:
     with np.load(arguments.data) as arrays:
         num_examples, mean = len(arrays["x_train"]), arrays["x_train"].mean(axis=0) / 255
     model = build(mean, arguments.objective, arguments.k, arguments.prior)
+    if arguments.prior == "vamp":
+        model.prior.pseudo_inputs.assign(next(iter(train.unbatch().batch(500))))
     steps = math.ceil(num_examples / arguments.batch_size)
     rate = keras.optimizers.schedules.CosineDecay(arguments.learning_rate, steps * arguments.epochs)
     model.compile(keras.optimizers.Adam(rate, epsilon=1e-4), jit_compile=True, steps_per_execution=min(steps, 100))

@@ -13,7 +13,7 @@ from tfvae import ConditionalVAE, export, networks
 from tfvae.likelihoods import Bernoulli, Normal
 from tfvae.objectives import IWAE
 from tfvae.posteriors import DiagonalNormal
-from tfvae.priors import StandardNormal
+from tfvae.priors import StandardNormal, VampPrior
 
 D, C, SCALE = 3, 2, 0.5
 # The scale head is shifted by this, so that the scale is 1 where the head gives 0.
@@ -258,6 +258,7 @@ def parts(**other):
         ({"decoder": networks.dense_decoder(2, (D,))}, "`decoder` must take z of shape [B, 2] and condition [B, 2]"),
         ({"condition_dim": 0}, "`condition_dim` must be an integer of at least 1"),
         ({"prior": Normal()}, "`prior` must be a Prior or a Posterior"),
+        ({"prior": VampPrior()}, "`prior` must not be made of q(z|x), which a ConditionalVAE has not for x alone"),
         ({"prior": DiagonalNormal(5)}, "`prior` must have the model's latent_dim, 2"),
         ({"prior_network": networks.dense_encoder((C,))}, "`prior_network` needs a `prior` that reads its features"),
         ({"prior_network": 3, "prior": DiagonalNormal()}, "`prior_network` must be a Keras model"),

@@ -13,7 +13,7 @@ from tfvae import HierarchicalVAE, export, networks
 from tfvae.likelihoods import Normal
 from tfvae.objectives import ELBO, IWAE
 from tfvae.posteriors import CouplingFlow, DiagonalNormal, FullCovarianceNormal
-from tfvae.priors import StandardNormal
+from tfvae.priors import StandardNormal, VampPrior
 
 tfd = tfp.distributions
 
@@ -219,6 +219,7 @@ def test_from_the_bottom_up_every_family_serves():
         ({"conditionals": [StandardNormal()]}, "`conditionals[0]` must be a Posterior"),
         ({"conditionals": [DiagonalNormal(7)]}, "`conditionals[0]` must have the model's latent_dim, 2"),
         ({"prior": DiagonalNormal()}, "`prior` must be a Prior"),
+        ({"prior": VampPrior()}, "`prior` must not be made of q(z|x), which a HierarchicalVAE has not for x alone"),
         ({"objective": IWAE(3, doubly_reparameterized=True)}, "a HierarchicalVAE has no path gradients"),
         ({"ladder": 1}, "`ladder` must be True or False"),
     ],

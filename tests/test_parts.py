@@ -28,6 +28,8 @@ CASES = [
     (posteriors.LowRankNormal, {"latent_dim": 2, "rank": 1}),
     (posteriors.CouplingFlow, {"latent_dim": 2, "num_couplings": 2, "hidden": 4}),
     (priors.StandardNormal, {"latent_dim": 2}),
+    (priors.NormalMixture, {"latent_dim": 2, "num_components": 3}),
+    (priors.VampPrior, {"latent_dim": 2, "num_components": 3, "bounds": [0.0, 1.0]}),
     (likelihoods.Normal, {"scale": 0.5}),
     (likelihoods.Normal, {"scale": "learned"}),
     (likelihoods.Bernoulli, {}),
@@ -39,6 +41,19 @@ CASES = [
     ),
     (objectives.IWAE, {"num_samples": 3}),
     (objectives.IWAE, {"num_samples": 3, "doubly_reparameterized": True}),
+    (objectives.MIWAE, {"num_samples": 6, "groups": 3, "doubly_reparameterized": False}),
+    (objectives.MIWAE, {"num_samples": 6, "groups": 3, "doubly_reparameterized": True}),
+    (objectives.PIWAE, {"num_samples": 6, "groups": 3, "doubly_reparameterized": False}),
+    (objectives.PIWAE, {"num_samples": 6, "groups": 3, "doubly_reparameterized": True}),
+    (objectives.CIWAE, {"num_samples": 3, "share": 0.25}),
+    (objectives.Renyi, {"num_samples": 3, "alpha": -1.5}),
+    (objectives.FreeBits, {"num_samples": 3, "nats": 0.1, "per_dimension": False}),
+    (objectives.FreeBits, {"num_samples": 3, "nats": 0.01, "per_dimension": True}),
+    (objectives.Capacity, {"num_samples": 3, "capacity": 1.0, "gamma": 2.0}),
+    (objectives.BetaTCVAE, {"num_samples": 3, "num_examples": 32, "beta": 2.0}),
+    (objectives.DIPVAE, {"num_samples": 3, "off_diagonal": 1.0, "diagonal": 2.0, "covariance": "means"}),
+    (objectives.DIPVAE, {"num_samples": 3, "off_diagonal": 1.0, "diagonal": 2.0, "covariance": "draws"}),
+    (objectives.MMD, {"num_samples": 3, "mmd_weight": 5.0, "kl_weight": 0.5}),
 ]
 
 EVENT_SHAPE = (3, 2)

@@ -12,6 +12,7 @@ from tfvae import checks, inputs
 from tfvae.likelihoods import Likelihood
 from tfvae.model import VariationalModel
 from tfvae.objectives import Objective
+from tfvae.priors import Prior
 
 # The most elements of x, 16 MB for each tensor, and the most rows of the decoder that one chunk of `log_likelihood`
 # evaluates: large enough for fast matrix products, small enough for the cache and for any number of samples.
@@ -231,6 +232,15 @@ def refuse_path_gradients(model: Autoencoder) -> None:
         raise ValueError(
             f"`objective` must take the gradient of the terms themselves: a {type(model).__name__} has no path "
             f"gradients. Received: objective={model.objective!r}"
+        )
+
+
+def refuse_prior_of_encoder(model: Autoencoder) -> None:
+    """Raises ValueError where a prior is made of what the encoder gives of x alone, which the model has not."""
+    if type(model.prior).connect is not Prior.connect:
+        raise ValueError(
+            f"`prior` must not be made of q(z|x), which a {type(model).__name__} has not for x alone. Received: "
+            f"{model.prior!r}"
         )
 
 

@@ -93,6 +93,19 @@ def seed_number(seed: Any) -> int:
     return int(seed)
 
 
+def number(argument: str, value: Any, minimum: float = -math.inf) -> float:
+    """The value as a float.
+
+    Raises:
+        ValueError: it is not a finite number of at least `minimum`.
+    """
+    is_number = isinstance(value, numbers.Real) and not isinstance(value, bool)
+    if not (is_number and minimum <= value < math.inf and value > -math.inf):
+        least = "" if minimum == -math.inf else f" of at least {minimum:g}"
+        raise ValueError(f"`{argument}` must be a finite number{least}. Received: {argument}={value!r}")
+    return float(value)
+
+
 def _parts(x: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
     """Cuts x along its first axis into parts of moderate size, each with the index of its first row."""
     rows = max(1, _CHECK_ELEMENTS // max(1, math.prod(x.shape[1:])))

@@ -178,6 +178,10 @@ class ConditionalVAE(VAE):
     def _together(self, x: tf.Tensor, *conditions: tf.Tensor) -> dict[str, tf.Tensor]:
         return {"x": x, "condition": conditions[0]}
 
+    def _connect_prior(self, event_shape: tuple[int, ...]) -> None:
+        if not isinstance(self.prior, Posterior):
+            autoencoder.refuse_prior_of_encoder(self)
+
     def _example_conditions(self, rows: int) -> tuple[np.ndarray, ...]:
         return (np.resize(np.eye(self.condition_dim), (rows, self.condition_dim)),)
 

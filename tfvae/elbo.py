@@ -11,7 +11,7 @@ Reference: Kingma & Welling 2013, Auto-Encoding Variational Bayes, equations 2, 
 """
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import tensorflow as tf
 import tensorflow_probability as tfp
@@ -82,6 +82,35 @@ class ElboTerms(NamedTuple):
     def elbo(self) -> tf.Tensor:
         """The evidence lower bound [B], in nats per example: mean over S of log p(x|z), minus the KL divergence."""
         return tf.reduce_mean(self.log_likelihood, axis=0) - self.kl
+
+    def independent(self, argument: Literal["posterior", "prior"]) -> tfd.Distribution:
+        """The distribution of each dimension of z, with batch shape [B, L] or, for a prior, perhaps [L].
+
+        Args:
+            argument: whether of q(z|x) or of p(z).
+
+        Raises:
+            ValueError: the dimensions are not independent.
+        """
+        distribution = getattr(self, argument)
+        if not isinstance(distribution, tfd.Independent) or distribution.distribution.event_shape.rank != 0:
+            raise ValueError(
+                f"`{argument}` must be independent over the dimensions of z for this objective. Received: "
+                f"{distribution}"
+            )
+        return distribution.distribution
+
+    def kl_by_dimension(self) -> tf.Tensor:
+        """KL(q(z_l|x) || p(z_l)) [B, L] in nats, in closed form where TFP has one; it has been tempered as `kl` has.
+
+        Raises:
+            ValueError: the dimensions of z are not independent under q(z|x) or p(z).
+        """
+        q, p = self.independent("posterior"), self.independent("prior")
+        kl = closed_form_kl(q, p)
+        if kl is None:
+            kl = tf.reduce_mean(q.log_prob(self.z) - p.log_prob(self.z), axis=0)
+        return self.weight * kl
 
     def tempered(self, weight: tf.Tensor) -> "ElboTerms":
         """The terms with log p(z), log q(z|x) and the KL divergence multiplied by a weight, a scalar."""

@@ -125,6 +125,11 @@ class VariationalModel(keras.Model, abc.ABC):
         """The seed that all seeds of this model come from."""
         return int(keras.ops.convert_to_numpy(self._noise_state)[0])
 
+    @property
+    def posterior_variables(self) -> list[Any]:
+        """The trainable variables that q(z|x) alone has, for objectives that have another one for these."""
+        raise NotImplementedError(f"{type(self).__name__} does not say which variables are those of q(z|x)")
+
     def next_seed(self) -> tf.Tensor:
         """A new stateless seed, int32 [2]: another one at each call and on each replica, the same in each run."""
         seed = tf.cast(self._noise_state.value, tf.int32)
@@ -134,7 +139,7 @@ class VariationalModel(keras.Model, abc.ABC):
     def train_step(self, data: Any) -> dict[str, Any]:
         """One step up the gradient of the objective, on one batch."""
         batch = self._batch(data)
-        gradients, values = self._compiled_for_replicas(self._gradients)(batch)
+        gradients, values = replicas.compiled(self, self._gradients)(batch)
         if replicas.count() > 1:
             gradients = replicas.reduce_gradients(gradients, self.optimizer)
             replicas.share_statistics(self, batch.size / batch.global_size)
@@ -144,8 +149,7 @@ class VariationalModel(keras.Model, abc.ABC):
     def test_step(self, data: Any) -> dict[str, Any]:
         """The metrics of one batch."""
         batch = self._batch(data)
-        _, values = self._compiled_for_replicas(self._loss)(batch, training=False)
-        return self._update_metrics(values, batch)
+        return self._update_metrics(replicas.compiled(self, self._bound_losses)(batch, training=False)[1], batch)
 
     def make_train_function(self, force: bool = False) -> None:
         """Makes the function that runs `train_step` on batches of an iterator."""
@@ -189,16 +193,22 @@ class VariationalModel(keras.Model, abc.ABC):
 
     def _gradients(self, batch: inputs.Batch) -> tuple[list[Any], dict[str, tf.Tensor]]:
         """The gradients of this replica's part of the loss, and the values of the metrics by name [B]."""
-        with tf.GradientTape() as tape:
-            loss, values = self._loss(batch, training=True)
-            loss = self.optimizer.scale_loss(loss)
-        return tape.gradient(loss, self.trainable_variables), values
+        with tf.GradientTape(persistent=True) as tape:
+            losses, values = self._bound_losses(batch, training=True)
+            losses = [self.optimizer.scale_loss(loss) for loss in losses]
+        gradients = tape.gradient(losses[0], self.trainable_variables)
+        if len(losses) == 1:
+            return gradients, values
+        own = {id(variable) for variable in self.posterior_variables}
+        others = tape.gradient(losses[1], self.trainable_variables)
+        pairs = zip(self.trainable_variables, gradients, others, strict=True)
+        return [other if id(variable) in own else gradient for variable, gradient, other in pairs], values
 
-    def _loss(self, batch: inputs.Batch, training: bool) -> tuple[tf.Tensor, dict[str, tf.Tensor]]:
-        """The scalar loss of this replica, which sums over replicas to that of the global batch.
+    def _bound_losses(self, batch: inputs.Batch, training: bool) -> tuple[list[tf.Tensor], dict[str, tf.Tensor]]:
+        """The scalar losses of this replica, which sum over replicas to those of the global batch.
 
         Returns:
-            The loss, and the values of the metrics by name [B].
+            The loss and, in training, that of q(z|x) where it has its own; and the values of the metrics by name [B].
         """
         objective = self.objective
         terms = self.elbo_terms(
@@ -209,27 +219,21 @@ class VariationalModel(keras.Model, abc.ABC):
             path_gradient=objective.path_gradient,
             training=training,
         )
-        losses = -objective(objective.tempered(terms, self.kl_weight) if training else terms) - terms.auxiliary
+        objectives = [objective, objective.for_posterior] if training and objective.for_posterior else [objective]
+        tempered = objective.tempered(terms, self.kl_weight) if training else terms
+        losses = [-each(tempered) - terms.auxiliary for each in objectives]
         if batch.sample_weight is not None:
-            losses *= batch.sample_weight
+            losses = [loss * batch.sample_weight for loss in losses]
         regularization = tf.add_n([tf.cast(loss, tf.float32) for loss in self.losses]) if self.losses else 0.0
-        loss = tf.reduce_sum(losses) / batch.global_size
-        loss += regularization * (batch.size / batch.global_size)
+        share = batch.size / batch.global_size
         values = {
-            "loss": losses + regularization,
+            "loss": losses[0] + regularization,
             "elbo": terms.elbo,
             "log_likelihood": tf.reduce_mean(terms.log_likelihood, axis=0),
             "kl": terms.kl,
             **(terms.metrics or {}),
         }
-        return loss, values
-
-    def _compiled_for_replicas(self, function: Callable[..., Any]) -> Callable[..., Any]:
-        """The function, compiled by XLA where `compile` says so and Keras does not compile the whole step."""
-        if self.jit_compile and not self.run_eagerly and replicas.count() > 1:
-            # A new one at each trace: each replica has variables of its own.
-            return tf.function(function, jit_compile=True, autograph=False)
-        return function
+        return [tf.reduce_sum(loss) / batch.global_size + regularization * share for loss in losses], values
 
     def _update_metrics(self, values: dict[str, tf.Tensor], batch: inputs.Batch) -> dict[str, Any]:
         """Feeds values [B] to the metric of the same name, so that averages weigh examples and not batches."""

@@ -1,5 +1,6 @@
 """Functions in a form that every runtime evaluates right: TensorFlow, XLA, and TFLite in float32 and int8."""
 
+import math
 from collections.abc import Callable
 
 import tensorflow as tf
@@ -13,6 +14,76 @@ def softplus(x: tf.Tensor) -> tuple[tf.Tensor, Callable[[tf.Tensor], tf.Tensor]]
     off by a third. The gradient of the form used here, taken term by term, would be wrong at 0.
     """
     return tf.nn.relu(x) + tf.math.log1p(tf.exp(-tf.abs(x))), lambda upstream: upstream * tf.sigmoid(x)
+
+
+def normal_cdf(x: tf.Tensor) -> tf.Tensor:
+    """The distribution function of N(0, 1), right to the digits of float32 where it is near 0 too.
+
+    TFLite has neither erf nor erfc.
+
+    Reference: Press et al. 1992, Numerical Recipes in C, section 6.2, the Chebyshev fit of erfc.
+    """
+    magnitude = tf.abs(x) / math.sqrt(2)
+    t = 1 / (1 + 0.5 * magnitude)
+    exponent = _polynomial(t, _ERFC)
+    tail = 0.5 * t * tf.exp(exponent - magnitude**2)
+    return tf.where(x < 0, tail, 1 - tail)
+
+
+def normal_quantile(p: tf.Tensor) -> tf.Tensor:
+    """The inverse of `normal_cdf`, for p from 1e-7 to 1 - 1e-7.
+
+    Reference: Giles 2010, Approximating the erfinv Function, table 5.
+    """
+    x = 2 * p - 1
+    w = -tf.math.log(4 * p * (1 - p))
+    central = _polynomial(tf.minimum(w, 5.0) - 2.5, _ERFINV_CENTRAL)
+    tail = _polynomial(tf.sqrt(tf.maximum(w, 5.0)) - 3, _ERFINV_TAIL)
+    return math.sqrt(2) * x * tf.where(w < 5, central, tail)
+
+
+# From the constant term on.
+_ERFC = (
+    -1.26551223,
+    1.00002368,
+    0.37409196,
+    0.09678418,
+    -0.18628806,
+    0.27886807,
+    -1.13520398,
+    1.48851587,
+    -0.82215223,
+    0.17087277,
+)
+_ERFINV_CENTRAL = (
+    1.50140941,
+    0.246640727,
+    -0.00417768164,
+    -0.00125372503,
+    0.00021858087,
+    -4.39150654e-06,
+    -3.5233877e-06,
+    3.43273939e-07,
+    2.81022636e-08,
+)
+_ERFINV_TAIL = (
+    2.83297682,
+    1.00167406,
+    0.00943887047,
+    -0.0076224613,
+    0.00573950773,
+    -0.00367342844,
+    0.00134934322,
+    0.000100950558,
+    -0.000200214257,
+)
+
+
+def _polynomial(x: tf.Tensor, coefficients: tuple[float, ...]) -> tf.Tensor:
+    value = tf.zeros_like(x)
+    for coefficient in reversed(coefficients):
+        value = value * x + coefficient
+    return value
 
 
 class LowRankRoot(tf.linalg.LinearOperator):

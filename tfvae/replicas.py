@@ -72,6 +72,19 @@ def make_function(model: keras.Model, step: Callable[[Any], dict[str, Any]]) -> 
     return function
 
 
+def compiled(model: keras.Model, function: Callable[..., Any]) -> Callable[..., Any]:
+    """The function, compiled by XLA where `compile` says so and Keras does not compile the whole step.
+
+    Args:
+        model: a compiled model.
+        function: a part of its step that concerns no other replica.
+    """
+    if model.jit_compile and not model.run_eagerly and count() > 1:
+        # A new one at each trace: each replica has variables of its own.
+        return tf.function(function, jit_compile=True, autograph=False)
+    return function
+
+
 def count() -> int:
     """The number of replicas that train in step; in a strategy's scope or one of its replicas, of that strategy."""
     return tf.distribute.get_strategy().num_replicas_in_sync

@@ -1,7 +1,6 @@
 """A variational autoencoder of data of which only some have labels, which learns to classify the others."""
 
 import math
-import numbers
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, ClassVar
 
@@ -77,9 +76,7 @@ class SemiSupervisedVAE(ConditionalVAE):
             raise ValueError("`num_classes` must be at least 2. Received: num_classes=1")
         autoencoder.check_network("classifier", classifier)
         self.classifier = classifier
-        if not (isinstance(alpha, numbers.Real) and not isinstance(alpha, bool) and 0 <= alpha < math.inf):
-            raise ValueError(f"`alpha` must be a finite number of at least 0. Received: alpha={alpha!r}")
-        self.alpha = float(alpha)
+        self.alpha = checks.number("alpha", alpha, 0)
         self.label_prior = None if label_prior is None else tuple(float(probability) for probability in label_prior)
         self._log_label_prior = np.full(self.num_classes, -math.log(self.num_classes), np.float32)
         if self.label_prior is not None:
@@ -179,6 +176,11 @@ class SemiSupervisedVAE(ConditionalVAE):
             auxiliary=self.alpha * log_label,
             metrics={"accuracy": tf.cast(tf.stack([correct, known], axis=-1), tf.float32)},
         )
+
+    @property
+    def posterior_variables(self) -> list[Any]:
+        """The trainable variables of the encoder, of the posterior and of the classifier."""
+        return [*super().posterior_variables, *self.classifier.trainable_variables]
 
     def classify(self, x: Any, batch_size: int = 256) -> np.ndarray:
         """Computes q(y|x).

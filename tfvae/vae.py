@@ -104,6 +104,7 @@ class VAE(autoencoder.Autoencoder):
         parameters = autoencoder.likelihood_parameters_of(
             "decoder", self.decoder, _joined(z, *conditions), self.likelihood, event_shape
         )
+        self._connect_prior(event_shape)
         for part, shape in (
             (self.posterior, features.shape),
             (self.prior, (None, self.latent_dim)),
@@ -143,6 +144,11 @@ class VAE(autoencoder.Autoencoder):
             analytic_kl=analytic_kl,
             path_gradient=path_gradient,
         )
+
+    @property
+    def posterior_variables(self) -> list[Any]:
+        """The trainable variables of the encoder and of the posterior."""
+        return [*self.encoder.trainable_variables, *self.posterior.trainable_variables]
 
     def decode(self, z: Any, batch_size: int = 256) -> np.ndarray:
         """Computes the mean of p(x|z).
@@ -188,6 +194,9 @@ class VAE(autoencoder.Autoencoder):
     def _description(self) -> dict[str, Any]:
         parts = {name: type(getattr(self, name)).__name__ for name in ("posterior", "prior", "likelihood")}
         return {"latent_dim": self.latent_dim, **parts}
+
+    def _connect_prior(self, event_shape: tuple[int, ...]) -> None:
+        self.prior.connect(self._encode, self.posterior, event_shape)
 
     def _prior_given(self, *conditions: tf.Tensor, training: bool = False) -> tfd.Distribution:
         return self.prior.distribution()

@@ -3,8 +3,22 @@
 An objective is immutable: training compiles it into a graph, where a later change would have no effect.
 """
 
-from tfvae.objectives.elbo import ELBO
-from tfvae.objectives.importance_weighted import IWAE
+from tfvae.objectives.aggregate import DIPVAE, MMD, BetaTCVAE
+from tfvae.objectives.elbo import ELBO, Capacity, FreeBits
+from tfvae.objectives.importance_weighted import CIWAE, IWAE, MIWAE, PIWAE, Renyi
 from tfvae.objectives.objective import Objective
 
-__all__ = ["ELBO", "IWAE", "Objective"]
+__all__ = [
+    "CIWAE",
+    "DIPVAE",
+    "ELBO",
+    "IWAE",
+    "MIWAE",
+    "MMD",
+    "PIWAE",
+    "BetaTCVAE",
+    "Capacity",
+    "FreeBits",
+    "Objective",
+    "Renyi",
+]

@@ -6,8 +6,35 @@ import math
 import keras
 import tensorflow as tf
 
+from tfvae import checks
 from tfvae.elbo import ElboTerms
 from tfvae.objectives.objective import PACKAGE, Objective
+
+
+@dataclasses.dataclass(frozen=True)
+class _Grouped(Objective):
+    """Bounds of draws in groups.
+
+    Args:
+        num_samples: S, the number of draws of z for each example.
+        groups: M, the number of groups, which divides S.
+        doubly_reparameterized: see `IWAE`.
+    """
+
+    num_samples: int = 10
+    groups: int = 2
+    doubly_reparameterized: bool = dataclasses.field(default=False, kw_only=True)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        object.__setattr__(self, "groups", checks.positive_integer("groups", self.groups))
+        if self.num_samples % self.groups:
+            raise ValueError(f"`groups` must divide num_samples={self.num_samples}. Received: groups={self.groups}")
+
+    @property
+    def path_gradient(self) -> bool:
+        """Whether the gradient reaches q(z|x) through z alone."""
+        return self.doubly_reparameterized
 
 
 @keras.saving.register_keras_serializable(PACKAGE)
@@ -41,8 +68,141 @@ class IWAE(Objective):
 
     def __call__(self, terms: ElboTerms) -> tf.Tensor:
         """Evaluates the bound [B], in nats per example."""
-        if terms.path is not None:
-            # The share v of the gradient that is left out comes back as -weight * v (1 - v) of that through z.
-            normalized = tf.nn.softmax(terms.log_weights, axis=0)
-            terms.path.weights = tf.stop_gradient(1 - terms.weight * (1 - normalized))
-        return tf.reduce_logsumexp(terms.log_weights, axis=0) - math.log(self.num_samples)
+        return _mean_log_mean(terms, 1)
+
+
+@keras.saving.register_keras_serializable(PACKAGE)
+@dataclasses.dataclass(frozen=True)
+class MIWAE(_Grouped):
+    """The mean of M importance weighted bounds, of S / M draws each.
+
+    1/M sum over M of log M/S sum over S/M of w,  w = p(x|z) p(z) / q(z|x)
+
+    The more draws in a group, the tighter the bound, but the weaker the signal for q(z|x) against its noise; the more
+    groups, the less noise. M = 1 is `IWAE`, M = S the ELBO in its Monte Carlo form.
+
+    Args:
+        num_samples: S, the number of draws of z for each example.
+        groups: M, the number of groups, which divides S.
+        doubly_reparameterized: see `IWAE`.
+
+    Raises:
+        ValueError: an argument is out of its range.
+
+    Reference: Rainforth et al. 2018, Tighter Variational Bounds are Not Necessarily Better, equation 20.
+    """
+
+    def __call__(self, terms: ElboTerms) -> tf.Tensor:
+        """Evaluates the bound [B], in nats per example."""
+        return _mean_log_mean(terms, self.groups)
+
+
+@keras.saving.register_keras_serializable(PACKAGE)
+@dataclasses.dataclass(frozen=True)
+class PIWAE(_Grouped):
+    """The tight bound for the likelihood and the prior, and bounds with a stronger signal for the posterior.
+
+    The parameters of p(x|z) and of p(z) maximise `IWAE` of all S draws, those of q(z|x) `MIWAE` of M groups.
+
+    Args:
+        num_samples: S, the number of draws of z for each example.
+        groups: M, the number of groups, which divides S.
+        doubly_reparameterized: see `IWAE`.
+
+    Raises:
+        ValueError: an argument is out of its range.
+
+    Reference: Rainforth et al. 2018, Tighter Variational Bounds are Not Necessarily Better, section 6.3.
+    """
+
+    @property
+    def for_posterior(self) -> Objective:
+        """The objective that the parameters of q(z|x) maximise."""
+        return MIWAE(self.num_samples, self.groups, doubly_reparameterized=self.doubly_reparameterized)
+
+    def __call__(self, terms: ElboTerms) -> tf.Tensor:
+        """Evaluates the bound [B], in nats per example."""
+        return _mean_log_mean(terms, 1)
+
+
+@keras.saving.register_keras_serializable(PACKAGE)
+@dataclasses.dataclass(frozen=True)
+class CIWAE(Objective):
+    """A bound between the evidence lower bound and the importance weighted one.
+
+    share * ELBO + (1 - share) * IWAE
+
+    Args:
+        num_samples: S, the number of draws of z for each example.
+        share: of the evidence lower bound, from 0 to 1: the paper's beta.
+
+    Raises:
+        ValueError: an argument is out of its range.
+
+    Reference: Rainforth et al. 2018, Tighter Variational Bounds are Not Necessarily Better, equation 21.
+    """
+
+    num_samples: int = 5
+    share: float = 0.5
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        object.__setattr__(self, "share", checks.number("share", self.share, 0))
+        if self.share > 1:
+            raise ValueError(f"`share` must be from 0 to 1. Received: share={self.share}")
+
+    def __call__(self, terms: ElboTerms) -> tf.Tensor:
+        """Evaluates the bound [B], in nats per example."""
+        return self.share * terms.elbo + (1 - self.share) * _mean_log_mean(terms, 1)
+
+
+@keras.saving.register_keras_serializable(PACKAGE)
+@dataclasses.dataclass(frozen=True)
+class Renyi(Objective):
+    """The variational Renyi bound.
+
+    1/(1 - alpha) log 1/S sum over S of w^(1 - alpha),  w = p(x|z) p(z) / q(z|x)
+
+    It falls as alpha rises: alpha = 0 is `IWAE`, and alpha towards 1 the ELBO. As S grows it tends to a lower bound on
+    log p(x) for alpha > 0, and to an upper bound for alpha < 0.
+
+    Args:
+        num_samples: S, the number of draws of z for each example.
+        alpha: the order, not 1.
+
+    Raises:
+        ValueError: an argument is out of its range.
+
+    Reference: Li & Turner 2016, Renyi Divergence Variational Inference, equation 6.
+    """
+
+    num_samples: int = 5
+    alpha: float = 0.5
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        object.__setattr__(self, "alpha", checks.number("alpha", self.alpha))
+        if self.alpha == 1:
+            raise ValueError("`alpha` must not be 1, where the bound is the ELBO: use `ELBO`. Received: alpha=1.0")
+
+    def __call__(self, terms: ElboTerms) -> tf.Tensor:
+        """Evaluates the bound [B], in nats per example."""
+        order = 1 - self.alpha
+        return (tf.reduce_logsumexp(order * terms.log_weights, axis=0) - math.log(self.num_samples)) / order
+
+
+def _mean_log_mean(terms: ElboTerms, groups: int) -> tf.Tensor:
+    """The mean over groups of draws of the logarithm of the mean weight [B], with the weights of the path.
+
+    Args:
+        terms: the terms of the bound.
+        groups: the number of groups.
+    """
+    shape = tf.shape(terms.log_weights)
+    size = terms.log_weights.shape[0] // groups
+    log_weights = tf.reshape(terms.log_weights, [groups, size, shape[1]])
+    if terms.path is not None:
+        # The share v of the gradient that is left out comes back as -weight * v (1 - v) of that through z.
+        normalized = tf.nn.softmax(log_weights, axis=1)
+        terms.path.weights = tf.reshape(tf.stop_gradient(1 - terms.weight * (1 - normalized)), shape)
+    return tf.reduce_mean(tf.reduce_logsumexp(log_weights, axis=1), axis=0) - math.log(size)

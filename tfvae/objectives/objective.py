@@ -48,6 +48,11 @@ class Objective(abc.ABC):
             The value to maximise [B], in nats per example.
         """
 
+    @property
+    def for_posterior(self) -> "Objective | None":
+        """The objective that the parameters of q(z|x) maximise, where it is another one; None where it is not."""
+        return None
+
     def tempered(self, terms: ElboTerms, weight: tf.Tensor) -> ElboTerms:
         """The terms of a step of training during a warm-up.
 

@@ -1,11 +1,14 @@
 """What every prior is."""
 
 import abc
+from collections.abc import Callable
 from typing import Any
 
 import keras
 import tensorflow as tf
 import tensorflow_probability as tfp
+
+from tfvae.posteriors import Posterior
 
 tfd = tfp.distributions
 
@@ -23,6 +26,20 @@ class Prior(keras.layers.Layer, abc.ABC):
     def __init__(self, latent_dim: int | None = None, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.latent_dim = latent_dim
+
+    def connect(
+        self,
+        encode: Callable[[tf.Tensor], dict[str, tf.Tensor]],
+        posterior: Posterior,
+        event_shape: tuple[int, ...],
+    ) -> None:
+        """Takes what a prior may be made of from the model that has it, before it is built; here nothing.
+
+        Args:
+            encode: gives the parameters of q(z|x) for x [B, ...].
+            posterior: what these are the parameters of.
+            event_shape: the shape of one example.
+        """
 
     @abc.abstractmethod
     def distribution(self) -> tfd.Distribution:

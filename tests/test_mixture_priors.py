@@ -1,0 +1,186 @@
+"""Mixtures as priors: densities against scikit-learn and SciPy, draws, training and exports."""
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from scipy import stats
+from sklearn.mixture import GaussianMixture
+
+from tfvae import VAE, export, likelihoods, numerics, posteriors, priors
+from tfvae.networks import dense_decoder, dense_encoder
+
+RNG = np.random.default_rng(0)
+WEIGHTS = np.array([0.2, 0.5, 0.3])
+LOC = np.array([[-2.0, 1.0], [0.5, 0.0], [3.0, -1.5]])
+SCALE = np.array([[0.5, 1.0], [0.8, 0.3], [0.4, 2.0]])
+PAIRS = list(zip(LOC.T, SCALE.T, strict=True))
+X = RNG.uniform(size=(32, 4)).astype("float32")
+
+
+def known_mixture():
+    prior = priors.NormalMixture(2, num_components=3)
+    prior.build((None, 2))
+    raw = np.log(np.expm1(SCALE - 1e-6)) - np.log(np.e - 1)
+    prior.set_weights([np.log(WEIGHTS) + 5, LOC, raw])
+    return prior
+
+
+def vae_with(prior, latent_dim=2, **parts):
+    keras.utils.set_random_seed(0)
+    networks = dense_encoder((4,), hidden=(8,)), dense_decoder(latent_dim, (4,), hidden=(8,))
+    vae = VAE(*networks, latent_dim, prior=prior, likelihood=likelihoods.Normal(0.1), **parts)
+    vae.compile(keras.optimizers.Adam(0.01))
+    return vae
+
+
+def test_log_prob_against_scikit_learn():
+    reference = GaussianMixture(3, covariance_type="diag")
+    reference.weights_, reference.means_, reference.covariances_ = WEIGHTS, LOC, SCALE**2
+    reference.precisions_cholesky_ = 1 / SCALE
+    z = 3 * RNG.normal(size=(5, 7, 2))
+    distribution = known_mixture().distribution()
+    assert distribution.batch_shape == ()
+    assert distribution.event_shape == (2,)
+    log_prob = distribution.log_prob(z.astype("float32"))
+    assert log_prob.dtype == tf.float32
+    np.testing.assert_allclose(log_prob, reference.score_samples(z.reshape(-1, 2)).reshape(5, 7), rtol=1e-4, atol=1e-4)
+
+
+def mixture_cdf(column):
+    return lambda z: sum(w * stats.norm.cdf(z, m, s) for w, m, s in zip(WEIGHTS, *PAIRS[column], strict=True))
+
+
+@pytest.mark.parametrize("draw", ["sample", "sample_from"])
+def test_draws_follow_the_mixture(draw):
+    prior = known_mixture()
+    if draw == "sample":
+        z = prior.distribution().sample(20000, seed=[1, 2]).numpy()
+    else:
+        z = prior.sample_from(tf.random.stateless_normal([20000, 2], [3, 4])).numpy()
+    for column in range(2):
+        assert stats.kstest(z[:, column], mixture_cdf(column)).pvalue > 1e-3
+    # Of a mixture the columns depend on each other; the fourth moments of these are below 60.
+    expected = WEIGHTS @ (LOC[:, 0] * LOC[:, 1])
+    assert abs((z[:, 0] * z[:, 1]).mean() - expected) < 4 * np.sqrt(60 / 20000)
+
+
+def test_the_first_column_is_normal_within_its_component():
+    epsilon = tf.random.stateless_normal([20000, 2], [3, 4])
+    z = known_mixture().sample_from(epsilon).numpy()
+    place = stats.norm.cdf(np.float64(epsilon[:, 0]))
+    second = (place > 0.2) & (place < 0.7)
+    assert second.mean() == pytest.approx(0.5, abs=4 * 0.5 / np.sqrt(20000))
+    standard = (z[second] - LOC[1]) / SCALE[1]
+    for column in standard.T:
+        assert stats.kstest(column, "norm").pvalue > 1e-3
+    assert abs(np.corrcoef(standard, rowvar=False)[0, 1]) < 4 / np.sqrt(10000)
+
+
+def test_extreme_noise_gives_finite_draws():
+    epsilon = tf.constant([[-40.0, 0.0], [-6.0, 0.0], [6.0, 0.0], [40.0, 0.0]])
+    assert np.all(np.isfinite(known_mixture().sample_from(epsilon)))
+
+
+@pytest.mark.parametrize("family", [posteriors.DiagonalNormal, posteriors.FullCovarianceNormal])
+def test_the_vampprior_is_the_mean_of_the_posteriors_of_its_pseudo_inputs(family):
+    vae = vae_with(priors.VampPrior(num_components=5), posterior=family())
+    vae.prior.pseudo_inputs.assign(X[:5])
+    parameters = vae.encode(X[:5])
+    if "scale" in parameters:
+        covariances = [np.diag(scale.astype("float64") ** 2) for scale in parameters["scale"]]
+    else:
+        covariances = [t @ t.T for t in np.float64(parameters["scale_tril"])]
+    z = RNG.normal(size=(6, 2))
+    densities = [
+        stats.multivariate_normal(loc, covariance).pdf(z)
+        for loc, covariance in zip(np.float64(parameters["loc"]), covariances, strict=True)
+    ]
+    log_prob = vae.prior.distribution().log_prob(z.astype("float32"))
+    np.testing.assert_allclose(log_prob, np.log(np.mean(densities, axis=0)), rtol=1e-4, atol=1e-4)
+
+
+def test_the_vampprior_of_all_examples_is_the_aggregate_posterior():
+    """The KL divergence from it, averaged over the examples, is the mutual information, at most log N."""
+    vae = vae_with(priors.VampPrior(num_components=32))
+    vae.prior.pseudo_inputs.assign(X)
+    standard = vae_with(priors.StandardNormal())
+    standard.encoder.set_weights(vae.encoder.get_weights())
+    standard.posterior.set_weights(vae.posterior.get_weights())
+    arguments = {"num_samples": 500, "seed": tf.constant([1, 2])}
+    kl, kl_standard = (np.mean(each.elbo_terms(tf.constant(X), **arguments).kl) for each in (vae, standard))
+    assert 0 < kl < np.log(32)
+    assert kl < kl_standard
+
+
+def test_pseudo_inputs_are_cut_at_their_bounds():
+    vae = vae_with(priors.VampPrior(num_components=3, bounds=(0.0, 1.0)))
+    inputs = vae.prior.pseudo_inputs
+    assert inputs.numpy().min() >= 0
+    assert inputs.numpy().max() <= 1
+    inputs.assign(np.full((3, 4), 7.0))
+    np.testing.assert_allclose(vae.prior.components()["loc"], vae.encode(np.ones((3, 4)))["loc"], rtol=1e-6)
+
+
+def test_the_weights_of_the_encoder_are_not_those_of_the_prior():
+    vae = vae_with(priors.VampPrior(num_components=3))
+    assert [weight.name for weight in vae.prior.weights] == ["pseudo_inputs"]
+    assert len({id(weight) for weight in vae.weights}) == len(vae.weights)
+
+
+def two_clusters():
+    generator = np.random.default_rng(1)
+    which = generator.integers(2, size=400)
+    return (np.array([[-2.0], [2.0]])[which] * np.ones(4) + 0.3 * generator.normal(size=(400, 4))).astype("float32")
+
+
+@pytest.mark.parametrize("make", [priors.NormalMixture, pytest.param(priors.VampPrior, marks=pytest.mark.slow)])
+def test_a_mixture_gains_on_the_standard_normal_where_the_data_have_clusters(make):
+    x = two_clusters()
+    elbos = {}
+    for prior in (make(num_components=4), priors.StandardNormal()):
+        vae = vae_with(prior, latent_dim=1)
+        if isinstance(prior, priors.VampPrior):
+            prior.pseudo_inputs.assign(x[:4])
+        vae.compile(keras.optimizers.Adam(0.01), jit_compile=True, steps_per_execution=100)
+        vae.fit(tf.data.Dataset.from_tensors(x).repeat(), steps_per_epoch=400, verbose=0)
+        elbos[type(prior)] = vae.evaluate(x, verbose=0, return_dict=True)["elbo"]
+    assert elbos[make] > elbos[priors.StandardNormal] + 0.1
+
+
+@pytest.mark.parametrize("make", [priors.NormalMixture, pytest.param(priors.VampPrior, marks=pytest.mark.slow)])
+def test_exports_agree(make, tmp_path):
+    vae = vae_with(make(num_components=5))
+    export.saved_model(vae, tmp_path / "model", x=X)
+    export.tflite(vae, tmp_path / "model.tflite", x=X)
+    epsilon = RNG.normal(size=(7, 2)).astype("float32")
+    expected = vae.decode(np.asarray(vae.prior.sample_from(epsilon)))
+    for path in ("model", "model.tflite"):
+        np.testing.assert_allclose(export.load(tmp_path / path).generate(epsilon), expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("num_components", [0, -1, 1.5, True, None])
+@pytest.mark.parametrize("make", [priors.NormalMixture, priors.VampPrior])
+def test_the_number_of_components_is_a_positive_integer(make, num_components):
+    with pytest.raises(ValueError, match=r"`num_components` must be an integer of at least 1\. Received: "):
+        make(num_components=num_components)
+
+
+@pytest.mark.parametrize("bounds", [1, (0,), (1.0, 0.0), (0, float("nan")), "ab", (0, 1, 2)])
+def test_bounds_are_a_low_and_a_high_number(bounds):
+    with pytest.raises(ValueError, match=r"`bounds` must be .* Received: bounds="):
+        priors.VampPrior(bounds=bounds)
+
+
+def test_the_distribution_function_of_the_normal_against_scipy():
+    x = np.linspace(-12.9, 9, 4001).astype("float32")
+    received, expected = numerics.normal_cdf(tf.constant(x)), stats.norm.cdf(np.float64(x))
+    # The exponent of a small tail has as many digits after the point as float32 leaves it.
+    np.testing.assert_allclose(received, expected, rtol=2e-5)
+    np.testing.assert_allclose(received, expected, rtol=0, atol=2e-7)
+
+
+def test_the_quantiles_of_the_normal_against_scipy():
+    p = np.concatenate([np.logspace(-7, -3, 200), np.linspace(1e-3, 1 - 1e-7, 2001)]).astype("float32")
+    quantiles = numerics.normal_quantile(tf.constant(p))
+    np.testing.assert_allclose(quantiles, stats.norm.ppf(np.float64(p)), rtol=1e-5, atol=1e-6)

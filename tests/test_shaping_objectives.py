@@ -1,0 +1,223 @@
+"""Objectives that free, hold or shape the divergence from the prior: by hand, closed forms and quadrature."""
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+import tensorflow_probability as tfp
+from scipy import stats
+
+from tfvae import VAE, callbacks, elbo, objectives, posteriors
+from tfvae.networks import dense_decoder, dense_encoder
+from tfvae.objectives import DIPVAE, ELBO, MMD, BetaTCVAE, Capacity, FreeBits
+
+tfd = tfp.distributions
+
+RNG = np.random.default_rng(0)
+LOC = RNG.normal(size=(6, 2)).astype("float32")
+SCALE = RNG.uniform(0.3, 1.2, size=(6, 2)).astype("float32")
+PRIOR = tfd.Independent(tfd.Normal(tf.zeros(2), tf.ones(2)), 1)
+
+
+def terms_of(loc=LOC, scale=SCALE, num_samples=4, prior=PRIOR, seed=(3, 4)):
+    return elbo.estimate(
+        tfd.Independent(tfd.Normal(loc, scale), 1),
+        prior,
+        lambda z: -tf.reduce_sum(z**2, axis=-1),
+        num_samples=num_samples,
+        seed=tf.constant(seed),
+    )
+
+
+TERMS = terms_of()
+LOG_LIKELIHOOD = np.mean(TERMS.log_likelihood, axis=0)
+KL = 0.5 * (np.float64(LOC) ** 2 + np.float64(SCALE) ** 2 - 1) - np.log(np.float64(SCALE))
+
+
+def test_the_divergence_of_each_dimension():
+    np.testing.assert_allclose(TERMS.kl_by_dimension(), KL, rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose(TERMS.tempered(tf.constant(0.25)).kl_by_dimension(), 0.25 * KL, rtol=1e-4, atol=1e-6)
+
+
+def test_the_divergence_of_each_dimension_without_a_closed_form():
+    prior = tfd.Independent(tfd.Laplace(tf.zeros(2), tf.ones(2)), 1)
+    kl = terms_of(num_samples=20000, prior=prior).kl_by_dimension()
+    z = np.linspace(-12, 12, 8001)
+    for row in range(6):
+        for column in range(2):
+            log_q = stats.norm.logpdf(z, LOC[row, column], SCALE[row, column])
+            expected = np.trapezoid(np.exp(log_q) * (log_q - stats.laplace.logpdf(z)), z)
+            # The standard deviation of the log ratio is below 1.2 for these q.
+            assert abs(kl[row, column] - expected) < 4 * 1.2 / np.sqrt(20000)
+
+
+def test_free_bits_by_hand():
+    nats = np.sort(KL.mean(axis=0)).mean()
+    paid = np.where(KL.mean(axis=0) < nats, nats, KL).sum(axis=1)
+    np.testing.assert_allclose(FreeBits(nats)(TERMS), LOG_LIKELIHOOD - paid, rtol=1e-5)
+    mean = np.mean(FreeBits(nats)(TERMS))
+    assert mean == pytest.approx(np.mean(LOG_LIKELIHOOD) - np.maximum(KL.mean(axis=0), nats).sum(), rel=1e-5)
+
+
+def test_without_free_nats_it_is_the_elbo():
+    for per_dimension in (True, False):
+        np.testing.assert_allclose(FreeBits(0.0, per_dimension=per_dimension)(TERMS), ELBO()(TERMS), rtol=1e-5)
+
+
+@pytest.mark.parametrize("per_dimension", [True, False])
+def test_below_the_free_nats_the_divergence_has_no_gradient(per_dimension):
+    loc = tf.constant(LOC)
+    with tf.GradientTape() as tape:
+        tape.watch(loc)
+        terms = terms_of(loc)._replace(log_likelihood=tf.zeros([4, 6]))
+        value = tf.reduce_sum(FreeBits(100.0, per_dimension=per_dimension)(terms))
+    assert float(value) == -6 * 100.0 * (2 if per_dimension else 1)
+    np.testing.assert_array_equal(tape.gradient(value, loc, unconnected_gradients="zero"), np.zeros((6, 2)))
+
+
+def test_a_posterior_that_is_not_independent_has_free_nats_as_a_whole_alone():
+    vae = small_vae(FreeBits(), posterior=posteriors.FullCovarianceNormal())
+    with pytest.raises(ValueError, match=r"`posterior` must be independent over the dimensions .*Received: tfp"):
+        vae.fit(DATA, verbose=0)
+    whole = small_vae(FreeBits(per_dimension=False), posterior=posteriors.FullCovarianceNormal())
+    assert np.isfinite(whole.fit(DATA, verbose=0).history["loss"][0])
+
+
+def test_capacity_by_hand():
+    expected = LOG_LIKELIHOOD - 3 * np.abs(KL.sum(axis=1) - 0.5)
+    np.testing.assert_allclose(Capacity(0.5, gamma=3.0)(TERMS), expected, rtol=1e-5)
+
+
+def test_a_warm_up_raises_the_capacity_and_leaves_the_divergence():
+    objective = Capacity(0.5, gamma=3.0)
+    tempered = objective.tempered(TERMS, tf.constant(0.2))
+    expected = LOG_LIKELIHOOD - 3 * np.abs(KL.sum(axis=1) - 0.1)
+    np.testing.assert_allclose(objective(tempered), expected, rtol=1e-5)
+    vae = small_vae(objective)
+    vae.fit(DATA, epochs=2, verbose=0, callbacks=[callbacks.KLWarmUp(steps=2)])
+    assert float(vae.kl_weight) == 1.0
+
+
+def test_a_strong_weight_holds_the_divergence_at_the_capacity():
+    vae = small_vae(Capacity(1.5, gamma=100.0))
+    vae.fit(DATA, epochs=60, verbose=0)
+    assert vae.evaluate(DATA, verbose=0, return_dict=True)["kl"] == pytest.approx(1.5, abs=0.3)
+
+
+def test_total_correlation_of_all_of_the_data_against_quadrature():
+    points = np.linspace(-7, 7, 701)
+    density = stats.norm.pdf(points[:, None, None], LOC, SCALE)  # [points, B, L]
+    joint = np.einsum("ib,jb->ij", density[..., 0], density[..., 1]) / 6
+    product = np.outer(density[..., 0].mean(axis=1), density[..., 1].mean(axis=1))
+    ratio = np.where(joint > 0, np.log(np.where(joint > 0, joint, 1) / np.where(joint > 0, product, 1)), 0)
+    expected = np.trapezoid(np.trapezoid(joint * ratio, points), points)
+    terms = terms_of(num_samples=20000)
+    estimate = np.mean(terms.elbo - BetaTCVAE(6, beta=2.0)(terms))
+    # The log ratio varies by less than 1.
+    assert abs(estimate - expected) < 4 / np.sqrt(6 * 20000)
+    np.testing.assert_allclose(BetaTCVAE(6, beta=1.0)(terms), terms.elbo, rtol=1e-6)
+
+
+def test_total_correlation_of_a_batch_by_hand():
+    z = np.float64(TERMS.z)
+    log_prob = stats.norm.logpdf(z[:, :, None], LOC, SCALE)  # [S, B, B', L]
+    share = np.where(np.eye(6, dtype=bool), 1 / 50, 49 / 50 / 5)
+    log_q = np.log((share * np.exp(log_prob.sum(-1))).sum(-1))
+    log_product = np.log((share[..., None] * np.exp(log_prob)).sum(-2)).sum(-1)
+    expected = np.float64(TERMS.elbo) - 3 * (log_q - log_product).mean(axis=0)
+    np.testing.assert_allclose(BetaTCVAE(50, beta=4.0)(TERMS), expected, rtol=1e-4)
+
+
+def test_covariances_by_hand():
+    means = np.cov(LOC, rowvar=False, ddof=0)
+    draws = np.mean([np.cov(z, rowvar=False, ddof=0) for z in np.float64(TERMS.z)], axis=0)
+    for covariance, kind in ((means, "means"), (draws, "draws")):
+        penalty = 2 * 2 * covariance[0, 1] ** 2 + 3 * ((np.diag(covariance) - 1) ** 2).sum()
+        value = DIPVAE(2.0, 3.0, kind)(TERMS)
+        np.testing.assert_allclose(value, TERMS.elbo - penalty, rtol=1e-4)
+
+
+def test_a_posterior_without_a_mean_has_the_covariance_of_its_draws_alone():
+    vae = small_vae(DIPVAE(covariance="means"), posterior=posteriors.CouplingFlow(hidden=4))
+    with pytest.raises(ValueError, match=r"`covariance` must be \"draws\" for .*Received: covariance='means'"):
+        vae.fit(DATA, verbose=0)
+
+
+def test_the_discrepancy_is_unbiased_for_that_of_two_normal_distributions():
+    loc, scale = np.array([0.5, -0.3]), np.array([0.4, 1.5])
+
+    def mean_kernel(shift, variance):
+        """E k(z, y) where z - y ~ N(shift, variance), over 2 dimensions and so with a width of 2."""
+        return np.prod(np.sqrt(2 / (2 + variance)) * np.exp(-(shift**2) / (2 * (2 + variance))))
+
+    expected = mean_kernel(0, 2 * scale**2) + mean_kernel(0, 2.0 * np.ones(2)) - 2 * mean_kernel(loc, scale**2 + 1)
+    values = []
+    for seed in range(400):
+        terms = terms_of(
+            np.tile(loc, (20, 1)).astype("float32"), np.tile(scale, (20, 1)).astype("float32"), 1, seed=(seed, 1)
+        )
+        value = np.mean(MMD(1.0)(terms) - tf.reduce_mean(terms.log_likelihood, axis=0))
+        values.append(-value)
+    assert abs(np.mean(values) - expected) < 4 * np.std(values, ddof=1) / np.sqrt(400)
+    assert expected > 8 * np.std(values, ddof=1) / np.sqrt(400)
+
+
+def test_the_terms_of_the_infovae_add_up():
+    plain, weighted = (np.float64(MMD(7.0, kl_weight)(TERMS)) for kl_weight in (0.0, 0.5))
+    np.testing.assert_allclose(plain - weighted, 0.5 * np.float64(TERMS.kl), rtol=1e-4)
+    none = MMD(0.0, 1.0)(TERMS)
+    np.testing.assert_allclose(none, ELBO()(TERMS), rtol=1e-6)
+
+
+@pytest.mark.parametrize("objective", [BetaTCVAE(10), DIPVAE(), DIPVAE(covariance="means"), MMD(), FreeBits()])
+def test_a_batch_of_one_example_is_finite(objective):
+    loc, scale = tf.constant(LOC[:1]), tf.constant(SCALE[:1])
+    with tf.GradientTape() as tape:
+        tape.watch([loc, scale])
+        value = objective(terms_of(loc, scale, objective.num_samples))
+    assert np.all(np.isfinite(value))
+    for gradient in tape.gradient(value, [loc, scale]):
+        assert np.all(np.isfinite(gradient))
+
+
+DATA = np.random.default_rng(0).normal(size=(64, 4)).astype("float32")
+
+
+def small_vae(objective, **parts):
+    keras.utils.set_random_seed(0)
+    vae = VAE(dense_encoder((4,), hidden=(8,)), dense_decoder(2, (4,), hidden=(8,)), 2, objective=objective, **parts)
+    vae.compile(keras.optimizers.Adam(0.01), jit_compile=False)
+    return vae
+
+
+@pytest.mark.parametrize("objective", [BetaTCVAE(64), DIPVAE(), MMD()])
+def test_a_model_without_draws_for_each_example_refuses(objective):
+    with pytest.raises(ValueError, match=r"`objective` must be one that needs no z of each example.*Received: "):
+        objective(TERMS._replace(z=None))
+
+
+@pytest.mark.parametrize(
+    ("objective", "name"),
+    [
+        ("FreeBits", "nats"),
+        ("Capacity", "capacity"),
+        ("Capacity", "gamma"),
+        ("BetaTCVAE", "beta"),
+        ("DIPVAE", "off_diagonal"),
+        ("DIPVAE", "diagonal"),
+        ("MMD", "mmd_weight"),
+        ("MMD", "kl_weight"),
+    ],
+)
+@pytest.mark.parametrize("value", [-1.0, float("nan"), float("inf"), "x", None, True])
+def test_weights_are_finite_and_not_negative(objective, name, value):
+    arguments = {"num_examples": 10} if objective == "BetaTCVAE" else {}
+    with pytest.raises(ValueError, match=rf"`{name}` must be a finite number of at least 0\. Received: {name}="):
+        getattr(objectives, objective)(**arguments, **{name: value})
+
+
+def test_the_number_of_examples_and_the_covariance_are_checked():
+    with pytest.raises(ValueError, match=r"`num_examples` must be an integer .*Received: num_examples=0$"):
+        BetaTCVAE(0)
+    with pytest.raises(ValueError, match=r"`covariance` must be .*Received: covariance='both'$"):
+        DIPVAE(covariance="both")

@@ -1,0 +1,180 @@
+"""Objectives that shape the aggregate posterior q(z), the mean of q(z|x) over the data.
+
+They estimate it from the batch, and so want batches of a hundred examples or more; on each replica from its part.
+"""
+
+import dataclasses
+from typing import Literal
+
+import keras
+import tensorflow as tf
+
+from tfvae import checks
+from tfvae.elbo import ElboTerms
+from tfvae.objectives.objective import PACKAGE, Objective
+
+
+@keras.saving.register_keras_serializable(PACKAGE)
+@dataclasses.dataclass(frozen=True)
+class BetaTCVAE(Objective):
+    """The evidence lower bound, with a weight on the total correlation of q(z): how dependent its dimensions are.
+
+    mean over S of log p(x|z) - KL(q(z|x) || p(z)) - (beta - 1) * KL(q(z) || product over l of q(z_l))
+
+    The density q(z) of a draw is estimated, without bias, from the posterior of its own example, whose share is 1 / N,
+    and from those of the others in the batch; the densities q(z_l) likewise.
+
+    Args:
+        num_examples: N, the number of training examples.
+        beta: weight of the total correlation, >= 0; 1 gives the evidence lower bound.
+        num_samples: S, the number of draws of z for each example.
+
+    Raises:
+        ValueError: an argument is out of its range; or, where the objective is evaluated, q(z|x) is not independent
+            over dimensions.
+
+    Reference: Chen et al. 2018, Isolating Sources of Disentanglement in Variational Autoencoders, equation 4; for the
+    estimator appendix C.
+    """
+
+    num_examples: int
+    beta: float = 6.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        object.__setattr__(self, "num_examples", checks.positive_integer("num_examples", self.num_examples))
+        object.__setattr__(self, "beta", checks.number("beta", self.beta, 0))
+
+    def __call__(self, terms: ElboTerms) -> tf.Tensor:
+        """Evaluates the bound [B], in nats per example."""
+        z, q = _draws(self, terms), terms.independent("posterior")
+        # log q(z_l|x') [S, B, B', L] of each draw under the posterior of each example x'.
+        log_prob = q.log_prob(z[:, :, tf.newaxis])
+        size = tf.shape(z)[1]
+        others = (1 - 1 / self.num_examples) / tf.maximum(tf.cast(size, tf.float32) - 1, 1)
+        log_share = tf.math.log(tf.where(tf.eye(size, dtype=bool), 1 / self.num_examples, others))
+        log_q = tf.reduce_logsumexp(tf.reduce_sum(log_prob, axis=-1) + log_share, axis=-1)
+        log_product = tf.reduce_sum(tf.reduce_logsumexp(log_prob + log_share[..., tf.newaxis], axis=-2), axis=-1)
+        total_correlation = tf.reduce_mean(log_q - log_product, axis=0)
+        return terms.elbo - (self.beta - 1) * terms.weight * total_correlation
+
+
+@keras.saving.register_keras_serializable(PACKAGE)
+@dataclasses.dataclass(frozen=True)
+class DIPVAE(Objective):
+    """The evidence lower bound, with a penalty on a covariance of q(z) other than the identity.
+
+    mean over S of log p(x|z) - KL(q(z|x) || p(z)) - off_diagonal * sum over i != j of C_ij^2
+        - diagonal * sum over i of (C_ii - 1)^2
+
+    C is the covariance over the batch of the means of q(z|x), or of the draws of z, as the `covariance` says.
+
+    Args:
+        off_diagonal: weight of the covariances, >= 0.
+        diagonal: weight of the variances, >= 0.
+        covariance: "means" for DIP-VAE-I; "draws" for DIP-VAE-II, which any posterior has.
+        num_samples: S, the number of draws of z for each example.
+
+    Raises:
+        ValueError: an argument is out of its range; or, where the objective is evaluated, q(z|x) has no mean.
+
+    Reference: Kumar et al. 2018, Variational Inference of Disentangled Latent Concepts from Unlabeled Observations,
+    equations 6 and 7.
+    """
+
+    off_diagonal: float = 10.0
+    diagonal: float = 10.0
+    covariance: Literal["means", "draws"] = "draws"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name in ("off_diagonal", "diagonal"):
+            object.__setattr__(self, name, checks.number(name, getattr(self, name), 0))
+        if self.covariance not in ("means", "draws"):
+            raise ValueError(f'`covariance` must be "means" or "draws". Received: covariance={self.covariance!r}')
+
+    def __call__(self, terms: ElboTerms) -> tf.Tensor:
+        """Evaluates the bound [B], in nats per example."""
+        z = _draws(self, terms)
+        if self.covariance == "means":
+            try:
+                z = terms.posterior.mean()[tf.newaxis]
+            except NotImplementedError as error:
+                raise ValueError(
+                    '`covariance` must be "draws" for a posterior whose mean has no closed form. Received: '
+                    f"covariance='means' with {terms.posterior}"
+                ) from error
+        centered = z - tf.reduce_mean(z, axis=1, keepdims=True)
+        size = tf.cast(tf.shape(z)[1], tf.float32)
+        covariance = tf.reduce_mean(tf.matmul(centered, centered, transpose_a=True), axis=0) / size
+        variances = tf.linalg.diag_part(covariance)
+        penalty = self.off_diagonal * (tf.reduce_sum(covariance**2) - tf.reduce_sum(variances**2))
+        penalty += self.diagonal * tf.reduce_sum((variances - 1) ** 2)
+        return terms.elbo - terms.weight * penalty
+
+
+@keras.saving.register_keras_serializable(PACKAGE)
+@dataclasses.dataclass(frozen=True)
+class MMD(Objective):
+    """The log-likelihood, with the distance of q(z) from the prior by their maximum mean discrepancy: the InfoVAE.
+
+    mean over S of log p(x|z) - kl_weight * KL(q(z|x) || p(z)) - mmd_weight * MMD^2(q(z), p(z))
+    MMD^2(q, p) = E[k(z, z')] - 2 E[k(z, y)] + E[k(y, y')],  z, z' ~ q,  y, y' ~ p,  k(z, y) = exp(-|z - y|^2 / (2 L))
+
+    In the paper kl_weight = 1 - alpha and mmd_weight = alpha + lambda - 1. Without the KL divergence it is no bound.
+
+    Args:
+        mmd_weight: weight of the discrepancy, >= 0.
+        kl_weight: weight of the KL divergence, >= 0.
+        num_samples: S, the number of draws of z for each example.
+
+    Raises:
+        ValueError: an argument is out of its range.
+
+    Reference: Zhao et al. 2019, InfoVAE: Balancing Learning and Inference in Variational Autoencoders, equations 6 and
+    8; Gretton et al. 2012, A Kernel Two-Sample Test, equation 3, for the unbiased estimator.
+    """
+
+    mmd_weight: float = 100.0
+    kl_weight: float = 0.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name in ("mmd_weight", "kl_weight"):
+            object.__setattr__(self, name, checks.number(name, getattr(self, name), 0))
+
+    def __call__(self, terms: ElboTerms) -> tf.Tensor:
+        """Evaluates the objective [B], in nats per example."""
+        z = _draws(self, terms)
+        count = tf.shape(z)[1]
+        shape = [] if terms.prior.batch_shape.rank else [count]
+        y = terms.prior.sample(shape, seed=terms.seed)[tf.newaxis]
+        discrepancy = _mean_of_pairs(z) + _mean_of_pairs(y) - 2 * tf.reduce_mean(_kernel(z, y))
+        # A batch of one example has no pairs.
+        discrepancy = tf.where(count > 1, discrepancy, 0.0)
+        log_likelihood = tf.reduce_mean(terms.log_likelihood, axis=0)
+        return log_likelihood - self.kl_weight * terms.kl - self.mmd_weight * terms.weight * discrepancy
+
+
+def _draws(objective: Objective, terms: ElboTerms) -> tf.Tensor:
+    """The draws z [S, B, L], for an objective that needs them."""
+    if terms.z is None:
+        raise ValueError(
+            f"`objective` must be one that needs no z of each example, such as ELBO or IWAE, for this model. Received: "
+            f"{objective}"
+        )
+    return terms.z
+
+
+def _kernel(z: tf.Tensor, y: tf.Tensor) -> tf.Tensor:
+    """The kernel k(z, y) [S, B, B'] of z [S, B, L] and y [S, B', L]."""
+    squares = [tf.reduce_sum(each**2, axis=-1) for each in (z, y)]
+    distance = squares[0][:, :, tf.newaxis] + squares[1][:, tf.newaxis] - 2 * tf.matmul(z, y, transpose_b=True)
+    return tf.exp(-tf.nn.relu(distance) / (2 * z.shape[-1]))
+
+
+def _mean_of_pairs(z: tf.Tensor) -> tf.Tensor:
+    """The mean of k(z, z') over the pairs of different rows of z [S, B, L]; its diagonal is 1."""
+    size = tf.cast(tf.shape(z)[1], tf.float32)
+    kernel = tf.reduce_mean(tf.reduce_sum(_kernel(z, z), axis=[1, 2]))
+    return (kernel - size) / tf.maximum(size * (size - 1), 1.0)

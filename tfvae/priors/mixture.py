@@ -1,0 +1,189 @@
+"""Priors that are mixtures."""
+
+import abc
+from collections.abc import Callable
+from typing import Any
+
+import keras
+import tensorflow as tf
+import tensorflow_probability as tfp
+
+from tfvae import checks, numerics
+from tfvae.posteriors import DiagonalNormal, Posterior
+from tfvae.posteriors.posterior import positive
+from tfvae.priors.prior import PACKAGE, Prior
+
+tfd = tfp.distributions
+
+# The smallest tail that float32 resolves beside 1.
+_TAIL = 1e-7
+
+
+class _Mixture(Prior, abc.ABC):
+    """A mixture p(z) = sum over k of w_k q_k(z) of distributions of one family.
+
+    Args:
+        latent_dim: L, or None to take the model's.
+        num_components: K, the number of components.
+        kwargs: the arguments of `keras.layers.Layer`.
+    """
+
+    def __init__(self, latent_dim: int | None, num_components: int, **kwargs: Any) -> None:
+        super().__init__(latent_dim, **kwargs)
+        self.num_components = checks.positive_integer("num_components", num_components)
+
+    @abc.abstractmethod
+    def family(self) -> Posterior:
+        """The family of the components."""
+
+    @abc.abstractmethod
+    def components(self) -> dict[str, tf.Tensor]:
+        """The parameters of the components by name, each [K, ...]."""
+
+    @abc.abstractmethod
+    def logits(self) -> tf.Tensor:
+        """The logarithms of the weights w_k [K], up to a constant."""
+
+    def distribution(self) -> tfd.Distribution:
+        """p(z), with batch shape [] and event shape [L]."""
+        components = self.family().distribution(self.components())
+        return tfd.MixtureSameFamily(tfd.Categorical(logits=self.logits()), components)
+
+    def sample_from(self, epsilon: tf.Tensor) -> tf.Tensor:
+        """The sample z [B, L] that noise epsilon ~ N(0, I) [B, L] stands for.
+
+        The first column says which component, by its place among the quantiles of N(0, 1); its place within the share
+        of this component is the noise of the first column that is left.
+        """
+        weights = tf.nn.softmax(self.logits())
+        ends = tf.cumsum(weights)
+        place = numerics.normal_cdf(epsilon[:, :1])
+        index = tf.reduce_sum(tf.cast(place >= ends[:-1], tf.int32), axis=1)
+        within = (place[:, 0] - tf.gather(ends - weights, index)) / tf.gather(weights, index)
+        left = numerics.normal_quantile(tf.clip_by_value(within, _TAIL, 1 - _TAIL))
+        noise = tf.concat([left[:, tf.newaxis], epsilon[:, 1:]], axis=1)
+        chosen = {name: tf.gather(parameter, index) for name, parameter in self.components().items()}
+        return self.family().sample_from(chosen, noise)
+
+    def get_config(self) -> dict[str, Any]:
+        """The constructor's arguments."""
+        return {**super().get_config(), "num_components": self.num_components}
+
+
+@keras.saving.register_keras_serializable(PACKAGE)
+class NormalMixture(_Mixture):
+    """The prior p(z) = sum over k of w_k N(z | loc_k, diag(scale_k^2)), whose weights, locs and scales are learned.
+
+    The locs start as draws from N(0, I), the scales at 1, the weights at 1 / K.
+
+    Args:
+        latent_dim: L, or None to take the model's.
+        num_components: K, the number of components.
+        kwargs: the arguments of `keras.layers.Layer`.
+
+    Raises:
+        ValueError: `num_components` is out of its range.
+
+    Reference: Dilokthanakul et al. 2016, Deep Unsupervised Clustering with Gaussian Mixture Variational Autoencoders.
+    """
+
+    def __init__(self, latent_dim: int | None = None, num_components: int = 10, **kwargs: Any) -> None:
+        super().__init__(latent_dim, num_components, **kwargs)
+        self._logits = self._loc = self._raw_scale = None
+
+    def build(self, input_shape: tuple[int | None, ...]) -> None:
+        """Creates the weights."""
+        shape = (self.num_components, self.latent_dim)
+        options = {"dtype": "float32", "autocast": False}
+        normal = keras.initializers.RandomNormal(stddev=1.0)
+        self._logits = self.add_weight(name="logits", shape=shape[:1], initializer="zeros", **options)
+        self._loc = self.add_weight(name="loc", shape=shape, initializer=normal, **options)
+        self._raw_scale = self.add_weight(name="raw_scale", shape=shape, initializer="zeros", **options)
+
+    def family(self) -> Posterior:
+        """Normal distributions with independent dimensions."""
+        return DiagonalNormal(self.latent_dim)
+
+    def components(self) -> dict[str, tf.Tensor]:
+        """The parameters `loc` and `scale` [K, L]."""
+        return {"loc": tf.convert_to_tensor(self._loc), "scale": positive(self._raw_scale)}
+
+    def logits(self) -> tf.Tensor:
+        """The logarithms of the weights w_k [K], up to a constant."""
+        return tf.convert_to_tensor(self._logits)
+
+
+@keras.saving.register_keras_serializable(PACKAGE)
+class VampPrior(_Mixture):
+    """The prior p(z) = 1/K sum over k of q(z|u_k), the posteriors of K pseudo-inputs u_k, which are learned.
+
+    It is near the aggregate posterior, which is the best of all priors. Start the pseudo-inputs at examples, where
+    there are as many: `vae.prior.pseudo_inputs.assign(x[:num_components])`.
+
+    Args:
+        latent_dim: L, or None to take the model's.
+        num_components: K, the number of pseudo-inputs.
+        bounds: the lowest and the highest value of a pseudo-input, at which it is cut, such as (0, 1) for images; None
+            for no bounds. They start between these, or as draws from N(0, 1).
+        kwargs: the arguments of `keras.layers.Layer`.
+
+    Raises:
+        ValueError: an argument is out of its range.
+
+    Reference: Tomczak & Welling 2018, VAE with a VampPrior, equation 9.
+    """
+
+    def __init__(
+        self,
+        latent_dim: int | None = None,
+        num_components: int = 500,
+        bounds: tuple[float, float] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(latent_dim, num_components, **kwargs)
+        if bounds is not None and not (
+            isinstance(bounds, tuple | list)
+            and len(bounds) == 2
+            and checks.number("bounds", bounds[0]) < checks.number("bounds", bounds[1])
+        ):
+            raise ValueError(f"`bounds` must be (low, high) with low < high, or None. Received: bounds={bounds!r}")
+        self.bounds = None if bounds is None else [float(bound) for bound in bounds]
+        self.pseudo_inputs = None
+
+    def connect(
+        self,
+        encode: Callable[[tf.Tensor], dict[str, tf.Tensor]],
+        posterior: Posterior,
+        event_shape: tuple[int, ...],
+    ) -> None:
+        """Takes the model's posterior, which the components are of."""
+        # Past Keras, which would count its weights among those of the prior.
+        self.__dict__.update(_encode=encode, _posterior=posterior, _event_shape=event_shape)
+
+    def build(self, input_shape: tuple[int | None, ...]) -> None:
+        """Creates the pseudo-inputs [K, ...]."""
+        uniform, normal = keras.initializers.RandomUniform, keras.initializers.RandomNormal
+        self.pseudo_inputs = self.add_weight(
+            name="pseudo_inputs",
+            shape=(self.num_components, *self._event_shape),
+            initializer=normal(stddev=1.0) if self.bounds is None else uniform(*self.bounds),
+            dtype="float32",
+            autocast=False,
+        )
+
+    def family(self) -> Posterior:
+        """The model's posterior."""
+        return self._posterior
+
+    def components(self) -> dict[str, tf.Tensor]:
+        """The parameters of q(z|u_k) by name, each [K, ...]."""
+        inputs = tf.convert_to_tensor(self.pseudo_inputs)
+        return self._encode(inputs if self.bounds is None else tf.clip_by_value(inputs, *self.bounds))
+
+    def logits(self) -> tf.Tensor:
+        """The logarithms of the weights [K], all alike."""
+        return tf.zeros(self.num_components)
+
+    def get_config(self) -> dict[str, Any]:
+        """The constructor's arguments."""
+        return {**super().get_config(), "bounds": self.bounds}
