@@ -238,14 +238,14 @@ class SemiSupervisedVAE(ConditionalVAE):
         """The log-probabilities log q(y|x) [B, K]."""
         return tf.nn.log_softmax(tf.cast(self.classifier(x, training=training), tf.float32))
 
-    def _terms_of_labels(self, x: tf.Tensor, **arguments: Any) -> elbo.ElboTerms:
+    def _terms_of_labels(self, x: tf.Tensor, *, num_samples: int, **arguments: Any) -> elbo.ElboTerms:
         """The terms of L(x, y) for every label, [S, B, K] and [B, K]."""
         rows = tf.shape(x)[0]
         # Networks take [B, K]: the labels are folded into B, and unfolded after it.
         every = {"x": tf.repeat(x, self.num_classes, axis=0), "condition": tf.tile(tf.eye(self.num_classes), [rows, 1])}
-        terms = super().elbo_terms(every, **arguments)
+        terms = super().elbo_terms(every, num_samples=num_samples, **arguments)
         log_likelihood, log_prior, log_posterior = (
-            tf.reshape(term, [-1, rows, self.num_classes])
+            tf.reshape(term, [num_samples, rows, self.num_classes])
             for term in (terms.log_likelihood, terms.log_prior, terms.log_posterior)
         )
         kl = tf.reshape(terms.kl, [rows, self.num_classes])
