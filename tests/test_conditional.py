@@ -13,7 +13,7 @@ from tfvae import ConditionalVAE, export, networks
 from tfvae.likelihoods import Bernoulli, Normal
 from tfvae.objectives import IWAE
 from tfvae.posteriors import DiagonalNormal
-from tfvae.priors import StandardNormal
+from tfvae.priors import StandardNormal, VampPrior
 
 D, C, SCALE = 3, 2, 0.5
 # The scale head is shifted by this, so that the scale is 1 where the head gives 0.
@@ -158,6 +158,7 @@ def test_validation_data_and_sample_weights_go_with_the_rows():
         np.testing.assert_allclose(history["val_loss"][0], -exact.mean(), rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_it_learns_what_the_condition_says_and_generates_by_it():
     generator = np.random.default_rng(0)
     labels = generator.integers(0, C, size=600)
@@ -257,6 +258,7 @@ def parts(**other):
         ({"decoder": networks.dense_decoder(2, (D,))}, "`decoder` must take z of shape [B, 2] and condition [B, 2]"),
         ({"condition_dim": 0}, "`condition_dim` must be an integer of at least 1"),
         ({"prior": Normal()}, "`prior` must be a Prior or a Posterior"),
+        ({"prior": VampPrior()}, "`prior` must not be made of q(z|x), which a ConditionalVAE has not for x alone"),
         ({"prior": DiagonalNormal(5)}, "`prior` must have the model's latent_dim, 2"),
         ({"prior_network": networks.dense_encoder((C,))}, "`prior_network` needs a `prior` that reads its features"),
         ({"prior_network": 3, "prior": DiagonalNormal()}, "`prior_network` must be a Keras model"),
@@ -318,7 +320,7 @@ def assert_answers_agree(exported, vae, given, epsilon):
             np.testing.assert_allclose(received[signature][name], value, rtol=1e-4, atol=1e-4, err_msg=signature)
 
 
-@pytest.mark.parametrize("file_format", ["saved_model", "tflite"])
+@pytest.mark.parametrize("file_format", [pytest.param("saved_model", marks=pytest.mark.slow), "tflite"])
 @pytest.mark.parametrize(
     ("network", "arguments"),
     [

@@ -75,9 +75,11 @@ MODELS = {
 }
 
 
-@pytest.fixture(
-    params=[pytest.param(name, marks=pytest.mark.slow if name == "hierarchical" else ()) for name in MODELS]
-)
+# What differs little from another one.
+SLOW = ("conditional", "hierarchical")
+
+
+@pytest.fixture(params=[pytest.param(name, marks=pytest.mark.slow if name in SLOW else ()) for name in MODELS])
 def case(request):
     return MODELS[request.param]
 

@@ -277,6 +277,15 @@ def check_densities(posterior: Posterior, prior: Prior | Posterior, objective: O
         )
 
 
+def refuse_prior_of_encoder(model: Autoencoder) -> None:
+    """Raises ValueError where a prior is made of what the encoder gives of x alone, which the model has not."""
+    if type(model.prior).connect is not Prior.connect:
+        raise ValueError(
+            f"`prior` must not be made of q(z|x), which a {type(model).__name__} has not for x alone. Received: "
+            f"{model.prior!r}"
+        )
+
+
 def set_latent_dim(name: str, part: Any, latent_dim: int) -> None:
     """Gives a part its latent dimension.
 

@@ -11,7 +11,7 @@ from tfvae import autoencoder, checks, inputs
 from tfvae.likelihoods import Likelihood
 from tfvae.objectives import Objective
 from tfvae.posteriors import Posterior
-from tfvae.priors import Prior, VampPrior
+from tfvae.priors import Prior
 from tfvae.vae import VAE
 
 tfd = tfp.distributions
@@ -103,13 +103,6 @@ class ConditionalVAE(VAE):
             self.prior.build(condition.shape)
         super().build(shape)
 
-    def _connect_prior(self, event_shape: tuple[int, ...]) -> None:
-        if isinstance(self.prior, VampPrior):
-            raise ValueError(
-                "`prior` must be made of no pseudo-inputs, which have no condition; a mixture that is learned is "
-                "NormalMixture. Received: a VampPrior"
-            )
-
     def unpack(self, data: Any) -> tuple[Any, Any]:
         """Finds x and the condition, by name, and the sample weights in one element of what `fit` is given.
 
@@ -184,6 +177,10 @@ class ConditionalVAE(VAE):
 
     def _together(self, x: tf.Tensor, *conditions: tf.Tensor) -> dict[str, tf.Tensor]:
         return {"x": x, "condition": conditions[0]}
+
+    def _connect_prior(self, event_shape: tuple[int, ...]) -> None:
+        if not isinstance(self.prior, Posterior):
+            autoencoder.refuse_prior_of_encoder(self)
 
     def _example_conditions(self, rows: int) -> tuple[np.ndarray, ...]:
         return (np.resize(np.eye(self.condition_dim), (rows, self.condition_dim)),)

@@ -115,6 +115,7 @@ class HierarchicalVAE(autoencoder.Autoencoder):
             autoencoder.set_latent_dim(f"conditionals[{index}]", self.conditionals[index], dim)
         autoencoder.set_latent_dim("prior", self.prior, self.latent_dims[-1])
         autoencoder.refuse_path_gradients(self)
+        autoencoder.refuse_prior_of_encoder(self)
         declared = autoencoder.input_shapes(self.encoders[0])
         if declared is not None and None not in declared[0][1:]:
             self.build(declared[0])
@@ -171,6 +172,11 @@ class HierarchicalVAE(autoencoder.Autoencoder):
         The KL divergence of a layer has its closed form where no other layer that it depends on was drawn given it.
         """
         return self._terms_at(x, self._draw(x, num_samples, seed, training), num_samples, analytic_kl, training)
+
+    @property
+    def posterior_variables(self) -> list[Any]:
+        """The trainable variables of the encoders and of the posteriors."""
+        return [variable for part in (*self.encoders, *self.posteriors) for variable in part.trainable_variables]
 
     def decode(self, z: Any, layer: int = 1, batch_size: int = 256) -> np.ndarray:
         """Computes the mean of p(x|z_1), at z_1 or at the mean of each p(z_t|z_{t+1}) down from another layer.

@@ -76,9 +76,7 @@ class SemiSupervisedVAE(ConditionalVAE):
             raise ValueError("`num_classes` must be at least 2. Received: num_classes=1")
         autoencoder.check_network("classifier", classifier)
         self.classifier = classifier
-        if not (isinstance(alpha, int | float) and not isinstance(alpha, bool) and 0 <= alpha < math.inf):
-            raise ValueError(f"`alpha` must be a finite number of at least 0. Received: alpha={alpha!r}")
-        self.alpha = float(alpha)
+        self.alpha = checks.number("alpha", alpha, 0)
         self.label_prior = None if label_prior is None else tuple(float(probability) for probability in label_prior)
         self._log_label_prior = np.full(self.num_classes, -math.log(self.num_classes), np.float32)
         if self.label_prior is not None:
@@ -179,6 +177,11 @@ class SemiSupervisedVAE(ConditionalVAE):
             metrics={"accuracy": tf.cast(tf.stack([correct, known], axis=-1), tf.float32)},
         )
 
+    @property
+    def posterior_variables(self) -> list[Any]:
+        """The trainable variables of the encoder, of the posterior and of the classifier."""
+        return [*super().posterior_variables, *self.classifier.trainable_variables]
+
     def classify(self, x: Any, batch_size: int = 256) -> np.ndarray:
         """Computes q(y|x).
 
@@ -235,14 +238,14 @@ class SemiSupervisedVAE(ConditionalVAE):
         """The log-probabilities log q(y|x) [B, K]."""
         return tf.nn.log_softmax(tf.cast(self.classifier(x, training=training), tf.float32))
 
-    def _terms_of_labels(self, x: tf.Tensor, **arguments: Any) -> elbo.ElboTerms:
+    def _terms_of_labels(self, x: tf.Tensor, *, num_samples: int, **arguments: Any) -> elbo.ElboTerms:
         """The terms of L(x, y) for every label, [S, B, K] and [B, K]."""
         rows = tf.shape(x)[0]
         # Networks take [B, K]: the labels are folded into B, and unfolded after it.
         every = {"x": tf.repeat(x, self.num_classes, axis=0), "condition": tf.tile(tf.eye(self.num_classes), [rows, 1])}
-        terms = super().elbo_terms(every, **arguments)
+        terms = super().elbo_terms(every, num_samples=num_samples, **arguments)
         log_likelihood, log_prior, log_posterior = (
-            tf.reshape(term, [-1, rows, self.num_classes])
+            tf.reshape(term, [num_samples, rows, self.num_classes])
             for term in (terms.log_likelihood, terms.log_prior, terms.log_posterior)
         )
         kl = tf.reshape(terms.kl, [rows, self.num_classes])

@@ -63,10 +63,7 @@ class VQVAE(autoencoder.Autoencoder):
         autoencoder.check_network("decoder", decoder)
         self.encoder = encoder
         self.decoder = decoder
-        is_number = isinstance(commitment, int | float) and not isinstance(commitment, bool)
-        if not (is_number and 0 <= commitment < math.inf):
-            raise ValueError(f"`commitment` must be a finite number of at least 0. Received: commitment={commitment!r}")
-        self.commitment = float(commitment)
+        self.commitment = checks.number("commitment", commitment, 0)
         self.likelihood = Normal() if likelihood is None else likelihood
         autoencoder.check_part("likelihood", self.likelihood, Likelihood)
         autoencoder.check_part("objective", self.objective, Objective)
@@ -160,6 +157,11 @@ class VQVAE(autoencoder.Autoencoder):
             auxiliary=-distance,
             metrics={"perplexity": counts},
         )
+
+    @property
+    def posterior_variables(self) -> list[Any]:
+        """The trainable variables of the encoder."""
+        return self.encoder.trainable_variables
 
     def encode(self, x: Any, batch_size: int = 256) -> np.ndarray:
         """Computes the codes.
