@@ -76,29 +76,22 @@ def check(cases, tmp_path):
 
 
 def every_part():
-    """Models that have every part, of parts that fit."""
-    left = {slot: list(cases) for slot, cases in PARTS.items()}
-    while any(left.values()):
-        chosen = {}
-        # The posteriors and the priors first, because few others fit them.
-        for slot in ("posterior", "prior", "objective", "likelihood"):
-            candidates = [*left[slot], *PARTS[slot]]
-            for case in candidates:
-                parts = {name: part(**arguments) for name, (part, arguments) in {**chosen, slot: case}.items()}
-                if fits(parts):
-                    chosen[slot] = case
-                    break
-            if chosen[slot] in left[slot]:
-                left[slot].remove(chosen[slot])
-        yield chosen
-
-
-def fits(parts):
-    defaults = {"prior": PARTS["prior"][0], "objective": PARTS["objective"][0]}
-    if "prior" not in parts:
-        return True
-    whole = {**{slot: part(**arguments) for slot, (part, arguments) in defaults.items()}, **parts}
-    return refusals(whole) == (None, None)
+    """Models that have every part, of parts that fit: greedily, each the one that brings the most new parts."""
+    made = {slot: [part(**arguments) for part, arguments in cases] for slot, cases in PARTS.items()}
+    missing = {(slot, index) for slot, cases in PARTS.items() for index in range(len(cases))}
+    fitting = [
+        dict(zip(SLOTS, indices, strict=True))
+        for indices in itertools.product(*(range(len(cases)) for cases in PARTS.values()))
+        if indices[list(SLOTS).index("likelihood")] == 0
+        and refusals({slot: made[slot][index] for slot, index in zip(SLOTS, indices, strict=True)}) == (None, None)
+    ]
+    while missing:
+        chosen = max(fitting, key=lambda model: len(missing & set(model.items())))
+        # Every likelihood goes with every other part.
+        likelihood = min((index for slot, index in missing if slot == "likelihood"), default=0)
+        chosen = {**chosen, "likelihood": likelihood}
+        missing -= set(chosen.items())
+        yield {slot: PARTS[slot][index] for slot, index in chosen.items()}
 
 
 def every_pair():
