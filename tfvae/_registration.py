@@ -27,7 +27,8 @@ def import_with_keras(package: str, path: Sequence[str], modules: Sequence[str])
 
     def import_all(imported: ModuleType) -> None:
         under_way = [name for name in others if name != imported.__name__ and _is_under_way(name)]
-        if "keras" in sys.modules and not under_way:
+        # Of a module whose import is blocked, None is there.
+        if sys.modules.get("keras") is not None and not under_way:
             for module in modules:
                 importlib.import_module(f"{package}.{module}")
 
