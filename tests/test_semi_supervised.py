@@ -9,7 +9,7 @@ import tensorflow as tf
 from scipy import special, stats
 
 from tfvae import SemiSupervisedVAE, export, networks
-from tfvae.likelihoods import Normal
+from tfvae.likelihoods import Missing, Normal
 from tfvae.objectives import ELBO, IWAE
 
 D, K, SCALE = 3, 4, 0.5
@@ -219,6 +219,7 @@ def test_wrong_labels_are_refused_by_decode_and_generate():
         ({"label_prior": (0.5, 0.5)}, "`label_prior` must hold 4 positive probabilities that sum to 1"),
         ({"label_prior": (0.5, 0.5, 0.5, 0.5)}, "`label_prior` must hold 4 positive probabilities"),
         ({"objective": ELBO(sticking_the_landing=True)}, "a SemiSupervisedVAE has no path gradients"),
+        ({"likelihood": Missing(Normal("optimal"))}, "`likelihood` must not learn from the batch itself"),
         ({"classifier": networks.dense_decoder(D, (5,))}, "`classifier` must give logits [B, 4]"),
         ({"classifier": None}, "`classifier` must be a Keras model"),
         ({"num_classes": 1}, "`num_classes` must be at least 2"),

@@ -246,7 +246,7 @@ class HierarchicalVAE(autoencoder.Autoencoder):
         parameters = self.decoders[0](layers[0].z, training=training)
         parameters = tf.reshape(parameters, tf.concat([[num_samples, tf.shape(x)[0]], tf.shape(parameters)[1:]], 0))
         return elbo.ElboTerms(
-            self.likelihood.log_prob(x, parameters),
+            self.likelihood.log_prob(x, parameters, training=training),
             tf.add_n(log_prior),
             tf.add_n(log_posterior),
             tf.add_n(kls),
@@ -325,7 +325,7 @@ class HierarchicalVAE(autoencoder.Autoencoder):
         return make(x, pick, num_samples, training)
 
     def _bottom_up_layers(self, x: tf.Tensor, pick: _Pick, num_samples: int, training: bool) -> list[_Layer]:
-        features = self.encoders[0](x, training=training)
+        features = self.encoders[0](self.likelihood.encoder_input(x), training=training)
         picked, z = [], None
         for index, posterior in enumerate(self.posteriors):
             if index:
@@ -339,7 +339,7 @@ class HierarchicalVAE(autoencoder.Autoencoder):
         return [_Layer(*layer, self._prior_given(index, above[index], training)) for index, layer in enumerate(picked)]
 
     def _ladder_layers(self, x: tf.Tensor, pick: _Pick, num_samples: int, training: bool) -> list[_Layer]:
-        features, said = x, []
+        features, said = self.likelihood.encoder_input(x), []
         for encoder, posterior in zip(self.encoders, self.posteriors, strict=True):
             features = encoder(features, training=training)
             said.append(_repeated(posterior(features), num_samples))

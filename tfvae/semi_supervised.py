@@ -93,6 +93,11 @@ class SemiSupervisedVAE(ConditionalVAE):
             encoder, decoder, latent_dim, self.num_classes, posterior, prior, likelihood, objective, **keras_kwargs
         )
         autoencoder.refuse_path_gradients(self)
+        if any(getattr(layer, "has_moving_statistics", False) for layer in self.likelihood._flatten_layers()):
+            raise ValueError(
+                "`likelihood` must not learn from the batch itself, in which every example comes with every label, as "
+                f'Normal("optimal") does; "learned" serves. Received: {self.likelihood!r}'
+            )
 
     def _more_metrics(self) -> list[keras.metrics.Metric]:
         return [_Accuracy(name="accuracy")]
@@ -236,7 +241,8 @@ class SemiSupervisedVAE(ConditionalVAE):
 
     def _log_label_posterior(self, x: tf.Tensor, training: bool = False) -> tf.Tensor:
         """The log-probabilities log q(y|x) [B, K]."""
-        return tf.nn.log_softmax(tf.cast(self.classifier(x, training=training), tf.float32))
+        logits = self.classifier(self.likelihood.encoder_input(x), training=training)
+        return tf.nn.log_softmax(tf.cast(logits, tf.float32))
 
     def _terms_of_labels(self, x: tf.Tensor, *, num_samples: int, **arguments: Any) -> elbo.ElboTerms:
         """The terms of L(x, y) for every label, [S, B, K] and [B, K]."""
