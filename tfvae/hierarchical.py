@@ -68,6 +68,7 @@ class HierarchicalVAE(autoencoder.Autoencoder):
 
     Raises:
         ValueError: the parts do not fit together.
+        NotImplementedError: one of the conditionals knows its density at its own draws alone.
 
     Reference: Burda et al. 2016, Importance Weighted Autoencoders, equations 1 and 2, for the bottom-up form; Sonderby
     et al. 2016, Ladder Variational Autoencoders.
@@ -115,6 +116,9 @@ class HierarchicalVAE(autoencoder.Autoencoder):
             autoencoder.set_latent_dim(f"conditionals[{index}]", self.conditionals[index], dim)
         autoencoder.set_latent_dim("prior", self.prior, self.latent_dims[-1])
         autoencoder.refuse_path_gradients(self)
+        for index, p in enumerate([*self.conditionals, self.prior]):
+            name = "prior" if p is self.prior else f"conditionals[{index}]"
+            autoencoder.check_densities(self.posteriors[index], p, self.objective, name)
         autoencoder.refuse_prior_of_encoder(self)
         declared = autoencoder.input_shapes(self.encoders[0])
         if declared is not None and None not in declared[0][1:]:
@@ -190,7 +194,7 @@ class HierarchicalVAE(autoencoder.Autoencoder):
             The mean [N, ...].
         """
         self._check_built("decode")
-        if layer not in range(1, len(self.latent_dims) + 1) or isinstance(layer, bool):
+        if layer not in range(1, len(self.latent_dims) + 1) or isinstance(layer, bool | float):
             raise ValueError(f"`layer` must be from 1 to {len(self.latent_dims)}. Received: layer={layer!r}")
         z = checks.to_numpy(z, "z")
         checks.check_shape(z, (self.latent_dims[layer - 1],), "z")
@@ -257,8 +261,7 @@ class HierarchicalVAE(autoencoder.Autoencoder):
         """The layers at the center of each."""
 
         def pick(index: int, parameters: _Parameters) -> tuple[tf.Tensor, tf.Tensor]:
-            z = self.posteriors[index].center(parameters)
-            return z, self.posteriors[index].distribution(parameters).log_prob(z)
+            return self.posteriors[index].sample_and_log_prob_from(parameters)
 
         return self._walk(x, pick, 1, training)
 
@@ -281,8 +284,7 @@ class HierarchicalVAE(autoencoder.Autoencoder):
         noise = tf.split(epsilon, self.latent_dims, axis=-1)
 
         def pick(index: int, parameters: _Parameters) -> tuple[tf.Tensor, tf.Tensor]:
-            z = self.posteriors[index].sample_from(parameters, noise[index])
-            return z, self.posteriors[index].distribution(parameters).log_prob(z)
+            return self.posteriors[index].sample_and_log_prob_from(parameters, noise[index])
 
         return self._walk(x, pick, 1, training=False)
 
