@@ -254,3 +254,21 @@ def test_an_export_classifies_and_takes_labels(file_format, tmp_path):
     np.testing.assert_allclose(exported.generate(epsilon, label=labels), vae.decode(epsilon, labels), atol=1e-5)
     for name, values in vae.score(given, epsilon).items():
         np.testing.assert_allclose(exported.score(**given, epsilon=epsilon)[name], values, rtol=1e-4, atol=1e-4)
+    for wrong in (K, -2, 0.5):
+        with pytest.raises(ValueError, match=r"^`label` must hold integers from -1 to 3\. Received: label with"):
+            exported.reconstruct(given["x"], label=np.full(7, wrong))
+    with pytest.raises(ValueError, match=r"^`label` must hold integers from 0 to 3\. Received: .* value -1$"):
+        exported.decode(epsilon, label=np.full(7, -1))
+
+
+@pytest.mark.slow
+def test_a_server_refuses_labels_out_of_range(tmp_path):
+    loaded = tf.saved_model.load(str(export.saved_model(build(latent_dim=2), tmp_path / "model")))
+    x, z = tf.constant(data(2)["x"]), tf.zeros([2, 2])
+    for signature, inputs, wrong in (
+        ("reconstruct", {"x": x}, [0.0, K]),
+        ("decode", {"z": z}, [0.0, -1.0]),
+        ("generate", {"epsilon": z}, [0.0, 0.5]),
+    ):
+        with pytest.raises(tf.errors.InvalidArgumentError, match="label must hold integers from 0 to 3"):
+            loaded.signatures[signature](**inputs, label=tf.constant(wrong))

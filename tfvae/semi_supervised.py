@@ -279,7 +279,7 @@ class SemiSupervisedVAE(ConditionalVAE):
         return x["x"], (tf.one_hot(tf.where(label >= 0, label, likely), self.num_classes),)
 
     def _together(self, x: tf.Tensor, *given: tf.Tensor) -> dict[str, tf.Tensor]:
-        return {"x": x, "label": given[0]}
+        return {"x": x, "label": self._asserted(given[0], -1)}
 
     def _decode(self, z: tf.Tensor, label: tf.Tensor) -> tf.Tensor:
         return super()._decode(z, self._one_hot(label))
@@ -294,7 +294,21 @@ class SemiSupervisedVAE(ConditionalVAE):
         return super()._draw_prior(self._one_hot(label), seed)
 
     def _one_hot(self, label: tf.Tensor) -> tf.Tensor:
-        return tf.one_hot(tf.cast(label, tf.int32), self.num_classes)
+        return tf.one_hot(tf.cast(self._asserted(label, 0), tf.int32), self.num_classes)
+
+    def _asserted(self, label: tf.Tensor, lowest: int) -> tf.Tensor:
+        """The labels, checked in the graph of an export, where one that is out of range would be no class at all."""
+        number = tf.cast(label, tf.float32)
+        is_right = (number >= lowest) & (number < self.num_classes) & tf.equal(number, tf.floor(number))
+        tf.debugging.Assert(tf.reduce_all(is_right), [f"label must hold {self._expected_labels(lowest)}"])
+        return label
+
+    def _expected_labels(self, lowest: int) -> str:
+        return f"integers from 0 to {self.num_classes - 1}{', and -1 for none' if lowest < 0 else ''}"
+
+    @property
+    def _description(self) -> dict[str, Any]:
+        return {**super()._description, "num_classes": self.num_classes}
 
     def _example_conditions(self, rows: int) -> tuple[np.ndarray, ...]:
         return (np.arange(rows) % self.num_classes,)
@@ -305,8 +319,7 @@ class SemiSupervisedVAE(ConditionalVAE):
     def _check_labels(self, label: np.ndarray, lowest: int) -> np.ndarray:
         """The labels, which are integers from the lowest on."""
         checks.check_shape(label, (), "label")
-        none = ", and -1 for none" if lowest < 0 else ""
-        expected = f"`label` must hold integers from 0 to {self.num_classes - 1}{none}"
+        expected = f"`label` must hold {self._expected_labels(lowest)}"
         if not np.issubdtype(label.dtype, np.integer):
             raise ValueError(f"{expected}. Received: label of dtype {label.dtype}")
         wrong = checks.find(label, lambda part: (part < lowest) | (part >= self.num_classes))
