@@ -101,6 +101,9 @@ def test_off_the_exact_posteriors_it_is_a_lower_bound_that_the_kl_divergences_ex
     # The closed form of the KL leaves the noise of log p(x|y, z).
     error = np.std(terms.log_likelihood, axis=0) / np.sqrt(500)
     assert np.all(np.abs(terms.elbo - expected) < 5 * error + 1e-4)
+    of_labels = np.sum(q * np.log(q / LABEL_PRIOR), axis=1)
+    of_labels = np.where(given["label"] < 0, of_labels, -np.log(LABEL_PRIOR)[given["label"]])
+    np.testing.assert_allclose(terms.metrics["kl_z"], terms.kl - of_labels, rtol=1e-4, atol=1e-4)
     # The sum over labels is exact, so q(y|x) has no part in the importance weighted estimate.
     estimate = vae.log_likelihood(given, 2000, seed=0)
     np.testing.assert_allclose(estimate, expected_bound(log_joint, given), atol=0.1)

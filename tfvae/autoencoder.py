@@ -35,6 +35,8 @@ class Autoencoder(VariationalModel):
     """
 
     warnings = (*VariationalModel.warnings, PosteriorCollapseWarning)
+    # The metrics that are near 0 where z, or a layer of it, tells nothing of x.
+    collapsing: tuple[str, ...] = ("kl",)
     # The constructor's arguments that Keras serializes.
     _PARTS: ClassVar[tuple[str, ...]] = ()
     # What the signatures of an export take beside x, z or epsilon, with the shape for one example.

@@ -99,6 +99,9 @@ class HierarchicalVAE(autoencoder.Autoencoder):
         if not isinstance(ladder, bool):
             raise ValueError(f"`ladder` must be True or False. Received: ladder={ladder!r}")
         self.ladder = ladder
+        # From the bottom up only that of the last layer is a divergence by itself, and cannot be below 0.
+        layers = range(1 if ladder else len(self.latent_dims), len(self.latent_dims) + 1)
+        self.collapsing = tuple(f"kl_{number}" for number in layers)
         count = len(self.latent_dims)
         self.encoders = _parts("encoders", encoders, count, keras.layers.Layer)
         self.decoders = _parts("decoders", decoders, count, keras.layers.Layer)

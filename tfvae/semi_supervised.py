@@ -29,8 +29,8 @@ class SemiSupervisedVAE(ConditionalVAE):
 
     and training adds alpha * log q(y|x) for each label. Data are dictionaries, `fit({"x": x, "label": label})`, with
     integers from 0, and -1 where there is no label. The networks take y one-hot. The metrics are those of
-    `VariationalModel`, and `accuracy`: the share of the labels that is the most probable one under q(y|x), which is not
-    a number where there are no labels.
+    `VariationalModel`; `accuracy`, the share of the labels that is the most probable one under q(y|x), which is not
+    a number where there are no labels; and `kl_z`, the part of KL(q(z|x, y) || p(z)) in `kl`.
 
     Args:
         encoder: a Keras model from the list of x [B, ...] and y [B, K] to features [B, F].
@@ -53,6 +53,8 @@ class SemiSupervisedVAE(ConditionalVAE):
     """
 
     _PARTS = (*VAE._PARTS, "classifier")
+    # Of `kl` the divergence of q(y|x) from p(y) is a part.
+    collapsing = ("kl_z",)
     _given_shapes: ClassVar[dict[str, tuple[int, ...]]] = {"label": ()}
 
     def __init__(
@@ -100,7 +102,7 @@ class SemiSupervisedVAE(ConditionalVAE):
             )
 
     def _more_metrics(self) -> list[keras.metrics.Metric]:
-        return [_Accuracy(name="accuracy")]
+        return [_Accuracy(name="accuracy"), keras.metrics.Mean(name="kl_z")]
 
     @property
     def _rows_per_example(self) -> int:
@@ -179,7 +181,10 @@ class SemiSupervisedVAE(ConditionalVAE):
             log_posterior + negative_entropy,
             kl + negative_entropy,
             auxiliary=self.alpha * log_label,
-            metrics={"accuracy": tf.cast(tf.stack([correct, known], axis=-1), tf.float32)},
+            metrics={
+                "accuracy": tf.cast(tf.stack([correct, known], axis=-1), tf.float32),
+                "kl_z": kl + tf.reduce_sum(weights * self._log_label_prior, axis=-1),
+            },
         )
 
     @property

@@ -42,6 +42,8 @@ class VQVAE(autoencoder.Autoencoder):
     """
 
     _PARTS = ("encoder", "decoder", "likelihood", "objective")
+    # The KL divergence is a constant.
+    collapsing = ()
     _no_export = "its codes are integers, and no draw of them is a function of noise from N(0, I)"
 
     def __init__(
