@@ -231,6 +231,11 @@ def test_wrong_data_are_refused_before_any_step(wrong, message):
     assert int(vae.optimizer.iterations) == 0
 
 
+def test_a_call_without_the_condition_is_refused():
+    with pytest.raises(ValueError, match="`x` must be a dictionary with the keys"):
+        build()(data()["x"])
+
+
 def test_wrong_conditions_are_refused_by_decode_and_generate():
     vae = build()
     for wrong in (np.ones((2, 3)), np.ones(2), np.array([0, 1])):

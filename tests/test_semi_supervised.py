@@ -10,7 +10,7 @@ from scipy import special, stats
 
 from tfvae import SemiSupervisedVAE, export, networks
 from tfvae.likelihoods import Missing, Normal
-from tfvae.objectives import ELBO, IWAE
+from tfvae.objectives import ELBO, IWAE, FreeBits
 
 D, K, SCALE = 3, 4, 0.5
 # The scale head is shifted by this, so that the scale is 1 where the head gives 0.
@@ -205,6 +205,25 @@ def test_wrong_data_are_refused_before_any_step(wrong, message):
         with pytest.raises(ValueError, match=re.escape(message)):
             method(wrong)
     assert int(vae.optimizer.iterations) == 0
+
+
+def test_a_wrong_label_in_a_later_batch_makes_no_number_of_the_loss():
+    vae, given = build(), data(20)
+    vae.compile("adam")
+    given["label"][15] = K
+    batches = tf.data.Dataset.from_tensor_slices(given).batch(10)
+    assert np.isnan(vae.evaluate(batches, verbose=0, return_dict=True)["loss"])
+    given["label"][15] = -1
+    batches = tf.data.Dataset.from_tensor_slices(given).batch(10)
+    assert np.isfinite(vae.fit(batches, verbose=0).history["loss"]).all()
+    assert all(np.isfinite(weight).all() for weight in vae.get_weights())
+
+
+def test_objectives_that_need_each_dimension_of_z_are_refused():
+    vae = build(objective=FreeBits())
+    vae.compile("adam")
+    with pytest.raises(ValueError, match=r"`objective` must need no divergence of each dimension"):
+        vae.fit(data(), verbose=0)
 
 
 def test_wrong_labels_are_refused_by_decode_and_generate():

@@ -167,7 +167,9 @@ class SemiSupervisedVAE(ConditionalVAE):
         label = tf.cast(x["label"], tf.int32)
         given = tf.one_hot(label, self.num_classes)
         known = label >= 0
-        weights = tf.where(known[:, tf.newaxis], given, tf.exp(log_q))
+        # Of a label that is out of range, in a batch after the one that `fit` looks at, the loss shall be no number.
+        at_label = given / tf.reduce_sum(given, axis=-1, keepdims=True)
+        weights = tf.where(known[:, tf.newaxis], at_label, tf.exp(log_q))
         negative_entropy = tf.where(known, 0.0, tf.reduce_sum(weights * log_q, axis=-1))
         log_label = tf.reduce_sum(given * log_q, axis=-1)
         correct = known & (tf.argmax(log_q, axis=-1, output_type=tf.int32) == label)
@@ -277,8 +279,9 @@ class SemiSupervisedVAE(ConditionalVAE):
 
     def _split(self, x: dict[str, tf.Tensor]) -> tuple[tf.Tensor, tuple[tf.Tensor, ...]]:
         """Finds x, and y one-hot: the label, or the most probable one where there is none."""
-        if "condition" in x:
+        if isinstance(x, dict) and "condition" in x:
             return super()._split(x)
+        x, _ = inputs.unpack_named(x, ("x", "label"))
         label = tf.cast(x["label"], tf.int32)
         likely = tf.argmax(self._log_label_posterior(x["x"]), axis=-1, output_type=tf.int32)
         return x["x"], (tf.one_hot(tf.where(label >= 0, label, likely), self.num_classes),)
