@@ -321,7 +321,7 @@ class NonFiniteLossWarning(keras.callbacks.Callback):
 
 
 class PosteriorCollapseWarning(keras.callbacks.Callback):
-    """Says once when z tells next to nothing of x, which no error shows; the `fit` of a `tfvae.VAE` adds it.
+    """Says once when z tells next to nothing of x, which no error shows; the `fit` of every autoencoder adds it.
 
     It does where the mean of KL(q(z|x) || p(z)) over an epoch was below 0.05 nats per example, as in the epoch before,
     and has not grown since, both with the whole weight of the KL divergence: not in the first epoch, nor in a warm-up,
