@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from scipy.special import logsumexp
+from test_models import MODELS
 
 import tfvae
 from tfvae import files
@@ -380,6 +381,32 @@ def test_a_fit_that_collapses_says_so_and_a_healthy_one_does_not(kind, tiny_vae,
     kl = vae.fit(x, batch_size=20, epochs=15, verbose=0).history["kl"][-1]
     assert (kl > 1) == (kind == "healthy")
     assert len(collapses(recwarn)) == (kind != "healthy")
+
+
+@pytest.mark.parametrize(
+    ("name", "values", "message"),
+    [
+        # The divergence of the labels is no use of z.
+        ("semi-supervised", {"kl": [1.2, 1.1], "kl_z": [0.02, 0.01]}, "the metric `kl_z`, was 0.01 nats"),
+        ("semi-supervised", {"kl": [3.0, 3.0], "kl_z": [2.0, 2.0]}, None),
+        # A layer that is not used under one that is; from the bottom up the first may be below 0.
+        ("hierarchical", {"kl_1": [5.0, 5.0], "kl_2": [0.02, 0.01], "kl": [5.0, 5.0]}, "the metric `kl_2`, was 0.01"),
+        ("hierarchical", {"kl_1": [-1.0, -1.0], "kl_2": [5.0, 5.0], "kl": [4.0, 4.0]}, None),
+        ("ladder", {"kl_1": [0.02, 0.01], "kl_2": [5.0, 5.0], "kl": [5.0, 5.0]}, "the metric `kl_1`, was 0.01"),
+        ("vq", {"kl": [0.0, 0.0]}, None),
+    ],
+)
+def test_a_collapse_of_a_part_of_z_is_found(name, values, message):
+    callback = PosteriorCollapseWarning()
+    callback.set_model(MODELS[name][0]())
+    callback.on_train_begin()
+    with warnings.catch_warnings(record=True) as record:
+        warnings.simplefilter("always")
+        for epoch in range(2):
+            callback.on_epoch_end(epoch, {key: both[epoch] for key, both in values.items()})
+    found = collapses(record)
+    assert len(found) == (message is not None)
+    assert not found or message in found[0]
 
 
 def test_variational_inference_has_no_posterior_of_each_x_to_collapse(recwarn):

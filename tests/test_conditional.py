@@ -9,7 +9,7 @@ import tensorflow as tf
 from scipy import stats
 
 import tfvae
-from tfvae import ConditionalVAE, export, networks
+from tfvae import ConditionalVAE, export, impute, networks
 from tfvae.likelihoods import Bernoulli, Normal
 from tfvae.objectives import IWAE
 from tfvae.posteriors import DiagonalNormal
@@ -229,6 +229,16 @@ def test_wrong_data_are_refused_before_any_step(wrong, message):
         with pytest.raises(ValueError, match=re.escape(message)):
             method(wrong)
     assert int(vae.optimizer.iterations) == 0
+
+
+def test_impute_is_refused_by_name():
+    with pytest.raises(ValueError, match="`model` must be a VAE that is given nothing but x"):
+        impute(build(), data())
+
+
+def test_a_call_without_the_condition_is_refused():
+    with pytest.raises(ValueError, match="`x` must be a dictionary with the keys"):
+        build()(data()["x"])
 
 
 def test_wrong_conditions_are_refused_by_decode_and_generate():

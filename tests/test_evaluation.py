@@ -6,11 +6,21 @@ import numpy as np
 import pytest
 import tensorflow as tf
 import tensorflow_probability as tfp
+import test_conditional
+import test_models
 from linear_gaussian import Oracle, correlated_vae, draws_of, linear_vae, set_optimum, set_posterior, small_data
 from scipy import integrate, special, stats
 
 import tfvae
-from tfvae.evaluation import amortization_gap, annealed_importance_sampling, importance_sampling
+from tfvae.evaluation import (
+    active_units,
+    amortization_gap,
+    annealed_importance_sampling,
+    importance_sampling,
+    kl_per_dimension,
+    mutual_information,
+    rate_distortion,
+)
 from tfvae.networks import dense_decoder, dense_encoder
 
 tfd = tfp.distributions
@@ -28,7 +38,7 @@ def assert_errors_are_as_predicted(estimate, exact):
 
 
 def test_importance_sampling_gives_what_log_likelihood_gives(monkeypatch):
-    monkeypatch.setattr(tfvae.vae, "_CHUNK_ELEMENTS", 5 * 4 * 7)
+    monkeypatch.setattr(tfvae.autoencoder, "_CHUNK_ELEMENTS", 5 * 4 * 7)
     vae = correlated_vae()
     x = draws_of(vae, 10)
     expected = vae.log_likelihood(x, 100, batch_size=4, seed=3)
@@ -77,7 +87,7 @@ def test_of_the_exact_posterior_every_weight_is_log_p_of_x():
 
 
 def test_what_is_no_vae_and_what_gives_no_error_are_refused(known_model):
-    with pytest.raises(ValueError, match=r"^`model` must be a tfvae.VAE\. Received: <Known"):
+    with pytest.raises(ValueError, match=r"^`model` must be a tfvae.VAE or a tfvae.HierarchicalVAE\. Received: <Known"):
         importance_sampling(known_model(), np.zeros((2, 2)))
     with pytest.raises(ValueError, match=r"^`num_samples` must be at least 2.*Received: num_samples=1$"):
         importance_sampling(correlated_vae(), np.zeros((2, 5)), 1)
@@ -238,3 +248,57 @@ def test_bad_arguments_of_the_gap_are_named(tiny_vae, x):
         amortization_gap(tiny_vae(), x, learning_rate=0)
     with pytest.raises(ValueError, match=r"^`x` and `log_likelihood` must have as many examples"):
         amortization_gap(tiny_vae(), x, 1, log_likelihood=np.zeros(3))
+
+
+# Models whose graph is another one
+
+
+@pytest.mark.parametrize("depends", [False, True], ids=["p(z)", "p(z|c)"])
+def test_of_a_conditional_model_all_is_given_the_condition(depends):
+    given = test_conditional.data(20)
+    vae, log_prob = test_conditional.linear(depends)
+    # Off the exact posterior by one standard deviation, of which the gap is 1 / 2.
+    scale = vae.encode(given)["scale"][0, 0]
+    vae.posterior.loc_head.bias.assign_add([scale])
+    expected = log_prob(given["x"], given["condition"])
+    sampled = importance_sampling(vae, given, 4000, batch_size=8, seed=1)
+    assert np.all(np.abs(sampled.log_likelihood - expected) < 5 * sampled.standard_error)
+    for start in ("prior", "posterior"):
+        annealed = annealed_importance_sampling(vae, given, 30, 60, start=start, batch_size=8, seed=1)
+        assert np.all(np.abs(annealed.log_likelihood - expected) < 6 * annealed.standard_error + 1e-3)
+    gap = amortization_gap(vae, given, 300, log_likelihood=expected, batch_size=8, seed=1)
+    np.testing.assert_allclose(gap.amortization_gap, 0.5, atol=0.3)
+    assert gap.amortization_gap.mean() == pytest.approx(0.5, abs=0.1)
+    np.testing.assert_allclose(gap.approximation_gap, 0, atol=5e-3)
+    alone = amortization_gap(vae, {name: value[:1] for name, value in given.items()}, 300, seed=1)
+    np.testing.assert_allclose(alone.optimal_elbo, expected[:1], atol=5e-3)
+    rate, distortion = rate_distortion(vae, given, num_samples=500, seed=1)
+    np.testing.assert_allclose(kl_per_dimension(vae, given).sum(), rate, rtol=1e-5)
+    assert rate + distortion == pytest.approx(0.5 - expected.mean(), abs=0.1)
+    assert active_units(vae, given).count == 1
+    with pytest.raises(ValueError, match=r"must be a tfvae.VAE, but no tfvae.ConditionalVAE\. Received: <Cond"):
+        mutual_information(vae, given)
+
+
+def test_of_the_other_models_what_has_a_meaning_is_computed_and_the_rest_refused():
+    build, given = test_models.MODELS["semi-supervised"]
+    model = build()
+    result = importance_sampling(model, given, 20, seed=1).log_likelihood
+    np.testing.assert_allclose(result, model.log_likelihood(given, 20, seed=1), rtol=1e-12)
+    rate, distortion = rate_distortion(model, given, num_samples=100, seed=1)
+    model.compile()
+    assert rate + distortion == pytest.approx(-model.evaluate(given, verbose=0, return_dict=True)["elbo"], abs=1.0)
+    for function in (annealed_importance_sampling, amortization_gap, kl_per_dimension):
+        with pytest.raises(ValueError, match=r"but no tfvae.SemiSupervisedVAE\. Received: <Semi"):
+            function(model, given)
+    build, x = test_models.MODELS["hierarchical"]
+    model = build()
+    result = importance_sampling(model, x, 20, seed=1).log_likelihood
+    np.testing.assert_allclose(result, model.log_likelihood(x, 20, seed=1), rtol=1e-12)
+    rate, distortion = rate_distortion(model, x, num_samples=400, seed=1)
+    seed = tf.random.experimental.stateless_fold_in(tf.constant([1, 0]), 0)
+    terms = model.elbo_terms(tf.constant(x), num_samples=400, seed=seed)
+    assert rate + distortion == pytest.approx(-np.mean(terms.elbo), rel=1e-5)
+    for function in (annealed_importance_sampling, amortization_gap, kl_per_dimension, active_units):
+        with pytest.raises(ValueError, match=r"^`model` must be a tfvae.VAE[^H]*Received: <Hier"):
+            function(model, x)

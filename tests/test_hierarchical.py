@@ -12,8 +12,8 @@ from scipy import special, stats
 from tfvae import HierarchicalVAE, export, networks
 from tfvae.likelihoods import Normal
 from tfvae.objectives import ELBO, IWAE
-from tfvae.posteriors import CouplingFlow, DiagonalNormal, FullCovarianceNormal
-from tfvae.priors import StandardNormal, VampPrior
+from tfvae.posteriors import CouplingFlow, DiagonalNormal, FullCovarianceNormal, PowerSpherical, SylvesterFlow
+from tfvae.priors import HypersphericalUniform, StandardNormal, VampPrior
 
 tfd = tfp.distributions
 
@@ -207,6 +207,16 @@ def test_from_the_bottom_up_every_family_serves():
     assert np.isfinite(history["loss"]).all()
 
 
+def test_a_density_known_at_draws_alone_serves_q_and_not_p():
+    model = build(posteriors=[SylvesterFlow(), DiagonalNormal()])
+    model.compile("adam")
+    assert np.isfinite(model.fit(data(), epochs=1, verbose=0).history["loss"]).all()
+    assert model.score(data())["elbo"].shape == (len(data()),)
+    assert "loc_2" in model.encode(data())
+    with pytest.raises(NotImplementedError, match=re.escape("`conditionals[0]` must know log p(z) of any z")):
+        build(conditionals=[SylvesterFlow()])
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -222,6 +232,11 @@ def test_from_the_bottom_up_every_family_serves():
         ({"prior": VampPrior()}, "`prior` must not be made of q(z|x), which a HierarchicalVAE has not for x alone"),
         ({"objective": IWAE(3, doubly_reparameterized=True)}, "a HierarchicalVAE has no path gradients"),
         ({"ladder": 1}, "`ladder` must be True or False"),
+        ({"prior": HypersphericalUniform()}, "`prior` must have the support of DiagonalNormal, real"),
+        (
+            {"posteriors": [PowerSpherical(), DiagonalNormal()]},
+            "`conditionals[0]` must have the support of PowerSpherical, sphere",
+        ),
     ],
     ids=lambda value: str(list(value)) if isinstance(value, dict) else "",
 )
@@ -243,7 +258,7 @@ def test_networks_that_do_not_fit_are_named():
 
 def test_what_is_no_z_of_a_layer_is_refused():
     model = build()
-    for wrong in (0, 3, True, 1.5):
+    for wrong in (0, 3, True, 1.5, 1.0):
         with pytest.raises(ValueError, match="`layer` must be from 1 to 2"):
             model.decode(np.ones((4, 2)), layer=wrong)
     with pytest.raises(ValueError, match=r"`z` must have the shape \[N, 1\]"):

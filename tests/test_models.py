@@ -10,7 +10,7 @@ import tensorflow as tf
 
 import tfvae
 from tfvae import networks
-from tfvae.likelihoods import Normal
+from tfvae.likelihoods import Missing, Normal
 from tfvae.objectives import IWAE
 from tfvae.posteriors import DiagonalNormal
 
@@ -95,6 +95,31 @@ def assert_same_weights(model, other):
     assert len(model.variables) == len(other.variables)
     for variable, expected in zip(model.variables, other.variables, strict=True):
         np.testing.assert_array_equal(variable.numpy(), expected.numpy(), err_msg=variable.path)
+
+
+def test_missing_values_reach_no_network(case):
+    build, data = case
+    keras.utils.set_random_seed(0)
+    model = build(likelihood=Missing(Normal("learned")))
+    model.compile(keras.optimizers.Adam(0.01))
+    x = np.where(np.arange(X.size).reshape(X.shape) % 3 == 0, np.nan, X).astype("float32")
+    gaps, filled = ({**data, "x": part} if isinstance(data, dict) else part for part in (x, np.nan_to_num(x)))
+    history = model.fit(gaps, epochs=2, batch_size=7, verbose=0, validation_data=gaps).history
+    assert all(np.isfinite(values).all() for values in history.values())
+    np.testing.assert_array_equal(model.reconstruct(gaps), model.reconstruct(filled))
+    score, of_filled = model.score(gaps), model.score(filled)
+    np.testing.assert_allclose(score["kl"], of_filled["kl"], rtol=1e-5)
+    assert (score["log_likelihood"] > of_filled["log_likelihood"]).all()
+
+
+def test_the_optimal_scale_follows_the_error_of_training(case):
+    build, data = case
+    if build is semi_supervised:
+        pytest.skip("refused")
+    model = build(likelihood=Normal("optimal"))
+    model.compile(keras.optimizers.Adam(1e-6))
+    model.fit({**data, "x": 100 * X} if isinstance(data, dict) else 100 * X, epochs=3, batch_size=7, verbose=0)
+    assert 50 < model.likelihood.scale < 1000
 
 
 def test_a_file_gives_the_same_model_in_safe_mode_and_training_goes_on_exactly(case, tmp_path):

@@ -9,8 +9,8 @@ import tensorflow as tf
 from scipy import special, stats
 
 from tfvae import SemiSupervisedVAE, export, networks
-from tfvae.likelihoods import Normal
-from tfvae.objectives import ELBO, IWAE
+from tfvae.likelihoods import Missing, Normal
+from tfvae.objectives import ELBO, IWAE, FreeBits
 
 D, K, SCALE = 3, 4, 0.5
 # The scale head is shifted by this, so that the scale is 1 where the head gives 0.
@@ -101,6 +101,9 @@ def test_off_the_exact_posteriors_it_is_a_lower_bound_that_the_kl_divergences_ex
     # The closed form of the KL leaves the noise of log p(x|y, z).
     error = np.std(terms.log_likelihood, axis=0) / np.sqrt(500)
     assert np.all(np.abs(terms.elbo - expected) < 5 * error + 1e-4)
+    of_labels = np.sum(q * np.log(q / LABEL_PRIOR), axis=1)
+    of_labels = np.where(given["label"] < 0, of_labels, -np.log(LABEL_PRIOR)[given["label"]])
+    np.testing.assert_allclose(terms.metrics["kl_z"], terms.kl - of_labels, rtol=1e-4, atol=1e-4)
     # The sum over labels is exact, so q(y|x) has no part in the importance weighted estimate.
     estimate = vae.log_likelihood(given, 2000, seed=0)
     np.testing.assert_allclose(estimate, expected_bound(log_joint, given), atol=0.1)
@@ -204,6 +207,25 @@ def test_wrong_data_are_refused_before_any_step(wrong, message):
     assert int(vae.optimizer.iterations) == 0
 
 
+def test_a_wrong_label_in_a_later_batch_makes_no_number_of_the_loss():
+    vae, given = build(), data(20)
+    vae.compile("adam")
+    given["label"][15] = K
+    batches = tf.data.Dataset.from_tensor_slices(given).batch(10)
+    assert np.isnan(vae.evaluate(batches, verbose=0, return_dict=True)["loss"])
+    given["label"][15] = -1
+    batches = tf.data.Dataset.from_tensor_slices(given).batch(10)
+    assert np.isfinite(vae.fit(batches, verbose=0).history["loss"]).all()
+    assert all(np.isfinite(weight).all() for weight in vae.get_weights())
+
+
+def test_objectives_that_need_each_dimension_of_z_are_refused():
+    vae = build(objective=FreeBits())
+    vae.compile("adam")
+    with pytest.raises(ValueError, match=r"`objective` must need no divergence of each dimension"):
+        vae.fit(data(), verbose=0)
+
+
 def test_wrong_labels_are_refused_by_decode_and_generate():
     vae = build()
     with pytest.raises(ValueError, match=r"`label` must hold integers from 0 to 3\. Received: label with the value -1"):
@@ -219,6 +241,7 @@ def test_wrong_labels_are_refused_by_decode_and_generate():
         ({"label_prior": (0.5, 0.5)}, "`label_prior` must hold 4 positive probabilities that sum to 1"),
         ({"label_prior": (0.5, 0.5, 0.5, 0.5)}, "`label_prior` must hold 4 positive probabilities"),
         ({"objective": ELBO(sticking_the_landing=True)}, "a SemiSupervisedVAE has no path gradients"),
+        ({"likelihood": Missing(Normal("optimal"))}, "`likelihood` must not learn from the batch itself"),
         ({"classifier": networks.dense_decoder(D, (5,))}, "`classifier` must give logits [B, 4]"),
         ({"classifier": None}, "`classifier` must be a Keras model"),
         ({"num_classes": 1}, "`num_classes` must be at least 2"),
@@ -253,3 +276,21 @@ def test_an_export_classifies_and_takes_labels(file_format, tmp_path):
     np.testing.assert_allclose(exported.generate(epsilon, label=labels), vae.decode(epsilon, labels), atol=1e-5)
     for name, values in vae.score(given, epsilon).items():
         np.testing.assert_allclose(exported.score(**given, epsilon=epsilon)[name], values, rtol=1e-4, atol=1e-4)
+    for wrong in (K, -2, 0.5):
+        with pytest.raises(ValueError, match=r"^`label` must hold integers from -1 to 3\. Received: label with"):
+            exported.reconstruct(given["x"], label=np.full(7, wrong))
+    with pytest.raises(ValueError, match=r"^`label` must hold integers from 0 to 3\. Received: .* value -1$"):
+        exported.decode(epsilon, label=np.full(7, -1))
+
+
+@pytest.mark.slow
+def test_a_server_refuses_labels_out_of_range(tmp_path):
+    loaded = tf.saved_model.load(str(export.saved_model(build(latent_dim=2), tmp_path / "model")))
+    x, z = tf.constant(data(2)["x"]), tf.zeros([2, 2])
+    for signature, inputs, wrong in (
+        ("reconstruct", {"x": x}, [0.0, K]),
+        ("decode", {"z": z}, [0.0, -1.0]),
+        ("generate", {"epsilon": z}, [0.0, 0.5]),
+    ):
+        with pytest.raises(tf.errors.InvalidArgumentError, match="label must hold integers from 0 to 3"):
+            loaded.signatures[signature](**inputs, label=tf.constant(wrong))

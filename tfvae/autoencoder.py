@@ -35,6 +35,8 @@ class Autoencoder(VariationalModel):
     """
 
     warnings = (*VariationalModel.warnings, PosteriorCollapseWarning)
+    # The metrics that are near 0 where z, or a layer of it, tells nothing of x.
+    collapsing: tuple[str, ...] = ("kl",)
     # The constructor's arguments that Keras serializes.
     _PARTS: ClassVar[tuple[str, ...]] = ()
     # What the signatures of an export take beside x, z or epsilon, with the shape for one example.
@@ -247,13 +249,14 @@ def refuse_path_gradients(model: Autoencoder) -> None:
         )
 
 
-def check_densities(posterior: Posterior, prior: Prior | Posterior, objective: Objective) -> None:
+def check_densities(posterior: Posterior, prior: Prior | Posterior, objective: Objective, name: str = "prior") -> None:
     """Checks that a model will know the densities that it needs.
 
     Args:
         posterior: q(z|x).
         prior: p(z).
         objective: what is maximised.
+        name: the argument that the prior is.
 
     Raises:
         ValueError: the prior has not the support of the posterior.
@@ -261,12 +264,12 @@ def check_densities(posterior: Posterior, prior: Prior | Posterior, objective: O
     """
     if prior.support not in (None, posterior.support):
         raise ValueError(
-            f"`prior` must have the support of {type(posterior).__name__}, {posterior.support}. "
+            f"`{name}` must have the support of {type(posterior).__name__}, {posterior.support}. "
             f"Received: {type(prior).__name__}, of which it is {prior.support}"
         )
     if isinstance(prior, Posterior) and not prior.has_log_prob:
         raise NotImplementedError(
-            "`prior` must know log p(z) of any z. Received: "
+            f"`{name}` must know log p(z) of any z. Received: "
             f"{type(prior).__name__}, which knows it at its own draws alone"
         )
     if objective.path_gradient and not posterior.has_log_prob:

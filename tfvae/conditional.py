@@ -173,6 +173,7 @@ class ConditionalVAE(VAE):
         return {name: checks.to_numpy(array, name) for name, array in self.unpack(x)[0].items()}
 
     def _split(self, x: dict[str, tf.Tensor]) -> tuple[tf.Tensor, tuple[tf.Tensor, ...]]:
+        x, _ = inputs.unpack_named(x, ("x", "condition"))
         return x["x"], (x["condition"],)
 
     def _together(self, x: tf.Tensor, *conditions: tf.Tensor) -> dict[str, tf.Tensor]:

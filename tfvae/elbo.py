@@ -93,6 +93,11 @@ class ElboTerms(NamedTuple):
             ValueError: the dimensions are not independent.
         """
         distribution = getattr(self, argument)
+        if distribution is None:
+            raise ValueError(
+                "`objective` must need no divergence of each dimension of z, such as ELBO, IWAE or "
+                "FreeBits(per_dimension=False), for this model. Received: an objective that needs it"
+            )
         if not isinstance(distribution, tfd.Independent) or distribution.distribution.event_shape.rank != 0:
             raise ValueError(
                 f"`{argument}` must be independent over the dimensions of z for this objective. Received: "

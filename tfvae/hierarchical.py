@@ -68,6 +68,7 @@ class HierarchicalVAE(autoencoder.Autoencoder):
 
     Raises:
         ValueError: the parts do not fit together.
+        NotImplementedError: one of the conditionals knows its density at its own draws alone.
 
     Reference: Burda et al. 2016, Importance Weighted Autoencoders, equations 1 and 2, for the bottom-up form; Sonderby
     et al. 2016, Ladder Variational Autoencoders.
@@ -98,6 +99,9 @@ class HierarchicalVAE(autoencoder.Autoencoder):
         if not isinstance(ladder, bool):
             raise ValueError(f"`ladder` must be True or False. Received: ladder={ladder!r}")
         self.ladder = ladder
+        # From the bottom up only that of the last layer is a divergence by itself, and cannot be below 0.
+        layers = range(1 if ladder else len(self.latent_dims), len(self.latent_dims) + 1)
+        self.collapsing = tuple(f"kl_{number}" for number in layers)
         count = len(self.latent_dims)
         self.encoders = _parts("encoders", encoders, count, keras.layers.Layer)
         self.decoders = _parts("decoders", decoders, count, keras.layers.Layer)
@@ -115,6 +119,9 @@ class HierarchicalVAE(autoencoder.Autoencoder):
             autoencoder.set_latent_dim(f"conditionals[{index}]", self.conditionals[index], dim)
         autoencoder.set_latent_dim("prior", self.prior, self.latent_dims[-1])
         autoencoder.refuse_path_gradients(self)
+        for index, p in enumerate([*self.conditionals, self.prior]):
+            name = "prior" if p is self.prior else f"conditionals[{index}]"
+            autoencoder.check_densities(self.posteriors[index], p, self.objective, name)
         autoencoder.refuse_prior_of_encoder(self)
         declared = autoencoder.input_shapes(self.encoders[0])
         if declared is not None and None not in declared[0][1:]:
@@ -190,7 +197,7 @@ class HierarchicalVAE(autoencoder.Autoencoder):
             The mean [N, ...].
         """
         self._check_built("decode")
-        if layer not in range(1, len(self.latent_dims) + 1) or isinstance(layer, bool):
+        if layer not in range(1, len(self.latent_dims) + 1) or isinstance(layer, bool | float):
             raise ValueError(f"`layer` must be from 1 to {len(self.latent_dims)}. Received: layer={layer!r}")
         z = checks.to_numpy(z, "z")
         checks.check_shape(z, (self.latent_dims[layer - 1],), "z")
@@ -246,7 +253,7 @@ class HierarchicalVAE(autoencoder.Autoencoder):
         parameters = self.decoders[0](layers[0].z, training=training)
         parameters = tf.reshape(parameters, tf.concat([[num_samples, tf.shape(x)[0]], tf.shape(parameters)[1:]], 0))
         return elbo.ElboTerms(
-            self.likelihood.log_prob(x, parameters),
+            self.likelihood.log_prob(x, parameters, training=training),
             tf.add_n(log_prior),
             tf.add_n(log_posterior),
             tf.add_n(kls),
@@ -257,8 +264,7 @@ class HierarchicalVAE(autoencoder.Autoencoder):
         """The layers at the center of each."""
 
         def pick(index: int, parameters: _Parameters) -> tuple[tf.Tensor, tf.Tensor]:
-            z = self.posteriors[index].center(parameters)
-            return z, self.posteriors[index].distribution(parameters).log_prob(z)
+            return self.posteriors[index].sample_and_log_prob_from(parameters)
 
         return self._walk(x, pick, 1, training)
 
@@ -281,8 +287,7 @@ class HierarchicalVAE(autoencoder.Autoencoder):
         noise = tf.split(epsilon, self.latent_dims, axis=-1)
 
         def pick(index: int, parameters: _Parameters) -> tuple[tf.Tensor, tf.Tensor]:
-            z = self.posteriors[index].sample_from(parameters, noise[index])
-            return z, self.posteriors[index].distribution(parameters).log_prob(z)
+            return self.posteriors[index].sample_and_log_prob_from(parameters, noise[index])
 
         return self._walk(x, pick, 1, training=False)
 
@@ -325,7 +330,7 @@ class HierarchicalVAE(autoencoder.Autoencoder):
         return make(x, pick, num_samples, training)
 
     def _bottom_up_layers(self, x: tf.Tensor, pick: _Pick, num_samples: int, training: bool) -> list[_Layer]:
-        features = self.encoders[0](x, training=training)
+        features = self.encoders[0](self.likelihood.encoder_input(x), training=training)
         picked, z = [], None
         for index, posterior in enumerate(self.posteriors):
             if index:
@@ -339,7 +344,7 @@ class HierarchicalVAE(autoencoder.Autoencoder):
         return [_Layer(*layer, self._prior_given(index, above[index], training)) for index, layer in enumerate(picked)]
 
     def _ladder_layers(self, x: tf.Tensor, pick: _Pick, num_samples: int, training: bool) -> list[_Layer]:
-        features, said = x, []
+        features, said = self.likelihood.encoder_input(x), []
         for encoder, posterior in zip(self.encoders, self.posteriors, strict=True):
             features = encoder(features, training=training)
             said.append(_repeated(posterior(features), num_samples))

@@ -14,6 +14,7 @@ import tensorflow as tf
 from numpy.typing import ArrayLike
 
 from tfvae import checks, inputs
+from tfvae.conditional import ConditionalVAE
 from tfvae.vae import VAE
 
 # The most elements of one tensor, 16 MB, and the most rows of the decoder in one chunk of draws.
@@ -51,6 +52,8 @@ def impute(
 
     Reference: Mattei & Frellsen 2019, MIWAE; for the draws Rubin 1987, sampling importance resampling.
     """
+    if isinstance(model, ConditionalVAE):
+        raise ValueError(f"`model` must be a VAE that is given nothing but x. Received: {model!r}")
     if not isinstance(model, VAE) or not model.likelihood.allows_missing:
         received = type(model.likelihood).__name__ if isinstance(model, VAE) else repr(model)
         raise ValueError(

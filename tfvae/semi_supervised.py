@@ -29,8 +29,8 @@ class SemiSupervisedVAE(ConditionalVAE):
 
     and training adds alpha * log q(y|x) for each label. Data are dictionaries, `fit({"x": x, "label": label})`, with
     integers from 0, and -1 where there is no label. The networks take y one-hot. The metrics are those of
-    `VariationalModel`, and `accuracy`: the share of the labels that is the most probable one under q(y|x), which is not
-    a number where there are no labels.
+    `VariationalModel`; `accuracy`, the share of the labels that is the most probable one under q(y|x), which is not
+    a number where there are no labels; and `kl_z`, the part of KL(q(z|x, y) || p(z)) in `kl`.
 
     Args:
         encoder: a Keras model from the list of x [B, ...] and y [B, K] to features [B, F].
@@ -53,6 +53,8 @@ class SemiSupervisedVAE(ConditionalVAE):
     """
 
     _PARTS = (*VAE._PARTS, "classifier")
+    # Of `kl` the divergence of q(y|x) from p(y) is a part.
+    collapsing = ("kl_z",)
     _given_shapes: ClassVar[dict[str, tuple[int, ...]]] = {"label": ()}
 
     def __init__(
@@ -93,9 +95,14 @@ class SemiSupervisedVAE(ConditionalVAE):
             encoder, decoder, latent_dim, self.num_classes, posterior, prior, likelihood, objective, **keras_kwargs
         )
         autoencoder.refuse_path_gradients(self)
+        if any(getattr(layer, "has_moving_statistics", False) for layer in self.likelihood._flatten_layers()):
+            raise ValueError(
+                "`likelihood` must not learn from the batch itself, in which every example comes with every label, as "
+                f'Normal("optimal") does; "learned" serves. Received: {self.likelihood!r}'
+            )
 
     def _more_metrics(self) -> list[keras.metrics.Metric]:
-        return [_Accuracy(name="accuracy")]
+        return [_Accuracy(name="accuracy"), keras.metrics.Mean(name="kl_z")]
 
     @property
     def _rows_per_example(self) -> int:
@@ -160,7 +167,9 @@ class SemiSupervisedVAE(ConditionalVAE):
         label = tf.cast(x["label"], tf.int32)
         given = tf.one_hot(label, self.num_classes)
         known = label >= 0
-        weights = tf.where(known[:, tf.newaxis], given, tf.exp(log_q))
+        # Of a label that is out of range, in a batch after the one that `fit` looks at, the loss shall be no number.
+        at_label = given / tf.reduce_sum(given, axis=-1, keepdims=True)
+        weights = tf.where(known[:, tf.newaxis], at_label, tf.exp(log_q))
         negative_entropy = tf.where(known, 0.0, tf.reduce_sum(weights * log_q, axis=-1))
         log_label = tf.reduce_sum(given * log_q, axis=-1)
         correct = known & (tf.argmax(log_q, axis=-1, output_type=tf.int32) == label)
@@ -174,7 +183,10 @@ class SemiSupervisedVAE(ConditionalVAE):
             log_posterior + negative_entropy,
             kl + negative_entropy,
             auxiliary=self.alpha * log_label,
-            metrics={"accuracy": tf.cast(tf.stack([correct, known], axis=-1), tf.float32)},
+            metrics={
+                "accuracy": tf.cast(tf.stack([correct, known], axis=-1), tf.float32),
+                "kl_z": kl + tf.reduce_sum(weights * self._log_label_prior, axis=-1),
+            },
         )
 
     @property
@@ -236,7 +248,8 @@ class SemiSupervisedVAE(ConditionalVAE):
 
     def _log_label_posterior(self, x: tf.Tensor, training: bool = False) -> tf.Tensor:
         """The log-probabilities log q(y|x) [B, K]."""
-        return tf.nn.log_softmax(tf.cast(self.classifier(x, training=training), tf.float32))
+        logits = self.classifier(self.likelihood.encoder_input(x), training=training)
+        return tf.nn.log_softmax(tf.cast(logits, tf.float32))
 
     def _terms_of_labels(self, x: tf.Tensor, *, num_samples: int, **arguments: Any) -> elbo.ElboTerms:
         """The terms of L(x, y) for every label, [S, B, K] and [B, K]."""
@@ -266,14 +279,15 @@ class SemiSupervisedVAE(ConditionalVAE):
 
     def _split(self, x: dict[str, tf.Tensor]) -> tuple[tf.Tensor, tuple[tf.Tensor, ...]]:
         """Finds x, and y one-hot: the label, or the most probable one where there is none."""
-        if "condition" in x:
+        if isinstance(x, dict) and "condition" in x:
             return super()._split(x)
+        x, _ = inputs.unpack_named(x, ("x", "label"))
         label = tf.cast(x["label"], tf.int32)
         likely = tf.argmax(self._log_label_posterior(x["x"]), axis=-1, output_type=tf.int32)
         return x["x"], (tf.one_hot(tf.where(label >= 0, label, likely), self.num_classes),)
 
     def _together(self, x: tf.Tensor, *given: tf.Tensor) -> dict[str, tf.Tensor]:
-        return {"x": x, "label": given[0]}
+        return {"x": x, "label": self._asserted(given[0], -1)}
 
     def _decode(self, z: tf.Tensor, label: tf.Tensor) -> tf.Tensor:
         return super()._decode(z, self._one_hot(label))
@@ -288,7 +302,21 @@ class SemiSupervisedVAE(ConditionalVAE):
         return super()._draw_prior(self._one_hot(label), seed)
 
     def _one_hot(self, label: tf.Tensor) -> tf.Tensor:
-        return tf.one_hot(tf.cast(label, tf.int32), self.num_classes)
+        return tf.one_hot(tf.cast(self._asserted(label, 0), tf.int32), self.num_classes)
+
+    def _asserted(self, label: tf.Tensor, lowest: int) -> tf.Tensor:
+        """The labels, checked in the graph of an export, where one that is out of range would be no class at all."""
+        number = tf.cast(label, tf.float32)
+        is_right = (number >= lowest) & (number < self.num_classes) & tf.equal(number, tf.floor(number))
+        tf.debugging.Assert(tf.reduce_all(is_right), [f"label must hold {self._expected_labels(lowest)}"])
+        return label
+
+    def _expected_labels(self, lowest: int) -> str:
+        return f"integers from 0 to {self.num_classes - 1}{', and -1 for none' if lowest < 0 else ''}"
+
+    @property
+    def _description(self) -> dict[str, Any]:
+        return {**super()._description, "num_classes": self.num_classes}
 
     def _example_conditions(self, rows: int) -> tuple[np.ndarray, ...]:
         return (np.arange(rows) % self.num_classes,)
@@ -299,8 +327,7 @@ class SemiSupervisedVAE(ConditionalVAE):
     def _check_labels(self, label: np.ndarray, lowest: int) -> np.ndarray:
         """The labels, which are integers from the lowest on."""
         checks.check_shape(label, (), "label")
-        none = ", and -1 for none" if lowest < 0 else ""
-        expected = f"`label` must hold integers from 0 to {self.num_classes - 1}{none}"
+        expected = f"`label` must hold {self._expected_labels(lowest)}"
         if not np.issubdtype(label.dtype, np.integer):
             raise ValueError(f"{expected}. Received: label of dtype {label.dtype}")
         wrong = checks.find(label, lambda part: (part < lowest) | (part >= self.num_classes))

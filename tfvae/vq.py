@@ -42,6 +42,8 @@ class VQVAE(autoencoder.Autoencoder):
     """
 
     _PARTS = ("encoder", "decoder", "likelihood", "objective")
+    # The KL divergence is a constant.
+    collapsing = ()
     _no_export = "its codes are integers, and no draw of them is a function of noise from N(0, I)"
 
     def __init__(
@@ -146,7 +148,8 @@ class VQVAE(autoencoder.Autoencoder):
         axes = list(range(1, len(vectors.shape)))
         distance = tf.reduce_sum((tf.stop_gradient(vectors) - quantized) ** 2, axis=axes)
         distance += self.commitment * tf.reduce_sum((vectors - tf.stop_gradient(quantized)) ** 2, axis=axes)
-        log_likelihood = tf.tile(self.likelihood.log_prob(x, parameters[tf.newaxis]), [num_samples, 1])
+        log_likelihood = self.likelihood.log_prob(x, parameters[tf.newaxis], training=training)
+        log_likelihood = tf.tile(log_likelihood, [num_samples, 1])
         nats = math.prod(self.code_shape) * math.log(self.num_codes)
         counts = tf.reduce_sum(tf.one_hot(codes, self.num_codes), axis=axes[:-1])
         return elbo.ElboTerms(
@@ -232,7 +235,7 @@ class VQVAE(autoencoder.Autoencoder):
         return {"elbo": terms.elbo, "log_likelihood": terms.log_likelihood[0], "kl": terms.kl}
 
     def _vectors(self, x: tf.Tensor, training: bool = False) -> tf.Tensor:
-        return tf.cast(self.encoder(x, training=training), tf.float32)
+        return tf.cast(self.encoder(self.likelihood.encoder_input(x), training=training), tf.float32)
 
     def _nearest(self, vectors: tf.Tensor) -> tf.Tensor:
         """The number of the code that is nearest to each vector [B, ..., E]."""

@@ -1,6 +1,7 @@
 """What a trained model is worth: log p(x), what its latent variables hold, and where its bound is lost.
 
-All functions take a `tfvae.VAE`, or the codes and the factors that they are compared with, and give nats.
+The functions take a `tfvae.VAE`, and some of them models with another graph, and give nats; those of disentanglement
+take the codes and the factors that they are compared with.
 """
 
 from tfvae._lazy import lazy_attributes

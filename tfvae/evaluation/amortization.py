@@ -11,7 +11,8 @@ import numpy as np
 import tensorflow as tf
 
 from tfvae import checks, elbo
-from tfvae.evaluation.batches import check_model, seeded
+from tfvae.evaluation.batches import check_model, prior_of, seeded
+from tfvae.semi_supervised import SemiSupervisedVAE
 from tfvae.vae import VAE
 
 # For the bounds that are compared, on the same noise; and the most elements of x that are computed at a time.
@@ -64,7 +65,7 @@ def amortization_gap(
 
     Args:
         model: the model, with a posterior whose parameters are `loc` and `scale`, such as `DiagonalNormal`.
-        x: an array [N, ...] or a dataset.
+        x: data as for the model's `fit`: arrays with N rows, or a dataset.
         steps: of the optimizer, for each batch.
         log_likelihood: log p(x) [N] in nats, such as that of `importance_sampling`, for the approximation gap.
         learning_rate: that of the first step, > 0.
@@ -81,7 +82,7 @@ def amortization_gap(
     Reference: Cremer et al. 2018, Inference Suboptimality in Variational Autoencoders; for the gradient Roeder et al.
     2017, Sticking the Landing.
     """
-    check_model(model)
+    check_model(model, but=SemiSupervisedVAE)
     steps = checks.positive_integer("steps", steps)
     num_samples = checks.positive_integer("num_samples", num_samples)
     if not 0 < learning_rate < math.inf:
@@ -96,7 +97,7 @@ def amortization_gap(
                 "`model` must have a posterior whose parameters are loc and scale, such as DiagonalNormal. Received: "
                 f"{type(model.posterior).__name__}, with {sorted(encoded)}"
             )
-        optimal = make(len(batch))(batch, encoded, seeds[0])
+        optimal = make(len(tf.nest.flatten(batch)[0]))(batch, encoded, seeds[0])
         # Their mean is the ELBO, without noise where q(z|x) = p(z|x).
         first, last = (_log_weights(model, batch, each, seeds[1]) for each in (encoded, optimal))
         error = np.std(last - first, axis=0, ddof=1) / math.sqrt(_NUM_SAMPLES)
@@ -109,13 +110,11 @@ def amortization_gap(
     return InferenceGap(*bounds, log_likelihood)
 
 
-def _terms(
-    model: VAE, x: tf.Tensor, parameters: dict[str, tf.Tensor], num_samples: int, seed: tf.Tensor
-) -> elbo.ElboTerms:
+def _terms(model: VAE, x: Any, parameters: dict[str, tf.Tensor], num_samples: int, seed: tf.Tensor) -> elbo.ElboTerms:
     """The terms of the bound for parameters of q that need not be the encoder's."""
     return elbo.estimate(
         model.posterior.distribution(parameters),
-        model.prior.distribution(),
+        prior_of(model, x),
         functools.partial(model._log_likelihood, x),
         num_samples=num_samples,
         seed=seed,
@@ -124,9 +123,9 @@ def _terms(
     )
 
 
-def _log_weights(model: VAE, x: tf.Tensor, parameters: dict[str, tf.Tensor], seed: tf.Tensor) -> np.ndarray:
+def _log_weights(model: VAE, x: Any, parameters: dict[str, tf.Tensor], seed: tf.Tensor) -> np.ndarray:
     """The log importance weights [S, B] for parameters of q."""
-    size = max(1, min(_NUM_SAMPLES, _CHUNK_ELEMENTS // int(tf.size(x))))
+    size = max(1, min(_NUM_SAMPLES, _CHUNK_ELEMENTS // int(tf.size(model._split(x)[0]))))
     parts = []
     for start in range(0, _NUM_SAMPLES, size):
         chunk_seed = tf.random.experimental.stateless_fold_in(seed, start)
@@ -136,7 +135,7 @@ def _log_weights(model: VAE, x: tf.Tensor, parameters: dict[str, tf.Tensor], see
 
 def _optimizer(
     model: VAE, steps: int, learning_rate: float, num_samples: int, size: int
-) -> Callable[[tf.Tensor, dict[str, tf.Tensor], tf.Tensor], dict[str, tf.Tensor]]:
+) -> Callable[[Any, dict[str, tf.Tensor], tf.Tensor], dict[str, tf.Tensor]]:
     """Makes a function of a batch of one size that gives the parameters of the best q."""
     variables = [keras.Variable(tf.zeros([size, model.latent_dim]), dtype="float32") for _ in range(2)]
     optimizer = keras.optimizers.Adam(keras.optimizers.schedules.CosineDecay(learning_rate, steps))
@@ -149,14 +148,14 @@ def _optimizer(
         return {"loc": encoded["loc"] + encoded["scale"] * shift, "scale": encoded["scale"] * tf.exp(log_ratio)}
 
     @tf.function(autograph=False)
-    def step(x: tf.Tensor, encoded: dict[str, tf.Tensor], seed: tf.Tensor, index: tf.Tensor) -> None:
+    def step(x: Any, encoded: dict[str, tf.Tensor], seed: tf.Tensor, index: tf.Tensor) -> None:
         seed = tf.random.experimental.stateless_fold_in(seed, index)
         with tf.GradientTape() as tape:
             terms = _terms(model, x, moved(encoded), num_samples, seed)
             loss = -tf.reduce_sum(terms.elbo)
         optimizer.apply(tape.gradient(loss, variables), variables)
 
-    def optimal(x: tf.Tensor, encoded: dict[str, tf.Tensor], seed: tf.Tensor) -> dict[str, tf.Tensor]:
+    def optimal(x: Any, encoded: dict[str, tf.Tensor], seed: tf.Tensor) -> dict[str, tf.Tensor]:
         for variable, value in zip(all_variables, initial, strict=True):
             variable.assign(value)
         for index in range(steps):

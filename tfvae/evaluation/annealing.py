@@ -9,8 +9,10 @@ import tensorflow as tf
 import tensorflow_probability as tfp
 
 from tfvae import checks
-from tfvae.evaluation.batches import seeded
+from tfvae.evaluation.batches import check_model, prior_of, seeded
 from tfvae.evaluation.importance import LogLikelihood, check_weights
+from tfvae.posteriors import Posterior
+from tfvae.semi_supervised import SemiSupervisedVAE
 from tfvae.vae import VAE
 
 tfb = tfp.bijectors
@@ -72,7 +74,7 @@ def annealed_importance_sampling(
 
     Args:
         model: the model.
-        x: an array [N, ...] or a dataset.
+        x: data as for the model's `fit`: arrays with N rows, or a dataset.
         num_chains: the number of chains for each example, at least 2; k-hat needs 25.
         num_steps: T, the number of steps of each chain: the more, the smaller the error.
         start: r, the prior p(z) or the posterior q(z|x).
@@ -90,6 +92,7 @@ def annealed_importance_sampling(
     Reference: Neal 2001, Annealed Importance Sampling; Wu et al. 2017, On the Quantitative Analysis of Decoder-Based
     Generative Models.
     """
+    check_model(model, but=SemiSupervisedVAE)
     check_weights("num_chains", num_chains)
     checks.positive_integer("num_steps", num_steps)
     checks.positive_integer("num_leapfrog_steps", num_leapfrog_steps)
@@ -99,13 +102,13 @@ def annealed_importance_sampling(
         raise ValueError(f"`step_size` must be a finite number above 0. Received: step_size={step_size!r}")
 
     @tf.function(autograph=False)
-    def log_weights(batch: tf.Tensor, batch_seed: tf.Tensor) -> tf.Tensor:
-        prior = model.prior.distribution()
+    def log_weights(batch: Any, batch_seed: tf.Tensor) -> tf.Tensor:
+        prior = prior_of(model, batch)
         first = prior if start == "prior" else model._posterior_of(batch)
         coordinates = _coordinates(prior, model.latent_dim)
         seeds = tf.random.experimental.stateless_split(batch_seed, 2)
-        size = batch.shape[0]
-        shape = [num_chains, size] if start == "prior" else num_chains
+        size = tf.nest.flatten(batch)[0].shape[0]
+        shape = num_chains if start == "posterior" or isinstance(model.prior, Posterior) else [num_chains, size]
 
         def log_first(u: tf.Tensor) -> tf.Tensor:
             return first.log_prob(coordinates.forward(u)) + coordinates.forward_log_det_jacobian(u, event_ndims=1)

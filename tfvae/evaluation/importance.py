@@ -9,6 +9,7 @@ import numpy as np
 from tfvae import checks
 from tfvae.draws import PARETO_K_LIMIT, Draws
 from tfvae.evaluation.batches import check_model
+from tfvae.hierarchical import HierarchicalVAE
 from tfvae.vae import VAE
 
 # The share of examples whose k-hat may be above its limit before a warning.
@@ -63,7 +64,7 @@ class LogLikelihood(NamedTuple):
 
 
 def importance_sampling(
-    model: VAE, x: Any, num_samples: int = 5000, *, batch_size: int = 128, seed: int | None = None
+    model: VAE | HierarchicalVAE, x: Any, num_samples: int = 5000, *, batch_size: int = 128, seed: int | None = None
 ) -> LogLikelihood:
     """Estimates log p(x) as `VAE.log_likelihood` does, with its standard error and k-hat.
 
@@ -73,7 +74,7 @@ def importance_sampling(
 
     Args:
         model: the model.
-        x: an array [N, ...] or a dataset.
+        x: data as for the model's `fit`: arrays with N rows, or a dataset.
         num_samples: K, the number of draws for each example, at least 2; k-hat needs 25.
         batch_size: how many examples are computed at a time; K * batch_size log weights are kept.
         seed: the same seed gives the draws of `VAE.log_likelihood`; None draws anew at each call.
@@ -87,7 +88,7 @@ def importance_sampling(
     Reference: Burda et al. 2016, Importance Weighted Autoencoders, equation 8; Vehtari et al. 2024, Pareto Smoothed
     Importance Sampling.
     """
-    check_model(model)
+    check_model(model, HierarchicalVAE)
     check_weights("num_samples", num_samples)
     batches = model._log_weights(x, num_samples, batch_size, seed)
     result = LogLikelihood.joined([LogLikelihood.of_log_weights(np.concatenate(list(chunks))) for chunks in batches])

@@ -8,6 +8,7 @@ import numpy as np
 import tensorflow as tf
 
 from tfvae import checks
+from tfvae.conditional import ConditionalVAE
 from tfvae.evaluation.batches import check_model
 from tfvae.vae import VAE
 
@@ -61,7 +62,7 @@ def mutual_information(
 
     Reference: Hoffman & Johnson 2016, ELBO surgery: yet another way to carve up the variational evidence lower bound.
     """
-    check_model(model)
+    check_model(model, but=ConditionalVAE)
     num_samples = checks.positive_integer("num_samples", num_samples)
     max_examples = checks.positive_integer("max_examples", max_examples)
     seeds = tf.random.experimental.stateless_split(model._seed(seed), 2)

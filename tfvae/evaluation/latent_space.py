@@ -7,7 +7,9 @@ import tensorflow as tf
 import tensorflow_probability as tfp
 
 from tfvae import checks
-from tfvae.evaluation.batches import seeded
+from tfvae.evaluation.batches import check_model, prior_of, seeded
+from tfvae.hierarchical import HierarchicalVAE
+from tfvae.semi_supervised import SemiSupervisedVAE
 from tfvae.vae import VAE
 
 tfd = tfp.distributions
@@ -51,7 +53,7 @@ def active_units(
 
     Args:
         model: the model.
-        x: an array [N, ...] or a dataset, of at least 2 examples.
+        x: data as for the model's `fit`: arrays with N rows, at least 2, or a dataset.
         threshold: above which a unit is active, >= 0. The scale of z enters: 0.01 is for a prior of unit variance.
         batch_size: how many examples are computed at a time.
         seed: of the draws, where there are any.
@@ -64,6 +66,7 @@ def active_units(
 
     Reference: Burda et al. 2016, Importance Weighted Autoencoders, section 5.2.
     """
+    check_model(model)
     if not threshold >= 0:
         raise ValueError(f"`threshold` must be a number of at least 0. Received: threshold={threshold!r}")
     means = np.concatenate([_means(model, *batch) for batch in seeded(model, x, batch_size, seed)], axis=1)
@@ -83,7 +86,7 @@ def kl_per_dimension(
 
     Args:
         model: the model; the dimensions of its posterior and of its prior must be independent.
-        x: an array [N, ...] or a dataset.
+        x: data as for the model's `fit`: arrays with N rows, or a dataset.
         num_samples: draws of z for each example, where there is no closed form.
         batch_size: how many examples are computed at a time.
         seed: of the draws, where there are any.
@@ -94,19 +97,25 @@ def kl_per_dimension(
     Raises:
         ValueError: an argument is not what it must be.
     """
+    check_model(model, but=SemiSupervisedVAE)
     num_samples = checks.positive_integer("num_samples", num_samples)
     batches = seeded(model, x, batch_size, seed)
     return np.concatenate([_kl(model, *batch, num_samples) for batch in batches]).mean(axis=0, dtype=float)
 
 
 def rate_distortion(
-    model: VAE, x: Any, *, num_samples: int = _NUM_SAMPLES, batch_size: int = 128, seed: int | None = None
+    model: VAE | HierarchicalVAE,
+    x: Any,
+    *,
+    num_samples: int = _NUM_SAMPLES,
+    batch_size: int = 128,
+    seed: int | None = None,
 ) -> RateDistortion:
     """Estimates the rate and the distortion, which two models of one ELBO may share out in different ways.
 
     Args:
         model: the model.
-        x: an array [N, ...] or a dataset.
+        x: data as for the model's `fit`: arrays with N rows, or a dataset.
         num_samples: draws of z for each example.
         batch_size: how many examples are computed at a time.
         seed: the same seed gives the same draws; None draws anew at each call.
@@ -119,6 +128,7 @@ def rate_distortion(
 
     Reference: Alemi et al. 2018, Fixing a Broken ELBO.
     """
+    check_model(model, HierarchicalVAE)
     num_samples = checks.positive_integer("num_samples", num_samples)
     rates, distortions = [], []
     for batch, batch_seed in seeded(model, x, batch_size, seed):
@@ -128,7 +138,7 @@ def rate_distortion(
     return RateDistortion(*(float(np.concatenate(values).mean(dtype=float)) for values in (rates, distortions)))
 
 
-def _means(model: VAE, x: tf.Tensor, seed: tf.Tensor) -> np.ndarray:
+def _means(model: VAE, x: Any, seed: tf.Tensor) -> np.ndarray:
     """Two independent estimates of E_q[z] [2, B, L], or twice its closed form."""
     posterior = model._posterior_of(x)
     try:
@@ -138,9 +148,9 @@ def _means(model: VAE, x: tf.Tensor, seed: tf.Tensor) -> np.ndarray:
         return np.stack([half.mean(axis=0) for half in halves])
 
 
-def _kl(model: VAE, x: tf.Tensor, seed: tf.Tensor, num_samples: int) -> np.ndarray:
+def _kl(model: VAE, x: Any, seed: tf.Tensor, num_samples: int) -> np.ndarray:
     """The divergence of each dimension for each example [B, L]."""
-    joints = {"posterior": model._posterior_of(x), "prior": model.prior.distribution()}
+    joints = {"posterior": model._posterior_of(x), "prior": prior_of(model, x)}
     for name, joint in joints.items():
         if not (isinstance(joint, tfd.Independent) and joint.distribution.event_shape.rank == 0):
             raise ValueError(

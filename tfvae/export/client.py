@@ -99,6 +99,9 @@ class ExportedModel:
                 arrays[name] = array.astype(np.float32)
             may_miss = name == "x" and self.metadata.get("missing_values", False)
             checks.check_finite(arrays[name], name, allow_nan=may_miss)
+            if name == "label" and "num_classes" in self.metadata:
+                # -1 stands for the most probable one, where there is an x to tell it.
+                _check_labels(arrays[name], -1 if "x" in shapes else 0, self.metadata["num_classes"])
         checks.check_same_length(**arrays)
         rows = len(next(iter(arrays.values())))
         fixed = next(iter(shapes.values()))[0]
@@ -139,6 +142,15 @@ def load(path: str | os.PathLike[str], *, num_threads: int | None = None) -> Exp
             f"{list(shapes)}"
         )
     return ExportedModel(model, shapes, json.loads(description.read_text()) if description.is_file() else {})
+
+
+def _check_labels(label: np.ndarray, lowest: int, num_classes: int) -> None:
+    wrong = checks.find(label, lambda part: (part < lowest) | (part >= num_classes) | (part != np.floor(part)))
+    if wrong is not None:
+        raise ValueError(
+            f"`label` must hold integers from {lowest} to {num_classes - 1}. Received: label with the value "
+            f"{label[wrong]:g}"
+        )
 
 
 def resolve(path: str | os.PathLike[str]) -> Path:

@@ -28,7 +28,7 @@ class Endpoints(tf.Module):
     - `serving_default(x [B, ...])`: what `reconstruct` gives and what `score` gives, at the mean of q(z|x).
 
     Of a `tfvae.ConditionalVAE` each takes `condition` [B, C] too. Of a `tfvae.SemiSupervisedVAE` each takes `label`
-    [B], -1 for the most probable one, and there is
+    [B], where it takes x too -1 for the most probable one; a SavedModel refuses other numbers. And there is
 
     - `classify(x [B, ...])`: `probabilities` [B, K], those of q(y|x).
 
