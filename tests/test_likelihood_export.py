@@ -29,7 +29,6 @@ LIKELIHOODS = {
     "Missing image": (lambda: lk.Missing(lk.Normal("predicted"), fill=False), (4, 4, 2)),
     "Missing(Columns)": (lambda: lk.Missing(lk.Columns({"a": (lk.Bernoulli(), 2), "b": (lk.Laplace(), 3)})), (5,)),
 }
-FAST = ["NegativeBinomial", "Missing(Columns)"]
 
 
 def build(likelihood, event_shape):
@@ -67,7 +66,7 @@ def assert_agrees(exported, model):
 
 
 @pytest.mark.parametrize(
-    "name", [name if name in FAST else pytest.param(name, marks=pytest.mark.slow) for name in LIKELIHOODS]
+    "name", [name if name == "Missing(Columns)" else pytest.param(name, marks=pytest.mark.slow) for name in LIKELIHOODS]
 )
 def test_a_device_agrees_with_keras(tmp_path, name):
     # Without x, the export too compares with Keras, on data that it draws.

@@ -134,7 +134,8 @@ def two_clusters():
     return (np.array([[-2.0], [2.0]])[which] * np.ones(4) + 0.3 * generator.normal(size=(400, 4))).astype("float32")
 
 
-@pytest.mark.parametrize("make", [priors.NormalMixture, pytest.param(priors.VampPrior, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("make", [priors.NormalMixture, priors.VampPrior])
 def test_a_mixture_gains_on_the_standard_normal_where_the_data_have_clusters(make):
     x = two_clusters()
     elbos = {}
@@ -148,7 +149,8 @@ def test_a_mixture_gains_on_the_standard_normal_where_the_data_have_clusters(mak
     assert elbos[make] > elbos[priors.StandardNormal] + 0.1
 
 
-@pytest.mark.parametrize("make", [priors.NormalMixture, pytest.param(priors.VampPrior, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("make", [priors.NormalMixture, priors.VampPrior])
 def test_exports_agree(make, tmp_path):
     vae = vae_with(make(num_components=5))
     export.saved_model(vae, tmp_path / "model", x=X)
