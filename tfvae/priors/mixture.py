@@ -167,6 +167,10 @@ class VampPrior(_Mixture):
         # Past Keras, which would count its weights among those of the prior.
         self.__dict__.update(_encode=encode, _posterior=posterior, _event_shape=event_shape)
 
+    def get_build_config(self) -> None:
+        """Nothing, so that a file of the model leaves it to the model to build it, after `connect`."""
+        return
+
     def build(self, input_shape: tuple[int | None, ...]) -> None:
         """Creates the pseudo-inputs [K, ...]."""
         uniform, normal = keras.initializers.RandomUniform, keras.initializers.RandomNormal
