@@ -148,3 +148,17 @@ def test_arguments_are_checked(arguments, message):
 def test_the_model_must_be_one_of_missing_values(model):
     with pytest.raises(ValueError, match=r"^`model` must be a VAE whose likelihood allows missing values, for example"):
         tfvae.impute(model(), incomplete(3))
+
+
+def test_a_model_with_a_condition_is_refused():
+    model = tfvae.ConditionalVAE(
+        networks.dense_encoder((5,), hidden=(), condition_dim=2),
+        networks.dense_decoder(2, (5,), hidden=(), condition_dim=2),
+        latent_dim=2,
+        condition_dim=2,
+        likelihood=lk.Missing(lk.Normal()),
+    )
+    data = {"x": incomplete(3), "condition": np.eye(2)[[0, 1, 0]]}
+    message = r"^`model` must be a VAE of x alone, without a condition\. Received: a ConditionalVAE$"
+    with pytest.raises(ValueError, match=message):
+        tfvae.impute(model, data)

@@ -113,6 +113,19 @@ def test_gradients_are_finite_and_pull_a_mean_that_is_far_away(make):
     assert np.all(gradient[:2, -2 * count : -count].sum(-1) < -100)
 
 
+@pytest.mark.parametrize("log_scale", [8.0, 30.0, 100.0])
+def test_a_scale_that_is_too_wide_gives_the_mean_and_finite_gradients(make, log_scale):
+    likelihood = built(make(), (1,))
+    parameters = np.zeros((1, 3, likelihood.num_parameters), np.float32)
+    parameters[..., -getattr(likelihood, "num_components", 1) :] = log_scale
+    parameters = tf.Variable(parameters)
+    with tf.GradientTape() as tape:
+        log_prob = likelihood.log_prob(np.float32([[0], [128 / 255], [1]]), parameters)
+    assert np.isfinite(log_prob).all()
+    assert np.isfinite(tape.gradient(log_prob, parameters)).all()
+    np.testing.assert_allclose(likelihood.mean(parameters), 0.5, atol=1e-3)
+
+
 @pytest.mark.parametrize("x", [0.3, -1 / 255, 256 / 255, 77.0, np.nan])
 def test_what_is_no_level_is_refused(make, x):
     with pytest.raises(ValueError, match=re.escape("must hold 8-bit pixels divided by 255, the values 0, 1/255,")):

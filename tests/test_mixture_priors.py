@@ -161,6 +161,30 @@ def test_exports_agree(make, tmp_path):
         np.testing.assert_allclose(export.load(tmp_path / path).generate(epsilon), expected, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("is_lazy", [False, True])
+def test_a_model_with_a_vampprior_is_the_same_when_loaded(lazy_vae, tmp_path, is_lazy):
+    prior = priors.VampPrior(num_components=3)
+    vae = lazy_vae(prior=prior) if is_lazy else vae_with(prior)
+    vae.compile(keras.optimizers.Adam(0.001), jit_compile=False)
+    x = RNG.uniform(size=(8, *vae.decoder.output_shape[1:])).astype("float32")
+    vae.fit(x, verbose=0)
+    vae.save(tmp_path / "model.keras")
+    loaded = keras.models.load_model(tmp_path / "model.keras")
+    np.testing.assert_array_equal(loaded.prior.pseudo_inputs, prior.pseudo_inputs)
+    np.testing.assert_array_equal(
+        loaded.log_likelihood(x, num_samples=5, seed=0), vae.log_likelihood(x, num_samples=5, seed=0)
+    )
+
+
+def test_draws_of_many_components_hardly_depend_on_the_runtime():
+    """A SavedModel is compared with the model before it is written; float32 has few digits within one of 500 shares."""
+    vae = vae_with(priors.VampPrior(num_components=500))
+    epsilon = tf.constant(RNG.normal(size=(2000, 2)).astype("float32"))
+    eager = vae.prior.sample_from(epsilon)
+    graph = tf.function(vae.prior.sample_from)(epsilon)
+    np.testing.assert_allclose(graph, eager, rtol=1e-4, atol=1e-4)
+
+
 @pytest.mark.parametrize("num_components", [0, -1, 1.5, True, None])
 @pytest.mark.parametrize("make", [priors.NormalMixture, priors.VampPrior])
 def test_the_number_of_components_is_a_positive_integer(make, num_components):

@@ -115,3 +115,15 @@ def test_the_quantiles_of_the_normal_against_scipy():
     p = np.concatenate([np.logspace(-7, -3, 200), np.linspace(1e-3, 1 - 1e-7, 2001)]).astype("float32")
     quantiles = numerics.normal_quantile(tf.constant(p))
     np.testing.assert_allclose(quantiles, stats.norm.ppf(np.float64(p)), rtol=1e-5, atol=1e-6)
+
+
+def test_normal_mass_has_all_digits_of_short_intervals_and_in_the_tails():
+    generator = np.random.default_rng(0)
+    low = np.float32(2 * generator.normal(size=5000))
+    high = low + np.float32(np.exp(generator.uniform(-9, 1.5, 5000)))
+    ends = np.float64(low), np.float64(high)
+    sf, cdf = ([function(end) for end in ends] for function in (stats.norm.sf, stats.norm.cdf))
+    expected = np.where(low > 0, sf[0] - sf[1], cdf[1] - cdf[0])
+    seen = expected > 1e-12
+    mass = numerics.normal_mass(tf.constant(low), tf.constant(high)).numpy()
+    np.testing.assert_allclose(mass[seen], expected[seen], rtol=2e-5)

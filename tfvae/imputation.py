@@ -37,7 +37,7 @@ def impute(
     with the probabilities v, and x_missing ~ p(x_missing|z).
 
     Args:
-        model: a model with the likelihood `Missing`, which has been trained.
+        model: a model with the likelihood `Missing` and no condition, which has been trained.
         x: the data [N, ...].
         num_samples: S, the number of draws of z for each example.
         batch_size: how many examples are computed at a time; memory is bounded whatever S is.
@@ -60,6 +60,8 @@ def impute(
             "`model` must be a VAE whose likelihood allows missing values, for example Missing(Normal()). Received: "
             f"{received}"
         )
+    if model._condition_shapes:
+        raise ValueError(f"`model` must be a VAE of x alone, without a condition. Received: a {type(model).__name__}")
     num_samples = checks.positive_integer("num_samples", num_samples)
     if num_imputations is not None:
         num_imputations = checks.positive_integer("num_imputations", num_imputations)

@@ -99,7 +99,7 @@ def autoregressive_networks(latent_dim: int, num_flows: int, hidden: int, num_fe
     Args:
         latent_dim: L.
         num_flows: how many networks.
-        hidden: units of the one hidden layer of each; L - 1 or more, so that no connection is lost.
+        hidden: units of the one hidden layer of each; L or more, so that no connection is lost.
         num_features: F, how many features there are beside z.
 
     Reference: Germain et al. 2015, MADE: Masked Autoencoder for Distribution Estimation, equations 12 and 13.

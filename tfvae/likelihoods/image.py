@@ -25,6 +25,8 @@ tfd = tfp.distributions
 _HALF = 1 / 255
 # As in the code of PixelCNN++: narrower than a bin by far, and the density does not degenerate.
 _MIN_LOG_SCALE = -7.0
+# So wide that nearly all of it is black or white; above, the mean loses its digits, and from 88 on gradients are NaN.
+_MAX_LOG_SCALE = 7.0
 
 
 class _Pixels(Likelihood):
@@ -56,7 +58,7 @@ class DiscretizedLogistic(_Pixels):
     P(x|z) = product of F(u + 1/255) - F(u - 1/255),  u = 2 x - 1,  F(u) = sigmoid((u - loc) / scale),
     F = 0 below the bin of 0, and 1 above that of 1
 
-    The two outputs of the decoder for each element of x are loc and log scale, which is at least -7.
+    The two outputs of the decoder for each element of x are loc and log scale, which is cut at -7 and 7.
 
     Args:
         kwargs: the arguments of `keras.layers.Layer`.
@@ -159,7 +161,11 @@ class DiscretizedLogisticMixture(_Pixels):
 
 
 def _scale(log_scale: tf.Tensor) -> tf.Tensor:
-    return tf.exp(tf.maximum(log_scale, _MIN_LOG_SCALE))
+    return tf.exp(_cut(log_scale))
+
+
+def _cut(log_scale: tf.Tensor) -> tf.Tensor:
+    return tf.clip_by_value(log_scale, _MIN_LOG_SCALE, _MAX_LOG_SCALE)
 
 
 def _unit(u: tf.Tensor) -> tf.Tensor:
@@ -172,7 +178,7 @@ def _log_mass(x: tf.Tensor, loc: tf.Tensor, log_scale: tf.Tensor) -> tf.Tensor:
 
     sigmoid(b) - sigmoid(a) = sigmoid(b) sigmoid(-a) (1 - exp(a - b))
     """
-    inverse = tf.exp(-tf.maximum(log_scale, _MIN_LOG_SCALE))
+    inverse = tf.exp(-_cut(log_scale))
     centred = 2 * x - 1 - loc
     log_below_upper = -softplus(-inverse * (centred + _HALF))
     log_above_lower = -softplus(inverse * (centred - _HALF))

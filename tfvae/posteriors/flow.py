@@ -93,7 +93,7 @@ class InverseAutoregressiveFlow(FlowPosterior):
     Args:
         latent_dim: L, at least 2, or None to take the model's.
         num_flows: how many flows follow each other.
-        hidden: units of the hidden layer of each network, of which L - 1 or more leave no connection out.
+        hidden: units of the hidden layer of each network, of which L or more leave no connection out.
         kwargs: the arguments of `keras.layers.Layer`.
 
     Raises:

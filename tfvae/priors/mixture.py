@@ -1,6 +1,7 @@
 """Priors that are mixtures."""
 
 import abc
+import statistics
 from collections.abc import Callable
 from typing import Any
 
@@ -17,6 +18,8 @@ tfd = tfp.distributions
 
 # The smallest tail that float32 resolves beside 1.
 _TAIL = 1e-7
+# Beyond the noise that float32 holds.
+_FAR = 10.0
 
 
 class _Mixture(Prior, abc.ABC):
@@ -44,6 +47,12 @@ class _Mixture(Prior, abc.ABC):
     def logits(self) -> tf.Tensor:
         """The logarithms of the weights w_k [K], up to a constant."""
 
+    def edges(self) -> tf.Tensor:
+        """The quantiles of N(0, 1) between which the components have their shares [K + 1], from -_FAR to _FAR."""
+        ends = tf.cumsum(tf.nn.softmax(self.logits()))[:-1]
+        inner = numerics.normal_quantile(tf.clip_by_value(ends, _TAIL, 1 - _TAIL))
+        return tf.concat([[-_FAR], inner, [_FAR]], axis=0)
+
     def distribution(self) -> tfd.Distribution:
         """p(z), with batch shape [] and event shape [L]."""
         components = self.family().distribution(self.components())
@@ -55,12 +64,14 @@ class _Mixture(Prior, abc.ABC):
         The first column says which component, by its place among the quantiles of N(0, 1); its place within the share
         of this component is the noise of the first column that is left.
         """
-        weights = tf.nn.softmax(self.logits())
-        ends = tf.cumsum(weights)
-        place = numerics.normal_cdf(epsilon[:, :1])
-        index = tf.reduce_sum(tf.cast(place >= ends[:-1], tf.int32), axis=1)
-        within = (place[:, 0] - tf.gather(ends - weights, index)) / tf.gather(weights, index)
-        left = numerics.normal_quantile(tf.clip_by_value(within, _TAIL, 1 - _TAIL))
+        edges, first = self.edges(), epsilon[:, 0]
+        index = tf.reduce_sum(tf.cast(first[:, tf.newaxis] >= edges[1:-1], tf.int32), axis=1)
+        below = numerics.normal_mass(tf.gather(edges, index), first)
+        above = numerics.normal_mass(first, tf.gather(edges, index + 1))
+        # From the nearer end: the share of a component among many has few digits beside 1.
+        nearer = tf.maximum(tf.minimum(below, above) / (below + above), _TAIL)
+        left = numerics.normal_quantile(nearer)
+        left = tf.where(below < above, left, -left)
         noise = tf.concat([left[:, tf.newaxis], epsilon[:, 1:]], axis=1)
         chosen = {name: tf.gather(parameter, index) for name, parameter in self.components().items()}
         return self.family().sample_from(chosen, noise)
@@ -167,6 +178,10 @@ class VampPrior(_Mixture):
         # Past Keras, which would count its weights among those of the prior.
         self.__dict__.update(_encode=encode, _posterior=posterior, _event_shape=event_shape)
 
+    def get_build_config(self) -> None:
+        """Nothing, so that a file of the model leaves it to the model to build it, after `connect`."""
+        return
+
     def build(self, input_shape: tuple[int | None, ...]) -> None:
         """Creates the pseudo-inputs [K, ...]."""
         uniform, normal = keras.initializers.RandomUniform, keras.initializers.RandomNormal
@@ -193,6 +208,11 @@ class VampPrior(_Mixture):
     def logits(self) -> tf.Tensor:
         """The logarithms of the weights [K], all alike."""
         return tf.zeros(self.num_components)
+
+    def edges(self) -> tf.Tensor:
+        """The quantiles of N(0, 1) between the components: constants, so that every runtime has the same."""
+        quantile, count = statistics.NormalDist().inv_cdf, self.num_components
+        return tf.constant([-_FAR, *(quantile(k / count) for k in range(1, count)), _FAR])
 
     def get_config(self) -> dict[str, Any]:
         """The constructor's arguments."""
