@@ -48,8 +48,7 @@ class HierarchicalVAE(autoencoder.Autoencoder):
 
     In `score` and in exports epsilon is the noise of all layers, [B, L_1 + ... + L_T], that of z_1 first.
 
-    The metrics are those of `VariationalModel`, and `kl_1` to `kl_T`, the part of each layer in `kl`:
-    E_q[log q(z_t|...) - log p(z_t|z_{t+1})].
+    Metrics beside those of `VariationalModel`: `kl_1` to `kl_T`, E_q[log q(z_t|...) - log p(z_t|z_{t+1})] of each layer.
 
     Args:
         encoders: T Keras models that give features [B, F]: the first from x [B, ...], and each other from z_{t-1}

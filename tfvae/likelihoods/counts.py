@@ -27,6 +27,8 @@ class Poisson(Likelihood):
 
     log p(x|z) = sum of x f - exp(f) - log x!
 
+    f above 88 overflows: begin the encoder with log(1 + x) where the counts are large.
+
     Args:
         kwargs: the arguments of `keras.layers.Layer`.
     """

@@ -193,9 +193,6 @@ class VampPrior(_Mixture):
             autocast=False,
         )
 
-    def get_build_config(self) -> None:
-        """Nothing: a model that is loaded builds its prior itself, once the two are connected."""
-
     def family(self) -> Posterior:
         """The model's posterior."""
         return self._posterior
