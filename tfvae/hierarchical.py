@@ -48,7 +48,7 @@ class HierarchicalVAE(autoencoder.Autoencoder):
 
     In `score` and in exports epsilon is the noise of all layers, [B, L_1 + ... + L_T], that of z_1 first.
 
-    Metrics beside those of `VariationalModel`: `kl_1` to `kl_T`, E_q[log q(z_t|...) - log p(z_t|z_{t+1})] of each layer.
+    Metrics beside those of `VariationalModel`: `kl_1` to `kl_T`, E_q[log q(z_t|...) - log p(z_t|z_{t+1})] of a layer.
 
     Args:
         encoders: T Keras models that give features [B, F]: the first from x [B, ...], and each other from z_{t-1}

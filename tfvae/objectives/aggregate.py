@@ -121,8 +121,8 @@ class MMD(Objective):
     mean over S of log p(x|z) - kl_weight * KL(q(z|x) || p(z)) - mmd_weight * MMD^2(q(z), p(z))
     MMD^2(q, p) = E[k(z, z')] - 2 E[k(z, y)] + E[k(y, y')],  z, z' ~ q,  y, y' ~ p,  k(z, y) = exp(-|z - y|^2 / (2 L))
 
-    In the paper kl_weight = 1 - alpha and mmd_weight = alpha + lambda - 1. Without the KL divergence it is no bound, and
-    the weights of a mixture as prior get no gradient.
+    In the paper kl_weight = 1 - alpha and mmd_weight = alpha + lambda - 1. Without the KL divergence it is no bound,
+    and the weights of a mixture as prior get no gradient.
 
     Args:
         mmd_weight: weight of the discrepancy, >= 0.
