@@ -330,12 +330,13 @@ def assert_answers_agree(exported, vae, given, epsilon):
             np.testing.assert_allclose(received[signature][name], value, rtol=1e-4, atol=1e-4, err_msg=signature)
 
 
-@pytest.mark.parametrize("file_format", [pytest.param("saved_model", marks=pytest.mark.slow), "tflite"])
+@pytest.mark.slow
+@pytest.mark.parametrize("file_format", ["saved_model", "tflite"])
 @pytest.mark.parametrize(
     ("network", "arguments"),
     [
         ("dense", {"prior_network": networks.dense_encoder((C,), (4,))}),
-        pytest.param("convolutional", {"prior": StandardNormal()}, marks=pytest.mark.slow),
+        ("convolutional", {"prior": StandardNormal()}),
     ],
     ids=["dense, p(z|c)", "convolutional, p(z)"],
 )

@@ -130,13 +130,13 @@ def model_id(cases):
     return "-".join(case_id(case) for case in cases.values())
 
 
-@pytest.mark.parametrize("cases", every_part(), ids=model_id)
+@pytest.mark.parametrize("cases", list(every_part()), ids=model_id)
 def test_every_part_in_a_model(cases, tmp_path):
     assert refusals({slot: part(**arguments) for slot, (part, arguments) in cases.items()}) == (None, None)
     check(cases, tmp_path)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("cases", every_pair(), ids=model_id)
+@pytest.mark.parametrize("cases", list(every_pair()), ids=model_id)
 def test_every_pair_of_parts_in_a_model(cases, tmp_path):
     check(cases, tmp_path)
