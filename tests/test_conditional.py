@@ -232,7 +232,7 @@ def test_wrong_data_are_refused_before_any_step(wrong, message):
 
 
 def test_impute_is_refused_by_name():
-    with pytest.raises(ValueError, match="`model` must be a VAE that is given nothing but x"):
+    with pytest.raises(ValueError, match="`model` must be a VAE of x alone"):
         impute(build(), data())
 
 

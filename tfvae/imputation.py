@@ -53,15 +53,13 @@ def impute(
     Reference: Mattei & Frellsen 2019, MIWAE; for the draws Rubin 1987, sampling importance resampling.
     """
     if isinstance(model, ConditionalVAE):
-        raise ValueError(f"`model` must be a VAE that is given nothing but x. Received: {model!r}")
+        raise ValueError(f"`model` must be a VAE of x alone, without a condition. Received: a {type(model).__name__}")
     if not isinstance(model, VAE) or not model.likelihood.allows_missing:
         received = type(model.likelihood).__name__ if isinstance(model, VAE) else repr(model)
         raise ValueError(
             "`model` must be a VAE whose likelihood allows missing values, for example Missing(Normal()). Received: "
             f"{received}"
         )
-    if model._condition_shapes:
-        raise ValueError(f"`model` must be a VAE of x alone, without a condition. Received: a {type(model).__name__}")
     num_samples = checks.positive_integer("num_samples", num_samples)
     if num_imputations is not None:
         num_imputations = checks.positive_integer("num_imputations", num_imputations)
