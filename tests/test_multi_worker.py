@@ -7,10 +7,11 @@ import random
 import keras
 import numpy as np
 import pytest
+import replicated
 import tensorflow as tf
 import test_replicas
 from conftest import Known
-from test_replicas import BATCHES, MODES, WEIGHT, X, assert_close
+from replicated import BATCHES, MODES, WEIGHT, X, assert_close
 
 import tfvae
 from tfvae.elbo import ElboTerms
@@ -44,7 +45,7 @@ def one_machine(count):
 
 def worker(folder):
     """What one of the workers computes."""
-    count = test_replicas.strategy(2).num_replicas_in_sync
+    count = replicated.strategy(2).num_replicas_in_sync
     number = random.random()
     return {
         # First, because the others set the global seeds.
@@ -60,20 +61,20 @@ def worker(folder):
 
 def mixed(replicas):
     keras.config.set_dtype_policy("mixed_bfloat16")
-    vae = test_replicas.build(replicas, **MODES["4 steps at once"] if replicas else {})
+    vae = replicated.build(replicas, **MODES["4 steps at once"] if replicas else {})
     keras.config.set_dtype_policy("float32")
-    return {"history": test_replicas.fit(vae, sample_weight=WEIGHT, epochs=2), "weights": vae.get_weights()}
+    return {"history": replicated.fit(vae, sample_weight=WEIGHT, epochs=2), "weights": vae.get_weights()}
 
 
 def noisy(replicas):
-    vae = test_replicas.build(replicas, quiet=False, steps_per_execution=2)
-    return {"history": test_replicas.fit(vae, epochs=2), "weights": vae.get_weights()}
+    vae = replicated.build(replicas, quiet=False, steps_per_execution=2)
+    return {"history": replicated.fit(vae, epochs=2), "weights": vae.get_weights()}
 
 
 def first_seed(replicas):
     """The seed that the first noise of this worker is drawn with."""
-    model = test_replicas.known(replicas)
-    return test_replicas.strategy(2).run(tf.function(lambda: model.next_seed()))
+    model = replicated.known(replicas)
+    return replicated.strategy(2).run(tf.function(lambda: model.next_seed()))
 
 
 class Squares(Known):
@@ -85,7 +86,7 @@ class Squares(Known):
 
 
 def shuffled(replicas):
-    with test_replicas.scope(replicas):
+    with replicated.scope(replicas):
         model = Squares()
         model.compile(keras.optimizers.SGD(0.1))
     # A sum of 21 powers of 2 is 2^21 - 1 only if each of them is there once.
@@ -100,7 +101,7 @@ def stopped(replicas):
     losses = []
     log = keras.callbacks.LambdaCallback(on_train_batch_end=lambda batch, logs: losses.append(logs["loss"]))
     data = tf.data.Dataset.from_tensor_slices(x).batch(5)
-    model = test_replicas.known(replicas, 0.1)
+    model = replicated.known(replicas, 0.1)
     model.fit(data, epochs=2, verbose=0, callbacks=[keras.callbacks.TerminateOnNaN(), log])
     return losses
 
@@ -108,14 +109,14 @@ def stopped(replicas):
 def saved(replicas, folder):
     """Saved by the first worker, while the others go on to the next step."""
     layers = [keras.layers.BatchNormalization, lambda: keras.layers.Dropout(0.5)]
-    vae = test_replicas.build(replicas, quiet=False, layers=lambda: [make() for make in layers])
-    test_replicas.fit(vae)
+    vae = replicated.build(replicas, quiet=False, layers=lambda: [make() for make in layers])
+    replicated.fit(vae)
     found = {"weights": vae.get_weights(), "reconstruct": vae.reconstruct(X)}
     if tfvae.strategies.is_chief():
         vae.save(folder / "vae.keras")
         vae.save_weights(folder / "vae.weights.h5")
         tfvae.export.saved_model(vae, folder / "exported")
-    found |= {"predict_on_batch": vae.predict_on_batch(X), "later": test_replicas.fit(vae)}
+    found |= {"predict_on_batch": vae.predict_on_batch(X), "later": replicated.fit(vae)}
     return found | {"train_on_batch": vae.train_on_batch(X), "test_on_batch": vae.test_on_batch(X)}
 
 

@@ -10,6 +10,19 @@ import pytest
 import tensorflow as tf
 import tensorflow_probability as tfp
 from google.protobuf import text_format
+from grouped_regression import (
+    DATA,
+    LATENTS_OF,
+    SIGMA,
+    Y,
+    as_tensors,
+    columns,
+    design,
+    exact_posterior,
+    log_joint,
+    new_data,
+    predictive,
+)
 from tensorflow.core.protobuf import saved_model_pb2
 from tensorflow_serving.apis import prediction_log_pb2
 from tensorflow_serving.config import model_server_config_pb2
@@ -17,63 +30,6 @@ from tensorflow_serving.config import model_server_config_pb2
 from tfvae import Latent, VariationalInference, export, laplace, posteriors
 
 tfb = tfp.bijectors
-tfd = tfp.distributions
-
-# A regression with an effect of each group, all Gaussian: y ~ N(a[group] + x b, SIGMA), a and b ~ N(0, PRIOR_SD).
-SIGMA, PRIOR_SD, N, GROUPS = 0.5, 3.0, 12, 3
-GENERATOR = np.random.default_rng(0)
-# In double precision and in integers, as NumPy makes them.
-X = GENERATOR.normal(size=[N, 2])
-GROUP = np.arange(N) % GROUPS
-Y = (X @ [1.0, -2.0] + np.array([0.0, 1.0, 2.0])[GROUP] + SIGMA * GENERATOR.normal(size=N)).astype("float32")
-
-
-def location(latents, x):
-    """Of an array, or of a dictionary with the groups [S, B]."""
-    if not isinstance(x, dict):
-        return tf.einsum("sk,bk->sb", latents["b"], x)
-    assert x["group"].dtype in (tf.int32, tf.int64)
-    return location(latents, x["x"]) + tf.gather(latents["a"], x["group"], axis=1)
-
-
-def log_joint(latents, data):
-    x, y = data
-    log_prior = [tf.reduce_sum(tfd.Normal(0.0, PRIOR_SD).log_prob(value), axis=1) for value in latents.values()]
-    return tf.add_n(log_prior), tfd.Normal(location(latents, x), SIGMA).log_prob(y)
-
-
-def predictive(latents, x):
-    return tfd.Normal(location(latents, x), SIGMA)
-
-
-def new_data(form, rows=5):
-    """Data near the centre and far from it, where the noise and where the posterior has most of the variance."""
-    generator = np.random.default_rng(rows)
-    x = generator.normal(size=[rows, 2]) * np.resize([[0.1], [8.0]], [rows, 1])
-    return x if form == "array" else {"x": x, "group": generator.integers(0, GROUPS, rows)}
-
-
-def columns(x):
-    """As a client sends them."""
-    return {key: np.asarray(value, np.float32) for key, value in (x if isinstance(x, dict) else {"x": x}).items()}
-
-
-def as_tensors(arrays):
-    return {key: tf.constant(array) for key, array in arrays.items()}
-
-
-def design(x):
-    """The columns of `location`, by hand."""
-    return np.concatenate([np.eye(GROUPS)[x["group"]], x["x"]], axis=1) if isinstance(x, dict) else x
-
-
-def exact_posterior(x):
-    columns = design(x)
-    covariance = np.linalg.inv(columns.T @ columns / SIGMA**2 + np.eye(columns.shape[1]) / PRIOR_SD**2)
-    return covariance @ columns.T @ Y.astype(float) / SIGMA**2, covariance
-
-
-DATA = {"array": X, "dictionary": {"x": X, "group": GROUP}}
 
 
 @pytest.fixture(scope="module")
@@ -83,8 +39,7 @@ def regressions(tmp_path_factory):
     @functools.cache
     def make(form):
         keras.utils.set_random_seed(0)
-        latents = {"b": (2,)} if form == "array" else {"a": (GROUPS,), "b": (2,)}
-        model = VariationalInference(log_joint, latents, predictive=predictive)
+        model = VariationalInference(log_joint, LATENTS_OF[form], predictive=predictive)
         if form == "array":
             # What a fit finds, in no time.
             mean, covariance = exact_posterior(DATA[form])
@@ -153,11 +108,6 @@ SLOW = ["FullCovarianceNormal"]
 )
 def family(request, families):
     return families(request.param)
-
-
-@pytest.fixture(scope="module")
-def flow(families):
-    return families("CouplingFlow")
 
 
 def graph_of(version):
@@ -244,9 +194,6 @@ def test_the_draws_have_the_moments_of_q(family):
     np.testing.assert_allclose(np.cov(white), np.eye(DIM), atol=5 * np.sqrt(2 / count))
 
 
-# Predictions
-
-
 def test_the_signatures_of_a_model_that_predicts(regression):
     model, version, loaded, form = regression
     assert set(loaded.signatures) == {"sample", "predict", "serving_default"}
@@ -329,14 +276,16 @@ ONLY_TENSORFLOW = """
 """
 
 
-def test_plain_tensorflow_gives_the_same_and_the_graph_refuses_wrong_shapes(regressions, flow, tmp_path, run_python):
+def test_plain_tensorflow_gives_the_same_and_the_graph_refuses_wrong_shapes(
+    regressions, families, tmp_path, run_python
+):
     noise = np.random.default_rng(0).standard_normal([6, DIM]).astype("float32")
     questions, expected = [], []
     for form in DATA:
         model, version, _ = regressions(form)
         questions.append((version, "predict", columns(new_data(form, 6))))
         expected.append(model.predict_moments(new_data(form, 6)))
-    for model, version, _ in (regressions("array"), flow):
+    for model, version, _ in (regressions("array"), families("CouplingFlow")):
         epsilon = noise[:, : model.space.dim]
         questions.append((version, "sample", {"epsilon": epsilon}))
         expected.append(drawn_by(model, epsilon))
@@ -390,7 +339,7 @@ def test_all_that_a_server_needs_is_there(regression):
         outputs = loaded.signatures[request.model_spec.signature_name](**inputs)
         assert all(len(output) == 1 and np.isfinite(output).all() for output in outputs.values())
     metadata = json.loads((version / "assets.extra/metadata.json").read_text())
-    latents = {"b": [2]} if form == "array" else {"a": [GROUPS], "b": [2]}
+    latents = {name: list(shape) for name, shape in LATENTS_OF[form].items()}
     assert metadata.pop("tfvae_version")
     assert metadata == {"latents": latents, "dim": model.space.dim, "posterior": "FullCovarianceNormal"}
     assert export.load(version).metadata["latents"] == latents

@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 import tensorflow_probability as tfp
-from test_posterior_export import GROUP, SIGMA, X, assert_close, drawn_by, location, log_joint, of_family, predictive
+from grouped_regression import GROUP, SIGMA, X, location, log_joint, predictive
+from test_posterior_export import assert_close, drawn_by, of_family
 
 from tfvae import LocalLatents, VariationalInference, export, laplace, posteriors
 

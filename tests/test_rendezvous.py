@@ -60,9 +60,8 @@ def start_process():
 
     yield run
     for process in processes:
-        process.kill()
-        process.wait()
-        process.stdout.close()
+        with process:
+            process.kill()
 
 
 def connect(address):
@@ -200,9 +199,6 @@ def test_timeout_is_any_positive_number(free_addresses, start, timeout):
 def test_a_leader_whose_name_is_unknown_is_named(free_addresses, start, host):
     addresses = [f"{host}:5000", *free_addresses(1)]
     assert str(start(addresses, 1, fractions.Fraction(1, 2)).exception(10)) == late(f"{host}:5000", seconds=0.5)
-
-
-# Some come again
 
 
 def test_a_worker_that_is_killed_is_missed_until_it_comes_again(free_addresses, start, start_process):
@@ -368,22 +364,15 @@ def test_a_follower_waits_for_the_leader_when_another_listens_there(free_address
     assert errors([follower, leader]) == [None, None]
 
 
-# Ports that are not free
+def take(address, reuse_port=False):
+    return socket.create_server(("127.0.0.1", int(address.split(":")[1])), reuse_port=reuse_port)
 
 
-def take(address, option):
-    server = socket.socket()
-    server.setsockopt(socket.SOL_SOCKET, option, 1)
-    server.bind(("127.0.0.1", int(address.split(":")[1])))
-    server.listen()
-    return server
-
-
-@pytest.mark.parametrize("option", [socket.SO_REUSEADDR, socket.SO_REUSEPORT], ids=["plain", "shared as gRPC does"])
+@pytest.mark.parametrize("shared", [False, True], ids=["plain", "shared as gRPC does"])
 @pytest.mark.parametrize("index", [0, 1])
-def test_a_port_that_stays_in_use_is_named(free_addresses, start, index, option):
+def test_a_port_that_stays_in_use_is_named(free_addresses, start, index, shared):
     addresses = free_addresses(2)
-    with take(addresses[index], option):
+    with take(addresses[index], shared):
         expected = f"`TF_CONFIG` must give this worker a port that is free. Received: {addresses[index]}: [Errno "
         with pytest.raises(ValueError, match=f"^{re.escape(expected)}"):
             start(addresses, index, 0.5).result(3)
@@ -392,7 +381,7 @@ def test_a_port_that_stays_in_use_is_named(free_addresses, start, index, option)
 @pytest.mark.parametrize("index", [0, 1])
 def test_a_port_that_gets_free_is_waited_for(free_addresses, start, index):
     addresses = free_addresses(2)
-    with take(addresses[index], socket.SO_REUSEADDR):
+    with take(addresses[index]):
         workers = [start(addresses, 0), start(addresses, 1)]
         check_waiting(workers)
     assert errors(workers) == [None, None]

@@ -61,9 +61,6 @@ def serialized(x):
     return tf.io.serialize_tensor(x).numpy()
 
 
-# What is written.
-
-
 @pytest.mark.parametrize("dtype", [np.uint8, np.bool_, np.float16, np.float32, np.float64, np.int64, ">f4"])
 @pytest.mark.parametrize("shape", [(1,), (3, 2)])
 def test_a_record_is_an_example_with_the_serialized_row(tmp_path, dtype, shape):

@@ -1,9 +1,7 @@
 """Strategies by name, on devices that are there, hidden or made, and in workers that are real processes."""
 
 import json
-import os
 import re
-import time
 
 import pytest
 import tensorflow as tf
@@ -368,34 +366,3 @@ def test_a_worker_that_never_starts_is_named_in_all(run_workers):
     for message, seconds, addresses in map(json.loads, printed[:2]):
         assert message == expected + addresses[2]
         assert seconds < 3
-
-
-# The fixture that starts workers
-
-
-def test_workers_that_fail_or_last_too_long_are_killed(run_workers, tmp_path):
-    script = """
-        import json, os, pathlib, sys, time
-        index = json.loads(os.environ["TF_CONFIG"])["task"]["index"]
-        folder = pathlib.Path(sys.argv[1])
-        (folder / str(index)).write_text(str(os.getpid()))
-        while not ((folder / "0").exists() and (folder / "0").read_text()):
-            time.sleep(0.01)
-        if sys.argv[2] == "fail" and index == 1:
-            raise RuntimeError("as told")
-        time.sleep(30)
-    """
-
-    def check_killed():
-        for index in range(2):
-            with pytest.raises(ProcessLookupError):
-                os.kill(int((tmp_path / str(index)).read_text()), 0)
-
-    begin = time.monotonic()
-    with pytest.raises(AssertionError, match=r"worker 1 ended with 1:\n(?s:.*)RuntimeError: as told"):
-        run_workers(script, 2, tmp_path, "fail")
-    check_killed()
-    with pytest.raises(AssertionError, match="not done after 2 seconds"):
-        run_workers(script, 2, tmp_path, "last", timeout=2)
-    assert time.monotonic() - begin < 20
-    check_killed()

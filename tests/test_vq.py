@@ -167,7 +167,7 @@ def test_what_are_no_codes_is_refused():
 @pytest.mark.parametrize(
     ("other", "message"),
     [
-        ({"num_codes": 1}, "`num_codes` must be at least 2"),
+        ({"num_codes": 1}, "`num_codes` must be an integer of at least 2"),
         ({"commitment": -1.0}, "`commitment` must be a finite number of at least 0"),
         ({"encoder": networks.dense_encoder((D,), (4,))}, "`encoder` must give one tensor of vectors [B, ..., E]"),
         ({"decoder": networks.dense_encoder((3, 4), (D,))}, "`decoder` must take vectors of the shape [None, 3, 2]"),

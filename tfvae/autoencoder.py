@@ -62,7 +62,11 @@ class Autoencoder(VariationalModel):
             with self.distribute_strategy.scope():
                 self.build((None, *x.shape[1:]))
         checks.check_shape(x, self.event_shape)
-        checks.check_finite(x, allow_nan=self.likelihood.allows_missing)
+        checks.check_finite(
+            x,
+            allow_nan=self.likelihood.allows_missing,
+            advice="; where NaN marks what is missing, wrap the likelihood in tfvae.likelihoods.Missing",
+        )
         self.likelihood.check(x)
 
     def encode(self, x: Any, batch_size: int = 256) -> Any:

@@ -49,13 +49,13 @@ def check_same_length(**arrays: np.ndarray) -> None:
         raise ValueError(f"{names} must have as many examples. Received: {received}")
 
 
-def check_finite(x: np.ndarray, argument: str = "x", *, allow_nan: bool = False) -> None:
-    """Raises ValueError when x holds infinity, or NaN unless that is allowed."""
+def check_finite(x: np.ndarray, argument: str = "x", *, allow_nan: bool = False, advice: str = "") -> None:
+    """Raises ValueError, with an advice, when x holds infinity, or NaN unless that is allowed."""
     is_wrong = np.isinf if allow_nan else lambda part: ~np.isfinite(part)
     first = find(x, is_wrong)
     if first is not None:
         count = sum(np.count_nonzero(is_wrong(part)) for _, part in _parts(x))
-        what, but = ("infinite", " or NaN, for what is missing") if allow_nan else ("NaN or infinite", "")
+        what, but = ("infinite", " or NaN, for what is missing") if allow_nan else ("NaN or infinite", advice)
         raise ValueError(
             f"`{argument}` must be finite{but}. Received: {count} values that are {what}, the first at index "
             f"{list(first)}"
@@ -72,14 +72,14 @@ def find(x: np.ndarray, condition: Callable[[np.ndarray], np.ndarray]) -> tuple[
     return None
 
 
-def positive_integer(argument: str, value: Any) -> int:
+def positive_integer(argument: str, value: Any, minimum: int = 1) -> int:
     """The value as an int.
 
     Raises:
-        ValueError: it is not an integer of at least 1.
+        ValueError: it is not an integer of at least `minimum`.
     """
-    if isinstance(value, bool) or not isinstance(value, numbers.Integral) or value < 1:
-        raise ValueError(f"`{argument}` must be an integer of at least 1. Received: {argument}={value!r}")
+    if isinstance(value, bool) or not isinstance(value, numbers.Integral) or value < minimum:
+        raise ValueError(f"`{argument}` must be an integer of at least {minimum}. Received: {argument}={value!r}")
     return int(value)
 
 

@@ -57,9 +57,7 @@ class VQVAE(autoencoder.Autoencoder):
         **keras_kwargs: Any,
     ) -> None:
         # Before the metrics, of which one counts the codes.
-        self.num_codes = checks.positive_integer("num_codes", num_codes)
-        if self.num_codes == 1:
-            raise ValueError("`num_codes` must be at least 2. Received: num_codes=1")
+        self.num_codes = checks.positive_integer("num_codes", num_codes, 2)
         super().__init__(objective, **keras_kwargs)
         autoencoder.check_network("encoder", encoder)
         autoencoder.check_network("decoder", decoder)
@@ -217,6 +215,22 @@ class VQVAE(autoencoder.Autoencoder):
         shape = [checks.positive_integer("n", n), *self.code_shape]
         codes = tf.random.stateless_uniform(shape, self._seed(seed), 0, self.num_codes, tf.int32)
         return self.decode(codes, batch_size)
+
+    def log_likelihood(
+        self, x: Any, num_samples: int = 1, batch_size: int = 128, seed: int | None = None
+    ) -> np.ndarray:
+        """Computes the bound log p(x|z) - D log K on log p(x), which no number of draws makes tighter.
+
+        Args:
+            x: an array [N, ...] or a dataset.
+            num_samples: of no effect, because all draws are the same.
+            batch_size: how many examples are computed at a time.
+            seed: of no effect.
+
+        Returns:
+            The bound [N], in nats per example.
+        """
+        return super().log_likelihood(x, num_samples, batch_size, seed)
 
     def score(self, x: Any, batch_size: int = 256) -> dict[str, np.ndarray]:
         """Computes the terms of the bound: a score for anomalies.

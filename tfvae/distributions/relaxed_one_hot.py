@@ -23,10 +23,9 @@ def num_groups(latent_dim: int, num_categories: int) -> int:
     Raises:
         ValueError: it holds no whole number of them.
     """
-    if num_categories < 2 or latent_dim % num_categories:
+    if latent_dim % num_categories:
         raise ValueError(
-            f"`num_categories` must be at least 2 and divide latent_dim={latent_dim}. Received: "
-            f"num_categories={num_categories}"
+            f"`num_categories` must divide latent_dim={latent_dim}. Received: num_categories={num_categories}"
         )
     return latent_dim // num_categories
 

@@ -24,7 +24,8 @@ class Normal(LocationScale):
             from 1; "predicted" takes it from the decoder, whose two outputs for each element are the location and r:
             scale = softplus(r + log(e - 1)) + 0.001, which is 1 for r = 0; "optimal" is the one that is best for the
             batch, at least 0.001: in training the root of the mean of (x - f(z))^2 over draws, examples and elements,
-            with several replicas each of its own part; elsewhere the root of a moving average of that mean.
+            with several replicas each of its own part, and without the sample weights; elsewhere the root of a moving
+            average of that mean.
         kwargs: the arguments of `keras.layers.Layer`.
 
     Raises:

@@ -40,7 +40,7 @@ class RelaxedOneHotCategorical(Posterior):
         self, latent_dim: int | None = None, num_categories: int = 10, temperature: float = 0.5, **kwargs: Any
     ) -> None:
         super().__init__(latent_dim, **kwargs)
-        self.num_categories = checks.positive_integer("num_categories", num_categories)
+        self.num_categories = checks.positive_integer("num_categories", num_categories, 2)
         self.temperature = checks.positive_number("temperature", temperature)
         self.support = support(self.num_categories)
         self.logits_head = None

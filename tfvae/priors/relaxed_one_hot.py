@@ -41,7 +41,7 @@ class RelaxedOneHotCategorical(Prior):
         **kwargs: Any,
     ) -> None:
         super().__init__(latent_dim, **kwargs)
-        self.num_categories = checks.positive_integer("num_categories", num_categories)
+        self.num_categories = checks.positive_integer("num_categories", num_categories, 2)
         self.temperature = checks.positive_number("temperature", temperature)
         if probabilities not in ("uniform", "learned"):
             raise ValueError(
