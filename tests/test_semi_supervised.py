@@ -244,7 +244,7 @@ def test_wrong_labels_are_refused_by_decode_and_generate():
         ({"likelihood": Missing(Normal("optimal"))}, "`likelihood` must not learn from the batch itself"),
         ({"classifier": networks.dense_decoder(D, (5,))}, "`classifier` must give logits [B, 4]"),
         ({"classifier": None}, "`classifier` must be a Keras model"),
-        ({"num_classes": 1}, "`num_classes` must be at least 2"),
+        ({"num_classes": 1}, "`num_classes` must be an integer of at least 2"),
         ({"encoder": networks.dense_encoder((D,))}, "`encoder` must take the list of x and the condition [B, 4]"),
     ],
     ids=str,

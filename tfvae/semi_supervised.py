@@ -73,9 +73,7 @@ class SemiSupervisedVAE(ConditionalVAE):
         **keras_kwargs: Any,
     ) -> None:
         # Before the parts, which may be built at once.
-        self.num_classes = checks.positive_integer("num_classes", num_classes)
-        if self.num_classes == 1:
-            raise ValueError("`num_classes` must be at least 2. Received: num_classes=1")
+        self.num_classes = checks.positive_integer("num_classes", num_classes, 2)
         autoencoder.check_network("classifier", classifier)
         self.classifier = classifier
         self.alpha = checks.number("alpha", alpha, 0)
