@@ -95,6 +95,18 @@ def test_nearly_poisson_counts_keep_their_digits():
     np.testing.assert_allclose(likelihood.log_prob(x, log_mean), expected, rtol=1e-4, atol=1e-3)
 
 
+@pytest.mark.parametrize("offset", [-0.3, 1e-3, 0.4])
+def test_large_counts_keep_their_digits(case, offset):
+    # Logarithms of factorials of 1e6 are 1e7, of which float32 has no digits behind the point.
+    make, logpmf, _ = case
+    likelihood = built(make(), (1,))
+    x = np.float32([[0], [1e2], [1e4], [1e5], [1e6]])
+    log_mean = np.log(np.maximum(x, 1)) + (offset / np.sqrt(np.maximum(x, 1)) if "Poisson" in str(make) else offset)
+    parameters = np.stack([log_mean, np.full_like(x, -2)][: likelihood.num_parameters], -1).reshape(1, 5, -1)
+    expected = logpmf(np.float64(x), *elements(likelihood, parameters.astype("float32"), (1,)))[..., 0]
+    np.testing.assert_allclose(likelihood.log_prob(x, parameters), expected, rtol=1e-5, atol=2e-3)
+
+
 @pytest.mark.parametrize("x", [-1, 0.5, 1e-3])
 def test_what_is_no_count_is_refused(case, x):
     message = f"whole numbers of at least 0, under the {case[0].__name__} likelihood. Received: x with the value "

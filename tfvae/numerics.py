@@ -152,9 +152,45 @@ def log_rising(x: tf.Tensor, start: tf.Tensor | float) -> tf.Tensor:
     return rise - log1p(x / start) - log1p(x / (start + 1.0)) - log1p(x / (start + 2.0))
 
 
-def log_gamma(x: tf.Tensor) -> tf.Tensor:
-    """Computes log Gamma(x) for x > 0, in ops that TFLite has."""
-    return log_rising(x, 1.0) - tf.math.log(x)
+def log_binomial(x: tf.Tensor, start: tf.Tensor) -> tf.Tensor:
+    """Computes log Gamma(start + x) - log Gamma(start) - log Gamma(x + 1): the binomial coefficient (start + x - 1, x).
+
+    By Stirling's series and the recurrence, as `log_rising`, with the parts that cancel each other taken together: each
+    of the three logarithms by itself is off by 1 where x is 1e6.
+
+    Args:
+        x: at least 0.
+        start: above 0.
+    """
+    first, second, both = start + 3.0, x + 4.0, start + x + 3.0
+    value = (start + 2.5) * log1p(x / first) + (x + 3.5) * log1p((start - 1.0) / second) - 3.5 * tf.math.log(both)
+    value += _stirling(both) - _stirling(first) - _stirling(second) + 4 - math.log(2 * math.pi) / 2
+    return value - log1p(x / start) - log1p(x / (start + 1.0)) - log1p(x / (start + 2.0)) + _log_rise_of_1(x)
+
+
+def log_poisson(x: tf.Tensor, log_rate: tf.Tensor) -> tf.Tensor:
+    """Computes x log_rate - exp(log_rate) - log Gamma(x + 1), with the parts that cancel each other taken together.
+
+    Args:
+        x: at least 0.
+        log_rate: the logarithm of the mean.
+    """
+    second = x + 4.0
+    ratio = log_rate - tf.math.log(second)
+    is_small = tf.abs(ratio) < 0.5
+    small = tf.where(is_small, ratio, 0.0)
+    series = tf.ones_like(small)
+    for order in range(10, 2, -1):
+        series = 1 + small / order * series
+    # 1 + ratio - exp(ratio).
+    rest = tf.where(is_small, -(small**2) / 2 * series, 1 + ratio - tf.exp(tf.where(is_small, 0.0, ratio)))
+    value = second * rest - 4 * ratio - 3.5 * tf.math.log(second)
+    return value - _stirling(second) - math.log(2 * math.pi) / 2 + _log_rise_of_1(x)
+
+
+def _log_rise_of_1(x: tf.Tensor) -> tf.Tensor:
+    """The logarithm of (x + 1) (x + 2) (x + 3)."""
+    return log1p(x) + log1p(x / 2) + log1p(x / 3) + math.log(6)
 
 
 def _stirling(x: tf.Tensor | float) -> tf.Tensor:

@@ -7,7 +7,7 @@ import tensorflow_probability as tfp
 
 from tfvae import checks
 from tfvae.likelihoods.likelihood import PACKAGE, Likelihood
-from tfvae.numerics import log_gamma, log_rising, softplus
+from tfvae.numerics import log_binomial, log_poisson, softplus
 
 tfd = tfp.distributions
 
@@ -39,7 +39,7 @@ class Poisson(Likelihood):
 
     def element_log_prob(self, x: tf.Tensor, parameters: tf.Tensor) -> tf.Tensor:
         """The log-probability of each element: see `Likelihood`."""
-        return x * parameters - tf.exp(parameters) - log_gamma(x + 1)
+        return log_poisson(x, parameters)
 
     def check(self, x: np.ndarray) -> None:
         """Raises ValueError when a value is no count."""
@@ -104,7 +104,7 @@ class NegativeBinomial(Likelihood):
     def _log_negative_binomial(self, x: tf.Tensor, log_mean: tf.Tensor) -> tf.Tensor:
         d = self.inverse_dispersion
         logits = log_mean - self._log_inverse_dispersion
-        return log_rising(x, d) - log_gamma(x + 1) - d * softplus(logits) - x * softplus(-logits)
+        return log_binomial(x, d) - d * softplus(logits) - x * softplus(-logits)
 
 
 @keras.saving.register_keras_serializable(PACKAGE)
