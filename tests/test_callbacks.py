@@ -100,7 +100,29 @@ def test_a_warm_up_that_is_longer_than_the_training_warns(x, known_model, recwar
         known_model().fit(x, batch_size=5, epochs=2, callbacks=KLWarmUp(9), verbose=0)
 
 
-@pytest.mark.parametrize("arguments", [{"steps": 0}, {"steps": 5, "start": -0.1}, {"steps": 5, "start": float("nan")}])
+def test_a_warm_up_that_the_end_of_the_training_cuts_warns(x, known_model):
+    # How long it takes is not known before, where a generator gives the batches or a callback stops it.
+    unknown = tf.data.Dataset.from_generator(lambda: (x[:5] for _ in range(4)), output_signature=tf.TensorSpec((5, 4)))
+    with pytest.warns(UserWarning, match=r"takes longer than the training, \d+ steps.*Received: steps=99"):
+        known_model().fit(unknown, epochs=2, callbacks=KLWarmUp(99), verbose=0)
+    model = known_model()
+    stop = keras.callbacks.LambdaCallback(on_epoch_end=lambda *_: setattr(model, "stop_training", True))
+    with pytest.warns(UserWarning, match="takes longer than the training, 4 steps.*Received: steps=8"):
+        model.fit(x, batch_size=5, epochs=2, callbacks=[KLWarmUp(8), stop], verbose=0)
+
+
+def test_a_warm_up_that_an_earlier_fit_has_begun_goes_on(x, known_model, recwarn):
+    model = known_model()
+    with pytest.warns(UserWarning, match="takes longer than the training, 4 steps.*Received: steps=8"):
+        model.fit(x, batch_size=5, callbacks=KLWarmUp(8), verbose=0)
+    model.fit(x, batch_size=5, callbacks=KLWarmUp(8), verbose=0)
+    assert not [warning for warning in recwarn if "warm-up" in str(warning.message)]
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [{"steps": 0}, *({"steps": 5, "start": start} for start in (-0.1, 1.5, float("nan"), "0"))],
+)
 def test_bad_arguments_of_the_warm_up_are_named(arguments):
     with pytest.raises(ValueError, match=rf"`{list(arguments)[-1]}` must be .*Received: {list(arguments)[-1]}="):
         KLWarmUp(**arguments)

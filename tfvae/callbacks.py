@@ -160,29 +160,41 @@ class KLWarmUp(keras.callbacks.Callback):
     def __init__(self, steps: int, start: float = 0.0) -> None:
         super().__init__()
         self.steps = checks.positive_integer("steps", steps)
-        if not 0.0 <= start <= 1.0:
+        self.start = checks.number("start", start, 0)
+        if self.start > 1:
             raise ValueError(f"`start` must be from 0 to 1. Received: start={start!r}")
-        self.start = float(start)
+        self._has_warned = False
 
     def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
-        """Warns where the training ends before the weight is 1."""
+        """Warns where the training will end before the weight is 1, if it is known how long it takes."""
+        self._has_warned = False
         # A `CallbackList` that a user made may have no parameters.
         steps_per_epoch = (self.params or {}).get("steps")
-        if steps_per_epoch is not None and steps_per_epoch * self.params["epochs"] < self.steps:
-            warnings.warn(
-                f"The KL warm-up takes longer than the training, {steps_per_epoch * self.params['epochs']} steps, so "
-                f"that the bound is never maximised. Received: steps={self.steps}",
-                stacklevel=2,
-            )
+        if steps_per_epoch is not None:
+            self._warn_where_short(self._taken + steps_per_epoch * self.params["epochs"])
 
     def on_train_batch_begin(self, batch: int, logs: dict[str, Any] | None = None) -> None:
         """Sets the weight."""
-        taken = int(keras.ops.convert_to_numpy(self.model.optimizer.iterations))
-        self.model.kl_weight.assign(self.start + (1.0 - self.start) * min(1.0, taken / self.steps))
+        self.model.kl_weight.assign(self.start + (1.0 - self.start) * min(1.0, self._taken / self.steps))
 
     def on_train_end(self, logs: dict[str, Any] | None = None) -> None:
-        """Sets the weight back to 1."""
+        """Sets the weight back to 1, and warns where it was not: the data or a callback have ended the training."""
         self.model.kl_weight.assign(1.0)
+        self._warn_where_short(self._taken)
+
+    @property
+    def _taken(self) -> int:
+        """The steps that the optimizer has taken."""
+        return int(keras.ops.convert_to_numpy(self.model.optimizer.iterations))
+
+    def _warn_where_short(self, steps: int) -> None:
+        if steps < self.steps and not self._has_warned:
+            self._has_warned = True
+            warnings.warn(
+                f"The KL warm-up takes longer than the training, {steps} steps, so that the bound is never maximised. "
+                f"Received: steps={self.steps}",
+                stacklevel=3,
+            )
 
 
 class Convergence(keras.callbacks.Callback):
