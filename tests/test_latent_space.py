@@ -168,6 +168,12 @@ def test_the_parts_sum_to_the_rate_for_every_family(posterior, tiny_vae, monkeyp
     assert 0 < result.mutual_information < rate
 
 
+def test_a_posterior_that_knows_its_density_at_its_own_draws_alone_is_refused(tiny_vae, x):
+    vae = tiny_vae(posterior=tfvae.posteriors.SylvesterFlow())
+    with pytest.raises(ValueError, match=r"^`model` must have a posterior that knows.*Received: SylvesterFlow"):
+        mutual_information(vae, x)
+
+
 def test_near_its_limit_the_mutual_information_is_warned_of(vae, data):
     set_posterior(vae, Oracle.of(vae), np.array([1e-3, 1e-3]))
     with pytest.warns(UserWarning, match=r"near its limit log N = 3\.91 of N = 50 examples"):

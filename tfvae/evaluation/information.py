@@ -63,6 +63,11 @@ def mutual_information(
     Reference: Hoffman & Johnson 2016, ELBO surgery: yet another way to carve up the variational evidence lower bound.
     """
     check_model(model, but=ConditionalVAE)
+    if not model.posterior.has_log_prob:
+        raise ValueError(
+            "`model` must have a posterior that knows log q(z|x) of any z. Received: "
+            f"{type(model.posterior).__name__}, which knows it at its own draws alone"
+        )
     num_samples = checks.positive_integer("num_samples", num_samples)
     max_examples = checks.positive_integer("max_examples", max_examples)
     seeds = tf.random.experimental.stateless_split(model._seed(seed), 2)
