@@ -299,7 +299,7 @@ BAD_PARTS = {
     "posterior of another kind": ({"posterior": StandardNormal()}, "`posterior` must be a Posterior.*StandardNormal"),
     "prior by name": ({"prior": "normal"}, "`prior` must be a Prior. Received: 'normal'"),
     "likelihood as a class": ({"likelihood": Normal}, "`likelihood` must be a Likelihood.*Received: <class"),
-    "objective as a number": ({"objective": 1.0}, "`objective` must be a Objective. Received: 1.0"),
+    "objective as a number": ({"objective": 1.0}, "`objective` must be an Objective. Received: 1.0"),
     "encoder missing": ({"encoder": None}, "`encoder` must be a Keras model. Received: None"),
     "encoder of rank 3": ({"encoder": model_of(keras.layers.Reshape((2, 2)))}, r"`encoder` .*shape \[None, 2, 2\]"),
     "encoder to a list": ({"encoder": model_of(lambda x: [x, x])}, "`encoder` .*gives a list of 2 outputs"),

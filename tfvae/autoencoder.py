@@ -241,7 +241,8 @@ def check_part(name: str, part: Any, *kinds: type) -> None:
         kinds: the classes.
     """
     if not isinstance(part, kinds):
-        raise ValueError(f"`{name}` must be a {' or a '.join(kind.__name__ for kind in kinds)}. Received: {part!r}")
+        expected = " or ".join(f"{_article(kind.__name__)} {kind.__name__}" for kind in kinds)
+        raise ValueError(f"`{name}` must be {expected}. Received: {part!r}")
 
 
 def refuse_path_gradients(model: Autoencoder) -> None:
@@ -339,7 +340,7 @@ def features_of(name: str, network: keras.Model, given: Any) -> keras.KerasTenso
     if not isinstance(features, keras.KerasTensor) or len(features.shape) != 2 or features.shape[1] is None:
         raise ValueError(
             f"`{name}` must give one tensor of features [B, F]; end it with keras.layers.Flatten() where the "
-            f"features have more axes. Received: {'an' if name[0] in 'aeiou' else 'a'} {name} that gives "
+            f"features have more axes. Received: {_article(name)} {name} that gives "
             f"{describe(features)}"
         )
     return features
@@ -386,6 +387,10 @@ def describe(outputs: Any) -> str:
     if isinstance(outputs, list | tuple | dict):
         return f"a {type(outputs).__name__} of {len(outputs)} outputs"
     return repr(outputs)
+
+
+def _article(name: str) -> str:
+    return "an" if name[0] in "aeiouAEIOU" else "a"
 
 
 def _concatenated(outputs: list[Any]) -> Any:
