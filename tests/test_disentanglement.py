@@ -173,8 +173,12 @@ def test_factors_that_are_no_classes_are_refused(function):
 def test_bad_arguments_are_named():
     with pytest.raises(ValueError, match=r"^`num_bins` must be .*Received: num_bins=0"):
         mutual_information_gap(FACTORS, FACTORS, num_bins=0)
-    with pytest.raises(ValueError, match=r"^`categorical` must hold columns of factors, from 0 to 2\. Received: \[3\]"):
+    with pytest.raises(
+        ValueError, match=r"^`categorical` must hold columns of factors, from 0 to 2\. Received: categorical=\[3\]"
+    ):
         sap(FACTORS, FACTORS, categorical=[3])
+    with pytest.raises(ValueError, match=r"^`categorical` must hold columns .* Received: categorical=0$"):
+        sap(FACTORS, FACTORS, categorical=0)
     with pytest.raises(ValueError, match=r"^`test_fraction` must be .*Received: test_fraction=1"):
         dci(FACTORS, FACTORS, test_fraction=1)
     with pytest.raises(ValueError, match=r"^`codes` and `factors` must have at least 2 columns"):

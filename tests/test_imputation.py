@@ -48,6 +48,17 @@ def conditional(row):
     return is_missing, mean, covariance
 
 
+@pytest.mark.parametrize("num_imputations", [None, 3])
+def test_a_posterior_that_is_far_off_is_warned_of(num_imputations, recwarn):
+    vae, x = linear_vae(), incomplete(30)
+    tfvae.impute(vae, x, num_samples=200, seed=0, num_imputations=num_imputations)
+    assert not [warning for warning in recwarn if "have all the weight" in str(warning.message)]
+    # Narrow, and seven deviations of the prior away.
+    vae.posterior.loc_head.set_weights([np.zeros((5, 2), np.float32), np.float32([5, 5])])
+    with pytest.warns(UserWarning, match="Fewer than 10 draws of z have all the weight for .*% of the examples"):
+        tfvae.impute(vae, x, num_samples=200, seed=0, num_imputations=num_imputations)
+
+
 def test_the_mean_is_the_exact_conditional_mean():
     vae, x = linear_vae(), incomplete(30)
     # More than fit in one chunk of 2^22 elements: 30 x 5 x 40000.

@@ -12,6 +12,7 @@ import tensorflow_probability as tfp
 from tfvae import checks, elbo, observations, prediction, starts
 from tfvae.amortized import LocalLatents
 from tfvae.approximation import Approximation
+from tfvae.autoencoder import check_part
 from tfvae.callbacks import Convergence
 from tfvae.control_variate import ControlVariate
 from tfvae.draws import Draws
@@ -92,9 +93,8 @@ class VariationalInference(VariationalModel):
         self.posterior = FullCovarianceNormal() if posterior is None else posterior
         self.local = local
         self.predictive = predictive
-        for name, base in (("posterior", Posterior), ("objective", Objective)):
-            if not isinstance(getattr(self, name), base):
-                raise ValueError(f"`{name}` must be a {base.__name__}. Received: {getattr(self, name)!r}")
+        check_part("posterior", self.posterior, Posterior)
+        check_part("objective", self.objective, Objective)
         if local is not None and (
             not isinstance(local, LocalLatents) or set(local.space.names) & set(self.space.names)
         ):

@@ -24,7 +24,7 @@ def check_latent_dim(flow: str, latent_dim: int) -> None:
     """
     if latent_dim < 2:
         raise ValueError(
-            f"`latent_dim` must be at least 2 for a {flow}; a normal distribution or a SylvesterFlow takes 1. "
+            f"`latent_dim` must be at least 2 for {flow}; a normal distribution or a SylvesterFlow takes 1. "
             f"Received: latent_dim={latent_dim}"
         )
 

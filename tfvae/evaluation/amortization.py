@@ -87,6 +87,9 @@ def amortization_gap(
     num_samples = checks.positive_integer("num_samples", num_samples)
     if not 0 < learning_rate < math.inf:
         raise ValueError(f"`learning_rate` must be a finite number above 0. Received: learning_rate={learning_rate!r}")
+    if log_likelihood is not None:
+        log_likelihood = checks.to_numpy(log_likelihood, "log_likelihood")
+        checks.check_shape(log_likelihood, (), "log_likelihood")
     make = functools.cache(functools.partial(_optimizer, model, steps, learning_rate, num_samples))
     results = []
     for batch, batch_seed in seeded(model, x, batch_size, seed):
@@ -104,8 +107,6 @@ def amortization_gap(
         results.append((first.mean(axis=0), last.mean(axis=0), error))
     bounds = [np.concatenate(values) for values in zip(*results, strict=True)]
     if log_likelihood is not None:
-        log_likelihood = checks.to_numpy(log_likelihood, "log_likelihood")
-        checks.check_shape(log_likelihood, (), "log_likelihood")
         checks.check_same_length(x=bounds[0], log_likelihood=log_likelihood)
     return InferenceGap(*bounds, log_likelihood)
 

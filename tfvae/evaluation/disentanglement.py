@@ -85,10 +85,10 @@ def sap(codes: Any, factors: Any, categorical: Sequence[int] = ()) -> float:
     """
     codes, factors = _checked(codes, factors)
     num_factors = factors.shape[1]
-    unknown = set(categorical) - set(range(num_factors))
-    if unknown:
+    if not isinstance(categorical, Sequence) or not set(categorical) <= set(range(num_factors)):
         raise ValueError(
-            f"`categorical` must hold columns of factors, from 0 to {num_factors - 1}. Received: {sorted(unknown)}"
+            f"`categorical` must hold columns of factors, from 0 to {num_factors - 1}. Received: "
+            f"categorical={categorical!r}"
         )
     scores = np.zeros((codes.shape[1], num_factors))
     for column in np.flatnonzero(codes.var(axis=0) > _INACTIVE):
