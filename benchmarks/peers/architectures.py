@@ -1,0 +1,168 @@
+"""The architectures that are compared, with weights and data as NumPy arrays from a seed.
+
+Kernels are as Keras has them: dense [in, out], convolutions [height, width, in, out], transposed convolutions
+[height, width, out, in]. Images are [height, width, channels], and are flattened in that order.
+"""
+
+import math
+from typing import Literal, NamedTuple
+
+import numpy as np
+
+# Of every convolution, each of which has a stride of 2 and "same" padding, as in `tfvae.networks`.
+KERNEL_SIZE = 4
+# scale = softplus(raw + RAW_SHIFT) + MIN_SCALE, as `tfvae.posteriors.DiagonalNormal` has it: 1 where raw is 0.
+RAW_SHIFT = math.log(math.e - 1)
+MIN_SCALE = 1e-6
+LOG_2_PI = math.log(2 * math.pi)
+# The data are noise around so many prototypes, so that there is something to learn.
+_PROTOTYPES = 20
+
+
+class Layer(NamedTuple):
+    """One layer of a network.
+
+    Attributes:
+        kind: what it is.
+        kernel: the shape of its kernel, as Keras has it.
+        is_activated: whether the activation follows it.
+    """
+
+    kind: Literal["dense", "convolution", "transposed"]
+    kernel: tuple[int, ...]
+    is_activated: bool = True
+
+    @property
+    def outputs(self) -> int:
+        """The number of outputs, or of channels of the output."""
+        return self.kernel[2] if self.kind == "transposed" else self.kernel[-1]
+
+
+class Architecture(NamedTuple):
+    """A variational autoencoder with q(z|x) a diagonal normal and p(z) = N(0, I).
+
+    Attributes:
+        event_shape: the shape of one x.
+        hidden: the widths of the encoder's dense layers; the decoder has them in reverse.
+        latent_dim: L.
+        activation: by the name that Keras has for it.
+        likelihood: of bits, or of real numbers with a scale of 1.
+        filters: of the encoder's convolutions; the decoder has them in reverse.
+    """
+
+    event_shape: tuple[int, ...]
+    hidden: tuple[int, ...]
+    latent_dim: int
+    activation: Literal["tanh", "relu", "silu"] = "silu"
+    likelihood: Literal["bernoulli", "normal"] = "bernoulli"
+    filters: tuple[int, ...] = ()
+
+    @property
+    def small_image(self) -> tuple[int, int, int]:
+        """The shape of the image that the last convolution of the encoder gives, and the decoder's first takes."""
+        height, width, _ = self.event_shape
+        growth = 2 ** len(self.filters)
+        return height // growth, width // growth, self.filters[-1]
+
+    @property
+    def encoder(self) -> list[Layer]:
+        """The layers from x to the features that the heads of q(z|x) read."""
+        layers, channels = [], self.event_shape[-1]
+        for filters in self.filters:
+            layers.append(Layer("convolution", (KERNEL_SIZE, KERNEL_SIZE, channels, filters)))
+            channels = filters
+        width = math.prod(self.small_image if self.filters else self.event_shape)
+        return layers + _dense(width, self.hidden)
+
+    @property
+    def decoder(self) -> list[Layer]:
+        """The layers from z to the parameters of the likelihood."""
+        widths = self.hidden[::-1]
+        if not self.filters:
+            layers = _dense(self.latent_dim, (*widths, math.prod(self.event_shape)))
+            return [*layers[:-1], layers[-1]._replace(is_activated=False)]
+        layers = _dense(self.latent_dim, (*widths, math.prod(self.small_image)))
+        channels = self.filters[-1]
+        for filters in (*self.filters[-2::-1], self.event_shape[-1]):
+            layers.append(Layer("transposed", (KERNEL_SIZE, KERNEL_SIZE, filters, channels)))
+            channels = filters
+        return [*layers[:-1], layers[-1]._replace(is_activated=False)]
+
+    @property
+    def head(self) -> Layer:
+        """The layer that gives loc of q(z|x), and the layer that gives the raw scale."""
+        return Layer("dense", (self.hidden[-1], self.latent_dim), is_activated=False)
+
+
+class Weights(NamedTuple):
+    """The weights of an architecture: a kernel and a bias for each layer."""
+
+    encoder: list[tuple[np.ndarray, np.ndarray]]
+    loc: tuple[np.ndarray, np.ndarray]
+    scale: tuple[np.ndarray, np.ndarray]
+    decoder: list[tuple[np.ndarray, np.ndarray]]
+
+
+ARCHITECTURES = {
+    "dense 784-200-200-50": Architecture((784,), (200, 200), 50, activation="tanh"),
+    "dense 784-512-512-32": Architecture((784,), (512, 512), 32),
+    "convolutional 28x28x1": Architecture((28, 28, 1), (128,), 32, filters=(32, 64)),
+    "convolutional 32x32x3": Architecture((32, 32, 3), (128,), 64, filters=(32, 64)),
+    "tabular 30-64-64-8": Architecture((30,), (64, 64), 8, likelihood="normal"),
+}
+
+
+def weights(architecture: Architecture, seed: int = 0) -> Weights:
+    """Draws weights: kernels as Glorot and Bengio have them, and small biases, so that a wrong order is seen.
+
+    Args:
+        architecture: whose.
+        seed: the same seed gives the same weights.
+    """
+    numbers = np.random.default_rng(seed)
+
+    def pair(layer: Layer) -> tuple[np.ndarray, np.ndarray]:
+        *window, first, second = layer.kernel
+        limit = math.sqrt(6 / (math.prod(window) * (first + second)))
+        kernel = numbers.uniform(-limit, limit, layer.kernel)
+        return kernel.astype(np.float32), (0.1 * numbers.normal(size=layer.outputs)).astype(np.float32)
+
+    return Weights(
+        [pair(layer) for layer in architecture.encoder],
+        pair(architecture.head),
+        pair(architecture.head),
+        [pair(layer) for layer in architecture.decoder],
+    )
+
+
+def data(architecture: Architecture, rows: int, seed: int = 0) -> np.ndarray:
+    """Draws examples [rows, ...], float32: bits, or real numbers, as the likelihood takes.
+
+    Args:
+        architecture: for which.
+        rows: how many.
+        seed: the same seed gives the same examples.
+    """
+    numbers = np.random.default_rng(seed)
+    kind = numbers.integers(_PROTOTYPES, size=rows)
+    if architecture.likelihood == "normal":
+        prototypes = 2 * numbers.normal(size=(_PROTOTYPES, *architecture.event_shape)).astype(np.float32)
+        return prototypes[kind] + numbers.standard_normal((rows, *architecture.event_shape), np.float32)
+    prototypes = numbers.beta(0.3, 0.9, size=(_PROTOTYPES, *architecture.event_shape)).astype(np.float32)
+    return (numbers.random((rows, *architecture.event_shape), np.float32) < prototypes[kind]).astype(np.float32)
+
+
+def noise(architecture: Architecture, k: int, rows: int, seed: int = 0) -> np.ndarray:
+    """Draws noise from N(0, I) [k, rows, L], float32.
+
+    Args:
+        architecture: for which.
+        k: the number of draws for each example.
+        rows: the number of examples.
+        seed: the same seed gives the same noise.
+    """
+    return np.random.default_rng(seed).standard_normal((k, rows, architecture.latent_dim), np.float32)
+
+
+def _dense(width: int, widths: tuple[int, ...]) -> list[Layer]:
+    return [Layer("dense", pair) for pair in zip((width, *widths), widths, strict=False)]

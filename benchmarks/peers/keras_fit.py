@@ -1,0 +1,60 @@
+"""`keras.Model.fit` that waits between its epochs."""
+
+import queue
+import threading
+import time
+from typing import Any
+
+import keras
+import numpy as np
+
+
+class Epochs(keras.callbacks.Callback):
+    """One long `fit` in a thread of its own, which runs an epoch whenever it is asked to.
+
+    What is timed is from the begin of an epoch to that of the next, with all that `fit` and callbacks do in between.
+
+    Args:
+        model: a compiled model.
+        x: the data.
+        batch_size: B.
+    """
+
+    def __init__(self, model: keras.Model, x: np.ndarray, batch_size: int) -> None:
+        super().__init__()
+        self._requests, self._answers = queue.Queue(), queue.Queue()
+        self._start = None
+        arguments = {"batch_size": batch_size, "epochs": 10**9, "verbose": 0, "callbacks": [self]}
+        self._thread = threading.Thread(target=self._fit, args=(model, x, arguments), daemon=True)
+        self._thread.start()
+
+    def _fit(self, model: keras.Model, x: np.ndarray, arguments: dict[str, Any]) -> None:
+        try:
+            model.fit(x, **arguments)
+        except Exception as error:
+            self._answers.put(error)
+
+    def on_epoch_begin(self, epoch: int, logs: dict[str, float] | None = None) -> None:
+        """Stops the clock, waits, and starts it again."""
+        if self._start is not None:
+            self._answers.put(time.perf_counter() - self._start)
+        if not self._requests.get():
+            self.model.stop_training = True
+        self._start = time.perf_counter()
+
+    def run(self) -> float:
+        """Runs one epoch and returns its seconds.
+
+        Raises:
+            Exception: what `fit` raised.
+        """
+        self._requests.put(True)
+        answer = self._answers.get()
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    def stop(self) -> None:
+        """Ends the `fit`, after one more step."""
+        self._requests.put(False)
+        self._thread.join()
