@@ -52,8 +52,6 @@ class Worker:
         make: makes the object, in the process: a function of a module, with its arguments.
         memory: the most bytes of memory that the process may have, or None for any.
 
-    Raises:
-        WorkerError: the object cannot be made.
     """
 
     def __init__(self, make: Callable[[], Any], memory: int | None = None) -> None:
@@ -63,7 +61,17 @@ class Worker:
         self._process = context.Process(target=_serve, args=(other, make, memory), daemon=True)
         self._process.start()
         other.close()
-        self._answer()
+        self._is_ready = False
+
+    def ready(self) -> None:
+        """Waits until the object is made, so that several may be made at once; `call` does it too.
+
+        Raises:
+            WorkerError: it cannot be made.
+        """
+        if not self._is_ready:
+            self._answer()
+            self._is_ready = True
 
     def call(self, method: str, *arguments: Any) -> Any:
         """Calls a method of the object, and returns what it returns.
@@ -75,6 +83,7 @@ class Worker:
         Raises:
             WorkerError: it raised, or the process ended.
         """
+        self.ready()
         try:
             self._connection.send((method, arguments))
         except OSError as error:
@@ -117,6 +126,8 @@ def _serve(connection: Connection, make: Callable[[], Any], memory: int | None) 
             connection.send((getattr(owner, method)(*arguments), None))
     except EOFError:
         pass
+    except NotImplementedError as error:
+        connection.send((None, str(error)))
     except Exception as error:
         traceback.print_exc()
-        connection.send((None, f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"))
+        connection.send((None, traceback.format_exception_only(error)[-1].split("\n")[0]))

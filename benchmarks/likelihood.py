@@ -1,0 +1,119 @@
+"""Seconds of the importance-sampled log p(x), of tfvae and of straightforward PyTorch and JAX, side by side.
+
+    python benchmarks/likelihood.py [--images N] [--num-samples K] [--json PATH]
+
+The model is dense 784-200-200-50. Each is in a process of its own, with the same weights, and takes the images in
+blocks, in turn with the others; the ratio of a block is the seconds of the peer over those of tfvae. The estimates are
+of the same log p(x) with other draws: the difference of their means over the images is printed in standard errors.
+
+A run that is cut goes on where it is started again with the same PATH, to which a row for each block is appended.
+"""
+
+import argparse
+import functools
+import importlib
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from peers import architectures
+from peers.worker import PACKAGES, Worker
+from records import Records
+from training import spread
+
+SHAPE = "dense 784-200-200-50"
+IMAGES = 10_000
+NUM_SAMPLES = 5000
+BLOCK = 500
+# By name, the module and the class of a peer, and the arguments that it has beside those of every peer.
+PEERS = {
+    "tfvae": ("tfvae_likelihood", "TfvaeLikelihood", {}),
+    "torch": ("pytorch_likelihood", "TorchLikelihood", {}),
+    "torch compiled": ("pytorch_likelihood", "TorchLikelihood", {"compiled": True}),
+    "jax": ("jax_likelihood", "JaxLikelihood", {}),
+}
+# The one that the others are compared with.
+REFERENCE = "tfvae"
+# Means that differ by more standard errors are those of two quantities.
+MOST_ERRORS = 5.0
+
+
+def build(peer: str, num_samples: int) -> Any:
+    """Makes a peer in this process.
+
+    Args:
+        peer: a name of `PEERS`.
+        num_samples: the importance samples of each image.
+    """
+    module, name, arguments = PEERS[peer]
+    kind = getattr(importlib.import_module(f"peers.{module}"), name)
+    architecture = architectures.ARCHITECTURES[SHAPE]
+    return kind(architecture, architectures.weights(architecture), num_samples, **arguments)
+
+
+def measure(workers: dict[str, Worker], x: np.ndarray, block: int) -> dict[str, Any]:
+    """The row of a block of images: seconds and estimates, each by peer."""
+    answers = {peer: each.call("estimate", x, block) for peer, each in workers.items()}
+    return {
+        "load": os.getloadavg()[0],
+        "seconds": {peer: seconds for peer, (_, seconds) in answers.items()},
+        "estimates": {peer: values.astype(float).tolist() for peer, (values, _) in answers.items()},
+    }
+
+
+def show(rows: list[dict[str, Any]], peers: list[str]) -> None:
+    """Prints the table.
+
+    Raises:
+        ValueError: the estimates of a peer are not those of tfvae.
+    """
+    estimates = {peer: np.concatenate([row["estimates"][peer] for row in rows]) for peer in peers}
+    print(f"{'':<16}{'seconds':>10}{'peer / tfvae, by block':>28}{'mean log p(x)':>16}{'difference':>12}{'errors':>8}")
+    for peer in peers:
+        seconds = sum(row["seconds"][peer] for row in rows)
+        ratios = [row["seconds"][peer] / row["seconds"][REFERENCE] for row in rows]
+        difference = estimates[peer] - estimates[REFERENCE]
+        errors = 0.0
+        if peer != REFERENCE:
+            errors = difference.mean() / (difference.std(ddof=1) / len(difference) ** 0.5)
+        print(
+            f"{peer:<16}{seconds:>10.1f}{spread(ratios, '.2f'):>28}{estimates[peer].mean():>16.3f}"
+            f"{difference.mean():>12.4f}{errors:>8.1f}"
+        )
+        if abs(errors) > MOST_ERRORS:
+            raise ValueError(
+                f"{peer} must estimate what tfvae does. Received: means {errors:.1f} standard errors apart"
+            )
+
+
+def main() -> None:
+    """Prints a table, and appends the rows as JSON."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--images", type=int, default=IMAGES)
+    parser.add_argument("--num-samples", type=int, default=NUM_SAMPLES, help="importance samples of each image")
+    parser.add_argument("--block", type=int, default=BLOCK, help="the images that each takes in turn")
+    parser.add_argument("--peers", nargs="+", choices=PEERS, default=list(PEERS), metavar="NAME", help=", ".join(PEERS))
+    parser.add_argument("--json", type=Path, help="a file to which the rows are appended")
+    arguments = parser.parse_args()
+    peers = [REFERENCE, *(peer for peer in arguments.peers if peer != REFERENCE)]
+    records = Records(arguments.json, PACKAGES)
+    x = architectures.data(architectures.ARCHITECTURES[SHAPE], arguments.images)
+    setting = {"shape": SHAPE, "num_samples": arguments.num_samples, "size": arguments.block, "peers": peers}
+    firsts = range(0, arguments.images, arguments.block)
+    keys = [{**setting, "first": first, "last": min(first + arguments.block, len(x))} for first in firsts]
+    if not all(records.find(key) for key in keys):
+        workers = {peer: Worker(functools.partial(build, peer, arguments.num_samples)) for peer in peers}
+        # What is compiled at the first call, for a block and for a last one that is smaller.
+        for size in {key["last"] - key["first"] for key in keys}:
+            measure(workers, x[:size], 0)
+        for key in keys:
+            if not records.find(key):
+                records.append([{**key, **measure(workers, x[key["first"] : key["last"]], key["first"])}])
+        for each in workers.values():
+            each.close()
+    show([records.find(key)[0] for key in keys], peers)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,69 @@
+"""What a benchmark keeps of its runs: rows of JSON, one a line, each with the processor and the versions."""
+
+import importlib.metadata
+import json
+import os
+import platform
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+# What of a processor's flags decides how fast it multiplies matrices.
+_FLAGS = ("avx2", "fma", "avx512f", "avx512_bf16", "avx512_vnni", "amx_tile", "amx_bf16", "amx_int8")
+
+
+class Records:
+    """The rows of a file, to which more are appended.
+
+    Args:
+        path: the file, or None to keep the rows in memory alone.
+        packages: the distributions whose versions each row has, where they are installed.
+    """
+
+    def __init__(self, path: Path | None, packages: Iterable[str]) -> None:
+        self._path = path
+        self._common = {"processor": processor(), "versions": _versions(packages)}
+        lines = path.read_text().splitlines() if path is not None and path.exists() else []
+        self._rows = [json.loads(line) for line in lines]
+
+    def find(self, setting: dict[str, Any]) -> list[dict[str, Any]]:
+        """The rows that have all entries of a setting."""
+        return [row for row in self._rows if all(row.get(name) == value for name, value in setting.items())]
+
+    def append(self, rows: list[dict[str, Any]]) -> None:
+        """Adds the rows of a setting, all at once, so that a run that is cut leaves no part of them."""
+        rows = [{**row, **self._common} for row in rows]
+        self._rows += rows
+        if self._path is not None:
+            with open(self._path, "a") as file:
+                file.write("".join(json.dumps(row) + "\n" for row in rows))
+
+
+def processor() -> dict[str, Any]:
+    """The processor: its name, how many of its cores this process has, and the flags that matter."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except FileNotFoundError:
+        lines = []
+    entries = {name.strip(): value.strip() for name, _, value in (line.partition(":") for line in lines)}
+    flags = set(entries.get("flags", "").split())
+    return {
+        "name": entries.get("model name", platform.processor()),
+        "cores": os.cpu_count(),
+        "flags": [flag for flag in _FLAGS if flag in flags],
+    }
+
+
+def available_memory() -> int:
+    """The bytes of memory that processes may still take."""
+    return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+
+
+def _versions(packages: Iterable[str]) -> dict[str, str]:
+    versions = {}
+    for package in packages:
+        try:
+            versions[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return versions

@@ -1,0 +1,203 @@
+"""Examples per second of training, of tfvae and of its peers: the same weights, data, batches and optimizer.
+
+    python benchmarks/training.py [--shapes NAME ...] [--batch-sizes B ...] [--num-samples K ...] [--json PATH]
+
+tfvae is compiled with an optimizer and nothing else, as `fit` then runs it. Each peer is in a process of its own. They
+are asked for the same loss at first, which must agree. Then they train in turn, round after round, in epochs of the
+same number of steps; the ratio of a round is the rate of tfvae over that of the peer. K = 1 is the ELBO, more the importance weighted bound.
+
+A run that is cut goes on where it is started again with the same PATH, to which the rows of each setting are appended.
+"""
+
+import argparse
+import itertools
+import math
+import os
+import statistics
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from peers import architectures, worker
+from records import Records, available_memory
+
+BATCH_SIZES = (32, 128, 1024)
+NUM_SAMPLES = (1, 5, 50)
+ROUNDS = 5
+SECONDS = 1.0
+# The one that the others are compared with.
+REFERENCE = "tfvae"
+# Two losses that differ by more are those of two functions.
+TOLERANCE = 1e-4
+EXAMPLES_OF_THE_CHECK = 64
+# An epoch takes this times as long as it should for the slowest, at most.
+PATIENCE = 4
+# The steps of the epochs from whose seconds the number of steps follows.
+FIRST_STEPS = 4
+
+
+class Race:
+    """Peers of one setting, each in its process; one that fails is out, with the reason.
+
+    Args:
+        peers: their names, tfvae's the first.
+        shape: the name of an architecture.
+        batch_size: B.
+        k: the draws of z for each example.
+        memory: the most bytes of memory for each.
+    """
+
+    def __init__(self, peers: list[str], shape: str, batch_size: int, k: int, memory: int) -> None:
+        self.architecture, self.k = architectures.ARCHITECTURES[shape], k
+        self.workers = {peer: worker.peer_worker(peer, shape, batch_size, k, memory) for peer in peers}
+        self.reasons: dict[str, str] = {}
+
+    def call(self, method: str, *arguments: Any) -> dict[str, Any]:
+        """What a method of each peer returns, one after the other."""
+        return self._each(lambda each: each.call(method, *arguments))
+
+    def _each(self, ask: Callable[[worker.Worker], Any]) -> dict[str, Any]:
+        """What the workers answer that are still in."""
+        answers = {}
+        for peer in [peer for peer in self.workers if peer not in self.reasons]:
+            try:
+                answers[peer] = ask(self.workers[peer])
+            except worker.WorkerError as error:
+                self.reasons[peer] = str(error)
+                self.workers[peer].close()
+        return answers
+
+    def losses(self) -> dict[str, float]:
+        """The loss of each at the same examples and noise."""
+        x = architectures.data(self.architecture, EXAMPLES_OF_THE_CHECK, seed=1)
+        return self.call("loss", x, architectures.noise(self.architecture, self.k, EXAMPLES_OF_THE_CHECK))
+
+    def choose_steps(self, seconds: float) -> int:
+        """The steps of an epoch that takes about so many seconds, at most `PATIENCE` as many for the slowest."""
+        steps = FIRST_STEPS
+        for _ in range(2):
+            self.call("epoch", steps)
+            times = [taken / steps for taken in self.call("epoch", steps).values()]
+            steps = max(1, round(min(seconds / statistics.median(times), PATIENCE * seconds / max(times))))
+        return steps
+
+    def stretch(self, steps: int, seconds: float) -> dict[str, float]:
+        """The seconds of an epoch of each: the mean of as many as take about so many seconds, and of one at least."""
+
+        def mean(each: worker.Worker) -> float:
+            times = [each.call("epoch", steps)]
+            while sum(times) + times[0] / 2 < seconds:
+                times.append(each.call("epoch", steps))
+            return statistics.mean(times)
+
+        return self._each(mean)
+
+    def close(self) -> None:
+        """Ends the processes."""
+        for each in self.workers.values():
+            each.close()
+
+
+def check_same(losses: dict[str, float]) -> None:
+    """Raises ValueError unless the losses are those of one function."""
+    for peer, loss in losses.items():
+        if not math.isclose(loss, losses[REFERENCE], rel_tol=TOLERANCE):
+            raise ValueError(f"the loss of {peer} must be that of tfvae, {losses[REFERENCE]}. Received: {loss}")
+
+
+def measure(setting: dict[str, Any], peers: list[str], memory: int) -> list[dict[str, Any]]:
+    """Measures all peers in one setting, and returns a row for each."""
+    race = Race(peers, setting["shape"], setting["batch_size"], setting["k"], memory)
+    try:
+        race.call("load", architectures.weights(race.architecture))
+        before = race.losses()
+        check_same(before)
+        steps = race.choose_steps(setting["seconds"])
+        race.call("epoch", steps)
+        load = os.getloadavg()[0]
+        rounds = [race.stretch(steps, setting["seconds"]) for _ in range(setting["rounds"])]
+        after = race.losses()
+    finally:
+        race.close()
+    rows = []
+    for peer in peers:
+        row = {"peer": peer, **setting, "steps": steps, "load": load}
+        if peer in race.reasons:
+            rows.append({**row, "reason": race.reasons[peer]})
+            continue
+        rates = [steps * setting["batch_size"] / seconds[peer] for seconds in rounds]
+        ratios = [seconds[peer] / seconds[REFERENCE] for seconds in rounds]
+        rows.append({**row, "rates": rates, "ratios": ratios, "loss_before": before[peer], "loss_after": after[peer]})
+    return rows
+
+
+def spread(values: list[float], form: str) -> str:
+    """The median and the quartiles."""
+    low, middle, high = np.percentile(values, [25, 50, 75])
+    return f"{middle:{form}} ({low:{form}} to {high:{form}})"
+
+
+def fastest(rows: list[dict[str, Any]]) -> dict[str, Any] | None:
+    """The row of the fastest peer beside tfvae."""
+    rows = [row for row in rows if "rates" in row and row["peer"] != REFERENCE]
+    return max(rows, key=lambda row: statistics.median(row["rates"]), default=None)
+
+
+def show(rows: list[dict[str, Any]]) -> None:
+    """Prints the table of a setting."""
+    first = rows[0]
+    print(f"\n{first['shape']}, batch {first['batch_size']}, k = {first['k']}, {first['steps']} steps")
+    print(f"  {'':<16}{'examples per second':>30}{'tfvae / peer':>24}{'loss after':>12}")
+    for row in rows:
+        if "reason" in row:
+            print(f"  {row['peer']:<16}{'none: ' + row['reason']}")
+            continue
+        rate, ratio = spread(row["rates"], ".0f"), spread(row["ratios"], ".2f")
+        print(f"  {row['peer']:<16}{rate:>30}{ratio:>24}{row['loss_after']:>12.2f}", flush=True)
+
+
+def summarize(settings: list[list[dict[str, Any]]]) -> None:
+    """Prints what the fastest peer of each setting is, and how tfvae compares with it."""
+    print(f"\n{'':<50}{'tfvae':>10}  {'fastest peer':<16}{'its rate':>10}{'tfvae / peer':>24}")
+    for rows in settings:
+        best, own = fastest(rows), next((row for row in rows if row["peer"] == REFERENCE and "rates" in row), None)
+        if best is None or own is None:
+            continue
+        name = f"{own['shape']}, batch {own['batch_size']}, k = {own['k']}"
+        rates = [statistics.median(row["rates"]) for row in (own, best)]
+        ratio = spread(best["ratios"], ".2f")
+        print(f"{name:<50}{rates[0]:>10.0f}  {best['peer']:<16}{rates[1]:>10.0f}{ratio:>24}")
+
+
+def main() -> None:
+    """Prints a table for each setting and one of all of them, and appends the rows as JSON."""
+    shapes, peers = list(architectures.ARCHITECTURES), list(worker.PEERS)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--shapes", nargs="+", choices=shapes, default=shapes, metavar="NAME", help=", ".join(shapes))
+    parser.add_argument("--batch-sizes", nargs="+", type=int, default=BATCH_SIZES)
+    parser.add_argument("--num-samples", nargs="+", type=int, default=NUM_SAMPLES, help="draws of z for each example")
+    parser.add_argument("--peers", nargs="+", choices=peers, default=peers, metavar="NAME", help=", ".join(peers))
+    parser.add_argument("--rounds", type=int, default=ROUNDS, help="how often each is measured")
+    parser.add_argument("--seconds", type=float, default=SECONDS, help="about how long each is measured in a round")
+    parser.add_argument("--memory", type=float, help="the most GB for each process; half of what is free, if not given")
+    parser.add_argument("--json", type=Path, help="a file to which the rows are appended")
+    arguments = parser.parse_args()
+    memory = int(arguments.memory * 2**30) if arguments.memory else available_memory() // 2
+    records = Records(arguments.json, worker.PACKAGES)
+    chosen = [REFERENCE, *(peer for peer in arguments.peers if peer != REFERENCE)]
+    settings = []
+    for shape, batch_size, k in itertools.product(arguments.shapes, arguments.batch_sizes, arguments.num_samples):
+        setting = {"shape": shape, "batch_size": batch_size, "k": k}
+        setting |= {"rounds": arguments.rounds, "seconds": arguments.seconds}
+        rows = [row for row in records.find(setting) if row["peer"] in chosen]
+        if {row["peer"] for row in rows} < set(chosen):
+            rows = measure(setting, chosen, memory)
+            records.append(rows)
+        show(rows)
+        settings.append(rows)
+    summarize(settings)
+
+
+if __name__ == "__main__":
+    main()
