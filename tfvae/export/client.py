@@ -95,10 +95,14 @@ class ExportedModel:
         for name, shape in shapes.items():
             array = checks.to_numpy(arguments[name], name)
             checks.check_shape(array, shape[1:], name)
-            with np.errstate(over="ignore"):
-                arrays[name] = array.astype(np.float32)
-            may_miss = name == "x" and self.metadata.get("missing_values", False)
-            checks.check_finite(arrays[name], name, allow_nan=may_miss)
+            if array.dtype != np.float32:
+                with np.errstate(over="ignore"):
+                    array = array.astype(np.float32)
+            # Counted first, in a tenth of the time that finding out where takes.
+            if np.count_nonzero(np.isfinite(array)) < array.size:
+                may_miss = name == "x" and self.metadata.get("missing_values", False)
+                checks.check_finite(array, name, allow_nan=may_miss)
+            arrays[name] = array
             if name == "label" and "num_classes" in self.metadata:
                 # -1 stands for the most probable one, where there is an x to tell it.
                 _check_labels(arrays[name], -1 if "x" in shapes else 0, self.metadata["num_classes"])
@@ -108,6 +112,8 @@ class ExportedModel:
         if fixed is not None and rows % fixed:
             raise ValueError(f"This file takes batches of {fixed} examples. Received: {rows} examples")
         batch = fixed or _BATCH_SIZE
+        if rows <= batch:
+            return self._call(signature, arrays)
         outputs = [
             self._call(signature, {name: array[start : start + batch] for name, array in arrays.items()})
             for start in range(0, rows, batch)
