@@ -1,0 +1,121 @@
+"""Writes one model in every format that a runtime reads, each from the same weights, and what Keras answers."""
+
+import functools
+import importlib.util
+from pathlib import Path
+
+import numpy as np
+from peers import architectures
+from peers.architectures import ARCHITECTURES
+from peers.worker import Worker
+
+# By name, the arguments of `tfvae.export.tflite`.
+TFLITE_FILES = {
+    "float32": {},
+    "float32, batch of 1": {"batch_size": 1},
+    "dynamic": {"quantize": "dynamic"},
+    "int8": {"quantize": "int8"},
+}
+# Of the examples that calibrate int8 and are compared at by every export.
+_ROWS = 256
+_QUESTIONS = 64
+
+
+def write(shape: str, folder: Path) -> None:
+    """Writes what `write_by_keras` and, where PyTorch is installed, `write_by_torch` do.
+
+    Each in a process of its own: two frameworks in one can crash it.
+
+    Args:
+        shape: a name of `ARCHITECTURES`.
+        folder: an empty folder.
+    """
+    Worker(functools.partial(write_by_keras, shape, folder)).close()
+    if importlib.util.find_spec("torch"):
+        Worker(functools.partial(write_by_torch, shape, folder)).close()
+
+
+def write_by_keras(shape: str, folder: Path) -> None:
+    """Writes model.keras, the folder served, the .tflite files, and questions.npz with the answers of Keras.
+
+    Args:
+        shape: a name of `ARCHITECTURES`.
+        folder: an empty folder.
+    """
+    from peers import tfvae_vae
+
+    from tfvae import export
+
+    architecture = ARCHITECTURES[shape]
+    x = architectures.data(architecture, _ROWS)
+    model = tfvae_vae.build(architecture, k=1)
+    tfvae_vae.load(model, architectures.weights(architecture))
+    model.save(folder / "model.keras")
+    export.saved_model(model, folder / "served", x=x)
+    for name, arguments in TFLITE_FILES.items():
+        export.tflite(model, folder / f"{name}.tflite", x=x, **arguments)
+    x = x[:_QUESTIONS]
+    np.savez(folder / "questions.npz", x=x, mean=model.reconstruct(x), **model.encode(x))
+
+
+def write_by_torch(shape: str, folder: Path) -> None:
+    """Writes encode.onnx and reconstruct.onnx, which take and give images with their channels first.
+
+    From PyTorch, because tf2onnx 1.17 leaves the Log1p of a SavedModel as it is, which ONNX has not.
+
+    Args:
+        shape: a name of `ARCHITECTURES`.
+        folder: where they are written.
+    """
+    import torch
+    from peers.pytorch_vae import to_tensor
+
+    x = to_tensor(architectures.data(ARCHITECTURES[shape], 2))
+    for name, module in torch_modules(shape).items():
+        torch.onnx.export(
+            module,
+            (x,),
+            folder / f"{name}.onnx",
+            input_names=["x"],
+            dynamic_shapes=({0: torch.export.Dim.DYNAMIC},),
+            external_data=False,
+            verbose=False,
+        )
+
+
+def torch_modules(shape: str) -> dict:
+    """The functions `encode` and `reconstruct` as PyTorch modules, with the weights of the architecture.
+
+    Args:
+        shape: a name of `ARCHITECTURES`.
+    """
+    import torch
+    from peers.pytorch_vae import VAE
+    from torch import nn
+    from torch.nn import functional
+
+    class Encode(nn.Module):
+        """The parameters loc and scale of q(z|x)."""
+
+        def __init__(self, vae: VAE) -> None:
+            super().__init__()
+            self.vae = vae
+
+        def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+            features = self.vae.encoder(x)
+            raw_scale = self.vae.raw_scale(features) + architectures.RAW_SHIFT
+            return self.vae.loc(features), functional.softplus(raw_scale) + architectures.MIN_SCALE
+
+    class Reconstruct(nn.Module):
+        """The mean of p(x|z) at the mean of q(z|x)."""
+
+        def __init__(self, vae: VAE) -> None:
+            super().__init__()
+            self.vae = vae
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return torch.sigmoid(self.vae.decoder(self.vae.loc(self.vae.encoder(x))))
+
+    vae = VAE(ARCHITECTURES[shape], k=1)
+    vae.load(architectures.weights(ARCHITECTURES[shape]))
+    return {"encode": Encode(vae).eval(), "reconstruct": Reconstruct(vae).eval()}

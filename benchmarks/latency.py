@@ -1,0 +1,174 @@
+"""Latency and throughput of `encode` and `reconstruct` in every runtime that a trained model can be put into.
+
+    python benchmarks/latency.py [--json PATH]
+
+Every runtime has the same weights, is given a NumPy array and gives NumPy arrays, and lives in a process of its own.
+All of them are timed in turn, several times over, once it is known that they answer as Keras does. The columns:
+
+- median and quartiles, and the 99th percentile, of the microseconds of a call, over all calls of all turns;
+- examples per second, of all turns together;
+- the median of a turn over that of ONNX Runtime with as many threads in the same round (the most threads, where a
+  runtime has its own way): its median and its range over the rounds; below 1 is faster;
+- the largest difference from an answer of Keras.
+
+With a file, the rows are appended to it for each table, and a run that was cut goes on with the tables that it lacks.
+"""
+
+import argparse
+import functools
+import importlib.util
+import os
+import statistics
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import exported
+import numpy as np
+from peers.worker import Worker
+from records import Records
+from runtimes import OPERATIONS, REFERENCE, RUNTIMES, THREADS, Runtime, Timed
+
+SHAPES = ("dense 784-512-512-32", "convolutional 28x28x1")
+BATCHES = (1, 64)
+ROUNDS = 5
+SECONDS = 0.4
+# From an answer of Keras in float32.
+TOLERANCE = 1e-4
+PACKAGES = ("tfvae", "tensorflow", "keras", "ai-edge-litert", "onnxruntime", "torch", "numpy")
+
+
+def open_runtimes(shape: str, folder: Path) -> dict[Runtime, Worker | str]:
+    """Starts a worker for each runtime; where there can be none, the reason stands in its place."""
+    exported.write(shape, folder)
+    workers = {}
+    for runtime in RUNTIMES:
+        missing = [package for package in runtime.packages if importlib.util.find_spec(package) is None]
+        if missing:
+            workers[runtime] = f"{missing[0]} is not installed"
+        else:
+            workers[runtime] = Worker(functools.partial(Timed, runtime, folder, shape))
+    return workers
+
+
+def check(workers: dict[Runtime, Worker], operation: str, batch: int) -> dict[Runtime, float]:
+    """The differences from the answers of Keras.
+
+    Raises:
+        ValueError: a runtime that computes in float32 gives other numbers than Keras.
+    """
+    differences = {runtime: worker.call("difference", operation, batch) for runtime, worker in workers.items()}
+    for runtime, difference in differences.items():
+        if runtime.is_exact and not difference <= TOLERANCE:
+            raise ValueError(f"{runtime.label} must answer as Keras does. Received: a difference of {difference:.3g}")
+    return differences
+
+
+def figures(times: list[list[int]], batch: int) -> dict[str, Any]:
+    """What is told of the nanoseconds of the calls of each round.
+
+    Args:
+        times: a list for each round.
+        batch: the number of examples of a call.
+    """
+    calls = np.concatenate(times)
+    lower, median, upper, last = np.percentile(calls, [25, 50, 75, 99]) / 1e3
+    return {
+        "calls": len(calls),
+        "microseconds": float(median),
+        "quartiles": [float(lower), float(upper)],
+        "p99": float(last),
+        "examples_per_second": float(1e9 * batch * len(calls) / calls.sum()),
+        "microseconds_by_round": [float(np.median(each)) / 1e3 for each in times],
+    }
+
+
+def add_ratios(rows: list[dict[str, Any]]) -> None:
+    """Adds to each row its medians over those of the reference with as many threads, by round."""
+    references = {row["threads"]: row for row in rows if (row["runtime"], row["model"]) == (REFERENCE, "")}
+    for row in rows:
+        reference = references.get(row["threads"] or max(THREADS), {})
+        if "microseconds" in row and "microseconds" in reference:
+            pairs = zip(row["microseconds_by_round"], reference["microseconds_by_round"], strict=True)
+            row["ratios"] = [own / other for own, other in pairs]
+
+
+def line(row: dict[str, Any]) -> str:
+    """A row of the table."""
+    name = f"{', '.join(part for part in (row['runtime'], row['model']) if part):<40}{row['threads'] or '':>3}"
+    if "reason" in row:
+        return f"{name}  {row['reason']}"
+    quartiles = "{:.1f} to {:.1f}".format(*row["quartiles"])
+    ratio = ""
+    if "ratios" in row:
+        ratio = f"{statistics.median(row['ratios']):.2f} ({min(row['ratios']):.2f} to {max(row['ratios']):.2f})"
+    return (
+        f"{name}{row['microseconds']:>11.1f}{quartiles:>24}{row['p99']:>11.1f}{row['examples_per_second']:>12.0f}"
+        f"{ratio:>30}{row['difference']:>12.1e}"
+    )
+
+
+def show(rows: list[dict[str, Any]]) -> None:
+    """Prints the table of a setting."""
+    first = rows[0]
+    print(f"\n{first['shape']}, {first['operation']}, batch {first['batch']}")
+    header = f"{'':<36}{'threads':>7}{'median us':>11}{'quartiles':>24}{'p99':>11}{'examples/s':>12}"
+    print(f"{header}{'over ONNX Runtime':>30}{'difference':>12}")
+    print(*map(line, rows), sep="\n", flush=True)
+
+
+def measure(workers: dict[Runtime, Worker | str], setting: dict[str, Any]) -> list[dict[str, Any]]:
+    """Measures all runtimes in one setting, and returns a row for each."""
+    operation, batch = setting["operation"], setting["batch"]
+    opened = {
+        runtime: worker
+        for runtime, worker in workers.items()
+        if not isinstance(worker, str) and batch in (runtime.batches or (batch,))
+    }
+    differences = check(opened, operation, batch)
+    load = os.getloadavg()[0]
+    times = {runtime: [] for runtime in opened}
+    for _ in range(setting["rounds"]):
+        for runtime, worker in opened.items():
+            times[runtime].append(worker.call("times", operation, batch, setting["seconds"]))
+    rows = []
+    for runtime, worker in workers.items():
+        row = {**setting, "runtime": runtime.name, "model": runtime.model, "threads": runtime.threads, "load": load}
+        if runtime in opened:
+            rows.append({**row, **figures(times[runtime], batch), "difference": differences[runtime]})
+        elif isinstance(worker, str):
+            rows.append({**row, "reason": worker})
+    add_ratios(rows)
+    return rows
+
+
+def main() -> None:
+    """Prints the tables, and appends their rows to a file."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--json", type=Path, help="a file to which the rows are appended")
+    parser.add_argument("--rounds", type=int, default=ROUNDS, help="how often each is timed")
+    parser.add_argument("--seconds", type=float, default=SECONDS, help="how long each is timed in a round")
+    parser.add_argument("--shapes", nargs="+", choices=SHAPES, default=SHAPES, help="all by default")
+    arguments = parser.parse_args()
+    records = Records(arguments.json, PACKAGES)
+    for shape in arguments.shapes:
+        settings = [
+            {"shape": shape, "operation": operation, "batch": batch}
+            | {"rounds": arguments.rounds, "seconds": arguments.seconds}
+            for operation in OPERATIONS
+            for batch in BATCHES
+        ]
+        with tempfile.TemporaryDirectory() as folder:
+            workers = {}
+            for setting in settings:
+                if not records.find(setting):
+                    workers = workers or open_runtimes(shape, Path(folder))
+                    records.append(measure(workers, setting))
+                show(records.find(setting))
+            for worker in workers.values():
+                if isinstance(worker, Worker):
+                    worker.close()
+
+
+if __name__ == "__main__":
+    main()
