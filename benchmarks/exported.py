@@ -30,9 +30,11 @@ def write(shape: str, folder: Path) -> None:
         shape: a name of `ARCHITECTURES`.
         folder: an empty folder.
     """
-    Worker(functools.partial(write_by_keras, shape, folder)).close()
-    if importlib.util.find_spec("torch"):
-        Worker(functools.partial(write_by_torch, shape, folder)).close()
+    writers = [write_by_keras, *([write_by_torch] if importlib.util.find_spec("torch") else [])]
+    for writer in writers:
+        worker = Worker(functools.partial(writer, shape, folder))
+        worker.ready()
+        worker.close()
 
 
 def write_by_keras(shape: str, folder: Path) -> None:

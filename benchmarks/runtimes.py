@@ -11,8 +11,8 @@ from exported import TFLITE_FILES, torch_modules
 
 OPERATIONS = {"encode": ("loc", "scale"), "reconstruct": ("mean",)}
 THREADS = (1, 2)
-# Of each turn, before it is timed.
-_WARM_UP_CALLS = 10
+# Of each turn, before it is timed: threads of whoever had the turn before may still spin.
+_WARM_UP_SECONDS = 0.05
 
 _Function = Callable[[np.ndarray], Any]
 
@@ -88,20 +88,25 @@ class Timed:
             seconds: how long.
         """
         function, x = self._functions[operation], self._question(batch)
-        for _ in range(_WARM_UP_CALLS):
-            function(x)
-        times, end = [], time.perf_counter_ns() + int(1e9 * seconds)
-        now = time.perf_counter_ns()
-        while now < end:
-            before = now
-            function(x)
-            now = time.perf_counter_ns()
-            times.append(now - before)
-        return times
+        _call_for(_WARM_UP_SECONDS, function, x)
+        return _call_for(seconds, function, x)
 
     def _question(self, batch: int) -> np.ndarray:
         x = self._arrays["x"][:batch]
         return np.ascontiguousarray(np.moveaxis(x, -1, 1)) if self._moved and x.ndim == 4 else x
+
+
+def _call_for(seconds: float, function: _Function, x: np.ndarray) -> list[int]:
+    """The nanoseconds of the calls that begin within so many seconds."""
+    times = []
+    now = time.perf_counter_ns()
+    end = now + int(1e9 * seconds)
+    while now < end:
+        before = now
+        function(x)
+        now = time.perf_counter_ns()
+        times.append(now - before)
+    return times
 
 
 def keras_predict(folder: Path, shape: str) -> dict[str, _Function]:
