@@ -12,7 +12,7 @@ import numpy as np
 from peers.architectures import Architecture, Weights
 from peers.jax_vae import log_likelihood, posterior
 
-# The examples of a batch, and the draws of z for each that the decoder evaluates at a time: 4096 rows stay in the cache.
+# The examples of a batch, and the draws of z for each that the decoder evaluates at a time: few enough for the cache.
 BATCH_SIZE = 32
 DRAWS = 128
 

@@ -11,7 +11,7 @@ from torch.nn import functional
 from peers.architectures import MIN_SCALE, RAW_SHIFT, Architecture, Weights
 from peers.pytorch_vae import VAE, to_tensor
 
-# The examples of a batch, and the draws of z for each that the decoder evaluates at a time: 4096 rows stay in the cache.
+# The examples of a batch, and the draws of z for each that the decoder evaluates at a time: few enough for the cache.
 BATCH_SIZE = 32
 DRAWS = 128
 
