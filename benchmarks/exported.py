@@ -3,6 +3,7 @@
 import functools
 import importlib.util
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from peers import architectures
@@ -85,7 +86,7 @@ def write_by_torch(shape: str, folder: Path) -> None:
         )
 
 
-def torch_modules(shape: str) -> dict:
+def torch_modules(shape: str) -> dict[str, Any]:
     """The functions `encode` and `reconstruct` as PyTorch modules, with the weights of the architecture.
 
     Args:
