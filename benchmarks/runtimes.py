@@ -193,12 +193,12 @@ def torch_eager(folder: Path, shape: str, threads: int) -> dict[str, _Function]:
     return _torch(torch_modules(shape), threads)
 
 
-def torch_compiled(folder: Path, shape: str, threads: int) -> dict[str, _Function]:
-    """Modules of PyTorch that `torch.compile` compiled for each size of batch, with their weights as constants."""
+def torch_compiled(folder: Path, shape: str, threads: int, freezing: bool) -> dict[str, _Function]:
+    """Modules of PyTorch compiled for each size of batch, with their weights as constants of the graph or not."""
     import torch
     import torch._inductor.config
 
-    torch._inductor.config.freezing = True
+    torch._inductor.config.freezing = freezing
     compiled = {name: torch.compile(module, dynamic=False) for name, module in torch_modules(shape).items()}
     return _torch(compiled, threads)
 
@@ -267,7 +267,8 @@ RUNTIMES = [
             (REFERENCE, "", onnx_runtime, ("onnxruntime", "torch")),
             (REFERENCE, "bound arrays", bound_onnx_runtime, ("onnxruntime", "torch")),
             ("PyTorch", "eager", torch_eager, ("torch",)),
-            ("PyTorch", "compiled", torch_compiled, ("torch",)),
+            ("PyTorch", "compiled", functools.partial(torch_compiled, freezing=False), ("torch",)),
+            ("PyTorch", "compiled, frozen", functools.partial(torch_compiled, freezing=True), ("torch",)),
         )
         for threads in THREADS
     ),
