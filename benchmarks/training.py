@@ -81,6 +81,8 @@ class Race:
             # The first epoch compiles.
             _, *tries = [self.call("epoch", steps) for _ in range(3)]
             times = [min(each[peer] for each in tries) / steps for peer in tries[-1]]
+            if not times:
+                break
             steps = max(1, round(min(seconds / statistics.median(times), PATIENCE * seconds / max(times))))
         return steps
 
@@ -103,9 +105,10 @@ class Race:
 
 def check_same(losses: dict[str, float]) -> None:
     """Raises ValueError unless the losses are those of one function."""
+    first = next(iter(losses), None)
     for peer, loss in losses.items():
-        if not math.isclose(loss, losses[REFERENCE], rel_tol=TOLERANCE):
-            raise ValueError(f"the loss of {peer} must be that of tfvae, {losses[REFERENCE]}. Received: {loss}")
+        if not math.isclose(loss, losses[first], rel_tol=TOLERANCE):
+            raise ValueError(f"the loss of {peer} must be that of {first}, {losses[first]}. Received: {loss}")
 
 
 def measure(setting: dict[str, Any], peers: list[str], memory: int) -> list[dict[str, Any]]:
@@ -129,7 +132,8 @@ def measure(setting: dict[str, Any], peers: list[str], memory: int) -> list[dict
             rows.append({**row, "reason": race.reasons[peer]})
             continue
         rates = [steps * setting["batch_size"] / seconds[peer] for seconds in rounds]
-        ratios = [seconds[peer] / seconds[REFERENCE] for seconds in rounds]
+        compared = rounds if REFERENCE not in race.reasons else []
+        ratios = [seconds[peer] / seconds[REFERENCE] for seconds in compared]
         rows.append({**row, "rates": rates, "ratios": ratios, "loss_before": before[peer], "loss_after": after[peer]})
     return rows
 
@@ -155,7 +159,7 @@ def show(rows: list[dict[str, Any]]) -> None:
         if "reason" in row:
             print(f"  {row['peer']:<16}{'none: ' + row['reason']}")
             continue
-        rate, ratio = spread(row["rates"], ".0f"), spread(row["ratios"], ".2f")
+        rate, ratio = spread(row["rates"], ".0f"), spread(row["ratios"], ".2f") if row["ratios"] else ""
         print(f"  {row['peer']:<16}{rate:>30}{ratio:>24}{row['loss_after']:>12.2f}", flush=True)
 
 

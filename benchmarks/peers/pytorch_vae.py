@@ -100,11 +100,11 @@ class VAE(nn.Module):
     def log_likelihood(self, x: torch.Tensor, outputs: torch.Tensor) -> torch.Tensor:
         """The density log p(x|z) [S, B] of what the decoder gives [S * B, ...] for x [B, ...]."""
         rows = x.flatten(1)
-        outputs = outputs.view(-1, *rows.shape)
+        outputs = outputs.reshape(-1, *rows.shape)
         if self.architecture.likelihood == "normal":
             return -((rows - outputs).square().sum(-1) + LOG_2_PI * rows.shape[1]) / 2
-        losses = functional.binary_cross_entropy_with_logits(outputs, rows.expand_as(outputs), reduction="none")
-        return -losses.sum(-1)
+        # A third faster in a step of eager PyTorch than `binary_cross_entropy_with_logits`.
+        return (rows * outputs).sum(-1) - functional.softplus(outputs).sum(-1)
 
     def forward(self, x: torch.Tensor, epsilon: torch.Tensor | None = None) -> torch.Tensor:
         """The loss of x [B, ...], at noise [k, B, L] or at noise of its own."""
