@@ -34,8 +34,6 @@ TOLERANCE = 1e-4
 EXAMPLES_OF_THE_CHECK = 64
 # An epoch takes this times as long as it should for the slowest, at most.
 PATIENCE = 8
-# The steps of the epochs from whose seconds the number of steps follows.
-FIRST_STEPS = 4
 
 
 class Race:
@@ -76,14 +74,18 @@ class Race:
 
     def choose_steps(self, seconds: float) -> int:
         """The steps of an epoch that takes about so many seconds, at most `PATIENCE` as many for the slowest."""
-        steps = FIRST_STEPS
-        for _ in range(2):
+        steps = 1
+        for _ in range(3):
             # The first epoch compiles.
-            _, *tries = [self.call("epoch", steps) for _ in range(3)]
+            _, *tries = [self.call("epoch", steps) for _ in range(3 if steps > 1 else 2)]
             times = [min(each[peer] for each in tries) / steps for peer in tries[-1]]
             if not times:
                 break
+            before = steps
             steps = max(1, round(min(seconds / statistics.median(times), PATIENCE * seconds / max(times))))
+            # An epoch has a cost of its own too, so that few steps say little of many.
+            if steps <= 2 * before:
+                break
         return steps
 
     def stretch(self, steps: int, seconds: float) -> dict[str, float]:

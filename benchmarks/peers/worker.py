@@ -130,4 +130,6 @@ def _serve(connection: Connection, make: Callable[[], Any], memory: int | None) 
         connection.send((None, str(error)))
     except Exception as error:
         traceback.print_exc()
-        connection.send((None, traceback.format_exception_only(error)[-1].split("\n")[0]))
+        first, *others = filter(None, traceback.format_exception_only(error)[-1].split("\n"))
+        # TensorFlow says last what it was.
+        connection.send((None, f"{first} {others[-1]}" if first.endswith(":") and others else first))
