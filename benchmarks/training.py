@@ -122,9 +122,10 @@ def measure(setting: dict[str, Any], peers: list[str], memory: int) -> list[dict
         check_same(before)
         steps = race.choose_steps(setting["seconds"])
         race.call("epoch", steps)
+        # Here each has trained for as many steps as the others.
+        after = race.losses()
         load = os.getloadavg()[0]
         rounds = [race.stretch(steps, setting["seconds"]) for _ in range(setting["rounds"])]
-        after = race.losses()
     finally:
         race.close()
     rows = []
@@ -156,7 +157,7 @@ def show(rows: list[dict[str, Any]]) -> None:
     """Prints the table of a setting."""
     first = rows[0]
     print(f"\n{first['shape']}, batch {first['batch_size']}, k = {first['k']}, {first['steps']} steps")
-    print(f"  {'':<16}{'examples per second':>30}{'tfvae / peer':>24}{'loss after':>12}")
+    print(f"  {'':<16}{'examples per second':>30}{'tfvae / peer':>24}{'loss':>12}")
     for row in rows:
         if "reason" in row:
             print(f"  {row['peer']:<16}{'none: ' + row['reason']}")
