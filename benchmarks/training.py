@@ -34,6 +34,8 @@ TOLERANCE = 1e-4
 EXAMPLES_OF_THE_CHECK = 64
 # An epoch takes this times as long as it should for the slowest, at most.
 PATIENCE = 8
+# An epoch has no fewer steps where the fastest does these in time: of fewer, what is measured is the cost of an epoch.
+FEW_STEPS = 20
 
 
 class Race:
@@ -82,7 +84,8 @@ class Race:
             if not times:
                 break
             before = steps
-            steps = max(1, round(min(seconds / statistics.median(times), PATIENCE * seconds / max(times))))
+            least = FEW_STEPS if min(times) * FEW_STEPS <= seconds else 1
+            steps = max(least, round(min(seconds / statistics.median(times), PATIENCE * seconds / max(times))))
             # An epoch has a cost of its own too, so that few steps say little of many.
             if steps <= 2 * before:
                 break
