@@ -22,7 +22,7 @@ def to_numpy(x: Any, argument: str = "x") -> np.ndarray:
     except ValueError as error:
         raise ValueError(f"`{argument}` must be one numeric array or tensor. Received: {type(x).__name__}") from error
     # bfloat16 tensors come as a dtype of their own, which NumPy does not count among its floats.
-    if x.dtype.name == "bfloat16":
+    if x.dtype.kind == "V" and x.dtype.name == "bfloat16":
         x = x.astype(np.float32)
     if x.dtype.kind not in "biuf":
         raise ValueError(f"`{argument}` must hold real numbers. Received: {argument} of dtype {x.dtype}")
