@@ -69,7 +69,7 @@ def in_child(*cases, slow=()):
 
         @pytest.mark.parametrize(("kind", "name"), parameters)
         def test(kind, name, outcomes_of):
-            outcome = outcomes_of(300, kind)[name]
+            outcome = outcomes_of(900, kind)[name]
             assert outcome is None, outcome
 
         return test
