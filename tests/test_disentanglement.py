@@ -107,7 +107,8 @@ def test_of_names_the_predictability_is_the_balanced_accuracy():
     # Named 0, 1, 2 in an order that no line follows; the runner-up, which is independent, guesses.
     names = np.array([0, 2, 1])[FACTORS[:, 0]]
     codes = np.stack([FACTORS[:, 0], FACTORS[:, 1]], axis=1)
-    assert sap(codes, names[:, None], categorical=[0]) == pytest.approx(1 - 1 / 3)
+    for columns in ([0], np.array([0])):
+        assert sap(codes, names[:, None], categorical=columns) == pytest.approx(1 - 1 / 3)
     assert sap(codes, names[:, None]) < 0.3
 
 

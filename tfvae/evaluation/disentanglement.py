@@ -1,6 +1,6 @@
 """How well the dimensions of a code stand for the factors that the data are made of, where these are known."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -85,7 +85,7 @@ def sap(codes: Any, factors: Any, categorical: Sequence[int] = ()) -> float:
     """
     codes, factors = _checked(codes, factors)
     num_factors = factors.shape[1]
-    if not isinstance(categorical, Sequence) or not set(categorical) <= set(range(num_factors)):
+    if not isinstance(categorical, Iterable) or not set(categorical) <= set(range(num_factors)):
         raise ValueError(
             f"`categorical` must hold columns of factors, from 0 to {num_factors - 1}. Received: "
             f"categorical={categorical!r}"
