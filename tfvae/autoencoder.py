@@ -9,7 +9,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from tfvae import checks, inputs
+from tfvae import checks, execution, inputs
 from tfvae.callbacks import PosteriorCollapseWarning
 from tfvae.likelihoods import Likelihood
 from tfvae.model import VariationalModel
@@ -53,6 +53,10 @@ class Autoencoder(VariationalModel):
     @abc.abstractmethod
     def _encode(self, x: Any, training: bool = False) -> Any:
         """What `encode` gives of a batch."""
+
+    def _operations(self) -> float:
+        # Forward, and twice as many backward; the encoder sees each example once, but it is a part of the whole.
+        return 3.0 * execution.operations(self._flatten_layers()) * self.objective.num_samples * self._rows_per_example
 
     def check_data(self, x: np.ndarray) -> None:
         """Builds the model where that is still to be done, and raises ValueError when it cannot have produced x."""

@@ -34,6 +34,15 @@ def arguments_of(model: Any, method: Callable[..., Any], *args: Any, **kwargs: A
     return {**arguments, **arguments.pop("kwargs", {})}
 
 
+def callbacks_of(arguments: dict[str, Any]) -> list[keras.callbacks.Callback]:
+    """The callbacks that `fit` was given, as a list that the arguments hold from here on."""
+    given = arguments.get("callbacks")
+    if isinstance(given, keras.callbacks.CallbackList):
+        return given.callbacks
+    arguments["callbacks"] = [given] if isinstance(given, keras.callbacks.Callback) else list(given or [])
+    return arguments["callbacks"]
+
+
 def check_validation(model: Any, arguments: dict[str, Any]) -> None:
     """Checks `validation_data`, and gives it the form in which Keras keeps the sample weights.
 

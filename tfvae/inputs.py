@@ -169,7 +169,7 @@ def shuffle_arrays(
 
     order = epochs.shuffled_batches(size, batch_size, seed=seed)
     arguments["x"] = order.map(batch, num_parallel_calls=tf.data.AUTOTUNE).prefetch(tf.data.AUTOTUNE)
-    arguments.update(y=None, sample_weight=None)
+    arguments.update(y=None, sample_weight=None, batch_size=batch_size)
 
 
 def _weights_of_classes(y: np.ndarray, class_weight: dict[int, float]) -> np.ndarray:

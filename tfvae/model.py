@@ -2,6 +2,7 @@
 
 import abc
 import functools
+import math
 import os
 import random
 from collections.abc import Callable, Mapping, MutableMapping
@@ -11,7 +12,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from tfvae import callbacks, calls, checks, epochs, files, inputs, replicas, resume
+from tfvae import callbacks, calls, checks, epochs, execution, files, inputs, replicas, resume
 from tfvae.elbo import ElboTerms
 from tfvae.objectives import ELBO, Objective
 
@@ -157,19 +158,13 @@ class VariationalModel(keras.Model, abc.ABC):
     def make_train_function(self, force: bool = False) -> None:
         """Makes the function that runs `train_step` on batches of an iterator."""
         if self.train_function is None or force:
-            if self.distribute_strategy.num_replicas_in_sync > 1:
-                self.train_function = replicas.make_function(self, self.train_step)
-            else:
-                super().make_train_function(force)
-            self.train_function = resume.counting(self, self._progress, self.train_function)
+            function = replicas.make_function(self, self.train_step)
+            self.train_function = resume.counting(self, self._progress, function)
 
     def make_test_function(self, force: bool = False) -> None:
         """Makes the function that runs `test_step` on batches of an iterator."""
         if self.test_function is None or force:
-            if self.distribute_strategy.num_replicas_in_sync > 1:
-                self.test_function = replicas.make_function(self, self.test_step)
-            else:
-                super().make_test_function(force)
+            self.test_function = replicas.make_function(self, self.test_step)
 
     def predict_step(self, data: Any) -> Any:
         """The model's output for one batch."""
@@ -305,10 +300,18 @@ class VariationalModel(keras.Model, abc.ABC):
         if isinstance(arguments["x"], tf.data.Dataset):
             # Keras warns of its own default, which a dataset cannot honour.
             arguments["shuffle"] = False
+        # So that Python is no part of each step.
+        given = self.steps_per_execution
+        if given == 1 and not self.run_eagerly:
+            rows = arguments.get("batch_size") or self._rows_seen
+            self.steps_per_execution = execution.steps(
+                rows * self._operations(), arguments.get("steps_per_epoch"), calls.callbacks_of(arguments)
+            )
         resume.add_callbacks(self, self._progress, arguments)
         try:
             return super().fit(**arguments)
         finally:
+            self.steps_per_execution = given
             epochs.set_epoch(None)
 
     def evaluate(self, x: Any = None, *args: Any, **kwargs: Any) -> Any:
@@ -359,6 +362,10 @@ class VariationalModel(keras.Model, abc.ABC):
             self._functions[key] = tf.function(function_of_tensors, reduce_retracing=True, jit_compile=self.jit_compile)
         return self._functions[key](*tensors)
 
+    def _operations(self) -> float:
+        """The floating-point operations of one example in a step of training; infinity where they are not known."""
+        return math.inf
+
     def _seed(self, seed: int | None) -> tf.Tensor:
         return self.next_seed() if seed is None else tf.constant([checks.seed_number(seed), 0], tf.int32)
 
@@ -376,11 +383,14 @@ class VariationalModel(keras.Model, abc.ABC):
         if batch is None:
             raise ValueError(f"`{argument}` must hold at least one batch. Received: {data!r}")
         try:
-            self.check_data(tf.nest.map_structure(checks.to_numpy, self.unpack(batch)[0]))
+            x = tf.nest.map_structure(checks.to_numpy, self.unpack(batch)[0])
+            self.check_data(x)
         except ValueError as error:
             if argument == "x":
                 raise
             raise ValueError(f"`{argument}`: {error}") from error
+        if argument == "x":
+            self._rows_seen = len(tf.nest.flatten(x)[0])
         return data
 
     def _maybe_symbolic_build(self, iterator: Any = None, data_batch: Any = None) -> None:

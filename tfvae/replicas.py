@@ -14,18 +14,20 @@ import tensorflow as tf
 from tfvae import strategies
 
 
-def make_function(model: keras.Model, step: Callable[[Any], dict[str, Any]]) -> Callable[[Any], dict[str, Any]]:
+def make_function(model: keras.Model, step: Callable[[Any], dict[str, Any]]) -> Callable[..., dict[str, Any]]:
     """Makes the function that Keras calls to run steps on all replicas.
 
     Args:
-        model: a compiled model of a strategy with several replicas.
+        model: a compiled model.
         step: its `train_step` or `test_step`.
 
     Returns:
-        A function of an iterator that runs as many steps as `compile(steps_per_execution=)` says, or fewer where the
-        data end, and returns the metrics of the last, averaged over the replicas.
+        A function of an iterator, and of the number of steps, without which that is the model's `steps_per_execution`.
+        It runs these, or fewer where the data end, and returns the metrics of the last, averaged over the replicas.
     """
     strategy = model.distribute_strategy
+    # Of one replica the whole step, of several what concerns no other: see `compiled`.
+    jit_compile = model.jit_compile if strategy.num_replicas_in_sync == 1 else None
 
     def one_step(data: Any) -> dict[str, Any]:
         metrics = strategy.run(step, args=(data,))
@@ -40,11 +42,8 @@ def make_function(model: keras.Model, step: Callable[[Any], dict[str, Any]]) -> 
         means = strategy.reduce(tf.distribute.ReduceOp.MEAN, tf.stack(list(metrics.values())), axis=None)
         return dict(zip(metrics, tf.unstack(means, num=len(metrics)), strict=True))
 
-    def steps(iterator: tf.distribute.DistributedIterator) -> dict[str, Any]:
-        count = model.steps_per_execution
+    def steps(iterator: tf.data.Iterator | tf.distribute.DistributedIterator, count: tf.Tensor) -> dict[str, Any]:
         metrics = one_step(iterator.get_next())
-        if count == 1:
-            return over_workers(metrics)
 
         def next_batch(index: tf.Tensor) -> Any:
             # Not read ahead: a batch that no step takes would be lost.
@@ -60,12 +59,12 @@ def make_function(model: keras.Model, step: Callable[[Any], dict[str, Any]]) -> 
         return over_workers(loop[2])
 
     if not model.run_eagerly:
-        one_step = tf.function(one_step, autograph=False, reduce_retracing=True)
+        one_step = tf.function(one_step, autograph=False, reduce_retracing=True, jit_compile=jit_compile)
         steps = tf.function(steps, autograph=False, reduce_retracing=True)
 
-    def function(iterator: Any) -> dict[str, Any]:
-        if isinstance(iterator, tf.distribute.DistributedIterator):
-            return steps(iterator)
+    def function(iterator: Any, count: int | None = None) -> dict[str, Any]:
+        if isinstance(iterator, tf.data.Iterator | tf.distribute.DistributedIterator):
+            return steps(iterator, tf.constant(model.steps_per_execution if count is None else count))
         # Of `train_on_batch` and `test_on_batch`.
         return over_workers(one_step(next(iterator)))
 

@@ -17,7 +17,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from tfvae import checks, epochs, files, inputs, strategies
+from tfvae import calls, checks, epochs, files, inputs, strategies
 from tfvae.callbacks import Checkpoints
 
 _POSITION, _SEEDS, _METRICS = "position", "seed_generators", "metrics"
@@ -113,25 +113,29 @@ def _metric_variables(model: keras.Model) -> list[keras.Variable]:
     return model.metrics_variables if strategies.workers(model.distribute_strategy)[1] == 1 else []
 
 
-def counting(model: keras.Model, progress: Progress, function: Callable[[Any], Any]) -> Callable[[Any], Any]:
+def counting(model: keras.Model, progress: Progress, function: Callable[..., Any]) -> Callable[[Any], Any]:
     """Makes a `train_function` that counts its steps, and passes over the batches of steps that are done.
 
     Args:
         model: the model.
         progress: where its training is.
-        function: the function that trains on the next batches of an iterator.
+        function: the function that trains on the next batches of an iterator, as many as it is told.
     """
 
     def train_function(iterator: Any) -> Any:
         if progress.to_pass > 0:
             _skip(iterator, progress.to_pass)
             progress.to_pass = 0
+        count = model.steps_per_execution
         if progress.to_skip > 0:
-            progress.to_skip -= model.steps_per_execution
-            _skip(iterator, model.steps_per_execution)
-            return model.get_metrics_result()
-        metrics = function(iterator)
-        progress.step += model.steps_per_execution
+            skipped = min(progress.to_skip, count)
+            progress.to_skip -= skipped
+            count -= skipped
+            _skip(iterator, skipped)
+            if count == 0:
+                return model.get_metrics_result()
+        metrics = function(iterator, count)
+        progress.step += count
         return metrics
 
     return train_function
@@ -266,12 +270,7 @@ def add_callbacks(model: keras.Model, progress: Progress, arguments: dict[str, A
     model._initial_epoch = None
     # An earlier training that was interrupted has not ended its warm-up.
     model.kl_weight.assign(1.0)
-    callbacks = arguments.get("callbacks")
-    if isinstance(callbacks, keras.callbacks.CallbackList):
-        own = callbacks.callbacks
-    else:
-        own = [callbacks] if isinstance(callbacks, keras.callbacks.Callback) else list(callbacks or [])
-        arguments["callbacks"] = own
+    own = calls.callbacks_of(arguments)
     own[:] = [callback for callback in own if not isinstance(callback, (FollowEpochs, *model.warnings, Resume))]
     backups = [callback for callback in own if isinstance(callback, keras.callbacks.BackupAndRestore)]
     for callback in backups:

@@ -1,0 +1,136 @@
+"""How many steps run in one execution: counted against TensorFlow's own profiler, and seen in `fit`."""
+
+import math
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
+
+from tfvae import VAE, callbacks, execution, likelihoods, networks, objectives
+
+
+def counted_by_tensorflow(network, shape):
+    """The floating-point operations of the products and convolutions in the graph of a network, for one example."""
+    function = tf.function(lambda x: network(x)).get_concrete_function(tf.TensorSpec([1, *shape], tf.float32))
+    graph = convert_variables_to_constants_v2(function).graph
+    options = tf.compat.v1.profiler.ProfileOptionBuilder(tf.compat.v1.profiler.ProfileOptionBuilder.float_operation())
+    options = options.with_empty_output().with_node_names(show_name_regexes=[".*(MatMul|onv2d|onv).*"]).build()
+    return tf.compat.v1.profiler.profile(graph, options=options).total_float_ops
+
+
+NETWORKS = {
+    "dense": (networks.dense_encoder((9, 5), (20, 7)), (9, 5)),
+    "no graph of layers": (keras.Sequential([keras.layers.Dense(8), keras.layers.Dense(3)]), (4,)),
+    "dense decoder": (networks.dense_decoder(6, (9, 5), (20,)), (6,)),
+    "convolutional": (networks.convolutional_encoder((12, 10, 3), (8, 4), (5,)), (12, 10, 3)),
+    "transposed": (networks.convolutional_decoder(6, (12, 10, 3), (8, 4), (5,)), (6,)),
+}
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_operations_are_those_that_tensorflow_counts(name):
+    network, shape = NETWORKS[name]
+    expected = counted_by_tensorflow(network, shape)
+    # TensorFlow counts the additions of biases as well.
+    assert execution.operations(network._flatten_layers()) == pytest.approx(expected, rel=0.1)
+
+
+def batches_seen(**hooks):
+    return type("Seen", (keras.callbacks.Callback,), {name: lambda self, *_, **__: None for name in hooks})()
+
+
+@pytest.mark.parametrize(
+    ("callback", "expected"),
+    [
+        (keras.callbacks.Callback(), 100),
+        (keras.callbacks.EarlyStopping(), 100),
+        (keras.callbacks.TerminateOnNaN(), 100),
+        (keras.callbacks.ModelCheckpoint("a.keras"), 100),
+        (keras.callbacks.ModelCheckpoint("a.keras", save_freq=7), 1),
+        (keras.callbacks.TensorBoard(), 100),
+        (keras.callbacks.TensorBoard(update_freq=5), 1),
+        (keras.callbacks.BackupAndRestore("a"), 100),
+        (callbacks.Checkpoints("a"), 100),
+        (callbacks.Checkpoints("a", save_freq=7), 1),
+        (callbacks.KLWarmUp(5), 1),
+        (keras.callbacks.LambdaCallback(on_epoch_end=print), 100),
+        (keras.callbacks.LambdaCallback(on_train_batch_end=print), 1),
+        (batches_seen(on_train_batch_begin=True), 1),
+        (batches_seen(on_batch_end=True), 1),
+        (batches_seen(on_test_batch_end=True), 100),
+    ],
+    ids=str,
+)
+def test_a_callback_that_looks_at_batches_sees_each(callback, expected):
+    assert execution.steps(1e9, None, [keras.callbacks.EarlyStopping(), callback]) == expected
+
+
+@pytest.mark.parametrize(
+    ("operations", "steps_per_epoch", "expected"),
+    [
+        (1e9, None, 100),
+        (0.0, None, 500),
+        (3e10, None, 3),
+        (1e12, None, 1),
+        (math.inf, None, 1),
+        (1e9, 60, 60),
+        (1e9, 150, 75),
+        (1e9, 101, 1),
+        (1e12, 60, 1),
+    ],
+)
+def test_an_execution_takes_about_a_second_and_divides_an_epoch_that_is_no_pass(operations, steps_per_epoch, expected):
+    assert execution.steps(operations, steps_per_epoch, []) == expected
+
+
+class Steps(keras.callbacks.Callback):
+    """The steps of one execution in each epoch."""
+
+    def __init__(self):
+        super().__init__()
+        self.seen = []
+
+    def on_epoch_begin(self, epoch, logs=None):
+        self.seen.append(self.model.steps_per_execution)
+
+
+def fitted(vae, *args, look_at_batches=False, **kwargs):
+    steps = Steps()
+    extra = [batches_seen(on_train_batch_end=True)] if look_at_batches else []
+    history = vae.fit(*args, callbacks=[steps, *extra], verbose=0, **kwargs).history
+    return steps.seen, history
+
+
+def test_fit_trains_as_one_step_at_a_time_does(tiny_vae, x):
+    results = []
+    for look_at_batches in (False, True):
+        keras.utils.set_random_seed(0)
+        vae = tiny_vae()
+        vae.compile(keras.optimizers.Adam(0.01))
+        seen, history = fitted(vae, x, batch_size=3, epochs=3, validation_split=0.25, look_at_batches=look_at_batches)
+        assert seen == [1 if look_at_batches else 500] * 3
+        assert vae.steps_per_execution == 1
+        assert int(vae.optimizer.iterations) == 15
+        results.append((history, vae.get_weights(), vae.evaluate(x, verbose=0, return_dict=True)))
+    tf.nest.map_structure(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6), *results)
+
+
+@pytest.mark.parametrize("kind", ["compiled", "eager", "steps_per_epoch", "wide", "samples"])
+def test_how_many_steps_fit_runs_at_once(kind, tiny_vae, x):
+    expected = {"compiled": 2, "eager": 1, "steps_per_epoch": 14, "wide": 14, "samples": 4}[kind]
+    arguments = {"steps_per_epoch": 14, "epochs": 2} if kind == "steps_per_epoch" else {}
+    if kind in ("wide", "samples"):
+        encoder, decoder = networks.dense_encoder((4,), (3000, 3000)), networks.dense_decoder(2, (4,), (3000,))
+        objective = objectives.IWAE(3) if kind == "samples" else None
+        vae = VAE(encoder, decoder, 2, likelihood=likelihoods.Normal(), objective=objective)
+        arguments = {"batch_size": 128}
+        x = np.resize(x, (128, 4))
+    else:
+        vae = tiny_vae()
+    vae.compile("sgd", steps_per_execution=2 if kind == "compiled" else 1, run_eagerly=kind == "eager")
+    if kind == "steps_per_epoch":
+        x = tf.data.Dataset.from_tensor_slices(x).repeat().batch(5)
+    seen, _ = fitted(vae, x, **arguments)
+    assert set(seen) == {expected}
