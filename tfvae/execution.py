@@ -1,13 +1,27 @@
-"""How many steps run in one execution, where `compile` leaves it open."""
+"""How the steps of a training run where `compile` leaves it open: how many in one execution, and whether by XLA.
 
+On a CPU the large matrix products and the convolutions of TensorFlow are faster than those of XLA. Where a step is
+small, most of its time is the cost of starting some hundred operations, which XLA makes one; but it takes seconds to
+compile. `benchmarks/training.py` measures both.
+"""
+
+import contextlib
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from typing import Any
 
 import keras
+import numpy as np
+
+from tfvae import replicas
 
 # Floating-point operations of one execution: about a second of two cores, beside which Python takes no time.
 _OPERATIONS = 1e11
 _MOST_STEPS = 500
+# XLA is used for steps of fewer operations, in a training of at least so many steps: it takes some 3 seconds to compile
+# and saves about a millisecond a step.
+_OPERATIONS_BY_XLA = 1e9
+_FEWEST_STEPS_BY_XLA = 3000
 
 
 def operations(layers: Iterable[keras.layers.Layer]) -> float:
@@ -60,3 +74,82 @@ def _sees_batches(callback: keras.callbacks.Callback) -> bool:
     base = keras.callbacks.Callback
     hooks = ("on_train_batch_begin", "on_train_batch_end", "on_batch_begin", "on_batch_end")
     return any(hook in vars(callback) or getattr(type(callback), hook) is not getattr(base, hook) for hook in hooks)
+
+
+def is_faster_by_xla(operations: float, steps: float, layers: Iterable[keras.layers.Layer]) -> bool:
+    """Whether XLA makes a training on a CPU faster.
+
+    Args:
+        operations: the floating-point operations of one step.
+        steps: the steps of the whole training.
+        layers: the layers, without those that hold others.
+    """
+    if operations > _OPERATIONS_BY_XLA or steps < _FEWEST_STEPS_BY_XLA:
+        return False
+    # Of a layer with a kernel the others are convolutions.
+    return all(layer.supports_jit and len(getattr(layer, "kernel", np.zeros([0, 0])).shape) == 2 for layer in layers)
+
+
+class OpenExecution(keras.Model):
+    """A Keras model whose trainings run as this module says, where `compile` leaves it open.
+
+    With `steps_per_execution=1`, `fit` runs several steps in one execution; with `jit_compile="auto"`, on one CPU, XLA
+    compiles the steps of a training that it makes faster.
+    """
+
+    # Whether `compile` left `jit_compile` open, whether that is just being resolved, and whether the steps of training
+    # are compiled.
+    _jit_is_open = _is_resolving = _trains_by_xla = False
+
+    @property
+    def jit_compile(self) -> bool:
+        """Whether XLA compiles all steps, and not those of training alone."""
+        if self._jit_compile is None:
+            # Past Keras, which reads an attribute before it sets it.
+            OpenExecution.jit_compile.fset(self, self._resolve_auto_jit_compile())
+        return self._jit_compile
+
+    @jit_compile.setter
+    def jit_compile(self, value: bool) -> None:
+        keras.Model.jit_compile.fset(self, value)
+        self._jit_is_open, self._is_resolving = self._is_resolving, False
+        self._trains_by_xla = value
+
+    def _resolve_auto_jit_compile(self) -> bool:
+        self._is_resolving = True
+        return super()._resolve_auto_jit_compile()
+
+    def get_compile_config(self) -> dict[str, Any] | None:
+        """The arguments of `compile`, for a file; what was left open remains so where the file is loaded."""
+        config = super().get_compile_config()
+        return {**config, "jit_compile": "auto"} if config and self._jit_is_open else config
+
+    def _operations(self) -> float:
+        """The floating-point operations of one example in a step of training; infinity where they are not known."""
+        return math.inf
+
+    @contextlib.contextmanager
+    def _fitting(self, rows: int, arguments: dict[str, Any], batches: float) -> Iterator[None]:
+        """Sets how a `fit` runs.
+
+        Args:
+            rows: the examples of a batch.
+            arguments: those of `keras.Model.fit`, by name, with a list of callbacks.
+            batches: how many the data have.
+        """
+        given, operations, per_epoch = (
+            self.steps_per_execution,
+            rows * self._operations(),
+            arguments.get("steps_per_epoch"),
+        )
+        if self._jit_is_open and not self.jit_compile and not self.run_eagerly and replicas.count() == 1:
+            total = arguments.get("epochs", 1) * (per_epoch or batches)
+            by_xla = is_faster_by_xla(operations, total, self._flatten_layers())
+            if by_xla != self._trains_by_xla:
+                self._trains_by_xla, self.train_function = by_xla, None
+        if given == 1 and not self.run_eagerly:
+            self.steps_per_execution = steps(operations, per_epoch, arguments["callbacks"])
+        try:
+            yield
+        finally:
+            self.steps_per_execution = given

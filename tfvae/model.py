@@ -2,7 +2,6 @@
 
 import abc
 import functools
-import math
 import os
 import random
 from collections.abc import Callable, Mapping, MutableMapping
@@ -17,7 +16,7 @@ from tfvae.elbo import ElboTerms
 from tfvae.objectives import ELBO, Objective
 
 
-class VariationalModel(keras.Model, abc.ABC):
+class VariationalModel(execution.OpenExecution, abc.ABC):
     """A model trained by maximising a lower bound on log p(x).
 
     A subclass says how the terms of the bound are estimated; training, evaluation, metrics, noise and the sums over
@@ -158,13 +157,13 @@ class VariationalModel(keras.Model, abc.ABC):
     def make_train_function(self, force: bool = False) -> None:
         """Makes the function that runs `train_step` on batches of an iterator."""
         if self.train_function is None or force:
-            function = replicas.make_function(self, self.train_step)
+            function = replicas.make_function(self, self.train_step, self._trains_by_xla)
             self.train_function = resume.counting(self, self._progress, function)
 
     def make_test_function(self, force: bool = False) -> None:
         """Makes the function that runs `test_step` on batches of an iterator."""
         if self.test_function is None or force:
-            self.test_function = replicas.make_function(self, self.test_step)
+            self.test_function = replicas.make_function(self, self.test_step, self.jit_compile)
 
     def predict_step(self, data: Any) -> Any:
         """The model's output for one batch."""
@@ -300,19 +299,14 @@ class VariationalModel(keras.Model, abc.ABC):
         if isinstance(arguments["x"], tf.data.Dataset):
             # Keras warns of its own default, which a dataset cannot honour.
             arguments["shuffle"] = False
-        # So that Python is no part of each step.
-        given = self.steps_per_execution
-        if given == 1 and not self.run_eagerly:
-            rows = arguments.get("batch_size") or self._rows_seen
-            self.steps_per_execution = execution.steps(
-                rows * self._operations(), arguments.get("steps_per_epoch"), calls.callbacks_of(arguments)
-            )
-        resume.add_callbacks(self, self._progress, arguments)
-        try:
-            return super().fit(**arguments)
-        finally:
-            self.steps_per_execution = given
-            epochs.set_epoch(None)
+        rows = arguments.get("batch_size") or self._rows_seen
+        calls.callbacks_of(arguments)
+        with self._fitting(rows, arguments, resume.number_of_batches(arguments)):
+            resume.add_callbacks(self, self._progress, arguments)
+            try:
+                return super().fit(**arguments)
+            finally:
+                epochs.set_epoch(None)
 
     def evaluate(self, x: Any = None, *args: Any, **kwargs: Any) -> Any:
         """Computes the metrics on data: `keras.Model.evaluate`, after the look at the data that `fit` takes.
@@ -361,10 +355,6 @@ class VariationalModel(keras.Model, abc.ABC):
         if key not in self._functions:
             self._functions[key] = tf.function(function_of_tensors, reduce_retracing=True, jit_compile=self.jit_compile)
         return self._functions[key](*tensors)
-
-    def _operations(self) -> float:
-        """The floating-point operations of one example in a step of training; infinity where they are not known."""
-        return math.inf
 
     def _seed(self, seed: int | None) -> tf.Tensor:
         return self.next_seed() if seed is None else tf.constant([checks.seed_number(seed), 0], tf.int32)

@@ -14,20 +14,23 @@ import tensorflow as tf
 from tfvae import strategies
 
 
-def make_function(model: keras.Model, step: Callable[[Any], dict[str, Any]]) -> Callable[..., dict[str, Any]]:
+def make_function(
+    model: keras.Model, step: Callable[[Any], dict[str, Any]], jit_compile: bool
+) -> Callable[..., dict[str, Any]]:
     """Makes the function that Keras calls to run steps on all replicas.
 
     Args:
         model: a compiled model.
         step: its `train_step` or `test_step`.
+        jit_compile: whether XLA compiles the steps; of several replicas it compiles what concerns no other: see
+            `compiled`.
 
     Returns:
         A function of an iterator, and of the number of steps, without which that is the model's `steps_per_execution`.
         It runs these, or fewer where the data end, and returns the metrics of the last, averaged over the replicas.
     """
     strategy = model.distribute_strategy
-    # Of one replica the whole step, of several what concerns no other: see `compiled`.
-    jit_compile = model.jit_compile if strategy.num_replicas_in_sync == 1 else None
+    jit_compile = jit_compile if strategy.num_replicas_in_sync == 1 else None
 
     def one_step(data: Any) -> dict[str, Any]:
         metrics = strategy.run(step, args=(data,))
@@ -43,7 +46,10 @@ def make_function(model: keras.Model, step: Callable[[Any], dict[str, Any]]) -> 
         return dict(zip(metrics, tf.unstack(means, num=len(metrics)), strict=True))
 
     def steps(iterator: tf.data.Iterator | tf.distribute.DistributedIterator, count: tf.Tensor) -> dict[str, Any]:
-        metrics = one_step(iterator.get_next())
+        batch = iterator.get_next()
+        with tf.control_dependencies(tf.nest.flatten(batch)):
+            # Where there is none, nothing of a step is done: Keras would count one more.
+            metrics = one_step(batch)
 
         def next_batch(index: tf.Tensor) -> Any:
             # Not read ahead: a batch that no step takes would be lost.

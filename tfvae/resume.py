@@ -17,7 +17,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from tfvae import calls, checks, epochs, files, inputs, strategies
+from tfvae import calls, checks, epochs, files, strategies
 from tfvae.callbacks import Checkpoints
 
 _POSITION, _SEEDS, _METRICS = "position", "seed_generators", "metrics"
@@ -303,7 +303,7 @@ def _batches_per_epoch(model: keras.Model, arguments: dict[str, Any]) -> int | N
         return None
     # Keras takes whole executions where the data do not end.
     steps = math.ceil(steps / model.steps_per_execution) * model.steps_per_execution
-    if _number_of_batches(arguments) <= steps:
+    if number_of_batches(arguments) <= steps:
         return None
     if isinstance(x, tf.data.Dataset):
         # As Keras does, which a resumed epoch would mislead about where the data end.
@@ -311,7 +311,8 @@ def _batches_per_epoch(model: keras.Model, arguments: dict[str, Any]) -> int | N
     return steps
 
 
-def _number_of_batches(arguments: dict[str, Any]) -> float:
+def number_of_batches(arguments: dict[str, Any]) -> float:
+    """How many batches the data have that `fit` was given, infinity where it is not known."""
     x = arguments["x"]
     if isinstance(x, tf.data.Dataset):
         number = int(x.cardinality())
@@ -320,8 +321,10 @@ def _number_of_batches(arguments: dict[str, Any]) -> float:
         return math.inf if x.num_batches is None else x.num_batches
     if isinstance(x, types.GeneratorType):
         return math.inf
-    size = arguments.get("batch_size")
-    return math.ceil(len(checks.to_numpy(inputs.unpack(x)[0])) / size) if size else arguments["steps_per_epoch"]
+    size, steps = arguments.get("batch_size"), arguments.get("steps_per_epoch")
+    if steps and not size:
+        return steps
+    return math.ceil(len(checks.to_numpy(tf.nest.flatten(x)[0])) / (size or 32))
 
 
 def _is_shuffled(arguments: dict[str, Any]) -> bool:
