@@ -1,4 +1,4 @@
-"""How many steps run in one execution: counted against TensorFlow's own profiler, and seen in `fit`."""
+"""How steps run where `compile` leaves it open: operations as TensorFlow counts them, and what `fit` chooses."""
 
 import math
 
@@ -8,7 +8,7 @@ import pytest
 import tensorflow as tf
 from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
 
-from tfvae import VAE, callbacks, execution, likelihoods, networks, objectives
+from tfvae import VAE, callbacks, execution, likelihoods, networks, objectives, replicas
 
 
 def counted_by_tensorflow(network, shape):
@@ -134,3 +134,85 @@ def test_how_many_steps_fit_runs_at_once(kind, tiny_vae, x):
         x = tf.data.Dataset.from_tensor_slices(x).repeat().batch(5)
     seen, _ = fitted(vae, x, **arguments)
     assert set(seen) == {expected}
+
+
+DENSE = [keras.layers.Dense(3), keras.layers.Activation("tanh"), keras.layers.Flatten()]
+for layer in DENSE:
+    layer.build((None, 4))
+
+
+@pytest.mark.parametrize(
+    ("operations", "steps", "more", "expected"),
+    [
+        (1e8, 5000, [], True),
+        (1e8, math.inf, [], True),
+        (2e9, 5000, [], False),
+        (1e8, 1000, [], False),
+        (math.inf, 5000, [], False),
+        (1e8, 5000, ["convolution"], False),
+        (1e8, 5000, ["no xla"], False),
+    ],
+)
+def test_xla_is_for_small_dense_steps_of_long_trainings(operations, steps, more, expected):
+    layers = list(DENSE)
+    if "convolution" in more:
+        layers.append(keras.layers.Conv2D(2, 3))
+        layers[-1].build((None, 8, 8, 1))
+    if "no xla" in more:
+        layers.append(keras.layers.Dropout(0.5))
+        layers[-1].supports_jit = False
+    assert execution.is_faster_by_xla(operations, steps, layers) is expected
+
+
+class Once(keras.callbacks.Callback):
+    def on_epoch_end(self, epoch, logs=None):
+        self.model.stop_training = True
+
+
+@pytest.fixture
+def made(monkeypatch):
+    """Whether XLA compiles the steps, for each function of steps that is made."""
+    calls = []
+    make = replicas.make_function
+    monkeypatch.setattr(
+        replicas, "make_function", lambda model, step, by_xla: calls.append(by_xla) or make(model, step, by_xla)
+    )
+    return calls
+
+
+@pytest.mark.parametrize(
+    ("compiled", "epochs", "expected"),
+    [({}, 800, True), ({}, 2, False), ({"jit_compile": False}, 800, False), ({"run_eagerly": True}, 2, False)],
+)
+def test_a_long_training_of_a_small_model_is_compiled(compiled, epochs, expected, made, tiny_vae, x):
+    vae = tiny_vae()
+    vae.compile(keras.optimizers.Adam(0.01), **compiled)
+    vae.fit(x, batch_size=4, epochs=epochs, callbacks=[Once()], verbose=0, validation_data=(x,))
+    # The steps of training, and those of validation, which are as `compile` says.
+    assert made == [expected, False]
+    vae.compile(keras.optimizers.Adam(0.01), jit_compile=False)
+    vae.fit(x, batch_size=4, epochs=800, callbacks=[Once()], verbose=0)
+    assert made == [expected, False, False]
+
+
+def test_what_compile_left_open_remains_so_in_a_file(made, tiny_vae, x, tmp_path):
+    for number, mode in enumerate([{}, {"jit_compile": False}]):
+        vae = tiny_vae()
+        vae.compile(keras.optimizers.Adam(0.01), **mode)
+        vae.fit(x, epochs=1, verbose=0)
+        vae.save(tmp_path / f"{number}.keras")
+        loaded = keras.models.load_model(tmp_path / f"{number}.keras")
+        assert loaded.jit_compile == 0
+        made.clear()
+        loaded.fit(x, batch_size=4, epochs=800, callbacks=[Once()], verbose=0)
+        assert made == [not mode]
+
+
+@pytest.mark.parametrize("count", [1, 3])
+def test_data_of_unknown_length_count_their_steps(count, tiny_vae, x):
+    batches = tf.data.Dataset.from_generator(lambda: iter(x), output_signature=tf.TensorSpec([4], tf.float32)).batch(5)
+    assert batches.cardinality() == tf.data.UNKNOWN_CARDINALITY
+    vae = tiny_vae()
+    vae.compile(keras.optimizers.Adam(0.01), steps_per_execution=count)
+    vae.fit(batches, epochs=2, verbose=0, callbacks=[batches_seen(on_train_batch_end=True)])
+    assert int(vae.optimizer.iterations) == 8

@@ -97,32 +97,12 @@ class OpenExecution(keras.Model):
     compiles the steps of a training that it makes faster.
     """
 
-    # Whether `compile` left `jit_compile` open, whether that is just being resolved, and whether the steps of training
-    # are compiled.
-    _jit_is_open = _is_resolving = _trains_by_xla = False
+    # Whether the steps of training are compiled although `compile` left it open.
+    _trains_by_xla = False
 
-    @property
-    def jit_compile(self) -> bool:
-        """Whether XLA compiles all steps, and not those of training alone."""
-        if self._jit_compile is None:
-            # Past Keras, which reads an attribute before it sets it.
-            OpenExecution.jit_compile.fset(self, self._resolve_auto_jit_compile())
-        return self._jit_compile
-
-    @jit_compile.setter
-    def jit_compile(self, value: bool) -> None:
-        keras.Model.jit_compile.fset(self, value)
-        self._jit_is_open, self._is_resolving = self._is_resolving, False
-        self._trains_by_xla = value
-
-    def _resolve_auto_jit_compile(self) -> bool:
-        self._is_resolving = True
-        return super()._resolve_auto_jit_compile()
-
-    def get_compile_config(self) -> dict[str, Any] | None:
-        """The arguments of `compile`, for a file; what was left open remains so where the file is loaded."""
-        config = super().get_compile_config()
-        return {**config, "jit_compile": "auto"} if config and self._jit_is_open else config
+    def _resolve_auto_jit_compile(self) -> bool | int:
+        # 0 is a no as well, and tells that it was left open, also in a file; Keras keeps it as it is.
+        return super()._resolve_auto_jit_compile() or 0
 
     def _operations(self) -> float:
         """The floating-point operations of one example in a step of training; infinity where they are not known."""
@@ -142,11 +122,11 @@ class OpenExecution(keras.Model):
             rows * self._operations(),
             arguments.get("steps_per_epoch"),
         )
-        if self._jit_is_open and not self.jit_compile and not self.run_eagerly and replicas.count() == 1:
-            total = arguments.get("epochs", 1) * (per_epoch or batches)
-            by_xla = is_faster_by_xla(operations, total, self._flatten_layers())
-            if by_xla != self._trains_by_xla:
-                self._trains_by_xla, self.train_function = by_xla, None
+        is_open = type(self.jit_compile) is int and not self.run_eagerly and replicas.count() == 1
+        total = arguments.get("epochs", 1) * (per_epoch or batches)
+        by_xla = is_open and is_faster_by_xla(operations, total, self._flatten_layers())
+        if by_xla != self._trains_by_xla:
+            self._trains_by_xla, self.train_function = by_xla, None
         if given == 1 and not self.run_eagerly:
             self.steps_per_execution = steps(operations, per_epoch, arguments["callbacks"])
         try:

@@ -157,13 +157,13 @@ class VariationalModel(execution.OpenExecution, abc.ABC):
     def make_train_function(self, force: bool = False) -> None:
         """Makes the function that runs `train_step` on batches of an iterator."""
         if self.train_function is None or force:
-            function = replicas.make_function(self, self.train_step, self._trains_by_xla)
+            function = replicas.make_function(self, self.train_step, bool(self.jit_compile or self._trains_by_xla))
             self.train_function = resume.counting(self, self._progress, function)
 
     def make_test_function(self, force: bool = False) -> None:
         """Makes the function that runs `test_step` on batches of an iterator."""
         if self.test_function is None or force:
-            self.test_function = replicas.make_function(self, self.test_step, self.jit_compile)
+            self.test_function = replicas.make_function(self, self.test_step, bool(self.jit_compile))
 
     def predict_step(self, data: Any) -> Any:
         """The model's output for one batch."""
@@ -278,7 +278,8 @@ class VariationalModel(execution.OpenExecution, abc.ABC):
         """Trains the model: `keras.Model.fit`, after a look at the data.
 
         All values of arrays are checked, and the first batch of anything else, before any step runs. A loss that
-        is not finite gives a warning at the end of its epoch.
+        is not finite gives a warning at the end of its epoch. How many steps run in one execution, and whether XLA
+        compiles them, is chosen where `compile` leaves it open: see `tfvae.execution`.
 
         Args:
             x: an array [N, ...], a `tf.data.Dataset`, a `keras.utils.PyDataset` or a generator; `(x, y)` and
@@ -351,9 +352,10 @@ class VariationalModel(execution.OpenExecution, abc.ABC):
         function_of_tensors = functools.partial(function, **constants)
         if self.run_eagerly:
             return function_of_tensors(*tensors)
-        key = (function.__name__, self.jit_compile, *constants.items())
+        jit_compile = bool(self.jit_compile)
+        key = (function.__name__, jit_compile, *constants.items())
         if key not in self._functions:
-            self._functions[key] = tf.function(function_of_tensors, reduce_retracing=True, jit_compile=self.jit_compile)
+            self._functions[key] = tf.function(function_of_tensors, reduce_retracing=True, jit_compile=jit_compile)
         return self._functions[key](*tensors)
 
     def _seed(self, seed: int | None) -> tf.Tensor:
