@@ -61,7 +61,6 @@ def batches_seen(**hooks):
         (batches_seen(on_batch_end=True), 1),
         (batches_seen(on_test_batch_end=True), 100),
     ],
-    ids=str,
 )
 def test_a_callback_that_looks_at_batches_sees_each(callback, expected):
     assert execution.steps(1e9, None, [keras.callbacks.EarlyStopping(), callback]) == expected
