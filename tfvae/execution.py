@@ -109,13 +109,16 @@ class OpenExecution(keras.Model):
         return math.inf
 
     @contextlib.contextmanager
-    def _fitting(self, rows: int, arguments: dict[str, Any], batches: float) -> Iterator[None]:
+    def _fitting(
+        self, rows: int, arguments: dict[str, Any], batches: float, callbacks: list[keras.callbacks.Callback]
+    ) -> Iterator[None]:
         """Sets how a `fit` runs.
 
         Args:
             rows: the examples of a batch.
-            arguments: those of `keras.Model.fit`, by name, with a list of callbacks.
+            arguments: those of `keras.Model.fit`, by name.
             batches: how many the data have.
+            callbacks: those of `fit`.
         """
         given, operations, per_epoch = (
             self.steps_per_execution,
@@ -128,7 +131,7 @@ class OpenExecution(keras.Model):
         if by_xla != self._trains_by_xla:
             self._trains_by_xla, self.train_function = by_xla, None
         if given == 1 and not self.run_eagerly:
-            self.steps_per_execution = steps(operations, per_epoch, arguments["callbacks"])
+            self.steps_per_execution = steps(operations, per_epoch, callbacks)
         try:
             yield
         finally:

@@ -301,8 +301,8 @@ class VariationalModel(execution.OpenExecution, abc.ABC):
             # Keras warns of its own default, which a dataset cannot honour.
             arguments["shuffle"] = False
         rows = arguments.get("batch_size") or self._rows_seen
-        calls.callbacks_of(arguments)
-        with self._fitting(rows, arguments, resume.number_of_batches(arguments)):
+        batches, own = resume.number_of_batches(arguments), calls.callbacks_of(arguments)
+        with self._fitting(rows, arguments, batches, own):
             resume.add_callbacks(self, self._progress, arguments)
             try:
                 return super().fit(**arguments)
