@@ -5,6 +5,7 @@ are summed, and cannot run it under several workers, with several steps in one e
 runs the steps, and what crosses replicas stays outside of what XLA compiles.
 """
 
+import itertools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -46,10 +47,8 @@ def make_function(
         return dict(zip(metrics, tf.unstack(means, num=len(metrics)), strict=True))
 
     def steps(iterator: tf.data.Iterator | tf.distribute.DistributedIterator, count: tf.Tensor) -> dict[str, Any]:
-        batch = iterator.get_next()
-        with tf.control_dependencies(tf.nest.flatten(batch)):
-            # Where there is none, nothing of a step is done: Keras would count one more.
-            metrics = one_step(batch)
+        # Where there is no batch, this ends the epoch before anything of a step is done: Keras would count one more.
+        first = iterator.get_next()
 
         def next_batch(index: tf.Tensor) -> Any:
             # Not read ahead: a batch that no step takes would be lost.
@@ -60,17 +59,30 @@ def make_function(
             metrics = one_step(batch.get_value())
             return index + 1, next_batch(index + 1), metrics
 
-        start = tf.constant(1)
-        loop = tf.while_loop(lambda _, batch, __: batch.has_value(), body, [start, next_batch(start), metrics])
-        return over_workers(loop[2])
+        # The first step is in the loop as well: outside of it TensorFlow may round in another way, and a training that
+        # went on elsewhere in an execution would end elsewhere.
+        metrics = tf.nest.map_structure(
+            lambda spec: tf.zeros(spec.shape, spec.dtype), one_step.get_concrete_function(first).structured_outputs
+        )
+        start = [tf.constant(0), tf.experimental.Optional.from_value(first), metrics]
+        return over_workers(tf.while_loop(lambda _, batch, __: batch.has_value(), body, start)[2])
 
-    if not model.run_eagerly:
+    def steps_eagerly(iterator: tf.data.Iterator | tf.distribute.DistributedIterator, count: int) -> dict[str, Any]:
+        metrics = one_step(next(iterator))
+        for batch in itertools.islice(iterator, count - 1):
+            metrics = one_step(batch)
+        return over_workers(metrics)
+
+    if model.run_eagerly:
+        run = steps_eagerly
+    else:
         one_step = tf.function(one_step, autograph=False, reduce_retracing=True, jit_compile=jit_compile)
-        steps = tf.function(steps, autograph=False, reduce_retracing=True)
+        run = tf.function(steps, autograph=False, reduce_retracing=True)
 
     def function(iterator: Any, count: int | None = None) -> dict[str, Any]:
         if isinstance(iterator, tf.data.Iterator | tf.distribute.DistributedIterator):
-            return steps(iterator, tf.constant(model.steps_per_execution if count is None else count))
+            count = model.steps_per_execution if count is None else count
+            return run(iterator, count if model.run_eagerly else tf.constant(count))
         # Of `train_on_batch` and `test_on_batch`.
         return over_workers(one_step(next(iterator)))
 
