@@ -11,7 +11,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from tfvae import callbacks, calls, checks, epochs, execution, files, inputs, replicas, resume
+from tfvae import adam, callbacks, calls, checks, epochs, execution, files, inputs, replicas, resume
 from tfvae.elbo import ElboTerms
 from tfvae.objectives import ELBO, Objective
 
@@ -146,6 +146,7 @@ class VariationalModel(execution.OpenExecution, abc.ABC):
         if replicas.count() > 1:
             gradients = replicas.reduce_gradients(gradients, self.optimizer)
             replicas.share_statistics(self, batch.size / batch.global_size)
+        adam.fuse(self.optimizer)
         self.optimizer.apply(gradients, self.trainable_variables)
         return self._update_metrics(values, batch)
 
