@@ -94,9 +94,7 @@ def main() -> None:
         model.prior.pseudo_inputs.assign(next(iter(train.unbatch().batch(500))))
     steps = math.ceil(num_examples / arguments.batch_size)
     rate = keras.optimizers.schedules.CosineDecay(arguments.learning_rate, steps * arguments.epochs)
-    # Of large matrix products XLA makes slower ones than TensorFlow; small steps it makes faster.
-    by_xla = arguments.k == 1
-    model.compile(keras.optimizers.Adam(rate, epsilon=1e-4), jit_compile=by_xla, steps_per_execution=min(steps, 100))
+    model.compile(keras.optimizers.Adam(rate, epsilon=1e-4))
     clock = Seconds()
     callbacks = [clock]
     if arguments.folder:

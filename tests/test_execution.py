@@ -8,7 +8,7 @@ import pytest
 import tensorflow as tf
 from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
 
-from tfvae import VAE, callbacks, execution, likelihoods, networks, objectives, replicas
+from tfvae import VAE, callbacks, execution, likelihoods, networks, objectives, scan
 
 
 def counted_by_tensorflow(network, shape):
@@ -63,25 +63,29 @@ def batches_seen(**hooks):
     ],
 )
 def test_a_callback_that_looks_at_batches_sees_each(callback, expected):
-    assert execution.steps(1e9, None, [keras.callbacks.EarlyStopping(), callback]) == expected
+    assert execution.steps(1e9, None, math.inf, [keras.callbacks.EarlyStopping(), callback]) == expected
 
 
 @pytest.mark.parametrize(
-    ("operations", "steps_per_epoch", "expected"),
+    ("operations", "steps_per_epoch", "batches", "expected"),
     [
-        (1e9, None, 100),
-        (0.0, None, 500),
-        (3e10, None, 3),
-        (1e12, None, 1),
-        (math.inf, None, 1),
-        (1e9, 60, 60),
-        (1e9, 150, 75),
-        (1e9, 101, 1),
-        (1e12, 60, 1),
+        (1e9, None, math.inf, 100),
+        (1e9, None, 7, 7),
+        (0.0, None, math.inf, 500),
+        (3e10, None, 7, 3),
+        (1e12, None, math.inf, 1),
+        (math.inf, None, 7, 1),
+        (1e9, 60, math.inf, 60),
+        (1e9, 150, math.inf, 75),
+        (1e9, 101, math.inf, 1),
+        (1e12, 60, math.inf, 1),
+        (1e9, 60, 45, 30),
     ],
 )
-def test_an_execution_takes_about_a_second_and_divides_an_epoch_that_is_no_pass(operations, steps_per_epoch, expected):
-    assert execution.steps(operations, steps_per_epoch, []) == expected
+def test_an_execution_takes_about_a_second_and_divides_an_epoch_that_is_no_pass(
+    operations, steps_per_epoch, batches, expected
+):
+    assert execution.steps(operations, steps_per_epoch, batches, []) == expected
 
 
 class Steps(keras.callbacks.Callback):
@@ -109,7 +113,7 @@ def test_fit_trains_as_one_step_at_a_time_does(tiny_vae, x):
         vae = tiny_vae()
         vae.compile(keras.optimizers.Adam(0.01))
         seen, history = fitted(vae, x, batch_size=3, epochs=3, validation_split=0.25, look_at_batches=look_at_batches)
-        assert seen == [1 if look_at_batches else 500] * 3
+        assert seen == [1 if look_at_batches else 7] * 3
         assert vae.steps_per_execution == 1
         assert int(vae.optimizer.iterations) == 15
         results.append((history, vae.get_weights(), vae.evaluate(x, verbose=0, return_dict=True)))
@@ -125,7 +129,7 @@ def test_how_many_steps_fit_runs_at_once(kind, tiny_vae, x):
         objective = objectives.IWAE(3) if kind == "samples" else None
         vae = VAE(encoder, decoder, 2, likelihood=likelihoods.Normal(), objective=objective)
         arguments = {"batch_size": 128}
-        x = np.resize(x, (128, 4))
+        x = np.resize(x, (15 * 128, 4))
     else:
         vae = tiny_vae()
     vae.compile("sgd", steps_per_execution=2 if kind == "compiled" else 1, run_eagerly=kind == "eager")
@@ -140,27 +144,14 @@ for layer in DENSE:
     layer.build((None, 4))
 
 
-@pytest.mark.parametrize(
-    ("operations", "steps", "more", "expected"),
-    [
-        (1e8, 5000, [], True),
-        (1e8, math.inf, [], True),
-        (2e9, 5000, [], False),
-        (1e8, 1000, [], False),
-        (math.inf, 5000, [], False),
-        (1e8, 5000, ["convolution"], False),
-        (1e8, 5000, ["no xla"], False),
-    ],
-)
-def test_xla_is_for_small_dense_steps_of_long_trainings(operations, steps, more, expected):
-    layers = list(DENSE)
-    if "convolution" in more:
-        layers.append(keras.layers.Conv2D(2, 3))
-        layers[-1].build((None, 8, 8, 1))
-    if "no xla" in more:
-        layers.append(keras.layers.Dropout(0.5))
-        layers[-1].supports_jit = False
-    assert execution.is_faster_by_xla(operations, steps, layers) is expected
+def test_xla_is_for_dense_layers():
+    assert execution.are_dense(DENSE)
+    convolution = keras.layers.Conv2D(2, 3)
+    convolution.build((None, 8, 8, 1))
+    assert not execution.are_dense([*DENSE, convolution])
+    without_xla = keras.layers.Dropout(0.5)
+    without_xla.supports_jit = False
+    assert not execution.are_dense([*DENSE, without_xla])
 
 
 class Once(keras.callbacks.Callback):
@@ -169,32 +160,40 @@ class Once(keras.callbacks.Callback):
 
 
 @pytest.fixture
-def made(monkeypatch):
-    """Whether XLA compiles the steps, for each function of steps that is made."""
-    calls = []
-    make = replicas.make_function
-    monkeypatch.setattr(
-        replicas, "make_function", lambda model, step, by_xla: calls.append(by_xla) or make(model, step, by_xla)
-    )
-    return calls
+def scans(monkeypatch):
+    """The models for which a program of many steps is made."""
+    made = []
+    make = scan.Scan
+    monkeypatch.setattr(scan, "Scan", lambda model, step: made.append(model) or make(model, step))
+    return made
 
 
 @pytest.mark.parametrize(
-    ("compiled", "epochs", "expected"),
-    [({}, 800, True), ({}, 2, False), ({"jit_compile": False}, 800, False), ({"run_eagerly": True}, 2, False)],
+    ("compiled", "batch_size", "look_at_batches", "expected"),
+    [
+        ({}, 4, False, True),
+        ({}, 20, False, False),
+        ({}, 4, True, False),
+        ({"jit_compile": False}, 4, False, False),
+        ({"run_eagerly": True}, 20, False, False),
+        ({"jit_compile": True}, 20, True, True),
+    ],
 )
-def test_a_long_training_of_a_small_model_is_compiled(compiled, epochs, expected, made, tiny_vae, x):
+def test_xla_compiles_long_trainings_unless_a_callback_sees_batches(
+    compiled, batch_size, look_at_batches, expected, scans, tiny_vae, x
+):
     vae = tiny_vae()
     vae.compile(keras.optimizers.Adam(0.01), **compiled)
-    vae.fit(x, batch_size=4, epochs=epochs, callbacks=[Once()], verbose=0, validation_data=(x,))
-    # The steps of training, and those of validation, which are as `compile` says.
-    assert made == [expected, False]
+    more = [batches_seen(on_train_batch_end=True)] if look_at_batches else []
+    arguments = {"batch_size": batch_size, "epochs": 800, "callbacks": [Once(), *more], "verbose": 0}
+    vae.fit(x, validation_data=(x,), **arguments)
+    assert len(scans) == expected
     vae.compile(keras.optimizers.Adam(0.01), jit_compile=False)
-    vae.fit(x, batch_size=4, epochs=800, callbacks=[Once()], verbose=0)
-    assert made == [expected, False, False]
+    vae.fit(x, **arguments)
+    assert len(scans) == expected
 
 
-def test_what_compile_left_open_remains_so_in_a_file(made, tiny_vae, x, tmp_path):
+def test_what_compile_left_open_remains_so_in_a_file(scans, tiny_vae, x, tmp_path):
     for number, mode in enumerate([{}, {"jit_compile": False}]):
         vae = tiny_vae()
         vae.compile(keras.optimizers.Adam(0.01), **mode)
@@ -202,9 +201,9 @@ def test_what_compile_left_open_remains_so_in_a_file(made, tiny_vae, x, tmp_path
         vae.save(tmp_path / f"{number}.keras")
         loaded = keras.models.load_model(tmp_path / f"{number}.keras")
         assert loaded.jit_compile == 0
-        made.clear()
+        scans.clear()
         loaded.fit(x, batch_size=4, epochs=800, callbacks=[Once()], verbose=0)
-        assert made == [not mode]
+        assert bool(scans) is not bool(mode)
 
 
 @pytest.mark.parametrize("count", [1, 3])

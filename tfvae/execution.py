@@ -1,26 +1,24 @@
 """How the steps of a training run where `compile` leaves it open: how many in one execution, and whether by XLA.
 
-On a CPU the large matrix products and the convolutions of TensorFlow are faster than those of XLA. Where a step is
-small, most of its time is the cost of starting some hundred operations, which XLA makes one; but it takes seconds to
-compile. `benchmarks/training.py` measures both.
+On a CPU XLA makes many steps of dense layers, in one loop, faster than TensorFlow, but takes seconds to compile; its
+convolutions are slower. `benchmarks/training.py` measures both.
 """
 
 import contextlib
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import keras
 import numpy as np
 
-from tfvae import replicas
+from tfvae import replicas, scan
 
 # Floating-point operations of one execution: about a second of two cores, beside which Python takes no time.
 _OPERATIONS = 1e11
 _MOST_STEPS = 500
-# XLA is used for steps of fewer operations, in a training of at least so many steps: it takes some 3 seconds to compile
-# and saves about a millisecond a step.
-_OPERATIONS_BY_XLA = 1e9
+# XLA is used in a training of at least so many steps: it takes some seconds to compile, and saves about a millisecond a
+# step.
 _FEWEST_STEPS_BY_XLA = 3000
 
 
@@ -46,7 +44,9 @@ def _places(layer: keras.layers.Layer) -> int:
     return math.prod(size or 1 for size in shape[1:-1])
 
 
-def steps(operations: float, steps_per_epoch: int | None, callbacks: Iterable[keras.callbacks.Callback]) -> int:
+def steps(
+    operations: float, steps_per_epoch: int | None, batches: float, callbacks: Iterable[keras.callbacks.Callback]
+) -> int:
     """How many steps to run in one execution, between two looks of Python.
 
     As many as take about a second, so that a progress bar still moves; but one at a time where a callback looks at each
@@ -55,11 +55,12 @@ def steps(operations: float, steps_per_epoch: int | None, callbacks: Iterable[ke
     Args:
         operations: the floating-point operations of one step.
         steps_per_epoch: where an epoch is no pass over the data, its steps, which executions must divide; else None.
+        batches: how many the data have.
         callbacks: those of `fit`.
     """
     if any(map(_sees_batches, callbacks)):
         return 1
-    most = int(max(1, min(_MOST_STEPS, _OPERATIONS // max(operations, 1.0))))
+    most = int(max(1, min(_MOST_STEPS, _OPERATIONS // max(operations, 1.0), batches)))
     if steps_per_epoch is None:
         return most
     return max(count for count in range(1, most + 1) if steps_per_epoch % count == 0)
@@ -76,17 +77,8 @@ def _sees_batches(callback: keras.callbacks.Callback) -> bool:
     return any(hook in vars(callback) or getattr(type(callback), hook) is not getattr(base, hook) for hook in hooks)
 
 
-def is_faster_by_xla(operations: float, steps: float, layers: Iterable[keras.layers.Layer]) -> bool:
-    """Whether XLA makes a training on a CPU faster.
-
-    Args:
-        operations: the floating-point operations of one step.
-        steps: the steps of the whole training.
-        layers: the layers, without those that hold others.
-    """
-    if operations > _OPERATIONS_BY_XLA or steps < _FEWEST_STEPS_BY_XLA:
-        return False
-    # Of a layer with a kernel the others are convolutions.
+def are_dense(layers: Iterable[keras.layers.Layer]) -> bool:
+    """Whether layers have no kernel but those of dense layers, and XLA can compile them."""
     return all(layer.supports_jit and len(getattr(layer, "kernel", np.zeros([0, 0])).shape) == 2 for layer in layers)
 
 
@@ -104,6 +96,14 @@ class OpenExecution(keras.Model):
         # 0 is a no as well, and tells that it was left open, also in a file; Keras keeps it as it is.
         return super()._resolve_auto_jit_compile() or 0
 
+    def _training(self) -> Callable[..., dict[str, Any]]:
+        """The function that runs steps of training on the batches of an iterator."""
+        by_xla = self._trains_by_xla or bool(self.jit_compile)
+        # XLA makes convolutions slow in a loop.
+        if by_xla and not self.run_eagerly and replicas.count() == 1 and are_dense(self._flatten_layers()):
+            return scan.Scan(self, self.train_step)
+        return replicas.make_function(self, self.train_step, bool(self.jit_compile))
+
     def _operations(self) -> float:
         """The floating-point operations of one example in a step of training; infinity where they are not known."""
         return math.inf
@@ -120,18 +120,14 @@ class OpenExecution(keras.Model):
             batches: how many the data have.
             callbacks: those of `fit`.
         """
-        given, operations, per_epoch = (
-            self.steps_per_execution,
-            rows * self._operations(),
-            arguments.get("steps_per_epoch"),
-        )
+        given, per_epoch = self.steps_per_execution, arguments.get("steps_per_epoch")
+        if given == 1 and not self.run_eagerly:
+            self.steps_per_execution = steps(rows * self._operations(), per_epoch, batches, callbacks)
         is_open = type(self.jit_compile) is int and not self.run_eagerly and replicas.count() == 1
-        total = arguments.get("epochs", 1) * (per_epoch or batches)
-        by_xla = is_open and is_faster_by_xla(operations, total, self._flatten_layers())
+        is_long = arguments.get("epochs", 1) * (per_epoch or batches) >= _FEWEST_STEPS_BY_XLA
+        by_xla = is_open and is_long and self.steps_per_execution > 1 and are_dense(self._flatten_layers())
         if by_xla != self._trains_by_xla:
             self._trains_by_xla, self.train_function = by_xla, None
-        if given == 1 and not self.run_eagerly:
-            self.steps_per_execution = steps(operations, per_epoch, callbacks)
         try:
             yield
         finally:

@@ -158,8 +158,7 @@ class VariationalModel(execution.OpenExecution, abc.ABC):
     def make_train_function(self, force: bool = False) -> None:
         """Makes the function that runs `train_step` on batches of an iterator."""
         if self.train_function is None or force:
-            function = replicas.make_function(self, self.train_step, bool(self.jit_compile or self._trains_by_xla))
-            self.train_function = resume.counting(self, self._progress, function)
+            self.train_function = resume.counting(self, self._progress, self._training())
 
     def make_test_function(self, force: bool = False) -> None:
         """Makes the function that runs `test_step` on batches of an iterator."""

@@ -8,6 +8,7 @@ import tensorflow_probability as tfp
 
 from tfvae import checks
 from tfvae.distributions.correlated_normal import CorrelatedNormal, LowRankRoot, TriangularRoot
+from tfvae.distributions.normal import Normal
 from tfvae.numerics import positive
 from tfvae.posteriors.posterior import PACKAGE, LocationScalePosterior, TransformedPosterior, float32
 
@@ -29,7 +30,7 @@ class DiagonalNormal(LocationScalePosterior):
 
     def distribution(self, parameters: dict[str, tf.Tensor]) -> tfd.Distribution:
         """q(z|x), with batch shape [B] and event shape [L]."""
-        return tfd.Independent(tfd.Normal(parameters["loc"], parameters["scale"]), 1)
+        return tfd.Independent(Normal(parameters["loc"], parameters["scale"]), 1)
 
     def sample_from(self, parameters: dict[str, tf.Tensor], epsilon: tf.Tensor) -> tf.Tensor:
         """The sample z = loc + scale * epsilon [B, L]."""

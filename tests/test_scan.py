@@ -1,0 +1,109 @@
+"""Many steps in one program of XLA: what the steps compute one at a time, of any batches, and without XLA as well."""
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from tfvae import likelihoods, scan
+
+
+def dataset(sizes, weighted=False):
+    """Batches of these sizes, whose number and sizes are not known before."""
+    generator = np.random.default_rng(3)
+    batches = [generator.normal(size=(size, 4)).astype(np.float32) for size in sizes]
+
+    def read():
+        for batch in batches:
+            yield (batch, np.arange(len(batch), dtype=np.float32)) if weighted else batch
+
+    spec = tf.TensorSpec([None, 4], tf.float32)
+    spec = (spec, tf.TensorSpec([None], tf.float32)) if weighted else spec
+    data = tf.data.Dataset.from_generator(read, output_signature=spec)
+    return data.map(lambda x, weight: (x, None, weight)) if weighted else data
+
+
+def trained(vae, data, jit_compile, epochs=2, **compiled):
+    keras.utils.set_random_seed(0)
+    vae.compile(keras.optimizers.SGD(0.01, momentum=0.9), jit_compile=jit_compile, **compiled)
+    history = vae.fit(data, epochs=epochs, verbose=0, shuffle=False).history
+    return int(vae.optimizer.iterations), history, vae.get_weights()
+
+
+@pytest.mark.filterwarnings("ignore:Your input ran out of data")
+@pytest.mark.parametrize(
+    ("sizes", "weighted", "steps"),
+    [([3, 3, 3, 2], False, 100), ([3, 3, 3, 3], True, 3), ([3, 2, 3, 3], True, 1), ([2, 3, 3, 2, 2], False, 4)],
+    ids=str,
+)
+def test_a_program_trains_as_steps_without_xla_do(sizes, weighted, steps, quiet_vae):
+    data = dataset(sizes, weighted)
+    ours = trained(quiet_vae(), data, True, steps_per_execution=steps)
+    theirs = trained(quiet_vae(), data, False)
+    assert ours[0] == 2 * len(sizes)
+    tf.nest.map_structure(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6), ours, theirs)
+
+
+def test_batches_that_take_much_memory_are_divided(quiet_vae, x, monkeypatch):
+    results = []
+    for most in (2**26, 2 * 3 * 4 * 4):
+        monkeypatch.setattr(scan, "_BYTES", most)
+        results.append(trained(quiet_vae(), tf.data.Dataset.from_tensor_slices(x).batch(3), True))
+    tf.nest.map_structure(np.testing.assert_array_equal, *results)
+
+
+def test_a_cut_within_an_execution_changes_no_digit(tiny_vae, x):
+    results = []
+    for counts in ([7], [1, 2, 4]):
+        keras.utils.set_random_seed(0)
+        vae = tiny_vae()
+        vae.compile(keras.optimizers.Adam(0.01), steps_per_execution=7, jit_compile=True)
+        function = scan.Scan(vae, vae.train_step)
+        iterator = iter(tf.data.Dataset.from_tensor_slices(x).batch(3))
+        for count in counts:
+            metrics = function(iterator, count)
+        assert next(iterator, None) is None
+        results.append((metrics, vae.get_weights()))
+    tf.nest.map_structure(np.testing.assert_array_equal, *results)
+
+
+def test_one_batch_of_arrays(quiet_vae, x):
+    results = []
+    for jit_compile in (True, False):
+        keras.utils.set_random_seed(0)
+        vae = quiet_vae()
+        vae.compile(keras.optimizers.SGD(0.01), jit_compile=jit_compile)
+        results.append((vae.train_on_batch(x, sample_weight=np.arange(20), return_dict=True), vae.get_weights()))
+    tf.nest.map_structure(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6), *results)
+
+
+class OfNumPy(likelihoods.Normal):
+    """A likelihood that XLA cannot compile."""
+
+    def element_log_prob(self, x, parameters):
+        constant = tf.numpy_function(lambda x: np.zeros_like(x), [x], tf.float32)
+        return super().element_log_prob(x, parameters) + tf.reshape(constant, tf.shape(x))
+
+
+def test_what_xla_cannot_compile_runs_without(quiet_vae, x):
+    vae, twin = quiet_vae(likelihood=OfNumPy()), quiet_vae()
+    twin.set_weights(vae.get_weights())
+    for each in (vae, twin):
+        each.compile(keras.optimizers.SGD(0.01), jit_compile=False)
+    function = scan.Scan(vae, vae.train_step)
+    iterator = iter(tf.data.Dataset.from_tensor_slices(x).batch(3))
+    with pytest.warns(UserWarning, match="XLA cannot compile the steps, which run without it"):
+        function(iterator, 3)
+    function(iterator, 4)
+    assert next(iterator, None) is None
+    twin.fit(x, batch_size=3, shuffle=False, verbose=0)
+    for one, other in zip(vae.get_weights(), twin.get_weights(), strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-6)
+
+
+def test_what_xla_cannot_compile_is_an_error_where_compile_asks_for_it(tiny_vae, x):
+    vae = tiny_vae(likelihood=OfNumPy())
+    vae.compile(keras.optimizers.SGD(0.01), jit_compile=True)
+    with pytest.raises(tf.errors.OpError, match="XLA"):
+        vae.fit(x, batch_size=4, verbose=0)
+    assert int(vae.optimizer.iterations) == 0

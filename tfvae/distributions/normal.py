@@ -1,0 +1,33 @@
+"""The normal distribution of TFP, with draws that XLA makes fast."""
+
+import math
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+import tensorflow_probability as tfp
+from tensorflow.python.ops import control_flow_util
+
+tfd = tfp.distributions
+
+# The lowest number that the uniform draws take, so that none stands for minus infinity.
+_LOWEST = np.nextafter(np.float32(-1.0), np.float32(0.0))
+
+
+class Normal(tfd.Normal):
+    """TFP's `Normal`, reparameterised as there.
+
+    What `tf.random.stateless_normal` becomes under XLA takes a CPU ten times as long as it does without. So where XLA
+    compiles a draw, it is the quantile of a uniform number, which Threefry makes.
+
+    Reference: Salmon et al. 2011, Parallel Random Numbers: As Easy as 1, 2, 3.
+    """
+
+    def _sample_n(self, n: tf.Tensor, seed: Any = None) -> tf.Tensor:
+        is_by_xla = control_flow_util.GraphOrParentsInXlaContext(tf.compat.v1.get_default_graph())
+        if tf.executing_eagerly() or not is_by_xla or self.dtype != tf.float32:
+            return super()._sample_n(n, seed)
+        shape = tf.concat([[n], self._batch_shape_tensor(loc=self.loc, scale=self.scale)], axis=0)
+        key = tfp.random.sanitize_seed(seed)
+        uniform = tf.random.stateless_uniform(shape, key, _LOWEST, 1.0, alg="threefry")
+        return self.loc + self.scale * (math.sqrt(2) * tf.math.erfinv(uniform))

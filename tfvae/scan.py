@@ -1,0 +1,156 @@
+"""Many steps of training in one program of XLA.
+
+Where XLA compiles each step alone, a step ends with a copy of all weights and moments, and to start it takes longer
+than a small model's step. In one loop of many they are updated where they are.
+"""
+
+import warnings
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+from tfvae import replicas
+
+# The most bytes of the batches that one program is given.
+_BYTES = 2**26
+# What TensorFlow raises where XLA has no form of an operation, or must know a shape.
+_CANNOT_COMPILE = (tf.errors.InvalidArgumentError, tf.errors.UnimplementedError)
+
+
+class Scan:
+    """The function that Keras calls to run steps on one replica; where XLA cannot compile them, they run without.
+
+    Args:
+        model: a compiled model.
+        step: its `train_step`.
+
+    Raises:
+        tf.errors.OpError: XLA cannot compile the steps, and `compile` asks for it.
+    """
+
+    def __init__(self, model: keras.Model, step: Callable[[Any], dict[str, Any]]) -> None:
+        self._model = model
+        self._without_xla = replicas.make_function(model, step, jit_compile=False)
+        self._stack = tf.function(_stack, autograph=False, reduce_retracing=True)
+        self._program = _program(model, step)
+        # Not known before the first call.
+        self._can_compile: bool | None = None
+
+    def __call__(self, iterator: Any, count: int | None = None) -> dict[str, Any]:
+        """Runs steps, or fewer where the data end, and returns the metrics of the last.
+
+        Args:
+            iterator: of the batches.
+            count: how many steps, or None for the model's `steps_per_execution`.
+        """
+        if self._can_compile is False:
+            return self._without_xla(iterator, count)
+        if not isinstance(iterator, tf.data.Iterator | tf.distribute.DistributedIterator):
+            # Of `train_on_batch`.
+            return self._run(_map(lambda part: tf.convert_to_tensor(part)[tf.newaxis], next(iterator)), tf.constant(1))
+        slots = self._model.steps_per_execution
+        left = slots if count is None else count
+        # Where there is no batch, this ends the epoch.
+        batch = next(iterator)
+        while batch is not None:
+            batches, number, following = self._stack(batch, iterator, tf.constant(left), tf.constant(slots))
+            metrics = self._run(batches, number)
+            left -= int(number)
+            batch = following.get_value() if following.has_value() else next(iterator, None) if left else None
+        return metrics
+
+    def _run(self, batches: Any, number: tf.Tensor) -> dict[str, Any]:
+        """Takes the steps of the first batches of some that are stacked."""
+        if self._can_compile is not False:
+            try:
+                metrics = self._program(batches, number)
+            except _CANNOT_COMPILE as error:
+                if self._can_compile or self._model.jit_compile:
+                    raise
+                warnings.warn(f"XLA cannot compile the steps, which run without it: {error}", stacklevel=2)
+                self._can_compile = False
+            else:
+                self._can_compile = True
+                return metrics
+        for index in range(int(number)):
+            metrics = self._without_xla(iter([_at(index, batches)]))
+        return metrics
+
+
+def _program(model: keras.Model, step: Callable[[Any], dict[str, Any]]) -> Callable[..., dict[str, Any]]:
+    """Makes the program: a function of stacked batches, and of how many of them there are."""
+    strategy = model.distribute_strategy
+
+    @tf.function(autograph=False, reduce_retracing=True)
+    def one_step(batch: Any) -> dict[str, Any]:
+        metrics = strategy.run(step, args=(batch,))
+        return {name: strategy.experimental_local_results(value)[0] for name, value in metrics.items()}
+
+    @tf.function(autograph=False, reduce_retracing=True, jit_compile=True)
+    def program(batches: Any, number: tf.Tensor) -> dict[str, Any]:
+        def body(index: tf.Tensor, _: dict[str, Any]) -> tuple[tf.Tensor, dict[str, Any]]:
+            return index + 1, one_step(_at(index, batches))
+
+        outputs = one_step.get_concrete_function(_at(0, batches)).structured_outputs
+        metrics = tf.nest.map_structure(lambda spec: tf.zeros(spec.shape, spec.dtype), outputs)
+        return tf.while_loop(lambda index, _: index < number, body, [0, metrics])[1]
+
+    return program
+
+
+def _stack(
+    first: Any, iterator: tf.data.Iterator, count: tf.Tensor, slots: tf.Tensor
+) -> tuple[Any, tf.Tensor, tf.experimental.Optional]:
+    """Stacks a batch and those after it that have its shape.
+
+    Args:
+        first: the batch.
+        iterator: of those after it.
+        count: the most batches to take.
+        slots: how many the stack has places for, where so many take not too much memory: always as many, so that XLA
+            compiles one program.
+
+    Returns:
+        The batches [slots, ...], how many of them are there, and the batch after them if it was read.
+    """
+    parts = _tensors(first)
+    size = tf.add_n([part.dtype.size * tf.size(part) for part in parts])
+    slots = tf.clip_by_value(_BYTES // tf.maximum(size, 1), 1, slots)
+    count = tf.minimum(count, slots)
+
+    def next_batch(is_wanted: tf.Tensor) -> tf.experimental.Optional:
+        # Not read ahead: a batch that no step takes would be lost.
+        optional = iterator.get_next_as_optional
+        return tf.cond(is_wanted, optional, lambda: tf.experimental.Optional.empty(iterator.element_spec))
+
+    def fits(_: tf.Tensor, batch: tf.experimental.Optional, __: Sequence[tf.TensorArray]) -> tf.Tensor:
+        def has_shape() -> tf.Tensor:
+            pairs = zip(parts, _tensors(batch.get_value()), strict=True)
+            return tf.reduce_all([tf.reduce_all(tf.shape(part) == tf.shape(other)) for part, other in pairs])
+
+        return tf.cond(batch.has_value(), has_shape, lambda: tf.constant(False))
+
+    def add(number: tf.Tensor, batch: tf.experimental.Optional, arrays: Sequence[tf.TensorArray]) -> tuple[Any, ...]:
+        pairs = zip(arrays, _tensors(batch.get_value()), strict=True)
+        return number + 1, next_batch(number + 1 < count), [array.write(number, part) for array, part in pairs]
+
+    arrays = [tf.TensorArray(part.dtype, slots, element_shape=part.shape).write(0, part) for part in parts]
+    number, following, arrays = tf.while_loop(fits, add, [1, next_batch(count > 1), arrays])
+    stacks = iter(arrays)
+    return _map(lambda _: next(stacks).stack(), first), number, following
+
+
+def _at(index: int | tf.Tensor, batches: Any) -> Any:
+    """One of the batches that are stacked."""
+    return _map(lambda part: part[index], batches)
+
+
+def _map(function: Callable[[tf.Tensor], Any], batch: Any) -> Any:
+    """Applies a function to the tensors of a batch, which may hold None as well."""
+    return tf.nest.map_structure(lambda part: None if part is None else function(part), batch)
+
+
+def _tensors(batch: Any) -> list[tf.Tensor]:
+    return [part for part in tf.nest.flatten(batch) if part is not None]
