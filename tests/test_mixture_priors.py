@@ -100,6 +100,15 @@ def test_the_vampprior_is_the_mean_of_the_posteriors_of_its_pseudo_inputs(family
     np.testing.assert_allclose(log_prob, np.log(np.mean(densities, axis=0)), rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.parametrize("family", [posteriors.CouplingFlow, posteriors.InverseAutoregressiveFlow])
+def test_a_vampprior_of_flows_is_exported(family, tmp_path):
+    vae = vae_with(priors.VampPrior(num_components=3), posterior=family(hidden=4))
+    # Scales that are not 1 and differ.
+    vae.posterior.scale_head.bias.assign([0.5, -1.0])
+    # It compares the file with the model.
+    assert export.tflite(vae, tmp_path / "model.tflite", x=X).exists()
+
+
 def test_the_vampprior_of_all_examples_is_the_aggregate_posterior():
     """The KL divergence from it, averaged over the examples, is the mutual information, at most log N."""
     vae = vae_with(priors.VampPrior(num_components=32))

@@ -74,6 +74,36 @@ def couplings(networks: list[keras.Model], latent_dim: int, features: tf.Tensor 
     ]
 
 
+class Affine(tfb.Bijector):
+    """The map loc + scale u, with log |det| = sum_l log scale_l.
+
+    Where loc and scale are constants, TFLite drops this sum from the graph of TFP's `Scale`.
+
+    Args:
+        loc: [B, L].
+        scale: [B, L], positive.
+    """
+
+    def __init__(self, loc: tf.Tensor, scale: tf.Tensor) -> None:
+        self.loc, self.scale = loc, scale
+        parameters = {"loc": loc, "scale": scale}
+        super().__init__(forward_min_event_ndims=1, parameters=parameters, name="affine")
+
+    @classmethod
+    def _parameter_properties(cls, dtype: Any) -> dict[str, Any]:
+        # The batch shape is that of the noise.
+        return {}
+
+    def _forward(self, u: tf.Tensor) -> tf.Tensor:
+        return self.loc + self.scale * u
+
+    def _inverse(self, z: tf.Tensor) -> tf.Tensor:
+        return (z - self.loc) / self.scale
+
+    def _forward_log_det_jacobian(self, u: tf.Tensor) -> tf.Tensor:
+        return tf.reduce_sum(tf.math.log(self.scale), axis=-1)
+
+
 class MaskedDense(keras.layers.Dense):
     """A dense layer without the connections where a mask is 0.
 

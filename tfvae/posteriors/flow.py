@@ -30,8 +30,8 @@ class FlowPosterior(TransformedPosterior, LocationScalePosterior):
     def distribution(self, parameters: dict[str, tf.Tensor]) -> tfd.TransformedDistribution:
         """q(z|x), with batch shape [B] and event shape [L]."""
         base = tfd.Independent(tfd.Normal(tf.zeros_like(parameters["loc"]), 1.0), 1)
-        affine = [tfb.Shift(parameters["loc"]), tfb.Scale(parameters["scale"])]
-        return tfd.TransformedDistribution(base, tfb.Chain([*affine, *self._flow(parameters)]))
+        affine = flows.Affine(parameters["loc"], parameters["scale"])
+        return tfd.TransformedDistribution(base, tfb.Chain([affine, *self._flow(parameters)]))
 
     @abc.abstractmethod
     def _flow(self, parameters: dict[str, tf.Tensor]) -> list[tfb.Bijector]:
