@@ -8,7 +8,7 @@ import pytest
 import tensorflow as tf
 from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
 
-from tfvae import VAE, callbacks, execution, likelihoods, networks, objectives, scan
+from tfvae import VAE, callbacks, execution, likelihoods, networks, objectives, posteriors, scan
 
 
 def counted_by_tensorflow(network, shape):
@@ -152,6 +152,13 @@ def test_xla_is_for_dense_layers():
     without_xla = keras.layers.Dropout(0.5)
     without_xla.supports_jit = False
     assert not execution.are_dense([*DENSE, without_xla])
+
+
+def test_xla_is_not_for_random_numbers_that_it_makes_slowly():
+    assert execution.are_fast_by_xla([*DENSE, posteriors.DiagonalNormal(2), posteriors.CouplingFlow(2)])
+    for layer in (keras.layers.Dropout(0.5), keras.layers.GaussianNoise(0.1), posteriors.Laplace(2)):
+        assert execution.are_dense([*DENSE, layer])
+        assert not execution.are_fast_by_xla([*DENSE, layer])
 
 
 class Once(keras.callbacks.Callback):

@@ -3,6 +3,7 @@
 The default tests have every part in a model; the slow ones every pair of parts.
 """
 
+import gc
 import itertools
 
 import keras
@@ -136,7 +137,16 @@ def test_every_part_in_a_model(cases, tmp_path):
     check(cases, tmp_path)
 
 
+@pytest.fixture
+def forgotten():
+    """Frees what Keras keeps of the models of a test, some 60 MB each."""
+    yield
+    keras.backend.clear_session()
+    gc.collect()
+
+
 @pytest.mark.slow
+@pytest.mark.usefixtures("forgotten")
 @pytest.mark.parametrize("cases", list(every_pair()), ids=model_id)
 def test_every_pair_of_parts_in_a_model(cases, tmp_path):
     check(cases, tmp_path)

@@ -1,6 +1,7 @@
 """What every model of data with latent variables of their own for each example can do."""
 
 import abc
+import functools
 import math
 from collections.abc import Callable, Iterator
 from typing import Any, ClassVar, Self
@@ -17,9 +18,8 @@ from tfvae.objectives import Objective
 from tfvae.posteriors import Posterior
 from tfvae.priors import Prior
 
-# The most elements of the decoder's output, 16 MB for each tensor, and the most rows of it that one chunk of
-# `log_likelihood` evaluates: large enough for fast matrix products, small enough for the cache and for any number of
-# samples.
+# The most elements, 16 MB, and the most rows of the decoder's output in a chunk of `log_likelihood`: large enough for
+# fast matrix products, small enough for the cache and for any number of samples.
 _CHUNK_ELEMENTS = 2**22
 _CHUNK_ROWS = 2**16
 
@@ -55,7 +55,7 @@ class Autoencoder(VariationalModel):
         """What `encode` gives of a batch."""
 
     def _operations(self) -> float:
-        # Forward, and twice as many backward; the encoder sees each example once, but it is a part of the whole.
+        # Forward, and twice as many backward; the encoder's are counted for each sample too.
         return 3.0 * execution.operations(self._flatten_layers()) * self.objective.num_samples * self._rows_per_example
 
     def check_data(self, x: np.ndarray) -> None:
@@ -117,10 +117,8 @@ class Autoencoder(VariationalModel):
         """
         batches = self._log_weights(x, num_samples, batch_size, seed)
         # In each chunk first, so that no more than one is in memory.
-        sums = [
-            np.logaddexp.reduce([np.logaddexp.reduce(chunk, axis=0, dtype=float) for chunk in chunks])
-            for chunks in batches
-        ]
+        total = functools.partial(np.logaddexp.reduce, axis=0, dtype=float)
+        sums = [total([total(chunk) for chunk in chunks]) for chunks in batches]
         return np.concatenate(sums) - np.log(num_samples)
 
     def _log_weights(

@@ -82,6 +82,13 @@ def are_dense(layers: Iterable[keras.layers.Layer]) -> bool:
     return all(layer.supports_jit and len(getattr(layer, "kernel", np.zeros([0, 0])).shape) == 2 for layer in layers)
 
 
+def are_fast_by_xla(layers: Iterable[keras.layers.Layer]) -> bool:
+    """Whether XLA makes layers fast: dense ones without random numbers, of which it makes all but our own slowly."""
+    layers = list(layers)
+    is_random = any(hasattr(layer, "seed_generator") or not getattr(layer, "is_fast_by_xla", True) for layer in layers)
+    return are_dense(layers) and not is_random
+
+
 class OpenExecution(keras.Model):
     """A Keras model whose trainings run as this module says, where `compile` leaves it open.
 
@@ -100,9 +107,13 @@ class OpenExecution(keras.Model):
         """The function that runs steps of training on the batches of an iterator."""
         by_xla = self._trains_by_xla or bool(self.jit_compile)
         # XLA makes convolutions slow in a loop.
-        if by_xla and not self.run_eagerly and replicas.count() == 1 and are_dense(self._flatten_layers()):
+        if by_xla and not self.run_eagerly and self._is_alone() and are_dense(self._flatten_layers()):
             return scan.Scan(self, self.train_step)
         return replicas.make_function(self, self.train_step, bool(self.jit_compile))
+
+    def _is_alone(self) -> bool:
+        """Whether no other replica trains with this one."""
+        return self.distribute_strategy.num_replicas_in_sync == 1
 
     def _operations(self) -> float:
         """The floating-point operations of one example in a step of training; infinity where they are not known."""
@@ -120,12 +131,19 @@ class OpenExecution(keras.Model):
             batches: how many the data have.
             callbacks: those of `fit`.
         """
-        given, per_epoch = self.steps_per_execution, arguments.get("steps_per_epoch")
+        given, per_epoch, operations = self.steps_per_execution, arguments.get("steps_per_epoch"), self._operations()
         if given == 1 and not self.run_eagerly:
-            self.steps_per_execution = steps(rows * self._operations(), per_epoch, batches, callbacks)
-        is_open = type(self.jit_compile) is int and not self.run_eagerly and replicas.count() == 1
-        is_long = arguments.get("epochs", 1) * (per_epoch or batches) >= _FEWEST_STEPS_BY_XLA
-        by_xla = is_open and is_long and self.steps_per_execution > 1 and are_dense(self._flatten_layers())
+            self.steps_per_execution = steps(rows * operations, per_epoch, batches, callbacks)
+        by_xla = (
+            type(self.jit_compile) is int
+            and not self.run_eagerly
+            and self._is_alone()
+            and self.steps_per_execution > 1
+            and arguments.get("epochs", 1) * (per_epoch or batches) >= _FEWEST_STEPS_BY_XLA
+            # What a model computes whose operations are not known may be hard to compile.
+            and math.isfinite(operations)
+            and are_fast_by_xla(self._flatten_layers())
+        )
         if by_xla != self._trains_by_xla:
             self._trains_by_xla, self.train_function = by_xla, None
         try:

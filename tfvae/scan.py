@@ -32,7 +32,8 @@ class Scan:
 
     def __init__(self, model: keras.Model, step: Callable[[Any], dict[str, Any]]) -> None:
         self._model = model
-        self._without_xla = replicas.make_function(model, step, jit_compile=False)
+        # Where XLA cannot compile the steps, and for what a strategy makes of data.
+        self._otherwise = replicas.make_function(model, step, bool(model.jit_compile))
         self._stack = tf.function(_stack, autograph=False, reduce_retracing=True)
         self._program = _program(model, step)
         # Not known before the first call.
@@ -45,9 +46,9 @@ class Scan:
             iterator: of the batches.
             count: how many steps, or None for the model's `steps_per_execution`.
         """
-        if self._can_compile is False:
-            return self._without_xla(iterator, count)
-        if not isinstance(iterator, tf.data.Iterator | tf.distribute.DistributedIterator):
+        if self._can_compile is False or isinstance(iterator, tf.distribute.DistributedIterator):
+            return self._otherwise(iterator, count)
+        if not isinstance(iterator, tf.data.Iterator):
             # Of `train_on_batch`.
             return self._run(_map(lambda part: tf.convert_to_tensor(part)[tf.newaxis], next(iterator)), tf.constant(1))
         slots = self._model.steps_per_execution
@@ -75,7 +76,7 @@ class Scan:
                 self._can_compile = True
                 return metrics
         for index in range(int(number)):
-            metrics = self._without_xla(iter([_at(index, batches)]))
+            metrics = self._otherwise(iter([_at(index, batches)]))
         return metrics
 
 

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import tensorflow as tf
 import tensorflow_probability as tfp
 
+from tfvae.distributions.normal import Normal
 from tfvae.numerics import first_axis, normal_cdf, softplus, unit
 
 tfd = tfp.distributions
@@ -175,7 +176,7 @@ class Spherical(tfd.Distribution, abc.ABC):
 
     def _sample_n(self, n: int, seed: Any = None) -> tf.Tensor:
         shape = tf.concat([[n], self.batch_shape_tensor(), self.event_shape_tensor()], axis=0)
-        return self.from_noise(tfd.Normal(0.0, 1.0).sample(shape, seed=seed))
+        return self.from_noise(Normal(0.0, 1.0).sample(shape, seed=seed))
 
     @classmethod
     def _parameter_properties(cls, dtype: Any, num_classes: int | None = None) -> dict[str, Any]:

@@ -9,6 +9,7 @@ import tensorflow_probability as tfp
 
 from tfvae import checks
 from tfvae.distributions import flows
+from tfvae.distributions.normal import Normal
 from tfvae.posteriors.posterior import PACKAGE, LocationScalePosterior, TransformedPosterior, float32
 
 tfb = tfp.bijectors
@@ -23,13 +24,15 @@ class FlowPosterior(TransformedPosterior, LocationScalePosterior):
         kwargs: the arguments of `keras.layers.Layer`.
     """
 
+    is_fast_by_xla = True
+
     def call(self, features: tf.Tensor) -> dict[str, tf.Tensor]:
         """Computes `loc` and `scale` [B, L], and `features` [B, F] for the flow, float32, from features [B, F]."""
         return {**super().call(features), "features": float32(features)}
 
     def distribution(self, parameters: dict[str, tf.Tensor]) -> tfd.TransformedDistribution:
         """q(z|x), with batch shape [B] and event shape [L]."""
-        base = tfd.Independent(tfd.Normal(tf.zeros_like(parameters["loc"]), 1.0), 1)
+        base = tfd.Independent(Normal(tf.zeros_like(parameters["loc"]), 1.0), 1)
         affine = flows.Affine(parameters["loc"], parameters["scale"])
         return tfd.TransformedDistribution(base, tfb.Chain([affine, *self._flow(parameters)]))
 

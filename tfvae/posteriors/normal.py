@@ -28,6 +28,8 @@ class DiagonalNormal(LocationScalePosterior):
     Reference: Kingma & Welling 2013, equation 9.
     """
 
+    is_fast_by_xla = True
+
     def distribution(self, parameters: dict[str, tf.Tensor]) -> tfd.Distribution:
         """q(z|x), with batch shape [B] and event shape [L]."""
         return tfd.Independent(Normal(parameters["loc"], parameters["scale"]), 1)

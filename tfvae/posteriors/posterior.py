@@ -26,11 +26,14 @@ class Posterior(keras.layers.Layer, abc.ABC):
             categories.
         scales_only: whether the family changes when z is rotated: then z may be rescaled for it, but not decorrelated.
         has_log_prob: whether log q(z|x) can be evaluated at any z, and not only at draws of q(z|x).
+        is_fast_by_xla: whether its draws are those of `tfvae.distributions.normal.Normal`, which XLA makes fast; with
+            others `fit` uses XLA only where `compile` asks for it.
     """
 
     support = "real"
     scales_only = True
     has_log_prob = True
+    is_fast_by_xla = False
 
     def __init__(self, latent_dim: int | None = None, **kwargs: Any) -> None:
         super().__init__(**kwargs)

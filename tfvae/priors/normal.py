@@ -6,6 +6,7 @@ import keras
 import tensorflow as tf
 import tensorflow_probability as tfp
 
+from tfvae.distributions import normal
 from tfvae.numerics import positive
 from tfvae.priors.prior import PACKAGE, Prior
 
@@ -25,7 +26,7 @@ class StandardNormal(Prior):
 
     def distribution(self) -> tfd.Distribution:
         """p(z), with batch shape [] and event shape [L]."""
-        return tfd.Independent(tfd.Normal(loc=tf.zeros(self.latent_dim), scale=tf.ones(self.latent_dim)), 1)
+        return tfd.Independent(normal.Normal(loc=tf.zeros(self.latent_dim), scale=tf.ones(self.latent_dim)), 1)
 
     def sample_from(self, epsilon: tf.Tensor) -> tf.Tensor:
         """The sample z = epsilon [B, L]."""
@@ -56,7 +57,7 @@ class Normal(Prior):
 
     def distribution(self) -> tfd.Distribution:
         """p(z), with batch shape [] and event shape [L]."""
-        return tfd.Independent(tfd.Normal(self._loc.value, positive(self._raw_scale.value)), 1)
+        return tfd.Independent(normal.Normal(self._loc.value, positive(self._raw_scale.value)), 1)
 
     def sample_from(self, epsilon: tf.Tensor) -> tf.Tensor:
         """The sample z = loc + scale * epsilon [B, L]."""
