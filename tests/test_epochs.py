@@ -246,3 +246,10 @@ def test_bad_arguments_are_named_before_any_step(kind, x, known_model):
     with pytest.raises(ValueError, match=message):
         model.fit(x, verbose=0, **arguments)
     assert model.optimizer.iterations == 0
+
+
+def test_what_is_read_ahead_is_in_order_and_not_tuned():
+    data = epochs.read_ahead(tf.data.Dataset.range(100), lambda i: 2 * i)
+    assert not data.options().autotune.enabled
+    assert data.cardinality() == 100
+    assert [int(value) for value in data] == list(range(0, 200, 2))

@@ -126,9 +126,9 @@ def load(
             x = tf.cast(tf.random.stateless_uniform(tf.shape(x), noise_seed) < x, tf.float32)
         return x
 
-    train_batches = order.map(train_batch, num_parallel_calls=tf.data.AUTOTUNE).prefetch(tf.data.AUTOTUNE)
+    train_batches = epochs.read_ahead(order, train_batch)
     in_order = tf.data.Dataset.from_tensor_slices(validation_rows).batch(batch_size)
-    validation_batches = in_order.map(lambda rows: tf.cast(rows, tf.float32) / unit).prefetch(tf.data.AUTOTUNE)
+    validation_batches = epochs.read_ahead(in_order, lambda rows: tf.cast(rows, tf.float32) / unit)
     return Pipelines(train_batches, validation_batches, offset, scale)
 
 

@@ -168,7 +168,7 @@ def shuffle_arrays(
         return tf.nest.map_structure(lambda row: tf.gather(row, indices), rows)
 
     order = epochs.shuffled_batches(size, batch_size, seed=seed)
-    arguments["x"] = order.map(batch, num_parallel_calls=tf.data.AUTOTUNE).prefetch(tf.data.AUTOTUNE)
+    arguments["x"] = epochs.read_ahead(order, batch)
     arguments.update(y=None, sample_weight=None, batch_size=batch_size)
 
 

@@ -93,8 +93,7 @@ def read(
         return (tf.nest.map_structure(lambda tensor: tf.gather(tensor, indices), tensors),)
 
     order = epochs.shuffled_batches(rows, batch_size, seed=seed)
-    dataset = order.map(batch, num_parallel_calls=tf.data.AUTOTUNE).prefetch(tf.data.AUTOTUNE)
-    return Observations(dataset, rows, False)
+    return Observations(epochs.read_ahead(order, batch), rows, False)
 
 
 def one_pass(data: Observations) -> Iterator[Any]:
