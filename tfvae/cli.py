@@ -63,7 +63,7 @@ def train(
     learning_rate: PositiveFloat = 2e-3,
     epochs: PositiveInt = 120,
     steps_per_execution: PositiveInt = 1,
-    jit_compile: bool | None = None,
+    jit_compile: bool = False,
     strategy: strategies.Name = "auto",
     devices: PositiveInt | None = None,
     worker_timeout: PositiveFloat = 300.0,
@@ -100,7 +100,7 @@ def train(
         learning_rate: Adam's, at the start; it falls to 0 along a cosine.
         epochs: passes over the training data.
         steps_per_execution: steps that run in one call of TensorFlow.
-        jit_compile: compile the steps with XLA; by default where that makes the training faster.
+        jit_compile: compile the steps with XLA.
         strategy: how to use several devices: auto, one_device, mirrored, multi_worker (each worker runs this command,
             with its TF_CONFIG) or tpu.
         devices: how many devices for mirrored; without GPUs the CPU is split into that many.
@@ -151,7 +151,6 @@ def train(
         model = VAE(encoder, decoder, latent_dim, posterior, prior, likelihood, objective)
         model.check_data(held_out)
         schedule = keras.optimizers.schedules.CosineDecay(learning_rate, epochs * len(pipelines.train))
-        jit_compile = "auto" if jit_compile is None else jit_compile
         model.compile(keras.optimizers.Adam(schedule), steps_per_execution=steps_per_execution, jit_compile=jit_compile)
         if chief and not trained:
             training.start(run, config_yaml, resume=resume, overwrite=overwrite)
