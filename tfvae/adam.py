@@ -1,7 +1,7 @@
 """The update of Adam by one operation for each variable.
 
 Keras computes it by some fifteen operations, each of which passes over all weights, their gradients or their moments.
-On a CPU these passes take as long as the matrix products of a small batch; `benchmarks/training.py` has the figures.
+On a CPU these passes can take as long as the matrix products of a small batch.
 """
 
 import types
