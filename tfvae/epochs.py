@@ -47,10 +47,28 @@ def ordered(build: Callable[[tf.Tensor], tf.data.Dataset], *, seed: int | Callab
         return np.array([seed() if callable(seed) else seed, index], np.int32)
 
     def one_pass(_: tf.Tensor) -> tf.data.Dataset:
-        first, index = tf.unstack(tf.ensure_shape(tf.numpy_function(numbers, [], tf.int32), [2]))
-        return build(tf.random.experimental.stateless_fold_in(tf.stack([first, 0]), index))
+        return build(_seed_of_pass(*tf.unstack(tf.ensure_shape(tf.numpy_function(numbers, [], tf.int32), [2]))))
 
     return tf.data.Dataset.range(1).flat_map(one_pass)
+
+
+def _seed_of_pass(seed: int | tf.Tensor, index: int | tf.Tensor) -> tf.Tensor:
+    return tf.random.experimental.stateless_fold_in(tf.stack([seed, 0]), index)
+
+
+def order(num_examples: int, seed: int, index: int) -> tf.Tensor:
+    """The row numbers int32 [N] in the order of one pass of `shuffled_batches`.
+
+    Args:
+        num_examples: N.
+        seed: that of the passes.
+        index: the number of the pass.
+    """
+    return _shuffled(num_examples, _seed_of_pass(seed, index))
+
+
+def _shuffled(num_examples: int, seed: tf.Tensor) -> tf.Tensor:
+    return tf.random.experimental.stateless_shuffle(tf.range(num_examples), seed)
 
 
 def shuffled_batches(num_examples: int, batch_size: int, *, seed: int | Callable[[], int]) -> tf.data.Dataset:
@@ -68,7 +86,7 @@ def shuffled_batches(num_examples: int, batch_size: int, *, seed: int | Callable
 
     # One permutation a pass and slices of it: twice as fast as Dataset.shuffle, which moves single row numbers.
     def build(seed: tf.Tensor) -> tf.data.Dataset:
-        permutation = tf.random.experimental.stateless_shuffle(tf.range(num_examples), seed)
+        permutation = _shuffled(num_examples, seed)
         return tf.data.Dataset.range(num_batches).map(
             lambda i: (permutation[i * batch_size : (i + 1) * batch_size], tf.random.fold_in(seed, i))
         )

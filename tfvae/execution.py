@@ -11,8 +11,10 @@ from typing import Any
 
 import keras
 import numpy as np
+import tensorflow as tf
 
-from tfvae import replicas, scan
+from tfvae import replicas, resume, scan
+from tfvae.resident import Resident
 
 # Floating-point operations of one execution: about a second of two cores, beside which Python takes no time.
 _OPERATIONS = 1e11
@@ -98,6 +100,8 @@ class OpenExecution(keras.Model):
 
     # Whether the steps of training are compiled although `compile` left it open.
     _trains_by_xla = False
+    # The data of `fit` where the program of the steps takes its batches of them itself.
+    resident: Resident | None = None
 
     def _resolve_auto_jit_compile(self) -> bool | int:
         # 0 is a no as well, and tells that it was left open, also in a file; Keras keeps it as it is.
@@ -105,11 +109,15 @@ class OpenExecution(keras.Model):
 
     def _training(self) -> Callable[..., dict[str, Any]]:
         """The function that runs steps of training on the batches of an iterator."""
-        by_xla = self._trains_by_xla or bool(self.jit_compile)
-        # XLA makes convolutions slow in a loop.
-        if by_xla and not self.run_eagerly and self._is_alone() and are_dense(self._flatten_layers()):
+        if self._scans():
             return scan.Scan(self, self.train_step)
         return replicas.make_function(self, self.train_step, bool(self.jit_compile))
+
+    def _scans(self) -> bool:
+        """Whether a program of XLA takes many steps of training."""
+        by_xla = self._trains_by_xla or bool(self.jit_compile)
+        # XLA makes convolutions slow in a loop.
+        return by_xla and not self.run_eagerly and self._is_alone() and are_dense(self._flatten_layers())
 
     def _is_alone(self) -> bool:
         """Whether no other replica trains with this one."""
@@ -121,32 +129,39 @@ class OpenExecution(keras.Model):
 
     @contextlib.contextmanager
     def _fitting(
-        self, rows: int, arguments: dict[str, Any], batches: float, callbacks: list[keras.callbacks.Callback]
+        self, arguments: dict[str, Any], data: Resident | None, rows: int, callbacks: list[keras.callbacks.Callback]
     ) -> Iterator[None]:
         """Sets how a `fit` runs.
 
         Args:
-            rows: the examples of a batch.
             arguments: those of `keras.Model.fit`, by name.
-            batches: how many the data have.
+            data: what its dataset is made of, where that are arrays.
+            rows: the examples of a batch.
             callbacks: those of `fit`.
         """
+        batches = resume.number_of_batches(arguments)
         given, per_epoch, operations = self.steps_per_execution, arguments.get("steps_per_epoch"), self._operations()
         if given == 1 and not self.run_eagerly:
             self.steps_per_execution = steps(rows * operations, per_epoch, batches, callbacks)
+        is_compiled = self._trains_by_xla and self.train_function is not None
         by_xla = (
             type(self.jit_compile) is int
             and not self.run_eagerly
             and self._is_alone()
             and self.steps_per_execution > 1
-            and arguments.get("epochs", 1) * (per_epoch or batches) >= _FEWEST_STEPS_BY_XLA
+            and (is_compiled or arguments.get("epochs", 1) * (per_epoch or batches) >= _FEWEST_STEPS_BY_XLA)
             # What a model computes whose operations are not known may be hard to compile.
             and math.isfinite(operations)
             and are_fast_by_xla(self._flatten_layers())
         )
         if by_xla != self._trains_by_xla:
             self._trains_by_xla, self.train_function = by_xla, None
+        # A strategy would divide the data, and a device other than the CPU have them copied for each execution.
+        is_plain = self._distribute_strategy is None and not tf.config.list_physical_devices("GPU")
+        if data is not None and per_epoch is None and is_plain and self._scans():
+            # Keras counts the batches, and takes none.
+            self.resident, arguments["x"] = data, tf.data.Dataset.range(len(data))
         try:
             yield
         finally:
-            self.steps_per_execution = given
+            self.steps_per_execution, self.resident = given, None

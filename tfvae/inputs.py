@@ -10,7 +10,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from tfvae import checks, epochs
+from tfvae import checks, resident
 
 
 class Batch(NamedTuple):
@@ -118,7 +118,7 @@ def batches(x: Any, batch_size: Any) -> Iterator[Any]:
 
 def shuffle_arrays(
     arguments: dict[str, Any], unpack: Callable[[Any], tuple[Any, Any]], seed: Callable[[], int]
-) -> None:
+) -> resident.Resident | None:
     """Makes a dataset of the arrays that `fit` was given, in an order that is new in each epoch and can be resumed.
 
     Keras shuffles them too, but with the global seed set in the same order in each epoch, and else in another one in
@@ -128,12 +128,15 @@ def shuffle_arrays(
         arguments: those of `keras.Model.fit`, by name. Nothing is done where x is no array, and no dictionary of such.
         unpack: finds what the model is trained on in a dictionary: see `tfvae.VariationalModel.unpack`.
         seed: gives the seed of the order.
+
+    Returns:
+        What the dataset is made of, or None where nothing was done.
     """
     x = arguments["x"]
     if isinstance(x, dict):
         x, _ = unpack(x)
     if not all(hasattr(array, "__array__") for array in (x.values() if isinstance(x, dict) else [x])):
-        return
+        return None
     x = tf.nest.map_structure(checks.to_numpy, x)
     size = len(tf.nest.flatten(x)[0])
     given = {name: np.asarray(arguments[name]) for name in ("y", "sample_weight") if arguments.get(name) is not None}
@@ -163,13 +166,9 @@ def shuffle_arrays(
     # With a GPU, TensorFlow would keep the data there and copy each batch back for the pipeline.
     with tf.device("CPU:0"):
         rows = tuple(tf.nest.map_structure(tf.convert_to_tensor, arrays))
-
-    def batch(indices: tf.Tensor, _: tf.Tensor) -> tuple[Any, ...]:
-        return tf.nest.map_structure(lambda row: tf.gather(row, indices), rows)
-
-    order = epochs.shuffled_batches(size, batch_size, seed=seed)
-    arguments["x"] = epochs.read_ahead(order, batch)
-    arguments.update(y=None, sample_weight=None, batch_size=batch_size)
+    data = resident.Resident(rows, size, batch_size, seed)
+    arguments.update(x=data.dataset(), y=None, sample_weight=None, batch_size=batch_size)
+    return data
 
 
 def _weights_of_classes(y: np.ndarray, class_weight: dict[int, float]) -> np.ndarray:

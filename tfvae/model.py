@@ -295,14 +295,14 @@ class VariationalModel(execution.OpenExecution, abc.ABC):
         """
         arguments = calls.arguments_of(self, keras.Model.fit, x, *args, **kwargs)
         calls.check_validation(self, arguments)
+        data = None
         if arguments.get("shuffle", True) is True:
-            inputs.shuffle_arrays(arguments, self.unpack, lambda: self._progress.seed)
+            data = inputs.shuffle_arrays(arguments, self.unpack, lambda: self._progress.seed)
         if isinstance(arguments["x"], tf.data.Dataset):
             # Keras warns of its own default, which a dataset cannot honour.
             arguments["shuffle"] = False
         rows = arguments.get("batch_size") or self._rows_seen
-        batches, own = resume.number_of_batches(arguments), calls.callbacks_of(arguments)
-        with self._fitting(rows, arguments, batches, own):
+        with self._fitting(arguments, data, rows, calls.callbacks_of(arguments)):
             resume.add_callbacks(self, self._progress, arguments)
             try:
                 return super().fit(**arguments)

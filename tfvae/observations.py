@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import tensorflow as tf
 
-from tfvae import checks, epochs
+from tfvae import checks, resident
 
 # The one key of what stands for the data of a model that has none apart.
 _NONE = "no data"
@@ -88,12 +88,7 @@ def read(
         return Observations(tf.data.Dataset.from_tensors((arrays,)), rows, True)
     with tf.device("CPU:0"):
         tensors = tf.nest.map_structure(tf.convert_to_tensor, arrays)
-
-    def batch(indices: tf.Tensor, _: tf.Tensor) -> tuple[Any]:
-        return (tf.nest.map_structure(lambda tensor: tf.gather(tensor, indices), tensors),)
-
-    order = epochs.shuffled_batches(rows, batch_size, seed=seed)
-    return Observations(epochs.read_ahead(order, batch), rows, False)
+    return Observations(resident.Resident((tensors,), rows, batch_size, seed).dataset(), rows, False)
 
 
 def one_pass(data: Observations) -> Iterator[Any]:

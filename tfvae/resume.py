@@ -119,7 +119,8 @@ def counting(model: keras.Model, progress: Progress, function: Callable[..., Any
     Args:
         model: the model.
         progress: where its training is.
-        function: the function that trains on the next batches of an iterator, as many as it is told.
+        function: the function that trains on the next batches of an iterator, or of data in memory where the model has
+            such, as many as it is told.
     """
 
     def train_function(iterator: Any) -> Any:
@@ -134,7 +135,9 @@ def counting(model: keras.Model, progress: Progress, function: Callable[..., Any
             _skip(iterator, skipped)
             if count == 0:
                 return model.get_metrics_result()
-        metrics = function(iterator, count)
+        data = model.resident
+        batches = iterator if data is None else data.batches(progress.first_pass + progress.epoch, progress.step)
+        metrics = function(batches, count)
         progress.step += count
         return metrics
 

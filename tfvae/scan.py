@@ -11,7 +11,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from tfvae import replicas
+from tfvae import replicas, resident
 
 # The most bytes of the batches that one program is given.
 _BYTES = 2**26
@@ -35,7 +35,8 @@ class Scan:
         # Where XLA cannot compile the steps, and for what a strategy makes of data.
         self._otherwise = replicas.make_function(model, step, bool(model.jit_compile))
         self._stack = tf.function(_stack, autograph=False, reduce_retracing=True)
-        self._program = _program(model, step)
+        # Of batches that are stacked, and of some in memory.
+        self._of_stack, self._of_rows = _program(model, step, _at), _program(model, step, _rows_at)
         # Not known before the first call.
         self._can_compile: bool | None = None
 
@@ -43,30 +44,53 @@ class Scan:
         """Runs steps, or fewer where the data end, and returns the metrics of the last.
 
         Args:
-            iterator: of the batches.
+            iterator: of the batches, or those of an epoch of data in memory.
             count: how many steps, or None for the model's `steps_per_execution`.
         """
+        if isinstance(iterator, resident.Batches):
+            return self._run_rows(iterator, count)
         if self._can_compile is False or isinstance(iterator, tf.distribute.DistributedIterator):
             return self._otherwise(iterator, count)
         if not isinstance(iterator, tf.data.Iterator):
             # Of `train_on_batch`.
-            return self._run(_map(lambda part: tf.convert_to_tensor(part)[tf.newaxis], next(iterator)), tf.constant(1))
+            batches = _map(lambda part: tf.convert_to_tensor(part)[tf.newaxis], next(iterator))
+            return self._run(self._of_stack, _at, batches, 1)
         slots = self._model.steps_per_execution
         left = slots if count is None else count
         # Where there is no batch, this ends the epoch.
         batch = next(iterator)
         while batch is not None:
             batches, number, following = self._stack(batch, iterator, tf.constant(left), tf.constant(slots))
-            metrics = self._run(batches, number)
+            metrics = self._run(self._of_stack, _at, batches, number)
             left -= int(number)
             batch = following.get_value() if following.has_value() else next(iterator, None) if left else None
         return metrics
 
-    def _run(self, batches: Any, number: tf.Tensor) -> dict[str, Any]:
-        """Takes the steps of the first batches of some that are stacked."""
+    def _run_rows(self, batches: resident.Batches, count: int) -> dict[str, Any]:
+        """Runs steps of data in memory, or fewer where the epoch ends."""
+        number = min(count, len(batches.order) - batches.first)
+        if number > 0:
+            source = batches.rows, batches.order, tf.constant(batches.first)
+            metrics = self._run(self._of_rows, _rows_at, source, number)
+        if number < count and len(batches.rest):
+            # XLA would take seconds to compile a program for this batch alone.
+            metrics = self._otherwise(iter([resident.take(batches.rows, batches.rest)]))
+        return metrics
+
+    def _run(
+        self, program: Callable[..., dict[str, Any]], at: Callable[..., Any], source: Any, number: int | tf.Tensor
+    ) -> dict[str, Any]:
+        """Takes steps.
+
+        Args:
+            program: takes them by XLA.
+            at: gives a batch, of its number and the source.
+            source: what the program takes its batches of.
+            number: how many steps.
+        """
         if self._can_compile is not False:
             try:
-                metrics = self._program(batches, number)
+                metrics = program(source, tf.convert_to_tensor(number))
             except _CANNOT_COMPILE as error:
                 if self._can_compile or self._model.jit_compile:
                     raise
@@ -76,12 +100,20 @@ class Scan:
                 self._can_compile = True
                 return metrics
         for index in range(int(number)):
-            metrics = self._otherwise(iter([_at(index, batches)]))
+            metrics = self._otherwise(iter([at(index, source)]))
         return metrics
 
 
-def _program(model: keras.Model, step: Callable[[Any], dict[str, Any]]) -> Callable[..., dict[str, Any]]:
-    """Makes the program: a function of stacked batches, and of how many of them there are."""
+def _program(
+    model: keras.Model, step: Callable[[Any], dict[str, Any]], at: Callable[..., Any]
+) -> Callable[..., dict[str, Any]]:
+    """Makes the program: a function of what its batches are taken of, and of how many of them there are.
+
+    Args:
+        model: a compiled model.
+        step: its `train_step`.
+        at: gives a batch, of its number and the source.
+    """
     strategy = model.distribute_strategy
 
     @tf.function(autograph=False, reduce_retracing=True)
@@ -90,11 +122,11 @@ def _program(model: keras.Model, step: Callable[[Any], dict[str, Any]]) -> Calla
         return {name: strategy.experimental_local_results(value)[0] for name, value in metrics.items()}
 
     @tf.function(autograph=False, reduce_retracing=True, jit_compile=True)
-    def program(batches: Any, number: tf.Tensor) -> dict[str, Any]:
+    def program(source: Any, number: tf.Tensor) -> dict[str, Any]:
         def body(index: tf.Tensor, _: dict[str, Any]) -> tuple[tf.Tensor, dict[str, Any]]:
-            return index + 1, one_step(_at(index, batches))
+            return index + 1, one_step(at(index, source))
 
-        outputs = one_step.get_concrete_function(_at(0, batches)).structured_outputs
+        outputs = one_step.get_concrete_function(at(0, source)).structured_outputs
         metrics = tf.nest.map_structure(lambda spec: tf.zeros(spec.shape, spec.dtype), outputs)
         return tf.while_loop(lambda index, _: index < number, body, [0, metrics])[1]
 
@@ -146,6 +178,12 @@ def _stack(
 def _at(index: int | tf.Tensor, batches: Any) -> Any:
     """One of the batches that are stacked."""
     return _map(lambda part: part[index], batches)
+
+
+def _rows_at(index: int | tf.Tensor, source: tuple[Any, tf.Tensor, tf.Tensor]) -> Any:
+    """One of the batches of data in memory, the order of which starts with a certain one."""
+    rows, order, first = source
+    return resident.take(rows, order[first + index])
 
 
 def _map(function: Callable[[tf.Tensor], Any], batch: Any) -> Any:

@@ -1,0 +1,118 @@
+"""Arrays in memory: their batches without a pipeline are those of the pipeline, and train the same."""
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from tfvae import epochs, inputs
+from tfvae.callbacks import Checkpoints
+from tfvae.resident import Resident, take
+
+
+@pytest.fixture
+def data():
+    rows = ({"x": tf.range(17) * 3, "condition": tf.random.stateless_normal([17, 2], [1, 2])},)
+    return Resident(rows, 17, 5, lambda: 7)
+
+
+def test_the_batches_of_an_epoch_are_those_of_the_pipeline(data):
+    passes = []
+    for epoch in (0, 3):
+        epochs.set_epoch(epoch)
+        try:
+            expected = list(data.dataset())
+        finally:
+            epochs.set_epoch(None)
+        batches = data.batches(epoch, 1)
+        assert batches.first == 1
+        assert len(expected) == len(data) == 4
+        found = [take(batches.rows, indices) for indices in (*batches.order, batches.rest)]
+        tf.nest.map_structure(np.testing.assert_array_equal, found, expected)
+        passes.append(np.concatenate([batch[0]["x"] for batch in found]))
+        np.testing.assert_array_equal(np.sort(passes[-1]), 3 * np.arange(17))
+    assert (passes[0] != passes[1]).any()
+
+
+def test_the_order_changes_with_the_seed():
+    seeds = iter([1, 1, 2])
+    data = Resident((tf.zeros([100]),), 100, 10, lambda: next(seeds))
+    first, again, other = (data.batches(0, 0).order for _ in range(3))
+    assert first is again
+    assert np.any(first != other)
+
+
+def fitted(vae, x, in_memory, monkeypatch, sample_weight=None, epochs=2, callbacks=(), **compiled):
+    """The steps, the history and the weights of a training by XLA whose batches come from memory or from a pipeline."""
+    pipelines = []
+    shuffle = inputs.shuffle_arrays
+
+    def without(*arguments):
+        found = shuffle(*arguments)
+        return found if in_memory else None
+
+    monkeypatch.setattr(inputs, "shuffle_arrays", without)
+    original = Resident.batches
+    monkeypatch.setattr(Resident, "batches", lambda *a: pipelines.append(a) or original(*a))
+    keras.utils.set_random_seed(0)
+    vae.compile(keras.optimizers.SGD(0.01, momentum=0.9), jit_compile=True, **compiled)
+    arguments = {"batch_size": 3, "sample_weight": sample_weight, "epochs": epochs, "verbose": 0}
+    history = vae.fit(x, callbacks=list(callbacks), **arguments).history
+    monkeypatch.undo()
+    assert bool(pipelines) == in_memory
+    assert vae.resident is None
+    return int(vae.optimizer.iterations), history, vae.get_weights()
+
+
+@pytest.mark.parametrize(("weighted", "rows"), [(False, 20), (True, 20), (False, 18), (False, 2)])
+def test_a_program_takes_the_batches_of_the_pipeline(weighted, rows, quiet_vae, x, monkeypatch):
+    sample_weight = np.arange(rows, dtype=np.float32) if weighted else None
+    results = [fitted(quiet_vae(), x[:rows], own, monkeypatch, sample_weight) for own in (True, False)]
+    assert results[0][0] == 2 * -(-rows // 3)
+    tf.nest.map_structure(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6), *results)
+
+
+class Cut(keras.callbacks.Callback):
+    """Ends a training after a step of the second epoch."""
+
+    def on_epoch_begin(self, epoch, logs=None):
+        self.epoch = epoch
+
+    def on_train_batch_end(self, batch, logs=None):
+        if self.epoch == 1 and batch >= 3:
+            raise KeyboardInterrupt
+
+
+def test_a_training_that_was_cut_within_an_epoch_ends_with_the_same_digits(tiny_vae, x, monkeypatch, tmp_path):
+    def build():
+        keras.utils.set_random_seed(0)
+        return tiny_vae()
+
+    arguments = {"epochs": 3, "steps_per_execution": 2}
+    expected = fitted(build(), x, True, monkeypatch, **arguments)
+
+    def saver(name):
+        return Checkpoints(tmp_path / name, save_freq=2)
+
+    with pytest.raises(KeyboardInterrupt):
+        fitted(build(), x, True, monkeypatch, callbacks=[saver("a"), Cut()], **arguments)
+    monkeypatch.undo()
+    found = fitted(build(), x, True, monkeypatch, callbacks=[saver("a")], **arguments)
+    assert found[0] == expected[0]
+    for one, other in zip(found[2], expected[2], strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+def test_a_strategy_and_epochs_that_are_no_pass_keep_the_pipeline(tiny_vae, x, monkeypatch):
+    asked = []
+    original = Resident.batches
+    monkeypatch.setattr(Resident, "batches", lambda *a: asked.append(a) or original(*a))
+    with tf.distribute.OneDeviceStrategy("CPU:0").scope():
+        vae = tiny_vae()
+        vae.compile(keras.optimizers.SGD(0.01), jit_compile=True)
+    vae.fit(x, batch_size=4, verbose=0)
+    vae = tiny_vae()
+    vae.compile(keras.optimizers.SGD(0.01), jit_compile=True)
+    vae.fit(x, batch_size=4, steps_per_epoch=2, epochs=3, verbose=0)
+    assert not asked
+    assert int(vae.optimizer.iterations) == 6
