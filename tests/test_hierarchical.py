@@ -226,6 +226,7 @@ def test_a_density_known_at_draws_alone_serves_q_and_not_p():
             "`posteriors[0]` must be a Diagonal",
         ),
         ({"posteriors": [DiagonalNormal()]}, "`posteriors` must hold 2, as `latent_dims` says"),
+        ({"dims": (2, 2), "posteriors": [DiagonalNormal()] * 2}, "`posteriors` must hold another part for each layer"),
         ({"conditionals": [StandardNormal()]}, "`conditionals[0]` must be a Posterior"),
         ({"conditionals": [DiagonalNormal(7)]}, "`conditionals[0]` must have the model's latent_dim, 2"),
         ({"prior": DiagonalNormal()}, "`prior` must be a Prior"),

@@ -73,6 +73,11 @@ class ConditionalVAE(VAE):
                     "`prior_network` needs a `prior` that reads its features, such as DiagonalNormal(). Received: "
                     f"prior={prior!r}"
                 )
+        if prior is not None and prior is posterior:
+            raise ValueError(
+                "`prior` must be another part than `posterior`, with heads of its own. Received: one "
+                f"{type(prior).__name__} for both"
+            )
         super().__init__(encoder, decoder, latent_dim, posterior, prior, likelihood, objective, **keras_kwargs)
 
     @property

@@ -161,7 +161,7 @@ class HierarchicalVAE(autoencoder.Autoencoder):
             x: the data [B, ...].
             training: whether layers such as dropout behave as in training.
         """
-        return self.likelihood.mean(self.decoders[0](self._centers(x, training)[0].z, training=training))
+        return self.likelihood.mean(self.decoders[0](self._at_noise(x, None, training)[0].z, training=training))
 
     def elbo_terms(
         self,
@@ -224,7 +224,7 @@ class HierarchicalVAE(autoencoder.Autoencoder):
 
     def _encode(self, x: tf.Tensor, training: bool = False) -> _Parameters:
         """The parameters of each layer of q, by name and number such as loc_1, at the center of the layer before."""
-        layers = enumerate(self._centers(x, training), start=1)
+        layers = enumerate(self._at_noise(x, None, training), start=1)
         return {f"{name}_{number}": value for number, layer in layers for name, value in layer.parameters.items()}
 
     def _decode(self, z: tf.Tensor, layer: int = 1) -> tf.Tensor:
@@ -259,14 +259,6 @@ class HierarchicalVAE(autoencoder.Autoencoder):
             metrics={f"kl_{number}": kl for number, kl in enumerate(kls, start=1)},
         )
 
-    def _centers(self, x: tf.Tensor, training: bool = False) -> list[_Layer]:
-        """The layers at the center of each."""
-
-        def pick(index: int, parameters: _Parameters) -> tuple[tf.Tensor, tf.Tensor]:
-            return self.posteriors[index].sample_and_log_prob_from(parameters)
-
-        return self._walk(x, pick, 1, training)
-
     @property
     def _z_dim(self) -> int:
         return self.latent_dims[0]
@@ -281,14 +273,15 @@ class HierarchicalVAE(autoencoder.Autoencoder):
         parts = {name: type(getattr(self, name)).__name__ for name in ("prior", "likelihood")}
         return {"latent_dims": list(self.latent_dims), "ladder": self.ladder, **lists, **parts}
 
-    def _at_noise(self, x: tf.Tensor, epsilon: tf.Tensor) -> list[_Layer]:
-        """The layers at the draws that noise [B, L_1 + ... + L_T] stands for, that of z_1 first."""
-        noise = tf.split(epsilon, self.latent_dims, axis=-1)
+    def _at_noise(self, x: tf.Tensor, epsilon: tf.Tensor | None, training: bool = False) -> list[_Layer]:
+        """The layers at the draws that noise [B, L_1 + ... + L_T] stands for, that of z_1 first; None: at centers."""
+        count = len(self.latent_dims)
+        noise = [None] * count if epsilon is None else tf.split(epsilon, self.latent_dims, axis=-1)
 
         def pick(index: int, parameters: _Parameters) -> tuple[tf.Tensor, tf.Tensor]:
             return self.posteriors[index].sample_and_log_prob_from(parameters, noise[index])
 
-        return self._walk(x, pick, 1, training=False)
+        return self._walk(x, pick, 1, training)
 
     def _from_posterior(self, x: tf.Tensor, epsilon: tf.Tensor) -> tf.Tensor:
         return self._at_noise(x, epsilon)[0].z
@@ -307,7 +300,7 @@ class HierarchicalVAE(autoencoder.Autoencoder):
         return self._scores(x, self._at_noise(x, epsilon))
 
     def _score_at_mean(self, x: tf.Tensor) -> dict[str, tf.Tensor]:
-        return self._scores(x, self._centers(x))
+        return self._scores(x, self._at_noise(x, None))
 
     def _scores(self, x: tf.Tensor, layers: list[_Layer]) -> dict[str, tf.Tensor]:
         terms = self._terms_at(x, layers, 1, analytic_kl=True, training=False)
@@ -392,6 +385,9 @@ def _parts(name: str, given: Any, count: int, kind: type) -> list[Any]:
             autoencoder.check_network(f"{name}[{index}]", part)
         else:
             autoencoder.check_part(f"{name}[{index}]", part, kind)
+            if any(part is other for other in given[:index]):
+                # Their heads would be the same ones.
+                raise ValueError(f"`{name}` must hold another part for each layer. Received: {part!r} more than once")
     return list(given)
 
 
