@@ -236,6 +236,7 @@ def test_a_column_that_is_refused_is_named():
         ([lk.Normal()], "`columns` must be pairs"),
         ([(lk.Normal(), 0)], "`columns` must be an integer of at least 1. Received: columns=0"),
         ([("Normal", 1)], "`columns` must be a Likelihood. Received: columns='Normal'"),
+        ([(lk.Normal("per_dimension"), 1)] * 2, "`columns` must have a likelihood of its own for each group"),
         ([(lk.Missing(lk.Normal()), 1)], "`columns` must have likelihoods of one kind of complete data"),
     ],
 )

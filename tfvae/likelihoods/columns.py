@@ -49,6 +49,12 @@ class Columns(Likelihood):
             )
         self._names = tuple(columns) if is_mapping else None
         self.likelihoods = [likelihood_of(likelihood, "columns") for likelihood, _ in groups]
+        if len({id(likelihood) for likelihood in self.likelihoods}) < len(groups):
+            # Its weights have the shape of one group.
+            raise ValueError(
+                "`columns` must have a likelihood of its own for each group. Received: one likelihood for several of "
+                f"{self.likelihoods!r}"
+            )
         self._widths = tuple(checks.positive_integer("columns", width) for _, width in groups)
         for likelihood in self.likelihoods:
             if likelihood.allows_missing or isinstance(likelihood, Columns):
