@@ -9,6 +9,7 @@ import tensorflow as tf
 from scipy import special, stats
 
 from tfvae import SemiSupervisedVAE, export, networks
+from tfvae.export import device
 from tfvae.likelihoods import Missing, Normal
 from tfvae.objectives import ELBO, IWAE, FreeBits
 
@@ -281,6 +282,14 @@ def test_an_export_classifies_and_takes_labels(file_format, tmp_path):
             exported.reconstruct(given["x"], label=np.full(7, wrong))
     with pytest.raises(ValueError, match=r"^`label` must hold integers from 0 to 3\. Received: .* value -1$"):
         exported.decode(epsilon, label=np.full(7, -1))
+
+
+def test_data_without_labels_serve_the_comparison_and_the_calibration_of_an_export(tmp_path):
+    vae, given = build(latent_dim=2, hidden=(8,)), data(7)
+    assert -1 in given["label"]
+    assert export.saved_model(vae, tmp_path / "model", x=given).is_dir()
+    for signature, inputs in device._calibration(vae, given):
+        assert signature not in ("decode", "generate") or inputs["label"] >= 0
 
 
 @pytest.mark.slow

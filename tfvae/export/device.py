@@ -14,7 +14,7 @@ from tensorflow.lite.python.convert_phase import ConverterError
 from tfvae.autoencoder import Autoencoder
 from tfvae.export.endpoints import Endpoints, in_float32
 from tfvae.export.metadata import metadata, write_json
-from tfvae.export.verification import check_agreement, data_of, named
+from tfvae.export.verification import check_agreement, conditions_of, data_of, named
 
 # Examples that calibrate the ranges of int8: more change little and take long.
 _CALIBRATION_EXAMPLES = 256
@@ -107,7 +107,7 @@ def _calibration(model: Autoencoder, x: Any) -> Iterator[tuple[str, dict[str, np
     for row in range(len(noise)):
         epsilon, z = (array[row : row + 1] for array in (noise, draws))
         example = {name: array[row : row + 1].astype(np.float32) for name, array in given.items()}
-        conditions = {name: example[name] for name in model._given_shapes}
+        conditions = conditions_of(model, example)
         yield "encode", example
         yield "decode", {"z": z, **conditions}
         yield "reconstruct", example

@@ -15,6 +15,7 @@ from numpy.typing import ArrayLike
 from tfvae import checks
 from tfvae.autoencoder import Autoencoder
 from tfvae.export.client import load, resolve
+from tfvae.semi_supervised import SemiSupervisedVAE
 
 # How far a float32 export may be from the Keras model: relative to the largest value of an output, with a floor for
 # outputs that are all but 0, for each of the terms that an output is the sum of.
@@ -189,6 +190,20 @@ def named(x: Any) -> _Arrays:
     return x if isinstance(x, dict) else {"x": x}
 
 
+def conditions_of(model: Autoencoder, given: _Arrays) -> _Arrays:
+    """What `decode` and `generate` take beside z or noise, by name, where the data say what it is.
+
+    Args:
+        model: the model.
+        given: the data by name.
+    """
+    conditions = {name: given[name] for name in model._given_shapes}
+    if isinstance(model, SemiSupervisedVAE):
+        # These take no -1, which in data stands for no label: any class serves.
+        conditions["label"] = np.maximum(conditions["label"], 0)
+    return conditions
+
+
 def check_agreement(
     model: Autoencoder,
     *,
@@ -271,7 +286,7 @@ def _questions(model: Autoencoder, x: Any, epsilon: np.ndarray) -> dict[str, tup
     """For each signature its inputs, and what the Keras model says that it should give."""
     mean = {"mean": model.reconstruct(x)}
     given = named(x)
-    conditions = {name: given[name] for name in model._given_shapes}
+    conditions = conditions_of(model, given)
     z = np.asarray(model._from_prior(tf.constant(epsilon), *map(tf.constant, conditions.values())))
     drawn = {"mean": model.decode(z, *conditions.values())}
     return {
