@@ -175,6 +175,14 @@ def test_annealing_moves_in_unconstrained_coordinates():
     assert_errors_are_as_predicted(result, exact)
 
 
+def test_annealing_moves_under_a_mixture_of_flows(tiny_vae, x):
+    vae = tiny_vae(posterior=tfvae.posteriors.CouplingFlow(), prior=tfvae.priors.VampPrior(num_components=3))
+    # Too few chains for k-hat and its warning.
+    annealed = annealed_importance_sampling(vae, x[:6], 20, 60, num_leapfrog_steps=4, seed=1)
+    expected = vae.log_likelihood(x[:6], num_samples=20000, seed=1)
+    assert np.all(np.abs(annealed.log_likelihood - expected) < 5 * annealed.standard_error + 0.05)
+
+
 def test_a_prior_on_a_sphere_is_refused():
     vae, _ = vae_with_prior(lambda: tfd.PowerSpherical([1.0, 0.0], 3.0), 3, 2)
     with pytest.raises(ValueError, match=r"^`model` must have a prior over real numbers.*Received: tfp.distrib"):

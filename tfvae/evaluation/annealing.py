@@ -105,7 +105,9 @@ def annealed_importance_sampling(
     def log_weights(batch: Any, batch_seed: tf.Tensor) -> tf.Tensor:
         prior = prior_of(model, batch)
         first = prior if start == "prior" else model._posterior_of(batch)
-        coordinates = _coordinates(prior, model.latent_dim)
+        # A prior with the support of the posterior may be made of flows, for which TFP has no map.
+        is_real = model.prior.support is None and model.posterior.support == "real"
+        coordinates = tfb.Identity() if is_real else _coordinates(prior, model.latent_dim)
         seeds = tf.random.experimental.stateless_split(batch_seed, 2)
         size = tf.nest.flatten(batch)[0].shape[0]
         shape = num_chains if start == "posterior" or isinstance(model.prior, Posterior) else [num_chains, size]
