@@ -7,12 +7,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import tensorflow as tf
 from scipy import special, stats
 
 import tfvae
 
 BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
 sys.path.append(str(BENCHMARKS))
+import roofline  # noqa: E402
 from peers import architectures, tfvae_vae  # noqa: E402
 from peers.architectures import ARCHITECTURES  # noqa: E402
 
@@ -95,6 +97,19 @@ def test_the_loss_of_tfvae_is_that_of_numpy(shape, k):
     x, epsilon = architectures.data(architecture, ROWS), architectures.noise(architecture, k, ROWS)
     expected = numpy_loss(architecture, weights, x, epsilon)
     np.testing.assert_allclose(tfvae_vae.loss(model, x, epsilon), expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize("k", [1, 3])
+def test_the_operations_of_the_roofline_are_those_that_tensorflow_counts(k):
+    shape, rows = roofline.SHAPE, 8
+    model = tfvae_vae.build(ARCHITECTURES[shape], k)
+    model.compile("adam")
+    model.optimizer.build(model.trainable_variables)
+    graph = tf.function(model.train_step).get_concrete_function(tf.TensorSpec([rows, 784])).graph
+    options = tf.compat.v1.profiler.ProfileOptionBuilder(tf.compat.v1.profiler.ProfileOptionBuilder.float_operation())
+    options = options.with_empty_output().with_node_names(show_name_regexes=[".*MatMul.*"]).build()
+    counted = tf.compat.v1.profiler.profile(graph, options=options).total_float_ops
+    assert roofline.operations(ARCHITECTURES[shape], k) == counted / rows
 
 
 @pytest.mark.slow
