@@ -267,3 +267,17 @@ def test_the_parameters_have_the_shape_of_the_event_by_default():
 def test_the_base_class_is_abstract():
     with pytest.raises(TypeError, match="abstract"):
         likelihoods.Likelihood()
+
+
+def test_bernoulli_by_xla():
+    generator = np.random.default_rng(0)
+    for event_shape in EVENT_SHAPES:
+        logits, x = (
+            (20 * generator.normal(size=(4, 5, *event_shape))).astype("float32"),
+            bits(generator, (5, *event_shape)),
+        )
+        likelihood = built(likelihoods.Bernoulli(), event_shape)
+        found = tf.function(likelihood.log_prob, jit_compile=True)(x, logits)
+        elements = special.log_expit((2 * x - 1) * logits.astype(float))
+        expected = elements.sum(axis=tuple(range(2, elements.ndim)))
+        np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)

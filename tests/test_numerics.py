@@ -155,3 +155,25 @@ def test_normal_mass_has_all_digits_of_short_intervals_and_in_the_tails():
     seen = expected > 1e-12
     mass = numerics.normal_mass(tf.constant(low), tf.constant(high)).numpy()
     np.testing.assert_allclose(mass[seen], expected[seen], rtol=2e-5)
+
+
+@pytest.mark.parametrize("size", [1, 7, 784, 797])
+def test_sum_softplus_minus_relu_by_xla(size):
+    # 797 is a prime number.
+    x = np.random.default_rng(size).normal(0, 20, (3, size)).astype(np.float32)
+    x[0], x[1] = 0, np.linspace(-100, 100, size)
+
+    @tf.function(jit_compile=True)
+    def function(x):
+        assert numerics.is_by_xla()
+        with tf.GradientTape() as tape:
+            tape.watch(x)
+            value = numerics.sum_softplus_minus_relu(x)
+            softplus = value + tf.reduce_sum(tf.nn.relu(x), axis=-1)
+        return value, tape.gradient(softplus, x)
+
+    value, gradient = function(tf.constant(x))
+    assert not numerics.is_by_xla()
+    # A term that is far below one is rounded as 1 + exp(-|x|) is.
+    np.testing.assert_allclose(value, np.logaddexp(0, -abs(x.astype(float))).sum(-1), rtol=1e-6, atol=size * 6e-8)
+    np.testing.assert_allclose(gradient, special.expit(x.astype(float)), rtol=1e-5, atol=1e-7)

@@ -2,7 +2,6 @@
 
 import abc
 import functools
-import math
 from collections.abc import Callable, Iterator
 from typing import Any, ClassVar, Self
 
@@ -10,18 +9,13 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from tfvae import checks, execution, inputs
+from tfvae import checks, execution, inputs, log_weights
 from tfvae.callbacks import PosteriorCollapseWarning
 from tfvae.likelihoods import Likelihood
 from tfvae.model import VariationalModel
 from tfvae.objectives import Objective
 from tfvae.posteriors import Posterior
 from tfvae.priors import Prior
-
-# The most elements, 16 MB, and the most rows of the decoder's output in a chunk of `log_likelihood`: large enough for
-# fast matrix products, small enough for the cache and for any number of samples.
-_CHUNK_ELEMENTS = 2**22
-_CHUNK_ROWS = 2**16
 
 
 class Autoencoder(VariationalModel):
@@ -104,6 +98,8 @@ class Autoencoder(VariationalModel):
 
         log p(x) >= E[log 1/K sum_k p(x|z_k) p(z_k) / q(z_k|x)],  z_k ~ q(z|x), tight as K grows
 
+        XLA compiles many draws from a model of dense layers, where `compile` leaves it open.
+
         Args:
             x: data as for `fit`: arrays with N rows, or a dataset.
             num_samples: K, the number of draws for each example.
@@ -126,22 +122,7 @@ class Autoencoder(VariationalModel):
     ) -> Iterator[Iterator[np.ndarray]]:
         """The log importance weights of each batch, in chunks [K', B]; the arguments are those of `log_likelihood`."""
         num_samples = checks.positive_integer("num_samples", num_samples)
-        seed = self._seed(seed)
-        chunk = None
-
-        def chunks(batch: Any, batch_seed: tf.Tensor) -> Iterator[np.ndarray]:
-            for start in range(0, num_samples, chunk):
-                size = min(chunk, num_samples - start)
-                chunk_seed = tf.random.experimental.stateless_fold_in(batch_seed, start)
-                yield self._run(self._draw_log_weights, batch, chunk_seed, num_samples=size).numpy()
-
-        for index, batch in enumerate(self._checked_batches(x, batch_size)):
-            if chunk is None:
-                # The same for all batches, because each size is a graph of its own.
-                rows = len(tf.nest.flatten(batch)[0]) * self._rows_per_example
-                elements = rows * math.prod(self.likelihood.parameter_shape(self.event_shape))
-                chunk = max(1, min(num_samples, _CHUNK_ELEMENTS // elements, _CHUNK_ROWS // rows))
-            yield chunks(batch, tf.random.experimental.stateless_fold_in(seed, index))
+        return log_weights.in_chunks(self, self._checked_batches(x, batch_size), num_samples, self._seed(seed))
 
     def _draw_log_weights(self, x: Any, seed: tf.Tensor, num_samples: int) -> tf.Tensor:
         return self.elbo_terms(x, num_samples=num_samples, seed=seed).log_weights

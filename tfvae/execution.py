@@ -91,6 +91,11 @@ def are_fast_by_xla(layers: Iterable[keras.layers.Layer]) -> bool:
     return are_dense(layers) and not is_random
 
 
+def is_open(model: keras.Model) -> bool:
+    """Whether `compile` left open whether XLA compiles a model, and it does not run eagerly."""
+    return type(model.jit_compile) is int and not model.run_eagerly
+
+
 class OpenExecution(keras.Model):
     """A Keras model whose trainings run as this module says, where `compile` leaves it open.
 
@@ -145,8 +150,7 @@ class OpenExecution(keras.Model):
             self.steps_per_execution = steps(rows * operations, per_epoch, batches, callbacks)
         is_compiled = self._trains_by_xla and self.train_function is not None
         by_xla = (
-            type(self.jit_compile) is int
-            and not self.run_eagerly
+            is_open(self)
             and self._is_alone()
             and self.steps_per_execution > 1
             and (is_compiled or arguments.get("epochs", 1) * (per_epoch or batches) >= _FEWEST_STEPS_BY_XLA)

@@ -16,7 +16,7 @@ from tfvae import replicas, resident
 # The most bytes of the batches that one program is given.
 _BYTES = 2**26
 # What TensorFlow raises where XLA has no form of an operation, or must know a shape.
-_CANNOT_COMPILE = (tf.errors.InvalidArgumentError, tf.errors.UnimplementedError)
+CANNOT_COMPILE = (tf.errors.InvalidArgumentError, tf.errors.UnimplementedError)
 
 
 class Scan:
@@ -91,7 +91,7 @@ class Scan:
         if self._can_compile is not False:
             try:
                 metrics = program(source, tf.convert_to_tensor(number))
-            except _CANNOT_COMPILE as error:
+            except CANNOT_COMPILE as error:
                 if self._can_compile or self._model.jit_compile:
                     raise
                 warnings.warn(f"XLA cannot compile the steps, which run without it: {error}", stacklevel=2)

@@ -6,7 +6,8 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 import tensorflow_probability as tfp
-from tensorflow.python.ops import control_flow_util
+
+from tfvae import numerics
 
 tfd = tfp.distributions
 
@@ -24,8 +25,7 @@ class Normal(tfd.Normal):
     """
 
     def _sample_n(self, n: tf.Tensor, seed: Any = None) -> tf.Tensor:
-        is_by_xla = control_flow_util.GraphOrParentsInXlaContext(tf.compat.v1.get_default_graph())
-        if tf.executing_eagerly() or not is_by_xla or self.dtype != tf.float32:
+        if not numerics.is_by_xla() or self.dtype != tf.float32:
             return super()._sample_n(n, seed)
         shape = tf.concat([[n], self._batch_shape_tensor(loc=self.loc, scale=self.scale)], axis=0)
         key = tfp.random.sanitize_seed(seed)

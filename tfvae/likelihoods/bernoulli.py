@@ -9,7 +9,7 @@ import tensorflow_probability as tfp
 
 from tfvae import checks
 from tfvae.likelihoods.likelihood import PACKAGE, Likelihood
-from tfvae.numerics import softplus
+from tfvae.numerics import is_by_xla, softplus, sum_softplus_minus_relu
 
 tfd = tfp.distributions
 
@@ -31,6 +31,15 @@ class Bernoulli(Likelihood):
     def element_log_prob(self, x: tf.Tensor, parameters: tf.Tensor) -> tf.Tensor:
         """The sum x log p + (1 - x) log(1 - p) = x f - softplus(f), f the logit of p."""
         return x * parameters - softplus(parameters)
+
+    def log_prob(self, x: tf.Tensor, parameters: tf.Tensor, training: bool = False) -> tf.Tensor:
+        """Evaluates log p(x|z) [S, B], as `Likelihood.log_prob` does."""
+        if not is_by_xla():
+            return super().log_prob(x, parameters, training)
+        self._check_built()
+        x, logits = tf.cast(x, tf.float32), tf.cast(parameters, tf.float32)
+        linear = tf.reduce_sum(x * logits - tf.nn.relu(logits), axis=list(range(-self._event_rank, 0)))
+        return linear - sum_softplus_minus_relu(self.by_element(logits)[..., 0])
 
     def check(self, x: np.ndarray) -> None:
         """Raises ValueError when a value is neither 0 nor 1."""

@@ -1,0 +1,112 @@
+"""The importance weights of draws of z for each example, a bounded number at a time.
+
+Where the decoder is evaluated often, XLA compiles a loop in which so few draws are made at a time that they stay in the
+processor's cache, and in which the encoder is evaluated once.
+"""
+
+import itertools
+import math
+import warnings
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from tfvae import execution, scan
+from tfvae.model import VariationalModel
+
+# The most elements, 16 MB, and the most rows of the decoder's output in a chunk without XLA: large enough for fast
+# matrix products, small enough for the cache and for any number of samples.
+_CHUNK_ELEMENTS = 2**22
+_CHUNK_ROWS = 2**16
+# The same in one round of XLA's loop, and the rounds of a chunk.
+_ROUND_ELEMENTS = 2**21
+_ROUND_ROWS = 2**11
+_ROUNDS = 32
+# XLA compiles what takes more operations than these for each example: the second that it needs is that of a few hundred
+# examples.
+_OPERATIONS_BY_XLA = 2e9
+
+
+def in_chunks(
+    model: VariationalModel, batches: Iterable[Any], num_samples: int, seed: tf.Tensor
+) -> Iterator[Iterator[np.ndarray]]:
+    """The log importance weights of each batch, in chunks [K', B].
+
+    Args:
+        model: the model, with `_draw_log_weights`.
+        batches: float32 [B, ...], or dictionaries of such.
+        num_samples: K, the draws for each example.
+        seed: a stateless seed.
+    """
+    by_xla, shape = _is_for_xla(model, num_samples), None
+    for index, batch in enumerate(batches):
+        batch_seed = tf.random.experimental.stateless_fold_in(seed, index)
+        # The same for all batches, because each is a graph of its own.
+        shape = shape or _shapes(model, batch)
+        if by_xla:
+            try:
+                yield _by_xla(model, batch, num_samples, batch_seed, shape[1])
+                continue
+            except scan.CANNOT_COMPILE as error:
+                warnings.warn(f"XLA cannot compile the log-likelihood, which runs without it: {error}", stacklevel=2)
+                by_xla = False
+        yield _without_xla(model, batch, num_samples, batch_seed, shape[0])
+
+
+def _is_for_xla(model: VariationalModel, num_samples: int) -> bool:
+    """Whether XLA computes the weights although `compile` left it open: a question of the model and of K alone.
+
+    So the draws of a seed do not depend on how many examples there are.
+    """
+    layers = model._flatten_layers()
+    operations = execution.operations(layers) * model._rows_per_example * num_samples
+    is_open = execution.is_open(model) and model._distribute_strategy is None
+    return is_open and operations >= _OPERATIONS_BY_XLA and execution.are_fast_by_xla(layers)
+
+
+def _shapes(model: VariationalModel, batch: Any) -> tuple[int, int]:
+    """The draws of a chunk without XLA, and those of a round by XLA."""
+    rows = len(tf.nest.flatten(batch)[0]) * model._rows_per_example
+    elements = rows * math.prod(model.likelihood.parameter_shape(model.event_shape))
+    chunk = max(1, min(_CHUNK_ELEMENTS // elements, _CHUNK_ROWS // rows))
+    return chunk, max(1, min(_ROUND_ELEMENTS // elements, _ROUND_ROWS // rows))
+
+
+def _without_xla(
+    model: VariationalModel, batch: Any, num_samples: int, seed: tf.Tensor, chunk: int
+) -> Iterator[np.ndarray]:
+    for start in range(0, num_samples, chunk):
+        chunk_seed = tf.random.experimental.stateless_fold_in(seed, start)
+        size = min(chunk, num_samples - start)
+        yield model._run(model._draw_log_weights, batch, chunk_seed, num_samples=size).numpy()
+
+
+def _by_xla(model: VariationalModel, batch: Any, num_samples: int, seed: tf.Tensor, draws: int) -> Iterator[np.ndarray]:
+    """The chunks, of as many rounds each, so that one program makes them all; the last draws are more than needed."""
+    key = "_by_xla", draws
+    if key not in model._functions:
+
+        def rounds(batch: Any, seeds: tf.Tensor) -> tf.Tensor:
+            def one(seed: tf.Tensor) -> tf.Tensor:
+                return model._draw_log_weights(batch, seed, num_samples=draws)
+
+            return tf.map_fn(one, seeds, fn_output_signature=tf.float32)
+
+        model._functions[key] = tf.function(rounds, jit_compile=True, autograph=False)
+    number = -(-num_samples // draws)
+    chunks = -(-number // _ROUNDS)
+    seeds = tf.random.experimental.stateless_split(seed, chunks * -(-number // chunks))
+    outputs = (model._functions[key](batch, part) for part in tf.split(seeds, chunks))
+    # At once, so that what XLA cannot compile is known.
+    first = next(outputs)
+    return _flat(itertools.chain([first], outputs), num_samples)
+
+
+def _flat(outputs: Iterable[tf.Tensor], num_samples: int) -> Iterator[np.ndarray]:
+    """Chunks [K', B] of outputs [rounds, draws, B], K draws in all."""
+    for output in outputs:
+        chunk = output.numpy().reshape(-1, output.shape[-1])[:num_samples]
+        num_samples -= len(chunk)
+        yield chunk
