@@ -27,8 +27,9 @@ class Records:
         self._rows = [json.loads(line) for line in lines]
 
     def find(self, setting: dict[str, Any]) -> list[dict[str, Any]]:
-        """The rows that have all entries of a setting."""
-        return [row for row in self._rows if all(row.get(name) == value for name, value in setting.items())]
+        """The rows that have all entries of a setting, of this processor and these versions."""
+        entries = {**setting, **self._common}
+        return [row for row in self._rows if all(row.get(name) == value for name, value in entries.items())]
 
     def append(self, rows: list[dict[str, Any]]) -> None:
         """Adds the rows of a setting, all at once, so that a run that is cut leaves no part of them."""

@@ -59,7 +59,7 @@ def matmul_rates() -> dict[str, float]:
     for size in SIZES:
         array = np.random.default_rng(0).random((size, size), dtype=np.float32)
         tensor = tf.constant(array)
-        rates[f"TensorFlow, {size}"] = rate_of(lambda tensor=tensor: tf.matmul(tensor, tensor).numpy(), 2 * size**3)
+        rates[f"TensorFlow, {size}"] = rate_of(lambda tensor=tensor: tf.matmul(tensor, tensor), 2 * size**3)
         rates[f"NumPy, {size}"] = rate_of(lambda array=array: array @ array, 2 * size**3)
     return rates
 
@@ -88,9 +88,9 @@ def measure(setting: dict[str, int]) -> dict[str, Any]:
     cost = operations(architecture, setting["k"])
     examples = setting["examples"]
     if examples == BASE["examples"]:
-        # Whole batches, so that each step costs the same.
-        steps = max(10, round(PATIENCE * operations(base, 1) / cost / setting["batch_size"]))
-        examples = steps * setting["batch_size"]
+        examples = PATIENCE * operations(base, 1) / cost
+    # Whole batches, so that each step costs the same.
+    examples = max(10, round(examples / setting["batch_size"])) * setting["batch_size"]
     model = tfvae_vae.build(architecture, setting["k"])
     model.compile("adam")
     training = keras_fit.Epochs(model, architectures.data(architecture, examples), setting["batch_size"])

@@ -83,8 +83,11 @@ def train_peer(folder: Path, peer: str) -> Iterator[str]:
     yield "import"
     from peers import architectures
 
+    weights = architectures.weights(architectures.ARCHITECTURES[SHAPE])
+    # Not shown: tfvae draws its own.
+    yield "weights"
     model = worker.build(peer, SHAPE, BATCH_SIZE, 1)
-    model.load(architectures.weights(architectures.ARCHITECTURES[SHAPE]))
+    model.load(weights)
     yield "build or load"
     model.epoch(1)
     yield "first"

@@ -8,6 +8,7 @@ same number of steps; the ratio of a round is the rate of tfvae over that of the
 the importance weighted bound.
 
 A run that is cut goes on where it is started again with the same PATH, to which the rows of each setting are appended.
+After a change of tfvae take another PATH.
 """
 
 import argparse
@@ -58,10 +59,12 @@ class Race:
         """What a method of each peer returns, one after the other."""
         return self._each(lambda each: each.call(method, *arguments))
 
-    def _each(self, ask: Callable[[worker.Worker], Any]) -> dict[str, Any]:
-        """What the workers answer that are still in."""
+    def _each(self, ask: Callable[[worker.Worker], Any], first: int = 0) -> dict[str, Any]:
+        """What the workers answer that are still in, asked in turn from a certain one on."""
         answers = {}
-        for peer in [peer for peer in self.workers if peer not in self.reasons]:
+        peers = [peer for peer in self.workers if peer not in self.reasons]
+        first %= max(len(peers), 1)
+        for peer in peers[first:] + peers[:first]:
             try:
                 answers[peer] = ask(self.workers[peer])
             except worker.WorkerError as error:
@@ -91,8 +94,14 @@ class Race:
                 break
         return steps
 
-    def stretch(self, steps: int, seconds: float) -> dict[str, float]:
-        """The seconds of an epoch of each: the mean of as many as take about so many seconds, and of one at least."""
+    def stretch(self, steps: int, seconds: float, first: int) -> dict[str, float]:
+        """The seconds of an epoch of each: the mean of as many as take about so many seconds, and of one at least.
+
+        Args:
+            steps: those of an epoch.
+            seconds: how many.
+            first: the number of the one that begins.
+        """
 
         def mean(each: worker.Worker) -> float:
             times = [each.call("epoch", steps)]
@@ -100,7 +109,7 @@ class Race:
                 times.append(each.call("epoch", steps))
             return statistics.mean(times)
 
-        return self._each(mean)
+        return self._each(mean, first)
 
     def close(self) -> None:
         """Ends the processes."""
@@ -128,7 +137,7 @@ def measure(setting: dict[str, Any], peers: list[str], memory: int) -> list[dict
         # Here each has trained for as many steps as the others.
         after = race.losses()
         load = os.getloadavg()[0]
-        rounds = [race.stretch(steps, setting["seconds"]) for _ in range(setting["rounds"])]
+        rounds = [race.stretch(steps, setting["seconds"], number) for number in range(setting["rounds"])]
     finally:
         race.close()
     rows = []
@@ -201,9 +210,9 @@ def main() -> None:
     settings = []
     for shape, batch_size, k in itertools.product(arguments.shapes, arguments.batch_sizes, arguments.num_samples):
         setting = {"shape": shape, "batch_size": batch_size, "k": k}
-        setting |= {"rounds": arguments.rounds, "seconds": arguments.seconds}
-        rows = [row for row in records.find(setting) if row["peer"] in chosen]
-        if {row["peer"] for row in rows} < set(chosen):
+        setting |= {"rounds": arguments.rounds, "seconds": arguments.seconds, "peers": chosen}
+        rows = records.find(setting)
+        if not rows:
             rows = measure(setting, chosen, memory)
             records.append(rows)
         show(rows)

@@ -29,7 +29,7 @@ def variables():
 
 
 def train(optimizer, jit_compile):
-    """The weights and the state of the optimizer after some steps, of gradients that are always the same."""
+    """The weights and the state of the optimizer after some steps, of the same gradients for every optimizer."""
     generator = np.random.default_rng(1)
     weights = variables()
     optimizer.build(weights)

@@ -55,6 +55,8 @@ def batches_seen(**hooks):
         (callbacks.Checkpoints("a"), 100),
         (callbacks.Checkpoints("a", save_freq=7), 1),
         (callbacks.KLWarmUp(5), 1),
+        (keras.callbacks.TensorBoard(profile_batch=2), 1),
+        (type("Own", (keras.callbacks.ModelCheckpoint,), {"on_train_batch_end": lambda *_: None})("a.keras"), 1),
         (keras.callbacks.LambdaCallback(on_epoch_end=print), 100),
         (keras.callbacks.LambdaCallback(on_train_batch_end=print), 1),
         (batches_seen(on_train_batch_begin=True), 1),
@@ -96,7 +98,7 @@ class Steps(keras.callbacks.Callback):
         self.seen = []
 
     def on_epoch_begin(self, epoch, logs=None):
-        self.seen.append(self.model.steps_per_execution)
+        self.seen.append(self.model._steps_of_training)
 
 
 def fitted(vae, *args, look_at_batches=False, **kwargs):
@@ -149,9 +151,19 @@ def test_xla_is_for_dense_layers():
     convolution = keras.layers.Conv2D(2, 3)
     convolution.build((None, 8, 8, 1))
     assert not execution.are_dense([*DENSE, convolution])
+    for other in (keras.layers.SeparableConv1D(2, 3), keras.layers.LSTM(3).cell):
+        other.build((None, 8, 4) if "Conv" in type(other).__name__ else (None, 4))
+        assert not execution.are_dense([*DENSE, other])
     without_xla = keras.layers.Dropout(0.5)
     without_xla.supports_jit = False
     assert not execution.are_dense([*DENSE, without_xla])
+
+
+def test_xla_is_not_for_bfloat16():
+    layer = keras.layers.Dense(3, dtype="mixed_bfloat16")
+    layer.build((None, 4))
+    assert execution.are_dense([layer])
+    assert not execution.are_fast_by_xla([*DENSE, layer])
 
 
 def test_xla_is_not_for_random_numbers_that_it_makes_slowly():
@@ -207,7 +219,7 @@ def test_what_compile_left_open_remains_so_in_a_file(scans, tiny_vae, x, tmp_pat
         vae.fit(x, epochs=1, verbose=0)
         vae.save(tmp_path / f"{number}.keras")
         loaded = keras.models.load_model(tmp_path / f"{number}.keras")
-        assert loaded.jit_compile == 0
+        assert execution.is_open(loaded) is not bool(mode)
         scans.clear()
         loaded.fit(x, batch_size=4, epochs=800, callbacks=[Once()], verbose=0)
         assert bool(scans) is not bool(mode)

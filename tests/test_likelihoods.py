@@ -281,3 +281,13 @@ def test_bernoulli_by_xla():
         elements = special.log_expit((2 * x - 1) * logits.astype(float))
         expected = elements.sum(axis=tuple(range(2, elements.ndim)))
         np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
+
+
+def test_a_subclass_of_bernoulli_has_its_own_density_by_xla():
+    class Half(likelihoods.Bernoulli):
+        def element_log_prob(self, x, parameters):
+            return super().element_log_prob(x, parameters) / 2
+
+    x, logits = np.ones((1, 3), np.float32), np.zeros((1, 1, 3), np.float32)
+    found = tf.function(built(Half(), (3,)).log_prob, jit_compile=True)(x, logits)
+    np.testing.assert_allclose(found, [[-1.5 * np.log(2)]], rtol=1e-6)

@@ -51,7 +51,7 @@ def test_under_the_true_posterior_every_weight_is_p_of_x(num_samples):
 @pytest.mark.usefixtures("always")
 def test_off_it_the_estimate_is_within_its_monte_carlo_error():
     vae, x = linear_vae(5, 2), small_data()
-    set_optimum(vae, x, loc_shift=0.1, scale_factor=1.1)
+    set_optimum(vae, x, loc_shift=0.02, scale_factor=1.2)
     result = importance_sampling(vae, x, 1000, batch_size=5, seed=1)
     scores = (result.log_likelihood - Oracle.of(vae).log_prob(x)) / result.standard_error
     assert np.abs(scores).max() < 5
@@ -75,6 +75,7 @@ def test_the_draws_follow_from_the_seed_whatever_else_there_is_to_estimate(bits)
 
 @pytest.mark.parametrize(("jit_compile", "expected"), [("auto", True), (False, False)])
 def test_xla_takes_what_compile_left_open_and_is_large(jit_compile, expected, bits, monkeypatch):
+    CALLS.clear()
     vae = binary_vae(Watched())
     vae.compile(keras.optimizers.Adam(), jit_compile=jit_compile)
     vae.log_likelihood(bits, 10)
@@ -86,7 +87,6 @@ def test_xla_takes_what_compile_left_open_and_is_large(jit_compile, expected, bi
     assert set(CALLS) == ({True} if expected else set())
     vae.log_likelihood(bits, 9)
     assert set(CALLS) == ({True, False} if expected else {False})
-    CALLS.clear()
 
 
 class OfNumPy(likelihoods.Bernoulli):

@@ -60,7 +60,7 @@ def fitted(vae, x, in_memory, monkeypatch, sample_weight=None, epochs=2, callbac
     history = vae.fit(x, callbacks=list(callbacks), **arguments).history
     monkeypatch.undo()
     assert bool(pipelines) == in_memory
-    assert vae.resident is None
+    assert vae._resident is None
     return int(vae.optimizer.iterations), history, vae.get_weights()
 
 

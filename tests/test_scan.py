@@ -45,10 +45,14 @@ def test_a_program_trains_as_steps_without_xla_do(sizes, weighted, steps, quiet_
 
 
 def test_batches_that_take_much_memory_are_divided(quiet_vae, x, monkeypatch):
-    results = []
+    results, calls = [], []
+    run = scan.Scan._run
+    monkeypatch.setattr(scan.Scan, "_run", lambda *arguments: calls.append(arguments) or run(*arguments))
     for most in (2**26, 2 * 3 * 4 * 4):
         monkeypatch.setattr(scan, "_BYTES", most)
-        results.append(trained(quiet_vae(), tf.data.Dataset.from_tensor_slices(x).batch(3), True))
+        results.append(trained(quiet_vae(), tf.data.Dataset.from_tensor_slices(x).batch(3), True, epochs=1))
+    # Six batches and one that is smaller: 6 and 1, or 2, 2, 2 and 1.
+    assert len(calls) == 2 + 4
     tf.nest.map_structure(np.testing.assert_array_equal, *results)
 
 
@@ -58,6 +62,7 @@ def test_a_cut_within_an_execution_changes_no_digit(tiny_vae, x):
         keras.utils.set_random_seed(0)
         vae = tiny_vae()
         vae.compile(keras.optimizers.Adam(0.01), steps_per_execution=7, jit_compile=True)
+        vae._steps_of_training = 7
         function = scan.Scan(vae, vae.train_step)
         iterator = iter(tf.data.Dataset.from_tensor_slices(x).batch(3))
         for count in counts:

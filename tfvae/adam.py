@@ -32,9 +32,9 @@ def _update(
     optimizer: keras.optimizers.Adam, gradients: Sequence[Any], variables: Sequence[Any], learning_rate: tf.Tensor
 ) -> None:
     """What `_backend_update_step` of Keras does, with the powers of beta computed once for all variables."""
+    variables = [variable.value if isinstance(variable, keras.Variable) else variable for variable in variables]
     step = tf.cast(optimizer.iterations + 1, tf.float32)
     powers = [beta**step for beta in (optimizer.beta_1, optimizer.beta_2)]
-    variables = [getattr(variable, "value", variable) for variable in variables]
     pairs = optimizer._all_reduce_sum_gradients(list(zip(gradients, variables, strict=True)))
 
     def update_one(variable: tf.Variable, gradient: Any, *scalars: tf.Tensor) -> tf.Operation:

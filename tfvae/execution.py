@@ -10,10 +10,9 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import keras
-import numpy as np
 import tensorflow as tf
 
-from tfvae import replicas, resume, scan
+from tfvae import replicas, resume, scan, strategies
 from tfvae.resident import Resident
 
 # Floating-point operations of one execution: about a second of two cores, beside which Python takes no time.
@@ -22,6 +21,8 @@ _MOST_STEPS = 500
 # XLA is used in a training of at least so many steps: it takes some seconds to compile, and saves about a millisecond a
 # step.
 _FEWEST_STEPS_BY_XLA = 3000
+# The weights of layers that are multiplied with their inputs.
+_KERNELS = ("kernel", "depthwise_kernel", "pointwise_kernel", "recurrent_kernel")
 
 
 def operations(layers: Iterable[keras.layers.Layer]) -> float:
@@ -33,7 +34,11 @@ def operations(layers: Iterable[keras.layers.Layer]) -> float:
     Args:
         layers: the layers, without those that hold others.
     """
-    return sum(2.0 * math.prod(layer.kernel.shape) * _places(layer) for layer in layers if hasattr(layer, "kernel"))
+    return sum(2.0 * math.prod(kernel.shape) * _places(layer) for layer in layers for kernel in _kernels(layer))
+
+
+def _kernels(layer: keras.layers.Layer) -> list[keras.Variable]:
+    return [getattr(layer, name) for name in _KERNELS if hasattr(layer, name)]
 
 
 def _places(layer: keras.layers.Layer) -> int:
@@ -69,26 +74,38 @@ def steps(
 
 
 def _sees_batches(callback: keras.callbacks.Callback) -> bool:
-    if isinstance(callback, keras.callbacks.TerminateOnNaN):
-        # It sees the loss of all steps of an execution.
-        return False
-    if "epoch" in (getattr(callback, "save_freq", None), getattr(callback, "update_freq", None)):
-        return False
-    base = keras.callbacks.Callback
-    hooks = ("on_train_batch_begin", "on_train_batch_end", "on_batch_begin", "on_batch_end")
-    return any(hook in vars(callback) or getattr(type(callback), hook) is not getattr(base, hook) for hook in hooks)
+    base, own = keras.callbacks.Callback, vars(callback)
+    names = ("on_train_batch_begin", "on_train_batch_end", "on_batch_begin", "on_batch_end")
+    hooks = [own.get(name, getattr(type(callback), name)) for name in names]
+    changed = [hook for name, hook in zip(names, hooks, strict=True) if hook is not getattr(base, name)]
+    waits = "epoch" in (getattr(callback, "save_freq", None), getattr(callback, "update_freq", None))
+    if waits or isinstance(callback, keras.callbacks.TerminateOnNaN):
+        # They do nothing after a batch, or see the loss of all steps of an execution; a subclass may do more. A profile
+        # is of batches.
+        known = all(hook.__module__.split(".")[0] in ("keras", "tfvae") for hook in changed)
+        return not known or getattr(callback, "_stop_batch", 0) > 0
+    return bool(changed)
 
 
 def are_dense(layers: Iterable[keras.layers.Layer]) -> bool:
-    """Whether layers have no kernel but those of dense layers, and XLA can compile them."""
-    return all(layer.supports_jit and len(getattr(layer, "kernel", np.zeros([0, 0])).shape) == 2 for layer in layers)
+    """Whether layers have no kernels but those of dense layers, and XLA can compile them."""
+
+    def is_dense(layer: keras.layers.Layer) -> bool:
+        kernels = _kernels(layer)
+        return not kernels or (len(kernels) == 1 and hasattr(layer, "kernel") and len(layer.kernel.shape) == 2)
+
+    return all(layer.supports_jit and is_dense(layer) for layer in layers)
 
 
 def are_fast_by_xla(layers: Iterable[keras.layers.Layer]) -> bool:
-    """Whether XLA makes layers fast: dense ones without random numbers, of which it makes all but our own slowly."""
+    """Whether XLA makes layers fast: dense ones in float32.
+
+    But not those with random numbers, of which it makes all but our own slowly.
+    """
     layers = list(layers)
     is_random = any(hasattr(layer, "seed_generator") or not getattr(layer, "is_fast_by_xla", True) for layer in layers)
-    return are_dense(layers) and not is_random
+    is_single = all(layer.compute_dtype == "float32" for layer in layers if _kernels(layer))
+    return are_dense(layers) and is_single and not is_random
 
 
 def is_open(model: keras.Model) -> bool:
@@ -105,8 +122,10 @@ class OpenExecution(keras.Model):
 
     # Whether the steps of training are compiled although `compile` left it open.
     _trains_by_xla = False
+    # The steps of an execution of training. Evaluation and prediction have `steps_per_execution`.
+    _steps_of_training = 1
     # The data of `fit` where the program of the steps takes its batches of them itself.
-    resident: Resident | None = None
+    _resident: Resident | None = None
 
     def _resolve_auto_jit_compile(self) -> bool | int:
         # 0 is a no as well, and tells that it was left open, also in a file; Keras keeps it as it is.
@@ -120,7 +139,7 @@ class OpenExecution(keras.Model):
 
     def _scans(self) -> bool:
         """Whether a program of XLA takes many steps of training."""
-        by_xla = self._trains_by_xla or bool(self.jit_compile)
+        by_xla = (self._trains_by_xla and is_open(self)) or bool(self.jit_compile)
         # XLA makes convolutions slow in a loop.
         return by_xla and not self.run_eagerly and self._is_alone() and are_dense(self._flatten_layers())
 
@@ -144,28 +163,41 @@ class OpenExecution(keras.Model):
             rows: the examples of a batch.
             callbacks: those of `fit`.
         """
+        given = self.steps_per_execution
+        try:
+            # Keras reads it once, for the data of training: `FollowEpochs` restores it.
+            self.steps_per_execution = self._steps_of_training = self._chosen_steps(arguments, rows, callbacks)
+            self._given_steps = given
+            self._choose_xla(arguments, data)
+            yield
+        finally:
+            self.steps_per_execution, self._resident = given, None
+
+    def _chosen_steps(self, arguments: dict[str, Any], rows: int, callbacks: list[keras.callbacks.Callback]) -> int:
+        """How many steps of training run in one execution; of several workers each must take as many."""
+        if self.steps_per_execution != 1 or self.run_eagerly or strategies.workers(self.distribute_strategy)[1] > 1:
+            return self.steps_per_execution
         batches = resume.number_of_batches(arguments)
-        given, per_epoch, operations = self.steps_per_execution, arguments.get("steps_per_epoch"), self._operations()
-        if given == 1 and not self.run_eagerly:
-            self.steps_per_execution = steps(rows * operations, per_epoch, batches, callbacks)
+        return steps(rows * self._operations(), arguments.get("steps_per_epoch"), batches, callbacks)
+
+    def _choose_xla(self, arguments: dict[str, Any], data: Resident | None) -> None:
+        """Settles whether XLA compiles the steps of a `fit`, and whether they take their batches of arrays."""
+        per_epoch = arguments.get("steps_per_epoch")
+        number = arguments.get("epochs", 1) * (per_epoch or resume.number_of_batches(arguments))
         is_compiled = self._trains_by_xla and self.train_function is not None
         by_xla = (
             is_open(self)
             and self._is_alone()
-            and self.steps_per_execution > 1
-            and (is_compiled or arguments.get("epochs", 1) * (per_epoch or batches) >= _FEWEST_STEPS_BY_XLA)
+            and self._steps_of_training > 1
+            and (is_compiled or number >= _FEWEST_STEPS_BY_XLA)
             # What a model computes whose operations are not known may be hard to compile.
-            and math.isfinite(operations)
+            and math.isfinite(self._operations())
             and are_fast_by_xla(self._flatten_layers())
         )
         if by_xla != self._trains_by_xla:
             self._trains_by_xla, self.train_function = by_xla, None
         # A strategy would divide the data, and a device other than the CPU have them copied for each execution.
-        is_plain = self._distribute_strategy is None and not tf.config.list_physical_devices("GPU")
+        is_plain = self._distribute_strategy is None and not tf.config.get_visible_devices("GPU")
         if data is not None and per_epoch is None and is_plain and self._scans():
             # Keras counts the batches, and takes none.
-            self.resident, arguments["x"] = data, tf.data.Dataset.range(len(data))
-        try:
-            yield
-        finally:
-            self.steps_per_execution, self.resident = given, None
+            self._resident, arguments["x"] = data, tf.data.Dataset.range(len(data))

@@ -50,20 +50,23 @@ def in_chunks(
                 yield _by_xla(model, batch, num_samples, batch_seed, shape[1])
                 continue
             except scan.CANNOT_COMPILE as error:
+                if model.jit_compile:
+                    raise
                 warnings.warn(f"XLA cannot compile the log-likelihood, which runs without it: {error}", stacklevel=2)
                 by_xla = False
         yield _without_xla(model, batch, num_samples, batch_seed, shape[0])
 
 
 def _is_for_xla(model: VariationalModel, num_samples: int) -> bool:
-    """Whether XLA computes the weights although `compile` left it open: a question of the model and of K alone.
+    """Whether the loop by XLA computes the weights: a question of the model and of K alone.
 
     So the draws of a seed do not depend on how many examples there are.
     """
     layers = model._flatten_layers()
     operations = execution.operations(layers) * model._rows_per_example * num_samples
-    is_open = execution.is_open(model) and model._distribute_strategy is None
-    return is_open and operations >= _OPERATIONS_BY_XLA and execution.are_fast_by_xla(layers)
+    may_compile = execution.is_open(model) or (model.jit_compile and not model.run_eagerly)
+    is_plain = may_compile and model._distribute_strategy is None
+    return is_plain and operations >= _OPERATIONS_BY_XLA and execution.are_fast_by_xla(layers)
 
 
 def _shapes(model: VariationalModel, batch: Any) -> tuple[int, int]:

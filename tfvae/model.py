@@ -297,7 +297,7 @@ class VariationalModel(execution.OpenExecution, abc.ABC):
         calls.check_validation(self, arguments)
         data = None
         if arguments.get("shuffle", True) is True:
-            data = inputs.shuffle_arrays(arguments, self.unpack, lambda: self._progress.seed)
+            data = inputs.shuffle_arrays(arguments, self.unpack, self._progress.get_seed)
         if isinstance(arguments["x"], tf.data.Dataset):
             # Keras warns of its own default, which a dataset cannot honour.
             arguments["shuffle"] = False
@@ -382,7 +382,7 @@ class VariationalModel(execution.OpenExecution, abc.ABC):
                 raise
             raise ValueError(f"`{argument}`: {error}") from error
         if argument == "x":
-            self._rows_seen = len(tf.nest.flatten(x)[0])
+            self._rows_seen = 32 if batch is data else len(tf.nest.flatten(x)[0])  # Of arrays Keras takes 32.
         return data
 
     def _maybe_symbolic_build(self, iterator: Any = None, data_batch: Any = None) -> None:

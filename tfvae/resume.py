@@ -49,6 +49,10 @@ class Progress:
         self.to_skip = 0
         self.seed = 0
 
+    def get_seed(self) -> int:
+        """The seed. TensorFlow keeps what a pipeline calls for good: with this, no model."""
+        return self.seed
+
 
 def save_state(model: keras.Model, progress: Progress, store: MutableMapping[str, Any]) -> None:
     """Adds to a model's own weights what they leave out.
@@ -124,10 +128,13 @@ def counting(model: keras.Model, progress: Progress, function: Callable[..., Any
     """
 
     def train_function(iterator: Any) -> Any:
+        if not isinstance(iterator, tf.data.Iterator | tf.distribute.DistributedIterator):
+            # Of `train_on_batch`, which is no step of an epoch.
+            return function(iterator)
         if progress.to_pass > 0:
             _skip(iterator, progress.to_pass)
             progress.to_pass = 0
-        count = model.steps_per_execution
+        count = model._steps_of_training
         if progress.to_skip > 0:
             skipped = min(progress.to_skip, count)
             progress.to_skip -= skipped
@@ -135,7 +142,7 @@ def counting(model: keras.Model, progress: Progress, function: Callable[..., Any
             _skip(iterator, skipped)
             if count == 0:
                 return model.get_metrics_result()
-        data = model.resident
+        data = model._resident
         batches = iterator if data is None else data.batches(progress.first_pass + progress.epoch, progress.step)
         metrics = function(batches, count)
         progress.step += count
@@ -169,6 +176,10 @@ class FollowEpochs(keras.callbacks.Callback):
         self._progress = progress
         self._batches_per_epoch = batches_per_epoch
 
+    def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
+        """Gives evaluation and prediction back what `compile` says, once Keras has read it for training."""
+        self.model.steps_per_execution = self.model._given_steps
+
     def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         """Starts an epoch, or goes on with the one that was cut."""
         progress = self._progress
@@ -179,7 +190,7 @@ class FollowEpochs(keras.callbacks.Callback):
             if progress.step and progress.metrics is not None:
                 _assign(self.model.metrics_variables, progress.metrics)
         else:
-            progress.step = 0
+            progress.step = progress.to_pass = progress.to_skip = 0
         progress.epoch, progress.loaded = epoch, False
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
@@ -269,6 +280,8 @@ def add_callbacks(model: keras.Model, progress: Progress, arguments: dict[str, A
     # So that the data come in another order where `fit` is called again.
     progress.first_pass += progress.epoch - initial_epoch
     progress.epoch, progress.step, progress.loaded, progress.under_way = initial_epoch, 0, False, False
+    # Of a training that was interrupted while it passed over batches.
+    progress.to_pass = progress.to_skip = 0
     # Keras keeps the one that an earlier training was resumed with.
     model._initial_epoch = None
     # An earlier training that was interrupted has not ended its warm-up.
@@ -305,7 +318,7 @@ def _batches_per_epoch(model: keras.Model, arguments: dict[str, Any]) -> int | N
     if steps is None:
         return None
     # Keras takes whole executions where the data do not end.
-    steps = math.ceil(steps / model.steps_per_execution) * model.steps_per_execution
+    steps = math.ceil(steps / model._steps_of_training) * model._steps_of_training
     if number_of_batches(arguments) <= steps:
         return None
     if isinstance(x, tf.data.Dataset):
@@ -322,7 +335,7 @@ def number_of_batches(arguments: dict[str, Any]) -> float:
         return number if number >= 0 else math.inf
     if isinstance(x, keras.utils.PyDataset):
         return math.inf if x.num_batches is None else x.num_batches
-    if isinstance(x, types.GeneratorType):
+    if isinstance(x, types.GeneratorType | tf.distribute.DistributedDataset):
         return math.inf
     size, steps = arguments.get("batch_size"), arguments.get("steps_per_epoch")
     if steps and not size:

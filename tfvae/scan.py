@@ -25,9 +25,6 @@ class Scan:
     Args:
         model: a compiled model.
         step: its `train_step`.
-
-    Raises:
-        tf.errors.OpError: XLA cannot compile the steps, and `compile` asks for it.
     """
 
     def __init__(self, model: keras.Model, step: Callable[[Any], dict[str, Any]]) -> None:
@@ -45,7 +42,10 @@ class Scan:
 
         Args:
             iterator: of the batches, or those of an epoch of data in memory.
-            count: how many steps, or None for the model's `steps_per_execution`.
+            count: how many steps; None for one, of `train_on_batch`.
+
+        Raises:
+            tf.errors.OpError: XLA cannot compile the steps, and `compile` asks for it.
         """
         if isinstance(iterator, resident.Batches):
             return self._run_rows(iterator, count)
@@ -55,8 +55,7 @@ class Scan:
             # Of `train_on_batch`.
             batches = _map(lambda part: tf.convert_to_tensor(part)[tf.newaxis], next(iterator))
             return self._run(self._of_stack, _at, batches, 1)
-        slots = self._model.steps_per_execution
-        left = slots if count is None else count
+        slots, left = self._model._steps_of_training, count
         # Where there is no batch, this ends the epoch.
         batch = next(iterator)
         while batch is not None:
@@ -69,11 +68,14 @@ class Scan:
     def _run_rows(self, batches: resident.Batches, count: int) -> dict[str, Any]:
         """Runs steps of data in memory, or fewer where the epoch ends."""
         number = min(count, len(batches.order) - batches.first)
+        if number < 0 or (number == 0 and not len(batches.rest)):
+            # A training that was resumed with other executions: the epoch is over.
+            raise StopIteration
         if number > 0:
             source = batches.rows, batches.order, tf.constant(batches.first)
             metrics = self._run(self._of_rows, _rows_at, source, number)
         if number < count and len(batches.rest):
-            # XLA would take seconds to compile a program for this batch alone.
+            # A program of many steps would be compiled for this one.
             metrics = self._otherwise(iter([resident.take(batches.rows, batches.rest)]))
         return metrics
 

@@ -316,7 +316,7 @@ class VariationalInference(VariationalModel):
     def _read(self, x: Any, y: Any, batch_size: int | None) -> observations.Observations:
         """The data as a dataset, once its first batch and the density there have been looked at."""
         replicas = self.distribute_strategy.num_replicas_in_sync
-        known = {"num_data": self.num_data, "replicas": replicas, "seed": lambda: self._progress.seed}
+        known = {"num_data": self.num_data, "replicas": replicas, "seed": self._progress.get_seed}
         if x is not None and self._joint.target.has_data:
             raise ValueError(f"`x` must be None where the data are pinned. Received: x of type {type(x).__name__}")
         data = observations.read(x, y, batch_size=batch_size, **known)

@@ -9,6 +9,10 @@ import keras
 import numpy as np
 
 
+class _StopError(Exception):
+    """What ends a `fit` before its next step."""
+
+
 class Epochs(keras.callbacks.Callback):
     """One long `fit` in a thread of its own, which runs an epoch whenever it is asked to.
 
@@ -31,6 +35,8 @@ class Epochs(keras.callbacks.Callback):
     def _fit(self, model: keras.Model, x: np.ndarray, arguments: dict[str, Any]) -> None:
         try:
             model.fit(x, **arguments)
+        except _StopError:
+            return
         except Exception as error:
             self._answers.put(error)
 
@@ -39,7 +45,7 @@ class Epochs(keras.callbacks.Callback):
         if self._start is not None:
             self._answers.put(time.perf_counter() - self._start)
         if not self._requests.get():
-            self.model.stop_training = True
+            raise _StopError
         self._start = time.perf_counter()
 
     def run(self) -> float:
@@ -55,6 +61,6 @@ class Epochs(keras.callbacks.Callback):
         return answer
 
     def stop(self) -> None:
-        """Ends the `fit`, after one more step."""
+        """Ends the `fit`."""
         self._requests.put(False)
         self._thread.join()

@@ -1,0 +1,105 @@
+"""What else is done with a model in `fit` and after it: several steps in one execution are of training alone."""
+
+import gc
+import weakref
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from tfvae import execution, scan
+
+
+class Calls(keras.callbacks.Callback):
+    """Calls a function of the model at the begin of each epoch, and keeps what it gives."""
+
+    def __init__(self, function):
+        super().__init__()
+        self.function = function
+        self.found = []
+
+    def on_epoch_begin(self, epoch, logs=None):
+        self.found.append(self.function(self.model))
+
+
+def compiled(vae, **arguments):
+    vae.compile(keras.optimizers.SGD(0.01), **arguments)
+    return vae
+
+
+@pytest.mark.parametrize("before", [True, False])
+def test_predict_and_evaluate_in_a_callback_see_all_rows(before, tiny_vae, x):
+    vae = compiled(tiny_vae())
+    if before:
+        vae.predict(x, verbose=0)
+    predictions = Calls(lambda model: model.predict(x, batch_size=3, verbose=0))
+    sizes = Calls(lambda model: model.evaluate(x, batch_size=3, verbose=0, return_dict=True)["kl"])
+    fixed = Calls(lambda model: np.mean(model.score(x)["kl"]))
+    vae.fit(x, batch_size=3, epochs=2, callbacks=[predictions, sizes, fixed], verbose=0)
+    assert [len(found) for found in predictions.found] == [20, 20]
+    np.testing.assert_allclose(sizes.found, fixed.found, rtol=1e-5)
+    assert vae.steps_per_execution == 1
+
+
+def test_as_many_validation_steps_as_asked_for(tiny_vae, x):
+    vae, read = compiled(tiny_vae()), []
+
+    def batches():
+        for index in range(1000):
+            read.append(index)
+            yield x[:2]
+
+    data = tf.data.Dataset.from_generator(batches, output_signature=tf.TensorSpec([2, 4], tf.float32))
+    vae.fit(x, batch_size=2, epochs=2, validation_data=data, validation_steps=3, verbose=0)
+    assert len(read) < 20
+
+
+@pytest.mark.parametrize("jit_compile", [True, False])
+def test_train_on_batch_in_a_callback_trains_on_its_batch_alone(jit_compile, quiet_vae, x):
+    vae, twin = compiled(quiet_vae(), jit_compile=jit_compile), compiled(quiet_vae(), jit_compile=jit_compile)
+    twin.set_weights(vae.get_weights())
+    calls = Calls(lambda model: model.train_on_batch(x[:2]))
+    vae.fit(x, batch_size=5, epochs=1, callbacks=[calls], verbose=0)
+    assert int(vae.optimizer.iterations) == 1 + 4
+    twin.train_on_batch(x[:2])
+    twin.fit(x, batch_size=5, epochs=1, verbose=0)
+    for one, other in zip(vae.get_weights(), twin.get_weights(), strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-6)
+
+
+def test_xla_ends_where_a_later_compile_forbids_it(tiny_vae, x, monkeypatch):
+    monkeypatch.setattr(execution, "_FEWEST_STEPS_BY_XLA", 1)
+    made = []
+    make = scan.Scan
+    monkeypatch.setattr(scan, "Scan", lambda *arguments: made.append(arguments) or make(*arguments))
+    vae = compiled(tiny_vae())
+    vae.fit(x, batch_size=5, verbose=0)
+    assert len(made) == 1
+    compiled(vae, jit_compile=False).train_on_batch(x)
+    assert len(made) == 1
+
+
+def test_a_fit_that_fails_leaves_the_steps_as_they_were(tiny_vae, x):
+    vae = compiled(tiny_vae())
+    with pytest.raises(TypeError):
+        vae.fit(x, epochs="10", verbose=0)
+    assert vae.steps_per_execution == 1
+
+
+def test_a_distributed_dataset(tiny_vae, x):
+    strategy = tf.distribute.OneDeviceStrategy("CPU:0")
+    with strategy.scope():
+        vae = compiled(tiny_vae())
+    data = strategy.experimental_distribute_dataset(tf.data.Dataset.from_tensor_slices(x).batch(5))
+    vae.fit(data, epochs=2, verbose=0)
+    assert int(vae.optimizer.iterations) == 8
+
+
+def test_a_model_that_was_trained_is_forgotten(tiny_vae, x):
+    vae = compiled(tiny_vae())
+    vae.fit(x, batch_size=5, verbose=0)
+    reference = weakref.ref(vae)
+    del vae
+    gc.collect()
+    assert reference() is None
