@@ -64,7 +64,7 @@ def fitted(vae, x, in_memory, monkeypatch, sample_weight=None, epochs=2, callbac
     return int(vae.optimizer.iterations), history, vae.get_weights()
 
 
-@pytest.mark.parametrize(("weighted", "rows"), [(False, 20), (True, 20), (False, 18), (False, 2)])
+@pytest.mark.parametrize(("weighted", "rows"), [(True, 20), (False, 2)])
 def test_a_program_takes_the_batches_of_the_pipeline(weighted, rows, quiet_vae, x, monkeypatch):
     sample_weight = np.arange(rows, dtype=np.float32) if weighted else None
     results = [fitted(quiet_vae(), x[:rows], own, monkeypatch, sample_weight) for own in (True, False)]
@@ -88,7 +88,8 @@ def test_a_training_that_was_cut_within_an_epoch_ends_with_the_same_digits(tiny_
         keras.utils.set_random_seed(0)
         return tiny_vae()
 
-    arguments = {"epochs": 3, "steps_per_execution": 2}
+    # Without a smaller batch, for which another program is compiled.
+    x, arguments = x[:18], {"epochs": 3, "steps_per_execution": 2}
     expected = fitted(build(), x, True, monkeypatch, **arguments)
 
     def saver(name):

@@ -33,7 +33,12 @@ def trained(vae, data, jit_compile, epochs=2, **compiled):
 @pytest.mark.filterwarnings("ignore:Your input ran out of data")
 @pytest.mark.parametrize(
     ("sizes", "weighted", "steps"),
-    [([3, 3, 3, 2], False, 100), ([3, 3, 3, 3], True, 3), ([3, 2, 3, 3], True, 1), ([2, 3, 3, 2, 2], False, 4)],
+    [
+        ([3, 3, 3, 2], False, 100),
+        ([3, 3, 3, 3], True, 3),
+        pytest.param([3, 2, 3, 3], True, 1, marks=pytest.mark.slow),
+        pytest.param([2, 3, 3, 2, 2], False, 4, marks=pytest.mark.slow),
+    ],
     ids=str,
 )
 def test_a_program_trains_as_steps_without_xla_do(sizes, weighted, steps, quiet_vae):
