@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tfvae import epochs, inputs
+from tfvae import epochs, inputs, scan
 from tfvae.callbacks import Checkpoints
 from tfvae.resident import Resident, take
 
@@ -40,6 +40,16 @@ def test_the_order_changes_with_the_seed():
     first, again, other = (data.batches(0, 0).order for _ in range(3))
     assert first is again
     assert np.any(first != other)
+
+
+@pytest.mark.parametrize(("rows", "first"), [(17, 4), (15, 3)])
+def test_after_its_last_batch_an_epoch_is_over(rows, first, tiny_vae, x):
+    vae = tiny_vae()
+    vae.compile(keras.optimizers.SGD(0.01))
+    data = Resident((tf.constant(x[:rows]),), rows, 5, lambda: 7)
+    with pytest.raises(StopIteration):
+        scan.Scan(vae, vae.train_step)(data.batches(0, first), 2)
+    assert int(vae.optimizer.iterations) == 0
 
 
 def fitted(vae, x, in_memory, monkeypatch, sample_weight=None, epochs=2, callbacks=(), **compiled):

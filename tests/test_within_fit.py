@@ -87,6 +87,21 @@ def test_a_fit_that_fails_leaves_the_steps_as_they_were(tiny_vae, x):
     assert vae.steps_per_execution == 1
 
 
+def test_batches_that_an_interrupted_training_had_to_skip_are_trained_on_by_the_next(tiny_vae, x):
+    vae = compiled(tiny_vae())
+    vae._progress.to_skip, vae._progress.to_pass = 2, 1
+    vae.fit(x, batch_size=5, epochs=2, verbose=0)
+    assert int(vae.optimizer.iterations) == 8
+
+
+def test_of_several_workers_each_takes_as_many_steps(tiny_vae, monkeypatch):
+    vae = compiled(tiny_vae())
+    arguments = {"x": np.zeros([100, 4]), "batch_size": 4}
+    assert vae._chosen_steps(arguments, 4, []) == 25
+    monkeypatch.setattr(execution.strategies, "workers", lambda strategy: (0, 2))
+    assert vae._chosen_steps(arguments, 4, []) == 1
+
+
 def test_a_distributed_dataset(tiny_vae, x):
     strategy = tf.distribute.OneDeviceStrategy("CPU:0")
     with strategy.scope():

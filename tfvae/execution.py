@@ -124,6 +124,8 @@ class OpenExecution(keras.Model):
     _trains_by_xla = False
     # The steps of an execution of training. Evaluation and prediction have `steps_per_execution`.
     _steps_of_training = 1
+    # What `compile` says, while `fit` begins.
+    _given_steps = 1
     # The data of `fit` where the program of the steps takes its batches of them itself.
     _resident: Resident | None = None
 

@@ -50,14 +50,9 @@ def make_function(
         # Where there is no batch, this ends the epoch before anything of a step is done: Keras would count one more.
         first = iterator.get_next()
 
-        def next_batch(index: tf.Tensor) -> Any:
-            # Not read ahead: a batch that no step takes would be lost.
-            optional = iterator.get_next_as_optional
-            return tf.cond(index < count, optional, lambda: tf.experimental.Optional.empty(iterator.element_spec))
-
         def body(index: tf.Tensor, batch: Any, _: dict[str, Any]) -> tuple[tf.Tensor, Any, dict[str, Any]]:
             metrics = one_step(batch.get_value())
-            return index + 1, next_batch(index + 1), metrics
+            return index + 1, next_batch(iterator, index + 1 < count), metrics
 
         # The first step is in the loop as well: outside of it TensorFlow may round in another way, and a training that
         # went on elsewhere in an execution would end elsewhere.
@@ -87,6 +82,14 @@ def make_function(
         return over_workers(one_step(next(iterator)))
 
     return function
+
+
+def next_batch(
+    iterator: tf.data.Iterator | tf.distribute.DistributedIterator, is_wanted: tf.Tensor
+) -> tf.experimental.Optional:
+    """The next batch where it is wanted and there is one; one that was read and that no step takes would be lost."""
+    optional = iterator.get_next_as_optional
+    return tf.cond(is_wanted, optional, lambda: tf.experimental.Optional.empty(iterator.element_spec))
 
 
 def compiled(model: keras.Model, function: Callable[..., Any]) -> Callable[..., Any]:

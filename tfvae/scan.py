@@ -155,11 +155,6 @@ def _stack(
     slots = tf.clip_by_value(_BYTES // tf.maximum(size, 1), 1, slots)
     count = tf.minimum(count, slots)
 
-    def next_batch(is_wanted: tf.Tensor) -> tf.experimental.Optional:
-        # Not read ahead: a batch that no step takes would be lost.
-        optional = iterator.get_next_as_optional
-        return tf.cond(is_wanted, optional, lambda: tf.experimental.Optional.empty(iterator.element_spec))
-
     def fits(_: tf.Tensor, batch: tf.experimental.Optional, __: Sequence[tf.TensorArray]) -> tf.Tensor:
         def has_shape() -> tf.Tensor:
             pairs = zip(parts, _tensors(batch.get_value()), strict=True)
@@ -169,10 +164,14 @@ def _stack(
 
     def add(number: tf.Tensor, batch: tf.experimental.Optional, arrays: Sequence[tf.TensorArray]) -> tuple[Any, ...]:
         pairs = zip(arrays, _tensors(batch.get_value()), strict=True)
-        return number + 1, next_batch(number + 1 < count), [array.write(number, part) for array, part in pairs]
+        return (
+            number + 1,
+            replicas.next_batch(iterator, number + 1 < count),
+            [array.write(number, part) for array, part in pairs],
+        )
 
     arrays = [tf.TensorArray(part.dtype, slots, element_shape=part.shape).write(0, part) for part in parts]
-    number, following, arrays = tf.while_loop(fits, add, [1, next_batch(count > 1), arrays])
+    number, following, arrays = tf.while_loop(fits, add, [1, replicas.next_batch(iterator, count > 1), arrays])
     stacks = iter(arrays)
     return _map(lambda _: next(stacks).stack(), first), number, following
 
