@@ -43,4 +43,7 @@ def test_its_description_says_how_to_scale_pixels():
 
 
 def test_it_is_small():
-    assert sum(path.stat().st_size for path in FOLDER.rglob("*") if path.is_file()) < 1.5e6
+    # Without the versions that `tfvae train digits` has added to the one that ships.
+    added = [path for path in FOLDER.iterdir() if path.name.isdecimal() and path.name != "1"]
+    files = [path for path in FOLDER.rglob("*") if path.is_file() and not set(path.parents) & set(added)]
+    assert 1e6 < sum(path.stat().st_size for path in files) < 1.5e6
