@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 from peers import architectures
-from peers.worker import PACKAGES, Worker
+from peers.worker import PACKAGES, Worker, WorkerError
 from records import Records
 from training import spread
 
@@ -50,6 +50,28 @@ def build(peer: str, num_samples: int) -> Any:
     kind = getattr(importlib.import_module(f"peers.{module}"), name)
     architecture = architectures.ARCHITECTURES[SHAPE]
     return kind(architecture, architectures.weights(architecture), num_samples, **arguments)
+
+
+def start(peers: list[str], num_samples: int) -> dict[str, Worker]:
+    """The workers of the peers that can be made here; why another cannot is printed.
+
+    Args:
+        peers: names of `PEERS`.
+        num_samples: the importance samples of each image.
+
+    Raises:
+        WorkerError: tfvae is one that cannot.
+    """
+    workers = {peer: Worker(functools.partial(build, peer, num_samples)) for peer in peers}
+    for peer, each in list(workers.items()):
+        try:
+            each.ready()
+        except WorkerError as error:
+            if peer == REFERENCE:
+                raise
+            print(f"{peer:<16}none: {error}")
+            workers.pop(peer).close()
+    return workers
 
 
 def measure(workers: dict[str, Worker], x: np.ndarray, block: int) -> dict[str, Any]:
@@ -99,11 +121,14 @@ def main() -> None:
     peers = [REFERENCE, *(peer for peer in arguments.peers if peer != REFERENCE)]
     records = Records(arguments.json, PACKAGES)
     x = architectures.data(architectures.ARCHITECTURES[SHAPE], arguments.images)
-    setting = {"shape": SHAPE, "num_samples": arguments.num_samples, "size": arguments.block, "peers": peers}
+    setting = {"shape": SHAPE, "num_samples": arguments.num_samples, "size": arguments.block}
     firsts = range(0, arguments.images, arguments.block)
-    keys = [{**setting, "first": first, "last": min(first + arguments.block, len(x))} for first in firsts]
+    blocks = [{**setting, "first": first, "last": min(first + arguments.block, len(x))} for first in firsts]
+    keys = [{**block, "peers": peers} for block in blocks]
     if not all(records.find(key) for key in keys):
-        workers = {peer: Worker(functools.partial(build, peer, arguments.num_samples)) for peer in peers}
+        workers = start(peers, arguments.num_samples)
+        peers = list(workers)
+        keys = [{**block, "peers": peers} for block in blocks]
         # What is compiled at the first call, for a block and for a last one that is smaller.
         for size in {key["last"] - key["first"] for key in keys}:
             measure(workers, x[:size], 0)

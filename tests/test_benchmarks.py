@@ -14,8 +14,9 @@ import tfvae
 
 BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
 sys.path.append(str(BENCHMARKS))
+import likelihood  # noqa: E402
 import roofline  # noqa: E402
-from peers import architectures, tfvae_vae  # noqa: E402
+from peers import architectures, tfvae_vae, worker  # noqa: E402
 from peers.architectures import ARCHITECTURES  # noqa: E402
 
 DENSE = [name for name, architecture in ARCHITECTURES.items() if not architecture.filters]
@@ -126,3 +127,11 @@ def test_the_loss_of_every_peer_is_that_of_tfvae_and_training_lowers_it(peer, ru
         x, epsilon = architectures.data(architecture, ROWS), architectures.noise(architecture, k, ROWS)
         np.testing.assert_allclose(before, tfvae_vae.loss(model, x, epsilon), rtol=1e-5)
         assert after < before
+
+
+def test_the_likelihood_goes_on_without_a_peer_that_cannot_be_made(capsys, monkeypatch):
+    assert likelihood.start(["unknown"], num_samples=10) == {}
+    assert "unknown         none: KeyError: 'unknown'" in capsys.readouterr().out
+    monkeypatch.setattr(likelihood, "REFERENCE", "unknown")
+    with pytest.raises(worker.WorkerError, match="KeyError"):
+        likelihood.start(["unknown"], num_samples=10)

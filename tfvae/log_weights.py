@@ -4,10 +4,12 @@ Where the decoder is evaluated often, XLA compiles a loop in which so few draws 
 processor's cache, and in which the encoder is evaluated once.
 """
 
+import functools
 import itertools
 import math
 import warnings
 from collections.abc import Iterable, Iterator
+from concurrent import futures
 from typing import Any
 
 import numpy as np
@@ -21,9 +23,11 @@ from tfvae.model import VariationalModel
 _CHUNK_ELEMENTS = 2**22
 _CHUNK_ROWS = 2**16
 # The same in one round of XLA's loop, and the rounds of a chunk.
-_ROUND_ELEMENTS = 2**21
-_ROUND_ROWS = 2**11
-_ROUNDS = 32
+_ROUND_ELEMENTS = 2**20
+_ROUND_ROWS = 2**10
+_ROUNDS = 64
+# The chunks that XLA makes at a time: one computes where the other waits for the last of its threads.
+_CHUNKS_AT_A_TIME = 2
 # XLA compiles what takes more operations than these for each example: the second that it needs is that of a few hundred
 # examples.
 _OPERATIONS_BY_XLA = 2e9
@@ -98,10 +102,14 @@ def _by_xla(model: VariationalModel, batch: Any, num_samples: int, seed: tf.Tens
             return tf.map_fn(one, seeds, fn_output_signature=tf.float32)
 
         model._functions[key] = tf.function(rounds, jit_compile=True, autograph=False)
-    number = -(-num_samples // draws)
-    chunks = -(-number // _ROUNDS)
-    seeds = tf.random.experimental.stateless_split(seed, chunks * -(-number // chunks))
-    outputs = (model._functions[key](batch, part) for part in tf.split(seeds, chunks))
+    function, number = model._functions[key], -(-num_samples // draws)
+    chunks = min(number, _CHUNKS_AT_A_TIME * -(-number // (_CHUNKS_AT_A_TIME * _ROUNDS)))
+    seeds = tf.split(tf.random.experimental.stateless_split(seed, chunks * -(-number // chunks)), chunks)
+    # Traced here: Keras keeps some of its state for each thread.
+    function.get_concrete_function(batch, seeds[0])
+    pool = futures.ThreadPoolExecutor(_CHUNKS_AT_A_TIME)
+    outputs = pool.map(functools.partial(function, batch), seeds)
+    pool.shutdown(wait=False)
     # At once, so that what XLA cannot compile is known.
     first = next(outputs)
     return _flat(itertools.chain([first], outputs), num_samples)

@@ -14,7 +14,7 @@ from peers.jax_vae import log_likelihood, posterior
 
 # The examples of a batch, and the draws of z for each that the decoder evaluates at a time: few enough for the cache.
 BATCH_SIZE = 32
-DRAWS = 128
+DRAWS = 32
 
 
 class JaxLikelihood:

@@ -77,6 +77,7 @@ class PythaePeer(TorchPeer):
         load_network(decoder.network, self.architecture, weights.decoder)
         load_layer(encoder.loc, *weights.loc)
         load_layer(encoder.raw_scale, *weights.scale)
+        self._model.to(memory_format=torch.channels_last)
         self._make_optimizer()
 
     def loss(self, x: np.ndarray, epsilon: np.ndarray) -> float:

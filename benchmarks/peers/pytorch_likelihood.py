@@ -12,8 +12,8 @@ from peers.architectures import MIN_SCALE, RAW_SHIFT, Architecture, Weights
 from peers.pytorch_vae import VAE, to_tensor
 
 # The examples of a batch, and the draws of z for each that the decoder evaluates at a time: few enough for the cache.
-BATCH_SIZE = 32
-DRAWS = 128
+BATCH_SIZE = 16
+DRAWS = 256
 
 
 class TorchLikelihood:

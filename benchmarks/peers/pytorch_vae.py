@@ -70,8 +70,11 @@ def load_layer(layer: nn.Module, kernel: np.ndarray, bias: np.ndarray) -> None:
 
 
 def to_tensor(x: np.ndarray) -> torch.Tensor:
-    """Examples as a tensor; images [N, height, width, channels] as [N, channels, height, width]."""
-    return torch.from_numpy(np.ascontiguousarray(np.moveaxis(x, -1, 1)) if x.ndim == 4 else x)
+    """Examples as a tensor; images [N, height, width, channels] as [N, channels, height, width].
+
+    In memory they are as before, channels last, which oneDNN convolves faster.
+    """
+    return torch.from_numpy(x).movedim(-1, 1) if x.ndim == 4 else torch.from_numpy(x)
 
 
 class VAE(nn.Module):
@@ -96,6 +99,7 @@ class VAE(nn.Module):
         load_network(self.decoder, self.architecture, weights.decoder)
         load_layer(self.loc, *weights.loc)
         load_layer(self.raw_scale, *weights.scale)
+        self.to(memory_format=torch.channels_last)
 
     def log_likelihood(self, x: torch.Tensor, outputs: torch.Tensor) -> torch.Tensor:
         """The density log p(x|z) [S, B] of what the decoder gives [S * B, ...] for x [B, ...]."""
