@@ -16,6 +16,7 @@ BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
 sys.path.append(str(BENCHMARKS))
 import likelihood  # noqa: E402
 import roofline  # noqa: E402
+import step_profile  # noqa: E402
 from peers import architectures, tfvae_vae, worker  # noqa: E402
 from peers.architectures import ARCHITECTURES  # noqa: E402
 
@@ -135,3 +136,22 @@ def test_the_likelihood_goes_on_without_a_peer_that_cannot_be_made(capsys, monke
     monkeypatch.setattr(likelihood, "REFERENCE", "unknown")
     with pytest.raises(worker.WorkerError, match="KeyError"):
         likelihood.start(["unknown"], num_samples=10)
+
+
+@pytest.mark.parametrize(
+    ("event", "kind"),
+    [
+        ("while/body/_1/gradient_tape/dense_1/MatMul/MatMul_1:_MklMatMul", "_MklMatMul"),
+        ("adam/ResourceApplyAdam_10:ResourceApplyAdam", "ResourceApplyAdam"),
+        ("MatMul_1.83", "XLA: MatMul"),
+        ("copy.65", "XLA: copy"),
+        ("divide_subtract_fusion.13", "XLA: fusions"),
+        ("maximum_subtract_fusion", "XLA: fusions"),
+        ("while.4", None),
+        ("ThunkExecutor::Execute", None),
+        ("Iterator::Root", None),
+        ("EagerLocalExecute: MakeIterator", None),
+    ],
+)
+def test_the_kind_of_operation_of_an_event(event, kind):
+    assert step_profile.kind_of(event) == kind

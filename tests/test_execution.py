@@ -180,10 +180,12 @@ class Once(keras.callbacks.Callback):
 
 @pytest.fixture
 def scans(monkeypatch):
-    """The models for which a program of many steps is made."""
+    """The models many steps of which XLA compiles together."""
     made = []
     make = scan.Scan
-    monkeypatch.setattr(scan, "Scan", lambda model, step: made.append(model) or make(model, step))
+    monkeypatch.setattr(
+        scan, "Scan", lambda model, step, by_xla: made.extend([model] * by_xla) or make(model, step, by_xla)
+    )
     return made
 
 

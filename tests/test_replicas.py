@@ -197,7 +197,7 @@ def test_replicas_draw_different_z_for_the_same_x():
     assert len(np.unique(np.round(drawn, 4))) == 12
 
 
-@in_child((2, "weighted"), (4, "plain"))
+@in_child((2, "weighted"), slow=[(4, "plain")])
 def test_metrics_are_means_over_examples(replicas, kind):
     weight = None if kind == "plain" else WEIGHT
     log_likelihood, kl = (np.average(X[:, column], weights=weight) for column in range(2))
@@ -313,7 +313,11 @@ def assert_refused(vae, message):
         assert int(keras.ops.convert_to_numpy(vae.optimizer.iterations)) == 0
 
 
-@in_child(*itertools.product(["gradient_accumulation_steps", "ema_overwrite_frequency"], ["", "scaled"]))
+@in_child(
+    ("gradient_accumulation_steps", ""),
+    ("ema_overwrite_frequency", "scaled"),
+    slow=[("gradient_accumulation_steps", "scaled"), ("ema_overwrite_frequency", "")],
+)
 def test_optimizers_that_fail_with_replicas(option, scaled):
     with scope(2):
         optimizer = keras.optimizers.SGD(0.1, use_ema=True, **{option: 2})

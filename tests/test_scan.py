@@ -68,7 +68,7 @@ def test_a_cut_within_an_execution_changes_no_digit(tiny_vae, x):
         vae = tiny_vae()
         vae.compile(keras.optimizers.Adam(0.01), steps_per_execution=7, jit_compile=True)
         vae._steps_of_training = 7
-        function = scan.Scan(vae, vae.train_step)
+        function = scan.Scan(vae, vae.train_step, by_xla=True)
         iterator = iter(tf.data.Dataset.from_tensor_slices(x).batch(3))
         for count in counts:
             metrics = function(iterator, count)
@@ -100,7 +100,7 @@ def test_what_xla_cannot_compile_runs_without(quiet_vae, x):
     twin.set_weights(vae.get_weights())
     for each in (vae, twin):
         each.compile(keras.optimizers.SGD(0.01), jit_compile=False)
-    function = scan.Scan(vae, vae.train_step)
+    function = scan.Scan(vae, vae.train_step, by_xla=True)
     iterator = iter(tf.data.Dataset.from_tensor_slices(x).batch(3))
     with pytest.warns(UserWarning, match="XLA cannot compile the steps, which run without it"):
         function(iterator, 3)

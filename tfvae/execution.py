@@ -126,7 +126,7 @@ class OpenExecution(keras.Model):
     _steps_of_training = 1
     # What `compile` says, while `fit` begins.
     _given_steps = 1
-    # The data of `fit` where the program of the steps takes its batches of them itself.
+    # The data of `fit` where the program of the steps takes its batches of them itself, by XLA or not.
     _resident: Resident | None = None
 
     def _resolve_auto_jit_compile(self) -> bool | int:
@@ -135,15 +135,15 @@ class OpenExecution(keras.Model):
 
     def _training(self) -> Callable[..., dict[str, Any]]:
         """The function that runs steps of training on the batches of an iterator."""
-        if self._scans():
-            return scan.Scan(self, self.train_step)
-        return replicas.make_function(self, self.train_step, bool(self.jit_compile))
+        if self.run_eagerly or not self._is_alone():
+            return replicas.make_function(self, self.train_step, bool(self.jit_compile))
+        return scan.Scan(self, self.train_step, self._scans())
 
     def _scans(self) -> bool:
-        """Whether a program of XLA takes many steps of training."""
+        """Whether XLA compiles many steps of training together."""
         by_xla = (self._trains_by_xla and is_open(self)) or bool(self.jit_compile)
         # XLA makes convolutions slow in a loop.
-        return by_xla and not self.run_eagerly and self._is_alone() and are_dense(self._flatten_layers())
+        return by_xla and are_dense(self._flatten_layers())
 
     def _is_alone(self) -> bool:
         """Whether no other replica trains with this one."""
@@ -170,7 +170,7 @@ class OpenExecution(keras.Model):
             # Keras reads it once, for the data of training: `FollowEpochs` restores it.
             self.steps_per_execution = self._steps_of_training = self._chosen_steps(arguments, rows, callbacks)
             self._given_steps = given
-            self._choose_xla(arguments, data)
+            self._choose_program(arguments, data)
             yield
         finally:
             self.steps_per_execution, self._resident = given, None
@@ -182,7 +182,7 @@ class OpenExecution(keras.Model):
         batches = resume.number_of_batches(arguments)
         return steps(rows * self._operations(), arguments.get("steps_per_epoch"), batches, callbacks)
 
-    def _choose_xla(self, arguments: dict[str, Any], data: Resident | None) -> None:
+    def _choose_program(self, arguments: dict[str, Any], data: Resident | None) -> None:
         """Settles whether XLA compiles the steps of a `fit`, and whether they take their batches of arrays."""
         per_epoch = arguments.get("steps_per_epoch")
         number = arguments.get("epochs", 1) * (per_epoch or resume.number_of_batches(arguments))
@@ -198,8 +198,10 @@ class OpenExecution(keras.Model):
         )
         if by_xla != self._trains_by_xla:
             self._trains_by_xla, self.train_function = by_xla, None
-        # A strategy would divide the data, and a device other than the CPU have them copied for each execution.
+        # A strategy would divide the data, and a device other than the CPU have them copied for each execution. Keras
+        # looks at weights of classes, which are left only where it refuses them.
         is_plain = self._distribute_strategy is None and not tf.config.get_visible_devices("GPU")
-        if data is not None and per_epoch is None and is_plain and self._scans():
+        is_plain = is_plain and not self.run_eagerly and arguments.get("class_weight") is None
+        if data is not None and per_epoch is None and is_plain:
             # Keras counts the batches, and takes none.
             self._resident, arguments["x"] = data, tf.data.Dataset.range(len(data))

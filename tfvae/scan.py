@@ -1,7 +1,8 @@
-"""Many steps of training in one program of XLA.
+"""Many steps of training in one program, by XLA or on data in memory.
 
 Where XLA compiles each step alone, a step ends with a copy of all weights and moments, and to start it takes longer
-than a small model's step. In one loop of many they are updated where they are.
+than a small model's step. In one loop of many they are updated where they are. A program that takes its batches of data
+in memory itself needs no pipeline, whose threads compete with the steps for the cores.
 """
 
 import warnings
@@ -20,22 +21,27 @@ CANNOT_COMPILE = (tf.errors.InvalidArgumentError, tf.errors.UnimplementedError)
 
 
 class Scan:
-    """The function that Keras calls to run steps on one replica; where XLA cannot compile them, they run without.
+    """The function that Keras calls to run steps on one replica.
 
     Args:
         model: a compiled model.
         step: its `train_step`.
+        by_xla: whether XLA compiles many steps together; where it cannot, they run without.
     """
 
-    def __init__(self, model: keras.Model, step: Callable[[Any], dict[str, Any]]) -> None:
-        self._model = model
-        # Where XLA cannot compile the steps, and for what a strategy makes of data.
+    def __init__(self, model: keras.Model, step: Callable[[Any], dict[str, Any]], by_xla: bool) -> None:
+        self._model, self._step = model, step
+        # The batches of a pipeline without XLA, and what a strategy makes of data.
         self._otherwise = replicas.make_function(model, step, bool(model.jit_compile))
         self._stack = tf.function(_stack, autograph=False, reduce_retracing=True)
+        self._make_programs(by_xla)
+        # Whether XLA has compiled a program.
+        self._is_compiled = False
+
+    def _make_programs(self, by_xla: bool) -> None:
+        self._by_xla = by_xla
         # Of batches that are stacked, and of some in memory.
-        self._of_stack, self._of_rows = _program(model, step, _at), _program(model, step, _rows_at)
-        # Not known before the first call.
-        self._can_compile: bool | None = None
+        self._programs = {at: _program(self._model, self._step, at, by_xla) for at in (_at, _rows_at)}
 
     def __call__(self, iterator: Any, count: int | None = None) -> dict[str, Any]:
         """Runs steps, or fewer where the data end, and returns the metrics of the last.
@@ -49,18 +55,18 @@ class Scan:
         """
         if isinstance(iterator, resident.Batches):
             return self._run_rows(iterator, count)
-        if self._can_compile is False or isinstance(iterator, tf.distribute.DistributedIterator):
+        if not self._by_xla or isinstance(iterator, tf.distribute.DistributedIterator):
             return self._otherwise(iterator, count)
         if not isinstance(iterator, tf.data.Iterator):
             # Of `train_on_batch`.
             batches = _map(lambda part: tf.convert_to_tensor(part)[tf.newaxis], next(iterator))
-            return self._run(self._of_stack, _at, batches, 1)
+            return self._run(_at, batches, 1)
         slots, left = self._model._steps_of_training, count
         # Where there is no batch, this ends the epoch.
         batch = next(iterator)
         while batch is not None:
             batches, number, following = self._stack(batch, iterator, tf.constant(left), tf.constant(slots))
-            metrics = self._run(self._of_stack, _at, batches, number)
+            metrics = self._run(_at, batches, number)
             left -= int(number)
             batch = following.get_value() if following.has_value() else next(iterator, None) if left else None
         return metrics
@@ -73,41 +79,37 @@ class Scan:
             raise StopIteration
         if number > 0:
             source = batches.rows, batches.order, tf.constant(batches.first)
-            metrics = self._run(self._of_rows, _rows_at, source, number)
+            metrics = self._run(_rows_at, source, number)
         if number < count and len(batches.rest):
             # A program of many steps would be compiled for this one.
             metrics = self._otherwise(iter([resident.take(batches.rows, batches.rest)]))
         return metrics
 
-    def _run(
-        self, program: Callable[..., dict[str, Any]], at: Callable[..., Any], source: Any, number: int | tf.Tensor
-    ) -> dict[str, Any]:
+    def _run(self, at: Callable[..., Any], source: Any, number: int | tf.Tensor) -> dict[str, Any]:
         """Takes steps.
 
         Args:
-            program: takes them by XLA.
             at: gives a batch, of its number and the source.
-            source: what the program takes its batches of.
+            source: what the batches are taken of.
             number: how many steps.
         """
-        if self._can_compile is not False:
-            try:
-                metrics = program(source, tf.convert_to_tensor(number))
-            except CANNOT_COMPILE as error:
-                if self._can_compile or self._model.jit_compile:
-                    raise
-                warnings.warn(f"XLA cannot compile the steps, which run without it: {error}", stacklevel=2)
-                self._can_compile = False
-            else:
-                self._can_compile = True
-                return metrics
-        for index in range(int(number)):
-            metrics = self._otherwise(iter([at(index, source)]))
+        number = tf.convert_to_tensor(number)
+        if not self._by_xla:
+            return self._programs[at](source, number)
+        try:
+            metrics = self._programs[at](source, number)
+        except CANNOT_COMPILE as error:
+            if self._is_compiled or self._model.jit_compile:
+                raise
+            warnings.warn(f"XLA cannot compile the steps, which run without it: {error}", stacklevel=2)
+            self._make_programs(by_xla=False)
+            return self._programs[at](source, number)
+        self._is_compiled = True
         return metrics
 
 
 def _program(
-    model: keras.Model, step: Callable[[Any], dict[str, Any]], at: Callable[..., Any]
+    model: keras.Model, step: Callable[[Any], dict[str, Any]], at: Callable[..., Any], by_xla: bool
 ) -> Callable[..., dict[str, Any]]:
     """Makes the program: a function of what its batches are taken of, and of how many of them there are.
 
@@ -115,15 +117,16 @@ def _program(
         model: a compiled model.
         step: its `train_step`.
         at: gives a batch, of its number and the source.
+        by_xla: whether XLA compiles the whole; else each step, where `compile` asks for it.
     """
     strategy = model.distribute_strategy
 
-    @tf.function(autograph=False, reduce_retracing=True)
+    @tf.function(autograph=False, reduce_retracing=True, jit_compile=bool(model.jit_compile and not by_xla))
     def one_step(batch: Any) -> dict[str, Any]:
         metrics = strategy.run(step, args=(batch,))
         return {name: strategy.experimental_local_results(value)[0] for name, value in metrics.items()}
 
-    @tf.function(autograph=False, reduce_retracing=True, jit_compile=True)
+    @tf.function(autograph=False, reduce_retracing=True, jit_compile=by_xla)
     def program(source: Any, number: tf.Tensor) -> dict[str, Any]:
         def body(index: tf.Tensor, _: dict[str, Any]) -> tuple[tf.Tensor, dict[str, Any]]:
             return index + 1, one_step(at(index, source))
