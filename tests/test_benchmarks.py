@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import subprocess
 import sys
 from pathlib import Path
 
@@ -155,3 +156,19 @@ def test_the_likelihood_goes_on_without_a_peer_that_cannot_be_made(capsys, monke
 )
 def test_the_kind_of_operation_of_an_event(event, kind):
     assert step_profile.kind_of(event) == kind
+
+
+@pytest.mark.slow
+def test_the_cost_of_bfloat16_is_told_for_each_policy(tmp_path):
+    images = np.random.default_rng(0).integers(0, 256, (40, 28, 28), np.uint8)
+    np.savez(tmp_path / "images.npz", x_train=images, x_test=images[:20])
+    command = [sys.executable, "bfloat16.py", "--data", tmp_path / "images.npz", "--json", tmp_path / "rows.jsonl"]
+    command += ["--shapes", "dense 784-512-512-32", "--seeds", "2", "--epochs", "2", "--num-samples", "3"]
+    outputs = [subprocess.run(command, cwd=BENCHMARKS, capture_output=True, text=True, check=True).stdout for _ in "ab"]
+    rows = [json.loads(line) for line in (tmp_path / "rows.jsonl").read_text().splitlines()]
+    assert [row["name"] for row in rows] == 2 * ["float32", "float32, no XLA", "mixed_bfloat16"]
+    assert all(np.isfinite([row["rate"], row["elbo"], row["log_likelihood"]]).all() for row in rows)
+    assert rows[0]["log_likelihood"] != rows[2]["log_likelihood"] == pytest.approx(rows[0]["log_likelihood"], rel=0.02)
+    # The second run found all rows in the file.
+    assert outputs[0] == outputs[1]
+    assert len(outputs[0].splitlines()) == 2 + 1 + 3
