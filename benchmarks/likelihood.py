@@ -11,14 +11,14 @@ A run that is cut goes on where it is started again with the same PATH, to which
 
 import argparse
 import functools
-import importlib
+import importlib.util
 import os
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from peers import architectures
-from peers.worker import PACKAGES, Worker, WorkerError
+from peers.worker import PACKAGES, Worker
 from records import Records
 from training import spread
 
@@ -26,12 +26,12 @@ SHAPE = "dense 784-200-200-50"
 IMAGES = 10_000
 NUM_SAMPLES = 5000
 BLOCK = 500
-# By name, the module and the class of a peer, and the arguments that it has beside those of every peer.
+# By name, the package of a peer, its module and class, and the arguments that it has beside those of every peer.
 PEERS = {
-    "tfvae": ("tfvae_likelihood", "TfvaeLikelihood", {}),
-    "torch": ("pytorch_likelihood", "TorchLikelihood", {}),
-    "torch compiled": ("pytorch_likelihood", "TorchLikelihood", {"compiled": True}),
-    "jax": ("jax_likelihood", "JaxLikelihood", {}),
+    "tfvae": ("tfvae", "tfvae_likelihood", "TfvaeLikelihood", {}),
+    "torch": ("torch", "pytorch_likelihood", "TorchLikelihood", {}),
+    "torch compiled": ("torch", "pytorch_likelihood", "TorchLikelihood", {"compiled": True}),
+    "jax": ("jax", "jax_likelihood", "JaxLikelihood", {}),
 }
 # The one that the others are compared with.
 REFERENCE = "tfvae"
@@ -46,32 +46,23 @@ def build(peer: str, num_samples: int) -> Any:
         peer: a name of `PEERS`.
         num_samples: the importance samples of each image.
     """
-    module, name, arguments = PEERS[peer]
+    _, module, name, arguments = PEERS[peer]
     kind = getattr(importlib.import_module(f"peers.{module}"), name)
     architecture = architectures.ARCHITECTURES[SHAPE]
     return kind(architecture, architectures.weights(architecture), num_samples, **arguments)
 
 
-def start(peers: list[str], num_samples: int) -> dict[str, Worker]:
-    """The workers of the peers that can be made here; why another cannot is printed.
+def installed(peers: list[str]) -> list[str]:
+    """The peers whose packages are installed; which are not is printed.
 
     Args:
         peers: names of `PEERS`.
-        num_samples: the importance samples of each image.
-
-    Raises:
-        WorkerError: tfvae is one that cannot.
     """
-    workers = {peer: Worker(functools.partial(build, peer, num_samples)) for peer in peers}
-    for peer, each in list(workers.items()):
-        try:
-            each.ready()
-        except WorkerError as error:
-            if peer == REFERENCE:
-                raise
-            print(f"{peer:<16}none: {error}")
-            workers.pop(peer).close()
-    return workers
+    found = [peer for peer in peers if importlib.util.find_spec(PEERS[peer][0]) is not None]
+    for peer in peers:
+        if peer not in found:
+            print(f"{peer:<16}none: {PEERS[peer][0]} is not installed")
+    return found
 
 
 def measure(workers: dict[str, Worker], x: np.ndarray, block: int) -> dict[str, Any]:
@@ -118,17 +109,14 @@ def main() -> None:
     parser.add_argument("--peers", nargs="+", choices=PEERS, default=list(PEERS), metavar="NAME", help=", ".join(PEERS))
     parser.add_argument("--json", type=Path, help="a file to which the rows are appended")
     arguments = parser.parse_args()
-    peers = [REFERENCE, *(peer for peer in arguments.peers if peer != REFERENCE)]
+    peers = installed([REFERENCE, *(peer for peer in arguments.peers if peer != REFERENCE)])
     records = Records(arguments.json, PACKAGES)
     x = architectures.data(architectures.ARCHITECTURES[SHAPE], arguments.images)
-    setting = {"shape": SHAPE, "num_samples": arguments.num_samples, "size": arguments.block}
+    setting = {"shape": SHAPE, "num_samples": arguments.num_samples, "size": arguments.block, "peers": peers}
     firsts = range(0, arguments.images, arguments.block)
-    blocks = [{**setting, "first": first, "last": min(first + arguments.block, len(x))} for first in firsts]
-    keys = [{**block, "peers": peers} for block in blocks]
+    keys = [{**setting, "first": first, "last": min(first + arguments.block, len(x))} for first in firsts]
     if not all(records.find(key) for key in keys):
-        workers = start(peers, arguments.num_samples)
-        peers = list(workers)
-        keys = [{**block, "peers": peers} for block in blocks]
+        workers = {peer: Worker(functools.partial(build, peer, arguments.num_samples)) for peer in peers}
         # What is compiled at the first call, for a block and for a last one that is smaller.
         for size in {key["last"] - key["first"] for key in keys}:
             measure(workers, x[:size], 0)

@@ -18,7 +18,7 @@ sys.path.append(str(BENCHMARKS))
 import likelihood  # noqa: E402
 import roofline  # noqa: E402
 import step_profile  # noqa: E402
-from peers import architectures, tfvae_vae, worker  # noqa: E402
+from peers import architectures, tfvae_vae  # noqa: E402
 from peers.architectures import ARCHITECTURES  # noqa: E402
 
 DENSE = [name for name, architecture in ARCHITECTURES.items() if not architecture.filters]
@@ -131,12 +131,10 @@ def test_the_loss_of_every_peer_is_that_of_tfvae_and_training_lowers_it(peer, ru
         assert after < before
 
 
-def test_the_likelihood_goes_on_without_a_peer_that_cannot_be_made(capsys, monkeypatch):
-    assert likelihood.start(["unknown"], num_samples=10) == {}
-    assert "unknown         none: KeyError: 'unknown'" in capsys.readouterr().out
-    monkeypatch.setattr(likelihood, "REFERENCE", "unknown")
-    with pytest.raises(worker.WorkerError, match="KeyError"):
-        likelihood.start(["unknown"], num_samples=10)
+def test_the_likelihood_leaves_out_a_peer_that_is_not_installed(capsys, monkeypatch):
+    monkeypatch.setitem(likelihood.PEERS, "other", ("no_such_package", "module", "Class", {}))
+    assert likelihood.installed(["tfvae", "other"]) == ["tfvae"]
+    assert capsys.readouterr().out == "other           none: no_such_package is not installed\n"
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,8 @@
 """The importance weights by XLA: the estimate of the closed form, of draws that follow from the seed alone."""
 
+import threading
+import time
+
 import keras
 import numpy as np
 import pytest
@@ -104,3 +107,36 @@ def test_what_xla_cannot_compile_runs_without(bits):
     with pytest.warns(UserWarning, match="XLA cannot compile the log-likelihood, which runs without it"):
         found = binary_vae(OfNumPy()).log_likelihood(bits, 7, batch_size=5, seed=1)
     np.testing.assert_allclose(found, expected.log_likelihood(bits, 7, batch_size=5, seed=1), rtol=1e-6)
+
+
+@pytest.mark.usefixtures("always")
+def test_no_chunk_is_empty(bits):
+    # Five rounds, which are not divided into four chunks of two.
+    (chunks,) = binary_vae()._log_weights(bits[:5], 15, 5, 0)
+    assert [len(chunk) for chunk in chunks] == [6, 6, 3]
+
+
+def test_no_more_chunks_than_a_few_are_computed_before_they_are_read():
+    made = []
+    outputs = log_weights._side_by_side(lambda number: made.append(number) or number, range(20))
+    assert next(outputs) == 0
+    time.sleep(0.1)
+    assert sorted(made) == [0, 1, 2]
+    assert list(outputs) == list(range(1, 20))
+    abandoned = log_weights._side_by_side(lambda number: number, range(20))
+    next(abandoned)
+    threads = threading.active_count()
+    abandoned.close()
+    assert threading.active_count() < threads
+
+
+def test_an_error_of_a_later_chunk_is_raised():
+    def fail(number):
+        if number == 3:
+            raise tf.errors.ResourceExhaustedError(None, None, "no memory")
+        return number
+
+    outputs = log_weights._side_by_side(fail, range(20))
+    assert [next(outputs) for _ in range(3)] == [0, 1, 2]
+    with pytest.raises(tf.errors.ResourceExhaustedError):
+        next(outputs)

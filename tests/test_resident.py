@@ -8,7 +8,7 @@ import pytest
 import tensorflow as tf
 from test_scan import OfNumPy
 
-from tfvae import VAE, epochs, execution, inputs, likelihoods, scan
+from tfvae import VAE, epochs, execution, inputs, likelihoods, networks, scan
 from tfvae.callbacks import Checkpoints
 from tfvae.resident import Resident, take
 
@@ -168,3 +168,16 @@ def test_steps_that_xla_compiles_one_by_one_take_their_batches_too(x):
         weights.append(vae.get_weights())
     for one, other in zip(*weights, strict=True):
         np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("jit_compile", ["auto", True])
+def test_a_metric_may_be_a_variable(jit_compile, x):
+    class Counting(VAE):
+        def train_step(self, data):
+            return {**super().train_step(data), "steps": self.optimizer.iterations}
+
+    vae = Counting(networks.dense_encoder((4,), (3,)), networks.dense_decoder(2, (4,), (3,)), 2)
+    vae.compile(keras.optimizers.SGD(0.01), jit_compile=jit_compile)
+    # The last batch of an epoch is smaller.
+    history = vae.fit(x, batch_size=3, epochs=2, verbose=0).history
+    assert history["steps"] == [7, 14]

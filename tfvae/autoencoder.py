@@ -112,7 +112,7 @@ class Autoencoder(VariationalModel):
         Reference: Burda et al. 2016, Importance Weighted Autoencoders, equation 8.
         """
         batches = self._log_weights(x, num_samples, batch_size, seed)
-        # In each chunk first, so that no more than one is in memory.
+        # In each chunk first, so that no more than a few are in memory.
         total = functools.partial(np.logaddexp.reduce, axis=0, dtype=float)
         sums = [total([total(chunk) for chunk in chunks]) for chunks in batches]
         return np.concatenate(sums) - np.log(num_samples)

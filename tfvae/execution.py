@@ -198,10 +198,10 @@ class OpenExecution(keras.Model):
         )
         if by_xla != self._trains_by_xla:
             self._trains_by_xla, self.train_function = by_xla, None
-        # A strategy would divide the data, and a device other than the CPU have them copied for each execution. Keras
-        # looks at weights of classes, which are left only where it refuses them.
+        # A strategy would divide the data, and a device other than the CPU have them copied for each execution.
         is_plain = self._distribute_strategy is None and not tf.config.get_visible_devices("GPU")
-        is_plain = is_plain and not self.run_eagerly and arguments.get("class_weight") is None
-        if data is not None and per_epoch is None and is_plain:
+        # `class_weight` is still there only beside `sample_weight`: Keras must see the data to refuse it.
+        is_read_by_keras = self.run_eagerly or per_epoch is not None or arguments.get("class_weight") is not None
+        if data is not None and is_plain and not is_read_by_keras:
             # Keras counts the batches, and takes none.
             self._resident, arguments["x"] = data, tf.data.Dataset.range(len(data))

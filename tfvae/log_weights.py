@@ -4,11 +4,12 @@ Where the decoder is evaluated often, XLA compiles a loop in which so few draws 
 processor's cache, and in which the encoder is evaluated once.
 """
 
+import collections
 import functools
 import itertools
 import math
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent import futures
 from typing import Any
 
@@ -104,15 +105,29 @@ def _by_xla(model: VariationalModel, batch: Any, num_samples: int, seed: tf.Tens
         model._functions[key] = tf.function(rounds, jit_compile=True, autograph=False)
     function, number = model._functions[key], -(-num_samples // draws)
     chunks = min(number, _CHUNKS_AT_A_TIME * -(-number // (_CHUNKS_AT_A_TIME * _ROUNDS)))
-    seeds = tf.split(tf.random.experimental.stateless_split(seed, chunks * -(-number // chunks)), chunks)
+    size = -(-number // chunks)
+    # Of many chunks the last would be empty where the size is rounded up.
+    chunks = -(-number // size)
+    seeds = tf.split(tf.random.experimental.stateless_split(seed, chunks * size), chunks)
     # Traced here: Keras keeps some of its state for each thread.
     function.get_concrete_function(batch, seeds[0])
-    pool = futures.ThreadPoolExecutor(_CHUNKS_AT_A_TIME)
-    outputs = pool.map(functools.partial(function, batch), seeds)
-    pool.shutdown(wait=False)
+    outputs = _side_by_side(functools.partial(function, batch), seeds)
     # At once, so that what XLA cannot compile is known.
     first = next(outputs)
     return _flat(itertools.chain([first], outputs), num_samples)
+
+
+def _side_by_side(function: Callable[[tf.Tensor], tf.Tensor], arguments: Iterable[tf.Tensor]) -> Iterator[tf.Tensor]:
+    """What a function gives of each argument, in their order; the next ones are computed while one is read."""
+    arguments = iter(arguments)
+    with futures.ThreadPoolExecutor(_CHUNKS_AT_A_TIME) as pool:
+        running = collections.deque(
+            pool.submit(function, each) for each in itertools.islice(arguments, _CHUNKS_AT_A_TIME)
+        )
+        while running:
+            output = running.popleft().result()
+            running.extend(pool.submit(function, each) for each in itertools.islice(arguments, 1))
+            yield output
 
 
 def _flat(outputs: Iterable[tf.Tensor], num_samples: int) -> Iterator[np.ndarray]:

@@ -5,6 +5,7 @@ are summed, and cannot run it under several workers, with several steps in one e
 runs the steps, and what crosses replicas stays outside of what XLA compiles.
 """
 
+import functools
 import itertools
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -33,11 +34,7 @@ def make_function(
     strategy = model.distribute_strategy
     jit_compile = jit_compile if strategy.num_replicas_in_sync == 1 else None
 
-    def one_step(data: Any) -> dict[str, Any]:
-        metrics = strategy.run(step, args=(data,))
-        return {
-            name: tf.reduce_mean(strategy.experimental_local_results(value), axis=0) for name, value in metrics.items()
-        }
+    one_step = functools.partial(run_step, strategy, step)
 
     def over_workers(metrics: dict[str, Any]) -> dict[str, Any]:
         # Alike in all, once an execution: where one worker stopped for its own NaN, the others would wait for it.
@@ -82,6 +79,22 @@ def make_function(
         return over_workers(one_step(next(iterator)))
 
     return function
+
+
+def run_step(strategy: tf.distribute.Strategy, step: Callable[[Any], dict[str, Any]], data: Any) -> dict[str, Any]:
+    """Runs a step on all replicas of this process, and returns its metrics, averaged over them.
+
+    Args:
+        strategy: the strategy of the replicas.
+        step: a `train_step` or `test_step`.
+        data: the batch of each replica.
+    """
+
+    def mean(value: Any) -> tf.Tensor:
+        # A metric may be a variable of Keras.
+        return tf.reduce_mean([tf.convert_to_tensor(own) for own in strategy.experimental_local_results(value)], axis=0)
+
+    return {name: mean(value) for name, value in strategy.run(step, args=(data,)).items()}
 
 
 def next_batch(

@@ -31,7 +31,8 @@ class Scan:
 
     def __init__(self, model: keras.Model, step: Callable[[Any], dict[str, Any]], by_xla: bool) -> None:
         self._model, self._step = model, step
-        # The batches of a pipeline without XLA, and what a strategy makes of data.
+        # The batches of a pipeline and of `train_on_batch` without XLA, what a strategy makes of data, and of data in
+        # memory the last batch where it is smaller.
         self._otherwise = replicas.make_function(model, step, bool(model.jit_compile))
         self._stack = tf.function(_stack, autograph=False, reduce_retracing=True)
         self._make_programs(by_xla)
@@ -119,12 +120,10 @@ def _program(
         at: gives a batch, of its number and the source.
         by_xla: whether XLA compiles the whole; else each step, where `compile` asks for it.
     """
-    strategy = model.distribute_strategy
 
     @tf.function(autograph=False, reduce_retracing=True, jit_compile=bool(model.jit_compile and not by_xla))
     def one_step(batch: Any) -> dict[str, Any]:
-        metrics = strategy.run(step, args=(batch,))
-        return {name: strategy.experimental_local_results(value)[0] for name, value in metrics.items()}
+        return replicas.run_step(model.distribute_strategy, step, batch)
 
     @tf.function(autograph=False, reduce_retracing=True, jit_compile=by_xla)
     def program(source: Any, number: tf.Tensor) -> dict[str, Any]:
