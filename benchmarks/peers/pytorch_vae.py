@@ -72,7 +72,7 @@ def load_layer(layer: nn.Module, kernel: np.ndarray, bias: np.ndarray) -> None:
 def to_tensor(x: np.ndarray) -> torch.Tensor:
     """Examples as a tensor; images [N, height, width, channels] as [N, channels, height, width].
 
-    In memory they are as before, channels last, which oneDNN convolves faster.
+    In memory they stay as they are. The weights of convolutions have channels last too, which oneDNN convolves faster.
     """
     return torch.from_numpy(x).movedim(-1, 1) if x.ndim == 4 else torch.from_numpy(x)
 
