@@ -12,13 +12,13 @@ A run that is cut goes on where it is started again with the same PATH, to which
 import argparse
 import itertools
 import statistics
-import time
 from pathlib import Path
 from typing import Any
 
 import keras
 import numpy as np
 from peers import architectures, tfvae_vae
+from peers.keras_fit import Seconds
 from peers.peer import LEARNING_RATE
 from peers.worker import PACKAGES
 from records import Records
@@ -31,22 +31,6 @@ SETTINGS = {
     "mixed_bfloat16": ("mixed_bfloat16", "auto"),
 }
 REFERENCE = "float32"
-
-
-class Clock(keras.callbacks.Callback):
-    """The seconds of each epoch."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.seconds: list[float] = []
-
-    def on_epoch_begin(self, epoch: int, logs: dict[str, float] | None = None) -> None:
-        """Starts the clock."""
-        self._start = time.perf_counter()
-
-    def on_epoch_end(self, epoch: int, logs: dict[str, float] | None = None) -> None:
-        """Stops the clock."""
-        self.seconds.append(time.perf_counter() - self._start)
 
 
 def measure(name: str, setting: dict[str, Any], train: np.ndarray, test: np.ndarray) -> dict[str, float]:
@@ -69,7 +53,7 @@ def measure(name: str, setting: dict[str, Any], train: np.ndarray, test: np.ndar
     model = tfvae_vae.build(architecture, 1)
     tfvae_vae.load(model, architectures.weights(architecture, setting["seed"]))
     model.compile(keras.optimizers.Adam(LEARNING_RATE), jit_compile=jit_compile)
-    clock = Clock()
+    clock = Seconds()
     train, test = (x.reshape(-1, *architecture.event_shape) for x in (train, test))
     model.fit(train, batch_size=setting["batch_size"], epochs=setting["epochs"], verbose=0, callbacks=[clock])
     return {

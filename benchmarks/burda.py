@@ -24,6 +24,7 @@ from pathlib import Path
 
 import keras
 import numpy as np
+from peers.keras_fit import Seconds
 
 import tfvae
 
@@ -35,20 +36,12 @@ PRIORS = {
 }
 
 
-class Seconds(keras.callbacks.Callback):
+class Log(Seconds):
     """The seconds of each epoch, and a line for each in a log that survives a cut."""
 
-    def __init__(self) -> None:
-        super().__init__()
-        self.seconds: list[float] = []
-
-    def on_epoch_begin(self, epoch: int, logs: dict[str, float] | None = None) -> None:
-        """Starts the clock."""
-        self._start = time.perf_counter()
-
     def on_epoch_end(self, epoch: int, logs: dict[str, float] | None = None) -> None:
-        """Stops the clock."""
-        self.seconds.append(time.perf_counter() - self._start)
+        """Stops the clock and prints the line."""
+        super().on_epoch_end(epoch, logs)
         print(f"epoch {epoch + 1} loss {logs['loss']:.3f} elbo {logs['elbo']:.3f} {self.seconds[-1]:.2f} s", flush=True)
 
 
@@ -95,7 +88,7 @@ def main() -> None:
     steps = math.ceil(num_examples / arguments.batch_size)
     rate = keras.optimizers.schedules.CosineDecay(arguments.learning_rate, steps * arguments.epochs)
     model.compile(keras.optimizers.Adam(rate, epsilon=1e-4))
-    clock = Seconds()
+    clock = Log()
     callbacks = [clock]
     if arguments.folder:
         callbacks.append(tfvae.callbacks.Checkpoints(arguments.folder))

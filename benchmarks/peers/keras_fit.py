@@ -1,4 +1,4 @@
-"""`keras.Model.fit` that waits between its epochs."""
+"""`keras.Model.fit` that is timed, or that waits between its epochs."""
 
 import queue
 import threading
@@ -11,6 +11,22 @@ import numpy as np
 
 class _StopError(Exception):
     """What ends a `fit` before its next step."""
+
+
+class Seconds(keras.callbacks.Callback):
+    """The seconds of each epoch."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seconds: list[float] = []
+
+    def on_epoch_begin(self, epoch: int, logs: dict[str, float] | None = None) -> None:
+        """Starts the clock."""
+        self._start = time.perf_counter()
+
+    def on_epoch_end(self, epoch: int, logs: dict[str, float] | None = None) -> None:
+        """Stops the clock."""
+        self.seconds.append(time.perf_counter() - self._start)
 
 
 class Epochs(keras.callbacks.Callback):
