@@ -94,7 +94,7 @@ def show(rows: list[dict[str, Any]], peers: list[str]) -> None:
             f"{peer:<16}{seconds:>10.1f}{spread(ratios, '.2f'):>28}{estimates[peer].mean():>16.3f}"
             f"{difference.mean():>12.4f}{errors:>8.1f}"
         )
-        if abs(errors) > MOST_ERRORS:
+        if not abs(errors) <= MOST_ERRORS:
             raise ValueError(
                 f"{peer} must estimate what tfvae does. Received: means {errors:.1f} standard errors apart"
             )

@@ -37,6 +37,47 @@ def test_operations_are_those_that_tensorflow_counts(name):
     assert execution.operations(network._flatten_layers()) == pytest.approx(expected, rel=0.1)
 
 
+class OwnProduct(keras.layers.Layer):
+    """A layer of a user's own, whose weights have names of its own."""
+
+    def __init__(self, shape):
+        super().__init__()
+        self.w, self.b = self.add_weight(shape=shape), self.add_weight(shape=shape[-1:])
+
+    def call(self, x):
+        product = tf.matmul(x, self.w) if len(self.w.shape) == 2 else tf.nn.conv2d(x, self.w, 1, "SAME")
+        return product + self.b
+
+
+@pytest.mark.parametrize(
+    ("layer", "shape", "expected", "is_fast"),
+    [
+        (lambda: OwnProduct((4, 5)), (4,), 2 * 4 * 5, True),
+        (lambda: OwnProduct((3, 3, 2, 5)), (8, 7, 2), 2 * 3 * 3 * 2 * 5 * 8 * 7, False),
+        (lambda: keras.layers.GRU(6), (7, 5), math.inf, False),
+    ],
+    ids=["own dense", "own convolution", "recurrent"],
+)
+def test_layers_of_other_kinds_are_known_or_their_operations_are_not(layer, shape, expected, is_fast):
+    network = keras.Sequential([keras.Input(shape), layer()])
+    assert execution.operations(network._flatten_layers()) == expected
+    assert execution.are_fast_by_xla(network._flatten_layers()) == is_fast
+
+
+def test_the_operations_of_convolutions_in_no_graph_of_layers_are_not_known():
+    class Own(keras.Model):
+        def __init__(self):
+            super().__init__()
+            self.convolution = keras.layers.Conv2D(5, 3)
+
+        def call(self, x):
+            return self.convolution(x)
+
+    network = Own()
+    network(tf.zeros([1, 8, 8, 1]))
+    assert execution.operations(network._flatten_layers()) == math.inf
+
+
 def batches_seen(**hooks):
     return type("Seen", (keras.callbacks.Callback,), {name: lambda self, *_, **__: None for name in hooks})()
 

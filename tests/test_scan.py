@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tfvae import likelihoods, scan
+from tfvae import execution, likelihoods, scan
 
 
 def dataset(sizes, weighted=False):
@@ -46,6 +46,40 @@ def test_a_program_trains_as_steps_without_xla_do(sizes, weighted, steps, quiet_
     ours = trained(quiet_vae(), data, True, steps_per_execution=steps)
     theirs = trained(quiet_vae(), data, False)
     assert ours[0] == 2 * len(sizes)
+    tf.nest.map_structure(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6), ours, theirs)
+
+
+def by_xla_at_once(monkeypatch):
+    """Lets XLA be chosen in trainings of any length; gives the shapes of the stacks that its programs are given."""
+    monkeypatch.setattr(execution, "_FEWEST_STEPS_BY_XLA", 1)
+    shapes, run = [], scan.Scan._run
+
+    def logged(self, at, source, number):
+        shapes.append(tuple(tf.nest.flatten(source)[0].shape))
+        return run(self, at, source, number)
+
+    monkeypatch.setattr(scan.Scan, "_run", logged)
+    return shapes
+
+
+def test_batches_of_many_shapes_are_not_all_compiled(quiet_vae, monkeypatch):
+    shapes = by_xla_at_once(monkeypatch)
+    data = dataset([3, 3, 1, 4, 5, 4, 3])
+    ours, theirs = trained(quiet_vae(), data, "auto"), trained(quiet_vae(), data, False)
+    assert {shape[1] for shape in shapes} == {3, 1}
+    assert ours[0] == 2 * 7
+    tf.nest.map_structure(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6), ours, theirs)
+
+
+@pytest.mark.filterwarnings("ignore:`fit` was given y")
+@pytest.mark.parametrize("kind", ["sparse", "ragged"])
+def test_targets_that_are_no_tensors_train_as_without_xla(kind, quiet_vae, x, monkeypatch):
+    shapes = by_xla_at_once(monkeypatch)
+    made = {"sparse": tf.sparse.from_dense, "ragged": tf.RaggedTensor.from_tensor}[kind]
+    data = tf.data.Dataset.from_tensor_slices(x).batch(5).map(lambda batch: (batch, made(batch)))
+    ours, theirs = trained(quiet_vae(), data, "auto"), trained(quiet_vae(), data, False)
+    assert not shapes
+    assert ours[0] == 2 * 4
     tf.nest.map_structure(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6), ours, theirs)
 
 

@@ -68,6 +68,19 @@ def test_train_on_batch_in_a_callback_trains_on_its_batch_alone(jit_compile, qui
         np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-6)
 
 
+def test_a_fit_in_a_callback_trains_on_its_own_data(quiet_vae, x):
+    vae, twin = compiled(quiet_vae(), jit_compile=False), compiled(quiet_vae(), jit_compile=False)
+    twin.set_weights(vae.get_weights())
+    vae.fit(
+        x, batch_size=20, epochs=2, callbacks=[Calls(lambda model: model.fit(x[:2], verbose=0) and None)], verbose=0
+    )
+    assert int(vae.optimizer.iterations) == 4
+    for rows in (x[:2], x, x[:2], x):
+        twin.fit(rows, verbose=0)
+    for one, other in zip(vae.get_weights(), twin.get_weights(), strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-6)
+
+
 def test_xla_ends_where_a_later_compile_forbids_it(tiny_vae, x, monkeypatch):
     monkeypatch.setattr(execution, "_FEWEST_STEPS_BY_XLA", 1)
     made = []

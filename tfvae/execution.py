@@ -1,7 +1,7 @@
 """How the steps of a training run where `compile` leaves it open: how many in one execution, and whether by XLA.
 
 On a CPU XLA makes many steps of dense layers, in one loop, faster than TensorFlow, but takes seconds to compile; its
-convolutions are slower. `benchmarks/training.py` measures both.
+convolutions are slower, as those of JAX, which are XLA's too, in `benchmarks/training.py`.
 """
 
 import contextlib
@@ -28,26 +28,32 @@ _KERNELS = ("kernel", "depthwise_kernel", "pointwise_kernel", "recurrent_kernel"
 def operations(layers: Iterable[keras.layers.Layer]) -> float:
     """The floating-point operations that layers take for one example, forward.
 
-    Those of dense and convolutional layers. Of a convolution in a network that is no graph of layers, whose shapes are
-    not known, it counts those of one place.
+    Those of products with weights of two axes or more. Infinity where they are not known: with recurrent layers, and
+    with convolutions in a network that is no graph of layers, whose shapes are not known.
 
     Args:
-        layers: the layers, without those that hold others.
+        layers: the layers, and perhaps those that hold them.
     """
     return sum(2.0 * math.prod(kernel.shape) * _places(layer) for layer in layers for kernel in _kernels(layer))
 
 
 def _kernels(layer: keras.layers.Layer) -> list[keras.Variable]:
-    return [getattr(layer, name) for name in _KERNELS if hasattr(layer, name)]
+    """The weights that a layer multiplies its input with: in a layer of a user's own, whatever their names."""
+    named = [getattr(layer, name) for name in _KERNELS if hasattr(layer, name)]
+    if named or type(layer).__module__.split(".")[0] in ("keras", "tfvae"):
+        return named
+    return [variable for variable in layer._trainable_variables if len(variable.shape) > 1]
 
 
-def _places(layer: keras.layers.Layer) -> int:
+def _places(layer: keras.layers.Layer) -> float:
     """At how many places of one example a layer applies its kernel."""
+    if hasattr(layer, "recurrent_kernel"):
+        return math.inf
     try:
         # A transposed convolution applies it at each place of its input.
         shape = (layer.input if "Transpose" in type(layer).__name__ else layer.output).shape
     except (AttributeError, ValueError):
-        return 1
+        return 1 if all(len(kernel.shape) == 2 for kernel in _kernels(layer)) else math.inf
     return math.prod(size or 1 for size in shape[1:-1])
 
 
@@ -91,8 +97,8 @@ def are_dense(layers: Iterable[keras.layers.Layer]) -> bool:
     """Whether layers have no kernels but those of dense layers, and XLA can compile them."""
 
     def is_dense(layer: keras.layers.Layer) -> bool:
-        kernels = _kernels(layer)
-        return not kernels or (len(kernels) == 1 and hasattr(layer, "kernel") and len(layer.kernel.shape) == 2)
+        are_matrices = all(len(kernel.shape) == 2 for kernel in _kernels(layer))
+        return are_matrices and not hasattr(layer, "recurrent_kernel")
 
     return all(layer.supports_jit and is_dense(layer) for layer in layers)
 
@@ -165,7 +171,9 @@ class OpenExecution(keras.Model):
             rows: the examples of a batch.
             callbacks: those of `fit`.
         """
-        given = self.steps_per_execution
+        # The data are those of another `fit`, where a callback of it trains.
+        given, resident = self.steps_per_execution, self._resident
+        self._resident = None
         try:
             # Keras reads it once, for the data of training: `FollowEpochs` restores it.
             self.steps_per_execution = self._steps_of_training = self._chosen_steps(arguments, rows, callbacks)
@@ -173,7 +181,7 @@ class OpenExecution(keras.Model):
             self._choose_program(arguments, data)
             yield
         finally:
-            self.steps_per_execution, self._resident = given, None
+            self.steps_per_execution, self._resident = given, resident
 
     def _chosen_steps(self, arguments: dict[str, Any], rows: int, callbacks: list[keras.callbacks.Callback]) -> int:
         """How many steps of training run in one execution; of several workers each must take as many."""

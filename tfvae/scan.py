@@ -16,6 +16,8 @@ from tfvae import replicas, resident
 
 # The most bytes of the batches that one program is given.
 _BYTES = 2**26
+# XLA compiles a program for each shape of the batches; those of more shapes run without it, one at a time.
+_MOST_SHAPES = 2
 # What TensorFlow raises where XLA has no form of an operation, or must know a shape.
 CANNOT_COMPILE = (tf.errors.InvalidArgumentError, tf.errors.UnimplementedError)
 
@@ -36,8 +38,9 @@ class Scan:
         self._otherwise = replicas.make_function(model, step, bool(model.jit_compile))
         self._stack = tf.function(_stack, autograph=False, reduce_retracing=True)
         self._make_programs(by_xla)
-        # Whether XLA has compiled a program.
+        # Whether XLA has compiled a program, and the shapes of the batches that it stacks.
         self._is_compiled = False
+        self._shapes: set[tuple[tuple[int, ...], ...]] = set()
 
     def _make_programs(self, by_xla: bool) -> None:
         self._by_xla = by_xla
@@ -66,11 +69,25 @@ class Scan:
         # Where there is no batch, this ends the epoch.
         batch = next(iterator)
         while batch is not None:
+            if not self._is_stacked(batch):
+                metrics, left = self._otherwise(iter([batch])), left - 1
+                batch = next(iterator, None) if left else None
+                continue
             batches, number, following = self._stack(batch, iterator, tf.constant(left), tf.constant(slots))
             metrics = self._run(_at, batches, number)
             left -= int(number)
             batch = following.get_value() if following.has_value() else next(iterator, None) if left else None
         return metrics
+
+    def _is_stacked(self, batch: Any) -> bool:
+        """Whether a batch is stacked for a program: not a sparse or a ragged one, nor one of many shapes."""
+        parts = _tensors(batch)
+        if not all(isinstance(part, tf.Tensor) for part in parts):
+            return False
+        shapes = tuple(tuple(part.shape) for part in parts)
+        if len(self._shapes) < _MOST_SHAPES:
+            self._shapes.add(shapes)
+        return shapes in self._shapes
 
     def _run_rows(self, batches: resident.Batches, count: int) -> dict[str, Any]:
         """Runs steps of data in memory, or fewer where the epoch ends."""
