@@ -131,6 +131,17 @@ def test_the_loss_of_every_peer_is_that_of_tfvae_and_training_lowers_it(peer, ru
         assert after < before
 
 
+@pytest.mark.parametrize("wrong", [1.0, np.nan])
+def test_estimates_that_are_not_those_of_tfvae_are_refused(wrong):
+    numbers = np.random.default_rng(0)
+    estimates = {peer: numbers.normal(-90, 0.1, 200) for peer in ("tfvae", "jax")}
+    rows = [{"seconds": {"tfvae": 1.0, "jax": 2.0}, "estimates": estimates}]
+    likelihood.show(rows, ["tfvae", "jax"])
+    estimates["jax"] += wrong
+    with pytest.raises(ValueError, match="jax must estimate what tfvae does"):
+        likelihood.show(rows, ["tfvae", "jax"])
+
+
 def test_the_likelihood_leaves_out_a_peer_that_is_not_installed(capsys, monkeypatch):
     monkeypatch.setitem(likelihood.PEERS, "other", ("no_such_package", "module", "Class", {}))
     assert likelihood.installed(["tfvae", "other"]) == ["tfvae"]
