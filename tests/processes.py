@@ -8,7 +8,7 @@ import time
 SERVER = """
 import os, resource, sys
 import keras, numpy, tensorflow
-import tfvae.export.client, tfvae.export.device, tfvae.export.serving, tfvae.vae
+import tfvae.export.client, tfvae.export.device, tfvae.export.serving, tfvae.models.vae
 from tfvae import data, elbo, inputs, likelihoods, networks, objectives, posteriors, priors
 
 keras.Sequential, keras.saving.load_model

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tfvae import adam
+from tfvae.training import fused_adam
 
 STEPS = 5
 # Both round 1 - beta_2^t, at first 1e-3, to 6e-8: 3e-5 of an update of 0.01, five times.
@@ -47,7 +47,7 @@ def train(optimizer, jit_compile):
 @pytest.mark.parametrize("jit_compile", [False, True])
 def test_the_update_is_that_of_keras(name, jit_compile):
     fused = OPTIMIZERS[name]()
-    adam.fuse(fused)
+    fused_adam.fuse(fused)
     ours, theirs = train(fused, jit_compile), train(OPTIMIZERS[name](), jit_compile)
     assert len(ours) == len(theirs) > 3
     for one, other in zip(ours, theirs, strict=True):
@@ -58,7 +58,7 @@ def operations(optimizer):
     """The types of the operations of one update."""
     weights = variables()
     optimizer.build(weights)
-    adam.fuse(optimizer)
+    fused_adam.fuse(optimizer)
     graph = tf.function(lambda: optimizer.apply([tf.ones(weight.shape) for weight in weights], weights))
     return [operation.type for operation in graph.get_concrete_function().graph.get_operations()]
 
@@ -87,7 +87,7 @@ def test_a_gradient_of_some_rows():
         optimizer = keras.optimizers.Adam(0.1)
         optimizer.build([table])
         if is_fused:
-            adam.fuse(optimizer)
+            fused_adam.fuse(optimizer)
         optimizer.apply([rows], [table])
         results.append(np.array(table))
     np.testing.assert_allclose(*results, rtol=1e-6)

@@ -6,8 +6,9 @@ import pytest
 import tensorflow as tf
 from scipy import stats
 
-from tfvae import elbo, laplace, posteriors
-from tfvae.approximation import Approximation
+from tfvae import elbo, posteriors
+from tfvae.inference import newton
+from tfvae.inference.approximation import Approximation
 
 DIM = 3
 LOC = np.array([5.0, -2.0, 0.1])
@@ -35,7 +36,7 @@ def build(name, *, scale=SCALE, started=False):
         generator = np.random.default_rng(0)
         for weight in approximation.posterior.weights:
             weight.assign(generator.normal(scale=0.4, size=weight.shape))
-    approximation.set_coordinates(laplace.Gaussian(LOC, scale, np.nan))
+    approximation.set_coordinates(newton.Gaussian(LOC, scale, np.nan))
     return approximation
 
 
@@ -94,16 +95,16 @@ def test_coordinates_are_the_identity_until_they_are_set():
     z = np.random.default_rng(0).normal(size=[20, DIM])
     received = approximation.log_prob(tf.constant(z, tf.float32))
     np.testing.assert_allclose(received, stats.multivariate_normal(np.zeros(DIM)).logpdf(z), atol=1e-4)
-    approximation.set_coordinates(laplace.Gaussian(LOC, SCALE, np.nan))
+    approximation.set_coordinates(newton.Gaussian(LOC, SCALE, np.nan))
     assert float(approximation.standardized) == 1.0
     assert not [weight for weight in approximation.trainable_weights if weight is approximation.scale]
 
 
 def test_many_dimensions_take_the_scales_alone():
-    dim = laplace.FULL_CURVATURE_DIM + 1
+    dim = newton.FULL_CURVATURE_DIM + 1
     approximation = Approximation(posteriors.LowRankNormal(rank=1), dim)
     scale = np.linspace(0.5, 2.0, dim)
-    approximation.set_coordinates(laplace.Gaussian(np.zeros(dim), scale, np.nan))
+    approximation.set_coordinates(newton.Gaussian(np.zeros(dim), scale, np.nan))
     z, log_q = approximation.draw(5, SEED)
     np.testing.assert_allclose(approximation.log_prob(z), log_q, rtol=1e-4)
     factor = approximation.posterior.factor_head.bias.numpy().astype(float).reshape(dim, 1)

@@ -15,7 +15,7 @@ import pytest
 import yaml
 from sklearn.datasets import load_digits
 
-from tfvae import cli, runs
+from tfvae.cli import commands, run_folder
 
 SMALL = ["--epochs", "2", "--hidden", "[16]", "--latent_dim", "2", "--num_samples", "20"]
 
@@ -26,7 +26,7 @@ def trained(tmp_path_factory):
     folder = tmp_path_factory.mktemp("trained")
     with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(io.StringIO()) as printed:
         patch.chdir(folder)
-        cli.main(["train", "digits", *SMALL])
+        commands.main(["train", "digits", *SMALL])
     (folder / "printed.txt").write_text(printed.getvalue())
     return folder
 
@@ -46,14 +46,14 @@ def in_empty(tmp_path, monkeypatch):
 @pytest.fixture
 def without_exports(monkeypatch):
     """Leaves out the pictures and the exports of a training, which the tests of `trained` look at."""
-    monkeypatch.setattr(runs, "draw", lambda *_: None)
-    monkeypatch.setattr(cli, "_export", lambda *_: None)
+    monkeypatch.setattr(run_folder, "draw", lambda *_: None)
+    monkeypatch.setattr(commands, "_export", lambda *_: None)
 
 
 def error_line(capsys, arguments):
     """Runs a command that must fail as a usage error, and returns its one line."""
     with pytest.raises(SystemExit) as raised:
-        cli.main(arguments)
+        commands.main(arguments)
     assert raised.value.code == 2
     message = capsys.readouterr().err.strip().splitlines()
     assert len(message) == 1, message
@@ -105,7 +105,7 @@ def test_config_of_a_run_repeats_it(in_trained, without_exports):
     config = yaml.safe_load((in_trained / "runs/digits/config.yaml").read_text())
     assert config["hidden"] == [16]
     assert config["likelihood"] == {"class_path": "tfvae.likelihoods.Normal", "init_args": {"scale": "learned"}}
-    cli.main(["train", "--config", "runs/digits/config.yaml", "--name", "repeated"])
+    commands.main(["train", "--config", "runs/digits/config.yaml", "--name", "repeated"])
     first, second = (keras.saving.load_model(f"runs/{name}/model.keras") for name in ("digits", "repeated"))
     for a, b in zip(first.get_weights(), second.get_weights(), strict=True):
         np.testing.assert_array_equal(a, b)
@@ -118,7 +118,7 @@ def test_an_earlier_run_is_kept_unless_told_otherwise(in_trained, capsys):
 
 
 def test_evaluate_prints_the_held_out_figures_of_the_model(in_trained, capsys):
-    cli.main(["evaluate", "runs/digits", "--num_samples", "200"])
+    commands.main(["evaluate", "runs/digits", "--num_samples", "200"])
     nats, _ = table_values(capsys.readouterr().out, "log-likelihood")
     model = keras.saving.load_model("runs/digits/model.keras")
     x = (load_digits().images / 16)[..., None]
@@ -128,13 +128,13 @@ def test_evaluate_prints_the_held_out_figures_of_the_model(in_trained, capsys):
 
 def test_evaluate_takes_other_data(in_trained, capsys):
     np.save("blank.npy", np.zeros((10, 8, 8, 1), np.float32))
-    cli.main(["evaluate", "runs/digits", "--data", "blank.npy"])
+    commands.main(["evaluate", "runs/digits", "--data", "blank.npy"])
     assert "held out: 2 examples of 64 dimensions" in capsys.readouterr().out
 
 
 def test_generate_writes_a_picture_or_an_array(in_trained):
-    cli.main(["generate", "runs/digits", "--output", "s.png", "--n", "4"])
-    cli.main(["generate", "runs/digits", "--output", "s.npy", "--n", "4", "--seed", "3"])
+    commands.main(["generate", "runs/digits", "--output", "s.png", "--n", "4"])
+    commands.main(["generate", "runs/digits", "--output", "s.npy", "--n", "4", "--seed", "3"])
     expected = keras.saving.load_model("runs/digits/model.keras").generate(4, seed=3)
     np.testing.assert_array_equal(np.load("s.npy"), expected)
     assert (in_trained / "s.png").read_bytes().startswith(b"\x89PNG")
@@ -142,13 +142,15 @@ def test_generate_writes_a_picture_or_an_array(in_trained):
 
 def test_export_writes_the_next_version(in_trained):
     shutil.copytree("saved_models/digits", "elsewhere")
-    cli.main(["export", "runs/digits", "--output", "elsewhere"])
+    commands.main(["export", "runs/digits", "--output", "elsewhere"])
     assert {"1", "2", "elsewhere.tflite"} < {path.name for path in (in_trained / "elsewhere").iterdir()}
 
 
 def test_parts_are_chosen_by_flags(in_empty, without_exports):
     arguments = ["--likelihood.scale", "0.3", "--objective.beta", "4", "--posterior", "DiagonalNormal"]
-    cli.main(["train", *SMALL, *arguments, "--network", "convolutional", "--filters", "[4]", "--activation", "relu"])
+    commands.main(
+        ["train", *SMALL, *arguments, "--network", "convolutional", "--filters", "[4]", "--activation", "relu"]
+    )
     model = keras.saving.load_model("runs/digits/model.keras")
     assert float(model.likelihood.scale) == pytest.approx(0.3)
     assert model.objective.beta == 4
@@ -158,14 +160,14 @@ def test_parts_are_chosen_by_flags(in_empty, without_exports):
 def test_binary_data(in_empty, without_exports, capsys):
     message = error_line(capsys, ["train", "--binarize", "dynamic"])
     assert "--likelihood Bernoulli" in message
-    cli.main(["train", *SMALL, "--binarize", "dynamic", "--likelihood", "Bernoulli"])
+    commands.main(["train", *SMALL, "--binarize", "dynamic", "--likelihood", "Bernoulli"])
     elbo, _ = table_values(capsys.readouterr().out, "ELBO")
     assert -64 < elbo < 0
 
 
 def test_print_config_shows_every_part(capsys):
     with pytest.raises(SystemExit) as raised:
-        cli.main(["train", "--print_config"])
+        commands.main(["train", "--print_config"])
     assert raised.value.code == 0
     config = yaml.safe_load(capsys.readouterr().out)
     assert config["objective"]["init_args"] == {
@@ -210,13 +212,13 @@ def test_a_usage_error_is_one_line_and_exit_code_2(in_empty, capsys, arguments, 
 
 def test_a_run_that_diverges_says_so_and_keeps_its_history(in_empty, capsys):
     with pytest.raises(SystemExit, match="diverged"):
-        cli.main(["train", *SMALL, "--learning_rate", "1e30"])
+        commands.main(["train", *SMALL, "--learning_rate", "1e30"])
     assert {path.name for path in (in_empty / "runs/digits").iterdir()} == {"config.yaml", "history.csv"}
     assert not (in_empty / "saved_models").exists()
 
 
 def test_evaluate_repeats_what_train_printed(in_trained, capsys):
-    cli.main(["evaluate", "runs/digits", "--num_samples", "20"])
+    commands.main(["evaluate", "runs/digits", "--num_samples", "20"])
     evaluated = capsys.readouterr().out
     printed = (in_trained / "printed.txt").read_text()
     for label in ("ELBO", "log-likelihood", "KL"):
@@ -224,14 +226,14 @@ def test_evaluate_repeats_what_train_printed(in_trained, capsys):
 
 
 def test_verify_and_predict_take_the_exports(in_trained, capsys):
-    cli.main(["verify", "runs/digits", "--saved_model", "saved_models/digits", "--output", "v.json"])
+    commands.main(["verify", "runs/digits", "--saved_model", "saved_models/digits", "--output", "v.json"])
     assert "TFLite" not in capsys.readouterr().out
     assert {row["format"] for row in json.loads((in_trained / "v.json").read_text())["agreements"]} == {"SavedModel"}
     x = (load_digits().images[:5, ..., None] / 16).astype(np.float32)
     np.save("x.npy", x)
     model = keras.saving.load_model("runs/digits/model.keras")
     for exported in ("saved_models/digits", "saved_models/digits/digits.tflite"):
-        cli.main(["predict", "--model", exported, "--input", "x.npy", "--output", "y.npz"])
+        commands.main(["predict", "--model", exported, "--input", "x.npy", "--output", "y.npz"])
         outputs = np.load("y.npz")
         assert set(outputs) == {"mean", "elbo", "log_likelihood", "kl", "loc", "scale"}
         np.testing.assert_allclose(outputs["mean"], model.reconstruct(x), rtol=1e-4, atol=1e-5)
@@ -241,7 +243,7 @@ def test_verify_and_predict_take_the_exports(in_trained, capsys):
 @pytest.mark.slow
 def test_export_quantises_and_prunes(in_trained):
     shutil.copytree("saved_models/digits", "small")
-    cli.main(["export", "runs/digits", "--output", "small", "--keep", "1", "--quantize", "int8"])
+    commands.main(["export", "runs/digits", "--output", "small", "--keep", "1", "--quantize", "int8"])
     assert [path.name for path in (in_trained / "small").iterdir() if path.name.isdecimal()] == ["2"]
     assert json.loads((in_trained / "small/small.json").read_text())["quantize"] == "int8"
 

@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 import yaml
 
-from tfvae import shards
-from tfvae.cli import main
+from tfvae.cli.commands import main
+from tfvae.data import shards
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
 

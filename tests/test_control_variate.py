@@ -7,8 +7,9 @@ import tensorflow as tf
 import tensorflow_probability as tfp
 from scipy import optimize
 
-from tfvae import VariationalInference, laplace
-from tfvae.control_variate import AtPoint, ControlVariate, of_all_rows, recentre
+from tfvae import VariationalInference
+from tfvae.inference import newton
+from tfvae.inference.control_variate import AtPoint, ControlVariate, of_all_rows, recentre
 
 tfd = tfp.distributions
 
@@ -140,7 +141,7 @@ def test_the_noise_of_a_batch_all_but_vanishes_near_the_mode(large):
     model = VariationalInference(log_joint, {"w": (DIM,)}, num_data=len(data[0]))
     # Near the mode, as after a start, and q as wide as the posterior.
     point = mode + 0.5 * np.linalg.cholesky(covariance)[:, 0]
-    model.approximation.set_coordinates(laplace.Gaussian(point, np.linalg.cholesky(covariance), np.nan))
+    model.approximation.set_coordinates(newton.Gaussian(point, np.linalg.cholesky(covariance), np.nan))
     model.control_variate.set(at_point(point, *data))
 
     @tf.function
@@ -172,7 +173,7 @@ def test_the_mode_of_a_subset_is_moved_to_that_of_all_rows(large, diagonal, widt
     data, mode, covariance = large
     subset = tuple(array[:400] for array in data)
     start, root = laplace_of(*subset, scale=50.0)
-    gaussian = laplace.Gaussian(start, width * np.linalg.cholesky(root), 0.0)
+    gaussian = newton.Gaussian(start, width * np.linalg.cholesky(root), 0.0)
     if diagonal:
         gaussian = gaussian.diagonal()
     passes = []
@@ -201,13 +202,13 @@ def test_a_point_at_the_mode_is_left_there(large):
         passes.append(point)
         return at_point(point, *data)
 
-    found = recentre(laplace.Gaussian(mode, np.linalg.cholesky(covariance), 0.0), evaluate, log_prior)
+    found = recentre(newton.Gaussian(mode, np.linalg.cholesky(covariance), 0.0), evaluate, log_prior)
     np.testing.assert_array_equal(found.loc, mode)
     assert len(passes) == 1
 
 
 def test_a_point_without_a_gradient_is_left_there():
-    start = laplace.Gaussian(np.ones(DIM), np.eye(DIM), 0.0)
+    start = newton.Gaussian(np.ones(DIM), np.eye(DIM), 0.0)
     found = recentre(start, lambda point: AtPoint(point, 0.0, np.full(DIM, np.nan)), log_prior)
     np.testing.assert_array_equal(found.loc, start.loc)
 

@@ -11,7 +11,7 @@ import pytest
 import tensorflow as tf
 from sklearn.datasets import load_digits
 
-from tfvae import runs
+from tfvae.cli import run_folder
 from tfvae.data import load, read
 
 TRAIN = np.arange(23 * 3, dtype=np.float32).reshape(23, 3)
@@ -337,7 +337,7 @@ def test_a_value_that_is_found_while_reading(tmp_path, value, binarize, message)
 def test_held_out_examples_are_the_first_ones(tmp_path):
     shard(tmp_path, np.arange(30_000).reshape(-1, 2), count=2)
     for pipelines, count in ((load(tmp_path), 7500), (load(np.zeros((30_000, 1)), validation_fraction=0.5), 10_000)):
-        np.testing.assert_array_equal(runs.held_out(pipelines), rows(pipelines.validation)[:count])
+        np.testing.assert_array_equal(run_folder.held_out(pipelines), rows(pipelines.validation)[:count])
 
 
 # Names.

@@ -6,7 +6,7 @@ import pandas as pd
 import pytest
 import tensorflow as tf
 
-from tfvae import epochs
+from tfvae.data import epochs
 
 # The first column tells the rows apart.
 X = np.stack([np.arange(20), np.zeros(20)], axis=1)

@@ -38,7 +38,7 @@ def assert_errors_are_as_predicted(estimate, exact):
 
 
 def test_importance_sampling_gives_what_log_likelihood_gives(monkeypatch):
-    monkeypatch.setattr(tfvae.log_weights, "_CHUNK_ELEMENTS", 5 * 4 * 7)
+    monkeypatch.setattr(tfvae.models.log_weights, "_CHUNK_ELEMENTS", 5 * 4 * 7)
     vae = correlated_vae()
     x = draws_of(vae, 10)
     expected = vae.log_likelihood(x, 100, batch_size=4, seed=3)

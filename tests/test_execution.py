@@ -8,7 +8,8 @@ import pytest
 import tensorflow as tf
 from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
 
-from tfvae import VAE, callbacks, execution, likelihoods, networks, objectives, posteriors, scan
+from tfvae import VAE, callbacks, likelihoods, networks, objectives, posteriors
+from tfvae.training import loop, plan
 
 
 def counted_by_tensorflow(network, shape):
@@ -34,7 +35,7 @@ def test_operations_are_those_that_tensorflow_counts(name):
     network, shape = NETWORKS[name]
     expected = counted_by_tensorflow(network, shape)
     # TensorFlow counts the additions of biases as well.
-    assert execution.operations(network._flatten_layers()) == pytest.approx(expected, rel=0.1)
+    assert plan.operations(network._flatten_layers()) == pytest.approx(expected, rel=0.1)
 
 
 class OwnProduct(keras.layers.Layer):
@@ -60,8 +61,8 @@ class OwnProduct(keras.layers.Layer):
 )
 def test_layers_of_other_kinds_are_known_or_their_operations_are_not(layer, shape, expected, is_fast):
     network = keras.Sequential([keras.Input(shape), layer()])
-    assert execution.operations(network._flatten_layers()) == expected
-    assert execution.are_fast_by_xla(network._flatten_layers()) == is_fast
+    assert plan.operations(network._flatten_layers()) == expected
+    assert plan.are_fast_by_xla(network._flatten_layers()) == is_fast
 
 
 def test_the_operations_of_convolutions_in_no_graph_of_layers_are_not_known():
@@ -75,7 +76,7 @@ def test_the_operations_of_convolutions_in_no_graph_of_layers_are_not_known():
 
     network = Own()
     network(tf.zeros([1, 8, 8, 1]))
-    assert execution.operations(network._flatten_layers()) == math.inf
+    assert plan.operations(network._flatten_layers()) == math.inf
 
 
 def batches_seen(**hooks):
@@ -106,7 +107,7 @@ def batches_seen(**hooks):
     ],
 )
 def test_a_callback_that_looks_at_batches_sees_each(callback, expected):
-    assert execution.steps(1e9, None, math.inf, [keras.callbacks.EarlyStopping(), callback]) == expected
+    assert plan.steps(1e9, None, math.inf, [keras.callbacks.EarlyStopping(), callback]) == expected
 
 
 @pytest.mark.parametrize(
@@ -128,7 +129,7 @@ def test_a_callback_that_looks_at_batches_sees_each(callback, expected):
 def test_an_execution_takes_about_a_second_and_divides_an_epoch_that_is_no_pass(
     operations, steps_per_epoch, batches, expected
 ):
-    assert execution.steps(operations, steps_per_epoch, batches, []) == expected
+    assert plan.steps(operations, steps_per_epoch, batches, []) == expected
 
 
 class Steps(keras.callbacks.Callback):
@@ -188,30 +189,30 @@ for layer in DENSE:
 
 
 def test_xla_is_for_dense_layers():
-    assert execution.are_dense(DENSE)
+    assert plan.are_dense(DENSE)
     convolution = keras.layers.Conv2D(2, 3)
     convolution.build((None, 8, 8, 1))
-    assert not execution.are_dense([*DENSE, convolution])
+    assert not plan.are_dense([*DENSE, convolution])
     for other in (keras.layers.SeparableConv1D(2, 3), keras.layers.LSTM(3).cell):
         other.build((None, 8, 4) if "Conv" in type(other).__name__ else (None, 4))
-        assert not execution.are_dense([*DENSE, other])
+        assert not plan.are_dense([*DENSE, other])
     without_xla = keras.layers.Dropout(0.5)
     without_xla.supports_jit = False
-    assert not execution.are_dense([*DENSE, without_xla])
+    assert not plan.are_dense([*DENSE, without_xla])
 
 
 def test_xla_is_not_for_bfloat16():
     layer = keras.layers.Dense(3, dtype="mixed_bfloat16")
     layer.build((None, 4))
-    assert execution.are_dense([layer])
-    assert not execution.are_fast_by_xla([*DENSE, layer])
+    assert plan.are_dense([layer])
+    assert not plan.are_fast_by_xla([*DENSE, layer])
 
 
 def test_xla_is_not_for_random_numbers_that_it_makes_slowly():
-    assert execution.are_fast_by_xla([*DENSE, posteriors.DiagonalNormal(2), posteriors.CouplingFlow(2)])
+    assert plan.are_fast_by_xla([*DENSE, posteriors.DiagonalNormal(2), posteriors.CouplingFlow(2)])
     for layer in (keras.layers.Dropout(0.5), keras.layers.GaussianNoise(0.1), posteriors.Laplace(2)):
-        assert execution.are_dense([*DENSE, layer])
-        assert not execution.are_fast_by_xla([*DENSE, layer])
+        assert plan.are_dense([*DENSE, layer])
+        assert not plan.are_fast_by_xla([*DENSE, layer])
 
 
 class Once(keras.callbacks.Callback):
@@ -223,9 +224,9 @@ class Once(keras.callbacks.Callback):
 def scans(monkeypatch):
     """The models many steps of which XLA compiles together."""
     made = []
-    make = scan.Scan
+    make = loop.Scan
     monkeypatch.setattr(
-        scan, "Scan", lambda model, step, by_xla: made.extend([model] * by_xla) or make(model, step, by_xla)
+        loop, "Scan", lambda model, step, by_xla: made.extend([model] * by_xla) or make(model, step, by_xla)
     )
     return made
 
@@ -262,7 +263,7 @@ def test_what_compile_left_open_remains_so_in_a_file(scans, tiny_vae, x, tmp_pat
         vae.fit(x, epochs=1, verbose=0)
         vae.save(tmp_path / f"{number}.keras")
         loaded = keras.models.load_model(tmp_path / f"{number}.keras")
-        assert execution.is_open(loaded) is not bool(mode)
+        assert plan.is_open(loaded) is not bool(mode)
         scans.clear()
         loaded.fit(x, batch_size=4, epochs=800, callbacks=[Once()], verbose=0)
         assert bool(scans) is not bool(mode)

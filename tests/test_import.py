@@ -81,7 +81,7 @@ def test_import_changes_no_global_state(printed):
 
 def test_import_brings_in_no_library_that_only_some_need(printed):
     modules = json.loads(printed[-1])["modules"]
-    assert "tfvae.vae" in modules
+    assert "tfvae.models.vae" in modules
     assert {"matplotlib", "pandas", "sklearn"} & {module.partition(".")[0] for module in modules} == set()
 
 
@@ -127,18 +127,18 @@ def public_definitions(module_name):
 
 
 def test_the_walk_finds_modules_classes_functions_methods_and_properties():
-    assert {"tfvae", "tfvae.elbo", "tfvae.vae", "tfvae.networks", "tfvae.export"} <= set(MODULES)
+    assert {"tfvae", "tfvae.elbo", "tfvae.models.vae", "tfvae.networks", "tfvae.export"} <= set(MODULES)
     names = {name for module in MODULES for name, _ in public_definitions(module)}
     assert {
-        "tfvae.vae.VAE",
-        "tfvae.vae.VAE.decode",
-        "tfvae.autoencoder.Autoencoder.from_config",
-        "tfvae.vae.VAE.__init__",
+        "tfvae.models.vae.VAE",
+        "tfvae.models.vae.VAE.decode",
+        "tfvae.models.autoencoder.Autoencoder.from_config",
+        "tfvae.models.vae.VAE.__init__",
         "tfvae.elbo.ElboTerms.elbo",
-        "tfvae.inputs.peek",
+        "tfvae.training.batch.peek",
         "tfvae.networks.dense_encoder",
     } <= names
-    assert "tfvae.vae.VariationalModel" not in names
+    assert "tfvae.models.vae.VariationalModel" not in names
 
 
 @pytest.mark.parametrize("module", MODULES)

@@ -8,7 +8,7 @@ import tensorflow as tf
 import tensorflow_probability as tfp
 from scipy import optimize
 
-from tfvae import laplace
+from tfvae.inference import newton
 
 tfd = tfp.distributions
 ENTROPY = 0.5 * math.log(2 * math.pi * math.e)
@@ -31,7 +31,7 @@ def test_a_gaussian_is_found_exactly(condition):
         deviation = z - tf.constant(loc, tf.float32)
         return 7.0 - 0.5 * tf.einsum("si,ij,sj->s", deviation, tf.constant(precision, tf.float32), deviation)
 
-    found = laplace.approximate(log_density, np.zeros((1, 5)))
+    found = newton.approximate(log_density, np.zeros((1, 5)))
     assert np.array_equal(found.scale, np.tril(found.scale))
     sd = np.sqrt(np.diag(covariance))
     np.testing.assert_allclose(found.loc / sd, loc / sd, atol=0.01)
@@ -57,7 +57,7 @@ DENSITIES = {
 @pytest.mark.parametrize("name", ["skewed", "flat top", pytest.param("heavy tails", marks=pytest.mark.slow)])
 def test_the_elbo_is_near_that_of_the_best_gaussian(name):
     log_density = DENSITIES[name]
-    found = laplace.approximate(log_density, np.array([[1.0], [-1.0]]))
+    found = newton.approximate(log_density, np.array([[1.0], [-1.0]]))
     best = -optimize.minimize(
         lambda p: -gauss_hermite_elbo(log_density, p[0], math.exp(p[1])), [0.5, -1.0], method="Nelder-Mead"
     ).fun
@@ -67,7 +67,7 @@ def test_the_elbo_is_near_that_of_the_best_gaussian(name):
 
 def test_the_higher_mode_is_taken():
     mixture = tfd.MixtureSameFamily(tfd.Categorical(probs=[0.1, 0.9]), tfd.Normal([-5.0, 5.0], [1.0, 1.0]))
-    found = laplace.approximate(lambda z: mixture.log_prob(z[:, 0]), np.array([[-6.0], [-4.0], [4.0]]))
+    found = newton.approximate(lambda z: mixture.log_prob(z[:, 0]), np.array([[-6.0], [-4.0], [4.0]]))
     assert found.loc[0] == pytest.approx(5.0, abs=0.05)
     assert found.elbo == pytest.approx(math.log(0.9), abs=0.05)
 
@@ -76,10 +76,10 @@ def test_a_start_without_a_density_is_passed_over():
     def log_density(z):
         return tf.where(z[:, 0] > 0.0, tfd.Normal(20.0, 1.0).log_prob(z[:, 0]), -np.inf)
 
-    found = laplace.approximate(log_density, np.array([[-1.0], [2.0]]))
+    found = newton.approximate(log_density, np.array([[-1.0], [2.0]]))
     assert found.loc[0] == pytest.approx(20.0, abs=0.01)
 
 
 def test_no_start_with_derivatives_is_refused():
     with pytest.raises(ValueError, match=r"^`model` must have a density whose first and second.*Received: "):
-        laplace.approximate(lambda z: tf.sqrt(z[:, 0]), np.zeros((1, 1)))
+        newton.approximate(lambda z: tf.sqrt(z[:, 0]), np.zeros((1, 1)))

@@ -9,7 +9,7 @@ import tensorflow_probability as tfp
 from scipy import integrate, stats
 
 from tfvae import Latent
-from tfvae.latents import describe, space, variables
+from tfvae.inference.latents import describe, space, variables
 
 tfb = tfp.bijectors
 tfd = tfp.distributions

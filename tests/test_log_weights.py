@@ -9,8 +9,9 @@ import pytest
 import tensorflow as tf
 from linear_gaussian import Oracle, linear_vae, set_optimum, small_data
 
-from tfvae import VAE, likelihoods, log_weights, networks, numerics
+from tfvae import VAE, likelihoods, networks, numerics
 from tfvae.evaluation import importance_sampling
+from tfvae.models import log_weights
 
 CALLS = []
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tfvae import observations
+from tfvae.inference import observations
 
 X = np.arange(20.0).reshape(10, 2)
 Y = np.arange(10)

@@ -27,7 +27,8 @@ from tensorflow.core.protobuf import saved_model_pb2
 from tensorflow_serving.apis import prediction_log_pb2
 from tensorflow_serving.config import model_server_config_pb2
 
-from tfvae import Latent, VariationalInference, export, laplace, posteriors
+from tfvae import Latent, VariationalInference, export, posteriors
+from tfvae.inference import newton
 
 tfb = tfp.bijectors
 
@@ -43,7 +44,7 @@ def regressions(tmp_path_factory):
         if form == "array":
             # What a fit finds, in no time.
             mean, covariance = exact_posterior(DATA[form])
-            model.approximation.set_coordinates(laplace.Gaussian(mean, np.linalg.cholesky(covariance), np.nan))
+            model.approximation.set_coordinates(newton.Gaussian(mean, np.linalg.cholesky(covariance), np.nan))
         else:
             model.fit(DATA[form], Y, epochs=1, verbose=0)
         version = export.saved_model(model, tmp_path_factory.mktemp("served") / form, x=new_data(form))
@@ -82,7 +83,7 @@ def of_family(name):
     for weight in model.posterior.weights:
         weight.assign(generator.normal(scale=0.4, size=weight.shape))
     scale = np.tril(generator.normal(scale=0.2, size=[DIM, DIM]), -1) + np.diag(np.linspace(0.2, 0.8, DIM))
-    model.approximation.set_coordinates(laplace.Gaussian(generator.normal(size=DIM), scale, np.nan))
+    model.approximation.set_coordinates(newton.Gaussian(generator.normal(size=DIM), scale, np.nan))
     return model
 
 

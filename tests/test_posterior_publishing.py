@@ -8,7 +8,8 @@ import tensorflow_probability as tfp
 from grouped_regression import GROUP, SIGMA, X, location, log_joint, predictive
 from test_posterior_export import assert_close, drawn_by, of_family
 
-from tfvae import LocalLatents, VariationalInference, export, laplace, posteriors
+from tfvae import LocalLatents, VariationalInference, export, posteriors
+from tfvae.inference import newton
 
 tfb = tfp.bijectors
 tfd = tfp.distributions
@@ -20,7 +21,7 @@ tfd = tfp.distributions
 def small(function=None):
     """A model of two numbers whose q is that of the start, with or without predictions."""
     model = VariationalInference(log_joint, {"b": (2,)}, predictive=function)
-    model.approximation.set_coordinates(laplace.Gaussian(np.zeros(2), np.eye(2), np.nan))
+    model.approximation.set_coordinates(newton.Gaussian(np.zeros(2), np.eye(2), np.nan))
     return model
 
 

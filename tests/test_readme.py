@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tfvae import cli
+from tfvae.cli import commands
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
@@ -84,7 +84,7 @@ def test_the_figures_against_pca_are_those_of_the_example():
 def test_the_flags_that_the_readme_names_exist(capsys):
     for command in ("train", "evaluate", "generate", "export", "verify", "predict"):
         with pytest.raises(SystemExit):
-            cli.main([command, "--help"])
+            commands.main([command, "--help"])
     output = capsys.readouterr().out
     of_the_server = {"model_config_file", "enable_batching", "batching_parameters_file"}
     for flag in set(re.findall(r"--([a-z_]+)[ `.=]", README)) - of_the_server:

@@ -15,7 +15,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 
 import pytest
 
-from tfvae import rendezvous
+from tfvae.distribute import rendezvous
 
 
 @pytest.fixture(autouse=True)

@@ -8,9 +8,11 @@ import pytest
 import tensorflow as tf
 from test_scan import OfNumPy
 
-from tfvae import VAE, epochs, execution, inputs, likelihoods, networks, scan
+from tfvae import VAE, likelihoods, networks
 from tfvae.callbacks import Checkpoints
-from tfvae.resident import Resident, take
+from tfvae.data import epochs
+from tfvae.training import batch, loop, plan
+from tfvae.training.arrays_in_memory import Resident, take
 
 
 @pytest.fixture
@@ -51,20 +53,20 @@ def test_after_its_last_batch_an_epoch_is_over(rows, first, tiny_vae, x):
     vae.compile(keras.optimizers.SGD(0.01))
     data = Resident((tf.constant(x[:rows]),), rows, 5, lambda: 7)
     with pytest.raises(StopIteration):
-        scan.Scan(vae, vae.train_step, by_xla=True)(data.batches(0, first), 2)
+        loop.Scan(vae, vae.train_step, by_xla=True)(data.batches(0, first), 2)
     assert int(vae.optimizer.iterations) == 0
 
 
 def fitted(vae, x, in_memory, monkeypatch, by_xla=True, sample_weight=None, epochs=2, callbacks=(), **compiled):
     """The steps, the history and the weights of a training whose batches come from memory or from a pipeline."""
     pipelines = []
-    shuffle = inputs.shuffle_arrays
+    shuffle = batch.shuffle_arrays
 
     def without(*arguments):
         found = shuffle(*arguments)
         return found if in_memory else None
 
-    monkeypatch.setattr(inputs, "shuffle_arrays", without)
+    monkeypatch.setattr(batch, "shuffle_arrays", without)
     original = Resident.batches
     monkeypatch.setattr(Resident, "batches", lambda *a: pipelines.append(a) or original(*a))
     keras.utils.set_random_seed(0)
@@ -134,7 +136,7 @@ def test_a_strategy_and_epochs_that_are_no_pass_keep_the_pipeline(tiny_vae, x, m
 
 
 def test_what_xla_cannot_compile_takes_its_batches_without(quiet_vae, x, monkeypatch):
-    monkeypatch.setattr(execution, "_FEWEST_STEPS_BY_XLA", 1)
+    monkeypatch.setattr(plan, "_FEWEST_STEPS_BY_XLA", 1)
     weights = []
     for likelihood, jit_compile in ((OfNumPy(), "auto"), (likelihoods.Normal(), False)):
         keras.utils.set_random_seed(0)

@@ -6,7 +6,7 @@ import sys
 import pytest
 import tensorflow as tf
 
-from tfvae import restart
+from tfvae.distribute import restart
 
 LOST = tf.errors.UnavailableError(None, None, "Graph execution error:\n\nCollective ops is aborted by: Socket closed\n")
 

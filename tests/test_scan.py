@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tfvae import execution, likelihoods, scan
+from tfvae import likelihoods
+from tfvae.training import loop, plan
 
 
 def dataset(sizes, weighted=False):
@@ -51,14 +52,14 @@ def test_a_program_trains_as_steps_without_xla_do(sizes, weighted, steps, quiet_
 
 def by_xla_at_once(monkeypatch):
     """Lets XLA be chosen in trainings of any length; gives the shapes of the stacks that its programs are given."""
-    monkeypatch.setattr(execution, "_FEWEST_STEPS_BY_XLA", 1)
-    shapes, run = [], scan.Scan._run
+    monkeypatch.setattr(plan, "_FEWEST_STEPS_BY_XLA", 1)
+    shapes, run = [], loop.Scan._run
 
     def logged(self, at, source, number):
         shapes.append(tuple(tf.nest.flatten(source)[0].shape))
         return run(self, at, source, number)
 
-    monkeypatch.setattr(scan.Scan, "_run", logged)
+    monkeypatch.setattr(loop.Scan, "_run", logged)
     return shapes
 
 
@@ -85,10 +86,10 @@ def test_targets_that_are_no_tensors_train_as_without_xla(kind, quiet_vae, x, mo
 
 def test_batches_that_take_much_memory_are_divided(quiet_vae, x, monkeypatch):
     results, calls = [], []
-    run = scan.Scan._run
-    monkeypatch.setattr(scan.Scan, "_run", lambda *arguments: calls.append(arguments) or run(*arguments))
+    run = loop.Scan._run
+    monkeypatch.setattr(loop.Scan, "_run", lambda *arguments: calls.append(arguments) or run(*arguments))
     for most in (2**26, 2 * 3 * 4 * 4):
-        monkeypatch.setattr(scan, "_BYTES", most)
+        monkeypatch.setattr(loop, "_BYTES", most)
         results.append(trained(quiet_vae(), tf.data.Dataset.from_tensor_slices(x).batch(3), True, epochs=1))
     # Six batches and one that is smaller: 6 and 1, or 2, 2, 2 and 1.
     assert len(calls) == 2 + 4
@@ -102,7 +103,7 @@ def test_a_cut_within_an_execution_changes_no_digit(tiny_vae, x):
         vae = tiny_vae()
         vae.compile(keras.optimizers.Adam(0.01), steps_per_execution=7, jit_compile=True)
         vae._steps_of_training = 7
-        function = scan.Scan(vae, vae.train_step, by_xla=True)
+        function = loop.Scan(vae, vae.train_step, by_xla=True)
         iterator = iter(tf.data.Dataset.from_tensor_slices(x).batch(3))
         for count in counts:
             metrics = function(iterator, count)
@@ -134,7 +135,7 @@ def test_what_xla_cannot_compile_runs_without(quiet_vae, x):
     twin.set_weights(vae.get_weights())
     for each in (vae, twin):
         each.compile(keras.optimizers.SGD(0.01), jit_compile=False)
-    function = scan.Scan(vae, vae.train_step, by_xla=True)
+    function = loop.Scan(vae, vae.train_step, by_xla=True)
     iterator = iter(tf.data.Dataset.from_tensor_slices(x).batch(3))
     with pytest.warns(UserWarning, match="XLA cannot compile the steps, which run without it"):
         function(iterator, 3)

@@ -12,8 +12,8 @@ import pytest
 import tensorflow as tf
 from tensorflow.core.framework.tensor_pb2 import TensorProto
 
-from tfvae import epochs
-from tfvae.shards import look, stream, write_tfrecords
+from tfvae.data import epochs
+from tfvae.data.shards import look, stream, write_tfrecords
 
 # The first column names the row.
 X = np.arange(23 * 6, dtype=np.float32).reshape(23, 3, 2) / 4

@@ -5,10 +5,11 @@ import pytest
 import tensorflow as tf
 import tensorflow_probability as tfp
 
-from tfvae import Latent, observations
-from tfvae.joint_density import JointDensity
-from tfvae.starts import standard_coordinates
-from tfvae.targets import target
+from tfvae import Latent
+from tfvae.inference import observations
+from tfvae.inference.joint_density import JointDensity
+from tfvae.inference.start import standard_coordinates
+from tfvae.inference.targets import target
 
 tfb = tfp.bijectors
 tfd = tfp.distributions

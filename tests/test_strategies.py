@@ -7,7 +7,7 @@ import pytest
 import tensorflow as tf
 
 import tfvae
-from tfvae import rendezvous, strategies
+from tfvae.distribute import rendezvous, strategies
 
 
 @pytest.fixture(autouse=True)

@@ -7,7 +7,7 @@ import tensorflow_probability as tfp
 from scipy import stats
 
 from tfvae import Latent
-from tfvae.targets import target
+from tfvae.inference.targets import target
 
 tfb = tfp.bijectors
 tfd = tfp.distributions

@@ -6,8 +6,9 @@ import keras
 import numpy as np
 import pytest
 
-from tfvae import cli, plots, runs, training
-from tfvae.vae import VAE
+from tfvae import plots
+from tfvae.cli import commands, run_folder, run_training
+from tfvae.models.vae import VAE
 
 # Two epochs of 45 steps.
 TRAIN = ["train", "digits", "--epochs", "2", "--hidden", "[16]", "--latent_dim", "2", "--num_samples", "20"]
@@ -17,10 +18,10 @@ TRAIN = ["train", "digits", "--epochs", "2", "--hidden", "[16]", "--latent_dim",
 def after(monkeypatch):
     """Leaves out what comes after a training, and lists what of it was called."""
     called = []
-    monkeypatch.setattr(runs, "evaluation", lambda *_: called.append("evaluation") or "the evaluation")
-    monkeypatch.setattr(runs, "draw", lambda *_: called.append("draw"))
+    monkeypatch.setattr(run_folder, "evaluation", lambda *_: called.append("evaluation") or "the evaluation")
+    monkeypatch.setattr(run_folder, "draw", lambda *_: called.append("draw"))
     monkeypatch.setattr(plots, "history", lambda *_: types.SimpleNamespace(savefig=lambda path: None))
-    monkeypatch.setattr(cli, "_export", lambda *_: called.append("export"))
+    monkeypatch.setattr(commands, "_export", lambda *_: called.append("export"))
     return called
 
 
@@ -51,7 +52,7 @@ def train(tmp_path, monkeypatch, after):
             return fit(self, x, **keywords)
 
         monkeypatch.setattr(VAE, "fit", fit_with)
-        cli.main([*TRAIN, *arguments])
+        commands.main([*TRAIN, *arguments])
 
     return run
 
@@ -81,7 +82,7 @@ def refused(train, capsys):
 
 
 @pytest.fixture
-def run_folder(tmp_path):
+def folder(tmp_path):
     return tmp_path / "runs" / "digits"
 
 
@@ -97,55 +98,55 @@ def weights(folder):
     return keras.saving.load_model(folder / "model.keras").get_weights()
 
 
-def test_a_run_that_is_cut_again_and_again_ends_as_one_that_was_not(train, train_cut, refused, run_folder, after):
+def test_a_run_that_is_cut_again_and_again_ends_as_one_that_was_not(train, train_cut, refused, folder, after):
     train("--name", "uncut")
     train_cut(0, 20, "--resume", "--save_freq", "7")
-    before = contents(run_folder)
+    before = contents(folder)
     assert "holds a training that was cut: pass --resume to go on, or --overwrite" in refused()
     assert "holds a training that was cut" in refused("--resume", "false")
     assert "`--epochs` must be as in runs/digits/config.yaml, 2," in refused("--resume", "--epochs", "3")
     assert "`--likelihood` must be as in" in refused("--resume", "--likelihood.scale", "0.5")
-    assert contents(run_folder) == before
+    assert contents(folder) == before
     # At the end of an epoch, and in the middle of the next.
     train_cut(1, 0, "--resume", "true", "--save_freq", "7")
     train_cut(1, 44, "--resume", "--strategy", "one_device")
     assert after == ["evaluation", "draw", "export"]
     train("--resume", "--save_freq", "100")
-    uncut = run_folder.with_name("uncut")
-    assert (run_folder / "history.csv").read_bytes() == (uncut / "history.csv").read_bytes()
-    for value, expected in zip(weights(run_folder), weights(uncut), strict=True):
+    uncut = folder.with_name("uncut")
+    assert (folder / "history.csv").read_bytes() == (uncut / "history.csv").read_bytes()
+    for value, expected in zip(weights(folder), weights(uncut), strict=True):
         np.testing.assert_array_equal(value, expected)
-    assert names(run_folder) == ["config.yaml", "evaluation.txt", "history.csv", "model.keras"]
+    assert names(folder) == ["config.yaml", "evaluation.txt", "history.csv", "model.keras"]
 
 
-def test_a_run_that_is_complete_is_left_alone(train, refused, run_folder, after, capsys, monkeypatch):
+def test_a_run_that_is_complete_is_left_alone(train, refused, folder, after, capsys, monkeypatch):
     train()
-    before = contents(run_folder)
+    before = contents(folder)
     capsys.readouterr()
     train("--resume")
     assert capsys.readouterr().out == "runs/digits is trained already\n"
     assert "holds a trained model: choose another --name, or pass --overwrite" in refused()
-    assert contents(run_folder) == before
+    assert contents(folder) == before
     # As after a kill in the export.
-    (run_folder / "evaluation.txt").unlink()
+    (folder / "evaluation.txt").unlink()
     after.clear()
     train("--resume", callbacks=[Cut(0, 1)])
     assert after == ["evaluation", "draw", "export"]
-    assert (run_folder / "evaluation.txt").read_text() == "the evaluation\n"
-    del before[run_folder / "evaluation.txt"]
-    assert contents(run_folder).items() > before.items()
+    assert (folder / "evaluation.txt").read_text() == "the evaluation\n"
+    del before[folder / "evaluation.txt"]
+    assert contents(folder).items() > before.items()
 
 
 @pytest.mark.parametrize("value", [[], pytest.param(["true"], marks=pytest.mark.slow)], ids=["", "true"])
-def test_a_run_that_is_overwritten_starts_anew(value, train, train_cut, run_folder):
+def test_a_run_that_is_overwritten_starts_anew(value, train, train_cut, folder):
     train_cut(1, 20)
-    assert names(run_folder) == ["checkpoints", "config.yaml", "history.csv", "model.keras"]
+    assert names(folder) == ["checkpoints", "config.yaml", "history.csv", "model.keras"]
     train_cut(0, 1, "--overwrite", *value, "--latent_dim", "3")
-    assert names(run_folder) == ["checkpoints", "config.yaml", "history.csv"]
-    (checkpoint,) = names(run_folder / "checkpoints")
+    assert names(folder) == ["checkpoints", "config.yaml", "history.csv"]
+    (checkpoint,) = names(folder / "checkpoints")
     assert checkpoint.startswith("000000-000000000-")
-    assert (run_folder / "history.csv").read_bytes() == b""
-    assert "latent_dim: 3" in (run_folder / "config.yaml").read_text()
+    assert (folder / "history.csv").read_bytes() == b""
+    assert "latent_dim: 3" in (folder / "config.yaml").read_text()
 
 
 class Diverge(keras.callbacks.Callback):
@@ -157,7 +158,7 @@ class Diverge(keras.callbacks.Callback):
 
 
 @pytest.mark.parametrize("cut", [False, pytest.param(True, marks=pytest.mark.slow)])
-def test_a_run_that_diverges_keeps_its_history_and_its_best_model(cut, train, train_cut, refused, run_folder, after):
+def test_a_run_that_diverges_keeps_its_history_and_its_best_model(cut, train, train_cut, refused, folder, after):
     if cut:
         train_cut(1, 0)
     with (
@@ -165,18 +166,18 @@ def test_a_run_that_diverges_keeps_its_history_and_its_best_model(cut, train, tr
         pytest.raises(SystemExit, match=r"tfvae: the training diverged; its history is in runs/digits/history\.csv"),
     ):
         train("--resume", callbacks=[Diverge()])
-    losses = training.history(run_folder)["loss"]
+    losses = run_training.history(folder)["loss"]
     assert np.isfinite(losses).tolist() == [True, False]
-    assert names(run_folder) == ["config.yaml", "history.csv", "model.keras"]
-    assert all(np.isfinite(value).all() for value in weights(run_folder))
+    assert names(folder) == ["config.yaml", "history.csv", "model.keras"]
+    assert all(np.isfinite(value).all() for value in weights(folder))
     assert "pass --overwrite" in refused("--resume")
     assert after == []
 
 
 @pytest.mark.filterwarnings("ignore:A checkpoint is damaged")
-def test_a_run_without_a_checkpoint_that_is_whole_is_refused(train_cut, refused, run_folder):
+def test_a_run_without_a_checkpoint_that_is_whole_is_refused(train_cut, refused, folder):
     train_cut(0, 5)
-    for path in (run_folder / "checkpoints").iterdir():
+    for path in (folder / "checkpoints").iterdir():
         path.write_bytes(b"")
     for _ in range(2):
         assert "must hold a checkpoint that is whole" in refused("--resume")
@@ -213,8 +214,8 @@ def train(folder, resume, *callbacks):
     model.fit = lambda x, **keywords: tfvae.VAE.fit(
         model, x, **{**keywords, "callbacks": [*keywords["callbacks"], *callbacks], "verbose": 0}
     )
-    training.start(folder, "epochs: 2", resume=resume, overwrite=not resume)
-    training.fit(model, pipelines, folder, epochs=2, save_freq="epoch", chief=True)
+    run_training.start(folder, "epochs: 2", resume=resume, overwrite=not resume)
+    run_training.fit(model, pipelines, folder, epochs=2, save_freq="epoch", chief=True)
 
 
 def end(folder):
@@ -268,10 +269,10 @@ while not anew[-1]:
 assert anew == sorted(anew), anew
 trained = 0
 for now, moment in moments.items():
-    if training.is_trained(moment):
+    if run_training.is_trained(moment):
         trained += 1
         assert end(moment) == expected, now
-    train(moment, resume=not training.is_trained(moment))
+    train(moment, resume=not run_training.is_trained(moment))
     assert sorted(path.name for path in moment.iterdir()) == ["config.yaml", "history.csv", "model.keras"], now
     assert end(moment) == expected, now
 print(len(moments), trained)

@@ -6,7 +6,7 @@ import pytest
 import tensorflow as tf
 from scipy import stats
 
-import tfvae.autoencoder
+import tfvae.models.autoencoder
 from tfvae import VAE
 from tfvae.likelihoods import Normal
 from tfvae.networks import dense_decoder, dense_encoder
@@ -227,7 +227,7 @@ def log_p(x):
 @pytest.mark.parametrize(("num_samples", "chunk_elements"), [(1, 2**22), (10, 2**22), (10, 12 * 3), (10, 1)])
 def test_log_likelihood_is_exact_under_the_true_posterior(num_samples, chunk_elements, monkeypatch):
     # Chunks of 10, of 3, 3, 3 and 1, and of 1.
-    monkeypatch.setattr(tfvae.log_weights, "_CHUNK_ELEMENTS", chunk_elements)
+    monkeypatch.setattr(tfvae.models.log_weights, "_CHUNK_ELEMENTS", chunk_elements)
     vae, x = linear_gaussian(exact=True), draw_x(8)
     expected = log_p(x)
     for batch_size in (3, 8):
@@ -239,7 +239,7 @@ def test_log_likelihood_is_exact_under_the_true_posterior(num_samples, chunk_ele
 
 @pytest.mark.parametrize("chunk_elements", [2**22, 20 * 4 * 150])
 def test_log_likelihood_agrees_with_the_closed_form_within_monte_carlo_error(chunk_elements, monkeypatch):
-    monkeypatch.setattr(tfvae.log_weights, "_CHUNK_ELEMENTS", chunk_elements)
+    monkeypatch.setattr(tfvae.models.log_weights, "_CHUNK_ELEMENTS", chunk_elements)
     x = draw_x(20)
     error = linear_gaussian(exact=False).log_likelihood(x, num_samples=4000, seed=0) - log_p(x)
     assert np.abs(error).max() < 0.15
@@ -255,7 +255,7 @@ def test_log_likelihood_grows_with_the_number_of_samples_towards_log_p():
 
 
 def test_log_likelihood_is_reproducible_by_its_seed_and_new_without(monkeypatch):
-    monkeypatch.setattr(tfvae.log_weights, "_CHUNK_ELEMENTS", 5 * 4)
+    monkeypatch.setattr(tfvae.models.log_weights, "_CHUNK_ELEMENTS", 5 * 4)
     vae, x = linear_gaussian(exact=False), draw_x(20)
     x[5:] = x[:5].repeat(3, axis=0)
     first = vae.log_likelihood(x, 2, batch_size=5, seed=1)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tfvae import execution, scan
+from tfvae.training import loop, plan
 
 
 class Calls(keras.callbacks.Callback):
@@ -82,10 +82,10 @@ def test_a_fit_in_a_callback_trains_on_its_own_data(quiet_vae, x):
 
 
 def test_xla_ends_where_a_later_compile_forbids_it(tiny_vae, x, monkeypatch):
-    monkeypatch.setattr(execution, "_FEWEST_STEPS_BY_XLA", 1)
+    monkeypatch.setattr(plan, "_FEWEST_STEPS_BY_XLA", 1)
     made = []
-    make = scan.Scan
-    monkeypatch.setattr(scan, "Scan", lambda *arguments: made.append(arguments[-1]) or make(*arguments))
+    make = loop.Scan
+    monkeypatch.setattr(loop, "Scan", lambda *arguments: made.append(arguments[-1]) or make(*arguments))
     vae = compiled(tiny_vae())
     vae.fit(x, batch_size=5, verbose=0)
     compiled(vae, jit_compile=False).train_on_batch(x)
@@ -110,7 +110,7 @@ def test_of_several_workers_each_takes_as_many_steps(tiny_vae, monkeypatch):
     vae = compiled(tiny_vae())
     arguments = {"x": np.zeros([100, 4]), "batch_size": 4}
     assert vae._chosen_steps(arguments, 4, []) == 25
-    monkeypatch.setattr(execution.strategies, "workers", lambda strategy: (0, 2))
+    monkeypatch.setattr(plan.strategies, "workers", lambda strategy: (0, 2))
     assert vae._chosen_steps(arguments, 4, []) == 1
 
 

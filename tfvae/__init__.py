@@ -18,24 +18,25 @@ if TYPE_CHECKING:
         likelihoods,
         networks,
         objectives,
+        plots,
         posteriors,
         priors,
         restart,
         shards,
         strategies,
     )
-    from tfvae.amortized import LocalLatents
-    from tfvae.conditional import ConditionalVAE
-    from tfvae.draws import Draws
-    from tfvae.hierarchical import HierarchicalVAE
-    from tfvae.imputation import impute
-    from tfvae.latents import Latent
-    from tfvae.model import VariationalModel
-    from tfvae.semi_supervised import SemiSupervisedVAE
-    from tfvae.strategies import strategy
-    from tfvae.vae import VAE
-    from tfvae.variational_inference import VariationalInference
-    from tfvae.vq import VQVAE
+    from tfvae.distribute.strategies import strategy
+    from tfvae.inference.draws import Draws
+    from tfvae.inference.latents import Latent
+    from tfvae.inference.local_latents import LocalLatents
+    from tfvae.inference.variational_inference import VariationalInference
+    from tfvae.models.conditional import ConditionalVAE
+    from tfvae.models.hierarchical import HierarchicalVAE
+    from tfvae.models.imputation import impute
+    from tfvae.models.semi_supervised import SemiSupervisedVAE
+    from tfvae.models.vae import VAE
+    from tfvae.models.variational_model import VariationalModel
+    from tfvae.models.vq import VQVAE
 
 __version__ = "0.1.0"
 
@@ -59,6 +60,7 @@ __all__ = [
     "likelihoods",
     "networks",
     "objectives",
+    "plots",
     "posteriors",
     "priors",
     "restart",
@@ -70,34 +72,45 @@ __all__ = [
 __getattr__, __dir__ = lazy_attributes(
     __name__,
     {
-        "amortized": ["LocalLatents"],
-        "callbacks": [],
-        "conditional": ["ConditionalVAE"],
-        "data": [],
-        "draws": ["Draws"],
-        "epochs": [],
-        "evaluation": [],
-        "export": [],
-        "hierarchical": ["HierarchicalVAE"],
-        "imputation": ["impute"],
-        "latents": ["Latent"],
-        "likelihoods": [],
-        "model": ["VariationalModel"],
-        "networks": [],
-        "objectives": [],
-        "posteriors": [],
-        "priors": [],
-        "restart": [],
-        "semi_supervised": ["SemiSupervisedVAE"],
-        "shards": [],
-        "strategies": ["strategies", "strategy"],
-        "vae": ["VAE"],
-        "variational_inference": ["VariationalInference"],
-        "vq": ["VQVAE"],
+        "tfvae.callbacks": [],
+        "tfvae.data": [],
+        "tfvae.epochs": [],
+        "tfvae.evaluation": [],
+        "tfvae.export": [],
+        "tfvae.likelihoods": [],
+        "tfvae.networks": [],
+        "tfvae.objectives": [],
+        "tfvae.plots": [],
+        "tfvae.posteriors": [],
+        "tfvae.priors": [],
+        "tfvae.restart": [],
+        "tfvae.shards": [],
+        "tfvae.strategies": [],
+        "tfvae.distribute.strategies": ["strategy"],
+        "tfvae.inference.draws": ["Draws"],
+        "tfvae.inference.latents": ["Latent"],
+        "tfvae.inference.local_latents": ["LocalLatents"],
+        "tfvae.inference.variational_inference": ["VariationalInference"],
+        "tfvae.models.conditional": ["ConditionalVAE"],
+        "tfvae.models.hierarchical": ["HierarchicalVAE"],
+        "tfvae.models.imputation": ["impute"],
+        "tfvae.models.semi_supervised": ["SemiSupervisedVAE"],
+        "tfvae.models.vae": ["VAE"],
+        "tfvae.models.variational_model": ["VariationalModel"],
+        "tfvae.models.vq": ["VQVAE"],
     },
 )
 
 # `keras.saving.load_model` finds only classes that are registered, so whoever has both Keras and tfvae has them all.
 import_with_keras(
-    __name__, __path__, ["vae", "conditional", "semi_supervised", "hierarchical", "vq", "variational_inference"]
+    __name__,
+    __path__,
+    [
+        "tfvae.models.vae",
+        "tfvae.models.conditional",
+        "tfvae.models.semi_supervised",
+        "tfvae.models.hierarchical",
+        "tfvae.models.vq",
+        "tfvae.inference.variational_inference",
+    ],
 )

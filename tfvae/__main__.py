@@ -6,9 +6,9 @@ import os
 def main() -> None:
     """Runs the command line, with TensorFlow's own log kept to warnings unless the environment says otherwise."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-    from tfvae import cli
+    from tfvae.cli import commands
 
-    cli.main()
+    commands.main()
 
 
 if __name__ == "__main__":

@@ -13,18 +13,20 @@ def lazy_attributes(
 
     Args:
         package: the package's name.
-        names: for each of its modules the names that the package offers; the module itself where there are none.
+        names: for each module, by its full name, the names that the package offers from it; none to offer the module
+            itself, under the last part of its name.
 
     Returns:
         A function that imports the module that has a name, and returns what the name stands for; and one that lists the
         names, with those that are there already.
     """
-    modules = {name: module for module, offered in names.items() for name in offered or [module]}
+    modules = {name: module for module, offered in names.items() for name in offered}
+    modules |= {module.rpartition(".")[2]: module for module, offered in names.items() if not offered}
 
     def getattr_(name: str) -> Any:
         if name not in modules:
             raise AttributeError(f"module {package!r} has no attribute {name!r}")
-        module = importlib.import_module(f"{package}.{modules[name]}")
-        return module if name == modules[name] else getattr(module, name)
+        module = importlib.import_module(modules[name])
+        return getattr(module, name) if name in names[modules[name]] else module
 
     return getattr_, lambda: sorted({*modules, *vars(sys.modules[package])})

@@ -3,7 +3,8 @@
 import importlib
 import pkgutil
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from pathlib import Path
 from types import ModuleType
 
 import wrapt
@@ -21,19 +22,30 @@ def import_with_keras(package: str, path: Sequence[str], modules: Sequence[str])
     Args:
         package: the package's name.
         path: its `__path__`.
-        modules: the names of the modules to import.
+        modules: the full names of the modules to import.
     """
-    others = [f"{package}.{module.name}" for module in pkgutil.iter_modules(path) if module.name not in _ABOVE]
+    others = [
+        name for name in _module_names(package, path) if name.removeprefix(f"{package}.").split(".")[0] not in _ABOVE
+    ]
 
     def import_all(imported: ModuleType) -> None:
         under_way = [name for name in others if name != imported.__name__ and _is_under_way(name)]
         # Of a module whose import is blocked, None is there.
         if sys.modules.get("keras") is not None and not under_way:
             for module in modules:
-                importlib.import_module(f"{package}.{module}")
+                importlib.import_module(module)
 
     for name in ("keras", *others):
         wrapt.register_post_import_hook(import_all, name)
+
+
+def _module_names(package: str, path: Sequence[str]) -> Iterator[str]:
+    """The full names of all modules in a package and in the packages within it, none of which is imported."""
+    for module in pkgutil.iter_modules(path):
+        name = f"{package}.{module.name}"
+        yield name
+        if module.ispkg:
+            yield from _module_names(name, [str(Path(folder) / module.name) for folder in path])
 
 
 def _is_under_way(name: str) -> bool:

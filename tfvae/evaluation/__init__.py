@@ -29,11 +29,17 @@ __all__ = [
 __getattr__, __dir__ = lazy_attributes(
     __name__,
     {
-        "amortization": ["InferenceGap", "amortization_gap"],
-        "annealing": ["annealed_importance_sampling"],
-        "disentanglement": ["DCI", "dci", "factor_vae_score", "mutual_information_gap", "sap"],
-        "importance": ["LogLikelihood", "importance_sampling"],
-        "information": ["Information", "mutual_information"],
-        "latent_space": ["ActiveUnits", "RateDistortion", "active_units", "kl_per_dimension", "rate_distortion"],
+        "tfvae.evaluation.amortization": ["InferenceGap", "amortization_gap"],
+        "tfvae.evaluation.annealing": ["annealed_importance_sampling"],
+        "tfvae.evaluation.disentanglement": ["DCI", "dci", "factor_vae_score", "mutual_information_gap", "sap"],
+        "tfvae.evaluation.importance": ["LogLikelihood", "importance_sampling"],
+        "tfvae.evaluation.information": ["Information", "mutual_information"],
+        "tfvae.evaluation.latent_space": [
+            "ActiveUnits",
+            "RateDistortion",
+            "active_units",
+            "kl_per_dimension",
+            "rate_distortion",
+        ],
     },
 )

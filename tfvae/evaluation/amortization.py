@@ -12,8 +12,8 @@ import tensorflow as tf
 
 from tfvae import checks, elbo
 from tfvae.evaluation.batches import check_model, prior_of, seeded
-from tfvae.semi_supervised import SemiSupervisedVAE
-from tfvae.vae import VAE
+from tfvae.models.semi_supervised import SemiSupervisedVAE
+from tfvae.models.vae import VAE
 
 # For the bounds that are compared, on the same noise; and the most elements of x that are computed at a time.
 _NUM_SAMPLES = 256

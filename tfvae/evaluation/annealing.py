@@ -11,9 +11,9 @@ import tensorflow_probability as tfp
 from tfvae import checks
 from tfvae.evaluation.batches import check_model, prior_of, seeded
 from tfvae.evaluation.importance import LogLikelihood, check_weights
+from tfvae.models.semi_supervised import SemiSupervisedVAE
+from tfvae.models.vae import VAE
 from tfvae.posteriors import Posterior
-from tfvae.semi_supervised import SemiSupervisedVAE
-from tfvae.vae import VAE
 
 tfb = tfp.bijectors
 tfd = tfp.distributions

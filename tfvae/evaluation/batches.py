@@ -6,8 +6,8 @@ from typing import Any
 import tensorflow as tf
 import tensorflow_probability as tfp
 
-from tfvae.autoencoder import Autoencoder
-from tfvae.vae import VAE
+from tfvae.models.autoencoder import Autoencoder
+from tfvae.models.vae import VAE
 
 tfd = tfp.distributions
 

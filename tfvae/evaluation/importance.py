@@ -7,10 +7,10 @@ from typing import Any, NamedTuple, Self
 import numpy as np
 
 from tfvae import checks
-from tfvae.draws import PARETO_K_LIMIT, Draws
 from tfvae.evaluation.batches import check_model
-from tfvae.hierarchical import HierarchicalVAE
-from tfvae.vae import VAE
+from tfvae.inference.draws import PARETO_K_LIMIT, Draws
+from tfvae.models.hierarchical import HierarchicalVAE
+from tfvae.models.vae import VAE
 
 # The share of examples whose k-hat may be above its limit before a warning.
 _FEW = 0.1

@@ -8,9 +8,9 @@ import numpy as np
 import tensorflow as tf
 
 from tfvae import checks
-from tfvae.conditional import ConditionalVAE
 from tfvae.evaluation.batches import check_model
-from tfvae.vae import VAE
+from tfvae.models.conditional import ConditionalVAE
+from tfvae.models.vae import VAE
 
 # The most elements of z, repeated for each example, that are computed at a time.
 _CHUNK_ELEMENTS = 2**21

@@ -8,9 +8,9 @@ import tensorflow_probability as tfp
 
 from tfvae import checks
 from tfvae.evaluation.batches import check_model, prior_of, seeded
-from tfvae.hierarchical import HierarchicalVAE
-from tfvae.semi_supervised import SemiSupervisedVAE
-from tfvae.vae import VAE
+from tfvae.models.hierarchical import HierarchicalVAE
+from tfvae.models.semi_supervised import SemiSupervisedVAE
+from tfvae.models.vae import VAE
 
 tfd = tfp.distributions
 

@@ -22,11 +22,11 @@ __all__ = [
 __getattr__, __dir__ = lazy_attributes(
     __name__,
     {
-        "client": ["ExportedModel", "load"],
-        "device": ["tflite"],
-        "endpoints": ["Endpoints"],
-        "posterior": ["PosteriorEndpoints"],
-        "serving": ["saved_model"],
-        "verification": ["Agreement", "Cost", "Verification", "verify"],
+        "tfvae.export.client": ["ExportedModel", "load"],
+        "tfvae.export.device": ["tflite"],
+        "tfvae.export.endpoints": ["Endpoints"],
+        "tfvae.export.posterior": ["PosteriorEndpoints"],
+        "tfvae.export.serving": ["saved_model"],
+        "tfvae.export.verification": ["Agreement", "Cost", "Verification", "verify"],
     },
 )

@@ -11,10 +11,10 @@ import tensorflow as tf
 from numpy.typing import ArrayLike
 from tensorflow.lite.python.convert_phase import ConverterError
 
-from tfvae.autoencoder import Autoencoder
 from tfvae.export.endpoints import Endpoints, in_float32
 from tfvae.export.metadata import metadata, write_json
 from tfvae.export.verification import check_agreement, conditions_of, data_of, named
+from tfvae.models.autoencoder import Autoencoder
 
 # Examples that calibrate the ranges of int8: more change little and take long.
 _CALIBRATION_EXAMPLES = 256

@@ -5,8 +5,8 @@ from typing import Any
 
 import numpy as np
 
-from tfvae.autoencoder import Autoencoder
-from tfvae.variational_inference import VariationalInference
+from tfvae.inference.variational_inference import VariationalInference
+from tfvae.models.autoencoder import Autoencoder
 
 _README = """# {name}
 

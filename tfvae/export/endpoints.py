@@ -7,7 +7,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from tfvae.autoencoder import Autoencoder
+from tfvae.models.autoencoder import Autoencoder
 
 # Those of every model. Never one called "serve": of a SavedModel with that attribute TFLite converts nothing but
 # serving_default.

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from tfvae.autoencoder import Autoencoder
+from tfvae.models.autoencoder import Autoencoder
 
 
 def metadata(model: Autoencoder, offset: ArrayLike | None = None, scale: ArrayLike | None = None) -> dict[str, Any]:

@@ -8,11 +8,12 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from tfvae import checks, observations
+from tfvae import checks
 from tfvae.export.client import load
 from tfvae.export.endpoints import checked
 from tfvae.export.verification import agreement, check_row
-from tfvae.variational_inference import VariationalInference
+from tfvae.inference import observations
+from tfvae.inference.variational_inference import VariationalInference
 
 # Enough to see a wrong weight or op, few enough to take no time.
 _COMPARED_ROWS = 64

@@ -13,14 +13,14 @@ from typing import Any, NamedTuple
 import tensorflow as tf
 from numpy.typing import ArrayLike
 
-from tfvae.autoencoder import Autoencoder
 from tfvae.checks import positive_integer
 from tfvae.export import documents, posterior, warmup
 from tfvae.export.endpoints import Endpoints, in_float32
 from tfvae.export.metadata import metadata, write_json
 from tfvae.export.posterior import PosteriorEndpoints
 from tfvae.export.verification import check_agreement
-from tfvae.variational_inference import VariationalInference
+from tfvae.inference.variational_inference import VariationalInference
+from tfvae.models.autoencoder import Autoencoder
 
 _TEMPORARY = ".tmp-"
 

@@ -13,9 +13,9 @@ import tensorflow as tf
 from numpy.typing import ArrayLike
 
 from tfvae import checks
-from tfvae.autoencoder import Autoencoder
 from tfvae.export.client import load, resolve
-from tfvae.semi_supervised import SemiSupervisedVAE
+from tfvae.models.autoencoder import Autoencoder
+from tfvae.models.semi_supervised import SemiSupervisedVAE
 
 # How far a float32 export may be from the Keras model: relative to the largest value of an output, with a floor for
 # outputs that are all but 0, for each of the terms that an output is the sum of.

@@ -1,0 +1,57 @@
+"""The rooms of the package: each module is in one, and imports go down, never up."""
+
+import ast
+import importlib.util
+import pkgutil
+
+import pytest
+
+import tfvae
+
+# Each room stands on the floors before its own: a folder, or a module beside the folders.
+FLOORS = [
+    {"_lazy", "_registration", "checks", "elbo", "files", "numerics", "plots"},
+    {"distribute", "distributions", "likelihoods", "networks", "objectives"},
+    {"callbacks", "data", "posteriors"},
+    {"priors", "training"},
+    {"models"},
+    {"inference"},
+    {"evaluation", "export"},
+    {"cli"},
+    # The entry of the command, and public names of modules that are in rooms.
+    {"__main__", "epochs", "restart", "shards", "strategies"},
+]
+FLOOR = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
+MODULES = [module.name for module in pkgutil.walk_packages(tfvae.__path__, "tfvae.")]
+
+
+def room_of(module):
+    return module.split(".")[1]
+
+
+def imported_modules(tree):
+    """What a module imports of the package, without what is for type checkers alone."""
+    for node in ast.iter_child_nodes(tree):
+        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test):
+            continue
+        if isinstance(node, ast.ImportFrom):
+            assert node.level == 0, "imports are absolute"
+            for alias in node.names:
+                yield f"{node.module}.{alias.name}"
+        elif isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        yield from imported_modules(node)
+
+
+def test_every_room_has_a_floor():
+    assert {room_of(module) for module in MODULES} == set(FLOOR)
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_no_import_goes_uphill(module):
+    source = importlib.util.find_spec(module).loader.get_source(module)
+    own = room_of(module)
+    used = {room_of(name) for name in imported_modules(ast.parse(source)) if name.startswith("tfvae.")} - {own}
+    # Names of the package itself, such as `tfvae.VAE`, are for users.
+    assert used <= set(FLOOR)
+    assert {room for room in used if FLOOR[room] >= FLOOR[own]} == set()

@@ -1,0 +1,67 @@
+"""A KL divergence that comes in slowly."""
+
+import warnings
+from typing import Any
+
+import keras
+
+from tfvae import checks
+
+
+class KLWarmUp(keras.callbacks.Callback):
+    """Multiplies the KL divergence in the objective by a weight that rises from `start` to 1.
+
+    weight = start + (1 - start) * min(1, t / steps), t the steps that the optimizer has taken
+
+    It keeps a posterior from collapsing to the prior before the decoder has learnt to use z. The weight is set before
+    each execution of `steps_per_execution` steps. It is 1 in evaluation, and again when the training ends.
+
+    Args:
+        steps: how many steps it takes; a warning is given where the training is shorter.
+        start: the weight at first, from 0 to 1.
+
+    Raises:
+        ValueError: an argument is out of its range.
+
+    Reference: Bowman et al. 2016, Generating Sentences from a Continuous Space, section 3.1; Sonderby et al. 2016,
+    Ladder Variational Autoencoders, section 2.3.
+    """
+
+    def __init__(self, steps: int, start: float = 0.0) -> None:
+        super().__init__()
+        self.steps = checks.positive_integer("steps", steps)
+        self.start = checks.number("start", start, 0)
+        if self.start > 1:
+            raise ValueError(f"`start` must be from 0 to 1. Received: start={start!r}")
+        self._has_warned = False
+
+    def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
+        """Warns where the training will end before the weight is 1, if it is known how long it takes."""
+        self._has_warned = False
+        # A `CallbackList` that a user made may have no parameters.
+        steps_per_epoch = (self.params or {}).get("steps")
+        if steps_per_epoch is not None:
+            self._warn_where_short(self._taken + steps_per_epoch * self.params["epochs"])
+
+    def on_train_batch_begin(self, batch: int, logs: dict[str, Any] | None = None) -> None:
+        """Sets the weight."""
+        self.model.kl_weight.assign(self.start + (1.0 - self.start) * min(1.0, self._taken / self.steps))
+
+    def on_train_end(self, logs: dict[str, Any] | None = None) -> None:
+        """Sets the weight back to 1, and warns where it was not: the data or a callback have ended the training."""
+        self.model.kl_weight.assign(1.0)
+        self._warn_where_short(self._taken)
+
+    @property
+    def _taken(self) -> int:
+        """The steps that the optimizer has taken."""
+        return int(keras.ops.convert_to_numpy(self.model.optimizer.iterations))
+
+    def _warn_where_short(self, steps: int) -> None:
+        if steps < self.steps and not self._has_warned:
+            self._has_warned = True
+            warnings.warn(
+                f"The KL warm-up takes longer than the training, {steps} steps, so that the bound is never maximised. "
+                f"Received: steps={self.steps}",
+                stacklevel=3,
+            )

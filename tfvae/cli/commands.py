@@ -1,0 +1,396 @@
+"""The command line: `tfvae train`, `evaluate`, `generate`, `export`, `verify` and `predict`.
+
+Each command is a function; its arguments are the flags, and the parts of the model are chosen by class name:
+`--likelihood Normal --likelihood.scale 0.1`.
+"""
+
+import contextlib
+import inspect
+import re
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Literal, NoReturn
+
+import docstring_parser
+import keras
+import numpy as np
+import tensorflow as tf
+from jsonargparse import ArgumentParser
+from jsonargparse.typing import PositiveFloat, PositiveInt
+
+from tfvae import data as data_module
+from tfvae import export as export_module
+from tfvae import networks, plots
+from tfvae.cli import run_folder as runs_module
+from tfvae.cli import run_training
+from tfvae.data import Pipelines
+from tfvae.distribute import restart, strategies
+from tfvae.export.metadata import write_json
+from tfvae.likelihoods import Bernoulli, Likelihood
+from tfvae.models.vae import VAE
+from tfvae.objectives import Objective
+from tfvae.posteriors import Posterior
+from tfvae.priors import Prior
+
+USAGE_ERROR = 2
+
+# The parts that a command uses unless it is told otherwise. Here and not in the signature, so that --print_config shows
+# them and --likelihood.scale alone changes them.
+_DEFAULT_PARTS = {
+    "posterior": {"class_path": "tfvae.posteriors.DiagonalNormal"},
+    "prior": {"class_path": "tfvae.priors.StandardNormal"},
+    "likelihood": {"class_path": "tfvae.likelihoods.Normal", "init_args": {"scale": "learned"}},
+    "objective": {"class_path": "tfvae.objectives.ELBO"},
+}
+
+
+def train(
+    data: str = "digits",
+    *,
+    name: str | None = None,
+    batch_size: PositiveInt = 32,
+    validation_fraction: float = 0.2,
+    binarize: Literal["dynamic", "threshold"] | None = None,
+    image_size: tuple[int, int] | None = None,
+    network: Literal["dense", "convolutional"] = "dense",
+    hidden: tuple[int, ...] = (256, 128),
+    filters: tuple[int, ...] = (32, 64),
+    activation: str = "silu",
+    latent_dim: PositiveInt = 8,
+    posterior: Posterior,
+    prior: Prior,
+    likelihood: Likelihood,
+    objective: Objective,
+    learning_rate: PositiveFloat = 2e-3,
+    epochs: PositiveInt = 120,
+    steps_per_execution: PositiveInt = 1,
+    jit_compile: bool = False,
+    strategy: strategies.Name = "auto",
+    devices: PositiveInt | None = None,
+    worker_timeout: PositiveFloat = 300.0,
+    save_freq: PositiveInt | Literal["epoch"] = "epoch",
+    resume: bool = False,
+    num_samples: PositiveInt = 1000,
+    seed: int = 0,
+    runs: str = "runs",
+    saved_models: str = "saved_models",
+    overwrite: bool = False,
+    config_yaml: str = "",
+) -> None:
+    """Trains a VAE, evaluates it on held-out data, draws pictures and exports it.
+
+    Writes <runs>/<name>/ (model.keras, history.csv, config.yaml, evaluation.txt, reconstructions.png, samples.png,
+    latent.png, history.png), <saved_models>/<name>/<version>/ and <saved_models>/<name>/<name>.tflite.
+
+    Args:
+        data: digits, mnist, fashion_mnist, cifar10, cifar100, a .npy, .npz, .csv or .parquet file, or an image folder.
+        name: name of the run and of the exported model; by default that of the data.
+        batch_size: examples in a batch.
+        validation_fraction: share of the data that is held out, where the data has no test split of its own.
+        binarize: turn values in [0, 1] into 0 or 1: drawn anew at each visit, or by the threshold 0.5.
+        image_size: height and width to which a folder's images are brought.
+        network: the kind of encoder and decoder.
+        hidden: widths of the encoder's dense layers, such as [256,128]; the decoder mirrors them.
+        filters: filters of the encoder's convolutions, such as [32,64]; the decoder mirrors them.
+        activation: the networks' activation, by its Keras name.
+        latent_dim: dimension of the latent space.
+        posterior: q(z|x).
+        prior: p(z).
+        likelihood: p(x|z).
+        objective: what is maximised.
+        learning_rate: Adam's, at the start; it falls to 0 along a cosine.
+        epochs: passes over the training data.
+        steps_per_execution: steps that run in one call of TensorFlow.
+        jit_compile: compile the steps with XLA.
+        strategy: how to use several devices: auto, one_device, mirrored, multi_worker (each worker runs this command,
+            with its TF_CONFIG) or tpu.
+        devices: how many devices for mirrored; without GPUs the CPU is split into that many.
+        worker_timeout: seconds to wait for the other workers.
+        save_freq: steps from checkpoint to checkpoint, or epoch.
+        resume: go on with the training of that name if it was cut.
+        num_samples: draws for each example in the importance-sampled log-likelihood.
+        seed: of the weights, the noise, the split and the order of the data.
+        runs: folder of the runs.
+        saved_models: folder of the exported models.
+        overwrite: write into the folder of an earlier run of that name.
+        config_yaml: the text of the run's config.yaml; the command line supplies it.
+    """
+    with _exit_on_errors(USAGE_ERROR):
+        name = name or Path(data).stem
+        # As an export needs it, and so that a pattern of files is none.
+        if not re.fullmatch(r"[A-Za-z0-9_-][A-Za-z0-9._-]*", name):
+            raise ValueError(f"`--name` must be of letters, digits, '.', '_' and '-'. Received: {name}")
+        run = Path(runs) / name
+        trained = resume and run_training.is_trained(run)
+        if trained and ((run / "evaluation.txt").exists() or not strategies.is_chief()):
+            print(f"{run} is trained already")
+            return
+        # What is trained needs no other workers, which may have ended.
+        if trained:
+            chosen = tf.distribute.get_strategy()
+        else:
+            chosen = strategies.strategy(strategy, devices=devices, timeout=worker_timeout)
+        chief = strategies.workers(chosen)[0] == 0
+    with _exit_on_errors(USAGE_ERROR), chosen.scope():
+        pipelines = data_module.load(
+            data,
+            batch_size=batch_size,
+            validation_fraction=validation_fraction,
+            binarize=binarize,
+            image_size=image_size,
+            seed=seed,
+        )
+        keras.utils.set_random_seed(seed)
+        if binarize and not isinstance(likelihood, Bernoulli):
+            raise ValueError(
+                "`--binarize` makes x 0 or 1, which needs `--likelihood Bernoulli`. Received: --likelihood "
+                f"{type(likelihood).__name__}"
+            )
+        held_out = runs_module.held_out(pipelines)
+        event_shape = held_out.shape[1:]
+        encoder, decoder = _networks(network, event_shape, latent_dim, likelihood, hidden, filters, activation)
+        model = VAE(encoder, decoder, latent_dim, posterior, prior, likelihood, objective)
+        model.check_data(held_out)
+        schedule = keras.optimizers.schedules.CosineDecay(learning_rate, epochs * len(pipelines.train))
+        model.compile(keras.optimizers.Adam(schedule), steps_per_execution=steps_per_execution, jit_compile=jit_compile)
+        if chief and not trained:
+            run_training.start(run, config_yaml, resume=resume, overwrite=overwrite)
+    if not trained:
+        try:
+            run_training.fit(model, pipelines, run, epochs=epochs, save_freq=save_freq, chief=chief)
+        except FloatingPointError as error:
+            raise SystemExit(f"tfvae: {error}") from error
+    if not chief:
+        return
+    # Out of the strategy, in which the other workers would have to take part.
+    model = runs_module.load_model(run)
+    evaluation = runs_module.evaluation(model, held_out, num_samples, seed)
+    print("\n" + evaluation)
+    plots.history(run_training.history(run)).savefig(run / "history.png")
+    runs_module.draw(model, held_out, run, seed)
+    with _exit_on_errors(1):
+        _export(model, Path(saved_models) / run.name, pipelines)
+    # Last, because a run that has it is complete.
+    (run / "evaluation.txt").write_text(evaluation + "\n")
+    print(f"\nWrote {run}/ (model.keras, history.csv, config.yaml, evaluation.txt and pictures)")
+
+
+def evaluate(run: str = "runs/digits", data: str | None = None, num_samples: PositiveInt = 1000, seed: int = 0) -> None:
+    """Prints the held-out ELBO, log-likelihood and KL divergence of a trained model.
+
+    Args:
+        run: the folder of the run.
+        data: other data than the run's, by name or path; its held-out part is used.
+        num_samples: draws for each example in the importance-sampled log-likelihood.
+        seed: of the noise.
+    """
+    with _exit_on_errors(USAGE_ERROR):
+        model, pipelines = runs_module.load_model(Path(run)), runs_module.load_data(Path(run), data)
+    print(runs_module.evaluation(model, runs_module.held_out(pipelines), num_samples, seed))
+
+
+def generate(run: str = "runs/digits", output: str = "samples.png", n: PositiveInt = 64, seed: int = 0) -> None:
+    """Generates examples from the prior.
+
+    Args:
+        run: the folder of the run.
+        output: the file to write: a picture (.png) or an array (.npy).
+        n: how many examples to generate.
+        seed: of the noise.
+    """
+    path = Path(output)
+    with _exit_on_errors(USAGE_ERROR):
+        if path.suffix not in (".png", ".npy"):
+            raise ValueError(f"`--output` must end in .png or .npy. Received: {output}")
+        model = runs_module.load_model(Path(run))
+        x = model.generate(n, seed=seed)
+        if path.suffix == ".png":
+            plots.samples(x).savefig(path)
+        else:
+            np.save(path, x)
+    print(f"Wrote {path}")
+
+
+def export(
+    run: str = "runs/digits",
+    *,
+    output: str | None = None,
+    keep: PositiveInt | None = None,
+    quantize: Literal["float16", "dynamic", "int8"] | None = None,
+    tflite_batch_size: Literal[1] | None = None,
+) -> None:
+    """Exports a trained model to a SavedModel and a .tflite file, and compares both with it.
+
+    Args:
+        run: the folder of the run.
+        output: the folder to write to; by default saved_models/<name of the run>.
+        keep: how many versions of the SavedModel to keep; by default all.
+        quantize: how to make the .tflite file smaller.
+        tflite_batch_size: 1 fixes the batch of the .tflite file; by default it takes any.
+    """
+    folder = Path(output) if output else Path("saved_models") / Path(run).resolve().name
+    with _exit_on_errors(USAGE_ERROR):
+        model, pipelines = runs_module.load_model(Path(run)), runs_module.load_data(Path(run))
+    with _exit_on_errors(1):
+        _export(model, folder, pipelines, keep, quantize, tflite_batch_size)
+
+
+def verify(
+    run: str = "runs/digits",
+    *,
+    saved_model: str | None = None,
+    tflite: str | None = None,
+    output: str | None = None,
+) -> None:
+    """Compares exported files with the model that they came from, on the held-out data.
+
+    Args:
+        run: the folder of the run.
+        saved_model: the SavedModel; a folder of versions means the newest.
+        tflite: the .tflite file.
+        output: a JSON file to write the comparison to.
+    """
+    with _exit_on_errors(USAGE_ERROR):
+        model, pipelines = runs_module.load_model(Path(run)), runs_module.load_data(Path(run))
+        verification = export_module.verify(
+            model, saved_model=saved_model, tflite=tflite, x=runs_module.held_out(pipelines)
+        )
+        if output:
+            write_json(Path(output), verification.to_dict())
+    print(verification)
+
+
+def predict(*, model: str = "saved_models/digits", input: str, output: str) -> None:
+    """Runs an exported model: reconstructions, encodings and scores of the examples in a file.
+
+    Args:
+        model: a folder of versions, a SavedModel or a .tflite file.
+        input: a .npy file of x [N, ...], in the model's units.
+        output: the .npz file to write: mean, elbo, log_likelihood and kl at the mean of q(z|x), and its parameters.
+    """
+    with _exit_on_errors(USAGE_ERROR):
+        if Path(input).suffix != ".npy":
+            raise ValueError(f"`--input` must be a .npy file. Received: {input}")
+        exported = export_module.load(model)
+        x = np.load(input, allow_pickle=False)
+        outputs = {**exported.run("serving_default", x=x), **exported.encode(x)}
+        with open(output, "wb") as file:
+            np.savez(file, **outputs)
+    print(f"Wrote {output} ({', '.join(outputs)} of {len(x)} examples)")
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Runs the command line.
+
+    Args:
+        arguments: the words after `tfvae`; None takes those of the process.
+    """
+    parser = _Parser(prog="tfvae", description="Variational autoencoders, from training to TF Serving and the phone.")
+    subcommands = parser.add_subcommands()
+    parsers = {}
+    for command in (train, evaluate, generate, export, verify, predict):
+        parsers[command] = _command_parser(command)
+        subcommands.add_subcommand(command.__name__, parsers[command])
+    parsed = parser.parse_args(arguments)
+    command = {command.__name__: command for command in parsers}[parsed.subcommand]
+    chosen = parsed[parsed.subcommand]
+    chosen.pop("config", None)
+    with _exit_on_errors(USAGE_ERROR):
+        keywords = vars(parsers[command].instantiate(chosen))
+    if command is not train:
+        command(**keywords)
+        return
+    # All of it, because all workers take part in making the model too.
+    with restart.on_lost_worker("--resume"):
+        train(**keywords, config_yaml=parsers[train].dump(chosen, skip_unset=False))
+
+
+class _Parser(ArgumentParser):
+    """A parser whose errors are one line."""
+
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        _exit(message, USAGE_ERROR)
+
+
+def _command_parser(command: Callable[..., None]) -> _Parser:
+    """A parser whose flags are the arguments of a function; the first one is positional, unless it is keyword-only."""
+    docstring = docstring_parser.parse(command.__doc__)
+    signature = inspect.signature(command).parameters
+    first = next(iter(signature.values()))
+    parser = _Parser(description=docstring.short_description)
+    parser.add_argument("--config", action="config", help="a YAML file of the arguments")
+    skip = {"config_yaml"}
+    if first.kind is not first.KEYWORD_ONLY:
+        parser.add_argument(first.name, nargs="?", default=first.default, help=docstring.params[0].description)
+        skip.add(first.name)
+    for parameter in docstring.params:
+        if signature[parameter.arg_name].annotation is bool:
+            # With no value too, which means true.
+            parser.add_argument(
+                f"--{parameter.arg_name}", type=bool, nargs="?", const=True, default=False, help=parameter.description
+            )
+            skip.add(parameter.arg_name)
+    parser.add_function_arguments(command, as_group=False, skip=skip)
+    if command is train:
+        parser.set_defaults(_DEFAULT_PARTS)
+    return parser
+
+
+@contextlib.contextmanager
+def _exit_on_errors(code: int) -> Iterator[None]:
+    """Turns what a user can mend, or an export that is refused, into one line and an exit code."""
+    try:
+        yield
+    except (ValueError, OSError, ImportError, NotImplementedError) as error:
+        _exit(str(error), code)
+
+
+def _exit(message: str, code: int) -> NoReturn:
+    print("tfvae: error: " + " ".join(message.split()), file=sys.stderr)
+    raise SystemExit(code)
+
+
+def _networks(
+    network: str,
+    event_shape: tuple[int, ...],
+    latent_dim: int,
+    likelihood: Likelihood,
+    hidden: tuple[int, ...],
+    filters: tuple[int, ...],
+    activation: str,
+) -> tuple[keras.Model, keras.Model]:
+    """An encoder, and a decoder that mirrors it and gives what the likelihood reads."""
+    output_shape = likelihood.parameter_shape(event_shape)
+    if network == "dense":
+        return (
+            networks.dense_encoder(event_shape, hidden, activation),
+            networks.dense_decoder(latent_dim, output_shape, hidden[::-1], activation),
+        )
+    return (
+        networks.convolutional_encoder(event_shape, filters, hidden, activation),
+        networks.convolutional_decoder(latent_dim, output_shape, filters[::-1], hidden[::-1], activation),
+    )
+
+
+def _export(
+    model: VAE,
+    folder: Path,
+    pipelines: Pipelines,
+    keep: int | None = None,
+    quantize: Literal["float16", "dynamic", "int8"] | None = None,
+    tflite_batch_size: Literal[1] | None = None,
+) -> None:
+    """Exports the model, and prints and writes how far the exports are from it."""
+    x = runs_module.held_out(pipelines)
+    units = {"offset": pipelines.offset, "scale": pipelines.scale}
+    # Not the held-out data, on which the cost of int8 is measured.
+    calibration = next(pipelines.train.unbatch().batch(256).as_numpy_iterator())
+    file = folder / f"{folder.name}.tflite"
+    export_module.tflite(model, file, quantize=quantize, batch_size=tflite_batch_size, x=calibration, **units)
+    # Last, because a server may take it at once.
+    version = export_module.saved_model(model, folder, keep=keep, x=x, **units)
+    verification = export_module.verify(model, saved_model=version, tflite=file, x=x)
+    write_json(folder / "verification.json", verification.to_dict())
+    print(f"\nExported to {version}/ and {file}; compared with the Keras model on {len(x)} examples:\n")
+    print(verification)

@@ -1,0 +1,78 @@
+"""A run's folder: what `tfvae train` writes there and the other commands read."""
+
+import math
+from pathlib import Path
+
+import keras
+import numpy as np
+import yaml
+
+from tfvae import plots
+from tfvae.data import loading
+from tfvae.evaluation import rate_distortion
+from tfvae.models.vae import VAE
+
+# What config.yaml must say for the data to be read again.
+_DATA_ARGUMENTS = ("batch_size", "validation_fraction", "binarize", "image_size", "seed")
+
+
+def load_model(folder: Path) -> VAE:
+    """The trained model of a run.
+
+    Raises:
+        ValueError: there is none.
+    """
+    path = folder / "model.keras"
+    if not path.is_file():
+        raise ValueError(f"`run` must be a folder that `tfvae train` wrote. Received: {folder}, with no model.keras")
+    return keras.saving.load_model(path)
+
+
+def load_data(folder: Path, source: str | None = None) -> loading.Pipelines:
+    """The data that a run was trained on, or other data split and scaled like it."""
+    config = yaml.safe_load((folder / "config.yaml").read_text())
+    return loading.load(source or config["data"], **{name: config[name] for name in _DATA_ARGUMENTS})
+
+
+def held_out(pipelines: loading.Pipelines) -> np.ndarray:
+    """The held-out examples [N, ...], at most the first 10,000, so that they fit in memory however many there are."""
+    examples = pipelines.validation.unbatch().take(10_000).batch(10_000)
+    return next(examples.as_numpy_iterator())
+
+
+def evaluation(model: VAE, x: np.ndarray, num_samples: int, seed: int) -> str:
+    """A table of the bound and of log p(x) on held-out data, in nats per example and bits per dimension.
+
+    Args:
+        model: the model.
+        x: the data [N, ...].
+        num_samples: draws for each example in the importance-sampled log-likelihood.
+        seed: of the draws.
+    """
+    rate, distortion = rate_distortion(model, x, seed=seed)
+    log_likelihood = float(np.mean(model.log_likelihood(x, num_samples, seed=seed)))
+    dimensions = math.prod(x.shape[1:])
+    lines = [f"{f'held out: {len(x)} examples of {dimensions} dimensions':<50}{'nats':>10}{'bits/dim':>10}"]
+    for label, nats, sign in (
+        ("ELBO", -(rate + distortion), -1),
+        (f"log-likelihood (importance sampling, K = {num_samples})", log_likelihood, -1),
+        ("KL", rate, 1),
+    ):
+        lines.append(f"{label:<50}{nats:>10.3f}{sign * nats / (dimensions * math.log(2)):>10.4f}")
+    return "\n".join(lines)
+
+
+def draw(model: VAE, x: np.ndarray, folder: Path, seed: int) -> None:
+    """Writes reconstructions.png, samples.png and latent.png.
+
+    Args:
+        model: the model.
+        x: held-out data [N, ...].
+        folder: the folder of the run.
+        seed: of the samples.
+    """
+    to_data = model.likelihood.to_data
+    plots.reconstructions(x, to_data(model.reconstruct(x))).savefig(folder / "reconstructions.png")
+    plots.samples(to_data(model.generate(64, seed=seed))).savefig(folder / "samples.png")
+    z = model.posterior.center(model.encode(x)).numpy()
+    plots.latent(z, x).savefig(folder / "latent.png")

@@ -1,0 +1,5 @@
+"""Data for `fit`: named sets, files, folders and arrays as pipelines of float32 batches."""
+
+from tfvae.data.loading import IMAGE_SUFFIXES, NAMES, Arrays, Pipelines, load, read
+
+__all__ = ["IMAGE_SUFFIXES", "NAMES", "Arrays", "Pipelines", "load", "read"]

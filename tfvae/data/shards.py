@@ -1,0 +1,400 @@
+"""Data larger than memory: rows in several files, streamed in an order that follows from a seed and the epoch.
+
+An order on disk would be the order of training, so files come in a new order at each epoch, a few are read in turn, and
+rows go through a shuffle buffer. Workers that train in step divide the files among themselves.
+"""
+
+import contextlib
+import functools
+import glob
+import itertools
+import math
+import os
+import tempfile
+import zipfile
+import zlib
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import IO, Any, NamedTuple
+
+import numpy as np
+import tensorflow as tf
+from google.protobuf.message import DecodeError
+from numpy.typing import ArrayLike
+from tensorflow.core.framework.tensor_pb2 import TensorProto
+
+from tfvae import checks
+from tfvae.data import epochs
+from tfvae.distribute import strategies
+
+SUFFIXES = (".npy", ".npz", ".tfrecord")
+
+# Files that are read in turn, and what is read of one at a time: rows, or fewer when they are large.
+_FILES_AT_ONCE = 4
+_CHUNK_ROWS = 256
+_CHUNK_BYTES = 2**20
+
+
+class Shards(NamedTuple):
+    """Files of rows of one shape and dtype.
+
+    Attributes:
+        paths: the files, all `.tfrecord`, or each `.npy` or `.npz`.
+        rows: the number of rows of each.
+        shape: of a row.
+        dtype: of a row, in this machine's byte order.
+        argument: what errors call the files.
+    """
+
+    paths: tuple[Path, ...]
+    rows: tuple[int, ...]
+    shape: tuple[int, ...]
+    dtype: np.dtype
+    argument: str
+
+    def subset(self, indices: Sequence[int]) -> "Shards":
+        """Some of the files, by their numbers."""
+        return self._replace(paths=tuple(self.paths[i] for i in indices), rows=tuple(self.rows[i] for i in indices))
+
+
+def look(files: str | Path | Sequence[str | Path], argument: str = "files") -> Shards:
+    """Finds files, and looks at what they hold: at the headers of NumPy files, and once through all TFRecords.
+
+    Args:
+        files: see `stream`.
+        argument: what errors call `files`.
+
+    Returns:
+        The files; those of a pattern or a folder are sorted.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: see `stream`.
+    """
+    if is_pattern(files):
+        paths = sorted(Path(path) for path in glob.glob(str(files)))
+    elif isinstance(files, (str, Path)) and Path(files).is_dir():
+        paths = sorted(path for path in Path(files).glob("[!.]*") if path.suffix.lower() in SUFFIXES)
+    else:
+        paths = [Path(path) for path in ([files] if isinstance(files, (str, Path)) else files)]
+    missing = [str(path) for path in paths if not path.is_file()]
+    if missing or not paths:
+        raise FileNotFoundError(f"`{argument}` must be existing files. Received: {', '.join(missing) or files}")
+    kinds = {path.suffix.lower() for path in paths}
+    if kinds != {".tfrecord"} and not kinds <= {".npy", ".npz"}:
+        suffixes = ", ".join(sorted(kinds))
+        raise _invalid(argument, "be files that are all .tfrecord, or each .npy or .npz", f"the suffixes {suffixes}")
+    heads = [(_record_head if kinds == {".tfrecord"} else _numpy_head)(path, argument) for path in paths]
+    for path, head in zip(paths, heads, strict=True):
+        _check_like_the_first(head.shape, head.dtype, path, heads[0])
+    return heads[0]._replace(paths=tuple(paths), rows=tuple(head.rows[0] for head in heads))
+
+
+def is_pattern(files: Any) -> bool:
+    """Whether `files` is a path with `*` or `?` in it, and not the name of a file."""
+    return isinstance(files, (str, Path)) and bool({"*", "?"} & set(str(files))) and not Path(files).exists()
+
+
+def stream(
+    files: str | Path | Sequence[str | Path] | Shards,
+    *,
+    batch_size: int,
+    seed: int = 0,
+    shuffle: bool = True,
+    shuffle_rows: int = 10_000,
+    transform: Callable[[tf.Tensor, tf.Tensor], tf.Tensor] | None = None,
+) -> tf.data.Dataset:
+    """Makes batches of rows that are read from files while they are needed.
+
+    In memory are `shuffle_rows` rows, a few batches, and some chunks of 1 MB, or of one row where that is larger.
+
+    In the scope of a strategy with several workers, each worker reads files of its own, if there are as many as
+    workers; else every worker reads all, and `tf.distribute` divides the rows. Either way a step has `batch_size` rows
+    in all replicas together, and an epoch has each row once. `len` is the number of steps of an epoch, the same on all
+    workers. A worker with files of its own makes fewer batches than that, for each of them serves several steps.
+
+    Args:
+        files: a pattern with `*` or `?`, a path, a folder or paths; all `.tfrecord`, as of `write_tfrecords`, or each
+            `.npy` or `.npz`, with the key x_train, the key x, or one array `[N, ...event]`. Or what `look` found.
+        batch_size: B, the number of rows of a batch, of all replicas together; the last one may be smaller.
+        seed: from 0 to 2**31 - 1. The seed and the number of the epoch give the order, whatever the global seeds.
+        shuffle: give the rows in a new order at each epoch; else as they are in the files, the same at each pass.
+        shuffle_rows: the size of the buffer from which rows are drawn at random.
+        transform: what becomes of a batch [B, ...event], given it and a stateless seed int32 [2], another one for each
+            batch and, with `shuffle`, each epoch. Where workers divide the files, `map` would lose rows: use this.
+
+    Returns:
+        A dataset of batches [B, ...event], in the dtype of the files if there is no `transform`.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: a file cannot be read, is empty, or holds other rows than the first one, or an argument is out of
+            its range. What is found only while reading is a `tf.errors.InvalidArgumentError` that names the file.
+    """
+    batch_size = checks.positive_integer("batch_size", batch_size)
+    shuffle_rows = checks.positive_integer("shuffle_rows", shuffle_rows)
+    if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2**31:
+        raise _invalid("seed", "be an integer from 0 to 2**31 - 1", f"seed={seed!r}")
+    shards = files if isinstance(files, Shards) else look(files)
+    index, count = strategies.workers()
+    divided = 1 < count <= len(shards.paths)
+    own = shards.subset(range(index, len(shards.paths), count)) if divided else shards
+
+    def one_pass(seed: tf.Tensor) -> tf.data.Dataset:
+        seed = tf.random.fold_in(seed, index if divided else 0)
+        order = tf.range(len(own.paths))
+        if shuffle:
+            order = tf.random.experimental.stateless_shuffle(order, seed)
+        paths = tf.data.Dataset.from_tensor_slices(tf.gather([str(path) for path in own.paths], order))
+        chunks = paths.interleave(lambda path: _chunks(path, own), cycle_length=_FILES_AT_ONCE if shuffle else 1)
+        rows = chunks.prefetch(2).unbatch()
+        if shuffle:
+            # tf.data adds the seed of the graph, else the global one, to every seed of its own.
+            tf.compat.v1.get_default_graph().seed = 1
+            rows = rows.shuffle(shuffle_rows, seed=tf.cast(seed[0], tf.int64))
+        batches = rows.batch(batch_size)
+        if transform is None:
+            return batches
+        return batches.enumerate().map(
+            lambda i, x: transform(x, tf.random.fold_in(seed, i)), num_parallel_calls=tf.data.AUTOTUNE
+        )
+
+    dataset = epochs.ordered(one_pass, seed=seed) if shuffle else one_pass(tf.constant([seed, 0], tf.int32))
+    if divided:
+        dataset = _divided(dataset, shards.rows, batch_size, count)
+    else:
+        dataset = dataset.apply(tf.data.experimental.assert_cardinality(-(-sum(shards.rows) // batch_size)))
+    options = tf.data.Options()
+    policies = tf.data.experimental.AutoShardPolicy
+    options.experimental_distribute.auto_shard_policy = policies.OFF if divided else policies.DATA
+    return dataset.prefetch(2).with_options(options)
+
+
+def write_tfrecords(x: ArrayLike | Iterable[ArrayLike], folder: str | Path, *, rows_per_file: int) -> list[Path]:
+    """Writes rows as TFRecords of `tf.train.Example`, whose feature "x" is the `tf.io.serialize_tensor` of the row.
+
+    All files appear in the folder once all are written.
+
+    Args:
+        x: an array [N, ...event]; or, where that does not fit in memory, an iterable of its parts [n, ...event].
+        folder: the folder, which is made where there is none.
+        rows_per_file: the number of rows of each file but the last, which may have fewer.
+
+    Returns:
+        The files, named like 00000-of-00004.tfrecord.
+
+    Raises:
+        ValueError: x is not one array of finite numbers, or the folder has TFRecords in it.
+    """
+    rows_per_file = checks.positive_integer("rows_per_file", rows_per_file)
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    if any(folder.glob("*.tfrecord")):
+        raise _invalid("folder", "have no .tfrecord files in it", f"folder='{folder}'")
+    rows = itertools.chain.from_iterable(_parts(x))
+    written = []
+    with tempfile.TemporaryDirectory(dir=folder, prefix=".writing-") as temporary:
+        for first in rows:
+            written.append(Path(temporary, str(len(written))))
+            with tf.io.TFRecordWriter(str(written[-1])) as writer:
+                for row in itertools.chain([first], itertools.islice(rows, rows_per_file - 1)):
+                    value = tf.train.BytesList(value=[_prefix(row.shape, row.dtype) + row.tobytes()])
+                    feature = {"x": tf.train.Feature(bytes_list=value)}
+                    writer.write(tf.train.Example(features=tf.train.Features(feature=feature)).SerializeToString())
+        if not written:
+            raise _invalid("x", "hold at least one example", "none")
+        return [path.rename(folder / f"{i:05}-of-{len(written):05}.tfrecord") for i, path in enumerate(written)]
+
+
+@contextlib.contextmanager
+def readable(path: Path, argument: str) -> Iterator[None]:
+    """Turns what NumPy raises for a file that it cannot read into a ValueError that names the file."""
+    try:
+        yield
+    except (ValueError, EOFError, OSError, zipfile.BadZipFile, zlib.error) as error:
+        expected = "be a readable .npy or .npz file without pickled objects"
+        raise _invalid(argument, expected, f"{argument}='{path}': {error}") from error
+
+
+def array_name(names: Collection[str], path: Path, argument: str) -> str:
+    """The key, of those of an `.npz` file, under which its rows are, or a ValueError."""
+    for name in ("x_train", "x", *(names if len(names) == 1 else ())):
+        if name in names:
+            return name
+    expected = "be an .npz file with the key x_train (and perhaps x_test), the key x, or one array"
+    raise _invalid(argument, expected, f"{argument}='{path}' with the keys {', '.join(names)}")
+
+
+def _invalid(argument: str, expected: str, received: str) -> ValueError:
+    return ValueError(f"`{argument}` must {expected}. Received: {received}")
+
+
+def _numpy_head(path: Path, argument: str) -> Shards:
+    with contextlib.ExitStack() as stack:
+        _, shape, _, dtype = _open_array(path, argument, stack)
+    return _check_head(shape[0] if shape else 0, shape[1:], dtype, path, argument)
+
+
+def _record_head(path: Path, argument: str) -> Shards:
+    rows, first = 0, np.zeros(0)
+    try:
+        for records in tf.data.TFRecordDataset(str(path)).batch(64):
+            if rows == 0:
+                first = _tensor(_feature(records[0].numpy(), path, argument), path, argument)
+            rows += len(records)
+    except tf.errors.DataLossError as error:
+        raise _invalid(argument, "be readable TFRecords", f"'{path}', which is cut or corrupt") from error
+    return _check_head(rows, first.shape, first.dtype, path, argument)
+
+
+def _check_head(rows: int, shape: tuple[int, ...], dtype: np.dtype, path: Path, argument: str) -> Shards:
+    if not shape or rows * math.prod(shape) == 0:
+        expected = "hold rows of the shape [...event], at least one in each file"
+        raise _invalid(argument, expected, f"{rows} rows of the shape {list(shape)} in '{path}'")
+    if dtype.kind not in "biuf" or dtype.itemsize > 8:
+        raise _invalid(argument, "hold real numbers (bool, integer or float)", f"{dtype} in '{path}'")
+    return Shards((path,), (rows,), shape, dtype.newbyteorder("="), argument)
+
+
+def _check_like_the_first(shape: tuple[int, ...], dtype: np.dtype, path: Path, shards: Shards) -> None:
+    if (shape, dtype) != (shards.shape, shards.dtype):
+        expected = f"hold rows of one dtype and shape, {shards.dtype} {list(shards.shape)} as in '{shards.paths[0]}'"
+        raise _invalid(shards.argument, expected, f"{dtype} {list(shape)} in '{path}'")
+
+
+def _check_finite(rows: np.ndarray, path: Path, argument: str) -> None:
+    # Models compute in float32, in which large numbers of float64 are infinite.
+    with np.errstate(over="ignore"):
+        if rows.dtype.kind == "f" and not np.isfinite(rows.astype(np.float32, copy=False)).all():
+            raise _invalid(argument, "hold finite numbers, as float32", f"NaN or infinity in '{path}'")
+
+
+def _open_array(path: Path, argument: str, stack: contextlib.ExitStack) -> tuple[IO[bytes], tuple, bool, np.dtype]:
+    """The bytes of an array, its shape, whether it is in Fortran's order, and its dtype."""
+    archive, name = None, ""
+    if path.suffix.lower() == ".npz":
+        with readable(path, argument):
+            archive = stack.enter_context(zipfile.ZipFile(path))
+        names = [name.removesuffix(".npy") for name in archive.namelist() if name.endswith(".npy")]
+        name = array_name(names, path, argument)
+    with readable(path, argument):
+        file = stack.enter_context(path.open("rb") if archive is None else archive.open(f"{name}.npy"))
+        # Version 3 is for field names in Unicode, and numbers have no fields.
+        version = np.lib.format.read_magic(file)
+        read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+        return file, *read(file)
+
+
+def _chunks(path: tf.Tensor, shards: Shards) -> tf.data.Dataset:
+    """The rows of a file, some [C, ...event] at a time."""
+    spec = tf.TensorSpec([None, *shards.shape], shards.dtype)
+    rows = max(1, min(_CHUNK_ROWS, _CHUNK_BYTES // (math.prod(shards.shape) * shards.dtype.itemsize)))
+    if shards.paths[0].suffix.lower() != ".tfrecord":
+        read = functools.partial(_numpy_chunks, rows=rows, shards=shards)
+        return tf.data.Dataset.from_generator(read, output_signature=spec, args=(path,))
+    decode = functools.partial(_decode, shards=shards)
+    return (
+        tf.data.TFRecordDataset(path)
+        .batch(rows)
+        .map(lambda records: tf.ensure_shape(tf.numpy_function(decode, [records, path], spec.dtype), spec.shape))
+    )
+
+
+def _numpy_chunks(file_name: bytes, rows: int, shards: Shards) -> Iterator[np.ndarray]:
+    path = Path(os.fsdecode(file_name))
+    with contextlib.ExitStack() as stack:
+        file, shape, fortran_order, dtype = _open_array(path, shards.argument, stack)
+        # In Fortran's order a row is all over the file, which is then read as a whole.
+        rows, order = (shape[0], "F") if fortran_order else (rows, "C")
+        for start in range(0, shape[0], rows):
+            count = min(rows, shape[0] - start)
+            with readable(path, shards.argument):
+                content = file.read(count * math.prod(shape[1:]) * dtype.itemsize)
+                chunk = np.frombuffer(content, dtype).reshape((count, *shape[1:]), order=order)
+            _check_finite(chunk, path, shards.argument)
+            yield chunk
+
+
+def _decode(records: Iterable[bytes], file_name: bytes, shards: Shards) -> np.ndarray:
+    """The rows [C, ...event] of serialized examples."""
+    path = Path(os.fsdecode(file_name))
+    prefix = _prefix(shards.shape, shards.dtype)
+    length = len(prefix) + math.prod(shards.shape) * shards.dtype.itemsize
+    values = [_feature(record, path, shards.argument) for record in records]
+    # A tensor has several serial forms, and that of `tf.io.serialize_tensor` is the one that is fast to read.
+    if all(len(value) == length and value.startswith(prefix) for value in values):
+        content = b"".join(value[len(prefix) :] for value in values)
+        rows = np.frombuffer(content, shards.dtype).reshape(len(values), *shards.shape)
+    else:
+        tensors = [_tensor(value, path, shards.argument) for value in values]
+        for tensor in tensors:
+            _check_like_the_first(tensor.shape, tensor.dtype, path, shards)
+        rows = np.stack(tensors)
+    _check_finite(rows, path, shards.argument)
+    return rows
+
+
+def _feature(record: bytes, path: Path, argument: str) -> bytes:
+    """The bytes of the feature "x" of a serialized example."""
+    try:
+        features = tf.train.Example.FromString(record).features.feature
+    except DecodeError as error:
+        raise _invalid(argument, "hold records of tf.train.Example", f"'{path}': {error}") from error
+    values = features["x"].bytes_list.value if "x" in features else ()
+    if len(values) != 1:
+        expected = 'have in each record a feature "x", the bytes of one tensor'
+        raise _invalid(argument, expected, f"the features {sorted(features)} in '{path}'")
+    return values[0]
+
+
+def _tensor(value: bytes, path: Path, argument: str) -> np.ndarray:
+    try:
+        return tf.make_ndarray(TensorProto.FromString(value))
+    except (DecodeError, TypeError, ValueError) as error:
+        raise _invalid(argument, 'have in "x" what `tf.io.serialize_tensor` gives', f"'{path}': {error}") from error
+
+
+@functools.lru_cache
+def _prefix(shape: tuple[int, ...], dtype: np.dtype) -> bytes:
+    """What `tf.io.serialize_tensor` writes before the numbers."""
+    content = np.zeros(shape, dtype).tobytes()
+    kind, size = tf.as_dtype(dtype).as_datatype_enum, tf.TensorShape(shape).as_proto()
+    return TensorProto(dtype=kind, tensor_shape=size, tensor_content=content).SerializeToString()[: -len(content)]
+
+
+def _divided(dataset: tf.data.Dataset, rows: Sequence[int], batch_size: int, count: int) -> tf.data.Dataset:
+    """The batches of one of `count` workers, whose length is the number of steps of all."""
+    replicas = tf.distribute.get_strategy().num_replicas_in_sync
+    if batch_size < replicas:
+        expected = f"be at least the number of replicas, {replicas}, when workers divide the files"
+        raise _invalid("batch_size", expected, f"batch_size={batch_size}")
+    # `tf.distribute` sees the size of batches that are made last, and fills the parts of the replicas one after the
+    # other; else it would cut the last, smaller batch into many parts, and a step might have no row at all.
+    batches = dataset.unbatch().batch(batch_size)
+    steps = max(_steps(sum(rows[worker::count]), batch_size, replicas, worker, count) for worker in range(count))
+    # `fit` takes the length for the number of steps. That of an endless dataset is what `take` says, and this one ends.
+    return batches.concatenate(batches.take(0).repeat()).take(steps)
+
+
+def _steps(rows: int, batch_size: int, replicas: int, worker: int, count: int) -> int:
+    """The number of steps in which `tf.distribute` gives a worker its rows."""
+    parts = [batch_size // replicas + (replica < batch_size % replicas) for replica in range(replicas)]
+    own = replicas // count
+    parts = parts[worker * own :] + parts[: worker * own]
+    starts = itertools.accumulate((sum(parts[i : i + own]) for i in range(0, replicas, own)), initial=0)
+    return rows // batch_size * count + sum(start < rows % batch_size for start in itertools.islice(starts, count))
+
+
+def _parts(x: Any) -> Iterator[np.ndarray]:
+    """The arrays of which x is made."""
+    first = None
+    for part in [x] if hasattr(x, "__array__") or not isinstance(x, Iterable) else x:
+        part = checks.to_numpy(part)
+        if part.ndim < 2 or part.size == 0 or part.dtype.itemsize > 8:
+            raise _invalid("x", "be an array [N, ...event], or an iterable of such", f"{part.dtype} {list(part.shape)}")
+        checks.check_finite(part)
+        part = part.astype(part.dtype.newbyteorder("="), copy=False)
+        event = f"{part.dtype} {list(part.shape[1:])}"
+        if event != (first := first or event):
+            raise _invalid("x", f"have parts of one dtype and event shape, {first}", event)
+        yield part

@@ -1,0 +1,1 @@
+"""Several devices and several machines: strategies, what crosses replicas, and workers that meet or are lost."""

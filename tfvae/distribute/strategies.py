@@ -1,0 +1,206 @@
+"""A name -> a `tf.distribute` strategy, or a message that says why it cannot work here."""
+
+import json
+import os
+import re
+from typing import Any, Literal, get_args
+
+import tensorflow as tf
+
+from tfvae import checks
+from tfvae.distribute import rendezvous
+
+Name = Literal["auto", "one_device", "mirrored", "multi_worker", "tpu"]
+
+# As TensorFlow numbers the tasks that train in step: the chief, where there is one, before the workers.
+_TRAINING_JOBS = ("chief", "worker")
+_BEFORE = "before TensorFlow is first used: call `tfvae.strategy` once, before any model, tensor or dataset is made"
+
+
+def strategy(name: Name = "auto", *, devices: int | None = None, timeout: float = 300.0) -> tf.distribute.Strategy:
+    """Makes a `tf.distribute` strategy. Build and compile the model, and make its data, in `with strategy.scope():`.
+
+    Args:
+        name: one of
+
+            - "auto": "multi_worker" where TF_CONFIG names several workers, "tpu" where there is one, "mirrored" where
+              there are several GPUs or `devices` is more than 1; else TensorFlow's default, which changes nothing;
+            - "one_device": the first GPU, or the CPU;
+            - "mirrored": all GPUs of this machine, or its logical CPU devices;
+            - "multi_worker": all workers that the environment variable TF_CONFIG names, each of which calls this once,
+              before TensorFlow is first used;
+            - "tpu": the TPU of this machine, or the one that the environment variable TPU_NAME names.
+        devices: for "mirrored", how many devices; None takes all. Without GPUs the CPU is split into that many logical
+            devices, which is no faster but shows that all works; call this before TensorFlow is first used.
+        timeout: for "multi_worker", how many seconds to wait for the other workers.
+
+    Returns:
+        The strategy.
+
+    Raises:
+        ValueError: the strategy cannot work here, TF_CONFIG is malformed, or an argument is out of its range.
+        TimeoutError: a worker did not answer in time.
+    """
+    if name not in get_args(Name):
+        raise ValueError(f"`name` must be one of {', '.join(get_args(Name))}. Received: name={name!r}")
+    if devices is not None:
+        devices = checks.positive_integer("devices", devices)
+    chosen = _best(devices) if name == "auto" else name
+    if chosen is None:
+        return tf.distribute.get_strategy()
+    if devices is not None and chosen != "mirrored":
+        raise ValueError(f'`devices` must be None for "{chosen}". Received: name={name!r}, devices={devices}')
+    if chosen == "one_device":
+        return tf.distribute.OneDeviceStrategy("/gpu:0" if tf.config.get_visible_devices("GPU") else "/cpu:0")
+    if chosen == "mirrored":
+        return tf.distribute.MirroredStrategy(_local_devices(devices))
+    if chosen == "multi_worker":
+        return _multi_worker(timeout)
+    return _tpu()
+
+
+def workers(strategy: tf.distribute.Strategy | None = None) -> tuple[int, int]:
+    """The number of this process among those that train in step, and how many there are.
+
+    Args:
+        strategy: the strategy; None means the one in whose scope this is called.
+
+    Returns:
+        The index, 0 for the chief, and the count: 0 and 1 unless the strategy has several workers.
+    """
+    strategy = tf.distribute.get_strategy() if strategy is None else strategy
+    if not isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy):
+        return 0, 1
+    # The cluster resolver, which is public, reads TF_CONFIG again: once that is gone, every worker would be the chief.
+    return strategy.extended._id_in_cluster, strategy.extended._num_workers
+
+
+def is_chief() -> bool:
+    """Whether this process is the first of the workers that TF_CONFIG names, or TF_CONFIG is not set."""
+    if "TF_CONFIG" not in os.environ:
+        return True
+    cluster, task_type, index = _tf_config()
+    return _training_tasks(cluster)[0] == (task_type, index)
+
+
+def _best(devices: int | None) -> str | None:
+    if "TF_CONFIG" in os.environ and len(_training_tasks(_tf_config()[0])) > 1:
+        return "multi_worker"
+    if _has_tpu():
+        return "tpu"
+    if (devices or 1) > 1 or (devices is None and len(tf.config.get_visible_devices("GPU")) > 1):
+        return "mirrored"
+    return None
+
+
+def _local_devices(count: int | None) -> list[str]:
+    """The names of `count` devices of this machine."""
+    gpus = tf.config.get_visible_devices("GPU")
+    if count is not None and not gpus:
+        _split_the_cpu(count)
+    kind = "GPU" if gpus else "CPU"
+    available = len(tf.config.list_logical_devices(kind))
+    if (count or 1) > available:
+        raise ValueError(f"`devices` must be at most the number of {kind}s, {available}. Received: devices={count}")
+    return [f"/{kind.lower()}:{index}" for index in range(count or available)]
+
+
+def _split_the_cpu(count: int) -> None:
+    cpu = tf.config.list_physical_devices("CPU")[0]
+    try:
+        tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * count)
+    except RuntimeError as error:
+        available = len(tf.config.list_logical_devices("CPU"))
+        if available < count:
+            raise ValueError(
+                f"`devices` must be given {_BEFORE}. Received: devices={count}, with {available} made already"
+            ) from error
+
+
+def _multi_worker(timeout: float) -> tf.distribute.Strategy:
+    if "TF_CONFIG" not in os.environ:
+        raise _malformed("be set: each worker needs the addresses of all, and its own number", "no TF_CONFIG")
+    cluster, task_type, index = _tf_config()
+    tasks = _training_tasks(cluster)
+    # Said now, because a worker that fails after the meeting leaves the others waiting for an hour.
+    if _tensorflow_is_in_use():
+        raise ValueError(f'`name="multi_worker"` must be given {_BEFORE}. Received: TensorFlow in use')
+    rendezvous.meet([cluster[job][i] for job, i in tasks], tasks.index((task_type, index)), timeout)
+    return tf.distribute.MultiWorkerMirroredStrategy()
+
+
+def _tensorflow_is_in_use() -> bool:
+    threads = tf.config.threading.get_inter_op_parallelism_threads()
+    try:
+        # TensorFlow does not say whether it is in use, but takes no change once it is.
+        tf.config.threading.set_inter_op_parallelism_threads(threads + 1)
+    except RuntimeError:
+        return True
+    tf.config.threading.set_inter_op_parallelism_threads(threads)
+    return False
+
+
+def _tf_config() -> tuple[dict[str, list[str]], str, int]:
+    """The cluster, the type and the index of this task, as TF_CONFIG gives them.
+
+    Raises:
+        ValueError: TF_CONFIG is malformed.
+    """
+    text = os.environ["TF_CONFIG"]
+    try:
+        config = json.loads(text)
+    except ValueError as error:
+        raise _malformed(f"be JSON: {error}", text) from error
+    if not (isinstance(config, dict) and {"cluster", "task"} <= set(config)):
+        raise _malformed('be an object with the keys "cluster" and "task"', text)
+    cluster, task = config["cluster"], config["task"]
+    if not (isinstance(cluster, dict) and all(_are_addresses(addresses) for addresses in cluster.values())):
+        raise _malformed('have for "cluster" an object of lists of addresses "host:port"', text)
+    if not (set(cluster) <= set(_TRAINING_JOBS) and len(cluster.get("chief", [])) <= 1 and _training_tasks(cluster)):
+        raise _malformed('have for "cluster" a list "worker", and perhaps one "chief"', text)
+    addresses = [address for job in cluster.values() for address in job]
+    if len(set(addresses)) < len(addresses):
+        raise _malformed("name each address once", text)
+    if not isinstance(task, dict) or (task.get("type"), _index(task.get("index"))) not in _training_tasks(cluster):
+        raise _malformed('have for "task" an object with a "type" and an "index" that are in the cluster', text)
+    return cluster, task["type"], _index(task["index"])
+
+
+def _index(value: Any) -> int | None:
+    """The index of a task, which TensorFlow takes as a number or as its digits."""
+    if isinstance(value, str) and value.isdecimal():
+        return int(value)
+    return value if isinstance(value, int) and not isinstance(value, bool) else None
+
+
+def _are_addresses(values: Any) -> bool:
+    return isinstance(values, list) and all(isinstance(value, str) and _is_address(value) for value in values)
+
+
+def _is_address(value: str) -> bool:
+    """Whether it is "host:port", where the host may be an IPv6 address in brackets."""
+    match = re.fullmatch(r"(?:\[[^\s\[\]/]+\]|[^\s\[\]/:]+):([0-9]{1,5})", value)
+    return match is not None and 0 < int(match[1]) < 2**16
+
+
+def _training_tasks(cluster: dict[str, list[str]]) -> list[tuple[str, int]]:
+    return [(job, index) for job in _TRAINING_JOBS for index in range(len(cluster.get(job, [])))]
+
+
+def _malformed(expected: str, received: str) -> ValueError:
+    return ValueError(f"The environment variable `TF_CONFIG` must {expected}. Received: {received}")
+
+
+def _has_tpu() -> bool:
+    return bool(os.environ.get("TPU_NAME") or tf.config.list_physical_devices("TPU"))
+
+
+def _tpu() -> tf.distribute.Strategy:
+    if not _has_tpu():
+        raise ValueError('`name="tpu"` must have a TPU, of this machine or of TPU_NAME. Received: neither')
+    tpu = os.environ.get("TPU_NAME") or "local"
+    try:
+        resolver = tf.distribute.cluster_resolver.TPUClusterResolver.connect(tpu)
+    except (tf.errors.OpError, ImportError, OSError, RuntimeError, ValueError) as error:
+        raise ValueError(f'`name="tpu"` must have a TPU that answers. Received: {tpu}: {error}') from error
+    return tf.distribute.TPUStrategy(resolver)

@@ -1,0 +1,134 @@
+"""The approximate posterior q(z): a family of distributions in coordinates that are standardised for it."""
+
+from typing import Any
+
+import keras
+import tensorflow as tf
+import tensorflow_probability as tfp
+
+from tfvae import elbo
+from tfvae.inference import newton
+from tfvae.posteriors import Posterior
+
+tfd = tfp.distributions
+
+# Draws that are made at a time.
+_CHUNK = 100
+_COMPARED_DRAWS = 1000
+
+
+class Approximation(keras.layers.Layer):
+    """A distribution over z [L] = loc + scale u, where u is distributed as the posterior family says.
+
+    Args:
+        posterior: the family, without features.
+        dim: L.
+        kwargs: the arguments of `keras.layers.Layer`.
+
+    Attributes:
+        loc: [L], not trained.
+        scale: [L], or lower triangular [L, L] for a family that may be decorrelated; not trained.
+        standardized: 1 once the coordinates are set, 0 before.
+    """
+
+    def __init__(self, posterior: Posterior, dim: int, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        if posterior.latent_dim not in (None, dim):
+            raise ValueError(
+                f"`posterior` must have latent_dim={dim}, that of the unconstrained latent variables, or None. "
+                f"Received: latent_dim={posterior.latent_dim}"
+            )
+        if posterior.support != "real":
+            raise ValueError(
+                '`posterior` must have the support "real", that of the unconstrained latent variables. Received: '
+                f"{type(posterior).__name__}, of which it is {posterior.support}"
+            )
+        if not posterior.has_log_prob:
+            raise NotImplementedError(
+                "`posterior` must give log q(z) at any z, as CouplingFlow and InverseAutoregressiveFlow do. Received: "
+                f"{type(posterior).__name__}, which gives it at its own draws alone"
+            )
+        posterior.latent_dim = dim
+        if not posterior.built:
+            posterior.build((None, 0))
+        self.posterior = posterior
+        self.is_full = not posterior.scales_only and dim <= newton.FULL_CURVATURE_DIM
+        frozen = {"dtype": "float32", "trainable": False, "autocast": False}
+        self.loc = self.add_weight(name="loc", shape=(dim,), initializer="zeros", **frozen)
+        shape, initializer = ((dim, dim), "identity") if self.is_full else ((dim,), "ones")
+        self.scale = self.add_weight(name="scale", shape=shape, initializer=initializer, **frozen)
+        self.standardized = self.add_weight(name="standardized", shape=(), initializer="zeros", **frozen)
+        self.built = True
+        # Past Keras, which would try to save these graphs.
+        self.__dict__["_functions"] = {
+            "draw": tf.function(lambda seed: self.draw(_CHUNK, seed), autograph=False),
+            "draw_standard": tf.function(self._draw_standard, autograph=False),
+            "log_prob_standard": tf.function(
+                lambda u: self._distribution().log_prob(u[:, tf.newaxis])[:, 0], autograph=False
+            ),
+        }
+
+    def set_coordinates(self, gaussian: newton.Gaussian) -> None:
+        """Takes the mean and the scale of a Gaussian, or of the best diagonal one for it."""
+        if gaussian.scale.ndim == 2 and not self.is_full:
+            gaussian = gaussian.diagonal()
+        self.loc.assign(gaussian.loc)
+        self.scale.assign(gaussian.scale)
+        self.standardized.assign(1.0)
+
+    def draw(self, num_samples: int, seed: tf.Tensor, path: elbo.Path | None = None) -> tuple[tf.Tensor, tf.Tensor]:
+        """Draws z [S, L] from q, and evaluates log q(z) [S], in nats.
+
+        Args:
+            num_samples: S.
+            seed: int32 [2], a stateless seed.
+            path: see `tfvae.elbo.draw`.
+        """
+        draws = elbo.draw(self._distribution(), num_samples, seed=seed, path=path)
+        return self._to_z(draws.z[:, 0]), draws.log_posterior[:, 0] - self._log_jacobian()
+
+    def log_prob(self, z: tf.Tensor) -> tf.Tensor:
+        """Evaluates log q(z) [S] of z [S, L], in nats."""
+        u, scale = z - self.loc, self.scale.value
+        u = tf.linalg.triangular_solve(scale, u[..., tf.newaxis])[..., 0] if self.is_full else u / scale
+        return self._distribution().log_prob(u[:, tf.newaxis])[:, 0] - self._log_jacobian()
+
+    def sample(self, num_samples: int, seed: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        """As `draw`, for any number of draws, as a graph; a seed gives the same first draws for every number.
+
+        Args:
+            num_samples: S.
+            seed: int32 [2], a stateless seed.
+        """
+        seeds = [tf.random.experimental.stateless_fold_in(seed, index) for index in range(-(-num_samples // _CHUNK))]
+        chunks = [self._functions["draw"](seed) for seed in seeds]
+        return tuple(tf.concat(parts, axis=0)[:num_samples] for parts in zip(*chunks, strict=True))
+
+    def sample_standard(self) -> tuple[tf.Tensor, tf.Tensor]:
+        """Draws u, always from the same noise, and evaluates log q(u), to compare q at several of its weights."""
+        return self._functions["draw_standard"]()
+
+    def log_prob_standard(self, u: tf.Tensor) -> tf.Tensor:
+        """Evaluates log q(u) [S] of u [S, L]; unlike z, u is not rounded where the coordinates are far from 0."""
+        return self._functions["log_prob_standard"](u)
+
+    def sample_from(self, epsilon: tf.Tensor) -> tf.Tensor:
+        """The draw z [B, L] of q that noise epsilon ~ N(0, I) [B, L] stands for."""
+        parameters = self.posterior(tf.zeros([tf.shape(epsilon)[0], 0]))
+        return self._to_z(self.posterior.sample_from(parameters, epsilon))
+
+    def _draw_standard(self) -> tuple[tf.Tensor, tf.Tensor]:
+        draws = elbo.draw(self._distribution(), _COMPARED_DRAWS, seed=tf.constant([0, 0]))
+        return draws.z[:, 0], draws.log_posterior[:, 0]
+
+    def _distribution(self) -> tfd.Distribution:
+        """The distribution of u, with batch shape [1] and event shape [L]."""
+        return self.posterior.distribution(self.posterior(tf.zeros([1, 0])))
+
+    def _to_z(self, u: tf.Tensor) -> tf.Tensor:
+        scale = self.scale.value
+        return self.loc + (tf.linalg.matvec(scale, u) if self.is_full else scale * u)
+
+    def _log_jacobian(self) -> tf.Tensor:
+        scale = self.scale.value
+        return tf.reduce_sum(tf.math.log(tf.linalg.diag_part(scale) if self.is_full else scale))

@@ -1,0 +1,107 @@
+"""The joint density of a model's latent variables, global and local, and of its data, over the unconstrained space."""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from tfvae import elbo
+from tfvae.inference import control_variate, observations
+from tfvae.inference.local_latents import LocalLatents
+from tfvae.inference.targets import Target
+
+
+class JointDensity:
+    """A joint density as a function of the unconstrained vector z [S, L].
+
+    Args:
+        target: what the user gave.
+        local: the latent variables that each row has of its own, or None.
+    """
+
+    def __init__(self, target: Target, local: LocalLatents | None) -> None:
+        self.target = target
+        self.local = local
+
+    def log_densities(
+        self,
+        z: tf.Tensor,
+        x: Any,
+        *,
+        num_data: int | None,
+        seed: tf.Tensor | None = None,
+        path: elbo.Path | None = None,
+        training: bool = False,
+    ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+        """Evaluates the density, with local latents that are drawn from their posterior.
+
+        Args:
+            z: the unconstrained vector [S, L].
+            x: the data of B rows.
+            num_data: N, to which the rows are scaled; None sums over them as they are.
+            seed: int32 [2], a stateless seed for the local latents.
+            path: see `tfvae.elbo.draw`.
+            training: whether layers such as dropout behave as in training.
+
+        Returns:
+            log p(z) [S], log p(data | z) [S] and log q of the local latents [S], in nats; with a density in one piece
+            the second is log p(data, z), and the first the Jacobian alone.
+        """
+        values, log_jacobian, log_local = self._latents(z, x, seed, path, training)
+        log_prior, log_likelihood = self.target.log_densities(values, _data(x))
+        if len(log_likelihood.shape) == 2:
+            rows = tf.cast(tf.shape(log_likelihood)[1], tf.float32)
+            scale = 1.0 if num_data is None else num_data / rows
+            log_likelihood = scale * tf.reduce_sum(log_likelihood, axis=1)
+            log_local = None if log_local is None else scale * tf.reduce_sum(log_local, axis=1)
+        log_local = tf.zeros_like(log_prior) if log_local is None else log_local
+        return log_prior + log_jacobian, log_likelihood, log_local
+
+    def of_all_rows(self, data: observations.Observations) -> Callable[[np.ndarray], control_variate.AtPoint]:
+        """Makes a function that evaluates the log-likelihood of all of the data at a point."""
+
+        def of_rows(z: tf.Tensor, rows: Any) -> tf.Tensor:
+            return self.log_densities(z, rows, num_data=None)[1]
+
+        return control_variate.of_all_rows(of_rows, lambda: observations.one_pass(data))
+
+    def check(self, x: Any, *, whole: bool, replicas: int) -> None:
+        """Raises ValueError unless the density has the shapes that it must have.
+
+        Args:
+            x: the data of B rows.
+            whole: whether these are all of the data.
+            replicas: how many replicas share them.
+        """
+        if _data(x) is None and self.local is not None:
+            raise ValueError("`x` must be the data, whose rows have latent variables of their own. Received: x=None")
+        must_split = None
+        if _data(x) is not None:
+            if self.local is not None:
+                must_split = "rows have latent variables of their own"
+                if not self.local.built:
+                    self.local.build(tf.nest.map_structure(lambda part: part.shape, x))
+            elif replicas > 1:
+                must_split = "several replicas share the data"
+        rows = len(tf.nest.flatten(x)[0])
+        # Another number than that of the rows, which it must not be mistaken for.
+        z = tf.zeros([3 if rows != 3 else 4, self.target.space.dim])
+        values, _, _ = self._latents(z, x, tf.constant([0, 0]), None, False)
+        self.target.check(values, _data(x), whole=whole, must_split=must_split)
+
+    def _latents(
+        self, z: tf.Tensor, x: Any, seed: tf.Tensor | None, path: elbo.Path | None, training: bool
+    ) -> tuple[dict[str, tf.Tensor], tf.Tensor, tf.Tensor | None]:
+        """The latent variables by name, the log Jacobian [S] of the global ones, and log q [S, B] of the local ones."""
+        values, log_jacobian = self.target.space.constrain(z)
+        if self.local is None:
+            return values, log_jacobian, None
+        draws = elbo.draw(self.local.distribution(x, training), z.shape[0], seed=seed, path=path)
+        local, local_log_jacobian = self.local.space.constrain(draws.z)
+        return {**values, **local}, log_jacobian, draws.log_posterior - local_log_jacobian
+
+
+def _data(x: Any) -> Any:
+    """What a user's log joint density takes as data: None where there are none apart from the model."""
+    return None if observations.is_none(x) else x

@@ -1,0 +1,80 @@
+"""Latent variables that each row of the data has of its own, with a posterior that a network gives from the row."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import keras
+import tensorflow as tf
+import tensorflow_probability as tfp
+
+from tfvae.inference.latents import Latent, space
+from tfvae.posteriors import DiagonalNormal, Posterior
+
+tfd = tfp.distributions
+
+
+class LocalLatents(keras.layers.Layer):
+    """The latent variables of each row, q(z_n | x_n) = posterior(encoder(x_n)) in the unconstrained space.
+
+    Args:
+        latents: for each name a `tfvae.Latent`, or a shape where there is no constraint.
+        encoder: a Keras model from the data of the rows, as `fit` is given them, to features [B, F].
+        posterior: the family; None means `DiagonalNormal()`.
+        kwargs: the arguments of `keras.layers.Layer`.
+
+    Raises:
+        ValueError: an argument is not what it must be.
+
+    Reference: Kingma & Welling 2013, Auto-Encoding Variational Bayes, appendix F: global and local latent variables.
+    """
+
+    def __init__(
+        self,
+        latents: Mapping[str, Latent | Sequence[int]],
+        encoder: keras.Model,
+        posterior: Posterior | None = None,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        self.space = space(latents)
+        if not isinstance(encoder, keras.layers.Layer):
+            raise ValueError(f"`encoder` must be a Keras model. Received: {encoder!r}")
+        self.encoder = encoder
+        self.posterior = DiagonalNormal() if posterior is None else posterior
+        if not isinstance(self.posterior, Posterior):
+            raise ValueError(f"`posterior` must be a Posterior. Received: {posterior!r}")
+        if self.posterior.latent_dim not in (None, self.space.dim):
+            raise ValueError(
+                f"`posterior` must have latent_dim={self.space.dim}, or None. Received: "
+                f"latent_dim={self.posterior.latent_dim}"
+            )
+        if self.posterior.support != "real":
+            raise ValueError(
+                '`posterior` must have the support "real", that of the unconstrained latent variables. Received: '
+                f"{type(self.posterior).__name__}, of which it is {self.posterior.support}"
+            )
+        self.posterior.latent_dim = self.space.dim
+        # Where it is known already: weights can be loaded only into layers that are there.
+        features = getattr(encoder, "output_shape", None)
+        if features is not None:
+            self._build_posterior(features)
+            self.built = True
+
+    def build(self, input_shape: Any) -> None:
+        """Builds the posterior for the features of data whose shapes are given, each [B, ...]."""
+        specs = tf.nest.map_structure(lambda shape: keras.KerasTensor((None, *shape[1:])), input_shape)
+        self._build_posterior(self.encoder(specs).shape)
+
+    def _build_posterior(self, features: Any) -> None:
+        if not isinstance(features, tuple) or len(features) != 2:
+            raise ValueError(f"`encoder` must give features [B, F]. Received: features of shape {features}")
+        self.posterior.build(features)
+
+    def distribution(self, x: Any, training: bool = False) -> tfd.Distribution:
+        """q(z | x) in the unconstrained space, with batch shape [B].
+
+        Args:
+            x: the data of the rows, each tensor [B, ...].
+            training: whether layers such as dropout behave as in training.
+        """
+        return self.posterior.distribution(self.posterior(self.encoder(x, training=training)))

@@ -1,0 +1,161 @@
+"""Where a fit starts: points that are plausible, and a look at the density there before any step is taken."""
+
+import warnings
+from collections.abc import Callable
+
+import numpy as np
+import tensorflow as tf
+
+from tfvae.inference import control_variate, newton, observations
+from tfvae.inference.joint_density import JointDensity
+from tfvae.inference.latents import describe
+from tfvae.inference.targets import Target
+
+# Rows that the curvature is found from, where the data come in batches.
+_ROWS = 2**14
+# How many points, the origin among them.
+_COUNT = 4
+# Of the Gaussian, at which the density is looked at.
+_DRAWS = 256
+# Multiples of a scale at which a density that has a finite integral must have fallen; further out the rounding of
+# float32 is as large as the scale of another direction.
+_FAR = (1e2, 1e3)
+_PROPER = "`model` must have a posterior that is proper: one whose density falls in every direction"
+
+
+def standard_coordinates(
+    joint: JointDensity,
+    data: observations.Observations,
+    of_all_rows: Callable[[np.ndarray], control_variate.AtPoint],
+    seed: int,
+) -> newton.Gaussian:
+    """Finds a Gaussian near the posterior: its mean and scale are the coordinates that a family is fitted in.
+
+    Where the data come in batches, its curvature is that of some rows, and its mode that of all.
+
+    Args:
+        joint: the joint density.
+        data: the data.
+        of_all_rows: evaluates the log-likelihood of all of the data at a point.
+        seed: the same seed gives the same Gaussian.
+
+    Raises:
+        ValueError: the density is NaN, infinite or nowhere finite where the fit starts, or improper.
+    """
+    target, rows = joint.target, observations.first_rows(data.dataset, 1 if data.whole else _ROWS)
+
+    @tf.function(reduce_retracing=True, autograph=False)
+    def log_density(z: tf.Tensor) -> tf.Tensor:
+        log_prior, log_likelihood, _ = joint.log_densities(z, rows, num_data=data.num_data)
+        return log_prior + log_likelihood
+
+    points = _points(target, seed)
+    _check_finite(target, points, log_density(tf.constant(points, tf.float32)).numpy())
+    if target.space.dim > newton.FULL_CURVATURE_DIM:
+        gaussian = newton.approximate_diagonally(log_density, points)
+    else:
+        gaussian = newton.approximate(log_density, points)
+        _check_proper(target, gaussian, log_density)
+    _check_support(target, gaussian, log_density)
+    _warn_of_rounding(target, gaussian)
+    if data.whole:
+        return gaussian
+    return control_variate.recentre(gaussian, of_all_rows, lambda z: joint.log_densities(z, rows, num_data=None)[0])
+
+
+def check_start(joint: JointDensity, data: observations.Observations, seed: int) -> None:
+    """Raises ValueError where a density with local latent variables is NaN, infinite or nowhere finite at the start.
+
+    Args:
+        joint: the joint density.
+        data: the data.
+        seed: of the points that are looked at.
+    """
+    points, rows = _points(joint.target, seed), observations.first_rows(data.dataset, 1)
+    z, noise_seed = tf.constant(points, tf.float32), tf.constant([seed, 0])
+    log_prior, log_likelihood, _ = joint.log_densities(z, rows, num_data=data.num_data, seed=noise_seed)
+    _check_finite(joint.target, points, (log_prior + log_likelihood).numpy())
+
+
+def _points(target: Target, seed: int) -> np.ndarray:
+    """Points [M, L] of the unconstrained space: the origin, and others that the model or nobody says are likely."""
+    shape = (_COUNT - 1, target.space.dim)
+    # As in Stan.
+    points = np.random.default_rng(seed).uniform(-2.0, 2.0, shape)
+    if target.starts is not None:
+        draws = target.starts(_COUNT - 1, tf.constant([seed, 0]))
+        plausible = tf.function(target.space.unconstrain, autograph=False)(draws).numpy()
+        points = np.where(np.isfinite(plausible).all(axis=1, keepdims=True), plausible, points)
+    return np.concatenate([np.zeros((1, target.space.dim)), points])
+
+
+def _check_finite(target: Target, points: np.ndarray, values: np.ndarray) -> None:
+    """Raises ValueError where the density cannot be followed from any of the points, or is wrong at one."""
+    wrong = np.isnan(values) | (values == np.inf)
+    if not wrong.any() and np.isfinite(values).any():
+        return
+    row = int(np.argmax(wrong))
+    latents = _latents(target, points)
+    hint = (
+        "; a latent variable on a constrained space needs the bijector of that space, a matrix to factorise some jitter"
+        if wrong.any()
+        else ""
+    )
+    raise ValueError(
+        "`model` must have a log joint density that is a number wherever its latent variables are in their spaces, and "
+        f"finite where the fit starts{hint}. Received: {values[row]} at {describe(latents, row)}"
+    )
+
+
+def _check_support(target: Target, gaussian: newton.Gaussian, log_density: Callable[[tf.Tensor], tf.Tensor]) -> None:
+    """Raises ValueError where the density is 0, or no number, in a part of the space near its mode."""
+    noise = np.random.default_rng(0).standard_normal([_DRAWS, target.space.dim])
+    moves = noise @ gaussian.scale.T if gaussian.scale.ndim == 2 else noise * gaussian.scale
+    points = gaussian.loc + moves
+    values = log_density(tf.constant(points, tf.float32)).numpy()
+    wrong = ~np.isfinite(values)
+    if np.mean(wrong) > newton.FEW:
+        row = int(np.argmax(wrong))
+        raise ValueError(
+            "`model` must have a density above 0 wherever its latent variables are in their spaces; a latent variable "
+            f"on a constrained space needs the bijector of that space. Received: {values[row]} near the mode, at "
+            f"{describe(_latents(target, points), row)}"
+        )
+
+
+def _warn_of_rounding(target: Target, gaussian: newton.Gaussian) -> None:
+    """Warns of a posterior that is so narrow that float32 has few numbers in it."""
+    deviations = np.linalg.norm(gaussian.scale, axis=1) if gaussian.scale.ndim == 2 else gaussian.scale
+    narrow = deviations < 16.0 * np.finfo(np.float32).eps * np.abs(gaussian.loc)
+    if narrow.any():
+        names = ", ".join(name for name, part in target.space.split(narrow).items() if part.any())
+        warnings.warn(
+            f"The posterior of {names} is so narrow beside its distance from 0 that float32 has few numbers in it: "
+            "subtract a constant from the data.",
+            stacklevel=5,
+        )
+
+
+def _latents(target: Target, points: np.ndarray) -> dict[str, np.ndarray]:
+    values, _ = target.space.constrain(tf.constant(points, tf.float32))
+    return {name: value.numpy() for name, value in values.items()}
+
+
+def _check_proper(target: Target, gaussian: newton.Gaussian, log_density: Callable[[tf.Tensor], tf.Tensor]) -> None:
+    """Raises ValueError where the density has no finite integral along one of the axes of the Gaussian."""
+    # A direction in which the density is flat is one of the principal ones.
+    directions, lengths, _ = np.linalg.svd(gaussian.scale)
+    axes = np.concatenate([lengths[:, None] * directions.T, -lengths[:, None] * directions.T])
+    here = log_density(tf.constant(gaussian.loc[np.newaxis], tf.float32)).numpy()[0]
+    if not np.isfinite(here):
+        raise ValueError(f"{_PROPER}. Received: one that grows without bound")
+    flat = np.ones(len(axes), bool)
+    for distance in _FAR:
+        there = log_density(tf.constant(gaussian.loc + distance * axes, tf.float32)).numpy()
+        # Along a line, a density that falls no faster than 1 / distance has no finite integral.
+        flat &= there >= here - 0.9 * np.log(distance)
+    if flat.any():
+        axis = np.abs(axes[int(np.argmax(flat))])
+        parts = target.space.split(axis > 1e-3 * axis.max())
+        names = ", ".join(name for name, part in parts.items() if part.any())
+        raise ValueError(f"{_PROPER}; data or a prior must say more of {names}. Received: one that is flat along them")

@@ -1,0 +1,160 @@
+"""What variational inference approximates: the joint density of latent variables and data, however a user wrote it."""
+
+import functools
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import tensorflow as tf
+import tensorflow_probability as tfp
+
+from tfvae.inference.latents import Latent, LatentSpace, space, variables
+
+tfd = tfp.distributions
+
+# What a function of a user may raise for tensors that it cannot take.
+_FAILURES = (TypeError, ValueError, AttributeError, IndexError, NotImplementedError, tf.errors.OpError)
+
+_MUST_GIVE = (
+    "`model` must give the log joint density [S], or the pair of log p(latents) [S] and log p(data | latents) [S, B]"
+)
+
+
+class LogDensities(NamedTuple):
+    """The parts of a joint density, in nats.
+
+    Attributes:
+        log_prior: log p(latents) [S], or 0 where it is not known apart.
+        log_likelihood: log p(data | latents) [S]; [S, B] with a column for each row of the data; or the log joint
+            density [S] where its parts are not known.
+    """
+
+    log_prior: tf.Tensor
+    log_likelihood: tf.Tensor
+
+
+class Target(NamedTuple):
+    """A joint density.
+
+    Attributes:
+        space: the latent variables.
+        log_densities: maps the latent variables by name, each [S, ...], and the data to the parts of the density.
+        starts: draws a number of points from a seed, by name, where the model itself says what is plausible; or None.
+        has_data: whether the data are a part of the model.
+    """
+
+    space: LatentSpace
+    log_densities: Callable[[dict[str, tf.Tensor], Any], LogDensities]
+    starts: Callable[[int, tf.Tensor], dict[str, tf.Tensor]] | None
+    has_data: bool = False
+
+    def check(self, values: dict[str, tf.Tensor], x: Any, *, whole: bool, must_split: str | None) -> None:
+        """Raises ValueError unless the densities have the shapes that they must have.
+
+        Args:
+            values: the latent variables by name, each [S, ...].
+            x: the data of B rows, or None.
+            whole: whether these are all of the data.
+            must_split: why there must be a column for each row; None where there need not be.
+        """
+        num_samples = len(next(iter(values.values())))
+        try:
+            densities = self.log_densities(values, x)
+        except KeyError as error:
+            raise ValueError(
+                f"`model` must take the names of `latents`, {sorted(values)}. Received: a model that asks for {error}"
+            ) from error
+        except _FAILURES as error:
+            if str(error).startswith("`model`"):
+                raise
+            inputs = {name: list(value.shape) for name, value in values.items()}
+            data = None if x is None else tf.nest.map_structure(lambda part: (part.dtype.name, list(part.shape)), x)
+            raise ValueError(
+                "`model` must take float32 latent variables and the data, as TensorFlow tensors. Received: for latent "
+                f"variables of shapes {inputs} and data {data} it raised {type(error).__name__}: {error}"
+            ) from error
+        shapes = [list(part.shape) for part in densities]
+        rows = None if x is None else len(tf.nest.flatten(x)[0])
+        if shapes[0] != [num_samples] or shapes[1] not in ([num_samples], [num_samples, rows]):
+            raise ValueError(
+                f"{_MUST_GIVE}; sum over all other axes. Received: shapes {shapes[0]} and {shapes[1]} for "
+                f"S={num_samples} and B={rows}"
+            )
+        if not whole and must_split is None:
+            must_split = "the data come in batches, whose log-likelihood is scaled"
+        if must_split is not None and len(shapes[1]) == 1:
+            raise ValueError(
+                "`model` must give the pair of log p(latents) [S] and log p(data | latents) [S, B] where "
+                f"{must_split}. Received: a log joint density in one piece, of shape {shapes[1]}"
+            )
+
+
+def target(model: Any, latents: Mapping[str, Latent | Sequence[int]] | tfd.JointDistribution | None) -> Target:
+    """Reads what a user gave as a Bayesian model.
+
+    Args:
+        model: see `tfvae.VariationalInference`.
+        latents: see `tfvae.VariationalInference`.
+
+    Raises:
+        ValueError: it is no model.
+    """
+    if isinstance(model, tfp.experimental.distributions.JointDistributionPinned):
+        return _of_pinned(model, latents)
+    if isinstance(model, tfd.Distribution) or not callable(model):
+        raise ValueError(
+            "`model` must be a joint distribution whose observations are pinned, such as joint.experimental_pin(y=y), "
+            f"or a function log_joint(latents, data). Received: {model!r}"
+        )
+    if latents is None:
+        raise ValueError(
+            "`latents` must say the shapes and constraints of the latent variables that the function `model` takes. "
+            "Received: latents=None"
+        )
+    starts = None
+    if isinstance(latents, tfd.JointDistribution):
+        starts = functools.partial(_plausible, list(variables(latents)), latents.sample)
+    return Target(space(latents), lambda values, data: _split(model(values, data)), starts)
+
+
+def _split(density: Any) -> LogDensities:
+    """The parts of what a user's function gave: log p(data, latents), or log p(latents) and log p(data | latents)."""
+    parts = density if isinstance(density, tuple | list) else (density,)
+    try:
+        parts = [tf.cast(part, tf.float32) for part in parts]
+    except (ValueError, TypeError, tf.errors.OpError) as error:
+        raise ValueError(f"{_MUST_GIVE}. Received: {density!r}") from error
+    if len(parts) not in (1, 2):
+        raise ValueError(f"{_MUST_GIVE}. Received: {len(parts)} parts")
+    return LogDensities(*parts) if len(parts) == 2 else LogDensities(tf.zeros_like(parts[0]), parts[0])
+
+
+def _of_pinned(model: Any, latents: Any) -> Target:
+    """The joint density of a joint distribution with pinned observations."""
+    shapes = variables(model)
+    names = list(shapes)
+    unconstrained = space(model if latents is None else latents)
+    if unconstrained.shapes != shapes:
+        raise ValueError(
+            f"`latents` must be those of the joint distribution that are not pinned, {shapes}. Received: "
+            f"{unconstrained.shapes}"
+        )
+
+    def log_densities(values: dict[str, tf.Tensor], _: Any) -> LogDensities:
+        parts = model.unnormalized_log_prob_parts(
+            tf.nest.pack_sequence_as(model.dtype, [values[name] for name in names])
+        )
+        return LogDensities(*(tf.add_n(tf.nest.flatten(part)) for part in (parts.unpinned, parts.pinned)))
+
+    return Target(
+        unconstrained, log_densities, functools.partial(_plausible, names, model.sample_unpinned), has_data=True
+    )
+
+
+def _plausible(names: Sequence[str], sample: Callable[..., Any], count: int, seed: tf.Tensor) -> dict[str, tf.Tensor]:
+    """Draws of a joint distribution by name."""
+    with warnings.catch_warnings():
+        # TFP says that it draws one after the other.
+        warnings.filterwarnings("ignore", message="Saw Tensor seed")
+        draws = tf.function(lambda: sample(count, seed=seed), autograph=False)()
+        return dict(zip(names, tf.nest.flatten(draws), strict=True))

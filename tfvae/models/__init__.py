@@ -1,0 +1,1 @@
+"""The models of examples: `VariationalModel`, which trains them all, and the autoencoders."""

@@ -1,0 +1,218 @@
+"""The conditional variational autoencoder: all of its distributions may depend on a condition that is given."""
+
+from typing import Any, ClassVar
+
+import keras
+import numpy as np
+import tensorflow as tf
+import tensorflow_probability as tfp
+
+from tfvae import checks
+from tfvae.likelihoods import Likelihood
+from tfvae.models import autoencoder
+from tfvae.models.vae import VAE
+from tfvae.objectives import Objective
+from tfvae.posteriors import Posterior
+from tfvae.priors import Prior
+from tfvae.training.batch import unpack_named
+
+tfd = tfp.distributions
+
+
+@keras.saving.register_keras_serializable("tfvae")
+class ConditionalVAE(VAE):
+    """A variational autoencoder of x given a condition c, whose bound is one on log p(x|c).
+
+    q(z|x, c) = posterior(encoder([x, c])),  p(x|z, c) = likelihood(decoder([z, c])),  p(z|c) = prior
+
+    Data are dictionaries, `fit({"x": x, "condition": condition})`, as are the elements of a dataset, and what every
+    other method takes. The condition is a vector of numbers: for classes, `keras.utils.to_categorical(labels)`.
+
+    Args:
+        encoder: a Keras model from the list of x [B, ...] and the condition [B, C] to features [B, F].
+        decoder: a Keras model from the list of z [B, L] and the condition [B, C] to the likelihood's parameters.
+        latent_dim: L, the dimension of z.
+        condition_dim: C, the dimension of the condition.
+        posterior: see `tfvae.VAE`.
+        prior: p(z|c): a `Prior`, which is the same for every condition, or a family of distributions, a `Posterior`
+            such as `DiagonalNormal()`, whose heads then read the condition; None means `StandardNormal()`.
+        likelihood: see `tfvae.VAE`.
+        objective: see `tfvae.VAE`.
+        prior_network: a Keras model from the condition [B, C] to the features [B, F] that the heads of the prior read;
+            None lets them read the condition itself.
+        keras_kwargs: the arguments of `keras.Model`.
+
+    Raises:
+        ValueError: the parts do not fit together.
+
+    Reference: Sohn et al. 2015, Learning Structured Output Representation using Deep Conditional Generative Models,
+    equation 4.
+    """
+
+    _PARTS = (*VAE._PARTS, "prior_network")
+    _prior_kinds: ClassVar[tuple[type, ...]] = (Prior, Posterior)
+
+    def __init__(
+        self,
+        encoder: keras.Model,
+        decoder: keras.Model,
+        latent_dim: int,
+        condition_dim: int,
+        posterior: Posterior | None = None,
+        prior: Prior | Posterior | None = None,
+        likelihood: Likelihood | None = None,
+        objective: Objective | None = None,
+        prior_network: keras.Model | None = None,
+        **keras_kwargs: Any,
+    ) -> None:
+        # Before the parts, which may be built at once.
+        self.condition_dim = checks.positive_integer("condition_dim", condition_dim)
+        self.prior_network = prior_network
+        if prior_network is not None:
+            autoencoder.check_network("prior_network", prior_network)
+            if not isinstance(prior, Posterior):
+                raise ValueError(
+                    "`prior_network` needs a `prior` that reads its features, such as DiagonalNormal(). Received: "
+                    f"prior={prior!r}"
+                )
+        if prior is not None and prior is posterior:
+            raise ValueError(
+                "`prior` must be another part than `posterior`, with heads of its own. Received: one "
+                f"{type(prior).__name__} for both"
+            )
+        super().__init__(encoder, decoder, latent_dim, posterior, prior, likelihood, objective, **keras_kwargs)
+
+    @property
+    def _condition_shapes(self) -> dict[str, tuple[int, ...]]:
+        return {"condition": (self.condition_dim,)}
+
+    _given_shapes = _condition_shapes
+
+    def build(self, input_shape: Any) -> None:
+        """Builds the parts for data of one shape, and checks that they fit together.
+
+        Args:
+            input_shape: the shape of x, [B, ...], alone or by name.
+        """
+        if self.event_shape is not None:
+            return
+        shape = input_shape["x"] if isinstance(input_shape, dict) else input_shape
+        declared = autoencoder.input_shapes(self.encoder)
+        if declared is not None and [tuple(given[1:]) for given in declared[1:]] != [(self.condition_dim,)]:
+            raise ValueError(
+                f"`encoder` must take the list of x and the condition [B, {self.condition_dim}]. Received: an encoder "
+                f"whose inputs have the shapes {[list(given) for given in declared]}"
+            )
+        if isinstance(self.prior, Posterior) and not self.prior.built:
+            condition = keras.KerasTensor((None, self.condition_dim))
+            if self.prior_network is not None:
+                condition = autoencoder.features_of("prior_network", self.prior_network, condition)
+            self.prior.build(condition.shape)
+        super().build(shape)
+
+    def unpack(self, data: Any) -> tuple[Any, Any]:
+        """Finds x and the condition, by name, and the sample weights in one element of what `fit` is given.
+
+        Args:
+            data: a dictionary with the keys "x" and "condition", alone, or in a tuple as for `VAE`.
+
+        Raises:
+            ValueError: it is no such dictionary.
+        """
+        return unpack_named(data, ("x", "condition"))
+
+    def check_data(self, x: dict[str, np.ndarray]) -> None:
+        """Builds the model where that is still to be done, and raises ValueError when x or the condition is wrong.
+
+        Args:
+            x: x [N, ...] and condition [N, C] by name.
+        """
+        super().check_data(x["x"])
+        self._check_condition(x["condition"])
+        checks.check_same_length(**x)
+
+    def decode(self, z: Any, condition: Any, batch_size: int = 256) -> np.ndarray:
+        """Computes the mean of p(x|z, c).
+
+        Args:
+            z: an array [N, L].
+            condition: an array [N, C].
+            batch_size: how many examples are computed at a time.
+
+        Returns:
+            The mean [N, ...].
+        """
+        self._check_built("decode")
+        z = self._checked_noise("z", z, self.latent_dim)
+        condition = self._check_condition(condition)
+        checks.check_same_length(z=z, **dict.fromkeys(self._given_shapes, condition))
+        return self._decoded(z, condition, batch_size=batch_size)
+
+    def generate(self, condition: Any, seed: int | None = None, batch_size: int = 256) -> np.ndarray:
+        """Draws z ~ p(z|c) and computes the mean of p(x|z, c).
+
+        Args:
+            condition: an array [N, C]: one example is generated for each row.
+            seed: the same seed gives the same examples; None draws anew at each call.
+            batch_size: how many examples are computed at a time.
+
+        Returns:
+            The generated examples [N, ...].
+        """
+        self._check_built("generate")
+        condition = self._check_condition(condition)
+        z = self._run(self._draw_prior, tf.cast(condition, tf.float32), self._seed(seed))
+        return self._decoded(z.numpy(), condition, batch_size=batch_size)
+
+    def _check_condition(self, condition: Any) -> np.ndarray:
+        condition = checks.to_numpy(condition, "condition")
+        if condition.ndim == 1 and np.issubdtype(condition.dtype, np.integer):
+            raise ValueError(
+                f"`condition` must have the shape [N, {self.condition_dim}]: for classes, "
+                "keras.utils.to_categorical(labels). Received: "
+                f"integers of shape {list(condition.shape)}"
+            )
+        checks.check_shape(condition, (self.condition_dim,), "condition")
+        checks.check_finite(condition, "condition")
+        return condition
+
+    def _arrays(self, x: Any) -> dict[str, np.ndarray]:
+        return {name: checks.to_numpy(array, name) for name, array in self.unpack(x)[0].items()}
+
+    def _split(self, x: dict[str, tf.Tensor]) -> tuple[tf.Tensor, tuple[tf.Tensor, ...]]:
+        x, _ = unpack_named(x, ("x", "condition"))
+        return x["x"], (x["condition"],)
+
+    def _together(self, x: tf.Tensor, *conditions: tf.Tensor) -> dict[str, tf.Tensor]:
+        return {"x": x, "condition": conditions[0]}
+
+    def _connect_prior(self, event_shape: tuple[int, ...]) -> None:
+        if not isinstance(self.prior, Posterior):
+            autoencoder.refuse_prior_of_encoder(self)
+
+    def _example_conditions(self, rows: int) -> tuple[np.ndarray, ...]:
+        return (np.resize(np.eye(self.condition_dim), (rows, self.condition_dim)),)
+
+    def _prior_parameters(self, condition: tf.Tensor, training: bool = False) -> dict[str, tf.Tensor]:
+        """The parameters of p(z|c), where it depends on the condition."""
+        features = condition if self.prior_network is None else self.prior_network(condition, training=training)
+        return self.prior(features)
+
+    def _prior_given(self, *conditions: tf.Tensor, training: bool = False) -> tfd.Distribution:
+        if isinstance(self.prior, Posterior):
+            return self.prior.distribution(self._prior_parameters(conditions[0], training))
+        return super()._prior_given()
+
+    def _from_prior(self, epsilon: tf.Tensor, *conditions: tf.Tensor) -> tf.Tensor:
+        if isinstance(self.prior, Posterior):
+            return self.prior.sample_from(self._prior_parameters(conditions[0]), epsilon)
+        return super()._from_prior(epsilon)
+
+    def _draw_prior(self, condition: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
+        """A draw z [B, L] for each condition."""
+        shape = () if isinstance(self.prior, Posterior) else tf.shape(condition)[:1]
+        return self._prior_given(condition).sample(shape, seed=seed)
+
+    def get_config(self) -> dict[str, Any]:
+        """The constructor's arguments."""
+        return {**super().get_config(), "condition_dim": self.condition_dim}

@@ -1,0 +1,397 @@
+"""Variational autoencoders with several layers of latent variables, each the prior of the one below."""
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import keras
+import numpy as np
+import tensorflow as tf
+import tensorflow_probability as tfp
+
+from tfvae import checks, elbo
+from tfvae.likelihoods import Likelihood, Normal
+from tfvae.models import autoencoder
+from tfvae.objectives import Objective
+from tfvae.posteriors import DiagonalNormal, Posterior
+from tfvae.priors import Prior, StandardNormal
+
+tfd = tfp.distributions
+
+_Parameters = dict[str, tf.Tensor]
+_Pick = Callable[[int, _Parameters], tuple[tf.Tensor, tf.Tensor]]
+
+
+class _Layer(NamedTuple):
+    """One layer of latent variables, z_t.
+
+    Attributes:
+        parameters: those of its approximate posterior q given the layer next to it, each [N, ...].
+        z: what was picked, a draw of q or its center [N, L].
+        log_q: log q(z) [N].
+        p: its prior given the layer above.
+    """
+
+    parameters: _Parameters
+    z: tf.Tensor
+    log_q: tf.Tensor
+    p: tfd.Distribution
+
+
+@keras.saving.register_keras_serializable("tfvae")
+class HierarchicalVAE(autoencoder.Autoencoder):
+    """A variational autoencoder with T layers of latent variables, z_1 next to the data.
+
+    p(x, z) = p(x|z_1) p(z_1|z_2) ... p(z_T)
+
+    q(z|x) = q(z_1|x) q(z_2|z_1) ... q(z_T|z_{T-1}), from the bottom up, or with `ladder`
+    q(z|x) = q(z_T|x) q(z_{T-1}|z_T, x) ... q(z_1|z_2, x), where q(z_t|z_{t+1}, x) is the product of the normal
+    distribution that the encoder says and of p(z_t|z_{t+1}), weighted by their precisions.
+
+    In `score` and in exports epsilon is the noise of all layers, [B, L_1 + ... + L_T], that of z_1 first.
+
+    Metrics beside those of `VariationalModel`: `kl_1` to `kl_T`, E_q[log q(z_t|...) - log p(z_t|z_{t+1})] of a layer.
+
+    Args:
+        encoders: T Keras models that give features [B, F]: the first from x [B, ...], and each other from z_{t-1}
+            [B, L], or with `ladder` from the features of the one before.
+        decoders: T Keras models: the first from z_1 to the likelihood's parameters, and each other from z_t [B, L] to
+            the features [B, F] that p(z_{t-1}|z_t) reads.
+        latent_dims: the dimensions of z_1 to z_T, at least two.
+        ladder: whether q goes from the top down and is merged with the prior.
+        posteriors: for each layer the family of q; None means `DiagonalNormal()`, which a ladder needs.
+        conditionals: for each layer but the last the family of p(z_t|z_{t+1}), a `Posterior` whose heads read what the
+            decoder above gives; None means `DiagonalNormal()`, which a ladder needs.
+        prior: p(z_T); None means `StandardNormal()`.
+        likelihood: p(x|z_1); None means `Normal(scale=1.0)`.
+        objective: what is maximised; it may not take path gradients. None means `ELBO()`.
+        keras_kwargs: the arguments of `keras.Model`.
+
+    Raises:
+        ValueError: the parts do not fit together.
+        NotImplementedError: one of the conditionals knows its density at its own draws alone.
+
+    Reference: Burda et al. 2016, Importance Weighted Autoencoders, equations 1 and 2, for the bottom-up form; Sonderby
+    et al. 2016, Ladder Variational Autoencoders.
+    """
+
+    _PARTS = ("encoders", "decoders", "posteriors", "conditionals", "prior", "likelihood", "objective")
+
+    def __init__(
+        self,
+        encoders: Sequence[keras.Model],
+        decoders: Sequence[keras.Model],
+        latent_dims: Sequence[int],
+        ladder: bool = False,
+        posteriors: Sequence[Posterior] | None = None,
+        conditionals: Sequence[Posterior] | None = None,
+        prior: Prior | None = None,
+        likelihood: Likelihood | None = None,
+        objective: Objective | None = None,
+        **keras_kwargs: Any,
+    ) -> None:
+        if not isinstance(latent_dims, tuple | list) or len(latent_dims) < 2:
+            raise ValueError(
+                f"`latent_dims` must hold the dimensions of at least two layers. Received: latent_dims={latent_dims!r}"
+            )
+        # Before the metrics, of which each layer has one.
+        self.latent_dims = tuple(checks.positive_integer("latent_dims", dim) for dim in latent_dims)
+        super().__init__(objective, **keras_kwargs)
+        if not isinstance(ladder, bool):
+            raise ValueError(f"`ladder` must be True or False. Received: ladder={ladder!r}")
+        self.ladder = ladder
+        # From the bottom up only that of the last layer is a divergence by itself, and cannot be below 0.
+        layers = range(1 if ladder else len(self.latent_dims), len(self.latent_dims) + 1)
+        self.collapsing = tuple(f"kl_{number}" for number in layers)
+        count = len(self.latent_dims)
+        self.encoders = _parts("encoders", encoders, count, keras.layers.Layer)
+        self.decoders = _parts("decoders", decoders, count, keras.layers.Layer)
+        family = DiagonalNormal if ladder else Posterior
+        self.posteriors = _parts("posteriors", posteriors, count, family)
+        self.conditionals = _parts("conditionals", conditionals, count - 1, family)
+        self.prior = StandardNormal() if prior is None else prior
+        self.likelihood = Normal() if likelihood is None else likelihood
+        autoencoder.check_part("prior", self.prior, Prior)
+        autoencoder.check_part("likelihood", self.likelihood, Likelihood)
+        autoencoder.check_part("objective", self.objective, Objective)
+        for index, dim in enumerate(self.latent_dims):
+            autoencoder.set_latent_dim(f"posteriors[{index}]", self.posteriors[index], dim)
+        for index, dim in enumerate(self.latent_dims[:-1]):
+            autoencoder.set_latent_dim(f"conditionals[{index}]", self.conditionals[index], dim)
+        autoencoder.set_latent_dim("prior", self.prior, self.latent_dims[-1])
+        autoencoder.refuse_path_gradients(self)
+        for index, p in enumerate([*self.conditionals, self.prior]):
+            name = "prior" if p is self.prior else f"conditionals[{index}]"
+            autoencoder.check_densities(self.posteriors[index], p, self.objective, name)
+        autoencoder.refuse_prior_of_encoder(self)
+        declared = autoencoder.input_shapes(self.encoders[0])
+        if declared is not None and None not in declared[0][1:]:
+            self.build(declared[0])
+
+    def _more_metrics(self) -> list[keras.metrics.Metric]:
+        return [keras.metrics.Mean(name=f"kl_{number}") for number in range(1, len(self.latent_dims) + 1)]
+
+    def build(self, input_shape: tuple[int | None, ...]) -> None:
+        """Builds the parts for data of one shape, and checks that they fit together.
+
+        Args:
+            input_shape: the shape of x, [B, ...].
+        """
+        if self.event_shape is not None:
+            return
+        event_shape = tuple(input_shape[1:])
+        z = [keras.KerasTensor((None, dim)) for dim in self.latent_dims]
+        given = keras.KerasTensor((None, *event_shape))
+        for index, (encoder, posterior) in enumerate(zip(self.encoders, self.posteriors, strict=True)):
+            features = autoencoder.features_of(f"encoders[{index}]", encoder, given)
+            _build(posterior, features.shape)
+            given = features if self.ladder else z[index]
+        for index, conditional in enumerate(self.conditionals):
+            features = autoencoder.features_of(f"decoders[{index + 1}]", self.decoders[index + 1], z[index + 1])
+            _build(conditional, features.shape)
+        parameters = autoencoder.likelihood_parameters_of(
+            "decoders[0]", self.decoders[0], z[0], self.likelihood, event_shape
+        )
+        _build(self.prior, z[-1].shape)
+        _build(self.likelihood, parameters.shape)
+        self.event_shape = event_shape
+
+    def call(self, x: tf.Tensor, training: bool = False) -> tf.Tensor:
+        """The reconstruction [B, ...]: the mean of p(x|z_1) at the mean of each layer of q, given that of the next.
+
+        Args:
+            x: the data [B, ...].
+            training: whether layers such as dropout behave as in training.
+        """
+        return self.likelihood.mean(self.decoders[0](self._at_noise(x, None, training)[0].z, training=training))
+
+    def elbo_terms(
+        self,
+        x: tf.Tensor,
+        *,
+        num_samples: int,
+        seed: tf.Tensor,
+        analytic_kl: bool = True,
+        path_gradient: bool = False,
+        training: bool = False,
+    ) -> elbo.ElboTerms:
+        """Estimates the terms of the bound, in nats per example: see `VariationalModel.elbo_terms`.
+
+        The KL divergence of a layer has its closed form where no other layer that it depends on was drawn given it.
+        """
+        return self._terms_at(x, self._draw(x, num_samples, seed, training), num_samples, analytic_kl, training)
+
+    @property
+    def posterior_variables(self) -> list[Any]:
+        """The trainable variables of the encoders and of the posteriors."""
+        return [variable for part in (*self.encoders, *self.posteriors) for variable in part.trainable_variables]
+
+    def decode(self, z: Any, layer: int = 1, batch_size: int = 256) -> np.ndarray:
+        """Computes the mean of p(x|z_1), at z_1 or at the mean of each p(z_t|z_{t+1}) down from another layer.
+
+        Args:
+            z: an array [N, L], the latent variables of a layer.
+            layer: which one, from 1, next to the data, to T.
+            batch_size: how many examples are computed at a time.
+
+        Returns:
+            The mean [N, ...].
+        """
+        self._check_built("decode")
+        if layer not in range(1, len(self.latent_dims) + 1) or isinstance(layer, bool | float):
+            raise ValueError(f"`layer` must be from 1 to {len(self.latent_dims)}. Received: layer={layer!r}")
+        z = checks.to_numpy(z, "z")
+        checks.check_shape(z, (self.latent_dims[layer - 1],), "z")
+        checks.check_finite(z, "z")
+        return self._decoded(z, batch_size=batch_size, layer=layer)
+
+    def generate(self, n: int, seed: int | None = None, batch_size: int = 256) -> np.ndarray:
+        """Draws z_T ~ p(z_T), then each z_t ~ p(z_t|z_{t+1}), and computes the mean of p(x|z_1).
+
+        Args:
+            n: how many examples to generate, at least 1.
+            seed: the same seed gives the same examples; None draws anew at each call.
+            batch_size: how many examples are computed at a time.
+
+        Returns:
+            The generated examples [n, ...].
+        """
+        self._check_built("generate")
+        n = checks.positive_integer("n", n)
+        seeds = tf.random.experimental.stateless_split(self._seed(seed), len(self.latent_dims))
+        z = self.prior.distribution().sample(n, seed=seeds[-1])
+        for index in reversed(range(len(self.conditionals))):
+            z = self.conditionals[index].distribution(self._prior_parameters(index, z)).sample(seed=seeds[index])
+        return self._decoded(z.numpy(), batch_size=batch_size, layer=1)
+
+    def _encode(self, x: tf.Tensor, training: bool = False) -> _Parameters:
+        """The parameters of each layer of q, by name and number such as loc_1, at the center of the layer before."""
+        layers = enumerate(self._at_noise(x, None, training), start=1)
+        return {f"{name}_{number}": value for number, layer in layers for name, value in layer.parameters.items()}
+
+    def _decode(self, z: tf.Tensor, layer: int = 1) -> tf.Tensor:
+        for index in reversed(range(layer - 1)):
+            z = self.conditionals[index].center(self._prior_parameters(index, z))
+        return self.likelihood.mean(self.decoders[0](z, training=False))
+
+    def _prior_parameters(self, index: int, above: tf.Tensor, training: bool = False) -> _Parameters:
+        """The parameters of p(z_t|z_{t+1}), t counted from 0."""
+        return self.conditionals[index](self.decoders[index + 1](above, training=training))
+
+    def _terms_at(
+        self, x: tf.Tensor, layers: list[_Layer], num_samples: int, analytic_kl: bool, training: bool
+    ) -> elbo.ElboTerms:
+        shape = [num_samples, -1]
+        log_prior = [tf.reshape(layer.p.log_prob(layer.z), shape) for layer in layers]
+        log_posterior = [tf.reshape(layer.log_q, shape) for layer in layers]
+        kls = []
+        for index, layer in enumerate(layers):
+            has_form = analytic_kl and (self.ladder or index == len(layers) - 1)
+            q = self.posteriors[index].distribution(layer.parameters)
+            kl = elbo.closed_form_kl(q, layer.p) if has_form else None
+            kl = log_posterior[index] - log_prior[index] if kl is None else tf.reshape(kl, shape)
+            kls.append(tf.reduce_mean(kl, axis=0))
+        parameters = self.decoders[0](layers[0].z, training=training)
+        parameters = tf.reshape(parameters, tf.concat([[num_samples, tf.shape(x)[0]], tf.shape(parameters)[1:]], 0))
+        return elbo.ElboTerms(
+            self.likelihood.log_prob(x, parameters, training=training),
+            tf.add_n(log_prior),
+            tf.add_n(log_posterior),
+            tf.add_n(kls),
+            metrics={f"kl_{number}": kl for number, kl in enumerate(kls, start=1)},
+        )
+
+    @property
+    def _z_dim(self) -> int:
+        return self.latent_dims[0]
+
+    @property
+    def _epsilon_dim(self) -> int:
+        return sum(self.latent_dims)
+
+    @property
+    def _description(self) -> dict[str, Any]:
+        lists = {name: [type(part).__name__ for part in getattr(self, name)] for name in ("posteriors", "conditionals")}
+        parts = {name: type(getattr(self, name)).__name__ for name in ("prior", "likelihood")}
+        return {"latent_dims": list(self.latent_dims), "ladder": self.ladder, **lists, **parts}
+
+    def _at_noise(self, x: tf.Tensor, epsilon: tf.Tensor | None, training: bool = False) -> list[_Layer]:
+        """The layers at the draws that noise [B, L_1 + ... + L_T] stands for, that of z_1 first; None: at centers."""
+        count = len(self.latent_dims)
+        noise = [None] * count if epsilon is None else tf.split(epsilon, self.latent_dims, axis=-1)
+
+        def pick(index: int, parameters: _Parameters) -> tuple[tf.Tensor, tf.Tensor]:
+            return self.posteriors[index].sample_and_log_prob_from(parameters, noise[index])
+
+        return self._walk(x, pick, 1, training)
+
+    def _from_posterior(self, x: tf.Tensor, epsilon: tf.Tensor) -> tf.Tensor:
+        return self._at_noise(x, epsilon)[0].z
+
+    def _from_prior(self, epsilon: tf.Tensor) -> tf.Tensor:
+        noise = tf.split(epsilon, self.latent_dims, axis=-1)
+        z = self.prior.sample_from(noise[-1])
+        for index in reversed(range(len(self.conditionals))):
+            z = self.conditionals[index].sample_from(self._prior_parameters(index, z), noise[index])
+        return z
+
+    def _draw_x(self, z: tf.Tensor) -> tf.Tensor:
+        return self.likelihood.distribution(self.decoders[0](z)).sample(seed=(0, 0))
+
+    def _score(self, x: tf.Tensor, epsilon: tf.Tensor) -> dict[str, tf.Tensor]:
+        return self._scores(x, self._at_noise(x, epsilon))
+
+    def _score_at_mean(self, x: tf.Tensor) -> dict[str, tf.Tensor]:
+        return self._scores(x, self._at_noise(x, None))
+
+    def _scores(self, x: tf.Tensor, layers: list[_Layer]) -> dict[str, tf.Tensor]:
+        terms = self._terms_at(x, layers, 1, analytic_kl=True, training=False)
+        return {"elbo": terms.elbo, "log_likelihood": terms.log_likelihood[0], "kl": terms.kl}
+
+    def _draw(self, x: tf.Tensor, num_samples: int, seed: tf.Tensor, training: bool) -> list[_Layer]:
+        """The layers at S draws, folded into the batch."""
+        seeds = tf.random.experimental.stateless_split(seed, len(self.latent_dims))
+
+        def pick(index: int, parameters: _Parameters) -> tuple[tf.Tensor, tf.Tensor]:
+            q = self.posteriors[index].distribution(parameters)
+            return q.experimental_sample_and_log_prob(seed=seeds[index])
+
+        return self._walk(x, pick, num_samples, training)
+
+    def _walk(self, x: tf.Tensor, pick: _Pick, num_samples: int, training: bool) -> list[_Layer]:
+        """The layers from z_1 on, each evaluated at the z that is picked for the one before it in q."""
+        make = self._ladder_layers if self.ladder else self._bottom_up_layers
+        return make(x, pick, num_samples, training)
+
+    def _bottom_up_layers(self, x: tf.Tensor, pick: _Pick, num_samples: int, training: bool) -> list[_Layer]:
+        features = self.encoders[0](self.likelihood.encoder_input(x), training=training)
+        picked, z = [], None
+        for index, posterior in enumerate(self.posteriors):
+            if index:
+                features = self.encoders[index](z, training=training)
+            parameters = posterior(features)
+            if not index:
+                parameters = _repeated(parameters, num_samples)
+            z, log_q = pick(index, parameters)
+            picked.append((parameters, z, log_q))
+        above = [z for _, z, _ in picked[1:]] + [None]
+        return [_Layer(*layer, self._prior_given(index, above[index], training)) for index, layer in enumerate(picked)]
+
+    def _ladder_layers(self, x: tf.Tensor, pick: _Pick, num_samples: int, training: bool) -> list[_Layer]:
+        features, said = self.likelihood.encoder_input(x), []
+        for encoder, posterior in zip(self.encoders, self.posteriors, strict=True):
+            features = encoder(features, training=training)
+            said.append(_repeated(posterior(features), num_samples))
+        layers, above = [], None
+        for index in reversed(range(len(said))):
+            parameters = said[index]
+            p = self._prior_given(index, above, training)
+            if above is not None:
+                parameters = _merged(parameters, self._prior_parameters(index, above, training))
+            z, log_q = pick(index, parameters)
+            layers.insert(0, _Layer(parameters, z, log_q, p))
+            above = z
+        return layers
+
+    def _prior_given(self, index: int, above: tf.Tensor | None, training: bool) -> tfd.Distribution:
+        if above is None:
+            return self.prior.distribution()
+        return self.conditionals[index].distribution(self._prior_parameters(index, above, training))
+
+    def get_config(self) -> dict[str, Any]:
+        """The constructor's arguments."""
+        return {**super().get_config(), "latent_dims": self.latent_dims, "ladder": self.ladder}
+
+
+def _merged(said: _Parameters, prior: _Parameters) -> _Parameters:
+    """The normal distribution whose density is proportional to the product of two."""
+    precisions = said["scale"] ** -2, prior["scale"] ** -2
+    variance = 1 / (precisions[0] + precisions[1])
+    loc = variance * (said["loc"] * precisions[0] + prior["loc"] * precisions[1])
+    return {"loc": loc, "scale": tf.sqrt(variance)}
+
+
+def _repeated(parameters: _Parameters, num_samples: int) -> _Parameters:
+    """The parameters of S times as many rows, all B of them before any comes again."""
+    return {name: tf.tile(value, [num_samples] + [1] * (len(value.shape) - 1)) for name, value in parameters.items()}
+
+
+def _parts(name: str, given: Any, count: int, kind: type) -> list[Any]:
+    """As many parts as there are layers, or families that are normal where none are given."""
+    if given is None and kind is not keras.layers.Layer:
+        return [DiagonalNormal() for _ in range(count)]
+    if not isinstance(given, tuple | list) or len(given) != count:
+        raise ValueError(f"`{name}` must hold {count}, as `latent_dims` says. Received: {name}={given!r}")
+    for index, part in enumerate(given):
+        if kind is keras.layers.Layer:
+            autoencoder.check_network(f"{name}[{index}]", part)
+        else:
+            autoencoder.check_part(f"{name}[{index}]", part, kind)
+            if any(part is other for other in given[:index]):
+                # Their heads would be the same ones.
+                raise ValueError(f"`{name}` must hold another part for each layer. Received: {part!r} more than once")
+    return list(given)
+
+
+def _build(part: keras.layers.Layer, shape: tuple[int | None, ...]) -> None:
+    if not part.built:
+        part.build(shape)

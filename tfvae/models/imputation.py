@@ -1,0 +1,174 @@
+"""Missing values filled in: with their mean under the model, or several times with draws.
+
+Of z ~ q(z|x_observed) the weights w = p(x_observed|z) p(z) / q(z|x_observed) make draws of p(z|x_observed), whatever q
+misses of it.
+
+Reference: Mattei & Frellsen 2019, MIWAE: Deep Generative Modelling and Imputation of Incomplete Data Sets.
+"""
+
+import math
+import warnings
+from collections.abc import Callable, Iterator
+
+import numpy as np
+import tensorflow as tf
+from numpy.typing import ArrayLike
+
+from tfvae import checks
+from tfvae.models.conditional import ConditionalVAE
+from tfvae.models.vae import VAE
+from tfvae.training.batch import batches
+
+# The most elements of one tensor, 16 MB, and the most rows of the decoder in one chunk of draws.
+_CHUNK_ELEMENTS = 2**22
+_CHUNK_ROWS = 2**16
+# Where the warning begins.
+_FEW_DRAWS = 10
+_FEW_EXAMPLES = 0.1
+
+
+def impute(
+    model: VAE,
+    x: ArrayLike,
+    num_samples: int = 1000,
+    batch_size: int = 64,
+    seed: int | None = None,
+    num_imputations: int | None = None,
+) -> np.ndarray:
+    """Fills in what is missing in x, where NaN marks it.
+
+    A single imputation is E[x_missing|x_observed] = sum over S of v E[x_missing|z], where v are the weights divided by
+    their sum; of a `Categorical` element it is the code that is most probable. Several are drawn: for each of them a z
+    with the probabilities v, and x_missing ~ p(x_missing|z). A warning is given where, for more than a tenth of the
+    examples, few of at least 100 draws have all the weight: 1 / (sum of v^2) < 10.
+
+    Args:
+        model: a model with the likelihood `Missing` and no condition, which has been trained.
+        x: the data [N, ...].
+        num_samples: S, the number of draws of z for each example.
+        batch_size: how many examples are computed at a time; memory is bounded whatever S is.
+        seed: the same seed gives the same draws; None draws anew at each call.
+        num_imputations: M, how many times to draw x_missing; None gives its mean.
+
+    Returns:
+        x as floats, filled in: [N, ...], or [M, N, ...] for M draws. What is observed is as it was.
+
+    Raises:
+        ValueError: an argument is out of its range, or x is not data of the model.
+
+    Reference: Mattei & Frellsen 2019, MIWAE; for the draws Rubin 1987, sampling importance resampling.
+    """
+    if isinstance(model, ConditionalVAE):
+        raise ValueError(f"`model` must be a VAE of x alone, without a condition. Received: a {type(model).__name__}")
+    if not isinstance(model, VAE) or not model.likelihood.allows_missing:
+        received = type(model.likelihood).__name__ if isinstance(model, VAE) else repr(model)
+        raise ValueError(
+            "`model` must be a VAE whose likelihood allows missing values, for example Missing(Normal()). Received: "
+            f"{received}"
+        )
+    num_samples = checks.positive_integer("num_samples", num_samples)
+    if num_imputations is not None:
+        num_imputations = checks.positive_integer("num_imputations", num_imputations)
+    x = checks.to_numpy(x)
+    model.check_data(x)
+    state = model._seed(seed)
+    rows, sizes = [], []
+    for index, batch in enumerate(batches(x, batch_size)):
+        weights = _Weights()
+        batch_seed = tf.random.experimental.stateless_fold_in(state, index)
+        if num_imputations is None:
+            rows.append(model.likelihood.to_data(_mean(model, batch, num_samples, batch_seed, weights)))
+        else:
+            rows.append(_draws(model, batch, num_samples, num_imputations, batch_seed, weights))
+        sizes.append(weights.effective_size)
+    share = np.mean(np.concatenate(sizes) < _FEW_DRAWS)
+    if share > _FEW_EXAMPLES and num_samples >= 10 * _FEW_DRAWS:
+        warnings.warn(
+            f"Fewer than {_FEW_DRAWS} draws of z have all the weight for {share:.0%} of the examples, so that their "
+            "imputations hang on these: take more samples, or train with more draws (IWAE) or a richer posterior.",
+            stacklevel=2,
+        )
+    filled = np.concatenate(rows, axis=0 if num_imputations is None else 1)
+    dtype = np.result_type(x.dtype, np.float32)
+    return np.where(np.isnan(x), filled.astype(dtype), x.astype(dtype))
+
+
+class _Weights:
+    """Importance weights w [S, B] that come in chunks, of which the sums are kept.
+
+    Attributes:
+        total: log of the sum of w [B].
+        total_of_squares: log of the sum of w^2 [B].
+    """
+
+    def __init__(self) -> None:
+        self.total = self.total_of_squares = -np.inf
+
+    def add(self, log_weights: tf.Tensor) -> np.ndarray:
+        """Takes the logarithms of more weights, and returns that of their sum [B]."""
+        log_weights = np.float64(log_weights)
+        total = np.logaddexp.reduce(log_weights, axis=0)
+        self.total = np.logaddexp(self.total, total)
+        self.total_of_squares = np.logaddexp(self.total_of_squares, np.logaddexp.reduce(2 * log_weights, axis=0))
+        return total
+
+    @property
+    def effective_size(self) -> np.ndarray:
+        """How many draws of equal weight these are worth [B], 1 / (sum of v^2)."""
+        return np.exp(2 * self.total - self.total_of_squares)
+
+
+def _mean(model: VAE, batch: tf.Tensor, num_samples: int, seed: tf.Tensor, weights: _Weights) -> np.ndarray:
+    """The mean of p(x|x_observed) [B, *mean_shape]."""
+
+    def weighted_means(x: tf.Tensor, seed: tf.Tensor, num_samples: int) -> tuple[tf.Tensor, tf.Tensor]:
+        terms = model.elbo_terms(x, num_samples=num_samples, seed=seed)
+        means = model.likelihood.mean(model.likelihood_parameters(terms.z))
+        shares = tf.nn.softmax(terms.log_weights, axis=0)
+        shares = tf.reshape(shares, tf.concat([tf.shape(shares), tf.ones(len(means.shape) - 2, tf.int32)], axis=0))
+        return tf.reduce_sum(shares * means, axis=0), terms.log_weights
+
+    mean = 0.0
+    for means, log_weights in _chunks(weighted_means, model, batch, num_samples, seed):
+        means = np.float64(means)
+        share = np.exp(weights.add(log_weights) - weights.total).reshape(-1, *[1] * (means.ndim - 1))
+        mean += share * (means - mean)
+    return mean
+
+
+def _draws(
+    model: VAE, batch: tf.Tensor, num_samples: int, num_imputations: int, seed: tf.Tensor, weights: _Weights
+) -> np.ndarray:
+    """Draws [M, B, *event_shape] of p(x|x_observed)."""
+
+    def resampled(x: tf.Tensor, seed: tf.Tensor, num_samples: int, num_imputations: int) -> tuple[tf.Tensor, ...]:
+        terms = model.elbo_terms(x, num_samples=num_samples, seed=seed)
+        # The largest of log w + Gumbel noise is at a draw with the probability of its share of the weights.
+        shape = tf.concat([[num_imputations], tf.shape(terms.log_weights)], axis=0)
+        uniform = tf.random.stateless_uniform(shape, tf.random.experimental.stateless_fold_in(seed, -1), 1e-30)
+        keys = terms.log_weights - tf.math.log(-tf.math.log(uniform))
+        chosen = tf.transpose(tf.argmax(keys, axis=1, output_type=tf.int32))
+        z = tf.gather(tf.transpose(terms.z, [1, 0, 2]), chosen, batch_dims=1)
+        return tf.transpose(z, [1, 0, 2]), tf.reduce_max(keys, axis=1), terms.log_weights
+
+    z = best = None
+    chunks = _chunks(resampled, model, batch, num_samples, seed, num_imputations=num_imputations)
+    for points, keys, log_weights in chunks:
+        weights.add(log_weights)
+        is_better = True if best is None else keys > best
+        z = points if best is None else tf.where(is_better[..., tf.newaxis], points, z)
+        best = keys if best is None else tf.maximum(keys, best)
+    # Not compiled: XLA cannot draw from every distribution.
+    draw_seed = tf.random.experimental.stateless_fold_in(seed, -2)
+    return model.likelihood.distribution(model.likelihood_parameters(z)).sample(seed=draw_seed).numpy()
+
+
+def _chunks(
+    function: Callable, model: VAE, batch: tf.Tensor, num_samples: int, seed: tf.Tensor, **constants: int
+) -> Iterator[tuple[tf.Tensor, ...]]:
+    """The outputs of a function of x, a seed and a number of draws, for as many draws at a time as memory allows."""
+    width = max(math.prod(model.likelihood.parameter_shape(model.event_shape)), *constants.values(), 1)
+    chunk = max(1, min(num_samples, _CHUNK_ELEMENTS // (width * len(batch)), _CHUNK_ROWS // len(batch)))
+    for start in range(0, num_samples, chunk):
+        chunk_seed = tf.random.experimental.stateless_fold_in(seed, start)
+        yield model._run(function, batch, chunk_seed, num_samples=min(chunk, num_samples - start), **constants)

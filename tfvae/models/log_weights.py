@@ -1,0 +1,138 @@
+"""The importance weights of draws of z for each example, a bounded number at a time.
+
+Where the decoder is evaluated often, XLA compiles a loop in which so few draws are made at a time that they stay in the
+processor's cache, and in which the encoder is evaluated once.
+"""
+
+import collections
+import functools
+import itertools
+import math
+import warnings
+from collections.abc import Callable, Iterable, Iterator
+from concurrent import futures
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from tfvae.models.variational_model import VariationalModel
+from tfvae.training import loop, plan
+
+# The most elements, 16 MB, and the most rows of the decoder's output in a chunk without XLA: large enough for fast
+# matrix products, small enough for the cache and for any number of samples.
+_CHUNK_ELEMENTS = 2**22
+_CHUNK_ROWS = 2**16
+# The same in one round of XLA's loop, and the rounds of a chunk.
+_ROUND_ELEMENTS = 2**20
+_ROUND_ROWS = 2**10
+_ROUNDS = 64
+# The chunks that XLA makes at a time: one computes where the other waits for the last of its threads.
+_CHUNKS_AT_A_TIME = 2
+# XLA compiles what takes more operations than these for each example: the second that it needs is that of a few hundred
+# examples.
+_OPERATIONS_BY_XLA = 2e9
+
+
+def in_chunks(
+    model: VariationalModel, batches: Iterable[Any], num_samples: int, seed: tf.Tensor
+) -> Iterator[Iterator[np.ndarray]]:
+    """The log importance weights of each batch, in chunks [K', B].
+
+    Args:
+        model: the model, with `_draw_log_weights`.
+        batches: float32 [B, ...], or dictionaries of such.
+        num_samples: K, the draws for each example.
+        seed: a stateless seed.
+    """
+    by_xla, shape = _is_for_xla(model, num_samples), None
+    for index, batch in enumerate(batches):
+        batch_seed = tf.random.experimental.stateless_fold_in(seed, index)
+        # The same for all batches, because each is a graph of its own.
+        shape = shape or _shapes(model, batch)
+        if by_xla:
+            try:
+                yield _by_xla(model, batch, num_samples, batch_seed, shape[1])
+                continue
+            except loop.CANNOT_COMPILE as error:
+                if model.jit_compile:
+                    raise
+                warnings.warn(f"XLA cannot compile the log-likelihood, which runs without it: {error}", stacklevel=2)
+                by_xla = False
+        yield _without_xla(model, batch, num_samples, batch_seed, shape[0])
+
+
+def _is_for_xla(model: VariationalModel, num_samples: int) -> bool:
+    """Whether the loop by XLA computes the weights: a question of the model and of K alone.
+
+    So the draws of a seed do not depend on how many examples there are.
+    """
+    layers = model._flatten_layers()
+    operations = plan.operations(layers) * model._rows_per_example * num_samples
+    may_compile = plan.is_open(model) or (model.jit_compile and not model.run_eagerly)
+    is_plain = may_compile and model._distribute_strategy is None
+    return is_plain and operations >= _OPERATIONS_BY_XLA and plan.are_fast_by_xla(layers)
+
+
+def _shapes(model: VariationalModel, batch: Any) -> tuple[int, int]:
+    """The draws of a chunk without XLA, and those of a round by XLA."""
+    rows = len(tf.nest.flatten(batch)[0]) * model._rows_per_example
+    elements = rows * math.prod(model.likelihood.parameter_shape(model.event_shape))
+    chunk = max(1, min(_CHUNK_ELEMENTS // elements, _CHUNK_ROWS // rows))
+    return chunk, max(1, min(_ROUND_ELEMENTS // elements, _ROUND_ROWS // rows))
+
+
+def _without_xla(
+    model: VariationalModel, batch: Any, num_samples: int, seed: tf.Tensor, chunk: int
+) -> Iterator[np.ndarray]:
+    for start in range(0, num_samples, chunk):
+        chunk_seed = tf.random.experimental.stateless_fold_in(seed, start)
+        size = min(chunk, num_samples - start)
+        yield model._run(model._draw_log_weights, batch, chunk_seed, num_samples=size).numpy()
+
+
+def _by_xla(model: VariationalModel, batch: Any, num_samples: int, seed: tf.Tensor, draws: int) -> Iterator[np.ndarray]:
+    """The chunks, of as many rounds each, so that one program makes them all; the last draws are more than needed."""
+    key = "_by_xla", draws
+    if key not in model._functions:
+
+        def rounds(batch: Any, seeds: tf.Tensor) -> tf.Tensor:
+            def one(seed: tf.Tensor) -> tf.Tensor:
+                return model._draw_log_weights(batch, seed, num_samples=draws)
+
+            return tf.map_fn(one, seeds, fn_output_signature=tf.float32)
+
+        model._functions[key] = tf.function(rounds, jit_compile=True, autograph=False)
+    function, number = model._functions[key], -(-num_samples // draws)
+    chunks = min(number, _CHUNKS_AT_A_TIME * -(-number // (_CHUNKS_AT_A_TIME * _ROUNDS)))
+    size = -(-number // chunks)
+    # Of many chunks the last would be empty where the size is rounded up.
+    chunks = -(-number // size)
+    seeds = tf.split(tf.random.experimental.stateless_split(seed, chunks * size), chunks)
+    # Traced here: Keras keeps some of its state for each thread.
+    function.get_concrete_function(batch, seeds[0])
+    outputs = _side_by_side(functools.partial(function, batch), seeds)
+    # At once, so that what XLA cannot compile is known.
+    first = next(outputs)
+    return _flat(itertools.chain([first], outputs), num_samples)
+
+
+def _side_by_side(function: Callable[[tf.Tensor], tf.Tensor], arguments: Iterable[tf.Tensor]) -> Iterator[tf.Tensor]:
+    """What a function gives of each argument, in their order; the next ones are computed while one is read."""
+    arguments = iter(arguments)
+    with futures.ThreadPoolExecutor(_CHUNKS_AT_A_TIME) as pool:
+        running = collections.deque(
+            pool.submit(function, each) for each in itertools.islice(arguments, _CHUNKS_AT_A_TIME)
+        )
+        while running:
+            output = running.popleft().result()
+            running.extend(pool.submit(function, each) for each in itertools.islice(arguments, 1))
+            yield output
+
+
+def _flat(outputs: Iterable[tf.Tensor], num_samples: int) -> Iterator[np.ndarray]:
+    """Chunks [K', B] of outputs [rounds, draws, B], K draws in all."""
+    for output in outputs:
+        chunk = output.numpy().reshape(-1, output.shape[-1])[:num_samples]
+        num_samples -= len(chunk)
+        yield chunk

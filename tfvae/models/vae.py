@@ -1,0 +1,269 @@
+"""The variational autoencoder: a posterior that is amortised by an encoder, and a likelihood fed by a decoder."""
+
+import functools
+from typing import Any, ClassVar
+
+import keras
+import numpy as np
+import tensorflow as tf
+import tensorflow_probability as tfp
+
+from tfvae import checks, elbo
+from tfvae.likelihoods import Likelihood, Normal
+from tfvae.models import autoencoder
+from tfvae.objectives import Objective
+from tfvae.posteriors import DiagonalNormal, Posterior
+from tfvae.priors import Prior, StandardNormal
+
+tfd = tfp.distributions
+
+
+@keras.saving.register_keras_serializable("tfvae")
+class VAE(autoencoder.Autoencoder):
+    """A variational autoencoder.
+
+    q(z|x) = posterior(encoder(x)),  p(x|z) = likelihood(decoder(z)),  p(z) = prior
+
+    `model(x)` and `predict` give the reconstruction: the mean of p(x|z) at the mean of q(z|x). The model is built at
+    once when the encoder knows its input shape, and by the first data otherwise.
+
+    Args:
+        encoder: a Keras model from x [B, ...] to features [B, F].
+        decoder: a Keras model from z [B, L] to the likelihood's parameters [B, ...].
+        latent_dim: L, the dimension of z.
+        posterior: q(z|x), which owns the heads from features to its parameters; None means `DiagonalNormal()`. This
+            and every other part belong to one model.
+        prior: p(z); None means `StandardNormal()`.
+        likelihood: p(x|z); None means `Normal(scale=1.0)`.
+        objective: what is maximised; None means `ELBO()`.
+        keras_kwargs: the arguments of `keras.Model`.
+
+    Raises:
+        ValueError: the parts do not fit together.
+
+    Reference: Kingma & Welling 2013, Auto-Encoding Variational Bayes; Rezende et al. 2014, Stochastic Backpropagation.
+    """
+
+    _PARTS = ("encoder", "decoder", "posterior", "prior", "likelihood", "objective")
+    # What else the networks take, with the shape for one example: nothing, or the condition of a conditional model.
+    _condition_shapes: ClassVar[dict[str, tuple[int, ...]]] = {}
+    _prior_kinds: ClassVar[tuple[type, ...]] = (Prior,)
+
+    def __init__(
+        self,
+        encoder: keras.Model,
+        decoder: keras.Model,
+        latent_dim: int,
+        posterior: Posterior | None = None,
+        prior: Prior | None = None,
+        likelihood: Likelihood | None = None,
+        objective: Objective | None = None,
+        **keras_kwargs: Any,
+    ) -> None:
+        super().__init__(objective, **keras_kwargs)
+        autoencoder.check_network("encoder", encoder)
+        autoencoder.check_network("decoder", decoder)
+        self.encoder = encoder
+        self.decoder = decoder
+        self.latent_dim = checks.positive_integer("latent_dim", latent_dim)
+        self.posterior = DiagonalNormal() if posterior is None else posterior
+        self.prior = StandardNormal() if prior is None else prior
+        self.likelihood = Normal() if likelihood is None else likelihood
+        autoencoder.check_part("posterior", self.posterior, Posterior)
+        autoencoder.check_part("prior", self.prior, *self._prior_kinds)
+        autoencoder.check_part("likelihood", self.likelihood, Likelihood)
+        autoencoder.check_part("objective", self.objective, Objective)
+        autoencoder.set_latent_dim("posterior", self.posterior, self.latent_dim)
+        autoencoder.set_latent_dim("prior", self.prior, self.latent_dim)
+        autoencoder.check_densities(self.posterior, self.prior, self.objective)
+        declared = autoencoder.input_shapes(encoder)
+        if declared is not None and None not in declared[0][1:]:
+            self.build(declared[0])
+
+    def build(self, input_shape: tuple[int | None, ...]) -> None:
+        """Builds the parts for data of one shape, and checks that they fit together.
+
+        Args:
+            input_shape: the shape of x, [B, ...].
+        """
+        if self.event_shape is not None:
+            return
+        event_shape = tuple(input_shape[1:])
+        conditions = [keras.KerasTensor((None, *shape)) for shape in self._condition_shapes.values()]
+        features = autoencoder.features_of(
+            "encoder", self.encoder, _joined(keras.KerasTensor((None, *event_shape)), *conditions)
+        )
+        declared = autoencoder.input_shapes(self.decoder)
+        expected = [(self.latent_dim,), *self._condition_shapes.values()]
+        if declared is not None and [tuple(shape[1:]) for shape in declared] != expected:
+            shapes = [list(shape) for shape in declared]
+            also = "".join(f" and {name} [B, {shape[0]}]" for name, shape in self._condition_shapes.items())
+            raise ValueError(
+                f"`decoder` must take z of shape [B, {self.latent_dim}]{also}, as latent_dim={self.latent_dim} says. "
+                f"Received: a decoder whose input has the shape {shapes[0] if len(shapes) == 1 else shapes}"
+            )
+        z = keras.KerasTensor((None, self.latent_dim))
+        parameters = autoencoder.likelihood_parameters_of(
+            "decoder", self.decoder, _joined(z, *conditions), self.likelihood, event_shape
+        )
+        self._connect_prior(event_shape)
+        for part, shape in (
+            (self.posterior, features.shape),
+            (self.prior, (None, self.latent_dim)),
+            (self.likelihood, parameters.shape),
+        ):
+            if not part.built:
+                part.build(shape)
+        self.event_shape = event_shape
+
+    def call(self, x: tf.Tensor, training: bool = False) -> tf.Tensor:
+        """The reconstruction [B, ...]: the mean of p(x|z) at the mean, or the `center`, of q(z|x).
+
+        Args:
+            x: the data [B, ...].
+            training: whether layers such as dropout behave as in training.
+        """
+        z = self.posterior.center(self._encode(x, training))
+        return self.likelihood.mean(self.decoder(_joined(z, *self._split(x)[1]), training=training))
+
+    def elbo_terms(
+        self,
+        x: tf.Tensor,
+        *,
+        num_samples: int,
+        seed: tf.Tensor,
+        analytic_kl: bool = True,
+        path_gradient: bool = False,
+        training: bool = False,
+    ) -> elbo.ElboTerms:
+        """Estimates the terms of the bound, in nats per example: see `VariationalModel.elbo_terms`."""
+        return elbo.estimate(
+            self._posterior_of(x, training),
+            self._prior_given(*self._split(x)[1], training=training),
+            functools.partial(self._log_likelihood, x, training=training),
+            num_samples=num_samples,
+            seed=seed,
+            analytic_kl=analytic_kl,
+            path_gradient=path_gradient,
+        )
+
+    def decode(self, z: Any, batch_size: int = 256) -> np.ndarray:
+        """Computes the mean of p(x|z).
+
+        Args:
+            z: an array [N, L].
+            batch_size: how many examples are computed at a time.
+
+        Returns:
+            The mean [N, ...].
+        """
+        self._check_built("decode")
+        return self._decoded(self._checked_noise("z", z, self.latent_dim), batch_size=batch_size)
+
+    def generate(self, n: int, seed: int | None = None, batch_size: int = 256) -> np.ndarray:
+        """Draws z ~ p(z) and computes the mean of p(x|z).
+
+        Args:
+            n: how many examples to generate, at least 1.
+            seed: the same seed gives the same examples; None draws anew at each call.
+            batch_size: how many examples are computed at a time.
+
+        Returns:
+            The generated examples [n, ...].
+        """
+        self._check_built("generate")
+        n = checks.positive_integer("n", n)
+        return self.decode(self.prior.distribution().sample(n, seed=self._seed(seed)), batch_size)
+
+    def likelihood_parameters(self, z: tf.Tensor, *conditions: tf.Tensor, training: bool = False) -> tf.Tensor:
+        """The parameters of p(x|z) [S, B, ...], what the decoder gives.
+
+        Args:
+            z: the latent variables [S, B, L].
+            conditions: what else the decoder takes, each [B, C].
+            training: whether layers such as dropout behave as in training.
+        """
+        conditions = [tf.tile(condition, [tf.shape(z)[0], 1]) for condition in conditions]
+        # Networks take [B, L]: S is folded into B for the decoder, and unfolded after it.
+        parameters = self.decoder(_joined(tf.reshape(z, [-1, self.latent_dim]), *conditions), training=training)
+        return tf.reshape(parameters, tf.concat([tf.shape(z)[:2], tf.shape(parameters)[1:]], axis=0))
+
+    @property
+    def posterior_variables(self) -> list[Any]:
+        """The trainable variables of the encoder and of the posterior."""
+        return [*self.encoder.trainable_variables, *self.posterior.trainable_variables]
+
+    def _split(self, x: Any) -> tuple[tf.Tensor, tuple[tf.Tensor, ...]]:
+        """What the likelihood is of, and what else the networks take: the inverse of `_together`."""
+        return x, ()
+
+    @property
+    def _z_dim(self) -> int:
+        return self.latent_dim
+
+    @property
+    def _epsilon_dim(self) -> int:
+        return self.latent_dim
+
+    @property
+    def _description(self) -> dict[str, Any]:
+        parts = {name: type(getattr(self, name)).__name__ for name in ("posterior", "prior", "likelihood")}
+        return {"latent_dim": self.latent_dim, **parts}
+
+    def _connect_prior(self, event_shape: tuple[int, ...]) -> None:
+        """Lets the prior know of what else it may be made of, before it is built."""
+        self.prior.connect(self._encode, self.posterior, event_shape)
+
+    def _prior_given(self, *conditions: tf.Tensor, training: bool = False) -> tfd.Distribution:
+        return self.prior.distribution()
+
+    def _posterior_of(self, x: tf.Tensor, training: bool = False) -> tfd.Distribution:
+        return self.posterior.distribution(self._encode(x, training))
+
+    def _encode(self, x: Any, training: bool = False) -> dict[str, tf.Tensor]:
+        event, conditions = self._split(x)
+        given = _joined(self.likelihood.encoder_input(event), *conditions)
+        return self.posterior(self.encoder(given, training=training))
+
+    def _decode(self, z: tf.Tensor, *conditions: tf.Tensor) -> tf.Tensor:
+        return self.likelihood.mean(self.decoder(_joined(z, *conditions), training=False))
+
+    def _draw_x(self, z: tf.Tensor, *conditions: tf.Tensor) -> tf.Tensor:
+        """A draw of p(x|z) for each row of z."""
+        return self.likelihood.distribution(self.decoder(_joined(z, *conditions))).sample(seed=(0, 0))
+
+    def _from_posterior(self, x: Any, epsilon: tf.Tensor) -> tf.Tensor:
+        return self.posterior.sample_from(self._encode(x), epsilon)
+
+    def _from_prior(self, epsilon: tf.Tensor, *conditions: tf.Tensor) -> tf.Tensor:
+        return self.prior.sample_from(epsilon)
+
+    def _score(self, x: Any, epsilon: tf.Tensor | None = None) -> dict[str, tf.Tensor]:
+        parameters = self._encode(x)
+        z, log_posterior = self.posterior.sample_and_log_prob_from(parameters, epsilon)
+        terms = elbo.terms_at(
+            z[tf.newaxis],
+            log_posterior[tf.newaxis],
+            self.posterior.distribution(parameters),
+            self._prior_given(*self._split(x)[1]),
+            functools.partial(self._log_likelihood, x),
+        )
+        return {"elbo": terms.elbo, "log_likelihood": terms.log_likelihood[0], "kl": terms.kl}
+
+    def _score_at_mean(self, x: Any) -> dict[str, tf.Tensor]:
+        return self._score(x)
+
+    def _log_likelihood(self, x: Any, z: tf.Tensor, training: bool = False) -> tf.Tensor:
+        """The density log p(x|z) [S, B] of z [S, B, L]."""
+        event, conditions = self._split(x)
+        parameters = self.likelihood_parameters(z, *conditions, training=training)
+        return self.likelihood.log_prob(event, parameters, training=training)
+
+    def get_config(self) -> dict[str, Any]:
+        """The constructor's arguments."""
+        return {**super().get_config(), "latent_dim": self.latent_dim}
+
+
+def _joined(first: Any, *others: Any) -> Any:
+    """The input of a network: one tensor, or a list of several."""
+    return [first, *others] if others else first

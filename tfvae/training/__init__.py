@@ -1,0 +1,1 @@
+"""How a `fit` runs: what its arguments mean, the plan that follows from them, and the loop of the steps."""
