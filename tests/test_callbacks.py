@@ -11,7 +11,7 @@ from test_models import MODELS
 
 import tfvae
 from tfvae.callbacks import Checkpoints, Convergence, KLWarmUp, PosteriorCollapseWarning
-from tfvae.elbo import ElboTerms
+from tfvae.elbo import ElboTerms, Sampling
 from tfvae.objectives import ELBO, Objective
 
 # The KL warm-up
@@ -80,7 +80,7 @@ def test_the_loss_of_importance_weights_has_those_of_the_tempered_terms(x, tiny_
     start = vae.get_weights()
     history = vae.fit(x, batch_size=20, shuffle=False, callbacks=KLWarmUp(99, start=0.25), verbose=0).history
     vae.set_weights(start)
-    terms = vae.elbo_terms(x, num_samples=5, seed=vae.next_seed())
+    terms = vae.elbo_terms(x, Sampling(num_samples=5, seed=vae.next_seed()))
     log_weights = terms.log_likelihood + 0.25 * (terms.log_prior - terms.log_posterior)
     expected = -(logsumexp(log_weights, axis=0) - np.log(5)).mean()
     assert history["loss"] == pytest.approx([expected], rel=1e-5)

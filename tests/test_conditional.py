@@ -9,6 +9,7 @@ import tensorflow as tf
 from scipy import stats
 
 from tfvae import ConditionalVAE, export, impute, networks
+from tfvae.elbo import Sampling
 from tfvae.likelihoods import Bernoulli, Normal
 from tfvae.objectives import IWAE
 from tfvae.posteriors import DiagonalNormal
@@ -78,9 +79,7 @@ def test_the_bound_is_the_exact_log_prob_given_the_condition_under_the_exact_pos
     np.testing.assert_allclose(vae.log_likelihood(given, num_samples), expected, rtol=1e-4)
     terms = vae.elbo_terms(
         {name: tf.constant(array) for name, array in given.items()},
-        num_samples=num_samples,
-        seed=tf.constant([0, 1]),
-        analytic_kl=False,
+        Sampling(num_samples=num_samples, seed=tf.constant([0, 1]), analytic_kl=False),
     )
     np.testing.assert_allclose(terms.elbo, expected, rtol=1e-4)
     # It is the condition of each row that is used.

@@ -8,6 +8,7 @@ import tensorflow_probability as tfp
 from scipy import optimize
 
 from tfvae import VariationalInference
+from tfvae.elbo import Sampling
 from tfvae.inference import newton
 from tfvae.inference.control_variate import AtPoint, ControlVariate, of_all_rows, recentre
 
@@ -147,7 +148,7 @@ def test_the_noise_of_a_batch_all_but_vanishes_near_the_mode(large):
     @tf.function
     def gradients(x, y):
         with tf.GradientTape() as tape:
-            terms = model.elbo_terms((x, y), num_samples=8, seed=tf.constant([1, 2]), training=True)
+            terms = model.elbo_terms((x, y), Sampling(num_samples=8, seed=tf.constant([1, 2]), training=True))
             value = tf.reduce_mean(terms.log_weights)
         return tf.concat([tf.reshape(part, [-1]) for part in tape.gradient(value, model.trainable_variables)], axis=0)
 

@@ -20,10 +20,10 @@ def seen(known_model):
         model = known_model(run_eagerly=True) if model is None else model
         rows, elbo_terms = [], type(model).elbo_terms
 
-        def record(x, **options):
+        def record(x, sampling):
             assert x.dtype == tf.float32
             rows[-1].append(x[:, 0].numpy().astype(int).tolist())
-            return elbo_terms(model, x, **options)
+            return elbo_terms(model, x, sampling)
 
         begin = keras.callbacks.LambdaCallback(on_epoch_begin=lambda epoch, logs: rows.append([]))
         model.elbo_terms = record

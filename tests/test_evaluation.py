@@ -12,6 +12,7 @@ from linear_gaussian import Oracle, correlated_vae, draws_of, linear_vae, set_op
 from scipy import integrate, special, stats
 
 import tfvae
+from tfvae.elbo import Sampling
 from tfvae.evaluation import (
     active_units,
     amortization_gap,
@@ -306,7 +307,7 @@ def test_of_the_other_models_what_has_a_meaning_is_computed_and_the_rest_refused
     np.testing.assert_allclose(result, model.log_likelihood(x, 20, seed=1), rtol=1e-12)
     rate, distortion = rate_distortion(model, x, num_samples=400, seed=1)
     seed = tf.random.experimental.stateless_fold_in(tf.constant([1, 0]), 0)
-    terms = model.elbo_terms(tf.constant(x), num_samples=400, seed=seed)
+    terms = model.elbo_terms(tf.constant(x), Sampling(num_samples=400, seed=seed))
     assert rate + distortion == pytest.approx(-np.mean(terms.elbo), rel=1e-5)
     for function in (annealed_importance_sampling, amortization_gap, kl_per_dimension, active_units):
         with pytest.raises(ValueError, match=r"^`model` must be a tfvae.VAE[^H]*Received: <Hier"):

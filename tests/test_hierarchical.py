@@ -10,6 +10,7 @@ import tensorflow_probability as tfp
 from scipy import special, stats
 
 from tfvae import HierarchicalVAE, export, networks
+from tfvae.elbo import Sampling
 from tfvae.likelihoods import Normal
 from tfvae.objectives import ELBO, IWAE
 from tfvae.posteriors import CouplingFlow, DiagonalNormal, FullCovarianceNormal, PowerSpherical, SylvesterFlow
@@ -91,7 +92,7 @@ class Exact:
 def test_the_bound_is_exact_under_the_exact_posterior(num_samples):
     exact = Exact()
     model, x = exact.bottom_up(), data()
-    terms = model.elbo_terms(tf.constant(x), num_samples=num_samples, seed=SEED, analytic_kl=False)
+    terms = model.elbo_terms(tf.constant(x), Sampling(num_samples=num_samples, seed=SEED, analytic_kl=False))
     np.testing.assert_allclose(terms.log_weights, np.tile(exact.log_prob(x), [num_samples, 1]), rtol=1e-4)
     np.testing.assert_allclose(terms.elbo, exact.log_prob(x), rtol=1e-4)
     np.testing.assert_allclose(model.log_likelihood(x, num_samples), exact.log_prob(x), rtol=1e-4)
@@ -110,7 +111,7 @@ def test_the_bounds_grow_with_the_number_of_samples_and_stay_below_log_p(ladder)
     assert bounds[0] < bounds[1] < bounds[2] < bounds[3] < log_p + 0.02
     assert bounds[0] < log_p - 0.5
     np.testing.assert_allclose(bounds[3], log_p, atol=0.1)
-    terms = model.elbo_terms(tf.constant(x), num_samples=1000, seed=SEED)
+    terms = model.elbo_terms(tf.constant(x), Sampling(num_samples=1000, seed=SEED))
     expected = special.logsumexp(np.float64(terms.log_weights), axis=0) - np.log(1000)
     np.testing.assert_allclose(IWAE(1000)(terms), expected, rtol=1e-4, atol=1e-3)
 
@@ -119,8 +120,8 @@ def test_the_bounds_grow_with_the_number_of_samples_and_stay_below_log_p(ladder)
 def test_the_kl_divergences_of_the_layers_have_their_closed_form_where_there_is_one(ladder):
     model, x = build(ladder, hidden=(5,)), tf.constant(data())
     many = 20000
-    exact_kl = model.elbo_terms(x, num_samples=many, seed=SEED)
-    sampled = model.elbo_terms(x, num_samples=many, seed=SEED, analytic_kl=False)
+    exact_kl = model.elbo_terms(x, Sampling(num_samples=many, seed=SEED))
+    sampled = model.elbo_terms(x, Sampling(num_samples=many, seed=SEED, analytic_kl=False))
     np.testing.assert_allclose(exact_kl.kl, exact_kl.metrics["kl_1"] + exact_kl.metrics["kl_2"], rtol=1e-5)
     np.testing.assert_allclose(sampled.kl, np.mean(sampled.log_posterior - sampled.log_prior, axis=0), rtol=1e-4)
     error = np.std(sampled.log_posterior - sampled.log_prior, axis=0) / np.sqrt(many)
@@ -172,7 +173,7 @@ def test_training_reaches_the_exact_log_prob_of_the_true_model(ladder):
 @pytest.mark.parametrize("ladder", [False, True], ids=["bottom-up", "ladder"])
 def test_beta_and_a_warm_up_weigh_all_layers(ladder):
     model, x = build(ladder, hidden=(4,)), tf.constant(data())
-    terms = model.elbo_terms(x, num_samples=3, seed=SEED)
+    terms = model.elbo_terms(x, Sampling(num_samples=3, seed=SEED))
     expected = np.mean(terms.log_likelihood, axis=0) - 4 * terms.kl
     np.testing.assert_allclose(ELBO(beta=4.0, num_samples=3)(terms), expected, rtol=1e-5)
     np.testing.assert_allclose(terms.tempered(0.5).kl, 0.5 * terms.kl, rtol=1e-6)

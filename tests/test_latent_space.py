@@ -9,6 +9,7 @@ from linear_gaussian import Oracle, correlated_vae, draws_of, set_posterior
 from scipy import integrate, stats
 
 import tfvae
+from tfvae.elbo import Sampling
 from tfvae.evaluation import active_units, kl_per_dimension, mutual_information, rate_distortion
 
 tfd = tfp.distributions
@@ -103,7 +104,7 @@ def test_the_distortion_is_the_expected_squared_error(vae, data):
     result = rate_distortion(vae, data, num_samples=500, seed=0)
     # The squared error of a draw has a standard deviation of some 5 nats; 100,000 draws.
     assert result.distortion == pytest.approx(expected, abs=4 * 5 / np.sqrt(100_000))
-    terms = vae.elbo_terms(data, num_samples=500, seed=np.array([3, 4]))
+    terms = vae.elbo_terms(data, Sampling(num_samples=500, seed=np.array([3, 4])))
     assert -(result.rate + result.distortion) == pytest.approx(np.mean(terms.elbo), abs=0.1)
 
 

@@ -7,9 +7,9 @@ import pytest
 import tensorflow as tf
 
 from tfvae import VAE
-from tfvae.elbo import ElboTerms, Path
+from tfvae.elbo import ElboTerms, Path, Sampling
 from tfvae.networks import dense_decoder, dense_encoder
-from tfvae.objectives import ELBO, IWAE, Objective
+from tfvae.objectives import ELBO, IWAE, MIWAE, Objective
 
 TERMS = ElboTerms(
     log_likelihood=tf.constant([[-1.0, -2.0], [-3.0, -6.0]]),
@@ -114,11 +114,20 @@ def test_iwae_of_weights_that_float32_cannot_hold():
     np.testing.assert_allclose(IWAE(2)(terms), IWAE(2)(TERMS) - 1e4, rtol=1e-6)
 
 
-def test_iwae_sets_the_weights_of_the_path():
-    path = Path()
-    IWAE(2, doubly_reparameterized=True)(TERMS._replace(path=path))
+def test_the_path_of_iwae_is_weighted_by_the_normalised_weights():
     first = 1 / (1 + np.exp([-2.25 - 0.5, -4.0 + 2.5]))
-    np.testing.assert_allclose(path.weights, [first, 1 - first], rtol=1e-5)
+    weights = IWAE(2, doubly_reparameterized=True).path_weights(TERMS)
+    np.testing.assert_allclose(weights, [first, 1 - first], rtol=1e-5)
+
+
+def test_the_path_of_each_group_of_miwae_is_weighted_by_itself():
+    # Groups of one draw: each is an ELBO, and the whole gradient at z counts.
+    weights = MIWAE(2, 2, doubly_reparameterized=True).path_weights(TERMS)
+    np.testing.assert_array_equal(weights, np.ones([2, 2]))
+
+
+def test_the_path_of_the_elbo_is_as_it_is():
+    assert ELBO(sticking_the_landing=True).path_weights(TERMS) is None
 
 
 def test_defaults_of_iwae():
@@ -159,14 +168,11 @@ def test_path_gradients_of_a_vae_are_those_of_the_decoder_and_others_of_the_enco
     for pair in pairs:
         losses, gradients = [], []
         for objective in pair:
+            path = Path() if objective.path_gradient else None
             with tf.GradientTape() as tape:
-                terms = vae.elbo_terms(
-                    x,
-                    num_samples=4,
-                    seed=tf.constant([1, 2]),
-                    analytic_kl=False,
-                    path_gradient=objective.path_gradient,
-                )
+                terms = vae.elbo_terms(x, Sampling(4, tf.constant([1, 2]), analytic_kl=False, path=path))
+                if path is not None:
+                    path.weights = objective.path_weights(terms)
                 loss = tf.reduce_mean(objective(terms))
             losses.append(loss)
             variables = {part: getattr(vae, part).trainable_variables for part in ("encoder", "decoder")}
@@ -188,18 +194,18 @@ def test_the_model_estimates_the_terms_as_the_objective_asks_and_minimises_its_n
     vae = VAE(dense_encoder((4,), hidden=()), dense_decoder(2, (4,), hidden=()), 2, objective=objective)
     original = vae.elbo_terms
 
-    def spy(x, **arguments):
-        seen.append((arguments, original(x, **arguments)))
+    def spy(x, sampling):
+        seen.append((sampling, original(x, sampling)))
         return seen[-1][1]
 
     monkeypatch.setattr(vae, "elbo_terms", spy)
     vae.compile(run_eagerly=True)
     x = np.random.default_rng(0).normal(size=(5, 4)).astype("float32")
     loss = vae.evaluate(x, verbose=0, return_dict=True)["loss"]
-    ((arguments, terms),) = seen
-    assert arguments["num_samples"] == objective.num_samples == terms.log_likelihood.shape[0]
-    assert arguments["analytic_kl"] is objective.analytic_kl
-    assert arguments["path_gradient"] is objective.path_gradient is (terms.path is not None)
+    ((sampling, terms),) = seen
+    assert sampling.num_samples == objective.num_samples == terms.log_likelihood.shape[0]
+    assert sampling.analytic_kl is objective.analytic_kl
+    assert objective.path_gradient is (sampling.path is not None)
     monte_carlo = np.mean(terms.log_posterior - terms.log_prior, axis=0)
     assert np.allclose(terms.kl, monte_carlo) is not objective.analytic_kl
     expected = np.mean(terms.log_likelihood, axis=0) - objective.beta * terms.kl.numpy()

@@ -13,6 +13,7 @@ import pytest
 import tensorflow as tf
 
 from tfvae import VAE, likelihoods, objectives, posteriors, priors
+from tfvae.elbo import Path, Sampling
 from tfvae.networks import dense_decoder, dense_encoder
 
 SLOTS = {
@@ -237,9 +238,11 @@ def test_terms_and_training_under_mixed_precision(case, mixed_precision):
     objective = vae.objective
     terms = vae.elbo_terms(
         tf.constant(X),
-        num_samples=objective.num_samples,
-        seed=tf.constant([1, 2]),
-        path_gradient=objective.path_gradient,
+        Sampling(
+            num_samples=objective.num_samples,
+            seed=tf.constant([1, 2]),
+            path=Path() if objective.path_gradient else None,
+        ),
     )
     for name in ("log_likelihood", "log_prior", "log_posterior", "kl"):
         term = getattr(terms, name)
@@ -256,7 +259,9 @@ def test_mixed_precision_gives_nearly_the_terms_of_float32(case, dtype_policy):
     dtype_policy("float32")
     single = vae_with(case)
     single.set_weights(mixed.get_weights())
-    terms = [vae.elbo_terms(tf.constant(X), num_samples=4, seed=tf.constant([1, 2])) for vae in (mixed, single)]
+    terms = [
+        vae.elbo_terms(tf.constant(X), Sampling(num_samples=4, seed=tf.constant([1, 2]))) for vae in (mixed, single)
+    ]
     # Three digits of bfloat16 in every pixel of six, through two layers.
     np.testing.assert_allclose(terms[0].elbo, terms[1].elbo, rtol=0.03, atol=0.1)
 

@@ -17,9 +17,11 @@ from scipy import special
 from sklearn import datasets
 from sklearn.decomposition import PCA
 
+from tfvae.elbo import Sampling
+
 
 def elbo_with_standard_error(vae, x, num_samples):
-    terms = vae.elbo_terms(tf.constant(x), num_samples=num_samples, seed=tf.constant([1, 2]))
+    terms = vae.elbo_terms(tf.constant(x), Sampling(num_samples=num_samples, seed=tf.constant([1, 2])))
     error = np.std(terms.log_likelihood, axis=0, ddof=1) / np.sqrt(num_samples)
     return np.float64(terms.elbo), error
 
@@ -82,7 +84,7 @@ def test_at_the_optimum_every_draw_gives_the_exact_log_likelihood():
     vae = linear_vae(5, 2)
     set_optimum(vae, x)
     exact = Oracle.of(vae).log_prob(x)
-    terms = vae.elbo_terms(tf.constant(x), num_samples=50, seed=tf.constant([1, 2]))
+    terms = vae.elbo_terms(tf.constant(x), Sampling(num_samples=50, seed=tf.constant([1, 2])))
     np.testing.assert_allclose(terms.log_weights, np.broadcast_to(exact, (50, 40)), atol=2e-3)
     np.testing.assert_allclose(vae.log_likelihood(x, num_samples=3, seed=1), exact, atol=2e-3)
 
@@ -109,7 +111,7 @@ def test_importance_sampled_log_likelihood_has_the_error_that_its_weights_predic
     vae = linear_vae(5, 2)
     # A broader q than the exact posterior, off it by about half its scale: relative weights of standard deviation 0.8.
     set_optimum(vae, x, loc_shift=0.02, scale_factor=1.5)
-    terms = vae.elbo_terms(tf.constant(x), num_samples=5000, seed=tf.constant([8, 9]))
+    terms = vae.elbo_terms(tf.constant(x), Sampling(num_samples=5000, seed=tf.constant([8, 9])))
     weights = special.softmax(np.float64(terms.log_weights), axis=0) * 5000
     # The delta method: the standard deviation of the log of a mean is that of the mean, relative to it.
     predicted = weights.std(0, ddof=1) / np.sqrt(num_samples)
@@ -181,7 +183,7 @@ def test_gradient_of_every_weight_is_unbiased():
 
     def gradient_of(seed):
         with tf.GradientTape() as tape:
-            elbo = tf.reduce_mean(vae.elbo_terms(tf.constant(x), num_samples=1, seed=seed).elbo)
+            elbo = tf.reduce_mean(vae.elbo_terms(tf.constant(x), Sampling(num_samples=1, seed=seed)).elbo)
         return tape.gradient(elbo, variables)
 
     variables = [

@@ -29,7 +29,7 @@ from replicated import (
 )
 
 import tfvae
-from tfvae.elbo import ElboTerms
+from tfvae.elbo import ElboTerms, Sampling
 
 # How many replicas, the optimizer and the mode: in the slow tests each of them.
 CASES = [
@@ -172,8 +172,8 @@ def test_a_nan_on_one_replica_is_in_the_logs_and_stops_training():
 class Noisy(Known):
     """A model with log p(x|z) = w times noise: each step of SGD adds to w the mean of the noise that is drawn."""
 
-    def elbo_terms(self, x, *, num_samples, seed, analytic_kl=True, path_gradient=False, training=False):
-        log_likelihood = self.w * tf.random.stateless_normal([num_samples, tf.shape(x)[0]], seed)
+    def elbo_terms(self, x, sampling):
+        log_likelihood = self.w * tf.random.stateless_normal([sampling.num_samples, tf.shape(x)[0]], sampling.seed)
         return ElboTerms(log_likelihood, *[tf.zeros_like(log_likelihood)] * 2, tf.zeros_like(x[:, 0]))
 
 
@@ -192,7 +192,7 @@ def test_the_noise_differs_between_replicas_and_steps_and_follows_from_the_seed(
 @in_child()
 def test_replicas_draw_different_z_for_the_same_x():
     vae = build(2, quiet=False)
-    draw = tf.function(lambda: vae.elbo_terms(X[:3], num_samples=1, seed=vae.next_seed()).log_prior)
+    draw = tf.function(lambda: vae.elbo_terms(X[:3], Sampling(num_samples=1, seed=vae.next_seed())).log_prior)
     drawn = [part.numpy() for _ in range(2) for part in strategy(2).experimental_local_results(strategy(2).run(draw))]
     assert len(np.unique(np.round(drawn, 4))) == 12
 
@@ -217,7 +217,7 @@ def test_mixed_precision(policy):
         keras.config.set_dtype_policy("float32")
         assert isinstance(vae.optimizer, keras.optimizers.LossScaleOptimizer) == (policy == "mixed_float16")
         assert vae.encoder.layers[0].compute_dtype == policy.removeprefix("mixed_")
-        terms = vae.elbo_terms(X, num_samples=1, seed=tf.constant([0, 0]))
+        terms = vae.elbo_terms(X, Sampling(num_samples=1, seed=tf.constant([0, 0])))
         assert {term.dtype for term in terms[:4]} == {tf.float32}
         results.append((fit(vae, sample_weight=WEIGHT, epochs=2), vae.get_weights()))
     # They compute with 8 or 11 bits.

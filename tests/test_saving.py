@@ -340,8 +340,8 @@ class SeedEcho(tfvae.VariationalModel):
     def check_data(self, x):
         pass
 
-    def elbo_terms(self, x, *, num_samples, seed, analytic_kl=True, path_gradient=False, training=False):
-        value = tf.cast(seed[0] % 1009, tf.float32) + tf.zeros_like(x[None, :, 0]) + self.w
+    def elbo_terms(self, x, sampling):
+        value = tf.cast(sampling.seed[0] % 1009, tf.float32) + tf.zeros_like(x[None, :, 0]) + self.w
         return ElboTerms(value, tf.zeros_like(value), tf.zeros_like(value), tf.zeros_like(x[:, 0]))
 
 

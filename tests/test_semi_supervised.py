@@ -9,6 +9,7 @@ import tensorflow as tf
 from scipy import special, stats
 
 from tfvae import SemiSupervisedVAE, export, networks
+from tfvae.elbo import Sampling
 from tfvae.export import device
 from tfvae.likelihoods import Missing, Normal
 from tfvae.objectives import ELBO, IWAE, FreeBits
@@ -78,7 +79,9 @@ def test_the_bound_is_exact_under_the_exact_posteriors(num_samples):
     given = data()
     assert {-1, 0, 1, 2, 3} == set(given["label"])
     expected = expected_bound(log_joint, given)
-    terms = vae.elbo_terms(tensors(given), num_samples=num_samples, seed=tf.constant([0, 1]), analytic_kl=False)
+    terms = vae.elbo_terms(
+        tensors(given), Sampling(num_samples=num_samples, seed=tf.constant([0, 1]), analytic_kl=False)
+    )
     np.testing.assert_allclose(terms.elbo, expected, rtol=1e-4)
     np.testing.assert_allclose(ELBO(num_samples=num_samples)(terms), expected, rtol=1e-4)
     np.testing.assert_allclose(IWAE(num_samples=num_samples)(terms), expected, rtol=1e-4)
@@ -97,7 +100,7 @@ def test_off_the_exact_posteriors_it_is_a_lower_bound_that_the_kl_divergences_ex
     q, p = vae.classify(given["x"]), special.softmax(log_joint(given["x"]), axis=1)
     # KL(q(z|x, y) || p(z|x, y)) of two normals that differ in the mean, and KL(q(y|x) || p(y|x)).
     gap = 0.2**2 / (2 * variance) + np.where(given["label"] < 0, np.sum(q * np.log(q / p), axis=1), 0)
-    terms = vae.elbo_terms(tensors(given), num_samples=500, seed=tf.constant([0, 1]))
+    terms = vae.elbo_terms(tensors(given), Sampling(num_samples=500, seed=tf.constant([0, 1])))
     expected = expected_bound(log_joint, given) - gap
     # The closed form of the KL leaves the noise of log p(x|y, z).
     error = np.std(terms.log_likelihood, axis=0) / np.sqrt(500)
@@ -136,7 +139,7 @@ def test_gradients_are_those_of_the_sum_over_labels():
     given = data(30)
     given["label"][:] = -1
     with tf.GradientTape() as tape:
-        terms = vae.elbo_terms(tensors(given), num_samples=2000, seed=tf.constant([3, 4]))
+        terms = vae.elbo_terms(tensors(given), Sampling(num_samples=2000, seed=tf.constant([3, 4])))
         loss = tf.reduce_mean(terms.elbo)
     kernel, _ = vae.classifier.trainable_weights
     decoder_bias = vae.decoder.trainable_weights[1]

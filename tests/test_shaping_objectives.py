@@ -24,8 +24,7 @@ def terms_of(loc=LOC, scale=SCALE, num_samples=4, prior=PRIOR, seed=(3, 4)):
         tfd.Independent(tfd.Normal(loc, scale), 1),
         prior,
         lambda z: -tf.reduce_sum(z**2, axis=-1),
-        num_samples=num_samples,
-        seed=tf.constant(seed),
+        elbo.Sampling(num_samples=num_samples, seed=tf.constant(seed)),
     )
 
 

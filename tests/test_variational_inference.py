@@ -11,6 +11,7 @@ import tensorflow_probability as tfp
 from scipy import stats
 
 from tfvae import VariationalInference, posteriors
+from tfvae.elbo import Path, Sampling
 from tfvae.objectives import ELBO, IWAE
 
 tfb = tfp.bijectors
@@ -172,7 +173,8 @@ def test_gradients_of_batches_are_unbiased(objective):
     def gradients(y):
         with tf.GradientTape() as tape:
             terms = model.elbo_terms(
-                tf.constant(y), num_samples=3, seed=tf.constant([1, 2]), path_gradient=objective.path_gradient
+                tf.constant(y),
+                Sampling(num_samples=3, seed=tf.constant([1, 2]), path=Path() if objective.path_gradient else None),
             )
             # IWAE is no mean over rows: of it the terms are unbiased, and the objective is not.
             value = tf.reduce_mean(terms.log_weights if isinstance(objective, IWAE) else objective(terms))

@@ -9,6 +9,7 @@ import tensorflow as tf
 from scipy import special, stats
 
 from tfvae import VQVAE, export, networks
+from tfvae.elbo import Sampling
 from tfvae.likelihoods import Normal
 from tfvae.objectives import ELBO, IWAE
 
@@ -47,7 +48,7 @@ def test_the_bound_is_that_of_the_nearest_codes_under_the_uniform_prior(num_samp
     np.testing.assert_array_equal(model.encode(x), codes)
     assert np.issubdtype(model.encode(x).dtype, np.integer)
     expected = stats.norm.logpdf(x, mean, SCALE).sum(axis=1) - PLACES * np.log(K)
-    terms = model.elbo_terms(tf.constant(x), num_samples=num_samples, seed=SEED)
+    terms = model.elbo_terms(tf.constant(x), Sampling(num_samples=num_samples, seed=SEED))
     np.testing.assert_allclose(terms.elbo, expected, rtol=1e-5)
     np.testing.assert_allclose(IWAE(num_samples)(terms), expected, rtol=1e-5)
     np.testing.assert_allclose(terms.kl, np.full(12, PLACES * np.log(K)), rtol=1e-6)
@@ -71,7 +72,7 @@ def test_gradients_are_those_of_equation_3():
     model, x = build(commitment=commitment), data()
     vectors, codes, quantized, mean = in_numpy(model, x)
     with tf.GradientTape() as tape:
-        terms = model.elbo_terms(tf.constant(x), num_samples=1, seed=SEED, training=True)
+        terms = model.elbo_terms(tf.constant(x), Sampling(num_samples=1, seed=SEED, training=True))
         loss = tf.reduce_sum(-ELBO()(terms) - terms.auxiliary)
     kernel, bias = model.encoder.trainable_weights
     decoder_kernel, decoder_bias = model.decoder.trainable_weights

@@ -23,8 +23,9 @@ class Path:
     """The path by which the gradient reaches the parameters of q: from z = g(epsilon; parameters).
 
     Attributes:
-        weights: what the gradient at z is multiplied by [S, B], or None for 1. An objective may set them once it has
-            the terms, and so before any gradient is taken. Where all rows share their z [S, 1, L], so must they these.
+        weights: what the gradient at z is multiplied by [S, B], or None for 1. They are known only once the terms at z
+            are, and are needed only when the gradient is taken: a step sets them in between, to what
+            `Objective.path_weights` says. Where all rows share their z [S, 1, L], so must they these.
     """
 
     def __init__(self) -> None:
@@ -42,6 +43,24 @@ class Path:
         return tf.custom_gradient(lambda z: (tf.identity(z), gradient))(z)
 
 
+class Sampling(NamedTuple):
+    """How the terms of the bound are estimated.
+
+    Attributes:
+        num_samples: S, the number of draws of z for each example.
+        seed: int32 [2], a stateless seed: the same seed gives the same draws.
+        analytic_kl: use the closed form of the KL divergence where TFP has one; the Monte Carlo form otherwise.
+        path: lets the gradient reach q through z alone: see `draw`; None for the whole gradient.
+        training: whether layers such as dropout behave as in training.
+    """
+
+    num_samples: int
+    seed: tf.Tensor
+    analytic_kl: bool = True
+    path: Path | None = None
+    training: bool = False
+
+
 class ElboTerms(NamedTuple):
     """The terms of the bound, in nats, each evaluated at z ~ q(z|x).
 
@@ -50,7 +69,6 @@ class ElboTerms(NamedTuple):
         log_prior: log p(z) [S, B].
         log_posterior: log q(z|x) [S, B].
         kl: KL(q(z|x) || p(z)) [B], in closed form or as the mean of log q(z|x) - log p(z) over the samples.
-        path: how the gradient reaches q, where it does so through z alone; None where it is that of the terms.
         weight: what log p(z), log q(z|x) and the KL divergence have been multiplied by: see `tempered`.
         z: the draws [S, B, L], or None where a model has no such draws for each example.
         posterior: q(z|x), with batch shape [B] and event shape [L]; None with z.
@@ -64,7 +82,6 @@ class ElboTerms(NamedTuple):
     log_prior: tf.Tensor
     log_posterior: tf.Tensor
     kl: tf.Tensor
-    path: Path | None = None
     weight: tf.Tensor | float = 1.0
     z: tf.Tensor | None = None
     posterior: tfd.Distribution | None = None
@@ -129,12 +146,10 @@ class Reparameterized(NamedTuple):
     Attributes:
         z: the latent variables [S, B, L].
         log_posterior: log q(z|x) [S, B].
-        path: see `ElboTerms`.
     """
 
     z: tf.Tensor
     log_posterior: tf.Tensor
-    path: Path | None
 
 
 def draw(
@@ -158,7 +173,7 @@ def draw(
     """
     z, log_posterior = posterior.experimental_sample_and_log_prob(num_samples, seed=seed)
     if path is None:
-        return Reparameterized(z, log_posterior, None)
+        return Reparameterized(z, log_posterior)
     z = path.follow(z)
     fixed = tf.stop_gradient(z)
     with tf.GradientTape(watch_accessed_variables=False) as tape:
@@ -166,18 +181,14 @@ def draw(
         log_prob = posterior.log_prob(fixed)
     score = tf.stop_gradient(tape.gradient(log_prob, fixed))
     log_posterior = tf.stop_gradient(log_posterior) + tf.reduce_sum(score * (z - fixed), axis=-1)
-    return Reparameterized(z, log_posterior, path)
+    return Reparameterized(z, log_posterior)
 
 
 def estimate(
     posterior: tfd.Distribution,
     prior: tfd.Distribution,
     log_likelihood: Callable[[tf.Tensor], tf.Tensor],
-    *,
-    num_samples: int,
-    seed: tf.Tensor,
-    analytic_kl: bool = True,
-    path_gradient: bool = False,
+    sampling: Sampling,
 ) -> ElboTerms:
     """Draws z ~ q(z|x), reparameterised, and evaluates the terms of the bound.
 
@@ -185,17 +196,14 @@ def estimate(
         posterior: q(z|x), with batch shape [B] and event shape [L].
         prior: p(z), with event shape [L] and a batch shape that broadcasts against [B].
         log_likelihood: maps z [S, B, L] to log p(x|z) [S, B].
-        num_samples: S, the number of draws for each example.
-        seed: int32 [2], a stateless seed: the same seed gives the same draws.
-        analytic_kl: use the closed form of the KL divergence where TFP has one; the Monte Carlo form otherwise.
-        path_gradient: let the gradient reach q through z alone: see `draw`.
+        sampling: how z is drawn, and how the KL divergence is computed.
 
     Returns:
         The terms, in nats per example.
     """
-    z, log_posterior, path = draw(posterior, num_samples, seed=seed, path=Path() if path_gradient else None)
-    terms = terms_at(z, log_posterior, posterior, prior, log_likelihood, analytic_kl=analytic_kl)
-    return terms._replace(path=path, seed=tf.random.experimental.stateless_fold_in(seed, 1))
+    z, log_posterior = draw(posterior, sampling.num_samples, seed=sampling.seed, path=sampling.path)
+    terms = terms_at(z, log_posterior, posterior, prior, log_likelihood, analytic_kl=sampling.analytic_kl)
+    return terms._replace(seed=tf.random.experimental.stateless_fold_in(sampling.seed, 1))
 
 
 def terms_at(
@@ -215,7 +223,7 @@ def terms_at(
         posterior: see `estimate`.
         prior: see `estimate`.
         log_likelihood: see `estimate`.
-        analytic_kl: see `estimate`.
+        analytic_kl: see `Sampling`.
 
     Returns:
         The terms, in nats per example.

@@ -117,10 +117,7 @@ def _terms(model: VAE, x: Any, parameters: dict[str, tf.Tensor], num_samples: in
         model.posterior.distribution(parameters),
         prior_of(model, x),
         functools.partial(model._log_likelihood, x),
-        num_samples=num_samples,
-        seed=seed,
-        analytic_kl=False,
-        path_gradient=True,
+        elbo.Sampling(num_samples=num_samples, seed=seed, analytic_kl=False, path=elbo.Path()),
     )
 
 

@@ -7,6 +7,7 @@ import tensorflow as tf
 import tensorflow_probability as tfp
 
 from tfvae import checks
+from tfvae.elbo import Sampling
 from tfvae.evaluation.batches import check_model, prior_of, seeded
 from tfvae.models.hierarchical import HierarchicalVAE
 from tfvae.models.semi_supervised import SemiSupervisedVAE
@@ -132,7 +133,7 @@ def rate_distortion(
     num_samples = checks.positive_integer("num_samples", num_samples)
     rates, distortions = [], []
     for batch, batch_seed in seeded(model, x, batch_size, seed):
-        terms = model.elbo_terms(batch, num_samples=num_samples, seed=batch_seed)
+        terms = model.elbo_terms(batch, Sampling(num_samples=num_samples, seed=batch_seed))
         rates.append(terms.kl)
         distortions.append(-tf.reduce_mean(terms.log_likelihood, axis=0))
     return RateDistortion(*(float(np.concatenate(values).mean(dtype=float)) for values in (rates, distortions)))

@@ -112,33 +112,19 @@ class VariationalInference(VariationalModel):
         self.__dict__["_controlled"] = False
         self.built = True
 
-    def elbo_terms(
-        self,
-        x: Any,
-        *,
-        num_samples: int,
-        seed: tf.Tensor,
-        analytic_kl: bool = False,
-        path_gradient: bool = False,
-        training: bool = False,
-    ) -> elbo.ElboTerms:
+    def elbo_terms(self, x: Any, sampling: elbo.Sampling) -> elbo.ElboTerms:
         """Estimates the terms of the bound for all of the data, in nats, the same in each column.
 
         Args:
             x: the data of B rows.
-            num_samples: S, the number of draws.
-            seed: int32 [2], a stateless seed.
-            analytic_kl: there is no closed form here.
-            path_gradient: let the gradient reach q through z alone: see `tfvae.elbo.draw`.
-            training: whether layers such as dropout behave as in training.
+            sampling: how z is drawn; the KL divergence has no closed form here.
         """
-        path = elbo.Path() if path_gradient else None
-        seeds = tf.random.experimental.stateless_split(seed, 2)
-        z, log_posterior = self.approximation.draw(num_samples, seeds[0], path)
+        seeds = tf.random.experimental.stateless_split(sampling.seed, 2)
+        z, log_posterior = self.approximation.draw(sampling.num_samples, seeds[0], sampling.path)
         log_prior, log_likelihood, log_local = self._joint.log_densities(
-            z, x, num_data=self.num_data, seed=seeds[1], path=path, training=training
+            z, x, num_data=self.num_data, seed=seeds[1], path=sampling.path, training=sampling.training
         )
-        if training and self._controlled:
+        if sampling.training and self._controlled:
             log_likelihood += self.control_variate.correction(
                 z, lambda point: self._joint.log_densities(point, x, num_data=self.num_data)[1]
             )
@@ -147,7 +133,7 @@ class VariationalInference(VariationalModel):
         # A column for each row, so that sums over rows and replicas weigh the batch by its size.
         columns = [tf.repeat(term[:, tf.newaxis], rows, axis=1) for term in terms]
         kl = tf.reduce_mean(columns[2] - columns[1], axis=0)
-        return elbo.ElboTerms(*columns, kl, path)
+        return elbo.ElboTerms(*columns, kl)
 
     def _gradients(self, batch: Any) -> tuple[list[Any], dict[str, tf.Tensor]]:
         """As in `VariationalModel`, or zeros, and a loss of NaN, where a draw far in a tail makes one overflow."""

@@ -9,7 +9,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from tfvae import checks
+from tfvae import checks, elbo
 from tfvae.callbacks import PosteriorCollapseWarning
 from tfvae.likelihoods import Likelihood
 from tfvae.models import log_weights
@@ -128,7 +128,7 @@ class Autoencoder(VariationalModel):
         return log_weights.in_chunks(self, self._checked_batches(x, batch_size), num_samples, self._seed(seed))
 
     def _draw_log_weights(self, x: Any, seed: tf.Tensor, num_samples: int) -> tf.Tensor:
-        return self.elbo_terms(x, num_samples=num_samples, seed=seed).log_weights
+        return self.elbo_terms(x, elbo.Sampling(num_samples, seed)).log_weights
 
     def score(self, x: Any, epsilon: Any = None, batch_size: int = 256) -> dict[str, np.ndarray]:
         """Computes the terms of the bound at one z for each x: a score for anomalies, with no noise of its own.

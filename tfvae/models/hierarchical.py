@@ -164,21 +164,12 @@ class HierarchicalVAE(autoencoder.Autoencoder):
         """
         return self.likelihood.mean(self.decoders[0](self._at_noise(x, None, training)[0].z, training=training))
 
-    def elbo_terms(
-        self,
-        x: tf.Tensor,
-        *,
-        num_samples: int,
-        seed: tf.Tensor,
-        analytic_kl: bool = True,
-        path_gradient: bool = False,
-        training: bool = False,
-    ) -> elbo.ElboTerms:
+    def elbo_terms(self, x: tf.Tensor, sampling: elbo.Sampling) -> elbo.ElboTerms:
         """Estimates the terms of the bound, in nats per example: see `VariationalModel.elbo_terms`.
 
         The KL divergence of a layer has its closed form where no other layer that it depends on was drawn given it.
         """
-        return self._terms_at(x, self._draw(x, num_samples, seed, training), num_samples, analytic_kl, training)
+        return self._terms_at(x, self._draw(x, sampling), sampling)
 
     @property
     def posterior_variables(self) -> list[Any]:
@@ -237,23 +228,23 @@ class HierarchicalVAE(autoencoder.Autoencoder):
         """The parameters of p(z_t|z_{t+1}), t counted from 0."""
         return self.conditionals[index](self.decoders[index + 1](above, training=training))
 
-    def _terms_at(
-        self, x: tf.Tensor, layers: list[_Layer], num_samples: int, analytic_kl: bool, training: bool
-    ) -> elbo.ElboTerms:
-        shape = [num_samples, -1]
+    def _terms_at(self, x: tf.Tensor, layers: list[_Layer], sampling: elbo.Sampling) -> elbo.ElboTerms:
+        shape = [sampling.num_samples, -1]
         log_prior = [tf.reshape(layer.p.log_prob(layer.z), shape) for layer in layers]
         log_posterior = [tf.reshape(layer.log_q, shape) for layer in layers]
         kls = []
         for index, layer in enumerate(layers):
-            has_form = analytic_kl and (self.ladder or index == len(layers) - 1)
+            has_form = sampling.analytic_kl and (self.ladder or index == len(layers) - 1)
             q = self.posteriors[index].distribution(layer.parameters)
             kl = elbo.closed_form_kl(q, layer.p) if has_form else None
             kl = log_posterior[index] - log_prior[index] if kl is None else tf.reshape(kl, shape)
             kls.append(tf.reduce_mean(kl, axis=0))
-        parameters = self.decoders[0](layers[0].z, training=training)
-        parameters = tf.reshape(parameters, tf.concat([[num_samples, tf.shape(x)[0]], tf.shape(parameters)[1:]], 0))
+        parameters = self.decoders[0](layers[0].z, training=sampling.training)
+        parameters = tf.reshape(
+            parameters, tf.concat([[sampling.num_samples, tf.shape(x)[0]], tf.shape(parameters)[1:]], 0)
+        )
         return elbo.ElboTerms(
-            self.likelihood.log_prob(x, parameters, training=training),
+            self.likelihood.log_prob(x, parameters, training=sampling.training),
             tf.add_n(log_prior),
             tf.add_n(log_posterior),
             tf.add_n(kls),
@@ -304,18 +295,18 @@ class HierarchicalVAE(autoencoder.Autoencoder):
         return self._scores(x, self._at_noise(x, None))
 
     def _scores(self, x: tf.Tensor, layers: list[_Layer]) -> dict[str, tf.Tensor]:
-        terms = self._terms_at(x, layers, 1, analytic_kl=True, training=False)
+        terms = self._terms_at(x, layers, elbo.Sampling(1, tf.zeros([2], tf.int32)))
         return {"elbo": terms.elbo, "log_likelihood": terms.log_likelihood[0], "kl": terms.kl}
 
-    def _draw(self, x: tf.Tensor, num_samples: int, seed: tf.Tensor, training: bool) -> list[_Layer]:
+    def _draw(self, x: tf.Tensor, sampling: elbo.Sampling) -> list[_Layer]:
         """The layers at S draws, folded into the batch."""
-        seeds = tf.random.experimental.stateless_split(seed, len(self.latent_dims))
+        seeds = tf.random.experimental.stateless_split(sampling.seed, len(self.latent_dims))
 
         def pick(index: int, parameters: _Parameters) -> tuple[tf.Tensor, tf.Tensor]:
             q = self.posteriors[index].distribution(parameters)
             return q.experimental_sample_and_log_prob(seed=seeds[index])
 
-        return self._walk(x, pick, num_samples, training)
+        return self._walk(x, pick, sampling.num_samples, sampling.training)
 
     def _walk(self, x: tf.Tensor, pick: _Pick, num_samples: int, training: bool) -> list[_Layer]:
         """The layers from z_1 on, each evaluated at the z that is picked for the one before it in q."""

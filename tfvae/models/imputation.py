@@ -14,7 +14,7 @@ import numpy as np
 import tensorflow as tf
 from numpy.typing import ArrayLike
 
-from tfvae import checks
+from tfvae import checks, elbo
 from tfvae.models.conditional import ConditionalVAE
 from tfvae.models.vae import VAE
 from tfvae.training.batch import batches
@@ -122,7 +122,7 @@ def _mean(model: VAE, batch: tf.Tensor, num_samples: int, seed: tf.Tensor, weigh
     """The mean of p(x|x_observed) [B, *mean_shape]."""
 
     def weighted_means(x: tf.Tensor, seed: tf.Tensor, num_samples: int) -> tuple[tf.Tensor, tf.Tensor]:
-        terms = model.elbo_terms(x, num_samples=num_samples, seed=seed)
+        terms = model.elbo_terms(x, elbo.Sampling(num_samples, seed))
         means = model.likelihood.mean(model.likelihood_parameters(terms.z))
         shares = tf.nn.softmax(terms.log_weights, axis=0)
         shares = tf.reshape(shares, tf.concat([tf.shape(shares), tf.ones(len(means.shape) - 2, tf.int32)], axis=0))
@@ -142,7 +142,7 @@ def _draws(
     """Draws [M, B, *event_shape] of p(x|x_observed)."""
 
     def resampled(x: tf.Tensor, seed: tf.Tensor, num_samples: int, num_imputations: int) -> tuple[tf.Tensor, ...]:
-        terms = model.elbo_terms(x, num_samples=num_samples, seed=seed)
+        terms = model.elbo_terms(x, elbo.Sampling(num_samples, seed))
         # The largest of log w + Gumbel noise is at a draw with the probability of its share of the weights.
         shape = tf.concat([[num_imputations], tf.shape(terms.log_weights)], axis=0)
         uniform = tf.random.stateless_uniform(shape, tf.random.experimental.stateless_fold_in(seed, -1), 1e-30)

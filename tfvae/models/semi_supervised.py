@@ -146,24 +146,13 @@ class SemiSupervisedVAE(ConditionalVAE):
         self._check_labels(x["label"], -1)
         checks.check_same_length(**x)
 
-    def elbo_terms(
-        self,
-        x: dict[str, tf.Tensor],
-        *,
-        num_samples: int,
-        seed: tf.Tensor,
-        analytic_kl: bool = True,
-        path_gradient: bool = False,
-        training: bool = False,
-    ) -> elbo.ElboTerms:
+    def elbo_terms(self, x: dict[str, tf.Tensor], sampling: elbo.Sampling) -> elbo.ElboTerms:
         """Estimates the terms of the bound, in nats per example: see `VariationalModel.elbo_terms`.
 
         Where there is no label each term is its mean over q(y|x), to which log q(y|x) belongs as log q(z|x, y) does.
         """
-        terms = self._terms_of_labels(
-            x["x"], num_samples=num_samples, seed=seed, analytic_kl=analytic_kl, training=training
-        )
-        log_q = self._log_label_posterior(x["x"], training)
+        terms = self._terms_of_labels(x["x"], sampling)
+        log_q = self._log_label_posterior(x["x"], sampling.training)
         label = tf.cast(x["label"], tf.int32)
         given = tf.one_hot(label, self.num_classes)
         known = label >= 0
@@ -251,14 +240,14 @@ class SemiSupervisedVAE(ConditionalVAE):
         logits = self.classifier(self.likelihood.encoder_input(x), training=training)
         return tf.nn.log_softmax(tf.cast(logits, tf.float32))
 
-    def _terms_of_labels(self, x: tf.Tensor, *, num_samples: int, **arguments: Any) -> elbo.ElboTerms:
+    def _terms_of_labels(self, x: tf.Tensor, sampling: elbo.Sampling) -> elbo.ElboTerms:
         """The terms of L(x, y) for every label, [S, B, K] and [B, K]."""
         rows = tf.shape(x)[0]
         # Networks take [B, K]: the labels are folded into B, and unfolded after it.
         every = {"x": tf.repeat(x, self.num_classes, axis=0), "condition": tf.tile(tf.eye(self.num_classes), [rows, 1])}
-        terms = super().elbo_terms(every, num_samples=num_samples, **arguments)
+        terms = super().elbo_terms(every, sampling)
         log_likelihood, log_prior, log_posterior = (
-            tf.reshape(term, [num_samples, rows, self.num_classes])
+            tf.reshape(term, [sampling.num_samples, rows, self.num_classes])
             for term in (terms.log_likelihood, terms.log_prior, terms.log_posterior)
         )
         kl = tf.reshape(terms.kl, [rows, self.num_classes])
@@ -267,7 +256,7 @@ class SemiSupervisedVAE(ConditionalVAE):
         )
 
     def _draw_log_weights(self, x: dict[str, tf.Tensor], seed: tf.Tensor, num_samples: int) -> tf.Tensor:
-        log_weights = self._terms_of_labels(x["x"], num_samples=num_samples, seed=seed).log_weights
+        log_weights = self._terms_of_labels(x["x"], elbo.Sampling(num_samples, seed)).log_weights
         label = tf.cast(x["label"], tf.int32)
         counts = (label[:, tf.newaxis] < 0) | (tf.one_hot(label, self.num_classes) > 0)
         return tf.reduce_logsumexp(tf.where(counts, log_weights, -math.inf), axis=2)

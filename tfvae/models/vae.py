@@ -126,25 +126,13 @@ class VAE(autoencoder.Autoencoder):
         z = self.posterior.center(self._encode(x, training))
         return self.likelihood.mean(self.decoder(_joined(z, *self._split(x)[1]), training=training))
 
-    def elbo_terms(
-        self,
-        x: tf.Tensor,
-        *,
-        num_samples: int,
-        seed: tf.Tensor,
-        analytic_kl: bool = True,
-        path_gradient: bool = False,
-        training: bool = False,
-    ) -> elbo.ElboTerms:
+    def elbo_terms(self, x: tf.Tensor, sampling: elbo.Sampling) -> elbo.ElboTerms:
         """Estimates the terms of the bound, in nats per example: see `VariationalModel.elbo_terms`."""
         return elbo.estimate(
-            self._posterior_of(x, training),
-            self._prior_given(*self._split(x)[1], training=training),
-            functools.partial(self._log_likelihood, x, training=training),
-            num_samples=num_samples,
-            seed=seed,
-            analytic_kl=analytic_kl,
-            path_gradient=path_gradient,
+            self._posterior_of(x, sampling.training),
+            self._prior_given(*self._split(x)[1], training=sampling.training),
+            functools.partial(self._log_likelihood, x, training=sampling.training),
+            sampling,
         )
 
     def decode(self, z: Any, batch_size: int = 256) -> np.ndarray:

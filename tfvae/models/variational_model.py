@@ -14,7 +14,7 @@ import tensorflow as tf
 from tfvae import callbacks, checks, files
 from tfvae.data import epochs
 from tfvae.distribute import replicas
-from tfvae.elbo import ElboTerms
+from tfvae.elbo import ElboTerms, Path, Sampling
 from tfvae.objectives import ELBO, Objective
 from tfvae.training import fit_arguments, fused_adam, plan, resume
 from tfvae.training.batch import Batch, peek, shuffle_arrays, unpack
@@ -68,25 +68,12 @@ class VariationalModel(plan.OpenExecution, abc.ABC):
         )
 
     @abc.abstractmethod
-    def elbo_terms(
-        self,
-        x: tf.Tensor,
-        *,
-        num_samples: int,
-        seed: tf.Tensor,
-        analytic_kl: bool = True,
-        path_gradient: bool = False,
-        training: bool = False,
-    ) -> ElboTerms:
+    def elbo_terms(self, x: tf.Tensor, sampling: Sampling) -> ElboTerms:
         """Estimates the terms of the bound.
 
         Args:
             x: the data [B, ...], float32.
-            num_samples: S, the number of draws of z for each example.
-            seed: int32 [2], a stateless seed.
-            analytic_kl: use the closed form of the KL divergence where TFP has one.
-            path_gradient: let the gradient reach q through z alone: see `tfvae.elbo.draw`.
-            training: whether layers such as dropout behave as in training.
+            sampling: how z is drawn, and how the KL divergence is computed.
 
         Returns:
             The terms, in nats per example.
@@ -212,10 +199,14 @@ class VariationalModel(plan.OpenExecution, abc.ABC):
             The loss and, in training, that of q(z|x) where it has its own; and the values of the metrics by name [B].
         """
         objective = self.objective
-        how = {name: getattr(objective, name) for name in ("num_samples", "analytic_kl", "path_gradient")}
-        terms = self.elbo_terms(batch.x, seed=batch.seed, training=training, **how)
+        path = Path() if objective.path_gradient else None
+        terms = self.elbo_terms(
+            batch.x, Sampling(objective.num_samples, batch.seed, objective.analytic_kl, path, training)
+        )
         objectives = [objective, objective.for_posterior] if training and objective.for_posterior else [objective]
         tempered = objective.tempered(terms, self.kl_weight) if training else terms
+        if path is not None:
+            path.weights = objectives[-1].path_weights(tempered)
         losses = [-each(tempered) - terms.auxiliary for each in objectives]
         if batch.sample_weight is not None:
             losses = [loss * batch.sample_weight for loss in losses]

@@ -125,30 +125,21 @@ class VQVAE(autoencoder.Autoencoder):
         codes = self._nearest(self._vectors(x, training))
         return self.likelihood.mean(self.decoder(self._looked_up(codes), training=training))
 
-    def elbo_terms(
-        self,
-        x: tf.Tensor,
-        *,
-        num_samples: int,
-        seed: tf.Tensor,
-        analytic_kl: bool = True,
-        path_gradient: bool = False,
-        training: bool = False,
-    ) -> elbo.ElboTerms:
+    def elbo_terms(self, x: tf.Tensor, sampling: elbo.Sampling) -> elbo.ElboTerms:
         """Computes the terms of the bound, in nats per example: see `VariationalModel.elbo_terms`.
 
         There is nothing to draw: all samples are the same.
         """
-        vectors = self._vectors(x, training)
+        vectors = self._vectors(x, sampling.training)
         codes = self._nearest(vectors)
         quantized = self._looked_up(codes)
         passed = vectors + tf.stop_gradient(quantized - vectors)
-        parameters = self.decoder(passed, training=training)
+        parameters = self.decoder(passed, training=sampling.training)
         axes = list(range(1, len(vectors.shape)))
         distance = tf.reduce_sum((tf.stop_gradient(vectors) - quantized) ** 2, axis=axes)
         distance += self.commitment * tf.reduce_sum((vectors - tf.stop_gradient(quantized)) ** 2, axis=axes)
-        log_likelihood = self.likelihood.log_prob(x, parameters[tf.newaxis], training=training)
-        log_likelihood = tf.tile(log_likelihood, [num_samples, 1])
+        log_likelihood = self.likelihood.log_prob(x, parameters[tf.newaxis], training=sampling.training)
+        log_likelihood = tf.tile(log_likelihood, [sampling.num_samples, 1])
         nats = math.prod(self.code_shape) * math.log(self.num_codes)
         counts = tf.reduce_sum(tf.one_hot(codes, self.num_codes), axis=axes[:-1])
         return elbo.ElboTerms(
@@ -246,7 +237,7 @@ class VQVAE(autoencoder.Autoencoder):
         return super().score(x, None, batch_size)
 
     def _score_at_mean(self, x: tf.Tensor) -> dict[str, tf.Tensor]:
-        terms = self.elbo_terms(x, num_samples=1, seed=tf.zeros([2], tf.int32))
+        terms = self.elbo_terms(x, elbo.Sampling(1, tf.zeros([2], tf.int32)))
         return {"elbo": terms.elbo, "log_likelihood": terms.log_likelihood[0], "kl": terms.kl}
 
     def _vectors(self, x: tf.Tensor, training: bool = False) -> tf.Tensor:

@@ -66,6 +66,10 @@ class IWAE(Objective):
         """Whether the gradient reaches q(z|x) through z alone."""
         return self.doubly_reparameterized
 
+    def path_weights(self, terms: ElboTerms) -> tf.Tensor:
+        """What the gradient at z is multiplied by [S, B]: see `Objective.path_weights`."""
+        return _doubly_reparameterized_weights(terms, self.num_samples)
+
     def __call__(self, terms: ElboTerms) -> tf.Tensor:
         """Evaluates the bound [B], in nats per example."""
         return _mean_log_mean(terms, self.num_samples)
@@ -95,6 +99,10 @@ class MIWAE(_Grouped):
     def __call__(self, terms: ElboTerms) -> tf.Tensor:
         """Evaluates the bound [B], in nats per example."""
         return _mean_log_mean(terms, self.num_samples // self.groups)
+
+    def path_weights(self, terms: ElboTerms) -> tf.Tensor:
+        """What the gradient at z is multiplied by [S, B]: see `Objective.path_weights`."""
+        return _doubly_reparameterized_weights(terms, self.num_samples // self.groups)
 
 
 @keras.saving.register_keras_serializable(PACKAGE)
@@ -192,16 +200,24 @@ class Renyi(Objective):
 
 
 def _mean_log_mean(terms: ElboTerms, size: int) -> tf.Tensor:
-    """The mean over groups of draws of the logarithm of the mean weight [B], with the weights of the path.
+    """The mean over groups of draws of the logarithm of the mean weight [B].
 
     Args:
         terms: the terms of the bound.
         size: how many draws are in a group.
     """
-    shape = tf.shape(terms.log_weights)
-    log_weights = tf.reshape(terms.log_weights, [-1, size, shape[1]])
-    if terms.path is not None:
-        # The share v of the gradient that is left out comes back as -weight * v (1 - v) of that through z.
-        normalized = tf.nn.softmax(log_weights, axis=1)
-        terms.path.weights = tf.reshape(tf.stop_gradient(1 - terms.weight * (1 - normalized)), shape)
+    log_weights = _in_groups(terms, size)
     return tf.reduce_mean(tf.reduce_logsumexp(log_weights, axis=1), axis=0) - math.log(size)
+
+
+def _doubly_reparameterized_weights(terms: ElboTerms, size: int) -> tf.Tensor:
+    """What the gradient at z is multiplied by [S, B], for the bound that `_mean_log_mean` evaluates."""
+    # The share v of the gradient that is left out comes back as -weight * v (1 - v) of that through z.
+    normalized = tf.nn.softmax(_in_groups(terms, size), axis=1)
+    weights = tf.stop_gradient(1 - terms.weight * (1 - normalized))
+    return tf.reshape(weights, tf.shape(terms.log_weights))
+
+
+def _in_groups(terms: ElboTerms, size: int) -> tf.Tensor:
+    """The log importance weights [S / size, size, B]."""
+    return tf.reshape(terms.log_weights, [-1, size, tf.shape(terms.log_weights)[1]])

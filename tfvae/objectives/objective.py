@@ -48,6 +48,14 @@ class Objective(abc.ABC):
             The value to maximise [B], in nats per example.
         """
 
+    def path_weights(self, terms: ElboTerms) -> tf.Tensor | None:
+        """What the gradient at z is multiplied by [S, B], where it reaches q(z|x) through z alone; None for 1.
+
+        Args:
+            terms: the terms of the bound, as the objective is evaluated at them.
+        """
+        return None
+
     @property
     def for_posterior(self) -> "Objective | None":
         """The objective that the parameters of q(z|x) maximise, where it is another one; None where it is not."""
