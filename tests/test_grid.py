@@ -9,8 +9,8 @@ import itertools
 import keras
 import numpy as np
 import pytest
-from test_parts import CASES, EVENT_SHAPE, LATENT_DIM, SLOTS, X, case_id, slot_of
 
+from tests.test_parts import CASES, EVENT_SHAPE, LATENT_DIM, SLOTS, X, case_id, slot_of
 from tfvae import VAE, export, objectives, posteriors, priors
 from tfvae.networks import dense_decoder, dense_encoder
 
@@ -139,7 +139,7 @@ def with_formats(models):
     """The models, each with the formats of its export by default.
 
     To save time they take turns, and a model that has a new likelihood or objective alone has none: each likelihood has
-    an export in test_likelihood_export.py, and an objective has no part in it. The slow test has both formats.
+    an export in export/test_likelihoods.py, and an objective has no part in it. The slow test has both formats.
     """
     turns, seen = itertools.cycle(FORMATS), []
     for cases in models:

@@ -1,0 +1,322 @@
+"""The KL warm-up by hand, where the fit of an approximate posterior ends, and the warning of a collapse."""
+
+import warnings
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from scipy.special import logsumexp
+
+import tfvae
+from tests.models.test_every_model import MODELS
+from tfvae.callbacks import Checkpoints, Convergence, KLWarmUp, PosteriorCollapseWarning
+from tfvae.elbo import ElboTerms, Sampling
+from tfvae.objectives import ELBO, Objective
+
+# The KL warm-up
+
+
+class Weights(keras.callbacks.Callback):
+    def __init__(self):
+        super().__init__()
+        self.values = []
+
+    def on_train_batch_end(self, batch, logs=None):
+        self.values.append(float(self.model.kl_weight))
+
+
+@pytest.mark.parametrize(
+    ("steps_per_execution", "expected"),
+    [(1, [0.2, 0.4, 0.6, 0.8, 1.0, 1.0, 1.0, 1.0]), (2, [0.2, 0.6, 1.0, 1.0])],
+)
+def test_the_weight_rises_to_one(steps_per_execution, expected, x, known_model):
+    model, weights = known_model(steps_per_execution=steps_per_execution), Weights()
+    model.fit(x, batch_size=5, epochs=2, callbacks=[KLWarmUp(4, start=0.2), weights], verbose=0)
+    assert weights.values == pytest.approx(expected)
+    assert float(model.kl_weight) == 1.0
+
+
+def test_the_weighted_divergence_is_in_the_training_loss_alone(x, known_model):
+    model = known_model()
+    # One step, at the weight 0.25.
+    history = model.fit(x, batch_size=20, validation_data=x, callbacks=KLWarmUp(99, start=0.25), verbose=0).history
+    log_likelihood, kl = x[:, 0].mean(), x[:, 1].mean()
+    assert history["loss"][0] == pytest.approx(0.25 * kl - log_likelihood, rel=1e-5)
+    assert history["elbo"][0] == pytest.approx(log_likelihood - kl, rel=1e-5)
+    assert history["val_loss"][0] == pytest.approx(kl - log_likelihood, rel=1e-5)
+    assert model.kl_weight == 1.0
+
+
+def test_the_weight_goes_on_where_the_training_was_cut(x, known_model, tmp_path):
+    def cut(batch, logs):
+        if batch == 2:
+            raise KeyboardInterrupt
+
+    arguments = {"x": x, "batch_size": 4, "epochs": 2, "verbose": 0}
+    model, weights = known_model(), Weights()
+    with pytest.raises(KeyboardInterrupt):
+        model.fit(
+            **arguments,
+            callbacks=[KLWarmUp(8), Checkpoints(tmp_path, 1), keras.callbacks.LambdaCallback(on_train_batch_end=cut)],
+        )
+    known_model().fit(**arguments, callbacks=[KLWarmUp(8), Checkpoints(tmp_path, 1), weights])
+    # The first three are passed over.
+    assert weights.values[3:] == pytest.approx([0.375, 0.5, 0.625, 0.75, 0.875, 1.0, 1.0])
+    # A training that is interrupted leaves no weight to the next one.
+    assert float(model.kl_weight) == pytest.approx(0.25)
+    model.fit(**arguments, callbacks=weights)
+    assert set(weights.values[10:]) == {1.0}
+
+
+class ImportanceWeighted(Objective):
+    def __call__(self, terms):
+        return tf.reduce_logsumexp(terms.log_weights, axis=0) - np.log(self.num_samples)
+
+
+def test_the_loss_of_importance_weights_has_those_of_the_tempered_terms(x, tiny_vae):
+    vae = tiny_vae(objective=ImportanceWeighted(num_samples=5))
+    vae.compile(keras.optimizers.SGD(0.0))
+    start = vae.get_weights()
+    history = vae.fit(x, batch_size=20, shuffle=False, callbacks=KLWarmUp(99, start=0.25), verbose=0).history
+    vae.set_weights(start)
+    terms = vae.elbo_terms(x, Sampling(num_samples=5, seed=vae.next_seed()))
+    log_weights = terms.log_likelihood + 0.25 * (terms.log_prior - terms.log_posterior)
+    expected = -(logsumexp(log_weights, axis=0) - np.log(5)).mean()
+    assert history["loss"] == pytest.approx([expected], rel=1e-5)
+    assert history["loss"] != pytest.approx([-(logsumexp(terms.log_weights, axis=0) - np.log(5)).mean()], rel=1e-3)
+
+
+def test_a_list_of_callbacks_without_parameters_warms_up(x, known_model):
+    model = known_model()
+    callbacks = keras.callbacks.CallbackList([KLWarmUp(99)], add_history=True, model=model)
+    assert model.fit(x, callbacks=callbacks, verbose=0).epoch == [0]
+
+
+def test_a_warm_up_that_is_longer_than_the_training_warns(x, known_model, recwarn):
+    known_model().fit(x, batch_size=5, epochs=2, callbacks=KLWarmUp(8), verbose=0)
+    assert not [warning for warning in recwarn if "warm-up" in str(warning.message)]
+    with pytest.warns(UserWarning, match="takes longer than the training, 8 steps.*Received: steps=9"):
+        known_model().fit(x, batch_size=5, epochs=2, callbacks=KLWarmUp(9), verbose=0)
+
+
+def test_a_warm_up_that_the_end_of_the_training_cuts_warns(x, known_model):
+    # How long it takes is not known before, where a generator gives the batches or a callback stops it.
+    unknown = tf.data.Dataset.from_generator(lambda: (x[:5] for _ in range(4)), output_signature=tf.TensorSpec((5, 4)))
+    with pytest.warns(UserWarning, match=r"takes longer than the training, \d+ steps.*Received: steps=99"):
+        known_model().fit(unknown, epochs=2, callbacks=KLWarmUp(99), verbose=0)
+    model = known_model()
+    stop = keras.callbacks.LambdaCallback(on_epoch_end=lambda *_: setattr(model, "stop_training", True))
+    with pytest.warns(UserWarning, match="takes longer than the training, 4 steps.*Received: steps=8"):
+        model.fit(x, batch_size=5, epochs=2, callbacks=[KLWarmUp(8), stop], verbose=0)
+
+
+def test_a_warm_up_that_an_earlier_fit_has_begun_goes_on(x, known_model, recwarn):
+    model = known_model()
+    with pytest.warns(UserWarning, match="takes longer than the training, 4 steps.*Received: steps=8"):
+        model.fit(x, batch_size=5, callbacks=KLWarmUp(8), verbose=0)
+    model.fit(x, batch_size=5, callbacks=KLWarmUp(8), verbose=0)
+    assert not [warning for warning in recwarn if "warm-up" in str(warning.message)]
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [{"steps": 0}, *({"steps": 5, "start": start} for start in (-0.1, 1.5, float("nan"), "0"))],
+)
+def test_bad_arguments_of_the_warm_up_are_named(arguments):
+    with pytest.raises(ValueError, match=rf"`{list(arguments)[-1]}` must be .*Received: {list(arguments)[-1]}="):
+        KLWarmUp(**arguments)
+
+
+def test_tempered_terms_weigh_all_that_is_no_likelihood():
+    rng = np.random.default_rng(0)
+    terms = ElboTerms(*(tf.constant(rng.normal(size=shape)) for shape in ((3, 5), (3, 5), (3, 5), (5,))))
+    tempered = terms.tempered(tf.constant(0.3, tf.float64))
+    expected = terms.log_likelihood + 0.3 * (terms.log_prior - terms.log_posterior)
+    np.testing.assert_allclose(tempered.log_weights, expected, rtol=1e-12)
+    np.testing.assert_allclose(tempered.elbo, tf.reduce_mean(terms.log_likelihood, 0) - 0.3 * terms.kl, rtol=1e-12)
+
+
+# Convergence
+
+
+class Iterates(keras.callbacks.Callback):
+    """The weights after each step, and the learning rate of each epoch."""
+
+    def __init__(self):
+        super().__init__()
+        self.iterates, self.rates = [], []
+
+    def on_train_batch_end(self, batch, logs=None):
+        self.iterates.append(np.concatenate([np.ravel(variable) for variable in self.model.trainable_variables]))
+
+    def on_epoch_begin(self, epoch, logs=None):
+        self.rates.append(float(self.model.optimizer.learning_rate))
+
+
+def normal_posterior(scale=1.0, optimizer=None):
+    """A q that starts at N(0, 1), for the posterior N(0.5, scale)."""
+    model = tfvae.VariationalInference(
+        lambda latents, _: -0.5 * ((latents["x"] - 0.5) / scale) ** 2,
+        {"x": ()},
+        objective=ELBO(num_samples=4),
+    )
+    model.approximation.standardized.assign(1.0)
+    model.compile(optimizer or keras.optimizers.Adam(0.05), steps_per_execution=10)
+    return model
+
+
+def test_a_fit_goes_on_until_q_has_converged():
+    model, convergence, iterates = normal_posterior(), Convergence(tolerance=0.1), Iterates()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)
+        history = model.fit(epochs=400, callbacks=[iterates, convergence], verbose=0)
+    assert convergence.converged
+    assert len(history.epoch) < 400
+    z, _ = model.approximation.draw(4000, tf.constant([0, 1]))
+    # The tolerance, and four standard errors of the draws.
+    assert z.numpy().mean() == pytest.approx(0.5, abs=0.1 + 4 / np.sqrt(4000))
+    assert z.numpy().std() == pytest.approx(1.0, abs=0.1 + 4 / np.sqrt(8000))
+    # Half the rate in each stage, of which there were two at least.
+    stages = sorted(set(iterates.rates), reverse=True)
+    np.testing.assert_allclose(stages, [0.05 * 0.5**stage for stage in range(len(stages))], rtol=1e-6)
+    assert len(stages) >= 2
+    assert iterates.rates == sorted(iterates.rates, reverse=True)
+
+
+@pytest.mark.parametrize("epochs", [4, 10])
+def test_the_mean_of_the_later_iterates_of_the_last_whole_stage_remains(epochs):
+    # Each stage has four epochs, of 10 executions each; the mean of its last two is what the next one starts from.
+    model, iterates = normal_posterior(), Iterates()
+    with pytest.warns(UserWarning, match="^q has not converged to a tolerance of 1e-06"):
+        model.fit(epochs=epochs, callbacks=[iterates, Convergence(tolerance=1e-6, max_epochs=4)], verbose=0)
+    end = epochs // 4 * 40
+    expected = np.mean(iterates.iterates[end - 20 : end], axis=0)
+    found = np.concatenate([np.ravel(variable) for variable in model.trainable_variables])
+    np.testing.assert_allclose(found, expected, atol=1e-6)
+    assert np.any(np.abs(iterates.iterates[-1] - expected) > 1e-4)
+    # A second fit does not start with the last one of this.
+    assert float(model.optimizer.learning_rate) == pytest.approx(0.05)
+    assert min(iterates.rates) == pytest.approx(0.05 * 0.5 ** ((epochs - 1) // 4))
+
+
+def test_a_fit_that_is_too_short_is_warned_of_and_left_as_it_is():
+    model, iterates, convergence = normal_posterior(), Iterates(), Convergence()
+    with pytest.warns(UserWarning, match="^q has not converged"):
+        model.fit(epochs=2, callbacks=[iterates, convergence], verbose=0)
+    assert not convergence.converged
+    found = np.concatenate([np.ravel(variable) for variable in model.trainable_variables])
+    np.testing.assert_array_equal(found, iterates.iterates[-1])
+
+
+def test_a_loss_that_stays_nan_ends_the_fit():
+    model = normal_posterior(scale=np.nan)
+    with pytest.warns(UserWarning, match="q has not converged"):
+        history = model.fit(epochs=20, callbacks=[Convergence()], verbose=0)
+    assert len(history.epoch) == 5
+
+
+def test_a_schedule_of_learning_rates_is_refused():
+    schedule = keras.optimizers.schedules.ExponentialDecay(0.1, 10, 0.9)
+    model = normal_posterior(optimizer=keras.optimizers.Adam(schedule))
+    with pytest.raises(ValueError, match=r"^`optimizer` must have a constant learning rate.*Received: learning_rate="):
+        model.fit(verbose=0)
+    assert int(model.optimizer.iterations) == 0
+
+
+@pytest.mark.parametrize("arguments", [{"tolerance": 0.0}, {"tolerance": np.inf}, {"max_epochs": 0}])
+def test_arguments_of_convergence_are_checked(arguments):
+    (name,) = arguments
+    with pytest.raises(ValueError, match=rf"^`{name}` must be .*Received: {name}="):
+        Convergence(**arguments)
+
+
+# The collapse of the posterior
+
+
+def collapses(record):
+    return [str(warning.message) for warning in record if "collapsed" in str(warning.message)]
+
+
+def warnings_of(model, values, weights=None):
+    """What a training says whose epochs have given divergences, and given weights of them."""
+    callback = PosteriorCollapseWarning()
+    callback.set_model(model)
+    with warnings.catch_warnings(record=True) as record:
+        warnings.simplefilter("always")
+        callback.on_train_begin()
+        for epoch, (kl, weight) in enumerate(zip(values, weights or [1.0] * len(values), strict=True)):
+            model.kl_weight.assign(weight)
+            callback.on_epoch_end(epoch, {"kl": kl})
+    return collapses(record)
+
+
+@pytest.mark.parametrize(
+    ("values", "epoch"),
+    [
+        ([5.0, 3.0, 4.0], None),
+        ([0.04], None),
+        ([0.04, 0.03, 0.02], 2),
+        ([5.0, 0.04, 0.03], 3),
+        ([0.0, 0.0], 2),
+        # Training that finds a use for z, and one that has not lost it for good.
+        ([0.01, 0.02, 0.04, 0.3, 2.0], None),
+        ([5.0, 0.04, 0.3, 0.04], None),
+        ([float("nan")] * 3, None),
+    ],
+)
+def test_a_collapse_is_warned_of_once(values, epoch, known_model):
+    found = warnings_of(known_model(), values)
+    assert len(found) == (epoch is not None)
+    for message in found:
+        assert f"was {values[epoch - 1]:.2g} nats in epoch {epoch}, " in message
+        assert "KLWarmUp" in message
+
+
+def test_a_warm_up_is_no_collapse(known_model):
+    assert not warnings_of(known_model(), [0.01] * 4, [0.1, 0.5, 0.9, 1.0])
+    assert "in epoch 5, " in warnings_of(known_model(), [0.01] * 5, [0.1, 0.5, 0.9, 1.0, 1.0])[0]
+
+
+@pytest.mark.parametrize("kind", ["a large beta", "a decoder that ignores z", "healthy"])
+def test_a_fit_that_collapses_says_so_and_a_healthy_one_does_not(kind, tiny_vae, quiet_vae, recwarn):
+    x = np.random.default_rng(0).normal(size=(200, 2)).astype("float32") @ np.ones((2, 4), "float32")
+    build = quiet_vae if kind == "a decoder that ignores z" else tiny_vae
+    vae = build(objective=ELBO(beta=100.0 if kind == "a large beta" else 1.0), likelihood=tfvae.likelihoods.Normal(0.3))
+    vae.compile(keras.optimizers.Adam(0.03), steps_per_execution=10)
+    kl = vae.fit(x, batch_size=20, epochs=15, verbose=0).history["kl"][-1]
+    assert (kl > 1) == (kind == "healthy")
+    assert len(collapses(recwarn)) == (kind != "healthy")
+
+
+@pytest.mark.parametrize(
+    ("name", "values", "message"),
+    [
+        # The divergence of the labels is no use of z.
+        ("semi-supervised", {"kl": [1.2, 1.1], "kl_z": [0.02, 0.01]}, "the metric `kl_z`, was 0.01 nats"),
+        ("semi-supervised", {"kl": [3.0, 3.0], "kl_z": [2.0, 2.0]}, None),
+        # A layer that is not used under one that is; from the bottom up the first may be below 0.
+        ("hierarchical", {"kl_1": [5.0, 5.0], "kl_2": [0.02, 0.01], "kl": [5.0, 5.0]}, "the metric `kl_2`, was 0.01"),
+        ("hierarchical", {"kl_1": [-1.0, -1.0], "kl_2": [5.0, 5.0], "kl": [4.0, 4.0]}, None),
+        ("ladder", {"kl_1": [0.02, 0.01], "kl_2": [5.0, 5.0], "kl": [5.0, 5.0]}, "the metric `kl_1`, was 0.01"),
+        ("vq", {"kl": [0.0, 0.0]}, None),
+    ],
+)
+def test_a_collapse_of_a_part_of_z_is_found(name, values, message):
+    callback = PosteriorCollapseWarning()
+    callback.set_model(MODELS[name][0]())
+    callback.on_train_begin()
+    with warnings.catch_warnings(record=True) as record:
+        warnings.simplefilter("always")
+        for epoch in range(2):
+            callback.on_epoch_end(epoch, {key: both[epoch] for key, both in values.items()})
+    found = collapses(record)
+    assert len(found) == (message is not None)
+    assert not found or message in found[0]
+
+
+def test_variational_inference_has_no_posterior_of_each_x_to_collapse(recwarn):
+    model = tfvae.VariationalInference(lambda latents, _: -0.5 * latents["x"] ** 2, {"x": ()})
+    # The exact posterior is where q starts, and log p(z) is not known apart: `kl` is a negative entropy.
+    assert max(model.fit(epochs=2, verbose=0).history["kl"]) < 0.05
+    assert not collapses(recwarn)

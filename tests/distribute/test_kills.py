@@ -1,0 +1,185 @@
+"""Training that is killed, by SIGKILL at random times, and started again until it ends."""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+
+import numpy as np
+import pytest
+
+from tests.helpers.processes import Processes
+
+TRAINING = """
+    import sys
+    import keras, numpy as np, tfvae
+
+    folder, kind = sys.argv[1:]
+    keras.utils.set_random_seed(0)
+    x = np.random.default_rng(0).normal(size=(400, 4)).astype("float32")
+    encoder = keras.Sequential([keras.Input((4,)), keras.layers.Dense(16, "tanh"), keras.layers.Dropout(0.2)])
+    vae = tfvae.VAE(encoder, tfvae.networks.dense_decoder(2, (4,), (16,)), 2)
+    vae.compile(keras.optimizers.Adam(0.01))
+    restoring = {
+        "Checkpoints": lambda: tfvae.callbacks.Checkpoints(folder + "/state", save_freq=7),
+        "BackupAndRestore": lambda: keras.callbacks.BackupAndRestore(folder + "/state", save_freq=7),
+    }[kind]()
+    callbacks = [tfvae.callbacks.KLWarmUp(200), restoring]
+    vae.fit(x, batch_size=8, epochs=6, validation_data=x[:40], callbacks=callbacks, verbose=0)
+    np.savez(folder + "/end.npz", *vae.get_weights())
+"""
+
+
+@pytest.fixture(scope="module")
+def processes(tmp_path_factory):
+    with Processes(tmp_path_factory.mktemp("processes")) as processes:
+        yield processes
+
+
+@pytest.fixture(scope="module")
+def uncut(processes, tmp_path_factory):
+    """The weights in the end of a training that was not killed, and how long it took."""
+    folder = tmp_path_factory.mktemp("uncut")
+    start = time.monotonic()
+    processes.run(TRAINING, folder, "Checkpoints")
+    seconds = time.monotonic() - start
+    with np.load(folder / "end.npz") as end:
+        return list(end.values()), seconds
+
+
+def newest(folder):
+    """The epoch and step of the newest checkpoint, by its name; nothing where there is none."""
+    return max((path.name[:16] for path in folder.glob("state/0*.weights.h5")), default="")
+
+
+# By default a worker is killed, below, and in cli/test_run_training.py all moments at which one can be are tried.
+@pytest.mark.slow
+@pytest.mark.parametrize("kills", [3, 30])
+@pytest.mark.parametrize("kind", ["Checkpoints", "BackupAndRestore"])
+def test_a_training_that_is_killed_again_and_again_ends_the_same(kind, kills, processes, uncut, tmp_path):
+    expected, seconds = uncut
+    rng = random.Random(kills)
+    killed, folder = 0, tmp_path / "0"
+    folder.mkdir()
+    while killed < kills:
+        before = newest(folder)
+        pid, output = processes.start(TRAINING, folder, kind)
+        # From the start of the process to about its end: to build and restore takes more time than to train.
+        time.sleep(rng.uniform(0, seconds))
+        os.kill(pid, signal.SIGKILL)
+        code = processes.wait(pid)
+        assert code in (0, -signal.SIGKILL), output.read_text()[-2000:]
+        if code == 0:
+            # It ended first: compared, and begun anew.
+            assert_same_end(folder, expected)
+            folder = tmp_path / str(killed)
+            folder.mkdir(exist_ok=True)
+            continue
+        killed += 1
+        assert newest(folder) >= before, "a checkpoint was lost"
+    if not (folder / "end.npz").exists():
+        processes.run(TRAINING, folder, kind)
+    assert_same_end(folder, expected)
+
+
+def assert_same_end(folder, expected):
+    with np.load(folder / "end.npz") as end:
+        for value, other in zip(end.values(), expected, strict=True):
+            np.testing.assert_array_equal(value, other)
+
+
+WORKER = """
+    import sys
+    import tfvae
+
+    folder = sys.argv[1]
+    with tfvae.restart.on_lost_worker():
+        strategy = tfvae.strategy("multi_worker", timeout=90)
+        import keras, numpy as np
+
+        index, _ = tfvae.strategies.workers(strategy)
+        x = np.random.default_rng(0).normal(size=(160, 4)).astype("float32")
+        with strategy.scope():
+            keras.utils.set_random_seed(0)
+            vae = tfvae.VAE(tfvae.networks.dense_encoder((4,), (8,)), tfvae.networks.dense_decoder(2, (4,), (8,)), 2)
+            vae.compile(keras.optimizers.Adam(0.01))
+        checkpoints = tfvae.callbacks.Checkpoints(folder + "/state", save_freq=5)
+        vae.fit(x, batch_size=8, epochs=int(sys.argv[2]), callbacks=[checkpoints], verbose=0)
+    np.savez(folder + f"/end{index}.npz", *vae.get_weights())
+"""
+WORKER_EPOCHS = 12
+
+
+class Workers:
+    """Two workers, each of which can be killed and started again."""
+
+    def __init__(self, addresses, folder):
+        self.addresses, self.folder = addresses, folder
+        folder.mkdir()
+        self.processes = [self.start(0), self.start(1)]
+
+    def start(self, index):
+        config = {"cluster": {"worker": self.addresses}, "task": {"type": "worker", "index": index}}
+        environment = {**os.environ, "TF_CONFIG": json.dumps(config)}
+        with open(self.folder / f"{index}.log", "a") as log:
+            command = [sys.executable, "-c", textwrap.dedent(WORKER), str(self.folder), str(WORKER_EPOCHS)]
+            return subprocess.Popen(command, env=environment, stdout=log, stderr=log)
+
+    def restart(self, index):
+        self.processes[index].kill()
+        self.processes[index].wait()
+        self.processes[index] = self.start(index)
+
+    def end(self):
+        """Waits for both, and returns the weights of each."""
+        for index, process in enumerate(self.processes):
+            assert process.wait(180) == 0, (self.folder / f"{index}.log").read_text()[-3000:]
+        return [list(np.load(self.folder / f"end{index}.npz").values()) for index in range(2)]
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        for process in self.processes:
+            process.kill()
+            process.wait()
+
+
+def wait_until(condition, seconds=90):
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+@pytest.fixture(scope="module")
+def uncut_workers(free_addresses, tmp_path_factory):
+    with Workers(free_addresses(2), tmp_path_factory.mktemp("workers") / "uncut") as workers:
+        first, second = workers.end()
+    for value, other in zip(first, second, strict=True):
+        np.testing.assert_array_equal(value, other)
+    return first
+
+
+@pytest.mark.parametrize("victims", [[1], pytest.param([0, 1, 0, 1, 0], marks=pytest.mark.slow)], ids=["one", "five"])
+def test_a_worker_that_is_killed_and_started_again_does_not_change_the_end(
+    victims, uncut_workers, free_addresses, tmp_path
+):
+    rng = random.Random(0)
+    folder = tmp_path / "workers"
+    with Workers(free_addresses(2), folder) as workers:
+        for victim in victims:
+            before = newest(folder)
+            wait_until(lambda before=before: newest(folder) > before or (folder / "end0.npz").exists())
+            time.sleep(rng.uniform(0, 1))
+            assert not (folder / "end0.npz").exists(), "too fast to be killed"
+            workers.restart(victim)
+            assert newest(folder) >= before, "a checkpoint was lost"
+        for weights in workers.end():
+            for value, expected in zip(weights, uncut_workers, strict=True):
+                np.testing.assert_array_equal(value, expected)
+    assert "a worker was lost, starting again" in (folder / f"{1 - victims[0]}.log").read_text()

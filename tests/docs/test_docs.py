@@ -1,0 +1,64 @@
+"""What the documents say is run."""
+
+import re
+from pathlib import Path
+
+import pytest
+import yaml
+
+from tfvae import likelihoods, objectives, posteriors, priors
+from tfvae.cli import commands
+from tfvae.distribute import strategies
+
+DOCS = Path(__file__).parents[2] / "docs"
+PAGES = sorted(DOCS.glob("*.md"))
+# Pages of tables, each under the command of a benchmark.
+RESULTS = [DOCS / "results.md", DOCS / "performance.md"]
+
+
+def table(text, heading):
+    """The rows of the first table under a heading, each a list of cells."""
+    section = text.split(f"## {heading}")[1].split("\n## ")[0]
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in section.splitlines() if line[:1] == "|"]
+    return rows[2:]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_the_names_of_a_page_exist_and_its_python_runs_from_top_to_bottom(page, run_python, tmp_path):
+    code = "".join(re.findall(r"^```python\n(.*?)^```$", page.read_text(), flags=re.MULTILINE | re.DOTALL))
+    names = sorted(set(re.findall(r"`(tfvae(?:\.\w+)+)", page.read_text())))
+    assert code or page in RESULTS
+    assert names
+    # First, because what the code imports may bring in more names.
+    names_exist = "import os, sys, tfvae\nos.chdir(sys.argv[1])\nfor name in sys.argv[2:]:\n    eval(name)\n"
+    run_python(names_exist + code, tmp_path, *names)
+
+
+@pytest.mark.parametrize("slot", [posteriors, priors, likelihoods, objectives], ids=lambda module: module.__name__)
+def test_every_part_is_in_its_table(slot):
+    headings = {posteriors: "Posteriors", priors: "Priors", likelihoods: "Likelihoods", objectives: "Objectives"}
+    rows = table((DOCS / "parts.md").read_text(), headings[slot])
+    assert sorted(row[0].strip("`") for row in rows) == sorted(f"{slot.__name__}.{name}" for name in slot.__all__)
+
+
+def test_every_strategy_is_described():
+    rows = table((DOCS / "distributed.md").read_text(), "A strategy")
+    assert [row[0].strip("`") for row in rows] == list(strategies.Name.__args__)
+
+
+def test_the_flags_that_the_pages_name_exist(capsys):
+    pages = [page for page in PAGES if page not in RESULTS]
+    flags = {flag for page in pages for flag in re.findall(r"--([a-z_]+)", page.read_text())}
+    with pytest.raises(SystemExit):
+        commands.main(["train", "--print_config"])
+    assert flags <= set(yaml.safe_load(capsys.readouterr().out))
+
+
+@pytest.mark.parametrize("page", RESULTS, ids=lambda page: page.name)
+def test_the_commands_of_the_results_exist(page):
+    commands = re.findall(r"`python (benchmarks/\w+\.py)([^`]*)`", page.read_text())
+    assert commands
+    for script, arguments in commands:
+        source = (DOCS.parent / script).read_text()
+        for flag in re.findall(r"--[a-z-]+", arguments):
+            assert f'"{flag}"' in source, f"{script} has no {flag}"

@@ -1,0 +1,255 @@
+"""What every model with a graph of its own must do: files, XLA, half precision, training that resumes, replicas."""
+
+import json
+import pathlib
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+import tfvae
+from tfvae import networks
+from tfvae.elbo import Sampling
+from tfvae.likelihoods import Missing, Normal
+from tfvae.objectives import IWAE
+from tfvae.posteriors import DiagonalNormal
+
+D = 4
+X = np.random.default_rng(0).normal(size=(21, D)).astype("float32")
+CONDITION = np.random.default_rng(1).normal(size=(21, 3)).astype("float32")
+LABEL = np.random.default_rng(2).integers(-1, 3, size=21)
+
+
+def conditional(**arguments):
+    decoder = arguments.pop("decoder", None) or networks.dense_decoder(2, (D,), (8,), condition_dim=3)
+    return tfvae.ConditionalVAE(
+        networks.dense_encoder((D,), (8,), condition_dim=3),
+        decoder,
+        2,
+        3,
+        prior=DiagonalNormal(),
+        prior_network=networks.dense_encoder((3,), (4,)),
+        **arguments,
+    )
+
+
+def semi_supervised(**arguments):
+    decoder = arguments.pop("decoder", None) or networks.dense_decoder(2, (D,), (8,), condition_dim=3)
+    return tfvae.SemiSupervisedVAE(
+        networks.dense_encoder((D,), (8,), condition_dim=3),
+        decoder,
+        networks.dense_decoder(D, (3,), (8,), name="classifier"),
+        2,
+        3,
+        alpha=2.0,
+        label_prior=(0.2, 0.3, 0.5),
+        **arguments,
+    )
+
+
+def hierarchical(ladder=False, **arguments):
+    encoders = [networks.dense_encoder((D,), (8,)), networks.dense_encoder((8 if ladder else 3,), (8,))]
+    decoders = [networks.dense_decoder(3, (D,), (8,)), networks.dense_encoder((2,), (8,))]
+    return tfvae.HierarchicalVAE(encoders, decoders, (3, 2), ladder=ladder, **arguments)
+
+
+def ladder(**arguments):
+    return hierarchical(True, **arguments)
+
+
+def vq(**arguments):
+    encoder = networks.dense_decoder(D, (3, 2), (8,), name="encoder")
+    decoder = keras.Sequential(
+        [keras.Input((3, 2)), keras.layers.Flatten(), keras.layers.Dense(8), keras.layers.Dense(D)]
+    )
+    return tfvae.VQVAE(encoder, decoder, 5, commitment=0.3, **arguments)
+
+
+# Each with its data.
+MODELS = {
+    "conditional": (conditional, {"x": X, "condition": CONDITION}),
+    "semi-supervised": (semi_supervised, {"x": X, "label": LABEL}),
+    "hierarchical": (hierarchical, X),
+    "ladder": (ladder, X),
+    "vq": (vq, X),
+}
+
+
+# What differs little from another one.
+SLOW = ("conditional", "hierarchical")
+
+
+@pytest.fixture(params=[pytest.param(name, marks=pytest.mark.slow if name in SLOW else ()) for name in MODELS])
+def case(request):
+    return MODELS[request.param]
+
+
+def compiled(build, objective=None, **mode):
+    keras.utils.set_random_seed(0)
+    model = build(likelihood=Normal("learned"), objective=objective)
+    model.compile(keras.optimizers.Adam(0.01), **mode)
+    return model
+
+
+def assert_same_weights(model, other):
+    assert len(model.variables) == len(other.variables)
+    for variable, expected in zip(model.variables, other.variables, strict=True):
+        np.testing.assert_array_equal(variable.numpy(), expected.numpy(), err_msg=variable.path)
+
+
+def test_missing_values_reach_no_network(case):
+    build, data = case
+    keras.utils.set_random_seed(0)
+    model = build(likelihood=Missing(Normal("learned")))
+    model.compile(keras.optimizers.Adam(0.01))
+    x = np.where(np.arange(X.size).reshape(X.shape) % 3 == 0, np.nan, X).astype("float32")
+    gaps, filled = ({**data, "x": part} if isinstance(data, dict) else part for part in (x, np.nan_to_num(x)))
+    history = model.fit(gaps, epochs=2, batch_size=7, verbose=0, validation_data=gaps).history
+    assert all(np.isfinite(values).all() for values in history.values())
+    np.testing.assert_array_equal(model.reconstruct(gaps), model.reconstruct(filled))
+    score, of_filled = model.score(gaps), model.score(filled)
+    np.testing.assert_allclose(score["kl"], of_filled["kl"], rtol=1e-5)
+    assert (score["log_likelihood"] > of_filled["log_likelihood"]).all()
+
+
+def test_the_optimal_scale_follows_the_error_of_training(case):
+    build, data = case
+    if build is semi_supervised:
+        # It would learn from labels that the examples do not have.
+        with pytest.raises(ValueError, match=r"`likelihood` must .*Received: "):
+            build(likelihood=Normal("optimal"))
+        return
+    model = build(likelihood=Normal("optimal"))
+    model.compile(keras.optimizers.Adam(1e-6))
+    model.fit({**data, "x": 100 * X} if isinstance(data, dict) else 100 * X, epochs=3, batch_size=7, verbose=0)
+    assert 50 < model.likelihood.scale < 1000
+
+
+def test_a_file_gives_the_same_model_in_safe_mode_and_training_goes_on_exactly(case, tmp_path):
+    build, data = case
+    whole = compiled(build, IWAE(3))
+    whole.fit(data, epochs=3, batch_size=5, verbose=0)
+    model = compiled(build, IWAE(3))
+    model.fit(data, epochs=2, batch_size=5, verbose=0)
+    model.save(tmp_path / "model.keras")
+    loaded = keras.models.load_model(tmp_path / "model.keras", safe_mode=True)
+    assert type(loaded) is type(model)
+    for name in ("alpha", "label_prior", "condition_dim", "num_classes", "latent_dims", "ladder", "commitment"):
+        assert loaded.get_config().get(name) == model.get_config().get(name)
+    assert_same_weights(loaded, model)
+    np.testing.assert_array_equal(loaded.predict(data, verbose=0), model.predict(data, verbose=0))
+    np.testing.assert_array_equal(loaded.log_likelihood(data, 20, seed=1), model.log_likelihood(data, 20, seed=1))
+    loaded.fit(data, epochs=3, initial_epoch=2, batch_size=5, verbose=0)
+    assert_same_weights(loaded, whole)
+    again = type(model).from_config(json.loads(json.dumps(model.get_config())))
+    again.set_weights(model.get_weights())
+    np.testing.assert_array_equal(again.reconstruct(data), model.reconstruct(data))
+
+
+@pytest.mark.parametrize(
+    "mode",
+    [{"steps_per_execution": 3}, {"jit_compile": True}, {"run_eagerly": True}],
+    ids=str,
+)
+@pytest.mark.slow
+def test_every_weight_is_trained_in_every_mode(case, mode):
+    build, data = case
+    model = compiled(build, IWAE(3), **mode)
+    before = [weight.numpy() for weight in model.trainable_weights]
+    history = model.fit(data, epochs=2, batch_size=7, verbose=0, validation_data=data).history
+    assert np.isfinite(history["loss"]).all()
+    assert np.isfinite(history["val_elbo"]).all()
+    for weight, old in zip(model.trainable_weights, before, strict=True):
+        new = weight.numpy()
+        assert np.isfinite(new).all(), weight.path
+        assert np.any(new != old), weight.path
+
+
+@pytest.mark.slow
+def test_xla_gives_the_terms_of_the_graph(case):
+    build, data = case
+    model = compiled(build)
+    batch = tf.nest.map_structure(lambda array: tf.constant(array, tf.float32), data)
+    functions = [tf.function(model.elbo_terms, jit_compile=jit) for jit in (False, True)]
+    graph, xla = (function(batch, num_samples=300, seed=tf.constant([0, 1])) for function in functions)
+    # The numbers that are drawn differ.
+    error = np.std(graph.log_weights, axis=0) / np.sqrt(300)
+    assert np.all(np.abs(graph.elbo - xla.elbo) < 6 * error + 1e-3)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("policy", ["mixed_bfloat16", "mixed_float16"])
+def test_half_precision_gives_nearly_the_terms_of_float32(case, policy, dtype_policy):
+    build, data = case
+    single = compiled(build)
+    dtype_policy(policy)
+    mixed = compiled(build)
+    mixed.set_weights(single.get_weights())
+    batch = tf.nest.map_structure(lambda array: tf.constant(array, tf.float32), data)
+    terms = [model.elbo_terms(batch, Sampling(num_samples=4, seed=tf.constant([1, 2]))) for model in (mixed, single)]
+    for name in ("log_likelihood", "log_prior", "log_posterior", "kl"):
+        assert getattr(terms[0], name).dtype == tf.float32, name
+    if build is not vq:  # Where another code is the nearest, all is another.
+        np.testing.assert_allclose(terms[0].elbo, terms[1].elbo, rtol=0.05, atol=0.2)
+    mixed.fit(data, verbose=0)
+    assert all(np.isfinite(weight).all() for weight in mixed.get_weights())
+
+
+def deaf_decoder():
+    """A decoder that multiplies z by 0, so that the noise has no effect."""
+    z, condition = keras.Input((2,)), keras.Input((3,))
+    deaf = keras.layers.Dense(3, kernel_initializer="zeros", trainable=False)(z)
+    return keras.Model([z, condition], keras.layers.Dense(D)(keras.layers.Concatenate()([deaf, condition])))
+
+
+QUIET = {
+    "conditional": lambda: conditional(decoder=deaf_decoder()),
+    "semi-supervised": lambda: semi_supervised(decoder=deaf_decoder()),
+    "vq": vq,
+}
+
+REPLICAS = """
+    import sys
+    sys.path.insert(0, sys.argv[1])
+    from tests.models import test_every_model
+    test_every_model.compare_replicas()
+"""
+
+
+def compare_replicas():
+    """Trains on two replicas and on one device, and prints what differs."""
+    cpu = tf.config.list_physical_devices("CPU")[0]
+    tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
+    # One of each, because collective operations take the devices of a second strategy for those of the first.
+    strategies = (tf.distribute.MirroredStrategy(["/cpu:0", "/cpu:1"]), tf.distribute.OneDeviceStrategy("/cpu:0"))
+    differences = {}
+    for name, (build, data) in MODELS.items():
+        results = []
+        for strategy in strategies:
+            keras.utils.set_random_seed(0)
+            with strategy.scope():
+                model = QUIET.get(name, build)()
+                model.compile(keras.optimizers.SGD(0.01, momentum=0.9, clipnorm=1.0))
+            # Batches of 5 are 3 + 2, and the last one is 1 + 0.
+            history = model.fit(data, epochs=2, batch_size=5, verbose=0).history
+            metrics = model.evaluate(data, batch_size=5, verbose=0, return_dict=True)
+            results.append((history, metrics, model.get_weights()))
+        (history, metrics, weights), (history_of_one, metrics_of_one, weights_of_one) = results
+        differences[name] = {
+            "weights": max(float(np.abs(a - b).max()) for a, b in zip(weights[:-1], weights_of_one[:-1], strict=True)),
+            "loss": history["loss"][-1] - history_of_one["loss"][-1],
+            **{key: float(metrics[key] - metrics_of_one[key]) for key in metrics},
+        }
+    print(json.dumps(differences))
+
+
+@pytest.mark.slow
+def test_two_replicas_take_the_steps_of_one_device(run_python):
+    differences = json.loads(run_python(REPLICAS, pathlib.Path(__file__).parents[2]).splitlines()[-1])
+    assert set(differences) == set(MODELS)
+    for name, values in differences.items():
+        # Where the noise has an effect, each replica has its own.
+        tolerance = 1e-4 if name in QUIET else 5.0
+        for key, difference in values.items():
+            assert abs(difference) < tolerance, (name, key, difference)
