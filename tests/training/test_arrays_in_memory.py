@@ -11,14 +11,15 @@ from tests.training.test_loop import OfNumPy
 from tfvae import VAE, likelihoods, networks
 from tfvae.callbacks import Checkpoints
 from tfvae.data import epochs
-from tfvae.training import batch, loop, plan
-from tfvae.training.arrays_in_memory import Resident, take
+from tfvae.training import plan, trainer
+from tfvae.training.arrays_in_memory import ArraysInMemory, take
+from tfvae.training.resume import Progress
 
 
 @pytest.fixture
 def data():
     rows = ({"x": tf.range(17) * 3, "condition": tf.random.stateless_normal([17, 2], [1, 2])},)
-    return Resident(rows, 17, 5, lambda: 7)
+    return ArraysInMemory(rows, 17, 5, lambda: 7)
 
 
 def test_the_batches_of_an_epoch_are_those_of_the_pipeline(data):
@@ -32,7 +33,10 @@ def test_the_batches_of_an_epoch_are_those_of_the_pipeline(data):
         batches = data.batches(epoch, 1)
         assert batches.first == 1
         assert len(expected) == len(data) == 4
-        found = [take(batches.rows, indices) for indices in (*batches.order, batches.rest)]
+        assert batches.num_left == 3
+        assert batches.num_whole == 2
+        starts = range(0, 17, batches.batch_size)
+        found = [take(batches.rows, batches.order[start : start + batches.batch_size]) for start in starts]
         tf.nest.map_structure(np.testing.assert_array_equal, found, expected)
         passes.append(np.concatenate([batch[0]["x"] for batch in found]))
         np.testing.assert_array_equal(np.sort(passes[-1]), 3 * np.arange(17))
@@ -41,7 +45,7 @@ def test_the_batches_of_an_epoch_are_those_of_the_pipeline(data):
 
 def test_the_order_changes_with_the_seed():
     seeds = iter([1, 1, 2])
-    data = Resident((tf.zeros([100]),), 100, 10, lambda: next(seeds))
+    data = ArraysInMemory((tf.zeros([100]),), 100, 10, lambda: next(seeds))
     first, again, other = (data.batches(0, 0).order for _ in range(3))
     assert first is again
     assert np.any(first != other)
@@ -51,31 +55,36 @@ def test_the_order_changes_with_the_seed():
 def test_after_its_last_batch_an_epoch_is_over(rows, first, tiny_vae, x):
     vae = tiny_vae()
     vae.compile(keras.optimizers.SGD(0.01))
-    data = Resident((tf.constant(x[:rows]),), rows, 5, lambda: 7)
+    vae.build_optimizers()
+    data = ArraysInMemory((x[:rows],), rows, 5, lambda: 7)
+    progress = Progress()
+    progress.step = first
+    vae.__dict__["_plan"] = plan.Plan({}, data, 2, True)
     with pytest.raises(StopIteration):
-        loop.Scan(vae, vae.train_step, by_xla=True)(data.batches(0, first), 2)
+        trainer.Loop(vae, progress, by_xla=True)(iter(tf.data.Dataset.range(9)))
     assert int(vae.optimizer.iterations) == 0
 
 
 def fitted(vae, x, in_memory, monkeypatch, by_xla=True, sample_weight=None, epochs=2, callbacks=(), **compiled):
     """The steps, the history and the weights of a training whose batches come from memory or from a pipeline."""
     pipelines = []
-    shuffle = batch.shuffle_arrays
+    make_plan = trainer.make_plan
 
-    def without(*arguments):
-        found = shuffle(*arguments)
-        return found if in_memory else None
+    def without(model, progress, arguments, is_by_xla):
+        if not in_memory:
+            arguments = arguments._replace(x=arguments.x.dataset())
+        return make_plan(model, progress, arguments, is_by_xla)
 
-    monkeypatch.setattr(batch, "shuffle_arrays", without)
-    original = Resident.batches
-    monkeypatch.setattr(Resident, "batches", lambda *a: pipelines.append(a) or original(*a))
+    monkeypatch.setattr(trainer, "make_plan", without)
+    original = ArraysInMemory.batches
+    monkeypatch.setattr(ArraysInMemory, "batches", lambda *a: pipelines.append(a) or original(*a))
     keras.utils.set_random_seed(0)
     vae.compile(keras.optimizers.SGD(0.01, momentum=0.9), jit_compile=by_xla, **compiled)
     arguments = {"batch_size": 3, "sample_weight": sample_weight, "epochs": epochs, "verbose": 0}
     history = vae.fit(x, callbacks=list(callbacks), **arguments).history
     monkeypatch.undo()
     assert bool(pipelines) == in_memory
-    assert vae._resident is None
+    assert vae.plan is None
     return int(vae.optimizer.iterations), history, vae.get_weights()
 
 
@@ -122,8 +131,8 @@ def test_a_training_that_was_cut_within_an_epoch_ends_with_the_same_digits(by_xl
 
 def test_a_strategy_and_epochs_that_are_no_pass_keep_the_pipeline(tiny_vae, x, monkeypatch):
     asked = []
-    original = Resident.batches
-    monkeypatch.setattr(Resident, "batches", lambda *a: asked.append(a) or original(*a))
+    original = ArraysInMemory.batches
+    monkeypatch.setattr(ArraysInMemory, "batches", lambda *a: asked.append(a) or original(*a))
     with tf.distribute.OneDeviceStrategy("CPU:0").scope():
         vae = tiny_vae()
         vae.compile(keras.optimizers.SGD(0.01), jit_compile=True)

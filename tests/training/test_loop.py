@@ -7,6 +7,8 @@ import tensorflow as tf
 
 from tfvae import likelihoods
 from tfvae.training import loop, plan
+from tfvae.training.loop import Loop
+from tfvae.training.resume import Progress
 
 
 def dataset(sizes, weighted=False):
@@ -53,13 +55,13 @@ def test_a_program_trains_as_steps_without_xla_do(sizes, weighted, steps, quiet_
 def by_xla_at_once(monkeypatch):
     """Lets XLA be chosen in trainings of any length; gives the shapes of the stacks that its programs are given."""
     monkeypatch.setattr(plan, "_FEWEST_STEPS_BY_XLA", 1)
-    shapes, run = [], loop.Scan._run
+    shapes, run = [], Loop._run_by_xla
 
     def logged(self, at, source, number):
         shapes.append(tuple(tf.nest.flatten(source)[0].shape))
         return run(self, at, source, number)
 
-    monkeypatch.setattr(loop.Scan, "_run", logged)
+    monkeypatch.setattr(Loop, "_run_by_xla", logged)
     return shapes
 
 
@@ -86,8 +88,8 @@ def test_targets_that_are_no_tensors_train_as_without_xla(kind, quiet_vae, x, mo
 
 def test_batches_that_take_much_memory_are_divided(quiet_vae, x, monkeypatch):
     results, calls = [], []
-    run = loop.Scan._run
-    monkeypatch.setattr(loop.Scan, "_run", lambda *arguments: calls.append(arguments) or run(*arguments))
+    run = Loop._run_by_xla
+    monkeypatch.setattr(Loop, "_run_by_xla", lambda *arguments: calls.append(arguments) or run(*arguments))
     for most in (2**26, 2 * 3 * 4 * 4):
         monkeypatch.setattr(loop, "_BYTES", most)
         results.append(trained(quiet_vae(), tf.data.Dataset.from_tensor_slices(x).batch(3), True, epochs=1))
@@ -101,12 +103,13 @@ def test_a_cut_within_an_execution_changes_no_digit(tiny_vae, x):
     for counts in ([7], [1, 2, 4]):
         keras.utils.set_random_seed(0)
         vae = tiny_vae()
-        vae.compile(keras.optimizers.Adam(0.01), steps_per_execution=7, jit_compile=True)
-        vae._steps_of_training = 7
-        function = loop.Scan(vae, vae.train_step, by_xla=True)
+        vae.compile(keras.optimizers.Adam(0.01), jit_compile=True)
+        vae.build_optimizers()
+        function = Loop(vae, Progress(), by_xla=True)
         iterator = iter(tf.data.Dataset.from_tensor_slices(x).batch(3))
         for count in counts:
-            metrics = function(iterator, count)
+            vae.__dict__["_plan"] = plan.Plan({}, None, count, True)
+            metrics = function(iterator)
         assert next(iterator, None) is None
         results.append((metrics, vae.get_weights()))
     tf.nest.map_structure(np.testing.assert_array_equal, *results)
@@ -135,11 +138,13 @@ def test_what_xla_cannot_compile_runs_without(quiet_vae, x):
     twin.set_weights(vae.get_weights())
     for each in (vae, twin):
         each.compile(keras.optimizers.SGD(0.01), jit_compile=False)
-    function = loop.Scan(vae, vae.train_step, by_xla=True)
+    function = Loop(vae, Progress(), by_xla=True)
     iterator = iter(tf.data.Dataset.from_tensor_slices(x).batch(3))
+    vae.__dict__["_plan"] = plan.Plan({}, None, 3, True)
     with pytest.warns(UserWarning, match="XLA cannot compile the steps, which run without it"):
-        function(iterator, 3)
-    function(iterator, 4)
+        function(iterator)
+    vae.__dict__["_plan"] = plan.Plan({}, None, 4, True)
+    function(iterator)
     assert next(iterator, None) is None
     twin.fit(x, batch_size=3, shuffle=False, verbose=0)
     for one, other in zip(vae.get_weights(), twin.get_weights(), strict=True):

@@ -8,8 +8,9 @@ import pytest
 import tensorflow as tf
 from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
 
-from tfvae import VAE, callbacks, likelihoods, networks, objectives, posteriors
-from tfvae.training import loop, plan
+from tfvae import VAE, callbacks, likelihoods, networks, objectives, posteriors, private_apis
+from tfvae.training import plan, trainer
+from tfvae.training.plan import LayerTraits
 
 
 def counted_by_tensorflow(network, shape):
@@ -35,7 +36,7 @@ def test_operations_are_those_that_tensorflow_counts(name):
     network, shape = NETWORKS[name]
     expected = counted_by_tensorflow(network, shape)
     # TensorFlow counts the additions of biases as well.
-    assert plan.operations(network._flatten_layers()) == pytest.approx(expected, rel=0.1)
+    assert LayerTraits.of(network._flatten_layers()).operations == pytest.approx(expected, rel=0.1)
 
 
 class OwnProduct(keras.layers.Layer):
@@ -61,8 +62,8 @@ class OwnProduct(keras.layers.Layer):
 )
 def test_layers_of_other_kinds_are_known_or_their_operations_are_not(layer, shape, expected, is_fast):
     network = keras.Sequential([keras.Input(shape), layer()])
-    assert plan.operations(network._flatten_layers()) == expected
-    assert plan.are_fast_by_xla(network._flatten_layers()) == is_fast
+    assert LayerTraits.of(network._flatten_layers()).operations == expected
+    assert LayerTraits.of(network._flatten_layers()).are_fast_by_xla == is_fast
 
 
 def test_the_operations_of_convolutions_in_no_graph_of_layers_are_not_known():
@@ -76,7 +77,7 @@ def test_the_operations_of_convolutions_in_no_graph_of_layers_are_not_known():
 
     network = Own()
     network(tf.zeros([1, 8, 8, 1]))
-    assert plan.operations(network._flatten_layers()) == math.inf
+    assert LayerTraits.of(network._flatten_layers()).operations == math.inf
 
 
 def batches_seen(**hooks):
@@ -107,7 +108,7 @@ def batches_seen(**hooks):
     ],
 )
 def test_a_callback_that_looks_at_batches_sees_each(callback, expected):
-    assert plan.steps(1e9, None, math.inf, [keras.callbacks.EarlyStopping(), callback]) == expected
+    assert plan.choose_steps(1e9, None, math.inf, [keras.callbacks.EarlyStopping(), callback]) == expected
 
 
 @pytest.mark.parametrize(
@@ -129,7 +130,7 @@ def test_a_callback_that_looks_at_batches_sees_each(callback, expected):
 def test_an_execution_takes_about_a_second_and_divides_an_epoch_that_is_no_pass(
     operations, steps_per_epoch, batches, expected
 ):
-    assert plan.steps(operations, steps_per_epoch, batches, []) == expected
+    assert plan.choose_steps(operations, steps_per_epoch, batches, []) == expected
 
 
 class Steps(keras.callbacks.Callback):
@@ -140,7 +141,7 @@ class Steps(keras.callbacks.Callback):
         self.seen = []
 
     def on_epoch_begin(self, epoch, logs=None):
-        self.seen.append(self.model._steps_of_training)
+        self.seen.append(self.model.plan.steps_per_execution)
 
 
 def fitted(vae, *args, look_at_batches=False, **kwargs):
@@ -189,30 +190,30 @@ for layer in DENSE:
 
 
 def test_xla_is_for_dense_layers():
-    assert plan.are_dense(DENSE)
+    assert LayerTraits.of(DENSE).are_dense
     convolution = keras.layers.Conv2D(2, 3)
     convolution.build((None, 8, 8, 1))
-    assert not plan.are_dense([*DENSE, convolution])
+    assert not LayerTraits.of([*DENSE, convolution]).are_dense
     for other in (keras.layers.SeparableConv1D(2, 3), keras.layers.LSTM(3).cell):
         other.build((None, 8, 4) if "Conv" in type(other).__name__ else (None, 4))
-        assert not plan.are_dense([*DENSE, other])
+        assert not LayerTraits.of([*DENSE, other]).are_dense
     without_xla = keras.layers.Dropout(0.5)
     without_xla.supports_jit = False
-    assert not plan.are_dense([*DENSE, without_xla])
+    assert not LayerTraits.of([*DENSE, without_xla]).are_dense
 
 
 def test_xla_is_not_for_bfloat16():
     layer = keras.layers.Dense(3, dtype="mixed_bfloat16")
     layer.build((None, 4))
-    assert plan.are_dense([layer])
-    assert not plan.are_fast_by_xla([*DENSE, layer])
+    assert LayerTraits.of([layer]).are_dense
+    assert not LayerTraits.of([*DENSE, layer]).are_fast_by_xla
 
 
 def test_xla_is_not_for_random_numbers_that_it_makes_slowly():
-    assert plan.are_fast_by_xla([*DENSE, posteriors.DiagonalNormal(2), posteriors.CouplingFlow(2)])
+    assert LayerTraits.of([*DENSE, posteriors.DiagonalNormal(2), posteriors.CouplingFlow(2)]).are_fast_by_xla
     for layer in (keras.layers.Dropout(0.5), keras.layers.GaussianNoise(0.1), posteriors.Laplace(2)):
-        assert plan.are_dense([*DENSE, layer])
-        assert not plan.are_fast_by_xla([*DENSE, layer])
+        assert LayerTraits.of([*DENSE, layer]).are_dense
+        assert not LayerTraits.of([*DENSE, layer]).are_fast_by_xla
 
 
 class Once(keras.callbacks.Callback):
@@ -221,13 +222,16 @@ class Once(keras.callbacks.Callback):
 
 
 @pytest.fixture
-def scans(monkeypatch):
+def loops_by_xla(monkeypatch):
     """The models many steps of which XLA compiles together."""
     made = []
-    make = loop.Scan
-    monkeypatch.setattr(
-        loop, "Scan", lambda model, step, by_xla: made.extend([model] * by_xla) or make(model, step, by_xla)
-    )
+    make = trainer.Loop.__init__
+
+    def init(self, model, progress, by_xla):
+        made.extend([model] * by_xla)
+        make(self, model, progress, by_xla)
+
+    monkeypatch.setattr(trainer.Loop, "__init__", init)
     return made
 
 
@@ -243,30 +247,30 @@ def scans(monkeypatch):
     ],
 )
 def test_xla_compiles_long_trainings_unless_a_callback_sees_batches(
-    compiled, batch_size, look_at_batches, expected, scans, tiny_vae, x
+    compiled, batch_size, look_at_batches, expected, loops_by_xla, tiny_vae, x
 ):
     vae = tiny_vae()
     vae.compile(keras.optimizers.Adam(0.01), **compiled)
     more = [batches_seen(on_train_batch_end=True)] if look_at_batches else []
     arguments = {"batch_size": batch_size, "epochs": 800, "callbacks": [Once(), *more], "verbose": 0}
     vae.fit(x, validation_data=(x,), **arguments)
-    assert len(scans) == expected
+    assert len(loops_by_xla) == expected
     vae.compile(keras.optimizers.Adam(0.01), jit_compile=False)
     vae.fit(x, **arguments)
-    assert len(scans) == expected
+    assert len(loops_by_xla) == expected
 
 
-def test_what_compile_left_open_remains_so_in_a_file(scans, tiny_vae, x, tmp_path):
+def test_what_compile_left_open_remains_so_in_a_file(loops_by_xla, tiny_vae, x, tmp_path):
     for number, mode in enumerate([{}, {"jit_compile": False}]):
         vae = tiny_vae()
         vae.compile(keras.optimizers.Adam(0.01), **mode)
         vae.fit(x, epochs=1, verbose=0)
         vae.save(tmp_path / f"{number}.keras")
         loaded = keras.models.load_model(tmp_path / f"{number}.keras")
-        assert plan.is_open(loaded) is not bool(mode)
-        scans.clear()
+        assert private_apis.leaves_jit_compile_open(loaded) is not bool(mode)
+        loops_by_xla.clear()
         loaded.fit(x, batch_size=4, epochs=800, callbacks=[Once()], verbose=0)
-        assert bool(scans) is not bool(mode)
+        assert bool(loops_by_xla) is not bool(mode)
 
 
 @pytest.mark.parametrize("count", [1, 3])

@@ -8,7 +8,9 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tfvae.training import loop, plan
+from tfvae.training import plan, trainer
+from tfvae.training.fit_arguments import read_fit
+from tfvae.training.resume import Progress
 
 
 class Calls(keras.callbacks.Callback):
@@ -84,8 +86,13 @@ def test_a_fit_in_a_callback_trains_on_its_own_data(quiet_vae, x):
 def test_xla_ends_where_a_later_compile_forbids_it(tiny_vae, x, monkeypatch):
     monkeypatch.setattr(plan, "_FEWEST_STEPS_BY_XLA", 1)
     made = []
-    make = loop.Scan
-    monkeypatch.setattr(loop, "Scan", lambda *arguments: made.append(arguments[-1]) or make(*arguments))
+    make = trainer.Loop.__init__
+
+    def init(self, model, progress, by_xla):
+        made.append(by_xla)
+        make(self, model, progress, by_xla)
+
+    monkeypatch.setattr(trainer.Loop, "__init__", init)
     vae = compiled(tiny_vae())
     vae.fit(x, batch_size=5, verbose=0)
     compiled(vae, jit_compile=False).train_on_batch(x)
@@ -108,10 +115,10 @@ def test_batches_that_an_interrupted_training_had_to_skip_are_trained_on_by_the_
 
 def test_of_several_workers_each_takes_as_many_steps(tiny_vae, monkeypatch):
     vae = compiled(tiny_vae())
-    arguments = {"x": np.zeros([100, 4]), "batch_size": 4}
-    assert vae._chosen_steps(arguments, 4, []) == 25
+    arguments = read_fit(vae, lambda: 0, np.zeros([100, 4]), batch_size=4)
+    assert plan.make_plan(vae, Progress(), arguments, False).steps_per_execution == 25
     monkeypatch.setattr(plan.strategies, "workers", lambda strategy: (0, 2))
-    assert vae._chosen_steps(arguments, 4, []) == 1
+    assert plan.make_plan(vae, Progress(), arguments, False).steps_per_execution == 1
 
 
 def test_a_distributed_dataset(tiny_vae, x):

@@ -75,7 +75,7 @@ class Checkpoints(keras.callbacks.Callback):
             # From here a training that is cut early starts with the same random numbers.
             self._save(*self.model.progress)
         else:
-            self.model.optimizer.build(self.model.trainable_variables)
+            self.model.build_optimizers()
             try:
                 self.model.load_weights(newest.path)
             except ValueError as error:

@@ -5,7 +5,6 @@ are summed, and cannot run it under several workers, with several steps in one e
 runs the steps, and what crosses replicas stays outside of what XLA compiles.
 """
 
-import functools
 import itertools
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -13,88 +12,103 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from tfvae import private_apis
 from tfvae.distribute import strategies
 
 
-def make_function(
-    model: keras.Model, step: Callable[[Any], dict[str, Any]], jit_compile: bool
-) -> Callable[..., dict[str, Any]]:
-    """Makes the function that Keras calls to run steps on all replicas.
+class Steps:
+    """Runs the steps of a compiled model on all replicas.
 
     Args:
-        model: a compiled model.
-        step: its `train_step` or `test_step`.
-        jit_compile: whether XLA compiles the steps; of several replicas it compiles what concerns no other: see
+        model: the model. Where it says so, XLA compiles each step; of several replicas, what concerns no other: see
             `compiled`.
+        step: its `train_step` or `test_step`.
 
-    Returns:
-        A function of an iterator, and of the number of steps, without which that is the model's `steps_per_execution`.
-        It runs these, or fewer where the data end, and returns the metrics of the last, averaged over the replicas.
+    Attributes:
+        one: a function of the batch of each replica that runs a step and returns its metrics, averaged over the
+            replicas of this process.
     """
-    strategy = model.distribute_strategy
-    jit_compile = jit_compile if strategy.num_replicas_in_sync == 1 else None
 
-    one_step = functools.partial(run_step, strategy, step)
+    def __init__(self, model: keras.Model, step: Callable[[Any], dict[str, Any]]) -> None:
+        self._strategy = model.distribute_strategy
+        self.one = on_own_replicas(model, step)
+        self._is_eager = model.run_eagerly
+        if not self._is_eager:
+            jit_compile = bool(model.jit_compile) if self._strategy.num_replicas_in_sync == 1 else None
+            self.one = tf.function(self.one, autograph=False, reduce_retracing=True, jit_compile=jit_compile)
+            self._many = tf.function(self._steps, autograph=False, reduce_retracing=True)
 
-    def over_workers(metrics: dict[str, Any]) -> dict[str, Any]:
-        # Alike in all, once an execution: where one worker stopped for its own NaN, the others would wait for it.
-        if strategies.workers(strategy)[1] == 1:
-            return metrics
-        means = strategy.reduce(tf.distribute.ReduceOp.MEAN, tf.stack(list(metrics.values())), axis=None)
-        return dict(zip(metrics, tf.unstack(means, num=len(metrics)), strict=True))
+    def on_batch(self, batch: Any) -> dict[str, Any]:
+        """Runs one step, and returns its metrics, averaged over all replicas."""
+        return self._over_workers(self.one(batch))
 
-    def steps(iterator: tf.data.Iterator | tf.distribute.DistributedIterator, count: tf.Tensor) -> dict[str, Any]:
+    def on_iterator(self, iterator: Any, count: int) -> dict[str, Any]:
+        """Runs several steps, or fewer where the data end.
+
+        Args:
+            iterator: a `tf.data.Iterator` or a `tf.distribute.DistributedIterator` of the batches.
+            count: how many steps.
+
+        Returns:
+            The metrics of the last, averaged over all replicas.
+        """
+        return self._steps_eagerly(iterator, count) if self._is_eager else self._many(iterator, tf.constant(count))
+
+    def _steps(self, iterator: Any, count: tf.Tensor) -> dict[str, Any]:
         # Where there is no batch, this ends the epoch before anything of a step is done: Keras would count one more.
         first = iterator.get_next()
 
         def body(index: tf.Tensor, batch: Any, _: dict[str, Any]) -> tuple[tf.Tensor, Any, dict[str, Any]]:
-            metrics = one_step(batch.get_value())
+            metrics = self.one(batch.get_value())
             return index + 1, next_batch(iterator, index + 1 < count), metrics
 
         # The first step is in the loop as well: outside of it TensorFlow may round in another way, and a training that
         # went on elsewhere in an execution would end elsewhere.
-        metrics = tf.nest.map_structure(
-            lambda spec: tf.zeros(spec.shape, spec.dtype), one_step.get_concrete_function(first).structured_outputs
-        )
-        start = [tf.constant(0), tf.experimental.Optional.from_value(first), metrics]
-        return over_workers(tf.while_loop(lambda _, batch, __: batch.has_value(), body, start)[2])
+        start = [tf.constant(0), tf.experimental.Optional.from_value(first), zero_metrics(self.one, first)]
+        return self._over_workers(tf.while_loop(lambda _, batch, __: batch.has_value(), body, start)[2])
 
-    def steps_eagerly(iterator: tf.data.Iterator | tf.distribute.DistributedIterator, count: int) -> dict[str, Any]:
-        metrics = one_step(next(iterator))
+    def _steps_eagerly(self, iterator: Any, count: int) -> dict[str, Any]:
+        metrics = self.one(next(iterator))
         for batch in itertools.islice(iterator, count - 1):
-            metrics = one_step(batch)
-        return over_workers(metrics)
+            metrics = self.one(batch)
+        return self._over_workers(metrics)
 
-    if model.run_eagerly:
-        run = steps_eagerly
-    else:
-        one_step = tf.function(one_step, autograph=False, reduce_retracing=True, jit_compile=jit_compile)
-        run = tf.function(steps, autograph=False, reduce_retracing=True)
-
-    def function(iterator: Any, count: int | None = None) -> dict[str, Any]:
-        if isinstance(iterator, tf.data.Iterator | tf.distribute.DistributedIterator):
-            count = model.steps_per_execution if count is None else count
-            return run(iterator, count if model.run_eagerly else tf.constant(count))
-        # Of `train_on_batch` and `test_on_batch`.
-        return over_workers(one_step(next(iterator)))
-
-    return function
+    def _over_workers(self, metrics: dict[str, Any]) -> dict[str, Any]:
+        # Alike in all, once an execution: where one worker stopped for its own NaN, the others would wait for it.
+        if strategies.workers(self._strategy)[1] == 1:
+            return metrics
+        means = self._strategy.reduce(tf.distribute.ReduceOp.MEAN, tf.stack(list(metrics.values())), axis=None)
+        return dict(zip(metrics, tf.unstack(means, num=len(metrics)), strict=True))
 
 
-def run_step(strategy: tf.distribute.Strategy, step: Callable[[Any], dict[str, Any]], data: Any) -> dict[str, Any]:
-    """Runs a step on all replicas of this process, and returns its metrics, averaged over them.
+def on_own_replicas(model: keras.Model, step: Callable[[Any], dict[str, Any]]) -> Callable[[Any], dict[str, Any]]:
+    """Makes a function that runs a step on all replicas of this process, and averages its metrics over them.
 
     Args:
-        strategy: the strategy of the replicas.
-        step: a `train_step` or `test_step`.
-        data: the batch of each replica.
+        model: the model.
+        step: its `train_step` or `test_step`.
     """
+    strategy = model.distribute_strategy
 
     def mean(value: Any) -> tf.Tensor:
         # A metric may be a variable of Keras.
         return tf.reduce_mean([tf.convert_to_tensor(own) for own in strategy.experimental_local_results(value)], axis=0)
 
-    return {name: mean(value) for name, value in strategy.run(step, args=(data,)).items()}
+    def run(data: Any) -> dict[str, Any]:
+        return {name: mean(value) for name, value in strategy.run(step, args=(data,)).items()}
+
+    return run
+
+
+def zero_metrics(one: Callable[[Any], dict[str, Any]], batch: Any) -> dict[str, tf.Tensor]:
+    """Zeros of the shapes that a step's metrics have, with which a loop of steps starts.
+
+    Args:
+        one: the step, a `tf.function` of a batch.
+        batch: a batch.
+    """
+    outputs = one.get_concrete_function(batch).structured_outputs
+    return tf.nest.map_structure(lambda spec: tf.zeros(spec.shape, spec.dtype), outputs)
 
 
 def next_batch(
@@ -196,7 +210,7 @@ def share_statistics(model: keras.Model, share: tf.Tensor) -> None:
     """
     variables = [
         variable
-        for layer in model._flatten_layers()
+        for layer in private_apis.flatten_layers(model)
         if isinstance(layer, keras.layers.BatchNormalization) or getattr(layer, "has_moving_statistics", False)
         if layer.trainable
         for variable in layer.non_trainable_variables
@@ -216,7 +230,8 @@ def check(model: keras.Model) -> None:
             "A strategy must be one that `tfvae.strategy` makes, with the same variables on every replica. Received: "
             f"{type(strategy).__name__}"
         )
-    for owner, variables in (("model", model.weights), ("optimizer", model.optimizer.variables)):
+    optimizers = [("optimizer", optimizer.variables) for optimizer in model.optimizers]
+    for owner, variables in [("model", model.weights), *optimizers]:
         for variable in variables:
             if not strategy.extended.variable_created_in_scope(variable.value):
                 raise ValueError(
@@ -225,11 +240,11 @@ def check(model: keras.Model) -> None:
                 )
     if strategy.num_replicas_in_sync == 1:
         return
-    optimizer = getattr(model.optimizer, "inner_optimizer", model.optimizer)
-    for option in ("gradient_accumulation_steps", "ema_overwrite_frequency"):
-        value = getattr(optimizer, option)
-        if value is not None:
-            raise ValueError(
-                f"The optimizer's `{option}` must be None with several replicas, where Keras cannot do it. Received: "
-                f"{option}={value}"
-            )
+    for optimizer in model.optimizers:
+        for option in ("gradient_accumulation_steps", "ema_overwrite_frequency"):
+            value = getattr(getattr(optimizer, "inner_optimizer", optimizer), option)
+            if value is not None:
+                raise ValueError(
+                    f"The optimizer's `{option}` must be None with several replicas, where Keras cannot do it. "
+                    f"Received: {option}={value}"
+                )

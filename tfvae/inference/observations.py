@@ -7,7 +7,7 @@ import numpy as np
 import tensorflow as tf
 
 from tfvae import checks
-from tfvae.training import arrays_in_memory
+from tfvae.training.arrays_in_memory import ArraysInMemory
 
 # The one key of what stands for the data of a model that has none apart.
 _NONE = "no data"
@@ -87,9 +87,7 @@ def read(
         batch_size = rows if rows <= _WHOLE_ROWS else _BATCH_SIZE
     if checks.positive_integer("batch_size", batch_size) >= rows:
         return Observations(tf.data.Dataset.from_tensors((arrays,)), rows, True)
-    with tf.device("CPU:0"):
-        tensors = tf.nest.map_structure(tf.convert_to_tensor, arrays)
-    return Observations(arrays_in_memory.Resident((tensors,), rows, batch_size, seed).dataset(), rows, False)
+    return Observations(ArraysInMemory((arrays,), rows, batch_size, seed).dataset(), rows, False)
 
 
 def one_pass(data: Observations) -> Iterator[Any]:

@@ -24,6 +24,7 @@ from tfvae.models.autoencoder import check_part
 from tfvae.models.variational_model import VariationalModel
 from tfvae.objectives import ELBO, Objective
 from tfvae.posteriors import FullCovarianceNormal, Posterior
+from tfvae.training.batch import Batch
 
 tfd = tfp.distributions
 
@@ -135,12 +136,14 @@ class VariationalInference(VariationalModel):
         kl = tf.reduce_mean(columns[2] - columns[1], axis=0)
         return elbo.ElboTerms(*columns, kl)
 
-    def _gradients(self, batch: Any) -> tuple[list[Any], dict[str, tf.Tensor]]:
+    def batch_gradients(self, batch: Batch) -> tuple[list[list[Any]], dict[str, tf.Tensor]]:
         """As in `VariationalModel`, or zeros, and a loss of NaN, where a draw far in a tail makes one overflow."""
-        gradients, values = super()._gradients(batch)
-        finite = tf.reduce_all([tf.reduce_all(tf.math.is_finite(each)) for each in gradients if each is not None])
+        gradients, values = super().batch_gradients(batch)
+        present = [each for each in tf.nest.flatten(gradients) if each is not None]
+        finite = tf.reduce_all([tf.reduce_all(tf.math.is_finite(each)) for each in present])
         values = {**values, "loss": tf.where(finite, values["loss"], math.nan)}
-        return [None if each is None else tf.where(finite, each, 0.0) for each in gradients], values
+        kept = tf.nest.map_structure(lambda each: None if each is None else tf.where(finite, each, 0.0), gradients)
+        return kept, values
 
     def unpack(self, data: Any) -> tuple[Any, Any]:
         """The data of one element of what `fit` is given; see `VariationalModel.unpack`."""

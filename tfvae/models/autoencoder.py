@@ -17,8 +17,8 @@ from tfvae.models.variational_model import VariationalModel
 from tfvae.objectives import Objective
 from tfvae.posteriors import Posterior
 from tfvae.priors import Prior
-from tfvae.training import plan
 from tfvae.training.batch import batches
+from tfvae.training.plan import LayerTraits
 
 
 class Autoencoder(VariationalModel):
@@ -51,9 +51,14 @@ class Autoencoder(VariationalModel):
     def _encode(self, x: Any, training: bool = False) -> Any:
         """What `encode` gives of a batch."""
 
-    def _operations(self) -> float:
+    def operations_per_example(self, layers: LayerTraits) -> float:
+        """The floating-point operations of one example in a step of training.
+
+        Args:
+            layers: what is known of the model's layers.
+        """
         # Forward, and twice as many backward; the encoder's are counted for each sample too.
-        return 3.0 * plan.operations(self._flatten_layers()) * self.objective.num_samples * self._rows_per_example
+        return 3.0 * layers.operations * self.objective.num_samples * self._rows_per_example
 
     def check_data(self, x: np.ndarray) -> None:
         """Builds the model where that is still to be done, and raises ValueError when it cannot have produced x."""

@@ -16,8 +16,10 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from tfvae import private_apis
 from tfvae.models.variational_model import VariationalModel
-from tfvae.training import loop, plan
+from tfvae.training import loop
+from tfvae.training.plan import LayerTraits
 
 # The most elements, 16 MB, and the most rows of the decoder's output in a chunk without XLA: large enough for fast
 # matrix products, small enough for the cache and for any number of samples.
@@ -67,11 +69,11 @@ def _is_for_xla(model: VariationalModel, num_samples: int) -> bool:
 
     So the draws of a seed do not depend on how many examples there are.
     """
-    layers = model._flatten_layers()
-    operations = plan.operations(layers) * model._rows_per_example * num_samples
-    may_compile = plan.is_open(model) or (model.jit_compile and not model.run_eagerly)
-    is_plain = may_compile and model._distribute_strategy is None
-    return is_plain and operations >= _OPERATIONS_BY_XLA and plan.are_fast_by_xla(layers)
+    layers = LayerTraits.of(private_apis.flatten_layers(model))
+    operations = layers.operations * model._rows_per_example * num_samples
+    may_compile = not model.run_eagerly and (private_apis.leaves_jit_compile_open(model) or model.jit_compile)
+    is_plain = may_compile and private_apis.given_strategy(model) is None
+    return is_plain and operations >= _OPERATIONS_BY_XLA and layers.are_fast_by_xla
 
 
 def _shapes(model: VariationalModel, batch: Any) -> tuple[int, int]:

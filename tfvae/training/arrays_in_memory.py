@@ -8,51 +8,64 @@ import tensorflow as tf
 from tfvae.data import epochs
 
 
-class Batches(NamedTuple):
+class EpochBatches(NamedTuple):
     """The batches of an epoch, as a program of many steps takes them.
 
     Attributes:
-        rows: the data, each a tensor [N, ...].
-        order: the row numbers of whole batches, int32 [N // B, B].
-        rest: those of the last batch where it is smaller, int32 [N % B].
+        rows: the data, a structure of tensors [N, ...].
+        order: the row numbers in the order of the epoch, int32 [N].
+        batch_size: B.
         first: the number of the batch to start with.
     """
 
     rows: Any
     order: tf.Tensor
-    rest: tf.Tensor
+    batch_size: int
     first: int
 
+    @property
+    def num_left(self) -> int:
+        """How many batches are left, the last of which may be smaller than B."""
+        return -(-self.order.shape[0] // self.batch_size) - self.first
 
-class Resident:
+    @property
+    def num_whole(self) -> int:
+        """How many whole batches are left."""
+        return self.order.shape[0] // self.batch_size - self.first
+
+
+class ArraysInMemory:
     """Data in memory, and the order of their batches.
 
     Args:
-        rows: the data, a structure of tensors [N, ...].
+        rows: the data, a structure of arrays [N, ...].
         size: N.
         batch_size: B; the last batch of an epoch may be smaller.
         seed: gives the seed of the order.
     """
 
     def __init__(self, rows: Any, size: int, batch_size: int, seed: Callable[[], int]) -> None:
-        self._rows = rows
+        # With a GPU, TensorFlow would keep the data there and copy each batch back for the pipeline.
+        with tf.device("CPU:0"):
+            self._rows = tf.nest.map_structure(tf.convert_to_tensor, rows)
         self._size = size
-        self._batch_size = batch_size
+        self.batch_size = batch_size
         self._seed = seed
-        # The seed and the epoch of the batches that were asked for last.
+        # The seed and the epoch of the order that was computed last.
         self._key: tuple[int, int] | None = None
-        self._order: tuple[tf.Tensor, tf.Tensor] | None = None
+        self._order: tf.Tensor | None = None
 
     def __len__(self) -> int:
         """The number of batches of an epoch."""
-        return -(-self._size // self._batch_size)
+        return -(-self._size // self.batch_size)
 
     def dataset(self) -> tf.data.Dataset:
-        """The batches as a pipeline, which knows from `tfvae.epochs` which epoch it is."""
-        order = epochs.shuffled_batches(self._size, self._batch_size, seed=self._seed)
-        return epochs.read_ahead(order, lambda indices, _: take(self._rows, indices))
+        """The batches as a pipeline, which learns from `tfvae.epochs` which epoch it is."""
+        rows = self._rows
+        order = epochs.shuffled_batches(self._size, self.batch_size, seed=self._seed)
+        return epochs.read_ahead(order, lambda indices, _: take(rows, indices))
 
-    def batches(self, epoch: int, first: int) -> Batches:
+    def batches(self, epoch: int, first: int) -> EpochBatches:
         """The same batches, without a pipeline.
 
         Args:
@@ -61,12 +74,10 @@ class Resident:
         """
         key = self._seed(), epoch
         if key != self._key:
-            whole = self._size // self._batch_size
-            order, rest = tf.split(epochs.order(self._size, *key), [whole * self._batch_size, -1])
-            self._key, self._order = key, (tf.reshape(order, [whole, self._batch_size]), rest)
-        return Batches(self._rows, *self._order, first)
+            self._key, self._order = key, epochs.order(self._size, *key)
+        return EpochBatches(self._rows, self._order, self.batch_size, first)
 
 
 def take(rows: Any, indices: tf.Tensor) -> Any:
-    """The batch of some rows of a structure of tensors [N, ...]."""
+    """Gathers the batch with the given row numbers from a structure of tensors [N, ...]."""
     return tf.nest.map_structure(lambda row: tf.gather(row, indices), rows)

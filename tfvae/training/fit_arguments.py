@@ -1,62 +1,124 @@
-"""The arguments of `fit` and `evaluate`, looked at before Keras gets them."""
+"""What the arguments of `fit` and `evaluate` mean, found out and checked before Keras gets any of them."""
 
 import inspect
+import math
+import types
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import keras
+import numpy as np
+import tensorflow as tf
 
+from tfvae import checks, private_apis
 from tfvae.distribute import replicas
+from tfvae.training.arrays_in_memory import ArraysInMemory
+from tfvae.training.batch import peek
+
+# What Keras takes where arrays come without a batch size.
+_BATCH_SIZE = 32
 
 
-def arguments_of(model: Any, method: Callable[..., Any], *args: Any, **kwargs: Any) -> dict[str, Any]:
-    """The arguments of a call by name, once they are checked.
+class FitArguments(NamedTuple):
+    """What the arguments of one call of `fit` mean.
+
+    Attributes:
+        x: the training data: `ArraysInMemory` where tfvae puts arrays in order itself, else what Keras reads.
+        num_batches: how many batches a pass over the data has; infinity where that is not known.
+        rows: the examples of a batch.
+        is_shuffled: whether Keras or `tf.data` shuffles the data, in an order that starts anew in each process.
+        initial_epoch: the epoch to start with, from 0.
+        epochs: the epoch to end with.
+        steps_per_epoch: the steps of an epoch where an epoch is no pass over the data, else None.
+        callbacks: those of the user.
+        callback_list: the `CallbackList` that they came in, or None.
+        others: the further arguments of `keras.Model.fit`, by name, where they were given; these among them.
+    """
+
+    x: Any
+    num_batches: float
+    rows: int
+    is_shuffled: bool
+    initial_epoch: int
+    epochs: int
+    steps_per_epoch: int | None
+    callbacks: list[keras.callbacks.Callback]
+    callback_list: keras.callbacks.CallbackList | None
+    others: dict[str, Any]
+
+
+def read_fit(model: Any, seed: Callable[[], int], *args: Any, **kwargs: Any) -> FitArguments:
+    """Reads and checks the arguments of a call of `fit`.
 
     Args:
-        model: a `tfvae.VariationalModel`.
-        method: `keras.Model.fit` or `keras.Model.evaluate`.
+        model: a `tfvae.VariationalModel`; it is built where that is still to be done.
+        seed: gives the seed of the order of arrays.
+        args: the arguments of the call.
+        kwargs: the arguments of the call.
+
+    Raises:
+        ValueError: the model is not compiled as it must be, or cannot be trained on the data.
+    """
+    given, batch = _read(model, keras.Model.fit, *args, **kwargs)
+    validation_data = _checked_validation(model, given.pop("validation_data", None))
+    callbacks = given.pop("callbacks", None)
+    callback_list = callbacks if isinstance(callbacks, keras.callbacks.CallbackList) else None
+    callbacks = callbacks.callbacks if callback_list is not None else callbacks
+    callbacks = [callbacks] if isinstance(callbacks, keras.callbacks.Callback) else list(callbacks or [])
+    x = source = given.pop("x")
+    arrays = _arrays(model, x) if given.get("shuffle", True) is True else None
+    if arrays is not None:
+        x, validation_data, given = _in_memory(arrays, validation_data, given, seed)
+    if isinstance(x, ArraysInMemory | tf.data.Dataset):
+        # Keras warns of its own default, which a dataset cannot honour.
+        given["shuffle"] = False
+    if validation_data is not None:
+        given["validation_data"] = validation_data
+    rows = given.get("batch_size")
+    if not rows:
+        rows = _BATCH_SIZE if batch is source else len(tf.nest.flatten(model.unpack(batch)[0])[0])
+    return FitArguments(
+        x,
+        _num_batches(x, given),
+        rows,
+        _is_shuffled(x, given),
+        given.get("initial_epoch", 0),
+        given.get("epochs", 1),
+        given.get("steps_per_epoch"),
+        callbacks,
+        callback_list,
+        given,
+    )
+
+
+def read_evaluate(model: Any, *args: Any, **kwargs: Any) -> dict[str, Any]:
+    """The arguments of a call of `evaluate` by name, once they are checked.
+
+    Args:
+        model: a `tfvae.VariationalModel`; it is built where that is still to be done.
         args: the arguments of the call.
         kwargs: the arguments of the call.
 
     Raises:
         ValueError: the model is not compiled as it must be, or cannot take the data.
     """
-    arguments = inspect.signature(method).bind(model, *args, **kwargs).arguments
-    arguments.pop("self")
+    return _read(model, keras.Model.evaluate, *args, **kwargs)[0]
+
+
+def _read(model: Any, method: Callable[..., Any], *args: Any, **kwargs: Any) -> tuple[dict[str, Any], Any]:
+    """The arguments of a call by name, and the first batch of x, which has been checked."""
+    given = inspect.signature(method).bind(model, *args, **kwargs).arguments
+    given = {name: value for name, value in given.items() if name not in ("self", "kwargs")} | given.get("kwargs", {})
     _check_compiled(model, method.__name__)
     replicas.check(model)
-    arguments["x"] = model.check_source(arguments["x"], "x")
-    if arguments.get("y") is None:
-        if arguments.get("class_weight") is not None:
+    batch, given["x"] = peek(given["x"])
+    model.check_source(batch, given["x"], "x")
+    if given.get("y") is None:
+        if given.get("class_weight") is not None:
             raise ValueError("`class_weight` needs the classes as `y`. Received: y=None")
-        # Keras drops the weights of x without y; y is not used.
-        arguments["y"] = arguments.get("sample_weight")
-    return {**arguments, **arguments.pop("kwargs", {})}
-
-
-def callbacks_of(arguments: dict[str, Any]) -> list[keras.callbacks.Callback]:
-    """The callbacks that `fit` was given, as a list that the arguments hold from here on."""
-    given = arguments.get("callbacks")
-    if isinstance(given, keras.callbacks.CallbackList):
-        return given.callbacks
-    arguments["callbacks"] = [given] if isinstance(given, keras.callbacks.Callback) else list(given or [])
-    return arguments["callbacks"]
-
-
-def check_validation(model: Any, arguments: dict[str, Any]) -> None:
-    """Checks `validation_data`, and gives it the form in which Keras keeps the sample weights.
-
-    Args:
-        model: a `tfvae.VariationalModel`.
-        arguments: those of `keras.Model.fit`, by name.
-    """
-    validation = arguments.get("validation_data")
-    if isinstance(validation, tuple | list):
-        model.check_source(next(iter(validation), None), "validation_data")
-        x_validation, y, sample_weight = keras.utils.unpack_x_y_sample_weight(tuple(validation))
-        arguments["validation_data"] = (x_validation, sample_weight if y is None else y, sample_weight)
-    elif validation is not None:
-        arguments["validation_data"] = model.check_source(validation, "validation_data")
+        # Keras drops the weights of x without y; the model does not use y.
+        given["y"] = given.get("sample_weight")
+    return given, batch
 
 
 def _check_compiled(model: keras.Model, method: str) -> None:
@@ -69,3 +131,110 @@ def _check_compiled(model: keras.Model, method: str) -> None:
                 f"`compile({argument}=...)` has no meaning here: the model's objective is its loss, and its "
                 f"metrics are loss, elbo, log_likelihood and kl. Received: {argument}={config[argument]!r}"
             )
+
+
+def _checked_validation(model: Any, validation: Any) -> Any:
+    """The validation data in the form in which Keras keeps the sample weights."""
+    if validation is None:
+        return None
+    if isinstance(validation, tuple | list):
+        x = next(iter(validation), None)
+        model.check_source(x, x, "validation_data")
+        x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(tuple(validation))
+        return x, sample_weight if y is None else y, sample_weight
+    batch, validation = peek(validation)
+    model.check_source(batch, validation, "validation_data")
+    return validation
+
+
+def _arrays(model: Any, x: Any) -> Any:
+    """The arrays that the model is trained on, or None where x is no array and no dictionary of arrays."""
+    if isinstance(x, dict):
+        x = model.unpack(x)[0]
+    if not all(hasattr(array, "__array__") for array in (x.values() if isinstance(x, dict) else [x])):
+        return None
+    return tf.nest.map_structure(checks.to_numpy, x)
+
+
+def _in_memory(
+    x: Any, validation_data: Any, given: dict[str, Any], seed: Callable[[], int]
+) -> tuple[ArraysInMemory, Any, dict[str, Any]]:
+    """Takes arrays out of Keras's hands, to put them in an order that is new in each epoch and can be resumed.
+
+    Keras shuffles them too, but with the global seed set in the same order in each epoch, and else in another one in
+    each process, so that several workers would train on some examples twice and on others never.
+
+    Args:
+        x: arrays [N, ...].
+        validation_data: the validation data, or None.
+        given: the further arguments of `keras.Model.fit`, by name.
+        seed: gives the seed of the order.
+
+    Returns:
+        The data, the validation data, perhaps split off, and the arguments that are left for Keras.
+    """
+    size = len(tf.nest.flatten(x)[0])
+    targets = {name: np.asarray(given[name]) for name in ("y", "sample_weight") if given.get(name) is not None}
+    checks.check_same_length(**(x if isinstance(x, dict) else {"x": x}), **targets)
+    arrays = [tf.nest.map_structure(lambda array: array.astype(np.float32) if array.dtype == np.float64 else array, x)]
+    class_weight = given.get("class_weight")
+    # What y is does not matter, unless classes have weights.
+    if "sample_weight" in targets or class_weight is not None:
+        arrays += targets.values()
+    split = given.get("validation_split", 0.0)
+    if split and validation_data is None:
+        # As Keras does: the last ones, before the others are shuffled.
+        at = math.floor(size * (1.0 - split))
+        if not 0 < at < size:
+            raise ValueError(
+                "`validation_split` must leave at least one example for training and one for validation. Received: "
+                f"validation_split={split} of {size} examples"
+            )
+        validation_data = tuple(tf.nest.map_structure(lambda array: array[at:], arrays))
+        arrays = tf.nest.map_structure(lambda array: array[:at], arrays)
+        size = at
+    # Keras must see class weights beside sample weights, to refuse them.
+    kept = {"class_weight": class_weight} if len(arrays) > 2 and class_weight is not None else {}
+    if len(arrays) == 2:
+        arrays.append(_weights_of_classes(arrays[1], class_weight))
+    batch_size, steps = given.get("batch_size"), given.get("steps_per_epoch")
+    if batch_size is None:
+        batch_size = math.ceil(size / steps) if steps else _BATCH_SIZE
+    batch_size = checks.positive_integer("batch_size", batch_size)
+    read = ("y", "sample_weight", "class_weight", "validation_split")
+    others = {name: value for name, value in given.items() if name not in read} | kept | {"batch_size": batch_size}
+    return ArraysInMemory(tuple(arrays), size, batch_size, seed), validation_data, others
+
+
+def _weights_of_classes(y: np.ndarray, class_weight: dict[int, float]) -> np.ndarray:
+    """The weight of each example, 1 where its class has none; Keras fails there where the data are a dataset."""
+    classes = y.argmax(axis=-1) if y.ndim > 1 and y.shape[-1] > 1 else y.ravel()
+    return np.array([class_weight.get(int(number), 1.0) for number in np.round(classes)], np.float32)
+
+
+def _num_batches(x: Any, given: dict[str, Any]) -> float:
+    """How many batches a pass over the data has; infinity where that is not known."""
+    if isinstance(x, ArraysInMemory):
+        return len(x)
+    if isinstance(x, tf.data.Dataset):
+        number = int(x.cardinality())
+        return number if number >= 0 else math.inf
+    if isinstance(x, keras.utils.PyDataset):
+        return math.inf if x.num_batches is None else x.num_batches
+    if isinstance(x, types.GeneratorType | tf.distribute.DistributedDataset):
+        return math.inf
+    batch_size, steps = given.get("batch_size"), given.get("steps_per_epoch")
+    if steps and not batch_size:
+        return steps
+    return math.ceil(len(checks.to_numpy(tf.nest.flatten(x)[0])) / (batch_size or _BATCH_SIZE))
+
+
+def _is_shuffled(x: Any, given: dict[str, Any]) -> bool:
+    """Whether Keras or `tf.data` shuffles the data, in an order that starts anew in each process."""
+    if isinstance(x, tf.data.Dataset):
+        return _has_shuffle(x)
+    return bool(given.get("shuffle", True)) and not isinstance(x, ArraysInMemory | types.GeneratorType)
+
+
+def _has_shuffle(dataset: tf.data.Dataset) -> bool:
+    return "Shuffle" in type(dataset).__name__ or any(map(_has_shuffle, private_apis.input_datasets(dataset)))

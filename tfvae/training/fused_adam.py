@@ -4,46 +4,51 @@ Keras computes it by some fifteen operations, each of which passes over all weig
 On a CPU these passes can take as long as the matrix products of a small batch.
 """
 
-import types
 from collections.abc import Sequence
 from typing import Any
 
 import keras
 import tensorflow as tf
 
+from tfvae import private_apis
 
-def fuse(optimizer: keras.optimizers.Optimizer) -> None:
-    """Makes Keras's Adam and AdamW update each variable by one operation; leaves other optimizers as they are.
 
-    What they compute, their options and their files stay the same.
+def fused(optimizer: keras.optimizers.Optimizer) -> keras.optimizers.Optimizer:
+    """The same optimizer, where it is Keras's Adam or AdamW with an update by one operation for each variable.
+
+    What it computes, its options, its state and its files are those of the original, which is not changed.
 
     Args:
-        optimizer: that of a model, or a `LossScaleOptimizer` of it.
+        optimizer: an optimizer that is built; others than these, and a `LossScaleOptimizer` of others, are returned as
+            they are.
 
     Reference: Kingma & Ba 2015, Adam, the end of section 2.
     """
-    optimizer = getattr(optimizer, "inner_optimizer", optimizer)
+    inner = getattr(optimizer, "inner_optimizer", optimizer)
     # A subclass may compute another update.
-    if type(optimizer) in (keras.optimizers.Adam, keras.optimizers.AdamW) and not optimizer.amsgrad:
-        optimizer._backend_update_step = types.MethodType(_update, optimizer)
+    if type(inner) not in (keras.optimizers.Adam, keras.optimizers.AdamW) or inner.amsgrad:
+        return optimizer
+    updating = private_apis.with_update(inner, _update)
+    return updating if inner is optimizer else private_apis.with_inner(optimizer, updating)
 
 
 def _update(
     optimizer: keras.optimizers.Adam, gradients: Sequence[Any], variables: Sequence[Any], learning_rate: tf.Tensor
 ) -> None:
-    """What `_backend_update_step` of Keras does, with the powers of beta computed once for all variables."""
+    """Updates the variables, with the powers of beta computed once for all of them."""
     variables = [variable.value if isinstance(variable, keras.Variable) else variable for variable in variables]
     step = tf.cast(optimizer.iterations + 1, tf.float32)
     powers = [beta**step for beta in (optimizer.beta_1, optimizer.beta_2)]
-    pairs = optimizer._all_reduce_sum_gradients(list(zip(gradients, variables, strict=True)))
+    moments = private_apis.adam_moments(optimizer, variables)
 
-    def update_one(variable: tf.Variable, gradient: Any, *scalars: tf.Tensor) -> tf.Operation:
-        index = optimizer._get_variable_index(variable)
+    def update_one(
+        variable: tf.Variable, gradient: Any, first: tf.Variable, second: tf.Variable, *scalars: tf.Tensor
+    ) -> tf.Operation:
         rate, beta_1_power, beta_2_power = (tf.cast(scalar, variable.dtype) for scalar in scalars)
         return tf.raw_ops.ResourceApplyAdam(
             var=variable.handle,
-            m=optimizer._momentums[index].value.handle,
-            v=optimizer._velocities[index].value.handle,
+            m=first.handle,
+            v=second.handle,
             beta1_power=beta_1_power,
             beta2_power=beta_2_power,
             lr=rate,
@@ -54,9 +59,8 @@ def _update(
         )
 
     def update_all(strategy: tf.distribute.Strategy, pairs: Sequence[Any], *scalars: tf.Tensor) -> None:
-        for gradient, variable in pairs:
-            strategy.extended.update(variable, update_one, args=(gradient, *scalars), group=False)
+        for (gradient, variable), own in zip(pairs, moments, strict=True):
+            strategy.extended.update(variable, update_one, args=(gradient, *own, *scalars), group=False)
 
-    tf.__internal__.distribute.interim.maybe_merge_call(
-        update_all, optimizer._distribution_strategy, pairs, learning_rate, *powers
-    )
+    pairs = zip(gradients, variables, strict=True)
+    private_apis.update_on_all_replicas(optimizer, update_all, pairs, learning_rate, *powers)

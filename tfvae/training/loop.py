@@ -1,4 +1,4 @@
-"""Many steps of training in one program, by XLA or on data in memory.
+"""The loop of the steps of training: many in one program, on batches of a pipeline or on data in memory.
 
 Where XLA compiles each step alone, a step ends with a copy of all weights and moments, and to start it takes longer
 than a small model's step. In one loop of many they are updated where they are. A program that takes its batches of data
@@ -9,11 +9,11 @@ import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import keras
 import tensorflow as tf
 
 from tfvae.distribute import replicas
-from tfvae.training import arrays_in_memory
+from tfvae.training.arrays_in_memory import EpochBatches, take
+from tfvae.training.resume import Progress
 
 # The most bytes of the batches that one program is given.
 _BYTES = 2**26
@@ -23,133 +23,159 @@ _MOST_SHAPES = 2
 CANNOT_COMPILE = (tf.errors.InvalidArgumentError, tf.errors.UnimplementedError)
 
 
-class Scan:
-    """The function that Keras calls to run steps on one replica.
+class Loop:
+    """The function that Keras calls to run steps of training, as the plan of the model's `fit` says.
 
     Args:
-        model: a compiled model.
-        step: its `train_step`.
-        by_xla: whether XLA compiles many steps together; where it cannot, they run without.
+        model: a `tfvae.VariationalModel` that is compiled.
+        progress: where its training is.
+        by_xla: whether XLA compiles many steps of one replica together; where it cannot, they run without.
+
+    Attributes:
+        by_xla: whether it was asked for.
     """
 
-    def __init__(self, model: keras.Model, step: Callable[[Any], dict[str, Any]], by_xla: bool) -> None:
-        self._model, self._step = model, step
-        # The batches of a pipeline and of `train_on_batch` without XLA, what a strategy makes of data, and of data in
-        # memory the last batch where it is smaller.
-        self._otherwise = replicas.make_function(model, step, bool(model.jit_compile))
+    def __init__(self, model: Any, progress: Progress, by_xla: bool) -> None:
+        self._model = model
+        self._progress = progress
+        self.by_xla = by_xla
+        self._steps = replicas.Steps(model, model.train_step)
         self._stack = tf.function(_stack, autograph=False, reduce_retracing=True)
-        self._make_programs(by_xla)
-        # Whether XLA has compiled a program, and the shapes of the batches that it stacks.
-        self._is_compiled = False
+        self._in_memory = tf.function(self._steps_in_memory, autograph=False, reduce_retracing=True)
+        # By XLA: of batches that are stacked, and of data in memory.
+        self._programs = {at: _program(model, at) for at in (_at, _rows_at)} if by_xla else {}
+        # Whether XLA has compiled a program, or cannot; and the shapes of the batches that are stacked for one.
+        self._is_compiled = self._cannot_compile = False
         self._shapes: set[tuple[tuple[int, ...], ...]] = set()
 
-    def _make_programs(self, by_xla: bool) -> None:
-        self._by_xla = by_xla
-        # Of batches that are stacked, and of some in memory.
-        self._programs = {at: _program(self._model, self._step, at, by_xla) for at in (_at, _rows_at)}
-
-    def __call__(self, iterator: Any, count: int | None = None) -> dict[str, Any]:
-        """Runs steps, or fewer where the data end, and returns the metrics of the last.
+    def __call__(self, iterator: Any) -> dict[str, Any]:
+        """Runs the steps of one execution, or fewer where the data end.
 
         Args:
-            iterator: of the batches, or those of an epoch of data in memory.
-            count: how many steps; None for one, of `train_on_batch`.
+            iterator: of the batches of an epoch, or of the one batch of `train_on_batch`.
 
-        Raises:
-            tf.errors.OpError: XLA cannot compile the steps, and `compile` asks for it.
+        Returns:
+            The metrics after the last step.
         """
-        if isinstance(iterator, arrays_in_memory.Batches):
-            return self._run_rows(iterator, count)
-        if not self._by_xla or isinstance(iterator, tf.distribute.DistributedIterator):
-            return self._otherwise(iterator, count)
-        if not isinstance(iterator, tf.data.Iterator):
-            # Of `train_on_batch`.
-            batches = _map(lambda part: tf.convert_to_tensor(part)[tf.newaxis], next(iterator))
-            return self._run(_at, batches, 1)
-        slots, left = self._model._steps_of_training, count
+        if not isinstance(iterator, tf.data.Iterator | tf.distribute.DistributedIterator):
+            # `train_on_batch`, which is no step of an epoch.
+            return self._steps.on_batch(next(iterator))
+        plan, progress = self._model.plan, self._progress
+        count = progress.pass_over(iterator, plan.steps_per_execution)
+        if count == 0:
+            return self._model.get_metrics_result()
+        if plan.data is not None:
+            batches = plan.data.batches(progress.first_pass + progress.epoch, progress.step)
+            metrics = self._run_in_memory(batches, count)
+        elif self._uses_xla and isinstance(iterator, tf.data.Iterator):
+            metrics = self._run_stacked(iterator, count)
+        else:
+            metrics = self._steps.on_iterator(iterator, count)
+        progress.step += count
+        return metrics
+
+    @property
+    def _uses_xla(self) -> bool:
+        return self.by_xla and not self._cannot_compile
+
+    def _run_in_memory(self, batches: EpochBatches, count: int) -> dict[str, Any]:
+        """Runs steps of data in memory, or fewer where the epoch ends."""
+        if batches.num_left <= 0:
+            # A training that was resumed with other numbers of steps in an execution: the epoch is over.
+            raise StopIteration
+        first, count = batches.first, min(count, batches.num_left)
+        if self._uses_xla and batches.num_whole > 0:
+            whole = min(count, batches.num_whole)
+            size = batches.batch_size
+            order = tf.reshape(batches.order[: len(batches.order) // size * size], [-1, size])
+            metrics = self._run_by_xla(_rows_at, (batches.rows, order, tf.constant(first)), whole)
+            if metrics is not None:
+                first, count = first + whole, count - whole
+        if count > 0:
+            # With XLA, the last batch where it is smaller: a program would be compiled for this one alone.
+            rest = batches.rows, batches.order, tf.constant(batches.batch_size)
+            metrics = self._in_memory(*rest, tf.constant(first), tf.constant(count))
+        return metrics
+
+    def _steps_in_memory(
+        self, rows: Any, order: tf.Tensor, batch_size: tf.Tensor, first: tf.Tensor, count: tf.Tensor
+    ) -> dict[str, tf.Tensor]:
+        """Runs steps on data in memory: see `EpochBatches` for the arguments."""
+
+        def body(index: tf.Tensor, _: dict[str, tf.Tensor]) -> tuple[tf.Tensor, dict[str, tf.Tensor]]:
+            start = (first + index) * batch_size
+            return index + 1, self._steps.one(take(rows, order[start : start + batch_size]))
+
+        metrics = replicas.zero_metrics(self._steps.one, take(rows, order[:batch_size]))
+        return tf.while_loop(lambda index, _: index < count, body, [0, metrics])[1]
+
+    def _run_stacked(self, iterator: tf.data.Iterator, count: int) -> dict[str, Any]:
+        """Runs steps by XLA on batches of a pipeline, each program on a stack of some of one shape."""
+        slots, left = self._model.plan.steps_per_execution, count
         # Where there is no batch, this ends the epoch.
         batch = next(iterator)
         while batch is not None:
-            if not self._is_stacked(batch):
-                metrics, left = self._otherwise(iter([batch])), left - 1
+            if not self._is_stackable(batch):
+                metrics, left = self._steps.on_batch(batch), left - 1
                 batch = next(iterator, None) if left else None
                 continue
-            batches, number, following = self._stack(batch, iterator, tf.constant(left), tf.constant(slots))
-            metrics = self._run(_at, batches, number)
+            stack, number, following = self._stack(batch, iterator, tf.constant(left), tf.constant(slots))
+            metrics = self._run_by_xla(_at, stack, number)
+            if metrics is None:
+                for index in range(int(number)):
+                    metrics = self._steps.on_batch(_at(index, stack))
             left -= int(number)
             batch = following.get_value() if following.has_value() else next(iterator, None) if left else None
         return metrics
 
-    def _is_stacked(self, batch: Any) -> bool:
-        """Whether a batch is stacked for a program: not a sparse or a ragged one, nor one of many shapes."""
+    def _is_stackable(self, batch: Any) -> bool:
+        """Whether a program takes a batch: not a sparse or a ragged one, nor one of too many shapes."""
         parts = _tensors(batch)
-        if not all(isinstance(part, tf.Tensor) for part in parts):
+        if not (self._uses_xla and all(isinstance(part, tf.Tensor) for part in parts)):
             return False
         shapes = tuple(tuple(part.shape) for part in parts)
         if len(self._shapes) < _MOST_SHAPES:
             self._shapes.add(shapes)
         return shapes in self._shapes
 
-    def _run_rows(self, batches: arrays_in_memory.Batches, count: int) -> dict[str, Any]:
-        """Runs steps of data in memory, or fewer where the epoch ends."""
-        number = min(count, len(batches.order) - batches.first)
-        if number < 0 or (number == 0 and not len(batches.rest)):
-            # A training that was resumed with other executions: the epoch is over.
-            raise StopIteration
-        if number > 0:
-            source = batches.rows, batches.order, tf.constant(batches.first)
-            metrics = self._run(_rows_at, source, number)
-        if number < count and len(batches.rest):
-            # A program of many steps would be compiled for this one.
-            metrics = self._otherwise(iter([arrays_in_memory.take(batches.rows, batches.rest)]))
-        return metrics
-
-    def _run(self, at: Callable[..., Any], source: Any, number: int | tf.Tensor) -> dict[str, Any]:
-        """Takes steps.
+    def _run_by_xla(self, at: Callable[..., Any], source: Any, number: int | tf.Tensor) -> dict[str, Any] | None:
+        """Runs steps by XLA; None where it cannot compile them, after which it is not tried again.
 
         Args:
             at: gives a batch, of its number and the source.
-            source: what the batches are taken of.
+            source: what the batches are taken from.
             number: how many steps.
+
+        Raises:
+            tf.errors.OpError: XLA cannot compile the steps, and `compile` asks for it.
         """
-        number = tf.convert_to_tensor(number)
-        if not self._by_xla:
-            return self._programs[at](source, number)
         try:
-            metrics = self._programs[at](source, number)
+            metrics = self._programs[at](source, tf.convert_to_tensor(number))
         except CANNOT_COMPILE as error:
             if self._is_compiled or self._model.jit_compile:
                 raise
             warnings.warn(f"XLA cannot compile the steps, which run without it: {error}", stacklevel=2)
-            self._make_programs(by_xla=False)
-            return self._programs[at](source, number)
+            self._cannot_compile = True
+            return None
         self._is_compiled = True
         return metrics
 
 
-def _program(
-    model: keras.Model, step: Callable[[Any], dict[str, Any]], at: Callable[..., Any], by_xla: bool
-) -> Callable[..., dict[str, Any]]:
-    """Makes the program: a function of what its batches are taken of, and of how many of them there are.
+def _program(model: Any, at: Callable[..., Any]) -> Callable[..., dict[str, Any]]:
+    """Makes a program that XLA compiles: a function of what its batches are taken from, and of how many there are.
 
     Args:
-        model: a compiled model.
-        step: its `train_step`.
+        model: the model.
         at: gives a batch, of its number and the source.
-        by_xla: whether XLA compiles the whole; else each step, where `compile` asks for it.
     """
+    one = tf.function(replicas.on_own_replicas(model, model.train_step), autograph=False, reduce_retracing=True)
 
-    @tf.function(autograph=False, reduce_retracing=True, jit_compile=bool(model.jit_compile and not by_xla))
-    def one_step(batch: Any) -> dict[str, Any]:
-        return replicas.run_step(model.distribute_strategy, step, batch)
-
-    @tf.function(autograph=False, reduce_retracing=True, jit_compile=by_xla)
+    @tf.function(autograph=False, reduce_retracing=True, jit_compile=True)
     def program(source: Any, number: tf.Tensor) -> dict[str, Any]:
         def body(index: tf.Tensor, _: dict[str, Any]) -> tuple[tf.Tensor, dict[str, Any]]:
-            return index + 1, one_step(at(index, source))
+            return index + 1, one(at(index, source))
 
-        outputs = one_step.get_concrete_function(at(0, source)).structured_outputs
-        metrics = tf.nest.map_structure(lambda spec: tf.zeros(spec.shape, spec.dtype), outputs)
+        metrics = replicas.zero_metrics(one, at(0, source))
         return tf.while_loop(lambda index, _: index < number, body, [0, metrics])[1]
 
     return program
@@ -202,9 +228,9 @@ def _at(index: int | tf.Tensor, batches: Any) -> Any:
 
 
 def _rows_at(index: int | tf.Tensor, source: tuple[Any, tf.Tensor, tf.Tensor]) -> Any:
-    """One of the batches of data in memory, the order of which starts with a certain one."""
+    """One of the whole batches of data in memory, whose order [batches, B] is to start with a certain one."""
     rows, order, first = source
-    return arrays_in_memory.take(rows, order[first + index])
+    return take(rows, order[first + index])
 
 
 def _map(function: Callable[[tf.Tensor], Any], batch: Any) -> Any:

@@ -8,20 +8,19 @@ it starts with that epoch, and passes over the batches that were trained on.
 import json
 import math
 import pathlib
-import types
 import warnings
-from collections.abc import Callable, MutableMapping, Sequence
+from collections.abc import MutableMapping, Sequence
 from typing import Any
 
 import keras
 import numpy as np
 import tensorflow as tf
 
-from tfvae import checks, files
+from tfvae import files, private_apis
 from tfvae.callbacks import Checkpoints
 from tfvae.data import epochs
 from tfvae.distribute import strategies
-from tfvae.training import fit_arguments
+from tfvae.training.fit_arguments import FitArguments
 
 _POSITION, _SEEDS, _METRICS = "position", "seed_generators", "metrics"
 
@@ -35,7 +34,7 @@ class Progress:
         first_pass: how many epochs were trained before epoch 0, by earlier calls of `fit`.
         metrics: the state of the metrics at that step, or None where it is not known.
         loaded: whether these come from a file.
-        under_way: whether the training has begun, so that a file says no more where it is.
+        under_way: whether the steps of a `fit` have begun, so that a file that is loaded no longer says where to start.
         to_pass: how many batches of earlier epochs are still to be passed over.
         to_skip: how many batches of this epoch are still to be passed over.
         seed: of the order of arrays, the same after the weights are restored.
@@ -53,8 +52,34 @@ class Progress:
         self.seed = 0
 
     def get_seed(self) -> int:
-        """The seed. TensorFlow keeps what a pipeline calls for good: with this, no model."""
+        """The seed, for a pipeline: TensorFlow never lets go of what it calls, and this method holds no weights."""
         return self.seed
+
+    def begin(self, initial_epoch: int) -> None:
+        """Starts a `fit` with an epoch; its data come in another order than those of the `fit` before."""
+        self.first_pass += self.epoch - initial_epoch
+        self.epoch, self.step, self.loaded, self.under_way = initial_epoch, 0, False, False
+        # Of a training that was interrupted while it passed over batches.
+        self.to_pass = self.to_skip = 0
+
+    def pass_over(self, iterator: Any, count: int) -> int:
+        """Passes over the batches of steps that were done before a training was cut.
+
+        Args:
+            iterator: the batches, one for each step.
+            count: how many steps are to run.
+
+        Returns:
+            How many of them are not done yet.
+        """
+        if self.to_pass > 0:
+            _skip(iterator, self.to_pass)
+            self.to_pass = 0
+        skipped = min(self.to_skip, count)
+        if skipped > 0:
+            self.to_skip -= skipped
+            _skip(iterator, skipped)
+        return count - skipped
 
 
 def save_state(model: keras.Model, progress: Progress, store: MutableMapping[str, Any]) -> None:
@@ -83,7 +108,7 @@ def load_state(model: keras.Model, progress: Progress, store: MutableMapping[str
     Raises:
         ValueError: the weights are those of another model.
     """
-    # What Keras passes is no mapping in all things.
+    # Keras passes an object that has keys but cannot be iterated over.
     saved = {name: np.array(store[name]) for name in store.keys() if not name.isdecimal()}  # noqa: SIM118
     if _POSITION not in saved:
         return
@@ -120,40 +145,6 @@ def _metric_variables(model: keras.Model) -> list[keras.Variable]:
     return model.metrics_variables if strategies.workers(model.distribute_strategy)[1] == 1 else []
 
 
-def counting(model: keras.Model, progress: Progress, function: Callable[..., Any]) -> Callable[[Any], Any]:
-    """Makes a `train_function` that counts its steps, and passes over the batches of steps that are done.
-
-    Args:
-        model: the model.
-        progress: where its training is.
-        function: the function that trains on the next batches of an iterator, or of data in memory where the model has
-            such, as many as it is told.
-    """
-
-    def train_function(iterator: Any) -> Any:
-        if not isinstance(iterator, tf.data.Iterator | tf.distribute.DistributedIterator):
-            # Of `train_on_batch`, which is no step of an epoch.
-            return function(iterator)
-        if progress.to_pass > 0:
-            _skip(iterator, progress.to_pass)
-            progress.to_pass = 0
-        count = model._steps_of_training
-        if progress.to_skip > 0:
-            skipped = min(progress.to_skip, count)
-            progress.to_skip -= skipped
-            count -= skipped
-            _skip(iterator, skipped)
-            if count == 0:
-                return model.get_metrics_result()
-        data = model._resident
-        batches = iterator if data is None else data.batches(progress.first_pass + progress.epoch, progress.step)
-        metrics = function(batches, count)
-        progress.step += count
-        return metrics
-
-    return train_function
-
-
 def _skip(iterator: Any, count: int) -> None:
     for index in range(count):
         try:
@@ -178,10 +169,6 @@ class FollowEpochs(keras.callbacks.Callback):
         super().__init__()
         self._progress = progress
         self._batches_per_epoch = batches_per_epoch
-
-    def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
-        """Gives evaluation and prediction back what `compile` says, once Keras has read it for training."""
-        self.model.steps_per_execution = self.model._given_steps
 
     def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         """Starts an epoch, or goes on with the one that was cut."""
@@ -229,7 +216,7 @@ class Resume(keras.callbacks.Callback):
         if not progress.loaded:
             return
         # Also where `BackupAndRestore` was cut between the weights and its own note of the epoch.
-        self.model._initial_epoch = progress.epoch
+        private_apis.set_initial_epoch(self.model, progress.epoch)
         if self._shuffled and (progress.epoch or progress.step):
             warnings.warn(
                 "`x` is shuffled by `tf.data` or Keras, whose order starts anew, so that this training differs from "
@@ -250,7 +237,11 @@ def send_from_first_worker(model: keras.Model, progress: Progress) -> None:
         progress: where its training is.
     """
     strategy = model.distribute_strategy
-    variables = [*model.weights, *seed_variables(model), *model.optimizer.variables]
+    variables = [
+        *model.weights,
+        *seed_variables(model),
+        *(variable for optimizer in model.optimizers for variable in optimizer.variables),
+    ]
     position = tf.constant([progress.epoch, progress.step, progress.first_pass, progress.loaded], tf.int64)
 
     def of_first_replica() -> list[tf.Tensor]:
@@ -271,35 +262,26 @@ def send_from_first_worker(model: keras.Model, progress: Progress) -> None:
     progress.loaded = bool(loaded)
 
 
-def add_callbacks(model: keras.Model, progress: Progress, arguments: dict[str, Any]) -> None:
-    """Adds to the arguments of `fit` the callbacks of every training, around those of the user.
+def with_callbacks_of_fit(
+    model: Any, progress: Progress, arguments: FitArguments, batches_per_epoch: int | None
+) -> list[keras.callbacks.Callback]:
+    """The callbacks of a `fit`: those of the user between those that every training has.
 
     Args:
-        model: the model.
-        progress: it is set to the start of the training.
-        arguments: those of `keras.Model.fit`, by name.
+        model: a `tfvae.VariationalModel`.
+        progress: where its training is.
+        arguments: those of the call.
+        batches_per_epoch: see `FollowEpochs`.
     """
-    initial_epoch = arguments.get("initial_epoch", 0)
-    # So that the data come in another order where `fit` is called again.
-    progress.first_pass += progress.epoch - initial_epoch
-    progress.epoch, progress.step, progress.loaded, progress.under_way = initial_epoch, 0, False, False
-    # Of a training that was interrupted while it passed over batches.
-    progress.to_pass = progress.to_skip = 0
-    # Keras keeps the one that an earlier training was resumed with.
-    model._initial_epoch = None
-    # An earlier training that was interrupted has not ended its warm-up.
-    model.kl_weight.assign(1.0)
-    own = fit_arguments.callbacks_of(arguments)
-    own[:] = [callback for callback in own if not isinstance(callback, (FollowEpochs, *model.warnings, Resume))]
-    backups = [callback for callback in own if isinstance(callback, keras.callbacks.BackupAndRestore)]
+    every_training = (FollowEpochs, Resume, *model.warnings)
+    # A list that was used before has some of these.
+    given = [callback for callback in arguments.callbacks if not isinstance(callback, every_training)]
+    backups = [callback for callback in given if isinstance(callback, keras.callbacks.BackupAndRestore)]
     for callback in backups:
         _mend_backup(callback)
-    batches_per_epoch = _batches_per_epoch(model, arguments)
-    restoring = bool(backups) or any(isinstance(callback, Checkpoints) for callback in own)
-    own.insert(0, FollowEpochs(progress, batches_per_epoch))
-    own += [*(warning() for warning in model.warnings), Resume(progress, restoring, _is_shuffled(arguments))]
-    for callback in own:
-        callback.set_model(model)
+    restoring = bool(backups) or any(isinstance(callback, Checkpoints) for callback in given)
+    first, last = FollowEpochs(progress, batches_per_epoch), Resume(progress, restoring, arguments.is_shuffled)
+    return [first, *given, *(warning() for warning in model.warnings), last]
 
 
 def _mend_backup(callback: keras.callbacks.BackupAndRestore) -> None:
@@ -313,46 +295,3 @@ def _mend_backup(callback: keras.callbacks.BackupAndRestore) -> None:
         pass
     except ValueError:
         note.unlink()
-
-
-def _batches_per_epoch(model: keras.Model, arguments: dict[str, Any]) -> int | None:
-    """The batches of an epoch where it is no pass over the data, which then have no end; else None."""
-    x, steps = arguments["x"], arguments.get("steps_per_epoch")
-    if steps is None:
-        return None
-    # Keras takes whole executions where the data do not end.
-    steps = math.ceil(steps / model._steps_of_training) * model._steps_of_training
-    if number_of_batches(arguments) <= steps:
-        return None
-    if isinstance(x, tf.data.Dataset):
-        # As Keras does, which a resumed epoch would mislead about where the data end.
-        arguments["x"] = x.repeat()
-    return steps
-
-
-def number_of_batches(arguments: dict[str, Any]) -> float:
-    """How many batches the data have that `fit` was given, infinity where it is not known."""
-    x = arguments["x"]
-    if isinstance(x, tf.data.Dataset):
-        number = int(x.cardinality())
-        return number if number >= 0 else math.inf
-    if isinstance(x, keras.utils.PyDataset):
-        return math.inf if x.num_batches is None else x.num_batches
-    if isinstance(x, types.GeneratorType | tf.distribute.DistributedDataset):
-        return math.inf
-    size, steps = arguments.get("batch_size"), arguments.get("steps_per_epoch")
-    if steps and not size:
-        return steps
-    return math.ceil(len(checks.to_numpy(tf.nest.flatten(x)[0])) / (size or 32))
-
-
-def _is_shuffled(arguments: dict[str, Any]) -> bool:
-    """Whether the order of the data is drawn from a state, that of a `tf.data.Dataset.shuffle` or of Keras."""
-    x = arguments["x"]
-    if isinstance(x, tf.data.Dataset):
-        return _has_shuffle(x)
-    return bool(arguments.get("shuffle", True)) and not isinstance(x, types.GeneratorType)
-
-
-def _has_shuffle(dataset: tf.data.Dataset) -> bool:
-    return "Shuffle" in type(dataset).__name__ or any(_has_shuffle(part) for part in dataset._inputs())
