@@ -14,6 +14,7 @@ import tensorflow as tf
 
 import tfvae
 from tests.conftest import Known
+from tests.helpers.players import played, players
 from tests.helpers.replicated import (
     BATCHES,
     MODES,
@@ -137,6 +138,14 @@ test_replicas_do_what_one_device_does = in_child(*CASES, slow=SLOW_CASES)(check_
 def test_replicas_do_what_one_device_does_with_every_optimizer_in_every_mode(replicas, outcomes_of):
     outcomes = outcomes_of(1200, replicas)
     assert list(outcomes.values()) == [None] * len(OPTIMIZERS) * len(MODES), outcomes
+
+
+@in_child()
+def test_several_losses_and_optimizers_do_what_one_device_does():
+    with scope(2):
+        model = players()
+    model.fit(X[:20, :2], batch_size=20, epochs=3, verbose=0)
+    assert_close([model.a.numpy(), model.b.numpy()], played(X[:20, :2]), tolerance=1e-5)
 
 
 @in_child(("clipnorm",), slow=[(None,), ("clipvalue",)])
