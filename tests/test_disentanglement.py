@@ -155,7 +155,7 @@ def test_a_vote_goes_to_the_dimension_with_the_least_relative_variance():
     [
         (np.zeros(4), np.zeros((4, 1)), r"`codes` must have the shape \[N, L\]\. Received: codes of shape \[4\]"),
         (np.zeros((4, 1)), np.zeros(4), r"`factors` must have the shape \[N, K\]\. Received: factors of shape \[4\]"),
-        (np.zeros((4, 1)), np.eye(3), "`codes` and `factors` must have as many examples"),
+        (np.zeros((4, 1)), np.eye(3), "`codes` and `factors` must have the same number of examples"),
         (np.full((3, 1), np.nan), np.eye(3), "`codes` must be finite"),
         (np.zeros((3, 1)), np.ones((3, 2)), r"`factors` must vary\. Received: columns \[0, 1\] that are constant"),
     ],
@@ -175,7 +175,8 @@ def test_bad_arguments_are_named():
     with pytest.raises(ValueError, match=r"^`num_bins` must be .*Received: num_bins=0"):
         mutual_information_gap(FACTORS, FACTORS, num_bins=0)
     with pytest.raises(
-        ValueError, match=r"^`categorical` must hold columns of factors, from 0 to 2\. Received: categorical=\[3\]"
+        ValueError,
+        match=r"^`categorical` must hold numbers of columns of `factors`, from 0 to 2\. Received: categorical=\[3\]",
     ):
         sap(FACTORS, FACTORS, categorical=[3])
     with pytest.raises(ValueError, match=r"^`categorical` must hold columns .* Received: categorical=0$"):
