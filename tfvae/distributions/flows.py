@@ -54,7 +54,7 @@ def coupling_networks(latent_dim: int, num_couplings: int, hidden: int, num_feat
 
 
 def couplings(networks: list[keras.Model], latent_dim: int, features: tf.Tensor | None = None) -> list[tfb.Bijector]:
-    """Makes affine couplings, which keep either half of their input in turn.
+    """Makes affine couplings; the half of the input that is kept alternates from one to the next.
 
     Args:
         networks: those of `coupling_networks`, one for each coupling.

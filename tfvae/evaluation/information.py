@@ -50,7 +50,7 @@ def mutual_information(
         model: the model.
         x: an array [N, ...] or a dataset.
         num_samples: draws of z for each example.
-        max_examples: if there are more examples than this, so many of them are chosen at random.
+        max_examples: if there are more examples, this number of them is chosen at random.
         batch_size: how many examples are encoded at a time.
         seed: the same seed gives the same draws; None draws anew at each call.
 

@@ -169,7 +169,7 @@ def _cut(log_scale: tf.Tensor) -> tf.Tensor:
 
 
 def _unit(u: tf.Tensor) -> tf.Tensor:
-    """Converts from the units of 2 x - 1 to those of x."""
+    """Converts u = 2 x - 1 back to x."""
     return (u + 1) / 2
 
 

@@ -50,7 +50,7 @@ class CouplingFlow(FlowPosterior):
 
     Args:
         latent_dim: L, at least 2, or None to take the model's.
-        num_couplings: the number of couplings, one after the other; they leave either half unchanged in turn.
+        num_couplings: the number of couplings, one after the other; the half that is left unchanged alternates.
         hidden: units of the hidden layer of each network.
         kwargs: the arguments of `keras.layers.Layer`.
 

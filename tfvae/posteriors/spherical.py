@@ -51,7 +51,7 @@ class SphericalPosterior(Posterior):
         """Wraps the parameters into q(z|x), with batch shape [B] and event shape [L].
 
         Args:
-            parameters: what `call` gives.
+            parameters: what `call` returns.
         """
 
     def center(self, parameters: dict[str, tf.Tensor]) -> tf.Tensor:
