@@ -71,9 +71,9 @@ class ElboTerms(NamedTuple):
         kl: KL(q(z|x) || p(z)) [B], in closed form or as the mean of log q(z|x) - log p(z) over the samples.
         weight: the factor by which log p(z), log q(z|x) and the KL divergence were multiplied: see `tempered`.
         z: the draws [S, B, L], or None if the model has no draws of this form.
-        posterior: q(z|x), with batch shape [B] and event shape [L]; None if z is.
-        prior: p(z); None if z is.
-        seed: a stateless seed int32 [2] for draws that the objective makes itself; None if z is.
+        posterior: q(z|x), with batch shape [B] and event shape [L]; None if z is None.
+        prior: p(z); None if z is None.
+        seed: a stateless seed int32 [2] for draws that the objective makes itself; None if z is None.
         auxiliary: a term [B] that is added to the objective but is not part of the bound, such as a classifier's.
         metrics: values [B, ...] of the model's own metrics, by name, or None.
     """
