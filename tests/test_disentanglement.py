@@ -176,10 +176,10 @@ def test_bad_arguments_are_named():
         mutual_information_gap(FACTORS, FACTORS, num_bins=0)
     with pytest.raises(
         ValueError,
-        match=r"^`categorical` must hold numbers of columns of `factors`, from 0 to 2\. Received: categorical=\[3\]",
+        match=r"^`categorical` must hold column numbers of `factors`, from 0 to 2\. Received: categorical=\[3\]",
     ):
         sap(FACTORS, FACTORS, categorical=[3])
-    with pytest.raises(ValueError, match=r"^`categorical` must hold columns .* Received: categorical=0$"):
+    with pytest.raises(ValueError, match=r"^`categorical` must hold column numbers .* Received: categorical=0$"):
         sap(FACTORS, FACTORS, categorical=0)
     with pytest.raises(ValueError, match=r"^`test_fraction` must be .*Received: test_fraction=1"):
         dci(FACTORS, FACTORS, test_fraction=1)

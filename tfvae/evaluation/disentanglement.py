@@ -87,7 +87,7 @@ def sap(codes: Any, factors: Any, categorical: Sequence[int] = ()) -> float:
     num_factors = factors.shape[1]
     if not isinstance(categorical, Iterable) or not set(categorical) <= set(range(num_factors)):
         raise ValueError(
-            f"`categorical` must hold numbers of columns of `factors`, from 0 to {num_factors - 1}. Received: "
+            f"`categorical` must hold column numbers of `factors`, from 0 to {num_factors - 1}. Received: "
             f"categorical={categorical!r}"
         )
     scores = np.zeros((codes.shape[1], num_factors))
