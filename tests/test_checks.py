@@ -89,7 +89,7 @@ def test_check_same_length_counts_rows_and_nothing_else():
     checks.check_same_length(x=np.zeros((3, 2)), epsilon=np.zeros((3, 5)))
     checks.check_same_length(x=np.zeros((3, 2)))
     with pytest.raises(
-        ValueError, match=r"^`x` and `epsilon` must have as many examples\. Received: 3 of x, 2 of epsilon$"
+        ValueError, match=r"^`x` and `epsilon` must have the same number of examples\. Received: 3 of x, 2 of epsilon$"
     ):
         checks.check_same_length(x=np.zeros((3, 2)), epsilon=np.zeros((2, 3)))
 

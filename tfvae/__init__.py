@@ -1,6 +1,6 @@
 """Variational autoencoders and variational inference for Keras 3, from `model.fit` to TF Serving and the phone.
 
-What is imported here is imported when it is first used, so that a device can open an exported model with little.
+Each public name is imported when it is first used, so that opening an exported model on a device loads little else.
 """
 
 from typing import TYPE_CHECKING
@@ -101,7 +101,7 @@ __getattr__, __dir__ = lazy_attributes(
     },
 )
 
-# `keras.saving.load_model` finds only classes that are registered, so whoever has both Keras and tfvae has them all.
+# `keras.saving.load_model` finds only registered classes, so all are registered once Keras and tfvae are imported.
 import_with_keras(
     __name__,
     __path__,

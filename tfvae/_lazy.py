@@ -1,4 +1,4 @@
-"""Names of a package that are imported when they are first used."""
+"""Names of a package whose modules are imported when the names are first used."""
 
 import importlib
 import sys
@@ -13,12 +13,12 @@ def lazy_attributes(
 
     Args:
         package: the package's name.
-        names: for each module, by its full name, the names that the package offers from it; none to offer the module
-            itself, under the last part of its name.
+        names: for each module, by its full name, the names that the package offers from it; an empty sequence offers
+            the module itself, under the last part of its name.
 
     Returns:
-        A function that imports the module that has a name, and returns what the name stands for; and one that lists the
-        names, with those that are there already.
+        `__getattr__`, which imports the module that a name comes from and returns its value; and `__dir__`, which lists
+        these names and those that the package has already.
     """
     modules = {name: module for module, offered in names.items() for name in offered}
     modules |= {module.rpartition(".")[2]: module for module, offered in names.items() if not offered}

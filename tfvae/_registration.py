@@ -1,4 +1,4 @@
-"""Classes that Keras must know before it opens a file of theirs, imported as soon as Keras is there."""
+"""Registers the classes that Keras must know to load a model's file, as soon as Keras is imported."""
 
 import importlib
 import pkgutil
@@ -9,15 +9,15 @@ from types import ModuleType
 
 import wrapt
 
-# What no model needs.
+# Modules that no model needs.
 _ABOVE = ("export", "cli", "__main__")
 
 
 def import_with_keras(package: str, path: Sequence[str], modules: Sequence[str]) -> None:
     """Imports modules of a package once Keras is imported.
 
-    Where it is one of the package's own modules that imports Keras, they wait for the end of that, because they need it
-    whole.
+    If Keras is imported by one of the package's own modules, they wait until that module is complete, because they may
+    import it themselves.
 
     Args:
         package: the package's name.
@@ -30,7 +30,7 @@ def import_with_keras(package: str, path: Sequence[str], modules: Sequence[str])
 
     def import_all(imported: ModuleType) -> None:
         under_way = [name for name in others if name != imported.__name__ and _is_under_way(name)]
-        # Of a module whose import is blocked, None is there.
+        # `sys.modules` holds None for a module whose import is blocked.
         if sys.modules.get("keras") is not None and not under_way:
             for module in modules:
                 importlib.import_module(module)
@@ -40,7 +40,7 @@ def import_with_keras(package: str, path: Sequence[str], modules: Sequence[str])
 
 
 def _module_names(package: str, path: Sequence[str]) -> Iterator[str]:
-    """The full names of all modules in a package and in the packages within it, none of which is imported."""
+    """The full names of all modules in a package and in the packages within it, without importing any."""
     for module in pkgutil.iter_modules(path):
         name = f"{package}.{module.name}"
         yield name
@@ -49,5 +49,5 @@ def _module_names(package: str, path: Sequence[str]) -> Iterator[str]:
 
 
 def _is_under_way(name: str) -> bool:
-    """Whether the import of a module has begun and not ended."""
+    """Whether the import of a module has begun but not ended."""
     return getattr(getattr(sys.modules.get(name), "__spec__", None), "_initializing", False)

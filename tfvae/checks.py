@@ -1,4 +1,4 @@
-"""Checks of arrays and numbers that a user gave, with NumPy alone."""
+"""Checks of arrays and numbers that a user gave, which need nothing but NumPy."""
 
 import math
 import numbers
@@ -7,12 +7,12 @@ from typing import Any
 
 import numpy as np
 
-# Elements that are checked at a time, so that the check of an array that is mapped from disk stays small in memory.
+# The number of elements checked at a time, so that checking a memory-mapped array takes little memory.
 _CHECK_ELEMENTS = 2**24
 
 
 def to_numpy(x: Any, argument: str = "x") -> np.ndarray:
-    """Turns what a user gave into an array.
+    """Turns data that a user gave into an array.
 
     Raises:
         ValueError: it is not numeric, or it is empty.
@@ -42,20 +42,20 @@ def check_shape(x: np.ndarray, shape: tuple[int, ...], argument: str = "x") -> N
 
 
 def check_same_length(**arrays: np.ndarray) -> None:
-    """Raises ValueError unless all arrays have as many rows."""
+    """Raises ValueError unless all arrays have the same number of rows."""
     if len({len(array) for array in arrays.values()}) > 1:
         names = " and ".join(f"`{name}`" for name in arrays)
         received = ", ".join(f"{len(array)} of {name}" for name, array in arrays.items())
-        raise ValueError(f"{names} must have as many examples. Received: {received}")
+        raise ValueError(f"{names} must have the same number of examples. Received: {received}")
 
 
 def check_finite(x: np.ndarray, argument: str = "x", *, allow_nan: bool = False, advice: str = "") -> None:
-    """Raises ValueError, with an advice, when x holds infinity, or NaN unless that is allowed."""
+    """Raises ValueError, with advice, when x holds NaN or infinity; with `allow_nan` only when it holds infinity."""
     is_wrong = np.isinf if allow_nan else lambda part: ~np.isfinite(part)
     first = find(x, is_wrong)
     if first is not None:
         count = sum(np.count_nonzero(is_wrong(part)) for _, part in _parts(x))
-        what, but = ("infinite", " or NaN, for what is missing") if allow_nan else ("NaN or infinite", advice)
+        what, but = ("infinite", " or NaN, which marks a missing value") if allow_nan else ("NaN or infinite", advice)
         raise ValueError(
             f"`{argument}` must be finite{but}. Received: {count} values that are {what}, the first at index "
             f"{list(first)}"

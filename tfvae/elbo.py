@@ -20,19 +20,19 @@ tfd = tfp.distributions
 
 
 class Path:
-    """The path by which the gradient reaches the parameters of q: from z = g(epsilon; parameters).
+    """The path by which alone the gradient reaches the parameters of q: through z = g(epsilon; parameters).
 
     Attributes:
-        weights: what the gradient at z is multiplied by [S, B], or None for 1. They are known only once the terms at z
-            are, and are needed only when the gradient is taken: a step sets them in between, to what
-            `Objective.path_weights` says. Where all rows share their z [S, 1, L], so must they these.
+        weights: the factors [S, B] of the gradient at z, or None for 1. They depend on the terms at z, and are used
+            only when the gradient is taken: in between, a training step sets them to `Objective.path_weights`. If all
+            examples share their z [S, 1, L], they must have the same factors.
     """
 
     def __init__(self) -> None:
         self.weights: tf.Tensor | None = None
 
     def follow(self, z: tf.Tensor) -> tf.Tensor:
-        """The same z [S, B, L], whose gradient will be multiplied by the weights."""
+        """Returns z [S, B, L] unchanged; the gradient at z will be multiplied by the weights."""
 
         def gradient(upstream: tf.Tensor) -> tf.Tensor:
             if self.weights is None:
@@ -50,7 +50,7 @@ class Sampling(NamedTuple):
         num_samples: S, the number of draws of z for each example.
         seed: int32 [2], a stateless seed: the same seed gives the same draws.
         analytic_kl: use the closed form of the KL divergence where TFP has one; the Monte Carlo form otherwise.
-        path: lets the gradient reach q through z alone: see `draw`; None for the whole gradient.
+        path: restricts the gradient to the path through z: see `draw`; None for the whole gradient.
         training: whether layers such as dropout behave as in training.
     """
 
@@ -69,13 +69,13 @@ class ElboTerms(NamedTuple):
         log_prior: log p(z) [S, B].
         log_posterior: log q(z|x) [S, B].
         kl: KL(q(z|x) || p(z)) [B], in closed form or as the mean of log q(z|x) - log p(z) over the samples.
-        weight: what log p(z), log q(z|x) and the KL divergence have been multiplied by: see `tempered`.
-        z: the draws [S, B, L], or None where a model has no such draws for each example.
-        posterior: q(z|x), with batch shape [B] and event shape [L]; None with z.
-        prior: p(z); None with z.
-        seed: a stateless seed int32 [2] for noise of the objective's own; None with z.
-        auxiliary: what is added to the objective and is part of no bound [B], as the loss of a classifier.
-        metrics: values [B, ...] for metrics of the model's own, by their names, or None.
+        weight: the factor by which log p(z), log q(z|x) and the KL divergence were multiplied: see `tempered`.
+        z: the draws [S, B, L], or None if the model has no draws of this form.
+        posterior: q(z|x), with batch shape [B] and event shape [L]; None if z is None.
+        prior: p(z); None if z is None.
+        seed: a stateless seed int32 [2] for draws that the objective makes itself; None if z is None.
+        auxiliary: a term [B] that is added to the objective but is not part of the bound, such as a classifier's.
+        metrics: values [B, ...] of the model's own metrics, by name, or None.
     """
 
     log_likelihood: tf.Tensor
@@ -104,7 +104,7 @@ class ElboTerms(NamedTuple):
         """The distribution of each dimension of z, with batch shape [B, L] or, for a prior, perhaps [L].
 
         Args:
-            argument: whether of q(z|x) or of p(z).
+            argument: "posterior" for q(z|x), "prior" for p(z).
 
         Raises:
             ValueError: the dimensions are not independent.
@@ -112,8 +112,8 @@ class ElboTerms(NamedTuple):
         distribution = getattr(self, argument)
         if distribution is None:
             raise ValueError(
-                "`objective` must need no divergence of each dimension of z, such as ELBO, IWAE or "
-                "FreeBits(per_dimension=False), for this model. Received: an objective that needs it"
+                "`objective` must be one that does not need the divergence of each dimension of z, such as ELBO, IWAE "
+                "or FreeBits(per_dimension=False), for this model. Received: an objective that needs it"
             )
         if not isinstance(distribution, tfd.Independent) or distribution.distribution.event_shape.rank != 0:
             raise ValueError(
@@ -123,7 +123,7 @@ class ElboTerms(NamedTuple):
         return distribution.distribution
 
     def kl_by_dimension(self) -> tf.Tensor:
-        """KL(q(z_l|x) || p(z_l)) [B, L] in nats, in closed form where TFP has one; it has been tempered as `kl` has.
+        """KL(q(z_l|x) || p(z_l)) [B, L] in nats, in closed form where TFP has one; multiplied by `weight`, as `kl` is.
 
         Raises:
             ValueError: the dimensions of z are not independent under q(z|x) or p(z).
@@ -141,11 +141,11 @@ class ElboTerms(NamedTuple):
 
 
 class Reparameterized(NamedTuple):
-    """Draws of z.
+    """Draws of z, as differentiable functions of the parameters of q.
 
     Attributes:
         z: the latent variables [S, B, L].
-        log_posterior: log q(z|x) [S, B].
+        log_posterior: log q(z|x) [S, B], in nats.
     """
 
     z: tf.Tensor
@@ -158,7 +158,7 @@ def draw(
     """Draws z ~ q(z|x), reparameterised.
 
     With a path the gradient of log q(z|x) with respect to the parameters of q at a fixed z, whose mean is zero, is left
-    out. What is left vanishes with q(z|x) = p(z|x), so that the noise of the gradient does.
+    out. The gradient that remains is zero for every draw where q(z|x) = p(z|x), and so has no noise there.
 
     Args:
         posterior: q(z|x), with batch shape [B] and event shape [L].

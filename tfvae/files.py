@@ -1,4 +1,4 @@
-"""Files that are there whole or not at all."""
+"""Writing files so that readers find them complete or not at all."""
 
 import contextlib
 import os
@@ -12,10 +12,10 @@ TEMPORARY = ".tmp-"
 
 @contextlib.contextmanager
 def replacing(path: pathlib.Path) -> Iterator[pathlib.Path]:
-    """Writes a file beside its place, and moves it there by one rename.
+    """Lets a file be written under a temporary name beside its place, and then moves it there by one rename.
 
     Args:
-        path: the file, or a link to it; an earlier one is there until the new one is whole.
+        path: the file, or a link to it; an earlier version stays in place until the new one is complete.
 
     Yields:
         The path to write to, with the same suffixes.
@@ -25,7 +25,7 @@ def replacing(path: pathlib.Path) -> Iterator[pathlib.Path]:
     temporary = path.with_name(temporary_name)
     try:
         yield temporary
-        # Without this a rename may reach the disk before what it renames.
+        # Without this the rename may reach the disk before the contents of the file.
         with open(temporary, "rb") as file:
             os.fsync(file.fileno())
         os.replace(temporary, path)
@@ -36,12 +36,12 @@ def replacing(path: pathlib.Path) -> Iterator[pathlib.Path]:
 def replacing_local(
     path: str | os.PathLike[str], suffix: str, overwrite: bool
 ) -> contextlib.AbstractContextManager[str | os.PathLike[str]]:
-    """`replacing` for a new local file with a suffix; any other path is written to as it is.
+    """`replacing` for a local file with a suffix; any other path is yielded as it is, to be written directly.
 
     Args:
         path: the file.
         suffix: how its name ends.
-        overwrite: whether a file that is there may be replaced without asking.
+        overwrite: whether an existing file may be replaced; if not, its path is yielded, and Keras asks the user.
     """
     is_local_file = str(path).endswith(suffix) and "://" not in str(path)
     if is_local_file and (overwrite or not os.path.exists(path)):
@@ -50,7 +50,7 @@ def replacing_local(
 
 
 def remove_temporaries(folder: pathlib.Path) -> None:
-    """Removes what processes that were killed left in a folder that no other process writes to."""
+    """Removes the temporary files of killed processes from a folder that no other process writes to."""
     for path in folder.glob(TEMPORARY + "*"):
         if path.is_dir():
             shutil.rmtree(path)

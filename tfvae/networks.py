@@ -1,4 +1,4 @@
-"""Ready encoders and decoders: functions that return a functional `keras.Model`; and a layer for missing values.
+"""Ready-made encoders and decoders: functions that return a functional `keras.Model`; and a layer for missing values.
 
 They are plain Keras layers, so a `.keras` file loads in safe mode and TFLite converts them to built-in ops. Any Keras
 model with the same shapes can take their place.
@@ -20,17 +20,17 @@ _KERNEL_SIZE = 4
 
 @keras.saving.register_keras_serializable("tfvae.networks")
 class MissingMask(keras.layers.Layer):
-    """Shows an encoder what is missing: of x [B, ..., C], NaN where missing, makes [B, ..., 2 C].
+    """Shows an encoder which elements are missing: turns x [B, ..., C], with NaN for those, into [B, ..., 2 C].
 
-    These are x with 0 for what is missing, and then 1 for each element that is there and 0 for one that is missing.
-    The encoder must be given NaN: `likelihoods.Missing(..., fill=False)`.
+    The first C channels are x with 0 for missing elements; the others are 1 for observed elements and 0 for missing
+    ones. The encoder must be given NaN: `likelihoods.Missing(..., fill=False)`.
 
     Args:
         kwargs: the arguments of `keras.layers.Layer`.
     """
 
     def call(self, x: Any) -> Any:
-        """Gives x and the mask [B, ..., 2 C]."""
+        """Returns the filled x and the mask, side by side [B, ..., 2 C]."""
         is_observed = keras.ops.equal(x, x)
         filled = keras.ops.where(is_observed, x, keras.ops.zeros_like(x))
         return keras.ops.concatenate([filled, keras.ops.cast(is_observed, x.dtype)], axis=-1)
@@ -55,14 +55,15 @@ def dense_encoder(
         hidden: the width of each dense layer. `()` makes the features x itself, flattened: a linear model.
         activation: the activation of every layer, by Keras name or as a function.
         name: the name of the model.
-        missing_mask: begin with a `MissingMask`, for x with NaN for what is missing.
+        missing_mask: begin with a `MissingMask`, for x with NaN for missing elements.
         condition_dim: C, for a `tfvae.ConditionalVAE`: the first dense layer then takes the condition too.
 
     Returns:
         A model from x `[B, ...event_shape]`, or from x and the condition `[B, C]`, to features `[B, hidden[-1]]`.
 
     Raises:
-        ValueError: `event_shape` or `hidden` is not a tuple of positive integers, or `condition_dim` none of them.
+        ValueError: `event_shape` or `hidden` is not a tuple of positive integers, or `condition_dim` not a positive
+            integer.
     """
     event_shape = _sizes("event_shape", event_shape, min_length=1)
     hidden = _sizes("hidden", hidden)
@@ -124,7 +125,7 @@ def convolutional_encoder(
         hidden: the width of each dense layer after them. `()` makes the features the last convolution, flattened.
         activation: the activation of every layer, by Keras name or as a function.
         name: the name of the model.
-        missing_mask: begin with a `MissingMask`, for x with NaN for what is missing.
+        missing_mask: begin with a `MissingMask`, for x with NaN for missing elements.
         condition_dim: C, for a `tfvae.ConditionalVAE`: the first dense layer then takes the condition too.
 
     Returns:
@@ -133,7 +134,7 @@ def convolutional_encoder(
 
     Raises:
         ValueError: `event_shape` is not that of an image, `filters` or `hidden` not a tuple of positive integers, or
-            `condition_dim` none of them.
+            `condition_dim` not a positive integer.
     """
     event_shape = _image_shape("event_shape", event_shape, "dense_encoder")
     filters = _sizes("filters", filters, min_length=1)

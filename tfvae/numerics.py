@@ -1,4 +1,4 @@
-"""Functions in a form that every runtime evaluates right: TensorFlow, XLA, and TFLite in float32 and int8."""
+"""Functions in forms that all runtimes evaluate precisely: TensorFlow, XLA, and TFLite in float32 and int8."""
 
 import math
 from collections.abc import Callable
@@ -6,13 +6,13 @@ from collections.abc import Callable
 import tensorflow as tf
 from tensorflow.python.ops import control_flow_util
 
-# A softplus that underflows to 0 would make a log-density infinite.
+# Added to a scale, because a softplus that underflows to 0 would make a log-density infinite.
 _MIN_SCALE = 1e-6
 
 # The squared length below which a vector in float32 has no direction.
 _MIN_SQUARED = 1e-30
 
-# The polynomials of `normal_log_survival` and of `normal_quantile`, from their highest powers on.
+# The coefficients of the polynomials of `normal_log_survival` and `normal_quantile`, highest powers first.
 _LOG_ERFC = (0.17087277, -0.82215223, 1.48851587, -1.13520398, 0.27886807, -0.18628806, 0.09678418, 0.37409196)
 _LOG_ERFC += (1.00002368, -1.26551223)
 _ERFINV_CENTRAL = (2.81022636e-08, 3.43273939e-07, -3.5233877e-06, -4.39150654e-06, 0.00021858087)
@@ -25,24 +25,26 @@ _ERFINV_TAIL += (-0.0076224613, 0.00943887047, 1.00167406, 2.83297682)
 def softplus(x: tf.Tensor) -> tuple[tf.Tensor, Callable[[tf.Tensor], tf.Tensor]]:
     """Computes log(1 + exp(x)).
 
-    TFLite takes `tf.nn.softplus` literally, which overflows from 89 on, and its int8 form of a sigmoid cross-entropy is
-    off by a third. The gradient of the form used here, taken term by term, would be wrong at 0.
+    TFLite computes `tf.nn.softplus` by this formula, which overflows from x = 89 on, and its int8 form of a sigmoid
+    cross-entropy is off by a third. The gradient is written out because that of the form used here, term by term, would
+    be wrong at 0.
     """
     return tf.nn.relu(x) + tf.math.log1p(tf.exp(-tf.abs(x))), lambda upstream: upstream * tf.sigmoid(x)
 
 
 def is_by_xla() -> bool:
-    """Whether XLA compiles what is traced here."""
+    """Whether the graph that is being traced will be compiled by XLA."""
     graph = tf.compat.v1.get_default_graph()
     return not tf.executing_eagerly() and control_flow_util.GraphOrParentsInXlaContext(graph)
 
 
 @tf.custom_gradient
 def sum_softplus_minus_relu(x: tf.Tensor) -> tuple[tf.Tensor, Callable[[tf.Tensor], tf.Tensor]]:
-    """Sums log(1 + exp(x)) - max(x, 0) = log(1 + exp(-|x|)) over the last axis, in the form that XLA makes fastest.
+    """Sums log(1 + exp(x)) - max(x, 0) = log(1 + exp(-|x|)) over the last axis, in the form that is fastest under XLA.
 
     One logarithm of a product serves up to 120 elements: its factors are at most 2, and 2^120 does not overflow.
-    Sums of x itself, which cancel in a density, would cost its digits.
+    max(x, 0) is left to the caller, in whose density it cancels element by element; the difference of two sums would
+    lose digits.
     """
     size = x.shape[-1]
     factors = max(count for count in range(1, 121) if size % count == 0)
@@ -50,14 +52,14 @@ def sum_softplus_minus_relu(x: tf.Tensor) -> tuple[tf.Tensor, Callable[[tf.Tenso
     products = tf.reduce_prod(tf.reshape(1 + tf.exp(-tf.abs(x)), shape), axis=-1)
 
     def gradient(upstream: tf.Tensor) -> tf.Tensor:
-        # At 0 the gradient of `tf.nn.relu` is 0, and the sum of both 1/2.
+        # 1/2 at x = 0, where `tf.nn.relu`, which the caller adds, has the gradient 0.
         return upstream[..., tf.newaxis] * (tf.sigmoid(x) - tf.cast(x > 0, x.dtype))
 
     return tf.reduce_sum(tf.math.log(products), axis=-1), gradient
 
 
 def positive(raw: tf.Tensor) -> tf.Tensor:
-    """Turns any number into a scale: 1 where it is 0."""
+    """Maps real numbers to positive ones, such as scales; 0 becomes 1."""
     return softplus(raw + math.log(math.e - 1)) + _MIN_SCALE
 
 
@@ -82,14 +84,15 @@ def normal_log_survival(x: tf.Tensor) -> tuple[tf.Tensor, Callable[[tf.Tensor], 
 
 
 def normal_cdf(x: tf.Tensor) -> tf.Tensor:
-    """The distribution function of N(0, 1), right to the digits of float32 where it is near 0 too."""
+    """The distribution function of N(0, 1), at full float32 precision where it is near 0 too."""
     return tf.exp(normal_log_survival(-x))
 
 
 def normal_mass(low: tf.Tensor, high: tf.Tensor) -> tf.Tensor:
-    """P(low < epsilon < high) for epsilon ~ N(0, 1), with all digits where the interval is short, and in the tails.
+    """P(low < epsilon < high) for epsilon ~ N(0, 1), at full precision for short intervals and in the tails too.
 
-    By the Taylor series of the density around the middle, whose coefficients are Hermite polynomials of it.
+    Short intervals take the Taylor series of the density around their middle, whose coefficients are Hermite
+    polynomials of the middle.
     """
     width, square = high - low, ((high + low) / 2) ** 2
     terms = (
@@ -123,7 +126,7 @@ def noise_to_gumbel(epsilon: tf.Tensor) -> tf.Tensor:
 
 
 def unit(x: tf.Tensor) -> tf.Tensor:
-    """Divides vectors [..., L] by their length; one of length 0 becomes the first axis, which is on the sphere too."""
+    """Divides vectors [..., L] by their length; one of length 0 becomes (1, 0, ..., 0)."""
     squared = tf.reduce_sum(x**2, axis=-1, keepdims=True)
     return tf.where(
         squared > _MIN_SQUARED, x * tf.math.rsqrt(tf.maximum(squared, _MIN_SQUARED)), first_axis(x.shape[-1])
@@ -137,12 +140,12 @@ def first_axis(dim: int) -> tf.Tensor:
 
 @tf.custom_gradient
 def scale_of(x: tf.Tensor) -> tuple[tf.Tensor, Callable[[tf.Tensor], tf.Tensor]]:
-    """Computes log(1 + exp(x)) with as many digits where it is near 0, for what is divided by it."""
+    """Computes log(1 + exp(x)) at full relative precision near 0 too, for scales, which are divided by."""
     return tf.nn.relu(x) + log1p(tf.exp(-tf.abs(x))), lambda upstream: upstream * tf.sigmoid(x)
 
 
 def log1p(x: tf.Tensor) -> tf.Tensor:
-    """Computes log(1 + x), near 0 by its Taylor series: TFLite takes `tf.math.log1p` literally."""
+    """Computes log(1 + x), near 0 by its Taylor series: TFLite adds 1 first, which loses digits."""
     is_small = tf.abs(x) < 0.1
     small = tf.where(is_small, x, 0.0)
     series = tf.ones_like(small) / 8
@@ -163,8 +166,8 @@ def log1mexp(x: tf.Tensor) -> tf.Tensor:
 def log_rising(x: tf.Tensor, start: tf.Tensor | float) -> tf.Tensor:
     """Computes log Gamma(start + x) - log Gamma(start), the logarithm of a rising factorial.
 
-    By Stirling's series at start + 3, where four terms of it suffice for float32, and the recurrence from there to
-    start. The difference of two `tf.math.lgamma` would lose its digits where start is large; and TFLite has none.
+    By Stirling's series at start + 3, where four terms suffice for float32, and the recurrence from there down to
+    start. A difference of two `tf.math.lgamma` would lose its digits where start is large, and TFLite has no lgamma.
 
     Args:
         x: at least 0.
@@ -181,8 +184,8 @@ def log_rising(x: tf.Tensor, start: tf.Tensor | float) -> tf.Tensor:
 def log_binomial(x: tf.Tensor, start: tf.Tensor) -> tf.Tensor:
     """Computes log Gamma(start + x) - log Gamma(start) - log Gamma(x + 1): the binomial coefficient (start + x - 1, x).
 
-    By Stirling's series and the recurrence, as `log_rising`, with the parts that cancel each other taken together: each
-    of the three logarithms by itself is off by 1 where x is 1e6.
+    By Stirling's series and the recurrence, as in `log_rising`, with the parts that cancel each other combined: each of
+    the three logarithms by itself is off by 1 at x = 1e6.
 
     Args:
         x: at least 0.
@@ -195,7 +198,7 @@ def log_binomial(x: tf.Tensor, start: tf.Tensor) -> tf.Tensor:
 
 
 def log_poisson(x: tf.Tensor, log_rate: tf.Tensor) -> tf.Tensor:
-    """Computes x log_rate - exp(log_rate) - log Gamma(x + 1), with the parts that cancel each other taken together.
+    """Computes x log_rate - exp(log_rate) - log Gamma(x + 1), with the parts that cancel each other combined.
 
     Args:
         x: at least 0.
@@ -220,7 +223,7 @@ def _log_rise_of_1(x: tf.Tensor) -> tf.Tensor:
 
 
 def _stirling(x: tf.Tensor | float) -> tf.Tensor:
-    """The series of log Gamma(x) - (x - 1/2) log x + x - log(2 pi) / 2."""
+    """Stirling's series, for log Gamma(x) - (x - 1/2) log x + x - log(2 pi) / 2."""
     inverse = 1 / x
     square = inverse**2
     return inverse * (1 / 12 - square * (1 / 360 - square * (1 / 1260 - square / 1680)))

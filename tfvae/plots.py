@@ -1,7 +1,7 @@
-"""The pictures: reconstructions, samples, the latent space and the training history.
+"""Plots of a model: reconstructions, samples, the latent space and the training history.
 
-Each function returns a `matplotlib.figure.Figure`, which `figure.savefig(path)` writes. It is made without pyplot, so
-there is no global state, nothing to close and no need of a display.
+Each function returns a `matplotlib.figure.Figure`, to be saved by `figure.savefig(path)`. It is made without pyplot, so
+there is no global state, no figure to close and no need for a display.
 """
 
 import math
@@ -12,19 +12,19 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-# Okabe and Ito's palette: told apart under every common colour blindness.
+# Of Okabe and Ito's palette: they can be told apart with every common form of colour blindness.
 _BLUE, _ORANGE = "#0072B2", "#D55E00"
 _METRICS = {"elbo": "ELBO", "log_likelihood": "Log-likelihood", "kl": "KL divergence"}
 
 
 def reconstructions(x: np.ndarray, reconstruction: np.ndarray, max_examples: int = 16) -> Figure:
-    """Originals and what the model makes of them.
+    """Draws examples beside their reconstructions.
 
     Args:
         x: examples `[B, ...event]`. Images `(height, width, 1 or 3)` are drawn in pairs, others as two lines over the
             flattened dimensions.
         reconstruction: their reconstructions, of the same shape.
-        max_examples: how many to draw, from the first.
+        max_examples: how many examples to draw at most, from the first on.
 
     Returns:
         The figure.
@@ -44,11 +44,11 @@ def reconstructions(x: np.ndarray, reconstruction: np.ndarray, max_examples: int
 
 
 def samples(x: np.ndarray, columns: int = 8) -> Figure:
-    """What the model generates.
+    """Draws generated examples.
 
     Args:
         x: generated examples `[B, ...event]`, all of which are drawn: as images or lines, as by `reconstructions`.
-        columns: how many to draw side by side.
+        columns: how many examples to draw side by side.
 
     Returns:
         The figure.
@@ -64,19 +64,21 @@ def samples(x: np.ndarray, columns: int = 8) -> Figure:
 
 
 def latent(loc: np.ndarray, x: np.ndarray | None = None, max_points: int = 2000) -> Figure:
-    """Where the posterior puts each example: the map the latent space makes of the data.
+    """Draws the posterior mean of each example: a map of the data in the latent space.
 
     Args:
-        loc: posterior means `[B, L]`, drawn as a histogram (L = 1), as they are (2) or by two principal components.
-        x: the examples `[B, ...event]` they belong to. As many images `(height, width, 1 or 3)` as find room are drawn
-            at their place; others are not.
-        max_points: how many points to draw, evenly spaced over the B. The principal components are those of all.
+        loc: posterior means `[B, L]`, drawn as a histogram (L = 1), as points (L = 2), or as points by their first two
+            principal components.
+        x: the examples `[B, ...event]` that the means belong to. If they are images `(height, width, 1 or 3)`, as many
+            as there is room for are drawn at their points; others are ignored.
+        max_points: how many points to draw at most, evenly spaced among the B. The principal components are those of
+            all B.
 
     Returns:
         The figure.
 
     Raises:
-        ValueError: `loc` is not `[B, L]`, `x` has another B, there is no example, or a value drawn is not finite.
+        ValueError: `loc` is not `[B, L]`, `x` has a different B, there is no example, or a value drawn is not finite.
     """
     _check_positive("max_points", max_points)
     loc = _examples("loc", loc)
@@ -109,17 +111,18 @@ def latent(loc: np.ndarray, x: np.ndarray | None = None, max_points: int = 2000)
 
 
 def history(history: Mapping[str, Sequence[float]]) -> Figure:
-    """The bound and its parts over the epochs, training and validation together.
+    """Draws the bound and its terms over the epochs, of training and validation together.
 
     Args:
-        history: the `history.history` of Keras. Of "elbo", "log_likelihood", "kl" and the same after "val_", those it
-            has are drawn; NaN leaves a gap. A validation shorter than the training counts as one of every n-th epoch.
+        history: what Keras's `fit(...).history` holds. Of "elbo", "log_likelihood", "kl" and the same names after
+            "val_", those present are drawn; NaN leaves a gap. Fewer values of validation than of training are taken to
+            be those of every n-th epoch.
 
     Returns:
-        The figure, a panel per metric.
+        The figure, with one panel per metric.
 
     Raises:
-        ValueError: none of the metrics is there.
+        ValueError: none of the metrics is present.
     """
     present = [metric for metric in _METRICS if metric in history or f"val_{metric}" in history]
     if not present:
@@ -143,7 +146,7 @@ def history(history: Mapping[str, Sequence[float]]) -> Figure:
 
 
 def _image_grid(title: str, series: np.ndarray, columns: int) -> Figure:
-    """A grid of images `[rows, B, height, width, channels]`, the rows of each example below each other."""
+    """A grid of images `[rows, B, height, width, channels]`, the images of an example one below the other."""
     rows, count, height, width = series.shape[:4]
     columns = min(columns, count)
     bands = math.ceil(count / columns)
@@ -199,14 +202,14 @@ def _thumbnails(axes: Axes, points: np.ndarray, images: np.ndarray, size: float)
 def _principal(loc: np.ndarray) -> np.ndarray:
     centred = loc - loc.mean(axis=0)
     axes = np.linalg.eigh(centred.T @ centred).eigenvectors[:, :-3:-1]
-    # An eigenvector has no sign of its own: fixed, so that pictures of successive epochs do not flip.
+    # The sign of an eigenvector is arbitrary: it is fixed, so that plots of successive epochs do not flip.
     return centred @ (axes * np.sign(axes[np.abs(axes).argmax(axis=0), [0, 1]]))
 
 
 def _displayable(images: np.ndarray) -> np.ndarray:
     """Images `[..., height, width, 1 or 3]` on one scale from 0 to 1, as `imshow` takes them."""
     clipped = np.clip(images, 0.0, 1.0)
-    # A linear decoder overshoots 0 and 1 in a few pixels: to stretch the scale for these would turn everything grey.
+    # A linear decoder overshoots 0 and 1 in a few pixels: stretching the scale to them would turn the rest grey.
     if np.abs(images - clipped).sum() > 0.1 * np.abs(images).sum():
         clipped = (images - images.min()) / max(np.ptp(images), np.finfo(float).tiny)
     return clipped[..., 0] if images.shape[-1] == 1 else clipped

@@ -222,10 +222,13 @@ def test_what_is_held_out_is_not_weighed_by_its_class(x, known_model):
 
 
 BAD = {
-    "y is shorter": ({"y": np.ones(19)}, "`x` and `y` must have as many examples. Received: 20 of x, 19 of y"),
+    "y is shorter": (
+        {"y": np.ones(19)},
+        "`x` and `y` must have the same number of examples. Received: 20 of x, 19 of y",
+    ),
     "weights are longer": (
         {"y": np.ones(20), "sample_weight": np.ones(21)},
-        "must have as many examples. Received: 20 of x, 20 of y, 21 of sample_weight",
+        "must have the same number of examples. Received: 20 of x, 20 of y, 21 of sample_weight",
     ),
     "nothing is held out": ({"validation_split": 1e-17}, "`validation_split` must leave at least one example"),
     "all is held out": ({"validation_split": 0.99}, "`validation_split` must leave at least one example"),

@@ -263,7 +263,7 @@ def test_bad_arguments_of_the_gap_are_named(tiny_vae, x):
         amortization_gap(full, x, 1)
     with pytest.raises(ValueError, match=r"^`learning_rate` must be .*Received: learning_rate=0"):
         amortization_gap(tiny_vae(), x, learning_rate=0)
-    with pytest.raises(ValueError, match=r"^`x` and `log_likelihood` must have as many examples"):
+    with pytest.raises(ValueError, match=r"^`x` and `log_likelihood` must have the same number of examples"):
         amortization_gap(tiny_vae(), x, 1, log_likelihood=np.zeros(3))
 
 
@@ -293,7 +293,7 @@ def test_of_a_conditional_model_all_is_given_the_condition(depends):
     np.testing.assert_allclose(kl_per_dimension(vae, given).sum(), rate, rtol=1e-5)
     assert rate + distortion == pytest.approx(0.5 - expected.mean(), abs=0.1)
     assert active_units(vae, given).count == 1
-    with pytest.raises(ValueError, match=r"must be a tfvae.VAE, but no tfvae.ConditionalVAE\. Received: <Cond"):
+    with pytest.raises(ValueError, match=r"must be a tfvae.VAE, but not a tfvae.ConditionalVAE\. Received: <Cond"):
         mutual_information(vae, given)
 
 
@@ -306,7 +306,7 @@ def test_of_the_other_models_what_has_a_meaning_is_computed_and_the_rest_refused
     model.compile()
     assert rate + distortion == pytest.approx(-model.evaluate(given, verbose=0, return_dict=True)["elbo"], abs=1.0)
     for function in (annealed_importance_sampling, amortization_gap, kl_per_dimension):
-        with pytest.raises(ValueError, match=r"but no tfvae.SemiSupervisedVAE\. Received: <Semi"):
+        with pytest.raises(ValueError, match=r"but not a tfvae.SemiSupervisedVAE\. Received: <Semi"):
             function(model, given)
     build, x = test_every_model.MODELS["hierarchical"]
     model = build()

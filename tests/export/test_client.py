@@ -221,7 +221,7 @@ def test_a_wrong_z_or_epsilon_is_named(by_format, argument, wrong):
 
 @pytest.mark.parametrize("rows", [1, 4, 6])
 def test_as_many_rows_of_epsilon_as_of_x_are_needed(by_format, rows):
-    with pytest.raises(ValueError, match=r"must have as many examples\. Received: ") as error:
+    with pytest.raises(ValueError, match=r"must have the same number of examples\. Received: ") as error:
         by_format.score(X, noise(rows))
     for part in ("`x`", "`epsilon`", "5 of x", f"{rows} of epsilon"):
         assert part in str(error.value)

@@ -193,7 +193,10 @@ def test_score_does_not_depend_on_the_batch_size(epsilon):
             np.zeros(LATENT_DIM),
             "`epsilon` must have the shape [N, 3]; add the batch axis. Received: epsilon of shape [3]",
         ),
-        (np.zeros((4, LATENT_DIM)), "`x` and `epsilon` must have as many examples. Received: 5 of x, 4 of epsilon"),
+        (
+            np.zeros((4, LATENT_DIM)),
+            "`x` and `epsilon` must have the same number of examples. Received: 5 of x, 4 of epsilon",
+        ),
         (np.full((5, LATENT_DIM), np.nan), "`epsilon` must be finite. Received: 15 values that are NaN or infinite"),
         ("noise", "`epsilon` must hold real numbers. Received: epsilon of dtype <U5"),
     ],

@@ -101,5 +101,5 @@ def test_only_an_export_of_a_model_of_missing_values_takes_nan(tmp_path):
     incomplete = export.load(export.tflite(build(lk.Missing(lk.Normal()), (5,)), tmp_path / "incomplete.tflite"))
     assert incomplete.metadata["missing_values"] is True
     assert np.isfinite(incomplete.reconstruct(x)).all()
-    with pytest.raises(ValueError, match=r"or NaN, for what is missing\. Received: 5 values that are infinite"):
+    with pytest.raises(ValueError, match=r"or NaN, which marks a missing value\. Received: 5 values that are infinite"):
         incomplete.reconstruct(np.full((1, 5), np.inf))

@@ -138,7 +138,9 @@ def test_nan_is_refused_where_it_has_no_meaning_and_infinity_everywhere():
     with pytest.raises(ValueError, match=r"must be finite; .*likelihoods\.Missing\. Received: 1 values that are NaN"):
         vae_of(lk.Normal()).fit(x)
     vae = vae_of(lk.Missing(lk.Normal()))
-    with pytest.raises(ValueError, match=r"finite or NaN, for what is missing\. Received: 1 values that are infinite"):
+    with pytest.raises(
+        ValueError, match=r"finite or NaN, which marks a missing value\. Received: 1 values that are infinite"
+    ):
         vae.fit(np.float32([[0, NAN, np.inf, 1]]))
 
 
@@ -153,7 +155,7 @@ def test_what_is_observed_is_checked():
     ("arguments", "message"),
     [
         ({"likelihood": "Normal"}, "`likelihood` must be a Likelihood. Received: likelihood='Normal'"),
-        ({"likelihood": lk.Missing(lk.Normal())}, "`likelihood` must be one of complete data. Received: "),
+        ({"likelihood": lk.Missing(lk.Normal())}, "`likelihood` must be a likelihood of complete data. Received: "),
         ({"likelihood": lk.Normal(), "fill": 0}, "`fill` must be True or False. Received: fill=0"),
     ],
 )
@@ -236,8 +238,8 @@ def test_a_column_that_is_refused_is_named():
         ([lk.Normal()], "`columns` must be pairs"),
         ([(lk.Normal(), 0)], "`columns` must be an integer of at least 1. Received: columns=0"),
         ([("Normal", 1)], "`columns` must be a Likelihood. Received: columns='Normal'"),
-        ([(lk.Normal("per_dimension"), 1)] * 2, "`columns` must have a likelihood of its own for each group"),
-        ([(lk.Missing(lk.Normal()), 1)], "`columns` must have likelihoods of one kind of complete data"),
+        ([(lk.Normal("per_dimension"), 1)] * 2, "`columns` must have a separate likelihood for each group"),
+        ([(lk.Missing(lk.Normal()), 1)], "`columns` must hold neither a Columns nor a likelihood that allows missing"),
     ],
 )
 def test_arguments_of_columns_are_checked(columns, message):
@@ -246,5 +248,5 @@ def test_arguments_of_columns_are_checked(columns, message):
 
 
 def test_columns_must_be_those_of_x():
-    with pytest.raises(ValueError, match=r"must have the 4 columns of x .* Received: columns that are 3$"):
+    with pytest.raises(ValueError, match=r"must describe the 4 columns of x .* Received: groups with 3 columns"):
         lk.Columns([(lk.Normal(), 3)]).parameter_shape((4,))

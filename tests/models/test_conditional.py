@@ -214,7 +214,7 @@ def test_the_ready_networks_read_the_condition(network):
         ({**data(), "condition": np.arange(40) % 2}, "for classes, keras.utils.to_categorical(labels)"),
         ({**data(), "condition": np.ones((40, 3))}, "`condition` must have the shape [N, 2]"),
         ({**data(), "condition": np.full((40, 2), np.nan)}, "`condition` must be finite"),
-        ({**data(), "condition": np.ones((39, 2))}, "`x` and `condition` must have as many examples"),
+        ({**data(), "condition": np.ones((39, 2))}, "`x` and `condition` must have the same number of examples"),
         ({**data(), "x": np.ones((40, 4))}, "`x` must have the shape [N, 3]"),
         ({**data(), "x": np.full((40, 3), np.inf, "float32")}, "`x` must be finite"),
     ],
@@ -244,7 +244,7 @@ def test_wrong_conditions_are_refused_by_decode_and_generate():
     for wrong in (np.ones((2, 3)), np.ones(2), np.array([0, 1])):
         with pytest.raises(ValueError, match=r"`condition` must have the shape \[N, 2\]"):
             vae.generate(wrong)
-    with pytest.raises(ValueError, match="`z` and `condition` must have as many examples"):
+    with pytest.raises(ValueError, match="`z` and `condition` must have the same number of examples"):
         vae.decode(np.ones((3, 1)), np.ones((2, 2)))
 
 

@@ -197,7 +197,7 @@ def test_score_is_the_bound_of_the_joint_density_at_the_label():
             "`label` must hold integers from 0 to 3, and -1 for none. Received: label of",
         ),
         ({**data(), "label": np.eye(4, dtype=int)[[0] * 40]}, "`label` must have the shape [N]"),
-        ({**data(), "label": np.zeros(39, int)}, "`x` and `label` must have as many examples"),
+        ({**data(), "label": np.zeros(39, int)}, "`x` and `label` must have the same number of examples"),
         ({**data(), "x": np.ones((40, 4), "float32")}, "`x` must have the shape [N, 3]"),
     ],
     ids=["array", "4", "-2", "floats", "one-hot", "rows", "x"],
@@ -226,7 +226,7 @@ def test_a_wrong_label_in_a_later_batch_makes_no_number_of_the_loss():
 def test_objectives_that_need_each_dimension_of_z_are_refused():
     vae = build(objective=FreeBits())
     vae.compile("adam")
-    with pytest.raises(ValueError, match=r"`objective` must need no divergence of each dimension"):
+    with pytest.raises(ValueError, match=r"`objective` must be one that does not need the divergence of each"):
         vae.fit(data(), verbose=0)
 
 
@@ -234,7 +234,7 @@ def test_wrong_labels_are_refused_by_decode_and_generate():
     vae = build()
     with pytest.raises(ValueError, match=r"`label` must hold integers from 0 to 3\. Received: label with the value -1"):
         vae.generate([0, -1])
-    with pytest.raises(ValueError, match="`z` and `label` must have as many examples"):
+    with pytest.raises(ValueError, match="`z` and `label` must have the same number of examples"):
         vae.decode(np.ones((3, 1)), [0, 1])
 
 

@@ -191,7 +191,7 @@ def small_vae(objective, **parts):
 
 @pytest.mark.parametrize("objective", [BetaTCVAE(64), DIPVAE(), MMD()])
 def test_a_model_without_draws_for_each_example_refuses(objective):
-    with pytest.raises(ValueError, match=r"`objective` must be one that needs no z of each example.*Received: "):
+    with pytest.raises(ValueError, match=r"`objective` must be one that does not need the draws of z.*Received: "):
         objective(TERMS._replace(z=None))
 
 

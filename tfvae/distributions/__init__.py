@@ -1,1 +1,1 @@
-"""Distributions that TFP lacks, or has in a form that XLA or TFLite cannot run, for posteriors and priors alike."""
+"""Distributions that TFP lacks or has only in a form that XLA or TFLite cannot run, for posteriors and priors."""

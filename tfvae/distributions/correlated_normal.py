@@ -1,4 +1,4 @@
-"""Normal distributions with correlations, by roots of their covariance that every runtime multiplies by."""
+"""Normal distributions with correlated dimensions, by roots of the covariance that TFLite can multiply by too."""
 
 import abc
 
@@ -17,7 +17,7 @@ class CovarianceRoot(tf.linalg.LinearOperator, abc.ABC):
 
 
 class TriangularRoot(CovarianceRoot):
-    """A lower triangular matrix T. TensorFlow's own operator takes its diagonal by an op that TFLite lacks.
+    """A lower triangular matrix T. TensorFlow's own operator reads the diagonal by an op that TFLite lacks.
 
     Args:
         scale_tril: T [..., L, L], with zeros above the diagonal.
@@ -59,7 +59,7 @@ class LowRankRoot(CovarianceRoot):
         A = I + w w^T / (1 + r),  A^-1 = I - w w^T / (r (1 + r)),  det A = r
 
     Args:
-        scale: [..., L].
+        scale: [..., L], positive.
         factor: V [..., L, rank].
     """
 
@@ -113,7 +113,7 @@ def _inverse_update(w: tf.Tensor, r: tf.Tensor, x: tf.Tensor) -> tf.Tensor:
 
 
 class CorrelatedNormal(tfd.MultivariateNormalLinearOperator):
-    """N(z | loc, T T^T), T a `CovarianceRoot`. Its KL divergence from independent normals has a closed form here."""
+    """N(z | loc, T T^T), T a `CovarianceRoot`. Its KL divergence from independent normals has a closed form, below."""
 
 
 @tfd.RegisterKL(CorrelatedNormal, tfd.Independent)
@@ -123,10 +123,10 @@ def _kl_from_independent_normals(q: CorrelatedNormal, p: tfd.Independent, name: 
     p is N(m, diag(s^2)).
 
     Raises:
-        NotImplementedError: p is another distribution.
+        NotImplementedError: p is not a product of normal distributions.
     """
     if not isinstance(p.distribution, tfd.Normal) or p.event_shape.rank != 1:
-        raise NotImplementedError("no closed form of the KL divergence from other distributions than normal ones")
+        raise NotImplementedError("the KL divergence has a closed form from independent normal distributions only")
     m, s = p.distribution.loc, p.distribution.scale
     terms = (q.scale.variance() + (q.loc - m) ** 2) / s**2 - 1 + 2 * tf.math.log(s)
     return tf.reduce_sum(terms, axis=-1) / 2 - q.scale.log_abs_determinant()

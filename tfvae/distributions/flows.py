@@ -1,4 +1,4 @@
-"""Normalizing flows: functions of noise that can be inverted, with their networks, for posteriors and priors alike."""
+"""Normalizing flows: invertible functions of noise, with their networks, for posteriors and priors alike."""
 
 import functools
 from collections.abc import Callable
@@ -11,32 +11,32 @@ import tensorflow_probability as tfp
 
 tfb = tfp.bijectors
 
-# The diagonals of a Sylvester flow stay below: at 1 a flow may collapse a direction in float32.
+# The diagonals of a Sylvester flow stay below this: at 1 a flow may collapse a direction in float32.
 _MAX_DIAGONAL = 0.99
 
 
 def check_latent_dim(flow: str, latent_dim: int) -> None:
-    """Raises ValueError where there is nothing for one dimension to depend on.
+    """Raises ValueError if z has one dimension, which has no other to depend on.
 
     Args:
-        flow: the name of the class.
+        flow: the name of the flow's class, for the message.
         latent_dim: L.
     """
     if latent_dim < 2:
         raise ValueError(
-            f"`latent_dim` must be at least 2 for {flow}; a normal distribution or a SylvesterFlow takes 1. "
+            f"`latent_dim` must be at least 2 for {flow}; for 1 take a normal distribution or a SylvesterFlow. "
             f"Received: latent_dim={latent_dim}"
         )
 
 
 def coupling_networks(latent_dim: int, num_couplings: int, hidden: int, num_features: int) -> list[keras.Model]:
-    """Makes the networks of a flow of couplings, with one hidden layer each, which is the identity at the start.
+    """Makes the networks, with one hidden layer each, of a flow of couplings that starts as the identity.
 
     Args:
         latent_dim: L.
-        num_couplings: how many couplings follow each other.
+        num_couplings: the number of couplings.
         hidden: units of the hidden layer.
-        num_features: F, how many features there are beside the half of z that a coupling keeps.
+        num_features: F, the number of features that a network reads besides the half of z that its coupling keeps.
     """
     kept = latent_dim // 2
     networks = []
@@ -54,18 +54,18 @@ def coupling_networks(latent_dim: int, num_couplings: int, hidden: int, num_feat
 
 
 def couplings(networks: list[keras.Model], latent_dim: int, features: tf.Tensor | None = None) -> list[tfb.Bijector]:
-    """The affine couplings of `coupling_networks`, which keep the halves of their input in turn.
+    """Makes affine couplings; the half of the input that is kept alternates from one to the next.
 
     Args:
-        networks: one for each coupling.
+        networks: those of `coupling_networks`, one for each coupling.
         latent_dim: L.
-        features: [B, F], or None where the networks take none.
+        features: [B, F], or None if the networks read no features.
 
     Reference: Dinh et al. 2017, Density Estimation Using Real NVP, equations 7 and 8.
     """
     kept = latent_dim // 2
     return [
-        # A negative number keeps the last ones.
+        # A negative number keeps the last dimensions, a positive one the first.
         tfb.RealNVP(
             num_masked=kept if index % 2 == 0 else -kept,
             shift_and_log_scale_fn=functools.partial(_shift_and_log_scale, network, features),
@@ -77,7 +77,7 @@ def couplings(networks: list[keras.Model], latent_dim: int, features: tf.Tensor 
 class Affine(tfb.Bijector):
     """The map loc + scale u, with log |det| = sum_l log scale_l.
 
-    Where loc and scale are constants, TFLite drops this sum from the graph of TFP's `Scale`.
+    It stands in for `Scale` of TFP, from whose graph TFLite drops this sum where loc and scale are constants.
 
     Args:
         loc: [B, L].
@@ -91,7 +91,7 @@ class Affine(tfb.Bijector):
 
     @classmethod
     def _parameter_properties(cls, dtype: Any) -> dict[str, Any]:
-        # The batch shape is that of the noise.
+        # No parameter has a batch shape: the batch shape is that of the noise.
         return {}
 
     def _forward(self, u: tf.Tensor) -> tf.Tensor:
@@ -122,15 +122,15 @@ class MaskedDense(keras.layers.Dense):
 
 
 def autoregressive_networks(latent_dim: int, num_flows: int, hidden: int, num_features: int) -> list[keras.Model]:
-    """Makes networks whose outputs for a dimension of z see only the dimensions before it, and all features.
+    """Makes networks whose outputs for a dimension of z depend on the dimensions before it and on all features.
 
     The order of the dimensions is reversed from one network to the next.
 
     Args:
         latent_dim: L.
-        num_flows: how many networks.
+        num_flows: the number of networks.
         hidden: units of the one hidden layer of each; L or more, so that no connection is lost.
-        num_features: F, how many features there are beside z.
+        num_features: F, the number of features that a network reads besides z.
 
     Reference: Germain et al. 2015, MADE: Masked Autoencoder for Distribution Estimation, equations 12 and 13.
     """
@@ -155,12 +155,12 @@ def autoregressive_networks(latent_dim: int, num_flows: int, hidden: int, num_fe
 
 
 class InverseAutoregressive(tfb.Bijector):
-    """The map m(u) + s(u) u, where m and s of a dimension are functions of those before it: see `MaskedDense`.
+    """The map from u to m(u) + s(u) u, where m and s of a dimension depend on the dimensions before it.
 
         log |det| = sum_l log s_l(u)
 
     The inverse is the fixed point of u = (z - m(u)) / s(u), which L steps reach exactly, one dimension at a time. Its
-    gradient is that of the implicit function, by L steps too: XLA cannot go back through a loop where B is not known.
+    gradient is that of an implicit function, by L steps too: XLA cannot differentiate a loop where B is not known.
 
     Args:
         network: one of `autoregressive_networks`.
@@ -170,15 +170,15 @@ class InverseAutoregressive(tfb.Bijector):
     """
 
     def __init__(self, network: keras.Model, features: tf.Tensor) -> None:
-        # New at each call: TFP remembers the values of bijectors by their parameters, but the weights of a network
-        # change.
+        # A new object each time: TFP caches the values of bijectors by their parameters, and would give old values
+        # once the weights of the network have changed.
         self.shift_and_log_scale = functools.partial(_shift_and_log_scale, network, features)
         parameters = {"shift_and_log_scale": self.shift_and_log_scale}
         super().__init__(forward_min_event_ndims=1, parameters=parameters, name="inverse_autoregressive")
 
     @classmethod
     def _parameter_properties(cls, dtype: Any) -> dict[str, Any]:
-        # The batch shape is that of the noise.
+        # No parameter has a batch shape: the batch shape is that of the noise.
         return {}
 
     def _forward(self, u: tf.Tensor) -> tf.Tensor:
@@ -200,7 +200,7 @@ class InverseAutoregressive(tfb.Bijector):
         fixed = tf.stop_gradient(repeat(lambda u: tf.stop_gradient(step(u)), tf.zeros_like(z)))
 
         def gradient(upstream: tf.Tensor) -> tf.Tensor:
-            # The sum over k of (d step / du)^T to the power k: that of L and above is 0.
+            # Applies the sum over k of ((d step / du)^T)^k, whose terms vanish from k = L on: the matrix is triangular.
             def add(total: tf.Tensor) -> tf.Tensor:
                 with tf.GradientTape(watch_accessed_variables=False) as tape:
                     tape.watch(fixed)
@@ -215,29 +215,30 @@ class InverseAutoregressive(tfb.Bijector):
 def _shift_and_log_scale(
     network: keras.Model, features: tf.Tensor | None, z: tf.Tensor, *_: Any, **kwargs: Any
 ) -> tuple[tf.Tensor, tf.Tensor]:
-    """The shift and the log scale of what a flow changes [..., B, units], from what it reads of z [..., B, K]."""
+    """The shift and log scale [..., B, units] of the dimensions a flow changes, from those it reads [..., B, K]."""
     leading = tf.shape(z)[:-1]
     if features is not None:
         features = tf.broadcast_to(features, tf.concat([leading, tf.shape(features)[-1:]], axis=0))
         z = tf.concat([z, features], axis=-1)
-    # A Keras network takes one batch axis.
+    # A Keras network takes only one batch axis.
     outputs = network(tf.reshape(z, [-1, z.shape[-1]]))
     outputs = tf.reshape(outputs, tf.concat([leading, tf.shape(outputs)[-1:]], axis=0))
     shift, log_scale = tf.split(outputs, 2, axis=-1)
-    # Scales between 1/e and e, so that no draw is far from all others after several flows.
+    # Scales between 1/e and e, so that several flows do not carry a draw far from all others.
     return shift, tf.tanh(log_scale)
 
 
 class Sylvester(tfb.Bijector):
-    """The map z + P R tanh(R~ P^T z + b), with R and R~ upper triangular and P the identity or the reversed order.
+    """The map from z to z + P R tanh(R~ P^T z + b), R and R~ upper triangular, P the identity or the reversed order.
 
         log |det| = sum_l log(1 + tanh'(R~ P^T z + b)_l R_ll R~_ll)
 
     It can be inverted, because |R_ll R~_ll| < 1, but not in closed form.
 
     Args:
-        raw: [B, L, L + 2]: R above the diagonal, R~ below it and transposed, on it and in the last but one column
-            their diagonals before a tanh, and b in the last. All zeros make the identity.
+        raw: [B, L, L + 2]. The first L columns hold R above the diagonal and the transpose of R~ below it; the diagonal
+            and the next column hold the diagonals of R and R~, before a tanh; the last column holds b. All zeros make
+            the identity.
         is_reversed: whether P reverses the order.
 
     Reference: van den Berg et al. 2018, Sylvester Normalizing Flows for Variational Inference, section 3:
@@ -251,7 +252,7 @@ class Sylvester(tfb.Bijector):
         identity = tf.eye(matrix.shape[-1])
         self.diagonals = (
             _MAX_DIAGONAL * tf.tanh(tf.reduce_sum(matrix * identity, axis=-1)),
-            # Not 0 where raw is: at R = R~ = 0 no gradient would reach either.
+            # Shifted by 1, because at R = R~ = 0 the gradient of both would be 0.
             _MAX_DIAGONAL * tf.tanh(raw[..., -2] + 1),
         )
         halves = matrix, tf.linalg.matrix_transpose(matrix)
@@ -264,7 +265,7 @@ class Sylvester(tfb.Bijector):
 
     @classmethod
     def _parameter_properties(cls, dtype: Any) -> dict[str, Any]:
-        # The batch shape is that of the noise.
+        # No parameter has a batch shape: the batch shape is that of the noise.
         return {}
 
     def _forward(self, z: tf.Tensor) -> tf.Tensor:
@@ -276,9 +277,9 @@ class Sylvester(tfb.Bijector):
 
     def _inverse(self, z: tf.Tensor) -> tf.Tensor:
         raise NotImplementedError(
-            "A SylvesterFlow has no inverse in closed form, so log q(z|x) is known at its own draws alone: objectives "
-            "with path gradients (sticking_the_landing, doubly_reparameterized) and those that evaluate it at other z "
-            "need another posterior, such as CouplingFlow or InverseAutoregressiveFlow"
+            "A SylvesterFlow has no inverse in closed form, so log q(z|x) can be evaluated at its own draws alone: "
+            "objectives with path gradients (sticking_the_landing, doubly_reparameterized), and whatever else needs it "
+            "at other z, need another posterior, such as CouplingFlow or InverseAutoregressiveFlow"
         )
 
     def _inner(self, z: tf.Tensor) -> tf.Tensor:

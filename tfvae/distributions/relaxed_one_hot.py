@@ -1,4 +1,4 @@
-"""Relaxed one-hot vectors, whose densities float32 holds at any temperature."""
+"""Relaxed one-hot vectors, with a density that can be computed in float32 at any temperature."""
 
 import math
 from typing import Any
@@ -8,12 +8,12 @@ import tensorflow_probability as tfp
 
 tfd = tfp.distributions
 
-# Below exp(-_CUT) an element of z falls as 1 / (1 - _CUT - y) with its logarithm y, not as exp(y).
+# An element of z below exp(-_CUT) falls with its logarithm y as 1 / (1 - _CUT - y), not as exp(y).
 _CUT = 60.0
 
 
 def support(num_categories: int) -> str:
-    """Where vectors of K categories lie, which a posterior and a prior of other K do not share."""
+    """The name of the space of vectors of K categories, which a posterior and a prior must have in common."""
     return f"simplex of {num_categories} categories"
 
 
@@ -21,7 +21,7 @@ def num_groups(latent_dim: int, num_categories: int) -> int:
     """How many relaxed one-hot vectors of K categories z [L] holds.
 
     Raises:
-        ValueError: it holds no whole number of them.
+        ValueError: L is not a multiple of K.
     """
     if latent_dim % num_categories:
         raise ValueError(
@@ -34,15 +34,15 @@ class RelaxedOneHot(tfd.Distribution):
     """Groups of independent relaxed one-hot vectors, flattened: z = softmax((logits + g) / temperature), g ~ Gumbel.
 
     At low temperatures nearly all elements of z are too small for float32, but log p(z) needs their logarithms y. So an
-    element below e^-60 is not exp(y) but e^-60 / (1 - 60 - y): all but 0 too, and y can be told from it. The density
-    is that of this z:
+    element below e^-60 is not exp(y) but e^-60 / (1 - 60 - y), which is close to 0 too, but from which y can be
+    recovered. The density is that of z defined in this way:
 
         log p(y) = log (K - 1)! + (K - 1) log t + sum_k (logits_k - t y_k) - K log sum_k exp(logits_k - t y_k)
         log p(z) = log p(y) - sum_k log dz_k / dy_k
 
     Args:
         logits: [..., G, K], of G groups of K categories.
-        temperature: t.
+        temperature: t, > 0.
 
     Reference: Maddison et al. 2017, The Concrete Distribution, definition 1 and appendix C.3; Jang et al. 2017,
     Categorical Reparameterization with Gumbel-Softmax, section 2.
@@ -62,7 +62,7 @@ class RelaxedOneHot(tfd.Distribution):
         )
 
     def from_gumbel(self, noise: tf.Tensor) -> tf.Tensor:
-        """The sample z [..., L] of standard Gumbel noise [..., L], L = G K."""
+        """Maps standard Gumbel noise [..., L], L = G K, to a sample z [..., L]."""
         noise = tf.reshape(noise, tf.concat([tf.shape(noise)[:-1], self.logits.shape[-2:]], axis=0))
         y = tf.nn.log_softmax((self.logits + noise) / self.temperature, axis=-1)
         z = tf.where(y > -_CUT, tf.exp(tf.maximum(y, -_CUT)), math.exp(-_CUT) / (1 + tf.nn.relu(-_CUT - y)))
@@ -70,7 +70,7 @@ class RelaxedOneHot(tfd.Distribution):
 
     def _log_prob(self, z: tf.Tensor) -> tf.Tensor:
         z = tf.reshape(z, tf.concat([tf.shape(z)[:-1], self.logits.shape[-2:]], axis=0))
-        # The smallest normal number: what is 0 in a one-hot vector itself has no logarithm.
+        # At least the smallest normal float: the zeros of an exact one-hot vector have no logarithm.
         log_z = tf.math.log(tf.maximum(z, 1.2e-38))
         is_small = log_z < -_CUT
         y = tf.where(is_small, 1 - _CUT - tf.exp(-_CUT - tf.minimum(log_z, -_CUT)), log_z)

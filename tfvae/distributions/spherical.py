@@ -1,8 +1,8 @@
 """Distributions on the unit sphere that are symmetric around a direction, in any number of dimensions.
 
-TFP draws from the von Mises-Fisher distribution by rejection, without a gradient for its concentration, and XLA cannot
-compile that; a draw of its power spherical distribution is no function of normal noise. Here both are drawn by the
-quantiles of one number, the angle to the direction, whose density is integrated on a grid.
+TFP draws from the von Mises-Fisher distribution by rejection, which XLA cannot compile and which has no gradient for
+the concentration; its draws of the power spherical distribution are not a function of normal noise, as exports need.
+Here both are drawn by the quantile of one number, the angle to the direction, whose density is integrated on a grid.
 """
 
 import abc
@@ -17,7 +17,7 @@ from tfvae.numerics import first_axis, normal_cdf, softplus, unit
 
 tfd = tfp.distributions
 
-# The points of the grid, which reaches to where the density is below 1e-8 of its peak.
+# The number of points of the grid, and its reach: to where the density is below 1e-8 of its peak.
 _POINTS = 256
 _REACH = 6.5
 _TAIL = 20.0
@@ -25,15 +25,15 @@ _NEWTON_STEPS = 4
 
 
 class _Grid(NamedTuple):
-    """The density of y, up to a constant, at points of equal distance, for each example.
+    """The density of y (see `Spherical`), up to a constant, at equally spaced points, for each example.
 
     Attributes:
         start: the first point [..., 1].
-        step: the distance [..., 1].
+        step: the distance between points [..., 1].
         y: the points [..., N].
-        density: [..., N], with a peak of 1.
-        integral: that of the density from the first point on [..., N].
-        log_peak: the logarithm of what the density was divided by [...].
+        density: [..., N], divided by its peak.
+        integral: the integral of this density from the first point to each point [..., N].
+        log_peak: the logarithm of the peak [...].
     """
 
     start: tf.Tensor
@@ -47,10 +47,10 @@ class _Grid(NamedTuple):
 class Spherical(tfd.Distribution, abc.ABC):
     """The distribution on the sphere with q(z) proportional to exp(concentration * g(t)), t = <loc, z>.
 
-    t is drawn as y = log((1 + t) / (1 - t)), which is real, and has a density proportional to
-    exp(concentration * g(t)) (1 - t^2)^((L - 1) / 2): its mass is summed by the trapezoidal rule, which is as exact as
-    float32 for such a density, and its quantile found by Newton's method. The gradient for the concentration is that of
-    the implicit function, -(dF / d concentration) / (dF / dy).
+    t is drawn as y = log((1 + t) / (1 - t)), a real number with a density proportional to
+    exp(concentration * g(t)) (1 - t^2)^((L - 1) / 2). This density is integrated by the trapezoidal rule, which is as
+    exact as float32 here; the quantile is found by Newton's method. The gradient with respect to the concentration is
+    that of an implicit function, -(dF / d concentration) / (dF / dy), F the distribution function of y.
 
     Args:
         loc: the mean direction [..., L], of length 1.
@@ -78,27 +78,27 @@ class Spherical(tfd.Distribution, abc.ABC):
 
     @abc.abstractmethod
     def kernel(self, y: tf.Tensor) -> tf.Tensor:
-        """The function g as one of y, 0 at t = 1."""
+        """The function g in terms of y, with g = 0 at t = 1."""
 
     @abc.abstractmethod
     def kernel_at(self, near: tf.Tensor, far: tf.Tensor) -> tf.Tensor:
-        """The function g as one of (1 - t) / 2 and (1 + t) / 2, of which the smaller has more digits."""
+        """The function g in terms of (1 - t) / 2 and (1 + t) / 2, the smaller of which is the more precise."""
 
     @abc.abstractmethod
     def slope(self, y: tf.Tensor) -> tf.Tensor:
-        """The derivative of g for y."""
+        """The derivative of g with respect to y."""
 
     @abc.abstractmethod
     def peak(self, concentration: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-        """The y with the highest density, the curvature of its logarithm there, and its rate of growth far below."""
+        """The mode of y, the curvature of the log-density there, and the slope of the log-density far below it."""
 
     def from_noise(self, epsilon: tf.Tensor) -> tf.Tensor:
-        """The sample z [..., L] of noise epsilon ~ N(0, I) [..., L]."""
+        """Maps noise epsilon ~ N(0, I) [..., L] to a sample z [..., L]."""
         y = self._quantile(normal_cdf(epsilon[..., 0]))[..., tf.newaxis]
         small = tf.exp(-tf.abs(y) / 2)
         sine = 2 * small / (1 + small**2)
         x = tf.concat([tf.tanh(y / 2), sine * unit(epsilon[..., 1:])], axis=-1)
-        # The reflection takes the first axis to -loc.
+        # The negative of the reflection that takes the first axis to -loc.
         u = self.loc + first_axis(self.loc.shape[-1])
         squared = tf.maximum(tf.reduce_sum(u**2, axis=-1, keepdims=True), 1e-30)
         return 2 * u * tf.reduce_sum(u * x, axis=-1, keepdims=True) / squared - x
@@ -110,7 +110,7 @@ class Spherical(tfd.Distribution, abc.ABC):
         return self.concentration * mean - self._log_mean_kernel(grid)
 
     def _log_prob(self, z: tf.Tensor) -> tf.Tensor:
-        # <loc, z> near 1 or -1 has lost its digits.
+        # By distances, because <loc, z> loses its digits near 1 and -1.
         near, far = (tf.reduce_sum((z - sign * self.loc) ** 2, axis=-1) / 4 for sign in (1, -1))
         log_ratio = self.concentration * self.kernel_at(near, far) - self._log_mean_kernel(self._grid())
         return log_ratio + math.lgamma(self.half + 0.5) - math.log(2) - (self.half + 0.5) * math.log(math.pi)
@@ -123,7 +123,7 @@ class Spherical(tfd.Distribution, abc.ABC):
 
     def _grid(self) -> _Grid:
         concentration = self.concentration[..., tf.newaxis]
-        # Where the points are is no matter of the gradient.
+        # No gradient flows through the positions of the points, on which the integral does not depend.
         mode, curvature, growth = map(tf.stop_gradient, self.peak(concentration))
         reach = _REACH * tf.math.rsqrt(curvature)
         start = mode - reach - _TAIL / growth
@@ -136,12 +136,12 @@ class Spherical(tfd.Distribution, abc.ABC):
         derivative = density * (concentration * self.slope(y) - self.half * tf.tanh(y / 2))
         pairs = tf.cumsum(density[..., 1:] + density[..., :-1], axis=-1)
         integral = step / 2 * tf.concat([tf.zeros_like(pairs[..., :1]), pairs], axis=-1)
-        # The term of Euler and Maclaurin for the ends.
+        # The first correction of the Euler-Maclaurin formula, for the ends.
         integral += step**2 / 12 * (derivative[..., :1] - derivative)
         return _Grid(start, step, y, density, integral, log_peak)
 
     def _quantile(self, probability: tf.Tensor) -> tf.Tensor:
-        """The y [...] below which lies a probability [...]."""
+        """The y [...] at which the distribution function has the value `probability` [...]."""
         grid = self._grid()
         target = probability * grid.integral[..., -1]
         below = tf.cast(grid.integral[..., 1:-1] < target[..., tf.newaxis], tf.int32)
@@ -157,7 +157,7 @@ class Spherical(tfd.Distribution, abc.ABC):
             )
         )
 
-        # Between two points the integral is the cubic that has its values and slopes there.
+        # Between two points the integral is taken as the cubic that has its values and slopes at both.
         def excess(s: tf.Tensor) -> tf.Tensor:
             rise = s**2 * (3 - 2 * s)
             return low - target + rise * (high - low) + s * (1 - s) * ((1 - s) * low_slope - s * high_slope)
@@ -170,7 +170,7 @@ class Spherical(tfd.Distribution, abc.ABC):
         s = tf.clip_by_value((target - low) / tf.maximum(high - low, 1e-30), 0.0, 1.0)
         for _ in range(_NEWTON_STEPS):
             s = tf.stop_gradient(tf.clip_by_value(s - excess(s) / derivative(s), 0.0, 1.0))
-        # One step more, of which the gradient is taken.
+        # One more step, the only one that the gradient flows through.
         s = s - excess(s) / derivative(s)
         return grid.start[..., 0] + grid.step[..., 0] * (tf.cast(cell, tf.float32) + s)
 
@@ -196,21 +196,21 @@ class PowerSpherical(Spherical):
     """The distribution with q(z) proportional to (1 + t)^concentration: g = log((1 + t) / 2)."""
 
     def kernel(self, y: tf.Tensor) -> tf.Tensor:
-        """The function g as one of y."""
+        """The function g in terms of y."""
         return -softplus(-y)
 
     def kernel_at(self, near: tf.Tensor, far: tf.Tensor) -> tf.Tensor:
-        """The function g as one of (1 - t) / 2 and (1 + t) / 2."""
+        """The function g in terms of (1 - t) / 2 and (1 + t) / 2."""
         is_near = near < 0.5
-        # The branch that is not taken must be finite too, or the gradient of both is not.
+        # The branch that is not taken must be finite too: its NaN would spread to the gradient.
         return tf.where(is_near, tf.math.log1p(-tf.where(is_near, near, 0.5)), tf.math.log(tf.maximum(far, 1e-30)))
 
     def slope(self, y: tf.Tensor) -> tf.Tensor:
-        """The derivative of g for y."""
+        """The derivative of g with respect to y."""
         return tf.sigmoid(-y)
 
     def peak(self, concentration: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-        """The mode, the curvature there and the rate of growth of a log-odds of a Beta(a, b) variable."""
+        """See `Spherical.peak`; y is the log-odds of a Beta(a, b) variable."""
         a, b = self.half + concentration, self.half
         return tf.math.log(a / b), a * b / (a + b), a
 
@@ -219,23 +219,23 @@ class VonMisesFisher(Spherical):
     """The distribution with q(z) proportional to exp(concentration * t): g = t - 1."""
 
     def kernel(self, y: tf.Tensor) -> tf.Tensor:
-        """The function g as one of y."""
+        """The function g in terms of y."""
         return -2 * tf.sigmoid(-y)
 
     def kernel_at(self, near: tf.Tensor, far: tf.Tensor) -> tf.Tensor:
-        """The function g as one of (1 - t) / 2 and (1 + t) / 2."""
+        """The function g in terms of (1 - t) / 2 and (1 + t) / 2."""
         return -2 * near
 
     def slope(self, y: tf.Tensor) -> tf.Tensor:
-        """The derivative of g for y."""
+        """The derivative of g with respect to y."""
         return 2 * tf.sigmoid(y) * tf.sigmoid(-y)
 
     def peak(self, concentration: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-        """The mode, where concentration (1 - t^2) = 2 b t, the curvature there and the rate of growth."""
+        """See `Spherical.peak`; at the mode concentration (1 - t^2) = 2 b t, b = (L - 1) / 2."""
         b = self.half
         root = tf.sqrt(b**2 + concentration**2)
         t = concentration / (b + root)
-        # 1 - t, whose digits t near 1 has lost.
+        # 1 - t, without the digits that a subtraction would lose for t near 1.
         rest = (b + b**2 / (root + concentration)) / (b + root)
         curvature = rest * (1 + t) * (concentration * t + b) / 2
         return tf.math.log((1 + t) / rest), curvature, b * tf.ones_like(t)

@@ -1,7 +1,7 @@
-"""What a trained model is worth: log p(x), what its latent variables hold, and where its bound is lost.
+"""Measures of a trained model: log p(x), what its latent variables hold, and why its bound falls short of log p(x).
 
-The functions take a `tfvae.VAE`, and some of them models with another graph, and give nats; those of disentanglement
-take the codes and the factors that they are compared with.
+The functions take a `tfvae.VAE`, some of them other models too, and return nats; the disentanglement scores take arrays
+of codes and of the factors that these are compared with.
 """
 
 from tfvae._lazy import lazy_attributes

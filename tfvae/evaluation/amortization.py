@@ -1,4 +1,4 @@
-"""How much of the bound is lost because an encoder gives q(z|x), and how much because of the family of q."""
+"""How far the bound falls short because of the encoder, and how far because of the family of q(z|x)."""
 
 import dataclasses
 import functools
@@ -15,7 +15,7 @@ from tfvae.evaluation.batches import check_model, prior_of, seeded
 from tfvae.models.semi_supervised import SemiSupervisedVAE
 from tfvae.models.vae import VAE
 
-# For the bounds that are compared, on the same noise; and the most elements of x that are computed at a time.
+# The draws of z for each of the two bounds, on the same noise; and the most elements of x computed at a time.
 _NUM_SAMPLES = 256
 _CHUNK_ELEMENTS = 2**22
 
@@ -25,10 +25,10 @@ class InferenceGap:
     """Where the bound falls short: log p(x) - ELBO = approximation gap + amortization gap, in nats.
 
     Attributes:
-        elbo: of the encoder's q(z|x) [N].
-        optimal_elbo: of the q that was optimised for each example [N].
-        standard_error: of their difference [N].
-        log_likelihood: log p(x) [N] as it was given, or None.
+        elbo: the ELBO of the encoder's q(z|x) [N].
+        optimal_elbo: the ELBO of the q that was optimised for each example [N].
+        standard_error: the Monte Carlo error of their difference [N].
+        log_likelihood: log p(x) [N] as given to `amortization_gap`, or None.
     """
 
     elbo: np.ndarray
@@ -38,7 +38,7 @@ class InferenceGap:
 
     @property
     def amortization_gap(self) -> np.ndarray:
-        """What the encoder loses against the best q of its family [N]; not below 0, but for noise and few steps."""
+        """What the encoder loses against the best q of its family [N]; negative only by noise or too few steps."""
         return self.optimal_elbo - self.elbo
 
     @property
@@ -58,17 +58,17 @@ def amortization_gap(
     batch_size: int = 64,
     seed: int | None = None,
 ) -> InferenceGap:
-    """Optimises q(z|x) for each example by itself, from the encoder's, and compares the bounds.
+    """Optimises q(z|x) for each example by itself, starting from the encoder's, and compares the bounds.
 
-    Adam follows the gradient of the ELBO in loc and log scale, in units of the encoder's scale, with a learning rate
-    that falls to 0 as a cosine. The decoder is left as it is.
+    Adam maximises the ELBO in loc, in units of the encoder's scale, and in log scale, with a learning rate that falls
+    to 0 along a cosine. The decoder does not change.
 
     Args:
         model: the model, with a posterior whose parameters are `loc` and `scale`, such as `DiagonalNormal`.
         x: data as for the model's `fit`: arrays with N rows, or a dataset.
-        steps: of the optimizer, for each batch.
-        log_likelihood: log p(x) [N] in nats, such as that of `importance_sampling`, for the approximation gap.
-        learning_rate: that of the first step, > 0.
+        steps: the number of optimizer steps for each batch.
+        log_likelihood: log p(x) [N] in nats, such as from `importance_sampling`; the approximation gap needs it.
+        learning_rate: the learning rate of the first step, > 0.
         num_samples: draws of z for each example in a step.
         batch_size: how many examples are optimised at a time.
         seed: the same seed gives the same draws; None draws anew at each call.
@@ -77,7 +77,7 @@ def amortization_gap(
         The bounds and the gaps [N], in nats per example.
 
     Raises:
-        ValueError: an argument is not what it must be.
+        ValueError: an argument is invalid.
 
     Reference: Cremer et al. 2018, Inference Suboptimality in Variational Autoencoders; for the gradient Roeder et al.
     2017, Sticking the Landing.
@@ -101,7 +101,7 @@ def amortization_gap(
                 f"{type(model.posterior).__name__}, with {sorted(encoded)}"
             )
         optimal = make(len(tf.nest.flatten(batch)[0]))(batch, encoded, seeds[0])
-        # Their mean is the ELBO, without noise where q(z|x) = p(z|x).
+        # The mean of the log weights estimates the ELBO, without noise where q(z|x) = p(z|x).
         first, last = (_log_weights(model, batch, each, seeds[1]) for each in (encoded, optimal))
         error = np.std(last - first, axis=0, ddof=1) / math.sqrt(_NUM_SAMPLES)
         results.append((first.mean(axis=0), last.mean(axis=0), error))
@@ -134,7 +134,7 @@ def _log_weights(model: VAE, x: Any, parameters: dict[str, tf.Tensor], seed: tf.
 def _optimizer(
     model: VAE, steps: int, learning_rate: float, num_samples: int, size: int
 ) -> Callable[[Any, dict[str, tf.Tensor], tf.Tensor], dict[str, tf.Tensor]]:
-    """Makes a function of a batch of one size that gives the parameters of the best q."""
+    """Makes a function from a batch of `size` examples and the encoder's parameters to those of the best q."""
     variables = [keras.Variable(tf.zeros([size, model.latent_dim]), dtype="float32") for _ in range(2)]
     optimizer = keras.optimizers.Adam(keras.optimizers.schedules.CosineDecay(learning_rate, steps))
     optimizer.build(variables)

@@ -1,4 +1,4 @@
-"""The log-likelihood by annealed importance sampling, which needs no good posterior."""
+"""The log-likelihood by annealed importance sampling, which does not need a good encoder."""
 
 import functools
 import math
@@ -19,15 +19,15 @@ tfb = tfp.bijectors
 tfd = tfp.distributions
 mcmc = tfp.mcmc
 
-# Of the proposals of HMC; and by which factor a step size may change from one step to the next.
+# The acceptance rate of HMC that the step size is adapted to; and by what fraction it changes at each step.
 _ACCEPTANCE = 0.65
 _ADAPTATION = 0.05
 
 
 class _Restarted(mcmc.TransitionKernel):
-    """An adaptive kernel that keeps its step size alone: the density is another one at each step.
+    """An adaptive kernel that keeps nothing but its step size from one step to the next, where the density changes.
 
-    TFP would keep the density of the state as well, that of the step before, and accept proposals by it.
+    TFP would also keep the density of the state, computed with the previous density, and accept proposals by it.
 
     Args:
         kernel: a `tfp.mcmc.SimpleStepSizeAdaptation`.
@@ -63,14 +63,15 @@ def annealed_importance_sampling(
     batch_size: int = 64,
     seed: int | None = None,
 ) -> LogLikelihood:
-    """Estimates log p(x) by annealing z from a distribution that is known to the posterior p(z|x).
+    """Estimates log p(x) by annealing z from a known distribution, p(z) or q(z|x), to the posterior p(z|x).
 
     p_t(z) proportional to r(z)^(1 - t/T) (p(x|z) p(z))^(t/T),  t = 0 ... T,  r = p(z) or q(z|x)
-    log w = 1/T sum_t log p(x|z_t) p(z_t) / r(z_t),  z_t by Hamiltonian Monte Carlo, which leaves p_t as it is
+    log w = 1/T sum_t log p(x|z_t) p(z_t) / r(z_t),  z_t by Hamiltonian Monte Carlo, which leaves p_t invariant
 
-    From the prior it does not depend on the encoder at all; from q(z|x) it takes fewer steps. The chains of an example
-    share a step size, which is adapted to an acceptance of 0.65 on the way; of this adaptation comes an error that
-    vanishes with many chains. A warning is given where k-hat is above 0.7 for more than a tenth of the examples.
+    Starting from the prior, the estimate does not depend on the encoder at all; starting from q(z|x), it takes fewer
+    steps. The chains of an example share a step size, which is adapted to an acceptance rate of 0.65 on the way; the
+    adaptation causes an error that vanishes with many chains. Warns if k-hat is above 0.7 for more than a tenth of the
+    examples.
 
     Args:
         model: the model.
@@ -78,8 +79,8 @@ def annealed_importance_sampling(
         num_chains: the number of chains for each example, at least 2; k-hat needs 25.
         num_steps: T, the number of steps of each chain: the more, the smaller the error.
         start: r, the prior p(z) or the posterior q(z|x).
-        num_leapfrog_steps: of a step; each takes a gradient of the decoder.
-        step_size: that of the first step, > 0.
+        num_leapfrog_steps: the number of leapfrog steps in each step; each takes a gradient of the decoder.
+        step_size: the step size of the first step, > 0.
         batch_size: how many examples are computed at a time; the decoder takes num_chains * batch_size rows.
         seed: the same seed gives the same chains; None draws anew at each call.
 
@@ -87,7 +88,7 @@ def annealed_importance_sampling(
         The estimates [N], in nats per example.
 
     Raises:
-        ValueError: an argument is not what it must be, or z has no unconstrained coordinates.
+        ValueError: an argument is invalid, or z has no unconstrained coordinates.
 
     Reference: Neal 2001, Annealed Importance Sampling; Wu et al. 2017, On the Quantitative Analysis of Decoder-Based
     Generative Models.
@@ -105,7 +106,7 @@ def annealed_importance_sampling(
     def log_weights(batch: Any, batch_seed: tf.Tensor) -> tf.Tensor:
         prior = prior_of(model, batch)
         first = prior if start == "prior" else model._posterior_of(batch)
-        # A prior with the support of the posterior may be made of flows, for which TFP has no map.
+        # A prior that takes on the support of the posterior may be made of flows, for which TFP has no bijector.
         is_real = model.prior.support is None and model.posterior.support == "real"
         coordinates = tfb.Identity() if is_real else _coordinates(prior, model.latent_dim)
         seeds = tf.random.experimental.stateless_split(batch_seed, 2)
@@ -138,7 +139,7 @@ def annealed_importance_sampling(
 def _kernel(
     step_size: tf.Tensor, num_leapfrog_steps: int, num_steps: int, log_prob: Callable[[tf.Tensor], tf.Tensor]
 ) -> mcmc.TransitionKernel:
-    """Hamiltonian Monte Carlo for states [C, B, L], with a step size [1, B, 1]."""
+    """Hamiltonian Monte Carlo for the states [C, B, L] of C chains, with a step size [1, B, 1]."""
     return _Restarted(
         mcmc.SimpleStepSizeAdaptation(
             mcmc.HamiltonianMonteCarlo(log_prob, step_size, num_leapfrog_steps),
@@ -150,10 +151,10 @@ def _kernel(
 
 
 def _coordinates(prior: tfd.Distribution, latent_dim: int) -> tfb.Bijector:
-    """Maps all of R^L to where z is.
+    """The bijector from all of R^L to the space of z.
 
     Raises:
-        ValueError: there is no such map.
+        ValueError: there is no such bijector.
     """
     part = prior
     while isinstance(part, tfd.MixtureSameFamily):
@@ -161,7 +162,7 @@ def _coordinates(prior: tfd.Distribution, latent_dim: int) -> tfb.Bijector:
     try:
         bijector = part.experimental_default_event_space_bijector()
     except (NotImplementedError, TypeError):
-        # TFP's map to the simplex, and so to the sphere, fails with NumPy 2.4 where it is made.
+        # The constructor of TFP's bijector to the simplex, and so to the sphere, fails with NumPy 2.4.
         bijector = None
     if bijector is None or tuple(bijector.inverse_event_shape([latent_dim])) != (latent_dim,):
         raise ValueError(

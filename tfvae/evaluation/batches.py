@@ -1,4 +1,4 @@
-"""The models that are evaluated, and the batches that they are evaluated on."""
+"""What the evaluations share: the check of the model, its prior, and batches with seeds."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -13,17 +13,17 @@ tfd = tfp.distributions
 
 
 def check_model(model: Any, *others: type[Autoencoder], but: type[VAE] | None = None) -> None:
-    """Raises ValueError unless a model is of a class that serves.
+    """Raises ValueError unless a model is of a supported class.
 
     Args:
-        model: what was given.
-        others: the classes that serve beside `tfvae.VAE`.
-        but: a class of VAEs that does not.
+        model: the model that was given.
+        others: the supported classes besides `tfvae.VAE`.
+        but: a subclass of `tfvae.VAE` that is not supported.
     """
     kinds = (VAE, *others)
     if not isinstance(model, kinds) or (but is not None and isinstance(model, but)):
         names = " or a ".join(f"tfvae.{kind.__name__}" for kind in kinds)
-        without = "" if but is None else f", but no tfvae.{but.__name__}"
+        without = "" if but is None else f", but not a tfvae.{but.__name__}"
         raise ValueError(f"`model` must be a {names}{without}. Received: {model!r}")
 
 
@@ -38,19 +38,19 @@ def prior_of(model: VAE, x: Any) -> tfd.Distribution:
 
 
 def seeded(model: Autoencoder, x: Any, batch_size: int, seed: int | None) -> Iterator[tuple[Any, tf.Tensor]]:
-    """Cuts data into checked batches, each with a seed of its own.
+    """Cuts data into checked batches, each with its own seed.
 
     Args:
         model: the model.
         x: data as for the model's `fit`: arrays with N rows, or a dataset.
-        batch_size: B, of arrays.
-        seed: the same seed gives the same seeds; None takes the next ones of the model.
+        batch_size: B, for arrays; a dataset has its own batches.
+        seed: the same seed gives the same seeds; None takes the next of the model's own seeds.
 
     Returns:
         Batches [B, ...], float32, with a stateless seed, int32 [2].
 
     Raises:
-        ValueError: an argument is not what it must be.
+        ValueError: an argument is invalid.
     """
     start = model._seed(seed)
     for index, batch in enumerate(model._checked_batches(x, batch_size)):

@@ -1,4 +1,4 @@
-"""How well the dimensions of a code stand for the factors that the data are made of, where these are known."""
+"""Disentanglement: how well single dimensions of a code represent the factors of the data, where these are known."""
 
 from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
@@ -11,18 +11,18 @@ from sklearn.tree import DecisionTreeClassifier
 
 from tfvae import checks
 
-# A dimension whose variance is below this is not used.
+# A dimension whose variance is below this counts as unused.
 _INACTIVE = 1e-6
 
 
 class DCI(NamedTuple):
-    """Three sides of a disentangled code, each 1 at best.
+    """Three properties of a disentangled code, each 1 at best.
 
     Attributes:
-        disentanglement: whether each dimension of the code tells of one factor only; 0 where of all alike.
-        completeness: whether each factor is told of by one dimension only; 0 where by all alike.
-        informativeness: the accuracy with which the factors are predicted from the code, on examples held out, a mean
-            over the factors; by chance 1 / C for a factor with C equally frequent values.
+        disentanglement: how far each dimension of the code informs about only one factor; 0 if about all equally.
+        completeness: how far only one dimension informs about each factor; 0 if all do equally.
+        informativeness: the accuracy with which factors are predicted from the code on held-out examples, averaged over
+            the factors; by chance 1 / C for a factor with C equally frequent values.
     """
 
     disentanglement: float
@@ -35,20 +35,20 @@ def mutual_information_gap(codes: Any, factors: Any, num_bins: int = 20) -> floa
 
     mean over k of (I(z_l; v_k) - max over m != l of I(z_m; v_k)) / H(v_k),  l the dimension with the largest I
 
-    It is 1 where each factor is determined by one dimension and no other tells of it, and 0 where two dimensions tell
-    as much. I is that of a histogram, which is above 0 for independent numbers, by about
-    (num_bins - 1) (C - 1) / (2 N) nats for a factor of C values: take many examples.
+    It is 1 if each factor is determined by one dimension and no other informs about it, and 0 if two dimensions inform
+    equally. I is estimated from a histogram, which for independent numbers gives about
+    (num_bins - 1) (C - 1) / (2 N) nats instead of 0, for a factor of C values: take many examples.
 
     Args:
         codes: z of each example [N, L], such as the mean of q(z|x).
-        factors: the factors of each example [N, K]; each takes a few values, which are names or numbers alike.
-        num_bins: of the histogram of each dimension, of equal width.
+        factors: the factors of each example [N, K]; each takes a few values, whose order does not matter.
+        num_bins: the number of bins, of equal width, in the histogram of each dimension.
 
     Returns:
         The gap, from 0 to 1.
 
     Raises:
-        ValueError: an argument is not what it must be.
+        ValueError: an argument is invalid.
 
     Reference: Chen et al. 2018, Isolating Sources of Disentanglement in Variational Autoencoders.
     """
@@ -67,19 +67,19 @@ def sap(codes: Any, factors: Any, categorical: Sequence[int] = ()) -> float:
 
     mean over k of the largest S_lk minus the second largest, l = 1 ... L
 
-    S_lk is the squared correlation of dimension l with factor k, or where the values of the factor are names the
-    balanced accuracy of a classifier by thresholds of dimension l. A dimension that is constant has 0.
+    S_lk is the squared correlation of dimension l with factor k or, for a categorical factor, the balanced accuracy of
+    a classifier that cuts dimension l at thresholds. It is 0 for a constant dimension.
 
     Args:
         codes: z of each example [N, L], such as the mean of q(z|x).
-        factors: the factors of each example [N, K], numbers but for the categorical ones.
-        categorical: the columns of factors whose values are names and not numbers.
+        factors: the factors of each example [N, K], quantities or, in the categorical columns, codes of categories.
+        categorical: the numbers of the categorical columns of `factors`.
 
     Returns:
         The score, from 0 to 1; for a categorical factor of C values at most 1 - 1 / C.
 
     Raises:
-        ValueError: an argument is not what it must be.
+        ValueError: an argument is invalid.
 
     Reference: Kumar et al. 2018, Variational Inference of Disentangled Latent Concepts from Unlabeled Observations.
     """
@@ -87,7 +87,7 @@ def sap(codes: Any, factors: Any, categorical: Sequence[int] = ()) -> float:
     num_factors = factors.shape[1]
     if not isinstance(categorical, Iterable) or not set(categorical) <= set(range(num_factors)):
         raise ValueError(
-            f"`categorical` must hold columns of factors, from 0 to {num_factors - 1}. Received: "
+            f"`categorical` must hold column numbers of `factors`, from 0 to {num_factors - 1}. Received: "
             f"categorical={categorical!r}"
         )
     scores = np.zeros((codes.shape[1], num_factors))
@@ -110,16 +110,16 @@ def dci(codes: Any, factors: Any, *, num_trees: int = 100, test_fraction: float 
 
     Args:
         codes: z of each example [N, L], such as the mean of q(z|x).
-        factors: the factors of each example [N, K], K >= 2; each takes a few values, which are names or numbers alike.
-        num_trees: of each forest.
-        test_fraction: the part of the examples that is held out, between 0 and 1.
-        seed: of the split and of the forests.
+        factors: the factors of each example [N, K], K >= 2; each takes a few values, whose order does not matter.
+        num_trees: the number of trees in each forest.
+        test_fraction: the fraction of the examples that is held out, between 0 and 1.
+        seed: the seed of the split and of the forests.
 
     Returns:
         The three scores.
 
     Raises:
-        ValueError: an argument is not what it must be.
+        ValueError: an argument is invalid.
 
     Reference: Eastwood & Williams 2018, A Framework for the Quantitative Evaluation of Disentangled Representations.
     """
@@ -137,7 +137,7 @@ def dci(codes: Any, factors: Any, *, num_trees: int = 100, test_fraction: float 
     )
     importances, accuracies = [], []
     for k in range(classes.shape[1]):
-        # All dimensions at each split: among a few of them one that tells of nothing would be taken for want of others.
+        # Each split considers all dimensions: among a few, one without information would be taken for lack of others.
         forest = RandomForestClassifier(num_trees, max_features=None, random_state=seed)
         forest.fit(train, train_classes[:, k])
         importances.append(forest.feature_importances_)
@@ -152,24 +152,24 @@ def dci(codes: Any, factors: Any, *, num_trees: int = 100, test_fraction: float 
 
 
 def factor_vae_score(codes: Any, factors: Any, *, num_votes: int = 800, num_examples: int = 64, seed: int = 0) -> float:
-    """Computes the score of the FactorVAE: how well the steadiest dimension tells which factor was held.
+    """Computes the FactorVAE score: how well the dimension that varies least tells which factor was held constant.
 
-    A vote: one factor at random is held at one of its values; among examples that have it, the dimension with the least
-    variance, relative to that over all examples, is taken. A classifier by majority gives each dimension a factor; the
-    score is its accuracy on as many further votes.
+    For each vote a random factor is held at one of its values; among examples that have this value, the dimension with
+    the least variance, relative to its variance over all examples, is noted. A classifier by majority assigns a factor
+    to each dimension; the score is its accuracy on as many further votes.
 
     Args:
         codes: z of each example [N, L], such as the mean of q(z|x).
-        factors: the factors of each example [N, K]; each takes a few values, which are names or numbers alike.
+        factors: the factors of each example [N, K]; each takes a few values, whose order does not matter.
         num_votes: how many votes the classifier sees.
-        num_examples: how many examples a vote is taken from, with replacement, at least 2.
-        seed: of the votes.
+        num_examples: how many examples are drawn for a vote, with replacement, at least 2.
+        seed: the seed of the votes.
 
     Returns:
         The accuracy, from 0 to 1; by chance 1 / K.
 
     Raises:
-        ValueError: an argument is not what it must be, or no dimension varies.
+        ValueError: an argument is invalid, or no dimension varies.
 
     Reference: Kim & Mnih 2018, Disentangling by Factorising.
     """
@@ -179,16 +179,16 @@ def factor_vae_score(codes: Any, factors: Any, *, num_votes: int = 800, num_exam
         raise ValueError(f"`num_examples` must be at least 2, for a variance. Received: num_examples={num_examples!r}")
     codes = codes[:, codes.var(axis=0) > _INACTIVE]
     if not codes.shape[1]:
-        raise ValueError("`codes` must vary. Received: codes of which each column is constant")
+        raise ValueError("`codes` must vary. Received: codes whose columns are all constant")
     codes = codes / codes.std(axis=0)
     generator = np.random.default_rng(seed)
     num_factors = classes.shape[1]
 
     def tally() -> np.ndarray:
-        """How often each dimension was taken where each factor was held [L, K]."""
+        """How often each dimension was noted while each factor was held [L, K]."""
         counts = np.zeros((codes.shape[1], num_factors))
         for k in generator.integers(num_factors, size=num_votes):
-            # The value of one example at random.
+            # The value that a random example has.
             held = np.flatnonzero(classes[:, k] == generator.choice(classes[:, k]))
             counts[codes[generator.choice(held, num_examples)].var(axis=0).argmin(), k] += 1
         return counts
@@ -202,7 +202,7 @@ def _checked(codes: Any, factors: Any) -> tuple[np.ndarray, np.ndarray]:
     """The codes [N, L] and the factors [N, K] as floats.
 
     Raises:
-        ValueError: they are not what they must be.
+        ValueError: an argument is invalid.
     """
     codes, factors = checks.to_numpy(codes, "codes"), checks.to_numpy(factors, "factors")
     for name, array, letter in (("codes", codes, "L"), ("factors", factors, "K")):
@@ -219,28 +219,28 @@ def _checked(codes: Any, factors: Any) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _checked_classes(codes: Any, factors: Any) -> tuple[np.ndarray, np.ndarray]:
-    """The codes [N, L], and for each factor the number of its value [N, K]: see `_checked`."""
+    """The codes [N, L], and the factors as numbers of their values [N, K]: see `_checked` and `_classes`."""
     codes, factors = _checked(codes, factors)
     return codes, np.stack([_classes(column, k) for k, column in enumerate(factors.T)], axis=1)
 
 
 def _classes(factor: np.ndarray, k: int) -> np.ndarray:
-    """The number of the value of factor k for each example [N].
+    """Numbers the values of factor k from 0, and gives the number of each example's value [N].
 
     Raises:
-        ValueError: there are too many values.
+        ValueError: the factor has too many values.
     """
     values, classes = np.unique(factor, return_inverse=True)
     if len(values) > 2 and 2 * len(values) > len(factor):
         raise ValueError(
-            "`factors` must take each value twice on average, or more often; put numbers into bins. Received: "
+            "`factors` must take each value at least twice on average; put numbers into bins. Received: "
             f"{len(values)} values among {len(factor)} examples in column {k}"
         )
     return classes
 
 
 def _gap(scores: Sequence[float]) -> float:
-    """The largest minus the second largest, which is 0 where there is none."""
+    """The largest score minus the second largest, which counts as 0 if there is only one."""
     second, first = np.sort([0.0, *scores])[-2:]
     return first - second
 

@@ -1,4 +1,4 @@
-"""The log-likelihood by importance sampling, with what says whether to trust it."""
+"""The log-likelihood by importance sampling, with its standard error and k-hat, which says whether to trust it."""
 
 import math
 import warnings
@@ -12,7 +12,7 @@ from tfvae.inference.draws import PARETO_K_LIMIT, Draws
 from tfvae.models.hierarchical import HierarchicalVAE
 from tfvae.models.vae import VAE
 
-# The share of examples whose k-hat may be above its limit before a warning.
+# The share of examples whose k-hat may be above its limit without a warning.
 _FEW = 0.1
 
 
@@ -21,10 +21,10 @@ class LogLikelihood(NamedTuple):
 
     Attributes:
         log_likelihood: log mean w [N], in nats per example; in expectation below log p(x).
-        standard_error: its standard error [N], in nats, by the delta method: that of the mean of w relative to the
-            mean. It is too small where k-hat is above 0.7.
+        standard_error: its standard error [N], in nats, by the delta method: the standard error of the mean of w,
+            divided by that mean. It is too small where k-hat is above 0.7.
         pareto_k: k-hat [N], the shape of the tail of w: below 0.5 good, above 0.7 not to be trusted; -inf where all w
-            are equal, NaN where there are fewer than 25.
+            are equal, NaN where there are fewer than 25 of them.
     """
 
     log_likelihood: np.ndarray
@@ -52,7 +52,7 @@ class LogLikelihood(NamedTuple):
         """Warns where k-hat is above 0.7 for more than a tenth of the examples.
 
         Args:
-            advice: what to try.
+            advice: what the user may try instead.
         """
         share = np.mean(self.pareto_k > PARETO_K_LIMIT)
         if share > _FEW:
@@ -70,20 +70,20 @@ def importance_sampling(
 
     log p(x) ~ log 1/K sum_k w_k,  w_k = p(x|z_k) p(z_k) / q(z_k|x),  z_k ~ q(z|x)
 
-    A warning is given where k-hat is above 0.7 for more than a tenth of the examples.
+    Warns if k-hat is above 0.7 for more than a tenth of the examples.
 
     Args:
         model: the model.
         x: data as for the model's `fit`: arrays with N rows, or a dataset.
         num_samples: K, the number of draws for each example, at least 2; k-hat needs 25.
-        batch_size: how many examples are computed at a time; K * batch_size log weights are kept.
+        batch_size: how many examples are computed at a time; K * batch_size log weights are kept in memory.
         seed: the same seed gives the draws of `VAE.log_likelihood`; None draws anew at each call.
 
     Returns:
         The estimates [N], in nats per example.
 
     Raises:
-        ValueError: an argument is not what it must be.
+        ValueError: an argument is invalid.
 
     Reference: Burda et al. 2016, Importance Weighted Autoencoders, equation 8; Vehtari et al. 2024, Pareto Smoothed
     Importance Sampling.
@@ -97,6 +97,6 @@ def importance_sampling(
 
 
 def check_weights(argument: str, value: int) -> None:
-    """Raises ValueError unless the number of weights of each example is at least 2, from which an error is known."""
+    """Raises ValueError unless the number of weights of each example is at least 2, as a standard error needs."""
     if checks.positive_integer(argument, value) < 2:
         raise ValueError(f"`{argument}` must be at least 2, for a standard error. Received: {argument}={value!r}")

@@ -12,16 +12,16 @@ from tfvae.evaluation.batches import check_model
 from tfvae.models.conditional import ConditionalVAE
 from tfvae.models.vae import VAE
 
-# The most elements of z, repeated for each example, that are computed at a time.
+# The most elements of z, repeated for each example, computed at a time.
 _CHUNK_ELEMENTS = 2**21
 
 
 class Information(NamedTuple):
-    """The rate taken apart: mutual_information + aggregate_kl is the mean of KL(q(z|x) || p(z)).
+    """The two parts of the rate: mutual_information + aggregate_kl is the mean of KL(q(z|x) || p(z)).
 
     Attributes:
-        mutual_information: I_q(x; z) of an x that is one of the N examples, in nats; never above log N.
-        standard_error: of the mutual information, in nats, over the examples and the draws.
+        mutual_information: I_q(x; z) in nats, for an x drawn from the N examples; never above log N.
+        standard_error: the standard error of the mutual information, in nats, over the examples and the draws.
         aggregate_kl: KL(q(z) || p(z)) in nats, q(z) the mean of q(z|x) over the examples.
     """
 
@@ -39,18 +39,18 @@ def mutual_information(
     batch_size: int = 256,
     seed: int | None = None,
 ) -> Information:
-    """Estimates the mutual information of x and z ~ q(z|x), and the KL divergence from the aggregate posterior.
+    """Estimates the mutual information of x and z ~ q(z|x), and the divergence of the aggregate posterior from p(z).
 
     E_x KL(q(z|x) || p(z)) = I_q(x; z) + KL(q(z) || p(z)),  q(z) = 1/N sum_n q(z|x_n)
 
-    I_q(x; z) = E_x E_q(z|x)[log q(z|x) - log q(z)], with every example in q(z), so that it takes num_samples * N^2
-    densities. A warning is given where it is within a nat of its limit log N, and so perhaps of N alone.
+    I_q(x; z) = E_x E_q(z|x)[log q(z|x) - log q(z)], with every example in q(z), so that num_samples * N^2 densities
+    are evaluated. Warns if it is within a nat of its limit log N, where it may depend on N more than on the model.
 
     Args:
         model: the model.
         x: an array [N, ...] or a dataset.
         num_samples: draws of z for each example.
-        max_examples: of more examples than these that many are chosen at random.
+        max_examples: if there are more examples, this number of them is chosen at random.
         batch_size: how many examples are encoded at a time.
         seed: the same seed gives the same draws; None draws anew at each call.
 
@@ -58,15 +58,15 @@ def mutual_information(
         The two parts, in nats per example.
 
     Raises:
-        ValueError: an argument is not what it must be.
+        ValueError: an argument is invalid.
 
     Reference: Hoffman & Johnson 2016, ELBO surgery: yet another way to carve up the variational evidence lower bound.
     """
     check_model(model, but=ConditionalVAE)
     if not model.posterior.has_log_prob:
         raise ValueError(
-            "`model` must have a posterior that knows log q(z|x) of any z. Received: "
-            f"{type(model.posterior).__name__}, which knows it at its own draws alone"
+            "`model` must have a posterior that can evaluate log q(z|x) at any z. Received: "
+            f"{type(model.posterior).__name__}, which can at its own draws alone"
         )
     num_samples = checks.positive_integer("num_samples", num_samples)
     max_examples = checks.positive_integer("max_examples", max_examples)
@@ -101,7 +101,7 @@ def mutual_information(
     if result.mutual_information > math.log(size) - 1.0:
         warnings.warn(
             f"The mutual information is {result.mutual_information:.2f} nats, near its limit log N = "
-            f"{math.log(size):.2f} of N = {size} examples, and perhaps far larger: take more examples.",
+            f"{math.log(size):.2f} for N = {size} examples, and perhaps far larger in truth: take more examples.",
             stacklevel=2,
         )
     return result

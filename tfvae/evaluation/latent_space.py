@@ -15,7 +15,7 @@ from tfvae.models.vae import VAE
 
 tfd = tfp.distributions
 
-# Of z, where a moment or a divergence has no closed form.
+# Draws of z, where a moment or a divergence has no closed form.
 _NUM_SAMPLES = 64
 
 
@@ -35,8 +35,8 @@ class RateDistortion(NamedTuple):
     """The two terms of the bound, in nats per example, each a mean over the examples: ELBO = -(rate + distortion).
 
     Attributes:
-        rate: KL(q(z|x) || p(z)), what a code for z costs; at least the mutual information I_q(x; z).
-        distortion: -E_q[log p(x|z)], what a code for x costs that knows z; below 0 it may be where x is continuous.
+        rate: KL(q(z|x) || p(z)), the cost of a code for z; at least the mutual information I_q(x; z).
+        distortion: -E_q[log p(x|z)], the cost of a code for x given z; it may be negative where x is continuous.
     """
 
     rate: float
@@ -50,20 +50,20 @@ def active_units(
 
     A_l = Var_x(E_q(z|x)[z_l]);  unit l is active where A_l > threshold
 
-    Where q(z|x) has no mean in closed form, the covariance of two means of 32 draws each is taken, which is unbiased.
+    If q(z|x) has no mean in closed form, A_l is the covariance of two means of 32 draws each, which is unbiased.
 
     Args:
         model: the model.
         x: data as for the model's `fit`: arrays with N rows, at least 2, or a dataset.
-        threshold: above which a unit is active, >= 0. The scale of z enters: 0.01 is for a prior of unit variance.
+        threshold: A_l above which a unit is active, >= 0, on the scale of z: 0.01 is for a prior of unit variance.
         batch_size: how many examples are computed at a time.
-        seed: of the draws, where there are any.
+        seed: the seed of the draws, if any are needed.
 
     Returns:
         The number of active units, and the variance of each.
 
     Raises:
-        ValueError: an argument is not what it must be.
+        ValueError: an argument is invalid.
 
     Reference: Burda et al. 2016, Importance Weighted Autoencoders, section 5.2.
     """
@@ -81,7 +81,7 @@ def active_units(
 def kl_per_dimension(
     model: VAE, x: Any, *, num_samples: int = _NUM_SAMPLES, batch_size: int = 256, seed: int | None = None
 ) -> np.ndarray:
-    """Computes the KL divergence of each latent dimension, whose sum is the rate.
+    """Computes the KL divergence of each latent dimension; their sum is the rate.
 
     mean over x of KL(q(z_l|x) || p(z_l)), in closed form where TFP has one
 
@@ -90,13 +90,13 @@ def kl_per_dimension(
         x: data as for the model's `fit`: arrays with N rows, or a dataset.
         num_samples: draws of z for each example, where there is no closed form.
         batch_size: how many examples are computed at a time.
-        seed: of the draws, where there are any.
+        seed: the seed of the draws, if any are needed.
 
     Returns:
         The divergences [L], in nats.
 
     Raises:
-        ValueError: an argument is not what it must be.
+        ValueError: an argument is invalid.
     """
     check_model(model, but=SemiSupervisedVAE)
     num_samples = checks.positive_integer("num_samples", num_samples)
@@ -112,7 +112,7 @@ def rate_distortion(
     batch_size: int = 128,
     seed: int | None = None,
 ) -> RateDistortion:
-    """Estimates the rate and the distortion, which two models of one ELBO may share out in different ways.
+    """Estimates the rate and the distortion, into which two models may divide the same ELBO differently.
 
     Args:
         model: the model.
@@ -125,7 +125,7 @@ def rate_distortion(
         The rate and the distortion, in nats per example.
 
     Raises:
-        ValueError: an argument is not what it must be.
+        ValueError: an argument is invalid.
 
     Reference: Alemi et al. 2018, Fixing a Broken ELBO.
     """
@@ -140,7 +140,7 @@ def rate_distortion(
 
 
 def _means(model: VAE, x: Any, seed: tf.Tensor) -> np.ndarray:
-    """Two independent estimates of E_q[z] [2, B, L], or twice its closed form."""
+    """Two independent estimates of E_q[z] [2, B, L], or its closed form twice."""
     posterior = model._posterior_of(x)
     try:
         return np.stack([posterior.mean()] * 2)

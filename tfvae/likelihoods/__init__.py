@@ -1,6 +1,7 @@
-"""Likelihoods p(x|z): the distribution of x whose parameters the decoder gives.
+"""Likelihoods p(x|z): distributions of the data x whose parameters are the decoder's output.
 
-Log-densities are float32 whatever the dtype of the decoder's output.
+Log-densities are computed in float32, whatever the dtype of the decoder's output. A likelihood of your own is a
+subclass of `Likelihood`.
 """
 
 from tfvae.likelihoods.bernoulli import Bernoulli, ContinuousBernoulli

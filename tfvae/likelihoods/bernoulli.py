@@ -1,4 +1,4 @@
-"""Likelihoods of bits, and of numbers between 0 and 1."""
+"""Likelihoods of binary data, and of numbers between 0 and 1."""
 
 import math
 
@@ -29,12 +29,12 @@ class Bernoulli(Likelihood):
         return tfd.Bernoulli(logits=parameters, dtype=tf.float32)
 
     def element_log_prob(self, x: tf.Tensor, parameters: tf.Tensor) -> tf.Tensor:
-        """The sum x log p + (1 - x) log(1 - p) = x f - softplus(f), f the logit of p."""
+        """The log-probability of each element, x log p + (1 - x) log(1 - p) = x f - softplus(f), f the logit of p."""
         return x * parameters - softplus(parameters)
 
     def log_prob(self, x: tf.Tensor, parameters: tf.Tensor, training: bool = False) -> tf.Tensor:
         """Evaluates log p(x|z) [S, B], as `Likelihood.log_prob` does."""
-        # A subclass may have another density.
+        # What follows is this density only; a subclass may have another.
         if not is_by_xla() or type(self) is not Bernoulli:
             return super().log_prob(x, parameters, training)
         self._check_built()
@@ -67,9 +67,9 @@ class ContinuousBernoulli(Likelihood):
         return tfd.ContinuousBernoulli(logits=parameters)
 
     def element_log_prob(self, x: tf.Tensor, parameters: tf.Tensor) -> tf.Tensor:
-        """The sum x log p + (1 - x) log(1 - p) + log C(p) = x f - softplus(f) + log C, f the logit of p.
+        """The log-density of each element, x log p + (1 - x) log(1 - p) + log C(p) = x f - softplus(f) + log C.
 
-        C = 2 atanh(1 - 2p) / (1 - 2p) = f / tanh(f / 2); near 0 by its Taylor series.
+        f is the logit of p, and C = 2 atanh(1 - 2p) / (1 - 2p) = f / tanh(f / 2), near f = 0 by its Taylor series.
         """
         is_small = tf.abs(parameters) < 0.1
         logits = tf.where(is_small, 0.1, parameters)

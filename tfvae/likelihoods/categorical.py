@@ -1,4 +1,4 @@
-"""Likelihoods of codes of classes."""
+"""The likelihood of categories, coded as whole numbers."""
 
 import math
 from typing import Any
@@ -26,7 +26,7 @@ class Categorical(Likelihood):
         kwargs: the arguments of `keras.layers.Layer`.
 
     Raises:
-        ValueError: `num_classes` is no integer of at least 2.
+        ValueError: `num_classes` is not an integer of at least 2.
     """
 
     def __init__(self, num_classes: int, **kwargs: Any) -> None:
@@ -54,18 +54,18 @@ class Categorical(Likelihood):
         codes = tf.reshape(x, [-1, math.prod(self._event_shape), 1])
         is_class = tf.cast(codes == tf.range(self.num_classes, dtype=tf.float32), tf.float32)
         log_probs = tf.nn.log_softmax(self.by_element(parameters))
-        # What is no code has probability 0, and not that of an empty sum.
+        # A value that is not a code has probability 0; the sum below, of no terms, would give it 1.
         is_code = tf.math.log(tf.reduce_sum(is_class, axis=-1))
         return self.to_event(tf.reduce_sum(is_class * log_probs, axis=-1) + is_code)
 
     def mean(self, parameters: tf.Tensor) -> tf.Tensor:
-        """The probabilities of the classes [..., *event_shape, C], the mean of x coded as one of C bits.
+        """The probabilities of the classes [..., *event_shape, C], which are the mean of x in one-hot form.
 
         Args:
             parameters: the decoder's output [..., *parameter_shape].
         """
         self._check_built()
-        # The event as one axis: a softmax takes no arrays of six.
+        # The event is flattened to one axis, because the softmax of TFLite does not take tensors of six dimensions.
         probabilities = tf.nn.softmax(self.by_element(tf.cast(parameters, tf.float32)))
         return self.to_event(probabilities, (self.num_classes,))
 
@@ -78,7 +78,7 @@ class Categorical(Likelihood):
         return np.argmax(mean, axis=-1).astype(np.float32)
 
     def check(self, x: np.ndarray) -> None:
-        """Raises ValueError when a value is no code."""
+        """Raises ValueError when a value is not a code."""
         wrong = checks.find(x, lambda part: ~np.isin(part, np.arange(self.num_classes)))
         if wrong is not None:
             raise ValueError(

@@ -1,4 +1,4 @@
-"""The likelihood of tables whose columns are of several kinds."""
+"""The likelihood of tables whose columns need different likelihoods, such as numbers beside categories."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -19,21 +19,22 @@ _Column = Sequence[Likelihood | dict[str, Any] | int]
 
 @keras.saving.register_keras_serializable(PACKAGE)
 class Columns(Likelihood):
-    """The likelihood of x [B, ..., D] whose D columns, the last axis, have likelihoods of several kinds.
+    """The likelihood of x [B, ..., D] whose D columns, on the last axis, have different likelihoods.
 
     log p(x|z) = sum over the groups of columns of log p_group(x_group|z)
 
-    The decoder's output is that of the groups, one after the other on the last axis; its width is
-    `parameter_shape((D,))[-1]`. So is the mean, where the C probabilities of each `Categorical` column take its place:
-    `to_data` makes of that one column for each of x.
+    The decoder's output holds the parameters of the groups one after the other on its last axis, whose length is
+    `parameter_shape((D,))[-1]`. The mean is laid out likewise, with C probabilities in the place of each `Categorical`
+    column; `to_data` turns it into D columns again.
 
     Args:
-        columns: for each group of columns, from the first on, its likelihood, or the configuration of that, and the
-            number of its columns: a sequence of such pairs, or a dictionary of them by names that messages then show.
+        columns: the groups of neighbouring columns, from the first to the last, each a pair of a likelihood (or its
+            configuration) and a number of columns. Either a sequence of pairs, or a dictionary from names, which error
+            messages then show, to pairs.
         kwargs: the arguments of `keras.layers.Layer`.
 
     Raises:
-        ValueError: `columns` is out of its range.
+        ValueError: `columns` is not of this form, or holds a likelihood that cannot be part of it.
 
     Reference: Nazabal et al. 2020, Handling incomplete heterogeneous data using VAEs.
     """
@@ -50,43 +51,43 @@ class Columns(Likelihood):
         self._names = tuple(columns) if is_mapping else None
         self.likelihoods = [likelihood_of(likelihood, "columns") for likelihood, _ in groups]
         if len({id(likelihood) for likelihood in self.likelihoods}) < len(groups):
-            # Its weights have the shape of one group.
+            # The weights of a likelihood have the shape of one group.
             raise ValueError(
-                "`columns` must have a likelihood of its own for each group. Received: one likelihood for several of "
+                "`columns` must have a separate likelihood for each group. Received: one likelihood more than once, in "
                 f"{self.likelihoods!r}"
             )
         self._widths = tuple(checks.positive_integer("columns", width) for _, width in groups)
         for likelihood in self.likelihoods:
             if likelihood.allows_missing or isinstance(likelihood, Columns):
                 raise ValueError(
-                    "`columns` must have likelihoods of one kind of complete data; for missing values wrap all of it, "
-                    f"as in Missing(Columns(...)). Received: {likelihood!r}"
+                    "`columns` must hold neither a Columns nor a likelihood that allows missing values; for these wrap "
+                    f"the whole, as in Missing(Columns(...)). Received: {likelihood!r}"
                 )
 
     @property
     def placeholder(self) -> np.ndarray:
-        """A value that each column may have [D]."""
+        """A valid value for each column [D]."""
         return np.repeat([likelihood.placeholder for likelihood in self.likelihoods], self._widths)
 
     def parameter_shape(self, event_shape: tuple[int, ...]) -> tuple[int, ...]:
         """The shape that the decoder's output must have for each example.
 
         Raises:
-            ValueError: x has another number of columns.
+            ValueError: the groups do not have as many columns as x.
         """
         if event_shape[-1] != sum(self._widths):
             raise ValueError(
-                f"`columns` must have the {event_shape[-1]} columns of x of shape {[None, *event_shape]}. Received: "
-                f"columns that are {sum(self._widths)}"
+                f"`columns` must describe the {event_shape[-1]} columns of x of shape {[None, *event_shape]}. "
+                f"Received: groups with {sum(self._widths)} columns in all"
             )
         return (*event_shape[:-1], sum(self._parameter_widths()))
 
     def mean_shape(self, event_shape: tuple[int, ...]) -> tuple[int, ...]:
-        """The shape of what `mean` gives for each example."""
+        """The shape of what `mean` returns for each example."""
         return (*event_shape[:-1], sum(self._mean_widths()))
 
     def build(self, input_shape: tuple[int | None, ...]) -> None:
-        """Builds the likelihoods."""
+        """Builds the likelihood of each group."""
         super().build(input_shape)
         self._event_shape = (*input_shape[1:-1], sum(self._widths))
         for likelihood, width in zip(self.likelihoods, self._parameter_widths(), strict=True):
@@ -120,7 +121,7 @@ class Columns(Likelihood):
     def element_log_prob_in_training(
         self, x: tf.Tensor, parameters: tf.Tensor, is_observed: tf.Tensor | None = None
     ) -> tf.Tensor:
-        """The log-density of each element in a step of training: see `Likelihood`."""
+        """The log-density of each element in a training step: see `Likelihood`."""
         is_observed = tf.ones_like(x, tf.bool) if is_observed is None else is_observed
         parts = (tf.split(tensor, self._widths, axis=-1) for tensor in (x, is_observed))
         log_probs = [
@@ -144,10 +145,10 @@ class Columns(Likelihood):
         return tf.concat(means, axis=-1)
 
     def to_data(self, mean: np.ndarray) -> np.ndarray:
-        """The x [..., *event_shape] that a mean stands for: the most probable code in a `Categorical` column.
+        """Turns a mean into a value of x [..., *event_shape], with the most probable code in a `Categorical` column.
 
         Args:
-            mean: what `mean` gives [..., *mean_shape].
+            mean: what `mean` returns [..., *mean_shape].
         """
         parts = np.split(mean, np.cumsum(self._mean_widths())[:-1], axis=-1)
         columns = [
@@ -157,7 +158,7 @@ class Columns(Likelihood):
         return np.concatenate(columns, axis=-1)
 
     def check(self, x: np.ndarray) -> None:
-        """Raises ValueError when a column cannot come from its likelihood, and names it."""
+        """Raises ValueError, with the name of the column, when a column cannot come from its likelihood."""
         starts = np.cumsum([0, *self._widths])
         for number, likelihood in enumerate(self.likelihoods):
             group = range(starts[number], starts[number + 1])
@@ -168,7 +169,7 @@ class Columns(Likelihood):
                 raise
 
     def _raise(self, x: np.ndarray, number: int, group: range) -> None:
-        """Raises the error of the first column of a group that is refused, with the column's name."""
+        """Raises the error of the first column that a group's likelihood refuses, with the column's name."""
         for column in group:
             try:
                 self.likelihoods[number].check(x[..., column : column + 1])

@@ -14,7 +14,7 @@ from tfvae.numerics import log1p, log_rising, softplus
 
 tfd = tfp.distributions
 
-# A learned number of degrees of freedom stays above it, where the variance is finite, and starts from the other.
+# Learned degrees of freedom stay above the first, where the variance is finite, and start at the second.
 _MIN_DF, _START_DF = 2.0, 5.0
 
 
@@ -37,13 +37,13 @@ class Laplace(LocationScale):
 
 @keras.saving.register_keras_serializable(PACKAGE)
 class StudentT(LocationScale):
-    """The likelihood of x = f(z) + scale * t, t with Student's t distribution, f the decoder.
+    """The likelihood of x = f(z) + scale * t, where t has Student's t distribution and f is the decoder.
 
     p(x|z) = product of Gamma((df + 1) / 2) / (Gamma(df / 2) sqrt(df pi) scale) (1 + y^2 / df)^(-(df + 1) / 2),
     y = (x - f(z)) / scale
 
     Args:
-        df: the degrees of freedom, a number > 0; "learned" trains one scalar above 2, from 5.
+        df: the degrees of freedom, a number > 0; "learned" trains one scalar, which stays above 2 and starts at 5.
         scale: a number > 0, "learned", "per_dimension" or "predicted": see `LocationScale`.
         kwargs: the arguments of `keras.layers.Layer`.
 
@@ -61,7 +61,7 @@ class StudentT(LocationScale):
         self._df = float(df) if is_number else df
 
     def build(self, input_shape: tuple[int | None, ...]) -> None:
-        """Creates the variables of what is learned."""
+        """Creates the variables of a learned scale and of learned degrees of freedom."""
         super().build(input_shape)
         if self._df == "learned":
             start = keras.initializers.Constant(math.log(math.expm1(_START_DF - _MIN_DF)))

@@ -27,7 +27,7 @@ class Poisson(Likelihood):
 
     log p(x|z) = sum of x f - exp(f) - log x!
 
-    f above 88 overflows: begin the encoder with log(1 + x) where the counts are large.
+    exp(f) overflows for f above 88: where the counts are large, begin the encoder with log(1 + x).
 
     Args:
         kwargs: the arguments of `keras.layers.Layer`.
@@ -42,18 +42,18 @@ class Poisson(Likelihood):
         return log_poisson(x, parameters)
 
     def check(self, x: np.ndarray) -> None:
-        """Raises ValueError when a value is no count."""
+        """Raises ValueError when a value is not a count."""
         _check_counts(self, x)
 
 
 @keras.saving.register_keras_serializable(PACKAGE)
 class NegativeBinomial(Likelihood):
-    """The likelihood of counts that vary more than Poisson's: of mean m = exp(f(z)) and variance m + m^2 / d.
+    """The likelihood of counts that vary more than under `Poisson`: mean m = exp(f(z)) and variance m + m^2 / d.
 
     p(x|z) = product of Gamma(x + d) / (Gamma(d) x!) (d / (d + m))^d (m / (d + m))^x
 
-    f is the decoder; d, the inverse dispersion, is learned for each element of x, from 1, and large where the counts
-    are nearly Poisson's.
+    f is the decoder. d, the inverse dispersion, is learned for each element of x and starts at 1; it is large where the
+    counts are nearly Poisson distributed.
 
     Args:
         kwargs: the arguments of `keras.layers.Layer`.
@@ -95,7 +95,7 @@ class NegativeBinomial(Likelihood):
         return tf.exp(tf.cast(parameters, tf.float32))
 
     def check(self, x: np.ndarray) -> None:
-        """Raises ValueError when a value is no count."""
+        """Raises ValueError when a value is not a count."""
         _check_counts(self, x)
 
     def _negative_binomial(self, log_mean: tf.Tensor) -> tfd.Distribution:
@@ -109,7 +109,7 @@ class NegativeBinomial(Likelihood):
 
 @keras.saving.register_keras_serializable(PACKAGE)
 class ZeroInflatedNegativeBinomial(NegativeBinomial):
-    """The likelihood of counts that are 0 with probability sigmoid(g(z)), and else as under `NegativeBinomial`.
+    """The likelihood of counts that are 0 with probability sigmoid(g(z)), and otherwise as under `NegativeBinomial`.
 
     The two outputs of the decoder for each element of x are f, the logarithm of the mean of the negative binomial, and
     g.
@@ -126,14 +126,14 @@ class ZeroInflatedNegativeBinomial(NegativeBinomial):
     def element_distribution(self, parameters: tf.Tensor) -> tfd.Distribution:
         """The zero-inflated NegativeBinomial for each element."""
         log_mean, logits = self.split(parameters)
-        # TFP takes `inflated_loc_logits` twice: its probability is sigmoid(2 logits).
+        # Not by `inflated_loc_logits`, which TFP applies twice: the probability would be sigmoid(2 logits).
         return tfd.Inflated(self._negative_binomial(log_mean), inflated_loc_probs=tf.sigmoid(logits))
 
     def element_log_prob(self, x: tf.Tensor, parameters: tf.Tensor) -> tf.Tensor:
         """The log-probability of each element: see `Likelihood`."""
         log_mean, logits = self.split(parameters)
         log_prob = self._log_negative_binomial(x, log_mean)
-        # log(exp(g) + p(0)) for a zero, which may be of either kind.
+        # A zero may come from the inflation or from the negative binomial: log(exp(g) + p(0)).
         log_prob = tf.where(x == 0, log_prob + softplus(logits - log_prob), log_prob)
         return log_prob - softplus(logits)
 

@@ -1,4 +1,4 @@
-"""A TFP distribution of elements that TFP has none for."""
+"""TFP distributions made from functions, for likelihoods whose elements no distribution of TFP describes."""
 
 from collections.abc import Callable
 from typing import Any
@@ -16,14 +16,14 @@ def distribution(
     log_prob: Callable[[tf.Tensor], tf.Tensor],
     mean: Callable[[], tf.Tensor],
 ) -> tfd.Distribution:
-    """Makes a distribution of scalars from functions.
+    """Makes a batch of distributions of scalars from the functions that define them.
 
     Args:
-        shape: the batch shape, a tensor int32.
-        static_shape: what is known of it.
-        sample: from a number n and a seed to draws [n, *shape].
-        log_prob: from values to their log-densities.
-        mean: gives the mean [*shape].
+        shape: the batch shape, an int32 tensor.
+        static_shape: the batch shape as far as it is known while the graph is traced.
+        sample: maps a number n and a seed to n draws [n, *shape].
+        log_prob: maps values to their log-densities.
+        mean: returns the mean [*shape].
     """
     return _Elements(shape, static_shape, sample, log_prob, mean)
 

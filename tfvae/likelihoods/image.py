@@ -1,7 +1,7 @@
-"""Likelihoods of 8-bit pixels that are exact: the probability of each of the 256 values.
+"""Likelihoods of 8-bit pixels by exact probabilities of the 256 values, instead of a density.
 
-A logistic distribution, or a mixture of them, is cut into bins around the values; those of 0 and 255 reach to infinity.
-As in PixelCNN++ the parameters are in the units of 2 x - 1, in which black is -1 and white 1.
+A logistic distribution, or a mixture of them, is cut into bins around the values; the bins of 0 and 255 extend to
+infinity. As in PixelCNN++ the parameters are in the units of 2 x - 1, in which black is -1 and white is 1.
 
 Reference: Kingma et al. 2016, Improving Variational Inference with Inverse Autoregressive Flow; Salimans et
 al. 2017, PixelCNN++, section 2.1.
@@ -21,11 +21,11 @@ from tfvae.numerics import log1mexp, softplus
 
 tfd = tfp.distributions
 
-# Half a bin, in the units of 2 x - 1.
+# Half the width of a bin, in the units of 2 x - 1.
 _HALF = 1 / 255
-# As in the code of PixelCNN++: narrower than a bin by far, and the density does not degenerate.
+# As in the code of PixelCNN++: far narrower than a bin, but not so narrow that the density degenerates.
 _MIN_LOG_SCALE = -7.0
-# So wide that nearly all of it is black or white; above, the mean loses its digits, and from 88 on gradients are NaN.
+# So wide that nearly all draws are black or white. Above it the mean loses precision; from 88 on gradients are NaN.
 _MAX_LOG_SCALE = 7.0
 
 
@@ -37,7 +37,7 @@ class _Pixels(Likelihood):
     """
 
     def check(self, x: np.ndarray) -> None:
-        """Raises ValueError when a value is none of 0, 1/255, ..., 1."""
+        """Raises ValueError when a value is not one of 0, 1/255, ..., 1."""
 
         def is_wrong(part: np.ndarray) -> np.ndarray:
             levels = part.astype(np.float64) * 255
@@ -56,9 +56,9 @@ class DiscretizedLogistic(_Pixels):
     """The likelihood of 8-bit pixels x in {0, 1/255, ..., 1}, a logistic distribution in 256 bins.
 
     P(x|z) = product of F(u + 1/255) - F(u - 1/255),  u = 2 x - 1,  F(u) = sigmoid((u - loc) / scale),
-    F = 0 below the bin of 0, and 1 above that of 1
+    F = 0 at the lower edge of the bin of 0, and F = 1 at the upper edge of the bin of 1
 
-    The two outputs of the decoder for each element of x are loc and log scale, which is cut at -7 and 7.
+    The two outputs of the decoder for each element of x are loc and log scale; log scale is clipped to [-7, 7].
 
     Args:
         kwargs: the arguments of `keras.layers.Layer`.
@@ -82,7 +82,7 @@ class DiscretizedLogistic(_Pixels):
         return _log_mass(x, *self.split(parameters))
 
     def mean(self, parameters: tf.Tensor) -> tf.Tensor:
-        """The mean of p(x|z) before x is rounded to one of 256 values, and so within 1/510 of the mean.
+        """The mean before x is rounded to one of 256 values, which is within 1/510 of the mean of p(x|z).
 
         Args:
             parameters: the decoder's output [..., *parameter_shape].
@@ -96,15 +96,15 @@ class DiscretizedLogisticMixture(_Pixels):
 
     P(x|z) = product of sum over k of softmax(logits)_k P_k(x),  P_k as in `DiscretizedLogistic`
 
-    Given z the channels of a pixel are independent, each with a mixture of its own, where PixelCNN++ makes them depend
-    on each other. The 3 K outputs of the decoder for each element of x are the logits, the locs and the log scales.
+    Given z the channels of a pixel are independent, each with its own mixture; in PixelCNN++ they depend on each other.
+    The 3 K outputs of the decoder for each element of x are the logits, the locs and the log scales.
 
     Args:
         num_components: K, at least 1.
         kwargs: the arguments of `keras.layers.Layer`.
 
     Raises:
-        ValueError: `num_components` is no integer of at least 1.
+        ValueError: `num_components` is not an integer of at least 1.
 
     Reference: Salimans et al. 2017, PixelCNN++, equations 1 and 2.
     """
@@ -132,12 +132,12 @@ class DiscretizedLogisticMixture(_Pixels):
     def element_log_prob(self, x: tf.Tensor, parameters: tf.Tensor) -> tf.Tensor:
         """The log-probability of each element: see `Likelihood`."""
         logits, loc, log_scale = self._components(parameters)
-        # The event as one axis: TFLite has no arrays of six.
+        # The event is flattened to one axis, because TFLite does not take tensors of six dimensions.
         x = tf.reshape(x, [-1, loc.shape[-2], 1])
         return self.to_event(self._log_mixture(x, logits, loc, log_scale))
 
     def mean(self, parameters: tf.Tensor) -> tf.Tensor:
-        """The mean of p(x|z) before x is rounded to one of 256 values, and so within 1/510 of the mean.
+        """The mean before x is rounded to one of 256 values, which is within 1/510 of the mean of p(x|z).
 
         Args:
             parameters: the decoder's output [..., *parameter_shape].
@@ -169,12 +169,12 @@ def _cut(log_scale: tf.Tensor) -> tf.Tensor:
 
 
 def _unit(u: tf.Tensor) -> tf.Tensor:
-    """From the units of 2 x - 1 to those of x."""
+    """Converts u = 2 x - 1 back to x."""
     return (u + 1) / 2
 
 
 def _log_mass(x: tf.Tensor, loc: tf.Tensor, log_scale: tf.Tensor) -> tf.Tensor:
-    """The logarithm of the mass of the bin of x, which loses no digits where the mass is small.
+    """The log-probability of the bin of x, in a form that stays precise where the probability is small.
 
     sigmoid(b) - sigmoid(a) = sigmoid(b) sigmoid(-a) (1 - exp(a - b))
     """
@@ -187,12 +187,12 @@ def _log_mass(x: tf.Tensor, loc: tf.Tensor, log_scale: tf.Tensor) -> tf.Tensor:
 
 
 def _clipped_mean(loc: tf.Tensor, scale: tf.Tensor) -> tf.Tensor:
-    """The mean of a logistic variable that is clipped to [-1, 1]: 1 less the integral of its F from -1 to 1."""
+    """The mean of a logistic variable that is clipped to [-1, 1]: 1 minus the integral of its F from -1 to 1."""
     return 1 - scale * (softplus((1 - loc) / scale) - softplus((-1 - loc) / scale))
 
 
 def _rounded(continuous: tfd.Distribution, log_prob: Any, mean: Any) -> tfd.Distribution:
-    """The distribution of x that is drawn in the units of 2 x - 1, clipped, and rounded to one of 256 values."""
+    """The distribution of draws of `continuous` that are clipped to [-1, 1] and rounded to one of 256 values of x."""
 
     def sample(n: Any, seed: Any) -> tf.Tensor:
         return tf.round(255 * _unit(tf.clip_by_value(continuous.sample(n, seed=seed), -1.0, 1.0))) / 255

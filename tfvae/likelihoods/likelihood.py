@@ -1,4 +1,4 @@
-"""What every likelihood is."""
+"""The base class of all likelihoods, and helpers for likelihoods that wrap others."""
 
 import abc
 import math
@@ -15,20 +15,20 @@ PACKAGE = "tfvae.likelihoods"
 
 
 class Likelihood(keras.layers.Layer, abc.ABC):
-    """A distribution over the event x, independent over its elements given z.
+    """The distribution p(x|z) of an example x, whose elements are independent of each other given z.
 
-    Built with the shape of the decoder's output. Where an element of x has several parameters, the last axis of that is
-    longer by as much: for x [B, ..., C] and P parameters it is [B, ..., C * P], and those of one element are
-    neighbours. A picture with one channel so has one channel for each parameter.
+    `build` takes the shape of the decoder's output. If each element of x has P parameters, the last axis of the output
+    is P times as long as that of x: [B, ..., C * P] for x [B, ..., C], with the parameters of one element next to each
+    other. So for images with one channel, the output has one channel for each parameter.
 
     Args:
         kwargs: the arguments of `keras.layers.Layer`.
 
     Attributes:
         num_parameters: P, the number of parameters of one element of x.
-        allows_missing: whether NaN may mark an element of x that is missing.
-        has_moving_statistics: whether it has weights that follow the data in training, and not the gradient.
-        placeholder: a value that x may have, which takes the place of what is missing.
+        allows_missing: whether x may hold NaN, which marks a missing element.
+        has_moving_statistics: whether training sets some of its weights from the data, not by the gradient.
+        placeholder: a valid value for an element of x, put in the place of missing elements.
     """
 
     num_parameters = 1
@@ -50,7 +50,7 @@ class Likelihood(keras.layers.Layer, abc.ABC):
         return (*event_shape[:-1], event_shape[-1] * self.num_parameters)
 
     def mean_shape(self, event_shape: tuple[int, ...]) -> tuple[int, ...]:
-        """The shape of what `mean` gives for each example: that of x, unless a likelihood says otherwise.
+        """The shape of what `mean` returns for each example: that of x, unless a subclass overrides it.
 
         Args:
             event_shape: the shape of x for each example.
@@ -58,7 +58,7 @@ class Likelihood(keras.layers.Layer, abc.ABC):
         return event_shape
 
     def build(self, input_shape: tuple[int | None, ...]) -> None:
-        """Takes the shape of the event from that of the decoder's output, [B, ...]."""
+        """Derives the event shape from the shape of the decoder's output, [B, ...]."""
         self._event_rank = len(input_shape) - 1
         self._event_shape = (*input_shape[1:-1], input_shape[-1] // self.num_parameters)
 
@@ -73,12 +73,12 @@ class Likelihood(keras.layers.Layer, abc.ABC):
     def element_log_prob_in_training(
         self, x: tf.Tensor, parameters: tf.Tensor, is_observed: tf.Tensor | None = None
     ) -> tf.Tensor:
-        """The log-density of each element in a step of training, for a likelihood that learns from the batch itself.
+        """The log-density of each element in a training step; overridden by likelihoods that adapt to the batch.
 
         Args:
-            x: the data [B, ...], with the placeholder for what is missing.
+            x: the data [B, ...], with the placeholder in the place of missing elements.
             parameters: the decoder's output [S, B, ...].
-            is_observed: which elements of x are there, bool [B, ...]; None for all.
+            is_observed: which elements of x are observed, bool [B, ...]; None if all are.
         """
         del is_observed
         return self.element_log_prob(x, parameters)
@@ -87,11 +87,11 @@ class Likelihood(keras.layers.Layer, abc.ABC):
         """Raises ValueError when x cannot come from this distribution.
 
         Args:
-            x: data as it was given [N, ...], finite and of the right shape.
+            x: the data as the user gave them [N, ...], already known to be finite and of the right shape.
         """
 
     def encoder_input(self, x: tf.Tensor) -> tf.Tensor:
-        """What the encoder is given for x [B, ...]."""
+        """The encoder's input for the data x [B, ...]: x itself, unless a subclass overrides it."""
         return x
 
     def distribution(self, parameters: tf.Tensor) -> tfd.Distribution:
@@ -110,7 +110,7 @@ class Likelihood(keras.layers.Layer, abc.ABC):
         Args:
             x: the data [B, ...].
             parameters: the decoder's output [S, B, ...].
-            training: whether this is a step of training, from whose batch a likelihood may learn.
+            training: whether this is a training step, in which a likelihood may adapt to the batch.
 
         Returns:
             log p(x|z) [S, B], in nats per example.
@@ -121,7 +121,7 @@ class Likelihood(keras.layers.Layer, abc.ABC):
         return tf.reduce_sum(elements, axis=list(range(-self._event_rank, 0)))
 
     def mean(self, parameters: tf.Tensor) -> tf.Tensor:
-        """The mean of p(x|z), with the shape of the parameters' leading dimensions and the event.
+        """The mean of p(x|z) [..., *mean_shape].
 
         Args:
             parameters: the decoder's output [..., *parameter_shape].
@@ -129,26 +129,26 @@ class Likelihood(keras.layers.Layer, abc.ABC):
         return self.distribution(parameters).mean()
 
     def to_data(self, mean: np.ndarray) -> np.ndarray:
-        """The x [..., *event_shape] that a mean, or an average of means over z, stands for.
+        """Turns a mean of p(x|z), or an average of such means over z, into a value of x [..., *event_shape].
 
         Args:
-            mean: what `mean` gives [..., *mean_shape].
+            mean: what `mean` returns [..., *mean_shape].
         """
         return mean
 
     def by_element(self, parameters: tf.Tensor) -> tf.Tensor:
-        """The parameters [..., E, P] of the E elements of x, of the decoder's output [..., *parameter_shape]."""
+        """Reshapes the decoder's output [..., *parameter_shape] to [..., E, P]: P parameters for each of E elements."""
         leading = tf.shape(parameters)[: -self._event_rank]
         shape = [math.prod(self._event_shape), self.num_parameters]
         return tf.reshape(parameters, tf.concat([leading, shape], axis=0))
 
     def to_event(self, elements: tf.Tensor, trailing: tuple[int, ...] = ()) -> tf.Tensor:
-        """Values [..., E, *trailing] of the elements of x in the shape of the event, [..., *event_shape, *trailing]."""
+        """Reshapes values [..., E, *trailing], one for each element of x, to [..., *event_shape, *trailing]."""
         leading = tf.shape(elements)[: -1 - len(trailing)]
         return tf.reshape(elements, tf.concat([leading, [*self._event_shape, *trailing]], axis=0))
 
     def split(self, parameters: tf.Tensor) -> list[tf.Tensor]:
-        """The P parameters, each [..., *event_shape], of the decoder's output [..., *parameter_shape]."""
+        """Splits the decoder's output [..., *parameter_shape] into its P parameters, each [..., *event_shape]."""
         if self.num_parameters == 1:
             return [parameters]
         return [self.to_event(part) for part in tf.unstack(self.by_element(parameters), axis=-1)]
@@ -159,14 +159,14 @@ class Likelihood(keras.layers.Layer, abc.ABC):
 
 
 def likelihood_of(value: Any, argument: str) -> Likelihood:
-    """The likelihood that a wrapper was given.
+    """Returns the likelihood that a wrapper was given, as an object or as a configuration.
 
     Args:
-        value: a likelihood, or the configuration of one as `configuration_of` gives it.
-        argument: the name under which it was given.
+        value: a likelihood, or its configuration as `configuration_of` returns it.
+        argument: the name of the wrapper's argument, for the error message.
 
     Raises:
-        ValueError: it is none.
+        ValueError: `value` is neither.
     """
     if isinstance(value, dict):
         value = keras.saving.deserialize_keras_object(value)
@@ -176,7 +176,7 @@ def likelihood_of(value: Any, argument: str) -> Likelihood:
 
 
 def configuration_of(likelihood: Likelihood) -> dict[str, Any]:
-    """What makes a likelihood anew, not built, ready for JSON."""
+    """The configuration, ready for JSON, from which `likelihood_of` makes the same likelihood, not yet built."""
     configuration = keras.saving.serialize_keras_object(likelihood)
     configuration.pop("build_config", None)
     return configuration

@@ -1,4 +1,4 @@
-"""What likelihoods of real numbers have in common: a location that the decoder gives, and a scale."""
+"""The base class of likelihoods of real numbers: the decoder gives a location; the scale is fixed or learned."""
 
 import abc
 import math
@@ -18,7 +18,7 @@ tfd = tfp.distributions
 
 Scale = float | Literal["learned", "per_dimension", "predicted"]
 
-# Without it the density of data that are repeated, or can be reconstructed exactly, has no bound.
+# The least scale: without it the density of data that repeat, or can be reconstructed exactly, is unbounded.
 MIN_SCALE = 1e-3
 
 
@@ -26,9 +26,9 @@ class LocationScale(Likelihood):
     """The likelihood of x = f(z) + scale * noise, where f is the decoder.
 
     Args:
-        scale: a number > 0; "learned" trains one scalar, and "per_dimension" one for each element of x, from 1;
+        scale: a number > 0; "learned" trains one scalar, and "per_dimension" one for each element of x, starting at 1;
             "predicted" takes it from the decoder, whose two outputs for each element are the location and r:
-            scale = softplus(r + log(e - 1)) + 0.001, which is 1 for r = 0.
+            scale = softplus(r + log(e - 1)) + 0.001, which is 1.001 for r = 0.
         kwargs: the arguments of `keras.layers.Layer`.
 
     Raises:
@@ -63,17 +63,20 @@ class LocationScale(Likelihood):
 
     @property
     def scale(self) -> tf.Tensor:
-        """The scale in use, a scalar, or with the event shape where each element has its own.
+        """The scale in use: a scalar, or of the event shape if each element has its own.
 
         Raises:
-            ValueError: the decoder predicts it.
+            ValueError: the decoder predicts the scale, so there is not one scale for all z.
         """
         if self._scale == "predicted":
-            raise ValueError('`scale` is for each x another one. Received: a likelihood with scale="predicted"')
+            raise ValueError(
+                '`scale` must not be "predicted", where each z has its own scale: see `loc_and_scale`. Received: a '
+                'likelihood with scale="predicted"'
+            )
         return tf.constant(self._scale, tf.float32) if self._log_scale is None else tf.exp(self._log_scale)
 
     def loc_and_scale(self, parameters: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        """The location [..., *event_shape] and the scale, of the decoder's output."""
+        """The location [..., *event_shape] and the scale that the decoder's output, float32, stands for."""
         if self._scale != "predicted":
             return parameters, self.scale
         loc, raw = self.split(parameters)
@@ -81,14 +84,14 @@ class LocationScale(Likelihood):
 
     @abc.abstractmethod
     def located(self, loc: tf.Tensor, scale: tf.Tensor) -> tfd.Distribution:
-        """The distribution of an element."""
+        """The distribution of each element, with its location and scale."""
 
     def element_distribution(self, parameters: tf.Tensor) -> tfd.Distribution:
         """The distribution of each element."""
         return self.located(*self.loc_and_scale(parameters))
 
     def mean(self, parameters: tf.Tensor) -> tf.Tensor:
-        """The location: the mean, or the centre where a distribution has none.
+        """The location: the mean, or the centre of a distribution that has no mean.
 
         Args:
             parameters: the decoder's output [..., *parameter_shape].
@@ -97,12 +100,12 @@ class LocationScale(Likelihood):
         return self.loc_and_scale(tf.cast(parameters, tf.float32))[0]
 
     def check(self, x: np.ndarray) -> None:
-        """Raises ValueError for integers, nearly always pixels not scaled; warns of floats that are whole numbers."""
+        """Raises ValueError for integers, nearly always unscaled pixels; warns if all floats are whole numbers."""
         if np.issubdtype(x.dtype, np.integer):
             raise ValueError(
                 f"`x` must hold floats under the {type(self).__name__} likelihood: scale integer data first, for "
-                "example x / 255 for 8-bit pixels, or cast it where it is meant so. Received: x of dtype "
-                f"{x.dtype}"
+                "example x / 255 for 8-bit pixels, or cast them to float if they are meant to be real numbers. "
+                f"Received: x of dtype {x.dtype}"
             )
         is_whole = x.dtype != bool and checks.find(x, lambda part: part % 1 != 0) is None
         if is_whole and x.max() > 1:

@@ -1,4 +1,4 @@
-"""A likelihood of data of which some is missing."""
+"""The likelihood of data with missing values."""
 
 from typing import Any
 
@@ -14,17 +14,17 @@ tfd = tfp.distributions
 
 @keras.saving.register_keras_serializable(PACKAGE)
 class Missing(Likelihood):
-    """The likelihood of what is observed of x, where NaN marks what is missing, at random.
+    """The likelihood of the observed elements of x, where NaN marks those that are missing (at random).
 
     log p(x_observed|z) = sum over the observed elements of log p(x_i|z)
 
-    The bounds and log p(x) of a model with this likelihood are those of what is observed, and the encoder is given 0
-    for what is missing; `tfvae.impute` fills it in. With the `IWAE` objective such a model is the MIWAE.
+    The bounds and log p(x) of a model with this likelihood are those of the observed elements. `tfvae.impute` fills in
+    the missing ones. With the `IWAE` objective such a model is the MIWAE.
 
     Args:
-        likelihood: that of complete data, or its configuration.
-        fill: give the encoder 0 for what is missing; False gives it NaN, for an encoder that knows of it: see
-            `tfvae.networks.MissingMask`.
+        likelihood: the likelihood of complete data, or its configuration.
+        fill: whether the encoder is given 0 for missing elements; False gives it NaN, for an encoder that handles NaN
+            itself: see `tfvae.networks.MissingMask`.
         kwargs: the arguments of `keras.layers.Layer`.
 
     Raises:
@@ -39,17 +39,17 @@ class Missing(Likelihood):
         super().__init__(**kwargs)
         self.likelihood = likelihood_of(likelihood, "likelihood")
         if self.likelihood.allows_missing:
-            raise ValueError(f"`likelihood` must be one of complete data. Received: likelihood={likelihood!r}")
+            raise ValueError(f"`likelihood` must be a likelihood of complete data. Received: likelihood={likelihood!r}")
         if not isinstance(fill, bool):
             raise ValueError(f"`fill` must be True or False. Received: fill={fill!r}")
         self.fill = fill
 
     def parameter_shape(self, event_shape: tuple[int, ...]) -> tuple[int, ...]:
-        """The shape that the decoder's output must have for each example: that of the likelihood of complete data."""
+        """The shape that the decoder's output must have for each example, as for complete data."""
         return self.likelihood.parameter_shape(event_shape)
 
     def mean_shape(self, event_shape: tuple[int, ...]) -> tuple[int, ...]:
-        """The shape of what `mean` gives for each example."""
+        """The shape of what `mean` returns for each example."""
         return self.likelihood.mean_shape(event_shape)
 
     def build(self, input_shape: tuple[int | None, ...]) -> None:
@@ -63,24 +63,24 @@ class Missing(Likelihood):
         return self.likelihood.element_distribution(parameters)
 
     def element_log_prob(self, x: tf.Tensor, parameters: tf.Tensor) -> tf.Tensor:
-        """The log-density of each element that is observed, and 0 for one that is missing."""
+        """The log-density of each observed element, and 0 for each missing one."""
         is_observed, filled = self._observed(x)
         return tf.where(is_observed, self.likelihood.element_log_prob(filled, parameters), 0.0)
 
     def element_log_prob_in_training(
         self, x: tf.Tensor, parameters: tf.Tensor, is_observed: tf.Tensor | None = None
     ) -> tf.Tensor:
-        """The log-density of each element in a step of training: see `Likelihood`."""
+        """The log-density of each element in a training step: see `Likelihood`."""
         is_observed, filled = self._observed(x)
         elements = self.likelihood.element_log_prob_in_training(filled, parameters, is_observed)
         return tf.where(is_observed, elements, 0.0)
 
     def encoder_input(self, x: tf.Tensor) -> tf.Tensor:
-        """What the encoder is given: x with 0 for what is missing, or as it is."""
+        """The encoder's input: x with 0 for missing elements, or x as it is if `fill` is False."""
         return tf.where(tf.equal(x, x), x, tf.zeros_like(x)) if self.fill else x
 
     def mean(self, parameters: tf.Tensor) -> tf.Tensor:
-        """The mean of p(x|z), of all elements.
+        """The mean of p(x|z) for all elements, observed or not.
 
         Args:
             parameters: the decoder's output [..., *parameter_shape].
@@ -88,15 +88,15 @@ class Missing(Likelihood):
         return self.likelihood.mean(parameters)
 
     def to_data(self, mean: np.ndarray) -> np.ndarray:
-        """The x [..., *event_shape] that a mean stands for.
+        """Turns a mean into a value of x [..., *event_shape]: see `Likelihood`.
 
         Args:
-            mean: what `mean` gives [..., *mean_shape].
+            mean: what `mean` returns [..., *mean_shape].
         """
         return self.likelihood.to_data(mean)
 
     def check(self, x: np.ndarray) -> None:
-        """Raises ValueError when what is observed cannot come from the likelihood of complete data."""
+        """Raises ValueError when the observed elements cannot come from the likelihood of complete data."""
         if x.dtype.kind == "f" and (is_missing := np.isnan(x)).any():
             x = np.where(is_missing, np.asarray(self.likelihood.placeholder, x.dtype), x)
         self.likelihood.check(x)
@@ -105,7 +105,7 @@ class Missing(Likelihood):
         """Which elements are observed, and x with the placeholder for those that are not."""
         # TFLite has no operator for `tf.math.is_nan`.
         is_observed = tf.equal(x, x)
-        # Of the density at NaN, the gradient would be NaN even where it is multiplied by 0.
+        # The gradient of the density at NaN would be NaN, even where it is multiplied by 0.
         return is_observed, tf.where(is_observed, x, tf.constant(self.likelihood.placeholder, tf.float32))
 
     def get_config(self) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Likelihoods of real numbers with a normal distribution."""
+"""The normal likelihood of real numbers."""
 
 from typing import Any, Literal
 
@@ -11,7 +11,7 @@ from tfvae.likelihoods.location_scale import MIN_SCALE, LocationScale, Scale
 
 tfd = tfp.distributions
 
-# How much of the moving average a step of training keeps.
+# How much of the moving average a training step keeps.
 _MOMENTUM = 0.99
 
 
@@ -21,11 +21,11 @@ class Normal(LocationScale):
 
     Args:
         scale: the standard deviation, > 0; "learned" trains one scalar, and "per_dimension" one for each element of x,
-            from 1; "predicted" takes it from the decoder, whose two outputs for each element are the location and r:
-            scale = softplus(r + log(e - 1)) + 0.001, which is 1 for r = 0; "optimal" is the one that is best for the
-            batch, at least 0.001: in training the root of the mean of (x - f(z))^2 over draws, examples and elements,
-            with several replicas each of its own part, and without the sample weights; elsewhere the root of a moving
-            average of that mean.
+            starting at 1; "predicted" takes it from the decoder, whose two outputs for each element are the location
+            and r: scale = softplus(r + log(e - 1)) + 0.001, which is 1.001 for r = 0; "optimal" takes the best scale
+            for the batch, at least 0.001: in training the root of the mean of (x - f(z))^2 over draws, examples and
+            elements, which ignores sample weights and which each replica computes from its own part of the batch;
+            elsewhere the root of a moving average of that mean.
         kwargs: the arguments of `keras.layers.Layer`.
 
     Raises:
@@ -45,7 +45,7 @@ class Normal(LocationScale):
         """Creates the variables of the scale."""
         super().build(input_shape)
         if self._scale == "optimal":
-            # The moving average of the mean square, and that of 1 to divide it by: both start from 0.
+            # Moving averages of the mean square and of 1, both starting at 0: the quotient corrects for this start.
             self._moving = self.add_weight(
                 name="moving_mean_square",
                 shape=(2,),
@@ -57,7 +57,7 @@ class Normal(LocationScale):
 
     @property
     def scale(self) -> tf.Tensor:
-        """The standard deviation in use: see `LocationScale.scale`. An optimal one is 1 before any training."""
+        """The standard deviation in use: see `LocationScale.scale`. "optimal" is 1 before any training."""
         if self._scale != "optimal":
             return super().scale
         total, weight = tf.unstack(self._moving.value)
@@ -70,7 +70,7 @@ class Normal(LocationScale):
     def element_log_prob_in_training(
         self, x: tf.Tensor, parameters: tf.Tensor, is_observed: tf.Tensor | None = None
     ) -> tf.Tensor:
-        """The log-density of each element: see `Likelihood`. An optimal scale is that of the batch."""
+        """The log-density of each element: see `Likelihood`. "optimal" takes the best scale for the batch."""
         if self._scale != "optimal" or not self.trainable:
             return self.element_log_prob(x, parameters)
         observed = tf.ones_like(x) if is_observed is None else tf.cast(is_observed, tf.float32)

@@ -1,4 +1,4 @@
-"""What is maximised: a function of the terms of the bound, one value for each example.
+"""Objectives: what training maximises, a function of the terms of the bound with one value for each example.
 
 An objective is immutable: training compiles it into a graph, where a later change would have no effect.
 """

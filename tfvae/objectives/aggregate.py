@@ -1,6 +1,7 @@
 """Objectives that shape the aggregate posterior q(z), the mean of q(z|x) over the data.
 
-They estimate it from the batch, and so want batches of a hundred examples or more; on each replica from its part.
+They estimate q(z) from the batch, or on each replica from its part of the batch, which should have a hundred examples
+or more.
 """
 
 import dataclasses
@@ -21,8 +22,8 @@ class BetaTCVAE(Objective):
 
     mean over S of log p(x|z) - KL(q(z|x) || p(z)) - (beta - 1) * KL(q(z) || product over l of q(z_l))
 
-    The density q(z) of a draw is estimated, without bias, from the posterior of its own example, whose share is 1 / N,
-    and from those of the others in the batch; the densities q(z_l) likewise.
+    The density q(z) at a draw is estimated, without bias, from the posterior of the draw's own example, with the weight
+    1 / N, and from those of the other examples in the batch; the densities q(z_l) likewise.
 
     Args:
         num_examples: N, the number of training examples.
@@ -30,7 +31,7 @@ class BetaTCVAE(Objective):
         num_samples: S, the number of draws of z for each example.
 
     Raises:
-        ValueError: an argument is out of its range; or, where the objective is evaluated, q(z|x) is not independent
+        ValueError: an argument is out of its range; or, when the objective is evaluated, q(z|x) is not independent
             over dimensions.
 
     Reference: Chen et al. 2018, Isolating Sources of Disentanglement in Variational Autoencoders, equation 4; for the
@@ -62,21 +63,22 @@ class BetaTCVAE(Objective):
 @keras.saving.register_keras_serializable(PACKAGE)
 @dataclasses.dataclass(frozen=True)
 class DIPVAE(Objective):
-    """The evidence lower bound, with a penalty on a covariance of q(z) other than the identity.
+    """The evidence lower bound, with a penalty on the distance of the covariance of q(z) from the identity.
 
     mean over S of log p(x|z) - KL(q(z|x) || p(z)) - off_diagonal * sum over i != j of C_ij^2
         - diagonal * sum over i of (C_ii - 1)^2
 
-    C is the covariance over the batch of the means of q(z|x), or of the draws of z, as the `covariance` says.
+    C is the covariance over the batch of the means of q(z|x), or of the draws of z: see `covariance`.
 
     Args:
         off_diagonal: weight of the covariances, >= 0.
         diagonal: weight of the variances, >= 0.
-        covariance: "means" for DIP-VAE-I; "draws" for DIP-VAE-II, which any posterior has.
+        covariance: "means" for DIP-VAE-I; "draws" for DIP-VAE-II, which works with any posterior.
         num_samples: S, the number of draws of z for each example.
 
     Raises:
-        ValueError: an argument is out of its range; or, where the objective is evaluated, q(z|x) has no mean.
+        ValueError: an argument is out of its range; or, when the objective is evaluated, "means" is asked for but the
+            mean of q(z|x) has no closed form.
 
     Reference: Kumar et al. 2018, Variational Inference of Disentangled Latent Concepts from Unlabeled Observations,
     equations 6 and 7.
@@ -116,13 +118,13 @@ class DIPVAE(Objective):
 @keras.saving.register_keras_serializable(PACKAGE)
 @dataclasses.dataclass(frozen=True)
 class MMD(Objective):
-    """The log-likelihood, with the distance of q(z) from the prior by their maximum mean discrepancy: the InfoVAE.
+    """The log-likelihood, with a penalty on the maximum mean discrepancy of q(z) from the prior: the InfoVAE.
 
     mean over S of log p(x|z) - kl_weight * KL(q(z|x) || p(z)) - mmd_weight * MMD^2(q(z), p(z))
     MMD^2(q, p) = E[k(z, z')] - 2 E[k(z, y)] + E[k(y, y')],  z, z' ~ q,  y, y' ~ p,  k(z, y) = exp(-|z - y|^2 / (2 L))
 
-    In the paper kl_weight = 1 - alpha and mmd_weight = alpha + lambda - 1. Without the KL divergence it is no bound,
-    and the weights of a mixture as prior get no gradient.
+    In the paper kl_weight = 1 - alpha and mmd_weight = alpha + lambda - 1. With kl_weight = 0 it is not a bound
+    on log p(x), and the component weights of a mixture prior get no gradient.
 
     Args:
         mmd_weight: weight of the discrepancy, >= 0.
@@ -161,8 +163,8 @@ def _draws(objective: Objective, terms: ElboTerms) -> tf.Tensor:
     """The draws z [S, B, L], for an objective that needs them."""
     if terms.z is None:
         raise ValueError(
-            f"`objective` must be one that needs no z of each example, such as ELBO or IWAE, for this model. Received: "
-            f"{objective}"
+            "`objective` must be one that does not need the draws of z, such as ELBO or IWAE, for this model. "
+            f"Received: {objective}"
         )
     return terms.z
 
@@ -175,7 +177,7 @@ def _kernel(z: tf.Tensor, y: tf.Tensor) -> tf.Tensor:
 
 
 def _mean_of_pairs(z: tf.Tensor) -> tf.Tensor:
-    """The mean of k(z, z') over the pairs of different rows of z [S, B, L]; its diagonal is 1."""
+    """The mean of k(z, z') over the pairs of different rows of z [S, B, L], without the diagonal, which is 1."""
     size = tf.cast(tf.shape(z)[1], tf.float32)
     kernel = tf.reduce_mean(tf.reduce_sum(_kernel(z, z), axis=[1, 2]))
     return (kernel - size) / tf.maximum(size * (size - 1), 1.0)

@@ -1,4 +1,4 @@
-"""The evidence lower bound, and bounds that keep its KL divergence where it is wanted."""
+"""The evidence lower bound, and variants that steer its KL divergence."""
 
 import dataclasses
 
@@ -23,8 +23,8 @@ class ELBO(Objective):
         beta: weight of the KL divergence, >= 0: 1 for the bound itself, above 1 for the beta-VAE.
         num_samples: S, the number of draws of z for each example.
         analytic_kl: use the closed form of the KL divergence where TFP has one.
-        sticking_the_landing: take the gradient through z alone, which has no noise where q(z|x) = p(z|x); it is that
-            of the Monte Carlo form of the KL divergence, so `analytic_kl` becomes False.
+        sticking_the_landing: let the gradient reach q(z|x) through z alone; it then has no noise where q(z|x) = p(z|x).
+            It needs the Monte Carlo form of the KL divergence, so `analytic_kl` becomes False.
 
     Raises:
         ValueError: an argument is out of its range.
@@ -56,20 +56,20 @@ class ELBO(Objective):
 @keras.saving.register_keras_serializable(PACKAGE)
 @dataclasses.dataclass(frozen=True)
 class FreeBits(Objective):
-    """The evidence lower bound, with no gain from a KL divergence below some nats: a latent variable may have these.
+    """The evidence lower bound, in which a KL divergence up to some nats costs no more than these nats.
 
     mean over S of log p(x|z) - sum over l of max(nats, mean over B of KL_l),  KL_l the divergence of dimension l
 
-    It keeps dimensions from collapsing to the prior. The mean is that of the batch, on each replica that of its part.
+    It keeps dimensions from collapsing to the prior. Each replica takes the mean over its own part of the batch.
 
     Args:
-        nats: what is free, >= 0.
-        per_dimension: whether each dimension has its own free nats, for which q(z|x) and p(z) must be independent over
-            dimensions; otherwise the whole of z has them.
+        nats: the number of nats, >= 0.
+        per_dimension: whether the nats are for each dimension of z, which requires that q(z|x) and p(z) are independent
+            over dimensions; otherwise they are for z as a whole.
         num_samples: S, the number of draws of z for each example.
 
     Raises:
-        ValueError: an argument is out of its range; or, where the objective is evaluated, a distribution is not
+        ValueError: an argument is out of its range; or, when the objective is evaluated, a distribution is not
             independent over dimensions.
 
     Reference: Kingma et al. 2016, Improving Variational Inference with Inverse Autoregressive Flow, equation 15.
@@ -93,15 +93,15 @@ class FreeBits(Objective):
 @keras.saving.register_keras_serializable(PACKAGE)
 @dataclasses.dataclass(frozen=True)
 class Capacity(Objective):
-    """The log-likelihood, with a KL divergence that is held at a capacity.
+    """The log-likelihood, with a penalty that holds the KL divergence at a capacity.
 
     mean over S of log p(x|z) - gamma * |KL(q(z|x) || p(z)) - capacity|
 
-    With `tfvae.callbacks.KLWarmUp` the capacity rises from 0 as the training goes, as in the paper.
+    With `tfvae.callbacks.KLWarmUp` the capacity rises from 0 during training, as in the paper.
 
     Args:
-        capacity: what the KL divergence is held at, >= 0, in nats.
-        gamma: weight of the distance from it, >= 0.
+        capacity: the value at which the KL divergence is held, >= 0, in nats.
+        gamma: weight of the distance from the capacity, >= 0.
         num_samples: S, the number of draws of z for each example.
 
     Raises:
@@ -119,7 +119,7 @@ class Capacity(Objective):
             object.__setattr__(self, name, checks.number(name, getattr(self, name), 0))
 
     def tempered(self, terms: ElboTerms, weight: tf.Tensor) -> ElboTerms:
-        """The terms, with the weight for the capacity and not for the KL divergence."""
+        """The terms with the weight set but not applied: `__call__` multiplies the capacity by it."""
         return terms._replace(weight=weight)
 
     def __call__(self, terms: ElboTerms) -> tf.Tensor:

@@ -13,7 +13,7 @@ from tfvae.objectives.objective import PACKAGE, Objective
 
 @dataclasses.dataclass(frozen=True)
 class _Grouped(Objective):
-    """Bounds of draws in groups.
+    """A bound that divides the draws into groups.
 
     Args:
         num_samples: S, the number of draws of z for each example.
@@ -48,8 +48,8 @@ class IWAE(Objective):
 
     Args:
         num_samples: S, the number of draws of z for each example.
-        doubly_reparameterized: take the gradient of q(z|x) through z alone, with the squares of the normalised weights:
-            unbiased too, and its signal does not drown in noise as S grows.
+        doubly_reparameterized: let the gradient reach q(z|x) through z alone, by the squares of the normalised weights.
+            It is unbiased too, and does not drown in noise as S grows.
 
     Raises:
         ValueError: an argument is out of its range.
@@ -67,7 +67,7 @@ class IWAE(Objective):
         return self.doubly_reparameterized
 
     def path_weights(self, terms: ElboTerms) -> tf.Tensor:
-        """What the gradient at z is multiplied by [S, B]: see `Objective.path_weights`."""
+        """The factors [S, B] of the gradient at z: see `Objective.path_weights`."""
         return _doubly_reparameterized_weights(terms, self.num_samples)
 
     def __call__(self, terms: ElboTerms) -> tf.Tensor:
@@ -82,8 +82,8 @@ class MIWAE(_Grouped):
 
     1/M sum over M of log M/S sum over S/M of w,  w = p(x|z) p(z) / q(z|x)
 
-    The more draws in a group, the tighter the bound, but the weaker the signal for q(z|x) against its noise; the more
-    groups, the less noise. M = 1 is `IWAE`, M = S the ELBO in its Monte Carlo form.
+    More draws in a group make the bound tighter, but the gradient of q(z|x) weaker relative to its noise; more groups
+    make it less noisy. M = 1 is `IWAE`, M = S the ELBO in its Monte Carlo form.
 
     Args:
         num_samples: S, the number of draws of z for each example.
@@ -101,16 +101,16 @@ class MIWAE(_Grouped):
         return _mean_log_mean(terms, self.num_samples // self.groups)
 
     def path_weights(self, terms: ElboTerms) -> tf.Tensor:
-        """What the gradient at z is multiplied by [S, B]: see `Objective.path_weights`."""
+        """The factors [S, B] of the gradient at z: see `Objective.path_weights`."""
         return _doubly_reparameterized_weights(terms, self.num_samples // self.groups)
 
 
 @keras.saving.register_keras_serializable(PACKAGE)
 @dataclasses.dataclass(frozen=True)
 class PIWAE(_Grouped):
-    """The tight bound for the likelihood and the prior, and bounds with a stronger signal for the posterior.
+    """The tighter bound for the likelihood and the prior, and the one with the less noisy gradient for the posterior.
 
-    The parameters of p(x|z) and of p(z) maximise `IWAE` of all S draws, those of q(z|x) `MIWAE` of M groups.
+    The parameters of p(x|z) and of p(z) maximise `IWAE` of all S draws; those of q(z|x) maximise `MIWAE` of M groups.
 
     Args:
         num_samples: S, the number of draws of z for each example.
@@ -142,7 +142,7 @@ class CIWAE(Objective):
 
     Args:
         num_samples: S, the number of draws of z for each example.
-        share: of the evidence lower bound, from 0 to 1: the paper's beta.
+        share: the share of the evidence lower bound, from 0 to 1; beta in the paper.
 
     Raises:
         ValueError: an argument is out of its range.
@@ -171,12 +171,12 @@ class Renyi(Objective):
 
     1/(1 - alpha) log 1/S sum over S of w^(1 - alpha),  w = p(x|z) p(z) / q(z|x)
 
-    It falls as alpha rises: alpha = 0 is `IWAE`, and alpha towards 1 the ELBO. As S grows it tends to a lower bound on
-    log p(x) for alpha > 0, and to an upper bound for alpha < 0.
+    It decreases in alpha: alpha = 0 gives `IWAE`, and the limit alpha -> 1 the ELBO. As S grows it tends to a lower
+    bound on log p(x) for alpha > 0, and to an upper bound for alpha < 0.
 
     Args:
         num_samples: S, the number of draws of z for each example.
-        alpha: the order, not 1.
+        alpha: the order, any number but 1.
 
     Raises:
         ValueError: an argument is out of its range.
@@ -204,15 +204,16 @@ def _mean_log_mean(terms: ElboTerms, size: int) -> tf.Tensor:
 
     Args:
         terms: the terms of the bound.
-        size: how many draws are in a group.
+        size: the number of draws in a group.
     """
     log_weights = _in_groups(terms, size)
     return tf.reduce_mean(tf.reduce_logsumexp(log_weights, axis=1), axis=0) - math.log(size)
 
 
 def _doubly_reparameterized_weights(terms: ElboTerms, size: int) -> tf.Tensor:
-    """What the gradient at z is multiplied by [S, B], for the bound that `_mean_log_mean` evaluates."""
-    # The share v of the gradient that is left out comes back as -weight * v (1 - v) of that through z.
+    """The factors [S, B] of the gradient at z, for the bound that `_mean_log_mean` evaluates."""
+    # The gradient through z has the normalised weight v as a factor. The term that a path leaves out of it, by way of
+    # log q at a fixed z, has the same mean as -weight * v (1 - v) in place of v.
     normalized = tf.nn.softmax(_in_groups(terms, size), axis=1)
     weights = tf.stop_gradient(1 - terms.weight * (1 - normalized))
     return tf.reshape(weights, tf.shape(terms.log_weights))

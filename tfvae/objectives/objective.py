@@ -1,4 +1,4 @@
-"""What every objective is."""
+"""The base class of all objectives."""
 
 import abc
 import dataclasses
@@ -49,20 +49,20 @@ class Objective(abc.ABC):
         """
 
     def path_weights(self, terms: ElboTerms) -> tf.Tensor | None:
-        """What the gradient at z is multiplied by [S, B], where it reaches q(z|x) through z alone; None for 1.
+        """The factors [S, B] by which the gradient at z is multiplied, where `path_gradient` is True; None for 1.
 
         Args:
-            terms: the terms of the bound, as the objective is evaluated at them.
+            terms: the terms at which the objective is evaluated.
         """
         return None
 
     @property
     def for_posterior(self) -> "Objective | None":
-        """The objective that the parameters of q(z|x) maximise, where it is another one; None where it is not."""
+        """The objective that the parameters of q(z|x) maximise, if it is not this one; otherwise None."""
         return None
 
     def tempered(self, terms: ElboTerms, weight: tf.Tensor) -> ElboTerms:
-        """The terms of a step of training during a warm-up.
+        """The terms at which the objective is evaluated in a training step during a warm-up.
 
         Args:
             terms: the terms of the bound.

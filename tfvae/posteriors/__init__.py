@@ -1,8 +1,8 @@
 """Posteriors q(z|x), amortised: a layer turns the encoder's features into the parameters of a distribution.
 
-`posterior(features)` gives the parameters as a dictionary of tensors that lead with B, most of them [B, L];
-`posterior.distribution(parameters)` wraps them. Two steps, because a Keras layer can hand on tensors but not a
-distribution.
+`posterior(features)` returns the parameters as a dictionary of tensors whose first dimension is B, most of them [B, L];
+`posterior.distribution(parameters)` makes the distribution. There are two steps because a Keras layer can return
+tensors but not a distribution.
 """
 
 from tfvae.posteriors.flow import CouplingFlow, InverseAutoregressiveFlow, SylvesterFlow

@@ -1,4 +1,4 @@
-"""Normalizing flows: a standard normal distribution, transformed by functions that can be inverted."""
+"""Posteriors by normalizing flows: standard normal noise, transformed by invertible functions."""
 
 import abc
 from typing import Any
@@ -17,7 +17,7 @@ tfd = tfp.distributions
 
 
 class FlowPosterior(TransformedPosterior, LocationScalePosterior):
-    """The posterior of z = loc(x) + scale(x) * f(eps; x), eps ~ N(0, I), with f a flow that a family gives.
+    """The posterior of z = loc(x) + scale(x) * f(eps; x), eps ~ N(0, I), with f a flow that the subclass defines.
 
     Args:
         latent_dim: L, or None to take the model's.
@@ -38,19 +38,19 @@ class FlowPosterior(TransformedPosterior, LocationScalePosterior):
 
     @abc.abstractmethod
     def _flow(self, parameters: dict[str, tf.Tensor]) -> list[tfb.Bijector]:
-        """The bijectors that f is made of; the last is the first to be applied."""
+        """The bijectors that make up f, the last of which is applied first."""
 
 
 @keras.saving.register_keras_serializable(PACKAGE)
 class CouplingFlow(FlowPosterior):
     """The posterior of z = loc(x) + scale(x) * f(eps; x), eps ~ N(0, I), with f a flow of affine couplings.
 
-    Each coupling leaves half of its input as it is and shifts and scales the other half by functions of that half and
-    of the features: networks with one hidden layer. f is the identity at the start.
+    Each coupling leaves one half of its input unchanged, and shifts and scales the other half by functions of the first
+    half and of the features, which are networks with one hidden layer. f starts as the identity.
 
     Args:
         latent_dim: L, at least 2, or None to take the model's.
-        num_couplings: how many couplings follow each other, which leave the halves in turn.
+        num_couplings: the number of couplings, one after the other; the half that is left unchanged alternates.
         hidden: units of the hidden layer of each network.
         kwargs: the arguments of `keras.layers.Layer`.
 
@@ -85,18 +85,18 @@ class CouplingFlow(FlowPosterior):
 class InverseAutoregressiveFlow(FlowPosterior):
     """The posterior of z = loc(x) + scale(x) * f(eps; x), eps ~ N(0, I), with f a chain of autoregressive flows.
 
-    Each takes u to m(u; x) + s(u; x) u, where m and s of a dimension are functions of the dimensions of u before it and
-    of the features: masked networks with one hidden layer. The order of the dimensions is reversed from one flow to
-    the next. f is the identity at the start.
+    Each flow maps u to m(u; x) + s(u; x) u, where m and s of each dimension are functions of the earlier dimensions of
+    u and of the features, computed by masked networks with one hidden layer. The order of the dimensions is reversed
+    from one flow to the next. f starts as the identity.
 
-    A draw and its density take one pass through the networks. The density of another z, which objectives with path
-    gradients (`sticking_the_landing`, `doubly_reparameterized`) evaluate, takes L passes one after the other: it is
-    right but slow for a large L.
+    A draw and its density take one pass through the networks. The density at any other z, which objectives with path
+    gradients (`sticking_the_landing`, `doubly_reparameterized`) need, takes L passes one after the other: it is exact,
+    but slow for a large L.
 
     Args:
         latent_dim: L, at least 2, or None to take the model's.
-        num_flows: how many flows follow each other.
-        hidden: units of the hidden layer of each network, of which L or more leave no connection out.
+        num_flows: the number of flows, one after the other.
+        hidden: units of the hidden layer of each network; with fewer than L, dimensions miss some of the earlier ones.
         kwargs: the arguments of `keras.layers.Layer`.
 
     Raises:
@@ -130,15 +130,16 @@ class InverseAutoregressiveFlow(FlowPosterior):
 class SylvesterFlow(FlowPosterior):
     """The posterior of z = loc(x) + scale(x) * f(eps; x), eps ~ N(0, I), with f a chain of triangular Sylvester flows.
 
-    Each takes u to u + P R tanh(R~ P^T u + b): R and R~ are upper triangular and linear in the features, as b is, and P
-    reverses the order of the dimensions in every second flow. f is the identity where the head gives 0.
+    Each flow maps u to u + P R tanh(R~ P^T u + b). R and R~ are upper triangular; a head that is linear in the features
+    gives them, their diagonals through a tanh, and b. P reverses the order of the dimensions in every second flow. f is
+    the identity where the head gives 0.
 
-    There is no inverse in closed form, so log q(z|x) is known at draws alone: objectives with path gradients
-    (`sticking_the_landing`, `doubly_reparameterized`) and variational inference need another family.
+    There is no inverse in closed form, so log q(z|x) can be evaluated at its own draws alone: objectives with path
+    gradients (`sticking_the_landing`, `doubly_reparameterized`) and variational inference need another posterior.
 
     Args:
         latent_dim: L, or None to take the model's.
-        num_flows: how many flows follow each other.
+        num_flows: the number of flows, one after the other.
         kwargs: the arguments of `keras.layers.Layer`.
 
     Raises:

@@ -1,4 +1,4 @@
-"""Laplace distributions."""
+"""The posterior of independent Laplace distributions."""
 
 import math
 

@@ -1,4 +1,4 @@
-"""Normal distributions, from independent dimensions to any covariance."""
+"""Normal posteriors, from independent dimensions to a full covariance."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""What every posterior is, and what their heads are made of."""
+"""The base classes of all posteriors, and the heads: the layers that compute their parameters."""
 
 import abc
 from typing import Any
@@ -22,12 +22,13 @@ class Posterior(keras.layers.Layer, abc.ABC):
         kwargs: the arguments of `keras.layers.Layer`.
 
     Attributes:
-        support: where z lies, which that of the prior must be: "real", "sphere" or "simplex", with the number of its
-            categories.
-        scales_only: whether the family changes when z is rotated: then z may be rescaled for it, but not decorrelated.
+        support: the space in which z lies, which must be that of the prior: "real", "sphere", or "simplex" with its
+            number of categories.
+        scales_only: whether the family fits a rescaled z but not a rotated one; variational inference then brings z to
+            unit scale but does not decorrelate it.
         has_log_prob: whether log q(z|x) can be evaluated at any z, and not only at draws of q(z|x).
-        is_fast_by_xla: whether its draws are those of `tfvae.distributions.normal.Normal`, which XLA makes fast; with
-            others `fit` uses XLA only where `compile` asks for it.
+        is_fast_by_xla: whether it draws by `tfvae.distributions.normal.Normal`, which is fast under XLA; with other
+            draws `fit` uses XLA only where `compile` asks for it.
     """
 
     support = "real"
@@ -44,7 +45,7 @@ class Posterior(keras.layers.Layer, abc.ABC):
         """Computes the parameters.
 
         Args:
-            features: what the encoder gives [B, F].
+            features: the encoder's output [B, F].
 
         Returns:
             The parameters by name, each float32 with leading dimension B.
@@ -55,40 +56,40 @@ class Posterior(keras.layers.Layer, abc.ABC):
         """Wraps the parameters into q(z|x), with batch shape [B] and event shape [L].
 
         Args:
-            parameters: what `call` gives.
+            parameters: what `call` returns.
         """
 
     def center(self, parameters: dict[str, tf.Tensor]) -> tf.Tensor:
-        """The one z [B, L] that stands for q(z|x), as in a reconstruction: its mean, unless a family says otherwise.
+        """The z [B, L] that represents q(z|x), as in a reconstruction: its mean, unless a subclass overrides it.
 
         Args:
-            parameters: what `call` gives.
+            parameters: what `call` returns.
         """
         return self.distribution(parameters).mean()
 
     def sample_from(self, parameters: dict[str, tf.Tensor], epsilon: tf.Tensor) -> tf.Tensor:
-        """The sample z [B, L] of q(z|x) that noise epsilon ~ N(0, I) stands for; what is exported needs it.
+        """Maps noise epsilon ~ N(0, I) to a sample z [B, L] of q(z|x). Exports need it: noise is their input.
 
         Args:
-            parameters: what `call` gives.
+            parameters: what `call` returns.
             epsilon: the noise [B, L].
 
         Raises:
-            NotImplementedError: a sample of this posterior is no function of such noise.
+            NotImplementedError: this posterior has no such map.
         """
         raise NotImplementedError(f"{type(self).__name__} has no `sample_from`, which an export needs")
 
     def sample_and_log_prob_from(
         self, parameters: dict[str, tf.Tensor], epsilon: tf.Tensor | None = None
     ) -> tuple[tf.Tensor, tf.Tensor]:
-        """The sample z [B, L] that noise stands for, as in `sample_from`, and log q(z|x) there [B], in nats.
+        """The sample z [B, L] of `sample_from`, and log q(z|x) at that z [B], in nats.
 
         Args:
-            parameters: what `call` gives.
+            parameters: what `call` returns.
             epsilon: the noise [B, L]; None takes the `center`.
 
         Raises:
-            NotImplementedError: a sample of this posterior is no function of such noise.
+            NotImplementedError: this posterior has no such map.
         """
         z = self.center(parameters) if epsilon is None else self.sample_from(parameters, epsilon)
         return z, self.distribution(parameters).log_prob(z)
@@ -98,7 +99,7 @@ class Posterior(keras.layers.Layer, abc.ABC):
         return {**super().get_config(), "latent_dim": self.latent_dim}
 
     def _head(self, name: str, units: int, input_shape: tuple[int | None, ...], **kwargs: Any) -> keras.layers.Dense:
-        """A head: linear in the features or, where there are none, F = 0, a weight alone."""
+        """Makes a head: linear in the features or, where there are no features (F = 0), a trainable constant."""
         kind = keras.layers.Dense if input_shape[-1] else _Constant
         head = kind(units, dtype=self.dtype_policy, name=name, **kwargs)
         head.build(input_shape)
@@ -132,7 +133,7 @@ class LocationScalePosterior(Posterior):
 
 
 class TransformedPosterior(Posterior):
-    """A posterior whose distribution is a bijector of standard normal noise: z = g(epsilon; x), epsilon ~ N(0, I).
+    """A posterior of standard normal noise transformed by a bijector: z = g(epsilon; x), epsilon ~ N(0, I).
 
     Its `center` is g(0; x), and log q(z|x) at g(epsilon; x) needs no inverse of g:
 
@@ -146,11 +147,11 @@ class TransformedPosterior(Posterior):
         """Wraps the parameters, `loc` [B, L] among them, into q(z|x), with batch shape [B] and event shape [L].
 
         Args:
-            parameters: what `call` gives.
+            parameters: what `call` returns.
         """
 
     def center(self, parameters: dict[str, tf.Tensor]) -> tf.Tensor:
-        """The sample z [B, L] of epsilon = 0: the mean of a normal; that of a flow has no closed form."""
+        """The z [B, L] of epsilon = 0: the mean of a normal posterior; the mean of a flow has no closed form."""
         return self.sample_from(parameters, tf.zeros_like(parameters["loc"]))
 
     def sample_from(self, parameters: dict[str, tf.Tensor], epsilon: tf.Tensor) -> tf.Tensor:
@@ -160,7 +161,7 @@ class TransformedPosterior(Posterior):
     def sample_and_log_prob_from(
         self, parameters: dict[str, tf.Tensor], epsilon: tf.Tensor | None = None
     ) -> tuple[tf.Tensor, tf.Tensor]:
-        """The sample z [B, L] that noise stands for, and log q(z|x) there [B]: see `Posterior`."""
+        """The sample z [B, L] of `sample_from`, and log q(z|x) at that z [B]: see `Posterior`."""
         epsilon = tf.zeros_like(parameters["loc"]) if epsilon is None else epsilon
         bijector = self.distribution(parameters).bijector
         log_noise = tfd.Independent(tfd.Normal(tf.zeros_like(epsilon), 1.0), 1).log_prob(epsilon)
@@ -168,11 +169,11 @@ class TransformedPosterior(Posterior):
 
 
 class _Constant(keras.layers.Layer):
-    """A dense layer of no features, which oneDNN aborts on: a bias [units] for each row.
+    """Stands in for a dense layer without inputs, on which oneDNN aborts: gives each row the same bias [units].
 
     Args:
         units: the number of outputs.
-        bias_initializer: of the bias.
+        bias_initializer: the initializer of the bias.
         kwargs: the arguments of `keras.layers.Layer`.
     """
 
@@ -189,5 +190,5 @@ class _Constant(keras.layers.Layer):
 
 
 def float32(x: tf.Tensor) -> tf.Tensor:
-    """Casts what a head gives, which computes in half precision under a mixed policy."""
+    """Casts the output of a head, which is in half precision under a mixed-precision policy."""
     return keras.ops.cast(x, "float32")

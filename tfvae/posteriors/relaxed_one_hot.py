@@ -1,4 +1,4 @@
-"""Relaxed categorical posteriors, for the prior of the same name."""
+"""The relaxed categorical posterior, for the prior of the same name."""
 
 from typing import Any
 
@@ -18,13 +18,13 @@ tfd = tfp.distributions
 class RelaxedOneHotCategorical(Posterior):
     """The posterior of L / K relaxed one-hot vectors, flattened: softmax((logits(x) + g) / temperature), g ~ Gumbel.
 
-    The head is linear in the features. `center` is the z of g = 0, softmax(logits / temperature): the mean has no
-    closed form. The KL divergence is that of the relaxed densities, by Monte Carlo, so that the ELBO is a bound.
+    The head is linear in the features. `center` is the z of g = 0, softmax(logits / temperature), because the mean has
+    no closed form. The KL divergence is that of the relaxed densities, by Monte Carlo, so that the ELBO is a bound.
 
     Args:
         latent_dim: L, a multiple of K, or None to take the model's.
         num_categories: K, at least 2.
-        temperature: > 0; z comes near to one-hot vectors as it falls, and its gradient grows noisy.
+        temperature: > 0; as it falls, z approaches one-hot vectors and the gradient becomes noisier.
         kwargs: the arguments of `keras.layers.Layer`.
 
     Raises:
@@ -65,7 +65,7 @@ class RelaxedOneHotCategorical(Posterior):
         return self.distribution(parameters).from_gumbel(tf.zeros_like(parameters["logits"]))
 
     def sample_from(self, parameters: dict[str, tf.Tensor], epsilon: tf.Tensor) -> tf.Tensor:
-        """The sample z [B, L] of the Gumbel noise -log(-log P(N(0, 1) < epsilon))."""
+        """The sample z [B, L] with the Gumbel noise g = -log(-log P(N(0, 1) < epsilon))."""
         return self.distribution(parameters).from_gumbel(noise_to_gumbel(epsilon))
 
     def get_config(self) -> dict[str, Any]:

@@ -15,7 +15,7 @@ class SphericalPosterior(Posterior):
     """A distribution on the unit sphere of L dimensions, symmetric around loc(x).
 
     The heads are linear in the features; loc is the output of its head divided by its length, and the concentration is
-    1 where its head gives 0. `center` is loc, the direction of the mean, which is inside the sphere.
+    1 where its head gives 0. `center` is loc, because the mean, in the same direction, lies inside the sphere.
 
     Args:
         latent_dim: L, at least 2, or None to take the model's.
@@ -37,7 +37,7 @@ class SphericalPosterior(Posterior):
                 f"`latent_dim` must be at least 2 for a {type(self).__name__}: in one dimension the sphere is two "
                 f"points. Received: latent_dim={self.latent_dim}"
             )
-        # Features of 0 have no direction.
+        # Features of 0 alone would give loc no direction.
         self.loc_head = self._head("loc", self.latent_dim, input_shape, bias_initializer=_first_axis)
         self.concentration_head = self._head("concentration", 1, input_shape)
 
@@ -51,7 +51,7 @@ class SphericalPosterior(Posterior):
         """Wraps the parameters into q(z|x), with batch shape [B] and event shape [L].
 
         Args:
-            parameters: what `call` gives.
+            parameters: what `call` returns.
         """
 
     def center(self, parameters: dict[str, tf.Tensor]) -> tf.Tensor:
@@ -59,7 +59,7 @@ class SphericalPosterior(Posterior):
         return parameters["loc"]
 
     def sample_from(self, parameters: dict[str, tf.Tensor], epsilon: tf.Tensor) -> tf.Tensor:
-        """The sample z [B, L] whose angle to loc is the quantile that epsilon_1 is of N(0, 1); the rest turns it."""
+        """The sample z [B, L]: the quantile of epsilon_1 gives its angle to loc, the rest of epsilon its direction."""
         return self.distribution(parameters).from_noise(epsilon)
 
 

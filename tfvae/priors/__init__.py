@@ -1,4 +1,4 @@
-"""Priors p(z)."""
+"""Priors p(z): distributions of the latent variables, fixed or learned. One of your own is a subclass of `Prior`."""
 
 from tfvae.priors.flow import Flow
 from tfvae.priors.mixture import NormalMixture, VampPrior

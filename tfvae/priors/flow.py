@@ -1,4 +1,4 @@
-"""Priors by normalizing flows."""
+"""The prior by a normalizing flow."""
 
 from typing import Any
 
@@ -18,11 +18,11 @@ tfd = tfp.distributions
 class Flow(Prior):
     """The prior of z = f(eps), eps ~ N(0, I), with f a learned flow of affine couplings: see `CouplingFlow`.
 
-    f is the identity at the start, so that training starts at the standard normal distribution.
+    f starts as the identity, so that training starts at the standard normal distribution.
 
     Args:
         latent_dim: L, at least 2, or None to take the model's.
-        num_couplings: how many couplings follow each other, which leave the halves of z in turn.
+        num_couplings: the number of couplings, one after the other; the half that is left unchanged alternates.
         hidden: units of the hidden layer of each network.
         kwargs: the arguments of `keras.layers.Layer`.
 

@@ -1,4 +1,4 @@
-"""Priors that are mixtures."""
+"""Mixture priors: of learned normal distributions, and of the posteriors of learned pseudo-inputs."""
 
 import abc
 import statistics
@@ -16,9 +16,9 @@ from tfvae.priors.prior import PACKAGE, Prior
 
 tfd = tfp.distributions
 
-# The smallest tail that float32 resolves beside 1.
+# The smallest p for which float32 tells 1 - p from 1.
 _TAIL = 1e-7
-# Beyond the noise that float32 holds.
+# Further out than any draw of N(0, 1) in float32.
 _FAR = 10.0
 
 
@@ -48,7 +48,7 @@ class _Mixture(Prior, abc.ABC):
         """The logarithms of the weights w_k [K], up to a constant."""
 
     def edges(self) -> tf.Tensor:
-        """The quantiles of N(0, 1) between which the components have their shares [K + 1], from -_FAR to _FAR."""
+        """The edges [K + 1], from -_FAR to _FAR, of intervals that have the probabilities w_k under N(0, 1)."""
         ends = tf.cumsum(tf.nn.softmax(self.logits()))[:-1]
         inner = numerics.normal_quantile(tf.clip_by_value(ends, _TAIL, 1 - _TAIL))
         return tf.concat([[-_FAR], inner, [_FAR]], axis=0)
@@ -59,16 +59,16 @@ class _Mixture(Prior, abc.ABC):
         return tfd.MixtureSameFamily(tfd.Categorical(logits=self.logits()), components)
 
     def sample_from(self, epsilon: tf.Tensor) -> tf.Tensor:
-        """The sample z [B, L] that noise epsilon ~ N(0, I) [B, L] stands for.
+        """Maps noise epsilon ~ N(0, I) [B, L] to a sample z [B, L].
 
-        The first column says which component, by its place among the quantiles of N(0, 1); its place within the share
-        of this component is the noise of the first column that is left.
+        The first column chooses the component: the one in whose interval it lies (see `edges`). Its position within the
+        interval, by probability, is uniform, and is turned into the N(0, 1) noise of the component's first dimension.
         """
         edges, first = self.edges(), epsilon[:, 0]
         index = tf.reduce_sum(tf.cast(first[:, tf.newaxis] >= edges[1:-1], tf.int32), axis=1)
         below = numerics.normal_mass(tf.gather(edges, index), first)
         above = numerics.normal_mass(first, tf.gather(edges, index + 1))
-        # From the nearer end: the share of a component among many has few digits beside 1.
+        # Measured from the nearer edge: a position close to 1 would have few digits.
         nearer = tf.maximum(tf.minimum(below, above) / (below + above), _TAIL)
         left = numerics.normal_quantile(nearer)
         left = tf.where(below < above, left, -left)
@@ -103,7 +103,7 @@ class NormalMixture(_Mixture):
         self._logits = self._loc = self._raw_scale = None
 
     def build(self, input_shape: tuple[int | None, ...]) -> None:
-        """Creates the weights."""
+        """Creates the variables of the weights, locs and scales."""
         shape = (self.num_components, self.latent_dim)
         options = {"dtype": "float32", "autocast": False}
         normal = keras.initializers.RandomNormal(stddev=1.0)
@@ -128,14 +128,14 @@ class NormalMixture(_Mixture):
 class VampPrior(_Mixture):
     """The prior p(z) = 1/K sum over k of q(z|u_k), the posteriors of K pseudo-inputs u_k, which are learned.
 
-    It is near the aggregate posterior, which is the best of all priors. Start the pseudo-inputs at examples, where
-    there are as many: `vae.prior.pseudo_inputs.assign(x[:num_components])`.
+    It approximates the aggregate posterior, the prior with the highest ELBO. If there are K examples or more, start the
+    pseudo-inputs at some of them: `vae.prior.pseudo_inputs.assign(x[:num_components])`.
 
     Args:
         latent_dim: L, or None to take the model's.
         num_components: K, the number of pseudo-inputs.
-        bounds: the lowest and the highest value of a pseudo-input, at which it is cut, such as (0, 1) for images; None
-            for no bounds. They start between these, or as draws from N(0, 1).
+        bounds: (low, high), to which pseudo-inputs are clipped, such as (0, 1) for images; they start uniformly
+            distributed between these. None for no bounds, and a start at draws from N(0, 1).
         kwargs: the arguments of `keras.layers.Layer`.
 
     Raises:
@@ -169,17 +169,17 @@ class VampPrior(_Mixture):
         posterior: Posterior,
         event_shape: tuple[int, ...],
     ) -> None:
-        """Takes the model's posterior, which the components are of."""
+        """Receives the model's encoder and posterior, which turn the pseudo-inputs into components."""
         if not posterior.has_log_prob:
             raise NotImplementedError(
-                "`posterior` must know log q(z|x) of any z, for a VampPrior. Received: "
-                f"{type(posterior).__name__}, which knows it at its own draws alone"
+                "`posterior` must be able to evaluate log q(z|x) at any z, for a VampPrior. Received: "
+                f"{type(posterior).__name__}, which can at its own draws alone"
             )
-        # Past Keras, which would count its weights among those of the prior.
+        # Not by setattr, because Keras would then count the weights of the posterior among those of the prior.
         self.__dict__.update(_encode=encode, _posterior=posterior, _event_shape=event_shape)
 
     def get_build_config(self) -> None:
-        """Nothing, so that a file of the model leaves it to the model to build it, after `connect`."""
+        """Returns None, so that Keras, when it loads a model, leaves it to the model to build this after `connect`."""
         return
 
     def build(self, input_shape: tuple[int | None, ...]) -> None:
@@ -203,11 +203,11 @@ class VampPrior(_Mixture):
         return self._encode(inputs if self.bounds is None else tf.clip_by_value(inputs, *self.bounds))
 
     def logits(self) -> tf.Tensor:
-        """The logarithms of the weights [K], all alike."""
+        """The logarithms of the weights [K], up to a constant: all equal."""
         return tf.zeros(self.num_components)
 
     def edges(self) -> tf.Tensor:
-        """The quantiles of N(0, 1) between the components: constants, so that every runtime has the same."""
+        """The edges of the intervals [K + 1], as constants, so that every runtime chooses the same component."""
         quantile, count = statistics.NormalDist().inv_cdf, self.num_components
         return tf.constant([-_FAR, *(quantile(k / count) for k in range(1, count)), _FAR])
 

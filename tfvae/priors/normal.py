@@ -35,7 +35,7 @@ class StandardNormal(Prior):
 
 @keras.saving.register_keras_serializable(PACKAGE)
 class Normal(Prior):
-    """The prior p(z) = N(z | loc, diag(scale^2)), with loc and scale learned from 0 and 1 on.
+    """The prior p(z) = N(z | loc, diag(scale^2)), with loc and scale learned, starting at 0 and 1.
 
     Args:
         latent_dim: L, or None to take the model's.

@@ -1,4 +1,4 @@
-"""What every prior is."""
+"""The base class of all priors."""
 
 import abc
 from collections.abc import Callable
@@ -16,15 +16,15 @@ PACKAGE = "tfvae.priors"
 
 
 class Prior(keras.layers.Layer, abc.ABC):
-    """A distribution over the latent space. A layer, so that Keras tracks and saves its variables.
+    """A distribution over the latent space. It is a layer so that Keras tracks and saves its variables.
 
     Args:
         latent_dim: L, or None to take the model's.
         kwargs: the arguments of `keras.layers.Layer`.
 
     Attributes:
-        support: where z lies, which that of the posterior must be: "real", "sphere" or "simplex", with its number of
-            categories; None where it is that of the posterior.
+        support: the space in which z lies, which must be that of the posterior: "real", "sphere", or "simplex" with its
+            number of categories; None for a prior that takes on the posterior's.
     """
 
     support: str | None = "real"
@@ -39,11 +39,11 @@ class Prior(keras.layers.Layer, abc.ABC):
         posterior: Posterior,
         event_shape: tuple[int, ...],
     ) -> None:
-        """Takes what a prior may be made of from the model that has it, before it is built; here nothing.
+        """Receives the parts of the model of which a prior may be made, before it is built; does nothing by default.
 
         Args:
-            encode: gives the parameters of q(z|x) for x [B, ...].
-            posterior: what these are the parameters of.
+            encode: maps x [B, ...] to the parameters of q(z|x).
+            posterior: the posterior that these are the parameters of.
             event_shape: the shape of one example.
         """
 
@@ -52,10 +52,10 @@ class Prior(keras.layers.Layer, abc.ABC):
         """p(z), with batch shape [] and event shape [L]."""
 
     def sample_from(self, epsilon: tf.Tensor) -> tf.Tensor:
-        """The sample z [B, L] of p(z) that noise epsilon ~ N(0, I) [B, L] stands for; what is exported needs it.
+        """Maps noise epsilon ~ N(0, I) [B, L] to a sample z [B, L] of p(z). Exports need it: noise is their input.
 
         Raises:
-            NotImplementedError: a sample of this prior is no function of such noise.
+            NotImplementedError: this prior has no such map.
         """
         raise NotImplementedError(f"{type(self).__name__} has no `sample_from`, which an export needs")
 

@@ -1,4 +1,4 @@
-"""Relaxed categorical priors."""
+"""The relaxed categorical prior."""
 
 from typing import Any, Literal
 
@@ -15,13 +15,13 @@ from tfvae.priors.prior import PACKAGE, Prior
 class RelaxedOneHotCategorical(Prior):
     """The prior of L / K relaxed one-hot vectors, flattened: softmax((log p + g) / temperature), g ~ Gumbel.
 
-    It goes with the posterior of the same name and the same K, whose temperature may be another.
+    It goes with the posterior of the same name and the same K; their temperatures may differ.
 
     Args:
         latent_dim: L, a multiple of K, or None to take the model's.
         num_categories: K, at least 2.
-        temperature: > 0.
-        probabilities: "uniform", or "learned" from there, for each of the vectors.
+        temperature: > 0; as it falls, z approaches one-hot vectors.
+        probabilities: "uniform", or "learned" for each of the vectors, starting at uniform ones.
         kwargs: the arguments of `keras.layers.Layer`.
 
     Raises:
@@ -65,7 +65,7 @@ class RelaxedOneHotCategorical(Prior):
         return RelaxedOneHot(tf.zeros(shape) if self._logits is None else self._logits.value, self.temperature)
 
     def sample_from(self, epsilon: tf.Tensor) -> tf.Tensor:
-        """The sample z [B, L] of the Gumbel noise -log(-log P(N(0, 1) < epsilon))."""
+        """The sample z [B, L] with the Gumbel noise g = -log(-log P(N(0, 1) < epsilon))."""
         return self.distribution().from_gumbel(noise_to_gumbel(epsilon))
 
     def get_config(self) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Priors on the unit sphere."""
+"""The uniform prior on the unit sphere."""
 
 import keras
 import tensorflow as tf
@@ -14,7 +14,7 @@ tfd = tfp.distributions
 class HypersphericalUniform(Prior):
     """The prior that is uniform on the unit sphere of L dimensions: p(z) = Gamma(L / 2) / (2 pi^(L / 2)).
 
-    It goes with the posteriors `PowerSpherical` and `VonMisesFisher`, whose KL divergence from it has a closed form.
+    It goes with the posteriors `PowerSpherical` and `VonMisesFisher`, whose KL divergence from it needs no draws.
 
     Args:
         latent_dim: L, at least 2, or None to take the model's.
