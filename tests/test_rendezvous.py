@@ -244,7 +244,7 @@ def test_of_two_workers_with_one_index_the_later_stays(free_addresses, start, mo
     first = start(addresses, 1)
     check_waiting([leader, first])
     second = start(addresses, 1)
-    expected = f"`TF_CONFIG` must give each worker another index. Received: a second worker for {addresses[1]}"
+    expected = f"`TF_CONFIG` must give each worker its own index. Received: a second worker for {addresses[1]}"
     with pytest.raises(ValueError, match=f"^{re.escape(expected)}$"):
         first.result(2)
     check_waiting([leader, second])
