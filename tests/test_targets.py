@@ -125,16 +125,16 @@ BAD = {
     "not pinned": (tfd.JointDistributionNamed(NAMED), None, "`model` must be a joint distribution whose"),
     "a distribution": (tfd.Normal(0.0, 1.0), SPACES, "`model` must be a joint distribution whose"),
     "a number": (3.0, SPACES, "`model` must be a joint distribution whose"),
-    "a function alone": (log_joint, None, "`latents` must say the shapes"),
+    "a function alone": (log_joint, None, "`latents` must give the shapes"),
     "other names": (
         tfd.JointDistributionNamed(NAMED).experimental_pin(y=Y),
         {"mu": (), "tau": Latent((), tfb.Exp())},
-        "`latents` must be those of the joint distribution",
+        "`latents` must be the variables of the joint distribution",
     ),
     "other shapes": (
         tfd.JointDistributionNamed(NAMED).experimental_pin(y=Y),
         {**SPACES, "mu": (2,)},
-        "`latents` must be those of the joint distribution",
+        "`latents` must be the variables of the joint distribution",
     ),
 }
 

@@ -368,7 +368,7 @@ def test_constants_of_the_data_do_not_matter():
 
 def test_draws_of_a_part_of_the_data_are_refused(fitted):
     with pytest.raises(
-        ValueError, match=r"^`x` must have num_data=12 rows, all of the data, as said.*Received: 6 rows"
+        ValueError, match=r"^`x` must have num_data=12 rows, all of the data, as given.*Received: 6 rows"
     ):
         fitted.draw(x=Y[:6])
     with pytest.raises(ValueError, match=r"^`x` must be all of the data, num_data=12 rows.*Received: 8 rows"):
