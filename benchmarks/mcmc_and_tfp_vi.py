@@ -22,7 +22,7 @@ FAMILIES = {"mean-field": "diag", "full-rank": "tril"}
 
 
 class UnconstrainedPosterior(tfd.Distribution):
-    """The unnormalized density of u [L], where scale * u is a model's unconstrained vector, in the form of TFP's NUTS."""
+    """The unnormalized density of u [L], where scale * u is a model's unconstrained vector, as TFP's NUTS takes it."""
 
     def __init__(self, model: Model, scale: tf.Tensor) -> None:
         self._model, self._scale = model, scale

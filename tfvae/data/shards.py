@@ -372,7 +372,7 @@ def _divided(dataset: tf.data.Dataset, rows: Sequence[int], batch_size: int, cou
     # after the other; otherwise it would split the smaller last batch into many parts, and a step might get no row.
     batches = dataset.unbatch().batch(batch_size)
     steps = max(_steps(sum(rows[worker::count]), batch_size, replicas, worker, count) for worker in range(count))
-    # `fit` takes the length for the number of steps. An endless, empty tail makes `take(steps)` report `steps` as such.
+    # `fit` takes the length for the number of steps. An endless but empty tail makes `take` report `steps`.
     return batches.concatenate(batches.take(0).repeat()).take(steps)
 
 
