@@ -285,7 +285,7 @@ def test_a_file_gives_the_same_draws(fitted, tmp_path):
     first, second = (model.draw(100, Y, seed=3) for model in (fitted, loaded))
     np.testing.assert_array_equal(second["mu"], first["mu"])
     np.testing.assert_array_equal(second.log_weights, first.log_weights)
-    with pytest.raises(ValueError, match=r"^`x` must be given: a file holds no data.*Received: x=None"):
+    with pytest.raises(ValueError, match=r"^`x` must be given: a loaded model has no data.*Received: x=None"):
         loaded.draw()
 
 

@@ -243,7 +243,7 @@ def _record_head(path: Path, argument: str) -> Shards:
                 first = _tensor(_feature(records[0].numpy(), path, argument), path, argument)
             rows += len(records)
     except tf.errors.DataLossError as error:
-        raise _invalid(argument, "be readable TFRecords", f"'{path}', which is cut or corrupt") from error
+        raise _invalid(argument, "be readable TFRecords", f"'{path}', which is truncated or corrupt") from error
     return _check_head(rows, first.shape, first.dtype, path, argument)
 
 

@@ -197,7 +197,7 @@ def _has_tpu() -> bool:
 
 def _tpu() -> tf.distribute.Strategy:
     if not _has_tpu():
-        raise ValueError('`name="tpu"` must have a TPU, of this machine or of TPU_NAME. Received: neither')
+        raise ValueError('`name="tpu"` must have a TPU, on this machine or named by TPU_NAME. Received: neither')
     tpu = os.environ.get("TPU_NAME") or "local"
     try:
         resolver = tf.distribute.cluster_resolver.TPUClusterResolver.connect(tpu)

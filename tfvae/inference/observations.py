@@ -106,7 +106,7 @@ def one_pass(data: Observations) -> Iterator[Any]:
             break
     if data.num_data not in (None, rows):
         raise ValueError(
-            f"`x` must be all of the data, num_data={data.num_data} rows, and batched before it repeats. Received: "
+            f"`x` must be all of the data, num_data={data.num_data} rows, with batch() before any repeat(). Received: "
             f"{rows} rows"
         )
 

@@ -104,8 +104,8 @@ def _check_finite(target: Target, points: np.ndarray, values: np.ndarray) -> Non
         else ""
     )
     raise ValueError(
-        "`model` must have a log joint density that is a number wherever its latent variables are in their spaces, and "
-        f"finite where the fit starts{hint}. Received: {values[row]} at {describe(latents, row)}"
+        "`model` must have a log joint density that is never NaN or +inf where the latent variables meet their "
+        f"constraints, and finite where the fit starts{hint}. Received: {values[row]} at {describe(latents, row)}"
     )
 
 
@@ -119,7 +119,7 @@ def _check_support(target: Target, gaussian: newton.Gaussian, log_density: Calla
     if np.mean(wrong) > newton.FEW:
         row = int(np.argmax(wrong))
         raise ValueError(
-            "`model` must have a density above 0 wherever its latent variables are in their spaces; a latent variable "
+            "`model` must have a density above 0 where the latent variables meet their constraints; a latent variable "
             f"on a constrained space needs the bijector of that space. Received: {values[row]} near the mode, at "
             f"{describe(_latents(target, points), row)}"
         )
@@ -160,4 +160,4 @@ def _check_proper(target: Target, gaussian: newton.Gaussian, log_density: Callab
         axis = np.abs(axes[int(np.argmax(flat))])
         parts = target.space.split(axis > 1e-3 * axis.max())
         names = ", ".join(name for name, part in parts.items() if part.any())
-        raise ValueError(f"{_PROPER}; data or a prior must say more of {names}. Received: one that is flat along them")
+        raise ValueError(f"{_PROPER}; data or a prior must constrain {names}. Received: one that is flat along them")

@@ -257,7 +257,7 @@ class VariationalInference(VariationalModel):
         if x is None and self._data is not None:
             x, y = self._data
         if x is None and self.num_data:
-            raise ValueError("`x` must be given: a file holds no data. Received: x=None")
+            raise ValueError("`x` must be given: a loaded model has no data. Received: x=None")
         data = self._read(x, y, batch_size)
         seed = self._seed(seed)
         z, log_q = self.approximation.sample(num_samples, seed)
