@@ -84,11 +84,12 @@ def train(
     latent.png, history.png), <saved_models>/<name>/<version>/ and <saved_models>/<name>/<name>.tflite.
 
     Args:
-        data: digits, mnist, fashion_mnist, cifar10, cifar100, a .npy, .npz, .csv or .parquet file, or an image folder.
+        data: digits, mnist, fashion_mnist, cifar10, cifar100, a .npy, .npz, .csv or .parquet file, an image folder, or
+            several .tfrecord, .npy or .npz files, as a folder or a pattern with * (then give --name).
         name: name of the run and of the exported model; by default the name of the data.
         batch_size: number of examples in a batch.
         validation_fraction: share of the data that is held out, unless the data set has a test split of its own.
-        binarize: turn values in [0, 1] into 0 or 1, either drawn anew in each epoch or by the threshold 0.5.
+        binarize: makes values in [0, 1] binary: dynamic draws them anew in each epoch, threshold compares with 0.5.
         image_size: height and width to which the images of a folder are resized, such as [32,32].
         network: kind of encoder and decoder.
         hidden: widths of the encoder's dense layers, such as [256,128]; the decoder mirrors them.

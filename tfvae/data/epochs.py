@@ -97,8 +97,8 @@ def shuffled_batches(num_examples: int, batch_size: int, *, seed: int | Callable
 def read_ahead(dataset: tf.data.Dataset, function: Callable[..., Any]) -> tf.data.Dataset:
     """Maps a function over a dataset of in-memory data, computing a few batches ahead of the model.
 
-    The number of batches is fixed instead of autotuned: TensorFlow's tuning occupies a core for a third of a second in
-    each pass, and the end of the pass waits for it.
+    How many is fixed rather than autotuned: TensorFlow's tuning occupies a core for a third of a second in each pass,
+    and the end of the pass waits for it.
 
     Args:
         dataset: a dataset of row numbers or of rows.

@@ -140,8 +140,8 @@ def total(value: tf.Tensor) -> tf.Tensor:
 def at_least_one(x: tf.Tensor) -> tf.Tensor:
     """Replaces an empty x [0, ...] by one example of ones [1, ...]; any other x [B, ...] is returned as it is.
 
-    A replica gets no rows when the last batch is smaller than the number of replicas. Layers and regularisers that take
-    means over examples would then give NaN.
+    A replica may get no rows of a small last batch. Layers and regularisers that take means over examples would then
+    give NaN.
     """
     missing = tf.cast(tf.equal(tf.shape(x)[:1], 0), tf.int32)
     return tf.concat([x, tf.ones(tf.concat([missing, tf.shape(x)[1:]], axis=0), x.dtype)], axis=0)

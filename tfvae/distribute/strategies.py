@@ -132,7 +132,7 @@ def _multi_worker(timeout: float) -> tf.distribute.Strategy:
 def _tensorflow_is_in_use() -> bool:
     threads = tf.config.threading.get_inter_op_parallelism_threads()
     try:
-        # TensorFlow does not report whether it is in use, but rejects changes to its threads once it is.
+        # TensorFlow does not report whether it is in use, but rejects another number of threads once it is.
         tf.config.threading.set_inter_op_parallelism_threads(threads + 1)
     except RuntimeError:
         return True
