@@ -180,7 +180,7 @@ class VariationalInference(VariationalModel):
 
         Args:
             x: the data in the form that `model` takes: an array, or a dictionary or tuple of arrays with N rows; a
-                `tf.data.Dataset` of batches of such; or None if the data are pinned in `model`.
+                `tf.data.Dataset` of batches of such; or None if `model` contains its own data.
             y: if given, the data are the tuple (x, y).
             batch_size: B; None takes all rows if there are at most 4096, and 1024 otherwise.
             epochs: None continues until q has converged: see `tfvae.callbacks.Convergence`.
