@@ -154,13 +154,13 @@ def measure(setting: dict[str, Any], peers: list[str], memory: int) -> list[dict
 
 
 def spread(values: list[float], form: str) -> str:
-    """The median and the quartiles."""
+    """Formats the median and the quartiles."""
     low, middle, high = np.percentile(values, [25, 50, 75])
     return f"{middle:{form}} ({low:{form}} to {high:{form}})"
 
 
 def fastest(rows: list[dict[str, Any]]) -> dict[str, Any] | None:
-    """The row of the fastest peer beside tfvae."""
+    """The row of the fastest peer other than tfvae; None if all others failed."""
     rows = [row for row in rows if "rates" in row and row["peer"] != REFERENCE]
     return max(rows, key=lambda row: statistics.median(row["rates"]), default=None)
 

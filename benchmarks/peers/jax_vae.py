@@ -72,7 +72,7 @@ def loss(architecture: Architecture, k: int, weights: Weights, x: jax.Array, eps
 
 
 class JaxPeer(Peer):
-    """JAX.
+    """The peer in JAX.
 
     Args:
         architecture: the architecture.

@@ -82,7 +82,7 @@ class VAE(keras.Model):
 
 
 class KerasPeer(Peer):
-    """Plain Keras.
+    """The peer in plain Keras.
 
     Args:
         architecture: the architecture.

@@ -55,7 +55,7 @@ class Decoder(BaseDecoder):
 
 
 class PythaePeer(TorchPeer):
-    """Pythae's VAE."""
+    """The peer in Pythae."""
 
     def __init__(self, architecture: Architecture, batch_size: int, k: int) -> None:
         if k > 1:

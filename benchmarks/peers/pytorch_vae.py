@@ -127,7 +127,7 @@ class VAE(nn.Module):
 
 
 class TorchPeer(Peer):
-    """PyTorch, eager or compiled.
+    """The peer in PyTorch, eager or compiled.
 
     Args:
         architecture: the architecture.

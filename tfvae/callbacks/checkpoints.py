@@ -19,7 +19,7 @@ _NAME = re.compile(r"(\d{6})-(\d{9})-([0-9a-f]{16})" + re.escape(_SUFFIX))
 
 
 class Checkpoint(NamedTuple):
-    """A checkpoint.
+    """A checkpoint that is whole.
 
     Attributes:
         path: the checkpoint's file.

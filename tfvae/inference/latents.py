@@ -17,7 +17,7 @@ tfd = tfp.distributions
 
 
 class Latent(NamedTuple):
-    """A latent variable.
+    """The shape and the constraint of a latent variable.
 
     Attributes:
         shape: its shape, () for a number.

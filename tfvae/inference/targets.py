@@ -34,7 +34,7 @@ class LogDensities(NamedTuple):
 
 
 class Target(NamedTuple):
-    """A joint density.
+    """The joint density of latent variables and data, in the one form to which every user's model is brought.
 
     Attributes:
         space: the latent variables.

@@ -1,4 +1,4 @@
-"""Variational autoencoders with several layers of latent variables, each the prior of the one below."""
+"""Variational autoencoders with several layers of latent variables; each layer sets the prior of the one below."""
 
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple

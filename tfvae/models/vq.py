@@ -158,7 +158,7 @@ class VQVAE(autoencoder.Autoencoder):
         return self.encoder.trainable_variables
 
     def encode(self, x: Any, batch_size: int = 256) -> np.ndarray:
-        """Computes the codes.
+        """Computes the codes: the values of z at which q(z|x) has all of its mass.
 
         Args:
             x: an array [N, ...] or a dataset.
