@@ -178,5 +178,5 @@ def test_an_unknown_name_is_refused():
 @pytest.mark.parametrize("arguments", [{"whole": False}, {"must_split": "of the moon"}])
 def test_one_piece_is_refused_where_rows_matter(arguments):
     checked(log_joint, **arguments)
-    with pytest.raises(ValueError, match=r"(?s)^`model` must give the pair.*Received: a log joint density in one"):
+    with pytest.raises(ValueError, match=r"(?s)^`model` must give the pair.*Received: only a density summed over rows"):
         checked(in_one_piece, **arguments)
