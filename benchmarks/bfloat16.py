@@ -2,11 +2,12 @@
 
     python benchmarks/bfloat16.py --data mnist.npz [--shapes NAME ...] [--seeds N] [--epochs N] [--json PATH]
 
-The models are those of `benchmarks/training.py` for images of 28 x 28. For each seed they are trained in turn, from the
-same weights, on pixels that are above one half; the test images have their ELBO and log p(x) estimated. The difference
-is of log p(x) to float32 with the same seed, its error that of the mean over seeds.
+The models are those of `benchmarks/training.py` for 28 x 28 images. For each seed they are trained in turn, from the
+same weights, on images binarised at one half; then ELBO and log p(x) of the test images are estimated. The column
+"difference" is log p(x) minus that of float32 with the same seed; "error" is the standard error of its mean over seeds.
 
-A run that is cut goes on where it is started again with the same PATH, to which a row for each training is appended.
+A row for each training is appended to PATH; an interrupted run, started again with the same PATH, trains only the
+missing ones.
 """
 
 import argparse
@@ -24,7 +25,7 @@ from peers.worker import PACKAGES
 from records import Records
 
 SHAPES = ("dense 784-512-512-32", "convolutional 28x28x1")
-# By name, the policy of the layers' numbers and what `compile` is told about XLA.
+# By name, the dtype policy and the argument `jit_compile` of `compile`.
 SETTINGS = {
     "float32": ("float32", "auto"),
     "float32, no XLA": ("float32", False),
@@ -38,12 +39,13 @@ def measure(name: str, setting: dict[str, Any], train: np.ndarray, test: np.ndar
 
     Args:
         name: one of `SETTINGS`.
-        setting: has the shape, the seed, the epochs, the batch size and the importance samples.
-        train: images [N, 28, 28, 1] of bits.
-        test: other images.
+        setting: has the keys `shape`, `seed`, `epochs`, `batch_size` and `num_samples`.
+        train: binary images [N, 28, 28].
+        test: other images of this kind.
 
     Returns:
-        The median rate of the epochs, in examples a second, and the ELBO and log p(x) of the test images, in nats.
+        The median rate of the epochs, in examples per second, and the mean ELBO and log p(x) of the test images, in
+        nats.
     """
     policy, jit_compile = SETTINGS[name]
     architecture = architectures.ARCHITECTURES[setting["shape"]]
@@ -57,7 +59,7 @@ def measure(name: str, setting: dict[str, Any], train: np.ndarray, test: np.ndar
     train, test = (x.reshape(-1, *architecture.event_shape) for x in (train, test))
     model.fit(train, batch_size=setting["batch_size"], epochs=setting["epochs"], verbose=0, callbacks=[clock])
     return {
-        # The first epoch compiles.
+        # Without the first epoch, which compiles.
         "rate": len(train) / statistics.median(clock.seconds[1:]),
         "elbo": model.evaluate(test, verbose=0, return_dict=True)["elbo"],
         "log_likelihood": float(model.log_likelihood(test, num_samples=setting["num_samples"], seed=0).mean()),
@@ -65,7 +67,7 @@ def measure(name: str, setting: dict[str, Any], train: np.ndarray, test: np.ndar
 
 
 def show(rows: list[dict[str, Any]]) -> None:
-    """Prints the table of a shape."""
+    """Prints the table of one shape."""
     print(f"\n{rows[0]['shape']}, batch {rows[0]['batch_size']}, {rows[0]['epochs']} epochs")
     print(f"  {'':<18}{'examples per second':>20}{'ELBO':>10}{'log p(x)':>10}{'difference':>12}{'error':>8}")
     by_name = {name: [row for row in rows if row["name"] == name] for name in SETTINGS}
@@ -93,7 +95,7 @@ def main() -> None:
     parser.add_argument("--json", type=Path, help="a file to which the rows are appended")
     arguments = parser.parse_args()
     if arguments.epochs < 2:
-        parser.error(f"--epochs must be at least 2, of which the first is not timed. Received: {arguments.epochs}")
+        parser.error(f"--epochs must be at least 2, because the first is not timed. Received: {arguments.epochs}")
     records = Records(arguments.json, PACKAGES)
     with np.load(arguments.data) as arrays:
         train, test = ((arrays[name] > 127).astype(np.float32) for name in ("x_train", "x_test"))

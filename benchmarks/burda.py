@@ -1,14 +1,14 @@
-"""Table 1 of Burda et al. 2016, one stochastic layer on MNIST, and the gain of other priors on the same data.
+"""Reproduces table 1 of Burda et al. 2016, one stochastic layer on MNIST, and measures what other priors gain.
 
     python benchmarks/burda.py --data mnist.npz --objective vae|iwae --k K --epochs N [--prior NAME] [--json PATH]
 
-The networks are those of the paper: 784-200-200-50, tanh, Adam with epsilon 1e-4, pixels drawn anew from their gray
-values at each visit, log p(x) of the 10,000 test images from 5000 importance samples. The paper trains for 3280 epochs
-of batches of 20 with a falling learning rate; here the number of epochs is given, the batches are larger, and the
-learning rate falls to 0 along a cosine.
+The set-up is that of the paper: networks 784-200-200-50 with tanh, Adam with epsilon 1e-4, pixels drawn anew from their
+gray values in each epoch, log p(x) of the 10,000 test images from 5000 importance samples. The paper trains for 3280
+epochs with batches of 20 and a falling learning rate; here the number of epochs is an argument, the batches are larger,
+and the learning rate falls to 0 along a cosine.
 
-A training that is cut goes on where it is started again with the same `--folder`. The results are appended to PATH, one
-line of JSON for each run.
+An interrupted training, started again with the same `--folder`, resumes. The results are appended to PATH, one line of
+JSON for each run.
 
 Reference: Burda, Grosse, Salakhutdinov 2016, Importance Weighted Autoencoders, table 1; Tomczak & Welling 2018, VAE
 with a VampPrior.
@@ -37,7 +37,7 @@ PRIORS = {
 
 
 class Log(Seconds):
-    """The seconds of each epoch, and a line for each in a log that survives a cut."""
+    """Measures the seconds of each epoch, and prints a line for each at once, so that a log keeps what was done."""
 
     def on_epoch_end(self, epoch: int, logs: dict[str, float] | None = None) -> None:
         """Stops the clock and prints the line."""
@@ -46,7 +46,7 @@ class Log(Seconds):
 
 
 def build(mean: np.ndarray, objective: str, k: int, prior: str) -> tfvae.VAE:
-    """The model of the paper; the biases of the pixels start at the log odds of their means, as there."""
+    """The model of the paper. As there, the output biases start at the log odds of the mean pixels."""
     networks = {"hidden": (200, 200), "activation": "tanh"}
     model = tfvae.VAE(
         tfvae.networks.dense_encoder((28, 28, 1), **networks),
@@ -74,11 +74,11 @@ def main() -> None:
     parser.add_argument("--learning-rate", type=float, default=2e-3)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--num-samples", type=int, default=5000, help="importance samples of the test")
-    parser.add_argument("--folder", help="where checkpoints are kept while it trains")
+    parser.add_argument("--folder", help="a folder for the checkpoints of the training")
     parser.add_argument("--json", help="a file to which the row is appended")
     arguments = parser.parse_args()
     keras.utils.set_random_seed(arguments.seed)
-    # One draw of the test images for every seed.
+    # The loader's seed is fixed, so that all seeds are tested on the same binarised images.
     train, test, _, _ = tfvae.data.load(arguments.data, batch_size=arguments.batch_size, binarize="dynamic")
     with np.load(arguments.data) as arrays:
         num_examples, mean = len(arrays["x_train"]), arrays["x_train"].mean(axis=0) / 255

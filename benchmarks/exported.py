@@ -1,4 +1,4 @@
-"""Writes one model in every format that a runtime reads, each from the same weights, and what Keras answers."""
+"""Writes one model in every format that the compared runtimes read, with Keras's outputs as the expected answers."""
 
 import functools
 import importlib.util
@@ -10,22 +10,23 @@ from peers import architectures
 from peers.architectures import ARCHITECTURES
 from peers.worker import Worker
 
-# By name, the arguments of `tfvae.export.tflite`.
+# The .tflite files by name, and the arguments of `tfvae.export.tflite` for each.
 TFLITE_FILES = {
     "float32": {},
     "float32, batch of 1": {"batch_size": 1},
     "dynamic": {"quantize": "dynamic"},
     "int8": {"quantize": "int8"},
 }
-# Of the examples that calibrate int8 and are compared at by every export.
+# The number of examples that calibrate int8 and on which every export is verified.
 _ROWS = 256
+# The number of examples whose answers are kept for comparison.
 _QUESTIONS = 64
 
 
 def write(shape: str, folder: Path) -> None:
-    """Writes what `write_by_keras` and, where PyTorch is installed, `write_by_torch` do.
+    """Calls `write_by_keras` and, if PyTorch is installed, `write_by_torch`.
 
-    Each in a process of its own: two frameworks in one can crash it.
+    Each runs in a process of its own, because two frameworks in one process can crash it.
 
     Args:
         shape: a name of `ARCHITECTURES`.
@@ -39,7 +40,7 @@ def write(shape: str, folder: Path) -> None:
 
 
 def write_by_keras(shape: str, folder: Path) -> None:
-    """Writes model.keras, the folder served, the .tflite files, and questions.npz with the answers of Keras.
+    """Writes model.keras, the folder served/, the .tflite files, and questions.npz: inputs with Keras's outputs.
 
     Args:
         shape: a name of `ARCHITECTURES`.
@@ -62,13 +63,13 @@ def write_by_keras(shape: str, folder: Path) -> None:
 
 
 def write_by_torch(shape: str, folder: Path) -> None:
-    """Writes encode.onnx and reconstruct.onnx, which take and give images with their channels first.
+    """Writes encode.onnx and reconstruct.onnx, which take and return images with channels first.
 
-    From PyTorch, because tf2onnx 1.17 leaves the Log1p of a SavedModel as it is, which ONNX has not.
+    They are exported from PyTorch, because tf2onnx 1.17 does not convert Log1p, an op that ONNX does not have.
 
     Args:
         shape: a name of `ARCHITECTURES`.
-        folder: where they are written.
+        folder: the folder to write to.
     """
     import torch
     from peers.pytorch_vae import to_tensor

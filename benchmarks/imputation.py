@@ -1,16 +1,17 @@
-"""How well missing values are filled in: a VAE of incomplete data beside column means and scikit-learn's imputers.
+"""How well missing values are imputed: a VAE trained on incomplete data, column means and scikit-learn's imputers.
 
     python benchmarks/imputation.py [--json PATH]
 
 The data are scikit-learn's breast cancer (569 examples of 30 numbers) and wine (178 of 13), standardised before half of
-their values are removed completely at random. Each method sees what is left, with one setting for all. The figure is
-the mean squared error of what was removed, divided by that of the means of the columns, over seeds of removal and
-training:
+their values are removed completely at random. Each method sees the remaining values, with the same settings for both
+data sets. The figure is the mean squared error of the removed values, divided by that of imputing column means. Its
+mean and standard deviation are over seeds, which set both the removal and the training:
 
-- column means: of what is observed, so 1 by definition;
+- column means: the means of the observed values, so 1 by definition;
 - IterativeImputer: scikit-learn's, chained Bayesian ridge regressions with its defaults, but 30 rounds;
 - KNNImputer: scikit-learn's, the mean of 5 neighbours;
-- tfvae: the MIWAE of Mattei & Frellsen (2019): `Missing(StudentT)` trained by the `IWAE` objective, and `tfvae.impute`.
+- tfvae: the MIWAE of Mattei & Frellsen (2019): `Missing(StudentT)` trained with the `IWAE` objective, and
+  `tfvae.impute`.
 
 The steps and the weight decay of the last were chosen by its error with seed 0, which is not among those reported.
 """
@@ -41,7 +42,7 @@ PACKAGES = ("tfvae", "tensorflow", "keras", "scikit-learn")
 
 
 def miwae(x: np.ndarray, seed: int, options: argparse.Namespace) -> np.ndarray:
-    """Trains a VAE on what is observed of x [N, D], and fills in the rest."""
+    """Trains a VAE on the observed values of x [N, D], and fills in the missing ones."""
     keras.utils.set_random_seed(seed)
     num_columns, hidden = x.shape[1], (options.hidden,) * options.layers
     likelihood = likelihoods.Missing(likelihoods.StudentT(scale="per_dimension"), fill=not options.mask)
@@ -62,7 +63,7 @@ def miwae(x: np.ndarray, seed: int, options: argparse.Namespace) -> np.ndarray:
 
 
 def methods(options: argparse.Namespace) -> dict[str, Callable[[np.ndarray, int], np.ndarray]]:
-    """Each method by name: a function of x [N, D], NaN where missing, and a seed, that fills it in."""
+    """The methods by name: each a function of x [N, D], with NaN for missing values, and a seed, that fills x in."""
     return {
         "column means": lambda x, _: SimpleImputer().fit_transform(x),
         "KNNImputer": lambda x, _: KNNImputer().fit_transform(x),
@@ -72,7 +73,7 @@ def methods(options: argparse.Namespace) -> dict[str, Callable[[np.ndarray, int]
 
 
 def incomplete(load: Callable[[], Any], seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """The data [N, D], standardised, and the same with NaN for what is missing."""
+    """The standardised data [N, D], and a copy in which the removed values are NaN."""
     x = load().data
     x = ((x - x.mean(0)) / x.std(0)).astype(np.float32)
     is_missing = np.random.default_rng(seed).uniform(size=x.shape) < MISSING
@@ -82,19 +83,19 @@ def incomplete(load: Callable[[], Any], seed: int) -> tuple[np.ndarray, np.ndarr
 def main() -> None:
     """Prints the table, and writes it as JSON."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seeds", type=int, default=3, help="how many")
+    parser.add_argument("--seeds", type=int, default=3, help="how many seeds")
     parser.add_argument("--only", nargs="+", default=list(DATASETS), help="names of data sets")
     parser.add_argument("--latent-dim", type=int, default=8)
     parser.add_argument("--hidden", type=int, default=64, help="width of each hidden layer")
     parser.add_argument("--layers", type=int, default=2, help="hidden layers of each network")
-    parser.add_argument("--num-samples", type=int, default=20, help="draws of the objective")
+    parser.add_argument("--num-samples", type=int, default=20, help="draws of z per example in training")
     parser.add_argument("--batch-size", type=int, default=64)
-    parser.add_argument("--steps", type=int, default=1500, help="of training")
+    parser.add_argument("--steps", type=int, default=1500, help="training steps")
     parser.add_argument("--learning-rate", type=float, default=2e-3)
     parser.add_argument("--weight-decay", type=float, default=0.1)
-    parser.add_argument("--draws", type=int, default=5000, help="of z for each imputation")
-    parser.add_argument("--mask", action="store_true", help="show the encoder what is missing")
-    parser.add_argument("--json", type=Path, help="a file for the rows, written anew after each")
+    parser.add_argument("--draws", type=int, default=5000, help="draws of z per example for imputation")
+    parser.add_argument("--mask", action="store_true", help="tell the encoder which values are missing")
+    parser.add_argument("--json", type=Path, help="a file for the rows, rewritten after each")
     options = parser.parse_args()
     warnings.simplefilter("ignore", ConvergenceWarning)
     versions = {name: importlib.metadata.version(name) for name in PACKAGES}

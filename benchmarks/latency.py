@@ -1,17 +1,18 @@
-"""Latency and throughput of `encode` and `reconstruct` in every runtime that a trained model can be put into.
+"""Latency and throughput of `encode` and `reconstruct` in every runtime that can run a trained model.
 
     python benchmarks/latency.py [--json PATH]
 
-Every runtime has the same weights, is given a NumPy array and gives NumPy arrays, and lives in a process of its own.
-All of them are timed in turn, several times over, once it is known that they answer as Keras does. The columns:
+Every runtime has the same weights, maps a NumPy array to NumPy arrays, and runs in its own process. After a check that
+their answers agree with Keras's, all are timed in turn, for several rounds. The columns:
 
-- median and quartiles, and the 99th percentile, of the microseconds of a call, over all calls of all turns;
-- examples per second, of all turns together;
-- the median of a turn over that of ONNX Runtime with as many threads in the same round (the most threads, where a
-  runtime has its own way): its median and its range over the rounds; below 1 is faster;
-- the largest difference from an answer of Keras.
+- median, quartiles and 99th percentile of the microseconds per call, over all calls of all rounds;
+- examples per second, over all rounds together;
+- the median time of a call, divided by that of ONNX Runtime in the same round with the same number of threads (or with
+  the most threads, for a runtime that chooses by itself): median and range over the rounds; below 1 is faster;
+- the largest difference from Keras's answers.
 
-With a file, the rows are appended to it for each table, and a run that was cut goes on with the tables that it lacks.
+With --json, the rows of each table are appended to the file; an interrupted run, started again, measures only the
+missing tables.
 """
 
 import argparse
@@ -33,13 +34,13 @@ SHAPES = ("dense 784-512-512-32", "convolutional 28x28x1")
 BATCHES = (1, 64)
 ROUNDS = 5
 SECONDS = 0.4
-# From an answer of Keras in float32.
+# The largest difference from Keras's answers that a runtime may have if it computes in float32.
 TOLERANCE = 1e-4
 PACKAGES = ("tfvae", "tensorflow", "keras", "ai-edge-litert", "onnxruntime", "torch", "numpy")
 
 
 def open_runtimes(shape: str, folder: Path) -> dict[Runtime, Worker | str]:
-    """Starts a worker for each runtime; where there can be none, the reason stands in its place."""
+    """Starts a worker for each runtime; a runtime that cannot be started gets the reason instead."""
     exported.write(shape, folder)
     workers = {}
     for runtime in RUNTIMES:
@@ -52,10 +53,10 @@ def open_runtimes(shape: str, folder: Path) -> dict[Runtime, Worker | str]:
 
 
 def check(workers: dict[Runtime, Worker], operation: str, batch: int) -> dict[Runtime, float]:
-    """The differences from the answers of Keras.
+    """The largest difference of each runtime from Keras's answers.
 
     Raises:
-        ValueError: a runtime that computes in float32 gives other numbers than Keras.
+        ValueError: a runtime that computes in float32 disagrees with Keras.
     """
     differences = {runtime: worker.call("difference", operation, batch) for runtime, worker in workers.items()}
     for runtime, difference in differences.items():
@@ -65,11 +66,11 @@ def check(workers: dict[Runtime, Worker], operation: str, batch: int) -> dict[Ru
 
 
 def figures(times: list[list[int]], batch: int) -> dict[str, Any]:
-    """What is told of the nanoseconds of the calls of each round.
+    """The statistics of the calls' times, as they stand in a row.
 
     Args:
-        times: a list for each round.
-        batch: the number of examples of a call.
+        times: for each round, the nanoseconds of each call.
+        batch: the number of examples in a call.
     """
     calls = np.concatenate(times)
     lower, median, upper, last = np.percentile(calls, [25, 50, 75, 99]) / 1e3
@@ -84,7 +85,7 @@ def figures(times: list[list[int]], batch: int) -> dict[str, Any]:
 
 
 def add_ratios(rows: list[dict[str, Any]]) -> None:
-    """Adds to each row its medians over those of the reference with as many threads, by round."""
+    """Adds to each row, for each round, its median time over that of the reference with as many threads."""
     references = {row["threads"]: row for row in rows if (row["runtime"], row["model"]) == (REFERENCE, "")}
     for row in rows:
         reference = references.get(row["threads"] or max(THREADS), {})
@@ -94,7 +95,7 @@ def add_ratios(rows: list[dict[str, Any]]) -> None:
 
 
 def line(row: dict[str, Any]) -> str:
-    """A row of the table."""
+    """Formats a row of the table."""
     name = f"{', '.join(part for part in (row['runtime'], row['model']) if part):<40}{row['threads'] or '':>3}"
     if "reason" in row:
         return f"{name}  {row['reason']}"
@@ -109,7 +110,7 @@ def line(row: dict[str, Any]) -> str:
 
 
 def show(rows: list[dict[str, Any]]) -> None:
-    """Prints the table of a setting."""
+    """Prints the table of one setting."""
     first = rows[0]
     print(f"\n{first['shape']}, {first['operation']}, batch {first['batch']}")
     header = f"{'':<36}{'threads':>7}{'median us':>11}{'quartiles':>24}{'p99':>11}{'examples/s':>12}"

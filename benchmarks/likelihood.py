@@ -1,12 +1,13 @@
-"""Seconds of the importance-sampled log p(x), of tfvae and of straightforward PyTorch and JAX, side by side.
+"""The time of the importance-sampled log p(x) in tfvae and in straightforward PyTorch and JAX, side by side.
 
     python benchmarks/likelihood.py [--images N] [--num-samples K] [--json PATH]
 
-The model is dense 784-200-200-50. Each is in a process of its own, with the same weights, and takes the images in
-blocks, in turn with the others; the ratio of a block is the seconds of the peer over those of tfvae. The estimates are
-of the same log p(x) with other draws: the difference of their means over the images is printed in standard errors.
+The model is dense 784-200-200-50. Each peer runs in its own process with the same weights, and evaluates the images in
+blocks, in turn with the others; the ratio of a block is the peer's seconds over tfvae's. All estimate the same log p(x)
+from different draws: the difference of their means over the images is also printed in standard errors.
 
-A run that is cut goes on where it is started again with the same PATH, to which a row for each block is appended.
+A row for each block is appended to PATH; an interrupted run, started again with the same PATH, measures only the
+missing blocks.
 """
 
 import argparse
@@ -26,7 +27,7 @@ SHAPE = "dense 784-200-200-50"
 IMAGES = 10_000
 NUM_SAMPLES = 5000
 BLOCK = 500
-# By name, the package of a peer, its module and class, and the arguments that it has beside those of every peer.
+# By name: the package that a peer needs, its module, its class, and its additional arguments.
 PEERS = {
     "tfvae": ("tfvae", "tfvae_likelihood", "TfvaeLikelihood", {}),
     "torch": ("torch", "pytorch_likelihood", "TorchLikelihood", {}),
@@ -35,7 +36,7 @@ PEERS = {
 }
 # The one that the others are compared with.
 REFERENCE = "tfvae"
-# Means that differ by more standard errors are those of two quantities.
+# Means that differ by more standard errors than this are taken to be of different quantities.
 MOST_ERRORS = 5.0
 
 
@@ -53,7 +54,7 @@ def build(peer: str, num_samples: int) -> Any:
 
 
 def installed(peers: list[str]) -> list[str]:
-    """The peers whose packages are installed; which are not is printed.
+    """The peers whose packages are installed; prints those whose packages are not.
 
     Args:
         peers: names of `PEERS`.
@@ -66,7 +67,7 @@ def installed(peers: list[str]) -> list[str]:
 
 
 def measure(workers: dict[str, Worker], x: np.ndarray, block: int) -> dict[str, Any]:
-    """The row of a block of images: seconds and estimates, each by peer."""
+    """Measures one block of images, and returns its row: seconds and estimates by peer."""
     answers = {peer: each.call("estimate", x, block) for peer, each in workers.items()}
     return {
         "load": os.getloadavg()[0],
@@ -79,7 +80,7 @@ def show(rows: list[dict[str, Any]], peers: list[str]) -> None:
     """Prints the table.
 
     Raises:
-        ValueError: the estimates of a peer are not those of tfvae.
+        ValueError: the estimates of a peer disagree with tfvae's.
     """
     estimates = {peer: np.concatenate([row["estimates"][peer] for row in rows]) for peer in peers}
     print(f"{'':<16}{'seconds':>10}{'peer / tfvae, by block':>28}{'mean log p(x)':>16}{'difference':>12}{'errors':>8}")
@@ -105,7 +106,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--images", type=int, default=IMAGES)
     parser.add_argument("--num-samples", type=int, default=NUM_SAMPLES, help="importance samples of each image")
-    parser.add_argument("--block", type=int, default=BLOCK, help="the images that each takes in turn")
+    parser.add_argument("--block", type=int, default=BLOCK, help="images that each peer evaluates in one turn")
     parser.add_argument("--peers", nargs="+", choices=PEERS, default=list(PEERS), metavar="NAME", help=", ".join(PEERS))
     parser.add_argument("--json", type=Path, help="a file to which the rows are appended")
     arguments = parser.parse_args()
@@ -117,7 +118,7 @@ def main() -> None:
     keys = [{**setting, "first": first, "last": min(first + arguments.block, len(x))} for first in firsts]
     if not all(records.find(key) for key in keys):
         workers = {peer: Worker(functools.partial(build, peer, arguments.num_samples)) for peer in peers}
-        # What is compiled at the first call, for a block and for a last one that is smaller.
+        # Compiles for the size of a block, and for that of a smaller last block, before anything is timed.
         for size in {key["last"] - key["first"] for key in keys}:
             measure(workers, x[:size], 0)
         for key in keys:

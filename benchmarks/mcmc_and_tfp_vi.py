@@ -1,8 +1,8 @@
-"""What TensorFlow Probability's NUTS and its variational inference make of the models of reference_models.py.
+"""TensorFlow Probability's NUTS and variational inference, run on the models of reference_models.py.
 
-Both methods work on the unconstrained vector of a model, with TFP's
-defaults, and nothing is tuned to a model or taken from its reference. A gradient evaluation is one gradient of the log
-density at one point: a leapfrog step of one chain, or one Monte Carlo sample of one step of the optimizer.
+Both methods work on the unconstrained vector of a model, with TFP's defaults; nothing is tuned to a model or taken from
+its reference. A gradient evaluation is one gradient of the log density at one point: a leapfrog step of one chain, or
+one Monte Carlo sample in one step of the optimizer.
 """
 
 import time
@@ -15,14 +15,14 @@ from reference_models import Model
 
 tfd = tfp.distributions
 
-# Of Newton's method: its starts, and the lengths of which each step takes the best.
+# Newton's method: the number of starting points, and the step lengths from which each step takes the best.
 STARTS = 16
 STEP_LENGTHS = [0.0, *(0.5**power for power in range(10))]
 FAMILIES = {"mean-field": "diag", "full-rank": "tril"}
 
 
 class UnconstrainedPosterior(tfd.Distribution):
-    """A model's unnormalized density of the unconstrained vector [L] over a scale [L], as TFP's samplers take it."""
+    """The unnormalized density of u [L], where scale * u is a model's unconstrained vector, as TFP's NUTS takes it."""
 
     def __init__(self, model: Model, scale: tf.Tensor) -> None:
         self._model, self._scale = model, scale
@@ -42,7 +42,7 @@ class UnconstrainedPosterior(tfd.Distribution):
         return tfp.bijectors.Identity()
 
     def _sample_n(self, n: int, seed: tf.Tensor | None = None) -> tf.Tensor:
-        """Not draws: TFP reads the dtype and the shape of one."""
+        """Returns zeros: TFP uses only the dtype and the shape."""
         return tf.zeros([n, self._model.size])
 
     def _log_prob(self, vector: tf.Tensor) -> tf.Tensor:
@@ -54,23 +54,23 @@ def nuts(
 ) -> tuple[dict[str, np.ndarray], int, float]:
     """Draws from a posterior with the No-U-Turn sampler.
 
-    All chains start at the highest of the modes to which Newton's method leads from points of Uniform(-2, 2), and the
-    coordinates are in units of the standard deviations that the curvature there gives. From Uniform(-2, 2) itself,
-    chains can fail to reach the mode of a badly scaled model. The step size and a diagonal mass matrix are adapted over
-    expanding windows, as in Stan.
+    All chains start at the highest of the modes that Newton's method finds from points drawn from Uniform(-2, 2), and
+    the coordinates are scaled by the standard deviations that follow from the curvature there. Started directly from
+    Uniform(-2, 2), chains can fail to reach the mode of a badly scaled model. The step size and a diagonal mass matrix
+    are adapted over expanding windows, as in Stan.
 
     Args:
         model: the model.
-        seed: of the start and of the chains.
+        seed: the seed of the start and the chains.
         chains: the number of chains, which share a step size and a mass matrix.
-        newton_steps: of the start.
-        warm_up: the steps of a chain that adapt and are discarded.
-        draws: the steps of a chain that are kept.
+        newton_steps: the number of Newton steps before sampling.
+        warm_up: the number of steps of a chain that adapt and are discarded.
+        draws: the number of steps of a chain that are kept.
 
     Returns:
         The parameters of the reference, each [draws * chains], chains varying fastest; the gradient evaluations of all
-        chains, with the warm-up and the start, whose second derivatives and line searches count as one each for every
-        coordinate and length; and the seconds of all, with tracing and compilation.
+        chains, the warm-up and the Newton steps, in which each coordinate's second derivative and each step length
+        tried counts as one evaluation; and the seconds of all, including tracing and compilation.
     """
 
     @tf.function(autograph=False)
@@ -104,11 +104,10 @@ def nuts(
 
 
 def newton_ascent(model: Model, points: tf.Tensor, steps: int) -> tuple[tf.Tensor, tf.Tensor]:
-    """Newton's method up the log density from points [S, L], with |curvature| (Dauphin et al., 2014) and a line search.
+    """Newton ascent of the log density from points [S, L], with |curvature| (Dauphin et al., 2014) and a line search.
 
     Returns:
-        The points that it leads to, and the standard deviations of normal distributions with the same curvature, both
-        [S, L].
+        The points reached, and the standard deviations of normal distributions with the curvature there, both [S, L].
     """
 
     def step(count: tf.Tensor, points: tf.Tensor, _: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
@@ -120,7 +119,7 @@ def newton_ascent(model: Model, points: tf.Tensor, steps: int) -> tuple[tf.Tenso
             gradient = inner.gradient(log_density, points)
             entries = tf.unstack(gradient, axis=1)
         curvature = tf.stack([outer.gradient(entry, points) for entry in entries], axis=1)
-        # In units in which the diagonal is 1, so that float32 does for coordinates that differ in scale.
+        # Scaled so that the diagonal is 1; otherwise float32 does not suffice for coordinates of different scales.
         unit = tf.math.rsqrt(tf.abs(tf.linalg.diag_part(curvature)) + 1e-12)
         values, vectors = tf.linalg.eigh(curvature * unit[:, :, None] * unit[:, None, :])
         values = tf.maximum(tf.abs(values), 1e-6)
@@ -151,16 +150,16 @@ def tfp_vi(
 
     Args:
         model: the model.
-        family: "mean-field" for a diagonal covariance, "full-rank" for any.
-        seed: of the start, the fit and the draws.
-        learning_rate: of Adam. TFP's documentation has examples with 0.1 and with 0.01.
-        sample_size: Monte Carlo samples of a step.
-        steps: of the optimizer.
-        draws: from the fitted distribution.
+        family: "mean-field" for a diagonal covariance, "full-rank" for any covariance.
+        seed: the seed of the start, the fit and the draws.
+        learning_rate: Adam's learning rate. TFP's documentation has examples with 0.1 and with 0.01.
+        sample_size: the number of Monte Carlo samples in a step.
+        steps: the number of optimizer steps.
+        draws: the number of draws from the fitted distribution.
 
     Returns:
-        The parameters of the reference, each [draws]; the ELBO in nats, its mean over the draws; the gradient
-        evaluations of the fit; and the seconds of the fit, with tracing and compilation.
+        The parameters of the reference, each [draws]; the ELBO in nats, estimated from the draws; the gradient
+        evaluations of the fit; and the seconds of the fit, including tracing and compilation.
     """
     if family not in FAMILIES:
         raise ValueError(f"`family` must be one of {list(FAMILIES)}. Received: {family!r}")

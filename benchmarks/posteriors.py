@@ -1,19 +1,19 @@
-"""How near variational inference, with nothing tuned to a model, comes to reference posteriors, beside TFP's methods.
+"""How near variational inference comes to reference posteriors, compared with TFP's methods, nothing tuned to a model.
 
     python benchmarks/posteriors.py FOLDER [--json PATH]
 
-FOLDER holds reference posteriors in the format of `reference_models.py`. For each of them one run of every method, one
+FOLDER holds reference posteriors in the format of `reference_models.py`. Every method is run once on each of them, one
 after the other: `tfvae.VariationalInference` with three families, TFP's NUTS, and TFP's own variational inference with
 two families and two learning rates. The columns:
 
-- error: the largest |error of a posterior mean| in standard deviations of the reference, of the draws of q, and after
-  correction by the importance weights (PSIS);
-- sd ratio: the smallest and the largest ratio of a standard deviation to the reference's, for both;
-- k-hat: of the importance weights: above 0.7 the fit is flagged as not to be trusted;
-- densities: how often the log density was evaluated, most times with its gradient;
-- seconds: of the fit, with tracing.
+- error: the largest |error of a posterior mean|, in standard deviations of the reference; first for the draws of q,
+  then, in the column PSIS, after correction by the importance weights;
+- sd ratio: the smallest and the largest ratio of a standard deviation to the reference's, again for both;
+- k-hat: the estimated tail shape of the importance weights; above 0.7 the fit is flagged as not to be trusted;
+- densities: how often the log density was evaluated, mostly together with its gradient;
+- seconds: the time of the fit, including tracing.
 
-Draws are 10,000, so that errors below 0.03 are Monte Carlo noise.
+Each method gives 10,000 draws, so errors below 0.03 are Monte Carlo noise.
 """
 
 import argparse
@@ -56,7 +56,7 @@ def fit(model: Model, reference: dict[str, Any], family: str, seed: int) -> dict
     start = time.perf_counter()
     inference = tfvae.VariationalInference(log_joint, latents, posterior=POSTERIORS[family]())
     with warnings.catch_warnings():
-        # The table has k-hat.
+        # The table shows k-hat instead.
         warnings.filterwarnings("ignore", message="q is far from the posterior")
         inference.fit(verbose=0)
         seconds, count = time.perf_counter() - start, int(evaluations)
@@ -98,7 +98,7 @@ def fit_tfp(model: Model, reference: dict[str, Any], family: str, rate: float, s
 
 
 def line(row: dict[str, Any]) -> str:
-    """A row of the table."""
+    """Formats a row of the table."""
 
     def range_of(name: str) -> str:
         return "{:.3g} to {:.3g}".format(*row[name]) if name in row else ""
@@ -128,12 +128,12 @@ def main() -> None:
     """Prints the table, and writes it as JSON."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path, help="the reference posteriors, one JSON file each")
-    parser.add_argument("--only", nargs="+", help="names of posteriors; all by default")
+    parser.add_argument("--only", nargs="+", help="names of the posteriors to run; all by default")
     parser.add_argument("--without-tfp", action="store_true", help="leave TFP's methods out")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--json", type=Path, help="a file for the rows, written anew after each")
+    parser.add_argument("--json", type=Path, help="a file for the rows, rewritten after each")
     arguments = parser.parse_args()
-    # Each model is a new function, of which TensorFlow warns.
+    # TensorFlow warns of repeated tracing, because each model is a new function.
     tf.get_logger().setLevel("ERROR")
     posteriors = read_posteriors(arguments.folder)
     versions = {name: importlib.metadata.version(name) for name in PACKAGES}

@@ -1,4 +1,4 @@
-"""What a benchmark keeps of its runs: rows of JSON, one a line, each with the processor and the versions."""
+"""The results file of a benchmark: one JSON object per line, each with the processor and the package versions."""
 
 import importlib.metadata
 import json
@@ -8,16 +8,16 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-# What of a processor's flags decides how fast it multiplies matrices.
+# The processor flags that decide how fast it multiplies matrices.
 _FLAGS = ("avx2", "fma", "avx512f", "avx512_bf16", "avx512_vnni", "amx_tile", "amx_bf16", "amx_int8")
 
 
 class Records:
-    """The rows of a file, to which more are appended.
+    """The rows of a results file, to which more can be appended.
 
     Args:
-        path: the file, or None to keep the rows in memory alone.
-        packages: the distributions whose versions each row has, where they are installed.
+        path: the file, or None to keep the rows only in memory.
+        packages: the distributions whose versions are recorded in each row, if they are installed.
     """
 
     def __init__(self, path: Path | None, packages: Iterable[str]) -> None:
@@ -27,12 +27,12 @@ class Records:
         self._rows = [json.loads(line) for line in lines]
 
     def find(self, setting: dict[str, Any]) -> list[dict[str, Any]]:
-        """The rows that have all entries of a setting, of this processor and these versions."""
+        """The rows that contain all entries of a setting, and were measured on this processor with these versions."""
         entries = {**setting, **self._common}
         return [row for row in self._rows if all(row.get(name) == value for name, value in entries.items())]
 
     def append(self, rows: list[dict[str, Any]]) -> None:
-        """Adds the rows of a setting, all at once, so that a run that is cut leaves no part of them."""
+        """Adds the rows of a setting, all at once, so that an interrupted run does not leave only some of them."""
         rows = [{**row, **self._common} for row in rows]
         self._rows += rows
         if self._path is not None:
@@ -41,7 +41,7 @@ class Records:
 
 
 def processor() -> dict[str, Any]:
-    """The processor: its name, how many of its cores this process has, and the flags that matter."""
+    """The processor: its name, its number of cores, and those of its flags that are in `_FLAGS`."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except FileNotFoundError:
@@ -56,7 +56,7 @@ def processor() -> dict[str, Any]:
 
 
 def available_memory() -> int:
-    """The bytes of memory that processes may still take."""
+    """The bytes of physical memory that are free."""
     return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
 
 

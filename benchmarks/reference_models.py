@@ -1,9 +1,9 @@
-"""Nine Bayesian models of posteriordb (Magnusson et al., 2024), of which careful MCMC gives the posterior's moments.
+"""Nine Bayesian models of posteriordb (Magnusson et al., 2024), whose posterior moments are known from careful MCMC.
 
-A model is its log joint density, the shapes of its latents and the bijectors from the unconstrained space onto them.
-A reference posterior is a JSON file with `name`, `data` and `reference` = {parameter: {mean, sd}}; `MODELS` maps each
-`name` to the function that makes its model from its `data`. Flat priors are improper: where a model has one, the
-evidence, and with it the ELBO, is defined up to a constant.
+A model is its log joint density, the shapes of its latents, and the bijectors from the unconstrained space onto the
+latents' supports. A reference posterior is a JSON file with `name`, `data` and `reference` = {parameter: {mean, sd}};
+`MODELS` maps each `name` to the function that makes the model from `data`. Flat priors are improper: in a model that
+has one, the evidence, and with it the ELBO, is defined only up to a constant.
 """
 
 import json
@@ -22,10 +22,10 @@ class Model(NamedTuple):
     """A log joint density and its latents.
 
     Attributes:
-        latents: the shape of each latent, and the bijector from the unconstrained space onto its support; None where it
+        latents: the shape of each latent, and the bijector from the unconstrained space onto its support, or None if it
             is unconstrained.
-        log_joint: log p(data, latents) in nats [S], from S values of each latent, each [S, *shape].
-        quantities: the parameters of the reference, each [S], from the latents as arrays, each [S, *shape].
+        log_joint: maps S values of each latent, each [S, *shape], to log p(data, latents) [S] in nats.
+        quantities: maps the latents as arrays, each [S, *shape], to the parameters of the reference, each [S].
     """
 
     latents: dict[str, tuple[tuple[int, ...], tfb.Bijector | None]]
@@ -34,7 +34,7 @@ class Model(NamedTuple):
 
     @property
     def size(self) -> int:
-        """L, the number of unconstrained numbers that all latents take together."""
+        """L, the dimension of the unconstrained vector that holds all latents."""
         return sum(int(np.prod(shape)) for _, _, shape in self._parts())
 
     def constrain(self, vector: tf.Tensor) -> tuple[dict[str, tf.Tensor], tf.Tensor]:
@@ -58,33 +58,33 @@ class Model(NamedTuple):
         return self.quantities({name: value.numpy() for name, value in self.constrain(vector)[0].items()})
 
     def _parts(self) -> list[tuple[str, tfb.Bijector, tuple[int, ...]]]:
-        """Each latent's name, bijector and unconstrained shape, in the order in which a vector holds them."""
+        """The name, bijector and unconstrained shape of each latent, in their order in the unconstrained vector."""
         bijectors = {name: bijector or tfb.Identity() for name, (_, bijector) in self.latents.items()}
         return [(n, b, tuple(b.inverse_event_shape(self.latents[n][0]))) for n, b in bijectors.items()]
 
 
 def kidscore_interaction(data: dict) -> Model:
-    """The test scores of children on their mothers' school, IQ and the interaction."""
+    """Regression of children's test scores on their mothers' schooling, IQ and the interaction of both."""
     school, iq = np.array(data["mom_hs"]), np.array(data["mom_iq"])
     x = np.stack([np.ones_like(iq), school, iq, school * iq], axis=1)
     return _regression(data["kid_score"], x, lambda beta, sigma: tfd.HalfCauchy(0.0, 2.5).log_prob(sigma))
 
 
 def earn_height(data: dict) -> Model:
-    """Earnings on height. The unknowns differ in scale by a factor of 100 and are strongly correlated."""
+    """Regression of earnings on height. The unknowns differ in scale by a factor of 100 and are strongly correlated."""
     height = np.array(data["height"])
     return _regression(data["earn"], np.stack([np.ones_like(height), height], axis=1))
 
 
 def logmesquite(data: dict) -> Model:
-    """The log weight of mesquite bushes on the logs of their measures."""
+    """Regression of the log weight of mesquite bushes on the logs of their measurements."""
     measures = ("diam1", "diam2", "canopy_height", "total_height", "density")
     logs = [np.log(data[name]) for name in measures]
     return _regression(np.log(data["weight"]), np.stack([np.ones_like(logs[0]), *logs, data["group"]], axis=1))
 
 
 def nes(data: dict) -> Model:
-    """The party that voters identify with on ideology, race, age group, education, gender and income."""
+    """Regression of voters' party identification on ideology, race, age group, education, gender and income."""
     age = np.array(data["age_discrete"])
     groups = [age == group for group in (2, 3, 4)]
     rest = [data[name] for name in ("educ1", "gender", "income")]
@@ -118,7 +118,7 @@ def ark(data: dict) -> Model:
 
 
 def eight_schools_noncentered(data: dict) -> Model:
-    """The effects of coaching in eight schools, as theta = mu + tau z."""
+    """The effects of coaching in eight schools, in the non-centred form theta = mu + tau z."""
     y, error = _float(data["y"]), _float(data["sigma"])
 
     def log_joint(latents: dict[str, tf.Tensor]) -> tf.Tensor:
@@ -135,11 +135,11 @@ def eight_schools_noncentered(data: dict) -> Model:
 
 
 def garch11(data: dict) -> Model:
-    """A time series whose variance follows the one before: GARCH(1, 1)."""
+    """A time series whose variance depends on the value and the variance one step before: GARCH(1, 1)."""
     y, first_variance = _float(data["y"]), float(data["sigma1"]) ** 2
 
     def compose(first: tuple, second: tuple) -> tuple:
-        """The map v -> a v + b of the first pair (a, b), then that of the second."""
+        """Composes two maps v -> a v + b, each given as a pair (a, b); the first is applied first."""
         return first[0] * second[0], first[1] * second[0] + second[1]
 
     def log_joint(latents: dict[str, tf.Tensor]) -> tf.Tensor:
@@ -166,7 +166,7 @@ def low_dim_gauss_mix(data: dict) -> Model:
 
     def log_joint(latents: dict[str, tf.Tensor]) -> tf.Tensor:
         mu, sigma, theta = latents["mu"], latents["sigma"], latents["theta"]
-        # In the order given, two draws have twice the density.
+        # mu is ordered, and the ordered values of two independent draws have twice the density.
         log_prior = _sum(tfd.Normal(0.0, 2.0).log_prob(mu) + tfd.HalfNormal(2.0).log_prob(sigma)) + np.log(2.0)
         log_prior += tfd.Beta(5.0, 5.0).log_prob(theta)
         lower = tfd.Normal(mu[:, :1], sigma[:, :1]).log_prob(y) + tf.math.log(theta)[:, None]
@@ -194,13 +194,13 @@ MODELS: dict[str, Callable[[dict], Model]] = {
 
 
 def read_posteriors(folder: Path) -> dict[str, tuple[Model, dict[str, dict[str, float]]]]:
-    """The model and the reference of every JSON file of a folder, by name."""
+    """Reads every JSON file in a folder, and returns the model and the reference moments by name."""
     posteriors = [json.loads(path.read_text()) for path in sorted(folder.glob("*.json"))]
     return {each["name"]: (MODELS[each["name"]](each["data"]), each["reference"]) for each in posteriors}
 
 
 def compare(draws: dict[str, np.ndarray], reference: dict[str, dict[str, float]]) -> tuple[float, float, float]:
-    """How far the moments of draws [S] of each parameter are from the reference.
+    """Compares the moments of draws [S] of each parameter with the reference.
 
     Returns:
         The largest |error of a mean|, in standard deviations of the reference, and the smallest and largest ratio of a

@@ -1,14 +1,15 @@
-"""How near training comes to the rate at which this machine multiplies matrices, and how its cost grows.
+"""How near training comes to this machine's speed of matrix multiplication, and how its cost grows.
 
     python benchmarks/roofline.py [--json PATH]
 
-First the rate of products of matrices in float32, by TensorFlow and by NumPy. Then tfvae trains dense models, compiled
-with an optimizer and nothing else, in which one thing is varied at a time: the batch, the draws of z for each example,
-the width of the hidden layers, and the number of examples. What counts as work are the products of matrices of a step:
-two operations a weight and an example forward, and four backward, but two in the first layer, whose input needs no
-gradient. The share is of the fastest rate of products that was found.
+First the speed of float32 matrix products is measured in TensorFlow and NumPy. Then tfvae trains dense models, compiled
+with an optimizer and nothing else, in which one thing is varied at a time: the batch size, the draws of z per example,
+the width of the hidden layers, and the number of examples. Only the matrix products of a step count as work: per weight
+and example, two operations forward and four backward, except two backward in the first layer, whose input needs no
+gradient. The column "share" is relative to the fastest matrix product measured.
 
-A run that is cut goes on where it is started again with the same PATH, to which a row for each model is appended.
+A row for each model is appended to PATH; an interrupted run, started again with the same PATH, measures only the
+missing models.
 """
 
 import argparse
@@ -37,7 +38,8 @@ VARIED = {
     "width": (128, 256, 512, 1024, 2048),
     "examples": (6_000, 60_000, 600_000),
 }
-# The examples of an epoch at the base setting; where not they are varied, others take as many as cost the same.
+# The examples of an epoch at the base setting. Other settings use as many as cost the same, unless the number of
+# examples itself is varied.
 PATIENCE = BASE["examples"]
 EPOCHS = 3
 
@@ -65,7 +67,7 @@ def matmul_rates() -> dict[str, float]:
 
 
 def operations(architecture: architectures.Architecture, k: int) -> float:
-    """The operations of the products of matrices in a step of training, for one example."""
+    """The number of operations in the matrix products of a training step, per example."""
 
     def weights(layers: list[architectures.Layer]) -> int:
         return sum(math.prod(layer.kernel) for layer in layers)
@@ -81,7 +83,7 @@ def measure(setting: dict[str, int]) -> dict[str, Any]:
         setting: has the keys of `BASE`.
 
     Returns:
-        The median rate of its epochs, in examples and in operations a second.
+        The median rate of its epochs, in examples and in operations per second.
     """
     base = architectures.ARCHITECTURES[SHAPE]
     architecture = base._replace(hidden=(setting["width"],) * len(base.hidden))
@@ -94,7 +96,7 @@ def measure(setting: dict[str, int]) -> dict[str, Any]:
     model = tfvae_vae.build(architecture, setting["k"])
     model.compile("adam")
     training = keras_fit.Epochs(model, architectures.data(architecture, examples), setting["batch_size"])
-    # The first epoch compiles.
+    # The first epoch compiles, and does not count.
     _, *times = [training.run() for _ in range(1 + EPOCHS)]
     training.stop()
     rate = examples / statistics.median(times)

@@ -1,4 +1,4 @@
-"""The runtimes that a trained model can be put into, each as functions from NumPy arrays to NumPy arrays."""
+"""The runtimes that can run a trained model, each wrapped as functions from NumPy arrays to NumPy arrays."""
 
 import functools
 import time
@@ -11,7 +11,7 @@ from exported import TFLITE_FILES, torch_modules
 
 OPERATIONS = {"encode": ("loc", "scale"), "reconstruct": ("mean",)}
 THREADS = (1, 2)
-# Of each turn, before it is timed: threads of whoever had the turn before may still spin.
+# Calls before each timed turn, in seconds: threads of the runtime that had the turn before may still be spinning.
 _WARM_UP_SECONDS = 0.05
 
 _Function = Callable[[np.ndarray], Any]
@@ -21,14 +21,15 @@ class Runtime(NamedTuple):
     """One way to run a model.
 
     Attributes:
-        name: the runtime, and the interface of it that is used.
+        name: the runtime, or the interface of it that is used.
         model: the file that it reads, or how it compiles the model.
-        threads: how many it is told to use; None where that is left to it.
-        open: makes the functions by the names of `OPERATIONS`, given what `exported` wrote and the architecture.
-        packages: what must be installed for it.
-        batches: the sizes that it takes; None for any.
+        threads: how many threads it is told to use; None leaves the choice to the runtime.
+        open: given the folder that `exported` wrote and a name of `ARCHITECTURES`, makes a function for each name of
+            `OPERATIONS`.
+        packages: the packages that must be installed.
+        batches: the batch sizes that it accepts; None for any.
         is_exact: whether it computes in float32.
-        channels_first: whether images are [channels, height, width] for it.
+        channels_first: whether its images are [channels, height, width].
     """
 
     name: str
@@ -42,16 +43,16 @@ class Runtime(NamedTuple):
 
     @property
     def label(self) -> str:
-        """How a table names it."""
+        """The name of the runtime in a table."""
         return ", ".join(part for part in (self.name, self.model) if part)
 
 
 class Timed:
-    """A runtime that is asked and timed in this process.
+    """A runtime opened in this process, to be checked and timed.
 
     Args:
-        runtime: which one.
-        folder: what `exported` wrote.
+        runtime: the runtime.
+        folder: the folder that `exported` wrote.
         shape: a name of `ARCHITECTURES`.
     """
 
@@ -62,7 +63,7 @@ class Timed:
             self._arrays = dict(arrays)
 
     def difference(self, operation: str, batch: int) -> float:
-        """The largest difference from an answer of Keras.
+        """The largest difference from Keras's answers.
 
         Args:
             operation: a name of `OPERATIONS`.
@@ -80,12 +81,12 @@ class Timed:
         return max(float(np.abs(given - wanted).max()) for given, wanted in zip(answers, expected, strict=True))
 
     def times(self, operation: str, batch: int, seconds: float) -> list[int]:
-        """Calls again and again, and gives the nanoseconds of each call.
+        """Calls an operation repeatedly, and returns the nanoseconds of each call.
 
         Args:
             operation: a name of `OPERATIONS`.
-            batch: the number of examples of a call.
-            seconds: how long.
+            batch: the number of examples in a call.
+            seconds: how long to continue.
         """
         function, x = self._functions[operation], self._question(batch)
         _call_for(_WARM_UP_SECONDS, function, x)
@@ -97,7 +98,7 @@ class Timed:
 
 
 def _call_for(seconds: float, function: _Function, x: np.ndarray) -> list[int]:
-    """The nanoseconds of the calls that begin within so many seconds."""
+    """The nanoseconds of each call, for calls that begin within this many seconds."""
     times = []
     now = time.perf_counter_ns()
     end = now + int(1e9 * seconds)
@@ -110,7 +111,7 @@ def _call_for(seconds: float, function: _Function, x: np.ndarray) -> list[int]:
 
 
 def keras_predict(folder: Path, shape: str) -> dict[str, _Function]:
-    """`predict` of Keras models."""
+    """`predict` of the Keras model, and of a Keras model of its encoder and posterior."""
     model = _keras_model(folder)
     import keras
 
@@ -134,7 +135,7 @@ def saved_model(folder: Path, shape: str) -> dict[str, _Function]:
     loaded = tf.saved_model.load(str(folder / "served" / "1"))
 
     def function(name: str) -> _Function:
-        # `loaded` is named so that its variables live as long as its functions.
+        # The function refers to `loaded`, so that the variables live as long as the function.
         signature = loaded.signatures[name]
         return lambda x: {name: value.numpy() for name, value in signature(x=tf.constant(x)).items()}
 
@@ -167,7 +168,7 @@ def onnx_runtime(folder: Path, shape: str, threads: int) -> dict[str, _Function]
 
 
 def bound_onnx_runtime(folder: Path, shape: str, threads: int) -> dict[str, _Function]:
-    """ONNX Runtime with arrays of its own for the outputs of each size of batch, which every call overwrites."""
+    """ONNX Runtime with preallocated output arrays for the current batch size, which every call overwrites."""
 
     def function(name: str) -> _Function:
         session, outputs = _onnx_session(folder, name, threads), {}
@@ -189,12 +190,12 @@ def bound_onnx_runtime(folder: Path, shape: str, threads: int) -> dict[str, _Fun
 
 
 def torch_eager(folder: Path, shape: str, threads: int) -> dict[str, _Function]:
-    """Modules of PyTorch."""
+    """PyTorch modules, run eagerly."""
     return _torch(torch_modules(shape), threads)
 
 
 def torch_compiled(folder: Path, shape: str, threads: int, freezing: bool) -> dict[str, _Function]:
-    """Modules of PyTorch compiled for each size of batch, with their weights as constants of the graph or not."""
+    """PyTorch modules compiled for each batch size; `freezing` makes their weights constants of the graph."""
     import torch
     import torch._inductor.config
 
@@ -208,7 +209,7 @@ def _keras_model(folder: Path) -> Any:
 
     import tfvae
 
-    # Named so that Keras knows the class.
+    # `tfvae` is lazy: using a name imports the class, so that Keras can load it.
     assert tfvae.VAE
     return keras.saving.load_model(folder / "model.keras")
 
@@ -248,7 +249,7 @@ def _of_litert(name: str, open_file: Callable[..., dict[str, _Function]], file: 
     )
 
 
-# What the latencies of the others are divided by, where it has as many threads.
+# The latencies of the others are divided by those of this runtime with as many threads.
 REFERENCE = "ONNX Runtime"
 RUNTIMES = [
     Runtime("Keras predict", "", None, keras_predict),

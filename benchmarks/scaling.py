@@ -1,10 +1,10 @@
-"""Examples per second of one training step on one worker and on two, each with a core of its own.
+"""Training speed, in examples per second, of one worker and of two, each with its own core.
 
     python benchmarks/scaling.py [--json PATH]
 
-The same global batch is trained on by one process on one core, by one process on two cores, and by two workers on a
-core each, in turn, several times over. The efficiency is the rate of two workers over twice that of one; 1 would be
-perfect. Two cores in one process need no communication, and are what two workers on one machine compete with.
+One process on one core, one process on two cores, and two workers on one core each train with the same global batch, in
+turn, for several rounds. The efficiency is the rate of two workers over twice the rate of one; 1 would be perfect. One
+process on two cores needs no communication, and is the alternative to two workers on one machine.
 """
 
 import argparse
@@ -20,7 +20,7 @@ from pathlib import Path
 
 SHAPES = {"dense 784-512-512-32": (784, (512, 512), 32), "dense 784-200-200-50": (784, (200, 200), 50)}
 BATCH_SIZES = (128, 1024)
-# How a rate is measured: by name, the cores of each process.
+# The settings by name: the cores of each process.
 SETTINGS = {"1 worker, 1 core": [{0}], "1 worker, 2 cores": [{0, 1}], "2 workers, 1 core each": [{0}, {1}]}
 ROUNDS = 5
 STEPS = 40
@@ -50,7 +50,7 @@ def measure(shape: str, batch_size: int) -> None:
 
 
 def free_ports(count: int) -> list[int]:
-    """Ports that nothing listens on."""
+    """Ports of localhost on which nothing listens."""
     sockets = [socket.create_server(("localhost", 0)) for _ in range(count)]
     ports = [one.getsockname()[1] for one in sockets]
     for one in sockets:
@@ -79,7 +79,7 @@ def main() -> None:
     parser.add_argument("--cores", nargs="+", type=int, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.measure:
-        # Before TensorFlow counts the cores.
+        # Must come before TensorFlow counts the cores.
         os.sched_setaffinity(0, arguments.cores)
         measure(arguments.measure[0], int(arguments.measure[1]))
         return

@@ -2,12 +2,13 @@
 
     python benchmarks/startup.py [--json PATH] [--rounds N]
 
-Each measurement is a fresh process; the cases take turns. A dense VAE 784-512-512-32 is built, or loaded from a file;
-the first step is one batch of 128, and the first answer is `encode` of one example, or `predict`, with what is traced
-and compiled for it. The columns are medians and quartiles over the rounds, the most memory that a process had, and the
-frameworks that it had imported at its end.
+Each measurement is a fresh process; the cases take turns. A dense VAE 784-512-512-32 is built, or loaded from a file.
+The first step is one batch of 128; the first answer is `encode` or `predict` of one example; both include tracing and
+compilation. The columns are medians and quartiles over the rounds, the peak memory of the process, and the frameworks
+that it had imported by its end.
 
-With a file, a row is appended to it for each process, and a run that was cut goes on with the rows that it lacks.
+With --json, a row is appended to the file for each process; an interrupted run, started again, measures only the
+missing rows.
 """
 
 import argparse
@@ -35,12 +36,12 @@ PACKAGES = ("tfvae", "tensorflow", "keras", "ai-edge-litert", "onnxruntime", "to
 
 
 class Case(NamedTuple):
-    """What a process does.
+    """A case: what one process does.
 
     Attributes:
-        run: does it, given the folder of the exported model, and yields the name of each stage at its end.
-        packages: what must be installed for it.
-        without: the frameworks that it must not import.
+        run: runs the case, given the folder of the exported model, and yields the name of each stage when it ends.
+        packages: the packages that must be installed.
+        without: the frameworks that must not be imported.
     """
 
     run: Callable[[Path], Iterator[str]]
@@ -55,7 +56,7 @@ def import_only(folder: Path, name: str) -> Iterator[str]:
 
 
 def build(folder: Path) -> Iterator[str]:
-    """Builds the model by tfvae."""
+    """Builds the model with tfvae."""
     _import_tfvae()
     yield "import"
     _tfvae_model()
@@ -63,7 +64,7 @@ def build(folder: Path) -> Iterator[str]:
 
 
 def train(folder: Path, jit_compile: bool) -> Iterator[str]:
-    """Takes the first step by tfvae."""
+    """Takes the first training step with tfvae."""
     import keras
 
     _import_tfvae()
@@ -76,7 +77,7 @@ def train(folder: Path, jit_compile: bool) -> Iterator[str]:
 
 
 def train_peer(folder: Path, peer: str) -> Iterator[str]:
-    """Takes the first step by a peer."""
+    """Takes the first training step with a peer."""
     from peers import worker
 
     importlib.import_module(f"peers.{worker.PEERS[peer][0]}")
@@ -84,7 +85,7 @@ def train_peer(folder: Path, peer: str) -> Iterator[str]:
     from peers import architectures
 
     weights = architectures.weights(architectures.ARCHITECTURES[SHAPE])
-    # Not shown: tfvae draws its own.
+    # A stage that the table leaves out, because tfvae initialises its own weights.
     yield "weights"
     model = worker.build(peer, SHAPE, BATCH_SIZE, 1)
     model.load(weights)
@@ -94,7 +95,7 @@ def train_peer(folder: Path, peer: str) -> Iterator[str]:
 
 
 def predict(folder: Path) -> Iterator[str]:
-    """Predicts by a new model of tfvae."""
+    """Calls `predict` of a new tfvae model."""
     _import_tfvae()
     yield "import"
     model = _tfvae_model()
@@ -104,10 +105,10 @@ def predict(folder: Path) -> Iterator[str]:
 
 
 def load(folder: Path, file: str) -> Iterator[str]:
-    """Loads an exported model by `tfvae.export.load`, and encodes."""
+    """Loads an exported model with `tfvae.export.load`, and encodes."""
     from tfvae import export
 
-    # What the client imports at its first use is a part of the loading.
+    # What the client imports when it is first used counts as part of loading.
     yield "import"
     model = export.load(folder / file)
     yield "build or load"
@@ -127,7 +128,7 @@ def load_onnx(folder: Path) -> Iterator[str]:
 
 
 def encode_by_torch(folder: Path) -> Iterator[str]:
-    """Encodes by a new PyTorch module."""
+    """Encodes with a new PyTorch module."""
     import torch
 
     yield "import"
@@ -143,7 +144,7 @@ def encode_by_torch(folder: Path) -> Iterator[str]:
 def _import_tfvae() -> None:
     import tfvae
 
-    # The first use of a name imports what `import tfvae` left.
+    # `import tfvae` is lazy: the first use of a name imports the rest.
     assert tfvae.VAE
 
 
@@ -188,10 +189,10 @@ CASES = {
 
 
 def measure(name: str, folder: Path) -> None:
-    """Runs a case in this process, and prints what it took.
+    """Runs a case in this process, and prints its times, peak memory and imports as JSON.
 
     Raises:
-        ImportError: the case imported what it must not.
+        ImportError: the case imported a framework that it must not.
     """
     stages, start = {}, time.perf_counter()
     for stage in CASES[name].run(folder):
@@ -212,7 +213,7 @@ def run(name: str, folder: Path) -> dict[str, Any]:
     """Runs a case in a fresh process."""
     command = [sys.executable, __file__, "--measure", name, str(folder)]
     environment = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3"}
-    # A cache that outlives the process would make the second compilation another thing than the first.
+    # If the cache outlived the process, later rounds would not compile as the first did.
     with tempfile.TemporaryDirectory() as cache:
         environment["TORCHINDUCTOR_CACHE_DIR"] = cache
         done = subprocess.run(command, env=environment, capture_output=True, text=True)
@@ -222,7 +223,7 @@ def run(name: str, folder: Path) -> dict[str, Any]:
 
 
 def line(name: str, rows: list[dict[str, Any]]) -> str:
-    """A row of the table."""
+    """Formats a row of the table."""
 
     def spread(values: list[float]) -> str:
         if len(values) < 2:
@@ -246,7 +247,7 @@ def main() -> None:
     if arguments.measure:
         measure(arguments.measure[0], Path(arguments.measure[1]))
         return
-    # Here, because what a process that measures imports is a part of the measurement.
+    # Imported only here, because the imports of a measuring process are part of the measurement.
     import exported
     from records import Records
 

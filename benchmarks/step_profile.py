@@ -1,9 +1,10 @@
-"""Where the time of a training step goes, by kind of operation, as the profiler of TensorFlow sees it.
+"""Where the time of a training step goes, by kind of operation, measured by TensorFlow's profiler.
 
     python benchmarks/step_profile.py --shape NAME --batch-size B [--num-samples K]
 
-The model is that of `benchmarks/training.py`, compiled with an optimizer and nothing else. Operations that run at the
-same time are both counted, so that without XLA the sum may be more than the step; the profiler itself takes time too.
+The model is that of `benchmarks/training.py`, compiled with an optimizer and nothing else. Operations that run in
+parallel are each counted in full, so without XLA the sum may exceed the time of the step. The profiler itself takes
+time too.
 """
 
 import argparse
@@ -16,22 +17,22 @@ import tensorflow as tf
 from peers import architectures, tfvae_vae
 from tensorflow.tsl.profiler.protobuf import xplane_pb2
 
-# The examples of an epoch, one of which is profiled.
+# About how many examples an epoch has; one epoch is profiled.
 EXAMPLES = 20_000
 MOST_ROWS = 20
-# Operations of TensorFlow are "name:kind", those of XLA "kind.number", or a fusion, or one that is wrapped in one.
+# The profiler names TensorFlow's operations "name:kind", and XLA's "kind.number", "..._fusion" or "wrapped_...".
 KINDS = re.compile(
     r"(?P<name>[\w/-]+:)(?P<kind>\w+)|(?P<xla>[\w-]+?)(_\d+)?(\.\d+)|(?P<alone>[\w-]+_fusion|wrapped_[\w-]+)"
 )
-# Those that hold others.
+# Operations that contain others, whose time would be counted twice.
 WHOLES = ("while", "call", "conditional", "__inference")
 
 
 def kind_of(event: str) -> str | None:
-    """The kind of operation that an event of the profiler is; None of another event.
+    """The kind of operation that a profiler event records; None if the event is not an operation.
 
     Args:
-        event: its name.
+        event: the name of the event.
     """
     match = KINDS.fullmatch(event)
     if match is None:
@@ -43,10 +44,10 @@ def kind_of(event: str) -> str | None:
 
 
 def seconds_by_kind(folder: Path) -> dict[str, tuple[float, int]]:
-    """The seconds and the number of the operations in a profile, by kind.
+    """The total seconds and the number of operations in a profile, by kind.
 
     Args:
-        folder: that of the profile.
+        folder: the folder that the profiler wrote.
     """
     seconds, numbers = collections.Counter(), collections.Counter()
     for path in folder.rglob("*.xplane.pb"):
@@ -73,7 +74,7 @@ def main() -> None:
     peer = tfvae_vae.TfvaePeer(architecture, arguments.batch_size, arguments.num_samples)
     peer.load(architectures.weights(architecture))
     steps = max(1, EXAMPLES // arguments.batch_size // arguments.num_samples)
-    # The first compiles.
+    # The first epoch compiles, and is not timed.
     own = min([peer.epoch(steps) for _ in range(4)][1:]) / steps
     with tempfile.TemporaryDirectory() as folder:
         with tf.profiler.experimental.Profile(folder):

@@ -1,14 +1,14 @@
-"""Examples per second of training, of tfvae and of its peers: the same weights, data, batches and optimizer.
+"""Training speed, in examples per second, of tfvae and its peers with the same weights, data, batches and optimizer.
 
     python benchmarks/training.py [--shapes NAME ...] [--batch-sizes B ...] [--num-samples K ...] [--json PATH]
 
-tfvae is compiled with an optimizer and nothing else, as `fit` then runs it. Each peer is in a process of its own. They
-are asked for the same loss at first, which must agree. Then they train in turn, round after round, in epochs of the
-same number of steps; the ratio of a round is the rate of tfvae over that of the peer. K = 1 is the ELBO, a larger one
-the importance weighted bound.
+tfvae is compiled with an optimizer and nothing else, and runs as `fit` chooses. Each peer runs in its own process.
+First, all must compute the same loss from the same weights, examples and noise. Then they train in turn, round after
+round, in epochs of the same number of steps; the ratio of a round is tfvae's rate over the peer's. K = 1 is the ELBO, a
+larger K the importance weighted bound.
 
-A run that is cut goes on where it is started again with the same PATH, to which the rows of each setting are appended.
-After a change of tfvae take another PATH.
+The rows of each setting are appended to PATH; an interrupted run, started again with the same PATH, measures only the
+missing settings. After a change to tfvae, use another PATH.
 """
 
 import argparse
@@ -30,24 +30,24 @@ ROUNDS = 5
 SECONDS = 1.0
 # The one that the others are compared with.
 REFERENCE = "tfvae"
-# Two losses that differ by more are those of two functions.
+# Losses whose relative difference is larger are taken to be of different functions.
 TOLERANCE = 1e-4
 EXAMPLES_OF_THE_CHECK = 64
-# An epoch takes this times as long as it should for the slowest, at most.
+# For the slowest peer, an epoch may take up to this many times as long as intended.
 PATIENCE = 8
-# An epoch has no fewer steps where the fastest does these in time: of fewer, what is measured is the cost of an epoch.
+# The fewest steps of an epoch, if the fastest peer does them in time: with fewer, the fixed cost of an epoch dominates.
 FEW_STEPS = 20
 
 
 class Race:
-    """Peers of one setting, each in its process; one that fails is out, with the reason.
+    """The peers in one setting, each in its own process. A peer that fails is dropped, and its reason is kept.
 
     Args:
-        peers: their names, tfvae's the first.
+        peers: the names of the peers, tfvae first.
         shape: the name of an architecture.
         batch_size: B.
-        k: the draws of z for each example.
-        memory: the most bytes of memory for each.
+        k: the number of draws of z for each example.
+        memory: the most bytes of memory for each process.
     """
 
     def __init__(self, peers: list[str], shape: str, batch_size: int, k: int, memory: int) -> None:
@@ -56,11 +56,11 @@ class Race:
         self.reasons: dict[str, str] = {}
 
     def call(self, method: str, *arguments: Any) -> dict[str, Any]:
-        """What a method of each peer returns, one after the other."""
+        """Calls a method of each peer, one after the other, and returns the results by peer."""
         return self._each(lambda each: each.call(method, *arguments))
 
     def _each(self, ask: Callable[[worker.Worker], Any], first: int = 0) -> dict[str, Any]:
-        """What the workers answer that are still in, asked in turn from a certain one on."""
+        """Asks each worker that has not failed, in turn, starting with number `first`, and returns the answers."""
         answers = {}
         peers = [peer for peer in self.workers if peer not in self.reasons]
         first %= max(len(peers), 1)
@@ -73,15 +73,15 @@ class Race:
         return answers
 
     def losses(self) -> dict[str, float]:
-        """The loss of each at the same examples and noise."""
+        """The loss of each peer at the same examples and noise."""
         x = architectures.data(self.architecture, EXAMPLES_OF_THE_CHECK, seed=1)
         return self.call("loss", x, architectures.noise(self.architecture, self.k, EXAMPLES_OF_THE_CHECK))
 
     def choose_steps(self, seconds: float) -> int:
-        """The steps of an epoch that takes about so many seconds, at most `PATIENCE` as many for the slowest."""
+        """The steps in an epoch of about this many seconds, and at most `PATIENCE` times as many for the slowest."""
         steps = 1
         for _ in range(3):
-            # The first epoch compiles.
+            # The first epoch compiles, and does not count.
             _, *tries = [self.call("epoch", steps) for _ in range(3 if steps > 1 else 2)]
             times = [min(each[peer] for each in tries) / steps for peer in tries[-1]]
             if not times:
@@ -89,18 +89,18 @@ class Race:
             before = steps
             least = FEW_STEPS if min(times) * FEW_STEPS <= seconds else 1
             steps = max(least, round(min(seconds / statistics.median(times), PATIENCE * seconds / max(times))))
-            # An epoch has a cost of its own too, so that few steps say little of many.
+            # An epoch also has a fixed cost, so times from few steps say little about many: measure again.
             if steps <= 2 * before:
                 break
         return steps
 
     def stretch(self, steps: int, seconds: float, first: int) -> dict[str, float]:
-        """The seconds of an epoch of each: the mean of as many as take about so many seconds, and of one at least.
+        """The mean seconds of an epoch for each peer, over epochs that together take about `seconds`, and at least one.
 
         Args:
-            steps: those of an epoch.
-            seconds: how many.
-            first: the number of the one that begins.
+            steps: the number of steps in an epoch.
+            seconds: about how long to measure each peer.
+            first: the number of the peer that begins.
         """
 
         def mean(each: worker.Worker) -> float:
@@ -118,7 +118,7 @@ class Race:
 
 
 def check_same(losses: dict[str, float]) -> None:
-    """Raises ValueError unless the losses are those of one function."""
+    """Raises ValueError unless all losses agree."""
     first = next(iter(losses), None)
     for peer, loss in losses.items():
         if not math.isclose(loss, losses[first], rel_tol=TOLERANCE):
@@ -134,7 +134,7 @@ def measure(setting: dict[str, Any], peers: list[str], memory: int) -> list[dict
         check_same(before)
         steps = race.choose_steps(setting["seconds"])
         race.call("epoch", steps)
-        # Here each has trained for as many steps as the others.
+        # All peers have trained for the same number of steps at this point.
         after = race.losses()
         load = os.getloadavg()[0]
         rounds = [race.stretch(steps, setting["seconds"], number) for number in range(setting["rounds"])]
@@ -154,19 +154,19 @@ def measure(setting: dict[str, Any], peers: list[str], memory: int) -> list[dict
 
 
 def spread(values: list[float], form: str) -> str:
-    """The median and the quartiles."""
+    """Formats the median and the quartiles."""
     low, middle, high = np.percentile(values, [25, 50, 75])
     return f"{middle:{form}} ({low:{form}} to {high:{form}})"
 
 
 def fastest(rows: list[dict[str, Any]]) -> dict[str, Any] | None:
-    """The row of the fastest peer beside tfvae."""
+    """The row of the fastest peer other than tfvae; None if all others failed."""
     rows = [row for row in rows if "rates" in row and row["peer"] != REFERENCE]
     return max(rows, key=lambda row: statistics.median(row["rates"]), default=None)
 
 
 def show(rows: list[dict[str, Any]]) -> None:
-    """Prints the table of a setting."""
+    """Prints the table of one setting."""
     first = rows[0]
     print(f"\n{first['shape']}, batch {first['batch_size']}, k = {first['k']}, {first['steps']} steps")
     print(f"  {'':<16}{'examples per second':>30}{'tfvae / peer':>24}{'loss':>12}")
@@ -179,7 +179,7 @@ def show(rows: list[dict[str, Any]]) -> None:
 
 
 def summarize(settings: list[list[dict[str, Any]]]) -> None:
-    """Prints what the fastest peer of each setting is, and how tfvae compares with it."""
+    """Prints the fastest peer in each setting, and how tfvae compares with it."""
     print(f"\n{'':<50}{'tfvae':>10}  {'fastest peer':<16}{'its rate':>10}{'tfvae / peer':>24}")
     for rows in settings:
         best, own = fastest(rows), next((row for row in rows if row["peer"] == REFERENCE and "rates" in row), None)
@@ -192,7 +192,7 @@ def summarize(settings: list[list[dict[str, Any]]]) -> None:
 
 
 def main() -> None:
-    """Prints a table for each setting and one of all of them, and appends the rows as JSON."""
+    """Prints a table for each setting and a summary of all, and appends the rows as JSON."""
     shapes, peers = list(architectures.ARCHITECTURES), list(worker.PEERS)
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--shapes", nargs="+", choices=shapes, default=shapes, metavar="NAME", help=", ".join(shapes))
@@ -201,7 +201,7 @@ def main() -> None:
     parser.add_argument("--peers", nargs="+", choices=peers, default=peers, metavar="NAME", help=", ".join(peers))
     parser.add_argument("--rounds", type=int, default=ROUNDS, help="how often each is measured")
     parser.add_argument("--seconds", type=float, default=SECONDS, help="about how long each is measured in a round")
-    parser.add_argument("--memory", type=float, help="the most GB for each process; half of what is free, if not given")
+    parser.add_argument("--memory", type=float, help="the most GB for each process; by default half of what is free")
     parser.add_argument("--json", type=Path, help="a file to which the rows are appended")
     arguments = parser.parse_args()
     memory = int(arguments.memory * 2**30) if arguments.memory else available_memory() // 2

@@ -1,10 +1,10 @@
-"""Training on several machines: the same command on each, with TF_CONFIG saying which one it is.
+"""Training on several machines: the same command runs on each, and TF_CONFIG says which machine it is.
 
     export TF_CONFIG='{"cluster": {"worker": ["host-0:12345", "host-1:12345"]}, "task": {"type": "worker", "index": 0}}'
     python examples/cluster.py "shards/*.tfrecord" out
 
 Each worker reads its own shards. A worker that is killed may be started again at any time: the others wait for it, and
-all go on from the newest checkpoint. Without TF_CONFIG the same script trains on one machine.
+all resume from the newest checkpoint. Without TF_CONFIG the same script trains on one machine.
 """
 
 import argparse
@@ -20,9 +20,9 @@ parser.add_argument("output", type=Path, help="the folder of the first worker's 
 parser.add_argument("--epochs", type=int, default=10)
 arguments = parser.parse_args()
 
-# A worker that loses another one starts here again, as a new process.
+# If another worker is lost, this program starts again as a new process.
 with tfvae.restart.on_lost_worker():
-    # First of all, because it starts TensorFlow.
+    # Comes first, because it settles how TensorFlow starts.
     strategy = tfvae.strategy("auto", timeout=600)
     is_chief = tfvae.strategies.is_chief()
     with strategy.scope():
@@ -45,7 +45,7 @@ with tfvae.restart.on_lost_worker():
 
 if is_chief:
     vae.save(arguments.output / "vae.keras")
-    # A copy out of the strategy, whose methods do not wait for the other workers.
+    # A copy made outside of the strategy: its methods do not wait for the other workers.
     vae = keras.saving.load_model(arguments.output / "vae.keras")
     version = tfvae.export.saved_model(vae, arguments.output / "served", offset=data.offset, scale=data.scale)
     print("exported", version)

@@ -1,4 +1,4 @@
-"""Eight schools (Rubin 1981): the effect of coaching on test scores, by a hierarchical model.
+"""Eight schools (Rubin 1981): the effect of coaching on test scores, estimated by a hierarchical model.
 
     python examples/eight_schools.py
 
@@ -28,7 +28,7 @@ schools = tfd.JointDistributionNamedAutoBatched(
 
 
 def main() -> None:
-    """Fits a normalizing flow, and prints what it says, and whether to trust it."""
+    """Fits a normalizing flow, and prints its estimates and how far to trust them."""
     posterior = tfvae.posteriors.CouplingFlow()
     inference = tfvae.VariationalInference(schools.experimental_pin(y=effect), posterior=posterior)
     inference.fit(verbose=0)

@@ -1,4 +1,4 @@
-"""Logistic regression with a million rows, by batches of 1024.
+"""Bayesian logistic regression with a million rows, in batches of 1024.
 
     python examples/logistic_regression.py [--rows N]
 
@@ -24,12 +24,12 @@ def log_joint(latents: dict[str, tf.Tensor], data: tuple[tf.Tensor, tf.Tensor]) 
 
 
 def predictive(latents: dict[str, tf.Tensor], x: tf.Tensor) -> tfd.Distribution:
-    """What is predicted for rows x [B, D]: the distribution of y, with batch shape [S, B]."""
+    """The predictive distribution of y for rows x [B, D], with batch shape [S, B]."""
     return tfd.Bernoulli(logits=tf.matmul(latents["beta"], x, transpose_b=True))
 
 
 def main() -> None:
-    """Makes the data, fits, and prints the posterior beside the truth."""
+    """Makes the data, fits the model, and prints the posterior beside the true coefficients."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rows", type=int, default=1_000_000)
     rows = parser.parse_args().rows

@@ -1,6 +1,6 @@
-"""50 labels of 1400: how far the digits without labels help to classify, against the labels alone.
+"""Semi-supervised classification of digits: 1400 images of which 50 have labels, against the 50 labels alone.
 
-The settings were chosen on the same held-out digits, so that the first figure is optimistic.
+The settings were chosen on the same held-out digits, so the first figure is optimistic.
 """
 
 import keras
@@ -29,7 +29,7 @@ vae = tfvae.SemiSupervisedVAE(
     latent_dim=3,
     num_classes=10,
     likelihood=tfvae.likelihoods.Normal(0.2),
-    # So large that the 50 labels are not outweighed by the log-likelihoods of 1400 images.
+    # Large enough that the log-likelihoods of 1400 images do not outweigh the 50 labels.
     alpha=500.0,
 )
 vae.compile(keras.optimizers.Adam(3e-3), steps_per_execution=7)

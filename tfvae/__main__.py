@@ -1,10 +1,10 @@
-"""The entry of the command `tfvae` and of `python -m tfvae`."""
+"""The entry point of the command `tfvae` and of `python -m tfvae`."""
 
 import os
 
 
 def main() -> None:
-    """Runs the command line, with TensorFlow's own log kept to warnings unless the environment says otherwise."""
+    """Runs the command line. TensorFlow's own log shows only warnings and errors unless TF_CPP_MIN_LOG_LEVEL is set."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     from tfvae.cli import commands
 

@@ -1,4 +1,4 @@
-"""Data in an order that can be resumed: the public names of `tfvae.data.epochs`."""
+"""Datasets whose order can be resumed: the public names of `tfvae.data.epochs`."""
 
 from tfvae.data.epochs import order, ordered, read_ahead, set_epoch, shuffled_batches
 

@@ -1,4 +1,4 @@
-"""Programs that start again when a worker is lost: the public names of `tfvae.distribute.restart`."""
+"""Restarting a program when another worker is lost: the public names of `tfvae.distribute.restart`."""
 
 from tfvae.distribute.restart import on_lost_worker
 

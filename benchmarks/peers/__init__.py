@@ -1,1 +1,1 @@
-"""The same variational autoencoders in tfvae and in what else people write them in, for comparisons in one run."""
+"""The same variational autoencoders in tfvae, plain Keras, PyTorch, JAX and Pythae, for comparison in one run."""

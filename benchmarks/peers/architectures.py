@@ -1,6 +1,6 @@
-"""The architectures that are compared, with weights and data as NumPy arrays from a seed.
+"""The architectures that the peers are compared on, with weights and data as NumPy arrays made from a seed.
 
-Kernels are as Keras has them: dense [in, out], convolutions [height, width, in, out], transposed convolutions
+Kernels have the layout of Keras: dense [in, out], convolutions [height, width, in, out], transposed convolutions
 [height, width, out, in]. Images are [height, width, channels], and are flattened in that order.
 """
 
@@ -9,13 +9,13 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 
-# Of every convolution, each of which has a stride of 2 and "same" padding, as in `tfvae.networks`.
+# The kernel size of every convolution; as in `tfvae.networks`, each has stride 2 and "same" padding.
 KERNEL_SIZE = 4
-# scale = softplus(raw + RAW_SHIFT) + MIN_SCALE, as `tfvae.posteriors.DiagonalNormal` has it: 1 where raw is 0.
+# scale = softplus(raw + RAW_SHIFT) + MIN_SCALE, as in `tfvae.posteriors.DiagonalNormal`: about 1 at raw = 0.
 RAW_SHIFT = math.log(math.e - 1)
 MIN_SCALE = 1e-6
 LOG_2_PI = math.log(2 * math.pi)
-# The data are noise around so many prototypes, so that there is something to learn.
+# The data are noise around this many prototypes, so that there is something to learn.
 _PROTOTYPES = 20
 
 
@@ -23,9 +23,9 @@ class Layer(NamedTuple):
     """One layer of a network.
 
     Attributes:
-        kind: what it is.
-        kernel: the shape of its kernel, as Keras has it.
-        is_activated: whether the activation follows it.
+        kind: the kind of layer; "transposed" is a transposed convolution.
+        kernel: the shape of its kernel, in the layout of Keras.
+        is_activated: whether the activation function follows.
     """
 
     kind: Literal["dense", "convolution", "transposed"]
@@ -45,9 +45,9 @@ class Architecture(NamedTuple):
         event_shape: the shape of one x.
         hidden: the widths of the encoder's dense layers; the decoder has them in reverse.
         latent_dim: L.
-        activation: by the name that Keras has for it.
-        likelihood: of bits, or of real numbers with a scale of 1.
-        filters: of the encoder's convolutions; the decoder has them in reverse.
+        activation: the activation function, by its Keras name.
+        likelihood: "bernoulli" for binary x; "normal", with a scale of 1, for real x.
+        filters: the filters of the encoder's convolutions; the decoder has them in reverse.
     """
 
     event_shape: tuple[int, ...]
@@ -59,14 +59,14 @@ class Architecture(NamedTuple):
 
     @property
     def small_image(self) -> tuple[int, int, int]:
-        """The shape of the image that the last convolution of the encoder gives, and the decoder's first takes."""
+        """The shape of the image after the encoder's last convolution and before the decoder's first."""
         height, width, _ = self.event_shape
         growth = 2 ** len(self.filters)
         return height // growth, width // growth, self.filters[-1]
 
     @property
     def encoder(self) -> list[Layer]:
-        """The layers from x to the features that the heads of q(z|x) read."""
+        """The layers from x to the features from which the heads compute the parameters of q(z|x)."""
         layers, channels = [], self.event_shape[-1]
         for filters in self.filters:
             layers.append(Layer("convolution", (KERNEL_SIZE, KERNEL_SIZE, channels, filters)))
@@ -90,7 +90,7 @@ class Architecture(NamedTuple):
 
     @property
     def head(self) -> Layer:
-        """The layer that gives loc of q(z|x), and the layer that gives the raw scale."""
+        """The shape of both heads: the layer that computes loc of q(z|x), and the one that computes the raw scale."""
         return Layer("dense", (self.hidden[-1], self.latent_dim), is_activated=False)
 
 
@@ -113,10 +113,10 @@ ARCHITECTURES = {
 
 
 def weights(architecture: Architecture, seed: int = 0) -> Weights:
-    """Draws weights: kernels as Glorot and Bengio have them, and small biases, so that a wrong order is seen.
+    """Draws weights: Glorot-uniform kernels, and small random biases, so that weights in a wrong order change the loss.
 
     Args:
-        architecture: whose.
+        architecture: the architecture.
         seed: the same seed gives the same weights.
     """
     numbers = np.random.default_rng(seed)
@@ -136,11 +136,11 @@ def weights(architecture: Architecture, seed: int = 0) -> Weights:
 
 
 def data(architecture: Architecture, rows: int, seed: int = 0) -> np.ndarray:
-    """Draws examples [rows, ...], float32: bits, or real numbers, as the likelihood takes.
+    """Draws examples [rows, ...], float32, binary or real to fit the likelihood.
 
     Args:
-        architecture: for which.
-        rows: how many.
+        architecture: the architecture.
+        rows: the number of examples.
         seed: the same seed gives the same examples.
     """
     numbers = np.random.default_rng(seed)
@@ -156,7 +156,7 @@ def noise(architecture: Architecture, k: int, rows: int, seed: int = 0) -> np.nd
     """Draws noise from N(0, I) [k, rows, L], float32.
 
     Args:
-        architecture: for which.
+        architecture: the architecture.
         k: the number of draws for each example.
         rows: the number of examples.
         seed: the same seed gives the same noise.

@@ -1,4 +1,4 @@
-"""The importance-sampled log p(x) in JAX: one compiled function of a few images, in a loop over some samples each."""
+"""The importance-sampled log p(x) in JAX: one compiled function of a few images, which loops over chunks of samples."""
 
 import functools
 import math
@@ -12,7 +12,8 @@ import numpy as np
 from peers.architectures import Architecture, Weights
 from peers.jax_vae import log_likelihood, posterior
 
-# The examples of a batch, and the draws of z for each that the decoder evaluates at a time: few enough for the cache.
+# The examples in a batch, and the draws of z per example that the decoder evaluates at a time: small enough to fit in
+# the cache.
 BATCH_SIZE = 32
 DRAWS = 32
 
@@ -21,9 +22,9 @@ class JaxLikelihood:
     """log 1/K sum over K of p(x|z) p(z) / q(z|x), z ~ q(z|x).
 
     Args:
-        architecture: which one.
-        weights: its weights.
-        num_samples: K, the importance samples of each example.
+        architecture: the architecture.
+        weights: the weights of the model.
+        num_samples: K, the number of importance samples for each example.
     """
 
     def __init__(self, architecture: Architecture, weights: Weights, num_samples: int) -> None:

@@ -1,4 +1,4 @@
-"""A peer in JAX: functions of a tree of weights, compiled for a step or for an epoch, and Adam in a few lines."""
+"""A peer in JAX: functions of a tree of weights, compiled by step or by epoch, and Adam in a few lines."""
 
 import functools
 import time
@@ -13,18 +13,18 @@ from peers.peer import EPSILON, LEARNING_RATE, Peer
 
 ACTIVATIONS = {"tanh": jnp.tanh, "relu": jax.nn.relu, "silu": jax.nn.silu}
 _LAYOUT = ("NHWC", "HWIO", "NHWC")
-# Of the two moments of Adam.
+# The decay rates of Adam's two moments.
 _DECAYS = (0.9, 0.999)
 
 
 def apply(architecture: Architecture, layers: list[Layer], pairs: Any, outputs: jax.Array) -> jax.Array:
-    """What an encoder or a decoder gives.
+    """Applies an encoder or a decoder.
 
     Args:
-        architecture: whose.
-        layers: its layers.
-        pairs: their kernels and biases.
-        outputs: its input.
+        architecture: the architecture.
+        layers: the layers of its encoder or its decoder.
+        pairs: the kernel and bias of each layer.
+        outputs: the input of the network.
     """
     for layer, (kernel, bias) in zip(layers, pairs, strict=True):
         if layer.kind == "dense":
@@ -50,7 +50,7 @@ def posterior(architecture: Architecture, weights: Weights, x: jax.Array) -> tup
 
 
 def log_likelihood(architecture: Architecture, weights: Weights, x: jax.Array, z: jax.Array) -> jax.Array:
-    """The density log p(x|z) [S, B] of z [S, B, L]."""
+    """Computes log p(x|z) [S, B] for x [B, ...] and z [S, B, L]."""
     outputs = apply(architecture, architecture.decoder, weights.decoder, z.reshape(-1, architecture.latent_dim))
     x = x.reshape(len(x), -1)
     outputs = outputs.reshape(-1, *x.shape)
@@ -72,13 +72,13 @@ def loss(architecture: Architecture, k: int, weights: Weights, x: jax.Array, eps
 
 
 class JaxPeer(Peer):
-    """JAX.
+    """The peer in JAX.
 
     Args:
-        architecture: which one.
-        batch_size: B, the examples of a step.
-        k: the draws of z for each example.
-        scan: whether an epoch is one compiled function, or each of its steps.
+        architecture: the architecture.
+        batch_size: B, the number of examples in a step.
+        k: the number of draws of z for each example.
+        scan: whether a whole epoch is one compiled function; otherwise each step is.
     """
 
     def __init__(self, architecture: Architecture, batch_size: int, k: int, scan: bool = False) -> None:
@@ -90,7 +90,7 @@ class JaxPeer(Peer):
         self._permute = jax.jit(lambda key, x: jax.random.permutation(key, len(x)))
 
     def load(self, weights: Weights) -> None:
-        """Takes weights, and forgets what Adam knows."""
+        """Sets the weights, and resets Adam."""
         weights = jax.tree.map(jnp.asarray, weights)
         moments = [jax.tree.map(jnp.zeros_like, weights) for _ in _DECAYS]
         self._state = (weights, moments, jnp.zeros((), jnp.int32), jax.random.key(0))
@@ -132,7 +132,7 @@ class JaxPeer(Peer):
 
 
 def _adam(weights: Any, moments: list[Any], gradients: Any, count: jax.Array) -> tuple[Any, list[Any]]:
-    """One step of Adam, with its bias corrections as Keras and PyTorch have them but for where epsilon is added."""
+    """One step of Adam, with bias corrections as in Keras and PyTorch, up to where epsilon is added."""
     powers = [gradients, jax.tree.map(jnp.square, gradients)]
     moments = [
         jax.tree.map(lambda old, new, decay=decay: decay * old + (1 - decay) * new, moment, power)

@@ -1,4 +1,4 @@
-"""`keras.Model.fit` that is timed, or that waits between its epochs."""
+"""Times the epochs of `keras.Model.fit`, or runs them one at a time on request."""
 
 import queue
 import threading
@@ -10,11 +10,11 @@ import numpy as np
 
 
 class _StopError(Exception):
-    """What ends a `fit` before its next step."""
+    """Raised by a callback to end `fit` before its next step."""
 
 
 class Seconds(keras.callbacks.Callback):
-    """The seconds of each epoch."""
+    """Measures the seconds of each epoch."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -30,9 +30,9 @@ class Seconds(keras.callbacks.Callback):
 
 
 class Epochs(keras.callbacks.Callback):
-    """One long `fit` in a thread of its own, which runs an epoch whenever it is asked to.
+    """One long `fit` in a thread of its own, which runs an epoch at each request.
 
-    What is timed is from the begin of an epoch to that of the next, with all that `fit` and callbacks do in between.
+    An epoch is timed from its beginning to the beginning of the next, with everything that `fit` and callbacks do.
 
     Args:
         model: a compiled model.
@@ -57,7 +57,7 @@ class Epochs(keras.callbacks.Callback):
             self._answers.put(error)
 
     def on_epoch_begin(self, epoch: int, logs: dict[str, float] | None = None) -> None:
-        """Stops the clock, waits, and starts it again."""
+        """Stops the clock, waits for the next request, and starts the clock again."""
         if self._start is not None:
             self._answers.put(time.perf_counter() - self._start)
         if not self._requests.get():
@@ -68,7 +68,7 @@ class Epochs(keras.callbacks.Callback):
         """Runs one epoch and returns its seconds.
 
         Raises:
-            Exception: what `fit` raised.
+            Exception: the error that `fit` raised.
         """
         self._requests.put(True)
         answer = self._answers.get()

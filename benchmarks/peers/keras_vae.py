@@ -1,4 +1,4 @@
-"""A peer in plain Keras, as the example of its documentation has it: a model with a `train_step` of its own."""
+"""A peer in plain Keras, written like the VAE example of its documentation: a model with a custom `train_step`."""
 
 from typing import Any
 
@@ -10,7 +10,7 @@ from peers.architectures import LOG_2_PI, MIN_SCALE, RAW_SHIFT, Architecture, La
 from peers.keras_fit import Epochs
 from peers.peer import LEARNING_RATE, Peer
 
-# The steps of one execution where Keras is told to make executions of several.
+# The steps per execution of the tuned peer.
 _STEPS_PER_EXECUTION = 50
 
 
@@ -18,8 +18,8 @@ class VAE(keras.Model):
     """A variational autoencoder.
 
     Args:
-        architecture: which one.
-        k: the draws of z for each example.
+        architecture: the architecture.
+        k: the number of draws of z for each example.
     """
 
     def __init__(self, architecture: Architecture, k: int) -> None:
@@ -41,11 +41,11 @@ class VAE(keras.Model):
 
     @property
     def metrics(self) -> list[keras.metrics.Metric]:
-        """What Keras resets at the start of an epoch."""
+        """The metrics, which Keras resets at the start of each epoch."""
         return list(self.trackers.values())
 
     def losses_at(self, x: tf.Tensor, epsilon: tf.Tensor | None = None) -> dict[str, tf.Tensor]:
-        """The loss and its two parts, means over the examples [B, ...], at noise [k, B, L] or at noise of its own."""
+        """The loss and its two parts, means over the examples x [B, ...], at given noise [k, B, L] or at new noise."""
         loc, raw_scale = self.encoder(x)
         scale = keras.ops.softplus(raw_scale + RAW_SHIFT) + MIN_SCALE
         if epsilon is None:
@@ -82,14 +82,14 @@ class VAE(keras.Model):
 
 
 class KerasPeer(Peer):
-    """Plain Keras.
+    """The peer in plain Keras.
 
     Args:
-        architecture: which one.
-        batch_size: B, the examples of a step.
-        k: the draws of z for each example.
-        tuned: compile as who knows Keras well does: with XLA, but for convolutions, which it slows down on processors,
-            and several steps in one execution.
+        architecture: the architecture.
+        batch_size: B, the number of examples in a step.
+        k: the number of draws of z for each example.
+        tuned: whether to compile as an expert in Keras would: with several steps per execution, and with XLA unless
+            there are convolutions, which XLA slows down on CPUs.
     """
 
     def __init__(self, architecture: Architecture, batch_size: int, k: int, tuned: bool = False) -> None:
@@ -99,7 +99,7 @@ class KerasPeer(Peer):
         self._epochs = None
 
     def load(self, weights: Weights) -> None:
-        """Takes weights, and forgets what Adam knows."""
+        """Sets the weights, and resets Adam."""
         pairs = [*weights.encoder, weights.loc, weights.scale]
         self._model.encoder.set_weights([array for pair in pairs for array in pair])
         self._model.decoder.set_weights([array for pair in weights.decoder for array in pair])
@@ -120,7 +120,7 @@ class KerasPeer(Peer):
 
 
 def _network(architecture: Architecture, layers: list[Layer], outputs: keras.KerasTensor) -> keras.KerasTensor:
-    """What the layers give of a symbolic input."""
+    """Applies the layers to a symbolic input."""
     for layer in layers:
         activation = architecture.activation if layer.is_activated else None
         if layer.kind == "dense":

@@ -1,4 +1,4 @@
-"""What every peer can do."""
+"""The abstract class of all peers: the same VAE, loss and training in one framework each."""
 
 import abc
 
@@ -7,24 +7,24 @@ import numpy as np
 from peers import architectures
 from peers.architectures import Architecture, Weights
 
-# Of every Adam; the latter is the default of Keras.
+# Every peer's Adam has these; epsilon is Keras's default.
 LEARNING_RATE = 1e-3
 EPSILON = 1e-7
 
 
 class Peer(abc.ABC):
-    """A variational autoencoder in one framework, which Adam trains on data of the architecture.
+    """A variational autoencoder in one framework, trained by Adam on the data of its architecture.
 
-    The loss is the mean over examples of the negative ELBO, its KL divergence in closed form, for k = 1, and of the
-    negative importance weighted bound of k draws for more.
+    The loss is a mean over examples: for k = 1 of the negative ELBO, with the KL divergence in closed form, and for
+    k > 1 of the negative importance weighted bound of k draws.
 
     Args:
-        architecture: which one.
-        batch_size: B, the examples of a step.
-        k: the draws of z for each example.
+        architecture: the architecture.
+        batch_size: B, the number of examples in a step.
+        k: the number of draws of z for each example.
 
     Raises:
-        NotImplementedError: the peer has no such model; the message says why.
+        NotImplementedError: the framework does not have this model; the message says why.
     """
 
     def __init__(self, architecture: Architecture, batch_size: int, k: int) -> None:
@@ -35,20 +35,20 @@ class Peer(abc.ABC):
 
     @abc.abstractmethod
     def load(self, weights: Weights) -> None:
-        """Takes weights, and forgets what Adam knows."""
+        """Sets the weights, and resets Adam."""
 
     @abc.abstractmethod
     def loss(self, x: np.ndarray, epsilon: np.ndarray) -> float:
         """The loss of examples [B, ...] at given noise [k, B, L]."""
 
     def epoch(self, steps: int) -> float:
-        """Trains for one pass over as many examples as so many steps take, in a new order.
+        """Trains for one epoch of this many steps, over the examples in a new order.
 
         Args:
             steps: the number of batches.
 
         Returns:
-            The seconds that it took. The first pass, and the first after another number of steps, hold more work.
+            The seconds that the epoch took. The first epoch, and the first with a new number of steps, do more work.
         """
         if steps != self._steps:
             self._take(architectures.data(self.architecture, steps * self.batch_size))
@@ -57,8 +57,8 @@ class Peer(abc.ABC):
 
     @abc.abstractmethod
     def _take(self, x: np.ndarray) -> None:
-        """Makes x [N, ...] what the next passes are over."""
+        """Makes x [N, ...] the data of the next epochs."""
 
     @abc.abstractmethod
     def _epoch(self) -> float:
-        """One pass over the data, and its seconds."""
+        """Trains for one pass over the data, and returns its seconds."""

@@ -1,7 +1,7 @@
-"""A peer in Pythae: its VAE with encoder and decoder of the same widths, in the loop of the PyTorch peer.
+"""A peer in Pythae: its VAE with an encoder and a decoder of the same widths, in the training loop of the PyTorch peer.
 
-The loop is kinder to it than its own trainer. Its bits have no logits: the decoder ends in a sigmoid. Its loss for real
-numbers leaves log(2 pi) out, which is put back for the comparison of losses.
+That loop is more favourable to Pythae than its own trainer. For binary data Pythae takes no logits, so the decoder ends
+in a sigmoid. Its loss for real data omits log(2 pi), which is added here when losses are compared.
 """
 
 import numpy as np
@@ -20,7 +20,7 @@ class Encoder(BaseEncoder):
     """The encoder and the heads of q(z|x).
 
     Args:
-        architecture: whose.
+        architecture: the architecture.
     """
 
     def __init__(self, architecture: Architecture) -> None:
@@ -40,7 +40,7 @@ class Decoder(BaseDecoder):
     """The decoder.
 
     Args:
-        architecture: whose.
+        architecture: the architecture.
     """
 
     def __init__(self, architecture: Architecture) -> None:
@@ -55,11 +55,11 @@ class Decoder(BaseDecoder):
 
 
 class PythaePeer(TorchPeer):
-    """Pythae's VAE."""
+    """The peer in Pythae."""
 
     def __init__(self, architecture: Architecture, batch_size: int, k: int) -> None:
         if k > 1:
-            raise NotImplementedError("Pythae's VAE has one draw of z for each example")
+            raise NotImplementedError("Pythae's VAE has only one draw of z for each example")
         super().__init__(architecture, batch_size, k)
 
     def _build(self) -> VAE:
@@ -71,7 +71,7 @@ class PythaePeer(TorchPeer):
         return self._model({"data": x}).loss
 
     def load(self, weights: Weights) -> None:
-        """Takes weights, and forgets what Adam knows."""
+        """Sets the weights, and resets Adam."""
         encoder, decoder = self._model.encoder, self._model.decoder
         load_network(encoder.network, self.architecture, weights.encoder)
         load_network(decoder.network, self.architecture, weights.decoder)

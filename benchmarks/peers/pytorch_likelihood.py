@@ -1,4 +1,4 @@
-"""The importance-sampled log p(x) in PyTorch: a few images and some samples at a time, so that memory is bounded."""
+"""The importance-sampled log p(x) in PyTorch, a few images and some samples at a time, so that memory is bounded."""
 
 import math
 import os
@@ -11,7 +11,8 @@ from torch.nn import functional
 from peers.architectures import MIN_SCALE, RAW_SHIFT, Architecture, Weights
 from peers.pytorch_vae import VAE, to_tensor
 
-# The examples of a batch, and the draws of z for each that the decoder evaluates at a time: few enough for the cache.
+# The examples in a batch, and the draws of z per example that the decoder evaluates at a time: small enough to fit in
+# the cache.
 BATCH_SIZE = 16
 DRAWS = 256
 
@@ -20,10 +21,10 @@ class TorchLikelihood:
     """log 1/K sum over K of p(x|z) p(z) / q(z|x), z ~ q(z|x).
 
     Args:
-        architecture: which one.
-        weights: its weights.
-        num_samples: K, the importance samples of each example.
-        compiled: whether `torch.compile` makes one graph of a chunk.
+        architecture: the architecture.
+        weights: the weights of the model.
+        num_samples: K, the number of importance samples for each example.
+        compiled: whether `torch.compile` compiles the evaluation of a chunk of draws.
     """
 
     def __init__(self, architecture: Architecture, weights: Weights, num_samples: int, compiled: bool = False) -> None:

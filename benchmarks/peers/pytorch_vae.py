@@ -1,4 +1,4 @@
-"""A peer in PyTorch: the data are one tensor, and a loop written by hand goes through a permutation of its rows."""
+"""A peer in PyTorch: the data are one tensor, and a hand-written loop trains on a permutation of its rows."""
 
 import math
 import os
@@ -13,16 +13,16 @@ from peers.architectures import KERNEL_SIZE, LOG_2_PI, MIN_SCALE, RAW_SHIFT, Arc
 from peers.peer import EPSILON, LEARNING_RATE, Peer
 
 ACTIVATIONS = {"tanh": nn.Tanh, "relu": nn.ReLU, "silu": nn.SiLU}
-# With it a stride of 2 halves and doubles an image as "same" does in Keras.
+# With this padding, a stride of 2 halves or doubles an image exactly as "same" padding does in Keras.
 _PADDING = (KERNEL_SIZE - 2) // 2
 
 
 def network(architecture: Architecture, layers: list[Layer]) -> nn.Sequential:
-    """An encoder or a decoder. Images are [channels, height, width] in it.
+    """Makes an encoder or a decoder, in which images are [channels, height, width].
 
     Args:
-        architecture: whose.
-        layers: its layers.
+        architecture: the architecture.
+        layers: the layers of its encoder or its decoder.
     """
     modules = []
     for previous, layer in zip([None, *layers], layers, strict=False):
@@ -46,10 +46,10 @@ def network(architecture: Architecture, layers: list[Layer]) -> nn.Sequential:
 def load_network(
     modules: nn.Sequential, architecture: Architecture, pairs: list[tuple[np.ndarray, np.ndarray]]
 ) -> None:
-    """Gives the layers of a network their kernels and biases, which are as Keras has them."""
+    """Sets the kernels and biases of a network's layers from arrays in the layout of Keras."""
     kinds = [type(module) for module in modules if not isinstance(module, tuple(ACTIVATIONS.values()))]
     kernels, biases = (list(arrays) for arrays in zip(*pairs, strict=True))
-    # Of a flat image the rows, or the columns, are in another order here.
+    # A flattened image has its channels first here and last in Keras, so these kernels are reordered.
     if nn.Flatten in kinds:
         at = kinds.index(nn.Flatten)
         kernels[at] = _reordered(kernels[at].T, architecture).T
@@ -62,7 +62,7 @@ def load_network(
 
 
 def load_layer(layer: nn.Module, kernel: np.ndarray, bias: np.ndarray) -> None:
-    """Gives a layer its kernel and bias, which are as Keras has them."""
+    """Sets the kernel and bias of a layer from arrays in the layout of Keras."""
     kernel = kernel.T if kernel.ndim == 2 else kernel.transpose(3, 2, 0, 1)
     with torch.no_grad():
         layer.weight.copy_(torch.from_numpy(np.ascontiguousarray(kernel)))
@@ -70,9 +70,9 @@ def load_layer(layer: nn.Module, kernel: np.ndarray, bias: np.ndarray) -> None:
 
 
 def to_tensor(x: np.ndarray) -> torch.Tensor:
-    """Examples as a tensor; images [N, height, width, channels] as [N, channels, height, width].
+    """Converts examples to a tensor; images [N, height, width, channels] become [N, channels, height, width].
 
-    In memory they stay as they are. The weights of convolutions have channels last too, which oneDNN convolves faster.
+    The memory layout stays channels-last. Convolution weights are channels-last too, for which oneDNN is faster.
     """
     return torch.from_numpy(x).movedim(-1, 1) if x.ndim == 4 else torch.from_numpy(x)
 
@@ -81,8 +81,8 @@ class VAE(nn.Module):
     """A variational autoencoder.
 
     Args:
-        architecture: which one.
-        k: the draws of z for each example.
+        architecture: the architecture.
+        k: the number of draws of z for each example.
     """
 
     def __init__(self, architecture: Architecture, k: int) -> None:
@@ -94,7 +94,7 @@ class VAE(nn.Module):
         self.decoder = network(architecture, architecture.decoder)
 
     def load(self, weights: Weights) -> None:
-        """Takes weights."""
+        """Sets the weights."""
         load_network(self.encoder, self.architecture, weights.encoder)
         load_network(self.decoder, self.architecture, weights.decoder)
         load_layer(self.loc, *weights.loc)
@@ -102,16 +102,16 @@ class VAE(nn.Module):
         self.to(memory_format=torch.channels_last)
 
     def log_likelihood(self, x: torch.Tensor, outputs: torch.Tensor) -> torch.Tensor:
-        """The density log p(x|z) [S, B] of what the decoder gives [S * B, ...] for x [B, ...]."""
+        """Computes log p(x|z) [S, B] for x [B, ...], from the decoder's outputs [S * B, ...]."""
         rows = x.flatten(1)
         outputs = outputs.reshape(-1, *rows.shape)
         if self.architecture.likelihood == "normal":
             return -((rows - outputs).square().sum(-1) + LOG_2_PI * rows.shape[1]) / 2
-        # A third faster in a step of eager PyTorch than `binary_cross_entropy_with_logits`.
+        # Makes a step of eager PyTorch a third faster than `binary_cross_entropy_with_logits` would.
         return (rows * outputs).sum(-1) - functional.softplus(outputs).sum(-1)
 
     def forward(self, x: torch.Tensor, epsilon: torch.Tensor | None = None) -> torch.Tensor:
-        """The loss of x [B, ...], at noise [k, B, L] or at noise of its own."""
+        """The loss of x [B, ...], at the given noise [k, B, L] or at new noise."""
         features = self.encoder(x)
         loc = self.loc(features)
         scale = functional.softplus(self.raw_scale(features) + RAW_SHIFT) + MIN_SCALE
@@ -127,13 +127,13 @@ class VAE(nn.Module):
 
 
 class TorchPeer(Peer):
-    """PyTorch, eager or compiled.
+    """The peer in PyTorch, eager or compiled.
 
     Args:
-        architecture: which one.
-        batch_size: B, the examples of a step.
-        k: the draws of z for each example.
-        compiled: whether `torch.compile` makes one graph of the loss and of its gradient.
+        architecture: the architecture.
+        batch_size: B, the number of examples in a step.
+        k: the number of draws of z for each example.
+        compiled: whether `torch.compile` compiles the loss and its gradient.
     """
 
     def __init__(self, architecture: Architecture, batch_size: int, k: int, compiled: bool = False) -> None:
@@ -150,7 +150,7 @@ class TorchPeer(Peer):
         return self._model(x)
 
     def load(self, weights: Weights) -> None:
-        """Takes weights, and forgets what Adam knows."""
+        """Sets the weights, and resets Adam."""
         self._model.load(weights)
         self._make_optimizer()
 
@@ -180,6 +180,6 @@ def _channels_first(shape: tuple[int, int, int]) -> tuple[int, int, int]:
 
 
 def _reordered(array: np.ndarray, architecture: Architecture) -> np.ndarray:
-    """An array [..., height * width * channels] as [..., channels * height * width]."""
+    """Reorders the last axis of an array from [height, width, channels] to [channels, height, width], flattened."""
     images = array.reshape(*array.shape[:-1], *architecture.small_image)
     return np.moveaxis(images, -1, -3).reshape(array.shape)

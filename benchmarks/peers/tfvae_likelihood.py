@@ -1,4 +1,4 @@
-"""The importance-sampled log p(x) of tfvae: `log_likelihood` with its defaults."""
+"""The importance-sampled log p(x) in tfvae: `log_likelihood` with its defaults."""
 
 import time
 
@@ -12,9 +12,9 @@ class TfvaeLikelihood:
     """`tfvae.VAE.log_likelihood`, of a model that is compiled with an optimizer and nothing else.
 
     Args:
-        architecture: which one.
-        weights: its weights.
-        num_samples: the importance samples of each example.
+        architecture: the architecture.
+        weights: the weights of the model.
+        num_samples: the number of importance samples for each example.
     """
 
     def __init__(self, architecture: Architecture, weights: Weights, num_samples: int) -> None:

@@ -1,4 +1,4 @@
-"""The peer that the others are compared with: what a user of tfvae writes, with every default as it is."""
+"""The peer that the others are compared with: tfvae as a user would write it, with all defaults."""
 
 import keras
 import numpy as np
@@ -14,11 +14,11 @@ LIKELIHOODS = {"bernoulli": tfvae.likelihoods.Bernoulli, "normal": tfvae.likelih
 
 
 def build(architecture: Architecture, k: int) -> tfvae.VAE:
-    """The model, not yet compiled.
+    """Makes the model, not yet compiled.
 
     Args:
-        architecture: which one.
-        k: the draws of z for each example.
+        architecture: the architecture.
+        k: the number of draws of z for each example.
     """
     shape, latent_dim = architecture.event_shape, architecture.latent_dim
     widths = {"hidden": architecture.hidden, "activation": architecture.activation}
@@ -39,7 +39,7 @@ def build(architecture: Architecture, k: int) -> tfvae.VAE:
 
 
 def load(model: tfvae.VAE, weights: Weights) -> None:
-    """Gives a model its weights."""
+    """Sets the weights of a model."""
     model.encoder.set_weights([array for pair in weights.encoder for array in pair])
     model.decoder.set_weights([array for pair in weights.decoder for array in pair])
     model.posterior.loc_head.set_weights(weights.loc)
@@ -72,7 +72,7 @@ class TfvaePeer(Peer):
         self._epochs = None
 
     def load(self, weights: Weights) -> None:
-        """Takes weights, and forgets what Adam knows."""
+        """Sets the weights, and resets Adam."""
         load(self._model, weights)
         self._model.compile(keras.optimizers.Adam(LEARNING_RATE))
 

@@ -1,4 +1,4 @@
-"""A process of its own for each peer, so that the thread pools of several frameworks do not disturb each other."""
+"""Runs each peer in its own process, so that the thread pools of several frameworks do not disturb each other."""
 
 import functools
 import importlib
@@ -12,7 +12,7 @@ from typing import Any
 
 from peers.architectures import ARCHITECTURES
 
-# By name, the module and the class of a peer, and the arguments that it has beside those of every peer.
+# By name: the module of a peer, its class, and its additional arguments.
 PEERS = {
     "tfvae": ("tfvae_vae", "TfvaePeer", {}),
     "keras": ("keras_vae", "KerasPeer", {}),
@@ -23,7 +23,7 @@ PEERS = {
     "jax scan": ("jax_vae", "JaxPeer", {"scan": True}),
     "pythae": ("pythae_vae", "PythaePeer", {}),
 }
-# The distributions whose versions say what was compared.
+# The distributions whose versions are recorded with the results.
 PACKAGES = ("tfvae", "tensorflow", "tensorflow-probability", "keras", "torch", "jax", "pythae", "numpy")
 
 
@@ -33,8 +33,8 @@ def build(peer: str, shape: str, batch_size: int, k: int) -> Any:
     Args:
         peer: a name of `PEERS`.
         shape: a name of `ARCHITECTURES`.
-        batch_size: B, the examples of a step.
-        k: the draws of z for each example.
+        batch_size: B, the number of examples in a step.
+        k: the number of draws of z for each example.
     """
     module, name, arguments = PEERS[peer]
     kind = getattr(importlib.import_module(f"peers.{module}"), name)
@@ -42,15 +42,15 @@ def build(peer: str, shape: str, batch_size: int, k: int) -> Any:
 
 
 class WorkerError(Exception):
-    """What a worker could not do, with the reason as its message."""
+    """A worker failed; the message gives the reason."""
 
 
 class Worker:
     """A process that holds an object and calls its methods.
 
     Args:
-        make: makes the object, in the process: a function of a module, with its arguments.
-        memory: the most bytes of memory that the process may have, or None for any.
+        make: makes the object, in the new process; it must be possible to pickle.
+        memory: the most bytes of memory that the process may use, or None for no limit.
 
     """
 
@@ -64,24 +64,24 @@ class Worker:
         self._is_ready = False
 
     def ready(self) -> None:
-        """Waits until the object is made, so that several may be made at once; `call` does it too.
+        """Waits until the object is made. `call` waits by itself; call this to make several workers ready at once.
 
         Raises:
-            WorkerError: it cannot be made.
+            WorkerError: the object could not be made.
         """
         if not self._is_ready:
             self._answer()
             self._is_ready = True
 
     def call(self, method: str, *arguments: Any) -> Any:
-        """Calls a method of the object, and returns what it returns.
+        """Calls a method of the object in the process, and returns its result.
 
         Args:
-            method: its name.
-            arguments: its arguments.
+            method: the name of the method.
+            arguments: the arguments of the method.
 
         Raises:
-            WorkerError: it raised, or the process ended.
+            WorkerError: the method raised an error, or the process ended.
         """
         self.ready()
         try:
@@ -111,7 +111,7 @@ class Worker:
 
 
 def peer_worker(peer: str, shape: str, batch_size: int, k: int, memory: int | None = None) -> Worker:
-    """A worker that holds a peer; the arguments are those of `build` and of `Worker`."""
+    """Makes a worker that holds a peer. For the arguments see `build` and `Worker`."""
     return Worker(functools.partial(build, peer, shape, batch_size, k), memory)
 
 
@@ -131,5 +131,5 @@ def _serve(connection: Connection, make: Callable[[], Any], memory: int | None) 
     except Exception as error:
         traceback.print_exc()
         first, *others = filter(None, traceback.format_exception_only(error)[-1].split("\n"))
-        # TensorFlow says last what it was.
+        # The last line of a TensorFlow error has its cause.
         connection.send((None, f"{first} {others[-1]}" if first.endswith(":") and others else first))

@@ -102,8 +102,8 @@ def test_a_run_that_is_cut_again_and_again_ends_as_one_that_was_not(train, train
     train("--name", "uncut")
     train_cut(0, 20, "--resume", "--save_freq", "7")
     before = contents(folder)
-    assert "holds a training that was cut: pass --resume to go on, or --overwrite" in refused()
-    assert "holds a training that was cut" in refused("--resume", "false")
+    assert "holds an interrupted training: pass --resume to continue it, or --overwrite" in refused()
+    assert "holds an interrupted training" in refused("--resume", "false")
     assert "`--epochs` must be as in runs/digits/config.yaml, 2," in refused("--resume", "--epochs", "3")
     assert "`--likelihood` must be as in" in refused("--resume", "--likelihood.scale", "0.5")
     assert contents(folder) == before

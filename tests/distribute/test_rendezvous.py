@@ -45,7 +45,9 @@ def start():
 @pytest.fixture
 def start_process():
     """Starts a worker in a process, which can be killed."""
-    script = "import json, sys; from tfvae import rendezvous; print(flush=True); rendezvous.meet(*json.load(sys.stdin))"
+    script = (
+        "import json, sys; from tfvae.distribute.rendezvous import meet; print(flush=True); meet(*json.load(sys.stdin))"
+    )
     processes = []
 
     def run(addresses, index, timeout=20.0):
@@ -244,7 +246,7 @@ def test_of_two_workers_with_one_index_the_later_stays(free_addresses, start, mo
     first = start(addresses, 1)
     check_waiting([leader, first])
     second = start(addresses, 1)
-    expected = f"`TF_CONFIG` must give each worker another index. Received: a second worker for {addresses[1]}"
+    expected = f"`TF_CONFIG` must give each worker its own index. Received: a second worker for {addresses[1]}"
     with pytest.raises(ValueError, match=f"^{re.escape(expected)}$"):
         first.result(2)
     check_waiting([leader, second])

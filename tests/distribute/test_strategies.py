@@ -122,7 +122,7 @@ def test_a_tpu_that_does_not_answer_is_named(monkeypatch):
 def test_without_a_tpu_nobody_is_asked(monkeypatch):
     monkeypatch.setattr(tf.distribute.cluster_resolver.TPUClusterResolver, "connect", None)
     for _ in range(2):
-        with fails('`name="tpu"` must have a TPU, of this machine or of TPU_NAME.', "neither"):
+        with fails('`name="tpu"` must have a TPU, on this machine or named by TPU_NAME.', "neither"):
             tfvae.strategy("tpu")
         assert is_default(tfvae.strategy("auto"))
         monkeypatch.setenv("TPU_NAME", "")

@@ -34,7 +34,7 @@ WEIGHTED = tf.data.Dataset.from_tensor_slices((Y, Y, Y)).batch(4)
 DATASET = tf.data.Dataset.from_tensor_slices(Y).batch(4)
 BAD = {
     "a wrong shape": ({"model": lambda latents, y: log_joint(latents, y)[1]}, {"x": Y}, "`model` must give the log"),
-    "NaN": ({"model": nan}, {"x": Y}, "`model` must have a log joint density that is a number"),
+    "NaN": ({"model": nan}, {"x": Y}, "`model` must have a log joint density that is never NaN"),
     "a scale without a bijector": ({"model": negative_scale}, {"x": Y}, "`model` must have a log joint density"),
     "a flat latent": ({"latents": {"mu": (), "nu": ()}}, {"x": Y}, "`model` must have a posterior that is proper"),
     "an unknown name": ({"model": unknown}, {"x": Y}, "`model` must take the names of `latents`"),

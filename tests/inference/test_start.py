@@ -104,28 +104,28 @@ BAD = {
     "flat": (
         lambda latents, _: normal(latents["x"]) + 0.0 * latents["flat"],
         {"x": (), "flat": ()},
-        r"posterior that is proper.*say more of flat\. Received: one that is flat",
+        r"posterior that is proper.*constrain flat\. Received: one that is flat",
     ),
     "not asked for": (
         lambda latents, _: normal(latents["x"]),
         {"x": (), "other": ()},
-        r"posterior that is proper.*say more of other\. Received: one that is flat",
+        r"posterior that is proper.*constrain other\. Received: one that is flat",
     ),
     "two that only have a sum": (
         lambda latents, _: normal(latents["a"] + latents["b"]),
         {"a": (), "b": ()},
-        r"posterior that is proper.*say more of a, b\. Received: one that is flat",
+        r"posterior that is proper.*constrain a, b\. Received: one that is flat",
     ),
     "a scale of one observation": (
         # p(s) = 1 / s, whose integral is infinite at both ends.
         lambda latents, _: -tf.math.log(latents["s"]),
         {"s": Latent((), tfb.Exp())},
-        r"posterior that is proper.*say more of [sx]\. Received: one that is flat",
+        r"posterior that is proper.*constrain [sx]\. Received: one that is flat",
     ),
     "one that rises along one of two": (
         lambda latents, _: normal(latents["a"]) + latents["b"],
         {"a": (), "b": ()},
-        r"posterior that is proper.*say more of b\. Received: one that is flat",
+        r"posterior that is proper.*constrain b\. Received: one that is flat",
     ),
     "one that grows": (
         lambda latents, _: latents["x"] ** 2,
@@ -140,7 +140,7 @@ BAD = {
     "one that rises": (
         lambda latents, _: latents["x"],
         {"x": ()},
-        r"posterior that is proper.*say more of [sx]\. Received: one that is flat",
+        r"posterior that is proper.*constrain [sx]\. Received: one that is flat",
     ),
 }
 

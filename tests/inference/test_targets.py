@@ -125,16 +125,16 @@ BAD = {
     "not pinned": (tfd.JointDistributionNamed(NAMED), None, "`model` must be a joint distribution whose"),
     "a distribution": (tfd.Normal(0.0, 1.0), SPACES, "`model` must be a joint distribution whose"),
     "a number": (3.0, SPACES, "`model` must be a joint distribution whose"),
-    "a function alone": (log_joint, None, "`latents` must say the shapes"),
+    "a function alone": (log_joint, None, "`latents` must give the shapes"),
     "other names": (
         tfd.JointDistributionNamed(NAMED).experimental_pin(y=Y),
         {"mu": (), "tau": Latent((), tfb.Exp())},
-        "`latents` must be those of the joint distribution",
+        "`latents` must be the variables of the joint distribution",
     ),
     "other shapes": (
         tfd.JointDistributionNamed(NAMED).experimental_pin(y=Y),
         {**SPACES, "mu": (2,)},
-        "`latents` must be those of the joint distribution",
+        "`latents` must be the variables of the joint distribution",
     ),
 }
 
@@ -178,5 +178,5 @@ def test_an_unknown_name_is_refused():
 @pytest.mark.parametrize("arguments", [{"whole": False}, {"must_split": "of the moon"}])
 def test_one_piece_is_refused_where_rows_matter(arguments):
     checked(log_joint, **arguments)
-    with pytest.raises(ValueError, match=r"(?s)^`model` must give the pair.*Received: a log joint density in one"):
+    with pytest.raises(ValueError, match=r"(?s)^`model` must give the pair.*Received: only a density summed over rows"):
         checked(in_one_piece, **arguments)

@@ -285,7 +285,7 @@ def test_a_file_gives_the_same_draws(fitted, tmp_path):
     first, second = (model.draw(100, Y, seed=3) for model in (fitted, loaded))
     np.testing.assert_array_equal(second["mu"], first["mu"])
     np.testing.assert_array_equal(second.log_weights, first.log_weights)
-    with pytest.raises(ValueError, match=r"^`x` must be given: a file holds no data.*Received: x=None"):
+    with pytest.raises(ValueError, match=r"^`x` must be given: a loaded model has no data.*Received: x=None"):
         loaded.draw()
 
 
@@ -368,7 +368,7 @@ def test_constants_of_the_data_do_not_matter():
 
 def test_draws_of_a_part_of_the_data_are_refused(fitted):
     with pytest.raises(
-        ValueError, match=r"^`x` must have num_data=12 rows, all of the data, as said.*Received: 6 rows"
+        ValueError, match=r"^`x` must have num_data=12 rows, all of the data, as given.*Received: 6 rows"
     ):
         fitted.draw(x=Y[:6])
     with pytest.raises(ValueError, match=r"^`x` must be all of the data, num_data=12 rows.*Received: 8 rows"):

@@ -226,8 +226,8 @@ def test_a_density_known_at_draws_alone_serves_q_and_not_p():
             {"ladder": True, "posteriors": [FullCovarianceNormal(), DiagonalNormal()]},
             "`posteriors[0]` must be a Diagonal",
         ),
-        ({"posteriors": [DiagonalNormal()]}, "`posteriors` must hold 2, as `latent_dims` says"),
-        ({"dims": (2, 2), "posteriors": [DiagonalNormal()] * 2}, "`posteriors` must hold another part for each layer"),
+        ({"posteriors": [DiagonalNormal()]}, "`posteriors` must hold 2 parts, to match `latent_dims`"),
+        ({"dims": (2, 2), "posteriors": [DiagonalNormal()] * 2}, "`posteriors` must hold one distinct part per layer"),
         ({"conditionals": [StandardNormal()]}, "`conditionals[0]` must be a Posterior"),
         ({"conditionals": [DiagonalNormal(7)]}, "`conditionals[0]` must have the model's latent_dim, 2"),
         ({"prior": DiagonalNormal()}, "`prior` must be a Prior"),
@@ -252,7 +252,7 @@ def test_networks_that_do_not_fit_are_named():
     decoders = [networks.dense_decoder(2, (D,)), networks.dense_encoder((1,))]
     with pytest.raises(ValueError, match=r"`decoders\[0\]` must give one tensor of shape \[None, 3\]"):
         HierarchicalVAE(encoders, [networks.dense_decoder(2, (4,)), decoders[1]], DIMS)
-    with pytest.raises(ValueError, match=r"`decoders` must hold 2, as `latent_dims` says"):
+    with pytest.raises(ValueError, match=r"`decoders` must hold 2 parts, to match `latent_dims`"):
         HierarchicalVAE(encoders, decoders[:1], DIMS)
     with pytest.raises(ValueError, match=r"`encoders\[1\]` must be a Keras model"):
         HierarchicalVAE([encoders[0], 3], decoders, DIMS)

@@ -140,7 +140,7 @@ def test_a_prior_with_another_support_is_refused_when_the_model_is_made(posterio
 @pytest.mark.parametrize("posterior", [posteriors.PowerSpherical, RELAXED])
 def test_variational_inference_refuses_posteriors_that_are_not_of_all_real_numbers(posterior):
     model = tfd.JointDistributionNamed({"z": tfd.Sample(tfd.Normal(0.0, 1.0), 2), "y": lambda z: tfd.Normal(z[0], 1.0)})
-    message = r'^`posterior` must have the support "real".*Received: \w+, of which it is (sphere|simplex)'
+    message = r'^`posterior` must have the support "real".*Received: \w+, whose support is (sphere|simplex)'
     with pytest.raises(ValueError, match=message):
         VariationalInference(model.experimental_pin(y=1.0), posterior=posterior())
     with pytest.raises(ValueError, match=message):

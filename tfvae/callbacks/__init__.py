@@ -1,4 +1,4 @@
-"""Callbacks for `fit`: checkpoints to go on from, a KL divergence that comes in slowly, and warnings."""
+"""Callbacks for `fit`: checkpoints to resume from, warm-up of the KL divergence, convergence, and warnings."""
 
 from typing import TYPE_CHECKING
 
@@ -25,7 +25,7 @@ __getattr__, __dir__ = lazy_attributes(
         "tfvae.callbacks.checkpoints": ["Checkpoint", "Checkpoints"],
         "tfvae.callbacks.warm_up": ["KLWarmUp"],
         "tfvae.callbacks.warnings": ["NonFiniteLossWarning", "PosteriorCollapseWarning"],
-        # Its own room, because it knows how q is found; its public name is here, beside the other callbacks.
+        # Defined in `tfvae.inference`, because it depends on how q is fitted; public here, with the other callbacks.
         "tfvae.inference.convergence": ["Convergence"],
     },
 )

@@ -1,4 +1,4 @@
-"""Checkpoints that a training goes on from."""
+"""Checkpoints from which an interrupted training resumes."""
 
 import hashlib
 import os
@@ -14,16 +14,16 @@ from tfvae.distribute import strategies
 
 _SUFFIX = ".weights.h5"
 _DAMAGED = "damaged-"
-# Epoch, step and the digest of the content: a name that says whether the file is whole.
+# Epoch, step and a digest of the content, by which a damaged file is recognised.
 _NAME = re.compile(r"(\d{6})-(\d{9})-([0-9a-f]{16})" + re.escape(_SUFFIX))
 
 
 class Checkpoint(NamedTuple):
-    """A checkpoint.
+    """A checkpoint that is whole.
 
     Attributes:
-        path: its file.
-        epoch: the epoch that a training goes on with.
+        path: the checkpoint's file.
+        epoch: the epoch, counted from 0, at which training resumes.
     """
 
     path: pathlib.Path
@@ -31,21 +31,21 @@ class Checkpoint(NamedTuple):
 
 
 class Checkpoints(keras.callbacks.Callback):
-    """Writes checkpoints during a training, which goes on from the newest one where it was cut.
+    """Writes checkpoints during training, and resumes an interrupted training from the newest one.
 
-    A checkpoint holds the weights, the optimizer, the state of every random number, the epoch and the step. It is
-    written aside and moved in by one rename, so that a kill at any time leaves those from before. A damaged one is
-    passed over, with a warning. Training that goes on ends with the weights of one that was not cut, bit for bit on the
-    same CPUs, when the order of the data does not depend on a state of its own: that of arrays, `tfvae.data` and
-    `tfvae.epochs.ordered` does not.
+    A checkpoint holds the weights, the optimizer, the state of the random numbers, the epoch and the step. It is
+    written to a temporary file and then renamed, so that a process killed at any time leaves the earlier checkpoints
+    whole. A damaged checkpoint is skipped with a warning. A resumed training ends with the same weights as an
+    uninterrupted one, bit for bit on the same CPUs, provided that the order of the data does not depend on hidden
+    state: the order of arrays, of `tfvae.data` and of `tfvae.epochs.ordered` does not.
 
-    With several workers the first one reads and writes the folder, and the others get from it what it has read.
+    With several workers, the first one reads and writes the folder, and sends the state that it reads to the others.
 
     Args:
-        folder: where the checkpoints are; it belongs to one training.
-        save_freq: "epoch", or a number of steps; checkpoints are written at the end of an execution of
+        folder: the folder of the checkpoints; it must not be shared by two trainings.
+        save_freq: "epoch", or a number of steps. Checkpoints are written only at the end of an execution of
             `steps_per_execution` steps.
-        keep: how many checkpoints to keep, at least 1; more than 1 to survive a damaged one.
+        keep: how many checkpoints to keep, at least 1; keep more than 1 so that a damaged one can be replaced.
 
     Raises:
         ValueError: an argument is out of its range.
@@ -61,10 +61,10 @@ class Checkpoints(keras.callbacks.Callback):
         self._saved_at = 0
 
     def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
-        """Restores the newest checkpoint that is whole.
+        """Restores the newest checkpoint that is whole; writes a first one if there is none.
 
         Raises:
-            ValueError: none is whole, or it is that of another model.
+            ValueError: all checkpoints are damaged, or the newest is of another model.
         """
         self._saved_at = 0
         if strategies.workers(self.model.distribute_strategy)[0] > 0:
@@ -72,7 +72,7 @@ class Checkpoints(keras.callbacks.Callback):
         newest = self.newest()
         if newest is None:
             self.folder.mkdir(parents=True, exist_ok=True)
-            # From here a training that is cut early starts with the same random numbers.
+            # So that a training cut before its first regular checkpoint starts again with the same random numbers.
             self._save(*self.model.progress)
         else:
             self.model.build_optimizers()
@@ -84,12 +84,12 @@ class Checkpoints(keras.callbacks.Callback):
                 ) from error
 
     def newest(self) -> Checkpoint | None:
-        """The newest checkpoint that is whole, or None where there is none at all.
+        """The newest checkpoint that is whole, or None if the folder has no checkpoints.
 
-        One that is damaged is renamed, with a warning.
+        A damaged checkpoint is renamed, with a warning.
 
         Raises:
-            ValueError: none is whole.
+            ValueError: all checkpoints are damaged.
         """
         for path in reversed(self._paths()):
             epoch, _, digest = _NAME.fullmatch(path.name).groups()
@@ -102,7 +102,7 @@ class Checkpoints(keras.callbacks.Callback):
         return None
 
     def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
-        """Writes a checkpoint where `save_freq` steps have been taken since the last."""
+        """Writes a checkpoint if at least `save_freq` steps have been taken since the last one."""
         if self.save_freq != "epoch":
             epoch, step = self.model.progress
             if step - self._saved_at >= self.save_freq:
@@ -117,7 +117,7 @@ class Checkpoints(keras.callbacks.Callback):
         if strategies.workers(self.model.distribute_strategy)[0] > 0:
             return
         files.remove_temporaries(self.folder)
-        # The name is known when the file is written.
+        # The final name contains the digest, which is known only once the file is written.
         written = self.folder / f"{files.TEMPORARY}{_SUFFIX}"
         self.model.save_weights(written)
         os.replace(written, self.folder / f"{epoch:06d}-{step:09d}-{_digest(written)}{_SUFFIX}")
@@ -125,7 +125,7 @@ class Checkpoints(keras.callbacks.Callback):
             path.unlink()
 
     def _paths(self) -> list[pathlib.Path]:
-        """The checkpoints, from the oldest on."""
+        """The checkpoints, oldest first."""
         return sorted(path for path in self.folder.glob(f"*{_SUFFIX}") if _NAME.fullmatch(path.name))
 
 

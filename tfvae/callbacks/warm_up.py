@@ -1,4 +1,4 @@
-"""A KL divergence that comes in slowly."""
+"""Warm-up of the KL divergence: its weight in the objective rises to 1 early in training."""
 
 import warnings
 from typing import Any
@@ -11,14 +11,14 @@ from tfvae import checks
 class KLWarmUp(keras.callbacks.Callback):
     """Multiplies the KL divergence in the objective by a weight that rises from `start` to 1.
 
-    weight = start + (1 - start) * min(1, t / steps), t the steps that the optimizer has taken
+    weight = start + (1 - start) * min(1, t / steps), t the number of steps that the optimizer has taken
 
-    It keeps a posterior from collapsing to the prior before the decoder has learnt to use z. The weight is set before
-    each execution of `steps_per_execution` steps. It is 1 in evaluation, and again when the training ends.
+    This keeps a posterior from collapsing to the prior before the decoder has learnt to use z. The weight is updated
+    before each execution of `steps_per_execution` steps. It is 1 in evaluation, and again when training ends.
 
     Args:
-        steps: how many steps it takes; a warning is given where the training is shorter.
-        start: the weight at first, from 0 to 1.
+        steps: the number of optimizer steps until the weight is 1; a shorter training gives a warning.
+        start: the initial weight, from 0 to 1.
 
     Raises:
         ValueError: an argument is out of its range.
@@ -36,25 +36,25 @@ class KLWarmUp(keras.callbacks.Callback):
         self._has_warned = False
 
     def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
-        """Warns where the training will end before the weight is 1, if it is known how long it takes."""
+        """Warns if training will end before the weight reaches 1, provided that its number of steps is known."""
         self._has_warned = False
-        # A `CallbackList` that a user made may have no parameters.
+        # `params` is None in a `CallbackList` that the user made without it.
         steps_per_epoch = (self.params or {}).get("steps")
         if steps_per_epoch is not None:
             self._warn_where_short(self._taken + steps_per_epoch * self.params["epochs"])
 
     def on_train_batch_begin(self, batch: int, logs: dict[str, Any] | None = None) -> None:
-        """Sets the weight."""
+        """Sets the weight for the next execution."""
         self.model.kl_weight.assign(self.start + (1.0 - self.start) * min(1.0, self._taken / self.steps))
 
     def on_train_end(self, logs: dict[str, Any] | None = None) -> None:
-        """Sets the weight back to 1, and warns where it was not: the data or a callback have ended the training."""
+        """Resets the weight to 1, and warns if training ended (by its data or a callback) before the weight was 1."""
         self.model.kl_weight.assign(1.0)
         self._warn_where_short(self._taken)
 
     @property
     def _taken(self) -> int:
-        """The steps that the optimizer has taken."""
+        """The number of steps that the optimizer has taken."""
         return int(keras.ops.convert_to_numpy(self.model.optimizer.iterations))
 
     def _warn_where_short(self, steps: int) -> None:

@@ -1,4 +1,4 @@
-"""What every `fit` watches for: a loss that is not finite, a posterior that collapses."""
+"""Warnings that `fit` gives by itself: of a loss that is not finite, and of a posterior that has collapsed."""
 
 import math
 import warnings
@@ -6,43 +6,45 @@ from typing import Any
 
 import keras
 
-# In nats per example: what is left of the KL divergence by the noise of training, with up to some 30 latent dimensions.
+# In nats per example. The noise of training leaves a collapsed posterior a KL divergence of up to about this much, with
+# up to some 30 latent dimensions.
 _COLLAPSED = 0.05
 
 
 class NonFiniteLossWarning(keras.callbacks.Callback):
-    """Says at the end of an epoch when the loss was NaN or infinite, which Keras only prints; `fit` adds it."""
+    """Warns at the end of an epoch whose loss was NaN or infinite, which Keras only prints. Every `fit` adds this."""
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
-        """Warns of a loss that is not finite."""
+        """Warns if the epoch's loss is not finite."""
         loss = float((logs or {}).get("loss", 0.0))
         if not math.isfinite(loss):
             warnings.warn(
                 f"The loss was {loss} in epoch {epoch + 1}. Try a lower learning rate or the optimizer's `clipnorm`, "
-                "and look for values that are not finite in the data; `keras.callbacks.TerminateOnNaN` stops at the "
-                "first.",
+                "and look for values that are not finite in the data; `keras.callbacks.TerminateOnNaN` stops training "
+                "at the first such loss.",
                 stacklevel=2,
             )
 
 
 class PosteriorCollapseWarning(keras.callbacks.Callback):
-    """Says once when z tells next to nothing of x, which no error shows; the `fit` of every autoencoder adds it.
+    """Warns once if z carries almost no information about x. The `fit` of every autoencoder adds this.
 
-    It does where the mean of KL(q(z|x) || p(z)) over an epoch was below 0.05 nats per example, as in the epoch before,
-    and has not grown since, both with the whole weight of the KL divergence: not in the first epoch, nor in a warm-up,
-    nor where training has yet to find a use for z. Instead of `kl` it watches those of the layers of a
-    `tfvae.HierarchicalVAE`, and `kl_z` of a `tfvae.SemiSupervisedVAE`.
+    Nothing else reveals a collapsed posterior. The warning is given when the mean of KL(q(z|x) || p(z)) was below
+    0.05 nats per example in the previous epoch and has not grown in this one, with the weight of the KL divergence 1 in
+    both. So it is given neither in the first epoch, nor during a warm-up, nor while the KL divergence still grows from
+    near 0. The metric is `kl`; for a `tfvae.SemiSupervisedVAE` `kl_z`; for a `tfvae.HierarchicalVAE` `kl_1` to `kl_T`,
+    or without `ladder` only `kl_T`.
 
     Reference: Bowman et al. 2016, Generating Sentences from a Continuous Space, section 3.1.
     """
 
     def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
-        """Forgets the training before."""
+        """Forgets the KL divergences and the warning of an earlier training."""
         self._last = {}
         self._has_warned = False
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
-        """Warns of a posterior that has collapsed."""
+        """Warns if the posterior has collapsed."""
         is_whole = float(keras.ops.convert_to_numpy(self.model.kl_weight)) == 1.0
         for name in getattr(self.model, "collapsing", ("kl",)):
             kl = float((logs or {}).get(name, math.inf)) if is_whole else math.inf
@@ -50,7 +52,7 @@ class PosteriorCollapseWarning(keras.callbacks.Callback):
                 self._has_warned = True
                 warnings.warn(
                     f"The posterior has collapsed to the prior: KL(q(z|x) || p(z)), the metric `{name}`, was {kl:.2g} "
-                    f"nats in epoch {epoch + 1}, so that z tells next to nothing of x. Try `tfvae.callbacks.KLWarmUp`, "
+                    f"nats in epoch {epoch + 1}, so z says almost nothing about x. Try `tfvae.callbacks.KLWarmUp`, "
                     "free bits, a smaller `beta`, a weaker decoder, or a likelihood with a smaller `scale`.",
                     stacklevel=2,
                 )

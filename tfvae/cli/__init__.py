@@ -1,1 +1,1 @@
-"""The command line: its commands, and what a run leaves in its folder."""
+"""The command line: its commands, the training that they run, and the folder of a run."""

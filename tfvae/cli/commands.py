@@ -1,7 +1,7 @@
 """The command line: `tfvae train`, `evaluate`, `generate`, `export`, `verify` and `predict`.
 
-Each command is a function; its arguments are the flags, and the parts of the model are chosen by class name:
-`--likelihood Normal --likelihood.scale 0.1`.
+Each command is a function, and its arguments are the command's flags. Their help texts are the descriptions under
+`Args:`. The parts of the model are chosen by class name: `--likelihood Normal --likelihood.scale 0.1`.
 """
 
 import contextlib
@@ -35,8 +35,8 @@ from tfvae.priors import Prior
 
 USAGE_ERROR = 2
 
-# The parts that a command uses unless it is told otherwise. Here and not in the signature, so that --print_config shows
-# them and --likelihood.scale alone changes them.
+# The default parts of the model. They are set on the parser rather than in the signature, so that --print_config shows
+# them and --likelihood.scale alone can change one.
 _DEFAULT_PARTS = {
     "posterior": {"class_path": "tfvae.posteriors.DiagonalNormal"},
     "prior": {"class_path": "tfvae.priors.StandardNormal"},
@@ -84,49 +84,50 @@ def train(
     latent.png, history.png), <saved_models>/<name>/<version>/ and <saved_models>/<name>/<name>.tflite.
 
     Args:
-        data: digits, mnist, fashion_mnist, cifar10, cifar100, a .npy, .npz, .csv or .parquet file, or an image folder.
-        name: name of the run and of the exported model; by default that of the data.
-        batch_size: examples in a batch.
-        validation_fraction: share of the data that is held out, where the data has no test split of its own.
-        binarize: turn values in [0, 1] into 0 or 1: drawn anew at each visit, or by the threshold 0.5.
-        image_size: height and width to which a folder's images are brought.
-        network: the kind of encoder and decoder.
+        data: digits, mnist, fashion_mnist, cifar10, cifar100, a .npy, .npz, .csv or .parquet file, an image folder, or
+            several .tfrecord, .npy or .npz files, as a folder or a pattern with * (then give --name).
+        name: name of the run and of the exported model; by default the name of the data.
+        batch_size: number of examples in a batch.
+        validation_fraction: share of the data that is held out, unless the data set has a test split of its own.
+        binarize: makes values in [0, 1] binary: dynamic draws them anew in each epoch, threshold compares with 0.5.
+        image_size: height and width to which the images of a folder are resized, such as [32,32].
+        network: kind of encoder and decoder.
         hidden: widths of the encoder's dense layers, such as [256,128]; the decoder mirrors them.
         filters: filters of the encoder's convolutions, such as [32,64]; the decoder mirrors them.
-        activation: the networks' activation, by its Keras name.
+        activation: the networks' activation function, by its Keras name.
         latent_dim: dimension of the latent space.
-        posterior: q(z|x).
-        prior: p(z).
-        likelihood: p(x|z).
-        objective: what is maximised.
-        learning_rate: Adam's, at the start; it falls to 0 along a cosine.
-        epochs: passes over the training data.
-        steps_per_execution: steps that run in one call of TensorFlow.
+        posterior: the family of the approximate posterior q(z|x).
+        prior: the prior p(z).
+        likelihood: the likelihood p(x|z).
+        objective: the bound that training maximises.
+        learning_rate: Adam's initial learning rate; it falls to 0 along a cosine.
+        epochs: number of passes over the training data.
+        steps_per_execution: number of steps that run in one call of TensorFlow.
         jit_compile: compile the steps with XLA.
         strategy: how to use several devices: auto, one_device, mirrored, multi_worker (each worker runs this command,
-            with its TF_CONFIG) or tpu.
-        devices: how many devices for mirrored; without GPUs the CPU is split into that many.
+            with its own TF_CONFIG) or tpu.
+        devices: number of devices for mirrored; without GPUs the CPU is split into that many.
         worker_timeout: seconds to wait for the other workers.
-        save_freq: steps from checkpoint to checkpoint, or epoch.
-        resume: go on with the training of that name if it was cut.
-        num_samples: draws for each example in the importance-sampled log-likelihood.
-        seed: of the weights, the noise, the split and the order of the data.
+        save_freq: number of steps between two checkpoints, or epoch for one after each epoch.
+        resume: continue the training of this name if it was interrupted.
+        num_samples: draws of z per example for the importance-sampled log-likelihood.
+        seed: seed of the weights, the noise, the split and the order of the data.
         runs: folder of the runs.
         saved_models: folder of the exported models.
-        overwrite: write into the folder of an earlier run of that name.
+        overwrite: overwrite an earlier run of this name.
         config_yaml: the text of the run's config.yaml; the command line supplies it.
     """
     with _exit_on_errors(USAGE_ERROR):
         name = name or Path(data).stem
-        # As an export needs it, and so that a pattern of files is none.
+        # Exports need such a name, and a pattern of files, whose stem is the default, is not one.
         if not re.fullmatch(r"[A-Za-z0-9_-][A-Za-z0-9._-]*", name):
-            raise ValueError(f"`--name` must be of letters, digits, '.', '_' and '-'. Received: {name}")
+            raise ValueError(f"`--name` must consist of letters, digits, '.', '_' and '-'. Received: {name}")
         run = Path(runs) / name
         trained = resume and run_training.is_trained(run)
         if trained and ((run / "evaluation.txt").exists() or not strategies.is_chief()):
             print(f"{run} is trained already")
             return
-        # What is trained needs no other workers, which may have ended.
+        # A trained model needs no other workers, and they may have ended.
         if trained:
             chosen = tf.distribute.get_strategy()
         else:
@@ -163,7 +164,7 @@ def train(
             raise SystemExit(f"tfvae: {error}") from error
     if not chief:
         return
-    # Out of the strategy, in which the other workers would have to take part.
+    # A copy made outside of the strategy: within it, the other workers would have to take part.
     model = runs_module.load_model(run)
     evaluation = runs_module.evaluation(model, held_out, num_samples, seed)
     print("\n" + evaluation)
@@ -171,7 +172,7 @@ def train(
     runs_module.draw(model, held_out, run, seed)
     with _exit_on_errors(1):
         _export(model, Path(saved_models) / run.name, pipelines)
-    # Last, because a run that has it is complete.
+    # Written last, because its presence marks a complete run.
     (run / "evaluation.txt").write_text(evaluation + "\n")
     print(f"\nWrote {run}/ (model.keras, history.csv, config.yaml, evaluation.txt and pictures)")
 
@@ -181,9 +182,9 @@ def evaluate(run: str = "runs/digits", data: str | None = None, num_samples: Pos
 
     Args:
         run: the folder of the run.
-        data: other data than the run's, by name or path; its held-out part is used.
-        num_samples: draws for each example in the importance-sampled log-likelihood.
-        seed: of the noise.
+        data: data other than the run's, by name or path; its held-out part is used.
+        num_samples: draws of z per example for the importance-sampled log-likelihood.
+        seed: seed of the draws.
     """
     with _exit_on_errors(USAGE_ERROR):
         model, pipelines = runs_module.load_model(Path(run)), runs_module.load_data(Path(run), data)
@@ -196,8 +197,8 @@ def generate(run: str = "runs/digits", output: str = "samples.png", n: PositiveI
     Args:
         run: the folder of the run.
         output: the file to write: a picture (.png) or an array (.npy).
-        n: how many examples to generate.
-        seed: of the noise.
+        n: number of examples.
+        seed: seed of the draws.
     """
     path = Path(output)
     with _exit_on_errors(USAGE_ERROR):
@@ -220,14 +221,15 @@ def export(
     quantize: Literal["float16", "dynamic", "int8"] | None = None,
     tflite_batch_size: Literal[1] | None = None,
 ) -> None:
-    """Exports a trained model to a SavedModel and a .tflite file, and compares both with it.
+    """Exports a trained model to a SavedModel and a .tflite file, and compares both with the Keras model.
 
     Args:
         run: the folder of the run.
         output: the folder to write to; by default saved_models/<name of the run>.
-        keep: how many versions of the SavedModel to keep; by default all.
-        quantize: how to make the .tflite file smaller.
-        tflite_batch_size: 1 fixes the batch of the .tflite file; by default it takes any.
+        keep: number of versions of the SavedModel to keep; by default all.
+        quantize: makes the .tflite file smaller: float16 halves its weights, dynamic makes them int8, and int8 makes
+            the activations int8 too.
+        tflite_batch_size: 1 makes a .tflite file for one example at a time; by default it takes batches of any size.
     """
     folder = Path(output) if output else Path("saved_models") / Path(run).resolve().name
     with _exit_on_errors(USAGE_ERROR):
@@ -243,13 +245,13 @@ def verify(
     tflite: str | None = None,
     output: str | None = None,
 ) -> None:
-    """Compares exported files with the model that they came from, on the held-out data.
+    """Compares exported files with the Keras model that they were made from, on the held-out data.
 
     Args:
         run: the folder of the run.
-        saved_model: the SavedModel; a folder of versions means the newest.
-        tflite: the .tflite file.
-        output: a JSON file to write the comparison to.
+        saved_model: the SavedModel to compare; a folder of versions means the newest.
+        tflite: the .tflite file to compare.
+        output: a JSON file to which the comparison is written.
     """
     with _exit_on_errors(USAGE_ERROR):
         model, pipelines = runs_module.load_model(Path(run)), runs_module.load_data(Path(run))
@@ -267,7 +269,8 @@ def predict(*, model: str = "saved_models/digits", input: str, output: str) -> N
     Args:
         model: a folder of versions, a SavedModel or a .tflite file.
         input: a .npy file of x [N, ...], in the model's units.
-        output: the .npz file to write: mean, elbo, log_likelihood and kl at the mean of q(z|x), and its parameters.
+        output: the .npz file to write, with mean, elbo, log_likelihood and kl at the mean of q(z|x), and the parameters
+            of q(z|x).
     """
     with _exit_on_errors(USAGE_ERROR):
         if Path(input).suffix != ".npy":
@@ -284,7 +287,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Runs the command line.
 
     Args:
-        arguments: the words after `tfvae`; None takes those of the process.
+        arguments: the words after `tfvae`; None takes them from `sys.argv`.
     """
     parser = _Parser(prog="tfvae", description="Variational autoencoders, from training to TF Serving and the phone.")
     subcommands = parser.add_subcommands()
@@ -301,13 +304,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if command is not train:
         command(**keywords)
         return
-    # All of it, because all workers take part in making the model too.
+    # Around the whole command, because all workers take part in making the model too.
     with restart.on_lost_worker("--resume"):
         train(**keywords, config_yaml=parsers[train].dump(chosen, skip_unset=False))
 
 
 class _Parser(ArgumentParser):
-    """A parser whose errors are one line."""
+    """A parser that reports an error in one line."""
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         _exit(message, USAGE_ERROR)
@@ -326,7 +329,7 @@ def _command_parser(command: Callable[..., None]) -> _Parser:
         skip.add(first.name)
     for parameter in docstring.params:
         if signature[parameter.arg_name].annotation is bool:
-            # With no value too, which means true.
+            # A flag without a value means true.
             parser.add_argument(
                 f"--{parameter.arg_name}", type=bool, nargs="?", const=True, default=False, help=parameter.description
             )
@@ -339,7 +342,7 @@ def _command_parser(command: Callable[..., None]) -> _Parser:
 
 @contextlib.contextmanager
 def _exit_on_errors(code: int) -> Iterator[None]:
-    """Turns what a user can mend, or an export that is refused, into one line and an exit code."""
+    """Turns an error that the user can correct, or a refused export, into a one-line message and an exit code."""
     try:
         yield
     except (ValueError, OSError, ImportError, NotImplementedError) as error:
@@ -360,7 +363,7 @@ def _networks(
     filters: tuple[int, ...],
     activation: str,
 ) -> tuple[keras.Model, keras.Model]:
-    """An encoder, and a decoder that mirrors it and gives what the likelihood reads."""
+    """An encoder, and a decoder that mirrors it and returns the parameters of the likelihood."""
     output_shape = likelihood.parameter_shape(event_shape)
     if network == "dense":
         return (
@@ -381,14 +384,14 @@ def _export(
     quantize: Literal["float16", "dynamic", "int8"] | None = None,
     tflite_batch_size: Literal[1] | None = None,
 ) -> None:
-    """Exports the model, and prints and writes how far the exports are from it."""
+    """Exports the model, and prints and writes how far the outputs of the exports are from the model's."""
     x = runs_module.held_out(pipelines)
     units = {"offset": pipelines.offset, "scale": pipelines.scale}
-    # Not the held-out data, on which the cost of int8 is measured.
+    # From the training data: the held-out data measure what int8 costs.
     calibration = next(pipelines.train.unbatch().batch(256).as_numpy_iterator())
     file = folder / f"{folder.name}.tflite"
     export_module.tflite(model, file, quantize=quantize, batch_size=tflite_batch_size, x=calibration, **units)
-    # Last, because a server may take it at once.
+    # Last, because a running server may load the new version at once.
     version = export_module.saved_model(model, folder, keep=keep, x=x, **units)
     verification = export_module.verify(model, saved_model=version, tflite=file, x=x)
     write_json(folder / "verification.json", verification.to_dict())

@@ -1,4 +1,4 @@
-"""A run's folder: what `tfvae train` writes there and the other commands read."""
+"""The folder of a run: reads the model and the data back for the other commands, writes evaluation and pictures."""
 
 import math
 from pathlib import Path
@@ -12,15 +12,15 @@ from tfvae.data import loading
 from tfvae.evaluation import rate_distortion
 from tfvae.models.vae import VAE
 
-# What config.yaml must say for the data to be read again.
+# The entries of config.yaml that `load` needs to read the data again.
 _DATA_ARGUMENTS = ("batch_size", "validation_fraction", "binarize", "image_size", "seed")
 
 
 def load_model(folder: Path) -> VAE:
-    """The trained model of a run.
+    """Loads the trained model of a run.
 
     Raises:
-        ValueError: there is none.
+        ValueError: the folder has no trained model.
     """
     path = folder / "model.keras"
     if not path.is_file():
@@ -29,13 +29,13 @@ def load_model(folder: Path) -> VAE:
 
 
 def load_data(folder: Path, source: str | None = None) -> loading.Pipelines:
-    """The data that a run was trained on, or other data split and scaled like it."""
+    """Loads the data that a run was trained on, or other data, split and scaled in the same way."""
     config = yaml.safe_load((folder / "config.yaml").read_text())
     return loading.load(source or config["data"], **{name: config[name] for name in _DATA_ARGUMENTS})
 
 
 def held_out(pipelines: loading.Pipelines) -> np.ndarray:
-    """The held-out examples [N, ...], at most the first 10,000, so that they fit in memory however many there are."""
+    """The held-out examples [N, ...], but no more than the first 10,000, so that they fit in memory."""
     examples = pipelines.validation.unbatch().take(10_000).batch(10_000)
     return next(examples.as_numpy_iterator())
 
@@ -46,8 +46,8 @@ def evaluation(model: VAE, x: np.ndarray, num_samples: int, seed: int) -> str:
     Args:
         model: the model.
         x: the data [N, ...].
-        num_samples: draws for each example in the importance-sampled log-likelihood.
-        seed: of the draws.
+        num_samples: draws of z per example for the importance-sampled log-likelihood.
+        seed: the seed of the draws.
     """
     rate, distortion = rate_distortion(model, x, seed=seed)
     log_likelihood = float(np.mean(model.log_likelihood(x, num_samples, seed=seed)))
@@ -69,7 +69,7 @@ def draw(model: VAE, x: np.ndarray, folder: Path, seed: int) -> None:
         model: the model.
         x: held-out data [N, ...].
         folder: the folder of the run.
-        seed: of the samples.
+        seed: the seed of the samples.
     """
     to_data = model.likelihood.to_data
     plots.reconstructions(x, to_data(model.reconstruct(x))).savefig(folder / "reconstructions.png")

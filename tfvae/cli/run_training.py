@@ -1,4 +1,4 @@
-"""The training of a run, which can be cut anywhere and resumed: what is in its folder while it lasts."""
+"""The training of a run, which can be interrupted at any point and resumed, and the files in its folder meanwhile."""
 
 import csv
 from pathlib import Path
@@ -15,29 +15,29 @@ from tfvae.distribute import strategies
 from tfvae.models.vae import VAE
 
 _CHECKPOINTS = "checkpoints"
-# What may differ when a run is resumed: where it runs, and what is no part of the training.
+# The arguments that may differ when a run is resumed, because they do not affect the trained model.
 _FREE = {"strategy", "devices", "worker_timeout", "save_freq", "resume", "overwrite", "runs", "saved_models"}
 
 
 def is_trained(folder: Path) -> bool:
-    """Whether a training in a run's folder came to its end, and not by diverging."""
+    """Whether the training in a run's folder was completed and did not diverge."""
     if not (folder / "model.keras").exists() or (folder / _CHECKPOINTS).exists():
         return False
     return bool(np.isfinite(history(folder)["loss"][-1]))
 
 
 def start(folder: Path, config: str, *, resume: bool, overwrite: bool) -> None:
-    """Makes the folder of a run and writes its config.yaml, or finds there the training that is to go on.
+    """Makes the folder of a run and writes its config.yaml, or checks that the run in the folder can be resumed.
 
     Args:
         folder: the folder.
         config: the text of config.yaml.
-        resume: go on with a training that was cut, if there is one.
-        overwrite: write into the folder of an earlier run.
+        resume: continue an interrupted training, if there is one.
+        overwrite: overwrite an earlier run in the folder.
 
     Raises:
-        ValueError: the folder holds a run that is neither to be resumed nor to be overwritten, another one than is to
-            be resumed, or no checkpoint that is whole.
+        ValueError: the folder holds a run, and neither `resume` nor `overwrite` applies to it; or the run to resume has
+            another configuration, or no checkpoint that is whole.
     """
     files.remove_temporaries(folder)
     cut = (folder / _CHECKPOINTS).exists()
@@ -46,11 +46,11 @@ def start(folder: Path, config: str, *, resume: bool, overwrite: bool) -> None:
         Checkpoints(folder / _CHECKPOINTS).newest()
         return
     if cut and not overwrite:
-        raise ValueError(f"{folder} holds a training that was cut: pass --resume to go on, or --overwrite")
+        raise ValueError(f"{folder} holds an interrupted training: pass --resume to continue it, or --overwrite")
     if (folder / "model.keras").exists() and not overwrite:
         raise ValueError(f"{folder} holds a trained model: choose another --name, or pass --overwrite")
     folder.mkdir(parents=True, exist_ok=True)
-    # Before the checkpoints: a model that was cut would count as trained without them.
+    # Removed before the checkpoints: a model.keras without checkpoints would count as trained.
     for name in ("evaluation.txt", "model.keras"):
         (folder / name).unlink(missing_ok=True)
     _remove_checkpoints(folder)
@@ -60,7 +60,7 @@ def start(folder: Path, config: str, *, resume: bool, overwrite: bool) -> None:
 
 
 def fit(model: VAE, pipelines: Pipelines, folder: Path, *, epochs: int, save_freq: int | str, chief: bool) -> None:
-    """Trains a model, from the newest checkpoint of its run on, and saves it.
+    """Trains a model, starting from the newest checkpoint of its run if there is one, and saves it.
 
     Args:
         model: the model, compiled.
@@ -68,10 +68,10 @@ def fit(model: VAE, pipelines: Pipelines, folder: Path, *, epochs: int, save_fre
         folder: the folder of the run, to which model.keras, history.csv and the checkpoints are written.
         epochs: how many passes over the training data.
         save_freq: see `tfvae.callbacks.Checkpoints`.
-        chief: whether this process is the one that writes.
+        chief: whether this process is the one that writes the files.
 
     Raises:
-        FloatingPointError: the training diverged; model.keras is what it was before, if it was ever better.
+        FloatingPointError: the training diverged; model.keras then has the epoch of lowest loss, if any was finite.
     """
     checkpoints = Checkpoints(folder / _CHECKPOINTS, save_freq)
     callbacks = [keras.callbacks.TerminateOnNaN()]
@@ -80,7 +80,7 @@ def fit(model: VAE, pipelines: Pipelines, folder: Path, *, epochs: int, save_fre
         losses = _cut_history(folder, epoch=0 if newest is None else newest.epoch)
         callbacks += [
             keras.callbacks.CSVLogger(folder / "history.csv", append=bool(losses)),
-            # The best so far, so that a training that diverges leaves the weights from before.
+            # Keeps the best epoch so far, so that its weights remain if the training diverges.
             keras.callbacks.ModelCheckpoint(
                 folder / "model.keras",
                 monitor="loss",
@@ -94,7 +94,7 @@ def fit(model: VAE, pipelines: Pipelines, folder: Path, *, epochs: int, save_fre
         validation_data=pipelines.validation,
         epochs=epochs,
         verbose="auto" if chief else 0,
-        # The checkpoints last: what they hold is in the other files before.
+        # Checkpoints last, so that the other files already contain every epoch that a checkpoint covers.
         callbacks=[*callbacks, checkpoints],
     )
     losses = history(folder)["loss"] if chief else []
@@ -103,9 +103,9 @@ def fit(model: VAE, pipelines: Pipelines, folder: Path, *, epochs: int, save_fre
         if not diverged:
             model.save(folder / "model.keras")
         elif not np.isfinite(losses).any():
-            # Keras saves the first epoch, whatever its loss.
+            # `ModelCheckpoint` saves the first epoch whatever its loss.
             (folder / "model.keras").unlink(missing_ok=True)
-        # From here on the run counts as trained.
+        # Without checkpoints the run counts as trained.
         _remove_checkpoints(folder)
     _wait_for_workers(model.distribute_strategy)
     if diverged:
@@ -113,14 +113,14 @@ def fit(model: VAE, pipelines: Pipelines, folder: Path, *, epochs: int, save_fre
 
 
 def history(folder: Path) -> dict[str, list[float]]:
-    """The metrics of each epoch of a run, by name."""
+    """Reads the metrics of a run from its history.csv: by name, one value for each epoch."""
     with open(folder / "history.csv", newline="") as file:
         rows = list(csv.DictReader(file))
     return {name: [float(row[name]) for row in rows] for name in rows[0] if name != "epoch"}
 
 
 def _cut_history(folder: Path, epoch: int) -> list[float]:
-    """Removes the epochs from `epoch` on, which are trained again, and returns the losses of those before."""
+    """Removes from history.csv the epochs from `epoch` on, which are trained again; returns the losses of the rest."""
     path = folder / "history.csv"
     if not path.exists():
         return []
@@ -131,14 +131,14 @@ def _cut_history(folder: Path, epoch: int) -> list[float]:
 
 
 def _remove_checkpoints(folder: Path) -> None:
-    """Removes them at once: a kill between two of them would leave what looks like a training that was cut."""
+    """Removes all checkpoints by one rename: if only some were removed, the run would look interrupted."""
     if (folder / _CHECKPOINTS).exists():
         (folder / _CHECKPOINTS).rename(folder / f"{files.TEMPORARY}{_CHECKPOINTS}")
     files.remove_temporaries(folder)
 
 
 def _wait_for_workers(strategy: tf.distribute.Strategy) -> None:
-    """Returns once all workers are here: if one of them were lost after another has ended, it could not go on."""
+    """Returns once all workers are here: a worker that is lost after another has ended could not be resumed."""
 
     def one() -> tf.Tensor:
         return tf.distribute.get_replica_context().all_reduce(tf.distribute.ReduceOp.SUM, tf.constant(1.0))

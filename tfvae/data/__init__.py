@@ -1,4 +1,4 @@
-"""Data for `fit`: named sets, files, folders and arrays as pipelines of float32 batches."""
+"""Data for `fit`: named data sets, files, folders and arrays become `tf.data` pipelines of float32 batches."""
 
 from tfvae.data.loading import IMAGE_SUFFIXES, NAMES, Arrays, Pipelines, load, read
 

@@ -1,7 +1,7 @@
-"""Data in an order that follows from a seed and from the number of the epoch.
+"""Datasets whose order is a function of a seed and the epoch number, so that training can be resumed exactly.
 
-A pipeline that draws its order from a state of its own starts with its first order again when a training is resumed in
-a new process. The ones that are made here ask which epoch `fit` is in, so that a resumed epoch is the one that was cut.
+A shuffled `tf.data` pipeline keeps its random state in memory: in a new process it starts over with its first order.
+The datasets made here ask which epoch `fit` is in, so that a resumed epoch has the order of the interrupted one.
 """
 
 import itertools
@@ -11,37 +11,37 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-# More than two, for machines with many cores beside a fast accelerator.
+# More than two, for machines whose many cores feed a fast accelerator.
 _BATCHES_AHEAD = 4
 
 _epoch: int | None = None
 
 
 def set_epoch(epoch: int | None) -> None:
-    """Says which epoch every pipeline of this process is in; `fit` calls it.
+    """Tells every dataset in this process which epoch it is in. `fit` calls this.
 
     Args:
-        epoch: the epoch, from 0; None where there is none, so that each pipeline counts its passes, from 0 too.
+        epoch: the epoch, counted from 0; None outside `fit`, where each dataset counts its own passes from 0.
     """
     global _epoch
     _epoch = epoch
 
 
 def ordered(build: Callable[[tf.Tensor], tf.data.Dataset], *, seed: int | Callable[[], int]) -> tf.data.Dataset:
-    """Makes a dataset whose passes differ, each as its number says.
+    """Makes a dataset that is built anew for each pass, from a seed that depends only on `seed` and the epoch number.
 
     Args:
-        build: makes the dataset of one pass from a stateless seed, int32 [2]; it must depend on nothing else that
-            changes.
-        seed: the same seed gives the same passes in every process, whatever the global seeds. A function is asked for
-            it at each pass.
+        build: makes the dataset of one pass from a stateless seed, int32 [2]; its result must not depend on anything
+            else that changes.
+        seed: the same seed gives the same passes in every process, whatever the global seeds. A function is called
+            for the seed at each pass.
 
     Returns:
         The dataset, of unknown cardinality.
     """
     passes = itertools.count()
 
-    # From Python, because a variable that is made in a strategy's scope would be one for each replica.
+    # Counted in Python: a tf.Variable created in a strategy's scope would be mirrored to each replica.
     def numbers() -> np.ndarray:
         index = next(passes) if _epoch is None else _epoch
         return np.array([seed() if callable(seed) else seed, index], np.int32)
@@ -61,8 +61,8 @@ def order(num_examples: int, seed: int, index: int) -> tf.Tensor:
 
     Args:
         num_examples: N.
-        seed: that of the passes.
-        index: the number of the pass.
+        seed: the `seed` of `shuffled_batches`.
+        index: the number of the pass, from 0.
     """
     return _shuffled(num_examples, _seed_of_pass(seed, index))
 
@@ -80,11 +80,11 @@ def shuffled_batches(num_examples: int, batch_size: int, *, seed: int | Callable
         seed: see `ordered`.
 
     Returns:
-        A dataset of row numbers int32 [B], each with a stateless seed int32 [2] for the noise of its batch.
+        A dataset of pairs: the row numbers int32 [B] of a batch, and a stateless seed int32 [2] for its noise.
     """
     num_batches = -(-num_examples // batch_size)
 
-    # One permutation a pass and slices of it: twice as fast as Dataset.shuffle, which moves single row numbers.
+    # Slicing one permutation per pass is twice as fast as Dataset.shuffle, which moves one row number at a time.
     def build(seed: tf.Tensor) -> tf.data.Dataset:
         permutation = _shuffled(num_examples, seed)
         return tf.data.Dataset.range(num_batches).map(
@@ -95,14 +95,14 @@ def shuffled_batches(num_examples: int, batch_size: int, *, seed: int | Callable
 
 
 def read_ahead(dataset: tf.data.Dataset, function: Callable[..., Any]) -> tf.data.Dataset:
-    """Maps a dataset of what is in memory, some batches ahead of the model.
+    """Maps a function over a dataset of in-memory data, computing a few batches ahead of the model.
 
-    How many is not left to TensorFlow, whose search for it takes a core for a third of a second in each pass, and lets
-    the end of a pass wait for that.
+    How many is fixed rather than autotuned: TensorFlow's tuning occupies a core for a third of a second in each pass,
+    and the end of the pass waits for it.
 
     Args:
-        dataset: row numbers, or rows.
-        function: makes a batch of an element.
+        dataset: a dataset of row numbers or of rows.
+        function: maps an element of `dataset` to a batch.
     """
     options = tf.data.Options()
     options.autotune.enabled = False

@@ -1,4 +1,4 @@
-"""Names, files and arrays as `tf.data` pipelines of float32 batches."""
+"""Loads a data set, given by name, path or array, into `tf.data` pipelines of float32 batches."""
 
 import warnings
 from collections.abc import Sequence
@@ -20,13 +20,13 @@ _IN_UNIT_INTERVAL = "`binarize` must be None unless the scaled data lie in [0, 1
 
 
 class Arrays(NamedTuple):
-    """Data in memory, one example a row.
+    """Data in memory, one example per row.
 
     Attributes:
         train: `[N, ...event]`, uint8, bool or float32; float64 for a table.
-        validation: the official test split `[M, ...event]`, or None where there is none.
-        scale: the value that stands for 1 in the model's units: 255 for uint8, 16 for the digits, 1 for bool and float.
-            None for a table: its columns are to be standardised, once it is split.
+        validation: the official test split `[M, ...event]`, or None if there is none.
+        scale: the value that becomes 1 in the model's units: 255 for uint8, 16 for the digits, 1 for bool and float.
+            None for a table, whose columns must be standardised after the split.
     """
 
     train: np.ndarray
@@ -35,13 +35,13 @@ class Arrays(NamedTuple):
 
 
 class Pipelines(NamedTuple):
-    """What a model is trained on, and how to bring new data into its units: `x = (raw - offset) / scale`.
+    """Training and validation batches, and how to bring new data into the same units: `x = (raw - offset) / scale`.
 
     Attributes:
         train: batches `[B, ...event]`, float32, in a new order at each iteration.
         validation: batches `[B, ...event]`, float32, the same at each iteration.
-        offset: float32: 0, or for a table `[D]` the mean of each column of the training split.
-        scale: float32: one number, or for a table `[D]` the standard deviation of each column of the training split.
+        offset: float32: 0, or for a table the mean `[D]` of each column of the training split.
+        scale: float32: one number, or for a table the standard deviation `[D]` of each column of the training split.
     """
 
     train: tf.data.Dataset
@@ -61,26 +61,26 @@ def load(
 ) -> Pipelines:
     """Reads `source`, splits it and returns batches in the model's units, `x = (raw - offset) / scale`.
 
-    Several files are data that may be larger than memory: `shards.stream` reads them while they are needed, and whole
-    files are held out, at least one.
+    When `source` is several files, together they may be larger than memory: `shards.stream` reads them as they are
+    needed, and the validation set is whole files, at least one.
 
     Args:
-        source: see `read`. Or several files, all `.tfrecord`, or each `.npy` or `.npz`: a pattern with `*` or `?`, a
-            list of paths, or a folder with such files and no images.
+        source: a single source as for `read`; or several files, either all `.tfrecord` or each `.npy` or `.npz`, given
+            as a pattern with `*` or `?`, a list of paths, or a folder that holds such files and no images.
         batch_size: the number of examples in a batch, B; the last batch of a pass may be smaller.
-        validation_fraction: the share of examples, or of the several files, held out at random. Not used where there is
-            an official test split.
-        binarize: None; "dynamic", `x ~ Bernoulli(p = scaled value)`, drawn anew at each visit in training and only once
-            for validation; or "threshold", `x = 1 if scaled value >= 0.5 else 0`.
+        validation_fraction: the share of the examples, or of the files, that is held out at random. Ignored if the data
+            set has an official test split.
+        binarize: None; "dynamic", `x ~ Bernoulli(p = scaled value)`, drawn anew in each epoch for training and once for
+            validation; or "threshold", `x = 1 if scaled value >= 0.5 else 0`.
         image_size: see `read`.
-        seed: not negative. The same seed gives the same batches in every run, whatever the global seeds.
+        seed: from 0 to 2**32 - 1. The same seed gives the same batches in every run, whatever the global seeds.
 
     Returns:
-        The two pipelines of batches `[B, ...event]`, float32, with `offset` and `scale`.
+        The training and validation batches `[B, ...event]`, float32, with `offset` and `scale`.
 
     Raises:
-        ValueError: an argument is out of its range, or `source` cannot be split or binarised. Else as `read`. What is
-            found in several files only while they are read is a `tf.errors.InvalidArgumentError`.
+        ValueError: an argument is out of its range, or `source` cannot be split or binarised; also as for `read`.
+            A fault in several files that shows only while they are read is a `tf.errors.InvalidArgumentError`.
 
     Reference:
         Burda, Grosse, Salakhutdinov, "Importance Weighted Autoencoders", 2016, section 5 (dynamic binarisation).
@@ -101,7 +101,7 @@ def load(
     order = epochs.shuffled_batches(len(train), batch_size, seed=int(rng.integers(2**31 - 1)))
     if unit is None:
         offset = train.mean(axis=0).astype(np.float32)
-        # The deviation of a constant column may be a rounding error instead of zero.
+        # The computed deviation of a constant column may be a rounding error rather than exactly zero.
         scale = np.where(np.ptp(train, axis=0) > 0, train.std(axis=0), 1.0).astype(np.float32)
         train, validation = (((x - offset) / scale).astype(np.float32) for x in (train, validation))
         unit = 1.0
@@ -111,13 +111,13 @@ def load(
         _check_unit_interval(
             binarize, min(train.min(), validation.min()) / unit, max(train.max(), validation.max()) / unit
         )
-    # A binary value is stored as 0 or `unit`, so that every kind of data is scaled alike below.
+    # Binary values are stored as 0 and `unit`, so that all data is divided by `unit` below.
     if binarize == "threshold":
         train, validation = ((x >= 0.5 * unit) * x.dtype.type(unit) for x in (train, validation))
     elif binarize == "dynamic":
         probability = validation / np.float32(unit)
         validation = (rng.random(validation.shape, np.float32) < probability) * validation.dtype.type(unit)
-    # With a GPU, TensorFlow would keep the data there and copy each batch back for the pipeline.
+    # Otherwise TensorFlow would place the data on a GPU and copy each batch back to the CPU for the pipeline.
     with tf.device("CPU:0"):
         train_rows, validation_rows = tf.constant(train), tf.constant(validation)
 
@@ -137,19 +137,19 @@ def read(source: str | Path | ArrayLike, *, image_size: tuple[int, int] | None =
     """Reads a named data set, a file, a folder of images or an array into memory.
 
     Args:
-        source: A name ("digits", "mnist", "fashion_mnist", "cifar10", "cifar100"); an `.npz` file with the key x_train
-            and perhaps x_test, the key x, or one array; an `.npy` file; a `.csv` (with a header row, every column a
-            feature) or `.parquet` table of numbers; a folder of images, subfolders included; or an array
-            `[N, ...event]`. A string that is no name is a path. uint8 and bool `[N, H, W]` become `[N, H, W, 1]`;
-            other dtypes become float32.
-        image_size: (height, width) to which the images of a folder are resized. None: they must have one size already.
+        source: a name ("digits", "mnist", "fashion_mnist", "cifar10", "cifar100"); an `.npz` file with the key x_train
+            and optionally x_test, or the key x, or a single array; an `.npy` file; a `.csv` (with a header row, every
+            column a feature) or `.parquet` table of numbers; a folder of images, searched with its subfolders; or an
+            array `[N, ...event]`. Any other string is taken as a path. uint8 and bool `[N, H, W]` become
+            `[N, H, W, 1]`; other dtypes become float32.
+        image_size: (height, width) to which the images of a folder are resized. None: they must all have one size.
 
     Returns:
         The arrays, in the units of the source, and their scale.
 
     Raises:
         FileNotFoundError: `source` is not found or cannot be downloaded.
-        ImportError: a table is read without the extra `tables`.
+        ImportError: `source` is a table and the extra `tables` is not installed.
         ValueError: `source` does not hold finite numbers `[N, ...event]`, N > 0.
     """
     is_path = isinstance(source, (str, Path)) and source not in NAMES
@@ -268,7 +268,7 @@ def _read_table(path: Path) -> np.ndarray:
         raise _invalid("`source` must be a table of numbers", f"source='{path}' with the non-numeric columns {text}")
     if missing := list(frame.columns[frame.isna().any()]):
         raise _invalid("`source` must be a table without missing values", f"source='{path}', missing in {missing}")
-    # Large numbers that differ little, as times do, lose their differences in float32: standardise them first.
+    # Kept in float64: large, close values, such as timestamps, become equal in float32. `load` standardises them first.
     table = frame.to_numpy(np.float64)
     _numeric(table)
     return table
@@ -286,7 +286,7 @@ def _read_images(folder: Path, image_size: tuple[int, int] | None) -> np.ndarray
             raise _invalid("`source` must be a folder of readable images", f"'{path}': {error.message}") from error
         if image_size is not None:
             image = tf.cast(tf.round(tf.image.resize(image, image_size, antialias=True)), tf.uint8)
-        # Without the alpha channel, which is the second or the fourth.
+        # Drops the alpha channel, which is the second of two (grey) or the fourth of four (RGB).
         images.append(image.numpy()[..., :1] if image.shape[-1] < 3 else image.numpy()[..., :3])
         if images[-1].shape[:2] != images[0].shape[:2]:
             received = f"{images[0].shape[:2]} in '{paths[0]}', {images[-1].shape[:2]} in '{path}'"
@@ -299,7 +299,7 @@ def _download(name: str) -> tuple[np.ndarray, np.ndarray]:
     try:
         (train, _), (test, _) = getattr(keras.datasets, name).load_data()
     except Exception as error:
-        # keras.utils.get_file wraps what the network raises in a plain Exception; anything else is no failed download.
+        # keras.utils.get_file raises network errors as a plain Exception; any other error is not a failed download.
         if not isinstance(error.__context__ or error, OSError):
             raise
         message = "The download failed; `source` may also be the path of a local .npz file."

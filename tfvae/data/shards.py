@@ -1,7 +1,7 @@
-"""Data larger than memory: rows in several files, streamed in an order that follows from a seed and the epoch.
+"""Data larger than memory: rows in several files (shards), streamed in an order set by a seed and the epoch number.
 
-An order on disk would be the order of training, so files come in a new order at each epoch, a few are read in turn, and
-rows go through a shuffle buffer. Workers that train in step divide the files among themselves.
+So that training does not follow the order on disk, each epoch visits the files in a new order, interleaves a few at a
+time and passes their rows through a shuffle buffer. Workers that train together divide the files among themselves.
 """
 
 import contextlib
@@ -29,7 +29,7 @@ from tfvae.distribute import strategies
 
 SUFFIXES = (".npy", ".npz", ".tfrecord")
 
-# Files that are read in turn, and what is read of one at a time: rows, or fewer when they are large.
+# How many files are interleaved, and how much is read from one at a time: this many rows, or fewer if rows are large.
 _FILES_AT_ONCE = 4
 _CHUNK_ROWS = 256
 _CHUNK_BYTES = 2**20
@@ -39,11 +39,11 @@ class Shards(NamedTuple):
     """Files of rows of one shape and dtype.
 
     Attributes:
-        paths: the files, all `.tfrecord`, or each `.npy` or `.npz`.
-        rows: the number of rows of each.
-        shape: of a row.
-        dtype: of a row, in this machine's byte order.
-        argument: what errors call the files.
+        paths: the files, either all `.tfrecord` or each `.npy` or `.npz`.
+        rows: the number of rows in each file.
+        shape: the shape of a row.
+        dtype: the dtype of a row, in this machine's byte order.
+        argument: the name of the caller's argument, for error messages.
     """
 
     paths: tuple[Path, ...]
@@ -53,19 +53,19 @@ class Shards(NamedTuple):
     argument: str
 
     def subset(self, indices: Sequence[int]) -> "Shards":
-        """Some of the files, by their numbers."""
+        """The files at these indices."""
         return self._replace(paths=tuple(self.paths[i] for i in indices), rows=tuple(self.rows[i] for i in indices))
 
 
 def look(files: str | Path | Sequence[str | Path], argument: str = "files") -> Shards:
-    """Finds files, and looks at what they hold: at the headers of NumPy files, and once through all TFRecords.
+    """Finds files and counts their rows: from the headers of NumPy files, or by reading all TFRecords once.
 
     Args:
         files: see `stream`.
-        argument: what errors call `files`.
+        argument: the name of the caller's argument, for error messages.
 
     Returns:
-        The files; those of a pattern or a folder are sorted.
+        The files, sorted if they were given as a pattern or a folder.
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -91,7 +91,7 @@ def look(files: str | Path | Sequence[str | Path], argument: str = "files") -> S
 
 
 def is_pattern(files: Any) -> bool:
-    """Whether `files` is a path with `*` or `?` in it, and not the name of a file."""
+    """Whether `files` is a path with `*` or `?` in it, and no file has that very name."""
     return isinstance(files, (str, Path)) and bool({"*", "?"} & set(str(files))) and not Path(files).exists()
 
 
@@ -104,32 +104,32 @@ def stream(
     shuffle_rows: int = 10_000,
     transform: Callable[[tf.Tensor, tf.Tensor], tf.Tensor] | None = None,
 ) -> tf.data.Dataset:
-    """Makes batches of rows that are read from files while they are needed.
+    """Makes batches of rows that are read from files as they are needed.
 
-    In memory are `shuffle_rows` rows, a few batches, and some chunks of 1 MB, or of one row where that is larger.
+    Memory holds `shuffle_rows` rows, a few batches, and a few chunks of 1 MB each, or of one row if a row is larger.
 
-    In the scope of a strategy with several workers, each worker reads files of its own, if there are as many as
-    workers; else every worker reads all, and `tf.distribute` divides the rows. Either way a step has `batch_size` rows
-    in all replicas together, and an epoch has each row once. `len` is the number of steps of an epoch, the same on all
-    workers. A worker with files of its own makes fewer batches than that, for each of them serves several steps.
+    In the scope of a strategy with several workers, each worker reads its own share of the files, provided that there
+    are at least as many files as workers; otherwise every worker reads all files, and `tf.distribute` divides the rows.
+    Either way a step has `batch_size` rows over all replicas, and an epoch has each row once. `len` is the number of
+    steps in an epoch, the same on all workers; when workers divide the files, one batch serves several steps.
 
     Args:
-        files: a pattern with `*` or `?`, a path, a folder or paths; all `.tfrecord`, as of `write_tfrecords`, or each
-            `.npy` or `.npz`, with the key x_train, the key x, or one array `[N, ...event]`. Or what `look` found.
-        batch_size: B, the number of rows of a batch, of all replicas together; the last one may be smaller.
-        seed: from 0 to 2**31 - 1. The seed and the number of the epoch give the order, whatever the global seeds.
-        shuffle: give the rows in a new order at each epoch; else as they are in the files, the same at each pass.
+        files: a pattern with `*` or `?`, a path, a folder or a list of paths, either all `.tfrecord` as written by
+            `write_tfrecords`, or each `.npy` or `.npz` (key x_train, key x, or a single array); or a result of `look`.
+        batch_size: B, the number of rows in a batch, over all replicas; the last batch may be smaller.
+        seed: from 0 to 2**31 - 1. The order depends on this seed and the epoch number, not on the global seeds.
+        shuffle: whether the rows come in a new order at each epoch; otherwise they come in the order of the files.
         shuffle_rows: the size of the buffer from which rows are drawn at random.
-        transform: what becomes of a batch [B, ...event], given it and a stateless seed int32 [2], another one for each
-            batch and, with `shuffle`, each epoch. Where workers divide the files, `map` would lose rows: use this.
+        transform: maps a batch [B, ...event] and a stateless seed int32 [2], which differs by batch and, with
+            `shuffle`, by epoch, to a new batch. Use this, not `map`, which loses rows when workers divide the files.
 
     Returns:
         A dataset of batches [B, ...event], in the dtype of the files if there is no `transform`.
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: a file cannot be read, is empty, or holds other rows than the first one, or an argument is out of
-            its range. What is found only while reading is a `tf.errors.InvalidArgumentError` that names the file.
+        ValueError: a file cannot be read, is empty, or has rows unlike those of the first file, or an argument is out
+            of its range. A fault found only while reading is a `tf.errors.InvalidArgumentError` that names the file.
     """
     batch_size = checks.positive_integer("batch_size", batch_size)
     shuffle_rows = checks.positive_integer("shuffle_rows", shuffle_rows)
@@ -149,7 +149,7 @@ def stream(
         chunks = paths.interleave(lambda path: _chunks(path, own), cycle_length=_FILES_AT_ONCE if shuffle else 1)
         rows = chunks.prefetch(2).unbatch()
         if shuffle:
-            # tf.data adds the seed of the graph, else the global one, to every seed of its own.
+            # tf.data combines an op's seed with the graph's seed, or with the global seed if the graph has none.
             tf.compat.v1.get_default_graph().seed = 1
             rows = rows.shuffle(shuffle_rows, seed=tf.cast(seed[0], tf.int64))
         batches = rows.batch(batch_size)
@@ -173,18 +173,18 @@ def stream(
 def write_tfrecords(x: ArrayLike | Iterable[ArrayLike], folder: str | Path, *, rows_per_file: int) -> list[Path]:
     """Writes rows as TFRecords of `tf.train.Example`, whose feature "x" is the `tf.io.serialize_tensor` of the row.
 
-    All files appear in the folder once all are written.
+    The files appear in the folder only once all of them are written.
 
     Args:
-        x: an array [N, ...event]; or, where that does not fit in memory, an iterable of its parts [n, ...event].
-        folder: the folder, which is made where there is none.
-        rows_per_file: the number of rows of each file but the last, which may have fewer.
+        x: an array [N, ...event]; or, if it does not fit in memory, an iterable of its parts [n, ...event].
+        folder: the folder, which is created if it does not exist.
+        rows_per_file: the number of rows in each file; the last file may have fewer.
 
     Returns:
         The files, named like 00000-of-00004.tfrecord.
 
     Raises:
-        ValueError: x is not one array of finite numbers, or the folder has TFRecords in it.
+        ValueError: x is not one array of finite numbers, or the folder already has TFRecords in it.
     """
     rows_per_file = checks.positive_integer("rows_per_file", rows_per_file)
     folder = Path(folder)
@@ -208,7 +208,7 @@ def write_tfrecords(x: ArrayLike | Iterable[ArrayLike], folder: str | Path, *, r
 
 @contextlib.contextmanager
 def readable(path: Path, argument: str) -> Iterator[None]:
-    """Turns what NumPy raises for a file that it cannot read into a ValueError that names the file."""
+    """Turns any error that NumPy raises for an unreadable file into a ValueError that names the file."""
     try:
         yield
     except (ValueError, EOFError, OSError, zipfile.BadZipFile, zlib.error) as error:
@@ -217,7 +217,7 @@ def readable(path: Path, argument: str) -> Iterator[None]:
 
 
 def array_name(names: Collection[str], path: Path, argument: str) -> str:
-    """The key, of those of an `.npz` file, under which its rows are, or a ValueError."""
+    """The key of an `.npz` file that holds its rows; raises ValueError if none of its keys `names` does."""
     for name in ("x_train", "x", *(names if len(names) == 1 else ())):
         if name in names:
             return name
@@ -243,7 +243,7 @@ def _record_head(path: Path, argument: str) -> Shards:
                 first = _tensor(_feature(records[0].numpy(), path, argument), path, argument)
             rows += len(records)
     except tf.errors.DataLossError as error:
-        raise _invalid(argument, "be readable TFRecords", f"'{path}', which is cut or corrupt") from error
+        raise _invalid(argument, "be readable TFRecords", f"'{path}', which is truncated or corrupt") from error
     return _check_head(rows, first.shape, first.dtype, path, argument)
 
 
@@ -263,14 +263,14 @@ def _check_like_the_first(shape: tuple[int, ...], dtype: np.dtype, path: Path, s
 
 
 def _check_finite(rows: np.ndarray, path: Path, argument: str) -> None:
-    # Models compute in float32, in which large numbers of float64 are infinite.
+    # Models compute in float32, where large float64 values become infinite.
     with np.errstate(over="ignore"):
         if rows.dtype.kind == "f" and not np.isfinite(rows.astype(np.float32, copy=False)).all():
             raise _invalid(argument, "hold finite numbers, as float32", f"NaN or infinity in '{path}'")
 
 
 def _open_array(path: Path, argument: str, stack: contextlib.ExitStack) -> tuple[IO[bytes], tuple, bool, np.dtype]:
-    """The bytes of an array, its shape, whether it is in Fortran's order, and its dtype."""
+    """An open file of an array's bytes, the array's shape, whether it is in Fortran order, and its dtype."""
     archive, name = None, ""
     if path.suffix.lower() == ".npz":
         with readable(path, argument):
@@ -279,14 +279,14 @@ def _open_array(path: Path, argument: str, stack: contextlib.ExitStack) -> tuple
         name = array_name(names, path, argument)
     with readable(path, argument):
         file = stack.enter_context(path.open("rb") if archive is None else archive.open(f"{name}.npy"))
-        # Version 3 is for field names in Unicode, and numbers have no fields.
+        # Version 3 differs from 2 only in Unicode field names, which plain numbers do not have.
         version = np.lib.format.read_magic(file)
         read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
         return file, *read(file)
 
 
 def _chunks(path: tf.Tensor, shards: Shards) -> tf.data.Dataset:
-    """The rows of a file, some [C, ...event] at a time."""
+    """The rows of a file, in chunks [C, ...event]."""
     spec = tf.TensorSpec([None, *shards.shape], shards.dtype)
     rows = max(1, min(_CHUNK_ROWS, _CHUNK_BYTES // (math.prod(shards.shape) * shards.dtype.itemsize)))
     if shards.paths[0].suffix.lower() != ".tfrecord":
@@ -304,7 +304,7 @@ def _numpy_chunks(file_name: bytes, rows: int, shards: Shards) -> Iterator[np.nd
     path = Path(os.fsdecode(file_name))
     with contextlib.ExitStack() as stack:
         file, shape, fortran_order, dtype = _open_array(path, shards.argument, stack)
-        # In Fortran's order a row is all over the file, which is then read as a whole.
+        # In Fortran order each row is spread over the whole file, so the file is read at once.
         rows, order = (shape[0], "F") if fortran_order else (rows, "C")
         for start in range(0, shape[0], rows):
             count = min(rows, shape[0] - start)
@@ -316,12 +316,12 @@ def _numpy_chunks(file_name: bytes, rows: int, shards: Shards) -> Iterator[np.nd
 
 
 def _decode(records: Iterable[bytes], file_name: bytes, shards: Shards) -> np.ndarray:
-    """The rows [C, ...event] of serialized examples."""
+    """Parses serialized examples into rows [C, ...event]."""
     path = Path(os.fsdecode(file_name))
     prefix = _prefix(shards.shape, shards.dtype)
     length = len(prefix) + math.prod(shards.shape) * shards.dtype.itemsize
     values = [_feature(record, path, shards.argument) for record in records]
-    # A tensor has several serial forms, and that of `tf.io.serialize_tensor` is the one that is fast to read.
+    # A TensorProto can be encoded in several ways; the encoding of `tf.io.serialize_tensor` has this fast path.
     if all(len(value) == length and value.startswith(prefix) for value in values):
         content = b"".join(value[len(prefix) :] for value in values)
         rows = np.frombuffer(content, shards.dtype).reshape(len(values), *shards.shape)
@@ -356,28 +356,28 @@ def _tensor(value: bytes, path: Path, argument: str) -> np.ndarray:
 
 @functools.lru_cache
 def _prefix(shape: tuple[int, ...], dtype: np.dtype) -> bytes:
-    """What `tf.io.serialize_tensor` writes before the numbers."""
+    """The bytes that `tf.io.serialize_tensor` writes before the numbers of a tensor."""
     content = np.zeros(shape, dtype).tobytes()
     kind, size = tf.as_dtype(dtype).as_datatype_enum, tf.TensorShape(shape).as_proto()
     return TensorProto(dtype=kind, tensor_shape=size, tensor_content=content).SerializeToString()[: -len(content)]
 
 
 def _divided(dataset: tf.data.Dataset, rows: Sequence[int], batch_size: int, count: int) -> tf.data.Dataset:
-    """The batches of one of `count` workers, whose length is the number of steps of all."""
+    """The batches of one of `count` workers; the dataset's length is the number of steps that all workers take."""
     replicas = tf.distribute.get_strategy().num_replicas_in_sync
     if batch_size < replicas:
         expected = f"be at least the number of replicas, {replicas}, when workers divide the files"
         raise _invalid("batch_size", expected, f"batch_size={batch_size}")
-    # `tf.distribute` sees the size of batches that are made last, and fills the parts of the replicas one after the
-    # other; else it would cut the last, smaller batch into many parts, and a step might have no row at all.
+    # When the last transformation is `batch`, `tf.distribute` knows the batch size and fills the replicas' parts one
+    # after the other; otherwise it would split the smaller last batch into many parts, and a step might get no row.
     batches = dataset.unbatch().batch(batch_size)
     steps = max(_steps(sum(rows[worker::count]), batch_size, replicas, worker, count) for worker in range(count))
-    # `fit` takes the length for the number of steps. That of an endless dataset is what `take` says, and this one ends.
+    # `fit` takes the length for the number of steps. An endless but empty tail makes `take` report `steps`.
     return batches.concatenate(batches.take(0).repeat()).take(steps)
 
 
 def _steps(rows: int, batch_size: int, replicas: int, worker: int, count: int) -> int:
-    """The number of steps in which `tf.distribute` gives a worker its rows."""
+    """The number of steps that `tf.distribute` needs to hand a worker its rows."""
     parts = [batch_size // replicas + (replica < batch_size % replicas) for replica in range(replicas)]
     own = replicas // count
     parts = parts[worker * own :] + parts[: worker * own]
@@ -386,7 +386,7 @@ def _steps(rows: int, batch_size: int, replicas: int, worker: int, count: int) -
 
 
 def _parts(x: Any) -> Iterator[np.ndarray]:
-    """The arrays of which x is made."""
+    """The parts of x as checked arrays: x itself if it is an array, else its elements."""
     first = None
     for part in [x] if hasattr(x, "__array__") or not isinstance(x, Iterable) else x:
         part = checks.to_numpy(part)

@@ -1,1 +1,1 @@
-"""Several devices and several machines: strategies, what crosses replicas, and workers that meet or are lost."""
+"""Training on several devices and machines: strategies, exchange between replicas, start and restart of workers."""

@@ -1,7 +1,7 @@
 """Workers that start at different times wait for each other, for a limited time.
 
-TensorFlow waits for an hour and does not say for whom. Here all workers come to the first one, on the port on which
-TensorFlow listens next, and go on together.
+TensorFlow itself waits for up to an hour and does not say which worker is missing. Here all workers first connect to
+the first one (the leader), on the port on which TensorFlow will listen afterwards, and then continue together.
 """
 
 import contextlib
@@ -14,33 +14,33 @@ import time
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-# Between two attempts, in seconds.
+# Seconds between two attempts to connect.
 _PAUSE = 0.2
-# For one attempt to connect or to send, in seconds.
+# Seconds that one attempt to connect or send may take.
 _PATIENCE = 5.0
 
 
 def meet(addresses: Sequence[str], index: int, timeout: float) -> None:
-    """Returns in all workers once all have called it.
+    """Blocks until every worker has called this function.
 
     Args:
-        addresses: "host:port" of every worker, the same in all, each once.
-        index: the number of this worker.
+        addresses: the distinct "host:port" of every worker; the same list in all workers.
+        index: the index of this worker in `addresses`.
         timeout: how many seconds to wait.
 
     Raises:
-        ValueError: `timeout` is out of its range, the port of this worker is not free, the workers do not have the same
+        ValueError: `timeout` is out of its range, the port of this worker is not free, the workers were given different
             addresses, or two have the same index.
-        TimeoutError: a worker did not come in time.
+        TimeoutError: a worker did not connect in time.
     """
     is_number = isinstance(timeout, numbers.Real) and not isinstance(timeout, bool)
     if not (is_number and 0 < timeout < float("inf")):
         raise ValueError(f"`timeout` must be a positive number of seconds. Received: timeout={timeout!r}")
     if len(addresses) > 1:
-        # Sockets take no time without end.
+        # Sockets reject very large timeouts.
         timeout = float(min(timeout, 1e8))
         deadline = time.monotonic() + timeout
-        # A worker that only follows holds its port too: TensorFlow would share it with a process that was left behind.
+        # Every worker binds its own port, to find out whether a leftover process holds it: TensorFlow would share it.
         with _listen(addresses[index], deadline) as server:
             if index == 0:
                 _lead(server, list(addresses), deadline, timeout)
@@ -67,13 +67,13 @@ def _lead(server: socket.socket, addresses: list[str], deadline: float, timeout:
                 elif not _hear(key.data, addresses, arrived):
                     selector.unregister(key.fileobj)
                     key.fileobj.close()
-        # First, so that nobody comes to this port before TensorFlow listens there.
+        # Closed before the workers are told to go on, so that none connects here before TensorFlow listens.
         server.close()
         _tell(arrived.values(), missing=[])
 
 
 def _hear(peer: "_Peer", addresses: list[str], arrived: dict[int, "_Peer"]) -> bool:
-    """Adds the sender of a message to those who arrived; False when it is gone again, or is no worker."""
+    """Reads messages from a peer and adds it to `arrived`; False if it has disconnected or is not a worker."""
     try:
         messages = peer.receive()
     except OSError:
@@ -82,7 +82,7 @@ def _hear(peer: "_Peer", addresses: list[str], arrived: dict[int, "_Peer"]) -> b
         return False
     for message in messages:
         if "late" in message and peer in arrived.values():
-            # The first to give up says for whom it waited; if the others waited on, they would miss that one as well.
+            # The first worker to give up names those it waited for; the others stop, for they would miss it as well.
             _tell(arrived.values(), late=message["late"])
             raise TimeoutError(message["late"])
         cluster, index = message.get("addresses"), message.get("index")
@@ -95,8 +95,8 @@ def _hear(peer: "_Peer", addresses: list[str], arrived: dict[int, "_Peer"]) -> b
         if not 0 < index < len(addresses):
             return False
         if index in arrived:
-            # The later one stays: the connection of a machine that failed may look alive.
-            wrong = f"`TF_CONFIG` must give each worker another index. Received: a second worker for {addresses[index]}"
+            # The newer connection is kept: the older may belong to a machine that failed, and only look alive.
+            wrong = f"`TF_CONFIG` must give each worker its own index. Received: a second worker for {addresses[index]}"
             _tell([arrived[index]], wrong=wrong)
         arrived[index] = peer
     return True
@@ -117,9 +117,9 @@ def _follow(addresses: list[str], index: int, deadline: float, timeout: float) -
                     if answer.get("missing") and time.monotonic() > deadline:
                         answer = {"late": _late(answer["missing"], timeout)}
                         leader.send(**answer)
-                # A process that connects to a port where nobody listens may get that very port, and hear itself.
+                # If nobody listens, the system may choose the target as local port, and the socket talks to itself.
                 if not answer.keys() & {"missing", "late", "wrong"}:
-                    raise ConnectionError("what answers is no leader")
+                    raise ConnectionError("the process that answers is not the leader")
         except (OSError, UnicodeError):
             answer = nobody
             time.sleep(_PAUSE)
@@ -136,14 +136,14 @@ def _late(missing: list[str], timeout: float) -> str:
 
 def _listen(address: str, deadline: float) -> socket.socket:
     port = int(address.rpartition(":")[2])
-    # As gRPC does, which takes IPv4 and IPv6.
+    # Like gRPC, which accepts both IPv4 and IPv6.
     both = socket.has_dualstack_ipv6()
     family = socket.AF_INET6 if both else socket.AF_INET
     while True:
         try:
             return socket.create_server(("", port), family=family, dualstack_ipv6=both)
         except OSError as error:
-            # A worker that has just been killed may still hold the port.
+            # A worker that was just killed may hold the port for a moment longer.
             if error.errno != errno.EADDRINUSE or time.monotonic() > deadline:
                 raise ValueError(
                     f"`TF_CONFIG` must give this worker a port that is free. Received: {address}: {error}"
@@ -158,13 +158,13 @@ def _connect(address: str, patience: float) -> socket.socket:
 
 def _tell(peers: Iterable["_Peer"], **message: Any) -> None:
     for peer in peers:
-        # A peer that is gone will be missed, here or by TensorFlow.
+        # The loss of a peer is noticed elsewhere, here or in TensorFlow.
         with contextlib.suppress(OSError):
             peer.send(**message)
 
 
 class _Peer:
-    """The other end of a connection, which sends messages, one a line."""
+    """The other end of a connection; exchanges messages as lines of JSON."""
 
     def __init__(self, connection: socket.socket) -> None:
         self._connection = connection
@@ -174,10 +174,11 @@ class _Peer:
         self._connection.sendall(json.dumps({"tfvae": message}).encode() + b"\n")
 
     def receive(self) -> list[dict[str, Any]]:
-        """Waits until something comes, and returns the messages that are complete.
+        """Waits until data arrives, and returns the messages that are complete.
 
         Raises:
-            OSError: the peer is gone, or says something else: not every process that connects is a worker.
+            OSError: the peer has disconnected, or sent something that is not a message, as a process that is not a
+                worker may do.
         """
         heard = self._connection.recv(2**16)
         *lines, self._heard = (self._heard + heard).split(b"\n")

@@ -1,8 +1,8 @@
-"""Replicas that train in step, where Keras's own loop computes something else or fails.
+"""Synchronous training on several replicas, where the training loop of Keras is wrong or fails.
 
-Keras 3 lets a custom `train_step` take steps that are too large by the number of replicas, clips gradients before they
-are summed, and cannot run it under several workers, with several steps in one execution or with XLA. Here one graph
-runs the steps, and what crosses replicas stays outside of what XLA compiles.
+In Keras 3 a custom `train_step` takes steps that are too large by the number of replicas, clips gradients before they
+are summed over replicas, and does not run under several workers, with several steps per execution or with XLA. Here one
+graph runs the steps, and communication between replicas stays outside of the parts that XLA compiles.
 """
 
 import itertools
@@ -20,12 +20,12 @@ class Steps:
     """Runs the steps of a compiled model on all replicas.
 
     Args:
-        model: the model. Where it says so, XLA compiles each step; of several replicas, what concerns no other: see
-            `compiled`.
+        model: a compiled model. If it says so, XLA compiles the whole step; with several replicas, only the parts of a
+            step without communication: see `compiled`.
         step: its `train_step` or `test_step`.
 
     Attributes:
-        one: a function of the batch of each replica that runs a step and returns its metrics, averaged over the
+        one: a function of one batch for each replica. It runs a step and returns its metrics, averaged over the
             replicas of this process.
     """
 
@@ -50,20 +50,20 @@ class Steps:
             count: how many steps.
 
         Returns:
-            The metrics of the last, averaged over all replicas.
+            The metrics of the last step, averaged over all replicas.
         """
         return self._steps_eagerly(iterator, count) if self._is_eager else self._many(iterator, tf.constant(count))
 
     def _steps(self, iterator: Any, count: tf.Tensor) -> dict[str, Any]:
-        # Where there is no batch, this ends the epoch before anything of a step is done: Keras would count one more.
+        # With no batch left, this ends the epoch before a step begins; otherwise Keras would count one step more.
         first = iterator.get_next()
 
         def body(index: tf.Tensor, batch: Any, _: dict[str, Any]) -> tuple[tf.Tensor, Any, dict[str, Any]]:
             metrics = self.one(batch.get_value())
             return index + 1, next_batch(iterator, index + 1 < count), metrics
 
-        # The first step is in the loop as well: outside of it TensorFlow may round in another way, and a training that
-        # went on elsewhere in an execution would end elsewhere.
+        # The first step runs in the loop too: outside of it TensorFlow may round differently, and a training that was
+        # resumed in the middle of an execution would end with different weights.
         start = [tf.constant(0), tf.experimental.Optional.from_value(first), zero_metrics(self.one, first)]
         return self._over_workers(tf.while_loop(lambda _, batch, __: batch.has_value(), body, start)[2])
 
@@ -74,7 +74,7 @@ class Steps:
         return self._over_workers(metrics)
 
     def _over_workers(self, metrics: dict[str, Any]) -> dict[str, Any]:
-        # Alike in all, once an execution: where one worker stopped for its own NaN, the others would wait for it.
+        # Metrics must be the same on all workers: if one stopped because of its own NaN, the others would wait for it.
         if strategies.workers(self._strategy)[1] == 1:
             return metrics
         means = self._strategy.reduce(tf.distribute.ReduceOp.MEAN, tf.stack(list(metrics.values())), axis=None)
@@ -91,7 +91,7 @@ def on_own_replicas(model: keras.Model, step: Callable[[Any], dict[str, Any]]) -
     strategy = model.distribute_strategy
 
     def mean(value: Any) -> tf.Tensor:
-        # A metric may be a variable of Keras.
+        # A metric may be a Keras variable rather than a tensor.
         return tf.reduce_mean([tf.convert_to_tensor(own) for own in strategy.experimental_local_results(value)], axis=0)
 
     def run(data: Any) -> dict[str, Any]:
@@ -101,7 +101,7 @@ def on_own_replicas(model: keras.Model, step: Callable[[Any], dict[str, Any]]) -
 
 
 def zero_metrics(one: Callable[[Any], dict[str, Any]], batch: Any) -> dict[str, tf.Tensor]:
-    """Zeros of the shapes that a step's metrics have, with which a loop of steps starts.
+    """Zeros with the shapes of a step's metrics, as the start of a loop of steps.
 
     Args:
         one: the step, a `tf.function` of a batch.
@@ -114,37 +114,37 @@ def zero_metrics(one: Callable[[Any], dict[str, Any]], batch: Any) -> dict[str, 
 def next_batch(
     iterator: tf.data.Iterator | tf.distribute.DistributedIterator, is_wanted: tf.Tensor
 ) -> tf.experimental.Optional:
-    """The next batch where it is wanted and there is one; one that was read and that no step takes would be lost."""
+    """The next batch if `is_wanted` and there is one, else none: a batch that is read but not used would be lost."""
     optional = iterator.get_next_as_optional
     return tf.cond(is_wanted, optional, lambda: tf.experimental.Optional.empty(iterator.element_spec))
 
 
 def compiled(model: keras.Model, function: Callable[..., Any]) -> Callable[..., Any]:
-    """The function, compiled by XLA where `compile` says so and Keras does not compile the whole step.
+    """The function, compiled by XLA if the model has `jit_compile` but several replicas prevent compiling whole steps.
 
     Args:
         model: a compiled model.
-        function: a part of its step that concerns no other replica.
+        function: a part of the model's step that does not communicate with other replicas.
     """
     if model.jit_compile and not model.run_eagerly and count() > 1:
-        # A new one at each trace: each replica has variables of its own.
+        # A new tf.function at each trace, because each replica has its own variables.
         return tf.function(function, jit_compile=True, autograph=False)
     return function
 
 
 def count() -> int:
-    """The number of replicas that train in step; in a strategy's scope or one of its replicas, of that strategy."""
+    """The number of replicas of the current strategy: the one whose scope, or replica, this is called in; else 1."""
     return tf.distribute.get_strategy().num_replicas_in_sync
 
 
 def index() -> tf.Tensor | int:
-    """The number of this replica among all, 0 outside of one."""
+    """The index of this replica among all replicas; 0 outside of a replica."""
     context = tf.distribute.get_replica_context()
     return 0 if context is None else context.replica_id_in_sync_group
 
 
 def total(value: tf.Tensor) -> tf.Tensor:
-    """Sums over the replicas a tensor that each of them has."""
+    """Sums a tensor over the replicas."""
     context = tf.distribute.get_replica_context()
     if context is None or context.num_replicas_in_sync == 1:
         return value
@@ -152,28 +152,30 @@ def total(value: tf.Tensor) -> tf.Tensor:
 
 
 def at_least_one(x: tf.Tensor) -> tf.Tensor:
-    """Adds an example of ones to x [B, ...] where B is 0, as for a replica that the last batch does not reach.
+    """Replaces an empty x [0, ...] by one example of ones [1, ...]; any other x [B, ...] is returned as it is.
 
-    Layers and regularisers that take means over examples would give NaN there.
+    A replica may get no rows of a small last batch. Layers and regularisers that take means over examples would then
+    give NaN.
     """
     missing = tf.cast(tf.equal(tf.shape(x)[:1], 0), tf.int32)
     return tf.concat([x, tf.ones(tf.concat([missing, tf.shape(x)[1:]], axis=0), x.dtype)], axis=0)
 
 
 def reduce_gradients(gradients: Sequence[Any], optimizer: keras.optimizers.Optimizer) -> list[Any]:
-    """Makes of the gradients of this replica what the optimizer can sum over the replicas in the right order.
+    """Prepares this replica's gradients for an optimizer that clips, or checks for infinity, before it sums them.
 
-    An optimizer sums last. What is not linear must see the sum: clipping, and the search of a LossScaleOptimizer for
-    values that are not finite. So these get their N-th part of a gradient that is summed, and clipped, already. Other
-    optimizers get the gradients as they are, because to sum twice costs twice the communication.
+    Keras optimizers sum gradients over the N replicas as their last operation, but clipping and the search of a
+    LossScaleOptimizer for non-finite values are not linear, and must see the sum. For such optimizers the gradients are
+    summed and clipped here, and each replica passes on 1/N of the result. For all others they are returned unchanged,
+    because summing twice costs twice the communication.
 
     Args:
-        gradients: those of this replica's part of the loss, scaled by `optimizer.scale_loss`; None for a variable that
-            has none.
+        gradients: the gradients of this replica's part of the loss, scaled by `optimizer.scale_loss`; None for a
+            variable that has none.
         optimizer: the optimizer.
 
     Returns:
-        What to give to `optimizer.apply`.
+        The gradients to give to `optimizer.apply`.
     """
     inner = getattr(optimizer, "inner_optimizer", optimizer)
     if inner is optimizer and not (inner.clipnorm or inner.clipvalue or inner.global_clipnorm):
@@ -182,7 +184,7 @@ def reduce_gradients(gradients: Sequence[Any], optimizer: keras.optimizers.Optim
     context = tf.distribute.get_replica_context()
     present = context.all_reduce(tf.distribute.ReduceOp.SUM, present)
     scale = optimizer.scale_loss(1.0)
-    # Without the scale, with which the squares in a norm overflow before the gradients do.
+    # Unscaled first: with the loss scale, the squares in a norm overflow before the gradients do.
     present = [gradient / tf.cast(scale, gradient.dtype) for gradient in present]
     if inner.clipnorm:
         present = [tf.clip_by_norm(gradient, inner.clipnorm) for gradient in present]
@@ -190,7 +192,7 @@ def reduce_gradients(gradients: Sequence[Any], optimizer: keras.optimizers.Optim
         present = tf.clip_by_global_norm(present, inner.global_clipnorm)[0]
     elif inner.clipvalue:
         limit = inner.clipvalue
-        # Infinity must remain, for the LossScaleOptimizer to see.
+        # Non-finite values are kept, so that the LossScaleOptimizer finds them.
         present = [tf.where(tf.math.is_finite(g), tf.clip_by_value(g, -limit, limit), g) for g in present]
     share = scale / context.num_replicas_in_sync
     parts = iter(gradient * tf.cast(share, gradient.dtype) for gradient in present)
@@ -198,15 +200,15 @@ def reduce_gradients(gradients: Sequence[Any], optimizer: keras.optimizers.Optim
 
 
 def share_statistics(model: keras.Model, share: tf.Tensor) -> None:
-    """Makes the moving statistics of layers the same on all replicas, the mean over them.
+    """Sets the moving statistics of layers on all replicas to their mean, weighted by each replica's examples.
 
-    The layers are BatchNormalization, and those of tfvae that say so by an attribute `has_moving_statistics`.
+    The layers are BatchNormalization, and layers of tfvae with the attribute `has_moving_statistics`.
 
-    Keras leaves each replica with its own, and saves the first one's.
+    Keras keeps separate statistics on each replica, and saves those of the first.
 
     Args:
         model: the model.
-        share: how much of the examples of the step this replica has, from 0 to 1.
+        share: this replica's share of the examples in the step, from 0 to 1.
     """
     variables = [
         variable

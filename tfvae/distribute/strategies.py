@@ -1,4 +1,4 @@
-"""A name -> a `tf.distribute` strategy, or a message that says why it cannot work here."""
+"""Makes a `tf.distribute` strategy from its name, or raises an error that says why it cannot work here."""
 
 import json
 import os
@@ -12,26 +12,26 @@ from tfvae.distribute import rendezvous
 
 Name = Literal["auto", "one_device", "mirrored", "multi_worker", "tpu"]
 
-# As TensorFlow numbers the tasks that train in step: the chief, where there is one, before the workers.
+# TensorFlow numbers the training tasks in this order: the chief, if there is one, before the workers.
 _TRAINING_JOBS = ("chief", "worker")
 _BEFORE = "before TensorFlow is first used: call `tfvae.strategy` once, before any model, tensor or dataset is made"
 
 
 def strategy(name: Name = "auto", *, devices: int | None = None, timeout: float = 300.0) -> tf.distribute.Strategy:
-    """Makes a `tf.distribute` strategy. Build and compile the model, and make its data, in `with strategy.scope():`.
+    """Makes a `tf.distribute` strategy. Build and compile the model, and load its data, in `with strategy.scope():`.
 
     Args:
         name: one of
 
-            - "auto": "multi_worker" where TF_CONFIG names several workers, "tpu" where there is one, "mirrored" where
-              there are several GPUs or `devices` is more than 1; else TensorFlow's default, which changes nothing;
+            - "auto": "multi_worker" if TF_CONFIG names several workers, "tpu" if there is a TPU, "mirrored" if there
+              are several GPUs or `devices` is more than 1; else TensorFlow's default, which changes nothing;
             - "one_device": the first GPU, or the CPU;
             - "mirrored": all GPUs of this machine, or its logical CPU devices;
-            - "multi_worker": all workers that the environment variable TF_CONFIG names, each of which calls this once,
-              before TensorFlow is first used;
+            - "multi_worker": all workers that the environment variable TF_CONFIG names; each of them must call this
+              once, before TensorFlow is first used;
             - "tpu": the TPU of this machine, or the one that the environment variable TPU_NAME names.
         devices: for "mirrored", how many devices; None takes all. Without GPUs the CPU is split into that many logical
-            devices, which is no faster but shows that all works; call this before TensorFlow is first used.
+            devices, which is no faster but lets you test the program; this needs TensorFlow not to be in use yet.
         timeout: for "multi_worker", how many seconds to wait for the other workers.
 
     Returns:
@@ -60,23 +60,23 @@ def strategy(name: Name = "auto", *, devices: int | None = None, timeout: float 
 
 
 def workers(strategy: tf.distribute.Strategy | None = None) -> tuple[int, int]:
-    """The number of this process among those that train in step, and how many there are.
+    """The index of this process among the workers of a strategy, and the number of workers.
 
     Args:
         strategy: the strategy; None means the one in whose scope this is called.
 
     Returns:
-        The index, 0 for the chief, and the count: 0 and 1 unless the strategy has several workers.
+        The index, 0 for the chief, and the count; (0, 1) unless the strategy has several workers.
     """
     strategy = tf.distribute.get_strategy() if strategy is None else strategy
     if not isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy):
         return 0, 1
-    # The cluster resolver, which is public, reads TF_CONFIG again: once that is gone, every worker would be the chief.
+    # The public cluster resolver reads TF_CONFIG anew each time: once that is unset, every worker would be the chief.
     return strategy.extended._id_in_cluster, strategy.extended._num_workers
 
 
 def is_chief() -> bool:
-    """Whether this process is the first of the workers that TF_CONFIG names, or TF_CONFIG is not set."""
+    """Whether this process is the first of the workers that TF_CONFIG names; True if TF_CONFIG is not set."""
     if "TF_CONFIG" not in os.environ:
         return True
     cluster, task_type, index = _tf_config()
@@ -119,10 +119,10 @@ def _split_the_cpu(count: int) -> None:
 
 def _multi_worker(timeout: float) -> tf.distribute.Strategy:
     if "TF_CONFIG" not in os.environ:
-        raise _malformed("be set: each worker needs the addresses of all, and its own number", "no TF_CONFIG")
+        raise _malformed("be set: each worker needs the addresses of all, and its own index", "no TF_CONFIG")
     cluster, task_type, index = _tf_config()
     tasks = _training_tasks(cluster)
-    # Said now, because a worker that fails after the meeting leaves the others waiting for an hour.
+    # Checked before the workers meet: one that fails after that leaves the others waiting for an hour.
     if _tensorflow_is_in_use():
         raise ValueError(f'`name="multi_worker"` must be given {_BEFORE}. Received: TensorFlow in use')
     rendezvous.meet([cluster[job][i] for job, i in tasks], tasks.index((task_type, index)), timeout)
@@ -132,7 +132,7 @@ def _multi_worker(timeout: float) -> tf.distribute.Strategy:
 def _tensorflow_is_in_use() -> bool:
     threads = tf.config.threading.get_inter_op_parallelism_threads()
     try:
-        # TensorFlow does not say whether it is in use, but takes no change once it is.
+        # TensorFlow does not report whether it is in use, but rejects another number of threads once it is.
         tf.config.threading.set_inter_op_parallelism_threads(threads + 1)
     except RuntimeError:
         return True
@@ -141,7 +141,7 @@ def _tensorflow_is_in_use() -> bool:
 
 
 def _tf_config() -> tuple[dict[str, list[str]], str, int]:
-    """The cluster, the type and the index of this task, as TF_CONFIG gives them.
+    """Reads the cluster, and this task's type and index, from TF_CONFIG.
 
     Raises:
         ValueError: TF_CONFIG is malformed.
@@ -167,7 +167,7 @@ def _tf_config() -> tuple[dict[str, list[str]], str, int]:
 
 
 def _index(value: Any) -> int | None:
-    """The index of a task, which TensorFlow takes as a number or as its digits."""
+    """The index of a task, which TensorFlow accepts as a number or as a string of digits; None if it is neither."""
     if isinstance(value, str) and value.isdecimal():
         return int(value)
     return value if isinstance(value, int) and not isinstance(value, bool) else None
@@ -178,7 +178,7 @@ def _are_addresses(values: Any) -> bool:
 
 
 def _is_address(value: str) -> bool:
-    """Whether it is "host:port", where the host may be an IPv6 address in brackets."""
+    """Whether `value` is "host:port", where the host may be an IPv6 address in brackets."""
     match = re.fullmatch(r"(?:\[[^\s\[\]/]+\]|[^\s\[\]/:]+):([0-9]{1,5})", value)
     return match is not None and 0 < int(match[1]) < 2**16
 
@@ -197,7 +197,7 @@ def _has_tpu() -> bool:
 
 def _tpu() -> tf.distribute.Strategy:
     if not _has_tpu():
-        raise ValueError('`name="tpu"` must have a TPU, of this machine or of TPU_NAME. Received: neither')
+        raise ValueError('`name="tpu"` must have a TPU, on this machine or named by TPU_NAME. Received: neither')
     tpu = os.environ.get("TPU_NAME") or "local"
     try:
         resolver = tf.distribute.cluster_resolver.TPUClusterResolver.connect(tpu)

@@ -1,1 +1,1 @@
-"""Variational inference on a Bayesian model of the user's own: what it is, how q is found, and what comes out."""
+"""Variational inference for a user's own Bayesian model: its joint density, how q is fitted, draws and predictions."""

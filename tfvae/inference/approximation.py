@@ -1,4 +1,4 @@
-"""The approximate posterior q(z): a family of distributions in coordinates that are standardised for it."""
+"""The approximate posterior q(z): a family of distributions over u, in coordinates z = loc + scale u."""
 
 from typing import Any
 
@@ -12,22 +12,24 @@ from tfvae.posteriors import Posterior
 
 tfd = tfp.distributions
 
-# Draws that are made at a time.
+# Draws made in one call of the graph.
 _CHUNK = 100
 _COMPARED_DRAWS = 1000
 
 
 class Approximation(keras.layers.Layer):
-    """A distribution over z [L] = loc + scale u, where u is distributed as the posterior family says.
+    """The distribution q of z [L] = loc + scale u, where u is distributed according to the posterior family.
+
+    `loc` and `scale` are set once, before training, so that the family is fitted near mean 0 and scale 1.
 
     Args:
-        posterior: the family, without features.
+        posterior: the family of u; it gets no features, and so has its own variables.
         dim: L.
         kwargs: the arguments of `keras.layers.Layer`.
 
     Attributes:
         loc: [L], not trained.
-        scale: [L], or lower triangular [L, L] for a family that may be decorrelated; not trained.
+        scale: [L] if the family has `scales_only` or L is above 500, else lower triangular [L, L]; not trained.
         standardized: 1 once the coordinates are set, 0 before.
     """
 
@@ -41,12 +43,12 @@ class Approximation(keras.layers.Layer):
         if posterior.support != "real":
             raise ValueError(
                 '`posterior` must have the support "real", that of the unconstrained latent variables. Received: '
-                f"{type(posterior).__name__}, of which it is {posterior.support}"
+                f"{type(posterior).__name__}, whose support is {posterior.support}"
             )
         if not posterior.has_log_prob:
             raise NotImplementedError(
                 "`posterior` must give log q(z) at any z, as CouplingFlow and InverseAutoregressiveFlow do. Received: "
-                f"{type(posterior).__name__}, which gives it at its own draws alone"
+                f"{type(posterior).__name__}, which gives log q(z) only at its own draws"
             )
         posterior.latent_dim = dim
         if not posterior.built:
@@ -59,7 +61,7 @@ class Approximation(keras.layers.Layer):
         self.scale = self.add_weight(name="scale", shape=shape, initializer=initializer, **frozen)
         self.standardized = self.add_weight(name="standardized", shape=(), initializer="zeros", **frozen)
         self.built = True
-        # Past Keras, which would try to save these graphs.
+        # Set past Keras's `__setattr__`, which would track these functions and try to save them.
         self.__dict__["_functions"] = {
             "draw": tf.function(lambda seed: self.draw(_CHUNK, seed), autograph=False),
             "draw_standard": tf.function(self._draw_standard, autograph=False),
@@ -69,7 +71,7 @@ class Approximation(keras.layers.Layer):
         }
 
     def set_coordinates(self, gaussian: newton.Gaussian) -> None:
-        """Takes the mean and the scale of a Gaussian, or of the best diagonal one for it."""
+        """Sets loc and scale to those of a Gaussian, or of its best diagonal approximation if scale is a vector."""
         if gaussian.scale.ndim == 2 and not self.is_full:
             gaussian = gaussian.diagonal()
         self.loc.assign(gaussian.loc)
@@ -94,7 +96,7 @@ class Approximation(keras.layers.Layer):
         return self._distribution().log_prob(u[:, tf.newaxis])[:, 0] - self._log_jacobian()
 
     def sample(self, num_samples: int, seed: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        """As `draw`, for any number of draws, as a graph; a seed gives the same first draws for every number.
+        """As `draw`, but in graphs of 100 draws each: for one seed, a larger S only adds draws to those of a smaller S.
 
         Args:
             num_samples: S.
@@ -105,15 +107,15 @@ class Approximation(keras.layers.Layer):
         return tuple(tf.concat(parts, axis=0)[:num_samples] for parts in zip(*chunks, strict=True))
 
     def sample_standard(self) -> tuple[tf.Tensor, tf.Tensor]:
-        """Draws u, always from the same noise, and evaluates log q(u), to compare q at several of its weights."""
+        """Draws u [1000, L], always from the same noise, and evaluates log q(u) [1000], to compare two states of q."""
         return self._functions["draw_standard"]()
 
     def log_prob_standard(self, u: tf.Tensor) -> tf.Tensor:
-        """Evaluates log q(u) [S] of u [S, L]; unlike z, u is not rounded where the coordinates are far from 0."""
+        """Evaluates log q(u) [S] of u [S, L]. Unlike z, u does not lose precision in float32 if loc is far from 0."""
         return self._functions["log_prob_standard"](u)
 
     def sample_from(self, epsilon: tf.Tensor) -> tf.Tensor:
-        """The draw z [B, L] of q that noise epsilon ~ N(0, I) [B, L] stands for."""
+        """Maps noise epsilon ~ N(0, I) [B, L] to a draw z [B, L] of q."""
         parameters = self.posterior(tf.zeros([tf.shape(epsilon)[0], 0]))
         return self._to_z(self.posterior.sample_from(parameters, epsilon))
 

@@ -1,9 +1,9 @@
-"""What a batch says too much or too little of all of the data, taken off by how far it does so at one fixed point.
+"""A control variate for batches: the error of a batch's log-likelihood is known at one fixed point, and subtracted.
 
-The log-likelihood of a batch of B rows, scaled by N / B, has a gradient whose noise is sqrt(N / B) times that of the
-posterior's own: with a million rows and small batches the iterates hardly ever settle. But at a point z0 near the
-posterior the sum over all rows is known, from one pass, and the log-likelihood of each row is nearly linear around that
-point on the scale of the posterior. So
+The log-likelihood of a batch of B rows, scaled by N / B, has a gradient whose noise, on the scale of the posterior,
+grows as sqrt(N / B): with a million rows and small batches the iterates hardly settle. But at a point z0 near the
+posterior the sum over all rows is known from one pass, and on the scale of the posterior the log-likelihood of each row
+is nearly linear around z0. So
 
     log p(batch | z) + d(z0) + (z - z0)^T grad d(z0),  d(z0) = log p(data | z0) - log p(batch | z0)
 
@@ -22,9 +22,9 @@ import tensorflow as tf
 
 from tfvae.inference import newton
 
-# Passes over the data in which the point is moved, at most.
+# The most passes over the data in `recentre`.
 _MAX_PASSES = 6
-# The gain of a step, in nats, below which the point is near enough to the mode.
+# The expected gain of a step, in nats, below which the point is near enough to the mode.
 _SMALL_GAIN = 0.1
 
 
@@ -43,7 +43,7 @@ class AtPoint(NamedTuple):
 
 
 class ControlVariate(keras.layers.Layer):
-    """The fixed point, and the log-likelihood of all of the data there.
+    """The fixed point z0, and the log-likelihood of all of the data there, as weights that are not trained.
 
     Args:
         dim: L.
@@ -64,11 +64,11 @@ class ControlVariate(keras.layers.Layer):
         self.built = True
 
     def correction(self, z: tf.Tensor, log_likelihood: Callable[[tf.Tensor], tf.Tensor]) -> tf.Tensor:
-        """What to add to the log-likelihood of a batch at z.
+        """Computes what to add to the log-likelihood of a batch at z, d(z0) + (z - z0)^T grad d(z0).
 
         Args:
             z: points [S, L].
-            log_likelihood: maps a point [1, L] to the log-likelihood of the batch, scaled to all of the data [1].
+            log_likelihood: maps a point [1, L] to the log-likelihood [1] of the batch, scaled to all of the data.
 
         Returns:
             The correction [S], in nats, whose mean over batches is 0.
@@ -81,7 +81,7 @@ class ControlVariate(keras.layers.Layer):
         return tf.stop_gradient(self.value - value) + tf.reduce_sum((z - point) * difference, axis=-1)
 
     def set(self, at_point: AtPoint) -> None:
-        """Takes a point, and the log-likelihood of all of the data there."""
+        """Sets the fixed point, and the log-likelihood of all of the data there."""
         self.point.assign(at_point.point)
         self.value.assign(at_point.value)
         self.gradient.assign(at_point.gradient)
@@ -90,11 +90,11 @@ class ControlVariate(keras.layers.Layer):
 def of_all_rows(
     log_likelihood: Callable[[tf.Tensor, Any], tf.Tensor], batches: Callable[[], Iterable[Any]]
 ) -> Callable[[np.ndarray], AtPoint]:
-    """Makes a function that passes over all of the data, in batches, to evaluate their log-likelihood at a point.
+    """Makes a function that evaluates the log-likelihood of all of the data at a point [L], in one pass over batches.
 
     Args:
         log_likelihood: maps z [1, L] and some rows to log p(rows | z) [1], in nats.
-        batches: gives all of the data, in batches.
+        batches: returns an iterable over all of the data, in batches.
     """
 
     @tf.function(reduce_retracing=True, autograph=False)
@@ -120,12 +120,14 @@ def recentre(
     evaluate: Callable[[np.ndarray], AtPoint],
     log_prior: Callable[[tf.Tensor], tf.Tensor],
 ) -> newton.Gaussian:
-    """Moves a Gaussian that comes from some of the data to the mode that all of them give, by its own curvature.
+    """Moves a Gaussian, found from a part of the data, to the mode of the posterior given all of the data.
+
+    Takes Newton steps with the curvature of the Gaussian, which stays as it is. Each step is a pass over the data.
 
     Args:
-        gaussian: near the posterior.
-        evaluate: see `of_all_rows`.
-        log_prior: maps z [1, L] to log p(z) [1].
+        gaussian: a Gaussian near the posterior.
+        evaluate: a function made by `of_all_rows`.
+        log_prior: maps z [1, L] to log p(z) [1], in nats.
     """
 
     def with_prior(point: np.ndarray) -> AtPoint:

@@ -1,4 +1,4 @@
-"""The callback that ends the fit of an approximate posterior once it has converged."""
+"""The callback that ends `fit` once the approximate posterior has converged."""
 
 import math
 import warnings
@@ -9,27 +9,27 @@ import numpy as np
 
 from tfvae import checks
 
-# Of a stage.
+# The fewest epochs in a stage.
 _FEWEST_EPOCHS = 4
-# One after the other; a single draw that overflows makes one.
+# Consecutive epochs with a loss that is not finite before giving up: one draw that overflows spoils only one epoch.
 _MAX_NON_FINITE_EPOCHS = 5
 
 
 class Convergence(keras.callbacks.Callback):
-    """Stops the fit of a `tfvae.VariationalInference` when q has converged, and takes the mean of its last iterates.
+    """Stops the fit of a `tfvae.VariationalInference` once q has converged, at the mean of the last iterates.
 
-    With a constant learning rate the iterates of stochastic gradients settle around a point; their mean is far nearer
-    to it than they are, and its distance from the optimum falls with the learning rate. So the fit goes through stages.
-    A stage ends when the means over the two halves of its later iterates give one q; the next starts from their mean,
-    with half the learning rate. The fit ends when two stages give one q. Two are one when the symmetrised KL divergence
-    between them, estimated from draws, is below tolerance^2 for each dimension; for a Gaussian this is a shift of each
-    mean by `tolerance` standard deviations.
+    With a constant learning rate, the iterates of stochastic gradient ascent settle around a point. Their mean is far
+    nearer to that point than a single iterate, and the point nears the optimum as the learning rate falls. So the fit
+    goes through stages. A stage ends when the means over the two halves of its later iterates give the same q; the next
+    starts from the mean of both, with half the learning rate. The fit ends when two successive stages give the same q.
+    Two are the same when the symmetrised KL divergence between them, estimated from draws, is below tolerance^2 per
+    dimension; for a Gaussian this is a shift of each mean by `tolerance` standard deviations.
 
-    `fit(epochs=None)` adds it. Where another callback resumes a training, its first stage starts anew.
+    `fit(epochs=None)` adds it. If another callback resumes an interrupted fit, the stages start again from the first.
 
     Args:
-        tolerance: how near is converged, > 0.
-        max_epochs: the most epochs of a stage.
+        tolerance: how close two q must be to count as the same, in standard deviations, > 0.
+        max_epochs: the most epochs in a stage.
 
     Raises:
         ValueError: an argument is out of its range.
@@ -48,7 +48,7 @@ class Convergence(keras.callbacks.Callback):
 
     @classmethod
     def added_to(cls, callbacks: Any) -> list[keras.callbacks.Callback]:
-        """The callbacks that `fit` was given, in any form that Keras takes, with one of these where there is none."""
+        """The callbacks given to `fit`, in any form that Keras takes, as a list that has a `Convergence` in it."""
         callbacks = getattr(callbacks, "callbacks", callbacks) or []
         callbacks = list(callbacks) if isinstance(callbacks, list | tuple) else [callbacks]
         return callbacks if any(isinstance(each, cls) for each in callbacks) else [*callbacks, cls()]
@@ -69,11 +69,11 @@ class Convergence(keras.callbacks.Callback):
         self._iterates: list[np.ndarray] = []
 
     def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
-        """Takes note of an iterate."""
+        """Records the current weights as an iterate."""
         self._iterates.append(self._weights())
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
-        """Ends the stage, or the fit, where that is reached."""
+        """Ends the stage if its halves agree, and the fit if the last two stages do."""
         self._means.append(np.mean(self._iterates, axis=0))
         self._iterates.clear()
         count = len(self._means)
@@ -100,9 +100,9 @@ class Convergence(keras.callbacks.Callback):
             self.model.optimizer.learning_rate = self._rate
 
     def on_train_end(self, logs: dict[str, Any] | None = None) -> None:
-        """Leaves the mean of the last iterates and the first learning rate, and warns where q has not converged."""
+        """Sets q to the mean of the last iterates, restores the learning rate, and warns if q has not converged."""
         if len(self._means) >= _FEWEST_EPOCHS:
-            # The stage was cut.
+            # The fit ended within a stage, whose later iterates are the best there are.
             self._assign(np.mean(self._means[len(self._means) // 2 :], axis=0))
         elif self._last is not None:
             self._assign(self._last)
@@ -121,7 +121,7 @@ class Convergence(keras.callbacks.Callback):
         self._assign(second)
         ratio = self.model.approximation.log_prob_standard(u).numpy() - log_first.numpy()
         self._assign(now)
-        # E_q[(r/q - 1) log(r/q)] = KL(r || q) + KL(q || r), of which every draw gives a part that is not negative.
+        # E_q[(r/q - 1) log(r/q)] = KL(r || q) + KL(q || r), where every draw contributes a term that is not negative.
         return not np.mean(np.expm1(np.clip(ratio, -20.0, 20.0)) * ratio) < u.shape[1] * self.tolerance**2
 
     def _weights(self) -> np.ndarray:

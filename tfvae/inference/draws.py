@@ -1,4 +1,4 @@
-"""Draws from an approximate posterior, and what their importance weights say of it."""
+"""Draws from an approximate posterior, estimates from them, and the importance weights that correct and check them."""
 
 import dataclasses
 import functools
@@ -16,13 +16,13 @@ if TYPE_CHECKING:
     import arviz
     import pandas
 
-# The share of draws with a density of 0 that may come of float32.
+# The share of draws with a density of 0 that rounding in float32 may explain.
 _FEW = 0.01
-# Above it importance sampling does not mend an approximation, and the approximation is not to be trusted.
+# Above this k-hat, importance sampling cannot correct the approximation, which should not be trusted.
 PARETO_K_LIMIT = 0.7
-# With fewer draws the tail has too few of them to fit a distribution to.
+# With fewer draws, too few lie in the tail to fit a distribution to it.
 FEWEST_DRAWS = 25
-# Weights are equal where they differ by less than this part, or than what the rounding of float32 makes of them.
+# Log weights count as equal if they differ by less than this, plus what rounding in float32 adds at their size.
 _EQUAL = 1e-3
 _ROUNDING = 4.0 * float(np.finfo(np.float32).eps)
 
@@ -31,9 +31,9 @@ _ROUNDING = 4.0 * float(np.finfo(np.float32).eps)
 class Draws(Mapping[str, np.ndarray]):
     """Draws z ~ q, by name: `draws["mu"]` is [S, ...].
 
-    Each draw has an importance weight p(data, z) / q(z). The weights, their tail smoothed by a fitted Pareto
-    distribution (PSIS), correct every estimate for what q misses, if its tail is not too long: the shape of that
-    distribution, k-hat, says whether it is.
+    Each draw has an importance weight p(data, z) / q(z). The weights correct every estimate for the difference between
+    q and the posterior, after their largest values are smoothed by a fitted Pareto distribution (PSIS). This works
+    unless the tail of the weights is too heavy, which the fitted shape, k-hat, shows.
 
     Args:
         latents: the draws by name, each [S, ...].
@@ -57,7 +57,7 @@ class Draws(Mapping[str, np.ndarray]):
 
     @property
     def elbo(self) -> float:
-        """The evidence lower bound on log p(data), in nats."""
+        """The evidence lower bound on log p(data), in nats, estimated as the mean of the log weights."""
         return float(np.mean(self.log_weights))
 
     @property
@@ -67,9 +67,9 @@ class Draws(Mapping[str, np.ndarray]):
 
     @property
     def pareto_k(self) -> float:
-        """The estimated shape k of the tail of the importance weights: below 0.5 good, above 0.7 not to be trusted.
+        """The estimated shape k-hat of the tail of the importance weights: below 0.5 good, above 0.7 not to be trusted.
 
-        It is -inf where all weights are equal, and NaN where there are fewer than 25 draws.
+        It is -inf if all weights are equal, and NaN if there are fewer than 25 draws.
         """
         return self._psis[1]
 
@@ -85,7 +85,7 @@ class Draws(Mapping[str, np.ndarray]):
         return float(highest + np.log(np.mean(np.exp(self.log_weights - highest))))
 
     def warn_where_far(self) -> None:
-        """Warns where k-hat is above 0.7."""
+        """Warns if k-hat is above 0.7, which means that q is far from the posterior."""
         if len(self.log_weights) >= FEWEST_DRAWS and not self.pareto_k <= PARETO_K_LIMIT:
             warnings.warn(
                 f"q is far from the posterior: k-hat is {self.pareto_k:.2f}, above {PARETO_K_LIMIT}, so that neither "
@@ -99,14 +99,14 @@ class Draws(Mapping[str, np.ndarray]):
         log_weights = self.log_weights.astype(float)
         if np.isnan(log_weights).any() or (log_weights == np.inf).any():
             return np.full(len(log_weights), -math.log(len(log_weights))), math.inf
-        # Of rounding errors alone a tail would be fitted, of any shape.
+        # Otherwise a tail, of arbitrary shape, would be fitted to rounding errors alone.
         if np.ptp(log_weights) <= _EQUAL + _ROUNDING * abs(log_weights.max()):
             return np.full(len(log_weights), -math.log(len(log_weights))), -math.inf
         if len(log_weights) < FEWEST_DRAWS:
             return log_weights - self.log_evidence - math.log(len(log_weights)), math.nan
         impossible = np.mean(log_weights == -np.inf)
         log_weights, pareto_k = _import_arviz().psislw(log_weights)
-        # The weights know nothing of where the posterior is 0 and q is not.
+        # Weights of 0 do not enter the tail, so a posterior that is 0 where q is not must be noticed here.
         return np.asarray(log_weights), math.inf if impossible > _FEW else float(pareto_k)
 
     def expectation(
@@ -116,7 +116,7 @@ class Draws(Mapping[str, np.ndarray]):
 
         Args:
             function: maps the draws by name, each [S, ...], to values [S, ...].
-            corrected: weigh the draws by their smoothed importance weights; False takes the mean under q.
+            corrected: whether to weight the draws by their smoothed importance weights; False gives the mean under q.
 
         Returns:
             The mean [...].
@@ -125,11 +125,14 @@ class Draws(Mapping[str, np.ndarray]):
         return np.tensordot(self._weights(corrected), values, axes=1)
 
     def resample(self, num_samples: int | None = None, *, seed: int | None = None) -> dict[str, np.ndarray]:
-        """Draws again from these draws, by their smoothed importance weights: draws of equal weight.
+        """Resamples these draws, with replacement, in proportion to their smoothed importance weights.
 
         Args:
             num_samples: how many; None means S.
-            seed: the same seed gives the same draws.
+            seed: the same seed gives the same draws; None resamples anew at each call.
+
+        Returns:
+            Draws of equal weight by name, each [num_samples, ...].
 
         Raises:
             ValueError: `num_samples` is out of its range.
@@ -140,14 +143,14 @@ class Draws(Mapping[str, np.ndarray]):
         return {name: values[rows] for name, values in self.latents.items()}
 
     def summary(self, *, corrected: bool = True) -> "pandas.DataFrame":
-        """A table with one row for each number among the latent variables.
+        """Summarises the posterior in a table with one row for each element of each latent variable.
 
         Args:
             corrected: see `expectation`.
 
         Returns:
             The columns `mean`, `sd`, `5%`, `50%` and `95%` (quantiles), `mcse_mean` (the Monte Carlo standard error of
-            the mean) and `pareto_k`, that of all of q.
+            the mean) and `pareto_k`, which is one value for all of q.
         """
         import pandas
 
@@ -161,11 +164,11 @@ class Draws(Mapping[str, np.ndarray]):
         return table.assign(pareto_k=self.pareto_k)
 
     def to_arviz(self, *, corrected: bool = True, seed: int = 0) -> "arviz.InferenceData":
-        """The draws as ArviZ's InferenceData, for its plots, as one chain.
+        """Converts the draws to ArviZ's InferenceData, for its plots, as one chain.
 
         Args:
-            corrected: resample the draws by their smoothed importance weights; False gives those of q as they are.
-            seed: of the resampling.
+            corrected: whether to resample the draws by their smoothed importance weights; False gives the draws of q.
+            seed: the seed of the resampling.
         """
         arviz = _import_arviz()
         posterior = self.resample(seed=seed) if corrected else self.latents
@@ -177,13 +180,13 @@ class Draws(Mapping[str, np.ndarray]):
     def _weights(self, corrected: bool) -> np.ndarray:
         if not corrected:
             return np.full(len(self.log_weights), 1.0 / len(self.log_weights))
-        # Exactly 1 in sum, which `choice` wants.
+        # Normalised again, because `Generator.choice` tolerates almost no rounding error in the sum.
         return self.weights / self.weights.sum()
 
 
 def _import_arviz() -> Any:
     with warnings.catch_warnings():
-        # ArviZ says at each import that its next version will differ.
+        # ArviZ warns at import that its next version will differ.
         warnings.simplefilter("ignore", FutureWarning)
         return importlib.import_module("arviz")
 
@@ -193,7 +196,7 @@ def _moments(values: np.ndarray, weights: np.ndarray) -> dict[str, Any]:
     mean = weights @ values
     deviations = values - mean
     order = np.argsort(values)
-    # The middle of each draw's share of the probability.
+    # Each draw stands at the middle of the interval of probability that it covers.
     cumulative = np.cumsum(weights[order]) - 0.5 * weights[order]
     quantiles = np.interp([0.05, 0.5, 0.95], cumulative, values[order])
     return {

@@ -1,4 +1,4 @@
-"""The joint density of a model's latent variables, global and local, and of its data, over the unconstrained space."""
+"""The joint density of a model's global and local latent variables and its data, in the unconstrained space."""
 
 from collections.abc import Callable
 from typing import Any
@@ -16,8 +16,8 @@ class JointDensity:
     """A joint density as a function of the unconstrained vector z [S, L].
 
     Args:
-        target: what the user gave.
-        local: the latent variables that each row has of its own, or None.
+        target: the density that the user wrote, as `tfvae.inference.targets.target` read it.
+        local: the latent variables that each row of the data has of its own, or None.
     """
 
     def __init__(self, target: Target, local: LocalLatents | None) -> None:
@@ -34,19 +34,19 @@ class JointDensity:
         path: elbo.Path | None = None,
         training: bool = False,
     ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-        """Evaluates the density, with local latents that are drawn from their posterior.
+        """Evaluates the density at z, and at local latent variables drawn from their approximate posterior.
 
         Args:
             z: the unconstrained vector [S, L].
             x: the data of B rows.
-            num_data: N, to which the rows are scaled; None sums over them as they are.
-            seed: int32 [2], a stateless seed for the local latents.
+            num_data: N; sums over rows are multiplied by N / B. None leaves them as they are.
+            seed: int32 [2], a stateless seed for the local latent variables.
             path: see `tfvae.elbo.draw`.
             training: whether layers such as dropout behave as in training.
 
         Returns:
-            log p(z) [S], log p(data | z) [S] and log q of the local latents [S], in nats; with a density in one piece
-            the second is log p(data, z), and the first the Jacobian alone.
+            log p(z) [S], log p(data | z) [S] and log q [S] of the local latent variables, in nats. If the user's
+            density is a single log p(data, z), that is the second, and the first is the log Jacobian alone.
         """
         values, log_jacobian, log_local = self._latents(z, x, seed, path, training)
         log_prior, log_likelihood = self.target.log_densities(values, _data(x))
@@ -59,7 +59,7 @@ class JointDensity:
         return log_prior + log_jacobian, log_likelihood, log_local
 
     def of_all_rows(self, data: observations.Observations) -> Callable[[np.ndarray], control_variate.AtPoint]:
-        """Makes a function that evaluates the log-likelihood of all of the data at a point."""
+        """Makes a function that evaluates the log-likelihood of all of the data at a point [L], and its gradient."""
 
         def of_rows(z: tf.Tensor, rows: Any) -> tf.Tensor:
             return self.log_densities(z, rows, num_data=None)[1]
@@ -67,12 +67,12 @@ class JointDensity:
         return control_variate.of_all_rows(of_rows, lambda: observations.one_pass(data))
 
     def check(self, x: Any, *, whole: bool, replicas: int) -> None:
-        """Raises ValueError unless the density has the shapes that it must have.
+        """Raises ValueError unless the density has the required shapes.
 
         Args:
             x: the data of B rows.
             whole: whether these are all of the data.
-            replicas: how many replicas share them.
+            replicas: how many replicas share the rows.
         """
         if _data(x) is None and self.local is not None:
             raise ValueError("`x` must be the data, whose rows have latent variables of their own. Received: x=None")
@@ -85,7 +85,7 @@ class JointDensity:
             elif replicas > 1:
                 must_split = "several replicas share the data"
         rows = len(tf.nest.flatten(x)[0])
-        # Another number than that of the rows, which it must not be mistaken for.
+        # S must differ from B, so that an axis of rows cannot pass for one of draws.
         z = tf.zeros([3 if rows != 3 else 4, self.target.space.dim])
         values, _, _ = self._latents(z, x, tf.constant([0, 0]), None, False)
         self.target.check(values, _data(x), whole=whole, must_split=must_split)
@@ -103,5 +103,5 @@ class JointDensity:
 
 
 def _data(x: Any) -> Any:
-    """What a user's log joint density takes as data: None where there are none apart from the model."""
+    """The data as a user's log joint density takes it: None if the model contains its own data."""
     return None if observations.is_none(x) else x

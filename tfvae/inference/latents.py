@@ -1,7 +1,7 @@
 """The latent variables of a Bayesian model: their names, shapes and constraints, and their place in one vector.
 
-What is approximated is a density over an unconstrained vector z [L]. Each latent variable is a part of it, through a
-bijector: the density of z is that of the latent variables times the Jacobian of the bijectors.
+q approximates a density over one unconstrained vector z [L]. Each latent variable is a part of z, mapped by a bijector
+to the variable's constraint: the density of z is that of the latent variables times the Jacobian of the bijectors.
 """
 
 import math
@@ -17,11 +17,11 @@ tfd = tfp.distributions
 
 
 class Latent(NamedTuple):
-    """A latent variable.
+    """The shape and the constraint of a latent variable.
 
     Attributes:
         shape: its shape, () for a number.
-        bijector: maps an unconstrained tensor to it, or None where it has no constraint: for example `tfb.Exp()` for
+        bijector: maps an unconstrained tensor to the variable, or None if it has no constraint: `tfb.Exp()` for
             positive numbers, `tfb.Sigmoid()` for (0, 1), `tfb.IteratedSigmoidCentered()` for a simplex,
             `tfb.Ascending()` for ordered numbers and `tfb.CorrelationCholesky()` for the Cholesky factor of a
             correlation matrix.
@@ -36,8 +36,8 @@ class LatentSpace:
 
     Args:
         shapes: a structure of the shapes of the latent variables.
-        bijector: maps a structure of unconstrained tensors to them.
-        names: their names, in the order of `tf.nest.flatten`.
+        bijector: maps a structure of unconstrained tensors to the latent variables.
+        names: the names of the latent variables, in the order of `tf.nest.flatten`.
 
     Attributes:
         names: the names.
@@ -47,7 +47,7 @@ class LatentSpace:
     def __init__(self, shapes: Any, bijector: tfb.Bijector, names: Sequence[str]) -> None:
         self.names = tuple(names)
         self._bijector = bijector
-        # The shapes themselves would be taken for structures.
+        # `tf.nest` would take a shape that is a plain tuple for a structure.
         self._structure = tf.nest.map_structure(tf.TensorShape, shapes)
         unconstrained = bijector.inverse_event_shape(self._structure)
         self._shapes = [tuple(shape.as_list()) for shape in tf.nest.flatten(self._structure)]
@@ -62,13 +62,13 @@ class LatentSpace:
         return dict(zip(self.names, self._shapes, strict=True))
 
     def constrain(self, z: tf.Tensor) -> tuple[dict[str, tf.Tensor], tf.Tensor]:
-        """Computes the latent variables.
+        """Maps an unconstrained vector to the latent variables.
 
         Args:
             z: the unconstrained vector [S, L].
 
         Returns:
-            The latent variables by name, each [S, ...], and the logarithm of the Jacobian [S].
+            The latent variables by name, each [S, ...], and the log determinant [S] of the Jacobian.
         """
         parts = [
             tf.reshape(part, tf.concat([tf.shape(z)[:-1], shape], axis=0))
@@ -83,11 +83,11 @@ class LatentSpace:
         return dict(zip(self.names, values, strict=True)), tf.broadcast_to(log_jacobian, tf.shape(z)[:-1])
 
     def split(self, z: np.ndarray) -> dict[str, np.ndarray]:
-        """The parts of one unconstrained vector z [L] by name."""
+        """Splits one unconstrained vector z [L] into its parts by name."""
         return dict(zip(self.names, np.split(z, np.cumsum(self._sizes)[:-1]), strict=True))
 
     def unconstrain(self, values: Mapping[str, Any]) -> tf.Tensor:
-        """The unconstrained vector z [S, L] of latent variables by name, each [S, ...]."""
+        """Maps latent variables by name, each [S, ...], to the unconstrained vector z [S, L]."""
         flat = [tf.convert_to_tensor(values[name], tf.float32) for name in self.names]
         parts = tf.nest.flatten(self._bijector.inverse(tf.nest.pack_sequence_as(self._structure, flat)))
         rows = tf.shape(flat[0])[0]
@@ -98,20 +98,20 @@ def space(latents: Mapping[str, Latent | Sequence[int]] | tfd.JointDistribution)
     """Makes the space of latent variables.
 
     Args:
-        latents: for each name a `Latent`, or a shape where there is no constraint; or a joint distribution over them,
-            whose supports are the constraints.
+        latents: for each name a `Latent`, or a shape if there is no constraint; or a joint distribution over the latent
+            variables, whose supports are the constraints.
 
     Raises:
-        ValueError: it is neither, or a bijector does not fit the shape of its variable.
+        ValueError: `latents` is neither, or a bijector does not fit the shape of its variable.
     """
     if isinstance(latents, tfd.JointDistribution | tfp.experimental.distributions.JointDistributionPinned):
         try:
             bijector = latents.experimental_default_event_space_bijector()
         except (TypeError, NotImplementedError) as error:
-            # TFP 0.25 makes none for a Dirichlet with NumPy 2.4.
+            # TFP 0.25 fails to make one for a Dirichlet with NumPy 2.4.
             raise ValueError(
-                "`latents` must say the bijectors of this joint distribution, for which TFP makes none, for example "
-                "tfb.IteratedSigmoidCentered() for a Dirichlet. Received: a joint distribution over "
+                "`latents` must give the bijectors of this joint distribution, for which TFP cannot make them, for "
+                "example tfb.IteratedSigmoidCentered() for a Dirichlet. Received: a joint distribution over "
                 f"{variables(latents)}"
             ) from error
         return LatentSpace(latents.event_shape, bijector, list(variables(latents)))
@@ -121,14 +121,14 @@ def space(latents: Mapping[str, Latent | Sequence[int]] | tfd.JointDistribution)
             f"a joint distribution. Received: latents={latents!r}"
         )
     shapes, bijectors = {}, {}
-    # In the order of `tf.nest.flatten`.
+    # `tf.nest.flatten` sorts the keys of a dictionary.
     for name in sorted(latents):
         shapes[name], bijectors[name] = _checked(name, latents[name])
     return LatentSpace(shapes, tfb.JointMap(bijectors), list(shapes))
 
 
 def _checked(name: str, latent: Any) -> tuple[tf.TensorShape, tfb.Bijector]:
-    """The shape and the bijector of a latent variable."""
+    """The shape and the bijector of a latent variable, checked to fit each other."""
     shape, bijector = latent if isinstance(latent, Latent) else (latent, None)
     bijector = tfb.Identity() if bijector is None else bijector
     if not isinstance(bijector, tfb.Bijector) or not isinstance(shape, Sequence | tf.TensorShape):
@@ -163,7 +163,7 @@ def variables(joint: Any) -> dict[str, tuple[int, ...]]:
 
 
 def describe(values: Mapping[str, Any], row: int) -> str:
-    """Names one row of the latent variables, for an error message."""
+    """Formats one row of the latent variables, for an error message."""
     parts = []
     for name, value in values.items():
         value = np.asarray(value[row])

@@ -1,4 +1,4 @@
-"""Latent variables that each row of the data has of its own, with a posterior that a network gives from the row."""
+"""Latent variables of which each row of the data has its own, with a posterior that a network computes from the row."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -17,13 +17,13 @@ class LocalLatents(keras.layers.Layer):
     """The latent variables of each row, q(z_n | x_n) = posterior(encoder(x_n)) in the unconstrained space.
 
     Args:
-        latents: for each name a `tfvae.Latent`, or a shape where there is no constraint.
-        encoder: a Keras model from the data of the rows, as `fit` is given them, to features [B, F].
-        posterior: the family; None means `DiagonalNormal()`.
+        latents: for each name a `tfvae.Latent`, or a shape if there is no constraint.
+        encoder: a Keras model from the data of B rows, in the form given to `fit`, to features [B, F].
+        posterior: the family of q; None means `DiagonalNormal()`.
         kwargs: the arguments of `keras.layers.Layer`.
 
     Raises:
-        ValueError: an argument is not what it must be.
+        ValueError: an argument has the wrong type, or `posterior` does not fit `latents`.
 
     Reference: Kingma & Welling 2013, Auto-Encoding Variational Bayes, appendix F: global and local latent variables.
     """
@@ -51,17 +51,21 @@ class LocalLatents(keras.layers.Layer):
         if self.posterior.support != "real":
             raise ValueError(
                 '`posterior` must have the support "real", that of the unconstrained latent variables. Received: '
-                f"{type(self.posterior).__name__}, of which it is {self.posterior.support}"
+                f"{type(self.posterior).__name__}, whose support is {self.posterior.support}"
             )
         self.posterior.latent_dim = self.space.dim
-        # Where it is known already: weights can be loaded only into layers that are there.
+        # Built at once if the encoder's output shape is known: weights can be loaded only into layers that are built.
         features = getattr(encoder, "output_shape", None)
         if features is not None:
             self._build_posterior(features)
             self.built = True
 
     def build(self, input_shape: Any) -> None:
-        """Builds the posterior for the features of data whose shapes are given, each [B, ...]."""
+        """Builds the posterior for the features that the encoder gives for data of this shape.
+
+        Args:
+            input_shape: the shape of each tensor of the data, [B, ...], in the structure of the data.
+        """
         specs = tf.nest.map_structure(lambda shape: keras.KerasTensor((None, *shape[1:])), input_shape)
         self._build_posterior(self.encoder(specs).shape)
 

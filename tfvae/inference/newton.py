@@ -1,9 +1,9 @@
-"""Where variational inference starts: a mode of the posterior, and the curvature of its density there.
+"""Finds a Gaussian near a posterior by Newton's method; its mean and scale are the coordinates in which q is fitted.
 
-A posterior may lie anywhere and have any scale; a family of distributions is fitted to it in coordinates in which both
-are near 0 and 1. Newton's method finds them whatever the scales are. Of the Gaussians along its paths, one at each
-iterate, the one with the highest ELBO is taken, because a mode alone may be far from where the mass is. A few natural
-gradient steps then bring its curvature from that of a point to the mean over its own draws.
+A posterior may lie anywhere and have any scale. In these coordinates its location is near 0 and its scale near 1.
+Newton's method finds them whatever the scales are. Each iterate gives a Gaussian, from the gradient and curvature of
+the log density there. The one with the highest ELBO is taken, because a mode may be far from most of the probability
+mass. A few natural gradient steps then replace its curvature at one point by the mean curvature over its own draws.
 
 Reference: Zhang et al. 2022, Pathfinder: Parallel Quasi-Newton Variational Inference, algorithm 1, with the curvature
 itself in place of a quasi-Newton estimate of it; Khan & Lin 2017, Conjugate-Computation Variational Inference, and Khan
@@ -20,19 +20,19 @@ import tensorflow_probability as tfp
 
 LogDensity = Callable[[tf.Tensor], tf.Tensor]
 
-# Above it the matrices of the curvature are large, and only their diagonals are computed.
+# With more dimensions the matrix of curvatures is too large, and only its diagonal is computed.
 FULL_CURVATURE_DIM = 500
 _MAX_ITERATIONS = 200
-# Draws that the ELBO of an iterate is estimated from.
+# Draws from which the ELBO of an iterate is estimated.
 _ELBO_DRAWS = 256
 _MAX_REFINEMENTS = 30
-# Pairs of draws that the curvature is a mean over.
+# Antithetic pairs of draws over which the curvature is averaged.
 _CURVATURE_PAIRS = 4
-# The share of draws with a density of 0, or one that overflows, that a posterior may have in float32.
+# The share of draws whose density may be 0 or overflow because of float32.
 FEW = 0.02
-# The expected gain of a Newton step, in nats, at which it is not worth a step.
+# The expected gain of a Newton step, in nats, below which the iteration ends.
 _SMALL_GAIN = 1e-3
-# The lowest curvature that is taken for one, as a part of the highest in coordinates scaled by the diagonal.
+# Lower bound of the curvatures, relative to the highest, in coordinates scaled by the diagonal.
 _FLOOR = 1e-6
 
 
@@ -42,7 +42,7 @@ class Gaussian(NamedTuple):
     Attributes:
         loc: [L].
         scale: lower triangular [L, L], or [L] for a diagonal.
-        elbo: the ELBO of the density with this Gaussian, in nats; NaN where it is not known.
+        elbo: the ELBO of the density with this Gaussian as q, in nats; NaN if it was not computed.
     """
 
     loc: np.ndarray
@@ -50,13 +50,13 @@ class Gaussian(NamedTuple):
     elbo: float
 
     def diagonal(self) -> "Gaussian":
-        """The best diagonal Gaussian for this one, with variances 1 / diag(precision), not those of the marginals."""
+        """The diagonal q that minimises KL(q || self): its variances are 1 / diag(precision), not the marginal ones."""
         inverse = np.linalg.inv(self.scale)
         return self._replace(scale=1.0 / np.sqrt(np.sum(inverse**2, axis=0)))
 
 
 class _Point(NamedTuple):
-    """The density at a point z.
+    """The log density and its derivatives at a point z.
 
     Attributes:
         z: the point [L].
@@ -76,13 +76,13 @@ class _Point(NamedTuple):
 
 
 class _Step(NamedTuple):
-    """The quadratic model of the density at a point, in coordinates in which its diagonal is 1.
+    """The quadratic model of the log density at a point, in coordinates in which the precision has the diagonal 1.
 
     Attributes:
-        scales: of the coordinates [L].
-        curvature: eigenvalues of the precision in these coordinates [L].
-        directions: eigenvectors [L, L].
-        slope: the gradient along them [L].
+        scales: the scales of the coordinates [L].
+        curvature: the eigenvalues of the precision in these coordinates [L].
+        directions: the eigenvectors [L, L].
+        slope: the gradient along the eigenvectors [L].
     """
 
     scales: np.ndarray
@@ -92,24 +92,24 @@ class _Step(NamedTuple):
 
     @property
     def floor(self) -> float:
-        """The lowest curvature that is taken for one; 1 where there is none at all."""
+        """The lower bound of the curvatures; 1 if they are all 0."""
         return _FLOOR * float(np.abs(self.curvature).max()) or 1.0
 
     def newton(self, damping: float) -> tuple[np.ndarray, float]:
-        """The step [L] uphill, whatever the sign of the curvature, and its expected gain in nats."""
+        """The damped Newton step [L], uphill even where the curvature is negative, and its expected gain in nats."""
         along = self.slope / (np.abs(self.curvature) + damping + self.floor)
         return self.scales * (self.directions @ along), 0.5 * float(along @ self.slope)
 
 
 def approximate(log_density: LogDensity, starts: np.ndarray) -> Gaussian:
-    """Finds a Gaussian near the mass of a density.
+    """Finds a Gaussian near most of the mass of a density.
 
     Args:
-        log_density: maps z [S, L] to the log density [S] in nats, up to a constant; differentiable twice.
-        starts: points to start from [M, L], of which at least one has a finite density.
+        log_density: maps z [S, L] to the log density [S] in nats, up to a constant; twice differentiable.
+        starts: points [M, L] to start from, of which at least one must have a finite density.
 
     Returns:
-        The Gaussian with the highest ELBO among those at the iterates from all starts.
+        The Gaussian with the highest ELBO over all iterates from all starts, refined.
 
     Raises:
         ValueError: the density has no finite gradient at any start.
@@ -127,7 +127,7 @@ def approximate(log_density: LogDensity, starts: np.ndarray) -> Gaussian:
             gaussian = _gaussian(point, step, values, noise)
             if best is None or gaussian.elbo > best.elbo:
                 best = gaussian
-            # Sums in float32 hold seven digits.
+            # float32 has seven digits, so a smaller gain would be lost in rounding.
             if gain < _SMALL_GAIN + 1e-7 * abs(point.value):
                 break
             trial = evaluate(point.z + move)
@@ -148,11 +148,11 @@ def approximate(log_density: LogDensity, starts: np.ndarray) -> Gaussian:
 
 
 def approximate_diagonally(log_density: LogDensity, starts: np.ndarray) -> Gaussian:
-    """Finds a diagonal Gaussian near a mode of a density of many dimensions, with gradients alone.
+    """Finds a diagonal Gaussian at a mode of a density of many dimensions, without its full Hessian.
 
     Args:
         log_density: see `approximate`.
-        starts: see `approximate`.
+        starts: see `approximate`; the one of highest density is used.
     """
     values = log_density(tf.constant(starts, tf.float32)).numpy()
     start = starts[np.nanargmax(np.where(np.isfinite(values), values, np.nan))]
@@ -185,12 +185,12 @@ def approximate_diagonally(log_density: LogDensity, starts: np.ndarray) -> Gauss
 
 
 def _functions(log_density: LogDensity, dim: int) -> tuple[Callable[[np.ndarray], _Point], LogDensity]:
-    """A function that evaluates a density and its derivatives at one point [L], and one for values alone [S, L]."""
+    """Makes two functions: the log density with its derivatives at one point [L], and its values alone at [S, L]."""
     directions = tf.eye(dim)
 
     @tf.function
     def derivatives(z: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-        # One row for each column of the Hessian: reverse mode twice, which every op with a gradient has.
+        # One row for each column of the Hessian. Reverse mode twice works for every op that has a gradient.
         rows = tf.repeat(z[tf.newaxis], dim, axis=0)
         with tf.GradientTape() as outer:
             outer.watch(rows)
@@ -215,7 +215,7 @@ def _refine(
     values: Callable[[np.ndarray], np.ndarray],
     noise: np.ndarray,
 ) -> Gaussian:
-    """Natural gradient steps on the ELBO, as long as they raise it."""
+    """Takes natural gradient steps on the ELBO for as long as they raise it."""
     generator = np.random.default_rng(1)
     inverse = np.linalg.inv(gaussian.scale)
     precision, rate = inverse.T @ inverse, 0.5
@@ -242,7 +242,7 @@ def _refine(
 
 
 def _penalized(values: np.ndarray) -> np.ndarray:
-    """Log densities, with a low value for the few that overflow; where they are not few, -inf."""
+    """The log densities, with a low value in place of those that are not finite; all -inf if these are not few."""
     finite = np.isfinite(values)
     if np.mean(finite) < 1.0 - FEW:
         return np.full_like(values, -np.inf)
@@ -251,17 +251,17 @@ def _penalized(values: np.ndarray) -> np.ndarray:
 
 def _step_at(point: _Point) -> _Step:
     diagonal = np.abs(np.diag(point.precision))
-    # A coordinate without curvature is left as it is.
+    # A coordinate without curvature is not scaled.
     scales = 1.0 / np.sqrt(np.where(diagonal > 0.0, diagonal, 1.0))
     curvature, directions = np.linalg.eigh(point.precision * scales[:, None] * scales)
     return _Step(scales, curvature, directions, directions.T @ (scales * point.gradient))
 
 
 def _gaussian(point: _Point, step: _Step, values: Callable[[np.ndarray], np.ndarray], noise: np.ndarray) -> Gaussian:
-    """The Gaussian of the quadratic model at a point, centred where that has its mode."""
+    """The Gaussian whose log density is the quadratic model at a point, centred at the mode of that model."""
     curvature = np.maximum(np.abs(step.curvature), step.floor)
     root = step.scales[:, None] * step.directions / np.sqrt(curvature)
-    # The triangle with the same product: root root^T = scale scale^T.
+    # The lower triangular matrix with scale scale^T = root root^T.
     scale = np.linalg.qr(root.T, mode="r").T
     scale *= np.sign(np.diag(scale))
     loc = point.z + step.newton(0.0)[0]

@@ -1,4 +1,4 @@
-"""The data of a Bayesian model, whatever its form, as a dataset for `fit`."""
+"""Turns the data given to `VariationalInference.fit`, in any of their forms, into a `tf.data.Dataset`."""
 
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
@@ -9,9 +9,9 @@ import tensorflow as tf
 from tfvae import checks
 from tfvae.training.arrays_in_memory import ArraysInMemory
 
-# The one key of what stands for the data of a model that has none apart.
+# The only key of the placeholder element that is used when the model contains its own data: see `is_none`.
 _NONE = "no data"
-# Up to so many rows a step takes all of them.
+# With at most this many rows, each step takes all of them.
 _WHOLE_ROWS = 4096
 _BATCH_SIZE = 1024
 
@@ -20,8 +20,8 @@ class Observations(NamedTuple):
     """The data as a dataset.
 
     Attributes:
-        dataset: its elements are 1-tuples of what a log joint density takes, or of what `is_none` knows.
-        num_data: N, the number of rows; None where there are no data apart from the model.
+        dataset: its elements are 1-tuples of the data for the log joint density, or of a placeholder: see `is_none`.
+        num_data: N, the number of rows; None if the model contains its own data.
         whole: whether each element is all of the data.
     """
 
@@ -39,41 +39,41 @@ def read(
     replicas: int,
     seed: Callable[[], int],
 ) -> Observations:
-    """Makes a dataset of what `fit` was given.
+    """Makes a dataset from the arguments of `fit`.
 
     Args:
-        x: an array, a dictionary or a tuple of arrays, each with N rows; a `tf.data.Dataset`, batched, whose elements
-            are such; or None.
-        y: a second array or structure, for data `(x, y)`.
-        batch_size: B; None takes all rows up to 4096, and 1024 of more.
-        num_data: N where it was said.
+        x: an array, or a dictionary or tuple of arrays, each with N rows; a batched `tf.data.Dataset` of such
+            structures; or None.
+        y: a second array or structure; the data are then `(x, y)`.
+        batch_size: B; None takes all rows if there are at most 4096, and 1024 otherwise.
+        num_data: N if the user gave it, else None.
         replicas: how many replicas share a batch.
-        seed: gives the seed of the order of the rows.
+        seed: returns the seed of the order of the rows.
 
     Raises:
-        ValueError: it is no data, or N is not known or another one.
+        ValueError: the arguments are not valid data, or N is unknown or differs from `num_data`.
     """
     if x is None:
         if y is not None or num_data is not None:
             raise ValueError(
-                f"`x` must be the data, where `y` or `num_data` is given. Received: x=None, num_data={num_data}"
+                f"`x` must be the data if `y` or `num_data` is given. Received: x=None, num_data={num_data}"
             )
         return Observations(tf.data.Dataset.from_tensors(({_NONE: tf.zeros([replicas])},)), None, True)
     if isinstance(x, tf.data.Dataset):
         if y is not None or batch_size is not None:
             raise ValueError(
-                "`y` and `batch_size` must be None where `x` is a tf.data.Dataset, which has both. Received: "
+                "`y` and `batch_size` must be None if `x` is a tf.data.Dataset, which contains both. Received: "
                 f"y of type {type(y).__name__}, batch_size={batch_size}"
             )
         if num_data is None:
             raise ValueError(
-                "`num_data`, the number of rows of all of the data, must be given to VariationalInference where `x` is "
-                "a tf.data.Dataset: the likelihood of a batch is scaled by num_data / rows. Received: num_data=None"
+                "`num_data`, the number of rows of all of the data, must be given to VariationalInference if `x` is "
+                "a tf.data.Dataset: the log-likelihood of a batch is scaled by num_data / rows. Received: num_data=None"
             )
         parts = len(x.element_spec) if isinstance(x.element_spec, tuple) else 1
         if parts > 2:
             raise ValueError(
-                "`x` must be a dataset of x or (x, y): weights are part of the model's log-likelihood. Received: "
+                "`x` must be a dataset of x or (x, y): sample weights belong in the model's log-likelihood. Received: "
                 f"elements of {parts} parts"
             )
         return Observations(x.map(_one), num_data, False)
@@ -81,7 +81,7 @@ def read(
     rows = check_rows(arrays)
     if num_data not in (None, rows):
         raise ValueError(
-            f"`x` must have num_data={num_data} rows, all of the data, as said or given before. Received: {rows} rows"
+            f"`x` must have num_data={num_data} rows, all of the data, as given before. Received: {rows} rows"
         )
     if batch_size is None:
         batch_size = rows if rows <= _WHOLE_ROWS else _BATCH_SIZE
@@ -91,10 +91,10 @@ def read(
 
 
 def one_pass(data: Observations) -> Iterator[Any]:
-    """Gives the data once, in batches.
+    """Iterates over the data once, in batches.
 
     Raises:
-        ValueError: there are other than N rows.
+        ValueError: the batches do not have N rows in all.
     """
     rows = 0
     for (batch,) in data.dataset:
@@ -104,16 +104,16 @@ def one_pass(data: Observations) -> Iterator[Any]:
             break
     if data.num_data not in (None, rows):
         raise ValueError(
-            f"`x` must be all of the data, num_data={data.num_data} rows, and batched before it repeats. Received: "
+            f"`x` must be all of the data, num_data={data.num_data} rows, with batch() before any repeat(). Received: "
             f"{rows} rows"
         )
 
 
 def first_rows(dataset: tf.data.Dataset, count: int) -> Any:
-    """The first rows of the data, in whole batches up to a count, as one batch.
+    """The first batches of the data, as many as give at least `count` rows, joined into one batch.
 
     Raises:
-        ValueError: there are none.
+        ValueError: the dataset is empty.
     """
     batches, rows = [], 0
     for (batch,) in dataset:
@@ -127,28 +127,28 @@ def first_rows(dataset: tf.data.Dataset, count: int) -> Any:
 
 
 def cast(x: Any) -> tf.Tensor:
-    """A tensor of the data as a log joint density takes it: float32, or integers as they are."""
+    """Converts data to the tensors that a log joint density takes: floats become float32, integers stay as they are."""
     x = tf.convert_to_tensor(x)
     return tf.cast(x, tf.float32) if x.dtype.is_floating else x
 
 
 def check_unused(arguments: dict[str, Any]) -> None:
-    """Raises ValueError where `fit` was given what has no meaning for a bound that is one for all of the data.
+    """Raises ValueError if `fit` was given arguments that have no meaning here, where one bound covers all of the data.
 
     Args:
-        arguments: the further arguments of `fit`, by name.
+        arguments: the other keyword arguments of `fit`.
     """
     for name in ("validation_data", "validation_split", "sample_weight", "class_weight"):
         value = arguments.get(name)
         if value is not None and not (name == "validation_split" and value == 0.0):
             raise ValueError(
-                f"`{name}` must be None: the bound is one for all of the data, whose weights are part of the model. "
+                f"`{name}` must be None: one bound covers all of the data, and sample weights belong in the model. "
                 f"Received: {name} of type {type(value).__name__}"
             )
 
 
 def is_none(x: Any) -> bool:
-    """Whether x stands for the data of a model that has none apart."""
+    """Whether x is the placeholder that `read` makes when the model contains its own data."""
     return isinstance(x, dict) and list(x) == [_NONE]
 
 
@@ -156,13 +156,13 @@ def check_rows(arrays: Any) -> int:
     """The number of rows of a structure of arrays.
 
     Raises:
-        ValueError: there are none, or the arrays differ in it.
+        ValueError: there are no arrays, one of them is a scalar, or their numbers of rows differ.
     """
     lengths = {len(array) if np.ndim(array) else None for array in tf.nest.flatten(arrays)}
     if len(lengths) != 1 or None in lengths:
         shapes = ", ".join(str(list(shape)) for shape in sorted({np.shape(array) for array in tf.nest.flatten(arrays)}))
         raise ValueError(
-            "`x` must hold arrays with one row for each observation; a list is a structure of arrays. Received: "
+            "`x` must hold arrays with one row for each observation; a list is taken as several arrays. Received: "
             f"{f'arrays of shape {shapes}' if shapes else 'no arrays'}"
         )
     return lengths.pop()
@@ -177,6 +177,6 @@ def _array(x: Any) -> np.ndarray:
 
 
 def _one(*element: Any) -> tuple[Any]:
-    """The element of a user's dataset, as the one thing that a log joint density takes."""
+    """Packs an element of a user's dataset, x or (x, y), into the 1-tuple that `Observations` describes."""
     data = element[0] if len(element) == 1 else element
     return (tf.nest.map_structure(cast, data),)

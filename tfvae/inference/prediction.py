@@ -1,4 +1,4 @@
-"""What a Bayesian model with an approximate posterior predicts."""
+"""Posterior predictive moments and draws of a Bayesian model, from draws of its latent variables."""
 
 import warnings
 from collections.abc import Callable
@@ -17,7 +17,7 @@ _Predictive = Callable[[dict[str, tf.Tensor], Any], tfd.Distribution]
 
 
 def moments(predictive: _Predictive | None, latents: dict[str, tf.Tensor], x: Any) -> dict[str, tf.Tensor]:
-    """The `mean` and the `stddev` [B, ...] of what is predicted, over draws of the latent variables.
+    """Computes the `mean` and the `stddev` [B, ...] of the posterior predictive distribution.
 
     Args:
         predictive: see `tfvae.VariationalInference`.
@@ -25,7 +25,7 @@ def moments(predictive: _Predictive | None, latents: dict[str, tf.Tensor], x: An
         x: new data [B, ...].
 
     Raises:
-        ValueError: there is no `predictive`.
+        ValueError: `predictive` is None.
     """
     distribution = _checked(predictive)(latents, tf.nest.map_structure(observations.cast, x))
     means = distribution.mean()
@@ -36,17 +36,20 @@ def moments(predictive: _Predictive | None, latents: dict[str, tf.Tensor], x: An
 def draws(
     model: Any, predictive: _Predictive | None, latents: dict[str, tf.Tensor], x: Any, seed: tf.Tensor
 ) -> np.ndarray | dict[str, np.ndarray]:
-    """Draws data at draws of the latent variables.
+    """Draws data from the posterior predictive distribution, once for each draw of the latent variables.
 
     Args:
         model: the Bayesian model.
         predictive: see `tfvae.VariationalInference`.
         latents: the latent variables by name, each [S, ...].
-        x: new data [N, ...], or None for what is pinned in a joint distribution.
+        x: new data [N, ...]; or None to replicate the pinned data of a joint distribution.
         seed: int32 [2], a stateless seed.
 
+    Returns:
+        Draws [S, N, ...] from `predictive`; or of the pinned variables, by name, each [S, ...].
+
     Raises:
-        ValueError: there is no `predictive`, and the model is no joint distribution.
+        ValueError: `predictive` is None and there are no pinned data to replicate.
     """
     if x is None and isinstance(model, tfp.experimental.distributions.JointDistributionPinned):
         return _replicate(model, latents, seed)
@@ -63,7 +66,7 @@ def _checked(predictive: _Predictive | None) -> _Predictive:
 
 
 def _replicate(model: Any, latents: dict[str, tf.Tensor], seed: tf.Tensor) -> dict[str, np.ndarray]:
-    """Draws what is pinned in a joint distribution, by name, each [S, ...], at latent variables [S, ...]."""
+    """Draws the pinned variables of a joint distribution, by name, each [S, ...], given latent variables [S, ...]."""
     joint = model.distribution
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Saw Tensor seed")

@@ -1,4 +1,4 @@
-"""Where a fit starts: points that are plausible, and a look at the density there before any step is taken."""
+"""Where a fit starts: finds standard coordinates, and checks the density at plausible points before the first step."""
 
 import warnings
 from collections.abc import Callable
@@ -11,14 +11,14 @@ from tfvae.inference.joint_density import JointDensity
 from tfvae.inference.latents import describe
 from tfvae.inference.targets import Target
 
-# Rows that the curvature is found from, where the data come in batches.
+# The rows from which the curvature is found if the data come in batches.
 _ROWS = 2**14
-# How many points, the origin among them.
+# How many points Newton's method starts from, including the origin.
 _COUNT = 4
-# Of the Gaussian, at which the density is looked at.
+# Draws of the Gaussian at which the density is checked.
 _DRAWS = 256
-# Multiples of a scale at which a density that has a finite integral must have fallen; further out the rounding of
-# float32 is as large as the scale of another direction.
+# A density with a finite integral must have fallen at these multiples of its scale. Further out, rounding errors in
+# float32 would be as large as the scale in another direction.
 _FAR = (1e2, 1e3)
 _PROPER = "`model` must have a posterior that is proper: one whose density falls in every direction"
 
@@ -29,9 +29,10 @@ def standard_coordinates(
     of_all_rows: Callable[[np.ndarray], control_variate.AtPoint],
     seed: int,
 ) -> newton.Gaussian:
-    """Finds a Gaussian near the posterior: its mean and scale are the coordinates that a family is fitted in.
+    """Finds a Gaussian near the posterior, whose mean and scale define the coordinates in which q is fitted.
 
-    Where the data come in batches, its curvature is that of some rows, and its mode that of all.
+    If the data come in batches, its scale comes from about the first 16,384 rows, and its mean is then moved to the
+    mode given all rows.
 
     Args:
         joint: the joint density.
@@ -40,7 +41,7 @@ def standard_coordinates(
         seed: the same seed gives the same Gaussian.
 
     Raises:
-        ValueError: the density is NaN, infinite or nowhere finite where the fit starts, or improper.
+        ValueError: the density is NaN or infinite at a starting point, finite at none of them, or improper.
     """
     target, rows = joint.target, observations.first_rows(data.dataset, 1 if data.whole else _ROWS)
 
@@ -64,12 +65,12 @@ def standard_coordinates(
 
 
 def check_start(joint: JointDensity, data: observations.Observations, seed: int) -> None:
-    """Raises ValueError where a density with local latent variables is NaN, infinite or nowhere finite at the start.
+    """Raises ValueError if a density with local latent variables is NaN or infinite at a start, or finite at none.
 
     Args:
         joint: the joint density.
         data: the data.
-        seed: of the points that are looked at.
+        seed: the seed of the starting points.
     """
     points, rows = _points(joint.target, seed), observations.first_rows(data.dataset, 1)
     z, noise_seed = tf.constant(points, tf.float32), tf.constant([seed, 0])
@@ -78,9 +79,9 @@ def check_start(joint: JointDensity, data: observations.Observations, seed: int)
 
 
 def _points(target: Target, seed: int) -> np.ndarray:
-    """Points [M, L] of the unconstrained space: the origin, and others that the model or nobody says are likely."""
+    """Points [M, L] in the unconstrained space: the origin, and draws of the prior, or uniform ones without a prior."""
     shape = (_COUNT - 1, target.space.dim)
-    # As in Stan.
+    # The range in which Stan draws its initial values.
     points = np.random.default_rng(seed).uniform(-2.0, 2.0, shape)
     if target.starts is not None:
         draws = target.starts(_COUNT - 1, tf.constant([seed, 0]))
@@ -90,25 +91,26 @@ def _points(target: Target, seed: int) -> np.ndarray:
 
 
 def _check_finite(target: Target, points: np.ndarray, values: np.ndarray) -> None:
-    """Raises ValueError where the density cannot be followed from any of the points, or is wrong at one."""
+    """Raises ValueError if the density is NaN or infinite at one of the points, or 0 at all of them."""
     wrong = np.isnan(values) | (values == np.inf)
     if not wrong.any() and np.isfinite(values).any():
         return
     row = int(np.argmax(wrong))
     latents = _latents(target, points)
     hint = (
-        "; a latent variable on a constrained space needs the bijector of that space, a matrix to factorise some jitter"
+        "; a latent variable on a constrained space needs the bijector of that space, and a matrix that is factorised "
+        "may need jitter"
         if wrong.any()
         else ""
     )
     raise ValueError(
-        "`model` must have a log joint density that is a number wherever its latent variables are in their spaces, and "
-        f"finite where the fit starts{hint}. Received: {values[row]} at {describe(latents, row)}"
+        "`model` must have a log joint density that is never NaN or +inf where the latent variables meet their "
+        f"constraints, and finite where the fit starts{hint}. Received: {values[row]} at {describe(latents, row)}"
     )
 
 
 def _check_support(target: Target, gaussian: newton.Gaussian, log_density: Callable[[tf.Tensor], tf.Tensor]) -> None:
-    """Raises ValueError where the density is 0, or no number, in a part of the space near its mode."""
+    """Raises ValueError if the density is 0 or not finite in a part of the space near its mode."""
     noise = np.random.default_rng(0).standard_normal([_DRAWS, target.space.dim])
     moves = noise @ gaussian.scale.T if gaussian.scale.ndim == 2 else noise * gaussian.scale
     points = gaussian.loc + moves
@@ -117,21 +119,21 @@ def _check_support(target: Target, gaussian: newton.Gaussian, log_density: Calla
     if np.mean(wrong) > newton.FEW:
         row = int(np.argmax(wrong))
         raise ValueError(
-            "`model` must have a density above 0 wherever its latent variables are in their spaces; a latent variable "
+            "`model` must have a density above 0 where the latent variables meet their constraints; a latent variable "
             f"on a constrained space needs the bijector of that space. Received: {values[row]} near the mode, at "
             f"{describe(_latents(target, points), row)}"
         )
 
 
 def _warn_of_rounding(target: Target, gaussian: newton.Gaussian) -> None:
-    """Warns of a posterior that is so narrow that float32 has few numbers in it."""
+    """Warns of a posterior so narrow, relative to its distance from 0, that few float32 numbers fall into it."""
     deviations = np.linalg.norm(gaussian.scale, axis=1) if gaussian.scale.ndim == 2 else gaussian.scale
     narrow = deviations < 16.0 * np.finfo(np.float32).eps * np.abs(gaussian.loc)
     if narrow.any():
         names = ", ".join(name for name, part in target.space.split(narrow).items() if part.any())
         warnings.warn(
-            f"The posterior of {names} is so narrow beside its distance from 0 that float32 has few numbers in it: "
-            "subtract a constant from the data.",
+            f"The posterior of {names} is so narrow, relative to its distance from 0, that few float32 numbers fall "
+            "into it: subtract a constant from the data.",
             stacklevel=5,
         )
 
@@ -142,8 +144,8 @@ def _latents(target: Target, points: np.ndarray) -> dict[str, np.ndarray]:
 
 
 def _check_proper(target: Target, gaussian: newton.Gaussian, log_density: Callable[[tf.Tensor], tf.Tensor]) -> None:
-    """Raises ValueError where the density has no finite integral along one of the axes of the Gaussian."""
-    # A direction in which the density is flat is one of the principal ones.
+    """Raises ValueError if the density has no finite integral along one of the principal axes of the Gaussian."""
+    # A direction in which the density is flat shows up as a long principal axis.
     directions, lengths, _ = np.linalg.svd(gaussian.scale)
     axes = np.concatenate([lengths[:, None] * directions.T, -lengths[:, None] * directions.T])
     here = log_density(tf.constant(gaussian.loc[np.newaxis], tf.float32)).numpy()[0]
@@ -152,10 +154,10 @@ def _check_proper(target: Target, gaussian: newton.Gaussian, log_density: Callab
     flat = np.ones(len(axes), bool)
     for distance in _FAR:
         there = log_density(tf.constant(gaussian.loc + distance * axes, tf.float32)).numpy()
-        # Along a line, a density that falls no faster than 1 / distance has no finite integral.
+        # A density that falls no faster than 1 / distance along a line has no finite integral.
         flat &= there >= here - 0.9 * np.log(distance)
     if flat.any():
         axis = np.abs(axes[int(np.argmax(flat))])
         parts = target.space.split(axis > 1e-3 * axis.max())
         names = ", ".join(name for name, part in parts.items() if part.any())
-        raise ValueError(f"{_PROPER}; data or a prior must say more of {names}. Received: one that is flat along them")
+        raise ValueError(f"{_PROPER}; data or a prior must constrain {names}. Received: one that is flat along them")

@@ -1,4 +1,4 @@
-"""What variational inference approximates: the joint density of latent variables and data, however a user wrote it."""
+"""Reads the user's Bayesian model, in any of its forms, into one kind of joint density of latent variables and data."""
 
 import functools
 import warnings
@@ -12,7 +12,7 @@ from tfvae.inference.latents import Latent, LatentSpace, space, variables
 
 tfd = tfp.distributions
 
-# What a function of a user may raise for tensors that it cannot take.
+# The errors that a user's function may raise for tensors that it does not accept.
 _FAILURES = (TypeError, ValueError, AttributeError, IndexError, NotImplementedError, tf.errors.OpError)
 
 _MUST_GIVE = (
@@ -24,9 +24,9 @@ class LogDensities(NamedTuple):
     """The parts of a joint density, in nats.
 
     Attributes:
-        log_prior: log p(latents) [S], or 0 where it is not known apart.
-        log_likelihood: log p(data | latents) [S]; [S, B] with a column for each row of the data; or the log joint
-            density [S] where its parts are not known.
+        log_prior: log p(latents) [S], or 0 if the user gave only the log joint density.
+        log_likelihood: log p(data | latents), either [S] or [S, B] with a column for each row of the data; or the log
+            joint density [S] if the user gave only that.
     """
 
     log_prior: tf.Tensor
@@ -34,13 +34,13 @@ class LogDensities(NamedTuple):
 
 
 class Target(NamedTuple):
-    """A joint density.
+    """The joint density of latent variables and data, in the one form to which every user's model is brought.
 
     Attributes:
         space: the latent variables.
         log_densities: maps the latent variables by name, each [S, ...], and the data to the parts of the density.
-        starts: draws a number of points from a seed, by name, where the model itself says what is plausible; or None.
-        has_data: whether the data are a part of the model.
+        starts: draws a number of points from the prior, given a seed, by name; None if the prior cannot be sampled.
+        has_data: whether the data are pinned in the model.
     """
 
     space: LatentSpace
@@ -49,13 +49,13 @@ class Target(NamedTuple):
     has_data: bool = False
 
     def check(self, values: dict[str, tf.Tensor], x: Any, *, whole: bool, must_split: str | None) -> None:
-        """Raises ValueError unless the densities have the shapes that they must have.
+        """Raises ValueError unless the densities have the required shapes.
 
         Args:
             values: the latent variables by name, each [S, ...].
             x: the data of B rows, or None.
             whole: whether these are all of the data.
-            must_split: why there must be a column for each row; None where there need not be.
+            must_split: why the log-likelihood must have a column for each row, for the message; None if it need not.
         """
         num_samples = len(next(iter(values.values())))
         try:
@@ -84,20 +84,20 @@ class Target(NamedTuple):
             must_split = "the data come in batches, whose log-likelihood is scaled"
         if must_split is not None and len(shapes[1]) == 1:
             raise ValueError(
-                "`model` must give the pair of log p(latents) [S] and log p(data | latents) [S, B] where "
-                f"{must_split}. Received: a log joint density in one piece, of shape {shapes[1]}"
+                "`model` must give the pair of log p(latents) [S] and log p(data | latents) [S, B], because "
+                f"{must_split}. Received: only a density summed over rows, of shape {shapes[1]}"
             )
 
 
 def target(model: Any, latents: Mapping[str, Latent | Sequence[int]] | tfd.JointDistribution | None) -> Target:
-    """Reads what a user gave as a Bayesian model.
+    """Reads a user's Bayesian model.
 
     Args:
         model: see `tfvae.VariationalInference`.
         latents: see `tfvae.VariationalInference`.
 
     Raises:
-        ValueError: it is no model.
+        ValueError: `model` is neither a pinned joint distribution nor a function, or `latents` does not fit it.
     """
     if isinstance(model, tfp.experimental.distributions.JointDistributionPinned):
         return _of_pinned(model, latents)
@@ -108,7 +108,7 @@ def target(model: Any, latents: Mapping[str, Latent | Sequence[int]] | tfd.Joint
         )
     if latents is None:
         raise ValueError(
-            "`latents` must say the shapes and constraints of the latent variables that the function `model` takes. "
+            "`latents` must give the shapes and constraints of the latent variables that the function `model` takes. "
             "Received: latents=None"
         )
     starts = None
@@ -118,7 +118,7 @@ def target(model: Any, latents: Mapping[str, Latent | Sequence[int]] | tfd.Joint
 
 
 def _split(density: Any) -> LogDensities:
-    """The parts of what a user's function gave: log p(data, latents), or log p(latents) and log p(data | latents)."""
+    """Splits the result of a user's function: log p(data, latents), or log p(latents) and log p(data | latents)."""
     parts = density if isinstance(density, tuple | list) else (density,)
     try:
         parts = [tf.cast(part, tf.float32) for part in parts]
@@ -130,13 +130,13 @@ def _split(density: Any) -> LogDensities:
 
 
 def _of_pinned(model: Any, latents: Any) -> Target:
-    """The joint density of a joint distribution with pinned observations."""
+    """Makes the target of a joint distribution with pinned observations."""
     shapes = variables(model)
     names = list(shapes)
     unconstrained = space(model if latents is None else latents)
     if unconstrained.shapes != shapes:
         raise ValueError(
-            f"`latents` must be those of the joint distribution that are not pinned, {shapes}. Received: "
+            f"`latents` must be the variables of the joint distribution that are not pinned, {shapes}. Received: "
             f"{unconstrained.shapes}"
         )
 
@@ -152,9 +152,9 @@ def _of_pinned(model: Any, latents: Any) -> Target:
 
 
 def _plausible(names: Sequence[str], sample: Callable[..., Any], count: int, seed: tf.Tensor) -> dict[str, tf.Tensor]:
-    """Draws of a joint distribution by name."""
+    """Draws `count` values of each latent variable from a joint distribution, by name."""
     with warnings.catch_warnings():
-        # TFP says that it draws one after the other.
+        # TFP warns that it must draw the variables one after the other with a Tensor seed.
         warnings.filterwarnings("ignore", message="Saw Tensor seed")
         draws = tf.function(lambda: sample(count, seed=seed), autograph=False)()
         return dict(zip(names, tf.nest.flatten(draws), strict=True))

@@ -1,4 +1,4 @@
-"""Variational inference: an approximation of the posterior of a user's own Bayesian model."""
+"""`VariationalInference`, the Keras model that approximates the posterior of a user's own Bayesian model."""
 
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -34,7 +34,7 @@ _STEPS_PER_EXECUTION = 10
 _STEPS_PER_EPOCH = 100
 _MAX_EPOCHS = 1000
 _PREDICTIVE_DRAWS = 200
-# Draws times rows that are evaluated at a time.
+# The most draws times rows that `draw` evaluates at a time.
 _CHUNK_ELEMENTS = 2**21
 
 
@@ -44,32 +44,32 @@ class VariationalInference(VariationalModel):
 
     `fit` maximises the ELBO, E_q[log p(data, z) - log q(z)] <= log p(data), and so minimises KL(q(z) || p(z | data)).
     The metrics are in nats for all of the data, not per row: `elbo`; `log_likelihood`, E_q[log p(data | z)]; `kl`,
-    KL(q(z) || p(z)). Where a model gives its log joint density in one piece, `log_likelihood` is the mean of that, and
-    `kl` the negative entropy of q.
+    KL(q(z) || p(z)). If the model gives only its log joint density, `log_likelihood` is the mean of that, and `kl` is
+    the negative entropy of q.
 
-    q is a family over the unconstrained space of the latent variables, which bijectors map to their constraints, in
-    coordinates that are standardised before the first step, by a Gaussian near the posterior: see
-    `tfvae.inference.newton`. A mean-field family gets the diagonal of its precision; with local latents the coordinates
-    are left as they are.
+    q is a family of distributions over the unconstrained space of the latent variables, which bijectors map to the
+    constrained one. Its coordinates are standardised before the first step, by a Gaussian near the posterior: see
+    `tfvae.inference.newton`. A mean-field family gets the diagonal of the Gaussian's precision; with `local` the
+    coordinates are not standardised.
 
     Args:
         model: a TFP joint distribution whose observations are pinned, `joint.experimental_pin(y=y)`; or a function
-            `log_joint(latents, data)` of the latent variables by name, each [S, ...] for S points, and of the data, as
-            `fit` was given them. It returns log p(data, latents) [S]; or the pair of log p(latents) [S] and
-            log p(data | latents) [S, B], one column for each row, which batches, replicas and local latents need.
-        latents: for each name a `tfvae.Latent`, or a shape where there is no constraint; or a joint distribution, the
-            prior, whose shapes and supports are taken. None takes those of a pinned joint distribution.
-        num_data: N, the number of rows of all of the data, by which batches are scaled; None takes it from arrays.
+            `log_joint(latents, data)` of the latent variables by name, each [S, ...] for S points, and of the data in
+            the form given to `fit`. It returns log p(data, latents) [S]; or the pair of log p(latents) [S] and
+            log p(data | latents) [S, B], one column for each row, which is needed for batches, replicas and `local`.
+        latents: for each name a `tfvae.Latent`, or a shape if there is no constraint; or a joint distribution, the
+            prior, which gives the shapes and supports. None takes those of a pinned joint distribution.
+        num_data: N, the number of rows of all of the data, to which batches are scaled; None takes it from arrays.
         posterior: the family of q: `DiagonalNormal()` (mean-field), `FullCovarianceNormal()`, `LowRankNormal()`,
             `CouplingFlow()` or one of your own; None means `FullCovarianceNormal()`.
         objective: what is maximised; None means the ELBO of 32 draws with the gradient of Roeder et al. 2017.
-        local: the latent variables that each row has of its own; they come with the others by name, each [S, B, ...].
-        predictive: for new data, a function of the latent variables by name, each [S, ...], and of x [B, ...] that
-            returns the distribution of what is predicted, with batch shape [S, B]; or None.
+        local: the latent variables that each row has of its own; `model` gets them by name too, each [S, B, ...].
+        predictive: a function of the latent variables by name, each [S, ...], and of new data x [B, ...] that returns
+            the distribution of the predicted quantity, with batch shape [S, B]; or None.
         kwargs: the arguments of `keras.Model`.
 
     Raises:
-        ValueError: an argument is not what it must be.
+        ValueError: an argument has the wrong type or is out of its range, or the arguments do not fit together.
 
     Reference: Kucukelbir et al. 2017, Automatic Differentiation Variational Inference, sections 2.3 to 2.6; Hoffman et
     al. 2013, Stochastic Variational Inference, section 2.4.
@@ -89,7 +89,7 @@ class VariationalInference(VariationalModel):
         if objective is None:
             objective = ELBO(num_samples=_NUM_SAMPLES, sticking_the_landing=True)
         super().__init__(objective, **kwargs)
-        # Past Keras, which would look into these.
+        # Set past Keras's `__setattr__`, which would track the layers and variables inside of these.
         given = {"model": model, "latents": latents, "local": local, "predictive": predictive}
         self.__dict__.update(_joint=JointDensity(target(model, latents), local), _given=given, _data=None)
         self.num_data = None if num_data is None else checks.positive_integer("num_data", num_data)
@@ -114,7 +114,7 @@ class VariationalInference(VariationalModel):
         self.built = True
 
     def elbo_terms(self, x: Any, sampling: elbo.Sampling) -> elbo.ElboTerms:
-        """Estimates the terms of the bound for all of the data, in nats, the same in each column.
+        """Estimates the terms of the bound for all of the data, in nats, repeated in one column for each row.
 
         Args:
             x: the data of B rows.
@@ -131,13 +131,13 @@ class VariationalInference(VariationalModel):
             )
         rows = tf.shape(tf.nest.flatten(x)[0])[0]
         terms = (log_likelihood, log_prior, log_posterior + log_local)
-        # A column for each row, so that sums over rows and replicas weigh the batch by its size.
+        # One column for each row, so that means over rows and replicas weight a batch by its size.
         columns = [tf.repeat(term[:, tf.newaxis], rows, axis=1) for term in terms]
         kl = tf.reduce_mean(columns[2] - columns[1], axis=0)
         return elbo.ElboTerms(*columns, kl)
 
     def batch_gradients(self, batch: Batch) -> tuple[list[list[Any]], dict[str, tf.Tensor]]:
-        """As in `VariationalModel`, or zeros, and a loss of NaN, where a draw far in a tail makes one overflow."""
+        """As in `VariationalModel`; but if a draw far in a tail makes a gradient overflow, zeros and a loss of NaN."""
         gradients, values = super().batch_gradients(batch)
         present = [each for each in tf.nest.flatten(gradients) if each is not None]
         finite = tf.reduce_all([tf.reduce_all(tf.math.is_finite(each)) for each in present])
@@ -146,21 +146,21 @@ class VariationalInference(VariationalModel):
         return kept, values
 
     def unpack(self, data: Any) -> tuple[Any, Any]:
-        """The data of one element of what `fit` is given; see `VariationalModel.unpack`."""
+        """Finds the data in one element of the dataset given to `fit`: see `VariationalModel.unpack`."""
         x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
         if sample_weight is not None:
             raise ValueError(
-                "`sample_weight` must be None: weights are part of the model's log-likelihood. Received: "
+                "`sample_weight` must be None: sample weights belong in the model's log-likelihood. Received: "
                 f"sample_weight of type {type(sample_weight).__name__}"
             )
         return (x if y is None else (x, y)), None
 
     def cast(self, x: tf.Tensor) -> tf.Tensor:
-        """A tensor of the data as a log joint density takes it: float32, or integers as they are."""
+        """Converts data to the tensors that `model` takes: floats become float32, integers stay as they are."""
         return observations.cast(x)
 
     def check_data(self, x: Any) -> None:
-        """Raises ValueError when the data are no rows of finite numbers."""
+        """Raises ValueError unless the data are rows of finite numbers."""
         observations.check_rows(x)
         for array in tf.nest.flatten(x):
             checks.check_finite(array)
@@ -174,33 +174,33 @@ class VariationalInference(VariationalModel):
         callbacks: list[keras.callbacks.Callback] | None = None,
         **kwargs: Any,
     ) -> keras.callbacks.History:
-        """Fits q: `keras.Model.fit`, after the coordinates are standardised.
+        """Fits q with `keras.Model.fit`, after standardising the coordinates.
 
-        A model that is not compiled is compiled with Adam. An epoch has 100 steps where all of the data are taken at
-        once, or `epochs` is None. Batches are corrected by what all of the data say at one point, for which these are
-        passed over a few times before: see `tfvae.inference.control_variate`. The data are kept for `draw`, by
-        reference.
+        A model that is not compiled is compiled with Adam. An epoch is 100 steps if each step takes all of the data, or
+        if `epochs` is None. With batches, a few passes over the data before the first step find one point at which the
+        log-likelihood of all rows is known, and a control variate based on it corrects each batch: see
+        `tfvae.inference.control_variate`. The model keeps a reference to the data, for `draw`.
 
         Args:
-            x: the data, as the log joint density takes them: an array, a dictionary or a tuple of arrays with N rows,
-                or a `tf.data.Dataset` of batches of such; None where the model has its data.
-            y: with y the data are the tuple (x, y).
-            batch_size: B; None takes all rows up to 4096, and 1024 of more.
-            epochs: None goes on until q has converged: see `tfvae.callbacks.Convergence`.
+            x: the data in the form that `model` takes: an array, or a dictionary or tuple of arrays with N rows; a
+                `tf.data.Dataset` of batches of such; or None if `model` contains its own data.
+            y: if given, the data are the tuple (x, y).
+            batch_size: B; None takes all rows if there are at most 4096, and 1024 otherwise.
+            epochs: None continues until q has converged: see `tfvae.callbacks.Convergence`.
             callbacks: as for `keras.Model.fit`.
-            kwargs: the further arguments of `keras.Model.fit`.
+            kwargs: the other arguments of `keras.Model.fit`.
 
         Returns:
             The history.
 
         Raises:
-            ValueError: the data, or the density at the start, are not what they must be.
+            ValueError: the data are not valid, or the density is not finite where the fit starts, or improper.
         """
         observations.check_unused(kwargs)
         data = self._read(x, y, batch_size)
         if not data.whole and not isinstance(self.objective, ELBO):
             raise ValueError(
-                "`objective` must be an ELBO where the data come in batches: others are no bound there. Received: "
+                "`objective` must be an ELBO if the data come in batches: no other one is a bound then. Received: "
                 f"objective={self.objective!r}"
             )
         if not self.compiled:
@@ -212,23 +212,23 @@ class VariationalInference(VariationalModel):
         if automatic:
             epochs = _MAX_EPOCHS
             callbacks = Convergence.added_to(callbacks)
-            if not data.whole:  # A pass over large data is too long to look for convergence after.
+            if not data.whole:  # A pass over large data takes too long to check for convergence only after each.
                 dataset = dataset.repeat()
                 kwargs.setdefault("steps_per_epoch", _STEPS_PER_EPOCH)
         history = super().fit(dataset, epochs=epochs, callbacks=callbacks, **kwargs)
         self.__dict__["_data"] = (x, y)
         if automatic and data.whole:
-            self.draw()  # for its warning
+            self.draw()  # Warns if q is far from the posterior.
         return history
 
     def evaluate(self, x: Any = None, y: Any = None, batch_size: int | None = None, **kwargs: Any) -> Any:
-        """Estimates the metrics: `keras.Model.evaluate`. `draw` gives the ELBO with its standard error.
+        """Estimates the metrics with `keras.Model.evaluate`. `draw` gives the ELBO with its standard error.
 
         Args:
-            x: as for `fit`, as are y and batch_size.
-            y: see x.
-            batch_size: see x.
-            kwargs: the further arguments of `keras.Model.evaluate`.
+            x: as for `fit`.
+            y: as for `fit`.
+            batch_size: as for `fit`.
+            kwargs: the other arguments of `keras.Model.evaluate`.
         """
         return super().evaluate(self._read(x, y, batch_size).dataset, **kwargs)
 
@@ -245,22 +245,22 @@ class VariationalInference(VariationalModel):
 
         Args:
             num_samples: S.
-            x: all of the data, as for `fit`, as are y and batch_size; None takes those that `fit` was given last.
-            y: see x.
-            batch_size: see x.
+            x: all of the data, as for `fit`; None takes the data of the last `fit`.
+            y: as for `fit`.
+            batch_size: as for `fit`.
             seed: the same seed gives the same draws; None draws anew at each call.
 
         Returns:
-            The draws. A warning is given where their k-hat is above 0.7.
+            The draws. A warning is given if their k-hat is above 0.7.
 
         Raises:
-            ValueError: these are not all of the data.
+            ValueError: x is not all of the data.
         """
         num_samples = checks.positive_integer("num_samples", num_samples)
         if x is None and self._data is not None:
             x, y = self._data
         if x is None and self.num_data:
-            raise ValueError("`x` must be given: a file holds no data. Received: x=None")
+            raise ValueError("`x` must be given: a loaded model has no data. Received: x=None")
         data = self._read(x, y, batch_size)
         seed = self._seed(seed)
         z, log_q = self.approximation.sample(num_samples, seed)
@@ -271,16 +271,16 @@ class VariationalInference(VariationalModel):
         return draws
 
     def posterior_predictive(self, x: Any = None, num_samples: int = 1000, *, seed: int | None = None) -> Any:
-        """Draws data from the model at draws of q.
+        """Draws data from the posterior predictive distribution.
 
         Args:
-            x: new data [N, ...], as `predictive` takes them; None for a pinned joint distribution.
+            x: new data [N, ...] in the form that `predictive` takes; None for a pinned joint distribution.
             num_samples: S.
             seed: the same seed gives the same draws; None draws anew at each call.
 
         Returns:
-            Draws of what `predictive` predicts, [S, N, ...]; of a pinned joint distribution, those of what was pinned,
-            by name, each [S, ...].
+            Draws [S, N, ...] of the quantity that `predictive` predicts; for a pinned joint distribution, draws of the
+            pinned variables by name, each [S, ...].
         """
         seeds = tf.random.experimental.stateless_split(self._seed(seed), 2)
         num_samples = checks.positive_integer("num_samples", num_samples)
@@ -289,25 +289,25 @@ class VariationalInference(VariationalModel):
         return prediction.draws(self._given["model"], self.predictive, latents, x, seeds[1])
 
     def call(self, x: Any, training: bool = False) -> tf.Tensor:
-        """The mean of the posterior predictive distribution [B, ...], over 200 draws of q that are always the same.
+        """The mean [B, ...] of the posterior predictive distribution, over 200 draws of q that are always the same.
 
         Args:
-            x: new data [B, ...], as `predictive` takes them.
+            x: new data [B, ...] in the form that `predictive` takes.
             training: has no effect.
         """
         return self.predict_moments(x)["mean"]
 
     def predict_moments(self, x: Any) -> dict[str, tf.Tensor]:
-        """The `mean` and the `stddev` [B, ...] of the posterior predictive distribution, as in `call`.
+        """The `mean` and the `stddev` [B, ...] of the posterior predictive distribution, over the draws of `call`.
 
         Args:
-            x: new data [B, ...], as `predictive` takes them.
+            x: new data [B, ...] in the form that `predictive` takes.
         """
         z, _ = self.approximation.draw(_PREDICTIVE_DRAWS, tf.constant([0, 0]))
         return prediction.moments(self.predictive, self.space.constrain(z)[0], x)
 
     def _read(self, x: Any, y: Any, batch_size: int | None) -> observations.Observations:
-        """The data as a dataset, once its first batch and the density there have been looked at."""
+        """The data as a dataset, after checking its first batch and the shapes of the density for that batch."""
         replicas = self.distribute_strategy.num_replicas_in_sync
         known = {"num_data": self.num_data, "replicas": replicas, "seed": self._progress.get_seed}
         if x is not None and self._joint.target.has_data:
@@ -321,7 +321,7 @@ class VariationalInference(VariationalModel):
         return data
 
     def _standardize(self, data: observations.Observations) -> None:
-        """Standardises the coordinates where that is still to be done, and takes the sums that correct batches."""
+        """Standardises the coordinates unless they are already, and sets the control variate for batches."""
         if self.local is not None:
             check_start(self._joint, data, self.noise_seed % 2**31)
             return
@@ -329,7 +329,7 @@ class VariationalInference(VariationalModel):
         if keras.ops.convert_to_numpy(self.approximation.standardized) == 0.0:
             seed = self.noise_seed % 2**31
             self.approximation.set_coordinates(standard_coordinates(self._joint, data, evaluate, seed))
-        # Of these data, whatever an earlier fit was given.
+        # Set for these data: an earlier fit may have been of all data at once, or of batches.
         if self._controlled == data.whole:
             self.__dict__["_controlled"] = not data.whole
             self.train_function = None
@@ -337,7 +337,7 @@ class VariationalInference(VariationalModel):
             self.control_variate.set(evaluate(keras.ops.convert_to_numpy(self.approximation.loc).astype(float)))
 
     def _log_joint(self, z: tf.Tensor, data: observations.Observations, seed: tf.Tensor) -> np.ndarray:
-        """Evaluates log p(data, z) [S] of z [S, L], a part of the rows and of the draws at a time."""
+        """Evaluates log p(data, z) [S] at z [S, L], in chunks of rows and draws."""
         total = np.zeros(len(z))
         for index, batch in enumerate(observations.one_pass(data)):
             batch_seed = tf.random.experimental.stateless_fold_in(seed, index)
@@ -350,42 +350,42 @@ class VariationalInference(VariationalModel):
         return total
 
     def _log_rows(self, z: tf.Tensor, x: Any, seed: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        """Evaluates log p(z) [S], and log p(x | z) [S] of these rows alone, less log q of their local latents."""
+        """Evaluates log p(z) [S], and log p(x | z) - log q(local latents | x) [S], summed over these rows alone."""
         log_prior, log_likelihood, log_local = self._joint.log_densities(z, x, num_data=None, seed=seed)
         return log_prior, log_likelihood - log_local
 
     def load_own_variables(self, store: Mapping[str, Any]) -> None:
-        """Loads what `save_own_variables` saved.
+        """Loads the weights that `save_own_variables` saved.
 
         Raises:
-            ValueError: it is of another model, or the local latents have no weights yet to be loaded.
+            ValueError: the weights are of another model, or `local` is not built yet.
         """
         if self.local is not None and not self.local.built:
             raise ValueError(
-                "`local` must have an encoder that knows the shape of its input, from keras.Input, where weights are "
+                "`local` must have an encoder that knows the shape of its input, from keras.Input, before weights are "
                 f"loaded. Received: {self.local.encoder!r}"
             )
         super().load_own_variables(store)
 
     def get_config(self) -> dict[str, Any]:
-        """The constructor's arguments that can be stored, and the names of those that are the user's own code."""
+        """The constructor's arguments that a file can hold, and the names of those that are the user's own code."""
         parts = {name: keras.saving.serialize_keras_object(getattr(self, name)) for name in ("posterior", "objective")}
         own = [name for name, value in self._given.items() if value is not None]
         return {**super().get_config(), "num_data": self.num_data, **parts, "own": own}
 
     @classmethod
     def from_config(cls, config: dict[str, Any], custom_objects: dict[str, Any] | None = None) -> Self:
-        """The model that `get_config` described, with new weights.
+        """Makes the model that `get_config` described, with new weights.
 
-        A file holds q, not the Bayesian model: `keras.saving.load_model(path, custom_objects={"model": model, ...})`
-        must be given that, under the names of the constructor's arguments.
+        A file holds q, but not the user's Bayesian model. Pass that, under the names of the constructor's arguments, as
+        `keras.saving.load_model(path, custom_objects={"model": model, ...})`.
         """
         config = dict(config)
         own = {name: keras.saving.get_registered_object(name, custom_objects) for name in config.pop("own")}
         missing = [name for name, value in own.items() if value is None]
         if missing:
             raise ValueError(
-                f"`custom_objects` must hold {missing}, which a file cannot: load_model(path, custom_objects="
+                f"`custom_objects` must hold {missing}, which a file cannot hold: load_model(path, custom_objects="
                 f"{{{missing[0]!r}: ...}}). Received: nothing under these names"
             )
         parts = {name: keras.saving.deserialize_keras_object(config[name]) for name in ("posterior", "objective")}

@@ -1,4 +1,4 @@
-"""The conditional variational autoencoder: all of its distributions may depend on a condition that is given."""
+"""The conditional variational autoencoder, whose distributions may all depend on a given condition."""
 
 from typing import Any, ClassVar
 
@@ -21,12 +21,12 @@ tfd = tfp.distributions
 
 @keras.saving.register_keras_serializable("tfvae")
 class ConditionalVAE(VAE):
-    """A variational autoencoder of x given a condition c, whose bound is one on log p(x|c).
+    """A variational autoencoder of x given a condition c; its objective is a lower bound on log p(x|c).
 
     q(z|x, c) = posterior(encoder([x, c])),  p(x|z, c) = likelihood(decoder([z, c])),  p(z|c) = prior
 
-    Data are dictionaries, `fit({"x": x, "condition": condition})`, as are the elements of a dataset, and what every
-    other method takes. The condition is a vector of numbers: for classes, `keras.utils.to_categorical(labels)`.
+    Data are dictionaries, `fit({"x": x, "condition": condition})`. So are the elements of a dataset, and the data that
+    the other methods take. The condition is a vector of numbers: for classes, `keras.utils.to_categorical(labels)`.
 
     Args:
         encoder: a Keras model from the list of x [B, ...] and the condition [B, C] to features [B, F].
@@ -34,12 +34,12 @@ class ConditionalVAE(VAE):
         latent_dim: L, the dimension of z.
         condition_dim: C, the dimension of the condition.
         posterior: see `tfvae.VAE`.
-        prior: p(z|c): a `Prior`, which is the same for every condition, or a family of distributions, a `Posterior`
-            such as `DiagonalNormal()`, whose heads then read the condition; None means `StandardNormal()`.
+        prior: p(z|c). Either a `Prior`, which is the same for every condition; or a family of distributions, such as
+            `DiagonalNormal()`, whose parameters are computed from the condition. None means `StandardNormal()`.
         likelihood: see `tfvae.VAE`.
         objective: see `tfvae.VAE`.
-        prior_network: a Keras model from the condition [B, C] to the features [B, F] that the heads of the prior read;
-            None lets them read the condition itself.
+        prior_network: a Keras model from the condition [B, C] to the features [B, F] from which the parameters of the
+            prior are computed; None computes them from the condition itself.
         keras_kwargs: the arguments of `keras.Model`.
 
     Raises:
@@ -65,7 +65,7 @@ class ConditionalVAE(VAE):
         prior_network: keras.Model | None = None,
         **keras_kwargs: Any,
     ) -> None:
-        # Before the parts, which may be built at once.
+        # Set before the parts, because the constructor of the base class may call `build`.
         self.condition_dim = checks.positive_integer("condition_dim", condition_dim)
         self.prior_network = prior_network
         if prior_network is not None:
@@ -117,15 +117,15 @@ class ConditionalVAE(VAE):
             data: a dictionary with the keys "x" and "condition", alone, or in a tuple as for `VAE`.
 
         Raises:
-            ValueError: it is no such dictionary.
+            ValueError: `data` has no such dictionary.
         """
         return unpack_named(data, ("x", "condition"))
 
     def check_data(self, x: dict[str, np.ndarray]) -> None:
-        """Builds the model where that is still to be done, and raises ValueError when x or the condition is wrong.
+        """Builds the model if it is not built yet, and raises ValueError if x or the condition is not valid.
 
         Args:
-            x: x [N, ...] and condition [N, C] by name.
+            x: a dictionary of x [N, ...] and condition [N, C].
         """
         super().check_data(x["x"])
         self._check_condition(x["condition"])
@@ -194,7 +194,7 @@ class ConditionalVAE(VAE):
         return (np.resize(np.eye(self.condition_dim), (rows, self.condition_dim)),)
 
     def _prior_parameters(self, condition: tf.Tensor, training: bool = False) -> dict[str, tf.Tensor]:
-        """The parameters of p(z|c), where it depends on the condition."""
+        """The parameters of p(z|c) if it depends on the condition."""
         features = condition if self.prior_network is None else self.prior_network(condition, training=training)
         return self.prior(features)
 
@@ -209,7 +209,7 @@ class ConditionalVAE(VAE):
         return super()._from_prior(epsilon)
 
     def _draw_prior(self, condition: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
-        """A draw z [B, L] for each condition."""
+        """Draws z [B, L] ~ p(z|c), one for each condition."""
         shape = () if isinstance(self.prior, Posterior) else tf.shape(condition)[:1]
         return self._prior_given(condition).sample(shape, seed=seed)
 

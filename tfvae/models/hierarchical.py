@@ -1,4 +1,4 @@
-"""Variational autoencoders with several layers of latent variables, each the prior of the one below."""
+"""Variational autoencoders with several layers of latent variables; each layer sets the prior of the one below."""
 
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -25,10 +25,10 @@ class _Layer(NamedTuple):
     """One layer of latent variables, z_t.
 
     Attributes:
-        parameters: those of its approximate posterior q given the layer next to it, each [N, ...].
-        z: what was picked, a draw of q or its center [N, L].
+        parameters: the parameters of q(z_t|...) given the layer before it in q, each [N, ...].
+        z: the chosen value [N, L]: a draw of q, or the center of q.
         log_q: log q(z) [N].
-        p: its prior given the layer above.
+        p: the prior p(z_t|z_{t+1}) given the layer above.
     """
 
     parameters: _Parameters
@@ -44,23 +44,24 @@ class HierarchicalVAE(autoencoder.Autoencoder):
     p(x, z) = p(x|z_1) p(z_1|z_2) ... p(z_T)
 
     q(z|x) = q(z_1|x) q(z_2|z_1) ... q(z_T|z_{T-1}), from the bottom up, or with `ladder`
-    q(z|x) = q(z_T|x) q(z_{T-1}|z_T, x) ... q(z_1|z_2, x), where q(z_t|z_{t+1}, x) is the product of the normal
-    distribution that the encoder says and of p(z_t|z_{t+1}), weighted by their precisions.
+    q(z|x) = q(z_T|x) q(z_{T-1}|z_T, x) ... q(z_1|z_2, x), where q(z_t|z_{t+1}, x) is proportional to the product of two
+    normal densities: one computed by the encoder from x, and p(z_t|z_{t+1}).
 
-    In `score` and in exports epsilon is the noise of all layers, [B, L_1 + ... + L_T], that of z_1 first.
+    In `score` and in exports, epsilon is the noise of all layers, [B, L_1 + ... + L_T], with the noise of z_1 first.
 
-    Metrics beside those of `VariationalModel`: `kl_1` to `kl_T`, E_q[log q(z_t|...) - log p(z_t|z_{t+1})] of a layer.
+    Metrics in addition to those of `VariationalModel`: `kl_1` to `kl_T`, E_q[log q(z_t|...) - log p(z_t|z_{t+1})] of a
+    layer.
 
     Args:
-        encoders: T Keras models that give features [B, F]: the first from x [B, ...], and each other from z_{t-1}
-            [B, L], or with `ladder` from the features of the one before.
-        decoders: T Keras models: the first from z_1 to the likelihood's parameters, and each other from z_t [B, L] to
-            the features [B, F] that p(z_{t-1}|z_t) reads.
+        encoders: T Keras models that return features [B, F]: the first from x [B, ...], each other from z_{t-1} [B, L],
+            or with `ladder` from the features of the encoder before.
+        decoders: T Keras models: the first from z_1 to the likelihood's parameters, each other from z_t [B, L] to the
+            features [B, F] from which the parameters of p(z_{t-1}|z_t) are computed.
         latent_dims: the dimensions of z_1 to z_T, at least two.
         ladder: whether q goes from the top down and is merged with the prior.
-        posteriors: for each layer the family of q; None means `DiagonalNormal()`, which a ladder needs.
-        conditionals: for each layer but the last the family of p(z_t|z_{t+1}), a `Posterior` whose heads read what the
-            decoder above gives; None means `DiagonalNormal()`, which a ladder needs.
+        posteriors: the family of q for each layer; None means `DiagonalNormal()`, which a ladder needs.
+        conditionals: the family of p(z_t|z_{t+1}) for each layer but the last, a `Posterior` whose parameters are
+            computed from the features of the decoder above; None means `DiagonalNormal()`, which a ladder needs.
         prior: p(z_T); None means `StandardNormal()`.
         likelihood: p(x|z_1); None means `Normal(scale=1.0)`.
         objective: what is maximised; it may not take path gradients. None means `ELBO()`.
@@ -68,7 +69,7 @@ class HierarchicalVAE(autoencoder.Autoencoder):
 
     Raises:
         ValueError: the parts do not fit together.
-        NotImplementedError: one of the conditionals knows its density at its own draws alone.
+        NotImplementedError: the density of one of the conditionals is known only at its own draws.
 
     Reference: Burda et al. 2016, Importance Weighted Autoencoders, equations 1 and 2, for the bottom-up form; Sonderby
     et al. 2016, Ladder Variational Autoencoders.
@@ -93,13 +94,13 @@ class HierarchicalVAE(autoencoder.Autoencoder):
             raise ValueError(
                 f"`latent_dims` must hold the dimensions of at least two layers. Received: latent_dims={latent_dims!r}"
             )
-        # Before the metrics, of which each layer has one.
+        # Set before the base class makes the metrics, of which there is one for each layer.
         self.latent_dims = tuple(checks.positive_integer("latent_dims", dim) for dim in latent_dims)
         super().__init__(objective, **keras_kwargs)
         if not isinstance(ladder, bool):
             raise ValueError(f"`ladder` must be True or False. Received: ladder={ladder!r}")
         self.ladder = ladder
-        # From the bottom up only that of the last layer is a divergence by itself, and cannot be below 0.
+        # Without `ladder` only the term of the last layer is a KL divergence of its own; the others may be negative.
         layers = range(1 if ladder else len(self.latent_dims), len(self.latent_dims) + 1)
         self.collapsing = tuple(f"kl_{number}" for number in layers)
         count = len(self.latent_dims)
@@ -156,7 +157,7 @@ class HierarchicalVAE(autoencoder.Autoencoder):
         self.event_shape = event_shape
 
     def call(self, x: tf.Tensor, training: bool = False) -> tf.Tensor:
-        """The reconstruction [B, ...]: the mean of p(x|z_1) at the mean of each layer of q, given that of the next.
+        """The reconstruction [B, ...]: the mean of p(x|z_1), where each layer of q is at its mean given the one before.
 
         Args:
             x: the data [B, ...].
@@ -167,7 +168,7 @@ class HierarchicalVAE(autoencoder.Autoencoder):
     def elbo_terms(self, x: tf.Tensor, sampling: elbo.Sampling) -> elbo.ElboTerms:
         """Estimates the terms of the bound, in nats per example: see `VariationalModel.elbo_terms`.
 
-        The KL divergence of a layer has its closed form where no other layer that it depends on was drawn given it.
+        The KL divergence of a layer is in closed form if no layer that its prior depends on was drawn given that layer.
         """
         return self._terms_at(x, self._draw(x, sampling), sampling)
 
@@ -177,11 +178,11 @@ class HierarchicalVAE(autoencoder.Autoencoder):
         return [variable for part in (*self.encoders, *self.posteriors) for variable in part.trainable_variables]
 
     def decode(self, z: Any, layer: int = 1, batch_size: int = 256) -> np.ndarray:
-        """Computes the mean of p(x|z_1), at z_1 or at the mean of each p(z_t|z_{t+1}) down from another layer.
+        """Computes the mean of p(x|z_1). From a higher layer, each layer below it is at the mean of p(z_t|z_{t+1}).
 
         Args:
-            z: an array [N, L], the latent variables of a layer.
-            layer: which one, from 1, next to the data, to T.
+            z: an array [N, L], the latent variables of one layer.
+            layer: the number of that layer, from 1, next to the data, to T.
             batch_size: how many examples are computed at a time.
 
         Returns:
@@ -215,7 +216,7 @@ class HierarchicalVAE(autoencoder.Autoencoder):
         return self._decoded(z.numpy(), batch_size=batch_size, layer=1)
 
     def _encode(self, x: tf.Tensor, training: bool = False) -> _Parameters:
-        """The parameters of each layer of q, by name and number such as loc_1, at the center of the layer before."""
+        """The parameters of each layer of q, named like loc_1, given that the layer before it in q is at its center."""
         layers = enumerate(self._at_noise(x, None, training), start=1)
         return {f"{name}_{number}": value for number, layer in layers for name, value in layer.parameters.items()}
 
@@ -266,7 +267,7 @@ class HierarchicalVAE(autoencoder.Autoencoder):
         return {"latent_dims": list(self.latent_dims), "ladder": self.ladder, **lists, **parts}
 
     def _at_noise(self, x: tf.Tensor, epsilon: tf.Tensor | None, training: bool = False) -> list[_Layer]:
-        """The layers at the draws that noise [B, L_1 + ... + L_T] stands for, that of z_1 first; None: at centers."""
+        """The layers at draws made from noise [B, L_1 + ... + L_T], that of z_1 first; None means at the centers."""
         count = len(self.latent_dims)
         noise = [None] * count if epsilon is None else tf.split(epsilon, self.latent_dims, axis=-1)
 
@@ -299,7 +300,7 @@ class HierarchicalVAE(autoencoder.Autoencoder):
         return {"elbo": terms.elbo, "log_likelihood": terms.log_likelihood[0], "kl": terms.kl}
 
     def _draw(self, x: tf.Tensor, sampling: elbo.Sampling) -> list[_Layer]:
-        """The layers at S draws, folded into the batch."""
+        """The layers at S draws for each example, in one batch of S * B rows."""
         seeds = tf.random.experimental.stateless_split(sampling.seed, len(self.latent_dims))
 
         def pick(index: int, parameters: _Parameters) -> tuple[tf.Tensor, tf.Tensor]:
@@ -309,7 +310,7 @@ class HierarchicalVAE(autoencoder.Autoencoder):
         return self._walk(x, pick, sampling.num_samples, sampling.training)
 
     def _walk(self, x: tf.Tensor, pick: _Pick, num_samples: int, training: bool) -> list[_Layer]:
-        """The layers from z_1 on, each evaluated at the z that is picked for the one before it in q."""
+        """The layers from z_1 on; `pick` chooses the z of each, given the z of the layer before it in q."""
         make = self._ladder_layers if self.ladder else self._bottom_up_layers
         return make(x, pick, num_samples, training)
 
@@ -354,7 +355,7 @@ class HierarchicalVAE(autoencoder.Autoencoder):
 
 
 def _merged(said: _Parameters, prior: _Parameters) -> _Parameters:
-    """The normal distribution whose density is proportional to the product of two."""
+    """The parameters of the normal distribution whose density is proportional to the product of these two."""
     precisions = said["scale"] ** -2, prior["scale"] ** -2
     variance = 1 / (precisions[0] + precisions[1])
     loc = variance * (said["loc"] * precisions[0] + prior["loc"] * precisions[1])
@@ -362,24 +363,24 @@ def _merged(said: _Parameters, prior: _Parameters) -> _Parameters:
 
 
 def _repeated(parameters: _Parameters, num_samples: int) -> _Parameters:
-    """The parameters of S times as many rows, all B of them before any comes again."""
+    """The parameters repeated for S * B rows: all B rows, S times over."""
     return {name: tf.tile(value, [num_samples] + [1] * (len(value.shape) - 1)) for name, value in parameters.items()}
 
 
 def _parts(name: str, given: Any, count: int, kind: type) -> list[Any]:
-    """As many parts as there are layers, or families that are normal where none are given."""
+    """The given parts, checked to be `count`; or, if none are given and they are families, as many `DiagonalNormal`."""
     if given is None and kind is not keras.layers.Layer:
         return [DiagonalNormal() for _ in range(count)]
     if not isinstance(given, tuple | list) or len(given) != count:
-        raise ValueError(f"`{name}` must hold {count}, as `latent_dims` says. Received: {name}={given!r}")
+        raise ValueError(f"`{name}` must hold {count} parts, to match `latent_dims`. Received: {name}={given!r}")
     for index, part in enumerate(given):
         if kind is keras.layers.Layer:
             autoencoder.check_network(f"{name}[{index}]", part)
         else:
             autoencoder.check_part(f"{name}[{index}]", part, kind)
             if any(part is other for other in given[:index]):
-                # Their heads would be the same ones.
-                raise ValueError(f"`{name}` must hold another part for each layer. Received: {part!r} more than once")
+                # One part in two places would share its heads between layers.
+                raise ValueError(f"`{name}` must hold one distinct part per layer. Received: {part!r} more than once")
     return list(given)
 
 

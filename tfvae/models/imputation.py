@@ -1,7 +1,7 @@
-"""Missing values filled in: with their mean under the model, or several times with draws.
+"""Imputation of missing values: by their mean under the model, or several times by draws.
 
-Of z ~ q(z|x_observed) the weights w = p(x_observed|z) p(z) / q(z|x_observed) make draws of p(z|x_observed), whatever q
-misses of it.
+Draws z ~ q(z|x_observed) are reweighted by w = p(x_observed|z) p(z) / q(z|x_observed), so that they represent
+p(z|x_observed) even where q differs from it.
 
 Reference: Mattei & Frellsen 2019, MIWAE: Deep Generative Modelling and Imputation of Incomplete Data Sets.
 """
@@ -19,10 +19,10 @@ from tfvae.models.conditional import ConditionalVAE
 from tfvae.models.vae import VAE
 from tfvae.training.batch import batches
 
-# The most elements of one tensor, 16 MB, and the most rows of the decoder in one chunk of draws.
+# The most elements of one tensor (16 MB), and the most rows that the decoder evaluates in one chunk of draws.
 _CHUNK_ELEMENTS = 2**22
 _CHUNK_ROWS = 2**16
-# Where the warning begins.
+# A warning is given if fewer effective draws than this remain, for more than this share of the examples.
 _FEW_DRAWS = 10
 _FEW_EXAMPLES = 0.1
 
@@ -35,15 +35,15 @@ def impute(
     seed: int | None = None,
     num_imputations: int | None = None,
 ) -> np.ndarray:
-    """Fills in what is missing in x, where NaN marks it.
+    """Fills in the missing values of x, which are marked by NaN.
 
     A single imputation is E[x_missing|x_observed] = sum over S of v E[x_missing|z], where v are the weights divided by
-    their sum; of a `Categorical` element it is the code that is most probable. Several are drawn: for each of them a z
-    with the probabilities v, and x_missing ~ p(x_missing|z). A warning is given where, for more than a tenth of the
-    examples, few of at least 100 draws have all the weight: 1 / (sum of v^2) < 10.
+    their sum; for a `Categorical` element it is the most probable code. For several imputations, each draws a z with
+    the probabilities v, and x_missing ~ p(x_missing|z). With at least 100 draws, a warning is given if, for more than
+    a tenth of the examples, a few draws have almost all of the weight: 1 / (sum of v^2) < 10.
 
     Args:
-        model: a model with the likelihood `Missing` and no condition, which has been trained.
+        model: a trained model with the likelihood `Missing` and no condition.
         x: the data [N, ...].
         num_samples: S, the number of draws of z for each example.
         batch_size: how many examples are computed at a time; memory is bounded whatever S is.
@@ -51,7 +51,7 @@ def impute(
         num_imputations: M, how many times to draw x_missing; None gives its mean.
 
     Returns:
-        x as floats, filled in: [N, ...], or [M, N, ...] for M draws. What is observed is as it was.
+        x as floats, filled in: [N, ...], or [M, N, ...] for M draws. Observed values are unchanged.
 
     Raises:
         ValueError: an argument is out of its range, or x is not data of the model.
@@ -85,7 +85,7 @@ def impute(
     if share > _FEW_EXAMPLES and num_samples >= 10 * _FEW_DRAWS:
         warnings.warn(
             f"Fewer than {_FEW_DRAWS} draws of z have all the weight for {share:.0%} of the examples, so that their "
-            "imputations hang on these: take more samples, or train with more draws (IWAE) or a richer posterior.",
+            "imputations depend on them: take more samples, or train with more draws (IWAE) or a richer posterior.",
             stacklevel=2,
         )
     filled = np.concatenate(rows, axis=0 if num_imputations is None else 1)
@@ -94,7 +94,7 @@ def impute(
 
 
 class _Weights:
-    """Importance weights w [S, B] that come in chunks, of which the sums are kept.
+    """Running sums of importance weights w [S, B] that arrive in chunks.
 
     Attributes:
         total: log of the sum of w [B].
@@ -105,7 +105,7 @@ class _Weights:
         self.total = self.total_of_squares = -np.inf
 
     def add(self, log_weights: tf.Tensor) -> np.ndarray:
-        """Takes the logarithms of more weights, and returns that of their sum [B]."""
+        """Adds weights, given as logarithms [S', B], and returns the logarithm [B] of their sum."""
         log_weights = np.float64(log_weights)
         total = np.logaddexp.reduce(log_weights, axis=0)
         self.total = np.logaddexp(self.total, total)
@@ -114,7 +114,7 @@ class _Weights:
 
     @property
     def effective_size(self) -> np.ndarray:
-        """How many draws of equal weight these are worth [B], 1 / (sum of v^2)."""
+        """The effective sample size [B], 1 / (sum of v^2): how many draws of equal weight these are worth."""
         return np.exp(2 * self.total - self.total_of_squares)
 
 
@@ -143,7 +143,7 @@ def _draws(
 
     def resampled(x: tf.Tensor, seed: tf.Tensor, num_samples: int, num_imputations: int) -> tuple[tf.Tensor, ...]:
         terms = model.elbo_terms(x, elbo.Sampling(num_samples, seed))
-        # The largest of log w + Gumbel noise is at a draw with the probability of its share of the weights.
+        # Gumbel-max trick: argmax of log w + Gumbel noise is a draw chosen with probability proportional to its weight.
         shape = tf.concat([[num_imputations], tf.shape(terms.log_weights)], axis=0)
         uniform = tf.random.stateless_uniform(shape, tf.random.experimental.stateless_fold_in(seed, -1), 1e-30)
         keys = terms.log_weights - tf.math.log(-tf.math.log(uniform))
@@ -158,7 +158,7 @@ def _draws(
         is_better = True if best is None else keys > best
         z = points if best is None else tf.where(is_better[..., tf.newaxis], points, z)
         best = keys if best is None else tf.maximum(keys, best)
-    # Not compiled: XLA cannot draw from every distribution.
+    # Outside of the compiled function, because XLA cannot draw from every distribution.
     draw_seed = tf.random.experimental.stateless_fold_in(seed, -2)
     return model.likelihood.distribution(model.likelihood_parameters(z)).sample(seed=draw_seed).numpy()
 
@@ -166,7 +166,7 @@ def _draws(
 def _chunks(
     function: Callable, model: VAE, batch: tf.Tensor, num_samples: int, seed: tf.Tensor, **constants: int
 ) -> Iterator[tuple[tf.Tensor, ...]]:
-    """The outputs of a function of x, a seed and a number of draws, for as many draws at a time as memory allows."""
+    """Calls a function of x, a seed and a number of draws for as many draws at a time as memory allows."""
     width = max(math.prod(model.likelihood.parameter_shape(model.event_shape)), *constants.values(), 1)
     chunk = max(1, min(num_samples, _CHUNK_ELEMENTS // (width * len(batch)), _CHUNK_ROWS // len(batch)))
     for start in range(0, num_samples, chunk):

@@ -1,7 +1,7 @@
-"""The importance weights of draws of z for each example, a bounded number at a time.
+"""The importance weights of draws of z for each example, computed in chunks of bounded memory.
 
-Where the decoder is evaluated often, XLA compiles a loop in which so few draws are made at a time that they stay in the
-processor's cache, and in which the encoder is evaluated once.
+If the decoder is evaluated often, XLA compiles a loop. Each round of it makes so few draws that they stay in the
+processor's cache, and the encoder is evaluated only once.
 """
 
 import collections
@@ -21,18 +21,18 @@ from tfvae.models.variational_model import VariationalModel
 from tfvae.training import loop
 from tfvae.training.plan import LayerTraits
 
-# The most elements, 16 MB, and the most rows of the decoder's output in a chunk without XLA: large enough for fast
-# matrix products, small enough for the cache and for any number of samples.
+# Without XLA: the most elements (16 MB) and rows of the decoder's output in a chunk. Large enough for fast matrix
+# products, small enough for the cache, and independent of the number of samples.
 _CHUNK_ELEMENTS = 2**22
 _CHUNK_ROWS = 2**16
-# The same in one round of XLA's loop, and the rounds of a chunk.
+# With XLA: the same limits for one round of the loop, and the most rounds in a chunk.
 _ROUND_ELEMENTS = 2**20
 _ROUND_ROWS = 2**10
 _ROUNDS = 64
-# The chunks that XLA makes at a time: one computes where the other waits for the last of its threads.
+# The chunks that XLA computes at a time: one computes while the other waits for its last thread to finish.
 _CHUNKS_AT_A_TIME = 2
-# XLA compiles what takes more operations than these for each example: the second that it needs is that of a few hundred
-# examples.
+# XLA is used for more operations per example than this: the second that it compiles for is then regained within a few
+# hundred examples.
 _OPERATIONS_BY_XLA = 2e9
 
 
@@ -42,15 +42,15 @@ def in_chunks(
     """The log importance weights of each batch, in chunks [K', B].
 
     Args:
-        model: the model, with `_draw_log_weights`.
-        batches: float32 [B, ...], or dictionaries of such.
-        num_samples: K, the draws for each example.
+        model: a model that has the method `_draw_log_weights`.
+        batches: tensors float32 [B, ...], or dictionaries of such tensors.
+        num_samples: K, the number of draws for each example.
         seed: a stateless seed.
     """
     by_xla, shape = _is_for_xla(model, num_samples), None
     for index, batch in enumerate(batches):
         batch_seed = tf.random.experimental.stateless_fold_in(seed, index)
-        # The same for all batches, because each is a graph of its own.
+        # The same sizes for all batches, because each number of draws is traced as a graph of its own.
         shape = shape or _shapes(model, batch)
         if by_xla:
             try:
@@ -65,9 +65,9 @@ def in_chunks(
 
 
 def _is_for_xla(model: VariationalModel, num_samples: int) -> bool:
-    """Whether the loop by XLA computes the weights: a question of the model and of K alone.
+    """Whether XLA's loop computes the weights.
 
-    So the draws of a seed do not depend on how many examples there are.
+    Depends only on the model and K, so that the draws for a seed do not depend on the number of examples.
     """
     layers = LayerTraits.of(private_apis.flatten_layers(model))
     operations = layers.operations * model._rows_per_example * num_samples
@@ -77,7 +77,7 @@ def _is_for_xla(model: VariationalModel, num_samples: int) -> bool:
 
 
 def _shapes(model: VariationalModel, batch: Any) -> tuple[int, int]:
-    """The draws of a chunk without XLA, and those of a round by XLA."""
+    """The number of draws in a chunk without XLA, and in one round of XLA's loop."""
     rows = len(tf.nest.flatten(batch)[0]) * model._rows_per_example
     elements = rows * math.prod(model.likelihood.parameter_shape(model.event_shape))
     chunk = max(1, min(_CHUNK_ELEMENTS // elements, _CHUNK_ROWS // rows))
@@ -94,7 +94,7 @@ def _without_xla(
 
 
 def _by_xla(model: VariationalModel, batch: Any, num_samples: int, seed: tf.Tensor, draws: int) -> Iterator[np.ndarray]:
-    """The chunks, of as many rounds each, so that one program makes them all; the last draws are more than needed."""
+    """The chunks, all with the same number of rounds, so that one program computes them; surplus draws are dropped."""
     key = "_by_xla", draws
     if key not in model._functions:
 
@@ -108,19 +108,19 @@ def _by_xla(model: VariationalModel, batch: Any, num_samples: int, seed: tf.Tens
     function, number = model._functions[key], -(-num_samples // draws)
     chunks = min(number, _CHUNKS_AT_A_TIME * -(-number // (_CHUNKS_AT_A_TIME * _ROUNDS)))
     size = -(-number // chunks)
-    # Of many chunks the last would be empty where the size is rounded up.
+    # Because the size is rounded up, the last of many chunks could otherwise be empty.
     chunks = -(-number // size)
     seeds = tf.split(tf.random.experimental.stateless_split(seed, chunks * size), chunks)
-    # Traced here: Keras keeps some of its state for each thread.
+    # Traced in this thread, because Keras keeps some of its state per thread.
     function.get_concrete_function(batch, seeds[0])
     outputs = _side_by_side(functools.partial(function, batch), seeds)
-    # At once, so that what XLA cannot compile is known.
+    # Computed at once, so that a failure to compile is raised here, where the caller handles it.
     first = next(outputs)
     return _flat(itertools.chain([first], outputs), num_samples)
 
 
 def _side_by_side(function: Callable[[tf.Tensor], tf.Tensor], arguments: Iterable[tf.Tensor]) -> Iterator[tf.Tensor]:
-    """What a function gives of each argument, in their order; the next ones are computed while one is read."""
+    """The outputs of a function for each argument, in order; the next ones are computed while one is consumed."""
     arguments = iter(arguments)
     with futures.ThreadPoolExecutor(_CHUNKS_AT_A_TIME) as pool:
         running = collections.deque(
@@ -133,7 +133,7 @@ def _side_by_side(function: Callable[[tf.Tensor], tf.Tensor], arguments: Iterabl
 
 
 def _flat(outputs: Iterable[tf.Tensor], num_samples: int) -> Iterator[np.ndarray]:
-    """Chunks [K', B] of outputs [rounds, draws, B], K draws in all."""
+    """Reshapes outputs [rounds, draws, B] to chunks [K', B], and drops the draws after the first K."""
     for output in outputs:
         chunk = output.numpy().reshape(-1, output.shape[-1])[:num_samples]
         num_samples -= len(chunk)

@@ -1,4 +1,4 @@
-"""The vector-quantised variational autoencoder: its latent variables are numbers of codes in a learned codebook."""
+"""The vector-quantised variational autoencoder, whose latent variables are indices into a learned codebook."""
 
 import math
 from typing import Any
@@ -15,23 +15,24 @@ from tfvae.objectives import Objective
 
 @keras.saving.register_keras_serializable("tfvae")
 class VQVAE(autoencoder.Autoencoder):
-    """A variational autoencoder whose q(z|x) is all on the code nearest to what the encoder gives, at each of D places.
+    """A variational autoencoder whose q(z|x) puts all mass on the code nearest to the encoder's output, at D positions.
 
-    z_d = argmin over k of ||encoder(x)_d - e_k||,  p(x|z) = likelihood(decoder(e_z)),  p(z) uniform over the K^D codes
+    z_d = argmin over k of ||encoder(x)_d - e_k||,  p(x|z) = likelihood(decoder(e_z)),  p(z) uniform over K^D values
 
-    So the bound is log p(x|z) - D log K <= log p(x), with a KL divergence of D log K that nothing changes. The gradient
-    at e_z is passed to the encoder as it is, and training adds
+    So the bound is log p(x|z) - D log K <= log p(x), and the KL divergence is the constant D log K. The gradient with
+    respect to e_z is passed on to the encoder's output unchanged (straight-through), and training adds
 
     -||sg[encoder(x)] - e_z||^2 - commitment ||encoder(x) - sg[e_z]||^2,
 
-    which moves the codes to the encoder and it to them. The metrics are those of `VariationalModel`, and `perplexity`:
-    the exponential of the entropy of the frequencies of the codes, K where all are used alike.
+    with sg the stop of gradients, which moves the codes and the encoder's outputs towards each other. The metrics are
+    those of `VariationalModel`, and `perplexity`: the exponential of the entropy of the code frequencies, from 1 to K,
+    which it reaches if all codes are used equally often.
 
     Args:
-        encoder: a Keras model from x [B, ...] to vectors [B, ..., E], whose axes between are the places of the codes.
-        decoder: a Keras model from vectors of the shape that the encoder gives to the likelihood's parameters.
+        encoder: a Keras model from x [B, ...] to vectors [B, ..., E]; the axes between B and E are the D positions.
+        decoder: a Keras model from vectors of the encoder's output shape to the likelihood's parameters.
         num_codes: K, at least 2.
-        commitment: the weight of the distance of the encoder from its codes, >= 0.
+        commitment: the weight of the term that moves the encoder's outputs to the codes, >= 0.
         likelihood: p(x|z); None means `Normal(scale=1.0)`.
         objective: what is maximised; it may not take path gradients. None means `ELBO()`.
         keras_kwargs: the arguments of `keras.Model`.
@@ -43,9 +44,9 @@ class VQVAE(autoencoder.Autoencoder):
     """
 
     _PARTS = ("encoder", "decoder", "likelihood", "objective")
-    # The KL divergence is a constant.
+    # The KL divergence is constant, so a posterior cannot collapse.
     collapsing = ()
-    _no_export = "its codes are integers, and no draw of them is a function of noise from N(0, I)"
+    _no_export = "its codes are integers, and a draw of them is not a function of noise from N(0, I)"
 
     def __init__(
         self,
@@ -57,7 +58,7 @@ class VQVAE(autoencoder.Autoencoder):
         objective: Objective | None = None,
         **keras_kwargs: Any,
     ) -> None:
-        # Before the metrics, of which one counts the codes.
+        # Set before the base class makes the metrics, one of which counts the codes.
         self.num_codes = checks.positive_integer("num_codes", num_codes, 2)
         super().__init__(objective, **keras_kwargs)
         autoencoder.check_network("encoder", encoder)
@@ -90,7 +91,7 @@ class VQVAE(autoencoder.Autoencoder):
         vectors = self.encoder(keras.KerasTensor((None, *event_shape)))
         if not isinstance(vectors, keras.KerasTensor) or len(vectors.shape) < 3 or None in vectors.shape[1:]:
             raise ValueError(
-                "`encoder` must give one tensor of vectors [B, ..., E], with at least one axis for the places of the "
+                "`encoder` must give one tensor of vectors [B, ..., E], with at least one axis for positions of the "
                 f"codes. Received: an encoder that gives {autoencoder.describe(vectors)}"
             )
         declared = autoencoder.input_shapes(self.decoder)
@@ -128,7 +129,7 @@ class VQVAE(autoencoder.Autoencoder):
     def elbo_terms(self, x: tf.Tensor, sampling: elbo.Sampling) -> elbo.ElboTerms:
         """Computes the terms of the bound, in nats per example: see `VariationalModel.elbo_terms`.
 
-        There is nothing to draw: all samples are the same.
+        q(z|x) is deterministic, so all S samples are the same.
         """
         vectors = self._vectors(x, sampling.training)
         codes = self._nearest(vectors)
@@ -157,14 +158,14 @@ class VQVAE(autoencoder.Autoencoder):
         return self.encoder.trainable_variables
 
     def encode(self, x: Any, batch_size: int = 256) -> np.ndarray:
-        """Computes the codes.
+        """Computes the codes: the values of z at which q(z|x) has all of its mass.
 
         Args:
             x: an array [N, ...] or a dataset.
             batch_size: how many examples are computed at a time.
 
         Returns:
-            The numbers of the codes, integers from 0 to K - 1, with one axis for each of the encoder's places [N, ...].
+            The indices of the codes [N, ...], integers from 0 to K - 1, one for each position of the encoder's output.
         """
         return super().encode(x, batch_size)
 
@@ -172,7 +173,7 @@ class VQVAE(autoencoder.Autoencoder):
         """Computes the mean of p(x|z).
 
         Args:
-            codes: what `encode` gives [N, ...], such as draws of a distribution that was fitted to the codes of data.
+            codes: indices as returned by `encode` [N, ...], for example drawn from a distribution fitted to such codes.
             batch_size: how many examples are computed at a time.
 
         Returns:
@@ -192,8 +193,8 @@ class VQVAE(autoencoder.Autoencoder):
     def generate(self, n: int, seed: int | None = None, batch_size: int = 256) -> np.ndarray:
         """Draws codes from the uniform p(z) and computes the mean of p(x|z).
 
-        The codes of data are far from uniform: for examples like the data, fit a distribution to what `encode` gives of
-        them, and `decode` its draws.
+        The codes of real data are far from uniform. For examples that look like the data, fit a distribution to the
+        codes that `encode` returns for the data, and `decode` draws of it.
 
         Args:
             n: how many examples to generate, at least 1.
@@ -211,13 +212,13 @@ class VQVAE(autoencoder.Autoencoder):
     def log_likelihood(
         self, x: Any, num_samples: int = 1, batch_size: int = 128, seed: int | None = None
     ) -> np.ndarray:
-        """Computes the bound log p(x|z) - D log K on log p(x), which no number of draws makes tighter.
+        """Computes the bound log p(x|z) - D log K on log p(x). More draws do not make it tighter.
 
         Args:
             x: an array [N, ...] or a dataset.
-            num_samples: of no effect, because all draws are the same.
+            num_samples: has no effect, because all draws are the same.
             batch_size: how many examples are computed at a time.
-            seed: of no effect.
+            seed: has no effect.
 
         Returns:
             The bound [N], in nats per example.
@@ -225,7 +226,7 @@ class VQVAE(autoencoder.Autoencoder):
         return super().log_likelihood(x, num_samples, batch_size, seed)
 
     def score(self, x: Any, batch_size: int = 256) -> dict[str, np.ndarray]:
-        """Computes the terms of the bound: a score for anomalies.
+        """Computes the terms of the bound, of which `elbo` serves as an anomaly score: low for unusual examples.
 
         Args:
             x: an array [N, ...].
@@ -244,21 +245,21 @@ class VQVAE(autoencoder.Autoencoder):
         return tf.cast(self.encoder(self.likelihood.encoder_input(x), training=training), tf.float32)
 
     def _nearest(self, vectors: tf.Tensor) -> tf.Tensor:
-        """The number of the code that is nearest to each vector [B, ..., E]."""
+        """The index of the code nearest to each vector [B, ..., E]."""
         codebook = tf.convert_to_tensor(self.codebook)
-        # The squared distance, less the square of the vector, which is the same for all codes.
+        # The squared distance without the squared norm of the vector, which is the same for all codes.
         products = tf.tensordot(vectors, codebook, axes=[[-1], [1]])
         return tf.argmin(tf.reduce_sum(codebook**2, axis=1) - 2 * products, axis=-1, output_type=tf.int32)
 
     def _looked_up(self, codes: tf.Tensor) -> tf.Tensor:
-        # Not gathered, whose gradient is sparse: replicas sum dense ones.
+        # Not `tf.gather`, because its gradient is sparse, and replicas sum only dense gradients.
         return tf.tensordot(tf.one_hot(codes, self.num_codes), tf.convert_to_tensor(self.codebook), axes=1)
 
     def _encode(self, x: tf.Tensor, training: bool = False) -> tf.Tensor:
         return self._nearest(self._vectors(x, training))
 
     def _decode(self, codes: tf.Tensor) -> tf.Tensor:
-        # Arrays come in batches of float32, which has all integers up to 2^24.
+        # Codes arrive as float32, which represents all integers up to 2^24 exactly.
         return self.likelihood.mean(self.decoder(self._looked_up(tf.cast(codes, tf.int32)), training=False))
 
     def get_config(self) -> dict[str, Any]:
@@ -267,7 +268,7 @@ class VQVAE(autoencoder.Autoencoder):
 
 
 class _Perplexity(keras.metrics.Metric):
-    """The exponential of the entropy of the frequencies of codes.
+    """The exponential of the entropy of the code frequencies.
 
     Args:
         num_codes: K.
@@ -279,7 +280,7 @@ class _Perplexity(keras.metrics.Metric):
         self.counts = self.add_variable(shape=(num_codes,), initializer="zeros", name="counts")
 
     def update_state(self, values: tf.Tensor, sample_weight: tf.Tensor | None = None) -> None:
-        """Adds how often each example has each code [B, K]."""
+        """Adds the counts [B, K] of each code in each example."""
         if sample_weight is not None:
             values *= tf.cast(sample_weight, tf.float32)[:, tf.newaxis]
         self.counts.assign_add(tf.reduce_sum(values, axis=0))
