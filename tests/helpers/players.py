@@ -22,7 +22,6 @@ class Players(tfvae.VariationalModel):
         self.second_optimizer = keras.optimizers.Adam(rates[1], clipnorm=clipnorm)
         self.built = True
 
-    @property
     def minimizers(self):
         return [Minimizer([self.a], self.optimizer), Minimizer([self.b], self.second_optimizer)]
 

@@ -65,7 +65,7 @@ def test_a_training_of_several_losses_that_was_cut_ends_with_the_same_digits(x, 
     with pytest.raises(KeyboardInterrupt):
         cut.fit(callbacks=[Checkpoints(tmp_path), Cut()], **arguments)
     resumed.fit(callbacks=[Checkpoints(tmp_path)], **arguments)
-    for one, other in zip(whole.optimizers, resumed.optimizers, strict=True):
+    for one, other in zip(whole.optimizers(), resumed.optimizers(), strict=True):
         tf.nest.map_structure(np.testing.assert_array_equal, one.variables, other.variables)
     np.testing.assert_array_equal(whole.a, resumed.a)
     np.testing.assert_array_equal(whole.b, resumed.b)
@@ -86,10 +86,10 @@ def test_a_file_holds_the_state_of_every_optimizer(x, tmp_path):
 def test_piwae_follows_one_loss_with_q_and_another_with_p(tiny_vae, x):
     vae = tiny_vae(objective=PIWAE(4, 2))
     vae.compile(keras.optimizers.SGD(0.01))
-    of_p, of_q = vae.minimizers
+    of_p, of_q = vae.minimizers()
     own = {id(variable) for variable in vae.posterior_variables}
     assert {id(variable) for variable in of_q.variables} == own
     assert len(of_p.variables) + len(of_q.variables) == len(vae.trainable_variables)
-    assert vae.optimizers == [vae.optimizer]
+    assert vae.optimizers() == [vae.optimizer]
     vae.fit(x, batch_size=5, verbose=0)
     assert int(vae.optimizer.iterations) == 4

@@ -232,7 +232,7 @@ def check(model: keras.Model) -> None:
             "A strategy must be one that `tfvae.strategy` makes, with the same variables on every replica. Received: "
             f"{type(strategy).__name__}"
         )
-    optimizers = [("optimizer", optimizer.variables) for optimizer in model.optimizers]
+    optimizers = [("optimizer", optimizer.variables) for optimizer in model.optimizers()]
     for owner, variables in [("model", model.weights), *optimizers]:
         for variable in variables:
             if not strategy.extended.variable_created_in_scope(variable.value):
@@ -242,7 +242,7 @@ def check(model: keras.Model) -> None:
                 )
     if strategy.num_replicas_in_sync == 1:
         return
-    for optimizer in model.optimizers:
+    for optimizer in model.optimizers():
         for option in ("gradient_accumulation_steps", "ema_overwrite_frequency"):
             value = getattr(getattr(optimizer, "inner_optimizer", optimizer), option)
             if value is not None:

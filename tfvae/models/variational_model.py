@@ -64,7 +64,6 @@ class VariationalModel(Trainer):
         """The trainable variables that q(z|x) alone has, for objectives that have another one for these."""
         raise NotImplementedError(f"{type(self).__name__} does not say which variables are those of q(z|x)")
 
-    @property
     def minimizers(self) -> list[Minimizer]:
         """Who minimises each of the losses, by the optimizer of `compile`.
 

@@ -240,7 +240,7 @@ def send_from_first_worker(model: keras.Model, progress: Progress) -> None:
     variables = [
         *model.weights,
         *seed_variables(model),
-        *(variable for optimizer in model.optimizers for variable in optimizer.variables),
+        *(variable for optimizer in model.optimizers() for variable in optimizer.variables),
     ]
     position = tf.constant([progress.epoch, progress.step, progress.first_pass, progress.loaded], tf.int64)
 

@@ -34,7 +34,7 @@ def gradients(model: Any, batch: Batch) -> tuple[list[list[Any]], dict[str, tf.T
         For each of the model's minimizers the gradients of its loss, scaled by its optimizer's `scale_loss`, None for a
         variable that has none; and the values of the metrics by name, each [B, ...].
     """
-    minimizers = model.minimizers
+    minimizers = model.minimizers()
     with tf.GradientTape(persistent=len(minimizers) > 1) as tape:
         losses, values = model.batch_losses(batch, training=True)
         pairs = zip(losses, minimizers, strict=True)
@@ -49,7 +49,7 @@ def update(model: Any, gradients: Sequence[Sequence[Any]]) -> None:
         model: a `tfvae.VariationalModel`.
         gradients: for each of its minimizers those of its loss: see `gradients`.
     """
-    minimizers = model.minimizers
+    minimizers = model.minimizers()
     for optimizer in optimizers_of(minimizers):
         by_variable = {
             id(variable): gradient

@@ -67,15 +67,16 @@ class Trainer(StatefulModel, abc.ABC):
             ValueError: this model cannot be trained on x.
         """
 
-    @property
     def minimizers(self) -> list[step.Minimizer]:
-        """Who minimises each of the losses: the only one all trainable variables, by the optimizer of `compile`."""
+        """Who minimises each of the losses: the only one all trainable variables, by the optimizer of `compile`.
+
+        A method, because Keras would save the optimizers anew under the name of a property that holds them.
+        """
         return [step.Minimizer(self.trainable_variables, self.optimizer)]
 
-    @property
     def optimizers(self) -> list[keras.optimizers.Optimizer]:
         """The optimizers of the minimizers, each once."""
-        return step.optimizers_of(self.minimizers)
+        return step.optimizers_of(self.minimizers())
 
     @property
     def plan(self) -> Plan | None:
@@ -110,7 +111,7 @@ class Trainer(StatefulModel, abc.ABC):
 
         A first step that made them itself would be traced twice.
         """
-        minimizers = self.minimizers
+        minimizers = self.minimizers()
         with self.distribute_strategy.scope():
             for optimizer in step.optimizers_of(minimizers):
                 if not optimizer.built:
