@@ -10,7 +10,7 @@ import tensorflow as tf
 from numpy.typing import ArrayLike
 
 from tfvae.export import one_file
-from tfvae.export.endpoints import Endpoints, check_exportable
+from tfvae.export.endpoints import Endpoints, check_kind
 from tfvae.export.formats import FORMATS
 from tfvae.export.metadata import metadata
 from tfvae.exportable import Exportable
@@ -62,9 +62,10 @@ def tflite(
         raise ValueError('`x` must hold examples for quantize="int8", to calibrate it. Received: x=None')
     if batch_size not in (None, 1):
         raise ValueError(f"`batch_size` must be 1 or None. Received: batch_size={batch_size!r}")
-    check_exportable(model, FORMATS["tflite"].name)
+    check_kind(model, FORMATS["tflite"].name)
     if x is not None:
         x = model.export_data(x)
+    model.check_exportable()
     description = {**metadata(model, offset, scale), "quantize": quantize, "batch_size": batch_size}
     if quantize == "int8" and description.get("missing_values", False):
         raise NotImplementedError('quantize="int8" has no number for NaN, which marks what is missing in x')

@@ -42,7 +42,8 @@ class Endpoints(tf.Module):
 
     def __init__(self, model: Exportable, batch_size: int | None = None, x: Any = None) -> None:
         super().__init__(name="tfvae")
-        check_exportable(model)
+        check_kind(model)
+        model.check_exportable()
         self.parameters = [weight.value for weight in model.export_weights()]
         self.signatures_by_name = {
             name: _graph(signature, batch_size) for name, signature in model.export_signatures(x).items()
@@ -73,16 +74,12 @@ class PosteriorEndpoints(Endpoints):
         super().__init__(model, x=x)
 
 
-def check_exportable(model: Exportable, file_format: str | None = None) -> None:
-    """Raises an error where a model cannot be exported.
+def check_kind(model: Exportable, file_format: str | None = None) -> None:
+    """Raises ValueError unless a model is of a kind that can be exported.
 
     Args:
         model: the model.
         file_format: the name of a format; None means any.
-
-    Raises:
-        ValueError: it is no model that can be exported in this format, or not ready.
-        NotImplementedError: a model of its kind has no export.
     """
     if not isinstance(model, Exportable):
         raise ValueError(f"`model` must be a tfvae.VAE. Received: {model!r}")
@@ -92,7 +89,6 @@ def check_exportable(model: Exportable, file_format: str | None = None) -> None:
             f"`model` must be a tfvae.VAE; a {type(model).__name__} exports as a {' or a '.join(formats)}. Received: "
             f"{model!r}"
         )
-    model.check_exportable()
 
 
 def _graph(signature: Signature, batch_size: int | None) -> Any:

@@ -14,7 +14,7 @@ from numpy.typing import ArrayLike
 
 from tfvae.checks import positive_integer
 from tfvae.export import documents, warmup
-from tfvae.export.endpoints import Endpoints, check_exportable
+from tfvae.export.endpoints import Endpoints, check_kind
 from tfvae.export.formats import FORMATS
 from tfvae.export.metadata import metadata, write_json
 from tfvae.export.verification import check_agreement
@@ -61,7 +61,8 @@ def saved_model(
     if keep is not None:
         keep = positive_integer("keep", keep)
     file_format = FORMATS["saved_model"]
-    check_exportable(model, file_format.name)
+    check_kind(model, file_format.name)
+    model.check_exportable()
     description = metadata(model, offset, scale)
     model = model.in_float32()
     endpoints = Endpoints(model, x=x)

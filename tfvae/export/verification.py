@@ -16,7 +16,7 @@ from numpy.typing import ArrayLike
 from tfvae import checks
 from tfvae.export import formats
 from tfvae.export.client import ExportedModel, load
-from tfvae.export.endpoints import check_exportable
+from tfvae.export.endpoints import check_kind
 from tfvae.exportable import Arrays, Exportable, Signature
 
 # How far an output that is all but 0 may be from the Keras model's, for each of the terms that it is the sum of.
@@ -156,8 +156,9 @@ def verify(
         names, received = (separator.join(formats.FORMATS) for separator in ("` or `", "=None, "))
         raise ValueError(f"`{names}` must be given. Received: {received}=None")
     timed_calls = checks.positive_integer("timed_calls", timed_calls)
-    check_exportable(model)
+    check_kind(model)
     x = model.export_data(x)
+    model.check_exportable()
     questions = _questions(model, x)
     opened = {argument: _opened(model, path) for argument, path in paths.items()}
     answers = {argument: _answers(exported, questions) for argument, exported in opened.items()}

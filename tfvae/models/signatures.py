@@ -12,6 +12,9 @@ import tensorflow as tf
 
 from tfvae.exportable import Arrays, Exportable, Signature
 
+# Enough to see a wrong weight or op, few enough to take no time.
+_DRAWN_ROWS = 64
+
 
 class AutoencoderExport(Exportable):
     """The signatures of an autoencoder: see `tfvae.export.Endpoints`."""
@@ -101,10 +104,10 @@ class AutoencoderExport(Exportable):
         Args:
             x: data as for `fit`: an array [N, ...], or a dictionary of arrays with N rows; None draws z from N(0, I)
                 and x ~ p(x|z), at conditions that are one-hot where the model has some.
-            rows: how many rows to take; None means all.
+            rows: how many rows to take, or to draw; None means all, or 64.
         """
         if x is None:
-            x = self._drawn_data(rows)
+            x = self._drawn_data(rows or _DRAWN_ROWS)
         x = self._arrays(x)
         # What float32 cannot hold is infinite, and is refused as that.
         with np.errstate(over="ignore"):

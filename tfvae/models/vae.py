@@ -242,6 +242,7 @@ class VAE(autoencoder.Autoencoder):
             log_posterior[tf.newaxis],
             self.posterior.distribution(encoded),
             self._prior_given(*conditions),
+            # Of the z above, whose parameters the caller takes too.
             lambda _: self.likelihood.log_prob(event, parameters[tf.newaxis]),
         )
         return {"elbo": terms.elbo, "log_likelihood": terms.log_likelihood[0], "kl": terms.kl}, parameters
