@@ -11,7 +11,7 @@ import tfvae
 # Each room stands on the floors before its own: a folder, or a module beside the folders.
 FLOORS = [
     {"_lazy", "_registration", "checks", "elbo", "files", "numerics", "plots", "private_apis"},
-    {"distribute", "distributions", "likelihoods", "networks", "objectives"},
+    {"distribute", "distributions", "exportable", "likelihoods", "networks", "objectives"},
     {"callbacks", "data", "posteriors"},
     {"priors", "training"},
     {"models"},

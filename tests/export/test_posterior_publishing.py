@@ -79,6 +79,23 @@ def test_what_a_client_sends_in_doubles_or_booleans_is_what_the_model_takes(tmp_
     assert received["mean"][1] == 7.0
 
 
+def test_draws_and_predictions_are_verified(tmp_path):
+    model, x = small(predictive), np.random.default_rng(0).normal(size=[5, 2])
+    version = export.saved_model(model, tmp_path / "model", x=x)
+    result = export.verify(model, saved_model=version, x=x, timed_calls=1)
+    assert [(row.signature, row.output) for row in result.agreements] == [
+        ("sample", "b"),
+        ("predict", "mean"),
+        ("predict", "stddev"),
+        ("serving_default", "mean"),
+        ("serving_default", "stddev"),
+    ]
+    assert max(row.max_difference for row in result.agreements) < 1e-5
+    assert [(cost.format, cost.elbo_difference) for cost in result.costs] == [("Keras", None), ("SavedModel", None)]
+    with pytest.raises(ValueError, match=r"^`x` must be None for a model without `predictive`"):
+        export.verify(small(), saved_model=version, x=x)
+
+
 # Refusals
 
 

@@ -12,7 +12,7 @@ import tensorflow as tf
 from tensorflow_serving.apis import prediction_log_pb2
 
 from tfvae import export
-from tfvae.export import device
+from tfvae.export import one_file
 
 CONTENT = {
     "saved_model.pb",
@@ -127,7 +127,7 @@ def test_an_export_to_a_file_in_the_same_folder_survives_one_to_the_folder(model
     def export_meanwhile(*_, **__):
         export.saved_model(model, folder)
 
-    monkeypatch.setattr(device, "check_agreement", export_meanwhile)
+    monkeypatch.setattr(one_file, "check_agreement", export_meanwhile)
     assert export.tflite(model, folder / "model.tflite").is_file()
     assert listing(folder) == {"1", "2", "model.tflite", "model.json", *DOCUMENTS}
 

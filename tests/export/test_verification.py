@@ -258,8 +258,7 @@ def test_the_tolerance_is_1e_4_of_the_largest_value(model, files, relative, acce
     copy.set_weights(model.get_weights())
     head = copy.posterior.loc_head
     head.set_weights([weight * np.float32(1 + relative) for weight in head.get_weights()])
-    rows = verification._compare(copy, None, files["tflite"], data(5))[0]
-    loc = rows[0]
+    loc = export.verify(copy, tflite=files["tflite"], x=data(5), timed_calls=1).agreements[0]
     np.testing.assert_allclose(loc.max_difference / loc.max_value, relative, rtol=0.05)
     if accepted:
         check_agreement(copy, tflite=files["tflite"], x=data(5))
@@ -284,7 +283,7 @@ def test_a_wrong_export_is_not_published_and_what_was_there_stays(
     getattr(export, function)(model, path)
     before = {file: file.read_bytes() for file in tmp_path.rglob("*") if file.is_file()}
     right = module.Endpoints
-    monkeypatch.setattr(module, "Endpoints", lambda model, *arguments: right(shifted(model, shift), *arguments))
+    monkeypatch.setattr(module, "Endpoints", lambda model, *rest, **more: right(shifted(model, shift), *rest, **more))
     with pytest.raises(ValueError, match=message):
         getattr(export, function)(model, path)
     assert {file: file.read_bytes() for file in tmp_path.rglob("*") if file.is_file()} == before

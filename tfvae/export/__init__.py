@@ -10,8 +10,10 @@ __all__ = [
     "Agreement",
     "Cost",
     "Endpoints",
+    "Exportable",
     "ExportedModel",
     "PosteriorEndpoints",
+    "Signature",
     "Verification",
     "load",
     "saved_model",
@@ -24,9 +26,9 @@ __getattr__, __dir__ = lazy_attributes(
     {
         "tfvae.export.client": ["ExportedModel", "load"],
         "tfvae.export.device": ["tflite"],
-        "tfvae.export.endpoints": ["Endpoints"],
-        "tfvae.export.posterior": ["PosteriorEndpoints"],
+        "tfvae.export.endpoints": ["Endpoints", "PosteriorEndpoints"],
         "tfvae.export.serving": ["saved_model"],
         "tfvae.export.verification": ["Agreement", "Cost", "Verification", "verify"],
+        "tfvae.exportable": ["Exportable", "Signature"],
     },
 )

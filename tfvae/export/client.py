@@ -5,7 +5,6 @@ Nothing here needs Keras or TFP, and TensorFlow only for a SavedModel.
 
 import json
 import os
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +12,13 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from tfvae import checks
+from tfvae.export import formats
+from tfvae.export.formats.format import Call, Shapes
 
-_Call = Callable[[str, dict[str, np.ndarray]], dict[str, np.ndarray]]
 # Rows that are computed at a time, so that memory does not grow with the data.
 _BATCH_SIZE = 256
-# Those of a VAE, and those of variational inference.
+# Those of a VAE, and those of variational inference: what tells their files where the description is lost.
 _SIGNATURES = ({"encode", "decode", "reconstruct", "generate", "score"}, {"sample", "serving_default"})
-_Shapes = dict[str, dict[str, tuple[int | None, ...]]]
 
 
 class ExportedModel:
@@ -33,7 +32,7 @@ class ExportedModel:
         metadata: what the export says of the model: event shape, normalisation and more; empty where the file is gone.
     """
 
-    def __init__(self, call: _Call, shapes: _Shapes, metadata: dict[str, Any]) -> None:
+    def __init__(self, call: Call, shapes: Shapes, metadata: dict[str, Any]) -> None:
         self.metadata = metadata
         self.signatures = tuple(shapes)
         self._call = call
@@ -135,19 +134,16 @@ def load(path: str | os.PathLike[str], *, num_threads: int | None = None) -> Exp
         FileNotFoundError: nothing is there.
         ValueError: it is no model that tfvae exported.
     """
-    path = resolve(path)
-    if path.is_file():
-        model, shapes = _open_tflite(path, num_threads)
-        description = path.with_suffix(".json")
-    else:
-        model, shapes = _open_saved_model(path)
-        description = path / "assets.extra" / "metadata.json"
-    if not any(set(shapes) >= signatures for signatures in _SIGNATURES):
+    file_format, path = formats.find(Path(path))
+    call, shapes = file_format.open(path, num_threads)
+    description = file_format.description(path)
+    metadata = json.loads(description.read_text()) if description.is_file() else {}
+    if "tfvae_version" not in metadata and not any(set(shapes) >= signatures for signatures in _SIGNATURES):
         raise ValueError(
             f"`path` must be a model that tfvae exported. Received: path={str(path)!r}, with the signatures "
             f"{list(shapes)}"
         )
-    return ExportedModel(model, shapes, json.loads(description.read_text()) if description.is_file() else {})
+    return ExportedModel(call, shapes, metadata)
 
 
 def _check_labels(label: np.ndarray, lowest: int, num_classes: int) -> None:
@@ -157,56 +153,3 @@ def _check_labels(label: np.ndarray, lowest: int, num_classes: int) -> None:
             f"`label` must hold integers from {lowest} to {num_classes - 1}. Received: label with the value "
             f"{label[wrong]:g}"
         )
-
-
-def resolve(path: str | os.PathLike[str]) -> Path:
-    """The .tflite file or the SavedModel folder that a path stands for: of a folder of versions, the newest.
-
-    Raises:
-        FileNotFoundError: nothing is there.
-    """
-    path = Path(path)
-    if path.is_file() or (path / "saved_model.pb").is_file():
-        return path
-    if path.is_dir():
-        versions = [p for p in path.iterdir() if p.name.isdecimal() and (p / "saved_model.pb").is_file()]
-        if versions:
-            return max(versions, key=lambda p: int(p.name))
-    raise FileNotFoundError(
-        f"`path` must be a .tflite file, a SavedModel or a folder of versions of one. Received: path={str(path)!r}"
-    )
-
-
-def _open_tflite(path: Path, num_threads: int | None) -> tuple[_Call, _Shapes]:
-    from ai_edge_litert.interpreter import Interpreter
-
-    try:
-        interpreter = Interpreter(model_content=path.read_bytes(), num_threads=num_threads)
-    except ValueError as error:
-        raise ValueError(f"`path` must be a .tflite file. Received: path={str(path)!r}, {error}") from error
-    runners = {name: interpreter.get_signature_runner(name) for name in interpreter.get_signature_list()}
-    shapes = {
-        name: {
-            argument: tuple(None if size == -1 else int(size) for size in details["shape_signature"])
-            for argument, details in runner.get_input_details().items()
-        }
-        for name, runner in runners.items()
-    }
-    return lambda signature, arrays: runners[signature](**arrays), shapes
-
-
-def _open_saved_model(folder: Path) -> tuple[_Call, _Shapes]:
-    import tensorflow as tf
-
-    loaded = tf.saved_model.load(str(folder))
-
-    def call(signature: str, arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-        # `loaded` is named so that its variables live as long as its functions.
-        outputs = loaded.signatures[signature](**{name: tf.constant(array) for name, array in arrays.items()})
-        return {name: output.numpy() for name, output in outputs.items()}
-
-    shapes = {
-        name: {argument: tuple(spec.shape) for argument, spec in function.structured_input_signature[1].items()}
-        for name, function in loaded.signatures.items()
-    }
-    return call, shapes

@@ -1,7 +1,6 @@
 """TFLite files of built-in ops only, which LiteRT runs on a device."""
 
 import os
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
@@ -9,19 +8,19 @@ from typing import Any, Literal
 import numpy as np
 import tensorflow as tf
 from numpy.typing import ArrayLike
-from tensorflow.lite.python.convert_phase import ConverterError
 
-from tfvae.export.endpoints import Endpoints, in_float32
-from tfvae.export.metadata import metadata, write_json
-from tfvae.export.verification import check_agreement, conditions_of, data_of, named
-from tfvae.models.autoencoder import Autoencoder
+from tfvae.export import one_file
+from tfvae.export.endpoints import Endpoints, check_kind
+from tfvae.export.formats import FORMATS
+from tfvae.export.metadata import metadata
+from tfvae.exportable import Exportable
 
 # Examples that calibrate the ranges of int8: more change little and take long.
 _CALIBRATION_EXAMPLES = 256
 
 
 def tflite(
-    model: Autoencoder,
+    model: Exportable,
     path: str | os.PathLike[str],
     *,
     quantize: Literal["float16", "dynamic", "int8"] | None = None,
@@ -61,58 +60,33 @@ def tflite(
         raise ValueError(f'`quantize` must be None, "float16", "dynamic" or "int8". Received: quantize={quantize!r}')
     if quantize == "int8" and x is None:
         raise ValueError('`x` must hold examples for quantize="int8", to calibrate it. Received: x=None')
-    if x is not None and isinstance(model, Autoencoder):
-        x = data_of(model, x)
     if batch_size not in (None, 1):
         raise ValueError(f"`batch_size` must be 1 or None. Received: batch_size={batch_size!r}")
-    model = in_float32(model)
-    if quantize == "int8" and model.likelihood.allows_missing:
+    check_kind(model, FORMATS["tflite"].name)
+    if x is not None:
+        x = model.export_data(x)
+    model.check_exportable()
+    description = {**metadata(model, offset, scale), "quantize": quantize, "batch_size": batch_size}
+    if quantize == "int8" and description.get("missing_values", False):
         raise NotImplementedError('quantize="int8" has no number for NaN, which marks what is missing in x')
-    endpoints = Endpoints(model, batch_size)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory() as folder:
-        tf.saved_model.save(endpoints, folder, signatures=endpoints.signatures_by_name)
-        converter = tf.lite.TFLiteConverter.from_saved_model(folder, signature_keys=list(endpoints.signatures_by_name))
-        if quantize is not None:
-            converter.optimizations = [tf.lite.Optimize.DEFAULT]
-        if quantize == "float16":
-            converter.target_spec.supported_types = [tf.float16]
-        elif quantize == "int8":
-            calibrating = tf.nest.map_structure(lambda array: array[:_CALIBRATION_EXAMPLES], x)
-            converter.representative_dataset = lambda: _calibration(model, calibrating)
-        try:
-            content = converter.convert()
-        except ConverterError as error:
-            raise NotImplementedError(f"TFLite cannot run this model with its built-in ops: {error}") from error
-        if quantize is None:
-            converted = Path(folder) / "model.tflite"
-            converted.write_bytes(content)
-            check_agreement(model, tflite=converted, x=x)
-    # Written beside and moved in, so that a reader never sees a part.
-    with tempfile.TemporaryDirectory(prefix=".tflite-", dir=path.parent) as folder:
-        description, written = Path(folder) / "description.json", Path(folder) / "model.tflite"
-        write_json(description, {**metadata(model, offset, scale), "quantize": quantize, "batch_size": batch_size})
-        written.write_bytes(content)
-        os.replace(description, path.with_suffix(".json"))
-        os.replace(written, path)
-    return path
+    model = model.in_float32()
+    return one_file.write(
+        "tflite",
+        model,
+        Endpoints(model, batch_size, x),
+        path,
+        description,
+        x=x,
+        compared=quantize is None,
+        quantize=quantize,
+        calibration=lambda: _calibration(model, x),
+    )
 
 
-def _calibration(model: Autoencoder, x: Any) -> Iterator[tuple[str, dict[str, np.ndarray]]]:
+def _calibration(model: Exportable, x: Any) -> Iterator[tuple[str, dict[str, np.ndarray]]]:
     """Inputs for each signature, one example at a time, as the converter takes them."""
-    given = named(x)
-    noise = np.random.default_rng(0).standard_normal([len(given["x"]), model._epsilon_dim], np.float32)
-    tensors = tf.nest.map_structure(lambda array: tf.constant(array, tf.float32), x)
-    draws = model._from_posterior(tensors, tf.constant(noise)).numpy()
-    for row in range(len(noise)):
-        epsilon, z = (array[row : row + 1] for array in (noise, draws))
-        example = {name: array[row : row + 1].astype(np.float32) for name, array in given.items()}
-        conditions = conditions_of(model, example)
-        yield "encode", example
-        yield "decode", {"z": z, **conditions}
-        yield "reconstruct", example
-        yield "generate", {"epsilon": epsilon, **conditions}
-        yield "score", {**example, "epsilon": epsilon}
-        yield "serving_default", example
-        for name in model._functions_of_x:
-            yield name, {"x": example["x"]}
+    x = tf.nest.map_structure(lambda array: array[:_CALIBRATION_EXAMPLES], x)
+    examples = model.export_examples(x, calibrating=True)
+    for row in range(len(tf.nest.flatten(x)[0])):
+        for signature, inputs in examples.items():
+            yield signature, {name: array[row : row + 1].astype(np.float32) for name, array in inputs.items()}

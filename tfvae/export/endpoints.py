@@ -1,23 +1,18 @@
 """What an exported model can be asked: one module and its signatures, the same in every format."""
 
-import itertools
 from collections.abc import Callable
 from typing import Any
 
-import keras
 import tensorflow as tf
 
-from tfvae.models.autoencoder import Autoencoder
-
-# Those of every model. Never one called "serve": of a SavedModel with that attribute TFLite converts nothing but
-# serving_default.
-SIGNATURES = ("encode", "decode", "reconstruct", "generate", "score", "serving_default")
+from tfvae.exportable import Exportable, Signature
 
 
 class Endpoints(tf.Module):
-    """The functions of a trained model, in float32, over one copy of its weights.
+    """The functions of a model, in float32, over one copy of its weights, ready to be written to a file.
 
-    Each takes and gives tensors that lead with the batch. B batch, L latent dimension, `...` the event shape:
+    They are those of its `export_signatures`, see `tfvae.export.Exportable`. Each takes and gives tensors that lead
+    with the batch. Of a `tfvae.VAE`, with B batch, L latent dimension, `...` the event shape, they are
 
     - `encode(x [B, ...])`: the parameters of q(z|x) by name, `loc` and `scale` [B, L] for `DiagonalNormal`;
     - `decode(z [B, L])`: `mean` [B, ...], the mean of p(x|z);
@@ -38,67 +33,76 @@ class Endpoints(tf.Module):
     Args:
         model: a model that is built.
         batch_size: a fixed B, or None for any.
+        x: the data that the export was given, where the model needs them to know the shapes of its inputs.
 
     Raises:
-        ValueError: the model is not built.
+        ValueError: the model is not built, or x is not what it must be.
         NotImplementedError: a part of the model cannot be exported.
     """
 
-    def __init__(self, model: Autoencoder, batch_size: int | None = None) -> None:
+    def __init__(self, model: Exportable, batch_size: int | None = None, x: Any = None) -> None:
         super().__init__(name="tfvae")
-        if model.event_shape is None:
-            raise ValueError("`model` must be built before it is exported: fit it, or call it. Received: a new model")
-        self.parameters = [weight.value for part in _parts(model) for weight in part.weights]
-        x = tf.TensorSpec([batch_size, *model.event_shape], tf.float32, name="x")
-        z = tf.TensorSpec([batch_size, model._z_dim], tf.float32, name="z")
-        epsilon = tf.TensorSpec([batch_size, model._epsilon_dim], tf.float32, name="epsilon")
-        conditions = tuple(
-            tf.TensorSpec([batch_size, *shape], tf.float32, name=name) for name, shape in model._given_shapes.items()
-        )
-        specs = {
-            "encode": (x, *conditions),
-            "decode": (z, *conditions),
-            "reconstruct": (x, *conditions),
-            "generate": (epsilon, *conditions),
-            "score": (x, epsilon, *conditions),
-            "serving_default": (x, *conditions),
-            **dict.fromkeys(model._functions_of_x, (x,)),
-        }
-        functions = _functions(model)
+        check_kind(model)
+        model.check_exportable()
+        self.parameters = [weight.value for weight in model.export_weights()]
         self.signatures_by_name = {
-            name: tf.function(checked(functions[name], spec), input_signature=spec).get_concrete_function()
-            for name, spec in specs.items()
+            name: _graph(signature, batch_size) for name, signature in model.export_signatures(x).items()
         }
 
 
-def _functions(model: Autoencoder) -> dict[str, Callable[..., dict[str, tf.Tensor]]]:
-    """The functions behind the signatures, by name: those that the model itself uses."""
-    data = model._together
+class PosteriorEndpoints(Endpoints):
+    """The functions of a fitted `tfvae.VariationalInference`, in float32, over one copy of its weights.
 
-    def serving_default(x: tf.Tensor, *conditions: tf.Tensor) -> dict[str, tf.Tensor]:
-        return {"mean": model.call(data(x, *conditions)), **model._score_at_mean(data(x, *conditions))}
+    Each takes and gives tensors that lead with the batch. B batch, L the dimension of the unconstrained space:
 
-    return {
-        "encode": lambda x, *conditions: model._encode(data(x, *conditions)),
-        "decode": lambda z, *conditions: {"mean": model._decode(z, *conditions)},
-        "reconstruct": lambda x, *conditions: {"mean": model.call(data(x, *conditions))},
-        "generate": lambda epsilon, *conditions: {"mean": model._generate(epsilon, *conditions)},
-        "score": lambda x, epsilon, *conditions: model._score(data(x, *conditions), epsilon),
-        "serving_default": serving_default,
-        **model._functions_of_x,
-    }
+    - `sample(epsilon [B, L])`: the latent variables by name, each [B, ...]: the draws of q that the noise
+      epsilon ~ N(0, I) stands for;
+    - `predict(x [B, ...])`: `mean` and `stddev` [B, ...] of the posterior predictive distribution, where the model has
+      `predictive`; of a dictionary the inputs have the names;
+    - `serving_default`: `predict` where it is there, and else `sample`.
+
+    Args:
+        model: a model that is fitted.
+        x: new data as `predictive` takes them, an array or a dictionary of arrays; needed where the model has that.
+
+    Raises:
+        ValueError: the model is not fitted, or x is not what it must be.
+        NotImplementedError: a part of the model cannot be exported.
+    """
+
+    def __init__(self, model: Exportable, x: Any = None) -> None:
+        super().__init__(model, x=x)
 
 
-def checked(
+def check_kind(model: Exportable, file_format: str | None = None) -> None:
+    """Raises ValueError unless a model is of a kind that can be exported.
+
+    Args:
+        model: the model.
+        file_format: the name of a format; None means any.
+    """
+    if not isinstance(model, Exportable):
+        raise ValueError(f"`model` must be a tfvae.VAE. Received: {model!r}")
+    formats = model.export_formats
+    if formats is not None and file_format not in (None, *formats):
+        raise ValueError(
+            f"`model` must be a tfvae.VAE; a {type(model).__name__} exports as a {' or a '.join(formats)}. Received: "
+            f"{model!r}"
+        )
+
+
+def _graph(signature: Signature, batch_size: int | None) -> Any:
+    """The concrete function of a signature."""
+    specs = tuple(tf.TensorSpec([batch_size, *spec.shape[1:]], spec.dtype, name=spec.name) for spec in signature.inputs)
+    return tf.function(_checked(signature.function, specs), input_signature=specs).get_concrete_function()
+
+
+def _checked(
     function: Callable[..., dict[str, tf.Tensor]], specs: tuple[tf.TensorSpec, ...]
 ) -> Callable[..., dict[str, tf.Tensor]]:
     """The function, with the shapes of its inputs checked in the graph.
 
     A server hands on what a client sends, and a convolution given the wrong rank ends the server's process.
-
-    Args:
-        function: what is served.
-        specs: the inputs.
     """
 
     def checked(*tensors: tf.Tensor) -> dict[str, tf.Tensor]:
@@ -109,40 +113,3 @@ def checked(
         return function(*tensors)
 
     return checked
-
-
-def _parts(model: Autoencoder) -> tuple[keras.layers.Layer, ...]:
-    values = (getattr(model, name) for name in model._PARTS)
-    parts = itertools.chain.from_iterable(value if isinstance(value, list) else [value] for value in values)
-    return tuple(part for part in parts if isinstance(part, keras.layers.Layer))
-
-
-def in_float32(model: Autoencoder) -> Autoencoder:
-    """The model, or a copy where it computes in half precision, which TFLite and many processors lack."""
-    if not isinstance(model, Autoencoder):
-        hint = "; a VariationalInference exports as a SavedModel" if hasattr(model, "approximation") else ""
-        raise ValueError(f"`model` must be a tfvae.VAE{hint}. Received: {model!r}")
-    if model._no_export:
-        raise NotImplementedError(f"A {type(model).__name__} has no export: {model._no_export}")
-    if all(layer.compute_dtype == "float32" for part in _parts(model) for layer in part._flatten_layers()):
-        return model
-    # Layers that a user's own network makes take the global policy, whatever its configuration says.
-    policy = keras.config.dtype_policy()
-    keras.config.set_dtype_policy("float32")
-    try:
-        copy = type(model).from_config(_with_float32(model.get_config()))
-        copy.build((None, *model.event_shape))
-    finally:
-        keras.config.set_dtype_policy(policy)
-    for part, original in zip(_parts(copy), _parts(model), strict=True):
-        part.set_weights(original.get_weights())
-    return copy
-
-
-def _with_float32(config: Any) -> Any:
-    """A Keras configuration with every dtype policy put to float32."""
-    if isinstance(config, dict):
-        if config.get("class_name") == "DTypePolicy":
-            return {**config, "config": {**config["config"], "name": "float32"}}
-        return {key: _with_float32(value) for key, value in config.items()}
-    return [_with_float32(value) for value in config] if isinstance(config, list) else config

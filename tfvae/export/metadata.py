@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from tfvae.models.autoencoder import Autoencoder
+from tfvae.exportable import Exportable
 
 
-def metadata(model: Autoencoder, offset: ArrayLike | None = None, scale: ArrayLike | None = None) -> dict[str, Any]:
-    """Describes a model that is built.
+def metadata(model: Exportable, offset: ArrayLike | None = None, scale: ArrayLike | None = None) -> dict[str, Any]:
+    """Describes a model.
 
     Args:
         model: the model.
@@ -22,12 +22,17 @@ def metadata(model: Autoencoder, offset: ArrayLike | None = None, scale: ArrayLi
         scale: see `offset`.
 
     Returns:
-        The event shape, latent dimension, shape of a condition, parts, whether NaN may mark what is missing in x,
-        normalisation and the version of tfvae, ready for JSON.
+        The version of tfvae, what the model says of itself and, where it takes units, the normalisation, ready for
+        JSON.
 
     Raises:
-        ValueError: one of `offset` and `scale` is given without the other.
+        ValueError: one of `offset` and `scale` is given without the other, or to a model that takes none.
     """
+    description = {"tfvae_version": importlib.metadata.version("tfvae"), **model.export_description()}
+    if not model.takes_units:
+        if offset is not None or scale is not None:
+            raise ValueError("`offset` and `scale` must be None: how to bring in data is the model's own part")
+        return description
     if (offset is None) != (scale is None):
         raise ValueError(f"`offset` and `scale` must be given together. Received: offset={offset!r}, scale={scale!r}")
     normalization = {
@@ -35,14 +40,7 @@ def metadata(model: Autoencoder, offset: ArrayLike | None = None, scale: ArrayLi
         "offset": np.asarray(offset, float).tolist(),
         "scale": np.asarray(scale, float).tolist(),
     }
-    return {
-        "tfvae_version": importlib.metadata.version("tfvae"),
-        "event_shape": list(model.event_shape),
-        **{f"{name}_shape": list(shape) for name, shape in model._given_shapes.items()},
-        **model._description,
-        "missing_values": model.likelihood.allows_missing,
-        "normalization": None if offset is None else normalization,
-    }
+    return {**description, "normalization": None if offset is None else normalization}
 
 
 def write_json(path: Path, content: dict[str, Any]) -> None:

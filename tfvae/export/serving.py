@@ -6,27 +6,25 @@ import os
 import re
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
 
 import tensorflow as tf
 from numpy.typing import ArrayLike
 
 from tfvae.checks import positive_integer
-from tfvae.export import documents, posterior, warmup
-from tfvae.export.endpoints import Endpoints, in_float32
+from tfvae.export import documents, warmup
+from tfvae.export.endpoints import Endpoints, check_kind
+from tfvae.export.formats import FORMATS
 from tfvae.export.metadata import metadata, write_json
-from tfvae.export.posterior import PosteriorEndpoints
 from tfvae.export.verification import check_agreement
-from tfvae.inference.variational_inference import VariationalInference
-from tfvae.models.autoencoder import Autoencoder
+from tfvae.exportable import Exportable
 
 _TEMPORARY = ".tmp-"
 
 
 def saved_model(
-    model: Autoencoder | VariationalInference,
+    model: Exportable,
     path: str | os.PathLike[str],
     *,
     keep: int | None = None,
@@ -62,8 +60,12 @@ def saved_model(
     """
     if keep is not None:
         keep = positive_integer("keep", keep)
-    publish = _of_inference if isinstance(model, VariationalInference) else _of_vae
-    publication = publish(model, x, offset, scale)
+    file_format = FORMATS["saved_model"]
+    check_kind(model, file_format.name)
+    model.check_exportable()
+    description = metadata(model, offset, scale)
+    model = model.in_float32()
+    endpoints = Endpoints(model, x=x)
     folder = Path(path)
     # Also of "." and of a link.
     name = folder.resolve().name
@@ -76,14 +78,13 @@ def saved_model(
         folder.mkdir(parents=True, exist_ok=True)
     with _errors_that_name(folder), _locked(folder), _temporary(folder) as temporary:
         content = temporary / "model"
-        endpoints = publication.endpoints
-        tf.saved_model.save(endpoints, str(content), signatures=endpoints.signatures_by_name)
-        publication.check(content)
+        file_format.write(endpoints, content)
         extra = content / "assets.extra"
         extra.mkdir()
+        write_json(file_format.description(content), description)
+        check_agreement(model, saved_model=content, x=x)
         warmup.write(extra / "tf_serving_warmup_requests", endpoints, name)
-        write_json(extra / "metadata.json", publication.metadata)
-        for document, text in publication.documents(name).items():
+        for document, text in documents.files(model, model.export_signatures(x), name).items():
             (folder / document).parent.mkdir(exist_ok=True)
             (temporary / "document").write_text(text)
             os.replace(temporary / "document", folder / document)
@@ -93,43 +94,6 @@ def saved_model(
             # Out of the server's sight first, then removed.
             os.rename(old, temporary / old.name)
     return version
-
-
-class _Publication(NamedTuple):
-    """What is published.
-
-    Attributes:
-        endpoints: the functions and their signatures.
-        check: raises ValueError where the SavedModel in a folder does not agree with the Keras model.
-        metadata: what a caller must know.
-        documents: the text of each file beside the versions, by its name, of a model that is served under a name.
-    """
-
-    endpoints: Endpoints | PosteriorEndpoints
-    check: Callable[[Path], None]
-    metadata: dict[str, Any]
-    documents: Callable[[str], dict[str, str]]
-
-
-def _of_vae(model: Autoencoder, x: ArrayLike | None, offset: ArrayLike | None, scale: ArrayLike | None) -> _Publication:
-    model = in_float32(model)
-    return _Publication(
-        Endpoints(model),
-        lambda folder: check_agreement(model, saved_model=folder, x=x),
-        metadata(model, offset, scale),
-        lambda name: documents.files(model, name),
-    )
-
-
-def _of_inference(model: VariationalInference, x: Any, offset: Any, scale: Any) -> _Publication:
-    if offset is not None or scale is not None:
-        raise ValueError("`offset` and `scale` must be None: how to bring in data is the model's own part")
-    return _Publication(
-        PosteriorEndpoints(model, x),
-        lambda folder: posterior.check_posterior_agreement(model, x, folder),
-        posterior.metadata(model),
-        lambda name: documents.posterior_files(model, x, name),
-    )
 
 
 def _numbered(folder: Path) -> list[Path]:

@@ -1,6 +1,7 @@
 """The proof that exported files agree with the Keras model, and what they cost."""
 
 import dataclasses
+import functools
 import math
 import os
 import time
@@ -13,17 +14,13 @@ import tensorflow as tf
 from numpy.typing import ArrayLike
 
 from tfvae import checks
-from tfvae.export.client import load, resolve
-from tfvae.models.autoencoder import Autoencoder
-from tfvae.models.semi_supervised import SemiSupervisedVAE
+from tfvae.export import formats
+from tfvae.export.client import ExportedModel, load
+from tfvae.export.endpoints import check_kind
+from tfvae.exportable import Arrays, Exportable, Signature
 
-# How far a float32 export may be from the Keras model: relative to the largest value of an output, with a floor for
-# outputs that are all but 0, for each of the terms that an output is the sum of.
-RELATIVE_TOLERANCE = 1e-4
+# How far an output that is all but 0 may be from the Keras model's, for each of the terms that it is the sum of.
 _FLOOR = 1e-6
-
-_Arrays = dict[str, np.ndarray]
-
 # Enough to see a wrong weight or op, few enough to take no time.
 _COMPARED_EXAMPLES = 64
 _TIMED_BATCHES = (1, 64)
@@ -33,7 +30,7 @@ class Agreement(NamedTuple):
     """How far one output of an exported file is from the Keras model's, over all elements and examples.
 
     Attributes:
-        format: "SavedModel" or "TFLite".
+        format: the name of the format, as "SavedModel" or "TFLite".
         signature: the signature that was called.
         output: the output's name.
         max_difference: the largest absolute difference.
@@ -48,25 +45,39 @@ class Agreement(NamedTuple):
     mean_difference: float
     max_value: float
 
+    def to_dict(self) -> dict[str, Any]:
+        """All of it, ready for JSON."""
+        return self._asdict()
+
 
 class Cost(NamedTuple):
     """What one format costs.
 
     Attributes:
-        format: "Keras", "SavedModel" or "TFLite".
+        format: "Keras", or the name of a format, as "SavedModel" or "TFLite".
         path: the file or folder, None for the model in memory.
         quantize: how a .tflite file was made smaller, None for float32.
         size: bytes on disk, None for the model in memory.
-        elbo_difference: mean of the ELBO less that of the Keras model, nats per example.
-        latency: for each batch size, the median and the quartiles of the seconds per example of `reconstruct`.
+        elbo_difference: mean of the ELBO less that of the Keras model, nats per example; None where the model has no
+            `score`.
+        latency: for each batch size, the median and the quartiles of the seconds per example of `reconstruct`, or of
+            the signature that stands for `predict` of another model.
     """
 
     format: str
     path: str | None
     quantize: str | None
     size: int | None
-    elbo_difference: float
+    elbo_difference: float | None
     latency: dict[int, tuple[float, float, float]]
+
+    def to_dict(self) -> dict[str, Any]:
+        """All of it, ready for JSON."""
+        latency = {
+            batch: dict(zip(("median", "lower_quartile", "upper_quartile"), seconds, strict=True))
+            for batch, seconds in self.latency.items()
+        }
+        return {**self._asdict(), "latency": latency}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -87,17 +98,8 @@ class Verification:
         """All of it, ready for JSON."""
         return {
             "num_examples": self.num_examples,
-            "agreements": [row._asdict() for row in self.agreements],
-            "costs": [
-                {
-                    **row._asdict(),
-                    "latency": {
-                        batch: dict(zip(("median", "lower_quartile", "upper_quartile"), seconds, strict=True))
-                        for batch, seconds in row.latency.items()
-                    },
-                }
-                for row in self.costs
-            ],
+            "agreements": [row.to_dict() for row in self.agreements],
+            "costs": [row.to_dict() for row in self.costs],
         }
 
     def __str__(self) -> str:
@@ -118,17 +120,19 @@ class Verification:
                 for median, low, high in row.latency.values()
             )
             size = "" if row.size is None else row.size
-            lines.append(f"{row.format:<12}{size:>10}{row.elbo_difference:>12.2e}{times}")
+            elbo = "" if row.elbo_difference is None else f"{row.elbo_difference:.2e}"
+            lines.append(f"{row.format:<12}{size:>10}{elbo:>12}{times}")
         return "\n".join(lines)
 
 
 def verify(
-    model: Autoencoder,
+    model: Exportable,
     *,
     saved_model: str | os.PathLike[str] | None = None,
     tflite: str | os.PathLike[str] | None = None,
     x: ArrayLike,
     timed_calls: int = 50,
+    **others: str | os.PathLike[str] | None,
 ) -> Verification:
     """Calls every signature of exported files on the same inputs and the same noise as the Keras model, and times them.
 
@@ -138,114 +142,72 @@ def verify(
         tflite: the .tflite file.
         x: data as for `fit` of the model: an array [N, ...], or a dictionary of arrays with N rows.
         timed_calls: how many calls a latency is the median of.
+        others: the file or folder of any further format, under its key in `tfvae.export.formats.FORMATS`.
 
     Returns:
         The differences of each output, and for each format its size, its ELBO against the model's and its latency.
 
     Raises:
         ValueError: no file is given, or x is not data of the model.
+        TypeError: there is no such format.
     """
-    if saved_model is None and tflite is None:
-        raise ValueError("`saved_model` or `tflite` must be given. Received: saved_model=None, tflite=None")
+    paths = _given({"saved_model": saved_model, "tflite": tflite, **others})
+    if not paths:
+        names, received = (separator.join(formats.FORMATS) for separator in ("` or `", "=None, "))
+        raise ValueError(f"`{names}` must be given. Received: {received}=None")
     timed_calls = checks.positive_integer("timed_calls", timed_calls)
-    x = data_of(model, x)
-    agreements, elbos = _compare(model, saved_model, tflite, x)
-    costs = [
-        Cost("Keras", None, None, None, 0.0, _latency(lambda batch: model.predict(batch, verbose=0), x, timed_calls))
+    check_kind(model)
+    x = model.export_data(x)
+    model.check_exportable()
+    questions = _questions(model, x)
+    opened = {argument: _opened(model, path) for argument, path in paths.items()}
+    answers = {argument: _answers(exported, questions) for argument, exported in opened.items()}
+    agreements = [
+        row
+        for argument, outputs in answers.items()
+        for row in _agreements(formats.FORMATS[argument].name, questions, outputs)
     ]
-    for name, path in (("SavedModel", saved_model), ("TFLite", tflite)):
-        if path is not None:
-            exported, path = load(path), resolve(path)
-            latency = _latency(lambda batch, call=exported.run: call("reconstruct", **named(batch)), x, timed_calls)
-            difference = float(np.mean(elbos[name] - elbos["Keras"]))
-            costs.append(Cost(name, str(path), exported.metadata.get("quantize"), _size(path), difference, latency))
+    elbo = questions["score"].outputs.get("elbo") if "score" in questions else None
+    latency = _latency(lambda batch: model.predict(batch, verbose=0), x, timed_calls)
+    costs = [Cost("Keras", None, None, None, None if elbo is None else 0.0, latency)]
+    for argument, exported in opened.items():
+        path = formats.find(Path(paths[argument]))[1]
+        difference = None if elbo is None else float(np.mean(answers[argument]["score"]["elbo"] - elbo))
+        timed = functools.partial(_call, exported, model.timed_signature)
+        latency = _latency(timed, questions[model.timed_signature].inputs, timed_calls)
+        quantize = exported.metadata.get("quantize")
+        name = formats.FORMATS[argument].name
+        costs.append(Cost(name, str(path), quantize, _size(path), difference, latency))
     return Verification(len(tf.nest.flatten(x)[0]), agreements, costs)
 
 
-def data_of(model: Autoencoder, x: Any) -> Any:
-    """Data that were given to an export, in the form in which the model takes them.
-
-    Args:
-        model: the model.
-        x: the data, as for `fit`.
-
-    Raises:
-        ValueError: they are not data of the model.
-    """
-    x = _arrays_of(model, x)
-    model.check_data(x)
-    return x
-
-
-def _arrays_of(model: Autoencoder, x: Any) -> Any:
-    """Arrays in the form in which the model takes them; x itself is float32, as callers send it."""
-    arrays = model._arrays(x)
-    if isinstance(arrays, dict):
-        return {**arrays, "x": arrays["x"].astype(np.float32)}
-    return arrays.astype(np.float32)
-
-
-def named(x: Any) -> _Arrays:
-    """Data by the names of the inputs of a signature."""
-    return x if isinstance(x, dict) else {"x": x}
-
-
-def conditions_of(model: Autoencoder, given: _Arrays) -> _Arrays:
-    """What `decode` and `generate` take beside z or noise, by name, where the data say what it is.
-
-    Args:
-        model: the model.
-        given: the data by name.
-    """
-    conditions = {name: given[name] for name in model._given_shapes}
-    if isinstance(model, SemiSupervisedVAE):
-        # These take no -1, which in data stands for no label: any class serves.
-        conditions["label"] = np.maximum(conditions["label"], 0)
-    return conditions
-
-
-def check_agreement(
-    model: Autoencoder,
-    *,
-    saved_model: str | os.PathLike[str] | None = None,
-    tflite: str | os.PathLike[str] | None = None,
-    x: ArrayLike | None = None,
-) -> None:
+def check_agreement(model: Exportable, *, x: Any = None, **files: str | os.PathLike[str] | None) -> None:
     """Raises ValueError unless float32 files agree with the Keras model.
 
     Args:
         model: the model that was exported.
-        saved_model: as for `verify`.
-        tflite: as for `verify`.
-        x: data as for `verify`; None draws them from the model, at conditions that are one-hot where it has some.
+        x: data as for `verify`; None lets the model draw them.
+        files: the file or folder of each format, under its key in `tfvae.export.formats.FORMATS`.
     """
-    if x is None:
-        z = np.random.default_rng(0).standard_normal([_COMPARED_EXAMPLES, model._z_dim], np.float32)
-        conditions = model._example_conditions(len(z))
-        x = model._draw_x(tf.constant(z), *(tf.constant(array, tf.float32) for array in conditions)).numpy()
-        if not np.isfinite(x).all():
-            raise ValueError("`model` must generate finite data. Received: a model that generates NaN or infinity")
-        if model.likelihood.allows_missing:
-            x = np.where(np.random.default_rng(2).uniform(size=x.shape) < 0.5, np.float32(np.nan), x)
-        x = model._together(x, *conditions)
-    x = tf.nest.map_structure(lambda array: array[:_COMPARED_EXAMPLES], _arrays_of(model, x))
-    elements = math.prod(model.event_shape)
-    for row in _compare(model, saved_model, tflite, x)[0]:
-        terms = {"elbo": elements, "log_likelihood": elements, "kl": model._epsilon_dim}.get(row.output, 1)
-        check_row(row, terms)
+    questions = _questions(model, model.export_data(x, _COMPARED_EXAMPLES))
+    for argument, path in _given(files).items():
+        file_format = formats.FORMATS[argument]
+        for row in _agreements(file_format.name, questions, _answers(_opened(model, path), questions)):
+            check_row(row, questions[row.signature].signature.terms.get(row.output, 1), file_format.tolerance)
 
 
-def check_row(row: Agreement, terms: int = 1) -> None:
+def check_row(row: Agreement, terms: int, tolerance: float) -> None:
     """Raises ValueError where an output of an export does not agree with the Keras model's.
 
     Args:
         row: the output.
         terms: how many terms it is the sum of.
+        tolerance: how far it may be, relative to the largest value.
     """
-    agrees = row.max_difference <= RELATIVE_TOLERANCE * row.max_value + _FLOOR * terms
+    agrees = row.max_difference <= tolerance * row.max_value + _FLOOR * terms
     if not (agrees and math.isfinite(row.max_difference)):
         raise ValueError(
-            f"The {row.format} must agree with the Keras model to {RELATIVE_TOLERANCE} before it is published. "
+            f"The {row.format} must agree with the Keras model to {tolerance} before it is published. "
             f"Received: `{row.signature}` gives `{row.output}` with a difference of {row.max_difference:.2e} where "
             f"the largest value is {row.max_value:.2e}"
         )
@@ -258,49 +220,59 @@ def agreement(format: str, signature: str, output: str, received: np.ndarray, ex
     return Agreement(format, signature, output, *map(float, values))
 
 
-def _compare(
-    model: Autoencoder, saved_model: str | os.PathLike[str] | None, tflite: str | os.PathLike[str] | None, x: np.ndarray
-) -> tuple[list[Agreement], dict[str, np.ndarray]]:
-    """The agreement of every output, and the ELBO [N] at the same noise by format."""
-    rows = len(tf.nest.flatten(x)[0])
-    epsilon = np.random.default_rng(1).standard_normal([rows, model._epsilon_dim], np.float32)
-    questions = _questions(model, x, epsilon)
-    agreements = []
-    elbos = {"Keras": questions["score"][1]["elbo"]}
-    for name, path in (("SavedModel", saved_model), ("TFLite", tflite)):
-        if path is None:
-            continue
-        exported = load(path)
-        # What is compared before it is published has no metadata yet.
-        exported.metadata.setdefault("missing_values", model.likelihood.allows_missing)
-        for signature, (inputs, outputs) in questions.items():
-            received = exported.run(signature, **inputs)
-            if signature == "score":
-                elbos[name] = received["elbo"]
-            for output, value in outputs.items():
-                agreements.append(agreement(name, signature, output, received[output], value))
-    return agreements, elbos
+class _Question(NamedTuple):
+    """What the Keras model and a file are asked.
+
+    Attributes:
+        signature: the function.
+        inputs: its inputs by name.
+        outputs: what the Keras model gives.
+    """
+
+    signature: Signature
+    inputs: Arrays
+    outputs: Arrays
 
 
-def _questions(model: Autoencoder, x: Any, epsilon: np.ndarray) -> dict[str, tuple[_Arrays, _Arrays]]:
-    """For each signature its inputs, and what the Keras model says that it should give."""
-    mean = {"mean": model.reconstruct(x)}
-    given = named(x)
-    conditions = conditions_of(model, given)
-    z = np.asarray(model._from_prior(tf.constant(epsilon), *map(tf.constant, conditions.values())))
-    drawn = {"mean": model.decode(z, *conditions.values())}
+def _questions(model: Exportable, x: Any) -> dict[str, _Question]:
+    """One for each signature, by its name."""
+    examples = model.export_examples(x)
     return {
-        "encode": (given, model.encode(x)),
-        "decode": ({"z": z, **conditions}, drawn),
-        "reconstruct": (given, mean),
-        "generate": ({"epsilon": epsilon, **conditions}, drawn),
-        "score": ({**given, "epsilon": epsilon}, model.score(x, epsilon)),
-        "serving_default": (given, {**mean, **model.score(x)}),
-        **{
-            name: ({"x": given["x"]}, {output: value.numpy() for output, value in function(given["x"]).items()})
-            for name, function in model._functions_of_x.items()
-        },
+        name: _Question(signature, examples[name], signature.of_model(examples[name]))
+        for name, signature in model.export_signatures(x).items()
     }
+
+
+def _given(files: dict[str, str | os.PathLike[str] | None]) -> dict[str, str | os.PathLike[str]]:
+    """The files that are given, in the order of the formats."""
+    for argument in files:
+        if argument not in formats.FORMATS:
+            raise TypeError(f"{argument!r} is no format of `tfvae.export.formats.FORMATS`, {list(formats.FORMATS)}")
+    return {argument: files[argument] for argument in formats.FORMATS if files.get(argument) is not None}
+
+
+def _opened(model: Exportable, path: str | os.PathLike[str]) -> ExportedModel:
+    exported = load(path)
+    # Of a file that has lost its description.
+    for name, value in model.export_description().items():
+        exported.metadata.setdefault(name, value)
+    return exported
+
+
+def _call(exported: ExportedModel, signature: str, inputs: Arrays) -> Arrays:
+    return exported.run(signature, **inputs)
+
+
+def _answers(exported: ExportedModel, questions: dict[str, _Question]) -> dict[str, Arrays]:
+    return {name: exported.run(name, **question.inputs) for name, question in questions.items()}
+
+
+def _agreements(format: str, questions: dict[str, _Question], answers: dict[str, Arrays]) -> list[Agreement]:
+    return [
+        agreement(format, name, output, answers[name][output], expected)
+        for name, question in questions.items()
+        for output, expected in question.outputs.items()
+    ]
 
 
 def _latency(call: Callable[[Any], Any], x: Any, calls: int) -> dict[int, tuple[float, float, float]]:

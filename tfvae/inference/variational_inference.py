@@ -18,6 +18,7 @@ from tfvae.inference.draws import Draws
 from tfvae.inference.joint_density import JointDensity
 from tfvae.inference.latents import Latent
 from tfvae.inference.local_latents import LocalLatents
+from tfvae.inference.signatures import PosteriorExport
 from tfvae.inference.start import check_start, standard_coordinates
 from tfvae.inference.targets import target
 from tfvae.models.autoencoder import check_part
@@ -39,7 +40,7 @@ _CHUNK_ELEMENTS = 2**21
 
 
 @keras.saving.register_keras_serializable("tfvae")
-class VariationalInference(VariationalModel):
+class VariationalInference(PosteriorExport, VariationalModel):
     """An approximation q(z) of the posterior p(z | data) of a Bayesian model.
 
     `fit` maximises the ELBO, E_q[log p(data, z) - log q(z)] <= log p(data), and so minimises KL(q(z) || p(z | data)).

@@ -2,7 +2,7 @@
 
 import abc
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any, ClassVar, Self
 
 import keras
@@ -13,6 +13,7 @@ from tfvae import checks, elbo
 from tfvae.callbacks import PosteriorCollapseWarning
 from tfvae.likelihoods import Likelihood
 from tfvae.models import log_weights
+from tfvae.models.signatures import AutoencoderExport
 from tfvae.models.variational_model import VariationalModel
 from tfvae.objectives import Objective
 from tfvae.posteriors import Posterior
@@ -21,7 +22,7 @@ from tfvae.training.batch import batches
 from tfvae.training.plan import LayerTraits
 
 
-class Autoencoder(VariationalModel):
+class Autoencoder(AutoencoderExport, VariationalModel):
     """A model of examples x that encodes each into latent variables and decodes these.
 
     A subclass has `elbo_terms`, `build`, which sets `event_shape`, `_encode` and `call`, the reconstruction.
@@ -36,10 +37,6 @@ class Autoencoder(VariationalModel):
     collapsing: tuple[str, ...] = ("kl",)
     # The constructor's arguments that Keras serializes.
     _PARTS: ClassVar[tuple[str, ...]] = ()
-    # What the signatures of an export take beside x, z or epsilon, with the shape for one example.
-    _given_shapes: ClassVar[dict[str, tuple[int, ...]]] = {}
-    # Why there is no export.
-    _no_export: ClassVar[str | None] = None
     # How many rows the decoder evaluates for each example and draw.
     _rows_per_example = 1
 
@@ -158,21 +155,27 @@ class Autoencoder(VariationalModel):
             outputs = [self._run(self._score, *pair) for pair in pairs]
         return {name: np.concatenate([output[name] for output in outputs]) for name in outputs[0]}
 
-    def _together(self, x: tf.Tensor, *conditions: tf.Tensor) -> Any:
-        """Data in the form in which `elbo_terms` takes them, from what a signature of an export takes."""
-        return x
+    def _scored(self, x: Any, epsilon: tf.Tensor | None = None) -> tuple[dict[str, tf.Tensor], tf.Tensor]:
+        """The terms of the bound at one z for each x, and what the decoder gives there.
 
-    def _example_conditions(self, rows: int) -> tuple[np.ndarray, ...]:
-        """What an export is compared at where no data are given, beside x."""
-        return ()
+        Args:
+            x: the data [B, ...].
+            epsilon: the noise [B, L] that z ~ q(z|x) is made of; None takes the mean, or the `center`, of q(z|x).
 
-    @property
-    def _functions_of_x(self) -> dict[str, Callable[[tf.Tensor], dict[str, tf.Tensor]]]:
-        """What an export has beside the signatures of every VAE, by name."""
-        return {}
+        Returns:
+            `elbo`, `log_likelihood` and `kl`, each [B], and the parameters of p(x|z) [B, ...].
+        """
+        raise NotImplementedError(f"{type(self).__name__} has no score at noise that is given")
 
-    def _generate(self, epsilon: tf.Tensor, *conditions: tf.Tensor) -> tf.Tensor:
-        return self._decode(self._from_prior(epsilon, *conditions), *conditions)
+    def _score(self, x: Any, epsilon: tf.Tensor) -> dict[str, tf.Tensor]:
+        return self._scored(x, epsilon)[0]
+
+    def _score_at_mean(self, x: Any) -> dict[str, tf.Tensor]:
+        return self._scored(x)[0]
+
+    def _reconstruct_and_score(self, x: Any) -> dict[str, tf.Tensor]:
+        scores, parameters = self._scored(x)
+        return {"mean": self.likelihood.mean(parameters), **scores}
 
     def _checked_noise(self, argument: str, z: Any, dim: int) -> np.ndarray:
         """The array [N, L] that a user gave."""

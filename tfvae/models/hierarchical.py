@@ -170,7 +170,7 @@ class HierarchicalVAE(autoencoder.Autoencoder):
 
         The KL divergence of a layer is in closed form if no layer that its prior depends on was drawn given that layer.
         """
-        return self._terms_at(x, self._draw(x, sampling), sampling)
+        return self._terms_at(x, self._draw(x, sampling), sampling)[0]
 
     @property
     def posterior_variables(self) -> list[Any]:
@@ -229,7 +229,10 @@ class HierarchicalVAE(autoencoder.Autoencoder):
         """The parameters of p(z_t|z_{t+1}), t counted from 0."""
         return self.conditionals[index](self.decoders[index + 1](above, training=training))
 
-    def _terms_at(self, x: tf.Tensor, layers: list[_Layer], sampling: elbo.Sampling) -> elbo.ElboTerms:
+    def _terms_at(
+        self, x: tf.Tensor, layers: list[_Layer], sampling: elbo.Sampling
+    ) -> tuple[elbo.ElboTerms, tf.Tensor]:
+        """The terms of the bound, and what the first decoder gives at S times B rows."""
         shape = [sampling.num_samples, -1]
         log_prior = [tf.reshape(layer.p.log_prob(layer.z), shape) for layer in layers]
         log_posterior = [tf.reshape(layer.log_q, shape) for layer in layers]
@@ -241,16 +244,17 @@ class HierarchicalVAE(autoencoder.Autoencoder):
             kl = log_posterior[index] - log_prior[index] if kl is None else tf.reshape(kl, shape)
             kls.append(tf.reduce_mean(kl, axis=0))
         parameters = self.decoders[0](layers[0].z, training=sampling.training)
-        parameters = tf.reshape(
+        by_sample = tf.reshape(
             parameters, tf.concat([[sampling.num_samples, tf.shape(x)[0]], tf.shape(parameters)[1:]], 0)
         )
-        return elbo.ElboTerms(
-            self.likelihood.log_prob(x, parameters, training=sampling.training),
+        terms = elbo.ElboTerms(
+            self.likelihood.log_prob(x, by_sample, training=sampling.training),
             tf.add_n(log_prior),
             tf.add_n(log_posterior),
             tf.add_n(kls),
             metrics={f"kl_{number}": kl for number, kl in enumerate(kls, start=1)},
         )
+        return terms, parameters
 
     @property
     def _z_dim(self) -> int:
@@ -289,15 +293,10 @@ class HierarchicalVAE(autoencoder.Autoencoder):
     def _draw_x(self, z: tf.Tensor) -> tf.Tensor:
         return self.likelihood.distribution(self.decoders[0](z)).sample(seed=(0, 0))
 
-    def _score(self, x: tf.Tensor, epsilon: tf.Tensor) -> dict[str, tf.Tensor]:
-        return self._scores(x, self._at_noise(x, epsilon))
-
-    def _score_at_mean(self, x: tf.Tensor) -> dict[str, tf.Tensor]:
-        return self._scores(x, self._at_noise(x, None))
-
-    def _scores(self, x: tf.Tensor, layers: list[_Layer]) -> dict[str, tf.Tensor]:
-        terms = self._terms_at(x, layers, elbo.Sampling(1, tf.zeros([2], tf.int32)))
-        return {"elbo": terms.elbo, "log_likelihood": terms.log_likelihood[0], "kl": terms.kl}
+    def _scored(self, x: tf.Tensor, epsilon: tf.Tensor | None = None) -> tuple[dict[str, tf.Tensor], tf.Tensor]:
+        sampling = elbo.Sampling(1, tf.zeros([2], tf.int32))
+        terms, parameters = self._terms_at(x, self._at_noise(x, epsilon), sampling)
+        return {"elbo": terms.elbo, "log_likelihood": terms.log_likelihood[0], "kl": terms.kl}, parameters
 
     def _draw(self, x: tf.Tensor, sampling: elbo.Sampling) -> list[_Layer]:
         """The layers at S draws for each example, in one batch of S * B rows."""

@@ -8,7 +8,8 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from tfvae import checks, elbo
+from tfvae import checks, elbo, private_apis
+from tfvae.exportable import Arrays
 from tfvae.likelihoods import Likelihood
 from tfvae.models import autoencoder
 from tfvae.models.conditional import ConditionalVAE
@@ -95,7 +96,9 @@ class SemiSupervisedVAE(ConditionalVAE):
             encoder, decoder, latent_dim, self.num_classes, posterior, prior, likelihood, objective, **keras_kwargs
         )
         autoencoder.refuse_path_gradients(self)
-        if any(getattr(layer, "has_moving_statistics", False) for layer in self.likelihood._flatten_layers()):
+        if any(
+            getattr(layer, "has_moving_statistics", False) for layer in private_apis.flatten_layers(self.likelihood)
+        ):
             raise ValueError(
                 "`likelihood` must not learn from the batch itself, in which every example comes with every label, as "
                 f'Normal("optimal") does; "learned" serves. Received: {self.likelihood!r}'
@@ -261,19 +264,26 @@ class SemiSupervisedVAE(ConditionalVAE):
         counts = (label[:, tf.newaxis] < 0) | (tf.one_hot(label, self.num_classes) > 0)
         return tf.reduce_logsumexp(tf.where(counts, log_weights, -math.inf), axis=2)
 
-    def _score(self, x: dict[str, tf.Tensor], epsilon: tf.Tensor | None = None) -> dict[str, tf.Tensor]:
-        terms = super()._score(x, epsilon)
-        log_label_prior = tf.reduce_sum(self._split(x)[1][0] * self._log_label_prior, axis=-1)
-        return {**terms, "elbo": terms["elbo"] + log_label_prior, "kl": terms["kl"] - log_label_prior}
+    def _scored(
+        self, x: dict[str, tf.Tensor], epsilon: tf.Tensor | None = None
+    ) -> tuple[dict[str, tf.Tensor], tf.Tensor]:
+        x = self._completed(x)
+        terms, parameters = super()._scored(x, epsilon)
+        log_label_prior = tf.reduce_sum(x["condition"] * self._log_label_prior, axis=-1)
+        terms |= {"elbo": terms["elbo"] + log_label_prior, "kl": terms["kl"] - log_label_prior}
+        return terms, parameters
 
-    def _split(self, x: dict[str, tf.Tensor]) -> tuple[tf.Tensor, tuple[tf.Tensor, ...]]:
-        """Finds x, and y one-hot: the label, or the most probable one where there is none."""
+    def _completed(self, x: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
+        """x, and y one-hot as the condition: the label, or the most probable one where there is none."""
         if isinstance(x, dict) and "condition" in x:
-            return super()._split(x)
+            return x
         x, _ = unpack_named(x, ("x", "label"))
         label = tf.cast(x["label"], tf.int32)
         likely = tf.argmax(self._log_label_posterior(x["x"]), axis=-1, output_type=tf.int32)
-        return x["x"], (tf.one_hot(tf.where(label >= 0, label, likely), self.num_classes),)
+        return {"x": x["x"], "condition": tf.one_hot(tf.where(label >= 0, label, likely), self.num_classes)}
+
+    def _split(self, x: dict[str, tf.Tensor]) -> tuple[tf.Tensor, tuple[tf.Tensor, ...]]:
+        return super()._split(self._completed(x))
 
     def _together(self, x: tf.Tensor, *given: tf.Tensor) -> dict[str, tf.Tensor]:
         return {"x": x, "label": self._asserted(given[0], -1)}
@@ -309,6 +319,10 @@ class SemiSupervisedVAE(ConditionalVAE):
 
     def _example_conditions(self, rows: int) -> tuple[np.ndarray, ...]:
         return (np.arange(rows) % self.num_classes,)
+
+    def _given_to_decoder(self, data: Arrays) -> Arrays:
+        # Without an x no class is the most probable one: any serves where there is no label.
+        return {"label": np.maximum(data["label"], 0)}
 
     def _check_condition(self, condition: Any) -> np.ndarray:
         return self._check_labels(checks.to_numpy(condition, "label"), 0)

@@ -123,6 +123,7 @@ class VAE(autoencoder.Autoencoder):
             x: the data [B, ...].
             training: whether layers such as dropout behave as in training.
         """
+        x = self._completed(x)
         z = self.posterior.center(self._encode(x, training))
         return self.likelihood.mean(self.decoder(_joined(z, *self._split(x)[1]), training=training))
 
@@ -181,6 +182,10 @@ class VAE(autoencoder.Autoencoder):
         """The trainable variables of the encoder and of the posterior."""
         return [*self.encoder.trainable_variables, *self.posterior.trainable_variables]
 
+    def _completed(self, x: Any) -> Any:
+        """Data with all that the networks take: what is inferred from x, such as a label, is inferred once."""
+        return x
+
     def _split(self, x: Any) -> tuple[tf.Tensor, tuple[tf.Tensor, ...]]:
         """What the likelihood is of, and what else the networks take: the inverse of `_together`."""
         return x, ()
@@ -226,20 +231,21 @@ class VAE(autoencoder.Autoencoder):
     def _from_prior(self, epsilon: tf.Tensor, *conditions: tf.Tensor) -> tf.Tensor:
         return self.prior.sample_from(epsilon)
 
-    def _score(self, x: Any, epsilon: tf.Tensor | None = None) -> dict[str, tf.Tensor]:
-        parameters = self._encode(x)
-        z, log_posterior = self.posterior.sample_and_log_prob_from(parameters, epsilon)
+    def _scored(self, x: Any, epsilon: tf.Tensor | None = None) -> tuple[dict[str, tf.Tensor], tf.Tensor]:
+        x = self._completed(x)
+        event, conditions = self._split(x)
+        encoded = self._encode(x)
+        z, log_posterior = self.posterior.sample_and_log_prob_from(encoded, epsilon)
+        parameters = self.decoder(_joined(z, *conditions), training=False)
         terms = elbo.terms_at(
             z[tf.newaxis],
             log_posterior[tf.newaxis],
-            self.posterior.distribution(parameters),
-            self._prior_given(*self._split(x)[1]),
-            functools.partial(self._log_likelihood, x),
+            self.posterior.distribution(encoded),
+            self._prior_given(*conditions),
+            # Of the z above, whose parameters the caller takes too.
+            lambda _: self.likelihood.log_prob(event, parameters[tf.newaxis]),
         )
-        return {"elbo": terms.elbo, "log_likelihood": terms.log_likelihood[0], "kl": terms.kl}
-
-    def _score_at_mean(self, x: Any) -> dict[str, tf.Tensor]:
-        return self._score(x)
+        return {"elbo": terms.elbo, "log_likelihood": terms.log_likelihood[0], "kl": terms.kl}, parameters
 
     def _log_likelihood(self, x: Any, z: tf.Tensor, training: bool = False) -> tf.Tensor:
         """The density log p(x|z) [S, B] of z [S, B, L]."""

@@ -1,0 +1,102 @@
+"""The table of formats: one that a test adds is written, opened, compared and verified as those that are there."""
+
+import re
+import shutil
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tfvae import export
+from tfvae.export import formats, one_file
+from tfvae.export.formats import saved_model
+from tfvae.export.metadata import metadata
+from tfvae.export.verification import check_agreement
+
+
+def write(endpoints, path):
+    """A SavedModel in one file."""
+    with tempfile.TemporaryDirectory() as folder:
+        saved_model.FORMAT.write(endpoints, Path(folder) / "content")
+        shutil.make_archive(str(path.with_suffix("")), "zip", Path(folder) / "content")
+
+
+def open_(path, num_threads):
+    with tempfile.TemporaryDirectory() as folder:
+        shutil.unpack_archive(path, folder, "zip")
+        return saved_model.FORMAT.open(Path(folder), num_threads)
+
+
+ZIP = formats.Format(
+    "Zip",
+    write,
+    lambda path: path if path.suffix == ".zip" and path.is_file() else None,
+    open_,
+    lambda path: path.with_suffix(".zip.json"),
+)
+
+
+@pytest.fixture
+def with_zip(monkeypatch):
+    monkeypatch.setitem(formats.FORMATS, "zip", ZIP)
+
+
+@pytest.fixture(scope="module")
+def model(tiny_vae):
+    return tiny_vae()
+
+
+@pytest.fixture
+def file(model, with_zip, tmp_path):
+    return one_file.write("zip", model, export.Endpoints(model), tmp_path / "model.zip", metadata(model, 1.0, 2.0))
+
+
+def test_a_new_format_is_written_and_opened(model, file, x):
+    exported = export.load(file)
+    assert set(exported.signatures) == {"encode", "decode", "reconstruct", "generate", "score", "serving_default"}
+    np.testing.assert_allclose(exported.reconstruct(x), model.reconstruct(x), rtol=1e-5, atol=1e-6)
+    assert exported.metadata["normalization"]["scale"] == 2.0
+    assert {path.name for path in file.parent.iterdir()} == {"model.zip", "model.zip.json"}
+
+
+def test_a_new_format_is_verified_beside_the_others(model, file, x, tmp_path):
+    tflite = export.tflite(model, tmp_path / "model.tflite")
+    result = export.verify(model, zip=file, tflite=tflite, x=x, timed_calls=1)
+    assert [cost.format for cost in result.costs] == ["Keras", "TFLite", "Zip"]
+    assert result.costs[2].size == len(file.read_bytes())
+    assert result.costs[2].elbo_difference == pytest.approx(0, abs=1e-5)
+    outputs = [(row.signature, row.output) for row in result.agreements if row.format == "Zip"]
+    assert outputs == [(row.signature, row.output) for row in result.agreements if row.format == "TFLite"]
+    assert len(outputs) == 12
+    assert len([line for line in str(result).splitlines() if line.startswith("Zip ")]) == 12 + 1
+
+
+def test_a_new_format_that_does_not_agree_is_not_published(model, tiny_vae, with_zip, tmp_path):
+    with pytest.raises(ValueError, match=r"^The Zip must agree with the Keras model to 0\.0001 before"):
+        one_file.write("zip", model, export.Endpoints(tiny_vae()), tmp_path / "model.zip", metadata(model))
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(("tolerance", "accepted"), [(1e-2, True), (1e-4, False)])
+def test_the_tolerance_is_that_of_the_format(tiny_vae, with_zip, monkeypatch, tmp_path, tolerance, accepted):
+    model, other = tiny_vae(), tiny_vae()
+    other.set_weights([weight * (1 + 1e-4) if weight.ndim else weight for weight in model.get_weights()])
+    monkeypatch.setitem(formats.FORMATS, "zip", ZIP._replace(tolerance=tolerance))
+    ZIP.write(export.Endpoints(other), tmp_path / "other.zip")
+    if accepted:
+        check_agreement(model, zip=tmp_path / "other.zip")
+    else:
+        with pytest.raises(ValueError, match=re.escape("The Zip must agree with the Keras model to 0.0001")):
+            check_agreement(model, zip=tmp_path / "other.zip")
+
+
+def test_a_format_that_is_not_there_is_named(model, x, tmp_path):
+    with pytest.raises(TypeError, match=r"^'zip' is no format of `tfvae\.export\.formats\.FORMATS`"):
+        export.verify(model, zip=tmp_path / "model.zip", x=x)
+
+
+def test_no_file_at_all_is_named_with_every_format(model, with_zip, x):
+    message = "`saved_model` or `tflite` or `zip` must be given. Received: saved_model=None, tflite=None, zip=None"
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+        export.verify(model, x=x)

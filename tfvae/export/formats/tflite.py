@@ -1,0 +1,76 @@
+"""TFLite files, which LiteRT runs on a device."""
+
+import tempfile
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tfvae.export.formats.format import Call, Format, Shapes
+
+if TYPE_CHECKING:
+    from tfvae.export.endpoints import Endpoints
+
+
+def _write(
+    endpoints: "Endpoints",
+    path: Path,
+    *,
+    quantize: str | None = None,
+    calibration: Callable[[], Iterable[tuple[str, Any]]] | None = None,
+) -> None:
+    """Writes a file of built-in ops only.
+
+    Args:
+        endpoints: what is written.
+        path: the file.
+        quantize: see `tfvae.export.tflite`.
+        calibration: gives examples, each with the name of its signature, that the ranges of int8 are taken from.
+
+    Raises:
+        NotImplementedError: the functions need an op that TFLite has not built in.
+    """
+    import tensorflow as tf
+    from tensorflow.lite.python.convert_phase import ConverterError
+
+    with tempfile.TemporaryDirectory() as folder:
+        tf.saved_model.save(endpoints, folder, signatures=endpoints.signatures_by_name)
+        converter = tf.lite.TFLiteConverter.from_saved_model(folder, signature_keys=list(endpoints.signatures_by_name))
+        if quantize is not None:
+            converter.optimizations = [tf.lite.Optimize.DEFAULT]
+        if quantize == "float16":
+            converter.target_spec.supported_types = [tf.float16]
+        elif quantize == "int8":
+            converter.representative_dataset = calibration
+        try:
+            path.write_bytes(converter.convert())
+        except ConverterError as error:
+            raise NotImplementedError(f"TFLite cannot run this model with its built-in ops: {error}") from error
+
+
+def _find(path: Path) -> Path | None:
+    return path if path.is_file() else None
+
+
+def _open(path: Path, num_threads: int | None) -> tuple[Call, Shapes]:
+    from ai_edge_litert.interpreter import Interpreter
+
+    try:
+        interpreter = Interpreter(model_content=path.read_bytes(), num_threads=num_threads)
+    except ValueError as error:
+        raise ValueError(f"`path` must be a .tflite file. Received: path={str(path)!r}, {error}") from error
+    runners = {name: interpreter.get_signature_runner(name) for name in interpreter.get_signature_list()}
+    shapes = {
+        name: {
+            argument: tuple(None if size == -1 else int(size) for size in details["shape_signature"])
+            for argument, details in runner.get_input_details().items()
+        }
+        for name, runner in runners.items()
+    }
+    return lambda signature, arrays: runners[signature](**arrays), shapes
+
+
+def _description(path: Path) -> Path:
+    return path.with_suffix(".json")
+
+
+FORMAT = Format("TFLite", _write, _find, _open, _description)

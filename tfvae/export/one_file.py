@@ -1,0 +1,63 @@
+"""Files that hold a whole model, published so that a reader never sees half of one."""
+
+import os
+import shutil
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from tfvae.export.endpoints import Endpoints
+from tfvae.export.formats import FORMATS
+from tfvae.export.metadata import write_json
+from tfvae.export.verification import check_agreement
+from tfvae.exportable import Exportable
+
+
+def write(
+    argument: str,
+    model: Exportable,
+    endpoints: Endpoints,
+    path: Path,
+    description: dict[str, Any],
+    *,
+    x: Any = None,
+    compared: bool = True,
+    **options: Any,
+) -> Path:
+    """Writes a model and its description beside their places, compares it with the Keras model, and moves both in.
+
+    Args:
+        argument: the key of the format in `FORMATS`.
+        model: the model.
+        endpoints: its functions.
+        path: the file.
+        description: what a caller must know.
+        x: data for the comparison; None lets the model draw them.
+        compared: whether a file that does not agree with the Keras model is refused.
+        options: the further arguments of the format's `write`.
+
+    Returns:
+        The file.
+
+    Raises:
+        ValueError: the file does not agree with the model.
+        NotImplementedError: the format cannot hold a part of the model.
+        OSError: the file cannot be written.
+    """
+    file_format = FORMATS[argument]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory() as folder:
+        written = Path(folder) / path.name
+        file_format.write(endpoints, written, **options)
+        write_json(file_format.description(written), description)
+        if compared:
+            check_agreement(model, **{argument: written}, x=x)
+        # In the same folder, so that a rename does it.
+        with tempfile.TemporaryDirectory(prefix=f".{argument}-", dir=path.parent) as beside:
+            for source, target in (
+                (file_format.description(written), file_format.description(path)),
+                (written, path),
+            ):
+                copied = shutil.copyfile(source, Path(beside) / target.name)
+                os.replace(copied, target)
+    return path

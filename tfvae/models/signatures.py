@@ -1,0 +1,245 @@
+"""What autoencoders offer to an export: the contract of `tfvae.exportable`, kept for all of them."""
+
+import contextlib
+import itertools
+import math
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, ClassVar, Self
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from tfvae import private_apis
+from tfvae.exportable import Arrays, Exportable, Signature
+
+# Enough to see a wrong weight or op, few enough to take no time.
+_DRAWN_ROWS = 64
+
+
+class AutoencoderExport(Exportable):
+    """The signatures of an autoencoder: see `tfvae.export.Endpoints`."""
+
+    timed_signature = "reconstruct"
+    # What the signatures take beside x, z or epsilon, with the shape for one example.
+    _given_shapes: ClassVar[dict[str, tuple[int, ...]]] = {}
+    # Why there is no export.
+    _no_export: ClassVar[str | None] = None
+
+    def check_exportable(self) -> None:
+        """Raises an error where there is no export: see `Exportable`."""
+        if self._no_export:
+            raise NotImplementedError(f"A {type(self).__name__} has no export: {self._no_export}")
+        if self.event_shape is None:
+            raise ValueError("`model` must be built before it is exported: fit it, or call it. Received: a new model")
+
+    def export_signatures(self, x: Any = None) -> dict[str, Signature]:
+        """The functions by name: see `Exportable`.
+
+        Args:
+            x: has no effect.
+        """
+        spec_of_x = _spec("x", self.event_shape)
+        z, epsilon = _spec("z", (self._z_dim,)), _spec("epsilon", (self._epsilon_dim,))
+        given = tuple(_spec(name, shape) for name, shape in self._given_shapes.items())
+        elements = math.prod(self.event_shape)
+        terms = {"elbo": elements, "log_likelihood": elements, "kl": self._epsilon_dim}
+        zeros = {spec.name: np.zeros(spec.shape[1:]).tolist() for spec in (spec_of_x, epsilon, *given)}
+        row = {name: value for name, value in zeros.items() if name != "epsilon"}
+        signatures = {
+            "encode": Signature(
+                lambda *data: self._encode(self._together(*data)),
+                (spec_of_x, *given),
+                lambda **data: self.encode(_data(data)),
+            ),
+            "decode": Signature(
+                lambda z, *given: {"mean": self._decode(z, *given)},
+                (z, *given),
+                lambda z, **given: {"mean": self.decode(z, *given.values())},
+            ),
+            "reconstruct": Signature(
+                lambda *data: {"mean": self.call(self._together(*data))},
+                (spec_of_x, *given),
+                lambda **data: {"mean": self.reconstruct(_data(data))},
+            ),
+            "generate": Signature(
+                lambda epsilon, *given: {"mean": self._decode(self._from_prior(epsilon, *given), *given)},
+                (epsilon, *given),
+                lambda epsilon, **given: {"mean": self.decode(self._prior_draws(epsilon, given), *given.values())},
+            ),
+            "score": Signature(
+                lambda x, epsilon, *given: self._score(self._together(x, *given), epsilon),
+                (spec_of_x, epsilon, *given),
+                lambda epsilon, **data: self.score(_data(data), epsilon),
+                terms,
+                request=zeros,
+            ),
+            "serving_default": Signature(
+                lambda *data: self._reconstruct_and_score(self._together(*data)),
+                (spec_of_x, *given),
+                lambda **data: {"mean": self.reconstruct(_data(data)), **self.score(_data(data))},
+                terms,
+                request=row if given else row["x"],
+            ),
+        }
+        return signatures | {name: Signature(function, (spec_of_x,)) for name, function in self._functions_of_x.items()}
+
+    def export_weights(self) -> list[Any]:
+        """The weights of the parts."""
+        return [weight for part in _parts(self) for weight in part.weights]
+
+    def in_float32(self) -> Self:
+        """The model itself, or a copy where it computes in half precision, which TFLite and many processors lack."""
+        if all(
+            layer.compute_dtype == "float32" for part in _parts(self) for layer in private_apis.flatten_layers(part)
+        ):
+            return self
+        with _policy_of_new_layers("float32"):
+            copy = type(self).from_config(_with_float32(self.get_config()))
+            copy.build((None, *self.event_shape))
+        for part, original in zip(_parts(copy), _parts(self), strict=True):
+            part.set_weights(original.get_weights())
+        return copy
+
+    def export_data(self, x: Any, rows: int | None = None) -> Any:
+        """The data to compare or to calibrate an export with: see `Exportable`.
+
+        Args:
+            x: data as for `fit`: an array [N, ...], or a dictionary of arrays with N rows; None draws z from N(0, I)
+                and x ~ p(x|z), at conditions that are one-hot where the model has some.
+            rows: how many rows to take, or to draw; None means all, or 64.
+        """
+        if x is None:
+            x = self._drawn_data(rows or _DRAWN_ROWS)
+        x = self._arrays(x)
+        # What float32 cannot hold is infinite, and is refused as that.
+        with np.errstate(over="ignore"):
+            x = {**x, "x": x["x"].astype(np.float32)} if isinstance(x, dict) else x.astype(np.float32)
+        x = tf.nest.map_structure(lambda array: array[:rows], x)
+        self.check_data(x)
+        return x
+
+    def export_examples(self, x: Any, calibrating: bool = False) -> dict[str, Arrays]:
+        """The inputs of each signature: see `Exportable`.
+
+        Args:
+            x: what `export_data` gave, N rows.
+            calibrating: whether z, for `decode`, is drawn from q(z|x), where it lies in use, rather than from p(z).
+        """
+        data = x if isinstance(x, dict) else {"x": x}
+        given = self._given_to_decoder(data)
+        seed = 0 if calibrating else 1
+        epsilon = np.random.default_rng(seed).standard_normal([len(data["x"]), self._epsilon_dim], np.float32)
+        if calibrating:
+            tensors = tf.nest.map_structure(lambda array: tf.constant(array, tf.float32), x)
+            z = np.asarray(self._from_posterior(tensors, tf.constant(epsilon)))
+        else:
+            z = self._prior_draws(epsilon, given)
+        return {
+            "encode": data,
+            "decode": {"z": z, **given},
+            "reconstruct": data,
+            "generate": {"epsilon": epsilon, **given},
+            "score": {**data, "epsilon": epsilon},
+            "serving_default": data,
+            **{name: {"x": data["x"]} for name in self._functions_of_x},
+        }
+
+    def export_description(self) -> dict[str, Any]:
+        """The event shape, latent dimension, shape of a condition, parts, and whether NaN may mark what is missing."""
+        return {
+            "event_shape": list(self.event_shape),
+            **{f"{name}_shape": list(shape) for name, shape in self._given_shapes.items()},
+            **self._description,
+            "missing_values": self.likelihood.allows_missing,
+        }
+
+    def export_readme(self, signatures: Mapping[str, Signature]) -> list[tuple[str, dict[str, Any]]]:
+        """The sections of the README: see `Exportable`.
+
+        Args:
+            signatures: has no effect.
+        """
+        conditions = "".join(
+            f"\nEvery signature here takes {name} [{', '.join(map(str, ('B', *shape)))}] too.\n"
+            for name, shape in self._given_shapes.items()
+        )
+        fields = {
+            "conditions": conditions,
+            "event_shape": list(self.event_shape),
+            "event": ", ".join(map(str, self.event_shape)),
+            "latent_dim": self._z_dim,
+            "epsilon_dim": self._epsilon_dim,
+            "batch_of_one": (1, *self.event_shape),
+        }
+        return [("autoencoder.md", fields)]
+
+    def _together(self, x: tf.Tensor, *given: tf.Tensor) -> Any:
+        """Data in the form in which `elbo_terms` takes them, from what a signature takes."""
+        return x
+
+    def _example_conditions(self, rows: int) -> tuple[np.ndarray, ...]:
+        """What an export is compared at where no data are given, beside x."""
+        return ()
+
+    def _given_to_decoder(self, data: Arrays) -> Arrays:
+        """What `decode` and `generate` take beside z or noise, by name, where the data say what it is."""
+        return {name: data[name] for name in self._given_shapes}
+
+    @property
+    def _functions_of_x(self) -> dict[str, Callable[[tf.Tensor], dict[str, tf.Tensor]]]:
+        """The signatures beside those of every VAE, by name."""
+        return {}
+
+    def _prior_draws(self, epsilon: np.ndarray, given: Arrays) -> np.ndarray:
+        """The draws of z that noise stands for."""
+        return np.asarray(self._from_prior(tf.constant(epsilon), *map(tf.constant, given.values())))
+
+    def _drawn_data(self, rows: int) -> Any:
+        z = np.random.default_rng(0).standard_normal([rows, self._z_dim], np.float32)
+        conditions = self._example_conditions(rows)
+        x = self._draw_x(tf.constant(z), *(tf.constant(array, tf.float32) for array in conditions)).numpy()
+        if not np.isfinite(x).all():
+            raise ValueError("`model` must generate finite data. Received: a model that generates NaN or infinity")
+        if self.likelihood.allows_missing:
+            x = np.where(np.random.default_rng(2).uniform(size=x.shape) < 0.5, np.float32(np.nan), x)
+        return self._together(x, *conditions)
+
+
+def _spec(name: str, shape: tuple[int, ...]) -> tf.TensorSpec:
+    return tf.TensorSpec([None, *shape], tf.float32, name)
+
+
+def _data(arrays: Arrays) -> Any:
+    """Data as the methods of a model take them, from the inputs of a signature."""
+    return arrays if len(arrays) > 1 else arrays["x"]
+
+
+def _parts(model: AutoencoderExport) -> list[keras.layers.Layer]:
+    values = (getattr(model, name) for name in model._PARTS)
+    parts = itertools.chain.from_iterable(value if isinstance(value, list) else [value] for value in values)
+    return [part for part in parts if isinstance(part, keras.layers.Layer)]
+
+
+@contextlib.contextmanager
+def _policy_of_new_layers(policy: str) -> Iterator[None]:
+    """Sets the dtype policy for what is made within: a network of the user's own makes layers of the global policy.
+
+    Keras keeps one for each thread, so that no other thread sees this one. A thread of its own would not do: what a
+    user has allowed Keras to load, by `keras.saving.custom_object_scope` for example, is kept for each thread too.
+    """
+    before = keras.config.dtype_policy()
+    keras.config.set_dtype_policy(policy)
+    try:
+        yield
+    finally:
+        keras.config.set_dtype_policy(before)
+
+
+def _with_float32(config: Any) -> Any:
+    """A Keras configuration with every dtype policy put to float32."""
+    if isinstance(config, dict):
+        if config.get("class_name") == "DTypePolicy":
+            return {**config, "config": {**config["config"], "name": "float32"}}
+        return {key: _with_float32(value) for key, value in config.items()}
+    return [_with_float32(value) for value in config] if isinstance(config, list) else config
