@@ -270,7 +270,7 @@ def example(**features):
         (["flat.npy"], r"of the shape \[...event\].* Received: 23 rows of the shape \[\] in 'flat.npy'"),
         ("text.tfrecord", "readable TFRecords. Received: 'text.tfrecord', which is truncated or corrupt"),
         (["r.tfrecord", "cut.tfrecord"], "readable TFRecords. Received: 'cut.tfrecord', which is truncated or corrupt"),
-        (["r.tfrecord", "flipped.tfrecord"], "readable TFRecords. Received: 'flipped.tfrecord', which is cut or"),
+        (["r.tfrecord", "flipped.tfrecord"], "readable TFRecords. Received: 'flipped.tfrecord', which is truncated or"),
         ("empty.tfrecord", "at least one in each file. Received: 0 rows .* in 'empty.tfrecord'"),
         ("image.tfrecord", r'a feature "x".* Received: the features \[.image., .label.\] in .image.tfrecord'),
         ("raw.tfrecord", "records of tf.train.Example. Received: 'raw.tfrecord': "),
