@@ -9,7 +9,8 @@ SERVER = """
 import os, resource, sys
 import keras, numpy, tensorflow
 import tfvae.export.client, tfvae.export.device, tfvae.export.serving, tfvae.models.vae
-from tfvae import data, elbo, inputs, likelihoods, networks, objectives, posteriors, priors
+from tfvae import data, elbo, likelihoods, networks, objectives, posteriors, priors
+from tfvae.training import batch
 
 keras.Sequential, keras.saving.load_model
 for line in sys.stdin:

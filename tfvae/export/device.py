@@ -9,8 +9,8 @@ from typing import Any, Literal
 import numpy as np
 import tensorflow as tf
 from numpy.typing import ArrayLike
-from tensorflow.lite.python.convert_phase import ConverterError
 
+from tfvae import files, private_apis
 from tfvae.export.endpoints import Endpoints, in_float32
 from tfvae.export.metadata import metadata, write_json
 from tfvae.export.verification import check_agreement, conditions_of, data_of, named
@@ -82,19 +82,19 @@ def tflite(
             converter.representative_dataset = lambda: _calibration(model, calibrating)
         try:
             content = converter.convert()
-        except ConverterError as error:
+        except private_apis.converter_error() as error:
             raise NotImplementedError(f"TFLite cannot run this model with its built-in ops: {error}") from error
         if quantize is None:
             converted = Path(folder) / "model.tflite"
             converted.write_bytes(content)
             check_agreement(model, tflite=converted, x=x)
     # Written beside and moved in, so that a reader never sees a part.
-    with tempfile.TemporaryDirectory(prefix=".tflite-", dir=path.parent) as folder:
-        description, written = Path(folder) / "description.json", Path(folder) / "model.tflite"
+    with files.temporary_folder(path.parent) as folder:
+        description, written = folder / "description.json", folder / "model.tflite"
         write_json(description, {**metadata(model, offset, scale), "quantize": quantize, "batch_size": batch_size})
         written.write_bytes(content)
-        os.replace(description, path.with_suffix(".json"))
-        os.replace(written, path)
+        files.move_in(description, path.with_suffix(".json"))
+        files.move_in(written, path)
     return path
 
 

@@ -4,8 +4,6 @@ import contextlib
 import fcntl
 import os
 import re
-import shutil
-import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -13,6 +11,7 @@ from typing import Any, NamedTuple
 import tensorflow as tf
 from numpy.typing import ArrayLike
 
+from tfvae import files
 from tfvae.checks import positive_integer
 from tfvae.export import documents, posterior, warmup
 from tfvae.export.endpoints import Endpoints, in_float32
@@ -21,8 +20,6 @@ from tfvae.export.posterior import PosteriorEndpoints
 from tfvae.export.verification import check_agreement
 from tfvae.inference.variational_inference import VariationalInference
 from tfvae.models.autoencoder import Autoencoder
-
-_TEMPORARY = ".tmp-"
 
 
 def saved_model(
@@ -74,7 +71,7 @@ def saved_model(
         )
     with _errors_that_name(folder):
         folder.mkdir(parents=True, exist_ok=True)
-    with _errors_that_name(folder), _locked(folder), _temporary(folder) as temporary:
+    with _errors_that_name(folder), _locked(folder), files.temporary_folder(folder) as temporary:
         content = temporary / "model"
         endpoints = publication.endpoints
         tf.saved_model.save(endpoints, str(content), signatures=endpoints.signatures_by_name)
@@ -86,9 +83,9 @@ def saved_model(
         for document, text in publication.documents(name).items():
             (folder / document).parent.mkdir(exist_ok=True)
             (temporary / "document").write_text(text)
-            os.replace(temporary / "document", folder / document)
+            files.move_in(temporary / "document", folder / document)
         version = folder / str(1 + max((int(path.name) for path in _numbered(folder)), default=0))
-        os.rename(content, version)
+        files.move_in(content, version)
         for old in [path for path in _numbered(folder) if path.is_dir()][: -keep if keep else 0]:
             # Out of the server's sight first, then removed.
             os.rename(old, temporary / old.name)
@@ -153,22 +150,12 @@ def _errors_that_name(folder: Path) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _locked(folder: Path) -> Iterator[None]:
-    """Waits until no other export writes to the folder. The system releases the lock of a process that dies."""
-    with open(folder / ".lock", "w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
+    """Waits until no other export writes to the folder, and removes what one that was killed left there.
 
-
-@contextlib.contextmanager
-def _temporary(folder: Path) -> Iterator[Path]:
-    """A folder on the same file system, so that a rename out of it is atomic; removed at the end.
-
-    Under the lock, any other is left from an export that was killed.
+    The system releases the lock of a process that dies.
     """
-    for left in folder.glob(_TEMPORARY + "*"):
-        shutil.rmtree(left)
-    temporary = Path(tempfile.mkdtemp(prefix=_TEMPORARY, dir=folder))
-    try:
-        yield temporary
-    finally:
-        shutil.rmtree(temporary)
+    # It would empty what a link points at.
+    with open(folder / ".lock", "w", opener=lambda path, flags: os.open(path, flags | os.O_NOFOLLOW, 0o666)) as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        files.remove_temporaries(folder)
+        yield
