@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from tfvae import checks
+from tfvae import checks, chunks
 
 _Call = Callable[[str, dict[str, np.ndarray]], dict[str, np.ndarray]]
 # Rows that are computed at a time, so that memory does not grow with the data.
@@ -115,8 +115,8 @@ class ExportedModel:
         if rows <= batch:
             return self._call(signature, arrays)
         outputs = [
-            self._call(signature, {name: array[start : start + batch] for name, array in arrays.items()})
-            for start in range(0, rows, batch)
+            self._call(signature, {name: array[part] for name, array in arrays.items()})
+            for part in chunks.slices(rows, batch)
         ]
         return {name: np.concatenate([output[name] for output in outputs]) for name in outputs[0]}
 

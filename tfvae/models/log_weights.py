@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from tfvae import chunks, private_apis, seeds
 from tfvae.models.variational_model import VariationalModel
 from tfvae.training import loop, plan
 
@@ -46,8 +47,7 @@ def in_chunks(
         seed: a stateless seed.
     """
     by_xla, shape = _is_for_xla(model, num_samples), None
-    for index, batch in enumerate(batches):
-        batch_seed = tf.random.experimental.stateless_fold_in(seed, index)
+    for batch, batch_seed in seeds.for_each(batches, seed):
         # The same for all batches, because each is a graph of its own.
         shape = shape or _shapes(model, batch)
         if by_xla:
@@ -67,10 +67,10 @@ def _is_for_xla(model: VariationalModel, num_samples: int) -> bool:
 
     So the draws of a seed do not depend on how many examples there are.
     """
-    layers = model._flatten_layers()
+    layers = private_apis.layers_of(model)
     operations = plan.operations(layers) * model._rows_per_example * num_samples
     may_compile = plan.is_open(model) or (model.jit_compile and not model.run_eagerly)
-    is_plain = may_compile and model._distribute_strategy is None
+    is_plain = may_compile and private_apis.strategy_of(model) is None
     return is_plain and operations >= _OPERATIONS_BY_XLA and plan.are_fast_by_xla(layers)
 
 
@@ -78,17 +78,15 @@ def _shapes(model: VariationalModel, batch: Any) -> tuple[int, int]:
     """The draws of a chunk without XLA, and those of a round by XLA."""
     rows = len(tf.nest.flatten(batch)[0]) * model._rows_per_example
     elements = rows * math.prod(model.likelihood.parameter_shape(model.event_shape))
-    chunk = max(1, min(_CHUNK_ELEMENTS // elements, _CHUNK_ROWS // rows))
-    return chunk, max(1, min(_ROUND_ELEMENTS // elements, _ROUND_ROWS // rows))
+    chunk = min(chunks.rows_within(_CHUNK_ELEMENTS, elements), chunks.rows_within(_CHUNK_ROWS, rows))
+    return chunk, min(chunks.rows_within(_ROUND_ELEMENTS, elements), chunks.rows_within(_ROUND_ROWS, rows))
 
 
 def _without_xla(
     model: VariationalModel, batch: Any, num_samples: int, seed: tf.Tensor, chunk: int
 ) -> Iterator[np.ndarray]:
-    for start in range(0, num_samples, chunk):
-        chunk_seed = tf.random.experimental.stateless_fold_in(seed, start)
-        size = min(chunk, num_samples - start)
-        yield model._run(model._draw_log_weights, batch, chunk_seed, num_samples=size).numpy()
+    for draws, chunk_seed in seeds.for_draws(num_samples, chunk, seed):
+        yield model._run(model._draw_log_weights, batch, chunk_seed, num_samples=draws).numpy()
 
 
 def _by_xla(model: VariationalModel, batch: Any, num_samples: int, seed: tf.Tensor, draws: int) -> Iterator[np.ndarray]:
@@ -104,14 +102,14 @@ def _by_xla(model: VariationalModel, batch: Any, num_samples: int, seed: tf.Tens
 
         model._functions[key] = tf.function(rounds, jit_compile=True, autograph=False)
     function, number = model._functions[key], -(-num_samples // draws)
-    chunks = min(number, _CHUNKS_AT_A_TIME * -(-number // (_CHUNKS_AT_A_TIME * _ROUNDS)))
-    size = -(-number // chunks)
+    count = min(number, _CHUNKS_AT_A_TIME * -(-number // (_CHUNKS_AT_A_TIME * _ROUNDS)))
+    size = -(-number // count)
     # Of many chunks the last would be empty where the size is rounded up.
-    chunks = -(-number // size)
-    seeds = tf.split(tf.random.experimental.stateless_split(seed, chunks * size), chunks)
+    count = -(-number // size)
+    chunk_seeds = tf.split(tf.random.experimental.stateless_split(seed, count * size), count)
     # Traced here: Keras keeps some of its state for each thread.
-    function.get_concrete_function(batch, seeds[0])
-    outputs = _side_by_side(functools.partial(function, batch), seeds)
+    function.get_concrete_function(batch, chunk_seeds[0])
+    outputs = _side_by_side(functools.partial(function, batch), chunk_seeds)
     # At once, so that what XLA cannot compile is known.
     first = next(outputs)
     return _flat(itertools.chain([first], outputs), num_samples)

@@ -10,7 +10,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from tfvae import checks
+from tfvae import checks, chunks
 from tfvae.training import arrays_in_memory
 
 
@@ -112,8 +112,7 @@ def batches(x: Any, batch_size: Any) -> Iterator[Any]:
         ValueError: `batch_size` is not an integer of at least 1.
     """
     batch_size = checks.positive_integer("batch_size", batch_size)
-    for start in range(0, len(tf.nest.flatten(x)[0]), batch_size):
-        part = slice(start, start + batch_size)
+    for part in chunks.slices(len(tf.nest.flatten(x)[0]), batch_size):
         yield tf.nest.map_structure(lambda array, part=part: tf.cast(array[part], tf.float32), x)
 
 
