@@ -13,6 +13,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from tfvae import private_apis
 from tfvae.distribute import strategies
 
 
@@ -196,7 +197,7 @@ def share_statistics(model: keras.Model, share: tf.Tensor) -> None:
     """
     variables = [
         variable
-        for layer in model._flatten_layers()
+        for layer in private_apis.layers_of(model)
         if isinstance(layer, keras.layers.BatchNormalization) or getattr(layer, "has_moving_statistics", False)
         if layer.trainable
         for variable in layer.non_trainable_variables

@@ -7,6 +7,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from tfvae import private_apis
 from tfvae.models.autoencoder import Autoencoder
 
 # Those of every model. Never one called "serve": of a SavedModel with that attribute TFLite converts nothing but
@@ -124,7 +125,7 @@ def in_float32(model: Autoencoder) -> Autoencoder:
         raise ValueError(f"`model` must be a tfvae.VAE{hint}. Received: {model!r}")
     if model._no_export:
         raise NotImplementedError(f"A {type(model).__name__} has no export: {model._no_export}")
-    if all(layer.compute_dtype == "float32" for part in _parts(model) for layer in part._flatten_layers()):
+    if all(layer.compute_dtype == "float32" for part in _parts(model) for layer in private_apis.layers_of(part)):
         return model
     # Layers that a user's own network makes take the global policy, whatever its configuration says.
     policy = keras.config.dtype_policy()
