@@ -146,3 +146,33 @@ def test_positive_integer_names_the_argument_and_the_value(value):
     message = f"`n` must be an integer of at least 1. Received: n={value!r}"
     with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
         checks.positive_integer("n", value)
+
+
+def test_check_elements_says_what_is_expected_and_names_the_first_that_is_wrong():
+    x = np.arange(6, dtype=np.float32).reshape(3, 2) / 8
+    checks.check_elements(x, lambda part: part > 1, "be at most 1")
+    message = "`code` must be at most 0.3. Received: code with the value 0.375 at index [1, 1]"
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+        checks.check_elements(x, lambda part: part > 0.3, "be at most 0.3", "code")
+
+
+@pytest.mark.parametrize(
+    ("values", "received"),
+    [
+        ([0, 1, 3], "code with the value 3 at index [2]"),
+        ([0, -1], "code with the value -1 at index [1]"),
+        ([0.0, 1.0], "code of dtype float64"),
+    ],
+)
+def test_check_integers_takes_integers_of_a_range_alone(values, received):
+    checks.check_integers(np.array([0, 1, 2]), 0, 3, "hold codes", "code")
+    with pytest.raises(ValueError, match=f"^`code` must hold codes. Received: {re.escape(received)}$"):
+        checks.check_integers(np.array(values), 0, 3, "hold codes", "code")
+
+
+@pytest.mark.parametrize("value", [1, 0, None, "True", np.bool_(True)])
+def test_boolean_is_true_or_false_alone(value):
+    assert checks.boolean("flag", True) is True
+    assert checks.boolean("flag", False) is False
+    with pytest.raises(ValueError, match=rf"^`flag` must be True or False. Received: flag={re.escape(repr(value))}$"):
+        checks.boolean("flag", value)

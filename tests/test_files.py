@@ -1,7 +1,10 @@
 """Files that are there whole or not at all, whatever happens while they are written."""
 
+import errno
+import fcntl
 import os
 import pathlib
+import secrets
 
 import pytest
 
@@ -20,15 +23,27 @@ def old(tmp_path):
 
 
 def test_the_earlier_file_is_there_until_the_new_one_is_whole(old, monkeypatch):
-    synced = []
-    monkeypatch.setattr(os, "fsync", lambda descriptor: synced.append(os.pread(descriptor, 9, 0)))
+    synced, fsync = [], os.fsync
+
+    def record(descriptor):
+        fsync(descriptor)
+        if os.path.isdir(f"/dev/fd/{descriptor}"):
+            # What is in the folder by then.
+            synced.append(sorted(os.listdir(descriptor)))
+        else:
+            synced.append(os.pread(descriptor, 9, 0))
+
+    monkeypatch.setattr(os, "fsync", record)
     with files.replacing(old) as path:
         path.write_text("new")
-        assert (path.parent, path.suffixes) == (old.parent, old.suffixes)
+        assert (path.parent.parent, path.name) == (old.parent, old.name)
         assert old.read_text() == "old"
     assert old.read_text() == "new"
     assert names(old.parent) == [old.name]
-    assert synced == [b"new"]
+    # The file before the rename, and the folder, which has it by then, after.
+    (folder,) = synced[1:]
+    assert synced[0] == b"new"
+    assert old.name in folder
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, OSError])
@@ -56,26 +71,169 @@ def test_a_disk_that_fails_leaves_the_earlier_file_alone(step, old, monkeypatch)
     assert names(old.parent) == [old.name]
 
 
-def test_a_link_stays_a_link(old, tmp_path):
+@pytest.mark.parametrize("target", ["file", "folder", "nothing"])
+def test_a_link_is_replaced_and_what_it_points_at_left_alone(target, old, tmp_path):
     (tmp_path / "elsewhere").mkdir()
     link = tmp_path / "elsewhere" / "latest.keras"
-    link.symlink_to(old)
+    link.symlink_to({"file": old, "folder": tmp_path, "nothing": tmp_path / "none"}[target])
+    old.chmod(0o400)
     with files.replacing(link) as path:
         path.write_text("new")
-        assert path.suffix == ".keras"
-    assert link.is_symlink()
-    assert old.read_text() == "new"
+    assert not link.is_symlink()
+    assert link.read_text() == "new"
+    assert link.stat().st_mode & 0o200
+    assert old.read_text() == "old"
     assert names(tmp_path) == ["a.weights.h5", "elsewhere"]
     assert names(link.parent) == [link.name]
+
+
+def test_a_link_in_place_of_what_is_written_is_not_followed(old, tmp_path, monkeypatch):
+    monkeypatch.setattr(secrets, "token_hex", lambda _: "guessed")
+    (tmp_path / f"{files.TEMPORARY}guessed").symlink_to(tmp_path)
+    with pytest.raises(FileExistsError, match=old.name), files.replacing(old):
+        raise AssertionError
+    assert old.read_text() == "old"
+
+
+def test_only_this_user_can_enter_where_it_is_written(old):
+    with files.replacing(old) as path:
+        path.write_text("new")
+        assert path.parent.stat().st_mode & 0o777 == 0o700
+
+
+def test_names_of_temporaries_are_each_another(tmp_path):
+    with files.temporary_folder(tmp_path) as one, files.temporary_folder(tmp_path) as other:
+        assert one != other
+        assert all(len(folder.name) >= len(files.TEMPORARY) + 16 for folder in (one, other))
+
+
+@pytest.mark.parametrize("umask", [0o022, 0o027])
+def test_a_new_file_has_the_permissions_of_any_new_file(umask, tmp_path):
+    before = os.umask(umask)
+    try:
+        files.write_text(tmp_path / "a", "new")
+    finally:
+        os.umask(before)
+    assert (tmp_path / "a").stat().st_mode & 0o777 == 0o666 & ~umask
+
+
+def test_a_file_keeps_the_permissions_of_the_one_it_replaces(old):
+    old.chmod(0o604)
+    files.write_text(old, "new")
+    assert old.read_text() == "new"
+    assert old.stat().st_mode & 0o777 == 0o604
+
+
+@pytest.mark.parametrize("kind", ["pipe", "link to a pipe", "folder"])
+def test_what_is_no_file_is_not_replaced(kind, tmp_path):
+    path = tmp_path / "a"
+    if kind == "folder":
+        path.mkdir()
+    else:
+        os.mkfifo(tmp_path / "pipe")
+        path = path if kind != "pipe" else tmp_path / "pipe"
+        if kind != "pipe":
+            path.symlink_to(tmp_path / "pipe")
+    before = names(tmp_path)
+    with pytest.raises(OSError, match=path.name), files.replacing(path):
+        raise AssertionError
+    assert names(tmp_path) == before
+
+
+@pytest.mark.parametrize("parent", ["no folder", "a.weights.h5"])
+def test_an_error_names_the_file_that_cannot_be_written(parent, old):
+    path = old.parent / parent / "b.keras"
+    with pytest.raises(OSError, match=f"{parent}/b.keras"), files.replacing(path):
+        raise AssertionError
+
+
+def test_a_folder_is_on_the_disk_before_it_is_moved_in(tmp_path, monkeypatch):
+    events, fsync, replace = [], os.fsync, os.replace
+
+    def record(descriptor):
+        fsync(descriptor)
+        events.append(pathlib.Path(os.readlink(f"/proc/self/fd/{descriptor}")).name)
+
+    monkeypatch.setattr(os, "fsync", record)
+    monkeypatch.setattr(os, "replace", lambda *paths: events.append("rename") or replace(*paths))
+    with files.temporary_folder(tmp_path) as folder:
+        (folder / "version" / "variables").mkdir(parents=True)
+        (folder / "version" / "variables" / "data").write_text("weights")
+        (folder / "version" / "graph").write_text("graph")
+        files.move_in(folder / "version", tmp_path / "1")
+    assert set(events[:-2]) == {"version", "variables", "data", "graph"}
+    assert events[-2:] == ["rename", tmp_path.name]
+    assert (tmp_path / "1" / "variables" / "data").read_text() == "weights"
+    assert names(tmp_path) == ["1"]
+
+
+def test_a_file_system_that_cannot_lock_or_sync_folders_is_written_to(old, monkeypatch):
+    fsync = os.fsync
+
+    def unsupported(descriptor, *_):
+        if not os.path.isdir(f"/dev/fd/{descriptor}"):
+            return fsync(descriptor)
+        raise OSError(errno.ENOTSUP, "Operation not supported")
+
+    monkeypatch.setattr(os, "fsync", unsupported)
+    monkeypatch.setattr(fcntl, "flock", unsupported)
+    (old.parent / ".tmp-folder").mkdir()
+    files.write_text(old, "new")
+    assert old.read_text() == "new"
+    files.remove_temporaries(old.parent)
+    assert names(old.parent) == [old.name]
 
 
 def test_what_killed_processes_left_is_removed(old):
     (old.parent / ".tmp-1-a.weights.h5").write_text("half")
     (old.parent / ".tmp-folder").mkdir()
     (old.parent / ".tmp-folder" / "a").write_text("half")
+    (old.parent / ".tmp-link").symlink_to(old.parent)
     files.remove_temporaries(old.parent)
     assert names(old.parent) == [old.name]
     files.remove_temporaries(old.parent / "no folder")
+
+
+def test_what_is_being_written_is_not_removed(old):
+    with files.replacing(old) as path:
+        files.remove_temporaries(old.parent)
+        path.write_text("new")
+    assert old.read_text() == "new"
+
+
+def test_what_another_process_removes_meanwhile_is_no_error(old, monkeypatch):
+    lock, left = files._lock, [old.parent / f"{files.TEMPORARY}{name}" for name in "ab"]
+
+    def meanwhile(path, *arguments):
+        descriptor = lock(path, *arguments) if path == left[0] else None
+        path.rmdir()
+        return lock(path, *arguments) if descriptor is None else descriptor
+
+    for path in left:
+        path.mkdir()
+    monkeypatch.setattr(files, "_lock", meanwhile)
+    files.remove_temporaries(old.parent)
+    assert names(old.parent) == [old.name]
+
+
+def test_a_folder_that_is_removed_before_it_is_locked_is_made_anew(old, monkeypatch):
+    removed, lock = [], files._lock
+
+    def too_late(folder, *arguments):
+        if len(removed) < 2:
+            removed.append(folder)
+            # Before it is opened, and between that and the lock.
+            descriptor = lock(folder) if len(removed) == 2 else None
+            folder.rmdir()
+            if descriptor is not None:
+                return descriptor
+        return lock(folder, *arguments)
+
+    monkeypatch.setattr(files, "_lock", too_late)
+    files.write_text(old, "new")
+    assert len(set(removed)) == 2
+    assert old.read_text() == "new"
+    assert names(old.parent) == [old.name]
 
 
 # What a model saves

@@ -10,7 +10,8 @@ import tfvae
 
 # Each room stands on the floors before its own: a folder, or a module beside the folders.
 FLOORS = [
-    {"_lazy", "_registration", "checks", "elbo", "files", "numerics", "plots", "private_apis"},
+    {"chunks", "private_apis"},
+    {"_lazy", "_registration", "checks", "elbo", "files", "numerics", "plots", "seeds"},
     {"distribute", "distributions", "exportable", "likelihoods", "networks", "objectives"},
     {"callbacks", "data", "posteriors"},
     {"priors", "training"},

@@ -7,6 +7,8 @@ from typing import Any
 
 import numpy as np
 
+from tfvae import chunks
+
 # The number of elements checked at a time, so that checking a memory-mapped array takes little memory.
 _CHECK_ELEMENTS = 2**24
 
@@ -72,6 +74,24 @@ def find(x: np.ndarray, condition: Callable[[np.ndarray], np.ndarray]) -> tuple[
     return None
 
 
+def check_elements(
+    x: np.ndarray, is_wrong: Callable[[np.ndarray], np.ndarray], expected: str, argument: str = "x"
+) -> None:
+    """Raises ValueError, with what x must do, where an elementwise condition holds of an element."""
+    first = find(x, is_wrong)
+    if first is not None:
+        raise ValueError(
+            f"`{argument}` must {expected}. Received: {argument} with the value {x[first]!s} at index {list(first)}"
+        )
+
+
+def check_integers(x: np.ndarray, low: int, high: int, expected: str, argument: str) -> None:
+    """Raises ValueError, with what x must do, unless it holds integers from `low` on that are below `high`."""
+    if not np.issubdtype(x.dtype, np.integer):
+        raise ValueError(f"`{argument}` must {expected}. Received: {argument} of dtype {x.dtype}")
+    check_elements(x, lambda part: (part < low) | (part >= high), expected, argument)
+
+
 def positive_integer(argument: str, value: Any, minimum: int = 1) -> int:
     """The value as an int.
 
@@ -81,6 +101,17 @@ def positive_integer(argument: str, value: Any, minimum: int = 1) -> int:
     if isinstance(value, bool) or not isinstance(value, numbers.Integral) or value < minimum:
         raise ValueError(f"`{argument}` must be an integer of at least {minimum}. Received: {argument}={value!r}")
     return int(value)
+
+
+def boolean(argument: str, value: Any) -> bool:
+    """The value.
+
+    Raises:
+        ValueError: it is not True or False.
+    """
+    if not isinstance(value, bool):
+        raise ValueError(f"`{argument}` must be True or False. Received: {argument}={value!r}")
+    return value
 
 
 def number(argument: str, value: Any, minimum: float = -math.inf) -> float:
@@ -121,6 +152,5 @@ def seed_number(seed: Any) -> int:
 
 def _parts(x: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
     """Cuts x along its first axis into parts of moderate size, each with the index of its first row."""
-    rows = max(1, _CHECK_ELEMENTS // max(1, math.prod(x.shape[1:])))
-    for start in range(0, len(x), rows):
-        yield start, x[start : start + rows]
+    for part in chunks.slices(len(x), chunks.rows_within(_CHECK_ELEMENTS, math.prod(x.shape[1:]))):
+        yield part.start, x[part]

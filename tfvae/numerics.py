@@ -4,7 +4,8 @@ import math
 from collections.abc import Callable
 
 import tensorflow as tf
-from tensorflow.python.ops import control_flow_util
+
+from tfvae import private_apis
 
 # Added to a scale, because a softplus that underflows to 0 would make a log-density infinite.
 _MIN_SCALE = 1e-6
@@ -35,7 +36,7 @@ def softplus(x: tf.Tensor) -> tuple[tf.Tensor, Callable[[tf.Tensor], tf.Tensor]]
 def is_by_xla() -> bool:
     """Whether the graph that is being traced will be compiled by XLA."""
     graph = tf.compat.v1.get_default_graph()
-    return not tf.executing_eagerly() and control_flow_util.GraphOrParentsInXlaContext(graph)
+    return not tf.executing_eagerly() and private_apis.is_compiled_by_xla(graph)
 
 
 @tf.custom_gradient

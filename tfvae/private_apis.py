@@ -1,7 +1,8 @@
-"""The private names of Keras and TensorFlow that tfvae cannot do without, one function or hook for each.
+"""The private names of Keras, TensorFlow and TFP that tfvae cannot do without, one function or hook for each.
 
 A release of these libraries may drop such a name. `tests/test_private_apis.py` has a test for each, which says what
-broke, and pyproject.toml admits the versions that were tested.
+broke, and pyproject.toml admits the versions that were tested. Private modules are imported where they are used, so
+that one that is gone takes no more with it than it must.
 """
 
 from collections.abc import Callable, Sequence
@@ -38,7 +39,7 @@ def leaves_jit_compile_open(model: keras.Model) -> bool:
     return type(model.jit_compile) is int
 
 
-def flatten_layers(layer: keras.layers.Layer) -> list[keras.layers.Layer]:
+def layers_of(layer: keras.layers.Layer) -> list[keras.layers.Layer]:
     """A layer and all layers within it."""
     return list(layer._flatten_layers())
 
@@ -48,8 +49,8 @@ def own_trainable_variables(layer: keras.layers.Layer) -> list[keras.Variable]:
     return layer._trainable_variables
 
 
-def given_strategy(model: keras.Model) -> tf.distribute.Strategy | None:
-    """The strategy in whose scope a model was made, or None outside of any."""
+def strategy_of(model: keras.Model) -> tf.distribute.Strategy | None:
+    """The strategy in whose scope a model was made, or None; the public `distribute_strategy` gives one in any case."""
     return model._distribute_strategy
 
 
@@ -119,3 +120,41 @@ def update_on_all_replicas(
     """
     pairs = optimizer._all_reduce_sum_gradients(list(pairs))
     tf.__internal__.distribute.interim.maybe_merge_call(update, optimizer._distribution_strategy, pairs, *scalars)
+
+
+def worker_of(strategy: tf.distribute.MultiWorkerMirroredStrategy) -> tuple[int, int]:
+    """The number of this worker, and how many there are: TensorFlow's `_id_in_cluster` and `_num_workers`.
+
+    The cluster resolver, which is public, reads TF_CONFIG again: once that is gone, every worker would be the chief.
+    """
+    return strategy.extended._id_in_cluster, strategy.extended._num_workers
+
+
+def is_tensorflow_in_use() -> bool:
+    """Whether TensorFlow's devices are set up, and refuse changes: `_context_handle` of TensorFlow's eager context."""
+    from tensorflow.python.eager import context
+
+    current = context.context_safe()
+    return current is not None and current._context_handle is not None
+
+
+def is_compiled_by_xla(graph: tf.Graph) -> bool:
+    """Whether XLA compiles a graph, or one that it is within: TensorFlow's `GraphOrParentsInXlaContext`."""
+    from tensorflow.python.ops import control_flow_util
+
+    return control_flow_util.GraphOrParentsInXlaContext(graph)
+
+
+def names_of(joint: Any) -> list[str]:
+    """The names of the variables of a joint distribution: TFP's `JointDistribution._flat_resolve_names`.
+
+    Those of one that is made of a list have no others.
+    """
+    return joint._flat_resolve_names()
+
+
+def converter_error() -> type[Exception]:
+    """What `tf.lite.TFLiteConverter` raises where it cannot convert a model: TensorFlow's `ConverterError`."""
+    from tensorflow.lite.python.convert_phase import ConverterError
+
+    return ConverterError

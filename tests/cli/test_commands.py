@@ -140,6 +140,15 @@ def test_generate_writes_a_picture_or_an_array(in_trained):
     assert (in_trained / "s.png").read_bytes().startswith(b"\x89PNG")
 
 
+@pytest.mark.parametrize("output", ["linked.npy", "linked.png"])
+def test_a_link_in_the_place_of_an_output_is_not_written_through(in_trained, output):
+    (in_trained / "kept").write_bytes(b"kept")
+    (in_trained / output).symlink_to(in_trained / "kept")
+    commands.main(["generate", "runs/digits", "--output", output, "--n", "2"])
+    assert not (in_trained / output).is_symlink()
+    assert (in_trained / "kept").read_bytes() == b"kept"
+
+
 def test_export_writes_the_next_version(in_trained):
     shutil.copytree("saved_models/digits", "elsewhere")
     commands.main(["export", "runs/digits", "--output", "elsewhere"])

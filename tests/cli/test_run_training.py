@@ -20,7 +20,7 @@ def after(monkeypatch):
     called = []
     monkeypatch.setattr(run_folder, "evaluation", lambda *_: called.append("evaluation") or "the evaluation")
     monkeypatch.setattr(run_folder, "draw", lambda *_: called.append("draw"))
-    monkeypatch.setattr(plots, "history", lambda *_: types.SimpleNamespace(savefig=lambda path: None))
+    monkeypatch.setattr(plots, "history", lambda *_: types.SimpleNamespace(savefig=lambda path: path.touch()))
     monkeypatch.setattr(commands, "_export", lambda *_: called.append("export"))
     return called
 
@@ -116,7 +116,7 @@ def test_a_run_that_is_cut_again_and_again_ends_as_one_that_was_not(train, train
     assert (folder / "history.csv").read_bytes() == (uncut / "history.csv").read_bytes()
     for value, expected in zip(weights(folder), weights(uncut), strict=True):
         np.testing.assert_array_equal(value, expected)
-    assert names(folder) == ["config.yaml", "evaluation.txt", "history.csv", "model.keras"]
+    assert names(folder) == ["config.yaml", "evaluation.txt", "history.csv", "history.png", "model.keras"]
 
 
 def test_a_run_that_is_complete_is_left_alone(train, refused, folder, after, capsys, monkeypatch):
@@ -133,7 +133,9 @@ def test_a_run_that_is_complete_is_left_alone(train, refused, folder, after, cap
     train("--resume", callbacks=[Cut(0, 1)])
     assert after == ["evaluation", "draw", "export"]
     assert (folder / "evaluation.txt").read_text() == "the evaluation\n"
-    del before[folder / "evaluation.txt"]
+    # Written again, as is the picture.
+    for name in ("evaluation.txt", "history.png"):
+        del before[folder / name]
     assert contents(folder).items() > before.items()
 
 

@@ -211,6 +211,22 @@ def test_a_seed_gives_the_same_batches_whatever_the_global_seed(files, run_pytho
     assert json.loads(run_python(f"{imports}{functions}print(two_passes(sys.argv[1:], 3, 77))", *files)) == expected
 
 
+@pytest.mark.parametrize("global_seed", [None, 7])
+def test_the_seed_of_no_other_graph_is_changed(files, global_seed):
+    tf.random.set_seed(global_seed)
+    outer, seeds = tf.compat.v1.get_default_graph(), []
+
+    def transform(x, seed):
+        seeds.append(tf.compat.v1.get_default_graph().seed)
+        return x
+
+    for _ in stream(files, batch_size=4, transform=transform):
+        pass
+    assert set(seeds) == {global_seed}
+    assert outer is tf.compat.v1.get_default_graph()
+    assert outer.seed is None
+
+
 def test_an_epoch_that_is_repeated_has_the_same_batches(files):
     dataset = stream(files, batch_size=32, shuffle_rows=60, transform=noisy)
     first, second = rows(dataset), rows(dataset)

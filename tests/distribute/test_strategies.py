@@ -223,7 +223,7 @@ def test_a_malformed_tf_config_is_shown(tf_config, monkeypatch, value, expected)
 def test_workers_meet_in_the_order_of_tensorflow(tf_config, made, monkeypatch, jobs, task, expected):
     met = []
     monkeypatch.setattr(rendezvous, "meet", lambda *arguments: met.append(arguments))
-    monkeypatch.setattr(strategies, "_tensorflow_is_in_use", lambda: False)
+    monkeypatch.setattr(strategies.private_apis, "is_tensorflow_in_use", lambda: False)
     tf_config(cluster(jobs, task))
     tfvae.strategy("multi_worker", timeout=7)
     assert met == [(*expected, 7)]
@@ -251,7 +251,7 @@ def test_what_must_come_before_all_else(tf_config):
 
 @pytest.mark.parametrize("timeout", [0, float("inf"), "x"], ids=repr)
 def test_the_timeout_is_checked(tf_config, monkeypatch, timeout):
-    monkeypatch.setattr(strategies, "_tensorflow_is_in_use", lambda: False)
+    monkeypatch.setattr(strategies.private_apis, "is_tensorflow_in_use", lambda: False)
     tf_config(cluster({"worker": TWO}))
     with fails("`timeout` must be a positive number of seconds.", f"timeout={timeout!r}"):
         tfvae.strategy("multi_worker", timeout=timeout)

@@ -87,15 +87,34 @@ def test_keep_prunes_the_oldest_and_nothing_that_is_not_a_version(model, folder)
 
 def test_the_oldest_goes_only_after_the_new_one_is_in(model, folder, monkeypatch):
     listings = []
-    rename = os.rename
 
-    def watched(source, target):
-        rename(source, target)
-        listings.append(sorted(int(path.name) for path in folder.glob("[0-9]*")))
+    def watch(name):
+        move = getattr(os, name)
 
-    monkeypatch.setattr(os, "rename", watched)
+        def watched(source, target):
+            move(source, target)
+            listings.append(sorted(int(path.name) for path in folder.glob("[0-9]*")))
+
+        monkeypatch.setattr(os, name, watched)
+
+    watch("replace")
+    watch("rename")
     export.saved_model(model, folder, keep=1)
     assert [listed for listed in listings if listed != [1]] == [[1, 2], [2]]
+
+
+def test_links_among_the_documents_are_replaced_and_that_of_the_lock_is_refused(model, folder, tmp_path):
+    other = tmp_path / "other"
+    other.write_text("kept")
+    (folder / "README.md").unlink(missing_ok=True)
+    (folder / "README.md").symlink_to(other)
+    export.saved_model(model, folder)
+    assert not (folder / "README.md").is_symlink()
+    (folder / ".lock").unlink()
+    (folder / ".lock").symlink_to(other)
+    with pytest.raises(OSError, match=r"\.lock"):
+        export.saved_model(model, folder)
+    assert other.read_text() == "kept"
 
 
 @pytest.mark.parametrize("keep", [0, -1, 1.5, True, "2"])

@@ -240,7 +240,7 @@ def test_data_that_fit_pass_the_check_in_silence(likelihood, x):
 
 def assert_shows_value(error, value):
     """The message ends with the value as a person would write it, told apart from its neighbours in float32."""
-    shown = re.search(r"Received: x with the value (\S+)$", str(error.value)).group(1)
+    shown = re.search(r"Received: x with the value (\S+) at index \[.*\]$", str(error.value)).group(1)
     assert np.float32(shown) == np.float32(value)
     assert len(shown) < 12
 

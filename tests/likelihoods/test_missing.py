@@ -147,7 +147,7 @@ def test_nan_is_refused_where_it_has_no_meaning_and_infinity_everywhere():
 def test_what_is_observed_is_checked():
     missing = lk.Missing(lk.Bernoulli())
     missing.check(np.float32([[0, NAN], [1, NAN]]))
-    with pytest.raises(ValueError, match=r"must hold only 0 and 1 .* the value 0\.5$"):
+    with pytest.raises(ValueError, match=r"must hold only 0 and 1 .* the value 0\.5 at index \[1, 0\]$"):
         missing.check(np.float32([[0, NAN], [0.5, NAN]]))
 
 

@@ -117,10 +117,11 @@ class Checkpoints(keras.callbacks.Callback):
         if strategies.workers(self.model.distribute_strategy)[0] > 0:
             return
         files.remove_temporaries(self.folder)
-        # The final name contains the digest, which is known only once the file is written.
-        written = self.folder / f"{files.TEMPORARY}{_SUFFIX}"
-        self.model.save_weights(written)
-        os.replace(written, self.folder / f"{epoch:06d}-{step:09d}-{_digest(written)}{_SUFFIX}")
+        with files.temporary_folder(self.folder) as temporary:
+            # The final name contains the digest, which is known only once the file is written.
+            written = temporary / f"written{_SUFFIX}"
+            self.model.save_weights(written)
+            files.move_in(written, self.folder / f"{epoch:06d}-{step:09d}-{_digest(written)}{_SUFFIX}")
         for path in self._paths()[: -self.keep]:
             path.unlink()
 

@@ -21,7 +21,7 @@ from jsonargparse.typing import PositiveFloat, PositiveInt
 
 from tfvae import data as data_module
 from tfvae import export as export_module
-from tfvae import networks, plots
+from tfvae import files, networks, plots
 from tfvae.cli import run_folder as runs_module
 from tfvae.cli import run_training
 from tfvae.data import Pipelines
@@ -168,12 +168,12 @@ def train(
     model = runs_module.load_model(run)
     evaluation = runs_module.evaluation(model, held_out, num_samples, seed)
     print("\n" + evaluation)
-    plots.history(run_training.history(run)).savefig(run / "history.png")
+    runs_module.write_picture(plots.history(run_training.history(run)), run / "history.png")
     runs_module.draw(model, held_out, run, seed)
     with _exit_on_errors(1):
         _export(model, Path(saved_models) / run.name, pipelines)
     # Written last, because its presence marks a complete run.
-    (run / "evaluation.txt").write_text(evaluation + "\n")
+    files.write_text(run / "evaluation.txt", evaluation + "\n")
     print(f"\nWrote {run}/ (model.keras, history.csv, config.yaml, evaluation.txt and pictures)")
 
 
@@ -207,9 +207,10 @@ def generate(run: str = "runs/digits", output: str = "samples.png", n: PositiveI
         model = runs_module.load_model(Path(run))
         x = model.generate(n, seed=seed)
         if path.suffix == ".png":
-            plots.samples(x).savefig(path)
+            runs_module.write_picture(plots.samples(x), path)
         else:
-            np.save(path, x)
+            with files.replacing(path) as written:
+                np.save(written, x)
     print(f"Wrote {path}")
 
 
@@ -278,7 +279,8 @@ def predict(*, model: str = "saved_models/digits", input: str, output: str) -> N
         exported = export_module.load(model)
         x = np.load(input, allow_pickle=False)
         outputs = {**exported.run("serving_default", x=x), **exported.encode(x)}
-        with open(output, "wb") as file:
+        # Opened here, because NumPy adds a suffix to a name.
+        with files.replacing(Path(output)) as written, written.open("wb") as file:
             np.savez(file, **outputs)
     print(f"Wrote {output} ({', '.join(outputs)} of {len(x)} examples)")
 

@@ -6,8 +6,9 @@ from pathlib import Path
 import keras
 import numpy as np
 import yaml
+from matplotlib.figure import Figure
 
-from tfvae import plots
+from tfvae import files, plots
 from tfvae.data import loading
 from tfvae.evaluation import rate_distortion
 from tfvae.models.vae import VAE
@@ -72,7 +73,13 @@ def draw(model: VAE, x: np.ndarray, folder: Path, seed: int) -> None:
         seed: the seed of the samples.
     """
     to_data = model.likelihood.to_data
-    plots.reconstructions(x, to_data(model.reconstruct(x))).savefig(folder / "reconstructions.png")
-    plots.samples(to_data(model.generate(64, seed=seed))).savefig(folder / "samples.png")
+    write_picture(plots.reconstructions(x, to_data(model.reconstruct(x))), folder / "reconstructions.png")
+    write_picture(plots.samples(to_data(model.generate(64, seed=seed))), folder / "samples.png")
     z = model.posterior.center(model.encode(x)).numpy()
-    plots.latent(z, x).savefig(folder / "latent.png")
+    write_picture(plots.latent(z, x), folder / "latent.png")
+
+
+def write_picture(figure: Figure, path: Path) -> None:
+    """Writes a figure to a file, which is there whole or not at all."""
+    with files.replacing(path) as written:
+        figure.savefig(written)

@@ -55,8 +55,7 @@ def start(folder: Path, config: str, *, resume: bool, overwrite: bool) -> None:
         (folder / name).unlink(missing_ok=True)
     _remove_checkpoints(folder)
     (folder / "history.csv").unlink(missing_ok=True)
-    with files.replacing(folder / "config.yaml") as path:
-        path.write_text(config)
+    files.write_text(folder / "config.yaml", config)
 
 
 def fit(model: VAE, pipelines: Pipelines, folder: Path, *, epochs: int, save_freq: int | str, chief: bool) -> None:

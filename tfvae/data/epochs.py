@@ -4,8 +4,9 @@ A shuffled `tf.data` pipeline keeps its random state in memory: in a new process
 The datasets made here ask which epoch `fit` is in, so that a resumed epoch has the order of the interrupted one.
 """
 
+import contextlib
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -50,6 +51,21 @@ def ordered(build: Callable[[tf.Tensor], tf.data.Dataset], *, seed: int | Callab
         return build(_seed_of_pass(*tf.unstack(tf.ensure_shape(tf.numpy_function(numbers, [], tf.int32), [2]))))
 
     return tf.data.Dataset.range(1).flat_map(one_pass)
+
+
+@contextlib.contextmanager
+def regardless_of_global_seed() -> Iterator[None]:
+    """Lets the seed of a dataset that is made in the body alone say what it draws.
+
+    tf.data adds to it the seed of the graph that the dataset is made in, which is the global one unless it is set. It
+    is set to 1 here, and afterwards to what it was: the graphs of functions that are mapped later take it over.
+    """
+    graph = tf.compat.v1.get_default_graph()
+    given, graph.seed = graph.seed, 1
+    try:
+        yield
+    finally:
+        graph.seed = given
 
 
 def _seed_of_pass(seed: int | tf.Tensor, index: int | tf.Tensor) -> tf.Tensor:

@@ -10,7 +10,6 @@ import glob
 import itertools
 import math
 import os
-import tempfile
 import zipfile
 import zlib
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
@@ -21,11 +20,12 @@ import numpy as np
 import tensorflow as tf
 from google.protobuf.message import DecodeError
 from numpy.typing import ArrayLike
-from tensorflow.core.framework.tensor_pb2 import TensorProto
 
-from tfvae import checks
+from tfvae import checks, chunks, files
 from tfvae.data import epochs
 from tfvae.distribute import strategies
+
+_TensorProto = type(tf.make_tensor_proto(0))
 
 SUFFIXES = (".npy", ".npz", ".tfrecord")
 
@@ -146,12 +146,11 @@ def stream(
         if shuffle:
             order = tf.random.experimental.stateless_shuffle(order, seed)
         paths = tf.data.Dataset.from_tensor_slices(tf.gather([str(path) for path in own.paths], order))
-        chunks = paths.interleave(lambda path: _chunks(path, own), cycle_length=_FILES_AT_ONCE if shuffle else 1)
-        rows = chunks.prefetch(2).unbatch()
+        parts = paths.interleave(lambda path: _chunks(path, own), cycle_length=_FILES_AT_ONCE if shuffle else 1)
+        rows = parts.prefetch(2).unbatch()
         if shuffle:
-            # tf.data combines an op's seed with the graph's seed, or with the global seed if the graph has none.
-            tf.compat.v1.get_default_graph().seed = 1
-            rows = rows.shuffle(shuffle_rows, seed=tf.cast(seed[0], tf.int64))
+            with epochs.regardless_of_global_seed():
+                rows = rows.shuffle(shuffle_rows, seed=tf.cast(seed[0], tf.int64))
         batches = rows.batch(batch_size)
         if transform is None:
             return batches
@@ -193,9 +192,9 @@ def write_tfrecords(x: ArrayLike | Iterable[ArrayLike], folder: str | Path, *, r
         raise _invalid("folder", "have no .tfrecord files in it", f"folder='{folder}'")
     rows = itertools.chain.from_iterable(_parts(x))
     written = []
-    with tempfile.TemporaryDirectory(dir=folder, prefix=".writing-") as temporary:
+    with files.temporary_folder(folder) as temporary:
         for first in rows:
-            written.append(Path(temporary, str(len(written))))
+            written.append(temporary / str(len(written)))
             with tf.io.TFRecordWriter(str(written[-1])) as writer:
                 for row in itertools.chain([first], itertools.islice(rows, rows_per_file - 1)):
                     value = tf.train.BytesList(value=[_prefix(row.shape, row.dtype) + row.tobytes()])
@@ -203,7 +202,7 @@ def write_tfrecords(x: ArrayLike | Iterable[ArrayLike], folder: str | Path, *, r
                     writer.write(tf.train.Example(features=tf.train.Features(feature=feature)).SerializeToString())
         if not written:
             raise _invalid("x", "hold at least one example", "none")
-        return [path.rename(folder / f"{i:05}-of-{len(written):05}.tfrecord") for i, path in enumerate(written)]
+        return [files.move_in(path, folder / f"{i:05}-of-{len(written):05}.tfrecord") for i, path in enumerate(written)]
 
 
 @contextlib.contextmanager
@@ -288,7 +287,7 @@ def _open_array(path: Path, argument: str, stack: contextlib.ExitStack) -> tuple
 def _chunks(path: tf.Tensor, shards: Shards) -> tf.data.Dataset:
     """The rows of a file, in chunks [C, ...event]."""
     spec = tf.TensorSpec([None, *shards.shape], shards.dtype)
-    rows = max(1, min(_CHUNK_ROWS, _CHUNK_BYTES // (math.prod(shards.shape) * shards.dtype.itemsize)))
+    rows = min(_CHUNK_ROWS, chunks.rows_within(_CHUNK_BYTES, math.prod(shards.shape) * shards.dtype.itemsize))
     if shards.paths[0].suffix.lower() != ".tfrecord":
         read = functools.partial(_numpy_chunks, rows=rows, shards=shards)
         return tf.data.Dataset.from_generator(read, output_signature=spec, args=(path,))
@@ -306,8 +305,8 @@ def _numpy_chunks(file_name: bytes, rows: int, shards: Shards) -> Iterator[np.nd
         file, shape, fortran_order, dtype = _open_array(path, shards.argument, stack)
         # In Fortran order each row is spread over the whole file, so the file is read at once.
         rows, order = (shape[0], "F") if fortran_order else (rows, "C")
-        for start in range(0, shape[0], rows):
-            count = min(rows, shape[0] - start)
+        for part in chunks.slices(shape[0], rows):
+            count = part.stop - part.start
             with readable(path, shards.argument):
                 content = file.read(count * math.prod(shape[1:]) * dtype.itemsize)
                 chunk = np.frombuffer(content, dtype).reshape((count, *shape[1:]), order=order)
@@ -349,7 +348,7 @@ def _feature(record: bytes, path: Path, argument: str) -> bytes:
 
 def _tensor(value: bytes, path: Path, argument: str) -> np.ndarray:
     try:
-        return tf.make_ndarray(TensorProto.FromString(value))
+        return tf.make_ndarray(_TensorProto.FromString(value))
     except (DecodeError, TypeError, ValueError) as error:
         raise _invalid(argument, 'have in "x" what `tf.io.serialize_tensor` gives', f"'{path}': {error}") from error
 
@@ -359,7 +358,7 @@ def _prefix(shape: tuple[int, ...], dtype: np.dtype) -> bytes:
     """The bytes that `tf.io.serialize_tensor` writes before the numbers of a tensor."""
     content = np.zeros(shape, dtype).tobytes()
     kind, size = tf.as_dtype(dtype).as_datatype_enum, tf.TensorShape(shape).as_proto()
-    return TensorProto(dtype=kind, tensor_shape=size, tensor_content=content).SerializeToString()[: -len(content)]
+    return _TensorProto(dtype=kind, tensor_shape=size, tensor_content=content).SerializeToString()[: -len(content)]
 
 
 def _divided(dataset: tf.data.Dataset, rows: Sequence[int], batch_size: int, count: int) -> tf.data.Dataset:

@@ -212,7 +212,7 @@ def share_statistics(model: keras.Model, share: tf.Tensor) -> None:
     """
     variables = [
         variable
-        for layer in private_apis.flatten_layers(model)
+        for layer in private_apis.layers_of(model)
         if isinstance(layer, keras.layers.BatchNormalization) or getattr(layer, "has_moving_statistics", False)
         if layer.trainable
         for variable in layer.non_trainable_variables

@@ -7,7 +7,7 @@ from typing import Any, Literal, get_args
 
 import tensorflow as tf
 
-from tfvae import checks
+from tfvae import checks, private_apis
 from tfvae.distribute import rendezvous
 
 Name = Literal["auto", "one_device", "mirrored", "multi_worker", "tpu"]
@@ -71,8 +71,7 @@ def workers(strategy: tf.distribute.Strategy | None = None) -> tuple[int, int]:
     strategy = tf.distribute.get_strategy() if strategy is None else strategy
     if not isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy):
         return 0, 1
-    # The public cluster resolver reads TF_CONFIG anew each time: once that is unset, every worker would be the chief.
-    return strategy.extended._id_in_cluster, strategy.extended._num_workers
+    return private_apis.worker_of(strategy)
 
 
 def is_chief() -> bool:
@@ -123,21 +122,10 @@ def _multi_worker(timeout: float) -> tf.distribute.Strategy:
     cluster, task_type, index = _tf_config()
     tasks = _training_tasks(cluster)
     # Checked before the workers meet: one that fails after that leaves the others waiting for an hour.
-    if _tensorflow_is_in_use():
+    if private_apis.is_tensorflow_in_use():
         raise ValueError(f'`name="multi_worker"` must be given {_BEFORE}. Received: TensorFlow in use')
     rendezvous.meet([cluster[job][i] for job, i in tasks], tasks.index((task_type, index)), timeout)
     return tf.distribute.MultiWorkerMirroredStrategy()
-
-
-def _tensorflow_is_in_use() -> bool:
-    threads = tf.config.threading.get_inter_op_parallelism_threads()
-    try:
-        # TensorFlow does not report whether it is in use, but rejects another number of threads once it is.
-        tf.config.threading.set_inter_op_parallelism_threads(threads + 1)
-    except RuntimeError:
-        return True
-    tf.config.threading.set_inter_op_parallelism_threads(threads)
-    return False
 
 
 def _tf_config() -> tuple[dict[str, list[str]], str, int]:

@@ -10,7 +10,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from tfvae import checks, elbo
+from tfvae import checks, chunks, elbo, seeds
 from tfvae.evaluation.batches import check_model, prior_of, seeded
 from tfvae.models.semi_supervised import SemiSupervisedVAE
 from tfvae.models.vae import VAE
@@ -85,24 +85,23 @@ def amortization_gap(
     check_model(model, but=SemiSupervisedVAE)
     steps = checks.positive_integer("steps", steps)
     num_samples = checks.positive_integer("num_samples", num_samples)
-    if not 0 < learning_rate < math.inf:
-        raise ValueError(f"`learning_rate` must be a finite number above 0. Received: learning_rate={learning_rate!r}")
+    learning_rate = checks.positive_number("learning_rate", learning_rate)
     if log_likelihood is not None:
         log_likelihood = checks.to_numpy(log_likelihood, "log_likelihood")
         checks.check_shape(log_likelihood, (), "log_likelihood")
     make = functools.cache(functools.partial(_optimizer, model, steps, learning_rate, num_samples))
     results = []
     for batch, batch_seed in seeded(model, x, batch_size, seed):
-        seeds = tf.random.experimental.stateless_split(batch_seed, 2)
+        first_seed, second_seed = tf.unstack(tf.random.experimental.stateless_split(batch_seed, 2))
         encoded = model._encode(batch)
         if set(encoded) != {"loc", "scale"}:
             raise ValueError(
                 "`model` must have a posterior whose parameters are loc and scale, such as DiagonalNormal. Received: "
                 f"{type(model.posterior).__name__}, with {sorted(encoded)}"
             )
-        optimal = make(len(tf.nest.flatten(batch)[0]))(batch, encoded, seeds[0])
+        optimal = make(len(tf.nest.flatten(batch)[0]))(batch, encoded, first_seed)
         # The mean of the log weights estimates the ELBO, without noise where q(z|x) = p(z|x).
-        first, last = (_log_weights(model, batch, each, seeds[1]) for each in (encoded, optimal))
+        first, last = (_log_weights(model, batch, each, second_seed) for each in (encoded, optimal))
         error = np.std(last - first, axis=0, ddof=1) / math.sqrt(_NUM_SAMPLES)
         results.append((first.mean(axis=0), last.mean(axis=0), error))
     bounds = [np.concatenate(values) for values in zip(*results, strict=True)]
@@ -123,12 +122,9 @@ def _terms(model: VAE, x: Any, parameters: dict[str, tf.Tensor], num_samples: in
 
 def _log_weights(model: VAE, x: Any, parameters: dict[str, tf.Tensor], seed: tf.Tensor) -> np.ndarray:
     """The log importance weights [S, B] for parameters of q."""
-    size = max(1, min(_NUM_SAMPLES, _CHUNK_ELEMENTS // int(tf.size(model._split(x)[0]))))
-    parts = []
-    for start in range(0, _NUM_SAMPLES, size):
-        chunk_seed = tf.random.experimental.stateless_fold_in(seed, start)
-        parts.append(_terms(model, x, parameters, min(size, _NUM_SAMPLES - start), chunk_seed).log_weights)
-    return np.concatenate(parts)
+    size = chunks.rows_within(_CHUNK_ELEMENTS, int(tf.size(model._split(x)[0])))
+    parts = seeds.for_draws(_NUM_SAMPLES, size, seed)
+    return np.concatenate([_terms(model, x, parameters, *part).log_weights for part in parts])
 
 
 def _optimizer(

@@ -1,7 +1,6 @@
 """The log-likelihood by annealed importance sampling, which does not need a good encoder."""
 
 import functools
-import math
 from collections.abc import Callable
 from typing import Any, Literal
 
@@ -99,8 +98,7 @@ def annealed_importance_sampling(
     checks.positive_integer("num_leapfrog_steps", num_leapfrog_steps)
     if start not in ("prior", "posterior"):
         raise ValueError(f'`start` must be "prior" or "posterior". Received: start={start!r}')
-    if not 0 < step_size < math.inf:
-        raise ValueError(f"`step_size` must be a finite number above 0. Received: step_size={step_size!r}")
+    step_size = checks.positive_number("step_size", step_size)
 
     @tf.function(autograph=False)
     def log_weights(batch: Any, batch_seed: tf.Tensor) -> tf.Tensor:
@@ -126,7 +124,7 @@ def annealed_importance_sampling(
             log_first,
             log_joint,
             coordinates.inverse(first.sample(shape, seed=seeds[0])),
-            functools.partial(_kernel, tf.fill([1, size, 1], float(step_size)), num_leapfrog_steps, num_steps),
+            functools.partial(_kernel, tf.fill([1, size, 1], step_size), num_leapfrog_steps, num_steps),
             seed=seeds[1],
         )[1]
 

@@ -6,6 +6,7 @@ from typing import Any
 import tensorflow as tf
 import tensorflow_probability as tfp
 
+from tfvae import seeds
 from tfvae.models.autoencoder import Autoencoder
 from tfvae.models.vae import VAE
 
@@ -52,6 +53,4 @@ def seeded(model: Autoencoder, x: Any, batch_size: int, seed: int | None) -> Ite
     Raises:
         ValueError: an argument is invalid.
     """
-    start = model._seed(seed)
-    for index, batch in enumerate(model._checked_batches(x, batch_size)):
-        yield batch, tf.random.experimental.stateless_fold_in(start, index)
+    yield from seeds.for_each(model._checked_batches(x, batch_size), model._seed(seed))

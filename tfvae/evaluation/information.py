@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import tensorflow as tf
 
-from tfvae import checks
+from tfvae import checks, chunks
 from tfvae.evaluation.batches import check_model
 from tfvae.models.conditional import ConditionalVAE
 from tfvae.models.vae import VAE
@@ -88,9 +88,9 @@ def mutual_information(
         repeated = tf.broadcast_to(z[:, tf.newaxis], [tf.shape(z)[0], size, z.shape[-1]])
         return tf.reduce_logsumexp(posterior.log_prob(repeated), axis=1) - math.log(size)
 
-    rows = max(1, _CHUNK_ELEMENTS // (size * model.latent_dim))
     flat = tf.reshape(z, [-1, model.latent_dim])
-    log_aggregate = [log_mixture(flat[start : start + rows]) for start in range(0, len(flat), rows)]
+    rows = chunks.rows_within(_CHUNK_ELEMENTS, size * model.latent_dim)
+    log_aggregate = [log_mixture(flat[part]) for part in chunks.slices(len(flat), rows)]
     log_aggregate = np.reshape(np.concatenate(log_aggregate), log_prior.shape)
     of_examples = (log_posterior.numpy() - log_aggregate).mean(axis=0, dtype=float)
     result = Information(

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from tfvae import checks
+from tfvae import checks, chunks
 from tfvae.export import formats
 from tfvae.export.formats.format import Call, Shapes
 
@@ -114,8 +114,8 @@ class ExportedModel:
         if rows <= batch:
             return self._call(signature, arrays)
         outputs = [
-            self._call(signature, {name: array[start : start + batch] for name, array in arrays.items()})
-            for start in range(0, rows, batch)
+            self._call(signature, {name: array[part] for name, array in arrays.items()})
+            for part in chunks.slices(rows, batch)
         ]
         return {name: np.concatenate([output[name] for output in outputs]) for name in outputs[0]}
 

@@ -2,13 +2,13 @@
 
 import importlib.metadata
 import json
-import os
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
 
+from tfvae import files
 from tfvae.exportable import Exportable
 
 
@@ -45,6 +45,4 @@ def metadata(model: Exportable, offset: ArrayLike | None = None, scale: ArrayLik
 
 def write_json(path: Path, content: dict[str, Any]) -> None:
     """Writes a JSON file that a person can read; it appears complete."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_text(json.dumps(content, indent=2) + "\n")
-    os.replace(temporary, path)
+    files.write_text(path, json.dumps(content, indent=2) + "\n")

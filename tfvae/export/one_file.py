@@ -1,11 +1,9 @@
 """Files that hold a whole model, published so that a reader never sees half of one."""
 
-import os
-import shutil
-import tempfile
 from pathlib import Path
 from typing import Any
 
+from tfvae import files
 from tfvae.export.endpoints import Endpoints
 from tfvae.export.formats import FORMATS
 from tfvae.export.metadata import write_json
@@ -24,7 +22,7 @@ def write(
     compared: bool = True,
     **options: Any,
 ) -> Path:
-    """Writes a model and its description beside their places, compares it with the Keras model, and moves both in.
+    """Writes a model and its description beside their places, compares the model with Keras's, and moves both in.
 
     Args:
         argument: the key of the format in `FORMATS`.
@@ -46,18 +44,12 @@ def write(
     """
     file_format = FORMATS[argument]
     path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory() as folder:
-        written = Path(folder) / path.name
+    with files.temporary_folder(path.parent) as folder:
+        written = folder / path.name
         file_format.write(endpoints, written, **options)
         write_json(file_format.description(written), description)
         if compared:
             check_agreement(model, **{argument: written}, x=x)
-        # In the same folder, so that a rename does it.
-        with tempfile.TemporaryDirectory(prefix=f".{argument}-", dir=path.parent) as beside:
-            for source, target in (
-                (file_format.description(written), file_format.description(path)),
-                (written, path),
-            ):
-                copied = shutil.copyfile(source, Path(beside) / target.name)
-                os.replace(copied, target)
+        files.move_in(file_format.description(written), file_format.description(path))
+        files.move_in(written, path)
     return path

@@ -4,14 +4,13 @@ import contextlib
 import fcntl
 import os
 import re
-import shutil
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import tensorflow as tf
 from numpy.typing import ArrayLike
 
+from tfvae import files
 from tfvae.checks import positive_integer
 from tfvae.export import documents, warmup
 from tfvae.export.endpoints import Endpoints, check_kind
@@ -19,8 +18,6 @@ from tfvae.export.formats import FORMATS
 from tfvae.export.metadata import metadata, write_json
 from tfvae.export.verification import check_agreement
 from tfvae.exportable import Exportable
-
-_TEMPORARY = ".tmp-"
 
 
 def saved_model(
@@ -76,7 +73,7 @@ def saved_model(
         )
     with _errors_that_name(folder):
         folder.mkdir(parents=True, exist_ok=True)
-    with _errors_that_name(folder), _locked(folder), _temporary(folder) as temporary:
+    with _errors_that_name(folder), _locked(folder), files.temporary_folder(folder) as temporary:
         content = temporary / "model"
         file_format.write(endpoints, content)
         extra = content / "assets.extra"
@@ -87,9 +84,9 @@ def saved_model(
         for document, text in documents.files(model, model.export_signatures(x), name).items():
             (folder / document).parent.mkdir(exist_ok=True)
             (temporary / "document").write_text(text)
-            os.replace(temporary / "document", folder / document)
+            files.move_in(temporary / "document", folder / document)
         version = folder / str(1 + max((int(path.name) for path in _numbered(folder)), default=0))
-        os.rename(content, version)
+        files.move_in(content, version)
         for old in [path for path in _numbered(folder) if path.is_dir()][: -keep if keep else 0]:
             # Out of the server's sight first, then removed.
             os.rename(old, temporary / old.name)
@@ -117,22 +114,12 @@ def _errors_that_name(folder: Path) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _locked(folder: Path) -> Iterator[None]:
-    """Waits until no other export writes to the folder. The system releases the lock of a process that dies."""
-    with open(folder / ".lock", "w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
+    """Waits until no other export writes to the folder, and removes what one that was killed left there.
 
-
-@contextlib.contextmanager
-def _temporary(folder: Path) -> Iterator[Path]:
-    """A folder on the same file system, so that a rename out of it is atomic; removed at the end.
-
-    Under the lock, any other is left from an export that was killed.
+    The system releases the lock of a process that dies.
     """
-    for left in folder.glob(_TEMPORARY + "*"):
-        shutil.rmtree(left)
-    temporary = Path(tempfile.mkdtemp(prefix=_TEMPORARY, dir=folder))
-    try:
-        yield temporary
-    finally:
-        shutil.rmtree(temporary)
+    # It would empty what a link points at.
+    with open(folder / ".lock", "w", opener=lambda path, flags: os.open(path, flags | os.O_NOFOLLOW, 0o666)) as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        files.remove_temporaries(folder)
+        yield

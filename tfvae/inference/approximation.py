@@ -6,8 +6,9 @@ import keras
 import tensorflow as tf
 import tensorflow_probability as tfp
 
-from tfvae import elbo
+from tfvae import chunks, elbo, seeds
 from tfvae.inference import newton
+from tfvae.inference.latents import check_family
 from tfvae.posteriors import Posterior
 
 tfd = tfp.distributions
@@ -35,16 +36,7 @@ class Approximation(keras.layers.Layer):
 
     def __init__(self, posterior: Posterior, dim: int, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        if posterior.latent_dim not in (None, dim):
-            raise ValueError(
-                f"`posterior` must have latent_dim={dim}, that of the unconstrained latent variables, or None. "
-                f"Received: latent_dim={posterior.latent_dim}"
-            )
-        if posterior.support != "real":
-            raise ValueError(
-                '`posterior` must have the support "real", that of the unconstrained latent variables. Received: '
-                f"{type(posterior).__name__}, whose support is {posterior.support}"
-            )
+        check_family(posterior, dim)
         if not posterior.has_log_prob:
             raise NotImplementedError(
                 "`posterior` must give log q(z) at any z, as CouplingFlow and InverseAutoregressiveFlow do. Received: "
@@ -102,9 +94,9 @@ class Approximation(keras.layers.Layer):
             num_samples: S.
             seed: int32 [2], a stateless seed.
         """
-        seeds = [tf.random.experimental.stateless_fold_in(seed, index) for index in range(-(-num_samples // _CHUNK))]
-        chunks = [self._functions["draw"](seed) for seed in seeds]
-        return tuple(tf.concat(parts, axis=0)[:num_samples] for parts in zip(*chunks, strict=True))
+        parts = seeds.for_each(chunks.slices(num_samples, _CHUNK), seed)
+        draws = [self._functions["draw"](part_seed) for _, part_seed in parts]
+        return tuple(tf.concat(each, axis=0)[:num_samples] for each in zip(*draws, strict=True))
 
     def sample_standard(self) -> tuple[tf.Tensor, tf.Tensor]:
         """Draws u [1000, L], always from the same noise, and evaluates log q(u) [1000], to compare two states of q."""

@@ -55,8 +55,9 @@ class Convergence(keras.callbacks.Callback):
 
     def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
         """Starts the first stage."""
-        rate = self.model.optimizer._learning_rate
-        if isinstance(rate, keras.optimizers.schedules.LearningRateSchedule):
+        # A schedule gives a tensor.
+        if not isinstance(self.model.optimizer.learning_rate, keras.Variable):
+            rate = self.model.optimizer.get_config()["learning_rate"]
             raise ValueError(
                 "`optimizer` must have a constant learning rate, which `Convergence` lowers itself. Received: "
                 f"learning_rate={rate!r}"

@@ -12,6 +12,9 @@ import numpy as np
 import tensorflow as tf
 import tensorflow_probability as tfp
 
+from tfvae import private_apis
+from tfvae.posteriors import Posterior
+
 tfb = tfp.bijectors
 tfd = tfp.distributions
 
@@ -157,9 +160,23 @@ def variables(joint: Any) -> dict[str, tuple[int, ...]]:
     if isinstance(structure, Mapping):
         names = sorted(structure)
     else:
-        names = getattr(structure, "_fields", None) or joint._flat_resolve_names()
+        names = getattr(structure, "_fields", None) or private_apis.names_of(joint)
     shapes = tf.nest.flatten(tf.nest.map_structure(tf.TensorShape, joint.event_shape))
     return {name: tuple(shape.as_list()) for name, shape in zip(names, shapes, strict=True)}
+
+
+def check_family(posterior: Posterior, dim: int) -> None:
+    """Raises ValueError where a family of distributions cannot be one over an unconstrained space of a dimension."""
+    if posterior.latent_dim not in (None, dim):
+        raise ValueError(
+            f"`posterior` must have latent_dim={dim}, that of the unconstrained latent variables, or None. "
+            f"Received: latent_dim={posterior.latent_dim}"
+        )
+    if posterior.support != "real":
+        raise ValueError(
+            '`posterior` must have the support "real", that of the unconstrained latent variables. Received: '
+            f"{type(posterior).__name__}, of which it is {posterior.support}"
+        )
 
 
 def describe(values: Mapping[str, Any], row: int) -> str:

@@ -7,7 +7,8 @@ import keras
 import tensorflow as tf
 import tensorflow_probability as tfp
 
-from tfvae.inference.latents import Latent, space
+from tfvae.inference.latents import Latent, check_family, space
+from tfvae.models import parts
 from tfvae.posteriors import DiagonalNormal, Posterior
 
 tfd = tfp.distributions
@@ -37,22 +38,9 @@ class LocalLatents(keras.layers.Layer):
     ) -> None:
         super().__init__(**kwargs)
         self.space = space(latents)
-        if not isinstance(encoder, keras.layers.Layer):
-            raise ValueError(f"`encoder` must be a Keras model. Received: {encoder!r}")
-        self.encoder = encoder
-        self.posterior = DiagonalNormal() if posterior is None else posterior
-        if not isinstance(self.posterior, Posterior):
-            raise ValueError(f"`posterior` must be a Posterior. Received: {posterior!r}")
-        if self.posterior.latent_dim not in (None, self.space.dim):
-            raise ValueError(
-                f"`posterior` must have latent_dim={self.space.dim}, or None. Received: "
-                f"latent_dim={self.posterior.latent_dim}"
-            )
-        if self.posterior.support != "real":
-            raise ValueError(
-                '`posterior` must have the support "real", that of the unconstrained latent variables. Received: '
-                f"{type(self.posterior).__name__}, whose support is {self.posterior.support}"
-            )
+        self.encoder = parts.checked_network("encoder", encoder)
+        self.posterior = parts.checked_part("posterior", posterior, Posterior, default=DiagonalNormal)
+        check_family(self.posterior, self.space.dim)
         self.posterior.latent_dim = self.space.dim
         # Built at once if the encoder's output shape is known: weights can be loaded only into layers that are built.
         features = getattr(encoder, "output_shape", None)

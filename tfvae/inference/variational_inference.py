@@ -9,7 +9,7 @@ import numpy as np
 import tensorflow as tf
 import tensorflow_probability as tfp
 
-from tfvae import checks, elbo
+from tfvae import checks, chunks, elbo, seeds
 from tfvae.callbacks import Convergence
 from tfvae.inference import observations, prediction
 from tfvae.inference.approximation import Approximation
@@ -21,7 +21,7 @@ from tfvae.inference.local_latents import LocalLatents
 from tfvae.inference.signatures import PosteriorExport
 from tfvae.inference.start import check_start, standard_coordinates
 from tfvae.inference.targets import target
-from tfvae.models.autoencoder import check_part
+from tfvae.models import parts
 from tfvae.models.variational_model import VariationalModel
 from tfvae.objectives import ELBO, Objective
 from tfvae.posteriors import FullCovarianceNormal, Posterior
@@ -95,11 +95,10 @@ class VariationalInference(PosteriorExport, VariationalModel):
         self.__dict__.update(_joint=JointDensity(target(model, latents), local), _given=given, _data=None)
         self.num_data = None if num_data is None else checks.positive_integer("num_data", num_data)
         self.space = self._joint.target.space
-        self.posterior = FullCovarianceNormal() if posterior is None else posterior
+        self.posterior = parts.checked_part("posterior", posterior, Posterior, default=FullCovarianceNormal)
         self.local = local
         self.predictive = predictive
-        check_part("posterior", self.posterior, Posterior)
-        check_part("objective", self.objective, Objective)
+        parts.checked_part("objective", self.objective, Objective)
         if local is not None and (
             not isinstance(local, LocalLatents) or set(local.space.names) & set(self.space.names)
         ):
@@ -121,10 +120,10 @@ class VariationalInference(PosteriorExport, VariationalModel):
             x: the data of B rows.
             sampling: how z is drawn; the KL divergence has no closed form here.
         """
-        seeds = tf.random.experimental.stateless_split(sampling.seed, 2)
-        z, log_posterior = self.approximation.draw(sampling.num_samples, seeds[0], sampling.path)
+        seed, local_seed = tf.unstack(tf.random.experimental.stateless_split(sampling.seed, 2))
+        z, log_posterior = self.approximation.draw(sampling.num_samples, seed, sampling.path)
         log_prior, log_likelihood, log_local = self._joint.log_densities(
-            z, x, num_data=self.num_data, seed=seeds[1], path=sampling.path, training=sampling.training
+            z, x, num_data=self.num_data, seed=local_seed, path=sampling.path, training=sampling.training
         )
         if sampling.training and self._controlled:
             log_likelihood += self.control_variate.correction(
@@ -283,11 +282,11 @@ class VariationalInference(PosteriorExport, VariationalModel):
             Draws [S, N, ...] of the quantity that `predictive` predicts; for a pinned joint distribution, draws of the
             pinned variables by name, each [S, ...].
         """
-        seeds = tf.random.experimental.stateless_split(self._seed(seed), 2)
+        z_seed, x_seed = tf.random.experimental.stateless_split(self._seed(seed), 2)
         num_samples = checks.positive_integer("num_samples", num_samples)
-        z, _ = self.approximation.sample(num_samples, seeds[0])
+        z, _ = self.approximation.sample(num_samples, z_seed)
         latents, _ = self._run(self.space.constrain, z)
-        return prediction.draws(self._given["model"], self.predictive, latents, x, seeds[1])
+        return prediction.draws(self._given["model"], self.predictive, latents, x, x_seed)
 
     def call(self, x: Any, training: bool = False) -> tf.Tensor:
         """The mean [B, ...] of the posterior predictive distribution, over 200 draws of q that are always the same.
@@ -340,12 +339,9 @@ class VariationalInference(PosteriorExport, VariationalModel):
     def _log_joint(self, z: tf.Tensor, data: observations.Observations, seed: tf.Tensor) -> np.ndarray:
         """Evaluates log p(data, z) [S] at z [S, L], in chunks of rows and draws."""
         total = np.zeros(len(z))
-        for index, batch in enumerate(observations.one_pass(data)):
-            batch_seed = tf.random.experimental.stateless_fold_in(seed, index)
-            size = max(1, _CHUNK_ELEMENTS // len(tf.nest.flatten(batch)[0]))
-            for start in range(0, len(z), size):
-                part = slice(start, start + size)
-                part_seed = tf.random.experimental.stateless_fold_in(batch_seed, start)
+        for index, (batch, batch_seed) in enumerate(seeds.for_each(observations.one_pass(data), seed)):
+            size = chunks.rows_within(_CHUNK_ELEMENTS, len(tf.nest.flatten(batch)[0]))
+            for part, part_seed in seeds.for_slices(len(z), size, batch_seed):
                 log_prior, log_rows = self._run(self._log_rows, z[part], batch, part_seed)
                 total[part] += log_rows if index else log_prior + log_rows
         return total

@@ -44,12 +44,11 @@ class Bernoulli(Likelihood):
 
     def check(self, x: np.ndarray) -> None:
         """Raises ValueError when a value is neither 0 nor 1."""
-        wrong = checks.find(x, lambda part: (part != 0) & (part != 1))
-        if wrong is not None:
-            raise ValueError(
-                "`x` must hold only 0 and 1 under the Bernoulli likelihood: binarise it, for example x > 0.5, or use "
-                f"ContinuousBernoulli for values in [0, 1]. Received: x with the value {x[wrong]!s}"
-            )
+        expected = (
+            "hold only 0 and 1 under the Bernoulli likelihood: binarise it, for example x > 0.5, or use "
+            "ContinuousBernoulli for values in [0, 1]"
+        )
+        checks.check_elements(x, lambda part: (part != 0) & (part != 1), expected)
 
 
 @keras.saving.register_keras_serializable(PACKAGE)
@@ -79,9 +78,7 @@ class ContinuousBernoulli(Likelihood):
 
     def check(self, x: np.ndarray) -> None:
         """Raises ValueError when a value is outside [0, 1]."""
-        wrong = checks.find(x, lambda part: (part < 0) | (part > 1))
-        if wrong is not None:
-            raise ValueError(
-                "`x` must lie in [0, 1] under the ContinuousBernoulli likelihood: scale it, for example x / 255 for "
-                f"8-bit pixels. Received: x with the value {x[wrong]!s}"
-            )
+        expected = (
+            "lie in [0, 1] under the ContinuousBernoulli likelihood: scale it, for example x / 255 for 8-bit pixels"
+        )
+        checks.check_elements(x, lambda part: (part < 0) | (part > 1), expected)

@@ -78,13 +78,12 @@ class Categorical(Likelihood):
         return np.argmax(mean, axis=-1).astype(np.float32)
 
     def check(self, x: np.ndarray) -> None:
-        """Raises ValueError when a value is not a code."""
-        wrong = checks.find(x, lambda part: ~np.isin(part, np.arange(self.num_classes)))
-        if wrong is not None:
-            raise ValueError(
-                f"`x` must hold the codes 0 to {self.num_classes - 1} under the Categorical likelihood with "
-                f"num_classes={self.num_classes}. Received: x with the value {x[wrong]!s} at index {list(wrong)}"
-            )
+        """Raises ValueError when a value is no code."""
+        expected = (
+            f"hold the codes 0 to {self.num_classes - 1} under the Categorical likelihood with "
+            f"num_classes={self.num_classes}"
+        )
+        checks.check_elements(x, lambda part: ~np.isin(part, np.arange(self.num_classes)), expected)
 
     def get_config(self) -> dict[str, Any]:
         """The constructor's arguments."""

@@ -13,12 +13,9 @@ tfd = tfp.distributions
 
 
 def _check_counts(likelihood: Likelihood, x: np.ndarray) -> None:
-    wrong = checks.find(x, lambda part: (part < 0) | (part % 1 != 0)) if x.dtype != bool else None
-    if wrong is not None:
-        raise ValueError(
-            f"`x` must hold counts, whole numbers of at least 0, under the {type(likelihood).__name__} likelihood. "
-            f"Received: x with the value {x[wrong]!s} at index {list(wrong)}"
-        )
+    if x.dtype != bool:
+        expected = f"hold counts, whole numbers of at least 0, under the {type(likelihood).__name__} likelihood"
+        checks.check_elements(x, lambda part: (part < 0) | (part % 1 != 0), expected)
 
 
 @keras.saving.register_keras_serializable(PACKAGE)

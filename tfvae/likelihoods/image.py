@@ -43,12 +43,8 @@ class _Pixels(Likelihood):
             levels = part.astype(np.float64) * 255
             return ~((np.abs(levels - np.round(levels)) < 1e-3) & (levels > -0.5) & (levels < 255.5))
 
-        wrong = checks.find(x, is_wrong)
-        if wrong is not None:
-            raise ValueError(
-                f"`x` must hold 8-bit pixels divided by 255, the values 0, 1/255, ..., 1, under the "
-                f"{type(self).__name__} likelihood. Received: x with the value {x[wrong]!s} at index {list(wrong)}"
-            )
+        expected = "hold 8-bit pixels divided by 255, the values 0, 1/255, ..., 1, under the {} likelihood"
+        checks.check_elements(x, is_wrong, expected.format(type(self).__name__))
 
 
 @keras.saving.register_keras_serializable(PACKAGE)

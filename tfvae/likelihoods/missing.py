@@ -7,6 +7,7 @@ import numpy as np
 import tensorflow as tf
 import tensorflow_probability as tfp
 
+from tfvae import checks
 from tfvae.likelihoods.likelihood import PACKAGE, Likelihood, configuration_of, likelihood_of
 
 tfd = tfp.distributions
@@ -40,9 +41,7 @@ class Missing(Likelihood):
         self.likelihood = likelihood_of(likelihood, "likelihood")
         if self.likelihood.allows_missing:
             raise ValueError(f"`likelihood` must be a likelihood of complete data. Received: likelihood={likelihood!r}")
-        if not isinstance(fill, bool):
-            raise ValueError(f"`fill` must be True or False. Received: fill={fill!r}")
-        self.fill = fill
+        self.fill = checks.boolean("fill", fill)
 
     def parameter_shape(self, event_shape: tuple[int, ...]) -> tuple[int, ...]:
         """The shape that the decoder's output must have for each example, as for complete data."""

@@ -11,13 +11,10 @@ import tensorflow as tf
 
 from tfvae import checks, elbo
 from tfvae.callbacks import PosteriorCollapseWarning
-from tfvae.likelihoods import Likelihood
-from tfvae.models import log_weights
+from tfvae.models import log_weights, parts
 from tfvae.models.signatures import AutoencoderExport
 from tfvae.models.variational_model import VariationalModel
 from tfvae.objectives import Objective
-from tfvae.posteriors import Posterior
-from tfvae.priors import Prior
 from tfvae.training.batch import batches
 from tfvae.training.plan import LayerTraits
 
@@ -42,7 +39,14 @@ class Autoencoder(AutoencoderExport, VariationalModel):
 
     def __init__(self, objective: Objective | None = None, **keras_kwargs: Any) -> None:
         super().__init__(objective, **keras_kwargs)
+        parts.checked_part("objective", self.objective, Objective)
         self.event_shape = None
+
+    def _build_where_known(self, encoder: keras.Model) -> None:
+        """Builds the model where the encoder says which shape x has."""
+        declared = parts.input_shapes(encoder)
+        if declared is not None and None not in declared[0][1:]:
+            self.build(declared[0])
 
     @abc.abstractmethod
     def _encode(self, x: Any, training: bool = False) -> Any:
@@ -186,8 +190,8 @@ class Autoencoder(AutoencoderExport, VariationalModel):
 
     def _decoded(self, *arrays: np.ndarray, batch_size: int, **constants: int) -> np.ndarray:
         """What the model's `_decode` gives of arrays with N rows."""
-        parts = zip(*(batches(array, batch_size) for array in arrays), strict=True)
-        return _concatenated([self._run(self._decode, *part, **constants) for part in parts])
+        together = zip(*(batches(array, batch_size) for array in arrays), strict=True)
+        return _concatenated([self._run(self._decode, *part, **constants) for part in together])
 
     def _arrays(self, x: Any) -> Any:
         """Arrays that a user gave to a method, in the form in which they are checked and computed with."""
@@ -216,175 +220,14 @@ class Autoencoder(AutoencoderExport, VariationalModel):
 
     def get_config(self) -> dict[str, Any]:
         """The constructor's arguments."""
-        parts = {name: keras.saving.serialize_keras_object(getattr(self, name)) for name in self._PARTS}
-        return {**super().get_config(), **parts}
+        config = {name: keras.saving.serialize_keras_object(getattr(self, name)) for name in self._PARTS}
+        return {**super().get_config(), **config}
 
     @classmethod
     def from_config(cls, config: dict[str, Any], custom_objects: dict[str, Any] | None = None) -> Self:
         """The model that `get_config` described, with new weights."""
-        parts = {name: keras.saving.deserialize_keras_object(config[name], custom_objects) for name in cls._PARTS}
-        return cls(**{**config, **parts})
-
-
-def check_part(name: str, part: Any, *kinds: type) -> None:
-    """Raises ValueError unless a part of a model is of one of some classes.
-
-    Args:
-        name: the argument's name.
-        part: what was given.
-        kinds: the classes.
-    """
-    if not isinstance(part, kinds):
-        expected = " or ".join(f"{_article(kind.__name__)} {kind.__name__}" for kind in kinds)
-        raise ValueError(f"`{name}` must be {expected}. Received: {part!r}")
-
-
-def refuse_path_gradients(model: Autoencoder) -> None:
-    """Raises ValueError where the objective of a model takes gradients through z alone, which the model has not."""
-    if model.objective.path_gradient:
-        raise ValueError(
-            f"`objective` must take the gradient of the terms themselves: a {type(model).__name__} has no path "
-            f"gradients. Received: objective={model.objective!r}"
-        )
-
-
-def check_densities(posterior: Posterior, prior: Prior | Posterior, objective: Objective, name: str = "prior") -> None:
-    """Checks that a model will know the densities that it needs.
-
-    Args:
-        posterior: q(z|x).
-        prior: p(z).
-        objective: what is maximised.
-        name: the argument that the prior is.
-
-    Raises:
-        ValueError: the prior has not the support of the posterior.
-        NotImplementedError: a distribution knows its density at its own draws alone, and more is needed.
-    """
-    if prior.support not in (None, posterior.support):
-        raise ValueError(
-            f"`{name}` must have the support of {type(posterior).__name__}, {posterior.support}. "
-            f"Received: {type(prior).__name__}, of which it is {prior.support}"
-        )
-    if isinstance(prior, Posterior) and not prior.has_log_prob:
-        raise NotImplementedError(
-            f"`{name}` must know log p(z) of any z. Received: "
-            f"{type(prior).__name__}, which knows it at its own draws alone"
-        )
-    if objective.path_gradient and not posterior.has_log_prob:
-        raise NotImplementedError(
-            "`objective` must take no path gradients (sticking_the_landing, doubly_reparameterized) with "
-            f"{type(posterior).__name__}, whose log q(z|x) is known at its own draws alone. Received: "
-            f"objective={objective!r}"
-        )
-
-
-def refuse_prior_of_encoder(model: Autoencoder) -> None:
-    """Raises ValueError where a prior is made of what the encoder gives of x alone, which the model has not."""
-    if type(model.prior).connect is not Prior.connect:
-        raise ValueError(
-            f"`prior` must not be made of q(z|x), which a {type(model).__name__} has not for x alone. Received: "
-            f"{model.prior!r}"
-        )
-
-
-def set_latent_dim(name: str, part: Any, latent_dim: int) -> None:
-    """Gives a part its latent dimension.
-
-    Args:
-        name: the argument's name.
-        part: a posterior or a prior.
-        latent_dim: L.
-
-    Raises:
-        ValueError: it has another one.
-    """
-    if part.latent_dim is None:
-        part.latent_dim = latent_dim
-    elif part.latent_dim != latent_dim:
-        raise ValueError(
-            f"`{name}` must have the model's latent_dim, {latent_dim}, or None and belong to no other "
-            f"model. Received: a {name} with latent_dim={part.latent_dim}"
-        )
-
-
-def check_network(name: str, network: Any) -> None:
-    """Raises ValueError unless a network is a Keras layer or model.
-
-    Args:
-        name: the argument's name.
-        network: what was given.
-    """
-    if not isinstance(network, keras.layers.Layer):
-        raise ValueError(f"`{name}` must be a Keras model. Received: {network!r}")
-
-
-def features_of(name: str, network: keras.Model, given: Any) -> keras.KerasTensor:
-    """What a network gives of symbolic inputs.
-
-    Args:
-        name: the argument's name.
-        network: the network.
-        given: a `keras.KerasTensor`, or a list of such.
-
-    Raises:
-        ValueError: it is not one tensor of features [B, F].
-    """
-    features = network(given)
-    if not isinstance(features, keras.KerasTensor) or len(features.shape) != 2 or features.shape[1] is None:
-        raise ValueError(
-            f"`{name}` must give one tensor of features [B, F]; end it with keras.layers.Flatten() where the "
-            f"features have more axes. Received: {_article(name)} {name} that gives "
-            f"{describe(features)}"
-        )
-    return features
-
-
-def likelihood_parameters_of(
-    name: str, network: keras.Model, given: Any, likelihood: Likelihood, event_shape: tuple[int, ...]
-) -> keras.KerasTensor:
-    """What a decoder gives of symbolic inputs.
-
-    Args:
-        name: the argument's name.
-        network: the decoder.
-        given: a `keras.KerasTensor`, or a list of such.
-        likelihood: the likelihood that takes it.
-        event_shape: the shape of one example.
-
-    Raises:
-        ValueError: the likelihood needs another shape.
-    """
-    parameters = network(given)
-    expected = likelihood.parameter_shape(event_shape)
-    if not isinstance(parameters, keras.KerasTensor) or tuple(parameters.shape[1:]) != expected:
-        raise ValueError(
-            f"`{name}` must give one tensor of shape {[None, *expected]}: the parameters that "
-            f"{type(likelihood).__name__} needs for x of shape {[None, *event_shape]}. Received: a {name} "
-            f"that gives {describe(parameters)}"
-        )
-    return parameters
-
-
-def input_shapes(network: keras.Model) -> list[tuple[int | None, ...]] | None:
-    """The shapes of the inputs that a network declares, or None where it declares none, or names them."""
-    shape = getattr(network, "input_shape", None)
-    if isinstance(shape, tuple):
-        return [shape]
-    return shape if isinstance(shape, list) else None
-
-
-def describe(outputs: Any) -> str:
-    """Names what a network gives, for an error message."""
-    if isinstance(outputs, keras.KerasTensor):
-        return f"a tensor of shape {list(outputs.shape)}"
-    if isinstance(outputs, list | tuple | dict):
-        return f"a {type(outputs).__name__} of {len(outputs)} outputs"
-    return repr(outputs)
-
-
-def _article(name: str) -> str:
-    return "an" if name[0] in "aeiouAEIOU" else "a"
+        made = {name: keras.saving.deserialize_keras_object(config[name], custom_objects) for name in cls._PARTS}
+        return cls(**{**config, **made})
 
 
 def _concatenated(outputs: list[Any]) -> Any:

@@ -9,7 +9,7 @@ import tensorflow_probability as tfp
 
 from tfvae import checks
 from tfvae.likelihoods import Likelihood
-from tfvae.models import autoencoder
+from tfvae.models import parts
 from tfvae.models.vae import VAE
 from tfvae.objectives import Objective
 from tfvae.posteriors import Posterior
@@ -69,7 +69,7 @@ class ConditionalVAE(VAE):
         self.condition_dim = checks.positive_integer("condition_dim", condition_dim)
         self.prior_network = prior_network
         if prior_network is not None:
-            autoencoder.check_network("prior_network", prior_network)
+            parts.checked_network("prior_network", prior_network)
             if not isinstance(prior, Posterior):
                 raise ValueError(
                     "`prior_network` needs a `prior` that reads its features, such as DiagonalNormal(). Received: "
@@ -97,7 +97,7 @@ class ConditionalVAE(VAE):
         if self.event_shape is not None:
             return
         shape = input_shape["x"] if isinstance(input_shape, dict) else input_shape
-        declared = autoencoder.input_shapes(self.encoder)
+        declared = parts.input_shapes(self.encoder)
         if declared is not None and [tuple(given[1:]) for given in declared[1:]] != [(self.condition_dim,)]:
             raise ValueError(
                 f"`encoder` must take the list of x and the condition [B, {self.condition_dim}]. Received: an encoder "
@@ -106,7 +106,7 @@ class ConditionalVAE(VAE):
         if isinstance(self.prior, Posterior) and not self.prior.built:
             condition = keras.KerasTensor((None, self.condition_dim))
             if self.prior_network is not None:
-                condition = autoencoder.features_of("prior_network", self.prior_network, condition)
+                condition = parts.features_of("prior_network", self.prior_network, condition)
             self.prior.build(condition.shape)
         super().build(shape)
 
@@ -188,7 +188,7 @@ class ConditionalVAE(VAE):
 
     def _connect_prior(self, event_shape: tuple[int, ...]) -> None:
         if not isinstance(self.prior, Posterior):
-            autoencoder.refuse_prior_of_encoder(self)
+            parts.refuse_prior_of_encoder(self)
 
     def _example_conditions(self, rows: int) -> tuple[np.ndarray, ...]:
         return (np.resize(np.eye(self.condition_dim), (rows, self.condition_dim)),)

@@ -10,7 +10,7 @@ import tensorflow_probability as tfp
 
 from tfvae import checks, elbo
 from tfvae.likelihoods import Likelihood, Normal
-from tfvae.models import autoencoder
+from tfvae.models import autoencoder, parts
 from tfvae.objectives import Objective
 from tfvae.posteriors import DiagonalNormal, Posterior
 from tfvae.priors import Prior, StandardNormal
@@ -97,36 +97,29 @@ class HierarchicalVAE(autoencoder.Autoencoder):
         # Set before the base class makes the metrics, of which there is one for each layer.
         self.latent_dims = tuple(checks.positive_integer("latent_dims", dim) for dim in latent_dims)
         super().__init__(objective, **keras_kwargs)
-        if not isinstance(ladder, bool):
-            raise ValueError(f"`ladder` must be True or False. Received: ladder={ladder!r}")
-        self.ladder = ladder
+        self.ladder = checks.boolean("ladder", ladder)
         # Without `ladder` only the term of the last layer is a KL divergence of its own; the others may be negative.
         layers = range(1 if ladder else len(self.latent_dims), len(self.latent_dims) + 1)
         self.collapsing = tuple(f"kl_{number}" for number in layers)
         count = len(self.latent_dims)
-        self.encoders = _parts("encoders", encoders, count, keras.layers.Layer)
-        self.decoders = _parts("decoders", decoders, count, keras.layers.Layer)
+        self.encoders = _of_layers("encoders", encoders, count, keras.layers.Layer)
+        self.decoders = _of_layers("decoders", decoders, count, keras.layers.Layer)
         family = DiagonalNormal if ladder else Posterior
-        self.posteriors = _parts("posteriors", posteriors, count, family)
-        self.conditionals = _parts("conditionals", conditionals, count - 1, family)
-        self.prior = StandardNormal() if prior is None else prior
-        self.likelihood = Normal() if likelihood is None else likelihood
-        autoencoder.check_part("prior", self.prior, Prior)
-        autoencoder.check_part("likelihood", self.likelihood, Likelihood)
-        autoencoder.check_part("objective", self.objective, Objective)
+        self.posteriors = _of_layers("posteriors", posteriors, count, family)
+        self.conditionals = _of_layers("conditionals", conditionals, count - 1, family)
+        self.prior = parts.checked_part("prior", prior, Prior, default=StandardNormal)
+        self.likelihood = parts.checked_part("likelihood", likelihood, Likelihood, default=Normal)
         for index, dim in enumerate(self.latent_dims):
-            autoencoder.set_latent_dim(f"posteriors[{index}]", self.posteriors[index], dim)
+            parts.set_latent_dim(f"posteriors[{index}]", self.posteriors[index], dim)
         for index, dim in enumerate(self.latent_dims[:-1]):
-            autoencoder.set_latent_dim(f"conditionals[{index}]", self.conditionals[index], dim)
-        autoencoder.set_latent_dim("prior", self.prior, self.latent_dims[-1])
-        autoencoder.refuse_path_gradients(self)
+            parts.set_latent_dim(f"conditionals[{index}]", self.conditionals[index], dim)
+        parts.set_latent_dim("prior", self.prior, self.latent_dims[-1])
+        parts.refuse_path_gradients(self)
         for index, p in enumerate([*self.conditionals, self.prior]):
             name = "prior" if p is self.prior else f"conditionals[{index}]"
-            autoencoder.check_densities(self.posteriors[index], p, self.objective, name)
-        autoencoder.refuse_prior_of_encoder(self)
-        declared = autoencoder.input_shapes(self.encoders[0])
-        if declared is not None and None not in declared[0][1:]:
-            self.build(declared[0])
+            parts.check_densities(self.posteriors[index], p, self.objective, name)
+        parts.refuse_prior_of_encoder(self)
+        self._build_where_known(self.encoders[0])
 
     def _more_metrics(self) -> list[keras.metrics.Metric]:
         return [keras.metrics.Mean(name=f"kl_{number}") for number in range(1, len(self.latent_dims) + 1)]
@@ -143,17 +136,15 @@ class HierarchicalVAE(autoencoder.Autoencoder):
         z = [keras.KerasTensor((None, dim)) for dim in self.latent_dims]
         given = keras.KerasTensor((None, *event_shape))
         for index, (encoder, posterior) in enumerate(zip(self.encoders, self.posteriors, strict=True)):
-            features = autoencoder.features_of(f"encoders[{index}]", encoder, given)
-            _build(posterior, features.shape)
+            features = parts.features_of(f"encoders[{index}]", encoder, given)
+            parts.build(posterior, features.shape)
             given = features if self.ladder else z[index]
         for index, conditional in enumerate(self.conditionals):
-            features = autoencoder.features_of(f"decoders[{index + 1}]", self.decoders[index + 1], z[index + 1])
-            _build(conditional, features.shape)
-        parameters = autoencoder.likelihood_parameters_of(
-            "decoders[0]", self.decoders[0], z[0], self.likelihood, event_shape
-        )
-        _build(self.prior, z[-1].shape)
-        _build(self.likelihood, parameters.shape)
+            features = parts.features_of(f"decoders[{index + 1}]", self.decoders[index + 1], z[index + 1])
+            parts.build(conditional, features.shape)
+        parameters = parts.likelihood_parameters_of("decoders[0]", self.decoders[0], z[0], self.likelihood, event_shape)
+        parts.build(self.prior, z[-1].shape)
+        parts.build(self.likelihood, parameters.shape)
         self.event_shape = event_shape
 
     def call(self, x: tf.Tensor, training: bool = False) -> tf.Tensor:
@@ -191,9 +182,7 @@ class HierarchicalVAE(autoencoder.Autoencoder):
         self._check_built("decode")
         if layer not in range(1, len(self.latent_dims) + 1) or isinstance(layer, bool | float):
             raise ValueError(f"`layer` must be from 1 to {len(self.latent_dims)}. Received: layer={layer!r}")
-        z = checks.to_numpy(z, "z")
-        checks.check_shape(z, (self.latent_dims[layer - 1],), "z")
-        checks.check_finite(z, "z")
+        z = self._checked_noise("z", z, self.latent_dims[layer - 1])
         return self._decoded(z, batch_size=batch_size, layer=layer)
 
     def generate(self, n: int, seed: int | None = None, batch_size: int = 256) -> np.ndarray:
@@ -267,8 +256,8 @@ class HierarchicalVAE(autoencoder.Autoencoder):
     @property
     def _description(self) -> dict[str, Any]:
         lists = {name: [type(part).__name__ for part in getattr(self, name)] for name in ("posteriors", "conditionals")}
-        parts = {name: type(getattr(self, name)).__name__ for name in ("prior", "likelihood")}
-        return {"latent_dims": list(self.latent_dims), "ladder": self.ladder, **lists, **parts}
+        kinds = {name: type(getattr(self, name)).__name__ for name in ("prior", "likelihood")}
+        return {"latent_dims": list(self.latent_dims), "ladder": self.ladder, **lists, **kinds}
 
     def _at_noise(self, x: tf.Tensor, epsilon: tf.Tensor | None, training: bool = False) -> list[_Layer]:
         """The layers at draws made from noise [B, L_1 + ... + L_T], that of z_1 first; None means at the centers."""
@@ -366,7 +355,7 @@ def _repeated(parameters: _Parameters, num_samples: int) -> _Parameters:
     return {name: tf.tile(value, [num_samples] + [1] * (len(value.shape) - 1)) for name, value in parameters.items()}
 
 
-def _parts(name: str, given: Any, count: int, kind: type) -> list[Any]:
+def _of_layers(name: str, given: Any, count: int, kind: type) -> list[Any]:
     """The given parts, checked to be `count`; or, if none are given and they are families, as many `DiagonalNormal`."""
     if given is None and kind is not keras.layers.Layer:
         return [DiagonalNormal() for _ in range(count)]
@@ -374,15 +363,10 @@ def _parts(name: str, given: Any, count: int, kind: type) -> list[Any]:
         raise ValueError(f"`{name}` must hold {count} parts, to match `latent_dims`. Received: {name}={given!r}")
     for index, part in enumerate(given):
         if kind is keras.layers.Layer:
-            autoencoder.check_network(f"{name}[{index}]", part)
+            parts.checked_network(f"{name}[{index}]", part)
         else:
-            autoencoder.check_part(f"{name}[{index}]", part, kind)
+            parts.checked_part(f"{name}[{index}]", part, kind)
             if any(part is other for other in given[:index]):
                 # One part in two places would share its heads between layers.
                 raise ValueError(f"`{name}` must hold one distinct part per layer. Received: {part!r} more than once")
     return list(given)
-
-
-def _build(part: keras.layers.Layer, shape: tuple[int | None, ...]) -> None:
-    if not part.built:
-        part.build(shape)

@@ -14,7 +14,7 @@ import numpy as np
 import tensorflow as tf
 from numpy.typing import ArrayLike
 
-from tfvae import checks, elbo
+from tfvae import checks, chunks, elbo, seeds
 from tfvae.models.conditional import ConditionalVAE
 from tfvae.models.vae import VAE
 from tfvae.training.batch import batches
@@ -71,11 +71,9 @@ def impute(
         num_imputations = checks.positive_integer("num_imputations", num_imputations)
     x = checks.to_numpy(x)
     model.check_data(x)
-    state = model._seed(seed)
     rows, sizes = [], []
-    for index, batch in enumerate(batches(x, batch_size)):
+    for batch, batch_seed in seeds.for_each(batches(x, batch_size), model._seed(seed)):
         weights = _Weights()
-        batch_seed = tf.random.experimental.stateless_fold_in(state, index)
         if num_imputations is None:
             rows.append(model.likelihood.to_data(_mean(model, batch, num_samples, batch_seed, weights)))
         else:
@@ -152,8 +150,8 @@ def _draws(
         return tf.transpose(z, [1, 0, 2]), tf.reduce_max(keys, axis=1), terms.log_weights
 
     z = best = None
-    chunks = _chunks(resampled, model, batch, num_samples, seed, num_imputations=num_imputations)
-    for points, keys, log_weights in chunks:
+    parts = _chunks(resampled, model, batch, num_samples, seed, num_imputations=num_imputations)
+    for points, keys, log_weights in parts:
         weights.add(log_weights)
         is_better = True if best is None else keys > best
         z = points if best is None else tf.where(is_better[..., tf.newaxis], points, z)
@@ -168,7 +166,6 @@ def _chunks(
 ) -> Iterator[tuple[tf.Tensor, ...]]:
     """Calls a function of x, a seed and a number of draws for as many draws at a time as memory allows."""
     width = max(math.prod(model.likelihood.parameter_shape(model.event_shape)), *constants.values(), 1)
-    chunk = max(1, min(num_samples, _CHUNK_ELEMENTS // (width * len(batch)), _CHUNK_ROWS // len(batch)))
-    for start in range(0, num_samples, chunk):
-        chunk_seed = tf.random.experimental.stateless_fold_in(seed, start)
-        yield model._run(function, batch, chunk_seed, num_samples=min(chunk, num_samples - start), **constants)
+    chunk = min(chunks.rows_within(_CHUNK_ELEMENTS, width * len(batch)), chunks.rows_within(_CHUNK_ROWS, len(batch)))
+    for draws, chunk_seed in seeds.for_draws(num_samples, chunk, seed):
+        yield model._run(function, batch, chunk_seed, num_samples=draws, **constants)

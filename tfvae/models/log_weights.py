@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from tfvae import private_apis
+from tfvae import chunks, private_apis, seeds
 from tfvae.models.variational_model import VariationalModel
 from tfvae.training import loop
 from tfvae.training.plan import LayerTraits
@@ -48,8 +48,7 @@ def in_chunks(
         seed: a stateless seed.
     """
     by_xla, shape = _is_for_xla(model, num_samples), None
-    for index, batch in enumerate(batches):
-        batch_seed = tf.random.experimental.stateless_fold_in(seed, index)
+    for batch, batch_seed in seeds.for_each(batches, seed):
         # The same sizes for all batches, because each number of draws is traced as a graph of its own.
         shape = shape or _shapes(model, batch)
         if by_xla:
@@ -69,10 +68,10 @@ def _is_for_xla(model: VariationalModel, num_samples: int) -> bool:
 
     Depends only on the model and K, so that the draws for a seed do not depend on the number of examples.
     """
-    layers = LayerTraits.of(private_apis.flatten_layers(model))
+    layers = LayerTraits.of(private_apis.layers_of(model))
     operations = layers.operations * model._rows_per_example * num_samples
     may_compile = not model.run_eagerly and (private_apis.leaves_jit_compile_open(model) or model.jit_compile)
-    is_plain = may_compile and private_apis.given_strategy(model) is None
+    is_plain = may_compile and private_apis.strategy_of(model) is None
     return is_plain and operations >= _OPERATIONS_BY_XLA and layers.are_fast_by_xla
 
 
@@ -80,17 +79,15 @@ def _shapes(model: VariationalModel, batch: Any) -> tuple[int, int]:
     """The number of draws in a chunk without XLA, and in one round of XLA's loop."""
     rows = len(tf.nest.flatten(batch)[0]) * model._rows_per_example
     elements = rows * math.prod(model.likelihood.parameter_shape(model.event_shape))
-    chunk = max(1, min(_CHUNK_ELEMENTS // elements, _CHUNK_ROWS // rows))
-    return chunk, max(1, min(_ROUND_ELEMENTS // elements, _ROUND_ROWS // rows))
+    chunk = min(chunks.rows_within(_CHUNK_ELEMENTS, elements), chunks.rows_within(_CHUNK_ROWS, rows))
+    return chunk, min(chunks.rows_within(_ROUND_ELEMENTS, elements), chunks.rows_within(_ROUND_ROWS, rows))
 
 
 def _without_xla(
     model: VariationalModel, batch: Any, num_samples: int, seed: tf.Tensor, chunk: int
 ) -> Iterator[np.ndarray]:
-    for start in range(0, num_samples, chunk):
-        chunk_seed = tf.random.experimental.stateless_fold_in(seed, start)
-        size = min(chunk, num_samples - start)
-        yield model._run(model._draw_log_weights, batch, chunk_seed, num_samples=size).numpy()
+    for draws, chunk_seed in seeds.for_draws(num_samples, chunk, seed):
+        yield model._run(model._draw_log_weights, batch, chunk_seed, num_samples=draws).numpy()
 
 
 def _by_xla(model: VariationalModel, batch: Any, num_samples: int, seed: tf.Tensor, draws: int) -> Iterator[np.ndarray]:
@@ -106,14 +103,14 @@ def _by_xla(model: VariationalModel, batch: Any, num_samples: int, seed: tf.Tens
 
         model._functions[key] = tf.function(rounds, jit_compile=True, autograph=False)
     function, number = model._functions[key], -(-num_samples // draws)
-    chunks = min(number, _CHUNKS_AT_A_TIME * -(-number // (_CHUNKS_AT_A_TIME * _ROUNDS)))
-    size = -(-number // chunks)
+    count = min(number, _CHUNKS_AT_A_TIME * -(-number // (_CHUNKS_AT_A_TIME * _ROUNDS)))
+    size = -(-number // count)
     # Because the size is rounded up, the last of many chunks could otherwise be empty.
-    chunks = -(-number // size)
-    seeds = tf.split(tf.random.experimental.stateless_split(seed, chunks * size), chunks)
+    count = -(-number // size)
+    chunk_seeds = tf.split(tf.random.experimental.stateless_split(seed, count * size), count)
     # Traced in this thread, because Keras keeps some of its state per thread.
-    function.get_concrete_function(batch, seeds[0])
-    outputs = _side_by_side(functools.partial(function, batch), seeds)
+    function.get_concrete_function(batch, chunk_seeds[0])
+    outputs = _side_by_side(functools.partial(function, batch), chunk_seeds)
     # Computed at once, so that a failure to compile is raised here, where the caller handles it.
     first = next(outputs)
     return _flat(itertools.chain([first], outputs), num_samples)

@@ -11,7 +11,7 @@ import tensorflow as tf
 from tfvae import checks, elbo, private_apis
 from tfvae.exportable import Arrays
 from tfvae.likelihoods import Likelihood
-from tfvae.models import autoencoder
+from tfvae.models import parts
 from tfvae.models.conditional import ConditionalVAE
 from tfvae.models.vae import VAE
 from tfvae.objectives import Objective
@@ -77,8 +77,7 @@ class SemiSupervisedVAE(ConditionalVAE):
     ) -> None:
         # Before the parts, which may be built at once.
         self.num_classes = checks.positive_integer("num_classes", num_classes, 2)
-        autoencoder.check_network("classifier", classifier)
-        self.classifier = classifier
+        self.classifier = parts.checked_network("classifier", classifier)
         self.alpha = checks.number("alpha", alpha, 0)
         self.label_prior = None if label_prior is None else tuple(float(probability) for probability in label_prior)
         self._log_label_prior = np.full(self.num_classes, -math.log(self.num_classes), np.float32)
@@ -95,10 +94,8 @@ class SemiSupervisedVAE(ConditionalVAE):
         super().__init__(
             encoder, decoder, latent_dim, self.num_classes, posterior, prior, likelihood, objective, **keras_kwargs
         )
-        autoencoder.refuse_path_gradients(self)
-        if any(
-            getattr(layer, "has_moving_statistics", False) for layer in private_apis.flatten_layers(self.likelihood)
-        ):
+        parts.refuse_path_gradients(self)
+        if any(getattr(layer, "has_moving_statistics", False) for layer in private_apis.layers_of(self.likelihood)):
             raise ValueError(
                 "`likelihood` must not learn from the batch itself, in which every example comes with every label, as "
                 f'Normal("optimal") does; "learned" serves. Received: {self.likelihood!r}'
@@ -120,7 +117,7 @@ class SemiSupervisedVAE(ConditionalVAE):
         if self.event_shape is not None:
             return
         shape = input_shape["x"] if isinstance(input_shape, dict) else input_shape
-        logits = autoencoder.features_of("classifier", self.classifier, keras.KerasTensor((None, *shape[1:])))
+        logits = parts.features_of("classifier", self.classifier, keras.KerasTensor((None, *shape[1:])))
         if logits.shape[1] != self.num_classes:
             raise ValueError(
                 f"`classifier` must give logits [B, {self.num_classes}], as num_classes={self.num_classes} says. "
@@ -196,8 +193,8 @@ class SemiSupervisedVAE(ConditionalVAE):
         Returns:
             The probabilities [N, K].
         """
-        parts = (element for element in x) if isinstance(x, tf.data.Dataset) else [x]
-        batches = [self._run(self._classify, batch) for part in parts for batch in self._x_batches(part, batch_size)]
+        elements = x if isinstance(x, tf.data.Dataset) else [x]
+        batches = [self._run(self._classify, batch) for each in elements for batch in self._x_batches(each, batch_size)]
         return np.concatenate([batch["probabilities"] for batch in batches])
 
     def decode(self, z: Any, label: Any, batch_size: int = 256) -> np.ndarray:
@@ -330,12 +327,7 @@ class SemiSupervisedVAE(ConditionalVAE):
     def _check_labels(self, label: np.ndarray, lowest: int) -> np.ndarray:
         """The labels, which are integers from the lowest on."""
         checks.check_shape(label, (), "label")
-        expected = f"`label` must hold {self._expected_labels(lowest)}"
-        if not np.issubdtype(label.dtype, np.integer):
-            raise ValueError(f"{expected}. Received: label of dtype {label.dtype}")
-        wrong = checks.find(label, lambda part: (part < lowest) | (part >= self.num_classes))
-        if wrong is not None:
-            raise ValueError(f"{expected}. Received: label with the value {label[wrong]}")
+        checks.check_integers(label, lowest, self.num_classes, f"hold {self._expected_labels(lowest)}", "label")
         return label
 
     def get_config(self) -> dict[str, Any]:

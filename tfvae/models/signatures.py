@@ -90,9 +90,7 @@ class AutoencoderExport(Exportable):
 
     def in_float32(self) -> Self:
         """The model itself, or a copy where it computes in half precision, which TFLite and many processors lack."""
-        if all(
-            layer.compute_dtype == "float32" for part in _parts(self) for layer in private_apis.flatten_layers(part)
-        ):
+        if all(layer.compute_dtype == "float32" for part in _parts(self) for layer in private_apis.layers_of(part)):
             return self
         with _policy_of_new_layers("float32"):
             copy = type(self).from_config(_with_float32(self.get_config()))

@@ -10,7 +10,7 @@ import tensorflow_probability as tfp
 
 from tfvae import checks, elbo
 from tfvae.likelihoods import Likelihood, Normal
-from tfvae.models import autoencoder
+from tfvae.models import autoencoder, parts
 from tfvae.objectives import Objective
 from tfvae.posteriors import DiagonalNormal, Posterior
 from tfvae.priors import Prior, StandardNormal
@@ -61,24 +61,16 @@ class VAE(autoencoder.Autoencoder):
         **keras_kwargs: Any,
     ) -> None:
         super().__init__(objective, **keras_kwargs)
-        autoencoder.check_network("encoder", encoder)
-        autoencoder.check_network("decoder", decoder)
-        self.encoder = encoder
-        self.decoder = decoder
+        self.encoder = parts.checked_network("encoder", encoder)
+        self.decoder = parts.checked_network("decoder", decoder)
         self.latent_dim = checks.positive_integer("latent_dim", latent_dim)
-        self.posterior = DiagonalNormal() if posterior is None else posterior
-        self.prior = StandardNormal() if prior is None else prior
-        self.likelihood = Normal() if likelihood is None else likelihood
-        autoencoder.check_part("posterior", self.posterior, Posterior)
-        autoencoder.check_part("prior", self.prior, *self._prior_kinds)
-        autoencoder.check_part("likelihood", self.likelihood, Likelihood)
-        autoencoder.check_part("objective", self.objective, Objective)
-        autoencoder.set_latent_dim("posterior", self.posterior, self.latent_dim)
-        autoencoder.set_latent_dim("prior", self.prior, self.latent_dim)
-        autoencoder.check_densities(self.posterior, self.prior, self.objective)
-        declared = autoencoder.input_shapes(encoder)
-        if declared is not None and None not in declared[0][1:]:
-            self.build(declared[0])
+        self.posterior = parts.checked_part("posterior", posterior, Posterior, default=DiagonalNormal)
+        self.prior = parts.checked_part("prior", prior, *self._prior_kinds, default=StandardNormal)
+        self.likelihood = parts.checked_part("likelihood", likelihood, Likelihood, default=Normal)
+        parts.set_latent_dim("posterior", self.posterior, self.latent_dim)
+        parts.set_latent_dim("prior", self.prior, self.latent_dim)
+        parts.check_densities(self.posterior, self.prior, self.objective)
+        self._build_where_known(encoder)
 
     def build(self, input_shape: tuple[int | None, ...]) -> None:
         """Builds the parts for data of one shape, and checks that they fit together.
@@ -90,10 +82,10 @@ class VAE(autoencoder.Autoencoder):
             return
         event_shape = tuple(input_shape[1:])
         conditions = [keras.KerasTensor((None, *shape)) for shape in self._condition_shapes.values()]
-        features = autoencoder.features_of(
+        features = parts.features_of(
             "encoder", self.encoder, _joined(keras.KerasTensor((None, *event_shape)), *conditions)
         )
-        declared = autoencoder.input_shapes(self.decoder)
+        declared = parts.input_shapes(self.decoder)
         expected = [(self.latent_dim,), *self._condition_shapes.values()]
         if declared is not None and [tuple(shape[1:]) for shape in declared] != expected:
             shapes = [list(shape) for shape in declared]
@@ -103,7 +95,7 @@ class VAE(autoencoder.Autoencoder):
                 f"Received: a decoder whose input has the shape {shapes[0] if len(shapes) == 1 else shapes}"
             )
         z = keras.KerasTensor((None, self.latent_dim))
-        parameters = autoencoder.likelihood_parameters_of(
+        parameters = parts.likelihood_parameters_of(
             "decoder", self.decoder, _joined(z, *conditions), self.likelihood, event_shape
         )
         self._connect_prior(event_shape)
@@ -112,8 +104,7 @@ class VAE(autoencoder.Autoencoder):
             (self.prior, (None, self.latent_dim)),
             (self.likelihood, parameters.shape),
         ):
-            if not part.built:
-                part.build(shape)
+            parts.build(part, shape)
         self.event_shape = event_shape
 
     def call(self, x: tf.Tensor, training: bool = False) -> tf.Tensor:
@@ -200,8 +191,8 @@ class VAE(autoencoder.Autoencoder):
 
     @property
     def _description(self) -> dict[str, Any]:
-        parts = {name: type(getattr(self, name)).__name__ for name in ("posterior", "prior", "likelihood")}
-        return {"latent_dim": self.latent_dim, **parts}
+        kinds = {name: type(getattr(self, name)).__name__ for name in ("posterior", "prior", "likelihood")}
+        return {"latent_dim": self.latent_dim, **kinds}
 
     def _connect_prior(self, event_shape: tuple[int, ...]) -> None:
         """Lets the prior know of what else it may be made of, before it is built."""

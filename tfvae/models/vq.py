@@ -9,7 +9,7 @@ import tensorflow as tf
 
 from tfvae import checks, elbo
 from tfvae.likelihoods import Likelihood, Normal
-from tfvae.models import autoencoder
+from tfvae.models import autoencoder, parts
 from tfvae.objectives import Objective
 
 
@@ -61,20 +61,14 @@ class VQVAE(autoencoder.Autoencoder):
         # Set before the base class makes the metrics, one of which counts the codes.
         self.num_codes = checks.positive_integer("num_codes", num_codes, 2)
         super().__init__(objective, **keras_kwargs)
-        autoencoder.check_network("encoder", encoder)
-        autoencoder.check_network("decoder", decoder)
-        self.encoder = encoder
-        self.decoder = decoder
+        self.encoder = parts.checked_network("encoder", encoder)
+        self.decoder = parts.checked_network("decoder", decoder)
         self.commitment = checks.number("commitment", commitment, 0)
-        self.likelihood = Normal() if likelihood is None else likelihood
-        autoencoder.check_part("likelihood", self.likelihood, Likelihood)
-        autoencoder.check_part("objective", self.objective, Objective)
-        autoencoder.refuse_path_gradients(self)
+        self.likelihood = parts.checked_part("likelihood", likelihood, Likelihood, default=Normal)
+        parts.refuse_path_gradients(self)
         self.codebook = None
         self.code_shape = None
-        declared = autoencoder.input_shapes(encoder)
-        if declared is not None and None not in declared[0][1:]:
-            self.build(declared[0])
+        self._build_where_known(encoder)
 
     def _more_metrics(self) -> list[keras.metrics.Metric]:
         return [_Perplexity(self.num_codes, name="perplexity")]
@@ -92,19 +86,18 @@ class VQVAE(autoencoder.Autoencoder):
         if not isinstance(vectors, keras.KerasTensor) or len(vectors.shape) < 3 or None in vectors.shape[1:]:
             raise ValueError(
                 "`encoder` must give one tensor of vectors [B, ..., E], with at least one axis for positions of the "
-                f"codes. Received: an encoder that gives {autoencoder.describe(vectors)}"
+                f"codes. Received: an encoder that gives {parts.describe(vectors)}"
             )
-        declared = autoencoder.input_shapes(self.decoder)
+        declared = parts.input_shapes(self.decoder)
         if declared is not None and [tuple(shape[1:]) for shape in declared] != [vectors.shape[1:]]:
             raise ValueError(
                 f"`decoder` must take vectors of the shape {list(vectors.shape)} that the encoder gives. Received: a "
                 f"decoder whose input has the shape {list(declared[0])}"
             )
-        parameters = autoencoder.likelihood_parameters_of(
+        parameters = parts.likelihood_parameters_of(
             "decoder", self.decoder, keras.KerasTensor(vectors.shape), self.likelihood, event_shape
         )
-        if not self.likelihood.built:
-            self.likelihood.build(parameters.shape)
+        parts.build(self.likelihood, parameters.shape)
         bound = 1 / self.num_codes
         self.codebook = self.add_weight(
             name="codebook",
@@ -182,12 +175,7 @@ class VQVAE(autoencoder.Autoencoder):
         self._check_built("decode")
         codes = checks.to_numpy(codes, "codes")
         checks.check_shape(codes, self.code_shape, "codes")
-        expected = f"`codes` must hold integers from 0 to {self.num_codes - 1}"
-        if not np.issubdtype(codes.dtype, np.integer):
-            raise ValueError(f"{expected}. Received: codes of dtype {codes.dtype}")
-        wrong = checks.find(codes, lambda part: (part < 0) | (part >= self.num_codes))
-        if wrong is not None:
-            raise ValueError(f"{expected}. Received: codes with the value {codes[wrong]}")
+        checks.check_integers(codes, 0, self.num_codes, f"hold integers from 0 to {self.num_codes - 1}", "codes")
         return self._decoded(codes, batch_size=batch_size)
 
     def generate(self, n: int, seed: int | None = None, batch_size: int = 256) -> np.ndarray:

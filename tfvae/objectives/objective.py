@@ -6,7 +6,7 @@ from typing import Any, ClassVar, Self
 
 import tensorflow as tf
 
-from tfvae.checks import positive_integer
+from tfvae.checks import boolean, positive_integer
 from tfvae.elbo import ElboTerms
 
 PACKAGE = "tfvae.objectives"
@@ -34,8 +34,8 @@ class Objective(abc.ABC):
     def __post_init__(self) -> None:
         object.__setattr__(self, "num_samples", positive_integer("num_samples", self.num_samples))
         for field in dataclasses.fields(self):
-            if field.type is bool and not isinstance(value := getattr(self, field.name), bool):
-                raise ValueError(f"`{field.name}` must be True or False. Received: {field.name}={value!r}")
+            if field.type is bool:
+                boolean(field.name, getattr(self, field.name))
 
     @abc.abstractmethod
     def __call__(self, terms: ElboTerms) -> tf.Tensor:

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import keras
 import tensorflow as tf
 
-from tfvae import checks
+from tfvae import checks, chunks
 
 
 class Batch(NamedTuple):
@@ -110,6 +110,5 @@ def batches(x: Any, batch_size: Any) -> Iterator[Any]:
         ValueError: `batch_size` is not an integer of at least 1.
     """
     batch_size = checks.positive_integer("batch_size", batch_size)
-    for start in range(0, len(tf.nest.flatten(x)[0]), batch_size):
-        part = slice(start, start + batch_size)
+    for part in chunks.slices(len(tf.nest.flatten(x)[0]), batch_size):
         yield tf.nest.map_structure(lambda array, part=part: tf.cast(array[part], tf.float32), x)

@@ -56,7 +56,7 @@ def make_plan(model: Any, progress: resume.Progress, arguments: FitArguments, is
         is_by_xla: whether XLA has compiled the steps for an earlier `fit`, so that they need no time to compile.
     """
     is_alone = model.distribute_strategy.num_replicas_in_sync == 1
-    layers = LayerTraits.of(private_apis.flatten_layers(model))
+    layers = LayerTraits.of(private_apis.layers_of(model))
     operations = model.operations_per_example(layers)
     steps = model.steps_per_execution
     # All of several workers must take as many steps.
@@ -90,7 +90,7 @@ def _source(model: Any, arguments: FitArguments, steps: int) -> tuple[Any, Array
     x, per_epoch = arguments.x, arguments.steps_per_epoch
     if isinstance(x, ArraysInMemory):
         # A strategy would divide the data, and a device other than the CPU have them copied for each execution.
-        is_plain = private_apis.given_strategy(model) is None and not tf.config.get_visible_devices("GPU")
+        is_plain = private_apis.strategy_of(model) is None and not tf.config.get_visible_devices("GPU")
         if is_plain and per_epoch is None and not model.run_eagerly and arguments.others.get("class_weight") is None:
             # Keras counts the batches of an epoch by this dataset; the loop does not read it.
             return tf.data.Dataset.range(len(x)), x, None

@@ -30,7 +30,8 @@ def _write(
         NotImplementedError: the functions need an op that TFLite has not built in.
     """
     import tensorflow as tf
-    from tensorflow.lite.python.convert_phase import ConverterError
+
+    from tfvae import private_apis
 
     with tempfile.TemporaryDirectory() as folder:
         tf.saved_model.save(endpoints, folder, signatures=endpoints.signatures_by_name)
@@ -43,7 +44,7 @@ def _write(
             converter.representative_dataset = calibration
         try:
             path.write_bytes(converter.convert())
-        except ConverterError as error:
+        except private_apis.converter_error() as error:
             raise NotImplementedError(f"TFLite cannot run this model with its built-in ops: {error}") from error
 
 

@@ -1,0 +1,309 @@
+"""What tfvae takes of other libraries that these do not promise to keep: each name is there, and means what it did."""
+
+import ast
+import importlib
+import inspect
+import json
+import pathlib
+import re
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+import tensorflow_probability as tfp
+
+import tfvae
+from tfvae import private_apis
+
+tfd = tfp.distributions
+
+
+def small_model():
+    return keras.Sequential([keras.Input((2,)), keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)])])
+
+
+def built_adam():
+    optimizer = keras.optimizers.Adam()
+    optimizer.build([keras.Variable([1.0])])
+    return optimizer
+
+
+def module(name, package="tensorflow.python"):
+    """Finds a private module, or None where it is gone too."""
+
+    def find():
+        try:
+            return importlib.import_module(f"{package}.{name}")
+        except ImportError:
+            return None
+
+    return find
+
+
+# The library, what has the name, the name, and what of tfvae needs it.
+USES = [
+    (
+        "Keras",
+        small_model,
+        "_maybe_symbolic_build",
+        "`HookedModel`: models and optimizers that are built before a step",
+    ),
+    ("Keras", small_model, "_resolve_auto_jit_compile", "`HookedModel`: whether `compile` left XLA open"),
+    ("Keras", lambda: private_apis.HookedModel, "_resolve_auto_jit_compile", "`leaves_jit_compile_open`: the plan"),
+    (
+        "Keras",
+        lambda: keras.layers.Dense(1),
+        "_trainable_variables",
+        "`own_trainable_variables`: the cost of a step of layers of a user's own",
+    ),
+    ("Keras", small_model, "_initial_epoch", "`set_initial_epoch`: a training that goes on where it was cut"),
+    (
+        "Keras",
+        lambda: module("trainers.epoch_iterator", "keras.src")().EpochIterator(x=np.zeros([2, 1])),
+        "steps_per_execution",
+        "`set_steps_per_execution`: several steps of training in one execution",
+    ),
+    (
+        "TensorFlow",
+        lambda: tf.data.Dataset.range(1),
+        "_inputs",
+        "`input_datasets`: the warning of an order that cannot be resumed",
+    ),
+    (
+        "Keras",
+        lambda: keras.callbacks.TensorBoard(profile_batch=2),
+        "_stop_batch",
+        "`profiles_batches`: how many steps run between two profiles",
+    ),
+    ("Keras", keras.optimizers.Adam, "_backend_update_step", "`with_update`: the update of Adam by one operation"),
+    (
+        "Keras",
+        lambda: keras.optimizers.LossScaleOptimizer(keras.optimizers.Adam()),
+        "inner_optimizer",
+        "`with_inner`: the update of Adam by one operation in mixed precision",
+    ),
+    ("Keras", built_adam, "_get_variable_index", "`adam_moments`: the update of Adam by one operation"),
+    ("Keras", built_adam, "_momentums", "`adam_moments`: the update of Adam by one operation"),
+    ("Keras", built_adam, "_velocities", "`adam_moments`: the update of Adam by one operation"),
+    ("Keras", built_adam, "_all_reduce_sum_gradients", "`update_on_all_replicas`: the update of Adam on replicas"),
+    ("Keras", built_adam, "_distribution_strategy", "`update_on_all_replicas`: the update of Adam on replicas"),
+    (
+        "TensorFlow",
+        lambda: tf.__internal__.distribute.interim,
+        "maybe_merge_call",
+        "`update_on_all_replicas`: the update of Adam on replicas",
+    ),
+    ("Keras", small_model, "_flatten_layers", "`layers_of`: the cost of a step, and moving statistics over replicas"),
+    ("Keras", small_model, "_distribute_strategy", "`strategy_of`: whether XLA may compile a log-likelihood"),
+    (
+        "TensorFlow",
+        lambda: tf.distribute.MultiWorkerMirroredStrategy().extended,
+        "_id_in_cluster",
+        "`worker_of`: which worker writes files, and reads which shards",
+    ),
+    (
+        "TensorFlow",
+        lambda: tf.distribute.MultiWorkerMirroredStrategy().extended,
+        "_num_workers",
+        "`worker_of`: how many workers divide the data",
+    ),
+    (
+        "TensorFlow",
+        module("eager.context"),
+        "context_safe",
+        "`is_tensorflow_in_use`: `tfvae.strategy` with several workers",
+    ),
+    (
+        "TensorFlow",
+        lambda: module("eager.context")().context(),
+        "_context_handle",
+        "`is_tensorflow_in_use`: `tfvae.strategy` with several workers",
+    ),
+    (
+        "TensorFlow",
+        module("ops.control_flow_util"),
+        "GraphOrParentsInXlaContext",
+        "`is_compiled_by_xla`: the fast forms of `Bernoulli` and of normal draws",
+    ),
+    (
+        "TFP",
+        lambda: tfd.JointDistributionSequential([tfd.Normal(0.0, 1.0)]),
+        "_flat_resolve_names",
+        "`names_of`: latent variables of a joint distribution that is made of a list",
+    ),
+    (
+        "TensorFlow",
+        module("convert_phase", "tensorflow.lite.python"),
+        "ConverterError",
+        "`converter_error`: why `tfvae.export.tflite` refuses",
+    ),
+]
+
+
+def check_is_there(library, owner, name, need):
+    assert hasattr(owner, name), f"{library} has no `{name}` any more in {owner!r}; tfvae needs it in {need}"
+
+
+@pytest.mark.parametrize(("library", "owner", "name", "need"), USES, ids=[use[2] for use in USES])
+def test_the_name_is_there(library, owner, name, need):
+    check_is_there(library, owner(), name, need)
+    (function,) = re.findall(r"^`(\w+)`", need)
+    assert hasattr(private_apis, function)
+
+
+def test_a_name_that_is_gone_is_told_in_a_sentence():
+    told = r"^Keras has no `_gone` any more in <.*>; tfvae needs it in `strategy_of`"
+    with pytest.raises(AssertionError, match=told):
+        check_is_there("Keras", keras.layers.Dense(1), "_gone", "`strategy_of`: XLA")
+    with pytest.raises(AssertionError, match=r"^TensorFlow has no `context` any more in None; tfvae needs it"):
+        check_is_there("TensorFlow", module("gone")(), "context", "`strategy_of`: XLA")
+
+
+def test_keras_tells_evaluate_that_fit_has_called_it():
+    # `is_validation_of_fit`: an argument, which has no owner to look it up in.
+    assert '"_use_cached_eval_dataset"' in inspect.getsource(keras.Model.evaluate), (
+        "Keras has no argument `_use_cached_eval_dataset` of `evaluate` any more; tfvae needs it in "
+        "`is_validation_of_fit`: validation data that are looked at once"
+    )
+
+
+def test_every_function_has_its_names_in_the_table():
+    functions = {name for name, _ in inspect.getmembers(private_apis, inspect.isfunction)}
+    in_table = {re.match(r"`(\w+)`", need)[1] for *_, need in USES}
+    assert functions | {"HookedModel"} == in_table | {"is_validation_of_fit"}
+
+
+# What they mean
+
+
+def test_layers_of_a_model_are_all_that_are_within_it():
+    model = small_model()
+    kinds = [type(layer) for layer in private_apis.layers_of(model)]
+    assert kinds[0] is keras.Sequential
+    assert keras.layers.Dense in kinds
+
+
+def test_strategy_is_the_one_that_a_model_was_made_in():
+    assert private_apis.strategy_of(small_model()) is None
+    strategy = tf.distribute.OneDeviceStrategy("/cpu:0")
+    with strategy.scope():
+        assert private_apis.strategy_of(small_model()) is strategy
+
+
+def test_the_same_optimizer_with_another_update_shares_its_state_and_leaves_it_alone():
+    variable, optimizer, seen = keras.Variable([1.0]), keras.optimizers.Adam(), []
+    optimizer.build([variable])
+    before = set(vars(optimizer))
+    view = private_apis.with_update(optimizer, lambda own, *arguments: seen.append((own, arguments)))
+    view.apply([tf.constant([1.0])], [variable])
+    assert [own for own, _ in seen] == [view]
+    assert int(optimizer.iterations) == 1
+    assert float(variable[0]) == 1.0
+    optimizer.apply([tf.constant([1.0])], [variable])
+    assert float(variable[0]) < 1.0
+    assert set(vars(optimizer)) == before
+
+
+def test_a_worker_by_itself_is_the_first_of_one():
+    assert private_apis.worker_of(tf.distribute.MultiWorkerMirroredStrategy()) == (0, 1)
+
+
+IN_USE = """
+    import json
+    import tensorflow as tf
+    import tfvae.data.shards, tfvae.cli.commands
+    from tfvae import private_apis
+
+    def state():
+        threading = tf.config.threading
+        return threading.get_inter_op_parallelism_threads(), threading.get_intra_op_parallelism_threads()
+
+    before = state()
+    answers = [private_apis.is_tensorflow_in_use() for _ in range(2)]
+    same = state() == before
+    # What TensorFlow refuses once it is in use.
+    tf.config.threading.set_inter_op_parallelism_threads(3)
+    kept = state()[0]
+    tf.constant(1.0)
+    answers.append(private_apis.is_tensorflow_in_use())
+    print(json.dumps([answers, same, kept, state()[0]]))
+"""
+
+
+def test_to_ask_whether_tensorflow_is_in_use_changes_nothing(run_python):
+    assert json.loads(run_python(IN_USE).splitlines()[-1]) == [[False, False, True], True, 3, 3]
+
+
+@pytest.mark.parametrize("jit_compile", [True, False])
+def test_a_graph_knows_whether_xla_compiles_it(jit_compile):
+    answers = []
+
+    @tf.function(jit_compile=jit_compile, autograph=False)
+    def function(x):
+        answers.append(private_apis.is_compiled_by_xla(tf.compat.v1.get_default_graph()))
+        return x + 1.0
+
+    function(tf.constant(1.0))
+    assert set(answers) == {jit_compile}
+
+
+def test_variables_of_a_list_have_names():
+    joint = tfd.JointDistributionSequential([tfd.Normal(0.0, 1.0), lambda a: tfd.Normal(a, 1.0)])
+    assert list(private_apis.names_of(joint)) == list(joint.resolve_graph()[i][0] for i in range(2))
+
+
+def test_an_op_that_tflite_has_not_is_a_converter_error():
+    @tf.function(input_signature=[tf.TensorSpec([2])])
+    def function(x):
+        return tf.math.lbeta(tf.math.special.dawsn(x)[tf.newaxis])
+
+    converter = tf.lite.TFLiteConverter.from_concrete_functions([function.get_concrete_function()])
+    with pytest.raises(private_apis.converter_error()):
+        converter.convert()
+
+
+# And nowhere else
+
+# Of named tuples, which the standard library makes public.
+OF_PYTHON = {"_asdict", "_fields", "_replace"}
+PRIVATE_MODULES = re.compile(
+    r"^(tensorflow\.(python|core|lite\.python|compiler)|keras\.src|tensorflow_probability\.python)\b"
+)
+SOURCES = {
+    str(path.relative_to(pathlib.Path(tfvae.__file__).parent)): ast.parse(path.read_text())
+    for path in pathlib.Path(tfvae.__file__).parent.rglob("*.py")
+}
+
+
+def own_names():
+    """Every private name that tfvae itself defines or assigns to."""
+    for tree in SOURCES.values():
+        for node in ast.walk(tree):
+            if isinstance(node, ast.FunctionDef | ast.ClassDef):
+                yield node.name
+            elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
+                yield node.id
+            elif isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Store):
+                yield node.attr
+            elif isinstance(node, ast.keyword) and node.arg:
+                yield node.arg
+            elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+                # Such as `self.__dict__["_functions"]`.
+                yield node.value
+
+
+def test_no_other_module_takes_private_names_of_other_libraries():
+    own = {*own_names(), *OF_PYTHON, *(path.removesuffix(".py") for path in SOURCES)}
+    found = []
+    for path, tree in SOURCES.items():
+        if path == "private_apis.py":
+            continue
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Attribute) and re.match("_[a-z]", node.attr) and node.attr not in own:
+                found.append(f"{path}:{node.lineno} {node.attr}")
+            imported = [node.module or ""] if isinstance(node, ast.ImportFrom) else []
+            if isinstance(node, ast.Import):
+                imported = [alias.name for alias in node.names]
+            found += [f"{path}:{node.lineno} {name}" for name in imported if PRIVATE_MODULES.match(name)]
+    assert found == []
