@@ -38,7 +38,7 @@ class PosteriorCollapseWarning(keras.callbacks.Callback):
 
     def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
         """Forgets the training before."""
-        self._last = {}
+        self._last: dict[str, float] = {}
         self._has_warned = False
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:

@@ -15,7 +15,7 @@ import zipfile
 import zlib
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import IO, Any, NamedTuple
+from typing import IO, Any, Literal, NamedTuple
 
 import numpy as np
 import tensorflow as tf
@@ -192,7 +192,7 @@ def write_tfrecords(x: ArrayLike | Iterable[ArrayLike], folder: str | Path, *, r
     if any(folder.glob("*.tfrecord")):
         raise _invalid("folder", "have no .tfrecord files in it", f"folder='{folder}'")
     rows = itertools.chain.from_iterable(_parts(x))
-    written = []
+    written: list[Path] = []
     with tempfile.TemporaryDirectory(dir=folder, prefix=".writing-") as temporary:
         for first in rows:
             written.append(Path(temporary, str(len(written))))
@@ -305,7 +305,8 @@ def _numpy_chunks(file_name: bytes, rows: int, shards: Shards) -> Iterator[np.nd
     with contextlib.ExitStack() as stack:
         file, shape, fortran_order, dtype = _open_array(path, shards.argument, stack)
         # In Fortran's order a row is all over the file, which is then read as a whole.
-        rows, order = (shape[0], "F") if fortran_order else (rows, "C")
+        order: Literal["C", "F"] = "F" if fortran_order else "C"
+        rows = shape[0] if fortran_order else rows
         for start in range(0, shape[0], rows):
             count = min(rows, shape[0] - start)
             with readable(path, shards.argument):
@@ -340,7 +341,7 @@ def _feature(record: bytes, path: Path, argument: str) -> bytes:
         features = tf.train.Example.FromString(record).features.feature
     except DecodeError as error:
         raise _invalid(argument, "hold records of tf.train.Example", f"'{path}': {error}") from error
-    values = features["x"].bytes_list.value if "x" in features else ()
+    values = list(features["x"].bytes_list.value) if "x" in features else []
     if len(values) != 1:
         expected = 'have in each record a feature "x", the bytes of one tensor'
         raise _invalid(argument, expected, f"the features {sorted(features)} in '{path}'")

@@ -66,7 +66,7 @@ def _lead(server: socket.socket, addresses: list[str], deadline: float, timeout:
                     selector.register(connection, selectors.EVENT_READ, _Peer(connection))
                 elif not _hear(key.data, addresses, arrived):
                     selector.unregister(key.fileobj)
-                    key.fileobj.close()
+                    key.data.close()
         # First, so that nobody comes to this port before TensorFlow listens there.
         server.close()
         _tell(arrived.values(), missing=[])
@@ -85,25 +85,27 @@ def _hear(peer: "_Peer", addresses: list[str], arrived: dict[int, "_Peer"]) -> b
             # The first to give up says for whom it waited; if the others waited on, they would miss that one as well.
             _tell(arrived.values(), late=message["late"])
             raise TimeoutError(message["late"])
-        cluster, index = message.get("addresses"), message.get("index")
-        if not isinstance(cluster, list) or type(index) is not int:
+        cluster, number = message.get("addresses"), message.get("index")
+        if not isinstance(cluster, list) or type(number) is not int:
             return False
         if cluster != addresses:
             wrong = f"`TF_CONFIG` must have the same cluster in all workers. Received: {addresses} and {cluster}"
             _tell([*arrived.values(), peer], wrong=wrong)
             raise ValueError(wrong)
-        if not 0 < index < len(addresses):
+        if not 0 < number < len(addresses):
             return False
-        if index in arrived:
+        if number in arrived:
             # The later one stays: the connection of a machine that failed may look alive.
-            wrong = f"`TF_CONFIG` must give each worker another index. Received: a second worker for {addresses[index]}"
-            _tell([arrived[index]], wrong=wrong)
-        arrived[index] = peer
+            wrong = (
+                f"`TF_CONFIG` must give each worker another index. Received: a second worker for {addresses[number]}"
+            )
+            _tell([arrived[number]], wrong=wrong)
+        arrived[number] = peer
     return True
 
 
 def _follow(addresses: list[str], index: int, deadline: float, timeout: float) -> None:
-    nobody = {"missing": addresses[:1]}
+    nobody: dict[str, Any] = {"missing": addresses[:1]}
     answer = nobody
     while answer.get("missing") and (remaining := deadline - time.monotonic()) > 0:
         try:
@@ -172,6 +174,9 @@ class _Peer:
 
     def send(self, **message: Any) -> None:
         self._connection.sendall(json.dumps({"tfvae": message}).encode() + b"\n")
+
+    def close(self) -> None:
+        self._connection.close()
 
     def receive(self) -> list[dict[str, Any]]:
         """Waits until something comes, and returns the messages that are complete.

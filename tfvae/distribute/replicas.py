@@ -17,7 +17,7 @@ from tfvae.distribute import strategies
 
 
 def make_function(
-    model: keras.Model, step: Callable[[Any], dict[str, Any]], jit_compile: bool
+    model: keras.Model, step: Callable[[Any], dict[str, Any]], jit_compile: bool | None
 ) -> Callable[..., dict[str, Any]]:
     """Makes the function that Keras calls to run steps on all replicas.
 
@@ -34,7 +34,7 @@ def make_function(
     strategy = model.distribute_strategy
     jit_compile = jit_compile if strategy.num_replicas_in_sync == 1 else None
 
-    one_step = functools.partial(run_step, strategy, step)
+    one_step: Any = functools.partial(run_step, strategy, step)
 
     def over_workers(metrics: dict[str, Any]) -> dict[str, Any]:
         # Alike in all, once an execution: where one worker stopped for its own NaN, the others would wait for it.

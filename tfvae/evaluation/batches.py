@@ -20,7 +20,7 @@ def check_model(model: Any, *others: type[Autoencoder], but: type[VAE] | None = 
         others: the classes that serve beside `tfvae.VAE`.
         but: a class of VAEs that does not.
     """
-    kinds = (VAE, *others)
+    kinds: tuple[type[Autoencoder], ...] = (VAE, *others)
     if not isinstance(model, kinds) or (but is not None and isinstance(model, but)):
         names = " or a ".join(f"tfvae.{kind.__name__}" for kind in kinds)
         without = "" if but is None else f", but no tfvae.{but.__name__}"

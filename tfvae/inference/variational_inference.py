@@ -133,7 +133,7 @@ class VariationalInference(VariationalModel):
         # A column for each row, so that sums over rows and replicas weigh the batch by its size.
         columns = [tf.repeat(term[:, tf.newaxis], rows, axis=1) for term in terms]
         kl = tf.reduce_mean(columns[2] - columns[1], axis=0)
-        return elbo.ElboTerms(*columns, kl)
+        return elbo.ElboTerms(columns[0], columns[1], columns[2], kl)
 
     def _gradients(self, batch: Any) -> tuple[list[Any], dict[str, tf.Tensor]]:
         """As in `VariationalModel`, or zeros, and a loss of NaN, where a draw far in a tail makes one overflow."""

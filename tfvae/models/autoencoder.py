@@ -42,10 +42,12 @@ class Autoencoder(VariationalModel):
     _no_export: ClassVar[str | None] = None
     # How many rows the decoder evaluates for each example and draw.
     _rows_per_example = 1
+    event_shape: tuple[int, ...]
 
     def __init__(self, objective: Objective | None = None, **keras_kwargs: Any) -> None:
         super().__init__(objective, **keras_kwargs)
-        self.event_shape = None
+        # Until Keras builds it.
+        self.event_shape = None  # type: ignore[assignment]
 
     @abc.abstractmethod
     def _encode(self, x: Any, training: bool = False) -> Any:

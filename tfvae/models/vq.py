@@ -1,7 +1,7 @@
 """The vector-quantised variational autoencoder: its latent variables are numbers of codes in a learned codebook."""
 
 import math
-from typing import Any
+from typing import Any, cast
 
 import keras
 import numpy as np
@@ -70,7 +70,8 @@ class VQVAE(autoencoder.Autoencoder):
         autoencoder.check_part("objective", self.objective, Objective)
         autoencoder.refuse_path_gradients(self)
         self.codebook = None
-        self.code_shape = None
+        # Until Keras builds it.
+        self.code_shape: tuple[int, ...] = None  # type: ignore[assignment]
         declared = autoencoder.input_shapes(encoder)
         if declared is not None and None not in declared[0][1:]:
             self.build(declared[0])
@@ -86,7 +87,7 @@ class VQVAE(autoencoder.Autoencoder):
         """
         if self.event_shape is not None:
             return
-        event_shape = tuple(input_shape[1:])
+        event_shape = cast("tuple[int, ...]", tuple(input_shape[1:]))
         vectors = self.encoder(keras.KerasTensor((None, *event_shape)))
         if not isinstance(vectors, keras.KerasTensor) or len(vectors.shape) < 3 or None in vectors.shape[1:]:
             raise ValueError(
