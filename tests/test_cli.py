@@ -230,6 +230,11 @@ def test_a_usage_error_is_one_line_and_exit_code_2(in_empty, capsys, arguments, 
     assert not list(in_empty.iterdir())
 
 
+def test_a_model_file_with_code_in_it_is_refused(in_empty, capsys):
+    keras.Sequential([keras.Input((2,)), keras.layers.Lambda(lambda x: x)]).save("model.keras")
+    assert "arbitrary code" in error_line(capsys, ["evaluate", "."])
+
+
 def test_a_run_that_diverges_says_so_and_keeps_its_history(in_empty, capsys):
     with pytest.raises(SystemExit, match="diverged"):
         commands.main(["train", *SMALL, "--learning_rate", "1e30"])
