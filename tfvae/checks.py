@@ -33,7 +33,7 @@ def to_numpy(x: Any, argument: str = "x") -> np.ndarray:
     return x
 
 
-def check_shape(x: np.ndarray, shape: tuple[int, ...], argument: str = "x") -> None:
+def check_shape(x: np.ndarray, shape: tuple[int | None, ...], argument: str = "x") -> None:
     """Raises ValueError unless x is [N, *shape]."""
     if x.ndim == 0 or x.shape[1:] != shape:
         expected = ", ".join(["N", *map(str, shape)])
@@ -133,7 +133,7 @@ def positive_number(argument: str, value: Any) -> float:
     Raises:
         ValueError: it is not a finite number above 0.
     """
-    if isinstance(value, bool) or not isinstance(value, numbers.Real) or not 0 < value < math.inf:
+    if isinstance(value, bool) or not isinstance(value, numbers.Real) or not 0 < float(value) < math.inf:
         raise ValueError(f"`{argument}` must be a finite number above 0. Received: {argument}={value!r}")
     return float(value)
 

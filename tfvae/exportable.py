@@ -41,6 +41,7 @@ class Signature:
         Args:
             inputs: arrays by name, as `Exportable.export_examples` gives them.
         """
+        outputs: Mapping[str, Any]
         if self.expected is None:
             outputs = self.function(*(tf.constant(inputs[spec.name], spec.dtype) for spec in self.inputs))
         else:
@@ -56,6 +57,8 @@ class Exportable(abc.ABC):
     whose signatures take nothing but data.
     """
 
+    built: bool
+    predict: Callable[..., Any]
     # The names of the formats that can hold the model; None means all of them.
     export_formats: ClassVar[tuple[str, ...] | None] = None
     # The signature that gives what `predict` does, whose latency `tfvae.export.verify` measures.

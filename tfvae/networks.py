@@ -35,7 +35,7 @@ class MissingMask(keras.layers.Layer):
         filled = keras.ops.where(is_observed, x, keras.ops.zeros_like(x))
         return keras.ops.concatenate([filled, keras.ops.cast(is_observed, x.dtype)], axis=-1)
 
-    def compute_output_shape(self, input_shape: tuple[int | None, ...]) -> tuple[int | None, ...]:
+    def compute_output_shape(self, input_shape: tuple[int, ...]) -> tuple[int, ...]:
         """The shape [B, ..., 2 C]."""
         return (*input_shape[:-1], 2 * input_shape[-1])
 
@@ -224,7 +224,9 @@ def _sizes(argument: str, values: Sequence[int], min_length: int = 0) -> tuple[i
     valid = (
         isinstance(values, tuple | list)
         and len(values) >= min_length
-        and all(isinstance(value, numbers.Integral) and not isinstance(value, bool) and value >= 1 for value in values)
+        and all(
+            isinstance(value, numbers.Integral) and not isinstance(value, bool) and int(value) >= 1 for value in values
+        )
     )
     if not valid:
         at_least = f" with at least {min_length} entry" if min_length else ""

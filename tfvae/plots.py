@@ -99,7 +99,7 @@ def latent(loc: np.ndarray, x: np.ndarray | None = None, max_points: int = 2000)
     labels = [f"{name} {number} ({share:.0%} of the variance)" for number, share in enumerate(shares, start=1)]
     shown = np.unique(np.linspace(0, len(loc) - 1, min(max_points, len(loc))).astype(int))
     points = points[shown]
-    axes.scatter(*points.T, s=10, color=_BLUE, alpha=0.4, linewidths=0)
+    axes.scatter(points[:, 0], points[:, 1], s=10, color=_BLUE, alpha=0.4, linewidths=0)
     centre = (points.min(axis=0) + points.max(axis=0)) / 2
     radius = 0.55 * np.ptp(points, axis=0).max() or 1.0
     if x is not None and _is_image(np.shape(x)[1:]):
@@ -130,7 +130,7 @@ def history(history: Mapping[str, Sequence[float]]) -> Figure:
     figure = _figure("Training history", 4 * len(present), 3.6)
     for index, metric in enumerate(present):
         axes = figure.add_subplot(1, len(present), index + 1)
-        epochs = len(history.get(metric, history.get(f"val_{metric}")))
+        epochs = len(history[metric if metric in history else f"val_{metric}"])
         for key, label, color in [(metric, "training", _BLUE), (f"val_{metric}", "validation", _ORANGE)]:
             if key in history:
                 values = history[key]
@@ -154,7 +154,7 @@ def _image_grid(title: str, series: np.ndarray, columns: int) -> Figure:
     cell, gap, top, page_width = height / width, 0.06, 0.45, max(columns * 1.06 + 0.06, 4.0)
     band = rows * (cell + gap) + gap
     page = np.array([page_width, top + bands * band])
-    figure = Figure(page, dpi=120)
+    figure = Figure((page[0], page[1]), dpi=120)
     figure.suptitle(title, y=1 - top / 2 / page[1], va="center")
     first = [(page_width - columns * (1 + gap) + gap) / 2, page[1] - top - cell]
     for row, images in enumerate(_displayable(series)):
@@ -183,7 +183,7 @@ def _line_grid(title: str, series: Mapping[str, np.ndarray], columns: int) -> Fi
         _plain(axes)
         axes.tick_params(labelbottom=index + columns >= count, labelleft=index % columns == 0)
     if len(series) > 1:
-        figure.legend(handles=first.lines, loc="outside lower right", ncols=2, fontsize="small", frameon=False)
+        figure.legend(handles=figure.axes[0].lines, loc="outside lower right", ncols=2, fontsize="small", frameon=False)
     return figure
 
 

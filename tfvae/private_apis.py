@@ -86,7 +86,8 @@ def with_update(optimizer: _Optimizer, update: Callable[..., None]) -> _Optimize
         optimizer: the optimizer, once it is built.
         update: takes the optimizer, the gradients, the variables and the learning rate.
     """
-    view = object.__new__(type(type(optimizer).__name__, (type(optimizer),), {"_backend_update_step": update}))
+    kind = type(type(optimizer).__name__, (type(optimizer),), {"_backend_update_step": update})
+    view: Any = object.__new__(kind)
     # Shared, so that whatever the one sets the other has.
     object.__setattr__(view, "__dict__", optimizer.__dict__)
     return view
@@ -118,7 +119,7 @@ def update_on_all_replicas(
         pairs: this replica's gradients, each with its variable.
         scalars: further tensors for the update.
     """
-    pairs = optimizer._all_reduce_sum_gradients(list(pairs))
+    pairs = optimizer._all_reduce_sum_gradients(pairs)
     tf.__internal__.distribute.interim.maybe_merge_call(update, optimizer._distribution_strategy, pairs, *scalars)
 
 

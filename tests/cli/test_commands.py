@@ -8,6 +8,7 @@ import re
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import keras
 import numpy as np
@@ -17,6 +18,7 @@ from sklearn.datasets import load_digits
 
 from tfvae.cli import commands, run_folder
 
+ROOT = Path(__file__).parent.parent
 SMALL = ["--epochs", "2", "--hidden", "[16]", "--latent_dim", "2", "--num_samples", "20"]
 
 
@@ -79,6 +81,24 @@ def test_train_writes_the_run_and_the_exports(trained):
     assert float(rows[1]["val_elbo"]) > float(rows[0]["val_elbo"])
     assert (trained / "saved_models/digits/1/saved_model.pb").is_file()
     assert (trained / "saved_models/digits/digits.tflite").is_file()
+
+
+def test_train_changes_nothing_that_git_tracks(trained, tmp_path):
+    shipped = "saved_models/digits_example"
+    shutil.copytree(ROOT / shipped, tmp_path / shipped)
+    shutil.copy(ROOT / "saved_models/README.md", tmp_path / "saved_models")
+    shutil.copy(ROOT / ".gitignore", tmp_path)
+
+    def git(*arguments):
+        return subprocess.run(["git", *arguments], cwd=tmp_path, capture_output=True, text=True, check=True).stdout
+
+    git("init")
+    git("add", ".")
+    assert f"{shipped}/1/saved_model.pb" in git("ls-files")
+    for written in ("runs", "saved_models"):
+        shutil.copytree(trained / written, tmp_path / written, dirs_exist_ok=True)
+    assert (tmp_path / "saved_models/digits/1/saved_model.pb").is_file()
+    assert {line[:2] for line in git("status", "--porcelain").splitlines()} == {"A "}
 
 
 def test_train_prints_the_evaluation_and_the_comparison(trained):
@@ -217,6 +237,11 @@ def test_print_config_shows_every_part(capsys):
 def test_a_usage_error_is_one_line_and_exit_code_2(in_empty, capsys, arguments, expected):
     assert expected in error_line(capsys, arguments)
     assert not list(in_empty.iterdir())
+
+
+def test_a_model_file_with_code_in_it_is_refused(in_empty, capsys):
+    keras.Sequential([keras.Input((2,)), keras.layers.Lambda(lambda x: x)]).save("model.keras")
+    assert "arbitrary code" in error_line(capsys, ["evaluate", "."])
 
 
 def test_a_run_that_diverges_says_so_and_keeps_its_history(in_empty, capsys):

@@ -92,7 +92,7 @@ class Checkpoints(keras.callbacks.Callback):
             ValueError: all checkpoints are damaged.
         """
         for path in reversed(self._paths()):
-            epoch, _, digest = _NAME.fullmatch(path.name).groups()
+            epoch, _, digest = path.name.removesuffix(_SUFFIX).split("-")
             if _digest(path) == digest:
                 return Checkpoint(path, int(epoch))
             damaged = path.rename(path.with_name(_DAMAGED + path.name))

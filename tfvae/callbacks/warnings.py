@@ -40,7 +40,7 @@ class PosteriorCollapseWarning(keras.callbacks.Callback):
 
     def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
         """Forgets the KL divergences and the warning of an earlier training."""
-        self._last = {}
+        self._last: dict[str, float] = {}
         self._has_warned = False
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:

@@ -325,7 +325,7 @@ def _command_parser(command: Callable[..., None]) -> _Parser:
     first = next(iter(signature.values()))
     parser = _Parser(description=docstring.short_description)
     parser.add_argument("--config", action="config", help="a YAML file of the arguments")
-    skip = {"config_yaml"}
+    skip: set[str | int] = {"config_yaml"}
     if first.kind is not first.KEYWORD_ONLY:
         parser.add_argument(first.name, nargs="?", default=first.default, help=docstring.params[0].description)
         skip.add(first.name)

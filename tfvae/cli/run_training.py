@@ -2,6 +2,7 @@
 
 import csv
 from pathlib import Path
+from typing import Literal
 
 import keras
 import numpy as np
@@ -58,7 +59,9 @@ def start(folder: Path, config: str, *, resume: bool, overwrite: bool) -> None:
     files.write_text(folder / "config.yaml", config)
 
 
-def fit(model: VAE, pipelines: Pipelines, folder: Path, *, epochs: int, save_freq: int | str, chief: bool) -> None:
+def fit(
+    model: VAE, pipelines: Pipelines, folder: Path, *, epochs: int, save_freq: int | Literal["epoch"], chief: bool
+) -> None:
     """Trains a model, starting from the newest checkpoint of its run if there is one, and saves it.
 
     Args:

@@ -3,7 +3,7 @@
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, TypeGuard, cast
 
 import keras
 import numpy as np
@@ -95,7 +95,7 @@ def load(
         if image_size is not None:
             raise _no_images(image_size)
         return _stream(shards.look(source, "source"), batch_size, validation_fraction, binarize, rng)
-    train, validation, unit = read(source, image_size=image_size)
+    train, validation, unit = read(cast("str | Path | ArrayLike", source), image_size=image_size)
     if validation is None:
         train, validation = _split(train, validation_fraction, rng)
     order = epochs.shuffled_batches(len(train), batch_size, seed=int(rng.integers(2**31 - 1)))
@@ -152,20 +152,20 @@ def read(source: str | Path | ArrayLike, *, image_size: tuple[int, int] | None =
         ImportError: `source` is a table and the extra `tables` is not installed.
         ValueError: `source` does not hold finite numbers `[N, ...event]`, N > 0.
     """
-    is_path = isinstance(source, (str, Path)) and source not in NAMES
-    if is_path and Path(source).is_dir():
-        return _arrays(_read_images(Path(source), image_size))
+    path = Path(source) if isinstance(source, (str, Path)) and source not in NAMES else None
+    if path is not None and path.is_dir():
+        return _arrays(_read_images(path, image_size))
     if image_size is not None:
         raise _no_images(image_size)
-    if is_path:
-        return _read_file(Path(source))
-    if not isinstance(source, str):
+    if path is not None:
+        return _read_file(path)
+    if not isinstance(source, (str, Path)):
         return _arrays(source)
     if source == "digits":
         from sklearn.datasets import load_digits
 
         return Arrays(load_digits().images.astype(np.uint8)[..., np.newaxis], None, 16.0)
-    return _arrays(*_download(source))
+    return _arrays(*_download(str(source)))
 
 
 def _invalid(expected: str, received: str) -> ValueError:
@@ -176,7 +176,7 @@ def _no_images(image_size: tuple[int, int]) -> ValueError:
     return _invalid("`image_size` must be None unless `source` is a folder of images", f"image_size={image_size}")
 
 
-def _is_sharded(source: str | Path | Sequence[str | Path] | ArrayLike) -> bool:
+def _is_sharded(source: Any) -> TypeGuard[str | Path | Sequence[str | Path]]:
     if isinstance(source, (list, tuple)):
         return bool(source) and all(isinstance(path, (str, Path)) for path in source)
     if not isinstance(source, (str, Path)) or source in NAMES:

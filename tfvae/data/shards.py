@@ -14,7 +14,7 @@ import zipfile
 import zlib
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import IO, Any, NamedTuple
+from typing import IO, Any, Literal, NamedTuple
 
 import numpy as np
 import tensorflow as tf
@@ -191,7 +191,7 @@ def write_tfrecords(x: ArrayLike | Iterable[ArrayLike], folder: str | Path, *, r
     if any(folder.glob("*.tfrecord")):
         raise _invalid("folder", "have no .tfrecord files in it", f"folder='{folder}'")
     rows = itertools.chain.from_iterable(_parts(x))
-    written = []
+    written: list[Path] = []
     with files.temporary_folder(folder) as temporary:
         for first in rows:
             written.append(temporary / str(len(written)))
@@ -304,7 +304,8 @@ def _numpy_chunks(file_name: bytes, rows: int, shards: Shards) -> Iterator[np.nd
     with contextlib.ExitStack() as stack:
         file, shape, fortran_order, dtype = _open_array(path, shards.argument, stack)
         # In Fortran order each row is spread over the whole file, so the file is read at once.
-        rows, order = (shape[0], "F") if fortran_order else (rows, "C")
+        order: Literal["C", "F"] = "F" if fortran_order else "C"
+        rows = shape[0] if fortran_order else rows
         for part in chunks.slices(shape[0], rows):
             count = part.stop - part.start
             with readable(path, shards.argument):
@@ -339,7 +340,7 @@ def _feature(record: bytes, path: Path, argument: str) -> bytes:
         features = tf.train.Example.FromString(record).features.feature
     except DecodeError as error:
         raise _invalid(argument, "hold records of tf.train.Example", f"'{path}': {error}") from error
-    values = features["x"].bytes_list.value if "x" in features else ()
+    values = list(features["x"].bytes_list.value) if "x" in features else []
     if len(values) != 1:
         expected = 'have in each record a feature "x", the bytes of one tensor'
         raise _invalid(argument, expected, f"the features {sorted(features)} in '{path}'")

@@ -66,7 +66,7 @@ def _lead(server: socket.socket, addresses: list[str], deadline: float, timeout:
                     selector.register(connection, selectors.EVENT_READ, _Peer(connection))
                 elif not _hear(key.data, addresses, arrived):
                     selector.unregister(key.fileobj)
-                    key.fileobj.close()
+                    key.data.close()
         # Closed before the workers are told to go on, so that none connects here before TensorFlow listens.
         server.close()
         _tell(arrived.values(), missing=[])
@@ -85,25 +85,27 @@ def _hear(peer: "_Peer", addresses: list[str], arrived: dict[int, "_Peer"]) -> b
             # The first worker to give up names those it waited for; the others stop, for they would miss it as well.
             _tell(arrived.values(), late=message["late"])
             raise TimeoutError(message["late"])
-        cluster, index = message.get("addresses"), message.get("index")
-        if not isinstance(cluster, list) or type(index) is not int:
+        cluster, number = message.get("addresses"), message.get("index")
+        if not isinstance(cluster, list) or type(number) is not int:
             return False
         if cluster != addresses:
             wrong = f"`TF_CONFIG` must have the same cluster in all workers. Received: {addresses} and {cluster}"
             _tell([*arrived.values(), peer], wrong=wrong)
             raise ValueError(wrong)
-        if not 0 < index < len(addresses):
+        if not 0 < number < len(addresses):
             return False
-        if index in arrived:
+        if number in arrived:
             # The newer connection is kept: the older may belong to a machine that failed, and only look alive.
-            wrong = f"`TF_CONFIG` must give each worker its own index. Received: a second worker for {addresses[index]}"
-            _tell([arrived[index]], wrong=wrong)
-        arrived[index] = peer
+            wrong = (
+                f"`TF_CONFIG` must give each worker its own index. Received: a second worker for {addresses[number]}"
+            )
+            _tell([arrived[number]], wrong=wrong)
+        arrived[number] = peer
     return True
 
 
 def _follow(addresses: list[str], index: int, deadline: float, timeout: float) -> None:
-    nobody = {"missing": addresses[:1]}
+    nobody: dict[str, Any] = {"missing": addresses[:1]}
     answer = nobody
     while answer.get("missing") and (remaining := deadline - time.monotonic()) > 0:
         try:
@@ -172,6 +174,9 @@ class _Peer:
 
     def send(self, **message: Any) -> None:
         self._connection.sendall(json.dumps({"tfvae": message}).encode() + b"\n")
+
+    def close(self) -> None:
+        self._connection.close()
 
     def receive(self) -> list[dict[str, Any]]:
         """Waits until data arrives, and returns the messages that are complete.

@@ -100,7 +100,7 @@ def on_own_replicas(model: keras.Model, step: Callable[[Any], dict[str, Any]]) -
     return run
 
 
-def zero_metrics(one: Callable[[Any], dict[str, Any]], batch: Any) -> dict[str, tf.Tensor]:
+def zero_metrics(one: Any, batch: Any) -> dict[str, tf.Tensor]:
     """Zeros with the shapes of a step's metrics, as the start of a loop of steps.
 
     Args:

@@ -149,9 +149,10 @@ def _tf_config() -> tuple[dict[str, list[str]], str, int]:
     addresses = [address for job in cluster.values() for address in job]
     if len(set(addresses)) < len(addresses):
         raise _malformed("name each address once", text)
-    if not isinstance(task, dict) or (task.get("type"), _index(task.get("index"))) not in _training_tasks(cluster):
+    index = _index(task.get("index")) if isinstance(task, dict) else None
+    if index is None or (task.get("type"), index) not in _training_tasks(cluster):
         raise _malformed('have for "task" an object with a "type" and an "index" that are in the cluster', text)
-    return cluster, task["type"], _index(task["index"])
+    return cluster, task["type"], index
 
 
 def _index(value: Any) -> int | None:

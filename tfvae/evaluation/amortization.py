@@ -107,7 +107,7 @@ def amortization_gap(
     bounds = [np.concatenate(values) for values in zip(*results, strict=True)]
     if log_likelihood is not None:
         checks.check_same_length(x=bounds[0], log_likelihood=log_likelihood)
-    return InferenceGap(*bounds, log_likelihood)
+    return InferenceGap(bounds[0], bounds[1], bounds[2], log_likelihood)
 
 
 def _terms(model: VAE, x: Any, parameters: dict[str, tf.Tensor], num_samples: int, seed: tf.Tensor) -> elbo.ElboTerms:

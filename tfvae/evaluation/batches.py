@@ -21,7 +21,7 @@ def check_model(model: Any, *others: type[Autoencoder], but: type[VAE] | None = 
         others: the supported classes besides `tfvae.VAE`.
         but: a subclass of `tfvae.VAE` that is not supported.
     """
-    kinds = (VAE, *others)
+    kinds: tuple[type[Autoencoder], ...] = (VAE, *others)
     if not isinstance(model, kinds) or (but is not None and isinstance(model, but)):
         names = " or a ".join(f"tfvae.{kind.__name__}" for kind in kinds)
         without = "" if but is None else f", but not a tfvae.{but.__name__}"

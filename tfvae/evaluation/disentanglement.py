@@ -135,14 +135,14 @@ def dci(codes: Any, factors: Any, *, num_trees: int = 100, test_fraction: float 
     train, test, train_classes, test_classes = train_test_split(
         codes, classes, test_size=test_fraction, random_state=seed
     )
-    importances, accuracies = [], []
+    columns, accuracies = [], []
     for k in range(classes.shape[1]):
         # Each split considers all dimensions: among a few, one without information would be taken for lack of others.
         forest = RandomForestClassifier(num_trees, max_features=None, random_state=seed)
         forest.fit(train, train_classes[:, k])
-        importances.append(forest.feature_importances_)
+        columns.append(forest.feature_importances_)
         accuracies.append(forest.score(test, test_classes[:, k]))
-    importances = np.transpose(importances)
+    importances = np.transpose(columns)
     weights = importances.sum(axis=1) / importances.sum()
     return DCI(
         float(weights @ _concentration(importances)),

@@ -74,8 +74,8 @@ def mutual_information(
     parameters = model.encode(x, batch_size)
     size = len(next(iter(parameters.values())))
     if size > max_examples:
-        rows = np.random.default_rng(seeds[1].numpy().view(np.uint32)).choice(size, max_examples, replace=False)
-        parameters, size = {name: values[rows] for name, values in parameters.items()}, max_examples
+        chosen = np.random.default_rng(seeds[1].numpy().view(np.uint32)).choice(size, max_examples, replace=False)
+        parameters, size = {name: values[chosen] for name, values in parameters.items()}, max_examples
     if size < 2:
         raise ValueError("`x` must hold at least 2 examples. Received: 1 example")
     posterior = model.posterior.distribution({name: tf.constant(values) for name, values in parameters.items()})
@@ -90,8 +90,8 @@ def mutual_information(
 
     flat = tf.reshape(z, [-1, model.latent_dim])
     rows = chunks.rows_within(_CHUNK_ELEMENTS, size * model.latent_dim)
-    log_aggregate = [log_mixture(flat[part]) for part in chunks.slices(len(flat), rows)]
-    log_aggregate = np.reshape(np.concatenate(log_aggregate), log_prior.shape)
+    parts = [log_mixture(flat[part]) for part in chunks.slices(len(flat), rows)]
+    log_aggregate = np.reshape(np.concatenate(parts), log_prior.shape)
     of_examples = (log_posterior.numpy() - log_aggregate).mean(axis=0, dtype=float)
     result = Information(
         float(of_examples.mean()),

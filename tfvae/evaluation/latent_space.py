@@ -27,7 +27,8 @@ class ActiveUnits(NamedTuple):
         variances: Var_x(E_q(z|x)[z]) of each dimension [L].
     """
 
-    count: int
+    # Of the same name as a method of a tuple.
+    count: int  # type: ignore[assignment]
     variances: np.ndarray
 
 

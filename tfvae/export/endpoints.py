@@ -106,10 +106,10 @@ def _checked(
     """
 
     def checked(*tensors: tf.Tensor) -> dict[str, tf.Tensor]:
-        tensors = [tf.ensure_shape(tensor, spec.shape) for tensor, spec in zip(tensors, specs, strict=True)]
-        for tensor in tensors[1:]:
+        first, *others = (tf.ensure_shape(tensor, spec.shape) for tensor, spec in zip(tensors, specs, strict=True))
+        for tensor in others:
             # A batch of one would be broadcast.
-            tf.debugging.assert_equal(tf.shape(tensor)[0], tf.shape(tensors[0])[0], "the inputs differ in their rows")
-        return function(*tensors)
+            tf.debugging.assert_equal(tf.shape(tensor)[0], tf.shape(first)[0], "the inputs differ in their rows")
+        return function(first, *others)
 
     return checked

@@ -248,7 +248,8 @@ def _given(files: dict[str, str | os.PathLike[str] | None]) -> dict[str, str | o
     for argument in files:
         if argument not in formats.FORMATS:
             raise TypeError(f"{argument!r} is no format of `tfvae.export.formats.FORMATS`, {list(formats.FORMATS)}")
-    return {argument: files[argument] for argument in formats.FORMATS if files.get(argument) is not None}
+    given = {argument: files.get(argument) for argument in formats.FORMATS}
+    return {argument: path for argument, path in given.items() if path is not None}
 
 
 def _opened(model: Exportable, path: str | os.PathLike[str]) -> ExportedModel:

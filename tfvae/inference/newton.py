@@ -262,7 +262,7 @@ def _gaussian(point: _Point, step: _Step, values: Callable[[np.ndarray], np.ndar
     curvature = np.maximum(np.abs(step.curvature), step.floor)
     root = step.scales[:, None] * step.directions / np.sqrt(curvature)
     # The lower triangular matrix with scale scale^T = root root^T.
-    scale = np.linalg.qr(root.T, mode="r").T
+    scale = np.transpose(np.linalg.qr(root.T, mode="r"))
     scale *= np.sign(np.diag(scale))
     loc = point.z + step.newton(0.0)[0]
     log_density = _penalized(values(loc + noise @ scale.T))

@@ -158,8 +158,8 @@ def check_rows(arrays: Any) -> int:
     Raises:
         ValueError: there are no arrays, one of them is a scalar, or their numbers of rows differ.
     """
-    lengths = {len(array) if np.ndim(array) else None for array in tf.nest.flatten(arrays)}
-    if len(lengths) != 1 or None in lengths:
+    lengths = {len(array) if np.ndim(array) else -1 for array in tf.nest.flatten(arrays)}
+    if len(lengths) != 1 or -1 in lengths:
         shapes = ", ".join(str(list(shape)) for shape in sorted({np.shape(array) for array in tf.nest.flatten(arrays)}))
         raise ValueError(
             "`x` must hold arrays with one row for each observation; a list is taken as several arrays. Received: "

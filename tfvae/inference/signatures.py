@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import keras
 import numpy as np
 import tensorflow as tf
 
@@ -14,7 +15,7 @@ from tfvae.inference import observations
 _DRAWS = 64
 
 
-class PosteriorExport(Exportable):
+class PosteriorExport(Exportable, keras.Model):
     """The signatures of a fitted posterior: see `tfvae.export.PosteriorEndpoints`."""
 
     export_formats = ("SavedModel",)

@@ -1,7 +1,7 @@
 """`VariationalInference`, the Keras model that approximates the posterior of a user's own Bayesian model."""
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, MutableMapping, Sequence
 from typing import Any, Self
 
 import keras
@@ -134,7 +134,7 @@ class VariationalInference(PosteriorExport, VariationalModel):
         # One column for each row, so that means over rows and replicas weight a batch by its size.
         columns = [tf.repeat(term[:, tf.newaxis], rows, axis=1) for term in terms]
         kl = tf.reduce_mean(columns[2] - columns[1], axis=0)
-        return elbo.ElboTerms(*columns, kl)
+        return elbo.ElboTerms(columns[0], columns[1], columns[2], kl)
 
     def batch_gradients(self, batch: Batch) -> tuple[list[list[Any]], dict[str, tf.Tensor]]:
         """As in `VariationalModel`; but if a draw far in a tail makes a gradient overflow, zeros and a loss of NaN."""
@@ -351,7 +351,7 @@ class VariationalInference(PosteriorExport, VariationalModel):
         log_prior, log_likelihood, log_local = self._joint.log_densities(z, x, num_data=None, seed=seed)
         return log_prior, log_likelihood - log_local
 
-    def load_own_variables(self, store: Mapping[str, Any]) -> None:
+    def load_own_variables(self, store: MutableMapping[str, Any]) -> None:
         """Loads the weights that `save_own_variables` saved.
 
         Raises:

@@ -41,14 +41,14 @@ class Columns(Likelihood):
 
     def __init__(self, columns: Sequence[_Column] | Mapping[str, _Column], **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        is_mapping = isinstance(columns, Mapping)
-        groups = list(columns.values() if is_mapping else columns if isinstance(columns, Sequence) else ())
+        given = columns.values() if isinstance(columns, Mapping) else columns
+        groups = list(given) if isinstance(columns, Mapping | Sequence) else []
         if not groups or not all(isinstance(group, Sequence) and len(group) == 2 for group in groups):
             raise ValueError(
                 "`columns` must be pairs of a likelihood and a number of columns, in a sequence or by name in a "
                 f"dictionary. Received: columns={columns!r}"
             )
-        self._names = tuple(columns) if is_mapping else None
+        self._names = tuple(columns) if isinstance(columns, Mapping) else None
         self.likelihoods = [likelihood_of(likelihood, "columns") for likelihood, _ in groups]
         if len({id(likelihood) for likelihood in self.likelihoods}) < len(groups):
             # The weights of a likelihood have the shape of one group.
@@ -89,7 +89,7 @@ class Columns(Likelihood):
     def build(self, input_shape: tuple[int | None, ...]) -> None:
         """Builds the likelihood of each group."""
         super().build(input_shape)
-        self._event_shape = (*input_shape[1:-1], sum(self._widths))
+        self._event_shape = (*self._event_shape[:-1], sum(self._widths))
         for likelihood, width in zip(self.likelihoods, self._parameter_widths(), strict=True):
             if not likelihood.built:
                 likelihood.build((*input_shape[:-1], width))

@@ -2,7 +2,7 @@
 
 import abc
 import math
-from typing import Any
+from typing import Any, cast
 
 import keras
 import numpy as np
@@ -35,11 +35,13 @@ class Likelihood(keras.layers.Layer, abc.ABC):
     allows_missing = False
     has_moving_statistics = False
     placeholder: float | np.ndarray = 0.0
+    _event_rank: int
+    _event_shape: tuple[int, ...]
 
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        self._event_rank = None
-        self._event_shape = None
+        # Until Keras builds it.
+        self._event_rank = self._event_shape = None  # type: ignore[assignment]
 
     def parameter_shape(self, event_shape: tuple[int, ...]) -> tuple[int, ...]:
         """The shape that the decoder's output must have for each example.
@@ -59,8 +61,9 @@ class Likelihood(keras.layers.Layer, abc.ABC):
 
     def build(self, input_shape: tuple[int | None, ...]) -> None:
         """Derives the event shape from the shape of the decoder's output, [B, ...]."""
-        self._event_rank = len(input_shape) - 1
-        self._event_shape = (*input_shape[1:-1], input_shape[-1] // self.num_parameters)
+        shape = cast("tuple[int, ...]", tuple(input_shape[1:]))
+        self._event_rank = len(shape)
+        self._event_shape = (*shape[:-1], shape[-1] // self.num_parameters)
 
     @abc.abstractmethod
     def element_distribution(self, parameters: tf.Tensor) -> tfd.Distribution:

@@ -35,16 +35,16 @@ class LocationScale(Likelihood):
         ValueError: `scale` is out of its range.
     """
 
-    scales = ("learned", "per_dimension", "predicted")
+    scales: tuple[str, ...] = ("learned", "per_dimension", "predicted")
 
     def __init__(self, scale: Scale = 1.0, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         is_number = isinstance(scale, numbers.Real) and not isinstance(scale, bool)
         is_name = isinstance(scale, str) and scale in self.scales
-        if not (is_name or (is_number and 0 < scale < math.inf)):
+        if not (is_name or (is_number and 0 < float(scale) < math.inf)):
             names = ", ".join(f'"{name}"' for name in self.scales)
             raise ValueError(f"`scale` must be a finite number above 0, or one of {names}. Received: scale={scale!r}")
-        self._scale = float(scale) if is_number else scale
+        self._scale: float | str = float(scale) if is_number else scale
         self._log_scale = None
 
     @property

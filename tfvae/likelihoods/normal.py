@@ -38,7 +38,8 @@ class Normal(LocationScale):
     scales = (*LocationScale.scales, "optimal")
 
     def __init__(self, scale: Scale | Literal["optimal"] = 1.0, **kwargs: Any) -> None:
-        super().__init__(scale, **kwargs)
+        # `scales` has one more here.
+        super().__init__(scale, **kwargs)  # type: ignore[arg-type]
         self.has_moving_statistics = self._scale == "optimal"
 
     def build(self, input_shape: tuple[int | None, ...]) -> None:

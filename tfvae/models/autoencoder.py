@@ -36,11 +36,13 @@ class Autoencoder(AutoencoderExport, VariationalModel):
     _PARTS: ClassVar[tuple[str, ...]] = ()
     # How many rows the decoder evaluates for each example and draw.
     _rows_per_example = 1
+    event_shape: tuple[int, ...]
 
     def __init__(self, objective: Objective | None = None, **keras_kwargs: Any) -> None:
         super().__init__(objective, **keras_kwargs)
         parts.checked_part("objective", self.objective, Objective)
-        self.event_shape = None
+        # Until the model is built.
+        self.event_shape = None  # type: ignore[assignment]
 
     def _build_where_known(self, encoder: keras.Model) -> None:
         """Builds the model where the encoder says which shape x has."""

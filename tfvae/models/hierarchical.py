@@ -1,7 +1,7 @@
 """Variational autoencoders with several layers of latent variables; each layer sets the prior of the one below."""
 
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import keras
 import numpy as np
@@ -132,7 +132,7 @@ class HierarchicalVAE(autoencoder.Autoencoder):
         """
         if self.event_shape is not None:
             return
-        event_shape = tuple(input_shape[1:])
+        event_shape = cast("tuple[int, ...]", tuple(input_shape[1:]))
         z = [keras.KerasTensor((None, dim)) for dim in self.latent_dims]
         given = keras.KerasTensor((None, *event_shape))
         for index, (encoder, posterior) in enumerate(zip(self.encoders, self.posteriors, strict=True)):
@@ -321,7 +321,8 @@ class HierarchicalVAE(autoencoder.Autoencoder):
         for encoder, posterior in zip(self.encoders, self.posteriors, strict=True):
             features = encoder(features, training=training)
             said.append(_repeated(posterior(features), num_samples))
-        layers, above = [], None
+        layers: list[Any] = []
+        above = None
         for index in reversed(range(len(said))):
             parameters = said[index]
             p = self._prior_given(index, above, training)

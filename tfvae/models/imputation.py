@@ -9,6 +9,7 @@ Reference: Mattei & Frellsen 2019, MIWAE: Deep Generative Modelling and Imputati
 import math
 import warnings
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
@@ -126,7 +127,7 @@ def _mean(model: VAE, batch: tf.Tensor, num_samples: int, seed: tf.Tensor, weigh
         shares = tf.reshape(shares, tf.concat([tf.shape(shares), tf.ones(len(means.shape) - 2, tf.int32)], axis=0))
         return tf.reduce_sum(shares * means, axis=0), terms.log_weights
 
-    mean = 0.0
+    mean: Any = 0.0
     for means, log_weights in _chunks(weighted_means, model, batch, num_samples, seed):
         means = np.float64(means)
         share = np.exp(weights.add(log_weights) - weights.total).reshape(-1, *[1] * (means.ndim - 1))
@@ -153,9 +154,11 @@ def _draws(
     parts = _chunks(resampled, model, batch, num_samples, seed, num_imputations=num_imputations)
     for points, keys, log_weights in parts:
         weights.add(log_weights)
-        is_better = True if best is None else keys > best
-        z = points if best is None else tf.where(is_better[..., tf.newaxis], points, z)
-        best = keys if best is None else tf.maximum(keys, best)
+        if best is None:
+            z, best = points, keys
+        else:
+            z = tf.where((keys > best)[..., tf.newaxis], points, z)
+            best = tf.maximum(keys, best)
     # Outside of the compiled function, because XLA cannot draw from every distribution.
     draw_seed = tf.random.experimental.stateless_fold_in(seed, -2)
     return model.likelihood.distribution(model.likelihood_parameters(z)).sample(seed=draw_seed).numpy()

@@ -17,7 +17,7 @@ from tfvae.exportable import Arrays, Exportable, Signature
 _DRAWN_ROWS = 64
 
 
-class AutoencoderExport(Exportable):
+class AutoencoderExport(Exportable, keras.Model):
     """The signatures of an autoencoder: see `tfvae.export.Endpoints`."""
 
     timed_signature = "reconstruct"

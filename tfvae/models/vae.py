@@ -1,7 +1,7 @@
 """The variational autoencoder: a posterior that is amortised by an encoder, and a likelihood fed by a decoder."""
 
 import functools
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 import keras
 import numpy as np
@@ -44,7 +44,7 @@ class VAE(autoencoder.Autoencoder):
     Reference: Kingma & Welling 2013, Auto-Encoding Variational Bayes; Rezende et al. 2014, Stochastic Backpropagation.
     """
 
-    _PARTS = ("encoder", "decoder", "posterior", "prior", "likelihood", "objective")
+    _PARTS: ClassVar[tuple[str, ...]] = ("encoder", "decoder", "posterior", "prior", "likelihood", "objective")
     # What else the networks take, with the shape for one example: nothing, or the condition of a conditional model.
     _condition_shapes: ClassVar[dict[str, tuple[int, ...]]] = {}
     _prior_kinds: ClassVar[tuple[type, ...]] = (Prior,)
@@ -80,7 +80,7 @@ class VAE(autoencoder.Autoencoder):
         """
         if self.event_shape is not None:
             return
-        event_shape = tuple(input_shape[1:])
+        event_shape = cast("tuple[int, ...]", tuple(input_shape[1:]))
         conditions = [keras.KerasTensor((None, *shape)) for shape in self._condition_shapes.values()]
         features = parts.features_of(
             "encoder", self.encoder, _joined(keras.KerasTensor((None, *event_shape)), *conditions)
@@ -163,9 +163,9 @@ class VAE(autoencoder.Autoencoder):
             conditions: what else the decoder takes, each [B, C].
             training: whether layers such as dropout behave as in training.
         """
-        conditions = [tf.tile(condition, [tf.shape(z)[0], 1]) for condition in conditions]
+        tiled = [tf.tile(condition, [tf.shape(z)[0], 1]) for condition in conditions]
         # Networks take [B, L]: S is folded into B for the decoder, and unfolded after it.
-        parameters = self.decoder(_joined(tf.reshape(z, [-1, self.latent_dim]), *conditions), training=training)
+        parameters = self.decoder(_joined(tf.reshape(z, [-1, self.latent_dim]), *tiled), training=training)
         return tf.reshape(parameters, tf.concat([tf.shape(z)[:2], tf.shape(parameters)[1:]], axis=0))
 
     @property

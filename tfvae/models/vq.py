@@ -1,7 +1,7 @@
 """The vector-quantised variational autoencoder, whose latent variables are indices into a learned codebook."""
 
 import math
-from typing import Any
+from typing import Any, cast
 
 import keras
 import numpy as np
@@ -67,7 +67,8 @@ class VQVAE(autoencoder.Autoencoder):
         self.likelihood = parts.checked_part("likelihood", likelihood, Likelihood, default=Normal)
         parts.refuse_path_gradients(self)
         self.codebook = None
-        self.code_shape = None
+        # Until the model is built.
+        self.code_shape: tuple[int, ...] = None  # type: ignore[assignment]
         self._build_where_known(encoder)
 
     def _more_metrics(self) -> list[keras.metrics.Metric]:
@@ -81,7 +82,7 @@ class VQVAE(autoencoder.Autoencoder):
         """
         if self.event_shape is not None:
             return
-        event_shape = tuple(input_shape[1:])
+        event_shape = cast("tuple[int, ...]", tuple(input_shape[1:]))
         vectors = self.encoder(keras.KerasTensor((None, *event_shape)))
         if not isinstance(vectors, keras.KerasTensor) or len(vectors.shape) < 3 or None in vectors.shape[1:]:
             raise ValueError(

@@ -5,7 +5,7 @@ or more.
 """
 
 import dataclasses
-from typing import Literal
+from typing import Any, Literal
 
 import keras
 import tensorflow as tf
@@ -98,9 +98,10 @@ class DIPVAE(Objective):
     def __call__(self, terms: ElboTerms) -> tf.Tensor:
         """Evaluates the bound [B], in nats per example."""
         z = _draws(self, terms)
+        posterior: Any = terms.posterior
         if self.covariance == "means":
             try:
-                z = terms.posterior.mean()[tf.newaxis]
+                z = posterior.mean()[tf.newaxis]
             except NotImplementedError as error:
                 raise ValueError(
                     '`covariance` must be "draws" for a posterior whose mean has no closed form. Received: '
@@ -149,9 +150,10 @@ class MMD(Objective):
     def __call__(self, terms: ElboTerms) -> tf.Tensor:
         """Evaluates the objective [B], in nats per example."""
         z = _draws(self, terms)
+        prior: Any = terms.prior
         count = tf.shape(z)[1]
-        shape = [] if terms.prior.batch_shape.rank else [count]
-        y = terms.prior.sample(shape, seed=terms.seed)[tf.newaxis]
+        shape = [] if prior.batch_shape.rank else [count]
+        y = prior.sample(shape, seed=terms.seed)[tf.newaxis]
         discrepancy = _mean_of_pairs(z) + _mean_of_pairs(y) - 2 * tf.reduce_mean(_kernel(z, y))
         # A batch of one example has no pairs.
         discrepancy = tf.where(count > 1, discrepancy, 0.0)

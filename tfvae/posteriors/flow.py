@@ -65,9 +65,9 @@ class CouplingFlow(FlowPosterior):
         super().__init__(latent_dim, **kwargs)
         self.num_couplings = checks.positive_integer("num_couplings", num_couplings)
         self.hidden = checks.positive_integer("hidden", hidden)
-        self.networks = []
+        self.networks: list[keras.layers.Layer] = []
 
-    def build(self, input_shape: tuple[int | None, ...]) -> None:
+    def build(self, input_shape: tuple[int | None, int]) -> None:
         """Creates the heads and the networks for features [B, F]."""
         flows.check_latent_dim("CouplingFlow", self.latent_dim)
         super().build(input_shape)
@@ -110,9 +110,9 @@ class InverseAutoregressiveFlow(FlowPosterior):
         super().__init__(latent_dim, **kwargs)
         self.num_flows = checks.positive_integer("num_flows", num_flows)
         self.hidden = checks.positive_integer("hidden", hidden)
-        self.networks = []
+        self.networks: list[keras.layers.Layer] = []
 
-    def build(self, input_shape: tuple[int | None, ...]) -> None:
+    def build(self, input_shape: tuple[int | None, int]) -> None:
         """Creates the heads and the networks for features [B, F]."""
         flows.check_latent_dim("InverseAutoregressiveFlow", self.latent_dim)
         super().build(input_shape)
@@ -153,9 +153,9 @@ class SylvesterFlow(FlowPosterior):
     def __init__(self, latent_dim: int | None = None, num_flows: int = 4, **kwargs: Any) -> None:
         super().__init__(latent_dim, **kwargs)
         self.num_flows = checks.positive_integer("num_flows", num_flows)
-        self.flow_head = None
+        self.flow_head: keras.layers.Layer = None
 
-    def build(self, input_shape: tuple[int | None, ...]) -> None:
+    def build(self, input_shape: tuple[int | None, int]) -> None:
         """Creates the heads for features [B, F]."""
         super().build(input_shape)
         self.flow_head = self._head("flow", self.num_flows * self.latent_dim * (self.latent_dim + 2), input_shape)

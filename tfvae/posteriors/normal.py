@@ -54,10 +54,10 @@ class FullCovarianceNormal(TransformedPosterior):
 
     def __init__(self, latent_dim: int | None = None, **kwargs: Any) -> None:
         super().__init__(latent_dim, **kwargs)
-        self.loc_head = None
-        self.scale_tril_head = None
+        self.loc_head: keras.layers.Layer = None
+        self.scale_tril_head: keras.layers.Layer = None
 
-    def build(self, input_shape: tuple[int | None, ...]) -> None:
+    def build(self, input_shape: tuple[int | None, int]) -> None:
         """Creates the heads for features [B, F]."""
         self.loc_head = self._head("loc", self.latent_dim, input_shape)
         self.scale_tril_head = self._head("scale_tril", self.latent_dim * (self.latent_dim + 1) // 2, input_shape)
@@ -96,11 +96,11 @@ class LowRankNormal(TransformedPosterior):
     def __init__(self, latent_dim: int | None = None, rank: int = 5, **kwargs: Any) -> None:
         super().__init__(latent_dim, **kwargs)
         self.rank = checks.positive_integer("rank", rank)
-        self.loc_head = None
-        self.scale_head = None
-        self.factor_head = None
+        self.loc_head: keras.layers.Layer = None
+        self.scale_head: keras.layers.Layer = None
+        self.factor_head: keras.layers.Layer = None
 
-    def build(self, input_shape: tuple[int | None, ...]) -> None:
+    def build(self, input_shape: tuple[int | None, int]) -> None:
         """Creates the heads for features [B, F]."""
         self.loc_head = self._head("loc", self.latent_dim, input_shape)
         self.scale_head = self._head("scale", self.latent_dim, input_shape)

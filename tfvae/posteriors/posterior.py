@@ -35,10 +35,12 @@ class Posterior(keras.layers.Layer, abc.ABC):
     scales_only = True
     has_log_prob = True
     is_fast_by_xla = False
+    latent_dim: int
 
     def __init__(self, latent_dim: int | None = None, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        self.latent_dim = latent_dim
+        # None until the model gives its own.
+        self.latent_dim = latent_dim  # type: ignore[assignment]
 
     @abc.abstractmethod
     def call(self, features: tf.Tensor) -> dict[str, tf.Tensor]:
@@ -98,7 +100,7 @@ class Posterior(keras.layers.Layer, abc.ABC):
         """The constructor's arguments."""
         return {**super().get_config(), "latent_dim": self.latent_dim}
 
-    def _head(self, name: str, units: int, input_shape: tuple[int | None, ...], **kwargs: Any) -> keras.layers.Dense:
+    def _head(self, name: str, units: int, input_shape: tuple[int | None, int], **kwargs: Any) -> keras.layers.Dense:
         """Makes a head: linear in the features or, where there are no features (F = 0), a trainable constant."""
         kind = keras.layers.Dense if input_shape[-1] else _Constant
         head = kind(units, dtype=self.dtype_policy, name=name, **kwargs)
@@ -118,10 +120,10 @@ class LocationScalePosterior(Posterior):
 
     def __init__(self, latent_dim: int | None = None, **kwargs: Any) -> None:
         super().__init__(latent_dim, **kwargs)
-        self.loc_head = None
-        self.scale_head = None
+        self.loc_head: keras.layers.Layer = None
+        self.scale_head: keras.layers.Layer = None
 
-    def build(self, input_shape: tuple[int | None, ...]) -> None:
+    def build(self, input_shape: tuple[int | None, int]) -> None:
         """Creates the heads for features [B, F]."""
         self.loc_head = self._head("loc", self.latent_dim, input_shape)
         self.scale_head = self._head("scale", self.latent_dim, input_shape)
@@ -182,7 +184,7 @@ class _Constant(keras.layers.Layer):
         self.units = units
         self.bias_initializer = bias_initializer
 
-    def build(self, input_shape: tuple[int | None, ...]) -> None:
+    def build(self, input_shape: tuple[int | None, int]) -> None:
         self.bias = self.add_weight(name="bias", shape=(self.units,), initializer=self.bias_initializer)
 
     def call(self, features: tf.Tensor) -> tf.Tensor:

@@ -43,9 +43,9 @@ class RelaxedOneHotCategorical(Posterior):
         self.num_categories = checks.positive_integer("num_categories", num_categories, 2)
         self.temperature = checks.positive_number("temperature", temperature)
         self.support = support(self.num_categories)
-        self.logits_head = None
+        self.logits_head: keras.layers.Layer = None
 
-    def build(self, input_shape: tuple[int | None, ...]) -> None:
+    def build(self, input_shape: tuple[int | None, int]) -> None:
         """Creates the head for features [B, F]."""
         num_groups(self.latent_dim, self.num_categories)
         self.logits_head = self._head("logits", self.latent_dim, input_shape)

@@ -27,10 +27,10 @@ class SphericalPosterior(Posterior):
 
     def __init__(self, latent_dim: int | None = None, **kwargs: Any) -> None:
         super().__init__(latent_dim, **kwargs)
-        self.loc_head = None
-        self.concentration_head = None
+        self.loc_head: keras.layers.Layer = None
+        self.concentration_head: keras.layers.Layer = None
 
-    def build(self, input_shape: tuple[int | None, ...]) -> None:
+    def build(self, input_shape: tuple[int | None, int]) -> None:
         """Creates the heads for features [B, F]."""
         if self.latent_dim < 2:
             raise ValueError(

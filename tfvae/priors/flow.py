@@ -37,9 +37,9 @@ class Flow(Prior):
         super().__init__(latent_dim, **kwargs)
         self.num_couplings = checks.positive_integer("num_couplings", num_couplings)
         self.hidden = checks.positive_integer("hidden", hidden)
-        self.networks = []
+        self.networks: list[keras.layers.Layer] = []
 
-    def build(self, input_shape: tuple[int | None, ...]) -> None:
+    def build(self, input_shape: tuple[int | None, int]) -> None:
         """Creates the networks for z [B, L]."""
         flows.check_latent_dim("Flow", self.latent_dim)
         self.networks = flows.coupling_networks(self.latent_dim, self.num_couplings, self.hidden, num_features=0)

@@ -102,7 +102,7 @@ class NormalMixture(_Mixture):
         super().__init__(latent_dim, num_components, **kwargs)
         self._logits = self._loc = self._raw_scale = None
 
-    def build(self, input_shape: tuple[int | None, ...]) -> None:
+    def build(self, input_shape: tuple[int | None, int]) -> None:
         """Creates the variables of the weights, locs and scales."""
         shape = (self.num_components, self.latent_dim)
         options = {"dtype": "float32", "autocast": False}
@@ -182,7 +182,7 @@ class VampPrior(_Mixture):
         """Returns None, so that Keras, when it loads a model, leaves it to the model to build this after `connect`."""
         return
 
-    def build(self, input_shape: tuple[int | None, ...]) -> None:
+    def build(self, input_shape: tuple[int | None, int]) -> None:
         """Creates the pseudo-inputs [K, ...]."""
         uniform, normal = keras.initializers.RandomUniform, keras.initializers.RandomNormal
         self.pseudo_inputs = self.add_weight(

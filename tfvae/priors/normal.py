@@ -46,10 +46,10 @@ class Normal(Prior):
 
     def __init__(self, latent_dim: int | None = None, **kwargs: Any) -> None:
         super().__init__(latent_dim, **kwargs)
-        self._loc = None
-        self._raw_scale = None
+        self._loc: keras.Variable = None
+        self._raw_scale: keras.Variable = None
 
-    def build(self, input_shape: tuple[int | None, ...]) -> None:
+    def build(self, input_shape: tuple[int | None, int]) -> None:
         """Creates the variables."""
         arguments = {"shape": (self.latent_dim,), "initializer": "zeros", "dtype": "float32", "autocast": False}
         self._loc = self.add_weight(name="loc", **arguments)

@@ -28,10 +28,12 @@ class Prior(keras.layers.Layer, abc.ABC):
     """
 
     support: str | None = "real"
+    latent_dim: int
 
     def __init__(self, latent_dim: int | None = None, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        self.latent_dim = latent_dim
+        # None until the model gives its own.
+        self.latent_dim = latent_dim  # type: ignore[assignment]
 
     def connect(
         self,

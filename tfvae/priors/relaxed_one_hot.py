@@ -51,7 +51,7 @@ class RelaxedOneHotCategorical(Prior):
         self.support = support(self.num_categories)
         self._logits = None
 
-    def build(self, input_shape: tuple[int | None, ...]) -> None:
+    def build(self, input_shape: tuple[int | None, int]) -> None:
         """Creates the variable of learned probabilities."""
         shape = (num_groups(self.latent_dim, self.num_categories), self.num_categories)
         if self.probabilities == "learned":

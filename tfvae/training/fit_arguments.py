@@ -195,7 +195,7 @@ def _in_memory(
         size = at
     # Keras must see class weights beside sample weights, to refuse them.
     kept = {"class_weight": class_weight} if len(arrays) > 2 and class_weight is not None else {}
-    if len(arrays) == 2:
+    if len(arrays) == 2 and class_weight is not None:
         arrays.append(_weights_of_classes(arrays[1], class_weight))
     batch_size, steps = given.get("batch_size"), given.get("steps_per_epoch")
     if batch_size is None:

@@ -62,5 +62,5 @@ def _update(
         for (gradient, variable), own in zip(pairs, moments, strict=True):
             strategy.extended.update(variable, update_one, args=(gradient, *own, *scalars), group=False)
 
-    pairs = zip(gradients, variables, strict=True)
+    pairs = list(zip(gradients, variables, strict=True))
     private_apis.update_on_all_replicas(optimizer, update_all, pairs, learning_rate, *powers)

@@ -84,6 +84,7 @@ class Loop:
             # A training that was resumed with other numbers of steps in an execution: the epoch is over.
             raise StopIteration
         first, count = batches.first, min(count, batches.num_left)
+        metrics: Any = None
         if self._uses_xla and batches.num_whole > 0:
             whole = min(count, batches.num_whole)
             size = batches.batch_size
@@ -111,6 +112,7 @@ class Loop:
 
     def _run_stacked(self, iterator: tf.data.Iterator, count: int) -> dict[str, Any]:
         """Runs steps by XLA on batches of a pipeline, each program on a stack of some of one shape."""
+        metrics: Any = None
         slots, left = self._model.plan.steps_per_execution, count
         # Where there is no batch, this ends the epoch.
         batch = next(iterator)
@@ -120,10 +122,11 @@ class Loop:
                 batch = next(iterator, None) if left else None
                 continue
             stack, number, following = self._stack(batch, iterator, tf.constant(left), tf.constant(slots))
-            metrics = self._run_by_xla(_at, stack, number)
-            if metrics is None:
+            found = self._run_by_xla(_at, stack, number)
+            if found is None:
                 for index in range(int(number)):
-                    metrics = self._steps.on_batch(_at(index, stack))
+                    found = self._steps.on_batch(_at(index, stack))
+            metrics = found
             left -= int(number)
             batch = following.get_value() if following.has_value() else next(iterator, None) if left else None
         return metrics

@@ -2,7 +2,7 @@
 
 import os
 import random
-from collections.abc import Mapping, MutableMapping
+from collections.abc import MutableMapping
 from typing import Any
 
 import keras
@@ -57,7 +57,7 @@ class StatefulModel(private_apis.HookedModel):
         super().save_own_variables(store)
         resume.save_state(self, self._progress, store)
 
-    def load_own_variables(self, store: Mapping[str, Any]) -> None:
+    def load_own_variables(self, store: MutableMapping[str, Any]) -> None:
         """Loads what `save_own_variables` saved.
 
         Raises:

@@ -31,6 +31,8 @@ class Trainer(StatefulModel, abc.ABC):
         kwargs: the arguments of `keras.Model`.
     """
 
+    train_function: Any
+    test_function: Any
     # The callbacks that `fit` adds.
     warnings: ClassVar[tuple[type[keras.callbacks.Callback], ...]] = (NonFiniteLossWarning,)
 
