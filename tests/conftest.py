@@ -20,6 +20,7 @@ import pytest
 import tensorflow as tf
 
 import tfvae
+from tests.helpers.processes import Processes
 from tfvae.elbo import ElboTerms
 
 
@@ -107,8 +108,25 @@ def dtype_policy():
 
 
 @pytest.fixture(scope="session")
-def run_python(tmp_path_factory):
-    """Runs a script in a fresh process, and returns what it printed."""
+def processes(tmp_path_factory):
+    """Starts processes that have imported the package, in a tenth of a second."""
+    with Processes(tmp_path_factory.mktemp("processes")) as processes:
+        yield processes
+
+
+@pytest.fixture(scope="session")
+def run_python(processes, tmp_path_factory):
+    """Runs a script in a process of its own, which has imported the package, and returns what it printed."""
+
+    def run(script, *arguments):
+        return processes.run(script, *arguments, folder=tmp_path_factory.mktemp("run"))
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def run_new_python(tmp_path_factory):
+    """Runs a script in a new interpreter, for tests of what is imported, and returns what it printed."""
 
     def run(script, *arguments):
         command = [sys.executable, "-c", textwrap.dedent(script), *map(str, arguments)]
@@ -132,42 +150,31 @@ def free_addresses():
 
 
 @pytest.fixture(scope="session")
-def run_workers(tmp_path_factory, free_addresses):
-    """Runs a script in several fresh processes at once, the workers of one TF_CONFIG, and returns what each printed."""
+def run_workers(processes, tmp_path_factory, free_addresses):
+    """Runs a script in several processes at once, the workers of one TF_CONFIG, and returns what each printed."""
 
     def run(script, count, *arguments, timeout=60):
         folder = tmp_path_factory.mktemp("workers")
-        command = [sys.executable, "-c", textwrap.dedent(script), *map(str, arguments)]
         cluster = {"worker": free_addresses(count)}
-        processes = []
-
-        def output(index, kind):
-            return (folder / f"{index}.{kind}").read_text()
-
+        workers = []
         try:
             for index in range(count):
                 task = {"type": "worker", "index": index}
-                environment = {
-                    **os.environ,
-                    "TF_CONFIG": json.dumps({"cluster": cluster, "task": task}),
-                    "TF_CPP_MIN_LOG_LEVEL": "3",
-                }
-                with open(folder / f"{index}.out", "w") as out, open(folder / f"{index}.err", "w") as err:
-                    process = subprocess.Popen(command, cwd=folder, env=environment, stdout=out, stderr=err)
-                processes.append(process)
+                environment = {"TF_CONFIG": json.dumps({"cluster": cluster, "task": task}), "TF_CPP_MIN_LOG_LEVEL": "3"}
+                workers.append(processes.start(script, *arguments, folder=folder, environment=environment))
             deadline = time.monotonic() + timeout
-            while None in (codes := [process.poll() for process in processes]) or any(codes):
+            while None in (codes := [worker.poll() for worker in workers]) or any(codes):
                 # Not after the others: they wait for the one that failed.
                 for index, code in enumerate(codes):
-                    assert not code, f"worker {index} ended with {code}:\n{output(index, 'err')[-4000:]}"
+                    assert not code, f"worker {index} ended with {code}:\n{workers[index].stderr[-4000:]}"
                 assert time.monotonic() < deadline, f"not done after {timeout} seconds:\n" + "\n".join(
-                    f"worker {index}:\n{output(index, 'err')[-2000:]}" for index in range(count)
+                    f"worker {index}:\n{worker.stderr[-2000:]}" for index, worker in enumerate(workers)
                 )
                 time.sleep(0.02)
         finally:
-            for process in processes:
-                process.kill()
-                process.wait()
-        return [output(index, "out") for index in range(count)]
+            for worker in workers:
+                worker.kill()
+                worker.wait()
+        return [worker.stdout for worker in workers]
 
     return run

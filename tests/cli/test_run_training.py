@@ -188,7 +188,7 @@ def test_a_run_without_a_checkpoint_that_is_whole_is_refused(train_cut, refused,
 MOMENTS = """
 import pathlib, re, shutil, sys
 import keras, numpy as np, tfvae
-from tfvae import training
+from tfvae.cli import run_training
 
 root = pathlib.Path(sys.argv[1])
 keras.utils.set_random_seed(0)
