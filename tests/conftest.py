@@ -1,6 +1,7 @@
 """Shared by the tests: tiny data, tiny models, the dtype policy put back, and fresh Python processes."""
 
 import contextlib
+import gc
 import json
 import os
 import socket
@@ -14,18 +15,26 @@ if "PYTEST_XDIST_WORKER" in os.environ:
     # Processes that share two cores would wait for each other's threads.
     os.environ.setdefault("TF_NUM_INTRAOP_THREADS", "1")
 
-import keras
 import numpy as np
 import pytest
-import tensorflow as tf
 
 import tfvae
 from tests.helpers.processes import Processes
-from tfvae.elbo import ElboTerms
+
+# Keras and TensorFlow are imported where they are used: the process that hands out the tests needs neither.
+
+
+def pytest_collection_finish():
+    """Has Python look for garbage seldom: what TensorFlow traces is many small objects that live on."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(100_000, 20, 20)
 
 
 @pytest.fixture(autouse=True)
 def same_random_numbers_in_every_run():
+    import keras
+
     keras.utils.set_random_seed(0)
 
 
@@ -54,6 +63,8 @@ def quiet_vae(tiny_vae):
     The decoder multiplies z by zero: log p(x|z) trains its bias, and the closed form of the KL trains the encoder.
     """
 
+    import keras
+
     def build(**arguments):
         deaf = keras.layers.Dense(3, kernel_initializer="zeros", trainable=False)
         return tiny_vae(decoder=keras.Sequential([keras.Input((2,)), deaf, keras.layers.Dense(4)]), **arguments)
@@ -65,31 +76,21 @@ def quiet_vae(tiny_vae):
 def lazy_vae(tiny_vae):
     """A builder of a VAE that only the first data builds."""
 
+    import keras
+
     def build(**arguments):
         return tiny_vae(encoder=keras.Sequential([keras.layers.Dense(8, activation="relu")]), **arguments)
 
     return build
 
 
-class Known(tfvae.VariationalModel):
-    """A model whose terms are columns of x: log p(x|z) = x[0] + w and KL = x[1]."""
-
-    def __init__(self, **kwargs):
-        super().__init__(**kwargs)
-        self.w = self.add_weight(name="w", shape=(), initializer="zeros")
-        self.built = True
-
-    def check_data(self, x):
-        pass
-
-    def elbo_terms(self, x, sampling):
-        log_likelihood = tf.tile(x[None, :, 0] + self.w, [sampling.num_samples, 1])
-        return ElboTerms(log_likelihood, tf.zeros_like(log_likelihood), tf.zeros_like(log_likelihood), x[:, 1])
-
-
 @pytest.fixture(scope="session")
 def known_model():
     """A builder of a compiled `Known`."""
+
+    import keras
+
+    from tests.helpers.known import Known
 
     def build(optimizer=None, objective=None, **mode):
         model = Known(objective=objective)
@@ -102,6 +103,8 @@ def known_model():
 @pytest.fixture
 def dtype_policy():
     """Sets the dtype policy for one test."""
+    import keras
+
     before = keras.config.dtype_policy()
     yield keras.config.set_dtype_policy
     keras.config.set_dtype_policy(before)

@@ -8,6 +8,7 @@ import re
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import keras
 import numpy as np
@@ -140,6 +141,22 @@ def test_generate_writes_a_picture_or_an_array(in_trained):
     assert (in_trained / "s.png").read_bytes().startswith(b"\x89PNG")
 
 
+def test_export_is_given_the_folder_and_its_name(in_trained, monkeypatch):
+    given = []
+    monkeypatch.setattr(commands, "_export", lambda model, *arguments: given.append((model.latent_dim, *arguments)))
+    options = ["--keep", "2", "--quantize", "float16", "--tflite_batch_size", "1"]
+    for arguments in ([], ["--output", "elsewhere", *options]):
+        commands.main(["export", "runs/digits", *arguments])
+    pipelines = [arguments.pop(2) for arguments in map(list, given)]
+    assert [(dim, folder, *rest) for dim, folder, _, *rest in given] == [
+        (2, Path("saved_models/digits"), None, None, None),
+        (2, Path("elsewhere"), 2, "float16", 1),
+    ]
+    # Of the data of the run, to calibrate and to compare.
+    assert all(next(iter(each.train))[0].shape[1:] == (8, 8, 1) for each in pipelines)
+
+
+@pytest.mark.slow
 def test_export_writes_the_next_version(in_trained):
     shutil.copytree("saved_models/digits", "elsewhere")
     commands.main(["export", "runs/digits", "--output", "elsewhere"])

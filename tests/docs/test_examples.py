@@ -38,7 +38,7 @@ def test_own_networks_learns_the_noise_and_tells_the_data_from_other_data(run):
 
 
 def test_logistic_regression_finds_its_coefficients(run):
-    lines = [line.split() for line in run("logistic_regression.py", "--rows", "50000").splitlines()]
+    lines = [line.split() for line in run("logistic_regression.py", "--rows", "20000").splitlines()]
     rows = [[float(number) for number in line[1:]] for line in lines if line and line[0].startswith("beta[")]
     assert len(rows) == 10
     means, deviations, truths = (np.array(rows)[:, column] for column in (0, 1, -1))

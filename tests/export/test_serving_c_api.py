@@ -38,7 +38,11 @@ def convolutional():
     return tfvae.VAE(encoder, decoder, LATENT_DIM, likelihood=likelihoods.Bernoulli())
 
 
-@pytest.fixture(scope="module", params=[dense, convolutional], ids=lambda build: build.__name__)
+@pytest.fixture(
+    scope="module",
+    params=[dense, pytest.param(convolutional, marks=pytest.mark.slow)],
+    ids=lambda build: build.__name__,
+)
 def served(request, tmp_path_factory):
     """A model and its published version."""
     keras.utils.set_random_seed(0)

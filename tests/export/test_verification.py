@@ -273,7 +273,7 @@ def test_the_tolerance_is_1e_4_of_the_largest_value(model, files, relative, acce
     [
         (serving, "saved_model", "The SavedModel must agree", SHIFT),
         pytest.param(serving, "saved_model", "The SavedModel must agree", np.nan, marks=pytest.mark.slow),
-        (device, "tflite", "The TFLite must agree", SHIFT),
+        pytest.param(device, "tflite", "The TFLite must agree", SHIFT, marks=pytest.mark.slow),
     ],
     ids=["SavedModel", "SavedModel with NaN", "TFLite"],
 )
