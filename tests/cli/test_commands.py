@@ -163,6 +163,7 @@ def test_export_writes_the_next_version(in_trained):
     assert {"1", "2", "elsewhere.tflite"} < {path.name for path in (in_trained / "elsewhere").iterdir()}
 
 
+@pytest.mark.filterwarnings("ignore:The posterior has collapsed")
 def test_parts_are_chosen_by_flags(in_empty, without_exports):
     arguments = ["--likelihood.scale", "0.3", "--objective.beta", "4", "--posterior", "DiagonalNormal"]
     commands.main(
@@ -228,7 +229,7 @@ def test_a_usage_error_is_one_line_and_exit_code_2(in_empty, capsys, arguments, 
 
 
 def test_a_run_that_diverges_says_so_and_keeps_its_history(in_empty, capsys):
-    with pytest.raises(SystemExit, match="diverged"):
+    with pytest.warns(UserWarning, match="The loss was nan in epoch 1"), pytest.raises(SystemExit, match="diverged"):
         commands.main(["train", *SMALL, "--learning_rate", "1e30"])
     assert {path.name for path in (in_empty / "runs/digits").iterdir()} == {"config.yaml", "history.csv"}
     assert not (in_empty / "saved_models").exists()

@@ -184,6 +184,7 @@ def test_annealing_moves_in_unconstrained_coordinates():
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:k-hat is above 0.7")
 def test_annealing_moves_under_a_mixture_of_flows(tiny_vae, x):
     vae = tiny_vae(posterior=tfvae.posteriors.CouplingFlow(), prior=tfvae.priors.VampPrior(num_components=3))
     # Too few chains for k-hat and its warning.

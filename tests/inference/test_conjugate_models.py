@@ -192,6 +192,7 @@ def fitted(case):
 
 
 @pytest.mark.parametrize("case", SOME_CASES)
+@pytest.mark.filterwarnings("ignore:q is far from the posterior")
 def test_a_fit_reaches_the_best_of_its_family(case):
     model, draws, _ = fitted(case)
     _, _, log_joint, log_evidence, _ = CASES[case]
@@ -205,6 +206,7 @@ def test_a_fit_reaches_the_best_of_its_family(case):
 
 
 @pytest.mark.parametrize("case", SOME_CASES)
+@pytest.mark.filterwarnings("ignore:q is far from the posterior")
 def test_importance_weights_bring_the_mean_to_the_exact_one(case):
     _, draws, name = fitted(case)
     _, _, _, log_evidence, posterior = CASES[case]
