@@ -9,6 +9,7 @@ import subprocess
 import sys
 import textwrap
 import time
+from pathlib import Path
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 if "PYTEST_XDIST_WORKER" in os.environ:
@@ -22,6 +23,26 @@ import tfvae
 from tests.helpers.processes import Processes
 
 # Keras and TensorFlow are imported where they are used: the process that hands out the tests needs neither.
+
+
+# The files that take longest are begun first, so that the processes end at about the same time.
+LONGEST = (
+    "distribute/test_kills.py",
+    "docs/test_docs.py",
+    "distribute/test_multi_worker.py",
+    "test_grid.py",
+    "distribute/test_replicas.py",
+    "docs/test_readme.py",
+    "export/test_device.py",
+    "cli/test_run_training.py",
+    "cli/test_commands.py",
+    "docs/test_examples.py",
+)
+
+
+def pytest_collection_modifyitems(items):
+    order = {Path(__file__).parent / name: place for place, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: order.get(item.path, len(order)))
 
 
 def pytest_collection_finish():
