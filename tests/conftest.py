@@ -1,6 +1,7 @@
 """Shared by the tests: tiny data, tiny models, the dtype policy put back, and fresh Python processes."""
 
 import contextlib
+import gc
 import json
 import os
 import socket
@@ -8,23 +9,53 @@ import subprocess
 import sys
 import textwrap
 import time
+from pathlib import Path
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 if "PYTEST_XDIST_WORKER" in os.environ:
     # Processes that share two cores would wait for each other's threads.
     os.environ.setdefault("TF_NUM_INTRAOP_THREADS", "1")
 
-import keras
 import numpy as np
 import pytest
-import tensorflow as tf
 
 import tfvae
-from tfvae.elbo import ElboTerms
+from tests.helpers.processes import Processes
+
+# Keras and TensorFlow are imported where they are used: the process that hands out the tests needs neither.
+
+
+# The files that take longest are begun first, so that the processes end at about the same time.
+LONGEST = (
+    "distribute/test_kills.py",
+    "docs/test_docs.py",
+    "distribute/test_multi_worker.py",
+    "test_grid.py",
+    "distribute/test_replicas.py",
+    "docs/test_readme.py",
+    "export/test_device.py",
+    "cli/test_run_training.py",
+    "cli/test_commands.py",
+    "docs/test_examples.py",
+)
+
+
+def pytest_collection_modifyitems(items):
+    order = {Path(__file__).parent / name: place for place, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: order.get(item.path, len(order)))
+
+
+def pytest_collection_finish():
+    """Has Python look for garbage seldom: what TensorFlow traces is many small objects that live on."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(100_000, 20, 20)
 
 
 @pytest.fixture(autouse=True)
 def same_random_numbers_in_every_run():
+    import keras
+
     keras.utils.set_random_seed(0)
 
 
@@ -53,6 +84,8 @@ def quiet_vae(tiny_vae):
     The decoder multiplies z by zero: log p(x|z) trains its bias, and the closed form of the KL trains the encoder.
     """
 
+    import keras
+
     def build(**arguments):
         deaf = keras.layers.Dense(3, kernel_initializer="zeros", trainable=False)
         return tiny_vae(decoder=keras.Sequential([keras.Input((2,)), deaf, keras.layers.Dense(4)]), **arguments)
@@ -64,31 +97,21 @@ def quiet_vae(tiny_vae):
 def lazy_vae(tiny_vae):
     """A builder of a VAE that only the first data builds."""
 
+    import keras
+
     def build(**arguments):
         return tiny_vae(encoder=keras.Sequential([keras.layers.Dense(8, activation="relu")]), **arguments)
 
     return build
 
 
-class Known(tfvae.VariationalModel):
-    """A model whose terms are columns of x: log p(x|z) = x[0] + w and KL = x[1]."""
-
-    def __init__(self, **kwargs):
-        super().__init__(**kwargs)
-        self.w = self.add_weight(name="w", shape=(), initializer="zeros")
-        self.built = True
-
-    def check_data(self, x):
-        pass
-
-    def elbo_terms(self, x, sampling):
-        log_likelihood = tf.tile(x[None, :, 0] + self.w, [sampling.num_samples, 1])
-        return ElboTerms(log_likelihood, tf.zeros_like(log_likelihood), tf.zeros_like(log_likelihood), x[:, 1])
-
-
 @pytest.fixture(scope="session")
 def known_model():
     """A builder of a compiled `Known`."""
+
+    import keras
+
+    from tests.helpers.known import Known
 
     def build(optimizer=None, objective=None, **mode):
         model = Known(objective=objective)
@@ -101,14 +124,33 @@ def known_model():
 @pytest.fixture
 def dtype_policy():
     """Sets the dtype policy for one test."""
+    import keras
+
     before = keras.config.dtype_policy()
     yield keras.config.set_dtype_policy
     keras.config.set_dtype_policy(before)
 
 
 @pytest.fixture(scope="session")
-def run_python(tmp_path_factory):
-    """Runs a script in a fresh process, and returns what it printed."""
+def processes(tmp_path_factory):
+    """Starts processes that have imported the package, in a tenth of a second."""
+    with Processes(tmp_path_factory.mktemp("processes")) as processes:
+        yield processes
+
+
+@pytest.fixture(scope="session")
+def run_python(processes, tmp_path_factory):
+    """Runs a script in a process of its own, which has imported the package, and returns what it printed."""
+
+    def run(script, *arguments):
+        return processes.run(script, *arguments, folder=tmp_path_factory.mktemp("run"))
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def run_new_python(tmp_path_factory):
+    """Runs a script in a new interpreter, for tests of what is imported, and returns what it printed."""
 
     def run(script, *arguments):
         command = [sys.executable, "-c", textwrap.dedent(script), *map(str, arguments)]
@@ -132,42 +174,31 @@ def free_addresses():
 
 
 @pytest.fixture(scope="session")
-def run_workers(tmp_path_factory, free_addresses):
-    """Runs a script in several fresh processes at once, the workers of one TF_CONFIG, and returns what each printed."""
+def run_workers(processes, tmp_path_factory, free_addresses):
+    """Runs a script in several processes at once, the workers of one TF_CONFIG, and returns what each printed."""
 
     def run(script, count, *arguments, timeout=60):
         folder = tmp_path_factory.mktemp("workers")
-        command = [sys.executable, "-c", textwrap.dedent(script), *map(str, arguments)]
         cluster = {"worker": free_addresses(count)}
-        processes = []
-
-        def output(index, kind):
-            return (folder / f"{index}.{kind}").read_text()
-
+        workers = []
         try:
             for index in range(count):
                 task = {"type": "worker", "index": index}
-                environment = {
-                    **os.environ,
-                    "TF_CONFIG": json.dumps({"cluster": cluster, "task": task}),
-                    "TF_CPP_MIN_LOG_LEVEL": "3",
-                }
-                with open(folder / f"{index}.out", "w") as out, open(folder / f"{index}.err", "w") as err:
-                    process = subprocess.Popen(command, cwd=folder, env=environment, stdout=out, stderr=err)
-                processes.append(process)
+                environment = {"TF_CONFIG": json.dumps({"cluster": cluster, "task": task}), "TF_CPP_MIN_LOG_LEVEL": "3"}
+                workers.append(processes.start(script, *arguments, folder=folder, environment=environment))
             deadline = time.monotonic() + timeout
-            while None in (codes := [process.poll() for process in processes]) or any(codes):
+            while None in (codes := [worker.poll() for worker in workers]) or any(codes):
                 # Not after the others: they wait for the one that failed.
                 for index, code in enumerate(codes):
-                    assert not code, f"worker {index} ended with {code}:\n{output(index, 'err')[-4000:]}"
+                    assert not code, f"worker {index} ended with {code}:\n{workers[index].stderr[-4000:]}"
                 assert time.monotonic() < deadline, f"not done after {timeout} seconds:\n" + "\n".join(
-                    f"worker {index}:\n{output(index, 'err')[-2000:]}" for index in range(count)
+                    f"worker {index}:\n{worker.stderr[-2000:]}" for index, worker in enumerate(workers)
                 )
                 time.sleep(0.02)
         finally:
-            for process in processes:
-                process.kill()
-                process.wait()
-        return [output(index, "out") for index in range(count)]
+            for worker in workers:
+                worker.kill()
+                worker.wait()
+        return [worker.stdout for worker in workers]
 
     return run

@@ -49,8 +49,8 @@ IMPORT = """
 
 
 @pytest.fixture(scope="module")
-def printed(run_python):
-    return run_python(IMPORT).splitlines()
+def printed(run_new_python):
+    return run_new_python(IMPORT).splitlines()
 
 
 def test_import_prints_nothing(printed):
@@ -59,7 +59,7 @@ def test_import_prints_nothing(printed):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("first", [name for name in tfvae.__all__ if name not in ("export", "data", "restart")])
-def test_whatever_is_used_first_all_models_are_registered(first, run_python):
+def test_whatever_is_used_first_all_models_are_registered(first, run_new_python):
     models = ("VAE", "VQVAE", "ConditionalVAE", "HierarchicalVAE", "SemiSupervisedVAE", "VariationalInference")
     script = f"""
         import tfvae
@@ -68,11 +68,11 @@ def test_whatever_is_used_first_all_models_are_registered(first, run_python):
         for name in {models}:
             assert keras.saving.get_registered_object("tfvae>" + name) is getattr(tfvae, name)
     """
-    run_python(script)
+    run_new_python(script)
 
 
-def test_a_module_that_imports_keras_may_be_the_first(run_python):
-    run_python("import tfvae; tfvae.VariationalModel; tfvae.priors.StandardNormal; tfvae.ConditionalVAE")
+def test_a_module_that_imports_keras_may_be_the_first(run_new_python):
+    run_new_python("import tfvae; tfvae.VariationalModel; tfvae.priors.StandardNormal; tfvae.ConditionalVAE")
 
 
 def test_import_changes_no_global_state(printed):

@@ -11,6 +11,8 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from ai_edge_litert.interpreter import Interpreter
+from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
 
 from tfvae import VAE, likelihoods, objectives, posteriors, priors
 from tfvae.elbo import Path, Sampling
@@ -134,7 +136,7 @@ def arguments(case, request):
     return {**case[1], **(layer_arguments if request.param else {})}
 
 
-@pytest.fixture(params=["mixed_bfloat16", "mixed_float16"])
+@pytest.fixture(params=["mixed_bfloat16", pytest.param("mixed_float16", marks=pytest.mark.slow)])
 def mixed_precision(request, dtype_policy):
     dtype_policy(request.param)
     return request.param
@@ -264,6 +266,65 @@ def test_mixed_precision_gives_nearly_the_terms_of_float32(case, dtype_policy):
     ]
     # Three digits of bfloat16 in every pixel of six, through two layers.
     np.testing.assert_allclose(terms[0].elbo, terms[1].elbo, rtol=0.03, atol=0.1)
+
+
+# On a device
+
+DRAWN = [case for case in CASES if slot_of(case[0]) in ("posterior", "prior")]
+GENERATOR = np.random.default_rng(1)
+FEATURES, NOISE = (GENERATOR.normal(size=(5, size)).astype("float32") for size in (8, LATENT_DIM))
+
+
+def drawn(case):
+    """What an export has of a part, z of noise with its log-density, and what that is computed from."""
+    vae = vae_with(case)
+    generator = np.random.default_rng(0)
+    # No weight is at a value where a mistake would not show.
+    vae.set_weights([w + generator.normal(scale=0.3, size=w.shape) for w in vae.get_weights()])
+
+    def from_posterior(features, noise):
+        parameters = vae.posterior(features)
+        z, log_prob = vae.posterior.sample_and_log_prob_from(parameters, noise)
+        return {**parameters, "z": z, "log_prob": log_prob}
+
+    def from_prior(noise):
+        z = vae.prior.sample_from(noise)
+        return {"z": z, "log_prob": vae.prior.distribution().log_prob(z)}
+
+    if slot_of(case[0]) == "posterior":
+        return from_posterior, {"features": FEATURES, "noise": NOISE}
+    return from_prior, {"noise": NOISE}
+
+
+def of_constants(function, inputs):
+    """The graph of a function, whose weights are constants: those of different models have the same names."""
+    specs = [tf.TensorSpec([None, array.shape[1]], name=name) for name, array in inputs.items()]
+    graph = tf.function(function, autograph=False).get_concrete_function(*specs)
+    frozen, names = convert_variables_to_constants_v2(graph), sorted(graph.structured_outputs)
+    return tf.function(lambda *tensors: dict(zip(names, frozen(*tensors), strict=True)), input_signature=specs)
+
+
+@pytest.fixture(scope="module")
+def on_a_device(tmp_path_factory):
+    """What posteriors and priors draw, and one .tflite file of all of them, of operations that are built in."""
+    folder = str(tmp_path_factory.mktemp("parts"))
+    functions = [drawn(case) for case in DRAWN]
+    signatures = {f"part_{index}": of_constants(*function) for index, function in enumerate(functions)}
+    options = tf.saved_model.SaveOptions(experimental_custom_gradients=False)
+    tf.saved_model.save(tf.Module(), folder, signatures, options)
+    converter = tf.lite.TFLiteConverter.from_saved_model(folder, signature_keys=list(signatures))
+    return functions, Interpreter(model_content=converter.convert())
+
+
+@pytest.mark.parametrize("index", range(len(DRAWN)), ids=map(case_id, DRAWN))
+def test_a_device_draws_what_the_part_does(on_a_device, index):
+    functions, interpreter = on_a_device
+    function, inputs = functions[index]
+    expected = function(*map(tf.constant, inputs.values()))
+    received = interpreter.get_signature_runner(f"part_{index}")(**inputs)
+    assert set(received) == set(expected)
+    for name, value in expected.items():
+        np.testing.assert_allclose(received[name], value, rtol=1e-4, atol=2e-5, err_msg=name)
 
 
 @pytest.mark.slow

@@ -49,7 +49,7 @@ class Signature:
         return {name: np.asarray(output) for name, output in outputs.items()}
 
 
-class Exportable(abc.ABC):
+class Exportable(metaclass=abc.ABCMeta):
     """A `keras.Model` that can be exported.
 
     `tfvae.export` knows a model by this class alone. A model of your own has to say what its functions are

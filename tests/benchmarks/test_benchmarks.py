@@ -117,11 +117,11 @@ def test_the_operations_of_the_roofline_are_those_that_tensorflow_counts(k):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("peer", ["tfvae", "keras", "torch", "jax", "pythae"])
-def test_the_loss_of_every_peer_is_that_of_tfvae_and_training_lowers_it(peer, run_python):
+def test_the_loss_of_every_peer_is_that_of_tfvae_and_training_lowers_it(peer, run_new_python):
     # Not imported here: several frameworks in one process crash it.
     if importlib.util.find_spec(peer) is None:
         pytest.skip(f"{peer} is not installed")
-    for line in run_python(LOSSES, BENCHMARKS, peer, ROWS).splitlines():
+    for line in run_new_python(LOSSES, BENCHMARKS, peer, ROWS).splitlines():
         shape, k, before, after = json.loads(line)
         architecture = ARCHITECTURES[shape]
         model = tfvae_vae.build(architecture, k)

@@ -37,6 +37,7 @@ def test_the_weight_rises_to_one(steps_per_execution, expected, x, known_model):
     assert float(model.kl_weight) == 1.0
 
 
+@pytest.mark.filterwarnings("ignore:The KL warm-up takes longer than the training")
 def test_the_weighted_divergence_is_in_the_training_loss_alone(x, known_model):
     model = known_model()
     # One step, at the weight 0.25.
@@ -74,6 +75,7 @@ class ImportanceWeighted(Objective):
         return tf.reduce_logsumexp(terms.log_weights, axis=0) - np.log(self.num_samples)
 
 
+@pytest.mark.filterwarnings("ignore:The KL warm-up takes longer than the training")
 def test_the_loss_of_importance_weights_has_those_of_the_tempered_terms(x, tiny_vae):
     vae = tiny_vae(objective=ImportanceWeighted(num_samples=5))
     vae.compile(keras.optimizers.SGD(0.0))
@@ -87,6 +89,7 @@ def test_the_loss_of_importance_weights_has_those_of_the_tempered_terms(x, tiny_
     assert history["loss"] != pytest.approx([-(logsumexp(terms.log_weights, axis=0) - np.log(5)).mean()], rel=1e-3)
 
 
+@pytest.mark.filterwarnings("ignore:The KL warm-up takes longer than the training")
 def test_a_list_of_callbacks_without_parameters_warms_up(x, known_model):
     model = known_model()
     callbacks = keras.callbacks.CallbackList([KLWarmUp(99)], add_history=True, model=model)
@@ -100,6 +103,7 @@ def test_a_warm_up_that_is_longer_than_the_training_warns(x, known_model, recwar
         known_model().fit(x, batch_size=5, epochs=2, callbacks=KLWarmUp(9), verbose=0)
 
 
+@pytest.mark.filterwarnings("ignore:Your input ran out of data")
 def test_a_warm_up_that_the_end_of_the_training_cuts_warns(x, known_model):
     # How long it takes is not known before, where a generator gives the batches or a callback stops it.
     unknown = tf.data.Dataset.from_generator(lambda: (x[:5] for _ in range(4)), output_signature=tf.TensorSpec((5, 4)))
@@ -211,7 +215,10 @@ def test_a_fit_that_is_too_short_is_warned_of_and_left_as_it_is():
 
 def test_a_loss_that_stays_nan_ends_the_fit():
     model = normal_posterior(scale=np.nan)
-    with pytest.warns(UserWarning, match="q has not converged"):
+    with (
+        pytest.warns(UserWarning, match="q has not converged"),
+        pytest.warns(UserWarning, match="The loss was nan in epoch 1"),
+    ):
         history = model.fit(epochs=20, callbacks=[Convergence()], verbose=0)
     assert len(history.epoch) == 5
 

@@ -105,6 +105,7 @@ def test_a_write_that_fails_leaves_the_checkpoints_from_before(trained, x, known
     assert resumed(x, known_model, trained) == [3]
 
 
+@pytest.mark.filterwarnings("ignore:Skipping")
 def test_checkpoints_of_another_model_are_refused(trained, x, tiny_vae):
     vae = tiny_vae()
     vae.compile("adam")

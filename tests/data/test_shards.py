@@ -2,10 +2,6 @@
 
 import inspect
 import json
-import socket
-import subprocess
-import sys
-import textwrap
 
 import numpy as np
 import pytest
@@ -303,14 +299,13 @@ WORKER = """
     import tfvae
     from tfvae.shards import stream
 
-    index, addresses, cases = int(sys.argv[1]), sys.argv[2].split(), json.loads(sys.argv[3])
-    task = {"type": "worker", "index": index}
-    os.environ["TF_CONFIG"] = json.dumps({"cluster": {"worker": addresses}, "task": task})
+    cases = json.loads(sys.argv[1])
+    index = json.loads(os.environ["TF_CONFIG"])["task"]["index"]
     strategy = tfvae.strategy("multi_worker", timeout=60)
     results = []
     with strategy.scope():
         for number, (counts, batch_size, shuffle) in enumerate(cases):
-            paths = [Path(f"{number}-{i}.npy") for i in range(len(counts))]
+            paths = [Path(f"{index}-{number}-{i}.npy") for i in range(len(counts))]
             parts = np.split(np.arange(sum(counts)).reshape(-1, 1), np.cumsum(counts)[:-1])
             for path, part in zip(paths, parts):
                 np.save(path, part)
@@ -340,29 +335,10 @@ CASES = [
 
 
 @pytest.fixture(scope="module")
-def two_workers(tmp_path_factory):
+def two_workers(run_workers):
     """For each case what both workers got, each in a process of its own."""
-    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(2)]
-    addresses = " ".join(f"127.0.0.1:{one.getsockname()[1]}" for one in sockets)
-    for one in sockets:
-        one.close()
-    processes = [
-        subprocess.Popen(
-            [sys.executable, "-c", textwrap.dedent(WORKER), str(index), addresses, json.dumps(CASES)],
-            cwd=tmp_path_factory.mktemp("worker"),
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for index in range(2)
-    ]
-    try:
-        outputs = [process.communicate(timeout=120) for process in processes]
-    finally:
-        for process in processes:
-            process.kill()
-    assert [process.returncode for process in processes] == [0, 0], outputs
-    return list(zip(*(json.loads(output) for output, _ in outputs), strict=True))
+    outputs = run_workers(WORKER, 2, json.dumps(CASES), timeout=120)
+    return list(zip(*(json.loads(output.splitlines()[-1]) for output in outputs), strict=True))
 
 
 @pytest.mark.parametrize("case", range(len(CASES)), ids=map(str, CASES))

@@ -1,18 +1,12 @@
 """Training that is killed, by SIGKILL at random times, and started again until it ends."""
 
 import json
-import os
 import random
 import signal
-import subprocess
-import sys
-import textwrap
 import time
 
 import numpy as np
 import pytest
-
-from tests.helpers.processes import Processes
 
 TRAINING = """
     import sys
@@ -32,12 +26,6 @@ TRAINING = """
     vae.fit(x, batch_size=8, epochs=6, validation_data=x[:40], callbacks=callbacks, verbose=0)
     np.savez(folder + "/end.npz", *vae.get_weights())
 """
-
-
-@pytest.fixture(scope="module")
-def processes(tmp_path_factory):
-    with Processes(tmp_path_factory.mktemp("processes")) as processes:
-        yield processes
 
 
 @pytest.fixture(scope="module")
@@ -67,12 +55,12 @@ def test_a_training_that_is_killed_again_and_again_ends_the_same(kind, kills, pr
     folder.mkdir()
     while killed < kills:
         before = newest(folder)
-        pid, output = processes.start(TRAINING, folder, kind)
+        process = processes.start(TRAINING, folder, kind)
         # From the start of the process to about its end: to build and restore takes more time than to train.
         time.sleep(rng.uniform(0, seconds))
-        os.kill(pid, signal.SIGKILL)
-        code = processes.wait(pid)
-        assert code in (0, -signal.SIGKILL), output.read_text()[-2000:]
+        process.kill()
+        code = process.wait()
+        assert code in (0, -signal.SIGKILL), process.stderr[-2000:]
         if code == 0:
             # It ended first: compared, and begun anew.
             assert_same_end(folder, expected)
@@ -117,36 +105,34 @@ WORKER_EPOCHS = 12
 class Workers:
     """Two workers, each of which can be killed and started again."""
 
-    def __init__(self, addresses, folder):
-        self.addresses, self.folder = addresses, folder
+    def __init__(self, processes, addresses, folder):
+        self.processes, self.addresses, self.folder = processes, addresses, folder
         folder.mkdir()
-        self.processes = [self.start(0), self.start(1)]
+        self.workers = [self.start(0), self.start(1)]
 
     def start(self, index):
         config = {"cluster": {"worker": self.addresses}, "task": {"type": "worker", "index": index}}
-        environment = {**os.environ, "TF_CONFIG": json.dumps(config)}
-        with open(self.folder / f"{index}.log", "a") as log:
-            command = [sys.executable, "-c", textwrap.dedent(WORKER), str(self.folder), str(WORKER_EPOCHS)]
-            return subprocess.Popen(command, env=environment, stdout=log, stderr=log)
+        environment = {"TF_CONFIG": json.dumps(config)}
+        return self.processes.start(WORKER, self.folder, WORKER_EPOCHS, environment=environment)
 
     def restart(self, index):
-        self.processes[index].kill()
-        self.processes[index].wait()
-        self.processes[index] = self.start(index)
+        self.workers[index].kill()
+        self.workers[index].wait()
+        self.workers[index] = self.start(index)
 
     def end(self):
         """Waits for both, and returns the weights of each."""
-        for index, process in enumerate(self.processes):
-            assert process.wait(180) == 0, (self.folder / f"{index}.log").read_text()[-3000:]
+        for worker in self.workers:
+            assert worker.wait(180) == 0, worker.stderr[-3000:]
         return [list(np.load(self.folder / f"end{index}.npz").values()) for index in range(2)]
 
     def __enter__(self):
         return self
 
     def __exit__(self, *_):
-        for process in self.processes:
-            process.kill()
-            process.wait()
+        for worker in self.workers:
+            worker.kill()
+            worker.wait()
 
 
 def wait_until(condition, seconds=90):
@@ -157,8 +143,8 @@ def wait_until(condition, seconds=90):
 
 
 @pytest.fixture(scope="module")
-def uncut_workers(free_addresses, tmp_path_factory):
-    with Workers(free_addresses(2), tmp_path_factory.mktemp("workers") / "uncut") as workers:
+def uncut_workers(processes, free_addresses, tmp_path_factory):
+    with Workers(processes, free_addresses(2), tmp_path_factory.mktemp("workers") / "uncut") as workers:
         first, second = workers.end()
     for value, other in zip(first, second, strict=True):
         np.testing.assert_array_equal(value, other)
@@ -167,11 +153,12 @@ def uncut_workers(free_addresses, tmp_path_factory):
 
 @pytest.mark.parametrize("victims", [[1], pytest.param([0, 1, 0, 1, 0], marks=pytest.mark.slow)], ids=["one", "five"])
 def test_a_worker_that_is_killed_and_started_again_does_not_change_the_end(
-    victims, uncut_workers, free_addresses, tmp_path
+    victims, processes, uncut_workers, free_addresses, tmp_path
 ):
     rng = random.Random(0)
     folder = tmp_path / "workers"
-    with Workers(free_addresses(2), folder) as workers:
+    with Workers(processes, free_addresses(2), folder) as workers:
+        survivor = workers.workers[1 - victims[0]]
         for victim in victims:
             before = newest(folder)
             wait_until(lambda before=before: newest(folder) > before or (folder / "end0.npz").exists())
@@ -182,4 +169,4 @@ def test_a_worker_that_is_killed_and_started_again_does_not_change_the_end(
         for weights in workers.end():
             for value, expected in zip(weights, uncut_workers, strict=True):
                 np.testing.assert_array_equal(value, expected)
-    assert "a worker was lost, starting again" in (folder / f"{1 - victims[0]}.log").read_text()
+    assert "a worker was lost, starting again" in survivor.stderr

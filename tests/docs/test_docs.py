@@ -31,7 +31,9 @@ def test_the_names_of_a_page_exist_and_its_python_runs_from_top_to_bottom(page, 
     assert names
     # First, because what the code imports may bring in more names.
     names_exist = "import os, sys, tfvae\nos.chdir(sys.argv[1])\nfor name in sys.argv[2:]:\n    eval(name)\n"
-    run_python(names_exist + code, tmp_path, *names)
+    # Few epochs: that the code runs is shown, and not how well its models are trained.
+    setting = "import keras\nkeras.config.set_max_epochs(2)\n"
+    run_python(names_exist + setting + code, tmp_path, *names)
 
 
 @pytest.mark.parametrize("slot", [posteriors, priors, likelihoods, objectives], ids=lambda module: module.__name__)

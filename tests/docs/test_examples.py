@@ -1,8 +1,6 @@
 """Every example runs; `digits_against_pca.py` by the test of the README, which quotes it, `cluster.py` by its own."""
 
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -22,22 +20,25 @@ def test_no_example_without_a_test():
     }
 
 
+@pytest.fixture
+def run(run_python):
+    """Runs an example with arguments, and returns what it printed."""
+    code = "import runpy, sys; sys.argv[:] = sys.argv[1:]; runpy.run_path(sys.argv[0], run_name='__main__')"
+    return lambda name, *arguments: run_python(code, EXAMPLES / name, *arguments)
+
+
 @pytest.mark.slow
-def test_own_networks_learns_the_noise_and_tells_the_data_from_other_data():
-    done = subprocess.run([sys.executable, EXAMPLES / "own_networks.py"], capture_output=True, text=True, check=True)
-    scale, held_out, shuffled = (float(re.findall(r"-?\d+\.\d+", line)[-1]) for line in done.stdout.splitlines()[-3:])
+def test_own_networks_learns_the_noise_and_tells_the_data_from_other_data(run):
+    scale, held_out, shuffled = (
+        float(re.findall(r"-?\d+\.\d+", line)[-1]) for line in run("own_networks.py").splitlines()[-3:]
+    )
     # A two-dimensional latent space can fold onto the circle, so nearly all of what is left is the noise.
     assert 0.09 < scale < 0.13
     assert held_out > shuffled + 50
 
 
-def run(*arguments):
-    done = subprocess.run([sys.executable, *arguments], cwd=EXAMPLES, capture_output=True, text=True, check=True)
-    return done.stdout
-
-
-def test_logistic_regression_finds_its_coefficients():
-    lines = [line.split() for line in run("logistic_regression.py", "--rows", "50000").splitlines()]
+def test_logistic_regression_finds_its_coefficients(run):
+    lines = [line.split() for line in run("logistic_regression.py", "--rows", "20000").splitlines()]
     rows = [[float(number) for number in line[1:]] for line in lines if line and line[0].startswith("beta[")]
     assert len(rows) == 10
     means, deviations, truths = (np.array(rows)[:, column] for column in (0, 1, -1))
@@ -46,7 +47,7 @@ def test_logistic_regression_finds_its_coefficients():
 
 
 @pytest.mark.slow
-def test_the_digits_without_labels_help_to_classify():
+def test_the_digits_without_labels_help_to_classify(run):
     accuracy, alone = (float(line.split()[-1]) for line in run("semi_supervised.py").splitlines()[-2:])
     # Of 397 digits; measured 0.914 against 0.872.
     assert alone > 0.8
@@ -54,7 +55,7 @@ def test_the_digits_without_labels_help_to_classify():
 
 
 @pytest.mark.slow
-def test_eight_schools_prints_the_effects_of_long_markov_chains():
+def test_eight_schools_prints_the_effects_of_long_markov_chains(run):
     (line,) = [line for line in run("eight_schools.py").splitlines() if line.startswith("mean effect")]
     effects = [float(number) for number in re.findall(r"-?\d+\.\d+", line)]
     # The means over 10,000 draws in posteriordb (Magnusson et al. 2024), whose standard deviations are about 5.

@@ -183,6 +183,8 @@ def test_annealing_moves_in_unconstrained_coordinates():
     assert_errors_are_as_predicted(result, exact)
 
 
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:k-hat is above 0.7")
 def test_annealing_moves_under_a_mixture_of_flows(tiny_vae, x):
     vae = tiny_vae(posterior=tfvae.posteriors.CouplingFlow(), prior=tfvae.priors.VampPrior(num_components=3))
     # Too few chains for k-hat and its warning.
@@ -270,7 +272,7 @@ def test_bad_arguments_of_the_gap_are_named(tiny_vae, x):
 # Models whose graph is another one
 
 
-@pytest.mark.parametrize("depends", [False, True], ids=["p(z)", "p(z|c)"])
+@pytest.mark.parametrize("depends", [pytest.param(False, marks=pytest.mark.slow), True], ids=["p(z)", "p(z|c)"])
 def test_of_a_conditional_model_all_is_given_the_condition(depends):
     given = test_conditional.data(20)
     vae, log_prob = test_conditional.linear(depends)

@@ -144,13 +144,13 @@ def test_where_there_is_no_model_the_path_is_named(tmp_path, path):
         export.load(tmp_path / path)
 
 
-def test_a_file_that_is_no_model_or_half_of_one_is_an_error_and_no_crash(paths, tmp_path, run_python):
+def test_a_file_that_is_no_model_or_half_of_one_is_an_error_and_no_crash(paths, tmp_path, run_new_python):
     whole = paths["tflite"].read_bytes()
     contents = {"text": b"This is not a model. " * 50, "empty": b"", "off by one": whole[:-1]}
     contents |= {f"{eighths} eighths": whole[: len(whole) * eighths // 8] for eighths in range(1, 8)}
     for name, content in contents.items():
         (tmp_path / f"{name}.tflite").write_bytes(content)
-    printed = run_python(
+    printed = run_new_python(
         """
         import pathlib, sys
         from tfvae.export import load
@@ -281,10 +281,10 @@ RUN = """
     ids=["tflite", "tflite, all blocked", "SavedModel, all but TensorFlow blocked"],
 )
 def test_an_export_runs_in_a_process_without_what_it_does_not_need(
-    model, paths, tmp_path, run_python, path, blocked, loaded
+    model, paths, tmp_path, run_new_python, path, blocked, loaded
 ):
     np.savez(tmp_path / "question.npz", x=X, epsilon=EPSILON)
-    printed = run_python(RUN, paths[path], tmp_path / "question.npz", json.dumps(blocked), tmp_path / "answer.npz")
+    printed = run_new_python(RUN, paths[path], tmp_path / "question.npz", json.dumps(blocked), tmp_path / "answer.npz")
     assert json.loads(printed.splitlines()[-1]) == [[], loaded]
     assert_same(dict(np.load(tmp_path / "answer.npz")), expected_answers(model, X, EPSILON))
 
@@ -334,8 +334,8 @@ def test_every_public_name_is_found_and_listed_and_no_other(package):
         package.nothing  # noqa: B018
 
 
-def test_public_names_are_listed_before_they_are_used(run_python):
-    printed = run_python(
+def test_public_names_are_listed_before_they_are_used(run_new_python):
+    printed = run_new_python(
         """
         import json, sys
         import tfvae

@@ -90,13 +90,13 @@ def small(tmp_path_factory):
     return small_model(), export.tflite(small_model(), path, x=binary_images(9), offset=[0.5], scale=2)
 
 
-# Every pair of a likelihood, a network and a latent size; by default each likelihood once, and both of the others.
+# Every pair of a likelihood, a network and a latent size; by default both of each of the others and two likelihoods.
 @pytest.mark.parametrize(
     ("likelihood", "network", "latent_dim"),
     [
-        ("Normal(0.5)", "dense", 5),
+        pytest.param("Normal(0.5)", "dense", 5, marks=pytest.mark.slow),
         ("Normal(learned)", "convolutional", 5),
-        ("Bernoulli", "convolutional", 1),
+        pytest.param("Bernoulli", "convolutional", 1, marks=pytest.mark.slow),
         ("ContinuousBernoulli", "dense", 1),
         pytest.param("Normal(0.5)", "convolutional", 1, marks=pytest.mark.slow),
         pytest.param("Normal(learned)", "dense", 1, marks=pytest.mark.slow),
@@ -184,9 +184,8 @@ def test_log_likelihoods_that_are_all_but_zero_do_not_stop_the_export(tmp_path, 
     np.testing.assert_allclose(score["log_likelihood"], expected, atol=784 * 1.2e-7)
 
 
-def test_weights_are_stored_once(tmp_path):
-    model = build(hidden=256, latent_dim=8, event_shape=(16, 16, 1))
-    file = export.tflite(model, tmp_path / "model.tflite")
+def test_weights_are_stored_once(large):
+    model, file = large[0], large[1][None]
     parameters = 4 * model.count_params()
     assert parameters <= constants_size(file) < 1.01 * parameters
     assert file.stat().st_size < 1.02 * parameters + 50_000

@@ -249,7 +249,7 @@ def answers(model, x, epsilon):
 @pytest.mark.parametrize(
     ("policy", "file_format", "build_model"),
     [
-        ("mixed_bfloat16", "saved_model", build),
+        pytest.param("mixed_bfloat16", "saved_model", build, marks=pytest.mark.slow),
         ("mixed_float16", "tflite", build_of_own_networks),
         pytest.param("mixed_bfloat16", "saved_model", build_of_own_networks, marks=pytest.mark.slow),
         pytest.param("mixed_float16", "tflite", build, marks=pytest.mark.slow),
@@ -281,7 +281,8 @@ def test_a_model_in_float32_is_not_copied():
     assert model.in_float32() is model
 
 
-def test_own_networks_with_batch_normalization_and_dropout_export_their_inference(tmp_path):
+@pytest.mark.parametrize("file_format", ["saved_model", pytest.param("tflite", marks=pytest.mark.slow)])
+def test_own_networks_with_batch_normalization_and_dropout_export_their_inference(tmp_path, file_format):
     model = build_of_own_networks()
     model.compile("adam")
     model.fit(binary_images(64), epochs=3, batch_size=16, verbose=0)
@@ -290,11 +291,10 @@ def test_own_networks_with_batch_normalization_and_dropout_export_their_inferenc
     in_training = model.encoder(x, training=True).numpy()
     assert np.abs(in_training - model.encoder(x, training=False).numpy()).max() > 1e-2
     expected = answers(model, x, epsilon)
-    for path in (export.saved_model(model, tmp_path / "model"), export.tflite(model, tmp_path / "model.tflite")):
-        exported = export.load(path)
-        received = {**exported.encode(x), "decoded": exported.decode(epsilon), **exported.score(x, epsilon)}
-        for name, value in expected.items():
-            np.testing.assert_allclose(received[name], value, rtol=1e-5, atol=1e-5, err_msg=name)
+    exported = export.load(getattr(export, file_format)(model, tmp_path / "model.tflite"))
+    received = {**exported.encode(x), "decoded": exported.decode(epsilon), **exported.score(x, epsilon)}
+    for name, value in expected.items():
+        np.testing.assert_allclose(received[name], value, rtol=1e-5, atol=1e-5, err_msg=name)
 
 
 class SilentPosterior(posteriors.DiagonalNormal):

@@ -278,7 +278,7 @@ ONLY_TENSORFLOW = """
 
 
 def test_plain_tensorflow_gives_the_same_and_the_graph_refuses_wrong_shapes(
-    regressions, families, tmp_path, run_python
+    regressions, families, tmp_path, run_new_python
 ):
     noise = np.random.default_rng(0).standard_normal([6, DIM]).astype("float32")
     questions, expected = [], []
@@ -293,7 +293,7 @@ def test_plain_tensorflow_gives_the_same_and_the_graph_refuses_wrong_shapes(
     for index, (_, _, inputs) in enumerate(questions):
         np.savez(tmp_path / f"{index}.npz", **inputs)
     (tmp_path / "questions.json").write_text(json.dumps([(str(version), name) for version, name, _ in questions]))
-    printed = json.loads(run_python(ONLY_TENSORFLOW, tmp_path, " ".join(OTHERS)).splitlines()[-1])
+    printed = json.loads(run_new_python(ONLY_TENSORFLOW, tmp_path, " ".join(OTHERS)).splitlines()[-1])
     assert printed["there"] == []
     for index, value in enumerate(expected):
         assert_close(dict(np.load(tmp_path / f"{index}.outputs.npz")), value)

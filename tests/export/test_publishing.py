@@ -55,7 +55,8 @@ def contents(folder):
 
 
 def test_a_version_is_one_above_the_highest_and_complete(model, folder):
-    (folder / "12").mkdir()
+    # A file takes its number too.
+    (folder / "12").write_text("a file")
     (folder / ".tmp-killed/model").mkdir(parents=True)
     (folder / ".tmp-killed/model/saved_model.pb").write_bytes(b"half")
     (folder / "notes").mkdir()
@@ -63,15 +64,10 @@ def test_a_version_is_one_above_the_highest_and_complete(model, folder):
     assert version == folder / "13"
     assert {str(path.relative_to(version)) for path in version.rglob("*") if path.is_file()} == CONTENT
     assert listing(folder) == {"1", "12", "13", "notes", *DOCUMENTS}
+    assert (folder / "12").read_text() == "a file"
     # A server that runs as another user reads it.
     assert all(path.stat().st_mode & (0o005 if path.is_dir() else 0o004) for path in folder.rglob("*"))
     assert version.stat().st_mode & 0o005 == 0o005
-
-
-def test_a_file_that_is_a_number_takes_that_version(model, folder):
-    (folder / "2").write_text("a file")
-    assert export.saved_model(model, folder).name == "3"
-    assert (folder / "2").read_text() == "a file"
 
 
 def test_keep_prunes_the_oldest_and_nothing_that_is_not_a_version(model, folder):

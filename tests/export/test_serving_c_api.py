@@ -38,7 +38,11 @@ def convolutional():
     return tfvae.VAE(encoder, decoder, LATENT_DIM, likelihood=likelihoods.Bernoulli())
 
 
-@pytest.fixture(scope="module", params=[dense, convolutional], ids=lambda build: build.__name__)
+@pytest.fixture(
+    scope="module",
+    params=[dense, pytest.param(convolutional, marks=pytest.mark.slow)],
+    ids=lambda build: build.__name__,
+)
 def served(request, tmp_path_factory):
     """A model and its published version."""
     keras.utils.set_random_seed(0)
@@ -152,7 +156,7 @@ REQUESTS = {
 
 
 @pytest.fixture(scope="module")
-def received(served, tmp_path_factory, run_python):
+def received(served, tmp_path_factory, run_new_python):
     """What one process answers through the C API to all requests, in their order: {key: (code, message, outputs)}."""
     _, version = served
     folder = tmp_path_factory.mktemp("requests")
@@ -170,7 +174,7 @@ def received(served, tmp_path_factory, run_python):
             written[f"{kind}/{key}"] = {"feeds": feeds, "fetches": fetches}
     (folder / "requests.json").write_text(json.dumps(written))
     library = Path(tf.__file__).parent
-    run_python(C_CLIENT, version, folder / "requests.json", folder / "results.npz", library)
+    run_new_python(C_CLIENT, version, folder / "requests.json", folder / "results.npz", library)
     results = dict(np.load(folder / "results.npz"))
     codes = json.loads(str(results.pop("codes")))
     outputs = {name: {} for name in written}

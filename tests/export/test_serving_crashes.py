@@ -15,7 +15,6 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tests.helpers.processes import Processes
 from tfvae import export
 
 CONTENT = {
@@ -83,12 +82,6 @@ def check_version(version, expected):
 
 
 @pytest.fixture(scope="module")
-def processes(tmp_path_factory):
-    with Processes(tmp_path_factory.mktemp("processes")) as processes:
-        yield processes
-
-
-@pytest.fixture(scope="module")
 def keras_file(model, tmp_path_factory):
     path = tmp_path_factory.mktemp("keras") / "model.keras"
     model.save(path)
@@ -109,7 +102,7 @@ EXPORT = """
 def test_two_exports_at_once_publish_two_versions(processes, keras_file, expected, tmp_path):
     folder = tmp_path / "model"
     started = [processes.start(EXPORT, keras_file, folder, 1) for _ in range(2)]
-    assert [processes.wait(pid) for pid, _ in started] == [0, 0], [output.read_text() for _, output in started]
+    assert [process.wait() for process in started] == [0, 0], [process.stderr for process in started]
     assert listing(folder) == {"1", "2", *DOCUMENTS}
     for version in ("1", "2"):
         check_version(folder / version, expected)
@@ -145,14 +138,14 @@ def test_a_reader_never_fails_whenever_an_export_is_killed(processes, keras_file
     # About how long the first export of a process takes, and the next; measured below.
     seconds = [1.5, 0.8]
     for kill in range(kills):
-        pid, output = processes.start(EXPORT, keras_file, folder, 1000)
-        poll_while(lambda output=output: not (output.exists() and "begins" in output.read_text()), 60)
+        process = processes.start(EXPORT, keras_file, folder, 1000)
+        poll_while(lambda process=process: "begins" not in process.stdout, 60)
         if kill % 2:
             published = len(seen)
             seconds[0] = poll_while(lambda published=published: len(seen) == published, 60)
         poll_while(lambda: True, rng.uniform(0, seconds[kill % 2]))
-        os.kill(pid, signal.SIGKILL)
-        assert processes.wait(pid) == -signal.SIGKILL, output.read_text()
+        process.kill()
+        assert process.wait() == -signal.SIGKILL, process.stderr
         poll()
         temporaries = [name for name in os.listdir(folder) if name.startswith(".tmp-")]
         assert len(temporaries) <= 1

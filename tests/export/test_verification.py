@@ -209,6 +209,7 @@ def test_only_what_is_given_is_verified(model, files):
     ],
     ids=["no file", "timed_calls", "shape", "no rows", "NaN", "beyond float32"],
 )
+@pytest.mark.filterwarnings("ignore:overflow encountered in cast")
 def test_a_wrong_argument_is_named(model, files, arguments, message):
     with pytest.raises(ValueError, match=re.escape(message)):
         export.verify(model, **{**files, "x": data(2), **arguments})
@@ -272,7 +273,7 @@ def test_the_tolerance_is_1e_4_of_the_largest_value(model, files, relative, acce
     [
         (serving, "saved_model", "The SavedModel must agree", SHIFT),
         pytest.param(serving, "saved_model", "The SavedModel must agree", np.nan, marks=pytest.mark.slow),
-        (device, "tflite", "The TFLite must agree", SHIFT),
+        pytest.param(device, "tflite", "The TFLite must agree", SHIFT, marks=pytest.mark.slow),
     ],
     ids=["SavedModel", "SavedModel with NaN", "TFLite"],
 )

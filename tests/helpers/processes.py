@@ -1,66 +1,123 @@
-"""Processes of their own, for tests that kill them."""
+"""Processes of their own, which start fast: forks of one that has imported everything and computed nothing."""
 
+import json
+import os
+import signal
 import subprocess
 import sys
 import textwrap
 import time
 
 SERVER = """
-import os, resource, sys
-import keras, numpy, tensorflow
-import tfvae.export.client, tfvae.export.device, tfvae.export.serving, tfvae.models.vae
-from tfvae import data, elbo, likelihoods, networks, objectives, posteriors, priors
-from tfvae.training import batch
+import importlib, json, os, pkgutil, sys
+import keras, tensorflow
+import tfvae
 
+for module in pkgutil.walk_packages(tfvae.__path__, "tfvae."):
+    if module.name != "tfvae.__main__":
+        importlib.import_module(module.name)
 keras.Sequential, keras.saving.load_model
+print("ready", flush=True)
 for line in sys.stdin:
-    command, *rest = eval(line)
+    command, *rest = json.loads(line)
     if command == "wait":
-        print(os.waitstatus_to_exitcode(os.waitpid(*rest, 0)[1]), flush=True)
+        pid, blocking = rest
+        ended, status = os.waitpid(pid, 0 if blocking else os.WNOHANG)
+        print(json.dumps(os.waitstatus_to_exitcode(status) if ended else None), flush=True)
         continue
     pid = os.fork()
     if not pid:
-        code, output, *sys.argv[1:] = rest
-        for descriptor in (1, 2):
-            os.dup2(os.open(output, os.O_WRONLY | os.O_CREAT | os.O_APPEND), descriptor)
+        code, arguments, output, folder, environment = rest
+        os.environ.update(environment)
+        os.chdir(folder)
+        os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+        for descriptor, suffix in ((1, "out"), (2, "err")):
+            os.dup2(os.open(f"{output}.{suffix}", os.O_WRONLY | os.O_CREAT | os.O_APPEND), descriptor)
+        # The second is for code that replaces its process by a new one of the same command.
+        sys.argv[1:], sys.orig_argv[1:] = arguments, ["-c", code, *arguments]
         exec(compile(code, "code", "exec"), {"__name__": "__main__"})
-        sys.stdout.flush()
-        os._exit(0)
+        break
     print(pid, flush=True)
 """
 
 
+class Process:
+    """A process that was started."""
+
+    def __init__(self, processes, pid, output):
+        self._processes, self.pid, self._output = processes, pid, output
+        self.returncode = None
+
+    @property
+    def stdout(self):
+        return _text(f"{self._output}.out")
+
+    @property
+    def stderr(self):
+        return _text(f"{self._output}.err")
+
+    def poll(self):
+        """Returns the exit code, or None while it runs."""
+        if self.returncode is None:
+            self.returncode = self._processes._ask("wait", self.pid, False)
+        return self.returncode
+
+    def wait(self, timeout=None):
+        """Waits for the end, and returns the exit code."""
+        if self.returncode is None and timeout is None:
+            self.returncode = self._processes._ask("wait", self.pid, True)
+        deadline = time.monotonic() + (timeout or 0)
+        while self.poll() is None:
+            if time.monotonic() > deadline:
+                raise subprocess.TimeoutExpired(f"process {self.pid}", timeout)
+            time.sleep(0.02)
+        return self.returncode
+
+    def kill(self):
+        """Kills it, if it has not ended."""
+        if self.poll() is None:
+            os.kill(self.pid, signal.SIGKILL)
+
+
 class Processes:
-    """Starts processes fast: forks of one that has imported all and computed nothing."""
+    """Starts processes; the parent of all starts with the first of them."""
 
     def __init__(self, folder):
-        self.folder = folder
-        self.server = subprocess.Popen(
-            [sys.executable, "-c", SERVER], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=folder
-        )
+        self.folder, self._server, self._started = folder, None, 0
 
     def __enter__(self):
         return self
 
     def __exit__(self, *_):
-        self.server.stdin.close()
-        self.server.wait()
+        if self._server is not None:
+            self._server.stdin.close()
+            self._server.wait()
+            self._server.stdout.close()
 
-    def start(self, code, *arguments):
-        output = self.folder / f"output-{time.monotonic_ns()}"
-        pid = self._ask("start", textwrap.dedent(code), str(output), *map(str, arguments))
-        return pid, output
+    def start(self, code, *arguments, folder=None, environment=None):
+        """Starts code with arguments, in a folder, with variables of the environment beside those of this process."""
+        self._started += 1
+        output = str(self.folder / f"output-{self._started}")
+        folder = str(folder or self.folder)
+        pid = self._ask("start", textwrap.dedent(code), list(map(str, arguments)), output, folder, environment or {})
+        return Process(self, pid, output)
 
-    def wait(self, pid):
-        return self._ask("wait", pid)
-
-    def run(self, code, *arguments):
-        pid, output = self.start(code, *arguments)
-        code = self.wait(pid)
-        assert code == 0, output.read_text()[-4000:]
-        return output.read_text()
+    def run(self, code, *arguments, folder=None):
+        """Runs code to its end, which must be a good one, and returns what it printed."""
+        process = self.start(code, *arguments, folder=folder)
+        assert process.wait() == 0, process.stderr[-4000:]
+        return process.stdout
 
     def _ask(self, *request):
-        self.server.stdin.write(repr(request) + "\n")
-        self.server.stdin.flush()
-        return int(self.server.stdout.readline())
+        if self._server is None:
+            command, pipe = [sys.executable, "-c", SERVER], subprocess.PIPE
+            self._server = subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True, cwd=self.folder)
+            assert self._server.stdout.readline() == "ready\n"
+        self._server.stdin.write(json.dumps(request) + "\n")
+        self._server.stdin.flush()
+        return json.loads(self._server.stdout.readline())
+
+
+def _text(path):
+    with open(path) as file:
+        return file.read()

@@ -9,7 +9,7 @@ import numpy as np
 import tensorflow as tf
 
 import tfvae
-from tests.conftest import Known
+from tests.helpers.known import Known
 
 X = np.random.default_rng(0).normal(size=(21, 4)).astype("float32")
 WEIGHT = np.linspace(0.0, 2.0, 21)

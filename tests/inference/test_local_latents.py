@@ -123,6 +123,7 @@ def test_the_posterior_of_each_row_is_that_of_the_encoder():
     assert len(latents.trainable_variables) == 6
 
 
+@pytest.mark.filterwarnings("ignore:When providing `inputs` as a dict")
 def test_data_of_several_parts():
     y = data(0.7)
     inputs = {"y": keras.Input((1,)), "k": keras.Input((), dtype="int64")}

@@ -147,6 +147,7 @@ BAD = {
 
 @pytest.mark.parametrize("full", [True, False])
 @pytest.mark.parametrize("case", BAD)
+@pytest.mark.filterwarnings("ignore:overflow encountered in reduce")
 def test_a_density_that_has_no_posterior_is_refused(case, full):
     model, latents, message = BAD[case]
     with pytest.raises(ValueError, match=rf"(?s)^`model` must have a .*{message}"):

@@ -74,8 +74,8 @@ JOINTS = {
 }
 
 
-# One of each kind, and the others among the slow tests.
-SLOW = ["sequential", "named, batched by itself", "coroutine", "sequential, batched by itself"]
+# Their densities are compared in test_targets.py by default.
+SLOW = [kind for kind in JOINTS if kind != "named"]
 
 
 @pytest.mark.parametrize("kind", [pytest.param(kind, marks=[pytest.mark.slow] * (kind in SLOW)) for kind in JOINTS])
@@ -89,7 +89,10 @@ def test_a_pinned_joint_distribution(kind):
 
 @pytest.mark.parametrize(
     ("model", "latents"),
-    [(log_joint, tfd.JointDistributionNamed({"mu": tfd.Normal(0.0, 3.0)})), (in_one_piece, {"mu": ()})],
+    [
+        pytest.param(log_joint, tfd.JointDistributionNamed({"mu": tfd.Normal(0.0, 3.0)}), marks=pytest.mark.slow),
+        (in_one_piece, {"mu": ()}),
+    ],
 )
 def test_a_function(model, latents):
     model = build(model, latents)
@@ -125,7 +128,7 @@ FORMS = {
     ("form", "as_dataset"),
     [
         ("nested", False),
-        ("x and y", True),
+        pytest.param("x and y", True, marks=pytest.mark.slow),
         pytest.param("x and y", False, marks=pytest.mark.slow),
         pytest.param("tuple", False, marks=pytest.mark.slow),
         pytest.param("dictionary", False, marks=pytest.mark.slow),
@@ -153,10 +156,8 @@ def test_the_metrics_are_those_of_all_of_the_data_and_not_of_rows():
     assert model.num_data == 12
 
 
-def test_draws_do_not_depend_on_how_many_rows_are_computed_at_a_time():
-    model = build()
-    model.fit(Y, epochs=1, verbose=0)
-    whole, parts = (model.draw(50, Y, batch_size=size, seed=0) for size in (12, 5))
+def test_draws_do_not_depend_on_how_many_rows_are_computed_at_a_time(fitted):
+    whole, parts = (fitted.draw(50, Y, batch_size=size, seed=0) for size in (12, 5))
     np.testing.assert_array_equal(parts["mu"], whole["mu"])
     np.testing.assert_allclose(parts.log_weights, whole.log_weights, rtol=1e-5)
 
@@ -233,7 +234,9 @@ CHILD = """
     strategy = tf.distribute.MirroredStrategy(["/cpu:0", "/cpu:1"])
     # Batches whose rows two replicas do not share evenly.
     batches = tf.data.Dataset.from_tensor_slices(tests.Y).batch(5).repeat(60)
-    for name, data in {"data": tests.Y, "batches": batches, "no data": None}.items():
+    data_of = {"data": tests.Y, "batches": batches, "no data": None}
+    for name in sys.argv[2:]:
+        data = data_of[name]
         with strategy.scope():
             joint = tests.JOINTS["named"].experimental_pin(y=tests.Y)
             num_data = 12 if name == "batches" else None
@@ -253,8 +256,11 @@ CHILD = """
 """
 
 
-def test_two_replicas_find_the_posterior(run_python):
-    outcome = json.loads(run_python(CHILD, pathlib.Path(__file__).parents[2]).splitlines()[-1])
+@pytest.mark.parametrize(
+    "names", [["batches"], pytest.param(["data", "no data"], marks=pytest.mark.slow)], ids=" ".join
+)
+def test_two_replicas_find_the_posterior(names, run_python):
+    outcome = json.loads(run_python(CHILD, pathlib.Path(__file__).parents[2], *names).splitlines()[-1])
     assert outcome.pop("one piece").startswith("`model` must give the pair of log p(latents)")
     for name, (value, mean, sd, last) in outcome.items():
         tolerance = 0.05 if name == "batches" else 0.01

@@ -113,6 +113,7 @@ def test_score_and_the_metrics_are_of_the_same_bound():
 
 
 @pytest.mark.parametrize("kind", ["arrays", "not shuffled", "dataset", "PyDataset", "generator"])
+@pytest.mark.filterwarnings("ignore:Your input ran out of data")
 def test_fit_takes_dictionaries_in_every_form(kind):
     given = data(21)
     vae = build(latent_dim=2, hidden=(4,), prior=DiagonalNormal())

@@ -101,9 +101,8 @@ def test_the_vampprior_is_the_mean_of_the_posteriors_of_its_pseudo_inputs(family
     np.testing.assert_allclose(log_prob, np.log(np.mean(densities, axis=0)), rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize(
-    "family", [posteriors.CouplingFlow, pytest.param(posteriors.InverseAutoregressiveFlow, marks=pytest.mark.slow)]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("family", [posteriors.CouplingFlow, posteriors.InverseAutoregressiveFlow])
 def test_a_vampprior_of_flows_is_exported(family, tmp_path):
     vae = vae_with(priors.VampPrior(num_components=3), posterior=family(hidden=4))
     # Scales that are not 1 and differ.

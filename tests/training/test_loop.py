@@ -65,6 +65,7 @@ def by_xla_at_once(monkeypatch):
     return shapes
 
 
+@pytest.mark.filterwarnings("ignore:Your input ran out of data")
 def test_batches_of_many_shapes_are_not_all_compiled(quiet_vae, monkeypatch):
     shapes = by_xla_at_once(monkeypatch)
     data = dataset([3, 3, 1, 4, 5, 4, 3])

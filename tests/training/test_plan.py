@@ -274,6 +274,7 @@ def test_what_compile_left_open_remains_so_in_a_file(loops_by_xla, tiny_vae, x, 
 
 
 @pytest.mark.parametrize("count", [1, 3])
+@pytest.mark.filterwarnings("ignore:Your input ran out of data")
 def test_data_of_unknown_length_count_their_steps(count, tiny_vae, x):
     batches = tf.data.Dataset.from_generator(lambda: iter(x), output_signature=tf.TensorSpec([4], tf.float32)).batch(5)
     assert batches.cardinality() == tf.data.UNKNOWN_CARDINALITY

@@ -305,6 +305,7 @@ def test_an_order_that_starts_anew_gives_a_warning(kind, trainee, tmp_path, recw
 # What a file holds
 
 
+@pytest.mark.filterwarnings("ignore:Skipping")
 def test_weights_of_a_model_with_other_random_layers_are_refused(trainee, tiny_vae, tmp_path):
     trainee().begin()
     trainee().fit(arrays, Checkpoints(tmp_path))

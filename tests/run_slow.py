@@ -1,0 +1,127 @@
+"""Runs the slow tests in parts, each a process of its own; a run that was cut goes on where it was.
+
+    python tests/run_slow.py                # what has not passed yet
+    python tests/run_slow.py --minutes 20   # begins no part after that time
+    python tests/run_slow.py --again        # everything anew
+    python tests/run_slow.py -k flows       # further arguments are those of pytest, here to choose tests
+
+The result of each test is a line of .pytest_cache/slow.jsonl, with the commit that it was run at. The exit code is 0
+where every test has passed, 1 where one has failed, and 2 where some were not run.
+"""
+
+import argparse
+import concurrent.futures
+import itertools
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+RECORD = ROOT / ".pytest_cache" / "slow.jsonl"
+# Tests of one file, which share its fixtures; some minutes, and the memory of a process is freed after them.
+TESTS_OF_A_PART = 40
+
+
+class Recorder:
+    """Writes the result of each test as soon as it is known."""
+
+    def __init__(self, commit):
+        self.commit, self.outcome, self.seconds = commit, "passed", 0.0
+
+    def pytest_runtest_logreport(self, report):
+        self.seconds += report.duration
+        if report.outcome != "passed" and self.outcome != "failed":
+            self.outcome = report.outcome
+        if report.when == "teardown":
+            line = {"test": report.nodeid, "outcome": self.outcome, "seconds": round(self.seconds, 1)}
+            with open(RECORD, "a") as file:
+                file.write(json.dumps({**line, "commit": self.commit}) + "\n")
+            self.outcome, self.seconds = "passed", 0.0
+
+
+def results():
+    """The last result of each test."""
+    lines = RECORD.read_text().splitlines() if RECORD.exists() else []
+    return {result["test"]: result for result in map(json.loads, lines)}
+
+
+def collected(arguments):
+    command = [sys.executable, "-m", "pytest", "-n", "0", "-m", "slow", "--collect-only", "-q", *arguments]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    tests = [line for line in done.stdout.splitlines() if line.startswith("tests/") and "::" in line]
+    assert done.returncode in (0, pytest.ExitCode.NO_TESTS_COLLECTED), done.stdout[-4000:]
+    return tests
+
+
+def parts(tests):
+    for _, of_file in itertools.groupby(tests, lambda test: test.split("::")[0]):
+        while part := list(itertools.islice(of_file, TESTS_OF_A_PART)):
+            yield part
+
+
+def run_part(tests, commit, arguments):
+    """Runs tests in a new process, and returns what it printed where one of them failed."""
+    with tempfile.NamedTemporaryFile("w", suffix=".txt") as chosen:
+        chosen.write("\n".join(tests))
+        chosen.flush()
+        command = [sys.executable, __file__, "--part", chosen.name, commit, *arguments]
+        # Parts that run at the same time would wait for each other's threads.
+        environment = {**os.environ, "TF_NUM_INTRAOP_THREADS": os.environ.get("TF_NUM_INTRAOP_THREADS", "1")}
+        done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+    return "" if done.returncode == 0 else done.stdout[-20_000:] + done.stderr[-4000:]
+
+
+def main():
+    if sys.argv[1:2] == ["--part"]:
+        chosen, commit, *arguments = sys.argv[2:]
+        command = ["-n", "0", "-m", "slow", "-q", "--durations=0", f"@{chosen}", *arguments]
+        sys.exit(pytest.main(command, plugins=[Recorder(commit)]))
+
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--again", action="store_true", help="forget what has passed")
+    parser.add_argument("--minutes", type=float, default=float("inf"), help="begin no part after that time")
+    parser.add_argument("--processes", type=int, default=2, help="how many parts run at the same time")
+    options, arguments = parser.parse_known_args()
+
+    end = time.monotonic() + 60 * options.minutes
+    RECORD.parent.mkdir(exist_ok=True)
+    if options.again:
+        RECORD.unlink(missing_ok=True)
+    describe = ["git", "describe", "--always", "--dirty"]
+    commit = subprocess.run(describe, cwd=ROOT, capture_output=True, text=True, check=False).stdout.strip() or "unknown"
+    tests = collected(arguments)
+    done = results()
+    left = [test for test in tests if done.get(test, {}).get("outcome") not in ("passed", "skipped")]
+    print(f"{len(tests)} slow tests, of which {len(tests) - len(left)} have passed before")
+
+    def run(number, part):
+        if time.monotonic() > end:
+            return
+        begin = time.monotonic()
+        printed = run_part(part, commit, arguments)
+        minutes = (time.monotonic() - begin) / 60
+        print(f"{printed}\npart {number} of {len(todo)}, {part[0]} ... : {'failed' if printed else 'passed'}", end=" ")
+        print(f"in {minutes:.1f} minutes", flush=True)
+
+    todo = list(parts(left))
+    with concurrent.futures.ThreadPoolExecutor(options.processes) as executor:
+        list(executor.map(run, range(1, len(todo) + 1), todo))
+
+    done = results()
+    of_now = [done[test] for test in tests if test in done]
+    counts = {kind: [each for each in of_now if each["outcome"] == kind] for kind in ("passed", "failed", "skipped")}
+    print(*(f"{len(each)} {kind}" for kind, each in counts.items()), f"{len(tests) - len(of_now)} not run", sep=", ")
+    print("commits:", *sorted({each["commit"] for each in of_now}))
+    for each in counts["failed"]:
+        print("failed:", each["test"])
+    sys.exit(1 if counts["failed"] else 2 if len(of_now) < len(tests) else 0)
+
+
+if __name__ == "__main__":
+    main()
