@@ -45,7 +45,9 @@ def start():
 @pytest.fixture
 def start_process():
     """Starts a worker in a process, which can be killed."""
-    script = "import json, sys; from tfvae import rendezvous; print(flush=True); rendezvous.meet(*json.load(sys.stdin))"
+    script = (
+        "import json, sys; from tfvae.distribute.rendezvous import meet; print(flush=True); meet(*json.load(sys.stdin))"
+    )
     processes = []
 
     def run(addresses, index, timeout=20.0):
