@@ -90,12 +90,13 @@ def on_own_replicas(model: keras.Model, step: Callable[[Any], dict[str, Any]]) -
     """
     strategy = model.distribute_strategy
 
-    def mean(value: Any) -> tf.Tensor:
-        # A metric may be a Keras variable rather than a tensor.
-        return tf.reduce_mean([tf.convert_to_tensor(own) for own in strategy.experimental_local_results(value)], axis=0)
-
     def run(data: Any) -> dict[str, Any]:
-        return {name: mean(value) for name, value in strategy.run(step, args=(data,)).items()}
+        metrics = strategy.run(step, args=(data,))
+        # A metric may be a Keras variable rather than a tensor.
+        own = {
+            name: map(tf.convert_to_tensor, strategy.experimental_local_results(each)) for name, each in metrics.items()
+        }
+        return {name: tf.reduce_mean(list(values), axis=0) for name, values in own.items()}
 
     return run
 

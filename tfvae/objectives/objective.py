@@ -22,6 +22,7 @@ class Objective(abc.ABC):
     Attributes:
         analytic_kl: whether the objective can use the closed form of the KL divergence where TFP has one.
         path_gradient: whether the gradient reaches q(z|x) through z alone: see `tfvae.elbo.draw`.
+        for_posterior: the objective that the parameters of q(z|x) maximise, if it is not this one; otherwise None.
 
     Raises:
         ValueError: an argument is out of its range.
@@ -30,6 +31,7 @@ class Objective(abc.ABC):
     num_samples: int = 1
     analytic_kl: ClassVar[bool] = True
     path_gradient: ClassVar[bool] = False
+    for_posterior: ClassVar["Objective | None"] = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "num_samples", positive_integer("num_samples", self.num_samples))
@@ -54,11 +56,6 @@ class Objective(abc.ABC):
         Args:
             terms: the terms at which the objective is evaluated.
         """
-        return None
-
-    @property
-    def for_posterior(self) -> "Objective | None":
-        """The objective that the parameters of q(z|x) maximise, if it is not this one; otherwise None."""
         return None
 
     def tempered(self, terms: ElboTerms, weight: tf.Tensor) -> ElboTerms:

@@ -166,7 +166,10 @@ class LayerTraits(NamedTuple):
         """
         operations, are_dense, are_single, are_random = 0.0, True, True, False
         for layer in layers:
-            kernels = _kernels(layer)
+            kernels = [getattr(layer, name) for name in _KERNELS if hasattr(layer, name)]
+            if not kernels and type(layer).__module__.split(".")[0] not in ("keras", "tfvae"):
+                # A layer of a user's own may give its weights any names.
+                kernels = [each for each in private_apis.own_trainable_variables(layer) if len(each.shape) > 1]
             is_recurrent = hasattr(layer, "recurrent_kernel")
             if kernels:
                 operations += sum(2.0 * math.prod(kernel.shape) for kernel in kernels) * _places(layer, kernels)
@@ -174,14 +177,6 @@ class LayerTraits(NamedTuple):
             are_dense &= layer.supports_jit and not is_recurrent and all(len(kernel.shape) == 2 for kernel in kernels)
             are_random |= hasattr(layer, "seed_generator") or not getattr(layer, "is_fast_by_xla", True)
         return cls(operations, are_dense, are_dense and are_single and not are_random)
-
-
-def _kernels(layer: keras.layers.Layer) -> list[keras.Variable]:
-    """The weights that a layer multiplies its input with: in a layer of a user's own, whatever their names."""
-    named = [getattr(layer, name) for name in _KERNELS if hasattr(layer, name)]
-    if named or type(layer).__module__.split(".")[0] in ("keras", "tfvae"):
-        return named
-    return [variable for variable in private_apis.own_trainable_variables(layer) if len(variable.shape) > 1]
 
 
 def _places(layer: keras.layers.Layer, kernels: list[keras.Variable]) -> float:

@@ -42,12 +42,13 @@ def gradients(model: Any, batch: Batch) -> tuple[list[list[Any]], dict[str, tf.T
     return [tape.gradient(loss, list(each.variables)) for loss, each in zip(scaled, minimizers, strict=True)], values
 
 
-def update(model: Any, gradients: Sequence[Sequence[Any]]) -> None:
+def update(model: Any, gradients: Sequence[Sequence[Any]], is_alone: bool) -> None:
     """Moves the variables of a model, the same on all replicas.
 
     Args:
         model: a `tfvae.VariationalModel`.
         gradients: for each of its minimizers those of its loss: see `gradients`.
+        is_alone: whether no other replica trains with this one.
     """
     minimizers = model.minimizers()
     for optimizer in optimizers_of(minimizers):
@@ -59,7 +60,7 @@ def update(model: Any, gradients: Sequence[Sequence[Any]]) -> None:
         }
         variables = [variable for variable in model.trainable_variables if id(variable) in by_variable]
         together = [by_variable[id(variable)] for variable in variables]
-        if replicas.count() > 1:
+        if not is_alone:
             together = replicas.reduce_gradients(together, optimizer)
         fused(optimizer).apply(together, variables)
 

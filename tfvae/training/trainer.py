@@ -135,9 +135,10 @@ class Trainer(StatefulModel, abc.ABC):
         """One step down the gradients of the losses, on one batch."""
         batch = self._batch(data)
         gradients, values = replicas.compiled(self, self.batch_gradients)(batch)
-        if replicas.count() > 1:
+        is_alone = replicas.count() == 1
+        if not is_alone:
             replicas.share_statistics(self, batch.size / batch.global_size)
-        step.update(self, gradients)
+        step.update(self, gradients, is_alone)
         return self._update_metrics(values, batch)
 
     def test_step(self, data: Any) -> dict[str, Any]:
@@ -299,12 +300,13 @@ class Trainer(StatefulModel, abc.ABC):
         if sample_weight is not None:
             sample_weight = tf.reshape(tf.cast(sample_weight, tf.float32), [-1])
         rows = tf.shape(tf.nest.flatten(x)[0])[:1]
-        size = tf.cast(rows[0], tf.float32)
+        size = global_size = tf.cast(rows[0], tf.float32)
         if replicas.count() > 1:
+            global_size = replicas.total(size)
             x = tf.nest.map_structure(replicas.at_least_one, x)
             weights = tf.ones(rows) if sample_weight is None else sample_weight
             sample_weight = tf.concat([weights, tf.zeros(tf.maximum(1 - rows, 0))], axis=0)
-        return Batch(x, sample_weight, size, replicas.total(size), self.next_seed())
+        return Batch(x, sample_weight, size, global_size, self.next_seed())
 
     def _update_metrics(self, values: dict[str, tf.Tensor], batch: Batch) -> dict[str, Any]:
         """Feeds values [B] to the metric of the same name, so that averages weigh examples and not batches."""
