@@ -1,5 +1,6 @@
 """The training of a run, which can be interrupted at any point and resumed, and the files in its folder meanwhile."""
 
+import contextlib
 import csv
 from pathlib import Path
 from typing import Literal
@@ -77,11 +78,15 @@ def fit(
     """
     checkpoints = Checkpoints(folder / _CHECKPOINTS, save_freq)
     callbacks = [keras.callbacks.TerminateOnNaN()]
+    cleanup = contextlib.ExitStack()
     if chief:
         newest = checkpoints.newest()
         losses = _cut_history(folder, epoch=0 if newest is None else newest.epoch)
+        logger = keras.callbacks.CSVLogger(folder / "history.csv", append=bool(losses))
+        # Keras leaves its file open where a training is interrupted.
+        cleanup.callback(logger.on_train_end)
         callbacks += [
-            keras.callbacks.CSVLogger(folder / "history.csv", append=bool(losses)),
+            logger,
             # Keeps the best epoch so far, so that its weights remain if the training diverges.
             keras.callbacks.ModelCheckpoint(
                 folder / "model.keras",
@@ -91,14 +96,15 @@ def fit(
                 initial_value_threshold=min(losses, default=None),
             ),
         ]
-    model.fit(
-        pipelines.train,
-        validation_data=pipelines.validation,
-        epochs=epochs,
-        verbose="auto" if chief else 0,
-        # Checkpoints last, so that the other files already contain every epoch that a checkpoint covers.
-        callbacks=[*callbacks, checkpoints],
-    )
+    with cleanup:
+        model.fit(
+            pipelines.train,
+            validation_data=pipelines.validation,
+            epochs=epochs,
+            verbose="auto" if chief else 0,
+            # Checkpoints last, so that the other files already contain every epoch that a checkpoint covers.
+            callbacks=[*callbacks, checkpoints],
+        )
     losses = history(folder)["loss"] if chief else []
     diverged = chief and not np.isfinite(losses[-1])
     if chief:
