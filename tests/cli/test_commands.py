@@ -153,7 +153,7 @@ def test_export_is_given_the_folder_and_its_name(in_trained, monkeypatch):
         (2, Path("elsewhere"), 2, "float16", 1),
     ]
     # Of the data of the run, to calibrate and to compare.
-    assert all(next(iter(each.train))[0].shape[1:] == (8, 8, 1) for each in pipelines)
+    assert all(next(iter(each.train)).shape[1:] == (8, 8, 1) for each in pipelines)
 
 
 @pytest.mark.slow
