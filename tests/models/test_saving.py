@@ -317,7 +317,7 @@ def test_early_stopping_and_a_csv_log_follow_the_bound(x, known_model, tmp_path)
     history = known_model().fit(x, validation_data=x, epochs=9, callbacks=callbacks, verbose=0).history
     # Nothing improves after the first epoch.
     assert len(history["loss"]) == 3
-    rows = list(csv.DictReader((tmp_path / "log.csv").open()))
+    rows = list(csv.DictReader((tmp_path / "log.csv").read_text().splitlines()))
     assert [float(row["val_elbo"]) for row in rows] == pytest.approx(history["val_elbo"], rel=1e-5)
 
 

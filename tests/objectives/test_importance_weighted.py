@@ -133,9 +133,13 @@ def vae_gradients(objective):
     vae.compile("sgd", run_eagerly=True)
     vae._noise_state.assign([5, 0])
     batch = vae._batch(np.random.default_rng(0).normal(size=(5, 4)).astype("float32"))
-    gradients = vae._gradients(batch)[0]
+    gradients = vae.batch_gradients(batch)[0]
     own = {id(variable) for variable in vae.posterior_variables}
-    pairs = list(zip(vae.trainable_variables, gradients, strict=True))
+    pairs = [
+        pair
+        for minimizer, found in zip(vae.minimizers(), gradients, strict=True)
+        for pair in zip(minimizer.variables, found, strict=True)
+    ]
     return [g for v, g in pairs if id(v) in own], [g for v, g in pairs if id(v) not in own]
 
 
