@@ -70,7 +70,7 @@ def check_densities(posterior: Posterior, prior: Prior | Posterior, objective: O
     if prior.support not in (None, posterior.support):
         raise ValueError(
             f"`{name}` must have the support of {type(posterior).__name__}, {posterior.support}. "
-            f"Received: {type(prior).__name__}, of which it is {prior.support}"
+            f"Received: {type(prior).__name__}, whose support is {prior.support}"
         )
     if isinstance(prior, Posterior) and not prior.has_log_prob:
         raise NotImplementedError(
