@@ -268,7 +268,7 @@ def parts(**other):
         ({"condition_dim": 0}, "`condition_dim` must be an integer of at least 1"),
         ({"prior": Normal()}, "`prior` must be a Prior or a Posterior"),
         ({"posterior": (one := DiagonalNormal()), "prior": one}, "`prior` must be another part than `posterior`"),
-        ({"prior": VampPrior()}, "`prior` must not be made of q(z|x), which a ConditionalVAE has not for x alone"),
+        ({"prior": VampPrior()}, "`prior` must not be built from q(z|x), which a ConditionalVAE does not have as"),
         ({"prior": DiagonalNormal(5)}, "`prior` must have the model's latent_dim, 2"),
         ({"prior_network": networks.dense_encoder((C,))}, "`prior_network` needs a `prior` that reads its features"),
         ({"prior_network": 3, "prior": DiagonalNormal()}, "`prior_network` must be a Keras model"),

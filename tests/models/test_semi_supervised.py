@@ -244,7 +244,7 @@ def test_wrong_labels_are_refused_by_decode_and_generate():
         ({"alpha": -1.0}, "`alpha` must be a finite number of at least 0"),
         ({"label_prior": (0.5, 0.5)}, "`label_prior` must hold 4 positive probabilities that sum to 1"),
         ({"label_prior": (0.5, 0.5, 0.5, 0.5)}, "`label_prior` must hold 4 positive probabilities"),
-        ({"objective": ELBO(sticking_the_landing=True)}, "a SemiSupervisedVAE has no path gradients"),
+        ({"objective": ELBO(sticking_the_landing=True)}, "which a SemiSupervisedVAE does not have"),
         ({"likelihood": Missing(Normal("optimal"))}, "`likelihood` must not learn from the batch itself"),
         ({"classifier": networks.dense_decoder(D, (5,))}, "`classifier` must give logits [B, 4]"),
         ({"classifier": None}, "`classifier` must be a Keras model"),

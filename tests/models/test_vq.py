@@ -174,7 +174,7 @@ def test_what_are_no_codes_is_refused():
         ({"decoder": networks.dense_encoder((3, 4), (D,))}, "`decoder` must take vectors of the shape [None, 3, 2]"),
         ({"decoder": networks.dense_encoder((3, 2), (4,))}, "`decoder` must give one tensor of shape [None, 5]"),
         ({"likelihood": ELBO()}, "`likelihood` must be a Likelihood"),
-        ({"objective": ELBO(sticking_the_landing=True)}, "a VQVAE has no path gradients"),
+        ({"objective": ELBO(sticking_the_landing=True)}, "which a VQVAE does not have"),
     ],
     ids=lambda value: str(list(value)) if isinstance(value, dict) else "",
 )

@@ -115,14 +115,14 @@ RELAXED = functools.partial(posteriors.RelaxedOneHotCategorical, num_categories=
 @pytest.mark.parametrize(
     ("posterior", "prior", "message"),
     [
-        (posteriors.PowerSpherical, None, r"PowerSpherical, sphere. Received: StandardNormal, of which it is real$"),
+        (posteriors.PowerSpherical, None, r"PowerSpherical, sphere. Received: StandardNormal, whose support is real$"),
         (posteriors.VonMisesFisher, priors.Normal, r"VonMisesFisher, sphere. Received: Normal, .* real$"),
         (None, priors.HypersphericalUniform, r"DiagonalNormal, real. Received: HypersphericalUniform, .* sphere$"),
-        (RELAXED, priors.Flow, r"simplex of 2 categories. Received: Flow, of which it is real$"),
+        (RELAXED, priors.Flow, r"simplex of 2 categories. Received: Flow, whose support is real$"),
         (
             RELAXED,
             functools.partial(priors.RelaxedOneHotCategorical, num_categories=4),
-            r"simplex of 2 categories. Received: RelaxedOneHotCategorical, of which it is simplex of 4 categories$",
+            r"simplex of 2 categories. Received: RelaxedOneHotCategorical, whose support is simplex of 4 categories$",
         ),
     ],
 )
