@@ -245,7 +245,7 @@ def test_wrong_labels_are_refused_by_decode_and_generate():
         ({"label_prior": (0.5, 0.5)}, "`label_prior` must hold 4 positive probabilities that sum to 1"),
         ({"label_prior": (0.5, 0.5, 0.5, 0.5)}, "`label_prior` must hold 4 positive probabilities"),
         ({"objective": ELBO(sticking_the_landing=True)}, "which a SemiSupervisedVAE does not have"),
-        ({"likelihood": Missing(Normal("optimal"))}, "`likelihood` must not learn from the batch itself"),
+        ({"likelihood": Missing(Normal("optimal"))}, "`likelihood` must not compute its scale from the batch"),
         ({"classifier": networks.dense_decoder(D, (5,))}, "`classifier` must give logits [B, 4]"),
         ({"classifier": None}, "`classifier` must be a Keras model"),
         ({"num_classes": 1}, "`num_classes` must be an integer of at least 2"),

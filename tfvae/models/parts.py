@@ -65,7 +65,7 @@ def check_densities(posterior: Posterior, prior: Prior | Posterior, objective: O
 
     Raises:
         ValueError: the prior and the posterior have different supports.
-        NotImplementedError: the density of one of them is known at its own draws only, and is needed elsewhere.
+        NotImplementedError: the density of one of them is known at its own draws alone, and is needed elsewhere.
     """
     if prior.support not in (None, posterior.support):
         raise ValueError(
