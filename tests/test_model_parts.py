@@ -66,7 +66,7 @@ def test_a_part_that_is_refused_leaves_the_others_as_they_were():
             DiagonalNormal(3),
             "latent_dim=1, that of the .*, or None. Received: latent_dim=3",
         ),
-        (tfvae.posteriors.PowerSpherical(), r'the support "real".*Received: PowerSpherical, of which it is sphere'),
+        (tfvae.posteriors.PowerSpherical(), r'the support "real".*Received: PowerSpherical, whose support is sphere'),
     ],
 )
 def test_a_family_must_be_over_the_unconstrained_space(posterior, message):

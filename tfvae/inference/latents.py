@@ -175,7 +175,7 @@ def check_family(posterior: Posterior, dim: int) -> None:
     if posterior.support != "real":
         raise ValueError(
             '`posterior` must have the support "real", that of the unconstrained latent variables. Received: '
-            f"{type(posterior).__name__}, of which it is {posterior.support}"
+            f"{type(posterior).__name__}, whose support is {posterior.support}"
         )
 
 
