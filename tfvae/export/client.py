@@ -1,4 +1,4 @@
-"""The client: opens an exported model where it is used, a SavedModel by plain TensorFlow, a .tflite file by LiteRT.
+"""The client: opens and calls an exported model, a SavedModel by plain TensorFlow or a .tflite file by LiteRT.
 
 Keras and TFP are not needed here, and TensorFlow only for a SavedModel.
 """

@@ -76,7 +76,7 @@ class Autoencoder(AutoencoderExport, VariationalModel):
         checks.check_finite(
             x,
             allow_nan=self.likelihood.allows_missing,
-            advice="; where NaN marks what is missing, wrap the likelihood in tfvae.likelihoods.Missing",
+            advice="; if NaN marks missing values, wrap the likelihood in tfvae.likelihoods.Missing",
         )
         self.likelihood.check(x)
 

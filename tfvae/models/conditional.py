@@ -194,7 +194,7 @@ class ConditionalVAE(VAE):
         return (np.resize(np.eye(self.condition_dim), (rows, self.condition_dim)),)
 
     def _prior_parameters(self, condition: tf.Tensor, training: bool = False) -> dict[str, tf.Tensor]:
-        """The parameters of p(z|c) if it depends on the condition."""
+        """The parameters of p(z|c), for a prior that depends on the condition."""
         features = condition if self.prior_network is None else self.prior_network(condition, training=training)
         return self.prior(features)
 

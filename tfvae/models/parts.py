@@ -46,7 +46,7 @@ def checked_network(name: str, given: Any) -> keras.layers.Layer:
 
 
 def refuse_path_gradients(model: keras.Model) -> None:
-    """Raises ValueError if the objective needs path gradients, those through z alone: the model has none."""
+    """Raises ValueError if the objective needs path gradients (through z alone), which the model does not have."""
     if model.objective.path_gradient:
         raise ValueError(
             "`objective` must not need path gradients (sticking_the_landing, doubly_reparameterized), which a "

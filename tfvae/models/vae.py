@@ -195,7 +195,7 @@ class VAE(autoencoder.Autoencoder):
         return {"latent_dim": self.latent_dim, **kinds}
 
     def _connect_prior(self, event_shape: tuple[int, ...]) -> None:
-        """Gives the prior access to the encoder and the posterior before it is built: some priors are made of them."""
+        """Gives the prior, before it is built, the encoder and the posterior: a `VampPrior` is made of them."""
         self.prior.connect(self._encode, self.posterior, event_shape)
 
     def _prior_given(self, *conditions: tf.Tensor, training: bool = False) -> tfd.Distribution:

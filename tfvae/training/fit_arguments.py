@@ -208,7 +208,7 @@ def _in_memory(
 
 
 def _weights_of_classes(y: np.ndarray, class_weight: dict[int, float]) -> np.ndarray:
-    """The weight of each example: that of its class, or 1 if its class has none, where Keras fails with a dataset."""
+    """The weight of each example's class, or 1 if the class has none; Keras would fail there if x were a dataset."""
     classes = y.argmax(axis=-1) if y.ndim > 1 and y.shape[-1] > 1 else y.ravel()
     return np.array([class_weight.get(int(number), 1.0) for number in np.round(classes)], np.float32)
 
