@@ -36,12 +36,8 @@ def standard_error(values):
 @pytest.mark.parametrize(("num_samples", "batch", "latent_dim"), [(1, 1, 1), (1, 4, 2), (5, 1, 3), (5, 4, 2)])
 def test_shapes_and_dtype_of_every_term(num_samples, batch, latent_dim, analytic_kl):
     posterior = normal(tf.zeros([batch, latent_dim]), tf.ones([batch, latent_dim]))
-    terms = elbo.estimate(
-        posterior,
-        standard_normal(latent_dim),
-        minus_squares,
-        elbo.Sampling(num_samples=num_samples, seed=SEED, analytic_kl=analytic_kl),
-    )
+    sampling = elbo.Sampling(num_samples, SEED, analytic_kl)
+    terms = elbo.estimate(posterior, standard_normal(latent_dim), minus_squares, sampling)
     for per_draw in (terms.log_likelihood, terms.log_prior, terms.log_posterior, terms.log_weights):
         assert per_draw.shape == (num_samples, batch)
         assert per_draw.dtype == tf.float32
@@ -70,12 +66,8 @@ def test_the_densities_are_those_of_the_drawn_z():
 
 def test_draws_follow_the_posterior():
     z = []
-    elbo.estimate(
-        normal(LOC, SCALE),
-        standard_normal(2),
-        lambda x: z.append(x) or minus_squares(x),
-        elbo.Sampling(num_samples=20000, seed=SEED),
-    )
+    sampling = elbo.Sampling(20000, SEED)
+    elbo.estimate(normal(LOC, SCALE), standard_normal(2), lambda x: z.append(x) or minus_squares(x), sampling)
     noise = (z[0].numpy() - LOC) / SCALE
     for column in noise.reshape(20000, -1).T:
         assert stats.kstest(column, "norm").pvalue > 1e-4

@@ -94,7 +94,7 @@ def test_the_tolerance_is_that_of_the_format(tiny_vae, with_zip, monkeypatch, tm
 
 
 def test_a_format_that_is_not_there_is_named(model, x, tmp_path):
-    with pytest.raises(TypeError, match=r"^'zip' is no format of `tfvae\.export\.formats\.FORMATS`"):
+    with pytest.raises(TypeError, match=r"^'zip' is not a key of `tfvae\.export\.formats\.FORMATS`"):
         export.verify(model, zip=tmp_path / "model.zip", x=x)
 
 

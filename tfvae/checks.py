@@ -1,4 +1,4 @@
-"""Checks of arrays and numbers that a user gave, which need nothing but NumPy."""
+"""Checks of arrays and numbers that come from the user; they need nothing but NumPy."""
 
 import math
 import numbers
@@ -14,16 +14,16 @@ _CHECK_ELEMENTS = 2**24
 
 
 def to_numpy(x: Any, argument: str = "x") -> np.ndarray:
-    """Turns data that a user gave into an array.
+    """Converts data that come from the user to an array.
 
     Raises:
-        ValueError: it is not numeric, or it is empty.
+        ValueError: the data are not numeric, or are empty.
     """
     try:
         x = np.asarray(x)
     except ValueError as error:
         raise ValueError(f"`{argument}` must be one numeric array or tensor. Received: {type(x).__name__}") from error
-    # bfloat16 tensors come as a dtype of their own, which NumPy does not count among its floats.
+    # A bfloat16 tensor becomes an array of a special dtype, which NumPy does not count as floating point.
     if x.dtype.kind == "V" and x.dtype.name == "bfloat16":
         x = x.astype(np.float32)
     if x.dtype.kind not in "biuf":
@@ -52,7 +52,7 @@ def check_same_length(**arrays: np.ndarray) -> None:
 
 
 def check_finite(x: np.ndarray, argument: str = "x", *, allow_nan: bool = False, advice: str = "") -> None:
-    """Raises ValueError, with advice, when x holds NaN or infinity; with `allow_nan` only when it holds infinity."""
+    """Raises ValueError, with advice, if x holds NaN or infinity; with `allow_nan`, only if it holds infinity."""
     is_wrong = np.isinf if allow_nan else lambda part: ~np.isfinite(part)
     first = find(x, is_wrong)
     if first is not None:
@@ -65,7 +65,7 @@ def check_finite(x: np.ndarray, argument: str = "x", *, allow_nan: bool = False,
 
 
 def find(x: np.ndarray, condition: Callable[[np.ndarray], np.ndarray]) -> tuple[int, ...] | None:
-    """The index of the first element of x for which an elementwise condition holds, or None."""
+    """The index of the first element of x that satisfies an elementwise condition, or None."""
     for start, part in _parts(x):
         holds = condition(part)
         if holds.any():
@@ -77,7 +77,7 @@ def find(x: np.ndarray, condition: Callable[[np.ndarray], np.ndarray]) -> tuple[
 def check_elements(
     x: np.ndarray, is_wrong: Callable[[np.ndarray], np.ndarray], expected: str, argument: str = "x"
 ) -> None:
-    """Raises ValueError, with what x must do, where an elementwise condition holds of an element."""
+    """Raises ValueError, saying what x must do (`expected`), if any element satisfies an elementwise condition."""
     first = find(x, is_wrong)
     if first is not None:
         raise ValueError(
@@ -86,17 +86,17 @@ def check_elements(
 
 
 def check_integers(x: np.ndarray, low: int, high: int, expected: str, argument: str) -> None:
-    """Raises ValueError, with what x must do, unless it holds integers from `low` on that are below `high`."""
+    """Raises ValueError, saying what x must do (`expected`), unless x holds integers from `low` to `high` - 1."""
     if not np.issubdtype(x.dtype, np.integer):
         raise ValueError(f"`{argument}` must {expected}. Received: {argument} of dtype {x.dtype}")
     check_elements(x, lambda part: (part < low) | (part >= high), expected, argument)
 
 
 def positive_integer(argument: str, value: Any, minimum: int = 1) -> int:
-    """The value as an int.
+    """Returns the value as an int.
 
     Raises:
-        ValueError: it is not an integer of at least `minimum`.
+        ValueError: the value is not an integer of at least `minimum`.
     """
     if isinstance(value, bool) or not isinstance(value, numbers.Integral) or value < minimum:
         raise ValueError(f"`{argument}` must be an integer of at least {minimum}. Received: {argument}={value!r}")
@@ -104,10 +104,10 @@ def positive_integer(argument: str, value: Any, minimum: int = 1) -> int:
 
 
 def boolean(argument: str, value: Any) -> bool:
-    """The value.
+    """Returns the value.
 
     Raises:
-        ValueError: it is not True or False.
+        ValueError: the value is not True or False.
     """
     if not isinstance(value, bool):
         raise ValueError(f"`{argument}` must be True or False. Received: {argument}={value!r}")
@@ -115,10 +115,10 @@ def boolean(argument: str, value: Any) -> bool:
 
 
 def number(argument: str, value: Any, minimum: float = -math.inf) -> float:
-    """The value as a float.
+    """Returns the value as a float.
 
     Raises:
-        ValueError: it is not a finite number of at least `minimum`.
+        ValueError: the value is not a finite number of at least `minimum`.
     """
     is_number = isinstance(value, numbers.Real) and not isinstance(value, bool)
     if not (is_number and minimum <= value < math.inf and value > -math.inf):
@@ -128,10 +128,10 @@ def number(argument: str, value: Any, minimum: float = -math.inf) -> float:
 
 
 def positive_number(argument: str, value: Any) -> float:
-    """The value as a float.
+    """Returns the value as a float.
 
     Raises:
-        ValueError: it is not a finite number above 0.
+        ValueError: the value is not a finite number above 0.
     """
     if isinstance(value, bool) or not isinstance(value, numbers.Real) or not 0 < float(value) < math.inf:
         raise ValueError(f"`{argument}` must be a finite number above 0. Received: {argument}={value!r}")
@@ -139,10 +139,10 @@ def positive_number(argument: str, value: Any) -> float:
 
 
 def seed_number(seed: Any) -> int:
-    """The seed as an int.
+    """Returns the seed as an int.
 
     Raises:
-        ValueError: it is not an integer of 32 bits.
+        ValueError: the seed is not an integer of 32 bits.
     """
     is_integer = isinstance(seed, numbers.Integral) and not isinstance(seed, bool)
     if not (is_integer and -(2**31) <= seed < 2**31):
@@ -151,6 +151,6 @@ def seed_number(seed: Any) -> int:
 
 
 def _parts(x: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
-    """Cuts x along its first axis into parts of moderate size, each with the index of its first row."""
+    """Cuts x along its first axis into parts of moderate size; yields each with the index of its first row."""
     for part in chunks.slices(len(x), chunks.rows_within(_CHECK_ELEMENTS, math.prod(x.shape[1:]))):
         yield part.start, x[part]

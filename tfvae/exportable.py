@@ -1,4 +1,4 @@
-"""What a model must offer to be exported: its functions of tensors by name, and what files of them are compared on."""
+"""What a model must offer to be exported: named functions of tensors, and the inputs on which exports are compared."""
 
 import abc
 import dataclasses
@@ -19,14 +19,14 @@ class Signature:
     """One function of an export: a signature of a SavedModel or of a .tflite file.
 
     Args:
-        function: takes the tensors of `inputs` in their order and gives its outputs by name, float32. All of them lead
-            with the batch. TensorFlow must be able to trace it into a graph.
+        function: a function from the tensors of `inputs`, in that order, to the outputs by name, float32. The first
+            axis of every input and output is the batch. TensorFlow must be able to trace the function into a graph.
         inputs: the name, the dtype float32 and the shape of each input; the first size, that of the batch, is None.
-        expected: what the model itself gives of the same inputs: takes arrays by name and gives arrays by name. Files
-            are compared with it. None means `function`, evaluated eagerly.
-        terms: by name, of how many terms an output is the sum, where it is one: each may add a rounding error.
-        request: an example of one row for REST, ready for JSON, to be written to requests/ beside a served model: the
-            inputs by name, or the value of the only one. None means that there is none.
+        expected: a function from the same inputs, as arrays by name, to the model's own outputs, as arrays by name.
+            Exports are compared with its results. None means `function`, evaluated eagerly.
+        terms: for each output that is a sum, by name, how many terms it sums: each may add a rounding error.
+        request: an example of one row for a REST request, ready for JSON, which is written to requests/ beside a served
+            model: the inputs by name, or the value of the only input. None means that no example is written.
     """
 
     function: Callable[..., dict[str, tf.Tensor]]
@@ -36,10 +36,10 @@ class Signature:
     request: Any = None
 
     def of_model(self, inputs: Arrays) -> Arrays:
-        """What the model itself gives.
+        """The model's own outputs, by name.
 
         Args:
-            inputs: arrays by name, as `Exportable.export_examples` gives them.
+            inputs: arrays by name, as returned by `Exportable.export_examples`.
         """
         outputs: Mapping[str, Any]
         if self.expected is None:
@@ -52,18 +52,18 @@ class Signature:
 class Exportable(metaclass=abc.ABCMeta):
     """A `keras.Model` that can be exported.
 
-    `tfvae.export` knows a model by this class alone. A model of your own has to say what its functions are
-    (`export_signatures`) and which weights they read (`export_weights`); the rest has defaults, which suit a model
-    whose signatures take nothing but data.
+    This class is all that `tfvae.export` knows of a model. A model of your own must define its functions
+    (`export_signatures`) and the weights that they read (`export_weights`). The other methods have defaults, which suit
+    a model whose signatures take nothing but data.
     """
 
     built: bool
     predict: Callable[..., Any]
-    # The names of the formats that can hold the model; None means all of them.
+    # The names of the formats to which the model can be exported; None means all of them.
     export_formats: ClassVar[tuple[str, ...] | None] = None
-    # The signature that gives what `predict` does, whose latency `tfvae.export.verify` measures.
+    # The signature with the outputs of `predict`, whose latency `tfvae.export.verify` measures.
     timed_signature: ClassVar[str] = "serving_default"
-    # Whether x = (raw - offset) / scale may bring raw data into the model's units.
+    # Whether an export may record how to normalise raw data: x = (raw - offset) / scale.
     takes_units: ClassVar[bool] = True
 
     @abc.abstractmethod
@@ -71,45 +71,45 @@ class Exportable(metaclass=abc.ABCMeta):
         """The functions by name, one of which is `serving_default`. None may be called "serve".
 
         Args:
-            x: the data that the export was given, or None. Only a model that cannot know the shapes of its inputs
-                without them reads them.
+            x: the data that were passed to the export, or None. Only a model that needs data in order to know the
+                shapes of its inputs reads them.
 
         Raises:
-            ValueError: x is not what it must be.
+            ValueError: x is missing or invalid.
             NotImplementedError: a part of the model cannot be exported.
         """
 
     @abc.abstractmethod
     def export_weights(self) -> list[Any]:
-        """The Keras variables that the functions read, which an export holds once."""
+        """The Keras variables that the functions read, of which an export contains one copy."""
 
     def check_exportable(self) -> None:
-        """Raises an error where the model has no export, or none yet.
+        """Checks that the model can be exported in its present state.
 
         Raises:
-            ValueError: the model is not ready: here, not built.
-            NotImplementedError: a model of this kind has no export.
+            ValueError: the model is not ready. By default this means that it is not built.
+            NotImplementedError: models of this kind cannot be exported.
         """
         if not self.built:
             raise ValueError("`model` must be built before it is exported: fit it, or call it. Received: a new model")
 
     def in_float32(self) -> Self:
-        """The model itself, or a copy where it computes in half precision, which many devices lack."""
+        """The model itself; or, if it computes in half precision, which many devices lack, a copy in float32."""
         return self
 
     def export_data(self, x: Any, rows: int | None = None) -> Any:
-        """The data to compare or to calibrate an export with, in the form in which `predict` takes them.
+        """The data with which an export is compared or calibrated, in the form that `predict` takes.
 
         Args:
-            x: what the export was given: an array [N, ...] or a dictionary of arrays. None means that nothing was,
-                and that the model may draw data itself.
+            x: the data that were passed to the export: an array [N, ...] or a dictionary of arrays. With None, the
+                model may draw data itself.
             rows: how many rows to take; None means all.
 
         Returns:
-            An array, or a dictionary of arrays; float32 where the model computes with float32.
+            An array or a dictionary of arrays; float32 if the model computes in float32.
 
         Raises:
-            ValueError: x is not data of the model.
+            ValueError: x is not valid data for the model.
         """
         if x is None:
             raise ValueError("`x` must hold data to compare the export with. Received: x=None")
@@ -118,12 +118,12 @@ class Exportable(metaclass=abc.ABCMeta):
     def export_examples(self, x: Any, calibrating: bool = False) -> dict[str, Arrays]:
         """The inputs of each signature by name, each with N rows.
 
-        Unless a model overrides this, they are the data themselves: an array is the input `x`, and a dictionary has
-        the inputs by name.
+        By default the inputs are the data themselves: an array is the input `x`, and a dictionary holds the inputs by
+        name.
 
         Args:
-            x: what `export_data` gave, N rows.
-            calibrating: whether the ranges of activations are taken from the examples, rather than files compared.
+            x: the result of `export_data`, N rows.
+            calibrating: whether the examples calibrate the ranges of activations, rather than compare an export.
         """
         given = x if isinstance(x, dict) else {"x": x}
         return {
@@ -132,10 +132,10 @@ class Exportable(metaclass=abc.ABCMeta):
         }
 
     def export_description(self) -> dict[str, Any]:
-        """What a caller must know of the model, ready for JSON.
+        """What a caller must know about the model, ready for JSON.
 
-        `tfvae.export.load` reads `missing_values`, whether NaN may stand in x for what is missing, and `num_classes`,
-        below which an input `label` must be.
+        `tfvae.export.load` reads two of the keys: `missing_values`, whether NaN in x may mark a missing value, and
+        `num_classes`, which an input `label` must be less than.
         """
         return {}
 
@@ -143,10 +143,10 @@ class Exportable(metaclass=abc.ABCMeta):
         """The sections of the README that is written beside a served model.
 
         Args:
-            signatures: what `export_signatures` gave.
+            signatures: the result of `export_signatures`.
 
         Returns:
-            For each section a file of `tfvae/export/templates`, and the values of its fields beside those that
-            `tfvae.export.documents` has for all of them.
+            For each section, the name of a template in `tfvae/export/templates` and the values of its fields, except
+            those that `tfvae.export.documents` provides to every template.
         """
         return [("model.md", {})]

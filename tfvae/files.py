@@ -1,4 +1,4 @@
-"""Writing files and folders so that readers find them complete or not at all."""
+"""Writes files and folders so that readers see them complete or not at all."""
 
 import contextlib
 import errno
@@ -11,23 +11,23 @@ import stat
 from collections.abc import Iterator
 
 TEMPORARY = ".tmp-"
-# What file systems answer that cannot lock a folder, or bring one to the disk.
+# The error numbers of file systems that cannot lock or sync a folder.
 _UNSUPPORTED = {errno.EBADF, errno.EINVAL, errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP}
 
 
 @contextlib.contextmanager
 def replacing(path: pathlib.Path) -> Iterator[pathlib.Path]:
-    """Lets a file be written under a temporary name, and then moves it to its place by one rename.
+    """Yields a temporary path to write a file to, and moves the file to its place by one rename when it is complete.
 
-    It is written in a new folder beside its place, whose name cannot be guessed and in which no other user can put a
-    link. It gets the permissions of the file that it replaces, or else those of any new file.
+    The temporary path is in a new folder next to the final place; the folder's name cannot be guessed, and no other
+    user can put a link into it. The file gets the permissions of the one that it replaces, or those of any new file.
 
     Args:
-        path: the file; an earlier version stays in place until the new one is complete. A link is replaced by the file,
-            and what the link points at is left alone.
+        path: the final place. An earlier version stays there until the new one is complete. A link is replaced by the
+            file, and the target of the link is left alone.
 
     Yields:
-        The path to write to, which has the same name.
+        The path to write to, which has the same file name.
 
     Raises:
         OSError: the path is a folder, a device or a pipe, or cannot be written.
@@ -45,7 +45,7 @@ def replacing_local(
 
     Args:
         path: the file.
-        suffix: how its name ends.
+        suffix: the ending of the file names that are treated this way.
         overwrite: whether an existing file may be replaced; if not, its path is yielded, and Keras asks the user.
     """
     is_local_file = str(path).endswith(suffix) and "://" not in str(path)
@@ -62,14 +62,15 @@ def write_text(path: pathlib.Path, text: str) -> None:
 
 @contextlib.contextmanager
 def temporary_folder(parent: pathlib.Path, naming: pathlib.Path | None = None) -> Iterator[pathlib.Path]:
-    """A new folder to write in before `move_in`, which only this user can enter; removed at the end.
+    """Makes a new folder in which to write what `move_in` then moves; only this user can enter it.
 
     Args:
-        parent: the folder to make it in, so that both are on one file system.
-        naming: the path that an error names where none can be made there; None stands for the parent.
+        parent: the folder in which to make it, on the same file system as the place that `move_in` moves to.
+        naming: the path that the error names if the folder cannot be made; None means the parent.
 
     Yields:
-        The folder, which `remove_temporaries` leaves alone until this process ends.
+        The folder. It is removed at the end; until then `remove_temporaries` leaves it alone as long as this process
+        lives.
     """
     try:
         folder, lock = _new_locked_folder(parent)
@@ -83,17 +84,17 @@ def temporary_folder(parent: pathlib.Path, naming: pathlib.Path | None = None) -
 
 
 def move_in(written: pathlib.Path, path: pathlib.Path) -> pathlib.Path:
-    """Moves a file or a folder that is complete to its place by one rename, as far as to the disk.
+    """Moves a complete file or folder to its place by one rename, and waits until it is on the disk.
 
     Args:
-        written: where it is, in a `temporary_folder`.
+        written: the file or folder, in a `temporary_folder`.
         path: its place. A link there is replaced; so is a file, whose permissions the new file gets.
 
     Returns:
         Its place.
 
     Raises:
-        OSError: it cannot be moved there; what was there is left alone.
+        OSError: it cannot be moved there; whatever was there is left alone.
     """
     if written.is_dir():
         for folder, _, names in os.walk(written):
@@ -104,7 +105,7 @@ def move_in(written: pathlib.Path, path: pathlib.Path) -> pathlib.Path:
         permissions = _permissions(path)
         if permissions is not None:
             written.chmod(permissions)
-        # Without this the rename may reach the disk before what it renames.
+        # Without this the rename may reach the disk before the content of the file does.
         _sync(written)
     os.replace(written, path)
     _sync(path.parent)
@@ -112,13 +113,13 @@ def move_in(written: pathlib.Path, path: pathlib.Path) -> pathlib.Path:
 
 
 def remove_temporaries(folder: pathlib.Path) -> None:
-    """Removes what killed processes left in a folder: every path in it that begins with `TEMPORARY`.
+    """Removes what killed processes left in a folder: every entry whose name begins with `TEMPORARY`.
 
-    What a running process is still writing is left alone, where the file system has locks.
+    If the file system has locks, entries to which a running process is still writing are left alone.
     """
     for path in folder.glob(TEMPORARY + "*"):
         if path.is_dir() and not path.is_symlink():
-            # In use, or removed by the process that it was of.
+            # These errors mean that a process still uses the folder, or has just removed it.
             with contextlib.suppress(BlockingIOError, FileNotFoundError):
                 lock = _lock(path, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 try:
@@ -130,9 +131,13 @@ def remove_temporaries(folder: pathlib.Path) -> None:
 
 
 def _permissions(path: pathlib.Path) -> int | None:
-    """The permissions of the file that is at a path, or None where there is none or a link."""
+    """The permissions of the file at a path; None if nothing or a link is there.
+
+    Raises:
+        OSError: there is a folder, a device or a pipe, or a link to a device or a pipe.
+    """
     try:
-        # Of what a link points at too: in place of /dev/stdout nobody wants a file.
+        # Follows links, because nobody wants a file in place of /dev/stdout.
         mode = os.stat(path).st_mode
     except FileNotFoundError:
         return None
@@ -146,12 +151,12 @@ def _permissions(path: pathlib.Path) -> int | None:
 
 
 def _new_locked_folder(parent: pathlib.Path) -> tuple[pathlib.Path, int]:
-    """A new folder in another, and a lock of it."""
+    """Makes a new folder in another, and returns it with its lock, a file descriptor."""
     while True:
         folder = parent / f"{TEMPORARY}{secrets.token_hex(8)}"
-        # Fails where the name is taken, if only by a link.
+        # Raises an error if the name is taken, even if only by a link.
         os.mkdir(folder, 0o700)
-        # Before it is locked another process may take it for one that was left behind.
+        # Before it is locked, another process may take it for a leftover and remove it; then a new one is made.
         with contextlib.suppress(FileNotFoundError):
             lock = _lock(folder)
             if folder.exists():
@@ -160,7 +165,7 @@ def _new_locked_folder(parent: pathlib.Path) -> tuple[pathlib.Path, int]:
 
 
 def _lock(folder: pathlib.Path, how: int = fcntl.LOCK_EX) -> int:
-    """Locks a folder until the descriptor that this returns is closed, if only because the process dies."""
+    """Locks a folder until the descriptor that this returns is closed, by this process or by its death."""
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
     try:
         with _unless_unsupported():
@@ -172,7 +177,7 @@ def _lock(folder: pathlib.Path, how: int = fcntl.LOCK_EX) -> int:
 
 
 def _sync(path: str | os.PathLike[str]) -> None:
-    """Waits until a file, or the names in a folder, are on the disk."""
+    """Waits until the content of a file, or the list of names in a folder, is on the disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         if os.path.isdir(path):
@@ -186,7 +191,7 @@ def _sync(path: str | os.PathLike[str]) -> None:
 
 @contextlib.contextmanager
 def _unless_unsupported() -> Iterator[None]:
-    """Goes on without what the file system does not have for folders."""
+    """Ignores the error if the file system does not support an operation on folders."""
     try:
         yield
     except OSError as error:

@@ -1,8 +1,8 @@
-"""The private names of Keras, TensorFlow and TFP that tfvae cannot do without, one function or hook for each.
+"""The private names of Keras, TensorFlow and TFP that tfvae depends on, each behind one function or hook.
 
-A release of these libraries may drop such a name. `tests/test_private_apis.py` has a test for each, which says what
-broke, and pyproject.toml admits the versions that were tested. Private modules are imported where they are used, so
-that one that is gone takes no more with it than it must.
+A new release of these libraries may remove such a name. `tests/test_private_apis.py` has a test for each that reports
+what would break, and pyproject.toml only allows versions that were tested. Private modules are imported inside the
+functions that use them, so that a module that was removed breaks nothing else.
 """
 
 from collections.abc import Callable, Sequence
@@ -29,13 +29,13 @@ class HookedModel(keras.Model):
         self.before_steps(iterator, data_batch)
 
     def _resolve_auto_jit_compile(self) -> bool | int:
-        # `compile(jit_compile="auto")` keeps what this returns. 0 is falsy like False, but tells, also in a saved
+        # `compile(jit_compile="auto")` stores what this returns. 0 is falsy, like False, but marks, even in a saved
         # model, that the user left the choice open.
         return super()._resolve_auto_jit_compile() or 0
 
 
 def leaves_jit_compile_open(model: keras.Model) -> bool:
-    """Whether `compile` left open whether XLA compiles a `HookedModel`."""
+    """Whether the user's call of `compile` left it open whether XLA compiles a `HookedModel`."""
     return type(model.jit_compile) is int
 
 
@@ -50,22 +50,22 @@ def own_trainable_variables(layer: keras.layers.Layer) -> list[keras.Variable]:
 
 
 def strategy_of(model: keras.Model) -> tf.distribute.Strategy | None:
-    """The strategy in whose scope a model was made, or None; the public `distribute_strategy` gives one in any case."""
+    """The strategy in whose scope a model was made, or None; the public `distribute_strategy` is never None."""
     return model._distribute_strategy
 
 
 def set_initial_epoch(model: keras.Model, epoch: int | None) -> None:
-    """Makes `fit` start with an epoch whatever its argument says; None undoes it."""
+    """Makes `fit` start at an epoch, regardless of its own `initial_epoch`; None undoes this."""
     model._initial_epoch = epoch
 
 
 def set_steps_per_execution(iterator: Any, steps: int) -> None:
-    """Sets how many steps an iterator over the executions of an epoch counts for each of them."""
+    """Sets how many steps Keras's iterator over the executions of an epoch counts for each execution."""
     iterator.steps_per_execution = steps
 
 
 def is_validation_of_fit(arguments: dict[str, Any]) -> bool:
-    """Whether `evaluate` was called by `fit`, with validation data that it has looked at already."""
+    """Whether the arguments of `evaluate` show that `fit` called it, with validation data that were already checked."""
     return bool(arguments.get("_use_cached_eval_dataset", False))
 
 
@@ -75,26 +75,26 @@ def input_datasets(dataset: tf.data.Dataset) -> Sequence[tf.data.Dataset]:
 
 
 def profiles_batches(callback: keras.callbacks.Callback) -> bool:
-    """Whether a `keras.callbacks.TensorBoard` profiles some batches."""
+    """Whether a callback is a `keras.callbacks.TensorBoard` that profiles batches."""
     return getattr(callback, "_stop_batch", 0) > 0
 
 
 def with_update(optimizer: _Optimizer, update: Callable[..., None]) -> _Optimizer:
-    """The same optimizer, with the same state, but another computation of its update; the original is not changed.
+    """A view of an optimizer that shares its state but computes its update differently; the original is not changed.
 
     Args:
-        optimizer: the optimizer, once it is built.
-        update: takes the optimizer, the gradients, the variables and the learning rate.
+        optimizer: an optimizer that is built.
+        update: the new update, a function of the optimizer, the gradients, the variables and the learning rate.
     """
     kind = type(type(optimizer).__name__, (type(optimizer),), {"_backend_update_step": update})
     view: Any = object.__new__(kind)
-    # Shared, so that whatever the one sets the other has.
+    # One shared dictionary, so that an attribute set on either is set on both.
     object.__setattr__(view, "__dict__", optimizer.__dict__)
     return view
 
 
 def with_inner(optimizer: _Optimizer, inner: keras.optimizers.Optimizer) -> _Optimizer:
-    """The same `LossScaleOptimizer`, with the same state, around another inner optimizer."""
+    """A view of a `LossScaleOptimizer` that has the same state but wraps another inner optimizer."""
     view = object.__new__(type(optimizer))
     object.__setattr__(view, "__dict__", {**optimizer.__dict__, "inner_optimizer": inner})
     return view
@@ -103,7 +103,7 @@ def with_inner(optimizer: _Optimizer, inner: keras.optimizers.Optimizer) -> _Opt
 def adam_moments(
     optimizer: keras.optimizers.Adam, variables: Sequence[tf.Variable]
 ) -> list[tuple[tf.Variable, tf.Variable]]:
-    """The first and the second moment that Adam keeps for each of some variables."""
+    """The first and second moments that Adam keeps for each of the given variables."""
     indices = [optimizer._get_variable_index(variable) for variable in variables]
     return [(optimizer._momentums[index].value, optimizer._velocities[index].value) for index in indices]
 
@@ -111,28 +111,32 @@ def adam_moments(
 def update_on_all_replicas(
     optimizer: keras.optimizers.Optimizer, update: Callable[..., None], pairs: Sequence[Any], *scalars: tf.Tensor
 ) -> None:
-    """Sums gradients over the replicas and updates each variable on all of them, as Keras's optimizers do.
+    """Sums gradients over the replicas and updates the variables on all replicas, as Keras's optimizers do.
 
     Args:
         optimizer: the optimizer.
-        update: takes the strategy, the pairs of a summed gradient and its variable, and the scalars.
-        pairs: this replica's gradients, each with its variable.
-        scalars: further tensors for the update.
+        update: a function of the strategy, the pairs of a summed gradient and its variable, and the scalars.
+        pairs: this replica's gradients, each paired with its variable.
+        scalars: further arguments of the update.
     """
     pairs = optimizer._all_reduce_sum_gradients(pairs)
     tf.__internal__.distribute.interim.maybe_merge_call(update, optimizer._distribution_strategy, pairs, *scalars)
 
 
 def worker_of(strategy: tf.distribute.MultiWorkerMirroredStrategy) -> tuple[int, int]:
-    """The number of this worker, and how many there are: TensorFlow's `_id_in_cluster` and `_num_workers`.
+    """The index of this worker, and the number of workers: TensorFlow's `_id_in_cluster` and `_num_workers`.
 
-    The cluster resolver, which is public, reads TF_CONFIG again: once that is gone, every worker would be the chief.
+    The public cluster resolver reads TF_CONFIG at every call: if the variable were unset later, every worker would take
+    itself for the chief.
     """
     return strategy.extended._id_in_cluster, strategy.extended._num_workers
 
 
 def is_tensorflow_in_use() -> bool:
-    """Whether TensorFlow's devices are set up, and refuse changes: `_context_handle` of TensorFlow's eager context."""
+    """Whether TensorFlow has set up its devices, which can then no longer be changed.
+
+    Reads `_context_handle` of TensorFlow's eager context.
+    """
     from tensorflow.python.eager import context
 
     current = context.context_safe()
@@ -140,7 +144,7 @@ def is_tensorflow_in_use() -> bool:
 
 
 def is_compiled_by_xla(graph: tf.Graph) -> bool:
-    """Whether XLA compiles a graph, or one that it is within: TensorFlow's `GraphOrParentsInXlaContext`."""
+    """Whether XLA compiles a graph, or a graph that encloses it: TensorFlow's `GraphOrParentsInXlaContext`."""
     from tensorflow.python.ops import control_flow_util
 
     return control_flow_util.GraphOrParentsInXlaContext(graph)
@@ -149,13 +153,13 @@ def is_compiled_by_xla(graph: tf.Graph) -> bool:
 def names_of(joint: Any) -> list[str]:
     """The names of the variables of a joint distribution: TFP's `JointDistribution._flat_resolve_names`.
 
-    Those of one that is made of a list have no others.
+    The variables of a joint distribution that is made of a list have no other names.
     """
     return joint._flat_resolve_names()
 
 
 def converter_error() -> type[Exception]:
-    """What `tf.lite.TFLiteConverter` raises where it cannot convert a model: TensorFlow's `ConverterError`."""
+    """What `tf.lite.TFLiteConverter` raises if it cannot convert a model: TensorFlow's `ConverterError`."""
     from tensorflow.lite.python.convert_phase import ConverterError
 
     return ConverterError

@@ -1,4 +1,4 @@
-"""Stateless seeds for parts of the work, of which each has its own, whatever the others are."""
+"""Stateless seeds for the parts of some work: the seed of a part does not depend on the other parts."""
 
 from collections.abc import Iterable, Iterator
 from typing import TypeVar
@@ -11,7 +11,7 @@ _Part = TypeVar("_Part")
 
 
 def for_each(parts: Iterable[_Part], seed: tf.Tensor) -> Iterator[tuple[_Part, tf.Tensor]]:
-    """Gives each part a seed: a function of the one seed and of the number of the part.
+    """Pairs each part with a seed, which depends only on the given seed and the index of the part.
 
     Args:
         parts: the parts, such as batches.
@@ -22,11 +22,11 @@ def for_each(parts: Iterable[_Part], seed: tf.Tensor) -> Iterator[tuple[_Part, t
 
 
 def for_slices(length: int, size: int, seed: tf.Tensor) -> Iterator[tuple[slice, tf.Tensor]]:
-    """Cuts rows into slices as `tfvae.chunks` does, with a seed for each: a function of the one seed and of its start.
+    """Cuts rows into slices like `tfvae.chunks.slices`, each with a seed that depends on the given seed and its start.
 
     Args:
-        length: how many rows there are.
-        size: how many rows a slice has, but for the last, which may have fewer.
+        length: the number of rows.
+        size: the number of rows in a slice; the last slice may have fewer.
         seed: a stateless seed, int32 [2].
     """
     for part in chunks.slices(length, size):
@@ -34,6 +34,6 @@ def for_slices(length: int, size: int, seed: tf.Tensor) -> Iterator[tuple[slice,
 
 
 def for_draws(num_samples: int, size: int, seed: tf.Tensor) -> Iterator[tuple[int, tf.Tensor]]:
-    """The number of draws of each of `for_slices`, and its seed."""
+    """Cuts a number of draws into parts like `for_slices`, but yields the number of draws in each, with its seed."""
     for part, part_seed in for_slices(num_samples, size, seed):
         yield part.stop - part.start, part_seed

@@ -171,10 +171,13 @@ def test_what_are_no_codes_is_refused():
         ({"num_codes": 1}, "`num_codes` must be an integer of at least 2"),
         ({"commitment": -1.0}, "`commitment` must be a finite number of at least 0"),
         ({"encoder": networks.dense_encoder((D,), (4,))}, "`encoder` must give one tensor of vectors [B, ..., E]"),
-        ({"decoder": networks.dense_encoder((3, 4), (D,))}, "`decoder` must take vectors of the shape [None, 3, 2]"),
+        (
+            {"decoder": networks.dense_encoder((3, 4), (D,))},
+            "`decoder` must take vectors of the encoder's output shape, [None, 3, 2]",
+        ),
         ({"decoder": networks.dense_encoder((3, 2), (4,))}, "`decoder` must give one tensor of shape [None, 5]"),
         ({"likelihood": ELBO()}, "`likelihood` must be a Likelihood"),
-        ({"objective": ELBO(sticking_the_landing=True)}, "a VQVAE has no path gradients"),
+        ({"objective": ELBO(sticking_the_landing=True)}, "which a VQVAE does not have"),
     ],
     ids=lambda value: str(list(value)) if isinstance(value, dict) else "",
 )

@@ -153,7 +153,7 @@ def test_what_xla_cannot_compile_takes_its_batches_without(quiet_vae, x, monkeyp
         vae.compile(keras.optimizers.SGD(0.01), jit_compile=jit_compile)
         with contextlib.ExitStack() as stack:
             if jit_compile:
-                message = "XLA cannot compile the steps, which run without it"
+                message = "XLA cannot compile the steps, so they run without it"
                 stack.enter_context(pytest.warns(UserWarning, match=message))
             vae.fit(x, batch_size=3, epochs=2, verbose=0)
         weights.append(vae.get_weights())

@@ -142,7 +142,7 @@ def test_what_xla_cannot_compile_runs_without(quiet_vae, x):
     function = Loop(vae, Progress(), by_xla=True)
     iterator = iter(tf.data.Dataset.from_tensor_slices(x).batch(3))
     vae.__dict__["_plan"] = plan.Plan({}, None, 3, True, "a test")
-    with pytest.warns(UserWarning, match="XLA cannot compile the steps, which run without it"):
+    with pytest.warns(UserWarning, match="XLA cannot compile the steps, so they run without it"):
         function(iterator)
     vae.__dict__["_plan"] = plan.Plan({}, None, 4, True, "a test")
     function(iterator)

@@ -39,6 +39,8 @@ class Checkpoints(keras.callbacks.Callback):
     uninterrupted one, bit for bit on the same CPUs, provided that the order of the data does not depend on hidden
     state: the order of arrays, of `tfvae.data` and of `tfvae.epochs.ordered` does not.
 
+    The epoch and the step are saved with the weights; `tfvae/training/resume.py` makes `fit` go on from them.
+
     With several workers, the first one reads and writes the folder, and sends the state that it reads to the others.
 
     Args:

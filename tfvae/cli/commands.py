@@ -21,7 +21,7 @@ from jsonargparse.typing import PositiveFloat, PositiveInt
 
 from tfvae import data as data_module
 from tfvae import export as export_module
-from tfvae import files, networks, plots
+from tfvae import files, plots
 from tfvae.cli import run_folder as runs_module
 from tfvae.cli import run_training
 from tfvae.data import Pipelines
@@ -150,7 +150,9 @@ def train(
             )
         held_out = runs_module.held_out(pipelines)
         event_shape = held_out.shape[1:]
-        encoder, decoder = _networks(network, event_shape, latent_dim, likelihood, hidden, filters, activation)
+        encoder, decoder = run_training.make_networks(
+            network, event_shape, latent_dim, likelihood, hidden, filters, activation
+        )
         model = VAE(encoder, decoder, latent_dim, posterior, prior, likelihood, objective)
         model.check_data(held_out)
         schedule = keras.optimizers.schedules.CosineDecay(learning_rate, epochs * len(pipelines.train))
@@ -354,28 +356,6 @@ def _exit_on_errors(code: int) -> Iterator[None]:
 def _exit(message: str, code: int) -> NoReturn:
     print("tfvae: error: " + " ".join(message.split()), file=sys.stderr)
     raise SystemExit(code)
-
-
-def _networks(
-    network: str,
-    event_shape: tuple[int, ...],
-    latent_dim: int,
-    likelihood: Likelihood,
-    hidden: tuple[int, ...],
-    filters: tuple[int, ...],
-    activation: str,
-) -> tuple[keras.Model, keras.Model]:
-    """An encoder, and a decoder that mirrors it and returns the parameters of the likelihood."""
-    output_shape = likelihood.parameter_shape(event_shape)
-    if network == "dense":
-        return (
-            networks.dense_encoder(event_shape, hidden, activation),
-            networks.dense_decoder(latent_dim, output_shape, hidden[::-1], activation),
-        )
-    return (
-        networks.convolutional_encoder(event_shape, filters, hidden, activation),
-        networks.convolutional_decoder(latent_dim, output_shape, filters[::-1], hidden[::-1], activation),
-    )
 
 
 def _export(

@@ -10,10 +10,11 @@ import numpy as np
 import tensorflow as tf
 import yaml
 
-from tfvae import files
+from tfvae import files, networks
 from tfvae.callbacks import Checkpoints
 from tfvae.data import Pipelines
 from tfvae.distribute import strategies
+from tfvae.likelihoods import Likelihood
 from tfvae.models.vae import VAE
 
 _CHECKPOINTS = "checkpoints"
@@ -58,6 +59,38 @@ def start(folder: Path, config: str, *, resume: bool, overwrite: bool) -> None:
     _remove_checkpoints(folder)
     (folder / "history.csv").unlink(missing_ok=True)
     files.write_text(folder / "config.yaml", config)
+
+
+def make_networks(
+    network: str,
+    event_shape: tuple[int, ...],
+    latent_dim: int,
+    likelihood: Likelihood,
+    hidden: tuple[int, ...],
+    filters: tuple[int, ...],
+    activation: str,
+) -> tuple[keras.Model, keras.Model]:
+    """Makes an encoder, and a decoder that mirrors it and returns the parameters of the likelihood.
+
+    Args:
+        network: "dense" or "convolutional".
+        event_shape: the shape of one example.
+        latent_dim: the dimension of z.
+        likelihood: p(x|z).
+        hidden: the widths of the dense layers of the encoder.
+        filters: the filters of the convolutions of the encoder.
+        activation: the name of the activation.
+    """
+    output_shape = likelihood.parameter_shape(event_shape)
+    if network == "dense":
+        return (
+            networks.dense_encoder(event_shape, hidden, activation),
+            networks.dense_decoder(latent_dim, output_shape, hidden[::-1], activation),
+        )
+    return (
+        networks.convolutional_encoder(event_shape, filters, hidden, activation),
+        networks.convolutional_decoder(latent_dim, output_shape, filters[::-1], hidden[::-1], activation),
+    )
 
 
 def fit(

@@ -1,8 +1,8 @@
-"""Synchronous training on several replicas, where the training loop of Keras is wrong or fails.
+"""Synchronous training on several replicas, in place of Keras's own loop, which is wrong there or fails.
 
-In Keras 3 a custom `train_step` takes steps that are too large by the number of replicas, clips gradients before they
-are summed over replicas, and does not run under several workers, with several steps per execution or with XLA. Here one
-graph runs the steps, and communication between replicas stays outside of the parts that XLA compiles.
+With a custom `train_step` on several replicas, Keras 3 multiplies the step size by their number, clips gradients before
+they are summed, and fails with several workers, with several steps per execution or with XLA. Here a single graph runs
+the steps, and communication between replicas stays outside of the parts that XLA compiles.
 """
 
 import itertools
@@ -20,12 +20,12 @@ class Steps:
     """Runs the steps of a compiled model on all replicas.
 
     Args:
-        model: a compiled model. If it says so, XLA compiles the whole step; with several replicas, only the parts of a
-            step without communication: see `compiled`.
+        model: a compiled model. With `jit_compile`, XLA compiles the whole step, or, with several replicas, only the
+            parts of it that do not communicate: see `compiled`.
         step: its `train_step` or `test_step`.
 
     Attributes:
-        one: a function of one batch for each replica. It runs a step and returns its metrics, averaged over the
+        one: a function that runs one step, on one batch for each replica, and returns the metrics, averaged over the
             replicas of this process.
     """
 
@@ -43,11 +43,11 @@ class Steps:
         return self._over_workers(self.one(batch))
 
     def on_iterator(self, iterator: Any, count: int) -> dict[str, Any]:
-        """Runs several steps, or fewer where the data end.
+        """Runs several steps, or fewer if the data end.
 
         Args:
-            iterator: a `tf.data.Iterator` or a `tf.distribute.DistributedIterator` of the batches.
-            count: how many steps.
+            iterator: a `tf.data.Iterator` or a `tf.distribute.DistributedIterator` over the batches.
+            count: the number of steps.
 
         Returns:
             The metrics of the last step, averaged over all replicas.
@@ -55,7 +55,7 @@ class Steps:
         return self._steps_eagerly(iterator, count) if self._is_eager else self._many(iterator, tf.constant(count))
 
     def _steps(self, iterator: Any, count: tf.Tensor) -> dict[str, Any]:
-        # With no batch left, this ends the epoch before a step begins; otherwise Keras would count one step more.
+        # If no batch is left, this ends the epoch before a step begins; otherwise Keras would count one step too many.
         first = iterator.get_next()
 
         def body(index: tf.Tensor, batch: Any, _: dict[str, Any]) -> tuple[tf.Tensor, Any, dict[str, Any]]:
@@ -74,7 +74,7 @@ class Steps:
         return self._over_workers(metrics)
 
     def _over_workers(self, metrics: dict[str, Any]) -> dict[str, Any]:
-        # Metrics must be the same on all workers: if one stopped because of its own NaN, the others would wait for it.
+        # All workers need the same metrics: if one stopped because of a NaN of its own, the others would wait forever.
         if strategies.workers(self._strategy)[1] == 1:
             return metrics
         means = self._strategy.reduce(tf.distribute.ReduceOp.MEAN, tf.stack(list(metrics.values())), axis=None)
@@ -82,7 +82,7 @@ class Steps:
 
 
 def on_own_replicas(model: keras.Model, step: Callable[[Any], dict[str, Any]]) -> Callable[[Any], dict[str, Any]]:
-    """Makes a function that runs a step on all replicas of this process, and averages its metrics over them.
+    """Makes a function that runs a step on all replicas of this process, and averages the metrics over them.
 
     Args:
         model: the model.
@@ -102,7 +102,7 @@ def on_own_replicas(model: keras.Model, step: Callable[[Any], dict[str, Any]]) -
 
 
 def zero_metrics(one: Any, batch: Any) -> dict[str, tf.Tensor]:
-    """Zeros with the shapes of a step's metrics, as the start of a loop of steps.
+    """Zeros with the shapes of a step's metrics, the initial values for a loop of steps.
 
     Args:
         one: the step, a `tf.function` of a batch.
@@ -115,26 +115,26 @@ def zero_metrics(one: Any, batch: Any) -> dict[str, tf.Tensor]:
 def next_batch(
     iterator: tf.data.Iterator | tf.distribute.DistributedIterator, is_wanted: tf.Tensor
 ) -> tf.experimental.Optional:
-    """The next batch if `is_wanted` and there is one, else none: a batch that is read but not used would be lost."""
+    """The next batch, if `is_wanted` and if there is one; reading a batch that is not wanted would lose it."""
     optional = iterator.get_next_as_optional
     return tf.cond(is_wanted, optional, lambda: tf.experimental.Optional.empty(iterator.element_spec))
 
 
 def compiled(model: keras.Model, function: Callable[..., Any]) -> Callable[..., Any]:
-    """The function, compiled by XLA if the model has `jit_compile` but several replicas prevent compiling whole steps.
+    """The function, compiled by XLA if the model has `jit_compile` and several replicas, where whole steps cannot be.
 
     Args:
         model: a compiled model.
         function: a part of the model's step that does not communicate with other replicas.
     """
     if model.jit_compile and not model.run_eagerly and count() > 1:
-        # A new tf.function at each trace, because each replica has its own variables.
+        # A new tf.function each time a step is traced, because each replica has its own variables.
         return tf.function(function, jit_compile=True, autograph=False)
     return function
 
 
 def count() -> int:
-    """The number of replicas of the current strategy: the one whose scope, or replica, this is called in; else 1."""
+    """The number of replicas of the strategy in whose scope, or on whose replica, this is called; 1 without one."""
     return tf.distribute.get_strategy().num_replicas_in_sync
 
 
@@ -163,12 +163,12 @@ def at_least_one(x: tf.Tensor) -> tf.Tensor:
 
 
 def reduce_gradients(gradients: Sequence[Any], optimizer: keras.optimizers.Optimizer) -> list[Any]:
-    """Prepares this replica's gradients for an optimizer that clips, or checks for infinity, before it sums them.
+    """Prepares this replica's gradients for an optimizer that clips them or scales the loss.
 
-    Keras optimizers sum gradients over the N replicas as their last operation, but clipping and the search of a
-    LossScaleOptimizer for non-finite values are not linear, and must see the sum. For such optimizers the gradients are
-    summed and clipped here, and each replica passes on 1/N of the result. For all others they are returned unchanged,
-    because summing twice costs twice the communication.
+    Keras optimizers sum gradients over the N replicas only at the very end. But clipping, and the check of a
+    LossScaleOptimizer for non-finite values, are not linear, and must see the sum. For these optimizers the gradients
+    are summed and clipped here, and each replica passes on 1/N of the result. For all others the gradients are returned
+    unchanged, because summing twice would double the communication.
 
     Args:
         gradients: the gradients of this replica's part of the loss, scaled by `optimizer.scale_loss`; None for a
@@ -185,7 +185,7 @@ def reduce_gradients(gradients: Sequence[Any], optimizer: keras.optimizers.Optim
     context = tf.distribute.get_replica_context()
     present = context.all_reduce(tf.distribute.ReduceOp.SUM, present)
     scale = optimizer.scale_loss(1.0)
-    # Unscaled first: with the loss scale, the squares in a norm overflow before the gradients do.
+    # Unscaled first: with the loss scale, the squares in a norm would overflow before the gradients do.
     present = [gradient / tf.cast(scale, gradient.dtype) for gradient in present]
     if inner.clipnorm:
         present = [tf.clip_by_norm(gradient, inner.clipnorm) for gradient in present]
@@ -201,11 +201,10 @@ def reduce_gradients(gradients: Sequence[Any], optimizer: keras.optimizers.Optim
 
 
 def share_statistics(model: keras.Model, share: tf.Tensor) -> None:
-    """Sets the moving statistics of layers on all replicas to their mean, weighted by each replica's examples.
+    """Replaces the moving statistics on each replica by their mean over replicas, weighted by the number of examples.
 
-    The layers are BatchNormalization, and layers of tfvae with the attribute `has_moving_statistics`.
-
-    Keras keeps separate statistics on each replica, and saves those of the first.
+    This concerns BatchNormalization layers, and layers of tfvae with the attribute `has_moving_statistics`. Keras keeps
+    separate statistics on each replica, and saves those of the first.
 
     Args:
         model: the model.
@@ -226,7 +225,7 @@ def share_statistics(model: keras.Model, share: tf.Tensor) -> None:
 
 
 def check(model: keras.Model) -> None:
-    """Raises ValueError when a compiled model cannot be trained under its strategy."""
+    """Raises ValueError if a compiled model cannot be trained under its strategy."""
     strategy = tf.distribute.get_strategy() if tf.distribute.has_strategy() else model.distribute_strategy
     if isinstance(strategy, tf.distribute.ParameterServerStrategy | tf.distribute.experimental.CentralStorageStrategy):
         raise ValueError(

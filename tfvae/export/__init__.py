@@ -1,6 +1,6 @@
-"""From a model to files that run without it, the proof that they agree, and a client that opens them.
+"""Exports a model to files that run without tfvae, verifies that they agree with the model, and opens them again.
 
-What is imported here is imported when it is first used, so that the client needs neither Keras nor, for a .tflite file,
+Each name here is imported when it is first used, so that opening a file needs no Keras and, for a .tflite file, no
 TensorFlow.
 """
 

@@ -1,6 +1,6 @@
-"""An exported model, opened where it is used: a SavedModel by plain TensorFlow, a .tflite file by LiteRT.
+"""The client: opens and calls an exported model, a SavedModel by plain TensorFlow or a .tflite file by LiteRT.
 
-Nothing here needs Keras or TFP, and TensorFlow only for a SavedModel.
+Keras and TFP are not needed here, and TensorFlow only for a SavedModel.
 """
 
 import json
@@ -15,21 +15,23 @@ from tfvae import checks, chunks
 from tfvae.export import formats
 from tfvae.export.formats.format import Call, Shapes
 
-# Rows that are computed at a time, so that memory does not grow with the data.
+# The most rows that are computed at a time, so that memory does not grow with the data.
 _BATCH_SIZE = 256
-# Those of a VAE, and those of variational inference: what tells their files where the description is lost.
+# The signatures of a VAE, and those of variational inference, by which a file is recognised if its metadata are lost.
 _SIGNATURES = ({"encode", "decode", "reconstruct", "generate", "score"}, {"sample", "serving_default"})
 
 
 class ExportedModel:
-    """An exported model with the methods of the model it came from. N examples, `...` the event shape, L latents.
+    """An exported model, with methods like those of the original model.
 
-    Those of a `tfvae.ConditionalVAE` take `condition=` [N, C] too, those of a `tfvae.SemiSupervisedVAE` `label=` [N].
+    In the shapes, N is the number of examples, `...` the event shape and L the latent dimension. For an exported
+    `tfvae.ConditionalVAE` the methods also take `condition=` [N, C], for a `tfvae.SemiSupervisedVAE` `label=` [N].
 
     Args:
-        call: calls a signature with inputs by name, and gives outputs by name.
-        shapes: the shape of each input of each signature, with None for a batch of any size.
-        metadata: what the export says of the model: event shape, normalisation and more; empty where the file is gone.
+        call: a function that calls a signature, from its name and its inputs by name to its outputs by name.
+        shapes: the shape of each input of each signature; the first size is None for a batch of any size.
+        metadata: the description that was written with the export: event shape, normalisation and more; empty if its
+            file is missing.
     """
 
     def __init__(self, call: Call, shapes: Shapes, metadata: dict[str, Any]) -> None:
@@ -39,35 +41,35 @@ class ExportedModel:
         self._shapes = shapes
 
     def encode(self, x: ArrayLike, **condition: ArrayLike) -> dict[str, np.ndarray]:
-        """The parameters of q(z|x) by name, each [N, L], of x [N, ...]."""
+        """The parameters of q(z|x) by name, each [N, L], for x [N, ...]."""
         return self.run("encode", x=x, **condition)
 
     def decode(self, z: ArrayLike, **condition: ArrayLike) -> np.ndarray:
-        """The mean of p(x|z) [N, ...], of z [N, L]."""
+        """The mean of p(x|z) [N, ...], for z [N, L]."""
         return self.run("decode", z=z, **condition)["mean"]
 
     def reconstruct(self, x: ArrayLike, **condition: ArrayLike) -> np.ndarray:
-        """The mean of p(x|z) [N, ...] at the mean of q(z|x), of x [N, ...]."""
+        """The mean of p(x|z) [N, ...] at the mean of q(z|x), for x [N, ...]."""
         return self.run("reconstruct", x=x, **condition)["mean"]
 
     def generate(self, epsilon: ArrayLike, **condition: ArrayLike) -> np.ndarray:
-        """The mean of p(x|z) [N, ...] at the draws from the prior that noise epsilon ~ N(0, I) [N, L] stands for."""
+        """The mean of p(x|z) [N, ...] at the draws z from the prior computed from noise epsilon ~ N(0, I) [N, L]."""
         return self.run("generate", epsilon=epsilon, **condition)["mean"]
 
     def score(self, x: ArrayLike, epsilon: ArrayLike, **condition: ArrayLike) -> dict[str, np.ndarray]:
-        """`elbo`, `log_likelihood` and `kl`, each [N] in nats, of x [N, ...] and noise epsilon ~ N(0, I) [N, L]."""
+        """`elbo`, `log_likelihood` and `kl`, each [N] in nats, for x [N, ...] and noise epsilon ~ N(0, I) [N, L]."""
         return self.run("score", x=x, epsilon=epsilon, **condition)
 
     def classify(self, x: ArrayLike) -> np.ndarray:
-        """The probabilities of the classes [N, K] under q(y|x), of x [N, ...], where the model is semi-supervised."""
+        """Semi-supervised models: the probabilities of the classes [N, K] under q(y|x), for x [N, ...]."""
         return self.run("classify", x=x)["probabilities"]
 
     def sample(self, epsilon: ArrayLike) -> dict[str, np.ndarray]:
-        """Variational inference: the draws of the latent variables [N, ...] that noise epsilon [N, L] stands for."""
+        """Variational inference: draws of the latent variables by name, each [N, ...], from noise epsilon [N, L]."""
         return self.run("sample", epsilon=epsilon)
 
     def predict(self, **x: ArrayLike) -> dict[str, np.ndarray]:
-        """Variational inference: `mean` and `stddev` [N, ...] of what is predicted, of new data by name, such as x."""
+        """Variational inference: `mean` and `stddev` [N, ...] of the predictive distribution, for new data by name."""
         return self.run("predict", **x)
 
     def run(self, signature: str, **arguments: ArrayLike) -> dict[str, np.ndarray]:
@@ -97,19 +99,19 @@ class ExportedModel:
             if array.dtype != np.float32:
                 with np.errstate(over="ignore"):
                     array = array.astype(np.float32)
-            # Counted first, because finding out where takes several times as long.
+            # Only counted at first, because finding the position takes several times as long.
             if np.count_nonzero(np.isfinite(array)) < array.size:
                 may_miss = name == "x" and self.metadata.get("missing_values", False)
                 checks.check_finite(array, name, allow_nan=may_miss)
             arrays[name] = array
             if name == "label" and "num_classes" in self.metadata:
-                # -1 stands for the most probable one, where there is an x to tell it.
+                # -1 stands for the most probable label, which can be inferred if the signature takes x.
                 _check_labels(arrays[name], -1 if "x" in shapes else 0, self.metadata["num_classes"])
         checks.check_same_length(**arrays)
         rows = len(next(iter(arrays.values())))
         fixed = next(iter(shapes.values()))[0]
         if fixed is not None and rows % fixed:
-            raise ValueError(f"This file takes batches of {fixed} examples. Received: {rows} examples")
+            raise ValueError(f"This file takes examples in batches of {fixed}. Received: {rows} examples")
         batch = fixed or _BATCH_SIZE
         if rows <= batch:
             return self._call(signature, arrays)
@@ -131,8 +133,8 @@ def load(path: str | os.PathLike[str], *, num_threads: int | None = None) -> Exp
         The model.
 
     Raises:
-        FileNotFoundError: nothing is there.
-        ValueError: it is no model that tfvae exported.
+        FileNotFoundError: there is no exported model at the path.
+        ValueError: the model was not exported by tfvae.
     """
     file_format, path = formats.find(Path(path))
     call, shapes = file_format.open(path, num_threads)

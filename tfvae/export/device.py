@@ -1,4 +1,4 @@
-"""TFLite files of built-in ops only, which LiteRT runs on a device."""
+"""Exports models to TFLite files of built-in ops only, which LiteRT runs on a device."""
 
 import os
 from collections.abc import Iterator
@@ -15,7 +15,7 @@ from tfvae.export.formats import FORMATS
 from tfvae.export.metadata import metadata
 from tfvae.exportable import Exportable
 
-# Examples that calibrate the ranges of int8: more change little and take long.
+# The most examples that calibrate the ranges of int8: more would change little and take long.
 _CALIBRATION_EXAMPLES = 256
 
 
@@ -29,20 +29,21 @@ def tflite(
     offset: ArrayLike | None = None,
     scale: ArrayLike | None = None,
 ) -> Path:
-    """Writes the model as one .tflite file, and what a caller must know of it as <path without suffix>.json.
+    """Writes the model as one .tflite file, and what a caller must know about it as <path without suffix>.json.
 
     The file has the signatures of `tfvae.export.Endpoints`, the weights once, and built-in ops only.
 
     Args:
         model: a model that is built.
         path: the file to write, *.tflite; it appears complete, or not at all.
-        quantize: None for float32, which is compared with the Keras model; "float16" halves the weights; "dynamic"
-            makes them int8; "int8" makes the activations int8 too, and the scores coarse.
-        x: data as for `fit`: needed for "int8", which takes the ranges of the activations from it (give training data,
-            and verify with other), and used for the comparison of float32, which without it draws from the model.
-        batch_size: 1 fixes B to 1, which makes convolutions up to twice as fast; None takes any B.
-        offset: with `scale`, how to bring raw data into the model's units: x = (raw - offset) / scale;
-            None leaves it unsaid.
+        quantize: None for float32; "float16" stores the weights in half the size; "dynamic" makes the weights int8;
+            "int8" makes the activations int8 too, and the scores coarse.
+        x: data as for `fit`. A float32 file is compared with the Keras model on them; None draws data from the model.
+            "int8" requires them to calibrate the ranges of the activations: pass training data, and verify the file
+            with other data.
+        batch_size: 1 fixes B to 1, which makes convolutions up to twice as fast; None allows any B.
+        offset: with `scale`, how raw data are normalised, x = (raw - offset) / scale, to be recorded beside the file;
+            None records nothing.
         scale: see `offset`.
 
     Returns:
@@ -68,7 +69,7 @@ def tflite(
     model.check_exportable()
     description = {**metadata(model, offset, scale), "quantize": quantize, "batch_size": batch_size}
     if quantize == "int8" and description.get("missing_values", False):
-        raise NotImplementedError('quantize="int8" has no number for NaN, which marks what is missing in x')
+        raise NotImplementedError('quantize="int8" has no number for NaN, which marks missing values in x')
     model = model.in_float32()
     return one_file.write(
         "tflite",
@@ -84,7 +85,7 @@ def tflite(
 
 
 def _calibration(model: Exportable, x: Any) -> Iterator[tuple[str, dict[str, np.ndarray]]]:
-    """Inputs for each signature, one example at a time, as the converter takes them."""
+    """Yields inputs for each signature, one example at a time, in the form that the converter takes."""
     x = tf.nest.map_structure(lambda array: array[:_CALIBRATION_EXAMPLES], x)
     examples = model.export_examples(x, calibrating=True)
     for row in range(len(tf.nest.flatten(x)[0])):

@@ -1,4 +1,4 @@
-"""The files beside a model's versions that say how to serve it: templates with the model's names and shapes."""
+"""The files beside a model's versions that explain how to serve it: templates, filled with its names and shapes."""
 
 import importlib.resources
 import json
@@ -10,15 +10,15 @@ from tfvae.exportable import Exportable, Signature
 
 
 def files(model: Exportable, signatures: Mapping[str, Signature], name: str) -> dict[str, str]:
-    """The text of each file by its name.
+    """The text of each file, by file name.
 
-    The fields of every template are `name`; `serve`, how to start a server; `questions`, one command for each request
-    that is written; and `signatures`, one row for each.
+    Every template has the fields `name`; `serve`, how to start a server; `questions`, a command for each example
+    request; and `signatures`, the rows of a table of the signatures.
 
     Args:
         model: the model.
-        signatures: what it gave of the data of this export.
-        name: the name under which it is served.
+        signatures: the result of `export_signatures` for this export.
+        name: the name under which the model is served.
     """
     requests = {key: signature.request for key, signature in signatures.items() if signature.request is not None}
     address = f"http://localhost:8501/v1/models/{name}:predict"
@@ -47,6 +47,6 @@ def _inputs(signature: Signature) -> str:
 
 
 def _request(signature: str, row: Any) -> str:
-    """The body of a request by REST; where it names no signature, it is for `serving_default`."""
+    """The body of a REST request; one that names no signature is for `serving_default`."""
     named = {} if signature == "serving_default" else {"signature_name": signature}
     return json.dumps({**named, "instances": [row]}) + "\n"

@@ -1,4 +1,4 @@
-"""What an exported model can be asked: one module and its signatures, the same in every format."""
+"""The functions of an exported model: one module and its signatures, the same in every format."""
 
 from collections.abc import Callable
 from typing import Any
@@ -9,34 +9,35 @@ from tfvae.exportable import Exportable, Signature
 
 
 class Endpoints(tf.Module):
-    """The functions of a model, in float32, over one copy of its weights, ready to be written to a file.
+    """The functions of a model, in float32, with one copy of its weights, ready to be written to a file.
 
-    They are those of its `export_signatures`, see `tfvae.export.Exportable`. Each takes and gives tensors that lead
-    with the batch. Of a `tfvae.VAE`, with B batch, L latent dimension, `...` the event shape, they are
+    They are the functions of its `export_signatures`: see `tfvae.export.Exportable`. The first axis of all inputs and
+    outputs is the batch. With B the batch, L the latent dimension and `...` the event shape, a `tfvae.VAE` has
 
     - `encode(x [B, ...])`: the parameters of q(z|x) by name, `loc` and `scale` [B, L] for `DiagonalNormal`;
     - `decode(z [B, L])`: `mean` [B, ...], the mean of p(x|z);
     - `reconstruct(x [B, ...])`: `mean` [B, ...], at the mean of q(z|x);
-    - `generate(epsilon [B, L])`: `mean` [B, ...], at the z ~ p(z) that the noise epsilon ~ N(0, I) stands for;
-    - `score(x [B, ...], epsilon [B, L])`: `elbo`, `log_likelihood` and `kl` [B] in nats, at the z ~ q(z|x) that epsilon
-      stands for; noise is an input, so that an answer is a function of the question;
-    - `serving_default(x [B, ...])`: what `reconstruct` gives and what `score` gives, at the mean of q(z|x).
+    - `generate(epsilon [B, L])`: `mean` [B, ...], at the z ~ p(z) computed from noise epsilon ~ N(0, I);
+    - `score(x [B, ...], epsilon [B, L])`: `elbo`, `log_likelihood` and `kl` [B] in nats, at the z ~ q(z|x) computed
+      from epsilon; the noise is an input, so that the outputs depend on the inputs alone;
+    - `serving_default(x [B, ...])`: the outputs of `reconstruct`, and those of `score` at the mean of q(z|x).
 
-    Of a `tfvae.ConditionalVAE` each takes `condition` [B, C] too. Of a `tfvae.SemiSupervisedVAE` each takes `label`
-    [B], where it takes x too -1 for the most probable one; a SavedModel refuses other numbers. And there is
+    For a `tfvae.ConditionalVAE`, each function also takes `condition` [B, C]. For a `tfvae.SemiSupervisedVAE`, each
+    also takes `label` [B]; with x, a label of -1 stands for the most probable one; a SavedModel refuses all other
+    numbers that are not labels. It also has
 
     - `classify(x [B, ...])`: `probabilities` [B, K], those of q(y|x).
 
-    Of a `tfvae.HierarchicalVAE` z is that of the first layer, epsilon the noise of all layers in one tensor, and the
-    parameters of q have the numbers of their layers, as `loc_1`.
+    For a `tfvae.HierarchicalVAE`, z is that of the first layer, epsilon is the noise of all layers in one tensor, and
+    the names of the parameters of q end in the number of the layer, as in `loc_1`.
 
     Args:
         model: a model that is built.
         batch_size: a fixed B, or None for any.
-        x: the data that the export was given, where the model needs them to know the shapes of its inputs.
+        x: the data that were passed to the export, if the model needs them to know the shapes of its inputs.
 
     Raises:
-        ValueError: the model is not built, or x is not what it must be.
+        ValueError: the model is not built, or x is missing or invalid.
         NotImplementedError: a part of the model cannot be exported.
     """
 
@@ -51,22 +52,24 @@ class Endpoints(tf.Module):
 
 
 class PosteriorEndpoints(Endpoints):
-    """The functions of a fitted `tfvae.VariationalInference`, in float32, over one copy of its weights.
+    """The functions of a fitted `tfvae.VariationalInference`, in float32, with one copy of its weights.
 
-    Each takes and gives tensors that lead with the batch. B batch, L the dimension of the unconstrained space:
+    The first axis of all inputs and outputs is the batch. With B the batch and L the dimension of the unconstrained
+    space, the functions are
 
-    - `sample(epsilon [B, L])`: the latent variables by name, each [B, ...]: the draws of q that the noise
-      epsilon ~ N(0, I) stands for;
-    - `predict(x [B, ...])`: `mean` and `stddev` [B, ...] of the posterior predictive distribution, where the model has
-      `predictive`; of a dictionary the inputs have the names;
-    - `serving_default`: `predict` where it is there, and else `sample`.
+    - `sample(epsilon [B, L])`: the latent variables by name, each [B, ...]: draws from q, computed from noise
+      epsilon ~ N(0, I);
+    - `predict(x [B, ...])`: `mean` and `stddev` [B, ...] of the posterior predictive distribution, if the model has
+      `predictive`; if that takes a dictionary, the inputs are named by its keys;
+    - `serving_default`: `predict` if the model has it, otherwise `sample`.
 
     Args:
         model: a model that is fitted.
-        x: new data as `predictive` takes them, an array or a dictionary of arrays; needed where the model has that.
+        x: new data in the form that `predictive` takes, an array or a dictionary of arrays; required if the model has
+            `predictive`.
 
     Raises:
-        ValueError: the model is not fitted, or x is not what it must be.
+        ValueError: the model is not fitted, or x is missing or invalid.
         NotImplementedError: a part of the model cannot be exported.
     """
 
@@ -75,19 +78,19 @@ class PosteriorEndpoints(Endpoints):
 
 
 def check_kind(model: Exportable, file_format: str | None = None) -> None:
-    """Raises ValueError unless a model is of a kind that can be exported.
+    """Raises ValueError unless a model is of a kind that can be exported to a format.
 
     Args:
         model: the model.
         file_format: the name of a format; None means any.
     """
     if not isinstance(model, Exportable):
-        raise ValueError(f"`model` must be a tfvae.VAE. Received: {model!r}")
+        raise ValueError(f"`model` must be a tfvae.export.Exportable, such as a tfvae.VAE. Received: {model!r}")
     formats = model.export_formats
     if formats is not None and file_format not in (None, *formats):
         raise ValueError(
-            f"`model` must be a tfvae.VAE; a {type(model).__name__} exports as a {' or a '.join(formats)}. Received: "
-            f"{model!r}"
+            f"`model` must be of another kind: a {type(model).__name__} can only be exported as a "
+            f"{' or a '.join(formats)}. Received: {model!r}"
         )
 
 
@@ -100,16 +103,18 @@ def _graph(signature: Signature, batch_size: int | None) -> Any:
 def _checked(
     function: Callable[..., dict[str, tf.Tensor]], specs: tuple[tf.TensorSpec, ...]
 ) -> Callable[..., dict[str, tf.Tensor]]:
-    """The function, with the shapes of its inputs checked in the graph.
+    """The function, with checks of its inputs' shapes in the graph.
 
-    A server hands on what a client sends, and a convolution given the wrong rank ends the server's process.
+    A server passes on what a client sends, and an input of the wrong rank to a convolution kills the server's process.
     """
 
     def checked(*tensors: tf.Tensor) -> dict[str, tf.Tensor]:
         first, *others = (tf.ensure_shape(tensor, spec.shape) for tensor, spec in zip(tensors, specs, strict=True))
         for tensor in others:
-            # A batch of one would be broadcast.
-            tf.debugging.assert_equal(tf.shape(tensor)[0], tf.shape(first)[0], "the inputs differ in their rows")
+            # Without this check, an input with a single row would be broadcast.
+            tf.debugging.assert_equal(
+                tf.shape(tensor)[0], tf.shape(first)[0], "the inputs differ in their number of rows"
+            )
         return function(first, *others)
 
     return checked

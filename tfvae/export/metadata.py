@@ -1,4 +1,4 @@
-"""What a caller must know of an exported model, as JSON beside its weights."""
+"""What a caller must know about an exported model, as JSON beside its weights."""
 
 import importlib.metadata
 import json
@@ -17,21 +17,19 @@ def metadata(model: Exportable, offset: ArrayLike | None = None, scale: ArrayLik
 
     Args:
         model: the model.
-        offset: with `scale`, how to bring raw data into the model's units: x = (raw - offset) / scale; None
-            leaves it unsaid.
+        offset: with `scale`, how raw data are normalised: x = (raw - offset) / scale; None records nothing.
         scale: see `offset`.
 
     Returns:
-        The version of tfvae, what the model says of itself and, where it takes units, the normalisation, ready for
-        JSON.
+        The version of tfvae, the model's own description and, if it `takes_units`, the normalisation, ready for JSON.
 
     Raises:
-        ValueError: one of `offset` and `scale` is given without the other, or to a model that takes none.
+        ValueError: only one of `offset` and `scale` is given, or the model takes neither.
     """
     description = {"tfvae_version": importlib.metadata.version("tfvae"), **model.export_description()}
     if not model.takes_units:
         if offset is not None or scale is not None:
-            raise ValueError("`offset` and `scale` must be None: how to bring in data is the model's own part")
+            raise ValueError("`offset` and `scale` must be None, because this model takes raw data")
         return description
     if (offset is None) != (scale is None):
         raise ValueError(f"`offset` and `scale` must be given together. Received: offset={offset!r}, scale={scale!r}")
@@ -44,5 +42,5 @@ def metadata(model: Exportable, offset: ArrayLike | None = None, scale: ArrayLik
 
 
 def write_json(path: Path, content: dict[str, Any]) -> None:
-    """Writes a JSON file that a person can read; it appears complete."""
+    """Writes a JSON file, indented for people to read, which appears complete or not at all."""
     files.write_text(path, json.dumps(content, indent=2) + "\n")

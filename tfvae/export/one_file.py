@@ -1,4 +1,4 @@
-"""Files that hold a whole model, published so that a reader never sees half of one."""
+"""Publishes exports that are a single file, so that a reader never sees half of one."""
 
 from pathlib import Path
 from typing import Any
@@ -22,24 +22,24 @@ def write(
     compared: bool = True,
     **options: Any,
 ) -> Path:
-    """Writes a model and its description beside their places, compares the model with Keras's, and moves both in.
+    """Writes a file and its description to a temporary folder, compares the file with the model, and moves both in.
 
     Args:
         argument: the key of the format in `FORMATS`.
         model: the model.
-        endpoints: its functions.
-        path: the file.
-        description: what a caller must know.
+        endpoints: the model's functions.
+        path: the place of the file.
+        description: what a caller must know about the model.
         x: data for the comparison; None lets the model draw them.
-        compared: whether a file that does not agree with the Keras model is refused.
-        options: the further arguments of the format's `write`.
+        compared: whether the file is compared with the Keras model, and refused if they do not agree.
+        options: the other arguments of the format's `write`.
 
     Returns:
         The file.
 
     Raises:
         ValueError: the file does not agree with the model.
-        NotImplementedError: the format cannot hold a part of the model.
+        NotImplementedError: a part of the model cannot be exported to this format.
         OSError: the file cannot be written.
     """
     file_format = FORMATS[argument]

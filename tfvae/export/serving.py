@@ -1,4 +1,4 @@
-"""SavedModels for TF Serving, published so that a server never sees half of one."""
+"""Publishes SavedModels for TF Serving, so that a server never sees half of one."""
 
 import contextlib
 import fcntl
@@ -32,23 +32,23 @@ def saved_model(
     """Publishes the model as the next version in a folder that TF Serving reads.
 
     The signatures are those of `tfvae.export.Endpoints`, or for variational inference those of
-    `tfvae.export.PosteriorEndpoints`; plain TensorFlow serves them, without tfvae, Keras or TFP. The
-    version is written beside, compared with the Keras model, and moved in by one rename. Exports to one folder wait for
-    each other; what one that was killed left behind is removed by the next.
+    `tfvae.export.PosteriorEndpoints`. Plain TensorFlow serves them, without tfvae, Keras or TFP. The version is written
+    to a temporary folder, compared with the Keras model, and moved in by one rename. Exports to the same folder wait
+    for each other, and each removes what an export that was killed left behind.
 
     Args:
         model: a model that is built.
-        path: the model's folder, whose name is that of the served model; versions are its subfolders 1, 2, ... Beside
-            them are written README.md and requests/ to try it, models.config and batching.config.
+        path: the model's folder, whose name is the name of the served model. Its subfolders 1, 2, ... are the versions.
+            Beside them, README.md, example requests in requests/, models.config and batching.config are written.
         keep: how many versions to keep, this one included; None keeps all.
         x: data as for `fit`, for the comparison; None draws them from the model. For variational inference with
-            `predictive`, new data as this takes them, of which only the shapes matter otherwise.
-        offset: with `scale`, how to bring raw data into the model's units: x = (raw - offset) / scale;
-            None leaves it unsaid.
+            `predictive`, new data in the form that it takes, whose shapes also become those of the inputs.
+        offset: with `scale`, how raw data are normalised, x = (raw - offset) / scale, to be recorded in the version;
+            None records nothing.
         scale: see `offset`.
 
     Returns:
-        The folder of the new version, one above the highest there.
+        The folder of the new version, whose number is one above the highest there.
 
     Raises:
         ValueError: the model is not built, `keep` is out of its range, or the export does not agree with the model.
@@ -64,11 +64,11 @@ def saved_model(
     model = model.in_float32()
     endpoints = Endpoints(model, x=x)
     folder = Path(path)
-    # Also of "." and of a link.
+    # Resolved, because "." and links must give a name too.
     name = folder.resolve().name
     if not re.fullmatch(r"[A-Za-z0-9._-]+", name):
         raise ValueError(
-            "`path` must end in a name of letters, digits, '.', '_' and '-', which is served in a URL. Received: "
+            "`path` must end in a name of letters, digits, '.', '_' and '-', because it is part of a URL. Received: "
             f"path={str(path)!r}"
         )
     with _errors_that_name(folder):
@@ -88,20 +88,20 @@ def saved_model(
         version = folder / str(1 + max((int(path.name) for path in _numbered(folder)), default=0))
         files.move_in(content, version)
         for old in [path for path in _numbered(folder) if path.is_dir()][: -keep if keep else 0]:
-            # Out of the server's sight first, then removed.
+            # First moved to where the server does not look, so that it never sees half of a version; then removed.
             os.rename(old, temporary / old.name)
     return version
 
 
 def _numbered(folder: Path) -> list[Path]:
-    """What TF Serving takes for versions, in order: all that is named by a number, such as 7, or 0007."""
+    """The paths that TF Serving takes for versions, in order: all whose name is a number, such as 7 or 0007."""
     numbered = [path for path in folder.iterdir() if path.name.isascii() and path.name.isdecimal()]
     return sorted(numbered, key=lambda path: int(path.name))
 
 
 @contextlib.contextmanager
 def _errors_that_name(folder: Path) -> Iterator[None]:
-    """Makes OSErrors of TensorFlow's errors, and adds the folder to those of a full disk, which name no file."""
+    """Converts TensorFlow's errors to OSError, and adds the folder to an OSError that names no file (a full disk)."""
     try:
         yield
     except tf.errors.OpError as error:
@@ -114,11 +114,11 @@ def _errors_that_name(folder: Path) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _locked(folder: Path) -> Iterator[None]:
-    """Waits until no other export writes to the folder, and removes what one that was killed left there.
+    """Waits until no other export writes to the folder, and removes what killed exports left there.
 
-    The system releases the lock of a process that dies.
+    The operating system releases the lock of a process that dies.
     """
-    # It would empty what a link points at.
+    # Links are refused, because opening one for writing would empty its target.
     with open(folder / ".lock", "w", opener=lambda path, flags: os.open(path, flags | os.O_NOFOLLOW, 0o666)) as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         files.remove_temporaries(folder)

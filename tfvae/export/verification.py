@@ -1,4 +1,4 @@
-"""The proof that exported files agree with the Keras model, and what they cost."""
+"""Compares exported files with the Keras model, and measures what they cost."""
 
 import dataclasses
 import functools
@@ -19,9 +19,9 @@ from tfvae.export.client import ExportedModel, load
 from tfvae.export.endpoints import check_kind
 from tfvae.exportable import Arrays, Exportable, Signature
 
-# How far an output that is all but 0 may be from the Keras model's, for each of the terms that it is the sum of.
+# The absolute tolerance, for outputs close to 0, for each of the terms that the output is the sum of.
 _FLOOR = 1e-6
-# Enough to see a wrong weight or op, few enough to take no time.
+# Enough to reveal a wrong weight or op, and few enough to take no time.
 _COMPARED_EXAMPLES = 64
 _TIMED_BATCHES = (1, 64)
 
@@ -30,8 +30,8 @@ class Agreement(NamedTuple):
     """How far one output of an exported file is from the Keras model's, over all elements and examples.
 
     Attributes:
-        format: the name of the format, as "SavedModel" or "TFLite".
-        signature: the signature that was called.
+        format: the name of the format, such as "SavedModel" or "TFLite".
+        signature: the name of the signature that was called.
         output: the output's name.
         max_difference: the largest absolute difference.
         mean_difference: the mean absolute difference.
@@ -46,22 +46,22 @@ class Agreement(NamedTuple):
     max_value: float
 
     def to_dict(self) -> dict[str, Any]:
-        """All of it, ready for JSON."""
+        """All fields, ready for JSON."""
         return self._asdict()
 
 
 class Cost(NamedTuple):
-    """What one format costs.
+    """What one format costs in size, accuracy and time.
 
     Attributes:
-        format: "Keras", or the name of a format, as "SavedModel" or "TFLite".
-        path: the file or folder, None for the model in memory.
-        quantize: how a .tflite file was made smaller, None for float32.
-        size: bytes on disk, None for the model in memory.
-        elbo_difference: mean of the ELBO less that of the Keras model, nats per example; None where the model has no
+        format: "Keras", or the name of a format, such as "SavedModel" or "TFLite".
+        path: the file or folder; None for the Keras model, which is in memory.
+        quantize: how a .tflite file was made smaller; None for float32.
+        size: bytes on disk; None for the Keras model.
+        elbo_difference: the mean ELBO minus that of the Keras model, in nats per example; None if the model has no
             `score`.
-        latency: for each batch size, the median and the quartiles of the seconds per example of `reconstruct`, or of
-            the signature that stands for `predict` of another model.
+        latency: for each batch size, the median and the quartiles of the seconds per example that one signature takes:
+            `reconstruct` for a VAE, and in general `Exportable.timed_signature`.
     """
 
     format: str
@@ -72,7 +72,7 @@ class Cost(NamedTuple):
     latency: dict[int, tuple[float, float, float]]
 
     def to_dict(self) -> dict[str, Any]:
-        """All of it, ready for JSON."""
+        """All fields, ready for JSON."""
         latency = {
             batch: dict(zip(("median", "lower_quartile", "upper_quartile"), seconds, strict=True))
             for batch, seconds in self.latency.items()
@@ -82,7 +82,7 @@ class Cost(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Verification:
-    """The comparison of exported files with the model they came from.
+    """The comparison of exported files with the original model. `str` gives two tables.
 
     Args:
         num_examples: how many examples were compared.
@@ -95,7 +95,7 @@ class Verification:
     costs: list[Cost]
 
     def to_dict(self) -> dict[str, Any]:
-        """All of it, ready for JSON."""
+        """All fields, ready for JSON."""
         return {
             "num_examples": self.num_examples,
             "agreements": [row.to_dict() for row in self.agreements],
@@ -134,22 +134,22 @@ def verify(
     timed_calls: int = 50,
     **others: str | os.PathLike[str] | None,
 ) -> Verification:
-    """Calls every signature of exported files on the same inputs and the same noise as the Keras model, and times them.
+    """Compares every signature of exported files with the Keras model on the same inputs and noise, and times them.
 
     Args:
         model: the model that was exported.
-        saved_model: the folder of a version, or of versions, of which the newest is taken.
+        saved_model: the folder of a version, or a folder of versions, of which the newest is taken.
         tflite: the .tflite file.
         x: data as for `fit` of the model: an array [N, ...], or a dictionary of arrays with N rows.
-        timed_calls: how many calls a latency is the median of.
-        others: the file or folder of any further format, under its key in `tfvae.export.formats.FORMATS`.
+        timed_calls: the number of calls over which the median latency is taken.
+        others: the file or folder of any other format, by its key in `tfvae.export.formats.FORMATS`.
 
     Returns:
-        The differences of each output, and for each format its size, its ELBO against the model's and its latency.
+        The differences of each output; and, for each format, its size, the difference of its ELBO, and its latency.
 
     Raises:
-        ValueError: no file is given, or x is not data of the model.
-        TypeError: there is no such format.
+        ValueError: no file is given, or x is not valid data for the model.
+        TypeError: a key of `others` is not a format.
     """
     paths = _given({"saved_model": saved_model, "tflite": tflite, **others})
     if not paths:
@@ -187,7 +187,7 @@ def check_agreement(model: Exportable, *, x: Any = None, **files: str | os.PathL
     Args:
         model: the model that was exported.
         x: data as for `verify`; None lets the model draw them.
-        files: the file or folder of each format, under its key in `tfvae.export.formats.FORMATS`.
+        files: the file or folder of each format, by its key in `tfvae.export.formats.FORMATS`.
     """
     questions = _questions(model, model.export_data(x, _COMPARED_EXAMPLES))
     for argument, path in _given(files).items():
@@ -197,12 +197,12 @@ def check_agreement(model: Exportable, *, x: Any = None, **files: str | os.PathL
 
 
 def check_row(row: Agreement, terms: int, tolerance: float) -> None:
-    """Raises ValueError where an output of an export does not agree with the Keras model's.
+    """Raises ValueError if an output of an export does not agree with the Keras model's.
 
     Args:
-        row: the output.
-        terms: how many terms it is the sum of.
-        tolerance: how far it may be, relative to the largest value.
+        row: the comparison of the output.
+        terms: the number of terms that the output is the sum of.
+        tolerance: the largest difference allowed, relative to the largest value.
     """
     agrees = row.max_difference <= tolerance * row.max_value + _FLOOR * terms
     if not (agrees and math.isfinite(row.max_difference)):
@@ -214,19 +214,19 @@ def check_row(row: Agreement, terms: int, tolerance: float) -> None:
 
 
 def agreement(format: str, signature: str, output: str, received: np.ndarray, expected: np.ndarray) -> Agreement:
-    """How far an output of an exported file is from the Keras model's."""
+    """Compares an output of an exported file with the Keras model's."""
     difference = np.abs(received - expected)
     values = (difference.max(), difference.mean(), np.abs(expected).max())
     return Agreement(format, signature, output, *map(float, values))
 
 
 class _Question(NamedTuple):
-    """What the Keras model and a file are asked.
+    """One signature, called with the same inputs in the Keras model and in a file.
 
     Attributes:
-        signature: the function.
+        signature: the signature.
         inputs: its inputs by name.
-        outputs: what the Keras model gives.
+        outputs: the Keras model's outputs by name.
     """
 
     signature: Signature
@@ -235,7 +235,7 @@ class _Question(NamedTuple):
 
 
 def _questions(model: Exportable, x: Any) -> dict[str, _Question]:
-    """One for each signature, by its name."""
+    """The question for each signature, by the name of the signature."""
     examples = model.export_examples(x)
     return {
         name: _Question(signature, examples[name], signature.of_model(examples[name]))
@@ -247,14 +247,14 @@ def _given(files: dict[str, str | os.PathLike[str] | None]) -> dict[str, str | o
     """The files that are given, in the order of the formats."""
     for argument in files:
         if argument not in formats.FORMATS:
-            raise TypeError(f"{argument!r} is no format of `tfvae.export.formats.FORMATS`, {list(formats.FORMATS)}")
+            raise TypeError(f"{argument!r} is not a key of `tfvae.export.formats.FORMATS`, {list(formats.FORMATS)}")
     given = {argument: files.get(argument) for argument in formats.FORMATS}
     return {argument: path for argument, path in given.items() if path is not None}
 
 
 def _opened(model: Exportable, path: str | os.PathLike[str]) -> ExportedModel:
     exported = load(path)
-    # Of a file that has lost its description.
+    # Fills in what is missing if the file has lost its description.
     for name, value in model.export_description().items():
         exported.metadata.setdefault(name, value)
     return exported
@@ -277,7 +277,7 @@ def _agreements(format: str, questions: dict[str, _Question], answers: dict[str,
 
 
 def _latency(call: Callable[[Any], Any], x: Any, calls: int) -> dict[int, tuple[float, float, float]]:
-    """Median and quartiles of the seconds per example, by batch size."""
+    """The median and quartiles of the seconds per example, by batch size."""
     latency = {}
     for batch_size in _TIMED_BATCHES:
         batch = tf.nest.map_structure(lambda array, size=batch_size: np.resize(array, (size, *array.shape[1:])), x)

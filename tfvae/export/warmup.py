@@ -1,8 +1,7 @@
-"""Warm-up requests for TF Serving: one for each signature, replayed by the server before it announces a version.
+"""Warm-up requests for TF Serving: one for each signature, which the server replays before it announces a version.
 
 The records are PredictionLog messages of tensorflow/serving (`apis/prediction_log.proto`, `apis/predict.proto`,
-`apis/model.proto`). The few fields that are used are encoded here, because tensorflow-serving-api is a large package to
-need for them.
+`apis/model.proto`). They are encoded here, because tensorflow-serving-api is a large dependency for so few fields.
 """
 
 from pathlib import Path
@@ -18,8 +17,8 @@ def write(path: Path, endpoints: Endpoints, model_name: str) -> None:
 
     Args:
         path: the file to write.
-        endpoints: what is served.
-        model_name: the name under which it is served.
+        endpoints: the functions that are served.
+        model_name: the name under which the model is served.
     """
     with tf.io.TFRecordWriter(str(path)) as writer:
         for signature, function in endpoints.signatures_by_name.items():
@@ -39,7 +38,7 @@ def _prediction_log(model_name: str, signature: str, inputs: dict[str, np.ndarra
 
 
 def _field(number: int, content: bytes) -> bytes:
-    """A length-delimited field of a protocol buffer message."""
+    """Encodes a length-delimited field of a protocol buffer message."""
     return _varint(number << 3 | 2) + _varint(len(content)) + content
 
 

@@ -1,4 +1,4 @@
-"""What variational inference offers to an export: the contract of `tfvae.exportable`."""
+"""How variational inference is exported: it implements the contract of `tfvae.exportable`."""
 
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -11,7 +11,7 @@ from tfvae import checks
 from tfvae.exportable import Arrays, Exportable, Signature
 from tfvae.inference import observations
 
-# Enough to see a wrong weight or op, few enough to take no time.
+# Enough to reveal a wrong weight or op, and few enough to take no time.
 _DRAWS = 64
 
 
@@ -22,7 +22,7 @@ class PosteriorExport(Exportable, keras.Model):
     takes_units = False
 
     def check_exportable(self) -> None:
-        """Raises an error where there is no export: see `Exportable`."""
+        """Raises an error if the model cannot be exported: see `Exportable`."""
         if self.local is not None:
             raise NotImplementedError("a model with local latent variables has no export")
         if float(self.approximation.standardized) == 0.0:
@@ -32,11 +32,12 @@ class PosteriorExport(Exportable, keras.Model):
         """The functions by name: see `Exportable`.
 
         Args:
-            x: new data as `predictive` takes them, an array or a dictionary of arrays; needed where the model has that.
+            x: new data in the form that `predictive` takes, an array or a dictionary of arrays; required if and only if
+                the model has `predictive`.
         """
 
         def sample(epsilon: tf.Tensor) -> dict[str, tf.Tensor]:
-            # An output that is the input itself would lose its name.
+            # Without `identity`, an output that is the input tensor itself would lose its name.
             latents = self.space.constrain(self.approximation.sample_from(tf.convert_to_tensor(epsilon)))[0]
             return {name: tf.identity(value) for name, value in latents.items()}
 
@@ -52,11 +53,11 @@ class PosteriorExport(Exportable, keras.Model):
         return {"sample": of_draws, "serving_default": of_draws}
 
     def export_weights(self) -> list[Any]:
-        """The weights of q and of its coordinates."""
+        """The weights of q, including those of the coordinates in which it is defined."""
         return list(self.approximation.weights)
 
     def export_data(self, x: Any, rows: int | None = None) -> Any:
-        """The data to compare an export with: see `Exportable`.
+        """The data with which an export is compared: see `Exportable`.
 
         Args:
             x: as for `export_signatures`.
@@ -71,7 +72,7 @@ class PosteriorExport(Exportable, keras.Model):
         """The inputs of each signature: see `Exportable`.
 
         Args:
-            x: what `export_data` gave, N rows; None for a model without `predictive`.
+            x: the result of `export_data`, N rows; None for a model without `predictive`.
             calibrating: has no effect.
         """
         noise = np.random.default_rng(0).standard_normal([_DRAWS, self.space.dim]).astype(np.float32)
@@ -92,7 +93,7 @@ class PosteriorExport(Exportable, keras.Model):
         """The sections of the README: see `Exportable`.
 
         Args:
-            signatures: what `export_signatures` gave.
+            signatures: the result of `export_signatures`.
         """
         latents = ", ".join(f"{name} {list(shape)}" for name, shape in self.space.shapes.items())
         sections = [("posterior.md", {"latents": latents, "dim": self.space.dim})]
@@ -105,12 +106,12 @@ class PosteriorExport(Exportable, keras.Model):
     def _prediction(
         self, x: Any
     ) -> tuple[Callable[..., dict[str, tf.Tensor]], tuple[tf.TensorSpec, ...], dict[str, Any]]:
-        """The function of new data, its inputs, and the first row of x by name, ready for JSON."""
+        """The function that predicts from new data, its inputs, and the first row of x by name, ready for JSON."""
         arrays = _columns(x)
         dtypes = {name: array.dtype if array.dtype.kind in "biu" else np.float32 for name, array in arrays.items()}
 
         def predict(*tensors: tf.Tensor) -> dict[str, tf.Tensor]:
-            # A caller sends float32 alone, whatever the model computes with.
+            # All inputs of a signature are float32, whatever dtype the model's own data have.
             given = {name: tf.cast(tensor, dtypes[name]) for name, tensor in zip(arrays, tensors, strict=True)}
             return self.predict_moments(given if isinstance(x, dict) else given["x"])
 
@@ -119,11 +120,11 @@ class PosteriorExport(Exportable, keras.Model):
 
 
 def _columns(x: Any) -> Arrays:
-    """New data by name, checked."""
+    """Checks new data, and returns the arrays by name."""
     if x is None or isinstance(x, tf.data.Dataset | tuple | list):
         raise ValueError(
-            "`x` must hold new data as `predictive` takes them, an array or a dictionary of arrays, whose shapes the "
-            f"export takes. Received: {type(x).__name__}"
+            "`x` must hold new data as `predictive` takes them, an array or a dictionary of arrays, to define the "
+            f"shapes of the export's inputs. Received: {type(x).__name__}"
         )
     arrays = {name: checks.to_numpy(array, name) for name, array in (x if isinstance(x, dict) else {"x": x}).items()}
     observations.check_rows(arrays)

@@ -21,6 +21,8 @@ class Likelihood(keras.layers.Layer, abc.ABC):
     is P times as long as that of x: [B, ..., C * P] for x [B, ..., C], with the parameters of one element next to each
     other. So for images with one channel, the output has one channel for each parameter.
 
+    A subclass needs only `element_distribution`; `Bernoulli` in `bernoulli.py` is a short example.
+
     Args:
         kwargs: the arguments of `keras.layers.Layer`.
 

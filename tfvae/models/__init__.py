@@ -1,1 +1,1 @@
-"""The models of examples: `VariationalModel`, which trains them all, and the autoencoders."""
+"""The models: `VariationalModel`, the base class of all of them, and the autoencoders."""

@@ -1,4 +1,4 @@
-"""What every model of data with latent variables of their own for each example can do."""
+"""The base class of autoencoders: models in which every example has latent variables of its own."""
 
 import abc
 import functools
@@ -20,9 +20,10 @@ from tfvae.training.plan import LayerTraits
 
 
 class Autoencoder(AutoencoderExport, VariationalModel):
-    """A model of examples x that encodes each into latent variables and decodes these.
+    """A model that encodes each example x into latent variables, and decodes these.
 
-    A subclass has `elbo_terms`, `build`, which sets `event_shape`, `_encode` and `call`, the reconstruction.
+    A subclass defines `elbo_terms`; `build`, which must set `event_shape`; `_encode`; and `call`, which returns the
+    reconstruction.
 
     Args:
         objective: what is maximised; None means `ELBO()`.
@@ -30,41 +31,42 @@ class Autoencoder(AutoencoderExport, VariationalModel):
     """
 
     warnings = (*VariationalModel.warnings, PosteriorCollapseWarning)
-    # The metrics that are near 0 where z, or a layer of it, tells nothing of x.
+    # The metrics that are close to 0 if z, or one of its layers, carries no information about x.
     collapsing: tuple[str, ...] = ("kl",)
-    # The constructor's arguments that Keras serializes.
+    # The constructor's arguments that are Keras objects, and are serialized by Keras.
     _PARTS: ClassVar[tuple[str, ...]] = ()
-    # How many rows the decoder evaluates for each example and draw.
+    # The number of rows that the decoder evaluates for each example and draw.
     _rows_per_example = 1
     event_shape: tuple[int, ...]
 
     def __init__(self, objective: Objective | None = None, **keras_kwargs: Any) -> None:
         super().__init__(objective, **keras_kwargs)
         parts.checked_part("objective", self.objective, Objective)
-        # Until the model is built.
+        # None until the model is built.
         self.event_shape = None  # type: ignore[assignment]
 
     def _build_where_known(self, encoder: keras.Model) -> None:
-        """Builds the model where the encoder says which shape x has."""
+        """Builds the model at once if the encoder declares the shape of x."""
         declared = parts.input_shapes(encoder)
         if declared is not None and None not in declared[0][1:]:
             self.build(declared[0])
 
     @abc.abstractmethod
     def _encode(self, x: Any, training: bool = False) -> Any:
-        """What `encode` gives of a batch."""
+        """The result of `encode` for one batch, as tensors."""
 
     def operations_per_example(self, layers: LayerTraits) -> float:
-        """The floating-point operations of one example in a step of training.
+        """Estimates the number of floating-point operations per example in a training step.
 
         Args:
-            layers: what is known of the model's layers.
+            layers: the traits of the model's layers.
         """
-        # Forward, and twice as many backward; the encoder's are counted for each sample too.
+        # One forward pass, and a backward pass of twice the cost. The encoder is counted once per sample, which is more
+        # than it costs.
         return 3.0 * layers.operations * self.objective.num_samples * self._rows_per_example
 
     def check_data(self, x: np.ndarray) -> None:
-        """Builds the model where that is still to be done, and raises ValueError when it cannot have produced x."""
+        """Builds the model if it is not built yet, and raises ValueError if x cannot be data of its likelihood."""
         if self.event_shape is None:
             if x.ndim < 2:
                 raise ValueError(f"`x` must have the shape [N, ...]. Received: x of shape {list(x.shape)}")
@@ -74,7 +76,7 @@ class Autoencoder(AutoencoderExport, VariationalModel):
         checks.check_finite(
             x,
             allow_nan=self.likelihood.allows_missing,
-            advice="; where NaN marks what is missing, wrap the likelihood in tfvae.likelihoods.Missing",
+            advice="; if NaN marks missing values, wrap the likelihood in tfvae.likelihoods.Missing",
         )
         self.likelihood.check(x)
 
@@ -86,12 +88,12 @@ class Autoencoder(AutoencoderExport, VariationalModel):
             batch_size: how many examples are computed at a time.
 
         Returns:
-            The parameters by name: `loc` and `scale`, each [N, L], for `DiagonalNormal`.
+            The parameters by name; for `DiagonalNormal` these are `loc` and `scale`, each [N, L].
         """
         return _concatenated([self._run(self._encode, batch) for batch in self._checked_batches(x, batch_size)])
 
     def reconstruct(self, x: Any, batch_size: int = 256) -> np.ndarray:
-        """Computes the mean of p(x|z) at the mean of q(z|x): `predict` without its progress bar.
+        """Computes the mean of p(x|z) at the mean of q(z|x), like `predict`, but without a progress bar.
 
         Args:
             x: data as for `fit`: arrays with N rows, or a dataset.
@@ -109,7 +111,7 @@ class Autoencoder(AutoencoderExport, VariationalModel):
 
         log p(x) >= E[log 1/K sum_k p(x|z_k) p(z_k) / q(z_k|x)],  z_k ~ q(z|x), tight as K grows
 
-        XLA compiles many draws from a model of dense layers, where `compile` leaves it open.
+        Unless `compile` sets `jit_compile`, XLA is used if many draws are made from a model of dense layers.
 
         Args:
             x: data as for `fit`: arrays with N rows, or a dataset.
@@ -123,7 +125,7 @@ class Autoencoder(AutoencoderExport, VariationalModel):
         Reference: Burda et al. 2016, Importance Weighted Autoencoders, equation 8.
         """
         batches = self._log_weights(x, num_samples, batch_size, seed)
-        # In each chunk first, so that no more than a few are in memory.
+        # Each chunk is summed first, so that only a few chunks are in memory at a time.
         total = functools.partial(np.logaddexp.reduce, axis=0, dtype=float)
         sums = [total([total(chunk) for chunk in chunks]) for chunks in batches]
         return np.concatenate(sums) - np.log(num_samples)
@@ -139,12 +141,12 @@ class Autoencoder(AutoencoderExport, VariationalModel):
         return self.elbo_terms(x, elbo.Sampling(num_samples, seed)).log_weights
 
     def score(self, x: Any, epsilon: Any = None, batch_size: int = 256) -> dict[str, np.ndarray]:
-        """Computes the terms of the bound at one z for each x: a score for anomalies, with no noise of its own.
+        """Computes the terms of the bound at a single z for each x, for example to detect anomalies. It draws no noise.
 
         Args:
             x: arrays with N rows, as for `fit`.
-            epsilon: noise from N(0, I) [N, L] that z ~ q(z|x) is made of, L that of all latent variables together; None
-                takes the mean, or the `center`, of q(z|x).
+            epsilon: noise from N(0, I) [N, L], from which z ~ q(z|x) is computed, where L counts all latent variables;
+                None means that z is the mean, or the `center`, of q(z|x).
             batch_size: how many examples are computed at a time.
 
         Returns:
@@ -162,16 +164,17 @@ class Autoencoder(AutoencoderExport, VariationalModel):
         return {name: np.concatenate([output[name] for output in outputs]) for name in outputs[0]}
 
     def _scored(self, x: Any, epsilon: tf.Tensor | None = None) -> tuple[dict[str, tf.Tensor], tf.Tensor]:
-        """The terms of the bound at one z for each x, and what the decoder gives there.
+        """The terms of the bound at a single z for each x, and the output of the decoder at that z.
 
         Args:
             x: the data [B, ...].
-            epsilon: the noise [B, L] that z ~ q(z|x) is made of; None takes the mean, or the `center`, of q(z|x).
+            epsilon: the noise [B, L] from which z ~ q(z|x) is computed; None means that z is the mean, or the `center`,
+                of q(z|x).
 
         Returns:
-            `elbo`, `log_likelihood` and `kl`, each [B], and the parameters of p(x|z) [B, ...].
+            `elbo`, `log_likelihood` and `kl`, each [B] in nats, and the parameters of p(x|z) [B, ...].
         """
-        raise NotImplementedError(f"{type(self).__name__} has no score at noise that is given")
+        raise NotImplementedError(f"{type(self).__name__} cannot compute a score from given noise")
 
     def _score(self, x: Any, epsilon: tf.Tensor) -> dict[str, tf.Tensor]:
         return self._scored(x, epsilon)[0]
@@ -184,23 +187,23 @@ class Autoencoder(AutoencoderExport, VariationalModel):
         return {"mean": self.likelihood.mean(parameters), **scores}
 
     def _checked_noise(self, argument: str, z: Any, dim: int) -> np.ndarray:
-        """The array [N, L] that a user gave."""
+        """Checks an array [N, L] that comes from the user: z, or the noise for it."""
         z = checks.to_numpy(z, argument)
         checks.check_shape(z, (dim,), argument)
         checks.check_finite(z, argument)
         return z
 
     def _decoded(self, *arrays: np.ndarray, batch_size: int, **constants: int) -> np.ndarray:
-        """What the model's `_decode` gives of arrays with N rows."""
+        """The outputs of the model's `_decode` for arrays with N rows."""
         together = zip(*(batches(array, batch_size) for array in arrays), strict=True)
         return _concatenated([self._run(self._decode, *part, **constants) for part in together])
 
     def _arrays(self, x: Any) -> Any:
-        """Arrays that a user gave to a method, in the form in which they are checked and computed with."""
+        """Converts arrays that a user passed to a method to the form in which `check_data` and `_run` take them."""
         return checks.to_numpy(self.unpack(x)[0] if isinstance(x, dict) else x)
 
     def _checked_batches(self, x: Any, batch_size: int) -> Iterator[Any]:
-        """Batches [B, ...] of arrays or of a dataset, float32, each checked before it is used."""
+        """Float32 batches [B, ...] of arrays or of a dataset, each checked before it is yielded."""
         if not isinstance(x, tf.data.Dataset):
             x = self._arrays(x)
             self.check_data(x)
@@ -227,11 +230,11 @@ class Autoencoder(AutoencoderExport, VariationalModel):
 
     @classmethod
     def from_config(cls, config: dict[str, Any], custom_objects: dict[str, Any] | None = None) -> Self:
-        """The model that `get_config` described, with new weights."""
+        """Makes a model with new weights from what `get_config` returned."""
         made = {name: keras.saving.deserialize_keras_object(config[name], custom_objects) for name in cls._PARTS}
         return cls(**{**config, **made})
 
 
 def _concatenated(outputs: list[Any]) -> Any:
-    """Outputs of batches, each a tensor or a structure of such, as arrays of all rows."""
+    """Concatenates the outputs of batches, each a tensor or a structure of tensors, into arrays of all rows."""
     return tf.nest.map_structure(lambda *parts: np.concatenate([np.asarray(part) for part in parts]), *outputs)

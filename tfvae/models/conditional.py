@@ -1,4 +1,4 @@
-"""The conditional variational autoencoder, whose distributions may all depend on a given condition."""
+"""The conditional variational autoencoder, all of whose distributions may depend on a given condition."""
 
 from typing import Any, ClassVar
 
@@ -25,8 +25,8 @@ class ConditionalVAE(VAE):
 
     q(z|x, c) = posterior(encoder([x, c])),  p(x|z, c) = likelihood(decoder([z, c])),  p(z|c) = prior
 
-    Data are dictionaries, `fit({"x": x, "condition": condition})`. So are the elements of a dataset, and the data that
-    the other methods take. The condition is a vector of numbers: for classes, `keras.utils.to_categorical(labels)`.
+    Data are dictionaries, `fit({"x": x, "condition": condition})`, as are the elements of a dataset and the data that
+    the other methods take. The condition is a vector of numbers; for classes, use `keras.utils.to_categorical(labels)`.
 
     Args:
         encoder: a Keras model from the list of x [B, ...] and the condition [B, C] to features [B, F].
@@ -34,7 +34,7 @@ class ConditionalVAE(VAE):
         latent_dim: L, the dimension of z.
         condition_dim: C, the dimension of the condition.
         posterior: see `tfvae.VAE`.
-        prior: p(z|c). Either a `Prior`, which is the same for every condition; or a family of distributions, such as
+        prior: p(z|c). Either a `Prior`, which is the same for every condition, or a `Posterior`, such as
             `DiagonalNormal()`, whose parameters are computed from the condition. None means `StandardNormal()`.
         likelihood: see `tfvae.VAE`.
         objective: see `tfvae.VAE`.
@@ -77,7 +77,7 @@ class ConditionalVAE(VAE):
                 )
         if prior is not None and prior is posterior:
             raise ValueError(
-                "`prior` must be another part than `posterior`, with heads of its own. Received: one "
+                "`prior` and `posterior` must be two different parts, each with its own weights. Received: one "
                 f"{type(prior).__name__} for both"
             )
         super().__init__(encoder, decoder, latent_dim, posterior, prior, likelihood, objective, **keras_kwargs)
@@ -92,7 +92,7 @@ class ConditionalVAE(VAE):
         """Builds the parts for data of one shape, and checks that they fit together.
 
         Args:
-            input_shape: the shape of x, [B, ...], alone or by name.
+            input_shape: the shape of x, [B, ...], or a dictionary of shapes with the key "x".
         """
         if self.event_shape is not None:
             return
@@ -111,10 +111,10 @@ class ConditionalVAE(VAE):
         super().build(shape)
 
     def unpack(self, data: Any) -> tuple[Any, Any]:
-        """Finds x and the condition, by name, and the sample weights in one element of what `fit` is given.
+        """Returns x and the condition, by name, and the sample weights from one element of the data passed to `fit`.
 
         Args:
-            data: a dictionary with the keys "x" and "condition", alone, or in a tuple as for `VAE`.
+            data: a dictionary with the keys "x" and "condition", alone or in a tuple as for `VAE`.
 
         Raises:
             ValueError: `data` has no such dictionary.
@@ -168,7 +168,7 @@ class ConditionalVAE(VAE):
         condition = checks.to_numpy(condition, "condition")
         if condition.ndim == 1 and np.issubdtype(condition.dtype, np.integer):
             raise ValueError(
-                f"`condition` must have the shape [N, {self.condition_dim}]: for classes, "
+                f"`condition` must have the shape [N, {self.condition_dim}]; for classes, use "
                 "keras.utils.to_categorical(labels). Received: "
                 f"integers of shape {list(condition.shape)}"
             )
@@ -194,7 +194,7 @@ class ConditionalVAE(VAE):
         return (np.resize(np.eye(self.condition_dim), (rows, self.condition_dim)),)
 
     def _prior_parameters(self, condition: tf.Tensor, training: bool = False) -> dict[str, tf.Tensor]:
-        """The parameters of p(z|c) if it depends on the condition."""
+        """The parameters of p(z|c), for a prior that depends on the condition."""
         features = condition if self.prior_network is None else self.prior_network(condition, training=training)
         return self.prior(features)
 

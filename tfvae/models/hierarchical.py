@@ -22,11 +22,11 @@ _Pick = Callable[[int, _Parameters], tuple[tf.Tensor, tf.Tensor]]
 
 
 class _Layer(NamedTuple):
-    """One layer of latent variables, z_t.
+    """One layer of latent variables, z_t, for N rows.
 
     Attributes:
         parameters: the parameters of q(z_t|...) given the layer before it in q, each [N, ...].
-        z: the chosen value [N, L]: a draw of q, or the center of q.
+        z: the chosen value [N, L]: a draw from q, or the center of q.
         log_q: log q(z) [N].
         p: the prior p(z_t|z_{t+1}) given the layer above.
     """
@@ -49,8 +49,8 @@ class HierarchicalVAE(autoencoder.Autoencoder):
 
     In `score` and in exports, epsilon is the noise of all layers, [B, L_1 + ... + L_T], with the noise of z_1 first.
 
-    Metrics in addition to those of `VariationalModel`: `kl_1` to `kl_T`, E_q[log q(z_t|...) - log p(z_t|z_{t+1})] of a
-    layer.
+    The metrics are those of `VariationalModel`, and `kl_1` to `kl_T`: E_q[log q(z_t|...) - log p(z_t|z_{t+1})] for
+    each layer.
 
     Args:
         encoders: T Keras models that return features [B, F]: the first from x [B, ...], each other from z_{t-1} [B, L],
@@ -58,10 +58,10 @@ class HierarchicalVAE(autoencoder.Autoencoder):
         decoders: T Keras models: the first from z_1 to the likelihood's parameters, each other from z_t [B, L] to the
             features [B, F] from which the parameters of p(z_{t-1}|z_t) are computed.
         latent_dims: the dimensions of z_1 to z_T, at least two.
-        ladder: whether q goes from the top down and is merged with the prior.
+        ladder: whether q goes from the top down, and combines what the encoder computes with the prior.
         posteriors: the family of q for each layer; None means `DiagonalNormal()`, which a ladder needs.
-        conditionals: the family of p(z_t|z_{t+1}) for each layer but the last, a `Posterior` whose parameters are
-            computed from the features of the decoder above; None means `DiagonalNormal()`, which a ladder needs.
+        conditionals: the family of p(z_t|z_{t+1}) for each layer but the last, given as a `Posterior`, whose parameters
+            are computed from the features of the decoder above; None means `DiagonalNormal()`, which a ladder needs.
         prior: p(z_T); None means `StandardNormal()`.
         likelihood: p(x|z_1); None means `Normal(scale=1.0)`.
         objective: what is maximised; it may not take path gradients. None means `ELBO()`.
@@ -98,7 +98,7 @@ class HierarchicalVAE(autoencoder.Autoencoder):
         self.latent_dims = tuple(checks.positive_integer("latent_dims", dim) for dim in latent_dims)
         super().__init__(objective, **keras_kwargs)
         self.ladder = checks.boolean("ladder", ladder)
-        # Without `ladder` only the term of the last layer is a KL divergence of its own; the others may be negative.
+        # Without `ladder`, only the term of the last layer is a KL divergence; the others may be negative.
         layers = range(1 if ladder else len(self.latent_dims), len(self.latent_dims) + 1)
         self.collapsing = tuple(f"kl_{number}" for number in layers)
         count = len(self.latent_dims)
@@ -221,7 +221,7 @@ class HierarchicalVAE(autoencoder.Autoencoder):
     def _terms_at(
         self, x: tf.Tensor, layers: list[_Layer], sampling: elbo.Sampling
     ) -> tuple[elbo.ElboTerms, tf.Tensor]:
-        """The terms of the bound, and what the first decoder gives at S times B rows."""
+        """The terms of the bound, and the output of the first decoder for S * B rows."""
         shape = [sampling.num_samples, -1]
         log_prior = [tf.reshape(layer.p.log_prob(layer.z), shape) for layer in layers]
         log_posterior = [tf.reshape(layer.log_q, shape) for layer in layers]
@@ -298,7 +298,7 @@ class HierarchicalVAE(autoencoder.Autoencoder):
         return self._walk(x, pick, sampling.num_samples, sampling.training)
 
     def _walk(self, x: tf.Tensor, pick: _Pick, num_samples: int, training: bool) -> list[_Layer]:
-        """The layers from z_1 on; `pick` chooses the z of each, given the z of the layer before it in q."""
+        """The layers, z_1 first. `pick` chooses the z of a layer from its index and the parameters of its q."""
         make = self._ladder_layers if self.ladder else self._bottom_up_layers
         return make(x, pick, num_samples, training)
 
@@ -357,7 +357,7 @@ def _repeated(parameters: _Parameters, num_samples: int) -> _Parameters:
 
 
 def _of_layers(name: str, given: Any, count: int, kind: type) -> list[Any]:
-    """The given parts, checked to be `count`; or, if none are given and they are families, as many `DiagonalNormal`."""
+    """Returns the `count` given parts, after checking them; for families, None means a `DiagonalNormal` per layer."""
     if given is None and kind is not keras.layers.Layer:
         return [DiagonalNormal() for _ in range(count)]
     if not isinstance(given, tuple | list) or len(given) != count:

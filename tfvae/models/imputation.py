@@ -1,4 +1,4 @@
-"""Imputation of missing values: by their mean under the model, or several times by draws.
+"""Imputation of missing values, by their mean under the model or by several draws.
 
 Draws z ~ q(z|x_observed) are reweighted by w = p(x_observed|z) p(z) / q(z|x_observed), so that they represent
 p(z|x_observed) even where q differs from it.
@@ -38,10 +38,11 @@ def impute(
 ) -> np.ndarray:
     """Fills in the missing values of x, which are marked by NaN.
 
-    A single imputation is E[x_missing|x_observed] = sum over S of v E[x_missing|z], where v are the weights divided by
-    their sum; for a `Categorical` element it is the most probable code. For several imputations, each draws a z with
-    the probabilities v, and x_missing ~ p(x_missing|z). With at least 100 draws, a warning is given if, for more than
-    a tenth of the examples, a few draws have almost all of the weight: 1 / (sum of v^2) < 10.
+    By default the imputation is E[x_missing|x_observed] = sum over S of v E[x_missing|z], where v are the importance
+    weights divided by their sum; for a `Categorical` element it is the most probable code. With `num_imputations`, each
+    imputation picks one of the z with the probabilities v, and draws x_missing ~ p(x_missing|z). If `num_samples` is
+    at least 100, a warning is given when a few draws have almost all of the weight, 1 / (sum of v^2) < 10, for more
+    than a tenth of the examples.
 
     Args:
         model: a trained model with the likelihood `Missing` and no condition.
@@ -49,13 +50,13 @@ def impute(
         num_samples: S, the number of draws of z for each example.
         batch_size: how many examples are computed at a time; memory is bounded whatever S is.
         seed: the same seed gives the same draws; None draws anew at each call.
-        num_imputations: M, how many times to draw x_missing; None gives its mean.
+        num_imputations: M, how many times to draw x_missing; None returns its mean instead.
 
     Returns:
         x as floats, filled in: [N, ...], or [M, N, ...] for M draws. Observed values are unchanged.
 
     Raises:
-        ValueError: an argument is out of its range, or x is not data of the model.
+        ValueError: an argument is out of its range, or x is not valid data for the model.
 
     Reference: Mattei & Frellsen 2019, MIWAE; for the draws Rubin 1987, sampling importance resampling.
     """
@@ -83,8 +84,8 @@ def impute(
     share = np.mean(np.concatenate(sizes) < _FEW_DRAWS)
     if share > _FEW_EXAMPLES and num_samples >= 10 * _FEW_DRAWS:
         warnings.warn(
-            f"Fewer than {_FEW_DRAWS} draws of z have all the weight for {share:.0%} of the examples, so that their "
-            "imputations depend on them: take more samples, or train with more draws (IWAE) or a richer posterior.",
+            f"Fewer than {_FEW_DRAWS} draws of z have almost all the weight for {share:.0%} of the examples, so that "
+            "their imputations are noisy: take more samples, or train with more draws (IWAE) or a richer posterior.",
             stacklevel=2,
         )
     filled = np.concatenate(rows, axis=0 if num_imputations is None else 1)
@@ -113,7 +114,7 @@ class _Weights:
 
     @property
     def effective_size(self) -> np.ndarray:
-        """The effective sample size [B], 1 / (sum of v^2): how many draws of equal weight these are worth."""
+        """The effective sample size [B], 1 / (sum of v^2): the number of equally weighted draws of the same worth."""
         return np.exp(2 * self.total - self.total_of_squares)
 
 
@@ -167,7 +168,7 @@ def _draws(
 def _chunks(
     function: Callable, model: VAE, batch: tf.Tensor, num_samples: int, seed: tf.Tensor, **constants: int
 ) -> Iterator[tuple[tf.Tensor, ...]]:
-    """Calls a function of x, a seed and a number of draws for as many draws at a time as memory allows."""
+    """Calls a function of x, a seed and a number of draws repeatedly, with as many draws at a time as memory allows."""
     width = max(math.prod(model.likelihood.parameter_shape(model.event_shape)), *constants.values(), 1)
     chunk = min(chunks.rows_within(_CHUNK_ELEMENTS, width * len(batch)), chunks.rows_within(_CHUNK_ROWS, len(batch)))
     for draws, chunk_seed in seeds.for_draws(num_samples, chunk, seed):

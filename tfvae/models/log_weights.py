@@ -1,7 +1,7 @@
 """The importance weights of draws of z for each example, computed in chunks of bounded memory.
 
-If the decoder is evaluated often, XLA compiles a loop. Each round of it makes so few draws that they stay in the
-processor's cache, and the encoder is evaluated only once.
+If there are many draws to evaluate, XLA compiles a loop over them. Each round of the loop makes so few draws that they
+stay in the processor's cache, and the encoder is evaluated only once.
 """
 
 import collections
@@ -29,10 +29,10 @@ _CHUNK_ROWS = 2**16
 _ROUND_ELEMENTS = 2**20
 _ROUND_ROWS = 2**10
 _ROUNDS = 64
-# The chunks that XLA computes at a time: one computes while the other waits for its last thread to finish.
+# The number of chunks that XLA computes at a time: while one waits for its last thread, the other uses the free cores.
 _CHUNKS_AT_A_TIME = 2
-# XLA is used for more operations per example than this: the second that it compiles for is then regained within a few
-# hundred examples.
+# XLA is used if an example takes at least this many operations: the second that compiling takes is then regained within
+# a few hundred examples.
 _OPERATIONS_BY_XLA = 2e9
 
 
@@ -42,7 +42,7 @@ def in_chunks(
     """The log importance weights of each batch, in chunks [K', B].
 
     Args:
-        model: a model that has the method `_draw_log_weights`.
+        model: an `Autoencoder`, whose method `_draw_log_weights` is used.
         batches: tensors float32 [B, ...], or dictionaries of such tensors.
         num_samples: K, the number of draws for each example.
         seed: a stateless seed.
@@ -58,7 +58,7 @@ def in_chunks(
             except loop.CANNOT_COMPILE as error:
                 if model.jit_compile:
                     raise
-                warnings.warn(f"XLA cannot compile the log-likelihood, which runs without it: {error}", stacklevel=2)
+                warnings.warn(f"XLA cannot compile the log-likelihood, so it runs without XLA: {error}", stacklevel=2)
                 by_xla = False
         yield _without_xla(model, batch, num_samples, batch_seed, shape[0])
 
@@ -66,7 +66,7 @@ def in_chunks(
 def _is_for_xla(model: VariationalModel, num_samples: int) -> bool:
     """Whether XLA's loop computes the weights.
 
-    Depends only on the model and K, so that the draws for a seed do not depend on the number of examples.
+    This depends only on the model and K, so that the draws for a seed do not depend on the number of examples.
     """
     layers = LayerTraits.of(private_apis.layers_of(model))
     operations = layers.operations * model._rows_per_example * num_samples
@@ -91,7 +91,7 @@ def _without_xla(
 
 
 def _by_xla(model: VariationalModel, batch: Any, num_samples: int, seed: tf.Tensor, draws: int) -> Iterator[np.ndarray]:
-    """The chunks, all with the same number of rounds, so that one program computes them; surplus draws are dropped."""
+    """The chunks [K', B], computed by one program, with equally many rounds in each; surplus draws are dropped."""
     key = "_by_xla", draws
     if key not in model._functions:
 

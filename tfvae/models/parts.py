@@ -1,4 +1,4 @@
-"""The parts of a model: how what a constructor is given is checked, and how parts and networks fit together."""
+"""Checks of the parts and networks that are passed to a model's constructor, alone and with one another."""
 
 from collections.abc import Callable
 from typing import Any
@@ -12,16 +12,16 @@ from tfvae.priors import Prior
 
 
 def checked_part(name: str, given: Any, *kinds: type, default: Callable[[], Any] | None = None) -> Any:
-    """What a constructor was given for one of a model's parts.
+    """Returns a constructor's argument for one of the model's parts, or its default, after checking its class.
 
     Args:
         name: the argument's name.
-        given: what was given.
-        kinds: the classes that it may be of.
-        default: makes what None stands for, where it stands for anything.
+        given: the argument's value.
+        kinds: the classes of which it may be an instance.
+        default: makes the part that None stands for; without a default, None is refused.
 
     Raises:
-        ValueError: it is of none of these classes.
+        ValueError: the part is not an instance of any of these classes.
     """
     chosen = default() if given is None and default is not None else given
     if not isinstance(chosen, kinds):
@@ -31,14 +31,14 @@ def checked_part(name: str, given: Any, *kinds: type, default: Callable[[], Any]
 
 
 def checked_network(name: str, given: Any) -> keras.layers.Layer:
-    """What a constructor was given for one of a model's networks.
+    """Returns a constructor's argument for one of the model's networks, after checking its class.
 
     Args:
         name: the argument's name.
-        given: what was given.
+        given: the argument's value.
 
     Raises:
-        ValueError: it is no Keras layer or model.
+        ValueError: the value is neither a Keras layer nor a Keras model.
     """
     if not isinstance(given, keras.layers.Layer):
         raise ValueError(f"`{name}` must be a Keras model. Received: {given!r}")
@@ -46,26 +46,26 @@ def checked_network(name: str, given: Any) -> keras.layers.Layer:
 
 
 def refuse_path_gradients(model: keras.Model) -> None:
-    """Raises ValueError where the objective of a model takes gradients through z alone, which the model has not."""
+    """Raises ValueError if the objective needs path gradients (through z alone), which the model does not have."""
     if model.objective.path_gradient:
         raise ValueError(
-            f"`objective` must take the gradient of the terms themselves: a {type(model).__name__} has no path "
-            f"gradients. Received: objective={model.objective!r}"
+            "`objective` must not need path gradients (sticking_the_landing, doubly_reparameterized), which a "
+            f"{type(model).__name__} does not have. Received: objective={model.objective!r}"
         )
 
 
 def check_densities(posterior: Posterior, prior: Prior | Posterior, objective: Objective, name: str = "prior") -> None:
-    """Checks that a model will know the densities that it needs.
+    """Checks that the densities of q(z|x) and p(z) can be evaluated wherever the bound needs them.
 
     Args:
         posterior: q(z|x).
         prior: p(z).
         objective: what is maximised.
-        name: the argument that the prior is.
+        name: the name of the argument through which the prior was passed.
 
     Raises:
-        ValueError: the prior has not the support of the posterior.
-        NotImplementedError: a distribution knows its density at its own draws alone, and more is needed.
+        ValueError: the prior and the posterior have different supports.
+        NotImplementedError: the density of one of them is known at its own draws alone, and is needed elsewhere.
     """
     if prior.support not in (None, posterior.support):
         raise ValueError(
@@ -74,28 +74,28 @@ def check_densities(posterior: Posterior, prior: Prior | Posterior, objective: O
         )
     if isinstance(prior, Posterior) and not prior.has_log_prob:
         raise NotImplementedError(
-            f"`{name}` must know log p(z) of any z. Received: "
-            f"{type(prior).__name__}, which knows it at its own draws alone"
+            f"`{name}` must have a log p(z) that can be evaluated at any z. Received: "
+            f"{type(prior).__name__}, whose density is known at its own draws alone"
         )
     if objective.path_gradient and not posterior.has_log_prob:
         raise NotImplementedError(
-            "`objective` must take no path gradients (sticking_the_landing, doubly_reparameterized) with "
+            "`objective` must not need path gradients (sticking_the_landing, doubly_reparameterized) with "
             f"{type(posterior).__name__}, whose log q(z|x) is known at its own draws alone. Received: "
             f"objective={objective!r}"
         )
 
 
 def refuse_prior_of_encoder(model: keras.Model) -> None:
-    """Raises ValueError where a prior is made of what the encoder gives of x alone, which the model has not."""
+    """Raises ValueError for a prior built from q(z|x), such as VampPrior: the model has no such function of x alone."""
     if type(model.prior).connect is not Prior.connect:
         raise ValueError(
-            f"`prior` must not be made of q(z|x), which a {type(model).__name__} has not for x alone. Received: "
-            f"{model.prior!r}"
+            f"`prior` must not be built from q(z|x), which a {type(model).__name__} does not have as a function of x "
+            f"alone. Received: {model.prior!r}"
         )
 
 
 def set_latent_dim(name: str, part: Any, latent_dim: int) -> None:
-    """Gives a part its latent dimension.
+    """Sets the latent dimension of a part that has none yet.
 
     Args:
         name: the argument's name.
@@ -103,27 +103,30 @@ def set_latent_dim(name: str, part: Any, latent_dim: int) -> None:
         latent_dim: L.
 
     Raises:
-        ValueError: it has another one.
+        ValueError: the part already has a different latent dimension.
     """
     if part.latent_dim is None:
         part.latent_dim = latent_dim
     elif part.latent_dim != latent_dim:
         raise ValueError(
-            f"`{name}` must have the model's latent_dim, {latent_dim}, or None and belong to no other "
-            f"model. Received: a {name} with latent_dim={part.latent_dim}"
+            f"`{name}` must have the model's latent_dim, {latent_dim}, or None, and must not be shared between models. "
+            f"Received: a {name} with latent_dim={part.latent_dim}"
         )
 
 
 def features_of(name: str, network: keras.Model, given: Any) -> keras.KerasTensor:
-    """What a network gives of symbolic inputs.
+    """Applies a network to symbolic inputs, and checks that the output is one tensor of features [B, F].
 
     Args:
         name: the argument's name.
         network: the network.
-        given: a `keras.KerasTensor`, or a list of such.
+        given: a `keras.KerasTensor` or a list of them.
+
+    Returns:
+        The symbolic features [B, F].
 
     Raises:
-        ValueError: it is not one tensor of features [B, F].
+        ValueError: the output has another form.
     """
     features = network(given)
     if not isinstance(features, keras.KerasTensor) or len(features.shape) != 2 or features.shape[1] is None:
@@ -138,17 +141,20 @@ def features_of(name: str, network: keras.Model, given: Any) -> keras.KerasTenso
 def likelihood_parameters_of(
     name: str, network: keras.Model, given: Any, likelihood: Likelihood, event_shape: tuple[int, ...]
 ) -> keras.KerasTensor:
-    """What a decoder gives of symbolic inputs.
+    """Applies a decoder to symbolic inputs, and checks that the output has the shape that the likelihood needs.
 
     Args:
         name: the argument's name.
         network: the decoder.
-        given: a `keras.KerasTensor`, or a list of such.
-        likelihood: the likelihood that takes it.
+        given: a `keras.KerasTensor` or a list of them.
+        likelihood: the likelihood whose parameters the decoder computes.
         event_shape: the shape of one example.
 
+    Returns:
+        The symbolic parameters of the likelihood [B, ...].
+
     Raises:
-        ValueError: the likelihood needs another shape.
+        ValueError: the output has another shape.
     """
     parameters = network(given)
     expected = likelihood.parameter_shape(event_shape)
@@ -162,13 +168,13 @@ def likelihood_parameters_of(
 
 
 def build(part: keras.layers.Layer, shape: tuple[int | None, ...]) -> None:
-    """Builds a part for inputs of a shape, where that is still to be done."""
+    """Builds a part for inputs of a shape, if it is not built yet."""
     if not part.built:
         part.build(shape)
 
 
 def input_shapes(network: keras.Model) -> list[tuple[int | None, ...]] | None:
-    """The shapes of the inputs that a network declares, or None where it declares none, or names them."""
+    """The shapes of a network's inputs, or None if the network does not declare them, or takes its inputs by name."""
     shape = getattr(network, "input_shape", None)
     if isinstance(shape, tuple):
         return [shape]
@@ -176,7 +182,7 @@ def input_shapes(network: keras.Model) -> list[tuple[int | None, ...]] | None:
 
 
 def describe(outputs: Any) -> str:
-    """Names what a network gives, for an error message."""
+    """Describes the output of a network for an error message."""
     if isinstance(outputs, keras.KerasTensor):
         return f"a tensor of shape {list(outputs.shape)}"
     if isinstance(outputs, list | tuple | dict):

@@ -1,4 +1,4 @@
-"""A variational autoencoder of data of which only some have labels, which learns to classify the others."""
+"""A variational autoencoder for data of which only some are labelled; it learns to classify the others."""
 
 import math
 from collections.abc import Callable, Iterator, Sequence
@@ -22,7 +22,7 @@ from tfvae.training.batch import batches, unpack, unpack_named
 
 @keras.saving.register_keras_serializable("tfvae")
 class SemiSupervisedVAE(ConditionalVAE):
-    """A variational autoencoder of x and a label y that is known for some examples: the model M2.
+    """A variational autoencoder of x and a label y, which is known for some examples only: the model M2.
 
     q(y|x) = softmax(classifier(x)),  q(z|x, y) = posterior(encoder([x, y])),  p(x|y, z) = likelihood(decoder([z, y]))
 
@@ -30,10 +30,11 @@ class SemiSupervisedVAE(ConditionalVAE):
 
     L(x, y) <= log p(x, y) with a label,  sum over y of q(y|x) (L(x, y) - log q(y|x)) <= log p(x) without,
 
-    and training adds alpha * log q(y|x) for each label. Data are dictionaries, `fit({"x": x, "label": label})`, with
-    integers from 0, and -1 where there is no label. The networks take y one-hot. The metrics are those of
-    `VariationalModel`; `accuracy`, the share of the labels that is the most probable one under q(y|x), which is not
-    a number where there are no labels; and `kl_z`, the part of KL(q(z|x, y) || p(z)) in `kl`.
+    and training adds alpha * log q(y|x) for each label. Data are dictionaries, `fit({"x": x, "label": label})`, whose
+    labels are integers from 0 to K - 1, or -1 if the label is unknown. The networks take y as a one-hot vector. The
+    metrics are those of `VariationalModel`; `accuracy`, the share of the labelled examples whose label is the most
+    probable one under q(y|x), or NaN without any labelled example; and `kl_z`, the part of `kl` that is
+    KL(q(z|x, y) || p(z)).
 
     Args:
         encoder: a Keras model from the list of x [B, ...] and y [B, K] to features [B, F].
@@ -45,7 +46,7 @@ class SemiSupervisedVAE(ConditionalVAE):
         prior: see `tfvae.ConditionalVAE`; here the condition is y.
         likelihood: see `tfvae.VAE`.
         objective: what is maximised; it may not take path gradients. None means `ELBO()`.
-        alpha: the weight of log q(y|x), >= 0; the paper takes 0.1 N / (the number of labels) for N examples.
+        alpha: the weight of log q(y|x), >= 0; for N examples the paper uses 0.1 N / (the number of labels).
         label_prior: p(y), K probabilities; None means that all are equal.
         keras_kwargs: the arguments of `keras.Model`.
 
@@ -56,7 +57,7 @@ class SemiSupervisedVAE(ConditionalVAE):
     """
 
     _PARTS = (*VAE._PARTS, "classifier")
-    # Of `kl` the divergence of q(y|x) from p(y) is a part.
+    # Not `kl`, because it includes the divergence of q(y|x) from p(y).
     collapsing = ("kl_z",)
     _given_shapes: ClassVar[dict[str, tuple[int, ...]]] = {"label": ()}
 
@@ -75,7 +76,7 @@ class SemiSupervisedVAE(ConditionalVAE):
         label_prior: Sequence[float] | None = None,
         **keras_kwargs: Any,
     ) -> None:
-        # Before the parts, which may be built at once.
+        # Set before the parts, because the constructor of the base class may call `build`.
         self.num_classes = checks.positive_integer("num_classes", num_classes, 2)
         self.classifier = parts.checked_network("classifier", classifier)
         self.alpha = checks.number("alpha", alpha, 0)
@@ -97,8 +98,8 @@ class SemiSupervisedVAE(ConditionalVAE):
         parts.refuse_path_gradients(self)
         if any(getattr(layer, "has_moving_statistics", False) for layer in private_apis.layers_of(self.likelihood)):
             raise ValueError(
-                "`likelihood` must not learn from the batch itself, in which every example comes with every label, as "
-                f'Normal("optimal") does; "learned" serves. Received: {self.likelihood!r}'
+                '`likelihood` must not compute its scale from the batch, as Normal("optimal") does, because the batch '
+                f'holds every example once for each label; use Normal("learned"). Received: {self.likelihood!r}'
             )
 
     def _more_metrics(self) -> list[keras.metrics.Metric]:
@@ -112,7 +113,7 @@ class SemiSupervisedVAE(ConditionalVAE):
         """Builds the parts for data of one shape, and checks that they fit together.
 
         Args:
-            input_shape: the shape of x, [B, ...], alone or by name.
+            input_shape: the shape of x, [B, ...], or a dictionary of shapes with the key "x".
         """
         if self.event_shape is not None:
             return
@@ -126,21 +127,21 @@ class SemiSupervisedVAE(ConditionalVAE):
         super().build(input_shape)
 
     def unpack(self, data: Any) -> tuple[Any, Any]:
-        """Finds x and the labels, by name, and the sample weights in one element of what `fit` is given.
+        """Returns x and the labels, by name, and the sample weights from one element of the data passed to `fit`.
 
         Args:
-            data: a dictionary with the keys "x" and "label", alone, or in a tuple as for `VAE`.
+            data: a dictionary with the keys "x" and "label", alone or in a tuple as for `VAE`.
 
         Raises:
-            ValueError: it is no such dictionary.
+            ValueError: `data` has no such dictionary.
         """
         return unpack_named(data, ("x", "label"))
 
     def check_data(self, x: dict[str, np.ndarray]) -> None:
-        """Builds the model where that is still to be done, and raises ValueError when x or the labels are wrong.
+        """Builds the model if it is not built yet, and raises ValueError if x or the labels are not valid.
 
         Args:
-            x: x [N, ...] and label [N] by name.
+            x: a dictionary of x [N, ...] and label [N].
         """
         VAE.check_data(self, x["x"])
         self._check_labels(x["label"], -1)
@@ -149,14 +150,16 @@ class SemiSupervisedVAE(ConditionalVAE):
     def elbo_terms(self, x: dict[str, tf.Tensor], sampling: elbo.Sampling) -> elbo.ElboTerms:
         """Estimates the terms of the bound, in nats per example: see `VariationalModel.elbo_terms`.
 
-        Where there is no label each term is its mean over q(y|x), to which log q(y|x) belongs as log q(z|x, y) does.
+        For an example without a label, each term is its mean over q(y|x), and log_posterior and kl also include
+        log q(y|x).
         """
         terms = self._terms_of_labels(x["x"], sampling)
         log_q = self._log_label_posterior(x["x"], sampling.training)
         label = tf.cast(x["label"], tf.int32)
         given = tf.one_hot(label, self.num_classes)
         known = label >= 0
-        # Of a label that is out of range, in a batch after the one that `fit` looks at, the loss shall be no number.
+        # `fit` checks only the first batch of a dataset. For a label that is out of range in a later one, `given` is
+        # all zeros, and this division makes the loss NaN.
         at_label = given / tf.reduce_sum(given, axis=-1, keepdims=True)
         weights = tf.where(known[:, tf.newaxis], at_label, tf.exp(log_q))
         negative_entropy = tf.where(known, 0.0, tf.reduce_sum(weights * log_q, axis=-1))
@@ -187,7 +190,7 @@ class SemiSupervisedVAE(ConditionalVAE):
         """Computes q(y|x).
 
         Args:
-            x: an array [N, ...], a dictionary that has one as "x", or a dataset of such.
+            x: an array [N, ...], a dictionary with such an array as "x", or a dataset of either.
             batch_size: how many examples are computed at a time.
 
         Returns:
@@ -241,9 +244,9 @@ class SemiSupervisedVAE(ConditionalVAE):
         return tf.nn.log_softmax(tf.cast(logits, tf.float32))
 
     def _terms_of_labels(self, x: tf.Tensor, sampling: elbo.Sampling) -> elbo.ElboTerms:
-        """The terms of L(x, y) for every label, [S, B, K] and [B, K]."""
+        """The terms of L(x, y) for every label y: the log-densities [S, B, K] and the KL divergence [B, K]."""
         rows = tf.shape(x)[0]
-        # Networks take [B, K]: the labels are folded into B, and unfolded after it.
+        # Networks take [B, ...]: the K labels are folded into B, and unfolded afterwards.
         every = {"x": tf.repeat(x, self.num_classes, axis=0), "condition": tf.tile(tf.eye(self.num_classes), [rows, 1])}
         terms = super().elbo_terms(every, sampling)
         log_likelihood, log_prior, log_posterior = (
@@ -271,7 +274,7 @@ class SemiSupervisedVAE(ConditionalVAE):
         return terms, parameters
 
     def _completed(self, x: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
-        """x, and y one-hot as the condition: the label, or the most probable one where there is none."""
+        """Data with the condition, which is the label one-hot, or the most probable label if it is unknown."""
         if isinstance(x, dict) and "condition" in x:
             return x
         x, _ = unpack_named(x, ("x", "label"))
@@ -301,7 +304,7 @@ class SemiSupervisedVAE(ConditionalVAE):
         return tf.one_hot(tf.cast(self._asserted(label, 0), tf.int32), self.num_classes)
 
     def _asserted(self, label: tf.Tensor, lowest: int) -> tf.Tensor:
-        """The labels, checked in the graph of an export, where one that is out of range would be no class at all."""
+        """Returns the labels after a check, which is part of an export's graph: others would select no class at all."""
         number = tf.cast(label, tf.float32)
         is_right = (number >= lowest) & (number < self.num_classes) & tf.equal(number, tf.floor(number))
         tf.debugging.Assert(tf.reduce_all(is_right), [f"label must hold {self._expected_labels(lowest)}"])
@@ -318,14 +321,14 @@ class SemiSupervisedVAE(ConditionalVAE):
         return (np.arange(rows) % self.num_classes,)
 
     def _given_to_decoder(self, data: Arrays) -> Arrays:
-        # Without an x no class is the most probable one: any serves where there is no label.
+        # These signatures have no x from which to infer an unknown label, so class 0 stands in for it.
         return {"label": np.maximum(data["label"], 0)}
 
     def _check_condition(self, condition: Any) -> np.ndarray:
         return self._check_labels(checks.to_numpy(condition, "label"), 0)
 
     def _check_labels(self, label: np.ndarray, lowest: int) -> np.ndarray:
-        """The labels, which are integers from the lowest on."""
+        """Returns the labels [N], after checking that they are integers from `lowest` to K - 1."""
         checks.check_shape(label, (), "label")
         checks.check_integers(label, lowest, self.num_classes, f"hold {self._expected_labels(lowest)}", "label")
         return label
@@ -339,7 +342,7 @@ class SemiSupervisedVAE(ConditionalVAE):
 
 
 class _Accuracy(keras.metrics.Metric):
-    """The share of the examples that are classified as their label says, among those that have one.
+    """The share of the labelled examples that are classified correctly.
 
     Args:
         name: the name of the metric.
@@ -350,7 +353,7 @@ class _Accuracy(keras.metrics.Metric):
         self.counts = self.add_variable(shape=(2,), initializer="zeros", name="counts")
 
     def update_state(self, values: tf.Tensor, sample_weight: tf.Tensor | None = None) -> None:
-        """Counts the examples that are classified right, and those with a label [B, 2]."""
+        """Adds values [B, 2]: whether an example is classified correctly, and whether it is labelled, as 0 or 1."""
         if sample_weight is not None:
             values *= tf.cast(sample_weight, tf.float32)[:, tf.newaxis]
         self.counts.assign_add(tf.reduce_sum(values, axis=0))

@@ -1,4 +1,4 @@
-"""What autoencoders offer to an export: the contract of `tfvae.exportable`, kept for all of them."""
+"""How autoencoders are exported: they implement the contract of `tfvae.exportable`."""
 
 import contextlib
 import itertools
@@ -13,7 +13,7 @@ import tensorflow as tf
 from tfvae import private_apis
 from tfvae.exportable import Arrays, Exportable, Signature
 
-# Enough to see a wrong weight or op, few enough to take no time.
+# Enough to reveal a wrong weight or op, and few enough to take no time.
 _DRAWN_ROWS = 64
 
 
@@ -21,13 +21,13 @@ class AutoencoderExport(Exportable, keras.Model):
     """The signatures of an autoencoder: see `tfvae.export.Endpoints`."""
 
     timed_signature = "reconstruct"
-    # What the signatures take beside x, z or epsilon, with the shape for one example.
+    # What the signatures take in addition to x, z or epsilon, with the shape for one example.
     _given_shapes: ClassVar[dict[str, tuple[int, ...]]] = {}
-    # Why there is no export.
+    # The reason why models of this class cannot be exported; None if they can.
     _no_export: ClassVar[str | None] = None
 
     def check_exportable(self) -> None:
-        """Raises an error where there is no export: see `Exportable`."""
+        """Raises an error if the model cannot be exported: see `Exportable`."""
         if self._no_export:
             raise NotImplementedError(f"A {type(self).__name__} has no export: {self._no_export}")
         if self.event_shape is None:
@@ -85,11 +85,11 @@ class AutoencoderExport(Exportable, keras.Model):
         return signatures | {name: Signature(function, (spec_of_x,)) for name, function in self._functions_of_x.items()}
 
     def export_weights(self) -> list[Any]:
-        """The weights of the parts."""
+        """The weights of all parts."""
         return [weight for part in _parts(self) for weight in part.weights]
 
     def in_float32(self) -> Self:
-        """The model itself, or a copy where it computes in half precision, which TFLite and many processors lack."""
+        """The model itself; or, if it computes in half precision, which TFLite and many processors lack, a copy."""
         if all(layer.compute_dtype == "float32" for part in _parts(self) for layer in private_apis.layers_of(part)):
             return self
         with _policy_of_new_layers("float32"):
@@ -100,17 +100,17 @@ class AutoencoderExport(Exportable, keras.Model):
         return copy
 
     def export_data(self, x: Any, rows: int | None = None) -> Any:
-        """The data to compare or to calibrate an export with: see `Exportable`.
+        """The data with which an export is compared or calibrated: see `Exportable`.
 
         Args:
-            x: data as for `fit`: an array [N, ...], or a dictionary of arrays with N rows; None draws z from N(0, I)
-                and x ~ p(x|z), at conditions that are one-hot where the model has some.
-            rows: how many rows to take, or to draw; None means all, or 64.
+            x: data as for `fit`: an array [N, ...], or a dictionary of arrays with N rows. None draws z from N(0, I)
+                and x ~ p(x|z), with example conditions if the model has conditions.
+            rows: how many rows to take or, without x, to draw; None takes all, or draws 64.
         """
         if x is None:
             x = self._drawn_data(rows or _DRAWN_ROWS)
         x = self._arrays(x)
-        # What float32 cannot hold is infinite, and is refused as that.
+        # Numbers too large for float32 become infinite, which `check_data` refuses.
         with np.errstate(over="ignore"):
             x = {**x, "x": x["x"].astype(np.float32)} if isinstance(x, dict) else x.astype(np.float32)
         x = tf.nest.map_structure(lambda array: array[:rows], x)
@@ -121,8 +121,8 @@ class AutoencoderExport(Exportable, keras.Model):
         """The inputs of each signature: see `Exportable`.
 
         Args:
-            x: what `export_data` gave, N rows.
-            calibrating: whether z, for `decode`, is drawn from q(z|x), where it lies in use, rather than from p(z).
+            x: the result of `export_data`, N rows.
+            calibrating: whether the z for `decode` is drawn from q(z|x), where z lies in use, rather than from p(z).
         """
         data = x if isinstance(x, dict) else {"x": x}
         given = self._given_to_decoder(data)
@@ -144,7 +144,7 @@ class AutoencoderExport(Exportable, keras.Model):
         }
 
     def export_description(self) -> dict[str, Any]:
-        """The event shape, latent dimension, shape of a condition, parts, and whether NaN may mark what is missing."""
+        """The event shape, latent dimension, shape of a condition, parts, and whether NaN may mark a missing value."""
         return {
             "event_shape": list(self.event_shape),
             **{f"{name}_shape": list(shape) for name, shape in self._given_shapes.items()},
@@ -173,24 +173,24 @@ class AutoencoderExport(Exportable, keras.Model):
         return [("autoencoder.md", fields)]
 
     def _together(self, x: tf.Tensor, *given: tf.Tensor) -> Any:
-        """Data in the form in which `elbo_terms` takes them, from what a signature takes."""
+        """Combines the inputs of a signature into data in the form that `elbo_terms` takes."""
         return x
 
     def _example_conditions(self, rows: int) -> tuple[np.ndarray, ...]:
-        """What an export is compared at where no data are given, beside x."""
+        """Conditions, each [rows, ...], to use beside drawn x if no data are given for the comparison."""
         return ()
 
     def _given_to_decoder(self, data: Arrays) -> Arrays:
-        """What `decode` and `generate` take beside z or noise, by name, where the data say what it is."""
+        """The inputs of `decode` and `generate` other than z or noise, by name, taken from the data."""
         return {name: data[name] for name in self._given_shapes}
 
     @property
     def _functions_of_x(self) -> dict[str, Callable[[tf.Tensor], dict[str, tf.Tensor]]]:
-        """The signatures beside those of every VAE, by name."""
+        """The functions of x behind further signatures, which not every autoencoder has, by name."""
         return {}
 
     def _prior_draws(self, epsilon: np.ndarray, given: Arrays) -> np.ndarray:
-        """The draws of z that noise stands for."""
+        """The draws of z from the prior that are computed from the noise."""
         return np.asarray(self._from_prior(tf.constant(epsilon), *map(tf.constant, given.values())))
 
     def _drawn_data(self, rows: int) -> Any:
@@ -209,7 +209,7 @@ def _spec(name: str, shape: tuple[int, ...]) -> tf.TensorSpec:
 
 
 def _data(arrays: Arrays) -> Any:
-    """Data as the methods of a model take them, from the inputs of a signature."""
+    """Converts the inputs of a signature to data in the form that the methods of a model take."""
     return arrays if len(arrays) > 1 else arrays["x"]
 
 
@@ -221,10 +221,10 @@ def _parts(model: AutoencoderExport) -> list[keras.layers.Layer]:
 
 @contextlib.contextmanager
 def _policy_of_new_layers(policy: str) -> Iterator[None]:
-    """Sets the dtype policy for what is made within: a network of the user's own makes layers of the global policy.
+    """Sets Keras's global dtype policy for layers made within this context, such as those a user's network makes.
 
-    Keras keeps one for each thread, so that no other thread sees this one. A thread of its own would not do: what a
-    user has allowed Keras to load, by `keras.saving.custom_object_scope` for example, is kept for each thread too.
+    Keras keeps the policy per thread, so other threads do not see the change. A separate thread would not work instead:
+    the custom objects that the user has registered, as by `keras.saving.custom_object_scope`, are per thread too.
     """
     before = keras.config.dtype_policy()
     keras.config.set_dtype_policy(policy)
@@ -235,7 +235,7 @@ def _policy_of_new_layers(policy: str) -> Iterator[None]:
 
 
 def _with_float32(config: Any) -> Any:
-    """A Keras configuration with every dtype policy put to float32."""
+    """A copy of a Keras configuration in which every dtype policy is float32."""
     if isinstance(config, dict):
         if config.get("class_name") == "DTypePolicy":
             return {**config, "config": {**config["config"], "name": "float32"}}

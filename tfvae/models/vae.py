@@ -1,4 +1,4 @@
-"""The variational autoencoder: a posterior that is amortised by an encoder, and a likelihood fed by a decoder."""
+"""The variational autoencoder: an encoder amortises the posterior, and a decoder computes the likelihood."""
 
 import functools
 from typing import Any, ClassVar, cast
@@ -24,15 +24,15 @@ class VAE(autoencoder.Autoencoder):
 
     q(z|x) = posterior(encoder(x)),  p(x|z) = likelihood(decoder(z)),  p(z) = prior
 
-    `model(x)` and `predict` give the reconstruction: the mean of p(x|z) at the mean of q(z|x). The model is built at
-    once when the encoder knows its input shape, and by the first data otherwise.
+    `model(x)` and `predict` return the reconstruction: the mean of p(x|z) at the mean of q(z|x). The model is built by
+    the constructor if the encoder declares its input shape, and otherwise when it first sees data.
 
     Args:
         encoder: a Keras model from x [B, ...] to features [B, F].
         decoder: a Keras model from z [B, L] to the likelihood's parameters [B, ...].
         latent_dim: L, the dimension of z.
-        posterior: q(z|x), which owns the heads from features to its parameters; None means `DiagonalNormal()`. This
-            and every other part belong to one model.
+        posterior: q(z|x), which owns the layers that compute its parameters from the features; None means
+            `DiagonalNormal()`. Neither this part nor any other may be shared between models.
         prior: p(z); None means `StandardNormal()`.
         likelihood: p(x|z); None means `Normal(scale=1.0)`.
         objective: what is maximised; None means `ELBO()`.
@@ -45,7 +45,7 @@ class VAE(autoencoder.Autoencoder):
     """
 
     _PARTS: ClassVar[tuple[str, ...]] = ("encoder", "decoder", "posterior", "prior", "likelihood", "objective")
-    # What else the networks take, with the shape for one example: nothing, or the condition of a conditional model.
+    # Further inputs of the networks, with their shape for one example: none, or the condition of a conditional model.
     _condition_shapes: ClassVar[dict[str, tuple[int, ...]]] = {}
     _prior_kinds: ClassVar[tuple[type, ...]] = (Prior,)
 
@@ -156,11 +156,11 @@ class VAE(autoencoder.Autoencoder):
         return self.decode(self.prior.distribution().sample(n, seed=self._seed(seed)), batch_size)
 
     def likelihood_parameters(self, z: tf.Tensor, *conditions: tf.Tensor, training: bool = False) -> tf.Tensor:
-        """The parameters of p(x|z) [S, B, ...], what the decoder gives.
+        """The parameters of p(x|z) [S, B, ...]: the output of the decoder.
 
         Args:
             z: the latent variables [S, B, L].
-            conditions: what else the decoder takes, each [B, C].
+            conditions: the further inputs of the decoder, each [B, C].
             training: whether layers such as dropout behave as in training.
         """
         tiled = [tf.tile(condition, [tf.shape(z)[0], 1]) for condition in conditions]
@@ -174,11 +174,11 @@ class VAE(autoencoder.Autoencoder):
         return [*self.encoder.trainable_variables, *self.posterior.trainable_variables]
 
     def _completed(self, x: Any) -> Any:
-        """Data with all that the networks take: what is inferred from x, such as a label, is inferred once."""
+        """Adds to the data whatever the networks take that must be inferred from x, such as a label, only once."""
         return x
 
     def _split(self, x: Any) -> tuple[tf.Tensor, tuple[tf.Tensor, ...]]:
-        """What the likelihood is of, and what else the networks take: the inverse of `_together`."""
+        """Splits data into x, whose likelihood is computed, and further inputs of the networks; inverts `_together`."""
         return x, ()
 
     @property
@@ -195,7 +195,7 @@ class VAE(autoencoder.Autoencoder):
         return {"latent_dim": self.latent_dim, **kinds}
 
     def _connect_prior(self, event_shape: tuple[int, ...]) -> None:
-        """Lets the prior know of what else it may be made of, before it is built."""
+        """Gives the prior, before it is built, the encoder and the posterior: a `VampPrior` is made of them."""
         self.prior.connect(self._encode, self.posterior, event_shape)
 
     def _prior_given(self, *conditions: tf.Tensor, training: bool = False) -> tfd.Distribution:
@@ -233,7 +233,7 @@ class VAE(autoencoder.Autoencoder):
             log_posterior[tf.newaxis],
             self.posterior.distribution(encoded),
             self._prior_given(*conditions),
-            # Of the z above, whose parameters the caller takes too.
+            # The argument is the z above, and the decoder's output for it is returned too, so it is computed once.
             lambda _: self.likelihood.log_prob(event, parameters[tf.newaxis]),
         )
         return {"elbo": terms.elbo, "log_likelihood": terms.log_likelihood[0], "kl": terms.kl}, parameters

@@ -1,4 +1,4 @@
-"""The model that every model of tfvae is: a `keras.Model` whose training follows the gradient of a bound."""
+"""The base class of every model of tfvae: a `keras.Model` that is trained by maximising a lower bound on log p(x)."""
 
 import abc
 import functools
@@ -19,11 +19,11 @@ from tfvae.training.trainer import Trainer
 class VariationalModel(Trainer):
     """A model trained by maximising a lower bound on log p(x).
 
-    A subclass says how the terms of the bound are estimated; here they become losses and metrics. The metrics, each a
-    mean over examples:
+    A subclass defines how the terms of the bound are estimated; this class turns them into losses and metrics. Each
+    metric is a mean over examples:
 
     - `loss`: what is minimised: the negative objective, plus the regularisation losses of the layers;
-    - `elbo`: the evidence lower bound, log_likelihood - kl, whatever the objective, in nats: higher is better;
+    - `elbo`: the evidence lower bound, log_likelihood - kl, in nats, for every objective: higher is better;
     - `log_likelihood`: E_q[log p(x|z)], in nats;
     - `kl`: KL(q(z|x) || p(z)), in nats.
 
@@ -35,12 +35,12 @@ class VariationalModel(Trainer):
     """
 
     def __init__(self, objective: Objective | None = None, **kwargs: Any) -> None:
-        # The networks cast x as their own dtype policy says; log-densities are of x as it is, in float32.
+        # Without autocast, because log-densities need x in float32. Each network casts x to its own dtype policy.
         super().__init__(autocast=False, **kwargs)
         self.objective = ELBO() if objective is None else objective
         self._trackers = [keras.metrics.Mean(name=name) for name in ("elbo", "log_likelihood", "kl")]
         self._trackers += self._more_metrics()
-        # Past Keras, which would try to save these graphs with the model.
+        # Set through __dict__, because Keras would otherwise try to save these graphs with the model.
         self.__dict__["_functions"] = {}
 
     @abc.abstractmethod
@@ -49,26 +49,26 @@ class VariationalModel(Trainer):
 
         Args:
             x: the data [B, ...], float32.
-            sampling: how z is drawn, and how the KL divergence is computed.
+            sampling: how z is drawn, and whether the KL divergence may be computed in closed form.
 
         Returns:
             The terms, in nats per example.
         """
 
     def _more_metrics(self) -> list[keras.metrics.Metric]:
-        """Metrics of a model's own, which are fed what `ElboTerms.metrics` has under their names."""
+        """Further metrics of a model, each of which is updated with the entry of its name in `ElboTerms.metrics`."""
         return []
 
     @property
     def posterior_variables(self) -> list[Any]:
-        """The trainable variables that q(z|x) alone has, for objectives that have another one for these."""
-        raise NotImplementedError(f"{type(self).__name__} does not say which variables are those of q(z|x)")
+        """The trainable variables of q(z|x) alone, for objectives that train q(z|x) on an objective of its own."""
+        raise NotImplementedError(f"{type(self).__name__} does not define which variables belong to q(z|x)")
 
     def minimizers(self) -> list[Minimizer]:
-        """Who minimises each of the losses, by the optimizer of `compile`.
+        """The variables for each of the losses, all with the optimizer of `compile`.
 
-        All trainable variables one loss; or, where the objective has another one for q(z|x), those of p(x, z) the first
-        loss and those of q(z|x) the second.
+        In general there is one loss, for all trainable variables. If the objective has a separate one for q(z|x)
+        (`for_posterior`), the first loss is for the variables of p(x, z) and the second for those of q(z|x).
         """
         if self.objective.for_posterior is None:
             return [Minimizer(self.trainable_variables, self.optimizer)]
@@ -88,7 +88,7 @@ class VariationalModel(Trainer):
         objectives = [objective, objective.for_posterior] if training and objective.for_posterior else [objective]
         tempered = objective.tempered(terms, self.kl_weight) if training else terms
         if path is not None:
-            # It leads to the variables of q(z|x), whose objective is the last.
+            # The path leads to the variables of q(z|x), which follow the last objective.
             path.weights = objectives[-1].path_weights(tempered)
         losses = [-each(tempered) - terms.auxiliary for each in objectives]
         if batch.sample_weight is not None:
@@ -105,7 +105,7 @@ class VariationalModel(Trainer):
         return [tf.reduce_sum(loss) / batch.global_size + regularization * share for loss in losses], values
 
     def _run(self, function: Callable[..., Any], *tensors: tf.Tensor, **constants: int) -> Any:
-        """Calls one of the model's functions as the model is compiled: eagerly, as a graph, or by XLA."""
+        """Calls one of the model's functions in the way that `compile` set: eagerly, as a graph, or by XLA."""
         function_of_tensors = functools.partial(function, **constants)
         if self.run_eagerly:
             return function_of_tensors(*tensors)

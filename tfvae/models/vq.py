@@ -15,18 +15,19 @@ from tfvae.objectives import Objective
 
 @keras.saving.register_keras_serializable("tfvae")
 class VQVAE(autoencoder.Autoencoder):
-    """A variational autoencoder whose q(z|x) puts all mass on the code nearest to the encoder's output, at D positions.
+    """A variational autoencoder whose q(z|x) puts all its mass on the code nearest to the encoder's output.
 
     z_d = argmin over k of ||encoder(x)_d - e_k||,  p(x|z) = likelihood(decoder(e_z)),  p(z) uniform over K^D values
 
-    So the bound is log p(x|z) - D log K <= log p(x), and the KL divergence is the constant D log K. The gradient with
-    respect to e_z is passed on to the encoder's output unchanged (straight-through), and training adds
+    The index d runs over the D positions of the encoder's output. The bound is log p(x|z) - D log K <= log p(x), and
+    the KL divergence is the constant D log K. The gradient with respect to e_z is passed on to the encoder's output
+    unchanged (straight-through), and training adds
 
     -||sg[encoder(x)] - e_z||^2 - commitment ||encoder(x) - sg[e_z]||^2,
 
-    with sg the stop of gradients, which moves the codes and the encoder's outputs towards each other. The metrics are
-    those of `VariationalModel`, and `perplexity`: the exponential of the entropy of the code frequencies, from 1 to K,
-    which it reaches if all codes are used equally often.
+    where sg stops the gradient, to move the codes and the encoder's outputs towards each other. The metrics are those
+    of `VariationalModel`, and `perplexity`: the exponential of the entropy of the code frequencies, which ranges from 1
+    to K and is K if all codes are used equally often.
 
     Args:
         encoder: a Keras model from x [B, ...] to vectors [B, ..., E]; the axes between B and E are the D positions.
@@ -67,7 +68,7 @@ class VQVAE(autoencoder.Autoencoder):
         self.likelihood = parts.checked_part("likelihood", likelihood, Likelihood, default=Normal)
         parts.refuse_path_gradients(self)
         self.codebook = None
-        # Until the model is built.
+        # None until the model is built.
         self.code_shape: tuple[int, ...] = None  # type: ignore[assignment]
         self._build_where_known(encoder)
 
@@ -92,7 +93,7 @@ class VQVAE(autoencoder.Autoencoder):
         declared = parts.input_shapes(self.decoder)
         if declared is not None and [tuple(shape[1:]) for shape in declared] != [vectors.shape[1:]]:
             raise ValueError(
-                f"`decoder` must take vectors of the shape {list(vectors.shape)} that the encoder gives. Received: a "
+                f"`decoder` must take vectors of the encoder's output shape, {list(vectors.shape)}. Received: a "
                 f"decoder whose input has the shape {list(declared[0])}"
             )
         parameters = parts.likelihood_parameters_of(
@@ -183,7 +184,7 @@ class VQVAE(autoencoder.Autoencoder):
         """Draws codes from the uniform p(z) and computes the mean of p(x|z).
 
         The codes of real data are far from uniform. For examples that look like the data, fit a distribution to the
-        codes that `encode` returns for the data, and `decode` draws of it.
+        codes that `encode` returns for the data, draw codes from it, and pass these to `decode`.
 
         Args:
             n: how many examples to generate, at least 1.
@@ -201,7 +202,7 @@ class VQVAE(autoencoder.Autoencoder):
     def log_likelihood(
         self, x: Any, num_samples: int = 1, batch_size: int = 128, seed: int | None = None
     ) -> np.ndarray:
-        """Computes the bound log p(x|z) - D log K on log p(x). More draws do not make it tighter.
+        """Computes the lower bound log p(x|z) - D log K on log p(x). More draws do not make it tighter.
 
         Args:
             x: an array [N, ...] or a dataset.
@@ -215,7 +216,7 @@ class VQVAE(autoencoder.Autoencoder):
         return super().log_likelihood(x, num_samples, batch_size, seed)
 
     def score(self, x: Any, batch_size: int = 256) -> dict[str, np.ndarray]:
-        """Computes the terms of the bound, of which `elbo` serves as an anomaly score: low for unusual examples.
+        """Computes the terms of the bound. `elbo` can serve to detect anomalies: it is low for unusual examples.
 
         Args:
             x: an array [N, ...].

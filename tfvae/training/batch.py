@@ -1,4 +1,4 @@
-"""How a batch is read: what is x and what is its weight in whatever form a user hands over."""
+"""How a batch is read: where x and the sample weights are, in any form that `fit` accepts."""
 
 import itertools
 import types
@@ -12,13 +12,13 @@ from tfvae import checks, chunks
 
 
 class Batch(NamedTuple):
-    """What a step computes with.
+    """The inputs of one step on one replica.
 
     Attributes:
-        x: the data [B, ...], as `elbo_terms` takes them.
-        sample_weight: the weights [B], float32, or None where each is 1.
-        size: how many of the examples are this replica's: B; or 0 where B is 1 because an example of weight 0 was added
-            to an empty batch.
+        x: the data [B, ...], in the form that `elbo_terms` takes.
+        sample_weight: the weights [B], float32; None means that all are 1.
+        size: the number of real examples on this replica: B, or 0 if the batch was empty and was given one placeholder
+            example of weight 0.
         global_size: the sum of `size` over the replicas.
         seed: a stateless seed, int32 [2].
     """
@@ -31,7 +31,7 @@ class Batch(NamedTuple):
 
 
 def unpack(data: Any) -> tuple[Any, Any]:
-    """Finds x and the sample weights in one element of the data that `fit` was given.
+    """Returns x and the sample weights from one element of the data passed to `fit`.
 
     Args:
         data: x, `(x,)`, `(x, y)` or `(x, y, sample_weight)`; x may be a dictionary with the key "x" or with one entry.
@@ -56,17 +56,17 @@ def unpack(data: Any) -> tuple[Any, Any]:
 
 
 def unpack_named(data: Any, names: tuple[str, ...]) -> tuple[dict[str, Any], Any]:
-    """Finds several arrays and the sample weights in one element of the data that `fit` was given.
+    """Returns several named arrays and the sample weights from one element of the data passed to `fit`.
 
     Args:
-        data: x, `(x,)`, `(x, y)` or `(x, y, sample_weight)`, with x a dictionary.
-        names: the keys.
+        data: x, `(x,)`, `(x, y)` or `(x, y, sample_weight)`, where x is a dictionary.
+        names: the keys that x must have; others are ignored.
 
     Returns:
         The arrays by name, and the sample weights or None.
 
     Raises:
-        ValueError: x is no dictionary with these keys, or an entry is not one array.
+        ValueError: x is not a dictionary with these keys, or one of the entries is not a single array.
     """
     x, _, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
     if not isinstance(x, dict) or not set(names) <= set(x):
@@ -80,13 +80,14 @@ def unpack_named(data: Any, names: tuple[str, ...]) -> tuple[dict[str, Any], Any
 
 
 def peek(data: Any) -> tuple[Any, Any]:
-    """Looks at the first batch of anything that `fit` accepts.
+    """Returns the first batch of any data that `fit` accepts, without consuming it.
 
     Args:
         data: a dataset, a `keras.utils.PyDataset`, a generator, or arrays.
 
     Returns:
-        The first batch (of arrays, all of the data; None where there is none), and the data with nothing taken away.
+        The first batch, or all of the data if they are arrays, or None if there is no batch; and the complete data,
+        which replace a generator that was passed.
     """
     if isinstance(data, tf.data.Dataset | keras.utils.PyDataset):
         return next(iter(data), None), data
@@ -100,7 +101,7 @@ def peek(data: Any) -> tuple[Any, Any]:
 
 
 def batches(x: Any, batch_size: Any) -> Iterator[Any]:
-    """Cuts x [N, ...] into batches of float32.
+    """Cuts x [N, ...] into float32 batches [B, ...], the last of which may be smaller.
 
     Args:
         x: an array, or a dictionary of arrays.

@@ -1,4 +1,4 @@
-"""What the arguments of `fit` and `evaluate` mean, found out and checked before Keras gets any of them."""
+"""Reads and checks the arguments of `fit` and `evaluate` before they are passed to Keras."""
 
 import inspect
 import math
@@ -15,24 +15,24 @@ from tfvae.distribute import replicas
 from tfvae.training.arrays_in_memory import ArraysInMemory
 from tfvae.training.batch import peek
 
-# What Keras takes where arrays come without a batch size.
+# Keras's default for arrays.
 _BATCH_SIZE = 32
 
 
 class FitArguments(NamedTuple):
-    """What the arguments of one call of `fit` mean.
+    """The arguments of one call of `fit`, interpreted.
 
     Attributes:
-        x: the training data: `ArraysInMemory` where tfvae puts arrays in order itself, else what Keras reads.
-        num_batches: how many batches a pass over the data has; infinity where that is not known.
-        rows: the examples of a batch.
-        is_shuffled: whether Keras or `tf.data` shuffles the data, in an order that starts anew in each process.
-        initial_epoch: the epoch to start with, from 0.
-        epochs: the epoch to end with.
-        steps_per_epoch: the steps of an epoch where an epoch is no pass over the data, else None.
-        callbacks: those of the user.
-        callback_list: the `CallbackList` that they came in, or None.
-        others: the further arguments of `keras.Model.fit`, by name, where they were given; these among them.
+        x: the training data: `ArraysInMemory` if tfvae shuffles the arrays itself, otherwise the data that Keras reads.
+        num_batches: the number of batches in one pass over the data; infinity if it is unknown.
+        rows: the number of examples in a batch.
+        is_shuffled: whether Keras or `tf.data` shuffles the data, in an order that a resumed training cannot reproduce.
+        initial_epoch: the epoch to start with, counted from 0.
+        epochs: the epoch to stop before.
+        steps_per_epoch: the number of steps in an epoch; None if an epoch is one pass over the data.
+        callbacks: the user's callbacks.
+        callback_list: the `CallbackList` in which the user passed them, or None.
+        others: the arguments of `keras.Model.fit` that were given, by name, except x and the callbacks.
     """
 
     x: Any
@@ -51,13 +51,13 @@ def read_fit(model: Any, seed: Callable[[], int], *args: Any, **kwargs: Any) -> 
     """Reads and checks the arguments of a call of `fit`.
 
     Args:
-        model: a `tfvae.VariationalModel`; it is built where that is still to be done.
-        seed: gives the seed of the order of arrays.
-        args: the arguments of the call.
-        kwargs: the arguments of the call.
+        model: a `tfvae.VariationalModel`, which this builds if it is not built yet.
+        seed: returns the seed of the order in which arrays are shuffled.
+        args: the positional arguments of the call.
+        kwargs: the keyword arguments of the call.
 
     Raises:
-        ValueError: the model is not compiled as it must be, or cannot be trained on the data.
+        ValueError: the model is not compiled, or compiled with a loss or metrics, or cannot be trained on the data.
     """
     given, batch = _read(model, keras.Model.fit, *args, **kwargs)
     validation_data = _checked_validation(model, given.pop("validation_data", None))
@@ -70,7 +70,7 @@ def read_fit(model: Any, seed: Callable[[], int], *args: Any, **kwargs: Any) -> 
     if arrays is not None:
         x, validation_data, given = _in_memory(arrays, validation_data, given, seed)
     if isinstance(x, ArraysInMemory | tf.data.Dataset):
-        # Keras warns of its own default, which a dataset cannot honour.
+        # Keras would warn that its default, shuffle=True, has no effect on a dataset.
         given["shuffle"] = False
     if validation_data is not None:
         given["validation_data"] = validation_data
@@ -92,21 +92,21 @@ def read_fit(model: Any, seed: Callable[[], int], *args: Any, **kwargs: Any) -> 
 
 
 def read_evaluate(model: Any, *args: Any, **kwargs: Any) -> dict[str, Any]:
-    """The arguments of a call of `evaluate` by name, once they are checked.
+    """Checks the arguments of a call of `evaluate`, and returns them by name.
 
     Args:
-        model: a `tfvae.VariationalModel`; it is built where that is still to be done.
-        args: the arguments of the call.
-        kwargs: the arguments of the call.
+        model: a `tfvae.VariationalModel`, which this builds if it is not built yet.
+        args: the positional arguments of the call.
+        kwargs: the keyword arguments of the call.
 
     Raises:
-        ValueError: the model is not compiled as it must be, or cannot take the data.
+        ValueError: the model is not compiled, or compiled with a loss or metrics, or cannot be evaluated on the data.
     """
     return _read(model, keras.Model.evaluate, *args, **kwargs)[0]
 
 
 def _read(model: Any, method: Callable[..., Any], *args: Any, **kwargs: Any) -> tuple[dict[str, Any], Any]:
-    """The arguments of a call by name, and the first batch of x, which has been checked."""
+    """Returns the arguments of a call by name, and the first batch of x, after checking it."""
     given = inspect.signature(method).bind(model, *args, **kwargs).arguments
     given = {name: value for name, value in given.items() if name not in ("self", "kwargs")} | given.get("kwargs", {})
     _check_compiled(model, method.__name__)
@@ -116,7 +116,7 @@ def _read(model: Any, method: Callable[..., Any], *args: Any, **kwargs: Any) -> 
     if given.get("y") is None:
         if given.get("class_weight") is not None:
             raise ValueError("`class_weight` needs the classes as `y`. Received: y=None")
-        # Keras drops the weights of x without y; the model does not use y.
+        # Keras drops the sample weights if there is no y. The model ignores y, so any array serves.
         given["y"] = given.get("sample_weight")
     return given, batch
 
@@ -134,7 +134,7 @@ def _check_compiled(model: keras.Model, method: str) -> None:
 
 
 def _checked_validation(model: Any, validation: Any) -> Any:
-    """The validation data in the form in which Keras keeps the sample weights."""
+    """Checks the validation data, and adds a y to sample weights without one, because Keras would drop them."""
     if validation is None:
         return None
     if isinstance(validation, tuple | list):
@@ -148,7 +148,7 @@ def _checked_validation(model: Any, validation: Any) -> Any:
 
 
 def _arrays(model: Any, x: Any) -> Any:
-    """The arrays that the model is trained on, or None where x is no array and no dictionary of arrays."""
+    """Returns the arrays that the model is trained on, or None if x is neither an array nor a dictionary of arrays."""
     if isinstance(x, dict):
         x = model.unpack(x)[0]
     if not all(hasattr(array, "__array__") for array in (x.values() if isinstance(x, dict) else [x])):
@@ -159,31 +159,32 @@ def _arrays(model: Any, x: Any) -> Any:
 def _in_memory(
     x: Any, validation_data: Any, given: dict[str, Any], seed: Callable[[], int]
 ) -> tuple[ArraysInMemory, Any, dict[str, Any]]:
-    """Takes arrays out of Keras's hands, to put them in an order that is new in each epoch and can be resumed.
+    """Lets tfvae rather than Keras shuffle arrays, in an order that is new in each epoch and can be resumed.
 
-    Keras shuffles them too, but with the global seed set in the same order in each epoch, and else in another one in
-    each process, so that several workers would train on some examples twice and on others never.
+    If a global seed is set, Keras shuffles them in the same order in each epoch. If not, its order differs between
+    processes, so that several workers would train on some examples twice and on others never.
 
     Args:
         x: arrays [N, ...].
         validation_data: the validation data, or None.
-        given: the further arguments of `keras.Model.fit`, by name.
-        seed: gives the seed of the order.
+        given: the other arguments of `keras.Model.fit`, by name.
+        seed: returns the seed of the order.
 
     Returns:
-        The data, the validation data, perhaps split off, and the arguments that are left for Keras.
+        The training data; the validation data, which `validation_split` may have split off; and the arguments that
+        remain for Keras.
     """
     size = len(tf.nest.flatten(x)[0])
     targets = {name: np.asarray(given[name]) for name in ("y", "sample_weight") if given.get(name) is not None}
     checks.check_same_length(**(x if isinstance(x, dict) else {"x": x}), **targets)
     arrays = [tf.nest.map_structure(lambda array: array.astype(np.float32) if array.dtype == np.float64 else array, x)]
     class_weight = given.get("class_weight")
-    # What y is does not matter, unless classes have weights.
+    # y is only needed to look up class weights, or as a placeholder before sample weights.
     if "sample_weight" in targets or class_weight is not None:
         arrays += targets.values()
     split = given.get("validation_split", 0.0)
     if split and validation_data is None:
-        # As Keras does: the last ones, before the others are shuffled.
+        # Like Keras, takes the last examples, before any shuffling.
         at = math.floor(size * (1.0 - split))
         if not 0 < at < size:
             raise ValueError(
@@ -193,7 +194,7 @@ def _in_memory(
         validation_data = tuple(tf.nest.map_structure(lambda array: array[at:], arrays))
         arrays = tf.nest.map_structure(lambda array: array[:at], arrays)
         size = at
-    # Keras must see class weights beside sample weights, to refuse them.
+    # If there are sample weights too, Keras must see the class weights, because it refuses to combine the two.
     kept = {"class_weight": class_weight} if len(arrays) > 2 and class_weight is not None else {}
     if len(arrays) == 2 and class_weight is not None:
         arrays.append(_weights_of_classes(arrays[1], class_weight))
@@ -207,13 +208,13 @@ def _in_memory(
 
 
 def _weights_of_classes(y: np.ndarray, class_weight: dict[int, float]) -> np.ndarray:
-    """The weight of each example, 1 where its class has none; Keras fails there where the data are a dataset."""
+    """The weight of each example's class, or 1 if the class has none; Keras would fail there if x were a dataset."""
     classes = y.argmax(axis=-1) if y.ndim > 1 and y.shape[-1] > 1 else y.ravel()
     return np.array([class_weight.get(int(number), 1.0) for number in np.round(classes)], np.float32)
 
 
 def _num_batches(x: Any, given: dict[str, Any]) -> float:
-    """How many batches a pass over the data has; infinity where that is not known."""
+    """The number of batches in one pass over the data; infinity if it is unknown."""
     if isinstance(x, ArraysInMemory):
         return len(x)
     if isinstance(x, tf.data.Dataset):
@@ -230,7 +231,7 @@ def _num_batches(x: Any, given: dict[str, Any]) -> float:
 
 
 def _is_shuffled(x: Any, given: dict[str, Any]) -> bool:
-    """Whether Keras or `tf.data` shuffles the data, in an order that starts anew in each process."""
+    """Whether Keras or `tf.data` shuffles the data, in an order that a resumed training cannot reproduce."""
     if isinstance(x, tf.data.Dataset):
         return _has_shuffle(x)
     return bool(given.get("shuffle", True)) and not isinstance(x, ArraysInMemory | types.GeneratorType)

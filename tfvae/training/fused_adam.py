@@ -1,7 +1,7 @@
-"""The update of Adam by one operation for each variable.
+"""Adam's update as a single operation per variable.
 
-Keras computes it by some fifteen operations, each of which passes over all weights, their gradients or their moments.
-On a CPU these passes can take as long as the matrix products of a small batch.
+Keras computes the update in about fifteen operations, each of which reads all weights, gradients or moments from
+memory. On a CPU these passes can take as long as the matrix products of a small batch.
 """
 
 from collections.abc import Sequence
@@ -14,18 +14,18 @@ from tfvae import private_apis
 
 
 def fused(optimizer: keras.optimizers.Optimizer) -> keras.optimizers.Optimizer:
-    """The same optimizer, where it is Keras's Adam or AdamW with an update by one operation for each variable.
+    """A view of Keras's Adam or AdamW that updates each variable with one operation.
 
-    What it computes, its options, its state and its files are those of the original, which is not changed.
+    The view computes the same update and shares the options and the state of the original, which is not changed.
 
     Args:
-        optimizer: an optimizer that is built; others than these, and a `LossScaleOptimizer` of others, are returned as
-            they are.
+        optimizer: an optimizer that is built. Only Adam and AdamW, without amsgrad, have such a view, alone or within a
+            `LossScaleOptimizer`; any other optimizer is returned as it is.
 
     Reference: Kingma & Ba 2015, Adam, the end of section 2.
     """
     inner = getattr(optimizer, "inner_optimizer", optimizer)
-    # A subclass may compute another update.
+    # The exact type, because a subclass may compute a different update.
     if type(inner) not in (keras.optimizers.Adam, keras.optimizers.AdamW) or inner.amsgrad:
         return optimizer
     updating = private_apis.with_update(inner, _update)
@@ -35,7 +35,7 @@ def fused(optimizer: keras.optimizers.Optimizer) -> keras.optimizers.Optimizer:
 def _update(
     optimizer: keras.optimizers.Adam, gradients: Sequence[Any], variables: Sequence[Any], learning_rate: tf.Tensor
 ) -> None:
-    """Updates the variables, with the powers of beta computed once for all of them."""
+    """Updates the variables; the powers of beta are computed once for all of them."""
     variables = [variable.value if isinstance(variable, keras.Variable) else variable for variable in variables]
     step = tf.cast(optimizer.iterations + 1, tf.float32)
     powers = [beta**step for beta in (optimizer.beta_1, optimizer.beta_2)]

@@ -1,8 +1,8 @@
-"""The loop of the steps of training: many in one program, on batches of a pipeline or on data in memory.
+"""The loop of training steps: many steps in one program, on batches from a pipeline or gathered from data in memory.
 
-Where XLA compiles each step alone, a step ends with a copy of all weights and moments, and to start it takes longer
-than a small model's step. In one loop of many they are updated where they are. A program that takes its batches of data
-in memory itself needs no pipeline, whose threads compete with the steps for the cores.
+If XLA compiles each step separately, every step ends by copying all weights and moments, and launching it takes longer
+than the step of a small model itself. In one loop of many steps they are updated in place. A program that gathers its
+own batches from memory needs no pipeline, whose threads compete with the steps for the cores.
 """
 
 import warnings
@@ -15,24 +15,24 @@ from tfvae.distribute import replicas
 from tfvae.training.arrays_in_memory import EpochBatches, take
 from tfvae.training.resume import Progress
 
-# The most bytes of the batches that one program is given.
+# The most bytes of stacked batches that one program takes.
 _BYTES = 2**26
-# XLA compiles a program for each shape of the batches; those of more shapes run without it, one at a time.
+# XLA compiles a program for each shape of a batch. Batches of further shapes run one at a time, without such a program.
 _MOST_SHAPES = 2
-# What TensorFlow raises where XLA has no form of an operation, or must know a shape.
+# What TensorFlow raises if XLA does not support an operation, or needs a shape that is unknown before it runs.
 CANNOT_COMPILE = (tf.errors.InvalidArgumentError, tf.errors.UnimplementedError)
 
 
 class Loop:
-    """The function that Keras calls to run steps of training, as the plan of the model's `fit` says.
+    """The function that Keras calls to run training steps, following the plan of the model's `fit`.
 
     Args:
         model: a `tfvae.VariationalModel` that is compiled.
-        progress: where its training is.
-        by_xla: whether XLA compiles many steps of one replica together; where it cannot, they run without.
+        progress: the position of the model's training.
+        by_xla: whether XLA compiles many steps of one replica together; if it cannot, they run without it.
 
     Attributes:
-        by_xla: whether it was asked for.
+        by_xla: the argument, even if XLA then turned out unable to compile the steps.
     """
 
     def __init__(self, model: Any, progress: Progress, by_xla: bool) -> None:
@@ -42,23 +42,23 @@ class Loop:
         self._steps = replicas.Steps(model, model.train_step)
         self._stack = tf.function(_stack, autograph=False, reduce_retracing=True)
         self._in_memory = tf.function(self._steps_in_memory, autograph=False, reduce_retracing=True)
-        # By XLA: of batches that are stacked, and of data in memory.
+        # The programs of XLA, by the function that picks their batches: from a stack, or from data in memory.
         self._programs = {at: _program(model, at) for at in (_at, _rows_at)} if by_xla else {}
-        # Whether XLA has compiled a program, or cannot; and the shapes of the batches that are stacked for one.
+        # Whether XLA has compiled a program, or has failed to; and the shapes of the batches that are stacked.
         self._is_compiled = self._cannot_compile = False
         self._shapes: set[tuple[tuple[int, ...], ...]] = set()
 
     def __call__(self, iterator: Any) -> dict[str, Any]:
-        """Runs the steps of one execution, or fewer where the data end.
+        """Runs the steps of one execution, or fewer if the data end.
 
         Args:
-            iterator: of the batches of an epoch, or of the one batch of `train_on_batch`.
+            iterator: an iterator over the batches of an epoch, or over the one batch of `train_on_batch`.
 
         Returns:
             The metrics after the last step.
         """
         if not isinstance(iterator, tf.data.Iterator | tf.distribute.DistributedIterator):
-            # `train_on_batch`, which is no step of an epoch.
+            # `train_on_batch`, which does not belong to an epoch.
             return self._steps.on_batch(next(iterator))
         plan, progress = self._model.plan, self._progress
         count = progress.pass_over(iterator, plan.steps_per_execution)
@@ -79,9 +79,9 @@ class Loop:
         return self.by_xla and not self._cannot_compile
 
     def _run_in_memory(self, batches: EpochBatches, count: int) -> dict[str, Any]:
-        """Runs steps of data in memory, or fewer where the epoch ends."""
+        """Runs steps on data in memory, or fewer if the epoch ends."""
         if batches.num_left <= 0:
-            # A training that was resumed with other numbers of steps in an execution: the epoch is over.
+            # The epoch is over, although Keras counts more: the training was resumed with other steps per execution.
             raise StopIteration
         first, count = batches.first, min(count, batches.num_left)
         metrics: Any = None
@@ -93,7 +93,7 @@ class Loop:
             if metrics is not None:
                 first, count = first + whole, count - whole
         if count > 0:
-            # With XLA, the last batch where it is smaller: a program would be compiled for this one alone.
+            # With XLA, this is a smaller last batch, for which alone a second program would have to be compiled.
             rest = batches.rows, batches.order, tf.constant(batches.batch_size)
             metrics = self._in_memory(*rest, tf.constant(first), tf.constant(count))
         return metrics
@@ -101,7 +101,7 @@ class Loop:
     def _steps_in_memory(
         self, rows: Any, order: tf.Tensor, batch_size: tf.Tensor, first: tf.Tensor, count: tf.Tensor
     ) -> dict[str, tf.Tensor]:
-        """Runs steps on data in memory: see `EpochBatches` for the arguments."""
+        """Runs `count` steps on data in memory, from batch `first` on; for the other arguments see `EpochBatches`."""
 
         def body(index: tf.Tensor, _: dict[str, tf.Tensor]) -> tuple[tf.Tensor, dict[str, tf.Tensor]]:
             start = (first + index) * batch_size
@@ -111,10 +111,10 @@ class Loop:
         return tf.while_loop(lambda index, _: index < count, body, [0, metrics])[1]
 
     def _run_stacked(self, iterator: tf.data.Iterator, count: int) -> dict[str, Any]:
-        """Runs steps by XLA on batches of a pipeline, each program on a stack of some of one shape."""
+        """Runs steps by XLA on batches of a pipeline, in stacks of successive batches of the same shape."""
         metrics: Any = None
         slots, left = self._model.plan.steps_per_execution, count
-        # Where there is no batch, this ends the epoch.
+        # If there is no batch left, this raises StopIteration, which ends the epoch.
         batch = next(iterator)
         while batch is not None:
             if not self._is_stackable(batch):
@@ -132,7 +132,7 @@ class Loop:
         return metrics
 
     def _is_stackable(self, batch: Any) -> bool:
-        """Whether a program takes a batch: not a sparse or a ragged one, nor one of too many shapes."""
+        """Whether XLA's program takes a batch: it must be dense, and of one of the first few shapes that occurred."""
         parts = _tensors(batch)
         if not (self._uses_xla and all(isinstance(part, tf.Tensor) for part in parts)):
             return False
@@ -142,22 +142,22 @@ class Loop:
         return shapes in self._shapes
 
     def _run_by_xla(self, at: Callable[..., Any], source: Any, number: int | tf.Tensor) -> dict[str, Any] | None:
-        """Runs steps by XLA; None where it cannot compile them, after which it is not tried again.
+        """Runs steps by XLA, and returns the metrics; or None if XLA cannot compile the steps, and is given up.
 
         Args:
-            at: gives a batch, of its number and the source.
-            source: what the batches are taken from.
-            number: how many steps.
+            at: picks a batch, given its index and the source: `_at` or `_rows_at`.
+            source: the stack or the data in memory from which the batches are picked.
+            number: the number of steps.
 
         Raises:
-            tf.errors.OpError: XLA cannot compile the steps, and `compile` asks for it.
+            tf.errors.OpError: XLA cannot compile the steps, and the model was compiled with `jit_compile=True`.
         """
         try:
             metrics = self._programs[at](source, tf.convert_to_tensor(number))
         except CANNOT_COMPILE as error:
             if self._is_compiled or self._model.jit_compile:
                 raise
-            warnings.warn(f"XLA cannot compile the steps, which run without it: {error}", stacklevel=2)
+            warnings.warn(f"XLA cannot compile the steps, so they run without it: {error}", stacklevel=2)
             self._cannot_compile = True
             return None
         self._is_compiled = True
@@ -165,11 +165,11 @@ class Loop:
 
 
 def _program(model: Any, at: Callable[..., Any]) -> Callable[..., dict[str, Any]]:
-    """Makes a program that XLA compiles: a function of what its batches are taken from, and of how many there are.
+    """Makes a function that runs training steps and is compiled by XLA; it takes a source and the number of steps.
 
     Args:
         model: the model.
-        at: gives a batch, of its number and the source.
+        at: picks a batch, given its index and the source: `_at` or `_rows_at`.
     """
     one = tf.function(replicas.on_own_replicas(model, model.train_step), autograph=False, reduce_retracing=True)
 
@@ -187,17 +187,17 @@ def _program(model: Any, at: Callable[..., Any]) -> Callable[..., dict[str, Any]
 def _stack(
     first: Any, iterator: tf.data.Iterator, count: tf.Tensor, slots: tf.Tensor
 ) -> tuple[Any, tf.Tensor, tf.experimental.Optional]:
-    """Stacks a batch and those after it that have its shape.
+    """Stacks a batch and the batches that follow it, up to the first one of another shape.
 
     Args:
         first: the batch.
-        iterator: of those after it.
-        count: the most batches to take.
-        slots: how many the stack has places for, where so many take not too much memory: always as many, so that XLA
-            compiles one program.
+        iterator: an iterator over the batches that follow.
+        count: the most batches to stack.
+        slots: the first size of the stack, filled or not, unless that takes too much memory. It is always the same, so
+            that XLA compiles only one program.
 
     Returns:
-        The batches [slots, ...], how many of them are there, and the batch after them if it was read.
+        The stack [slots, ...]; how many slots are filled; and the batch of another shape, if one was read.
     """
     parts = _tensors(first)
     size = tf.add_n([part.dtype.size * tf.size(part) for part in parts])
@@ -226,18 +226,18 @@ def _stack(
 
 
 def _at(index: int | tf.Tensor, batches: Any) -> Any:
-    """One of the batches that are stacked."""
+    """Picks a batch from a stack."""
     return _map(lambda part: part[index], batches)
 
 
 def _rows_at(index: int | tf.Tensor, source: tuple[Any, tf.Tensor, tf.Tensor]) -> Any:
-    """One of the whole batches of data in memory, whose order [batches, B] is to start with a certain one."""
+    """Picks a batch from data in memory: rows, their order [batches, B], and the index of the first batch to use."""
     rows, order, first = source
     return take(rows, order[first + index])
 
 
 def _map(function: Callable[[tf.Tensor], Any], batch: Any) -> Any:
-    """Applies a function to the tensors of a batch, which may hold None as well."""
+    """Applies a function to all tensors of a batch, in which None may stand for an absent one."""
     return tf.nest.map_structure(lambda part: None if part is None else function(part), batch)
 
 

@@ -1,7 +1,7 @@
-"""The plan of a `fit`: what Keras is given, how many steps run in one execution, and by which program.
+"""The plan of a `fit`: what is passed to Keras, how many steps run in one execution, and whether XLA compiles them.
 
-`compile` may leave the last two open. On a CPU XLA makes many steps of dense layers, in one loop, faster than
-TensorFlow, but takes seconds to compile; it makes convolutions slower, in JAX too (`benchmarks/training.py`).
+`compile` may leave the last two open. On a CPU, XLA runs a loop of many steps of dense layers faster than TensorFlow
+does, but takes seconds to compile it; convolutions are slower with XLA, in JAX too (`benchmarks/training.py`).
 """
 
 import copy
@@ -18,28 +18,29 @@ from tfvae.training import resume
 from tfvae.training.arrays_in_memory import ArraysInMemory
 from tfvae.training.fit_arguments import FitArguments
 
-# Floating-point operations of one execution: about a second of two cores, beside which Python takes no time.
+# The most floating-point operations in one execution: about a second of two cores, long enough to hide the time that
+# Python takes between executions.
 _OPERATIONS = 1e11
 _MOST_STEPS = 500
-# XLA is used in a training of at least so many steps: it takes some seconds to compile, and saves about a millisecond a
-# step.
+# XLA is only used for a training of at least this many steps: it takes a few seconds to compile, and saves about a
+# millisecond per step.
 _FEWEST_STEPS_BY_XLA = 3000
-# The weights that a layer of Keras multiplies with its input.
+# The names under which Keras's layers keep the weights that they multiply their inputs by.
 _KERNELS = ("kernel", "depthwise_kernel", "pointwise_kernel", "recurrent_kernel")
 
 
 class Plan(NamedTuple):
-    """How one `fit` runs. It is made before the first step, and from then on only read.
+    """How one `fit` runs. The plan is made before the first step, and never changed after that.
 
     Attributes:
-        arguments: those of `keras.Model.fit`, by name.
-        data: arrays in memory, of which the loop of the steps gathers its batches itself; None where Keras's iterator
-            yields the batches.
-        steps_per_execution: the steps of training between two looks of Python. Evaluation and prediction have what
-            `compile` was given.
-        by_xla: whether XLA compiles many steps into one program. Where it does not, it may still compile each step by
+        arguments: the arguments to pass to `keras.Model.fit`, by name.
+        data: arrays in memory, from which the loop of training steps gathers its own batches; None if the batches come
+            from Keras's iterator.
+        steps_per_execution: the number of training steps that run before control returns to Python. Evaluation and
+            prediction use the value that was passed to `compile`.
+        by_xla: whether XLA compiles many steps into one program. If it does not, it may still compile each step by
             itself, as `compile` says.
-        why: the reason for that.
+        why: the reason for `by_xla`, in words.
     """
 
     arguments: dict[str, Any]
@@ -54,14 +55,14 @@ def make_plan(model: Any, progress: resume.Progress, arguments: FitArguments, is
 
     Args:
         model: a `tfvae.VariationalModel` that is compiled and built.
-        progress: where its training is.
-        arguments: those of the call.
-        is_by_xla: whether XLA has compiled the steps for an earlier `fit`, so that they need no time to compile.
+        progress: the position of the model's training.
+        arguments: the arguments of the call of `fit`.
+        is_by_xla: whether XLA has already compiled the steps for an earlier `fit`, so that no time is lost on it.
     """
     layers = LayerTraits.of(private_apis.layers_of(model))
     operations = model.operations_per_example(layers)
     steps = model.steps_per_execution
-    # All of several workers must take as many steps.
+    # With several workers, the value of `compile` is kept, because all workers must run the same number of steps.
     if steps == 1 and not model.run_eagerly and strategies.workers(model.distribute_strategy)[1] == 1:
         per_epoch, number = arguments.steps_per_epoch, arguments.num_batches
         steps = choose_steps(arguments.rows * operations, per_epoch, number, arguments.callbacks)
@@ -69,7 +70,7 @@ def make_plan(model: Any, progress: resume.Progress, arguments: FitArguments, is
     x, data, batches_per_epoch = _source(model, arguments, steps)
     callbacks: Any = resume.with_callbacks_of_fit(model, progress, arguments, batches_per_epoch)
     if arguments.callback_list is not None:
-        # A copy, because the user's own has what the user put into it.
+        # A copy, so that the user's list does not get further callbacks.
         given, callbacks = callbacks, copy.copy(arguments.callback_list)
         callbacks.callbacks = given
         callbacks.set_model(model)
@@ -77,25 +78,27 @@ def make_plan(model: Any, progress: resume.Progress, arguments: FitArguments, is
 
 
 def _source(model: Any, arguments: FitArguments, steps: int) -> tuple[Any, ArraysInMemory | None, int | None]:
-    """What Keras is given as x; the data where the loop takes its batches itself; and the batches of an epoch, or None.
+    """Chooses where the batches of a `fit` come from.
 
-    The batches of an epoch are None where an epoch is a pass over the data.
+    Returns:
+        The x to pass to Keras; the arrays in memory if the loop gathers its own batches, else None; and the number of
+        batches in an epoch, or None if every epoch starts a new pass over the data.
     """
     x, per_epoch = arguments.x, arguments.steps_per_epoch
     if isinstance(x, ArraysInMemory):
-        # A strategy would divide the data, and a device other than the CPU have them copied for each execution.
+        # Under a strategy the data must be divided between replicas, and a GPU would copy them for each execution.
         is_plain = private_apis.strategy_of(model) is None and not tf.config.get_visible_devices("GPU")
         if is_plain and per_epoch is None and not model.run_eagerly and arguments.others.get("class_weight") is None:
-            # Keras counts the batches of an epoch by this dataset; the loop does not read it.
+            # Keras only uses this dataset to count the batches of an epoch; the loop gathers the rows itself.
             return tf.data.Dataset.range(len(x)), x, None
         x = x.dataset()
     if per_epoch is None:
         return x, None, None
-    # Keras runs whole executions where the data do not end.
+    # If the data do not end with the epoch, Keras does not shorten its last execution.
     per_epoch = math.ceil(per_epoch / steps) * steps
     if arguments.num_batches <= per_epoch:
         return x, None, None
-    # Keras repeats a dataset likewise, but in a resumed epoch would be mistaken in where the data end.
+    # Keras would repeat the dataset too, but would miscount where the data end in an epoch that was resumed.
     return x.repeat() if isinstance(x, tf.data.Dataset) else x, None, per_epoch
 
 
@@ -136,16 +139,16 @@ def _choose_xla(
 def choose_steps(
     operations: float, steps_per_epoch: int | None, batches: float, callbacks: Iterable[keras.callbacks.Callback]
 ) -> int:
-    """How many steps to run in one execution, between two looks of Python.
+    """Chooses how many steps to run in one execution, before control returns to Python.
 
-    As many as take about a second, so that a progress bar still moves; but one at a time where a callback looks at each
-    batch.
+    These are as many as take about a second, so that a progress bar still moves, or one if a callback reads each batch.
 
     Args:
         operations: the floating-point operations of one step.
-        steps_per_epoch: where an epoch is no pass over the data, its steps, which executions must divide; else None.
-        batches: how many the data have.
-        callbacks: those of the user.
+        steps_per_epoch: the number of steps in an epoch, of which the result is then a divisor; None if an epoch is one
+            pass over the data.
+        batches: the number of batches in one pass over the data.
+        callbacks: the user's callbacks.
     """
     if any(map(_sees_batches, callbacks)):
         return 1
@@ -162,23 +165,23 @@ def _sees_batches(callback: keras.callbacks.Callback) -> bool:
     changed = [hook for name, hook in zip(names, hooks, strict=True) if hook is not getattr(base, name)]
     waits = "epoch" in (getattr(callback, "save_freq", None), getattr(callback, "update_freq", None))
     if waits or isinstance(callback, keras.callbacks.TerminateOnNaN):
-        # They do nothing after a batch, or see the loss of all steps of an execution; a subclass may do more, and a
-        # profile is of single batches.
+        # Such a callback of Keras or tfvae does nothing after a batch, or checks a loss that covers all steps of an
+        # execution. A user's subclass may do more, and TensorBoard's profiler records single batches.
         known = all(hook.__module__.split(".")[0] in ("keras", "tfvae") for hook in changed)
         return not known or private_apis.profiles_batches(callback)
     return bool(changed)
 
 
 class LayerTraits(NamedTuple):
-    """What the choice of a program depends on in the layers of a model.
+    """The properties of a model's layers that decide whether XLA compiles the model.
 
     Attributes:
-        operations: the floating-point operations for one example, forward: those of products with weights of two axes
-            or more. Infinity where they are not known: with recurrent layers, and with convolutions in a network that
-            is no graph of layers, whose shapes are not known.
-        are_dense: whether XLA can compile the layers, and the only kernels are those of dense layers.
-        are_fast_by_xla: whether XLA makes them fast: dense ones in float32, without random numbers, of which XLA makes
-            all but ours slowly.
+        operations: the floating-point operations per example of one forward pass, counting only products with weights
+            of at least two axes. Infinity if they are unknown: for recurrent layers, and for convolutions in a
+            subclassed network, whose output shapes are unknown.
+        are_dense: whether XLA can compile the layers, and all kernels are those of dense layers.
+        are_fast_by_xla: whether the layers run fast with XLA: they are dense, compute in float32, and draw no random
+            numbers but by `tfvae.distributions.normal.Normal`, because XLA generates all others slowly.
     """
 
     operations: float
@@ -187,16 +190,16 @@ class LayerTraits(NamedTuple):
 
     @classmethod
     def of(cls, layers: Iterable[keras.layers.Layer]) -> "LayerTraits":
-        """Those of some layers.
+        """Collects the traits of some layers.
 
         Args:
-            layers: the layers, and perhaps those that hold them.
+            layers: the layers, which may include the layers that contain them.
         """
         operations, are_dense, are_single, are_random = 0.0, True, True, False
         for layer in layers:
             kernels = [getattr(layer, name) for name in _KERNELS if hasattr(layer, name)]
             if not kernels and type(layer).__module__.split(".")[0] not in ("keras", "tfvae"):
-                # A layer of a user's own may give its weights any names.
+                # A user's own layer may give its weights any names.
                 kernels = [each for each in private_apis.own_trainable_variables(layer) if len(each.shape) > 1]
             is_recurrent = hasattr(layer, "recurrent_kernel")
             if kernels:
@@ -208,11 +211,11 @@ class LayerTraits(NamedTuple):
 
 
 def _places(layer: keras.layers.Layer, kernels: list[keras.Variable]) -> float:
-    """At how many places of one example a layer applies its kernels."""
+    """At how many positions of one example, such as pixels, a layer applies its kernels."""
     if hasattr(layer, "recurrent_kernel"):
         return math.inf
     try:
-        # A transposed convolution applies it at each place of its input.
+        # A transposed convolution applies its kernel at each position of its input, any other at each of its output.
         shape = (layer.input if "Transpose" in type(layer).__name__ else layer.output).shape
     except (AttributeError, ValueError):
         return 1 if all(len(kernel.shape) == 2 for kernel in kernels) else math.inf

@@ -1,8 +1,9 @@
-"""Where a training is, kept with the weights, so that it can be cut anywhere and goes on as if it had not been.
+"""The position of a training, saved with the weights, so that training can be interrupted at any step and resumed.
 
-The weights that a model saves hold the epoch and the step in it, the state of the random numbers of its layers, and
-that of the metrics. A callback that restores them, such as `keras.callbacks.BackupAndRestore`, is all that `fit` needs:
-it starts with that epoch, and passes over the batches that were trained on.
+A resumed training gives the same result as one that was never interrupted. With its weights, a model saves the epoch,
+the step within it, the state of its layers' random numbers and the state of its metrics. If a callback, such as
+`keras.callbacks.BackupAndRestore`, restores the weights, `fit` continues from that epoch, and skips the batches that
+were already trained on.
 """
 
 import json
@@ -26,18 +27,19 @@ _POSITION, _SEEDS, _METRICS = "position", "seed_generators", "metrics"
 
 
 class Progress:
-    """Where a training is.
+    """The position of a training.
 
     Attributes:
-        epoch: the epoch, from 0.
-        step: how many steps of the epoch are done.
-        first_pass: how many epochs were trained before epoch 0, by earlier calls of `fit`.
-        metrics: the state of the metrics at that step, or None where it is not known.
-        loaded: whether these come from a file.
-        under_way: whether the steps of a `fit` have begun, so that a file that is loaded no longer says where to start.
-        to_pass: how many batches of earlier epochs are still to be passed over.
-        to_skip: how many batches of this epoch are still to be passed over.
-        seed: of the order of arrays, the same after the weights are restored.
+        epoch: the current epoch, counted from 0.
+        step: the number of steps that the epoch has completed.
+        first_pass: the number to add to `epoch` to count all passes over the data, those of earlier calls of `fit`
+            included. The order of the data depends on that count, so that a second `fit` does not repeat an order.
+        metrics: the state of the metrics at this step, or None if it is unknown.
+        loaded: whether the position was loaded from a file.
+        under_way: whether the steps of a `fit` have begun. A file that is loaded later does not change the position.
+        to_pass: the number of batches of earlier epochs that are still to be skipped.
+        to_skip: the number of batches of this epoch that are still to be skipped.
+        seed: the seed of the order of arrays. It comes from the weights, and so survives an interruption.
     """
 
     def __init__(self) -> None:
@@ -52,25 +54,28 @@ class Progress:
         self.seed = 0
 
     def get_seed(self) -> int:
-        """The seed, for a pipeline: TensorFlow never lets go of what it calls, and this method holds no weights."""
+        """The seed, as a function for pipelines.
+
+        TensorFlow never releases a Python function that a pipeline calls. This one keeps no weights in memory.
+        """
         return self.seed
 
     def begin(self, initial_epoch: int) -> None:
-        """Starts a `fit` with an epoch; its data come in another order than those of the `fit` before."""
+        """Starts a `fit` at an epoch; the count of passes over the data continues from the `fit` before."""
         self.first_pass += self.epoch - initial_epoch
         self.epoch, self.step, self.loaded, self.under_way = initial_epoch, 0, False, False
-        # Of a training that was interrupted while it passed over batches.
+        # An earlier training may have been interrupted while it skipped batches.
         self.to_pass = self.to_skip = 0
 
     def pass_over(self, iterator: Any, count: int) -> int:
-        """Passes over the batches of steps that were done before a training was cut.
+        """Skips the batches that were trained on before an interruption.
 
         Args:
-            iterator: the batches, one for each step.
-            count: how many steps are to run.
+            iterator: an iterator over batches, one for each step.
+            count: the number of steps to run next.
 
         Returns:
-            How many of them are not done yet.
+            How many of these steps remain to be run, after the skipped ones.
         """
         if self.to_pass > 0:
             _skip(iterator, self.to_pass)
@@ -83,32 +88,32 @@ class Progress:
 
 
 def save_state(model: keras.Model, progress: Progress, store: MutableMapping[str, Any]) -> None:
-    """Adds to a model's own weights what they leave out.
+    """Adds the position, the random state and the metrics to the weights that Keras saves.
 
     Args:
         model: the model.
-        progress: where its training is.
-        store: where Keras collects the model's own weights.
+        progress: the position of its training.
+        store: the mapping in which Keras collects the model's own weights.
     """
     store[_POSITION] = np.array([progress.epoch, progress.step, progress.first_pass])
     for name, variables in ((_SEEDS, seed_variables(model)), (_METRICS, _metric_variables(model))):
         if variables:
-            # Metrics of a user's layer may have any shape.
+            # Raveled, because the metrics of a user's layer may have any shape.
             store[name] = np.concatenate([np.ravel(keras.ops.convert_to_numpy(variable)) for variable in variables])
 
 
 def load_state(model: keras.Model, progress: Progress, store: MutableMapping[str, Any]) -> None:
-    """Restores what `save_state` added, as far as it is there.
+    """Restores what `save_state` added; a file that lacks it, such as an older one, changes nothing.
 
     Args:
         model: the model.
-        progress: it is set to where the training was.
-        store: the model's own weights, as they were saved.
+        progress: the position, which is set to the saved one unless a `fit` is under way.
+        store: the mapping of the model's saved weights.
 
     Raises:
-        ValueError: the weights are those of another model.
+        ValueError: the weights are those of a different model.
     """
-    # Keras passes an object that has keys but cannot be iterated over.
+    # `keys()`, because the object that Keras passes cannot be iterated over directly.
     saved = {name: np.array(store[name]) for name in store.keys() if not name.isdecimal()}  # noqa: SIM118
     if _POSITION not in saved:
         return
@@ -125,7 +130,7 @@ def load_state(model: keras.Model, progress: Progress, store: MutableMapping[str
 
 
 def _assign(variables: Sequence[keras.Variable], values: np.ndarray) -> bool:
-    """Sets variables to their parts of an array, or returns False where these are not as long."""
+    """Sets variables to successive parts of an array; returns False, and sets none, if the total sizes differ."""
     ends = np.cumsum([math.prod(variable.shape) for variable in variables], dtype=int)
     if len(values) != (ends[-1] if variables else 0):
         return False
@@ -135,13 +140,13 @@ def _assign(variables: Sequence[keras.Variable], values: np.ndarray) -> bool:
 
 
 def seed_variables(model: keras.Model) -> list[keras.Variable]:
-    """The states of the random numbers of a model's layers, such as dropout, which Keras saves nowhere."""
+    """The random states of a model's layers, such as dropout, which Keras does not save."""
     weights = {id(weight) for weight in model.weights}
     return [variable for variable in model.variables if id(variable) not in weights]
 
 
 def _metric_variables(model: keras.Model) -> list[keras.Variable]:
-    """The variables of the metrics, where they can be read by one process alone."""
+    """The variables of the metrics; none under several workers, where one process alone cannot read them."""
     return model.metrics_variables if strategies.workers(model.distribute_strategy)[1] == 1 else []
 
 
@@ -150,19 +155,19 @@ def _skip(iterator: Any, count: int) -> None:
         try:
             next(iterator)
         except (StopIteration, tf.errors.OutOfRangeError):
-            # As in training, where the last execution of an epoch may have fewer steps.
+            # As in training, the data may end within an execution; with no batch at all, the epoch is over.
             if index == 0:
                 raise
             return
 
 
 class FollowEpochs(keras.callbacks.Callback):
-    """Keeps the progress, and with it the order of the data, at the epoch that `fit` is in; the first of all callbacks.
+    """Keeps the position, on which the order of the data depends, at the current epoch; the first of all callbacks.
 
     Args:
-        progress: where the training is.
-        batches_per_epoch: the batches of an epoch where an epoch is no pass over the data, so that an iterator goes on
-            from one to the next; else None.
+        progress: the position of the training.
+        batches_per_epoch: the number of batches in an epoch if one iterator continues from epoch to epoch; None if
+            every epoch starts a new pass over the data.
     """
 
     def __init__(self, progress: Progress, batches_per_epoch: int | None) -> None:
@@ -171,7 +176,7 @@ class FollowEpochs(keras.callbacks.Callback):
         self._batches_per_epoch = batches_per_epoch
 
     def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
-        """Starts an epoch, or goes on with the one that was cut."""
+        """Starts an epoch, or continues the one that was interrupted."""
         progress = self._progress
         epochs.set_epoch(progress.first_pass + epoch if self._batches_per_epoch is None else None)
         if progress.loaded:
@@ -184,19 +189,19 @@ class FollowEpochs(keras.callbacks.Callback):
         progress.epoch, progress.loaded = epoch, False
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
-        """Ends the epoch before another callback saves the weights."""
+        """Sets the position to the start of the next epoch, before another callback saves it with the weights."""
         self._progress.epoch, self._progress.step = epoch + 1, 0
 
 
 class Resume(keras.callbacks.Callback):
-    """Goes on where the weights were saved that another callback has restored; the last of all callbacks.
+    """Continues from the position of the weights that another callback restored; the last of all callbacks.
 
-    With several workers all go on from what the first one has restored.
+    Under several workers, all continue from the weights that the first worker restored.
 
     Args:
-        progress: where the training is.
-        restoring: whether a callback restores weights to go on with.
-        shuffled: whether the order of the data is drawn from a state that starts anew.
+        progress: the position of the training.
+        restoring: whether another callback restores weights in order to resume.
+        shuffled: whether the order of the data cannot be reproduced: see `FitArguments.is_shuffled`.
     """
 
     def __init__(self, progress: Progress, restoring: bool, shuffled: bool) -> None:
@@ -206,7 +211,7 @@ class Resume(keras.callbacks.Callback):
         self._shuffled = shuffled
 
     def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
-        """Tells `fit` with which epoch to start."""
+        """Sets the epoch with which `fit` starts."""
         progress = self._progress
         if self._restoring and strategies.workers(self.model.distribute_strategy)[1] > 1:
             send_from_first_worker(self.model, progress)
@@ -215,26 +220,28 @@ class Resume(keras.callbacks.Callback):
         progress.seed = self.model.noise_seed
         if not progress.loaded:
             return
-        # Also where `BackupAndRestore` was cut between the weights and its own note of the epoch.
+        # Set here even for `BackupAndRestore`, which may have been killed after it saved the weights, but before it
+        # wrote its own note of the epoch.
         private_apis.set_initial_epoch(self.model, progress.epoch)
         if self._shuffled and (progress.epoch or progress.step):
             warnings.warn(
                 "`x` is shuffled by `tf.data` or Keras, whose order starts anew, so that this training differs from "
-                "one that was not cut. Pass arrays, or make the dataset with `tfvae.data` or `tfvae.epochs.ordered`.",
+                "one without interruption. Pass arrays, or make the dataset with `tfvae.data` or "
+                "`tfvae.epochs.ordered`.",
                 stacklevel=2,
             )
 
     def on_train_end(self, logs: dict[str, Any] | None = None) -> None:
-        """From here a file says again where a training is."""
+        """Lets a file that is loaded from now on set the position again."""
         self._progress.under_way = False
 
 
 def send_from_first_worker(model: keras.Model, progress: Progress) -> None:
-    """Gives the state of the first worker's training to all workers, each of which must call this.
+    """Copies the state of the first worker's training to all workers, each of which must call this function.
 
     Args:
         model: the model.
-        progress: where its training is.
+        progress: the position of its training, which is set to that of the first worker.
     """
     strategy = model.distribute_strategy
     variables = [
@@ -247,11 +254,11 @@ def send_from_first_worker(model: keras.Model, progress: Progress) -> None:
     def of_first_replica() -> list[tf.Tensor]:
         context = tf.distribute.get_replica_context()
         is_first = tf.equal(context.replica_id_in_sync_group, 0)
-        # As numbers of kinds that can be summed.
+        # Integers and booleans become int64, which can be summed over replicas.
         values = [tf.convert_to_tensor(variable.value) for variable in variables]
         values = [value if value.dtype.is_floating else tf.cast(value, tf.int64) for value in values]
         parts = [tf.where(is_first, value, tf.zeros_like(value)) for value in [*values, position]]
-        # One by one, because those that are sent together must be of one dtype.
+        # One by one, because tensors that are reduced together must have the same dtype.
         return [context.all_reduce(tf.distribute.ReduceOp.SUM, part) for part in parts]
 
     sent = tf.function(lambda: strategy.run(of_first_replica), autograph=False)()
@@ -265,16 +272,16 @@ def send_from_first_worker(model: keras.Model, progress: Progress) -> None:
 def with_callbacks_of_fit(
     model: Any, progress: Progress, arguments: FitArguments, batches_per_epoch: int | None
 ) -> list[keras.callbacks.Callback]:
-    """The callbacks of a `fit`: those of the user between those that every training has.
+    """The callbacks of a `fit`: the user's callbacks, between those that every training has.
 
     Args:
         model: a `tfvae.VariationalModel`.
-        progress: where its training is.
-        arguments: those of the call.
+        progress: the position of its training.
+        arguments: the arguments of the call of `fit`.
         batches_per_epoch: see `FollowEpochs`.
     """
     every_training = (FollowEpochs, Resume, *model.warnings)
-    # A list that was used before has some of these.
+    # A `CallbackList` from an earlier `fit` may already contain them.
     given = [callback for callback in arguments.callbacks if not isinstance(callback, every_training)]
     backups = [callback for callback in given if isinstance(callback, keras.callbacks.BackupAndRestore)]
     for callback in backups:
@@ -285,7 +292,7 @@ def with_callbacks_of_fit(
 
 
 def _mend_backup(callback: keras.callbacks.BackupAndRestore) -> None:
-    """Removes the note of the epoch that Keras was killed while writing: the weights hold it too."""
+    """Removes the note of the epoch if it is damaged, as by a kill while it was written; the weights hold it too."""
     folder = pathlib.Path(callback.backup_dir)
     files.remove_temporaries(folder)
     note = folder / "training_metadata.json"

@@ -1,4 +1,4 @@
-"""A model whose files hold all that its training needs to go on exactly."""
+"""A model whose files contain everything that its training needs to continue exactly."""
 
 import os
 import random
@@ -14,7 +14,7 @@ from tfvae.training import resume
 
 
 class StatefulModel(private_apis.HookedModel):
-    """A Keras model that keeps, with its weights, the state of its noise and where its training is.
+    """A Keras model that saves, with its weights, the state of its noise and the position of its training.
 
     Args:
         kwargs: the arguments of `keras.Model`.
@@ -23,8 +23,8 @@ class StatefulModel(private_apis.HookedModel):
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self._progress = resume.Progress()
-        # A weight, because Keras saves no SeedGenerator: training that resumes would see other noise. Python's own
-        # generator gives the start because `keras.utils.set_random_seed` seeds it.
+        # A weight, because Keras does not save a SeedGenerator, and resumed training would see different noise. The
+        # first value comes from Python's own generator, which `keras.utils.set_random_seed` seeds.
         start = [random.getrandbits(31), 0]
         self._noise_state = self.add_weight(
             name="noise_state",
@@ -38,22 +38,22 @@ class StatefulModel(private_apis.HookedModel):
 
     @property
     def progress(self) -> tuple[int, int]:
-        """The epoch that training is in, from 0, and how many of its steps are done."""
+        """The current epoch of training, counted from 0, and the number of steps that it has completed."""
         return self._progress.epoch, self._progress.step
 
     @property
     def noise_seed(self) -> int:
-        """The seed that all seeds of this model come from."""
+        """The seed from which all seeds of this model are derived."""
         return int(keras.ops.convert_to_numpy(self._noise_state)[0])
 
     def next_seed(self) -> tf.Tensor:
-        """A new stateless seed, int32 [2]: another one at each call and on each replica, the same in each run."""
+        """A new stateless seed, int32 [2]: different for each call and each replica, but the same in every run."""
         seed = tf.cast(self._noise_state.value, tf.int32)
         self._noise_state.assign_add([0, 1])
         return tf.random.experimental.stateless_fold_in(seed, replicas.index())
 
     def save_own_variables(self, store: MutableMapping[str, Any]) -> None:
-        """Saves, beside the model's own weights, what training needs to go on exactly."""
+        """Saves the model's own weights, and what training needs to continue exactly."""
         super().save_own_variables(store)
         resume.save_state(self, self._progress, store)
 
@@ -61,29 +61,29 @@ class StatefulModel(private_apis.HookedModel):
         """Loads what `save_own_variables` saved.
 
         Raises:
-            ValueError: it is of another model.
+            ValueError: it was saved by a different model.
         """
         super().load_own_variables({name: store[name] for name in store.keys() if name.isdecimal()})  # noqa: SIM118
         resume.load_state(self, self._progress, store)
 
     def save_weights(self, filepath: str | os.PathLike[str], overwrite: bool = True, **kwargs: Any) -> None:
-        """Saves the weights: `keras.Model.save_weights`, whose file is there whole or not at all.
+        """Saves the weights: `keras.Model.save_weights`, except that the file appears complete or not at all.
 
         Args:
             filepath: the file, ending in .weights.h5.
-            overwrite: whether to replace a file that is there, or to ask.
-            kwargs: the further arguments of `keras.Model.save_weights`.
+            overwrite: whether to replace an existing file without asking the user.
+            kwargs: the other arguments of `keras.Model.save_weights`.
         """
         with files.replacing_local(filepath, ".weights.h5", overwrite) as path:
             super().save_weights(path, overwrite, **kwargs)
 
     def save(self, filepath: str | os.PathLike[str], overwrite: bool = True, **kwargs: Any) -> None:
-        """Saves the model: `keras.Model.save`, whose file is there whole or not at all.
+        """Saves the model: `keras.Model.save`, except that the file appears complete or not at all.
 
         Args:
             filepath: the file, ending in .keras.
-            overwrite: whether to replace a file that is there, or to ask.
-            kwargs: the further arguments of `keras.Model.save`.
+            overwrite: whether to replace an existing file without asking the user.
+            kwargs: the other arguments of `keras.Model.save`.
         """
         with files.replacing_local(filepath, ".keras", overwrite) as path:
             super().save(path, overwrite, **kwargs)

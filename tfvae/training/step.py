@@ -1,4 +1,4 @@
-"""One step of training: the losses of a batch, their gradients, and the update of the variables."""
+"""One training step: the losses of a batch, their gradients, and the update of the variables."""
 
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -12,11 +12,11 @@ from tfvae.training.fused_adam import fused
 
 
 class Minimizer(NamedTuple):
-    """Who minimises one of a model's losses.
+    """The variables over which one of a model's losses is minimised, and the optimizer that updates them.
 
     Attributes:
-        variables: the trainable variables that follow the loss's gradient. No two minimizers have one in common.
-        optimizer: what moves them; several minimizers may share it, and then take one step of it together.
+        variables: trainable variables, none of which belongs to another minimizer.
+        optimizer: the optimizer; minimizers that share one are updated together, in a single step of it.
     """
 
     variables: Sequence[keras.Variable]
@@ -24,15 +24,16 @@ class Minimizer(NamedTuple):
 
 
 def gradients(model: Any, batch: Batch) -> tuple[list[list[Any]], dict[str, tf.Tensor]]:
-    """Computes the gradients of this replica's parts of the losses.
+    """Computes the gradients of this replica's share of the losses.
 
     Args:
         model: a `tfvae.VariationalModel`.
-        batch: what the step computes with.
+        batch: the data and the seed of the step.
 
     Returns:
-        For each of the model's minimizers the gradients of its loss, scaled by its optimizer's `scale_loss`, None for a
-        variable that has none; and the values of the metrics by name, each [B, ...].
+        For each of the model's minimizers, the gradients of its loss with respect to its variables, scaled by the
+        optimizer's `scale_loss` and None for a variable on which the loss does not depend; and the values of the
+        metrics by name, each [B, ...].
     """
     minimizers = model.minimizers()
     with tf.GradientTape(persistent=len(minimizers) > 1) as tape:
@@ -43,12 +44,12 @@ def gradients(model: Any, batch: Batch) -> tuple[list[list[Any]], dict[str, tf.T
 
 
 def update(model: Any, gradients: Sequence[Sequence[Any]], is_alone: bool) -> None:
-    """Moves the variables of a model, the same on all replicas.
+    """Updates the variables of a model in the same way on all replicas.
 
     Args:
         model: a `tfvae.VariationalModel`.
-        gradients: for each of its minimizers those of its loss: see `gradients`.
-        is_alone: whether no other replica trains with this one.
+        gradients: the gradients for each of its minimizers, as the function `gradients` returns them.
+        is_alone: whether this is the only replica.
     """
     minimizers = model.minimizers()
     for optimizer in optimizers_of(minimizers):
@@ -66,5 +67,5 @@ def update(model: Any, gradients: Sequence[Sequence[Any]], is_alone: bool) -> No
 
 
 def optimizers_of(minimizers: Sequence[Minimizer]) -> list[keras.optimizers.Optimizer]:
-    """The optimizers of some minimizers, each once, in the order of their first."""
+    """The distinct optimizers of the minimizers, in the order in which they first occur."""
     return list({id(each.optimizer): each.optimizer for each in minimizers}.values())

@@ -1,4 +1,4 @@
-"""How `fit`, `evaluate` and `predict` of a model run, from their arguments to the steps on a batch."""
+"""How a model's `fit`, `evaluate` and `predict` run, from their arguments to the step on each batch."""
 
 import abc
 import math
@@ -21,11 +21,11 @@ from tfvae.training.state import StatefulModel
 
 
 class Trainer(StatefulModel, abc.ABC):
-    """A model that is trained on losses of its own, on one device or many.
+    """A model that computes its own losses and trains on them, on one device or many.
 
-    A subclass says what the losses of a batch are; training, evaluation and the sums over replicas are here. A `fit`
-    goes this way: `read_fit` finds out what its arguments mean; `make_plan` decides how it runs; Keras's own `fit`
-    calls the `Loop`, which runs `train_step` on one batch after the other.
+    A subclass defines the losses of a batch; this class trains, evaluates and sums over replicas. A call of `fit` takes
+    three steps: `read_fit` interprets the arguments, `make_plan` decides how training runs, and Keras's own `fit` calls
+    the `Loop`, which runs `train_step` on one batch after another.
 
     Args:
         kwargs: the arguments of `keras.Model`.
@@ -38,9 +38,9 @@ class Trainer(StatefulModel, abc.ABC):
 
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        # Past Keras, which would look for layers in it.
+        # Set through __dict__, because Keras's __setattr__ would look for layers in the plan.
         self.__dict__["_plan"] = None
-        # No weight, because a file that is saved during a warm-up must not keep it.
+        # A plain variable, not a weight: a file that is saved during a warm-up must not contain the value.
         self.kl_weight = tf.Variable(
             1.0, trainable=False, name="kl_weight", aggregation=tf.VariableAggregation.ONLY_FIRST_REPLICA
         )
@@ -50,89 +50,89 @@ class Trainer(StatefulModel, abc.ABC):
         """Computes the losses of a batch.
 
         Args:
-            batch: what the step computes with.
-            training: whether it is a step of training.
+            batch: the data and the seed of the step.
+            training: whether this is a training step.
 
         Returns:
-            The scalar losses of this replica, which sum over replicas to those of the global batch: one for each of
-            `minimizers` in training; and the values of the metrics by name, each [B, ...].
+            The scalar losses of this replica, which sum over the replicas to the losses of the global batch: in
+            training, one for each of `minimizers`; and the values of the metrics by name, each [B, ...].
         """
 
     @abc.abstractmethod
     def check_data(self, x: np.ndarray) -> None:
-        """Builds the model for data like x where that is still to be done, and checks x.
+        """Builds the model for data like x if it is not built yet, and checks x.
 
         Args:
-            x: a batch, or all of the data, as the user gave it.
+            x: one batch or all of the data, as the user passed it.
 
         Raises:
             ValueError: this model cannot be trained on x.
         """
 
     def minimizers(self) -> list[step.Minimizer]:
-        """Who minimises each of the losses: the only one all trainable variables, by the optimizer of `compile`.
+        """The variables and the optimizer for each of the losses: here a single loss, minimised over all variables.
 
-        A method, because Keras would save the optimizers anew under the name of a property that holds them.
+        This is a method because Keras would save the optimizers a second time if they were the value of a property.
         """
         return [step.Minimizer(self.trainable_variables, self.optimizer)]
 
     def optimizers(self) -> list[keras.optimizers.Optimizer]:
-        """The optimizers of the minimizers, each once."""
+        """The distinct optimizers of the minimizers."""
         return step.optimizers_of(self.minimizers())
 
     @property
     def plan(self) -> Plan | None:
-        """How the `fit` runs that is under way; None outside of one."""
+        """The plan of the `fit` that is running; None outside of `fit`."""
         return self._plan
 
     def unpack(self, data: Any) -> tuple[Any, Any]:
-        """Finds x and the sample weights, or None for these, in one element of what `fit` is given.
+        """Returns x and the sample weights, or None in their place, from one element of the data passed to `fit`.
 
         Args:
             data: x, `(x,)`, `(x, y)` or `(x, y, sample_weight)`.
 
         Raises:
-            ValueError: x is not what this model is trained on.
+            ValueError: x does not have the structure that this model is trained on.
         """
         return unpack(data)
 
     def cast(self, x: tf.Tensor) -> tf.Tensor:
-        """A tensor of x as the losses take it: float32."""
+        """Converts a tensor of x to the dtype in which the losses are computed: float32."""
         return tf.cast(x, tf.float32)
 
     def operations_per_example(self, layers: LayerTraits) -> float:
-        """The floating-point operations of one example in a step of training; infinity where they are not known.
+        """The number of floating-point operations per example in a training step; infinity if it is unknown.
 
         Args:
-            layers: what is known of the model's layers.
+            layers: the traits of the model's layers.
         """
         return math.inf
 
     def build_optimizers(self) -> None:
-        """Makes the variables of the optimizers where that is still to be done.
+        """Creates the variables of all optimizers that are not built yet.
 
-        A first step that made them itself would be traced twice.
+        If the first step created them, it would be traced twice.
         """
         minimizers = self.minimizers()
         with self.distribute_strategy.scope():
             for optimizer in step.optimizers_of(minimizers):
                 if not optimizer.built:
-                    # Keras gives that of `compile` all variables when it loads a file.
+                    # When Keras loads a file, it builds the optimizer of `compile` with all trainable variables.
                     of_others = (v for each in minimizers if each.optimizer is optimizer for v in each.variables)
                     optimizer.build(self.trainable_variables if optimizer is self.optimizer else list(of_others))
 
     def compile_from_config(self, config: dict[str, Any]) -> None:
-        """Compiles the model as a file says, whose state of all optimizers Keras then loads.
+        """Compiles the model as saved in a file, and builds all optimizers, so that Keras can load their state.
 
         Args:
-            config: what `get_compile_config` returned.
+            config: the result of `get_compile_config`.
         """
         super().compile_from_config(config)
         if self.built:
             self.build_optimizers()
 
     def train_step(self, data: Any) -> dict[str, Any]:
-        """One step down the gradients of the losses, on one batch."""
+        """Takes one training step on one batch, and returns the metrics."""
         batch = self._batch(data)
         gradients, values = replicas.compiled(self, self.batch_gradients)(batch)
         is_alone = replicas.count() == 1
@@ -142,12 +142,12 @@ class Trainer(StatefulModel, abc.ABC):
         return self._update_metrics(values, batch)
 
     def test_step(self, data: Any) -> dict[str, Any]:
-        """The metrics of one batch."""
+        """Updates the metrics with one batch, and returns them."""
         batch = self._batch(data)
         return self._update_metrics(replicas.compiled(self, self.batch_losses)(batch, training=False)[1], batch)
 
     def batch_gradients(self, batch: Batch) -> tuple[list[list[Any]], dict[str, tf.Tensor]]:
-        """The gradients of the losses, for each minimizer, and the values of the metrics: see `step.gradients`."""
+        """The gradients for each minimizer, and the values of the metrics: see `step.gradients`."""
         return step.gradients(self, batch)
 
     def predict_step(self, data: Any) -> Any:
@@ -156,11 +156,11 @@ class Trainer(StatefulModel, abc.ABC):
 
     def predict_on_batch(self, x: Any) -> Any:
         """The model's output for one batch."""
-        # Keras has every replica compute all of it, and returns the copies one after the other.
+        # Keras makes every replica compute the whole batch, and returns the copies concatenated.
         return super().predict_on_batch(x)[: len(tf.nest.flatten(self.unpack(x)[0])[0])]
 
     def make_train_function(self, force: bool = False) -> None:
-        """Makes the function that runs steps of training: see `Loop`."""
+        """Makes the function that runs training steps: see `Loop`."""
         self.build_optimizers()
         by_xla = self._trains_by_xla if self._plan is None else self._plan.by_xla
         if self.train_function is None or force or by_xla != self._trains_by_xla:
@@ -174,23 +174,23 @@ class Trainer(StatefulModel, abc.ABC):
             def function(iterator: Any) -> dict[str, Any]:
                 if isinstance(iterator, tf.data.Iterator | tf.distribute.DistributedIterator):
                     return steps.on_iterator(iterator, self.steps_per_execution)
-                # `test_on_batch`.
+                # `test_on_batch` passes an ordinary iterator over one batch.
                 return steps.on_batch(next(iterator))
 
             self.test_function = function
 
     def fit(self, x: Any = None, *args: Any, **kwargs: Any) -> keras.callbacks.History:
-        """Trains the model: `keras.Model.fit`, after a look at the data.
+        """Trains the model: `keras.Model.fit`, preceded by checks of the data.
 
-        All values of arrays are checked, and the first batch of anything else, before any step runs. A loss that
-        is not finite gives a warning at the end of its epoch. How many steps run in one execution, and whether XLA
-        compiles them, is chosen where `compile` leaves it open: see `tfvae.training.plan`.
+        Before the first step, all values of arrays are checked, or the first batch of any other kind of data. A loss
+        that is not finite causes a warning at the end of its epoch. If `compile` does not set `steps_per_execution` or
+        `jit_compile`, they are chosen here: see `tfvae.training.plan`.
 
         Args:
-            x: an array [N, ...], a `tf.data.Dataset`, a `keras.utils.PyDataset` or a generator; `(x, y)` and
-                `(x, y, sample_weight)` are accepted, and y is not used.
-            args: the further arguments of `keras.Model.fit`.
-            kwargs: the further arguments of `keras.Model.fit`.
+            x: an array [N, ...], a `tf.data.Dataset`, a `keras.utils.PyDataset` or a generator; its elements may be
+                `(x, y)` or `(x, y, sample_weight)`, of which y is ignored.
+            args: the other arguments of `keras.Model.fit`.
+            kwargs: the other arguments of `keras.Model.fit`.
 
         Returns:
             The history, with the metrics of each epoch.
@@ -199,13 +199,13 @@ class Trainer(StatefulModel, abc.ABC):
             ValueError: the model cannot be trained on x, or was compiled with a loss or with metrics.
         """
         arguments = read_fit(self, self._progress.get_seed, x, *args, **kwargs)
-        # A `fit` that a callback of another calls has a plan of its own.
+        # A callback may call `fit` within a `fit`: the inner call has its own plan, and the outer one is then restored.
         outer = self._plan
         self.__dict__["_plan"] = make_plan(self, self._progress, arguments, self._trains_by_xla)
         self._progress.begin(arguments.initial_epoch)
-        # Keras keeps the epoch that an earlier training was resumed with.
+        # If an earlier `fit` was resumed, Keras still remembers the epoch at which it started.
         private_apis.set_initial_epoch(self, None)
-        # An earlier training that was interrupted has not ended its warm-up.
+        # An earlier `fit` that was interrupted may have left the weight of an unfinished warm-up.
         self.kl_weight.assign(1.0)
         try:
             return super().fit(**self._plan.arguments)
@@ -214,17 +214,17 @@ class Trainer(StatefulModel, abc.ABC):
             epochs.set_epoch(None)
 
     def evaluate(self, x: Any = None, *args: Any, **kwargs: Any) -> Any:
-        """Computes the metrics on data: `keras.Model.evaluate`, after the look at the data that `fit` takes.
+        """Computes the metrics on data: `keras.Model.evaluate`, preceded by the same checks of the data as in `fit`.
 
-        The noise is drawn anew, and moves on the stream that training draws from.
+        Each call draws new noise, from the same stream that training draws from.
 
         Args:
             x: as for `fit`.
-            args: the further arguments of `keras.Model.evaluate`.
-            kwargs: the further arguments of `keras.Model.evaluate`.
+            args: the other arguments of `keras.Model.evaluate`.
+            kwargs: the other arguments of `keras.Model.evaluate`.
 
         Returns:
-            The metrics, as a list, or by name with `return_dict=True`.
+            The metrics as a list; with `return_dict=True`, by name.
 
         Raises:
             ValueError: the model cannot be evaluated on x.
@@ -234,33 +234,33 @@ class Trainer(StatefulModel, abc.ABC):
         return super().evaluate(**read_evaluate(self, x, *args, **kwargs))
 
     def predict(self, x: Any, *args: Any, **kwargs: Any) -> Any:
-        """Computes the model's output on data: `keras.Model.predict`, after the look at the data that `fit` takes.
+        """Computes the model's output on data: `keras.Model.predict`, preceded by the same checks as in `fit`.
 
         Args:
             x: as for `fit`.
-            args: the further arguments of `keras.Model.predict`.
-            kwargs: the further arguments of `keras.Model.predict`.
+            args: the other arguments of `keras.Model.predict`.
+            kwargs: the other arguments of `keras.Model.predict`.
 
         Returns:
             The output, as an array.
 
         Raises:
-            ValueError: x is not data of the model.
+            ValueError: x is not valid data for this model.
         """
         batch, x = peek(x)
         self.check_source(batch, x, "x")
         return super().predict(x, *args, **kwargs)
 
     def check_source(self, batch: Any, data: Any, argument: str) -> None:
-        """Checks the first batch of data that a method such as `fit` was given.
+        """Checks the first batch of the data passed to a method such as `fit`.
 
         Args:
-            batch: the first batch, or all of the data where these are arrays; None where there is no batch.
-            data: the data.
-            argument: the name of the argument that they were given as.
+            batch: the first batch, or all of the data if they are arrays; None if there is no batch.
+            data: the data, as they were passed.
+            argument: the name of the argument through which the data were passed.
 
         Raises:
-            ValueError: this model cannot be trained on them.
+            ValueError: this model cannot be trained on the data.
         """
         if batch is None:
             raise ValueError(f"`{argument}` must hold at least one batch. Received: {data!r}")
@@ -272,29 +272,29 @@ class Trainer(StatefulModel, abc.ABC):
             raise ValueError(f"`{argument}`: {error}") from error
 
     def before_steps(self, iterator: Any, batch: Any) -> None:
-        """Checks the batch of `train_on_batch` and `test_on_batch`, and sets the steps of `fit`.
+        """Checks the batch of `train_on_batch` or `test_on_batch`; in `fit`, sets the planned steps per execution.
 
-        `check_data` has built the model already. What Keras does here would take the mean of the replicas' first
-        batches, which fails when these differ in size.
+        This replaces Keras's own hook, which builds the model from the mean of the replicas' first batches, and fails
+        if these differ in size. Here `check_data` builds the model.
 
         Args:
-            iterator: Keras's iterator over the executions of an epoch, or None for one batch.
-            batch: the batch, or None.
+            iterator: Keras's iterator over the executions of an epoch, or None for a single batch.
+            batch: the single batch, or None.
         """
         if batch is not None:
             replicas.check(self)
             self.check_source(batch, batch, "x")
-        # Before the first step it is that of the training data, later that of an evaluation.
+        # Before the first step the iterator is that of the training data; later ones belong to evaluations.
         if iterator is not None and self._plan is not None and not self._progress.under_way:
             private_apis.set_steps_per_execution(iterator, self._plan.steps_per_execution)
 
     @property
     def _trains_by_xla(self) -> bool:
-        """Whether XLA compiles the steps of the function that trains, as an earlier `fit` has left it."""
+        """Whether XLA compiles the steps of the current train function, which an earlier `fit` may have made."""
         return isinstance(self.train_function, Loop) and self.train_function.by_xla
 
     def _batch(self, data: Any) -> Batch:
-        """What a step computes with; all that concerns other replicas, so that XLA may compile the rest."""
+        """Makes the `Batch` of a step. It communicates with other replicas here, so that XLA can compile the rest."""
         x, sample_weight = self.unpack(data)
         x = tf.nest.map_structure(self.cast, x)
         if sample_weight is not None:
@@ -309,13 +309,13 @@ class Trainer(StatefulModel, abc.ABC):
         return Batch(x, sample_weight, size, global_size, self.next_seed())
 
     def _update_metrics(self, values: dict[str, tf.Tensor], batch: Batch) -> dict[str, Any]:
-        """Feeds values [B] to the metric of the same name, so that averages weigh examples and not batches."""
+        """Updates each metric with the values [B] of its name, so that means are over examples, not over batches."""
         for metric in self.metrics:
-            # A user's layer may have metrics of its own.
+            # A user's layer may add metrics, which update themselves.
             if metric.name in values:
                 value, weight = values[metric.name], batch.sample_weight
                 if metric.name == "loss" and weight is not None:
-                    # The loss has its weights in it already; an example that was added counts for nothing.
+                    # The loss is already weighted; only the placeholder row of an empty batch gets weight 0.
                     weight = tf.fill(tf.shape(value), tf.minimum(batch.size, 1.0))
                 metric.update_state(value, sample_weight=weight)
         return {metric.name: metric.result() for metric in self.metrics}

@@ -1,7 +1,7 @@
 """The formats in which a model is exported, in one table.
 
-A new format is a module here that defines its `FORMAT`, and its line in the table: `tfvae.export.load`, `verify` and
-the comparison before a file is published then know it.
+To add a format, define a `FORMAT` in a module here and add it to the table. `tfvae.export.load`, `verify` and the
+comparison before a file is published then support it.
 """
 
 from pathlib import Path
@@ -9,7 +9,7 @@ from pathlib import Path
 from tfvae.export.formats import saved_model, tflite
 from tfvae.export.formats.format import Format
 
-# By the name of the argument of `verify`, in the order in which they are printed.
+# The keys are the names of the arguments of `verify`; the order is that in which the formats are printed.
 FORMATS: dict[str, Format] = {
     "saved_model": saved_model.FORMAT,
     "tflite": tflite.FORMAT,
@@ -17,15 +17,15 @@ FORMATS: dict[str, Format] = {
 
 
 def find(path: Path) -> tuple[Format, Path]:
-    """The format of an exported model, and its file or folder: of a folder of versions, the newest.
+    """The format of an exported model, and its file or folder; for a folder of versions, that of the newest version.
 
     Args:
-        path: what a user gave.
+        path: the path that the user passed.
 
     Raises:
-        FileNotFoundError: nothing is there.
+        FileNotFoundError: there is no exported model at the path.
     """
-    # From the last, because a file that no later format knows is taken for a .tflite file, whatever its name.
+    # In reverse order, because TFLite claims any file, whatever its name, so that later formats must come first.
     for each in reversed(FORMATS.values()):
         found = each.find(path)
         if found is not None:

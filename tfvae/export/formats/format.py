@@ -1,4 +1,4 @@
-"""What a format of exported files is."""
+"""What defines a format of exported files."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -6,25 +6,26 @@ from typing import NamedTuple
 
 import numpy as np
 
-# Calls a signature, by name, with arrays by name, and gives arrays by name.
+# A function that calls a signature, from its name and its inputs by name to its outputs by name.
 Call = Callable[[str, dict[str, np.ndarray]], dict[str, np.ndarray]]
-# Of each signature the shape of each input, with None for a batch of any size.
+# For each signature, the shape of each input; the first size is None for a batch of any size.
 Shapes = dict[str, dict[str, tuple[int | None, ...]]]
 
 
 class Format(NamedTuple):
-    """A kind of file, or of folder, that holds an exported model.
+    """A kind of file or folder that contains an exported model.
 
-    A module that defines one imports neither Keras nor TensorFlow before they are needed: a client opens files where
-    they are not installed.
+    A module that defines a format imports Keras and TensorFlow only inside its functions, because a client may open
+    files on a machine where they are not installed.
 
     Attributes:
-        name: the name that is printed, and that stands in messages.
-        write: writes `tfvae.export.Endpoints` to a path where nothing is; further arguments are the format's own.
-        find: the file or folder of this format that a path stands for, or None.
-        open: opens it, with a number of threads or None, to be called; also gives the shapes of the inputs.
-        description: where its description in JSON is.
-        tolerance: how far a float32 file may be from the Keras model, relative to the largest value of an output.
+        name: the name that is printed in tables and messages.
+        write: writes `tfvae.export.Endpoints` to a path at which nothing exists; may take further arguments.
+        find: returns the file or folder of this format that a path refers to, or None.
+        open: opens a file or folder for a number of threads, or None; returns a function that calls its signatures, and
+            the shapes of their inputs.
+        description: returns the path of the JSON description that belongs to a file or folder.
+        tolerance: how far an output of a float32 file may be from the Keras model's, relative to its largest value.
     """
 
     name: str

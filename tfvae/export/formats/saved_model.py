@@ -18,7 +18,7 @@ def _write(endpoints: "Endpoints", path: Path) -> None:
 
 
 def _find(path: Path) -> Path | None:
-    """The folder itself, or of a folder of versions the newest."""
+    """The folder itself if it is a SavedModel, or the newest version if it is a folder of versions."""
     if (path / "saved_model.pb").is_file():
         return path
     versions = path.iterdir() if path.is_dir() else ()
@@ -27,13 +27,13 @@ def _find(path: Path) -> Path | None:
 
 
 def _open(path: Path, num_threads: int | None) -> tuple[Call, Shapes]:
-    """Opens it by TensorFlow, whose threads are those of the process."""
+    """Opens a SavedModel; the number of threads has no effect, because TensorFlow sets it for the whole process."""
     import tensorflow as tf
 
     loaded = tf.saved_model.load(str(path))
 
     def call(signature: str, arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-        # `loaded` is named so that its variables live as long as its functions.
+        # Refers to `loaded`, rather than to its functions alone, to keep its variables alive.
         outputs = loaded.signatures[signature](**{name: tf.constant(array) for name, array in arrays.items()})
         return {name: output.numpy() for name, output in outputs.items()}
 

@@ -21,13 +21,13 @@ def _write(
     """Writes a file of built-in ops only.
 
     Args:
-        endpoints: what is written.
+        endpoints: the functions to write.
         path: the file.
         quantize: see `tfvae.export.tflite`.
-        calibration: gives examples, each with the name of its signature, that the ranges of int8 are taken from.
+        calibration: returns examples, each with the name of its signature, that calibrate the ranges of int8.
 
     Raises:
-        NotImplementedError: the functions need an op that TFLite has not built in.
+        NotImplementedError: the functions need an op that is not built into TFLite.
     """
     import tensorflow as tf
 
