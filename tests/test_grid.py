@@ -27,10 +27,6 @@ WITHOUT_MEAN = (
 )
 
 
-# Their exports take little time.
-SMALL = (posteriors.LowRankNormal, posteriors.Laplace)
-
-
 def refusals(parts):
     """What models of these parts must refuse: the error and its message when they are made, or in their first step."""
     posterior, prior, objective = (parts[slot] for slot in ("posterior", "prior", "objective"))
@@ -135,27 +131,15 @@ def every_pair():
         yield {slot: PARTS[slot][chosen[place]] for place, slot in enumerate(slots)}
 
 
-def model_id(value):
-    return "-".join(case_id(case) for case in value.values()) if isinstance(value, dict) else " ".join(value)
+def model_id(cases):
+    return "-".join(case_id(case) for case in cases.values())
 
 
-def with_formats(models):
-    """The models, each with the formats of its export by default: two have one each.
-
-    That a device computes what each posterior and prior does is shown in test_parts.py, and an objective has no part in
-    an export. The slow test has both formats of every model.
-    """
-    turns = iter(FORMATS)
-    for cases in models:
-        # Flows have an export of their own; a part that differs from the defaults is of more interest than those.
-        formats = [next(turns, None)] if cases["posterior"][0] in SMALL else []
-        yield cases, [file_format for file_format in formats if file_format]
-
-
-@pytest.mark.parametrize(("cases", "formats"), list(with_formats(every_part())), ids=model_id)
-def test_every_part_in_a_model(cases, formats, tmp_path):
+# Without an export: what each part is there is shown in test_parts.py, and all of these models in the slow test.
+@pytest.mark.parametrize("cases", list(every_part()), ids=model_id)
+def test_every_part_in_a_model(cases, tmp_path):
     assert refusals({slot: part(**arguments) for slot, (part, arguments) in cases.items()}) == (None, None)
-    check(cases, tmp_path, formats)
+    check(cases, tmp_path, formats=())
 
 
 @pytest.fixture

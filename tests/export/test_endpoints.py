@@ -97,7 +97,7 @@ CASES = {
 }
 
 
-@pytest.mark.parametrize("network", ["dense", "convolutional"])
+@pytest.mark.parametrize("network", ["dense", pytest.param("convolutional", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("case", CASES)
 def test_every_signature_is_what_numpy_scipy_and_tfp_compute_from_the_networks(case, network):
     make, log_prob, mean = CASES[case]

@@ -62,7 +62,10 @@ def graph_results(tiny_vae, quiet_vae):
     return {build: run(build) for build in (tiny_vae, quiet_vae)}
 
 
-@pytest.mark.parametrize("mode", ["eager", "xla", "3 steps at once"])
+# By default the metrics, below, are those of every mode.
+@pytest.mark.parametrize(
+    "mode", ["xla", *(pytest.param(mode, marks=pytest.mark.slow) for mode in ("eager", "3 steps at once"))]
+)
 def test_every_way_to_compile_agrees_with_the_graph(mode, graph_results, tiny_vae, quiet_vae):
     # XLA has random numbers of its own: there the model on which they have no effect is compared.
     build = quiet_vae if mode == "xla" else tiny_vae
