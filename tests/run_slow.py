@@ -3,7 +3,7 @@
     python tests/run_slow.py                # what has not passed yet
     python tests/run_slow.py --minutes 20   # begins no part after that time
     python tests/run_slow.py --again        # everything anew
-    python tests/run_slow.py -k flows       # further arguments are those of pytest, here to choose tests
+    python tests/run_slow.py -k flows       # further arguments choose tests, as they do for pytest
 
 The result of each test is a line of .pytest_cache/slow.jsonl, with the commit that it was run at. The exit code is 0
 where every test has passed, 1 where one has failed, and 2 where some were not run.
@@ -11,9 +11,11 @@ where every test has passed, 1 where one has failed, and 2 where some were not r
 
 import argparse
 import concurrent.futures
+import ctypes
 import itertools
 import json
 import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -65,12 +67,12 @@ def parts(tests):
             yield part
 
 
-def run_part(tests, commit, arguments):
+def run_part(tests, commit):
     """Runs tests in a new process, and returns what it printed where one of them failed."""
     with tempfile.NamedTemporaryFile("w", suffix=".txt") as chosen:
         chosen.write("\n".join(tests))
         chosen.flush()
-        command = [sys.executable, __file__, "--part", chosen.name, commit, *arguments]
+        command = [sys.executable, __file__, "--part", chosen.name, commit]
         # Parts that run at the same time would wait for each other's threads.
         environment = {**os.environ, "TF_NUM_INTRAOP_THREADS": os.environ.get("TF_NUM_INTRAOP_THREADS", "1")}
         done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
@@ -79,8 +81,11 @@ def run_part(tests, commit, arguments):
 
 def main():
     if sys.argv[1:2] == ["--part"]:
-        chosen, commit, *arguments = sys.argv[2:]
-        command = ["-n", "0", "-m", "slow", "-q", "--durations=0", f"@{chosen}", *arguments]
+        chosen, commit = sys.argv[2:]
+        if sys.platform == "linux":
+            # PR_SET_PDEATHSIG: a part ends with the run that was cut.
+            ctypes.CDLL(None).prctl(1, signal.SIGKILL)
+        command = ["-n", "0", "-m", "slow", "-q", f"@{chosen}"]
         sys.exit(pytest.main(command, plugins=[Recorder(commit)]))
 
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -104,7 +109,7 @@ def main():
         if time.monotonic() > end:
             return
         begin = time.monotonic()
-        printed = run_part(part, commit, arguments)
+        printed = run_part(part, commit)
         minutes = (time.monotonic() - begin) / 60
         print(f"{printed}\npart {number} of {len(todo)}, {part[0]} ... : {'failed' if printed else 'passed'}", end=" ")
         print(f"in {minutes:.1f} minutes", flush=True)

@@ -34,10 +34,18 @@ MODES = {
 }
 
 
-@functools.cache
 def strategy(replicas):
-    if "TF_CONFIG" in os.environ:
-        return tfvae.strategy("multi_worker", timeout=60)
+    """A strategy of so many replicas; in a worker that of all workers, which can be made only once."""
+    return of_workers() if "TF_CONFIG" in os.environ else of_devices(replicas)
+
+
+@functools.cache
+def of_workers():
+    return tfvae.strategy("multi_worker", timeout=60)
+
+
+@functools.cache
+def of_devices(replicas):
     if replicas == 1:
         return tf.distribute.OneDeviceStrategy("/cpu:0")
     # The collective operations of TensorFlow take the devices of a second strategy for those of the first.

@@ -59,7 +59,7 @@ def test_after_its_last_batch_an_epoch_is_over(rows, first, tiny_vae, x):
     data = ArraysInMemory((x[:rows],), rows, 5, lambda: 7)
     progress = Progress()
     progress.step = first
-    vae.__dict__["_plan"] = plan.Plan({}, data, 2, True)
+    vae.__dict__["_plan"] = plan.Plan({}, data, 2, True, "a test")
     with pytest.raises(StopIteration):
         trainer.Loop(vae, progress, by_xla=True)(iter(tf.data.Dataset.range(9)))
     assert int(vae.optimizer.iterations) == 0

@@ -109,7 +109,7 @@ def test_a_cut_within_an_execution_changes_no_digit(tiny_vae, x):
         function = Loop(vae, Progress(), by_xla=True)
         iterator = iter(tf.data.Dataset.from_tensor_slices(x).batch(5))
         for count in counts:
-            vae.__dict__["_plan"] = plan.Plan({}, None, count, True)
+            vae.__dict__["_plan"] = plan.Plan({}, None, count, True, "a test")
             metrics = function(iterator)
         assert next(iterator, None) is None
         results.append((metrics, vae.get_weights()))
@@ -141,10 +141,10 @@ def test_what_xla_cannot_compile_runs_without(quiet_vae, x):
         each.compile(keras.optimizers.SGD(0.01), jit_compile=False)
     function = Loop(vae, Progress(), by_xla=True)
     iterator = iter(tf.data.Dataset.from_tensor_slices(x).batch(3))
-    vae.__dict__["_plan"] = plan.Plan({}, None, 3, True)
+    vae.__dict__["_plan"] = plan.Plan({}, None, 3, True, "a test")
     with pytest.warns(UserWarning, match="XLA cannot compile the steps, which run without it"):
         function(iterator)
-    vae.__dict__["_plan"] = plan.Plan({}, None, 4, True)
+    vae.__dict__["_plan"] = plan.Plan({}, None, 4, True, "a test")
     function(iterator)
     assert next(iterator, None) is None
     twin.fit(x, batch_size=3, shuffle=False, verbose=0)

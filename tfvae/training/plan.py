@@ -37,13 +37,16 @@ class Plan(NamedTuple):
             yields the batches.
         steps_per_execution: the steps of training between two looks of Python. Evaluation and prediction have what
             `compile` was given.
-        by_xla: whether XLA compiles many steps into one program.
+        by_xla: whether XLA compiles many steps into one program. Where it does not, it may still compile each step by
+            itself, as `compile` says.
+        why: the reason for that.
     """
 
     arguments: dict[str, Any]
     data: ArraysInMemory | None
     steps_per_execution: int
     by_xla: bool
+    why: str
 
 
 def make_plan(model: Any, progress: resume.Progress, arguments: FitArguments, is_by_xla: bool) -> Plan:
@@ -55,7 +58,6 @@ def make_plan(model: Any, progress: resume.Progress, arguments: FitArguments, is
         arguments: those of the call.
         is_by_xla: whether XLA has compiled the steps for an earlier `fit`, so that they need no time to compile.
     """
-    is_alone = model.distribute_strategy.num_replicas_in_sync == 1
     layers = LayerTraits.of(private_apis.layers_of(model))
     operations = model.operations_per_example(layers)
     steps = model.steps_per_execution
@@ -63,15 +65,7 @@ def make_plan(model: Any, progress: resume.Progress, arguments: FitArguments, is
     if steps == 1 and not model.run_eagerly and strategies.workers(model.distribute_strategy)[1] == 1:
         per_epoch, number = arguments.steps_per_epoch, arguments.num_batches
         steps = choose_steps(arguments.rows * operations, per_epoch, number, arguments.callbacks)
-    if model.run_eagerly or not is_alone or not layers.are_dense:
-        by_xla = False
-    elif not private_apis.leaves_jit_compile_open(model):
-        by_xla = bool(model.jit_compile)
-    else:
-        number = arguments.epochs * (arguments.steps_per_epoch or arguments.num_batches)
-        pays = steps > 1 and (is_by_xla or number >= _FEWEST_STEPS_BY_XLA)
-        # Of a model whose operations are not known, XLA may be slow to compile what it computes.
-        by_xla = pays and math.isfinite(operations) and layers.are_fast_by_xla
+    by_xla, why = _choose_xla(model, layers, steps, arguments, is_by_xla)
     x, data, batches_per_epoch = _source(model, arguments, steps)
     callbacks: Any = resume.with_callbacks_of_fit(model, progress, arguments, batches_per_epoch)
     if arguments.callback_list is not None:
@@ -79,7 +73,7 @@ def make_plan(model: Any, progress: resume.Progress, arguments: FitArguments, is
         given, callbacks = callbacks, copy.copy(arguments.callback_list)
         callbacks.callbacks = given
         callbacks.set_model(model)
-    return Plan({**arguments.others, "x": x, "callbacks": callbacks}, data, steps, by_xla)
+    return Plan({**arguments.others, "x": x, "callbacks": callbacks}, data, steps, by_xla, why)
 
 
 def _source(model: Any, arguments: FitArguments, steps: int) -> tuple[Any, ArraysInMemory | None, int | None]:
@@ -103,6 +97,40 @@ def _source(model: Any, arguments: FitArguments, steps: int) -> tuple[Any, Array
         return x, None, None
     # Keras repeats a dataset likewise, but in a resumed epoch would be mistaken in where the data end.
     return x.repeat() if isinstance(x, tf.data.Dataset) else x, None, per_epoch
+
+
+def _choose_xla(
+    model: Any, layers: "LayerTraits", steps: int, arguments: FitArguments, is_by_xla: bool
+) -> tuple[bool, str]:
+    """Whether XLA compiles many steps into one program, and why.
+
+    Args:
+        model: the model.
+        layers: what is known of its layers.
+        steps: how many steps run in one execution.
+        arguments: those of `fit`.
+        is_by_xla: see `make_plan`.
+    """
+    if model.run_eagerly:
+        return False, "the model runs eagerly"
+    if model.distribute_strategy.num_replicas_in_sync > 1:
+        return False, "several replicas train together"
+    if not layers.are_dense:
+        return False, "some layers are not dense, and XLA cannot compile them or makes them slow in a loop"
+    if not private_apis.leaves_jit_compile_open(model):
+        return bool(model.jit_compile), f"jit_compile is {bool(model.jit_compile)}"
+    if not layers.are_fast_by_xla:
+        return False, "some layers draw random numbers or compute in half precision, which XLA makes slow"
+    if not math.isfinite(layers.operations) or not math.isfinite(model.operations_per_example(layers)):
+        return False, "the cost of a step is not known, and XLA may be slow to compile it"
+    if steps == 1:
+        return False, "one step runs at a time: it is long, or a callback looks at each batch"
+    if is_by_xla:
+        return True, "XLA has compiled the steps for an earlier fit"
+    number = arguments.epochs * (arguments.steps_per_epoch or arguments.num_batches)
+    if number < _FEWEST_STEPS_BY_XLA:
+        return False, f"{number:g} steps are fewer than {_FEWEST_STEPS_BY_XLA}, which repay the time to compile"
+    return True, f"{number:g} steps of dense layers in float32 repay the time to compile"
 
 
 def choose_steps(
