@@ -1,5 +1,6 @@
 """Training and evaluation: the ways to compile, metrics, weights, callbacks and noise."""
 
+import functools
 import re
 
 import keras
@@ -49,8 +50,8 @@ def results(vae, x, mode):
 
 
 @pytest.fixture(scope="module")
-def graph_results(tiny_vae, quiet_vae):
-    """By builder: the weights at the start, x, and the results in graph mode, with the weights in the end."""
+def graph_results():
+    """Of a builder: the weights at the start, x, and the results in graph mode, with the weights in the end."""
 
     def run(build):
         keras.utils.set_random_seed(1)
@@ -59,7 +60,7 @@ def graph_results(tiny_vae, quiet_vae):
         x = np.random.default_rng(0).normal(size=(20, 4)).astype("float32")
         return start, x, results(vae, x, {}), vae
 
-    return {build: run(build) for build in (tiny_vae, quiet_vae)}
+    return functools.cache(run)
 
 
 # By default the metrics, below, are those of every mode.
@@ -69,7 +70,7 @@ def graph_results(tiny_vae, quiet_vae):
 def test_every_way_to_compile_agrees_with_the_graph(mode, graph_results, tiny_vae, quiet_vae):
     # XLA has random numbers of its own: there the model on which they have no effect is compared.
     build = quiet_vae if mode == "xla" else tiny_vae
-    start, x, expected, expected_vae = graph_results[build]
+    start, x, expected, expected_vae = graph_results(build)
     vae = build()
     vae.set_weights(start)
     found = results(vae, x, MODES[mode])
@@ -82,7 +83,7 @@ def test_every_way_to_compile_agrees_with_the_graph(mode, graph_results, tiny_va
 
 @pytest.mark.parametrize("policy", [pytest.param("mixed_bfloat16", marks=pytest.mark.slow), "mixed_float16"])
 def test_mixed_precision_agrees_with_float32(policy, graph_results, quiet_vae, dtype_policy):
-    start, x, expected, _ = graph_results[quiet_vae]
+    start, x, expected, _ = graph_results(quiet_vae)
     dtype_policy(policy)
     vae = quiet_vae()
     vae.set_weights(start)

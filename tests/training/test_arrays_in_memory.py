@@ -88,7 +88,10 @@ def fitted(vae, x, in_memory, monkeypatch, by_xla=True, sample_weight=None, epoc
     return int(vae.optimizer.iterations), history, vae.get_weights()
 
 
-@pytest.mark.parametrize(("weighted", "rows", "by_xla"), [(True, 20, True), (False, 2, True), (True, 20, False)])
+@pytest.mark.parametrize(
+    ("weighted", "rows", "by_xla"),
+    [(True, 20, True), pytest.param(False, 2, True, marks=pytest.mark.slow), (True, 20, False)],
+)
 def test_a_program_takes_the_batches_of_the_pipeline(weighted, rows, by_xla, quiet_vae, x, monkeypatch):
     sample_weight = np.arange(rows, dtype=np.float32) if weighted else None
     results = [fitted(quiet_vae(), x[:rows], own, monkeypatch, by_xla, sample_weight) for own in (True, False)]
@@ -107,7 +110,8 @@ class Cut(keras.callbacks.Callback):
             raise KeyboardInterrupt
 
 
-@pytest.mark.parametrize("by_xla", [True, False])
+# By default XLA is cut within an execution, in test_loop.py.
+@pytest.mark.parametrize("by_xla", [pytest.param(True, marks=pytest.mark.slow), False])
 def test_a_training_that_was_cut_within_an_epoch_ends_with_the_same_digits(by_xla, tiny_vae, x, monkeypatch, tmp_path):
     def build():
         keras.utils.set_random_seed(0)
@@ -181,7 +185,7 @@ def test_steps_that_xla_compiles_one_by_one_take_their_batches_too(x):
         np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("jit_compile", ["auto", True])
+@pytest.mark.parametrize("jit_compile", ["auto", pytest.param(True, marks=pytest.mark.slow)])
 def test_a_metric_may_be_a_variable(jit_compile, x):
     class Counting(VAE):
         def train_step(self, data):

@@ -239,11 +239,11 @@ def loops_by_xla(monkeypatch):
     ("compiled", "batch_size", "look_at_batches", "expected"),
     [
         ({}, 4, False, True),
-        ({}, 20, False, False),
+        pytest.param({}, 20, False, False, marks=pytest.mark.slow),
         ({}, 4, True, False),
-        ({"jit_compile": False}, 4, False, False),
+        pytest.param({"jit_compile": False}, 4, False, False, marks=pytest.mark.slow),
         ({"run_eagerly": True}, 20, False, False),
-        ({"jit_compile": True}, 20, True, True),
+        pytest.param({"jit_compile": True}, 20, True, True, marks=pytest.mark.slow),
     ],
 )
 def test_xla_compiles_long_trainings_unless_a_callback_sees_batches(
@@ -273,7 +273,7 @@ def test_what_compile_left_open_remains_so_in_a_file(loops_by_xla, tiny_vae, x, 
         assert bool(loops_by_xla) is not bool(mode)
 
 
-@pytest.mark.parametrize("count", [1, 3])
+@pytest.mark.parametrize("count", [pytest.param(1, marks=pytest.mark.slow), 3])
 @pytest.mark.filterwarnings("ignore:Your input ran out of data")
 def test_data_of_unknown_length_count_their_steps(count, tiny_vae, x):
     batches = tf.data.Dataset.from_generator(lambda: iter(x), output_signature=tf.TensorSpec([4], tf.float32)).batch(5)

@@ -30,7 +30,7 @@ def compiled(vae, **arguments):
     return vae
 
 
-@pytest.mark.parametrize("before", [True, False])
+@pytest.mark.parametrize("before", [True, pytest.param(False, marks=pytest.mark.slow)])
 def test_predict_and_evaluate_in_a_callback_see_all_rows(before, tiny_vae, x):
     vae = compiled(tiny_vae())
     if before:
@@ -57,7 +57,7 @@ def test_as_many_validation_steps_as_asked_for(tiny_vae, x):
     assert len(read) < 20
 
 
-@pytest.mark.parametrize("jit_compile", [True, False])
+@pytest.mark.parametrize("jit_compile", [pytest.param(True, marks=pytest.mark.slow), False])
 def test_train_on_batch_in_a_callback_trains_on_its_batch_alone(jit_compile, quiet_vae, x):
     vae, twin = compiled(quiet_vae(), jit_compile=jit_compile), compiled(quiet_vae(), jit_compile=jit_compile)
     twin.set_weights(vae.get_weights())
