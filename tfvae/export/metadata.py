@@ -29,7 +29,10 @@ def metadata(model: Exportable, offset: ArrayLike | None = None, scale: ArrayLik
     description = {"tfvae_version": importlib.metadata.version("tfvae"), **model.export_description()}
     if not model.takes_units:
         if offset is not None or scale is not None:
-            raise ValueError("`offset` and `scale` must be None, because this model takes raw data")
+            raise ValueError(
+                "`offset` and `scale` must be None, because this model takes raw data. Received: "
+                f"offset={offset!r}, scale={scale!r}"
+            )
         return description
     if (offset is None) != (scale is None):
         raise ValueError(f"`offset` and `scale` must be given together. Received: offset={offset!r}, scale={scale!r}")

@@ -49,7 +49,9 @@ class PosteriorExport(Exportable, keras.Model):
             by_default = Signature(function, specs, request=first_row)
             return {"sample": of_draws, "predict": predict, "serving_default": by_default}
         if x is not None:
-            raise ValueError("`x` must be None for a model without `predictive`")
+            raise ValueError(
+                f"`x` must be None for a model without `predictive`. Received: x of type {type(x).__name__}"
+            )
         return {"sample": of_draws, "serving_default": of_draws}
 
     def export_weights(self) -> list[Any]:

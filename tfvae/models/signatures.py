@@ -67,6 +67,7 @@ class AutoencoderExport(Exportable, keras.Model):
                 (epsilon, *given),
                 lambda epsilon, **given: {"mean": self.decode(self._prior_draws(epsilon, given), *given.values())},
             ),
+            # What it computes: `_scored`, in vae.py for a `VAE`.
             "score": Signature(
                 lambda x, epsilon, *given: self._score(self._together(x, *given), epsilon),
                 (spec_of_x, epsilon, *given),
