@@ -97,7 +97,9 @@ def check_kind(model: Exportable, file_format: str | None = None) -> None:
 def _graph(signature: Signature, batch_size: int | None) -> Any:
     """The concrete function of a signature."""
     specs = tuple(tf.TensorSpec([batch_size, *spec.shape[1:]], spec.dtype, name=spec.name) for spec in signature.inputs)
-    return tf.function(_checked(signature.function, specs), input_signature=specs).get_concrete_function()
+    return tf.function(
+        _checked(signature.function, specs), input_signature=specs, autograph=False
+    ).get_concrete_function()
 
 
 def _checked(
