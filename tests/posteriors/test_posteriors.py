@@ -164,7 +164,7 @@ def test_the_latent_dim_is_taken_from_the_model():
 
 def test_another_latent_dim_than_the_models_is_refused():
     with pytest.raises(
-        ValueError, match=r"`posterior` must have the model's latent_dim, 2, or None and .* Received: .*=3$"
+        ValueError, match=r"`posterior` must have the model's latent_dim, 2, or None, and .* Received: .*=3$"
     ):
         VAE(
             dense_encoder((4,), hidden=()),
