@@ -88,7 +88,8 @@ def move_in(written: pathlib.Path, path: pathlib.Path) -> pathlib.Path:
 
     Args:
         written: the file or folder, in a `temporary_folder`.
-        path: its place. A link there is replaced; so is a file, whose permissions the new file gets.
+        path: its place. A file replaces a link there, or another file, whose permissions it gets; a folder replaces
+            nothing.
 
     Returns:
         Its place.
@@ -103,10 +104,10 @@ def move_in(written: pathlib.Path, path: pathlib.Path) -> pathlib.Path:
             _sync(folder)
     else:
         permissions = _permissions(path)
-        if permissions is not None:
-            written.chmod(permissions)
         # Without this the rename may reach the disk before the content of the file does.
         _sync(written)
+        if permissions is not None:
+            written.chmod(permissions)
     os.replace(written, path)
     _sync(path.parent)
     return path

@@ -9,6 +9,7 @@ import tfvae
 from tests.helpers.players import Players, played, players
 from tfvae.callbacks import Checkpoints
 from tfvae.objectives import PIWAE
+from tfvae.training.step import Minimizer
 
 
 @pytest.fixture
@@ -81,6 +82,19 @@ def test_a_file_holds_the_state_of_every_optimizer(x, tmp_path):
         each.fit(x[:, :2], batch_size=20, epochs=1, verbose=0)
     np.testing.assert_array_equal(model.a, loaded.a)
     np.testing.assert_array_equal(model.b, loaded.b)
+
+
+@pytest.mark.parametrize("wrong", ["twice", "frozen", "of none"])
+def test_a_variable_that_no_step_or_two_would_move_is_refused(wrong, x, monkeypatch):
+    model = players()
+    other = keras.Variable([1.0, 1.0], name="other")
+    given = {"twice": [model.a, model.b], "frozen": [model.b], "of none": [other]}[wrong]
+    if wrong == "frozen":
+        model.b.trainable = False
+    minimizers = [Minimizer([model.a], model.optimizer), Minimizer(given, model.second_optimizer)]
+    monkeypatch.setattr(model, "minimizers", lambda: minimizers)
+    with pytest.raises(ValueError, match=r"^`minimizers` must have trainable variables.*Received: .*(a|b|other)"):
+        model.fit(x[:, :2], verbose=0)
 
 
 def test_piwae_follows_one_loss_with_q_and_another_with_p(tiny_vae, x):

@@ -44,6 +44,26 @@ def test_predict_and_evaluate_in_a_callback_see_all_rows(before, tiny_vae, x):
     assert vae.steps_per_execution == 1
 
 
+def test_evaluate_before_the_first_step_sees_all_rows_and_changes_no_step(tiny_vae, x):
+    vae, found = compiled(tiny_vae()), []
+    begin = keras.callbacks.LambdaCallback(
+        on_train_begin=lambda logs: found.append(vae.evaluate(x, batch_size=3, verbose=0, return_dict=True)["kl"])
+    )
+    steps = keras.callbacks.LambdaCallback(on_epoch_begin=lambda *_: found.append(vae.plan.steps_per_execution))
+    expected = np.mean(vae.score(x)["kl"])
+    vae.fit(x, batch_size=5, epochs=1, callbacks=[begin, steps], verbose=0)
+    np.testing.assert_allclose(found, [expected, 4], rtol=1e-5)
+    assert int(vae.optimizer.iterations) == 4
+
+
+def test_the_train_function_can_be_called_outside_of_fit(tiny_vae, x):
+    vae = compiled(tiny_vae())
+    vae.predict(x, verbose=0)
+    vae.make_train_function()
+    vae.train_function(iter(tf.data.Dataset.from_tensor_slices(x).batch(5)))
+    assert int(vae.optimizer.iterations) == 1
+
+
 def test_as_many_validation_steps_as_asked_for(tiny_vae, x):
     vae, read = compiled(tiny_vae()), []
 

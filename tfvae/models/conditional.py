@@ -86,6 +86,7 @@ class ConditionalVAE(VAE):
     def _condition_shapes(self) -> dict[str, tuple[int, ...]]:
         return {"condition": (self.condition_dim,)}
 
+    # The signatures of an export take the condition as the networks do.
     _given_shapes = _condition_shapes
 
     def build(self, input_shape: Any) -> None:

@@ -61,6 +61,9 @@ class Loop:
             # `train_on_batch`, which does not belong to an epoch.
             return self._steps.on_batch(next(iterator))
         plan, progress = self._model.plan, self._progress
+        if plan is None:
+            # Called by the user, outside of `fit`.
+            return self._steps.on_iterator(iterator, self._model.steps_per_execution)
         count = progress.pass_over(iterator, plan.steps_per_execution)
         if count == 0:
             return self._model.get_metrics_result()

@@ -66,6 +66,26 @@ def update(model: Any, gradients: Sequence[Sequence[Any]], is_alone: bool) -> No
         fused(optimizer).apply(together, variables)
 
 
+def check(minimizers: Sequence[Minimizer], trainable_variables: Sequence[keras.Variable]) -> None:
+    """Checks that every variable of some minimizers is trained, by one of them.
+
+    Args:
+        minimizers: the minimizers of a model.
+        trainable_variables: the trainable variables of that model.
+
+    Raises:
+        ValueError: a variable is not trainable, or belongs to two minimizers.
+    """
+    left = {id(variable) for variable in trainable_variables}
+    for variable in (variable for each in minimizers for variable in each.variables):
+        if id(variable) not in left:
+            raise ValueError(
+                "`minimizers` must have trainable variables of the model, each in one of them. Received: "
+                f"{variable.path}, which is not trainable, not the model's or there twice"
+            )
+        left.remove(id(variable))
+
+
 def optimizers_of(minimizers: Sequence[Minimizer]) -> list[keras.optimizers.Optimizer]:
     """The distinct optimizers of the minimizers, in the order in which they first occur."""
     return list({id(each.optimizer): each.optimizer for each in minimizers}.values())

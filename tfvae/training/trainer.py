@@ -39,7 +39,7 @@ class Trainer(StatefulModel, abc.ABC):
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         # Set through __dict__, because Keras's __setattr__ would look for layers in the plan.
-        self.__dict__["_plan"] = None
+        self.__dict__.update(_plan=None, _begins_fit=False)
         # A plain variable, not a weight: a file that is saved during a warm-up must not contain the value.
         self.kl_weight = tf.Variable(
             1.0, trainable=False, name="kl_weight", aggregation=tf.VariableAggregation.ONLY_FIRST_REPLICA
@@ -112,8 +112,12 @@ class Trainer(StatefulModel, abc.ABC):
         """Creates the variables of all optimizers that are not built yet.
 
         If the first step created them, it would be traced twice.
+
+        Raises:
+            ValueError: a variable of the minimizers is not trainable, or belongs to two of them.
         """
         minimizers = self.minimizers()
+        step.check(minimizers, self.trainable_variables)
         with self.distribute_strategy.scope():
             for optimizer in step.optimizers_of(minimizers):
                 if not optimizer.built:
@@ -199,18 +203,20 @@ class Trainer(StatefulModel, abc.ABC):
             ValueError: the model cannot be trained on x, or was compiled with a loss or with metrics.
         """
         arguments = read_fit(self, self._progress.get_seed, x, *args, **kwargs)
+        plan = make_plan(self, self._progress, arguments, self._trains_by_xla)
         # A callback may call `fit` within a `fit`: the inner call has its own plan, and the outer one is then restored.
         outer = self._plan
-        self.__dict__["_plan"] = make_plan(self, self._progress, arguments, self._trains_by_xla)
-        self._progress.begin(arguments.initial_epoch)
-        # If an earlier `fit` was resumed, Keras still remembers the epoch at which it started.
-        private_apis.set_initial_epoch(self, None)
-        # An earlier `fit` that was interrupted may have left the weight of an unfinished warm-up.
-        self.kl_weight.assign(1.0)
         try:
-            return super().fit(**self._plan.arguments)
+            self.__dict__.update(_plan=plan, _begins_fit=True)
+            self._progress.begin(arguments.initial_epoch)
+            # If an earlier `fit` was resumed, Keras still remembers the epoch at which it started.
+            private_apis.set_initial_epoch(self, None)
+            # An earlier `fit` that was interrupted may have left the weight of an unfinished warm-up.
+            self.kl_weight.assign(1.0)
+            return super().fit(**plan.arguments)
         finally:
-            self.__dict__["_plan"], self._progress.under_way = outer, outer is not None
+            self.__dict__.update(_plan=outer, _begins_fit=False)
+            self._progress.under_way = outer is not None
             epochs.set_epoch(None)
 
     def evaluate(self, x: Any = None, *args: Any, **kwargs: Any) -> Any:
@@ -284,9 +290,10 @@ class Trainer(StatefulModel, abc.ABC):
         if batch is not None:
             replicas.check(self)
             self.check_source(batch, batch, "x")
-        # Before the first step the iterator is that of the training data; later ones belong to evaluations.
-        if iterator is not None and self._plan is not None and not self._progress.under_way:
+        # The first iterator after the call of `fit` is that of the training data; later ones belong to evaluations.
+        if iterator is not None and self._begins_fit and self._plan is not None:
             private_apis.set_steps_per_execution(iterator, self._plan.steps_per_execution)
+            self.__dict__["_begins_fit"] = False
 
     @property
     def _trains_by_xla(self) -> bool:
