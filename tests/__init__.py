@@ -1,1 +1,1 @@
-"""The tests: a folder for each folder of the package, what they share in `helpers`, and beside them the whole."""
+"""The tests: one folder for each folder of the package, shared code in `helpers`, and at the top level the rest."""

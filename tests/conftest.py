@@ -1,4 +1,4 @@
-"""Shared by the tests: tiny data, tiny models, the dtype policy put back, and fresh Python processes."""
+"""Shared fixtures: tiny data, tiny models, a dtype policy that is restored, and fresh Python processes."""
 
 import contextlib
 import gc
@@ -13,7 +13,7 @@ from pathlib import Path
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 if "PYTEST_XDIST_WORKER" in os.environ:
-    # Processes that share two cores would wait for each other's threads.
+    # The test processes share the cores; with more threads each they would wait for one another.
     os.environ.setdefault("TF_NUM_INTRAOP_THREADS", "1")
 
 import numpy as np
@@ -22,10 +22,10 @@ import pytest
 import tfvae
 from tests.helpers.processes import Processes
 
-# Keras and TensorFlow are imported where they are used: the process that hands out the tests needs neither.
+# Keras and TensorFlow are imported where they are used, because the process that distributes the tests needs neither.
 
 
-# The files that take longest are begun first, so that the processes end at about the same time.
+# The files that take longest start first, so that the processes finish at about the same time.
 LONGEST = (
     "distribute/test_kills.py",
     "docs/test_docs.py",
@@ -46,7 +46,7 @@ def pytest_collection_modifyitems(items):
 
 
 def pytest_collection_finish():
-    """Has Python look for garbage seldom: what TensorFlow traces is many small objects that live on."""
+    """Makes garbage collection rare: tracing in TensorFlow makes many small objects that stay alive."""
     gc.collect()
     gc.freeze()
     gc.set_threshold(100_000, 20, 20)
@@ -61,13 +61,13 @@ def same_random_numbers_in_every_run():
 
 @pytest.fixture
 def x():
-    """20 examples of 4 numbers: with batches of 3, 7 of them, the last uneven."""
+    """20 examples of 4 numbers: 7 batches of 3, the last of them smaller."""
     return np.random.default_rng(0).normal(size=(20, 4)).astype("float32")
 
 
 @pytest.fixture(scope="session")
 def tiny_vae():
-    """A builder of a dense VAE of x [B, 4] with two latent dimensions."""
+    """Builds a dense VAE of x [B, 4] with two latent dimensions."""
 
     def build(**arguments):
         arguments.setdefault("encoder", tfvae.networks.dense_encoder((4,), hidden=(8,)))
@@ -79,7 +79,7 @@ def tiny_vae():
 
 @pytest.fixture(scope="session")
 def quiet_vae(tiny_vae):
-    """A builder of a VAE whose terms do not depend on the noise, so that losses and steps can be compared exactly.
+    """Builds a VAE whose terms do not depend on the noise, so that losses and steps can be compared exactly.
 
     The decoder multiplies z by zero: log p(x|z) trains its bias, and the closed form of the KL trains the encoder.
     """
@@ -95,7 +95,7 @@ def quiet_vae(tiny_vae):
 
 @pytest.fixture(scope="session")
 def lazy_vae(tiny_vae):
-    """A builder of a VAE that only the first data builds."""
+    """Builds a VAE whose encoder has no input shape until it first sees data."""
 
     import keras
 
@@ -107,7 +107,7 @@ def lazy_vae(tiny_vae):
 
 @pytest.fixture(scope="session")
 def known_model():
-    """A builder of a compiled `Known`."""
+    """Builds and compiles a `Known`."""
 
     import keras
 
@@ -123,7 +123,7 @@ def known_model():
 
 @pytest.fixture
 def dtype_policy():
-    """Sets the dtype policy for one test."""
+    """Sets the dtype policy, and restores it after the test."""
     import keras
 
     before = keras.config.dtype_policy()
@@ -133,14 +133,14 @@ def dtype_policy():
 
 @pytest.fixture(scope="session")
 def processes(tmp_path_factory):
-    """Starts processes that have imported the package, in a tenth of a second."""
+    """Starts, in a tenth of a second, processes that have already imported the package."""
     with Processes(tmp_path_factory.mktemp("processes")) as processes:
         yield processes
 
 
 @pytest.fixture(scope="session")
 def run_python(processes, tmp_path_factory):
-    """Runs a script in a process of its own, which has imported the package, and returns what it printed."""
+    """Runs a script in its own process, which has already imported the package, and returns what it printed."""
 
     def run(script, *arguments):
         return processes.run(script, *arguments, folder=tmp_path_factory.mktemp("run"))
@@ -150,7 +150,7 @@ def run_python(processes, tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def run_new_python(tmp_path_factory):
-    """Runs a script in a new interpreter, for tests of what is imported, and returns what it printed."""
+    """Runs a script in a new interpreter, where nothing is imported yet, and returns what it printed."""
 
     def run(script, *arguments):
         command = [sys.executable, "-c", textwrap.dedent(script), *map(str, arguments)]
@@ -163,7 +163,7 @@ def run_new_python(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def free_addresses():
-    """Finds addresses of this machine whose ports are free."""
+    """Finds local addresses with free ports."""
 
     def find(count):
         with contextlib.ExitStack() as stack:
@@ -175,7 +175,7 @@ def free_addresses():
 
 @pytest.fixture(scope="session")
 def run_workers(processes, tmp_path_factory, free_addresses):
-    """Runs a script in several processes at once, the workers of one TF_CONFIG, and returns what each printed."""
+    """Runs a script in several processes at once, as the workers of one TF_CONFIG, and returns what each printed."""
 
     def run(script, count, *arguments, timeout=60):
         folder = tmp_path_factory.mktemp("workers")
@@ -188,7 +188,7 @@ def run_workers(processes, tmp_path_factory, free_addresses):
                 workers.append(processes.start(script, *arguments, folder=folder, environment=environment))
             deadline = time.monotonic() + timeout
             while None in (codes := [worker.poll() for worker in workers]) or any(codes):
-                # Not after the others: they wait for the one that failed.
+                # Checked while the others still run: they would wait for the one that failed.
                 for index, code in enumerate(codes):
                     assert not code, f"worker {index} ended with {code}:\n{workers[index].stderr[-4000:]}"
                 assert time.monotonic() < deadline, f"not done after {timeout} seconds:\n" + "\n".join(

@@ -1,12 +1,12 @@
-"""Runs the slow tests in parts, each a process of its own; a run that was cut goes on where it was.
+"""Runs the slow tests in parts, each in its own process; a run that was interrupted continues where it stopped.
 
-    python tests/run_slow.py                # what has not passed yet
-    python tests/run_slow.py --minutes 20   # begins no part after that time
-    python tests/run_slow.py --again        # everything anew
-    python tests/run_slow.py -k flows       # further arguments choose tests, as they do for pytest
+    python tests/run_slow.py                # runs what has not passed yet
+    python tests/run_slow.py --minutes 20   # starts no new part after 20 minutes
+    python tests/run_slow.py --again        # runs everything again
+    python tests/run_slow.py -k flows       # other arguments are passed to pytest to select tests
 
-The result of each test is a line of .pytest_cache/slow.jsonl, with the commit that it was run at. The exit code is 0
-where every test has passed, 1 where one has failed, and 2 where some were not run.
+The result of each test is a line of .pytest_cache/slow.jsonl, with the commit at which it ran. The exit code is 0 if
+every test has passed, 1 if one has failed, and 2 if some were not run.
 """
 
 import argparse
@@ -26,7 +26,8 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 RECORD = ROOT / ".pytest_cache" / "slow.jsonl"
-# Tests of one file, which share its fixtures; some minutes, and the memory of a process is freed after them.
+# The tests of a part come from one file and share its fixtures. A part takes some minutes, after which the memory of
+# its process is freed.
 TESTS_OF_A_PART = 40
 
 
@@ -68,12 +69,12 @@ def parts(tests):
 
 
 def run_part(tests, commit):
-    """Runs tests in a new process, and returns what it printed where one of them failed."""
+    """Runs tests in a new process, and returns what it printed if one of them failed."""
     with tempfile.NamedTemporaryFile("w", suffix=".txt") as chosen:
         chosen.write("\n".join(tests))
         chosen.flush()
         command = [sys.executable, __file__, "--part", chosen.name, commit]
-        # Parts that run at the same time would wait for each other's threads.
+        # With more threads each, parts that run at the same time would wait for one another.
         environment = {**os.environ, "TF_NUM_INTRAOP_THREADS": os.environ.get("TF_NUM_INTRAOP_THREADS", "1")}
         done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
     return "" if done.returncode == 0 else done.stdout[-20_000:] + done.stderr[-4000:]
@@ -83,7 +84,7 @@ def main():
     if sys.argv[1:2] == ["--part"]:
         chosen, commit = sys.argv[2:]
         if sys.platform == "linux":
-            # PR_SET_PDEATHSIG: a part ends with the run that was cut.
+            # PR_SET_PDEATHSIG: the part is killed when the process that started it ends.
             ctypes.CDLL(None).prctl(1, signal.SIGKILL)
         command = ["-n", "0", "-m", "slow", "-q", f"@{chosen}"]
         sys.exit(pytest.main(command, plugins=[Recorder(commit)]))

@@ -1,4 +1,4 @@
-"""The checks of what a user gave: what passes is unchanged, what fails is named."""
+"""The checks of arguments: valid values pass unchanged, and errors name the argument that is wrong."""
 
 import re
 

@@ -1,4 +1,4 @@
-"""Work that is cut into chunks, and the seeds of these."""
+"""Work that is divided into chunks, and the seed of each chunk."""
 
 import subprocess
 import sys

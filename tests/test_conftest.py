@@ -1,4 +1,4 @@
-"""The fixture that starts workers ends them too."""
+"""The fixture that starts workers also ends them."""
 
 import os
 import time

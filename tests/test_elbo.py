@@ -175,7 +175,7 @@ POINT = {"m": 0.4, "v": 0.6, "w": 1.3, "b": -0.2, "s": 0.9}
 
 
 def linear_gaussian_terms(point, copies, analytic_kl, num_samples=1, path=None):
-    """The terms for `copies` equal examples, each with draws of its own; `point` holds tensors [copies]."""
+    """The terms for `copies` equal examples, each with its own draws; `point` holds tensors [copies]."""
     posterior = normal(point["m"][:, None], point["v"][:, None])
 
     def log_likelihood(z):
@@ -234,9 +234,9 @@ def test_at_the_exact_posterior_every_log_weight_is_log_p_of_x():
 
 
 def gradients(objective, point=POINT, copies=20000, kl_weight=1.0):
-    """Estimates of the gradient of an objective by name [copies].
+    """Estimates [copies] of the gradient of an objective, by the name of the parameter.
 
-    Each copy has parameters of its own, so that the gradient of the sum holds one estimate for each copy.
+    Each copy has its own parameters, so that the gradient of the sum holds one estimate for each copy.
     """
     point = tile(point, copies)
     with tf.GradientTape() as tape:
@@ -280,7 +280,7 @@ def test_sticking_the_landing_leaves_the_gradient_of_the_decoder_as_it_is():
 
 
 def iwae_by_quadrature(m, v, w, b, s, kl_weight=1.0):
-    """The importance weighted bound of two draws, E log (w_1 + w_2) / 2."""
+    """The importance-weighted bound of two draws, E log((w_1 + w_2) / 2)."""
     nodes, weights = np.polynomial.hermite_e.hermegauss(80)
     weights = weights / weights.sum()
     z = m + v * nodes
@@ -302,7 +302,7 @@ def test_iwae_rises_from_the_elbo_to_log_p_of_x():
     for fewer, more in ((1, 2), (2, 8), (8, 64)):
         assert means[fewer] + errors[fewer] < means[more] - errors[more]
     assert means[64] < LOG_P
-    # The mean weight is unbiased for p(x).
+    # The mean weight is an unbiased estimate of p(x).
     ratios = np.exp(values[64] - LOG_P)
     assert abs(ratios.mean() - 1) < 4 * standard_error(ratios)
 
@@ -331,7 +331,7 @@ def test_doubly_reparameterized_gradients_have_the_mean_of_the_plain_and_less_no
         difference = double[name] - plain[name]
         assert abs(difference.mean()) < 4 * standard_error(difference), name
         assert double[name].var() < 0.1 * plain[name].var(), name
-    # That of the decoder is the plain one itself, draw by draw.
+    # For the decoder's parameters the two estimates are equal, draw by draw.
     for name in ("w", "b", "s"):
         np.testing.assert_array_equal(double[name], plain[name])
 
@@ -385,7 +385,7 @@ def test_a_path_multiplies_the_gradient_by_its_weights(shared):
     np.testing.assert_array_equal(followed, z)
     np.testing.assert_array_equal(tape.gradient(total, z), 2 * z)
     path.weights = tf.constant(weights)
-    # Where all rows share their z, the rows of the weights are all the same.
+    # Where all rows share z, the weight is the same for every row.
     np.testing.assert_allclose(
         tape.gradient(total, z), 2 * z * (weights[:, :1] if shared else weights)[..., None], rtol=1e-6
     )

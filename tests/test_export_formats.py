@@ -1,4 +1,4 @@
-"""The table of formats: one that a test adds is written, opened, compared and verified as those that are there."""
+"""The table of formats: a format that a test adds is written, opened, compared and verified like the built-in ones."""
 
 import re
 import shutil
@@ -16,7 +16,7 @@ from tfvae.export.verification import check_agreement
 
 
 def write(endpoints, path):
-    """A SavedModel in one file."""
+    """Writes a SavedModel as one zip file."""
     with tempfile.TemporaryDirectory() as folder:
         saved_model.FORMAT.write(endpoints, Path(folder) / "content")
         shutil.make_archive(str(path.with_suffix("")), "zip", Path(folder) / "content")

@@ -1,4 +1,4 @@
-"""The contract of exports: what is read of a model, a model of a user's own, and how often networks run."""
+"""What an export relies on: the attributes it reads of a model, user-defined models, and how often networks run."""
 
 import ast
 import concurrent.futures
@@ -18,11 +18,11 @@ from tfvae.models.autoencoder import Autoencoder
 SOURCES = sorted(pathlib.Path(export.__file__).parent.rglob("*.py"))
 
 
-# What is read of a model
+# The attributes that are read of a model
 
 
 def private_reads(source):
-    """The private names that a module reads of anything but itself, and its imports of models."""
+    """The private attributes that a module reads of objects other than `self` and `cls`, and its imports of models."""
     for node in ast.walk(ast.parse(source)):
         name = ""
         if isinstance(node, ast.Attribute) and ast.unparse(node.value) not in ("self", "cls"):
@@ -66,7 +66,7 @@ def test_the_models_keep_the_contract():
         assert issubclass(model, Autoencoder)
 
 
-# A model of a user's own
+# User-defined models
 
 
 class Sums(export.Exportable, keras.Model):
@@ -134,7 +134,7 @@ def test_a_model_of_a_users_own_is_exported_compared_and_opened(file_format, tmp
         ("serving_default", "sum"),
         ("double", "y"),
     ]
-    # There is no score, and so no bound to compare.
+    # The model has no score, so there is no bound to compare.
     assert [cost.elbo_difference for cost in result.costs] == [None, None]
     assert "None" not in str(result)
 
@@ -156,7 +156,7 @@ def test_the_files_beside_a_model_of_a_users_own_name_its_signatures_and_its_req
 
 class Wrong(Sums):
     def export_signatures(self, x=None):
-        """What is written gives twice what the model gives."""
+        """Pairs the function that is exported with a wrong reference: it gives twice what the model gives."""
         right = super().export_signatures(x)["double"]
         return {"serving_default": export.Signature(right.function, right.inputs, lambda x: {"y": self(x)})}
 
@@ -268,7 +268,7 @@ def test_a_signature_runs_each_network_once(name):
         used = {signature: (*of, *["classifier"] * (signature in of_x)) for signature, of in used.items()}
         used["classify"] = ("classifier",)
     if name == "hierarchical":
-        # Each of these walks through all layers, whose priors the second decoder gives.
+        # Every signature but `decode` needs the second decoder, which gives the prior of the lower layer.
         used = {key: of if key == "decode" else (*of, "decoder 2") for key, of in used.items()}
     for signature, of in model.export_signatures().items():
         graph = tf.function(of.function, input_signature=of.inputs)
@@ -287,11 +287,11 @@ def test_in_python_each_network_runs_once_too(name):
     assert calls(counted, lambda: model.reconstruct(data)) == once
 
 
-# The dtype policy of a copy in float32
+# The dtype policy while a float32 copy is made
 
 
 class Watched(keras.Model):
-    """A network that calls a function when it is made."""
+    """A network that calls a function when it is constructed."""
 
     watch = staticmethod(lambda: None)
 
@@ -328,7 +328,7 @@ def test_an_export_in_float32_leaves_the_policy_of_every_thread_as_it_is(tmp_pat
             seen.append((keras.config.dtype_policy().name, other.submit(keras.config.dtype_policy).result().name))
 
         monkeypatch.setattr(Watched, "watch", staticmethod(watch))
-        # The class is not registered: the scope, which Keras keeps for each thread, reaches the copy.
+        # The class is not registered, so the copy must be made within this scope, which Keras keeps for each thread.
         with keras.saving.custom_object_scope({"Watched": Watched}):
             export.saved_model(model, tmp_path / "model")
     assert seen == [("float32", "mixed_float16")]

@@ -1,4 +1,4 @@
-"""Files that are there whole or not at all, whatever happens while they are written."""
+"""Files that are either complete or absent, whatever happens while they are written."""
 
 import errno
 import fcntl
@@ -28,7 +28,7 @@ def test_the_earlier_file_is_there_until_the_new_one_is_whole(old, monkeypatch):
     def record(descriptor):
         fsync(descriptor)
         if os.path.isdir(f"/dev/fd/{descriptor}"):
-            # What is in the folder by then.
+            # The folder's content at the time of the sync.
             synced.append(sorted(os.listdir(descriptor)))
         else:
             synced.append(os.pread(descriptor, 9, 0))
@@ -40,7 +40,7 @@ def test_the_earlier_file_is_there_until_the_new_one_is_whole(old, monkeypatch):
         assert old.read_text() == "old"
     assert old.read_text() == "new"
     assert names(old.parent) == [old.name]
-    # The file before the rename, and the folder, which has it by then, after.
+    # The file is synced before the rename; the folder after it, when it lists the new name.
     (folder,) = synced[1:]
     assert synced[0] == b"new"
     assert old.name in folder
@@ -222,7 +222,7 @@ def test_a_folder_that_is_removed_before_it_is_locked_is_made_anew(old, monkeypa
     def too_late(folder, *arguments):
         if len(removed) < 2:
             removed.append(folder)
-            # Before it is opened, and between that and the lock.
+            # The first time the folder vanishes before it is opened, the second time between opening and locking.
             descriptor = lock(folder) if len(removed) == 2 else None
             folder.rmdir()
             if descriptor is not None:

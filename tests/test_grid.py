@@ -1,4 +1,4 @@
-"""Posterior x prior x likelihood x objective: what is put together trains, is saved and exported, or says why not.
+"""Posterior x prior x likelihood x objective: each combination trains, saves and exports, or is refused with a reason.
 
 The default tests have every part in a model; the slow ones every pair of parts.
 """
@@ -28,7 +28,7 @@ WITHOUT_MEAN = (
 
 
 def refusals(parts):
-    """What models of these parts must refuse: the error and its message when they are made, or in their first step."""
+    """The error and message that a model of these parts must raise: on construction, and in its first step."""
     posterior, prior, objective = (parts[slot] for slot in ("posterior", "prior", "objective"))
     if prior.support not in (None, posterior.support):
         return (ValueError, "`prior` must have the support of"), None
@@ -57,7 +57,7 @@ def model_of(parts):
 
 
 def check(cases, tmp_path, formats=FORMATS):
-    """A model of these parts does all that it should, or refuses what it must."""
+    """Checks that a model of these parts trains, saves and exports, or raises the errors it must."""
     keras.utils.set_random_seed(0)
     parts = {slot: part(**arguments) for slot, (part, arguments) in cases.items()}
     at_once, in_first_step = refusals(parts)
@@ -74,7 +74,7 @@ def check(cases, tmp_path, formats=FORMATS):
     vae.save(tmp_path / "model.keras")
     loaded = keras.models.load_model(tmp_path / "model.keras", safe_mode=True)
     np.testing.assert_array_equal(loaded.predict(X, verbose=0), vae.predict(X, verbose=0))
-    # Each compares the file with the model, and writes nothing where they differ.
+    # Each export compares itself with the model, and raises an error if they differ.
     if "saved_model" in formats:
         export.saved_model(loaded, tmp_path / "model", x=X)
     if "tflite" not in formats:
@@ -87,7 +87,7 @@ def check(cases, tmp_path, formats=FORMATS):
 
 
 def every_part():
-    """Models that have every part, of parts that fit: greedily, each the one that brings the most new parts."""
+    """Models of compatible parts that together cover every part, chosen greedily by the number of new parts."""
     made = {slot: [part(**arguments) for part, arguments in cases] for slot, cases in PARTS.items()}
     missing = {(slot, index) for slot, cases in PARTS.items() for index in range(len(cases))}
     fitting = [
@@ -98,7 +98,7 @@ def every_part():
     ]
     while missing:
         chosen = max(fitting, key=lambda model: len(missing & set(model.items())))
-        # Every likelihood goes with every other part.
+        # Likelihoods are compatible with every other part, so a missing one can replace the first.
         likelihood = min((index for slot, index in missing if slot == "likelihood"), default=0)
         chosen = {**chosen, "likelihood": likelihood}
         missing -= set(chosen.items())
@@ -106,7 +106,7 @@ def every_part():
 
 
 def every_pair():
-    """Models that have every pair of parts: greedily, each with the parts that bring the most new pairs."""
+    """Models that together cover every pair of parts, chosen greedily by the number of new pairs."""
     slots = list(PARTS)
     indices = [range(len(PARTS[slot])) for slot in slots]
     missing = {
@@ -135,7 +135,7 @@ def model_id(cases):
     return "-".join(case_id(case) for case in cases.values())
 
 
-# Without an export: what each part is there is shown in test_parts.py, and all of these models in the slow test.
+# Without exports: those of each part are tested in test_parts.py, and those of all these models in the slow test.
 @pytest.mark.parametrize("cases", list(every_part()), ids=model_id)
 def test_every_part_in_a_model(cases, tmp_path):
     assert refusals({slot: part(**arguments) for slot, (part, arguments) in cases.items()}) == (None, None)
@@ -144,7 +144,7 @@ def test_every_part_in_a_model(cases, tmp_path):
 
 @pytest.fixture
 def forgotten():
-    """Frees what Keras keeps of the models of a test, some 60 MB each."""
+    """Frees what Keras keeps of the models of a test, about 60 MB each."""
     yield
     keras.backend.clear_session()
     gc.collect()

@@ -1,4 +1,4 @@
-"""The package as a whole: what importing it does, and that everything public is documented and typed."""
+"""The package as a whole: the effects of importing it, and that everything public is documented and typed."""
 
 import importlib
 import importlib.metadata
@@ -98,13 +98,13 @@ def is_public(name):
 
 
 def functions_of(owner, prefix):
-    """The functions, properties and class methods that `owner` itself defines, by name."""
+    """The functions, properties and class or static methods that `owner` itself defines, by name."""
     for name, value in vars(owner).items():
         if isinstance(value, property):
             value = value.fget
         elif isinstance(value, classmethod | staticmethod):
             value = value.__func__
-        # TFP copies methods of its own into every distribution.
+        # TFP copies some of its own methods into every distribution.
         if (
             isinstance(value, types.FunctionType)
             and is_public(name)
@@ -147,7 +147,7 @@ def test_every_module_and_everything_public_in_it_has_a_docstring(module):
     without = [
         name
         for name, value in public_definitions(module)
-        # Dataclasses and named tuples write one of their own: "ELBO(*, beta=1.0)".
+        # Dataclasses and named tuples generate a docstring: "ELBO(*, beta=1.0)".
         if not name.endswith("__init__") and (not value.__doc__ or value.__doc__.startswith(f"{value.__name__}("))
     ]
     assert without == []

@@ -1,4 +1,4 @@
-"""What the constructors of models do with the parts that they are given."""
+"""How the constructors of models treat the parts that they are given."""
 
 import keras
 import pytest
@@ -16,7 +16,7 @@ def test_a_part_is_taken_as_it_is_and_none_is_the_default():
     assert parts.checked_part("likelihood", normal, Likelihood, default=Normal) is normal
     first, second = (parts.checked_part("likelihood", None, Likelihood, default=Normal) for _ in range(2))
     assert type(first) is type(second) is Normal
-    # A part belongs to one model.
+    # Models do not share parts.
     assert first is not second
 
 

@@ -92,7 +92,7 @@ def test_decoder_outputs_are_unbounded_on_both_sides(network):
 def test_parameter_counts():
     assert dense_encoder((30,), hidden=(16, 8)).count_params() == (30 * 16 + 16) + (16 * 8 + 8)
     assert dense_decoder(3, (30,), hidden=(8, 16)).count_params() == (3 * 8 + 8) + (8 * 16 + 16) + (16 * 30 + 30)
-    # 28 -> 14 -> 7, by 4x4 kernels.
+    # 28 -> 14 -> 7, with 4x4 kernels.
     convolutions = (4 * 4 * 1 * 32 + 32) + (4 * 4 * 32 * 64 + 64)
     assert convolutional_encoder((28, 28, 1)).count_params() == convolutions + (7 * 7 * 64 * 128 + 128)
     transposed = (4 * 4 * 64 * 32 + 32) + (4 * 4 * 32 * 1 + 1)
@@ -133,7 +133,7 @@ def test_keras_file_round_trip_in_safe_mode(network, tmp_path):
 def test_tflite_of_built_in_ops_agrees(network):
     inputs = tf.TensorSpec((None, *network.input_shape[1:]), tf.float32, name="inputs")
     function = tf.function(network, input_signature=[inputs], autograph=False).get_concrete_function()
-    # Tracking the network itself would track Keras variables, which the converter fails to freeze: random outputs.
+    # Tracking the network itself would track Keras variables, which the converter fails to freeze: outputs are random.
     weights = tf.Module()
     weights.values = [variable.value for variable in network.variables]
     converter = tf.lite.TFLiteConverter.from_concrete_functions([function], weights)

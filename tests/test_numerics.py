@@ -1,4 +1,4 @@
-"""Functions in forms that every runtime evaluates right, against SciPy in float64."""
+"""Functions in forms that every runtime evaluates accurately, against SciPy in float64."""
 
 import numpy as np
 import pytest
@@ -8,7 +8,7 @@ from scipy import special, stats
 
 from tfvae import numerics
 
-# From 1e-6 to 1e6, and dense where a series is used.
+# From 1e-6 to 1e6, and denser where a series is used.
 X = np.float32(np.concatenate([np.geomspace(1e-6, 1e6, 400), np.linspace(0.01, 5, 400)]))
 
 FUNCTIONS = {
@@ -56,7 +56,7 @@ def test_the_logarithm_of_a_rising_factorial_keeps_its_digits_where_it_starts_hi
     exact = special.gammaln(np.float64(start) + x) - special.gammaln(np.float64(start))
     np.testing.assert_array_less(np.abs(value - exact), 2e-6 * (1 + np.abs(exact)))
     np.testing.assert_array_equal(value[0], 0)
-    # The difference of two functions in float32 has lost them.
+    # Computed as the difference of two lgammas in float32, the digits are lost.
     lost = np.float64(tf.math.lgamma(start + x) - tf.math.lgamma(start))
     assert np.max(np.abs(lost - exact) / (1 + np.abs(exact))) > 1e-3
 
@@ -69,7 +69,7 @@ def test_the_logarithm_of_a_binomial_coefficient_keeps_its_digits(jit_compile):
         tf.constant(start + np.zeros_like(x)),
     )
     exact = -special.betaln(np.float64(start), x + 1) - np.log(np.float64(start) + x)
-    # Of the largest of the parts, (start + x) log(1 + x / start) or so, and not of log Gamma(start + x).
+    # The error is relative to the largest term, about (start + x) log(1 + x / start), not to log Gamma(start + x).
     np.testing.assert_array_less(np.abs(value - exact), 2e-5 + 1e-6 * np.abs(exact))
     exact = special.digamma(np.float64(start) + x) - special.digamma(np.float64(start))
     np.testing.assert_array_less(np.abs(slope - exact), 2e-6 * (1 + np.abs(exact)))
@@ -85,7 +85,7 @@ def test_the_log_probability_of_a_poisson_variable_keeps_its_digits(jit_compile)
     )
     rate = np.exp(np.float64(log_rate))
     exact = stats.poisson.logpmf(x, rate)
-    # The rounding of log_rate is part of the input, and log_rate - log(x + 4) has one more.
+    # log_rate is rounded before it is given, and log_rate - log(x + 4) is rounded once more.
     np.testing.assert_array_less(np.abs(value - exact), 2e-5 + 1e-6 * (np.abs(exact) + np.abs(x - rate)))
     np.testing.assert_array_less(np.abs(slope - (x - rate)), 1e-5 + 2e-6 * (x + rate))
 
@@ -94,10 +94,11 @@ def test_the_log_survival_function_of_the_normal_is_scipys():
     x = np.concatenate([np.linspace(-9, 9, 2001), np.linspace(-100, 100, 401), [0.0, -1e-6, 1e-6]]).astype("float32")
     received = numerics.normal_log_survival(tf.constant(x)).numpy().astype(np.float64)
     expected = stats.norm.logsf(x.astype(np.float64))
-    # Of the relative error of the probability itself, 1.2e-7, and of float32.
+    # From the relative error of the probability itself, 1.2e-7, and from rounding to float32.
     assert np.abs(received - expected)[np.abs(x) < 2].max() < 8e-7
     np.testing.assert_allclose(received[x > 0], expected[x > 0], rtol=1e-6)
-    # Where the probability is all but 1, its logarithm is minus the other tail, whose own logarithm has seven digits.
+    # Where the probability is almost 1, its logarithm is minus the probability of the other tail, which is the
+    # exponential of a logarithm with seven digits.
     np.testing.assert_allclose(received[x < 0], expected[x < 0], rtol=1e-5, atol=1e-37)
 
 
@@ -159,7 +160,6 @@ def test_normal_mass_has_all_digits_of_short_intervals_and_in_the_tails():
 
 @pytest.mark.parametrize("size", [1, 7, 784, 797])
 def test_sum_softplus_minus_relu_by_xla(size):
-    # 797 is a prime number.
     x = np.random.default_rng(size).normal(0, 20, (3, size)).astype(np.float32)
     x[0], x[1] = 0, np.linspace(-100, 100, size)
 
@@ -174,6 +174,6 @@ def test_sum_softplus_minus_relu_by_xla(size):
 
     value, gradient = function(tf.constant(x))
     assert not numerics.is_by_xla()
-    # A term that is far below one is rounded as 1 + exp(-|x|) is.
+    # A term far below 1 has the absolute rounding error of 1 + exp(-|x|).
     np.testing.assert_allclose(value, np.logaddexp(0, -abs(x.astype(float))).sum(-1), rtol=1e-6, atol=size * 6e-8)
     np.testing.assert_allclose(gradient, special.expit(x.astype(float)), rtol=1e-5, atol=1e-7)

@@ -19,7 +19,7 @@ import tfvae
 ROOT = Path(__file__).parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 
-# Run outside the checkout, by an environment that has nothing but the package and what it depends on.
+# Run outside the checkout, in an environment that has only the package and its dependencies.
 USE = """
     import importlib.metadata, pathlib, sys
     import numpy as np
@@ -41,7 +41,7 @@ USE = """
     print("trained, exported and loaded by", tfvae.__version__)
 """
 
-# What a type checker must accept, but for the line that it must refuse.
+# A type checker must accept all of it except the one line that is wrong.
 TYPED = """
 import numpy as np
 import tfvae
@@ -55,7 +55,7 @@ tfvae.VAE(None, None, latent_dim="2")
 
 
 def run(*command, cwd, code=0):
-    """Runs a command that does not see the checkout, and returns what it printed."""
+    """Runs a command without PYTHONPATH, so that it does not see the checkout, and returns what it printed."""
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     done = subprocess.run(
         list(map(str, command)), cwd=cwd, env=environment, capture_output=True, text=True, check=False
@@ -66,7 +66,7 @@ def run(*command, cwd, code=0):
 
 @pytest.fixture(scope="module")
 def built(tmp_path_factory):
-    """The folder of a wheel and an sdist, and the copy of the checkout that they were built from."""
+    """The folder with a wheel and an sdist, and the copy of the checkout that they were built from."""
     source = tmp_path_factory.mktemp("source") / "tfvae"
     left_out = shutil.ignore_patterns(".git", ".venv", "runs", "build", "dist", "*.egg-info", "__pycache__", ".*_cache")
     shutil.copytree(ROOT, source, ignore=left_out)

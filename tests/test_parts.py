@@ -27,13 +27,13 @@ SLOTS = {
 
 
 def configuration(likelihood):
-    """What a wrapper can be given in place of a likelihood, which would belong to one model only."""
+    """The configuration of a likelihood, which, unlike the likelihood itself, several models can be given."""
     configuration = keras.saving.serialize_keras_object(likelihood)
     configuration.pop("build_config", None)
     return configuration
 
 
-# Each part with arguments that are not the defaults: the defaults are in the other slots of every model made here.
+# Each part with arguments that are not the defaults; the other slots of every model made here have the defaults.
 CASES = [
     (posteriors.DiagonalNormal, {"latent_dim": 2}),
     (posteriors.FullCovarianceNormal, {"latent_dim": 2}),
@@ -104,7 +104,7 @@ CASES = [
     (objectives.MMD, {"num_samples": 3, "mmd_weight": 5.0, "kl_weight": 0.5}),
 ]
 
-# The partner of a part whose z lies elsewhere than the default's.
+# The partner of a part whose z has another support than the default's.
 PARTNERS = {
     ("posterior", "sphere"): ("prior", priors.HypersphericalUniform),
     ("prior", "sphere"): ("posterior", posteriors.PowerSpherical),
@@ -114,7 +114,7 @@ PARTNERS = {
 
 EVENT_SHAPE = (3, 2)
 LATENT_DIM = 2
-# Bits are data of every likelihood.
+# Bits are valid under every likelihood.
 X = (np.random.default_rng(0).uniform(size=(32, *EVENT_SHAPE)) < 0.5).astype("float32")
 
 
@@ -131,7 +131,7 @@ def case(request):
 
 @pytest.fixture(params=[False, True], ids=["", "named"])
 def arguments(case, request):
-    """The constructor's arguments of the case, without and with those of every Keras layer."""
+    """The constructor arguments of the case, without and with those that every Keras layer takes."""
     layer_arguments = {"name": "part", "trainable": False} if issubclass(case[0], keras.layers.Layer) else {}
     return {**case[1], **(layer_arguments if request.param else {})}
 
@@ -251,7 +251,7 @@ def test_terms_and_training_under_mixed_precision(case, mixed_precision):
         assert term.dtype == tf.float32, name
         assert np.all(np.isfinite(term)), name
     assert objective(terms).dtype == tf.float32
-    # Keras skips the steps whose gradient overflows float16, and halves its loss scale at each: some epochs, not one.
+    # Keras skips steps whose gradient overflows float16 and halves its loss scale each time, so one epoch is too few.
     assert_fit_trains_every_weight(vae, epochs=5)
 
 
@@ -264,7 +264,7 @@ def test_mixed_precision_gives_nearly_the_terms_of_float32(case, dtype_policy):
     terms = [
         vae.elbo_terms(tf.constant(X), Sampling(num_samples=4, seed=tf.constant([1, 2]))) for vae in (mixed, single)
     ]
-    # Three digits of bfloat16 in every pixel of six, through two layers.
+    # bfloat16 has less than three digits, and the ELBO sums six pixels after two layers.
     np.testing.assert_allclose(terms[0].elbo, terms[1].elbo, rtol=0.03, atol=0.1)
 
 
@@ -276,10 +276,10 @@ FEATURES, NOISE = (GENERATOR.normal(size=(5, size)).astype("float32") for size i
 
 
 def drawn(case):
-    """What an export has of a part, z of noise with its log-density, and what that is computed from."""
+    """What an export holds of a part, a function from noise to z and its log-density, and inputs for that function."""
     vae = vae_with(case)
     generator = np.random.default_rng(0)
-    # No weight is at a value where a mistake would not show.
+    # So that no weight has a value, such as 0, that could hide a mistake.
     vae.set_weights([w + generator.normal(scale=0.3, size=w.shape) for w in vae.get_weights()])
 
     def from_posterior(features, noise):
@@ -297,7 +297,7 @@ def drawn(case):
 
 
 def of_constants(function, inputs):
-    """The graph of a function, whose weights are constants: those of different models have the same names."""
+    """The graph of a function with its weights as constants, because the weights of different models share names."""
     specs = [tf.TensorSpec([None, array.shape[1]], name=name) for name, array in inputs.items()]
     graph = tf.function(function, autograph=False).get_concrete_function(*specs)
     frozen, names = convert_variables_to_constants_v2(graph), sorted(graph.structured_outputs)
@@ -306,7 +306,7 @@ def of_constants(function, inputs):
 
 @pytest.fixture(scope="module")
 def on_a_device(tmp_path_factory):
-    """What posteriors and priors draw, and one .tflite file of all of them, of operations that are built in."""
+    """The functions that draw from each posterior and prior, and one TFLite model of them all in built-in ops."""
     folder = str(tmp_path_factory.mktemp("parts"))
     functions = [drawn(case) for case in DRAWN]
     signatures = {f"part_{index}": of_constants(*function) for index, function in enumerate(functions)}

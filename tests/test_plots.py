@@ -1,4 +1,4 @@
-"""The pictures: what is drawn is what was given."""
+"""The plots show the data that they were given."""
 
 import subprocess
 import sys
@@ -217,7 +217,7 @@ def test_figures_are_written(digits, tmp_path):
 
 
 def test_works_where_pyplot_cannot_be_imported():
-    # Keras imports pyplot by itself when it can, so its absence from sys.modules is made, not looked for.
+    # Keras imports pyplot when it can, so the test blocks the import instead of checking that pyplot was not imported.
     program = (
         "import io, sys; sys.modules['matplotlib.pyplot'] = None; from tfvae import plots;"
         "plots.samples([[1.0, 2.0]]).savefig(io.BytesIO()); assert sys.modules['matplotlib.pyplot'] is None"

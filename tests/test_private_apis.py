@@ -1,4 +1,4 @@
-"""What tfvae takes of other libraries that these do not promise to keep: each name is there, and means what it did."""
+"""The private names of other libraries that tfvae uses: each of them exists, and still means what it did."""
 
 import ast
 import importlib
@@ -30,7 +30,7 @@ def built_adam():
 
 
 def module(name, package="tensorflow.python"):
-    """Finds a private module, or None where it is gone too."""
+    """Makes a function that imports a private module, or gives None if the module is gone too."""
 
     def find():
         try:
@@ -41,7 +41,7 @@ def module(name, package="tensorflow.python"):
     return find
 
 
-# The library, what has the name, the name, and what of tfvae needs it.
+# The library, the object that has the name, the name, and the part of tfvae that needs it.
 USES = [
     (
         "Keras",
@@ -161,7 +161,7 @@ def test_a_name_that_is_gone_is_told_in_a_sentence():
 
 
 def test_keras_tells_evaluate_that_fit_has_called_it():
-    # `is_validation_of_fit`: an argument, which has no owner to look it up in.
+    # For `is_validation_of_fit`: an argument, so there is no object on which to look up its name.
     assert '"_use_cached_eval_dataset"' in inspect.getsource(keras.Model.evaluate), (
         "Keras has no argument `_use_cached_eval_dataset` of `evaluate` any more; tfvae needs it in "
         "`is_validation_of_fit`: validation data that are looked at once"
@@ -174,7 +174,7 @@ def test_every_function_has_its_names_in_the_table():
     assert functions | {"HookedModel"} == in_table | {"is_validation_of_fit"}
 
 
-# What they mean
+# That they mean what they did
 
 
 def test_layers_of_a_model_are_all_that_are_within_it():
@@ -263,9 +263,9 @@ def test_an_op_that_tflite_has_not_is_a_converter_error():
         converter.convert()
 
 
-# And nowhere else
+# That no other module uses private names
 
-# Of named tuples, which the standard library makes public.
+# Methods of named tuples, which are public in spite of the underscore.
 OF_PYTHON = {"_asdict", "_fields", "_replace"}
 PRIVATE_MODULES = re.compile(
     r"^(tensorflow\.(python|core|lite\.python|compiler)|keras\.src|tensorflow_probability\.python)\b"
@@ -277,7 +277,7 @@ SOURCES = {
 
 
 def own_names():
-    """Every private name that tfvae itself defines or assigns to, but for the module of those of others."""
+    """Every name that tfvae itself defines or assigns to, except in the module for the private names of others."""
     for tree in (tree for path, tree in SOURCES.items() if path != "private_apis.py"):
         for node in ast.walk(tree):
             if isinstance(node, ast.FunctionDef | ast.ClassDef):
@@ -289,7 +289,7 @@ def own_names():
             elif isinstance(node, ast.keyword) and node.arg:
                 yield node.arg
             elif isinstance(node, ast.Constant) and isinstance(node.value, str):
-                # Such as `self.__dict__["_functions"]`.
+                # For names such as `self.__dict__["_functions"]`.
                 yield node.value
 
 

@@ -1,4 +1,4 @@
-"""The rooms of the package: each module is in one, and imports go down, never up."""
+"""The layers of the package, called floors: each module is on one of them, and imports only from lower floors."""
 
 import ast
 import importlib.util
@@ -8,7 +8,7 @@ import pytest
 
 import tfvae
 
-# Each room stands on the floors before its own: a folder, or a module beside the folders.
+# A room, which is a folder or a top-level module, may import only from the floors listed before its own.
 FLOORS = [
     {"chunks", "private_apis"},
     {"_lazy", "_registration", "checks", "elbo", "files", "numerics", "plots", "seeds"},
@@ -19,7 +19,7 @@ FLOORS = [
     {"inference"},
     {"evaluation", "export"},
     {"cli"},
-    # The entry of the command, and public names of modules that are in rooms.
+    # The entry point of the command, and public aliases of modules that are in other rooms.
     {"__main__", "epochs", "restart", "shards", "strategies"},
 ]
 FLOOR = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
@@ -31,7 +31,7 @@ def room_of(module):
 
 
 def imported_modules(tree):
-    """What a module imports of the package, without what is for type checkers alone."""
+    """What a module imports, except for imports that are only for type checkers."""
     for node in ast.iter_child_nodes(tree):
         if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test):
             continue
@@ -53,6 +53,6 @@ def test_no_import_goes_uphill(module):
     source = importlib.util.find_spec(module).loader.get_source(module)
     own = room_of(module)
     used = {room_of(name) for name in imported_modules(ast.parse(source)) if name.startswith("tfvae.")} - {own}
-    # Names of the package itself, such as `tfvae.VAE`, are for users.
+    # Names of the package itself, such as `tfvae.VAE`, are for users, not for its modules.
     assert used <= set(FLOOR)
     assert {room for room in used if FLOOR[room] >= FLOOR[own]} == set()

@@ -1,4 +1,4 @@
-"""The slow tests in parts: what is cut or fails is run again, and what has passed is not."""
+"""The slow tests in parts: tests that were interrupted or failed are run again, those that passed are not."""
 
 import shutil
 import subprocess
@@ -36,7 +36,7 @@ def test_that_is_killed():
 
 @pytest.fixture
 def run(tmp_path):
-    """Runs the script in a project of three slow tests; returns its exit code, its output and the tests that it ran."""
+    """Runs the script in a project with three slow tests; gives its exit code, its output and the tests that it ran."""
     (tmp_path / "tests").mkdir()
     (tmp_path / "tests/test_three.py").write_text(TESTS)
     shutil.copy(Path(__file__).parent / "run_slow.py", tmp_path / "tests")

@@ -25,7 +25,7 @@ def test_its_figures_are_those_of_the_card(path, held_out):
     for name, label in (("elbo", "ELBO"), ("kl", "KL")):
         documented = float(re.search(rf"{label} (-?\d+\.\d+)", card)[1])
         draws = np.mean([score[name] for score in scores], axis=1)
-        # Four standard errors of the 20 means, and as much again for the 64 draws behind the figure of the card.
+        # Four standard errors of the difference between the mean of 20 draws and the card's mean of 64, and rounding.
         tolerance = float(4 * draws.std() * (1 / 20 + 1 / 64) ** 0.5 + 0.005)
         assert draws.mean() == pytest.approx(documented, abs=tolerance)
 

@@ -1,4 +1,4 @@
-"""The models that the benchmarks compare: each computes the same loss of the same weights."""
+"""The models that the benchmarks compare: all compute the same loss from the same weights."""
 
 import importlib.util
 import json
@@ -22,7 +22,7 @@ from peers import architectures, tfvae_vae  # noqa: E402
 from peers.architectures import ARCHITECTURES  # noqa: E402
 
 DENSE = [name for name, architecture in ARCHITECTURES.items() if not architecture.filters]
-# Run in a process of its own: the losses of a peer at given noise, before and after some training.
+# Runs in its own process: prints the losses of a peer for given noise, before and after some training.
 LOSSES = """
     import json, sys
 
@@ -44,7 +44,7 @@ ROWS = 6
 
 
 def numpy_loss(architecture, weights, x, epsilon):
-    """The loss of a dense architecture, in float64."""
+    """The loss of a dense architecture, computed in float64."""
 
     def network(layers, pairs, outputs):
         for layer, (kernel, bias) in zip(layers, pairs, strict=True):
@@ -118,7 +118,7 @@ def test_the_operations_of_the_roofline_are_those_that_tensorflow_counts(k):
 @pytest.mark.slow
 @pytest.mark.parametrize("peer", ["tfvae", "keras", "torch", "jax", "pythae"])
 def test_the_loss_of_every_peer_is_that_of_tfvae_and_training_lowers_it(peer, run_new_python):
-    # Not imported here: several frameworks in one process crash it.
+    # Not imported here, because several frameworks crash when they share a process.
     if importlib.util.find_spec(peer) is None:
         pytest.skip(f"{peer} is not installed")
     for line in run_new_python(LOSSES, BENCHMARKS, peer, ROWS).splitlines():
@@ -178,6 +178,6 @@ def test_the_cost_of_bfloat16_is_told_for_each_policy(tmp_path):
     assert [row["name"] for row in rows] == 2 * ["float32", "float32, no XLA", "mixed_bfloat16"]
     assert all(np.isfinite([row["rate"], row["elbo"], row["log_likelihood"]]).all() for row in rows)
     assert rows[0]["log_likelihood"] != rows[2]["log_likelihood"] == pytest.approx(rows[0]["log_likelihood"], rel=0.02)
-    # The second run found all rows in the file.
+    # The second run prints the same, because it finds all rows in the file.
     assert outputs[0] == outputs[1]
     assert len(outputs[0].splitlines()) == 2 + 1 + 3

@@ -1,4 +1,4 @@
-"""The arithmetic of benchmarks/latency.py, and what it refuses; nothing here needs a peer."""
+"""The arithmetic of benchmarks/latency.py, and the errors it raises; nothing here needs a peer to be installed."""
 
 import importlib
 from pathlib import Path
@@ -9,7 +9,7 @@ import pytest
 
 @pytest.fixture(scope="module")
 def benchmark():
-    """A function that imports a module of the benchmarks by its name."""
+    """Imports a module of the benchmarks by name."""
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(Path(__file__).parents[2] / "benchmarks")
         yield importlib.import_module
@@ -22,7 +22,7 @@ def latency(benchmark):
 
 @pytest.fixture
 def runtime(benchmark, tmp_path):
-    """Makes a runtime that multiplies [B, 2, 2, 1], and the process's part of it."""
+    """Makes a runtime that multiplies its input [B, 2, 2, 1], and the `Timed` that its process would run."""
     runtimes = benchmark("runtimes")
     x = np.arange(16, dtype=np.float32).reshape(4, 2, 2, 1)
     np.savez(tmp_path / "questions.npz", x=x, mean=2 * x)
@@ -42,7 +42,7 @@ def runtime(benchmark, tmp_path):
 
 
 class Worker:
-    """In this process."""
+    """Stands in for the worker process, and calls the methods in this one."""
 
     def __init__(self, timed):
         self.timed = timed

@@ -34,7 +34,7 @@ def garch(mu, alpha0, weights):
 
 def mixture(mu, sigma, theta):
     first, second = (stats.norm(*each).pdf(Y) for each in zip(mu, sigma, strict=True))
-    # The prior of mu is that of two draws in order.
+    # The prior of mu is that of two sorted draws, hence log(2).
     prior = np.log(2) + stats.norm(0, 2).logpdf(mu).sum() + stats.halfnorm(0, 2).logpdf(sigma).sum()
     return prior + stats.beta(5, 5).logpdf(theta) + np.log(theta * first + (1 - theta) * second).sum()
 
@@ -67,7 +67,7 @@ def test_log_joint_and_jacobian(name):
     with tf.GradientTape() as tape:
         tape.watch(vector)
         latents, log_jacobian = model.constrain(vector)
-        # The last weight of a point of the simplex is a function of the others.
+        # The last weight of a point of the simplex follows from the others.
         columns = [tf.reshape(value, (3, -1))[:, : 2 if key == "weights" else None] for key, value in latents.items()]
         flat = tf.concat(columns, axis=1)
     determinant = np.linalg.det(tape.batch_jacobian(flat, vector))

@@ -1,4 +1,4 @@
-"""The KL warm-up by hand, where the fit of an approximate posterior ends, and the warning of a collapse."""
+"""The KL warm-up computed by hand, when the fit of an approximate posterior ends, and the warning of a collapse."""
 
 import warnings
 
@@ -40,7 +40,7 @@ def test_the_weight_rises_to_one(steps_per_execution, expected, x, known_model):
 @pytest.mark.filterwarnings("ignore:The KL warm-up takes longer than the training")
 def test_the_weighted_divergence_is_in_the_training_loss_alone(x, known_model):
     model = known_model()
-    # One step, at the weight 0.25.
+    # One step, with the weight 0.25.
     history = model.fit(x, batch_size=20, validation_data=x, callbacks=KLWarmUp(99, start=0.25), verbose=0).history
     log_likelihood, kl = x[:, 0].mean(), x[:, 1].mean()
     assert history["loss"][0] == pytest.approx(0.25 * kl - log_likelihood, rel=1e-5)
@@ -62,9 +62,9 @@ def test_the_weight_goes_on_where_the_training_was_cut(x, known_model, tmp_path)
             callbacks=[KLWarmUp(8), Checkpoints(tmp_path, 1), keras.callbacks.LambdaCallback(on_train_batch_end=cut)],
         )
     known_model().fit(**arguments, callbacks=[KLWarmUp(8), Checkpoints(tmp_path, 1), weights])
-    # The first three are passed over.
+    # The steps before the interruption are skipped.
     assert weights.values[3:] == pytest.approx([0.375, 0.5, 0.625, 0.75, 0.875, 1.0, 1.0])
-    # A training that is interrupted leaves no weight to the next one.
+    # The weight of an interrupted training does not carry over to the next one.
     assert float(model.kl_weight) == pytest.approx(0.25)
     model.fit(**arguments, callbacks=weights)
     assert set(weights.values[10:]) == {1.0}
@@ -105,7 +105,7 @@ def test_a_warm_up_that_is_longer_than_the_training_warns(x, known_model, recwar
 
 @pytest.mark.filterwarnings("ignore:Your input ran out of data")
 def test_a_warm_up_that_the_end_of_the_training_cuts_warns(x, known_model):
-    # How long it takes is not known before, where a generator gives the batches or a callback stops it.
+    # The length of the training is not known in advance if a generator gives the batches or a callback stops it.
     unknown = tf.data.Dataset.from_generator(lambda: (x[:5] for _ in range(4)), output_signature=tf.TensorSpec((5, 4)))
     with pytest.warns(UserWarning, match=r"takes longer than the training, \d+ steps.*Received: steps=99"):
         known_model().fit(unknown, epochs=2, callbacks=KLWarmUp(99), verbose=0)
@@ -159,7 +159,7 @@ class Iterates(keras.callbacks.Callback):
 
 
 def normal_posterior(scale=1.0, optimizer=None):
-    """A q that starts at N(0, 1), for the posterior N(0.5, scale)."""
+    """A q that starts at N(0, 1), for a posterior N(0.5, scale)."""
     model = tfvae.VariationalInference(
         lambda latents, _: -0.5 * ((latents["x"] - 0.5) / scale) ** 2,
         {"x": ()},
@@ -178,10 +178,10 @@ def test_a_fit_goes_on_until_q_has_converged():
     assert convergence.converged
     assert len(history.epoch) < 400
     z, _ = model.approximation.draw(4000, tf.constant([0, 1]))
-    # The tolerance, and four standard errors of the draws.
+    # The tolerance plus four standard errors of the draws.
     assert z.numpy().mean() == pytest.approx(0.5, abs=0.1 + 4 / np.sqrt(4000))
     assert z.numpy().std() == pytest.approx(1.0, abs=0.1 + 4 / np.sqrt(8000))
-    # Half the rate in each stage, of which there were two at least.
+    # Each stage halves the rate, and there were at least two stages.
     stages = sorted(set(iterates.rates), reverse=True)
     np.testing.assert_allclose(stages, [0.05 * 0.5**stage for stage in range(len(stages))], rtol=1e-6)
     assert len(stages) >= 2
@@ -190,7 +190,7 @@ def test_a_fit_goes_on_until_q_has_converged():
 
 @pytest.mark.parametrize("epochs", [4, 10])
 def test_the_mean_of_the_later_iterates_of_the_last_whole_stage_remains(epochs):
-    # Each stage has four epochs, of 10 executions each; the mean of its last two is what the next one starts from.
+    # A stage has four epochs of 10 executions each; the next stage starts from the mean of its last two epochs.
     model, iterates = normal_posterior(), Iterates()
     with pytest.warns(UserWarning, match="^q has not converged to a tolerance of 1e-06"):
         model.fit(epochs=epochs, callbacks=[iterates, Convergence(tolerance=1e-6, max_epochs=4)], verbose=0)
@@ -199,7 +199,7 @@ def test_the_mean_of_the_later_iterates_of_the_last_whole_stage_remains(epochs):
     found = np.concatenate([np.ravel(variable) for variable in model.trainable_variables])
     np.testing.assert_allclose(found, expected, atol=1e-6)
     assert np.any(np.abs(iterates.iterates[-1] - expected) > 1e-4)
-    # A second fit does not start with the last one of this.
+    # A second fit does not start with the last learning rate of this one.
     assert float(model.optimizer.learning_rate) == pytest.approx(0.05)
     assert min(iterates.rates) == pytest.approx(0.05 * 0.5 ** ((epochs - 1) // 4))
 
@@ -246,7 +246,7 @@ def collapses(record):
 
 
 def warnings_of(model, values, weights=None):
-    """What a training says whose epochs have given divergences, and given weights of them."""
+    """The warnings of a training whose epochs have the given KL divergences and KL weights."""
     callback = PosteriorCollapseWarning()
     callback.set_model(model)
     with warnings.catch_warnings(record=True) as record:
@@ -266,7 +266,7 @@ def warnings_of(model, values, weights=None):
         ([0.04, 0.03, 0.02], 2),
         ([5.0, 0.04, 0.03], 3),
         ([0.0, 0.0], 2),
-        # Training that finds a use for z, and one that has not lost it for good.
+        # Training that starts to use z, and training that loses z only for one epoch.
         ([0.01, 0.02, 0.04, 0.3, 2.0], None),
         ([5.0, 0.04, 0.3, 0.04], None),
         ([float("nan")] * 3, None),
@@ -299,10 +299,10 @@ def test_a_fit_that_collapses_says_so_and_a_healthy_one_does_not(kind, tiny_vae,
 @pytest.mark.parametrize(
     ("name", "values", "message"),
     [
-        # The divergence of the labels is no use of z.
+        # The divergence of the labels does not show that z is used.
         ("semi-supervised", {"kl": [1.2, 1.1], "kl_z": [0.02, 0.01]}, "the metric `kl_z`, was 0.01 nats"),
         ("semi-supervised", {"kl": [3.0, 3.0], "kl_z": [2.0, 2.0]}, None),
-        # A layer that is not used under one that is; from the bottom up the first may be below 0.
+        # One layer is used and the other is not; in a bottom-up model the first divergence may be below 0.
         ("hierarchical", {"kl_1": [5.0, 5.0], "kl_2": [0.02, 0.01], "kl": [5.0, 5.0]}, "the metric `kl_2`, was 0.01"),
         ("hierarchical", {"kl_1": [-1.0, -1.0], "kl_2": [5.0, 5.0], "kl": [4.0, 4.0]}, None),
         ("ladder", {"kl_1": [0.02, 0.01], "kl_2": [5.0, 5.0], "kl": [5.0, 5.0]}, "the metric `kl_1`, was 0.01"),
@@ -324,6 +324,6 @@ def test_a_collapse_of_a_part_of_z_is_found(name, values, message):
 
 def test_variational_inference_has_no_posterior_of_each_x_to_collapse(recwarn):
     model = tfvae.VariationalInference(lambda latents, _: -0.5 * latents["x"] ** 2, {"x": ()})
-    # The exact posterior is where q starts, and log p(z) is not known apart: `kl` is a negative entropy.
+    # q starts at the exact posterior, and log p(z) is not known separately, so `kl` is a negative entropy.
     assert max(model.fit(epochs=2, verbose=0).history["kl"]) < 0.05
     assert not collapses(recwarn)

@@ -23,7 +23,7 @@ def trained(x, known_model, tmp_path):
 
 
 def resumed(x, known_model, folder, **arguments):
-    """The epochs that a training with the checkpoints of a folder still takes."""
+    """The epochs that a training still runs when it resumes from the checkpoints of a folder."""
     model = known_model()
     return model.fit(x, batch_size=4, callbacks=Checkpoints(folder, **arguments), epochs=4, verbose=0).epoch
 

@@ -1,4 +1,4 @@
-"""The command line, as a user types it."""
+"""The command line as a user types it."""
 
 import contextlib
 import csv
@@ -47,13 +47,13 @@ def in_empty(tmp_path, monkeypatch):
 
 @pytest.fixture
 def without_exports(monkeypatch):
-    """Leaves out the pictures and the exports of a training, which the tests of `trained` look at."""
+    """Skips the plots and the exports of a training, which the tests of `trained` cover."""
     monkeypatch.setattr(run_folder, "draw", lambda *_: None)
     monkeypatch.setattr(commands, "_export", lambda *_: None)
 
 
 def error_line(capsys, arguments):
-    """Runs a command that must fail as a usage error, and returns its one line."""
+    """Runs a command that must fail with a usage error of one line, and returns that line."""
     with pytest.raises(SystemExit) as raised:
         commands.main(arguments)
     assert raised.value.code == 2
@@ -63,7 +63,7 @@ def error_line(capsys, arguments):
 
 
 def table_values(output, label):
-    """The numbers that end the line that starts with `label`."""
+    """The numbers in the line that starts with `label`."""
     (line,) = [line for line in output.splitlines() if line.startswith(label)]
     return [float(number) for number in re.findall(r"-?\d+\.\d+", line)]
 
@@ -142,7 +142,7 @@ def test_evaluate_prints_the_held_out_figures_of_the_model(in_trained, capsys):
     nats, _ = table_values(capsys.readouterr().out, "log-likelihood")
     model = keras.saving.load_model("runs/digits/model.keras")
     x = (load_digits().images / 16)[..., None]
-    # Which fifth is held out matters by about a nat at most here; another model would be tens of nats away.
+    # Which fifth is held out changes this by at most about one nat; another model would be tens of nats away.
     assert abs(nats - model.log_likelihood(x, 200, seed=0).mean()) < 2
 
 
@@ -180,7 +180,7 @@ def test_export_is_given_the_folder_and_its_name(in_trained, monkeypatch):
         (2, Path("saved_models/digits"), None, None, None),
         (2, Path("elsewhere"), 2, "float16", 1),
     ]
-    # Of the data of the run, to calibrate and to compare.
+    # The exports get the data of the run, for calibration and comparison.
     assert all(next(iter(each.train)).shape[1:] == (8, 8, 1) for each in pipelines)
 
 
@@ -309,8 +309,8 @@ def test_two_replicas_learn_what_one_device_learns(trained, tmp_path):
     elbo, expected = (
         table_values((folder / "runs/digits/evaluation.txt").read_text(), "ELBO")[0] for folder in (tmp_path, trained)
     )
-    # The replicas draw other noise. Seeds 0, 1 and 2 gave -59.4, -58.0 and -58.6, and at most 0.2 more or less with two
-    # replicas; after one epoch it is 1.6 lower.
+    # The replicas draw different noise. Seeds 0, 1 and 2 gave -59.4, -58.0 and -58.6, and within 0.2 of that with two
+    # replicas; after a single epoch it is 1.6 lower.
     assert elbo == pytest.approx(expected, abs=0.7)
 
 

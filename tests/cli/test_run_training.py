@@ -1,4 +1,4 @@
-"""The training of a run: cut, resumed, refused, overwritten, diverged, and killed at any step of the file system."""
+"""A run's training: interrupted, resumed, refused, overwritten, diverged, and killed at any file-system operation."""
 
 import types
 
@@ -16,7 +16,7 @@ TRAIN = ["train", "digits", "--epochs", "2", "--hidden", "[16]", "--latent_dim",
 
 @pytest.fixture
 def after(monkeypatch):
-    """Leaves out what comes after a training, and lists what of it was called."""
+    """Replaces what follows a training, and lists which of it was called."""
     called = []
     monkeypatch.setattr(run_folder, "evaluation", lambda *_: called.append("evaluation") or "the evaluation")
     monkeypatch.setattr(run_folder, "draw", lambda *_: called.append("draw"))
@@ -26,7 +26,7 @@ def after(monkeypatch):
 
 
 class Cut(keras.callbacks.Callback):
-    """Interrupts the training after a step of an epoch; step 0 is the end of the epoch before."""
+    """Interrupts the training after a step of an epoch; step 0 is the end of the previous epoch."""
 
     def __init__(self, epoch, step):
         super().__init__()
@@ -42,7 +42,7 @@ class Cut(keras.callbacks.Callback):
 
 @pytest.fixture
 def train(tmp_path, monkeypatch, after):
-    """Runs `tfvae train` in a folder of this test, with further arguments and callbacks, the last ones to be called."""
+    """Runs `tfvae train` in the test's folder, with more arguments, and with more callbacks, which are called last."""
     monkeypatch.chdir(tmp_path)
     fit = VAE.fit
 
@@ -68,7 +68,7 @@ def train_cut(train):
 
 @pytest.fixture
 def refused(train, capsys):
-    """The one line that says why a command is refused."""
+    """Runs a command that must fail with a usage error of one line, and returns that line."""
 
     def run(*arguments):
         capsys.readouterr()
@@ -107,7 +107,7 @@ def test_a_run_that_is_cut_again_and_again_ends_as_one_that_was_not(train, train
     assert "`--epochs` must be as in runs/digits/config.yaml, 2," in refused("--resume", "--epochs", "3")
     assert "`--likelihood` must be as in" in refused("--resume", "--likelihood.scale", "0.5")
     assert contents(folder) == before
-    # At the end of an epoch, and in the middle of the next.
+    # Interrupted at the end of an epoch, and in the middle of the next.
     train_cut(1, 0, "--resume", "true", "--save_freq", "7")
     train_cut(1, 44, "--resume", "--strategy", "one_device")
     assert after == ["evaluation", "draw", "export"]
@@ -127,13 +127,13 @@ def test_a_run_that_is_complete_is_left_alone(train, refused, folder, after, cap
     assert capsys.readouterr().out == "runs/digits is trained already\n"
     assert "holds a trained model: choose another --name, or pass --overwrite" in refused()
     assert contents(folder) == before
-    # As after a kill in the export.
+    # As after a kill during the export.
     (folder / "evaluation.txt").unlink()
     after.clear()
     train("--resume", callbacks=[Cut(0, 1)])
     assert after == ["evaluation", "draw", "export"]
     assert (folder / "evaluation.txt").read_text() == "the evaluation\n"
-    # Written again, as is the picture.
+    # These two were written again; nothing else changed.
     for name in ("evaluation.txt", "history.png"):
         del before[folder / name]
     assert contents(folder).items() > before.items()
@@ -185,7 +185,7 @@ def test_a_run_without_a_checkpoint_that_is_whole_is_refused(train_cut, refused,
         assert "must hold a checkpoint that is whole" in refused("--resume")
 
 
-# Kills at every step of the file system
+# Kills at every file-system operation
 
 MOMENTS = """
 import pathlib, re, shutil, sys
@@ -282,7 +282,7 @@ print(len(moments), trained)
 
 
 def test_a_kill_at_any_step_of_the_file_system_leaves_what_can_be_resumed(run_python, tmp_path):
-    # A killed process leaves what is on disk at that moment, so copies of the folder stand for kills at exact steps.
+    # A killed process leaves what is on disk at that moment, so copies of the folder simulate kills at exact moments.
     moments, trained = map(int, run_python(MOMENTS, tmp_path).split()[-2:])
     assert moments > 20
     assert 0 < trained < moments / 2

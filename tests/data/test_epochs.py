@@ -1,4 +1,4 @@
-"""The order of the data: new in each epoch, the same in every process, each example once."""
+"""The order of the data: new in each epoch, the same in every process, with every example once."""
 
 import keras
 import numpy as np
@@ -8,7 +8,7 @@ import tensorflow as tf
 
 from tfvae.data import epochs
 
-# The first column tells the rows apart.
+# The first column identifies the row.
 X = np.stack([np.arange(20), np.zeros(20)], axis=1)
 
 
@@ -65,7 +65,7 @@ def test_a_pass_follows_from_the_seed_and_its_number():
     for epoch in (2, 0, 0):
         epochs.set_epoch(epoch)
         assert passes(dataset, 1) == [first[epoch]]
-    # The passes in epochs do not count.
+    # Passes made while an epoch is set are not counted.
     epochs.set_epoch(None)
     assert passes(dataset, 3) == first
 
@@ -117,7 +117,7 @@ def test_the_order_follows_from_the_seed_when_the_model_was_made(seen, known_mod
     for seed in (1, 1, 2):
         keras.utils.set_random_seed(seed)
         model = known_model(run_eagerly=True)
-        # What is drawn in between does not matter.
+        # What was drawn in between does not matter.
         keras.utils.set_random_seed(len(orders))
         orders.append(seen(model=model, epochs=2))
     assert orders[0] == orders[1]
@@ -178,7 +178,7 @@ def test_batches_are_as_large_as_in_keras(arguments, sizes, seen):
     rows = seen(epochs=4, **arguments)
     assert [[len(batch) for batch in epoch] for epoch in rows] == [sizes] * 4
     orders = flat(rows)
-    # Two epochs are one pass where an epoch has half of the batches.
+    # If an epoch has half of the batches, two epochs make one pass.
     whole = [orders[0] + orders[1], orders[2] + orders[3]] if sum(sizes) < 20 else orders
     assert [sorted(order) for order in whole] == [list(range(20))] * len(whole)
     assert len({tuple(order) for order in orders}) == 4
@@ -208,7 +208,7 @@ CLASSES = np.arange(20) % 4
     ids=["integers", "column", "floats", "one-hot", "series"],
 )
 def test_classes_weigh_as_in_keras(y, x, known_model):
-    # Of these classes one is not in the data, and two of the data have no weight.
+    # One of these classes does not occur in the data, and two classes in the data have no weight.
     history = known_model().fit(x, y, class_weight={1: 3.0, 2: 0.0, 9: 5.0}, batch_size=3, verbose=0).history
     weights = np.array([1.0, 3.0, 0.0, 1.0])[CLASSES]
     elbo = x[:, 0] - x[:, 1]

@@ -1,4 +1,4 @@
-"""Names, files and arrays as pipelines: against NumPy, scikit-learn and PIL, with no network."""
+"""Pipelines from names, files and arrays: against NumPy, scikit-learn and PIL, without network access."""
 
 import json
 import urllib.error
@@ -40,7 +40,7 @@ def test_train_and_validation_are_disjoint_and_together_the_whole():
     pipelines = load(TRAIN, batch_size=4, validation_fraction=0.25)
     train, validation = rows(pipelines.train), rows(pipelines.validation)
     assert len(validation) == 6
-    # The first column names the row.
+    # The first column identifies the row.
     np.testing.assert_array_equal(np.sort(np.concatenate([train, validation])[:, 0]), TRAIN[:, 0])
 
 
@@ -54,13 +54,13 @@ def test_each_epoch_visits_every_row_once_in_a_new_order():
 
 
 def test_the_order_is_uniform():
-    # The place of each of 200 rows has the mean 99.5 and the variance (200^2 - 1) / 12; the bound is 4.5 standard
-    # errors, for 200 rows are looked at.
+    # The position of each of the 200 rows has mean 99.5 and variance (200^2 - 1) / 12; the tolerance is 4.5 standard
+    # errors because 200 rows are checked.
     train = load(np.arange(250.0).reshape(250, 1), batch_size=64).train
     orders = np.stack([rows(train)[:, 0] for _ in range(40)])
     places = np.argsort(orders, axis=1)
     np.testing.assert_allclose(places.mean(axis=0), 99.5, atol=4.5 * np.sqrt((200**2 - 1) / 12 / 40))
-    # Nor does an epoch depend on the one before.
+    # And the order of an epoch does not depend on the one before.
     correlations = [np.corrcoef(places[i], places[i + 1])[0, 1] for i in range(39)]
     np.testing.assert_allclose(correlations, 0, atol=4 / np.sqrt(199))
 
@@ -96,7 +96,7 @@ def test_a_seed_gives_the_same_epochs_whatever_the_global_seed(binarize):
 
 @pytest.fixture(scope="module")
 def second_process(run_python):
-    """Two epochs in a new process with two devices: as they are, and split by a strategy between two replicas."""
+    """Two epochs in a new process with two devices: undistributed, and distributed to two replicas."""
     code = """
 import json, numpy as np, tensorflow as tf
 from tfvae.data import load
@@ -165,7 +165,7 @@ def test_dynamic_binarisation_has_the_mean_p_and_differs_each_epoch():
     epochs = np.stack([rows(pipelines.train) for _ in range(30)])
     assert set(np.unique(epochs)) == {0.0, 1.0}
     assert not np.array_equal(epochs[0], epochs[1])
-    # 30 epochs of 200 equal rows; p = 0 and p = 1 are exact.
+    # 30 epochs of 200 equal rows; at p = 0 and p = 1 the mean is exact.
     error = np.sqrt(p[0] * (1 - p[0]) / 6000)
     np.testing.assert_array_less(np.abs(epochs.mean(axis=(0, 1)) - p[0]), 4 * error + 1e-7)
 
@@ -261,11 +261,11 @@ def test_binary_data_as_uint8_warn():
         read(np.eye(4, dtype=np.uint8))
 
 
-# Several files, which are streamed.
+# Several files are streamed.
 
 
 def shard(folder, x, count=5):
-    """Files 0.npy, 1.npy, ... that together hold x."""
+    """Writes x to the files 0.npy, 1.npy, ..."""
     for i, part in enumerate(np.array_split(x, count)):
         np.save(folder / f"{i}.npy", part)
 
@@ -285,7 +285,7 @@ def test_whole_files_are_held_out_by_the_seed(tmp_path):
         assert (len(pipelines.train), len(pipelines.validation)) == (4, 3)
         held_out.add(tuple(validation[::8, 0]))
     assert len(held_out) > 1
-    # At least one is held out, and at least one is not.
+    # At least one file is held out, and at least one is not.
     assert [len(rows(load(tmp_path, validation_fraction=f).validation)) for f in (0.01, 0.99)] == [8, 32]
     with pytest.raises(ValueError, match=r"`validation_fraction` must be between 0 and 1. Received: .*=1.0"):
         load(tmp_path, validation_fraction=1.0)
@@ -296,7 +296,7 @@ def test_whole_files_are_held_out_by_the_seed(tmp_path):
 @pytest.mark.parametrize("binarize", [None, "threshold"])
 @pytest.mark.parametrize("dtype", [np.uint8, np.bool_, np.float64])
 def test_streamed_files_are_in_the_units_of_arrays(tmp_path, dtype, binarize):
-    # All rows are one, so that it does not matter which are held out.
+    # All rows are equal, so that it does not matter which are held out.
     x = np.tile((np.arange(20).reshape(4, 5) / 19 * (255 if dtype == np.uint8 else 1)).astype(dtype), (40, 1, 1))
     shard(tmp_path, x)
     streamed, expected = load(tmp_path, binarize=binarize), load(x, binarize=binarize)
@@ -367,7 +367,7 @@ def test_a_failed_download_is_told(monkeypatch, tmp_path):
     def no_network(*args, **kwargs):
         raise urllib.error.URLError("no network")
 
-    # Only the network is replaced, so that what Keras makes of it is what is tested.
+    # Only the download is replaced, so that Keras's own handling of the failure is tested.
     monkeypatch.setattr("keras.src.utils.file_utils.urlretrieve", no_network)
     monkeypatch.setattr("keras.src.utils.file_utils.config.keras_home", lambda: str(tmp_path))
     with pytest.raises(

@@ -1,4 +1,4 @@
-"""What `tfvae.data` reads from files, tables and folders of images, and what it refuses."""
+"""What `tfvae.data` reads from files, tables and folders of images, and what it rejects."""
 
 import builtins
 import pickle
@@ -111,7 +111,7 @@ def test_a_table_is_standardised_by_its_training_split(tmp_path, suffix):
 
 
 def test_a_table_keeps_small_differences_of_large_numbers(tmp_path):
-    # In float32 these are one number.
+    # In float32 these would all be the same number.
     pd.DataFrame({"t": 1.7e9 + np.arange(50.0)}).to_csv(tmp_path / "a.csv", index=False)
     pipelines = load(tmp_path / "a.csv")
     assert len(np.unique(rows(pipelines.train))) == 40
@@ -205,7 +205,7 @@ def test_a_jpeg_is_close_to_the_original(tmp_path):
 
 
 def test_images_are_resized_as_pil_does(tmp_path):
-    # PIL, too, averages when it makes an image smaller, and rounds.
+    # PIL also averages when it shrinks an image, and rounds.
     images = [Image.fromarray(grey(32, 40)), Image.fromarray(grey(64, 48))]
     for name, image in zip("ab", images, strict=True):
         image.save(tmp_path / f"{name}.png")
@@ -247,11 +247,11 @@ def test_image_size_without_a_folder_is_told():
         load("digits", image_size=(8, 8))
 
 
-# Several files, which are streamed.
+# Several files are streamed.
 
 
 def example(**features):
-    """A serialized example with features of bytes."""
+    """A serialized example with bytes features."""
     features = {name: tf.train.Feature(bytes_list=tf.train.BytesList(value=[x])) for name, x in features.items()}
     return tf.train.Example(features=tf.train.Features(feature=features)).SerializeToString()
 
@@ -300,7 +300,7 @@ def test_bad_files_among_several_are_told(tmp_path, monkeypatch, source, message
         load(source)
 
 
-# What is refused.
+# Errors.
 
 
 @pytest.mark.parametrize("source", ["mnst", "no/such/file.npz"])

@@ -1,4 +1,4 @@
-"""Rows streamed from files: against NumPy, in other processes, in bounded memory and divided among real workers."""
+"""Rows streamed from files: against NumPy, in other processes, in bounded memory and shared among real workers."""
 
 import inspect
 import json
@@ -11,7 +11,7 @@ from tensorflow.core.framework.tensor_pb2 import TensorProto
 from tfvae.data import epochs
 from tfvae.data.shards import look, stream, write_tfrecords
 
-# The first column names the row.
+# The first column identifies the row.
 X = np.arange(23 * 6, dtype=np.float32).reshape(23, 3, 2) / 4
 
 
@@ -30,7 +30,7 @@ SAVE = {
 
 
 def save(folder, kind, x=X, rows_per_file=10):
-    """Files of one kind that together hold x."""
+    """Writes x to files of one kind."""
     if kind == "tfrecord":
         return write_tfrecords(x, folder, rows_per_file=rows_per_file)
     folder.mkdir(exist_ok=True)
@@ -42,7 +42,7 @@ def save(folder, kind, x=X, rows_per_file=10):
 
 
 def example(**features):
-    """A serialized example with features of bytes."""
+    """A serialized example with bytes features."""
     features = {name: tf.train.Feature(bytes_list=tf.train.BytesList(value=[x])) for name, x in features.items()}
     return tf.train.Example(features=tf.train.Features(feature=features)).SerializeToString()
 
@@ -127,7 +127,7 @@ def test_rows_come_as_they_are_in_the_files(tmp_path, kind, dtype):
 
 @pytest.mark.parametrize("kind", ["tfrecord", *SAVE])
 def test_rows_that_take_several_chunks(tmp_path, kind):
-    # 400 KB a row, two in a chunk; and many small rows.
+    # Rows of 400 KB, two to a chunk; and many small rows.
     large = np.random.default_rng(0).normal(size=(7, 50_000)).astype(np.float32)
     np.testing.assert_array_equal(rows(stream(save(tmp_path / "a", kind, large), batch_size=2, shuffle=False)), large)
     small = np.arange(2000).reshape(1000, 2)
@@ -147,7 +147,7 @@ def test_a_pattern_and_a_folder_are_sorted_and_a_list_is_not(tmp_path):
 
 
 def test_another_serial_form_of_a_tensor_is_read(tmp_path):
-    # With float_val in the place of tensor_content.
+    # With float_val instead of tensor_content.
     form = TensorProto(dtype=1, tensor_shape=tf.TensorShape([2]).as_proto(), float_val=[1.5, 2.5])
     write_records(
         tmp_path / "a.tfrecord", example(x=form.SerializeToString()), example(x=serialized(np.float32([3.5, 4.5])))
@@ -179,14 +179,14 @@ def test_a_small_buffer_mixes_files_that_are_in_a_random_order(files):
     sources = [set((batch.numpy() // 50).tolist()) for batch in batches]
     assert min(map(len, sources)) >= 2
     assert len(set.union(*sources)) >= 6
-    # Nor is a large file read as a whole before another.
+    # And a large file is not read to its end before the next one.
     paths = save(files[0].parent / "large", "npy", np.arange(2400).reshape(-1, 1), rows_per_file=600)
     first = next(iter(stream(paths, batch_size=600, shuffle_rows=1)))
     assert len(np.unique(first // 600)) == 3
 
 
 def noisy(x, seed):
-    """A transform that shows its seed."""
+    """A transform whose output shows the seed it was given."""
     return tf.concat([tf.cast(x, tf.float64), tf.random.stateless_uniform(tf.shape(x), seed, dtype=tf.float64)], axis=1)
 
 
@@ -196,7 +196,7 @@ def two_passes(files, seed, global_seed):
     return [batch.tolist() for _ in range(2) for batch in dataset.as_numpy_iterator()]
 
 
-# By default of arrays, in test_loading.py.
+# test_loading.py has a default test of this for arrays.
 @pytest.mark.slow
 def test_a_seed_gives_the_same_batches_whatever_the_global_seed(files, run_python):
     expected = two_passes(files, 3, 0)
@@ -233,7 +233,7 @@ def test_an_epoch_that_is_repeated_has_the_same_batches(files):
         np.testing.assert_array_equal(rows(dataset), first)
     finally:
         epochs.set_epoch(None)
-    # The noise of a row is new in each epoch, and in each batch.
+    # The noise is new in each epoch and in each batch.
     assert len(np.unique(np.concatenate([first, second])[:, 1])) == 800
 
 
@@ -245,7 +245,7 @@ def test_without_a_shuffle_the_noise_is_that_of_the_first_pass(files):
     assert len(np.unique(first[:, 1])) == 400
 
 
-# What is refused.
+# Errors.
 
 
 @pytest.mark.parametrize("shuffle", [False, True])
@@ -263,7 +263,7 @@ def test_without_a_shuffle_the_noise_is_that_of_the_first_pass(files):
     ],
 )
 def test_what_is_found_while_reading_names_the_file(tmp_path, name, message, shuffle):
-    # More than what is read along with the header, and than one chunk.
+    # So long that the error comes neither with the header nor in the first chunk.
     path, x = tmp_path / name, np.tile(X, (200, 1, 1))
     last = {"shape": X[0, 0], "dtype": np.float64(X[0]), "nan": X[0] * np.nan}
     if path.suffix == ".tfrecord":
@@ -320,13 +320,13 @@ WORKER = """
     print(json.dumps(results))
 """
 
-# The rows of each file, the batch size and whether to shuffle.
+# The number of rows of each file, the batch size, and whether to shuffle.
 CASES = [
     ([10, 3, 9], 8, True),
     ([5, 5], 8, False),
     ([17, 4, 6, 2], 5, True),
     ([1, 1, 1], 2, True),
-    # The second worker takes 2 and 3 rows in turn, the first 3 and 2.
+    # The second worker takes 2 and 3 rows alternately, the first 3 and 2.
     ([4, 18], 5, False),
     # Fewer files than workers.
     ([23], 7, True),
@@ -336,7 +336,7 @@ CASES = [
 
 @pytest.fixture(scope="module")
 def two_workers(run_workers):
-    """For each case what both workers got, each in a process of its own."""
+    """For each case, what each of the two workers got; each worker is a process."""
     outputs = run_workers(WORKER, 2, json.dumps(CASES), timeout=120)
     return list(zip(*(json.loads(output.splitlines()[-1]) for output in outputs), strict=True))
 

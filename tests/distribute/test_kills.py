@@ -1,4 +1,4 @@
-"""Training that is killed, by SIGKILL at random times, and started again until it ends."""
+"""Training that is killed with SIGKILL at random times and restarted until it completes."""
 
 import json
 import random
@@ -30,7 +30,7 @@ TRAINING = """
 
 @pytest.fixture(scope="module")
 def uncut(processes, tmp_path_factory):
-    """The weights in the end of a training that was not killed, and how long it took."""
+    """The final weights of a training that was not killed, and how long it took."""
     folder = tmp_path_factory.mktemp("uncut")
     start = time.monotonic()
     processes.run(TRAINING, folder, "Checkpoints")
@@ -40,11 +40,11 @@ def uncut(processes, tmp_path_factory):
 
 
 def newest(folder):
-    """The epoch and step of the newest checkpoint, by its name; nothing where there is none."""
+    """The epoch and step of the newest checkpoint, from its name; empty if there is none."""
     return max((path.name[:16] for path in folder.glob("state/0*.weights.h5")), default="")
 
 
-# By default a worker is killed, below, and in cli/test_run_training.py all moments at which one can be are tried.
+# The default tests kill a worker, below, and try every possible moment of a kill, in cli/test_run_training.py.
 @pytest.mark.slow
 @pytest.mark.parametrize("kills", [3, 30])
 @pytest.mark.parametrize("kind", ["Checkpoints", "BackupAndRestore"])
@@ -56,13 +56,13 @@ def test_a_training_that_is_killed_again_and_again_ends_the_same(kind, kills, pr
     while killed < kills:
         before = newest(folder)
         process = processes.start(TRAINING, folder, kind)
-        # From the start of the process to about its end: to build and restore takes more time than to train.
+        # Anywhere in the life of the process: building and restoring take more time than training.
         time.sleep(rng.uniform(0, seconds))
         process.kill()
         code = process.wait()
         assert code in (0, -signal.SIGKILL), process.stderr[-2000:]
         if code == 0:
-            # It ended first: compared, and begun anew.
+            # It completed before the kill: its weights are compared, and a new training starts.
             assert_same_end(folder, expected)
             folder = tmp_path / str(killed)
             folder.mkdir(exist_ok=True)
@@ -103,7 +103,7 @@ WORKER_EPOCHS = 12
 
 
 class Workers:
-    """Two workers, each of which can be killed and started again."""
+    """Two workers, each of which can be killed and restarted."""
 
     def __init__(self, processes, addresses, folder):
         self.processes, self.addresses, self.folder = processes, addresses, folder

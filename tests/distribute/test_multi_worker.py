@@ -1,4 +1,4 @@
-"""Workers that are real processes do together what one device does, and each of them ends with the same model."""
+"""Workers in real processes together compute what one device computes, and all of them end with the same model."""
 
 import json
 import pathlib
@@ -25,11 +25,11 @@ CASES = {
 
 
 def cases(workers):
-    """Of two workers, by default, the plain one; of two replicas test_replicas.py has all."""
+    """The cases for a number of workers: for two only the plain one, because test_replicas.py has all for two."""
     return [name for name in CASES if workers > 2 or name == "plain"]
 
 
-# What the processes run, which end within their time.
+# What the processes run; each ends itself after a time limit.
 
 PROCESS = """
     import faulthandler, json, sys
@@ -43,7 +43,7 @@ PROCESS = """
 
 
 def one_machine(count):
-    """What one device computes, and so many devices with noise."""
+    """What one device computes, and, for the model with noise, as many devices as there are workers."""
     cpu = tf.config.list_physical_devices("CPU")[0]
     tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * int(count))
     found = {name: test_replicas.trained(0, CASES[name][0]) for name in cases(int(count))}
@@ -80,7 +80,7 @@ def noisy(replicas):
 
 
 def first_seed(replicas):
-    """The seed that the first noise of this worker is drawn with."""
+    """The seed of the first noise that this worker draws."""
     model = replicated.known(replicas)
     return replicated.strategy(2).run(tf.function(lambda: model.next_seed()))
 
@@ -97,7 +97,7 @@ def shuffled(replicas):
     with replicated.scope(replicas):
         model = Squares()
         model.compile(keras.optimizers.SGD(0.1))
-    # A sum of 21 powers of 2 is 2^21 - 1 only if each of them is there once.
+    # The powers of 2 sum to 2^21 - 1 only if each of the 21 examples is used exactly once.
     x = np.stack([np.arange(21.0), 2.0 ** np.arange(21)], axis=1)
     history = model.fit(x, epochs=3, validation_data=(x[:7], None, WEIGHT[:7]), **BATCHES).history
     return {"w": model.w.numpy(), "kl": history["kl"], "val_kl": history["val_kl"]}
@@ -115,7 +115,7 @@ def stopped(replicas):
 
 
 def saved(replicas, folder):
-    """Saved by the first worker, while the others go on to the next step."""
+    """Files that the first worker saves while the others continue with the next step."""
     layers = [keras.layers.BatchNormalization, lambda: keras.layers.Dropout(0.5)]
     vae = replicated.build(replicas, quiet=False, layers=lambda: [make() for make in layers])
     replicated.fit(vae)
@@ -133,7 +133,7 @@ def saved(replicas, folder):
 
 @pytest.fixture(scope="module", params=[2, pytest.param(3, marks=pytest.mark.slow)], ids="{} workers".format)
 def runs(request, run_python, run_workers, tmp_path_factory):
-    """What one machine and the workers report, and the folder of the first one's files."""
+    """What one machine and the workers report, and the folder of the files that the first worker saves."""
     folder = tmp_path_factory.mktemp("saved")
     reports = run_workers(PROCESS, request.param, FOLDER, 200, "worker", folder, timeout=210)
     expected = run_python(PROCESS, FOLDER, 100, "one_machine", request.param)

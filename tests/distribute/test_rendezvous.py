@@ -1,4 +1,4 @@
-"""Workers that wait for each other: late, killed, twice, of another cluster, and strangers at the door."""
+"""Workers that wait for each other: late, killed, duplicate or of another cluster, and connections by strangers."""
 
 import contextlib
 import fractions
@@ -25,7 +25,7 @@ def short_pauses(monkeypatch):
 
 @pytest.fixture
 def start():
-    """Starts a worker in a thread, which no failure of a test waits for."""
+    """Starts a worker in a thread that is not waited for when a test fails."""
 
     def run(addresses, index, timeout=5.0):
         worker = Future()
@@ -56,7 +56,7 @@ def start_process():
         process.stdin.write(json.dumps([addresses, index, timeout]).encode())
         process.stdin.close()
         process.stdout.readline()
-        # It is about to call, and this is long enough for a message on this machine.
+        # It is about to connect; this is long enough for it to do so.
         time.sleep(0.4)
         return process
 
@@ -67,7 +67,7 @@ def start_process():
 
 
 def connect(address):
-    """Connects once somebody listens."""
+    """Connects as soon as something listens at the address."""
     host, port = address.split(":")
     for _ in range(100):
         with contextlib.suppress(OSError):
@@ -85,7 +85,7 @@ def check_waiting(workers, seconds=0.2):
     assert not any(worker.done() for worker in workers)
 
 
-# All come
+# All workers start
 
 
 @pytest.mark.parametrize("order", list(itertools.permutations(range(3))), ids=str)
@@ -147,7 +147,7 @@ def test_the_leader_listens_no_more_when_the_others_go_on(free_addresses, start,
     assert errors([start(addresses, index) for index in range(2)]) == [None, None]
 
 
-# Some do not come in time
+# Some workers do not start in time
 
 
 def late(*addresses, seconds=1):
@@ -165,7 +165,7 @@ def test_all_say_who_did_not_come(free_addresses, start, absent):
     found = errors(workers)
     assert 0.9 < time.monotonic() - begin < 3
     assert {type(error) for error in found} == {TimeoutError}
-    # Without a leader nobody knows of the others.
+    # If the leader, the first worker, is absent, the others cannot learn who else is.
     expected = addresses[:1] if 0 in absent else [addresses[index] for index in absent]
     assert {str(error) for error in found} == {late(*expected)}
 
@@ -265,7 +265,7 @@ def test_workers_of_different_clusters_all_say_so(free_addresses, start, count):
     assert {str(error) for error in found} == {f"{expected}{addresses} and {cluster}"}
 
 
-# Strangers, whom the leader would have to wait for if it heard them one after another
+# Strangers, on whom the leader would have to wait if it served connections one after another
 
 ALIKE = '{"tfvae": {"addresses": ADDRESSES, "index": INDEX}}\n'
 STRANGERS = {
@@ -289,7 +289,7 @@ STRANGERS = {
 }
 
 
-# Who says nothing, no JSON, other JSON, and what is almost right.
+# A stranger that sends nothing, something that is not JSON, other JSON, or almost the right message.
 SOME = ["nothing", "garbage", "nested", "null", "late", "index 0", "index true"]
 
 
@@ -306,7 +306,7 @@ def test_the_leader_minds_no_stranger(free_addresses, start, says):
             stranger = stack.enter_context(connect(addresses[0]))
             with contextlib.suppress(ConnectionError):
                 stranger.sendall(says.replace("ADDRESSES", json.dumps(addresses)).encode())
-        # One that goes at once.
+        # A stranger that disconnects at once.
         connect(addresses[0]).close()
         check_waiting([leader], 0.1)
         assert errors([leader, start(addresses, 1, 10.0), start(addresses, 2, 10.0)]) == [None] * 3

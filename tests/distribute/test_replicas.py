@@ -1,4 +1,4 @@
-"""Replicas on the devices of one machine: the same steps as one device, noise of their own, and what they refuse."""
+"""Replicas on the devices of one machine: the same steps as one device, each with its own noise, and errors."""
 
 import functools
 import itertools
@@ -32,7 +32,7 @@ from tests.helpers.replicated import (
 )
 from tfvae.elbo import ElboTerms, Sampling
 
-# How many replicas, the optimizer and the mode: in the slow tests each of them.
+# The number of replicas, the optimizer and the mode; the slow cases complete the list of each.
 CASES = [
     (2, "momentum", "4 steps at once"),
     (2, "Adam", "4 steps at once by xla"),
@@ -46,7 +46,7 @@ SLOW_CASES = [
     (4, "loss scale", "graph"),
 ]
 
-# Checks run in a process of their own, because TensorFlow splits the CPU only before it is used.
+# The checks run in a separate process, because TensorFlow can split the CPU only before it is used.
 CHILD = """
     import faulthandler, json, sys
     faulthandler.dump_traceback_later(float(sys.argv[2]), exit=True)
@@ -58,7 +58,7 @@ CHECKS = {"default": {}, "slow": {}}
 
 
 def in_child(*cases, slow=()):
-    """Makes a check into a test of how it went in the child, or in one of their own for the slow cases."""
+    """Turns a check into tests of its outcomes in a child process: one for the default cases, one for the slow ones."""
 
     def decorate(check):
         parameters = []
@@ -79,7 +79,7 @@ def in_child(*cases, slow=()):
 
 
 def run_checks(kind):
-    """Runs the checks of a kind, or for a number of replicas all optimizers and modes; returns what failed in each."""
+    """Runs the checks of a kind, or all optimizers and modes for a number of replicas; gives the failure of each."""
     cpu = tf.config.list_physical_devices("CPU")[0]
     tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 4)
     checks = CHECKS.get(kind)
@@ -97,7 +97,7 @@ def run_checks(kind):
 
 @pytest.fixture(scope="session")
 def outcomes_of(run_python):
-    """Runs the checks, in a limited time."""
+    """Runs checks in a child process with a time limit, once for each kind."""
     folder = pathlib.Path(__file__).parents[2]
     return functools.cache(lambda *arguments: json.loads(run_python(CHILD, folder, *arguments).splitlines()[-1]))
 
@@ -113,7 +113,8 @@ def trained(replicas, optimizer="momentum", mode="graph"):
         for copy in copies(weight, replicas):
             np.testing.assert_array_equal(copy, weight.numpy())
     if optimizer == "momentum":
-        # The others do not differ here; a quiet model predicts the same for all examples.
+        # Other optimizers would give the same here. `predict` needs a model that is not quiet, because a quiet one
+        # predicts the same for all examples.
         results["evaluate"] = vae.evaluate(X, sample_weight=WEIGHT, **BATCHES)
         vae = build(replicas, quiet=False, **MODES[mode])
         results |= {"predict": vae.predict(X, **BATCHES), "reconstruct": vae.reconstruct(X)}
@@ -121,8 +122,8 @@ def trained(replicas, optimizer="momentum", mode="graph"):
 
 
 def check_same_as_one_device(replicas, optimizer, mode):
-    # Float32 rounds a weight near 1 to 6e-8. A sum over replicas rounds elsewhere than a sum over the batch, at each of
-    # the ten steps, and momentum carries that on: 4e-7 was seen.
+    # float32 rounds a weight near 1 to 6e-8. A sum over replicas is rounded differently from a sum over the batch, in
+    # each of the ten steps, and momentum carries the difference on: 4e-7 was observed.
     found, expected = trained(replicas, optimizer, mode), trained(0, optimizer)
     assert_close(found, expected)
     if "clip" in optimizer:
@@ -229,13 +230,13 @@ def test_mixed_precision(policy):
         terms = vae.elbo_terms(X, Sampling(num_samples=1, seed=tf.constant([0, 0])))
         assert {term.dtype for term in terms[:4]} == {tf.float32}
         results.append((fit(vae, sample_weight=WEIGHT, epochs=2), vae.get_weights()))
-    # They compute with 8 or 11 bits.
+    # Half precision has 8 or 11 bits.
     assert_close(results[1], results[0], 0.01)
 
 
 @in_child()
 def test_batch_statistics_are_those_of_all_examples_on_all_replicas():
-    # With a momentum of 0 they are those of the last step.
+    # With a momentum of 0 the moving statistics are those of the last step.
     vae = build(2, layers=lambda: [keras.layers.BatchNormalization(momentum=0.0), keras.layers.Dropout(0.5)])
     vae.optimizer.learning_rate = 0.0
     features = vae.encoder.layers[0](X).numpy()
@@ -251,7 +252,7 @@ def test_batch_statistics_are_those_of_all_examples_on_all_replicas():
 @in_child()
 def test_synchronized_batch_statistics_are_those_of_one_device():
     vaes = [build(n, layers=lambda: [keras.layers.BatchNormalization(synchronized=True)]) for n in (0, 2)]
-    # Of one step: the error of a variance that is the difference of two means grows.
+    # One step only: the variance is a difference of two means, whose error grows with the steps.
     assert_close(*[(fit(vae, X[:5]), vae.get_weights()) for vae in vaes], 2e-5)
 
 
@@ -312,7 +313,7 @@ def test_a_saved_model_trains_on_outside_and_inside_the_scope():
         assert_close(loaded.get_weights(), vae.get_weights(), 0.0 if replicas else 2e-6)
 
 
-# What is refused
+# Errors
 
 
 def assert_refused(vae, message):

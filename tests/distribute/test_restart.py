@@ -1,4 +1,4 @@
-"""What is started again, and when; real workers are lost in test_kills.py."""
+"""What is restarted, and when; test_kills.py kills real workers."""
 
 import os
 import sys
@@ -13,7 +13,7 @@ LOST = tf.errors.UnavailableError(None, None, "Graph execution error:\n\nCollect
 
 @pytest.fixture
 def commands(monkeypatch):
-    """The commands by which this process would be replaced."""
+    """The commands that would have replaced this process."""
     commands = []
     monkeypatch.setattr(os, "execv", lambda path, command: commands.append((path, command)))
     monkeypatch.setattr(os, "closerange", lambda *_: None)

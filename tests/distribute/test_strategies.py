@@ -1,4 +1,4 @@
-"""Strategies by name, on devices that are there, hidden or made, and in workers that are real processes."""
+"""Strategies by name: on devices that are present, hidden or simulated, and in workers that are real processes."""
 
 import json
 import re
@@ -18,7 +18,7 @@ def no_cluster(monkeypatch):
 
 @pytest.fixture
 def made(monkeypatch):
-    """The arguments of the strategies that are made; none is, because this machine lacks their devices."""
+    """The arguments of the strategies that would be made; none is, because their devices may be missing."""
     calls = []
     for name in ("OneDeviceStrategy", "MirroredStrategy", "MultiWorkerMirroredStrategy", "TPUStrategy"):
         monkeypatch.setattr(tf.distribute, name, lambda *arguments, name=name: calls.append((name, *arguments)))
@@ -28,7 +28,7 @@ def made(monkeypatch):
 
 @pytest.fixture
 def machine(monkeypatch):
-    """Pretends that this machine has GPUs, some of them hidden from TensorFlow, or a TPU, here or elsewhere."""
+    """Simulates GPUs, some of them hidden from TensorFlow, and local or remote TPUs."""
 
     def pretend(gpus=0, hidden=0, tpus=0, tpu_name=""):
         monkeypatch.setenv("TPU_NAME", tpu_name)
@@ -43,7 +43,7 @@ def machine(monkeypatch):
 
 @pytest.fixture
 def tf_config(monkeypatch):
-    """Sets TF_CONFIG: text, or what is to be JSON."""
+    """Sets TF_CONFIG to text, or to the JSON of any other value."""
     return lambda value: monkeypatch.setenv("TF_CONFIG", value if isinstance(value, str) else json.dumps(value))
 
 
@@ -59,7 +59,7 @@ def is_default(strategy):
 
 
 def fails(message, received):
-    """Expects a ValueError that starts and ends so."""
+    """Expects a ValueError whose message starts with `message` and ends with `received`."""
     return pytest.raises(ValueError, match=f"^{re.escape(message)}.*Received: {re.escape(received)}$")
 
 
@@ -113,7 +113,7 @@ def test_auto_changes_nothing_where_one_gpu_is_used(machine, made, has, argument
 
 
 def test_a_tpu_that_does_not_answer_is_named(monkeypatch):
-    # Its kernels are not in TensorFlow for CPUs.
+    # TensorFlow for CPUs lacks the kernels for TPUs.
     monkeypatch.setenv("TPU_NAME", "local")
     with pytest.raises(ValueError, match=r'^`name="tpu"` must have a TPU that answers\. Received: local: TPUs'):
         tfvae.strategy("tpu")
@@ -336,7 +336,7 @@ def test_a_chief_and_a_worker_start_at_different_times(run_workers):
         assert report == {**expected, "chief": index == 0}
 
 
-# By default of threads, in test_rendezvous.py.
+# test_rendezvous.py has a default test of this with threads.
 @pytest.mark.slow
 def test_a_worker_that_never_starts_is_named_in_all(run_workers):
     printed = run_workers(

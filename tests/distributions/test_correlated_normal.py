@@ -1,4 +1,4 @@
-"""Normal posteriors with correlations: against SciPy, and their KL divergence in closed form."""
+"""Normal posteriors with correlations: densities against SciPy, and the KL divergence in closed form."""
 
 import numpy as np
 import pytest
@@ -14,12 +14,12 @@ tfd = tfp.distributions
 # The scale head is shifted by this, so that the scale is 1 where the head gives 0.
 SHIFT = np.log(np.e - 1)
 
-# Parameters for 2 examples, with what their distribution must be.
+# Parameters for 2 examples, and the distribution that they must stand for.
 LATENT = 3
 
 
 def full_covariance():
-    """A FullCovarianceNormal, its parameters of 2 examples, and the means and covariances that these stand for."""
+    """A FullCovarianceNormal, its parameters for 2 examples, and the means and covariances that they stand for."""
     generator = np.random.default_rng(1)
     loc = generator.normal(size=(2, LATENT)).astype("float32")
     tril = np.tril(generator.normal(size=(2, LATENT, LATENT))).astype("float32")
@@ -31,7 +31,7 @@ def full_covariance():
 
 
 def low_rank(latent_dim=LATENT, rank=2, size=1.0):
-    """As `full_covariance`, for a LowRankNormal, with factors of the given size beside scales of 0.3 to 2."""
+    """Like `full_covariance` for a LowRankNormal, with factors of the given size and scales from 0.3 to 2."""
     generator = np.random.default_rng(1)
     loc = generator.normal(size=(2, latent_dim)).astype("float32")
     scale = generator.uniform(0.3, 2.0, size=(2, latent_dim)).astype("float32")
@@ -93,7 +93,7 @@ def test_draws_of_correlated_normals_follow_them(gaussian):
 def test_sample_from_has_exactly_the_mean_and_covariance(gaussian):
     posterior, parameters, loc, covariance = gaussian
     np.testing.assert_array_equal(posterior.sample_from(parameters, tf.zeros_like(loc)), loc)
-    # z is affine in the noise: its columns are those of T, and T T^T the covariance.
+    # z = loc + T noise: unit vectors as noise give the columns of T, and T T^T is the covariance.
     basis = tf.eye(loc.shape[1])
     columns = [posterior.sample_from(parameters, tf.stack([row, row])) - loc for row in basis]
     root = np.stack(columns, axis=-1).astype("float64")
@@ -139,13 +139,13 @@ def test_the_matrix_of_the_full_covariance_is_triangular_with_a_positive_diagona
     features = np.random.default_rng(1).normal(scale=3, size=(50, 2)).astype("float32")
     tril = posterior(features)["scale_tril"].numpy()
     raw = posterior.scale_tril_head(features).numpy()
-    # Each number of the head has one place: below the diagonal as it is, on it as a scale.
+    # Each output of the head is used once: unchanged below the diagonal, or as a scale on it.
     diagonal = tril[:, range(3), range(3)]
     assert np.all(diagonal > 0)
     np.testing.assert_array_equal(tril, np.tril(tril))
     inverse = diagonal + np.log(-np.expm1(-np.float64(diagonal))) - SHIFT
     found = np.sort(np.concatenate([tril[:, [1, 2, 2], [0, 0, 1]], inverse], axis=1), axis=1)
-    # The inverse of a small scale has few digits.
+    # The head's output cannot be recovered accurately from a small scale.
     clear = diagonal.min(axis=1) > 0.01
     assert clear.sum() > 10
     np.testing.assert_allclose(found[clear], np.sort(raw, axis=1)[clear], rtol=1e-3, atol=1e-3)

@@ -1,4 +1,4 @@
-"""Flows: densities against Jacobians and areas, the inverse of autoregressive ones, and what has none."""
+"""Flows: densities against Jacobians and integrals, autoregressive flows and their inverse, and flows without one."""
 
 import numpy as np
 import pytest
@@ -22,7 +22,7 @@ INVERTIBLE = ["CouplingFlow", "InverseAutoregressiveFlow"]
 
 
 def disturbed(part, num_features):
-    """The part, built, with weights that are random and not those of the start."""
+    """Builds the part and gives it random weights in place of the initial ones."""
     part.build((None, num_features))
     generator = np.random.default_rng(2)
     part.set_weights([generator.normal(scale=0.7, size=weight.shape) for weight in part.get_weights()])
@@ -30,7 +30,7 @@ def disturbed(part, num_features):
 
 
 def flow(name, latent_dim=2):
-    """A flow, its features of 2 examples, and its parameters for these."""
+    """A flow, features of 2 examples, and its parameters for them."""
     posterior = disturbed(FLOWS[name](latent_dim), 3)
     features = tf.constant(np.random.default_rng(3).normal(size=(2, 3)), tf.float32)
     return posterior, features, posterior(features)
@@ -41,7 +41,7 @@ def noise(*shape):
 
 
 def assert_integrates_to_1(log_prob, image):
-    """Sums a density over a grid of what the noise within 6 standard deviations maps to, its image."""
+    """Sums a density over a grid that covers `image`, the image of noise within 6 standard deviations."""
     axes = [np.linspace(low, high, 500) for low, high in zip(image.min(0), image.max(0), strict=True)]
     z = np.stack(np.meshgrid(*axes, indexing="ij"), axis=-1).reshape(-1, 2).astype("float32")
     cell = np.prod([axis[1] - axis[0] for axis in axes])
@@ -93,7 +93,7 @@ def test_the_density_of_a_draw_is_that_by_the_jacobian_of_sample_from(name, late
     np.testing.assert_array_equal(center, posterior.sample_from(parameters, tf.zeros([2, latent_dim])))
     draws, log_prob_of_draws = posterior.distribution(parameters).experimental_sample_and_log_prob(50, seed=[1, 2])
     if posterior.has_log_prob:
-        # New tensors: TFP remembers what it computed of the old ones.
+        # New tensors, because TFP caches what it computed for the old ones.
         distribution = posterior.distribution(parameters)
         for points, values in ((z, expected), (center, log_prob_of_center), (draws, log_prob_of_draws)):
             np.testing.assert_allclose(distribution.log_prob(tf.constant(points.numpy())), values, rtol=1e-4, atol=2e-4)
@@ -139,7 +139,7 @@ def test_an_autoregressive_flow_is_triangular_in_its_order(hidden, index):
     jacobian = tape.batch_jacobian(z, u).numpy()[:, :: -1 if index else 1, :: -1 if index else 1]
     np.testing.assert_array_equal(jacobian, np.tril(jacobian))
     if hidden >= dim:
-        # No connection is lost: every dimension sees all before it, and the features.
+        # No connection is missing: every dimension depends on all before it, and on the features.
         assert np.all(np.abs(jacobian[:, *np.tril_indices(dim)]) > 0)
         assert np.all(np.abs(tape.batch_jacobian(z, features)) > 0)
 
@@ -177,7 +177,7 @@ def test_the_gradient_of_the_density_of_another_z_is_that_of_the_implicit_functi
     whole = tape.gradient(log_prob, weights)
     through_z = tape.gradient(drawn, weights, output_gradients=tf.constant(of_z, tf.float32))
     for direct, total, path in zip(other.gradient(log_prob_of_z, weights), whole, through_z, strict=True):
-        # The density of a draw does not depend on loc.
+        # The density at the draw does not depend on loc, so the total gradient is None.
         np.testing.assert_allclose(direct, (0 if total is None else total) - path, rtol=1e-3, atol=1e-4)
 
 
@@ -200,7 +200,7 @@ def test_path_gradients_under_xla_are_those_without_for_any_batch(name):
         def compute(features):
             with tf.GradientTape() as tape:
                 distribution = posterior.distribution(posterior(features))
-                # XLA draws other numbers from the same seed, and 0 has no number.
+                # Fixed noise of ones, because XLA draws different numbers from the same seed.
                 path = elbo.Path()
                 z = path.follow(distribution.bijector.forward(tf.ones_like(features[:, :2])))
                 fixed = tf.stop_gradient(z)

@@ -1,4 +1,4 @@
-"""Draws of the normal distribution: those of TFP without XLA, and as good ones by another way with it."""
+"""Draws from the normal distribution: TFP's own without XLA, and others of the same quality with XLA."""
 
 import numpy as np
 import pytest
@@ -30,7 +30,7 @@ def test_tails_of_xla_are_finite_and_right_to_one_in_a_million():
     draws = draw(Normal(0.0, 1.0), 20_000_000, [3, 4], True)
     assert np.isfinite(draws).all()
     for quantile in (1e-5, 1e-6):
-        # Within 4 standard deviations of the number of draws beyond it.
+        # The number of draws beyond the quantile is within 4 standard deviations of the expected one.
         expected = 20_000_000 * quantile
         for beyond in (draws < scipy.stats.norm.ppf(quantile), draws > scipy.stats.norm.isf(quantile)):
             assert abs(beyond.sum() - expected) < 4 * np.sqrt(expected)

@@ -1,4 +1,4 @@
-"""Relaxed one-hot vectors: densities against TFP and in float64 at low temperatures, and their parts."""
+"""Relaxed one-hot vectors: densities against TFP, and against float64 at low temperatures; posterior and prior."""
 
 import numpy as np
 import pytest
@@ -14,7 +14,7 @@ SHARP = np.float32([[[0.0, -50.0, 20.0], [1.0, 1.0, 1.0]], [[-90.0, 0.0, 3.0], [
 
 
 def log_prob_of_logarithms(y, logits, temperature):
-    """Maddison et al. 2017, appendix C.3, of log z, in float64, summed over groups."""
+    """The log-density of log z (Maddison et al. 2017, appendix C.3) in float64, summed over groups."""
     categories = y.shape[-1]
     scores = logits - temperature * y
     total = scores.sum(-1) - categories * special.logsumexp(scores, axis=-1)
@@ -42,7 +42,7 @@ def test_log_prob_is_that_of_tfp_where_float32_holds_z(temperature):
 
 
 def test_the_density_of_two_categories_integrates_to_1():
-    # Over the log-odds v of z = (sigmoid(v), sigmoid(-v)), where dz = z_1 z_2 dv.
+    # Integrated over the log-odds v of z = (sigmoid(v), sigmoid(-v)), where dz = z_1 z_2 dv.
     v = np.linspace(-25, 25, 4001)
     z = special.expit(np.stack([v, -v], axis=-1)).astype("float32")
     distribution = RelaxedOneHot(np.float32([[0.7, -0.4]]), 0.6)
@@ -56,7 +56,7 @@ def test_log_ratios_at_low_temperatures_are_those_of_logarithms_in_float64(tempe
     posterior = RelaxedOneHot(SHARP, temperature)
     prior = RelaxedOneHot(np.zeros((2, 3), np.float32), 0.5)
     z = posterior.from_gumbel(noise.reshape(200, 2, 6))
-    # Most elements would be 0 in float32, and the logarithm of that no number.
+    # Computed naively in float32, many elements would be 0 and their logarithms -inf.
     y = logarithms(SHARP.astype(np.float64), noise, temperature)
     assert np.mean(np.exp(y.astype(np.float32)) == 0) > 0.3
     assert z.numpy().min() > 0
@@ -65,7 +65,7 @@ def test_log_ratios_at_low_temperatures_are_those_of_logarithms_in_float64(tempe
         y, np.zeros((2, 3)), 0.5
     )
     received = posterior.log_prob(z) - prior.log_prob(z)
-    # Logarithms of up to 5000 with seven digits.
+    # The logarithms are up to 5000, with seven digits.
     np.testing.assert_allclose(received, expected, rtol=2e-5, atol=5e-3)
 
 
@@ -152,7 +152,7 @@ def test_the_bound_of_sharp_codes_is_finite_in_training(x, tiny_vae):
     vae.compile("adam", jit_compile=False)
     history = vae.fit(x, epochs=3, batch_size=5, verbose=0).history
     assert np.all(np.isfinite(history["loss"]))
-    # Codes that are all but certain cost no less than nothing.
+    # The KL divergence stays positive even for codes that are almost certain.
     assert history["kl"][-1] > 0
     assert all(np.all(np.isfinite(weight)) for weight in vae.get_weights())
 

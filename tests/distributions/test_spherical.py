@@ -23,19 +23,19 @@ def directions(n, dim, seed=0):
 
 
 def at_all_concentrations(kind, dim):
-    """A distribution for each concentration, each with a direction of its own."""
+    """A distribution for each concentration, each with its own direction."""
     return KINDS[kind](directions(len(CONCENTRATIONS), dim), CONCENTRATIONS)
 
 
 def log_prob_in_float64(kind, dim, concentration, t):
-    """The density by gamma and Bessel functions: De Cao & Aziz 2020; Davidson et al. 2018, section 3."""
+    """The log-density by gamma and Bessel functions: De Cao & Aziz 2020; Davidson et al. 2018, section 3."""
     k = np.float64(concentration)
     if kind == "PowerSpherical":
         a, b = k + (dim - 1) / 2, (dim - 1) / 2
         log_normalizer = (a + b) * np.log(2) + b * np.log(np.pi) + special.gammaln(a) - special.gammaln(a + b)
         return k * np.log1p(t) - log_normalizer
     order = dim / 2 - 1
-    # The series of the Bessel function where the function of SciPy underflows in many dimensions.
+    # The series of the Bessel function, for where SciPy's function underflows in many dimensions.
     m = np.arange(400)[:, np.newaxis]
     series = special.logsumexp(
         (2 * m + order) * np.log(np.minimum(k, 100) / 2) - special.gammaln(m + 1) - special.gammaln(m + order + 1),
@@ -51,13 +51,13 @@ def test_log_prob_is_that_by_gamma_and_bessel_functions(kind, dim):
     distribution = at_all_concentrations(kind, dim)
     assert distribution.batch_shape == (len(CONCENTRATIONS),)
     assert distribution.event_shape == (dim,)
-    # Draws, and points anywhere.
+    # At draws, and at points anywhere on the sphere.
     draws = distribution.sample(20, seed=[1, 2]).numpy()
     anywhere = np.broadcast_to(directions(20, dim, seed=1)[:, None], draws.shape)
     for z in (draws, anywhere):
         t = (z.astype(np.float64) * distribution.loc.numpy()).sum(-1)
         expected = log_prob_in_float64(kind, dim, CONCENTRATIONS, t)
-        # The concentration times the rounding of z.
+        # The error grows with the concentration times the rounding of z.
         tolerance = 2e-6 * CONCENTRATIONS + 2e-4 + 2e-6 * dim + 2e-5 * np.abs(expected) * (z is anywhere)
         np.testing.assert_array_less(np.abs(distribution.log_prob(z) - expected), tolerance)
 
@@ -82,13 +82,13 @@ def test_the_density_integrates_to_1_over_the_circle(kind):
 
 
 def half_of_1_and_t(distribution, z):
-    """(1 + t) / 2 for t = <loc, z>, by the distance from the nearer of loc and -loc, which keeps the digits of both."""
+    """(1 + t) / 2 for t = <loc, z>, from the distance to the nearer of loc and -loc, which is accurate at both ends."""
     far, near = (((z + sign * distribution.loc).numpy().astype(np.float64) ** 2).sum(-1) / 4 for sign in (1, -1))
     return np.where(far < near, far, 1 - near)
 
 
 def noise_of(quantiles, dim):
-    """Noise whose first column has these quantiles, one row for each."""
+    """Noise with one row for each quantile; the first column holds the normal variables at the quantiles."""
     epsilon = np.random.default_rng(2).normal(size=(len(quantiles), dim))
     epsilon[:, 0] = stats.norm.ppf(quantiles)
     return epsilon.astype("float32")
@@ -103,7 +103,7 @@ def test_the_angle_of_a_power_spherical_draw_is_the_quantile_of_a_beta_variable(
     z = distribution.from_noise(tf.constant(noise_of(QUANTILES, dim)[:, None]))
     b = (dim - 1) / 2
     received = stats.beta.cdf(half_of_1_and_t(distribution, z), CONCENTRATIONS.astype(float) + b, b)
-    # Where almost all of the mass is at t = 1 to float32, z has no digits left to see it by.
+    # At higher concentrations almost all of the mass is at t = 1 in float32, and z has too few digits to check.
     clear = slice(4 if dim == 2 else 5)
     expected = np.broadcast_to(QUANTILES[:, None], received.shape)
     np.testing.assert_allclose(received[:, clear], expected[:, clear], rtol=3e-3, atol=3e-5)
@@ -166,7 +166,7 @@ def test_the_gradient_for_the_concentration_is_that_of_the_closed_form_in_three_
 @pytest.mark.parametrize("dim", [2, 3, 10])
 @pytest.mark.parametrize("kind", KINDS)
 def test_draws_lie_on_the_sphere_around_loc_evenly_in_all_directions(kind, dim):
-    # The reflection that turns the draws has no direction of its own at one pole.
+    # With both poles, because the reflection that rotates the draws is undefined at one of them.
     loc = np.concatenate([np.eye(dim)[:1], -np.eye(dim)[:1], directions(2, dim)]).astype("float32")
     distribution = KINDS[kind](loc, np.full(4, 3.0, np.float32))
     z = distribution.sample(20_000, seed=[1, 2]).numpy().astype(np.float64)
@@ -192,7 +192,7 @@ def test_kl_from_the_uniform_distribution_is_that_of_libraries_and_of_monte_carl
     k, area = CONCENTRATIONS.astype(float), np.log(2) + dim / 2 * np.log(np.pi) - special.gammaln(dim / 2)
     if kind == "PowerSpherical":
         a, b = k + (dim - 1) / 2, (dim - 1) / 2
-        # E log(1 + t) of (1 + t) / 2 ~ Beta(a, b).
+        # E log(1 + t), where (1 + t) / 2 ~ Beta(a, b).
         mean = np.log(2) + special.digamma(a) - special.digamma(a + b)
         expected = log_prob_in_float64(kind, dim, k, 0.0) + k * mean + area
     else:
@@ -230,7 +230,7 @@ def test_the_uniform_prior_is_that_of_the_area_of_the_sphere():
         noise = np.random.default_rng(0).normal(size=(5, dim)).astype("float32")
         expected = noise / np.linalg.norm(noise, axis=1, keepdims=True)
         np.testing.assert_allclose(prior.sample_from(noise), expected, rtol=1e-5)
-    # On the sphere in three dimensions every coordinate is uniform (Archimedes).
+    # Every coordinate of a uniform point on the sphere in three dimensions is uniform (Archimedes).
     for column in priors.HypersphericalUniform(3).distribution().sample(5000, seed=[1, 2]).numpy().T:
         assert stats.kstest(column, "uniform", (-1, 2)).pvalue > 1e-4
 
@@ -253,7 +253,7 @@ def test_a_sphere_of_one_dimension_is_refused(kind):
 
 @pytest.mark.slow
 def test_training_finds_the_circle_that_the_data_lie_on():
-    """Directions in the plane, embedded in four dimensions: the bound rises and the codes keep the angle."""
+    """Directions in the plane, embedded in four dimensions: training raises the bound and concentrates q(z|x)."""
     angles = np.random.default_rng(0).uniform(0, 2 * np.pi, size=512)
     circle = np.stack([np.cos(angles), np.sin(angles)], axis=-1)
     x = (circle @ np.random.default_rng(1).normal(size=(2, 4)) * 2).astype("float32")

@@ -1,4 +1,4 @@
-"""The example of a cluster, in real processes, and the manifest that runs the command line on one."""
+"""The cluster example in real processes, and the Kubernetes manifest that runs the command line on a cluster."""
 
 import json
 import os
@@ -48,9 +48,9 @@ def test_two_workers_train_on_their_shards_and_the_first_one_exports(pattern, ru
     assert len(losses) == 3
     assert losses[-1] < losses[0]
     assert (tmp_path / "served/1/saved_model.pb").is_file()
-    # One file is held out; one worker has 3 of the other 5, more than the 128 rows of one step that are its part.
+    # One file is held out. One worker has 3 of the other 5 files: more rows than its share of one step, which is 128.
     assert keras.saving.load_model(tmp_path / "vae.keras").optimizer.iterations == 3 * 2
-    # Once more, with more epochs: it goes on where it was.
+    # Run again with more epochs, it continues where it stopped.
     arguments = (*arguments[:-1], 4)
     assert len(re.findall(r" loss: (\S+)", run_workers(RUN, 2, *arguments, timeout=120)[0])) == 1
 
@@ -73,7 +73,7 @@ def test_the_manifest_makes_a_tf_config_and_a_command_that_exist(tmp_path, capsy
     assert service["metadata"]["name"] == pod["subdomain"]
     assert service["spec"]["selector"] == {"job-name": job["metadata"]["name"]}
 
-    # In place of the command, one that prints what it was given.
+    # Replaces the command by one that prints what it was given.
     (tmp_path / "tfvae").write_text('#!/bin/sh\nprintf "%s\\n" "$TF_CONFIG" "$@"\n')
     (tmp_path / "tfvae").chmod(0o755)
     environment = {**os.environ, "WORKERS": str(workers), "JOB_COMPLETION_INDEX": "2"}
@@ -85,7 +85,7 @@ def test_the_manifest_makes_a_tf_config_and_a_command_that_exist(tmp_path, capsy
         "cluster": {"worker": [f"{name}-{index}.{domain}:12345" for index in range(workers)]},
         "task": {"type": "worker", "index": 2},
     }
-    # The command is one, which gets as far as to look for the data.
+    # The arguments are valid: the command fails only when it looks for the data.
     with pytest.raises(SystemExit, match="2"):
         main([*arguments, "--strategy", "one_device"])
     assert "/data/*.tfrecord" in capsys.readouterr().err

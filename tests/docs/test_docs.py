@@ -1,4 +1,4 @@
-"""What the documents say is run."""
+"""What the documents say is executed and checked."""
 
 import re
 from pathlib import Path
@@ -12,7 +12,7 @@ from tfvae.distribute import strategies
 
 DOCS = Path(__file__).parents[2] / "docs"
 PAGES = sorted(DOCS.glob("*.md"))
-# Pages of tables, each under the command of a benchmark.
+# Pages of results: tables, each with the benchmark command that made it.
 RESULTS = [DOCS / "results.md", DOCS / "performance.md"]
 
 
@@ -29,9 +29,9 @@ def test_the_names_of_a_page_exist_and_its_python_runs_from_top_to_bottom(page, 
     names = sorted(set(re.findall(r"`(tfvae(?:\.\w+)+)", page.read_text())))
     assert code or page in RESULTS
     assert names
-    # First, because what the code imports may bring in more names.
+    # The names come first, because the imports of the code may define more names.
     names_exist = "import os, sys, tfvae\nos.chdir(sys.argv[1])\nfor name in sys.argv[2:]:\n    eval(name)\n"
-    # Few epochs: that the code runs is shown, and not how well its models are trained.
+    # Few epochs: the test is that the code runs, not how well its models train.
     setting = "import keras\nkeras.config.set_max_epochs(2)\n"
     run_python(names_exist + setting + code, tmp_path, *names)
 

@@ -1,4 +1,4 @@
-"""Every example runs; `digits_against_pca.py` by the test of the README, which quotes it, `cluster.py` by its own."""
+"""The examples run; `digits_against_pca.py`, which the README quotes, and `cluster.py` have tests in other files."""
 
 import re
 from pathlib import Path
@@ -32,7 +32,7 @@ def test_own_networks_learns_the_noise_and_tells_the_data_from_other_data(run):
     scale, held_out, shuffled = (
         float(re.findall(r"-?\d+\.\d+", line)[-1]) for line in run("own_networks.py").splitlines()[-3:]
     )
-    # A two-dimensional latent space can fold onto the circle, so nearly all of what is left is the noise.
+    # A two-dimensional latent space can represent the circle, so that almost only the noise remains.
     assert 0.09 < scale < 0.13
     assert held_out > shuffled + 50
 
@@ -42,14 +42,14 @@ def test_logistic_regression_finds_its_coefficients(run):
     rows = [[float(number) for number in line[1:]] for line in lines if line and line[0].startswith("beta[")]
     assert len(rows) == 10
     means, deviations, truths = (np.array(rows)[:, column] for column in (0, 1, -1))
-    # 10 independent normal deviates: their squares sum to 40 once in 70,000 times.
+    # 10 independent standard normal deviates: the sum of their squares exceeds 40 once in 70,000 times.
     assert 1.0 < np.sum(((means - truths) / deviations) ** 2) < 40.0
 
 
 @pytest.mark.slow
 def test_the_digits_without_labels_help_to_classify(run):
     accuracy, alone = (float(line.split()[-1]) for line in run("semi_supervised.py").splitlines()[-2:])
-    # Of 397 digits; measured 0.914 against 0.872.
+    # On 397 digits; 0.914 against 0.872 was measured.
     assert alone > 0.8
     assert accuracy > alone + 0.02
 
@@ -58,6 +58,6 @@ def test_the_digits_without_labels_help_to_classify(run):
 def test_eight_schools_prints_the_effects_of_long_markov_chains(run):
     (line,) = [line for line in run("eight_schools.py").splitlines() if line.startswith("mean effect")]
     effects = [float(number) for number in re.findall(r"-?\d+\.\d+", line)]
-    # The means over 10,000 draws in posteriordb (Magnusson et al. 2024), whose standard deviations are about 5.
+    # The means of 10,000 draws in posteriordb (Magnusson et al. 2024), whose standard deviations are about 5.
     expected = [6.15, 4.94, 3.91, 4.80, 3.61, 4.05, 6.32, 4.88]
     np.testing.assert_allclose(effects, expected, atol=0.35)

@@ -1,4 +1,4 @@
-"""What the README says is run and compared."""
+"""What the README says is executed and compared."""
 
 import re
 import subprocess
@@ -15,7 +15,7 @@ README = (ROOT / "README.md").read_text()
 
 
 def blocks(language):
-    """The text of each fenced block of a language."""
+    """The text of every fenced block in a language."""
     every = re.findall(r"^```(\w*)\n(.*?)^```$", README, flags=re.MULTILINE | re.DOTALL)
     return [text for name, text in every if name == language]
 
@@ -51,11 +51,11 @@ def test_the_training_command_prints_what_the_readme_shows(tmp_path):
         return [float(number) for number in line.split()[-2:]]
 
     for label, tolerance in (("ELBO", 3.0), ("log-likelihood", 3.0), ("KL", 1.0)):
-        # As below: within the spread over seeds.
+        # As below, within the spread over seeds.
         np.testing.assert_allclose(figures(block, label)[0], figures(done.stdout, label)[0], atol=tolerance)
 
     def rows(text):
-        """Of the table of agreement; the rows of the table of costs have a number in their second column."""
+        """The rows of the table of differences; those of the table of costs have a number in the second column."""
         rows = [line.split() for line in text.splitlines() if line.startswith(("SavedModel ", "TFLite "))]
         return [row for row in rows if row[1].isidentifier()]
 
@@ -68,7 +68,7 @@ def test_the_training_command_prints_what_the_readme_shows(tmp_path):
 
 @pytest.mark.slow
 def test_the_figures_against_pca_are_those_of_the_example():
-    """And the VAE beats PCA by what a nonlinear model should: 8 nats with 8 latents and 5 with 16."""
+    """And the VAE beats PCA by a margin that a nonlinear model should reach: 8 nats with 8 latents, 5 with 16."""
     script = ROOT / "examples/digits_against_pca.py"
     done = subprocess.run([sys.executable, script], capture_output=True, text=True, check=True)
     received = np.array([line.split() for line in done.stdout.splitlines()[1:]], float)
@@ -76,7 +76,7 @@ def test_the_figures_against_pca_are_those_of_the_example():
     documented = np.array([line.split() for line in block.splitlines()[1:]], float)
     np.testing.assert_array_equal(received[:, 0], [8, 16])
     np.testing.assert_allclose(documented[:, 1], received[:, 1], atol=0.02)
-    # Another processor sums in another order and trains to another model: within the spread over seeds.
+    # Another processor sums in another order and so trains another model: within the spread over seeds.
     np.testing.assert_allclose(documented[:, 2], received[:, 2], atol=3.0)
     assert np.all(received[:, 2] - received[:, 1] > [8, 5])
 
