@@ -1,4 +1,4 @@
-"""Scores of disentanglement: of codes whose score is known, by hand, and against SciPy and scikit-learn."""
+"""Disentanglement scores: for codes whose score is known, by hand, and against SciPy and scikit-learn."""
 
 import numpy as np
 import pytest
@@ -8,7 +8,7 @@ from sklearn.linear_model import LinearRegression
 from tfvae.evaluation import dci, disentanglement, factor_vae_score, mutual_information_gap, sap
 
 SIZES = (3, 4, 5)
-# Every combination equally often, so that the factors are independent of each other exactly.
+# Every combination equally often, so that the factors are exactly independent.
 FACTORS = np.tile(np.stack(np.meshgrid(*map(np.arange, SIZES), indexing="ij"), axis=-1).reshape(-1, 3), (20, 1))
 CHANCE = np.mean(1 / np.array(SIZES))
 
@@ -18,7 +18,7 @@ def noise(columns=4):
 
 
 def rotated():
-    """The factors, standardised and turned so that each is in all dimensions: two of them have 2/3 of it, one 1/3."""
+    """The standardised factors, rotated so that each one is in all dimensions: with the weights 1/3, -2/3 and -2/3."""
     return stats.zscore(FACTORS) @ (np.eye(3) - 2 / 3)
 
 
@@ -41,7 +41,7 @@ def test_the_factors_themselves_are_disentangled(score):
 
 
 def test_a_dimension_that_tells_of_nothing_changes_little(score):
-    # A forest and a histogram find something in noise.
+    # A forest and a histogram find some information even in noise.
     assert score(np.hstack([FACTORS, noise(1)]), FACTORS) > 0.9
 
 
@@ -51,22 +51,23 @@ def test_rotated_factors_are_entangled(score):
 
 def test_noise_scores_nothing():
     codes = noise()
-    # The information of a histogram of 20 bins with a factor of 5 values has a mean of 19 * 4 / (2 * 1200) = 0.03 nats.
+    # Estimated with 20 bins, the mutual information of noise and a factor of 5 values has a mean of
+    # 19 * 4 / (2 * 1200) = 0.03 nats.
     assert mutual_information_gap(codes, FACTORS) < 0.03
-    # The squared correlation of independent numbers has a mean of 1 / 1200.
+    # The squared correlation of independent variables has a mean of 1 / 1200.
     assert sap(codes, FACTORS) < 10 / len(FACTORS)
     result = dci(codes, FACTORS, num_trees=20)
     assert result.disentanglement < 0.05
     assert result.completeness < 0.05
-    # 240 examples held out, three times: four standard deviations.
+    # 240 examples are held out, for three factors: four standard deviations.
     assert result.informativeness == pytest.approx(CHANCE, abs=4 * 0.45 / np.sqrt(3 * 240))
-    # The classifier has seen 300 votes, and has 4 dimensions to choose a factor for.
+    # Chance for three factors, within four standard deviations of 300 votes; the classifier itself is fitted to them.
     assert factor_vae_score(codes, FACTORS, num_votes=300) == pytest.approx(1 / 3, abs=4 * 0.47 / np.sqrt(300))
 
 
 def test_the_order_and_the_sign_of_the_dimensions_are_nothing(score):
     codes = np.hstack([FACTORS + 0.3 * noise(3), noise(1)])
-    # Two forests differ, and the edges of bins belong to one side.
+    # Forests are random, and a value at the edge of a bin changes bins when its sign changes.
     assert score(-codes[:, [3, 1, 0, 2]], FACTORS) == pytest.approx(score(codes, FACTORS), abs=0.02)
 
 
@@ -79,18 +80,18 @@ def test_the_informativeness_is_the_accuracy():
 
 def test_the_gap_is_that_of_a_table():
     factor = np.array([0, 0, 0, 0, 1, 1, 1, 1])
-    # The first tells the factor in three cases of four, the second nothing, the third in half of them.
+    # The first column gives the factor in three cases out of four, the second never, the third in half of them.
     codes = np.stack([[0, 0, 0, 1, 1, 1, 1, 0], [0, 1, 0, 1, 0, 1, 0, 1], [0, 0, 1, 1, 2, 2, 1, 1]], axis=1)
     entropy = np.log(2)
     informations = [
         entropy - stats.entropy([0.75, 0.25]),
         0.0,
-        # Where it is 0 or 2, which is half the time, the factor is known.
+        # The factor is known where the column is 0 or 2, which is half the time.
         0.5 * entropy,
     ]
     expected = (informations[2] - informations[0]) / entropy
     assert mutual_information_gap(codes, factor[:, None]) == pytest.approx(expected)
-    # With one dimension there is no second.
+    # With one dimension there is no second to subtract.
     assert mutual_information_gap(codes[:, :1], factor[:, None]) == pytest.approx(informations[0] / entropy)
 
 
@@ -104,7 +105,7 @@ def test_the_predictability_is_the_score_of_a_linear_regression():
 
 
 def test_of_names_the_predictability_is_the_balanced_accuracy():
-    # Named 0, 1, 2 in an order that no line follows; the runner-up, which is independent, guesses.
+    # Labels in an order that no linear function follows; the runner-up is independent, and so classifies at chance.
     names = np.array([0, 2, 1])[FACTORS[:, 0]]
     codes = np.stack([FACTORS[:, 0], FACTORS[:, 1]], axis=1)
     for columns in ([0], np.array([0])):
@@ -136,10 +137,10 @@ def test_disentanglement_and_completeness_are_those_of_the_importances(monkeypat
 
 
 def test_a_vote_goes_to_the_dimension_with_the_least_relative_variance():
-    # The first dimension varies least, but not less where a factor is held; the third is constant.
+    # The first dimension varies least, but no less when a factor is held fixed; the third is constant.
     codes = np.stack([1e-2 * noise(1)[:, 0], 100 * FACTORS[:, 0] + noise(2)[:, 1], np.ones(len(FACTORS))], axis=1)
     assert factor_vae_score(codes, FACTORS[:, :1], num_votes=50) == 1
-    # Of two factors the dimension tells of one; where the other is held it has half of the votes all the same.
+    # The dimension shows one of two factors; when the other is held fixed it still gets half of the votes.
     both = FACTORS[:, :2]
     assert factor_vae_score(codes, both, num_votes=300) == pytest.approx(0.75, abs=4 * 0.43 / np.sqrt(300))
     codes[:, 2] = 1e-2 * FACTORS[:, 1]

@@ -1,4 +1,4 @@
-"""log p(x) by two ways of importance sampling, and where the bound is lost, against closed forms and quadrature."""
+"""log p(x) by two kinds of importance sampling, and the gaps of the bound, against closed forms and quadrature."""
 
 import warnings
 
@@ -35,7 +35,7 @@ tfd = tfp.distributions
 
 
 def assert_errors_are_as_predicted(estimate, exact):
-    """The scores are independent for the examples, so that their mean and their mean square are known."""
+    """Checks the standardised errors; they are independent, so their mean and mean square should be near 0 and 1."""
     scores = (estimate.log_likelihood - exact) / estimate.standard_error
     assert np.abs(scores).max() < 5
     assert abs(scores.mean()) < 5 / np.sqrt(len(scores))
@@ -69,14 +69,15 @@ def test_the_standard_error_is_that_of_the_error():
 
 
 def test_k_hat_is_the_shape_of_the_tail_of_the_weights():
-    # With two scales, both s times the exact, w is exp((1 - s^2) |eps|^2 / 2) up to a constant, where |eps|^2 / 2 has
-    # an exponential distribution: w has a Pareto distribution of shape 1 - s^2.
+    # With both scales s times the exact ones, w is exp((1 - s^2) |eps|^2 / 2) up to a constant, and |eps|^2 / 2 has an
+    # exponential distribution, so w has a Pareto distribution of shape 1 - s^2.
     x = small_data()
     vae = linear_vae(5, 2)
     set_optimum(vae, x, scale_factor=0.5)
     with pytest.warns(UserWarning, match=r"^k-hat is above 0.7 for \d+% of the examples.*annealed"):
         result = importance_sampling(vae, x, 5000, seed=1)
-    # 212 draws in the tail: a standard deviation of 0.12 for each of 40 examples, and a prior of 10 draws at 0.5.
+    # The tail has 212 draws, which give a standard deviation of 0.12 for each of the 40 examples; the estimate of k-hat
+    # has a prior worth 10 draws at 0.5.
     assert result.pareto_k.mean() == pytest.approx((212 * 0.75 + 10 * 0.5) / 222, abs=4 * 0.12 / np.sqrt(40))
     set_optimum(vae, x, scale_factor=1.3)
     with warnings.catch_warnings():
@@ -107,7 +108,7 @@ def test_what_is_no_vae_and_what_gives_no_error_are_refused(known_model):
 @pytest.mark.parametrize(("start", "num_steps"), [("prior", 100), ("posterior", 10)])
 def test_annealing_agrees_with_the_exact_value_within_its_error(start, num_steps):
     vae = correlated_vae()
-    # Far off, so that annealing has something to do.
+    # Far from the exact posterior, so that annealing has something to do.
     set_posterior(vae, Oracle.of(vae), np.array([0.6, 0.6]), loc_shift=np.array([0.5, -0.4]))
     x = draws_of(vae, 100)
     result = annealed_importance_sampling(
@@ -125,12 +126,12 @@ def test_more_steps_give_less_error():
         annealed_importance_sampling(vae, x, 20, steps, num_leapfrog_steps=2, seed=1).standard_error.mean()
         for steps in (20, 200)
     )
-    # The variance of log w falls with the number of steps: by a factor of sqrt(10) in the error.
+    # The variance of log w falls with the number of steps, so the error falls by a factor of sqrt(10).
     assert many < few / 2
 
 
 class OwnPrior(tfvae.priors.Prior):
-    """A prior that is any distribution."""
+    """A prior with any distribution."""
 
     def __init__(self, make, **kwargs):
         super().__init__(**kwargs)
@@ -187,7 +188,7 @@ def test_annealing_moves_in_unconstrained_coordinates():
 @pytest.mark.filterwarnings("ignore:k-hat is above 0.7")
 def test_annealing_moves_under_a_mixture_of_flows(tiny_vae, x):
     vae = tiny_vae(posterior=tfvae.posteriors.CouplingFlow(), prior=tfvae.priors.VampPrior(num_components=3))
-    # Too few chains for k-hat and its warning.
+    # So few chains that there is no k-hat and no warning about it.
     annealed = annealed_importance_sampling(vae, x[:6], 20, 40, num_leapfrog_steps=2, seed=1)
     expected = importance_sampling(vae, x[:6], 20000, seed=1)
     difference = annealed.log_likelihood - expected.log_likelihood
@@ -223,18 +224,18 @@ def test_the_exact_posterior_leaves_no_gap():
 
 
 def test_the_gaps_are_divergences_from_the_exact_posterior(monkeypatch):
-    # In chunks of 50 draws, whose noise must differ.
+    # In chunks of 50 draws, which must not share their noise.
     monkeypatch.setattr(tfvae.evaluation.amortization, "_CHUNK_ELEMENTS", 50 * 6 * 5)
     vae = correlated_vae()
     oracle = Oracle.of(vae)
     x = draws_of(vae, 10)
     shift, scale = np.array([0.6, -0.3]), np.array([0.2, 0.5])
     set_posterior(vae, oracle, scale, loc_shift=shift)
-    # In batches of 6 and 4, of which the second must start anew.
+    # In batches of 6 and 4; the second must not start from the state of the first.
     gap = amortization_gap(vae, x, 300, log_likelihood=oracle.log_prob(x), batch_size=6, seed=1)
     _, covariance = oracle.posterior(x)
     precision = np.linalg.inv(covariance)
-    # Of all diagonal q the nearest in KL(q || p) has the mean of p and the diagonal of its precision.
+    # Among diagonal q, the one nearest in KL(q || p) has the mean of p and the diagonal of its precision.
     approximation = 0.5 * (np.log(np.diag(precision)).sum() - np.linalg.slogdet(precision)[1])
     inference = 0.5 * (
         (np.diag(precision) * scale**2).sum()
@@ -245,8 +246,8 @@ def test_the_gaps_are_divergences_from_the_exact_posterior(monkeypatch):
     )
     assert approximation > 0.03
     assert inference - approximation > 0.3
-    # The second term is what the optimum is known to; 256 draws of a log weight whose standard deviation is that of a
-    # quadratic form, sqrt(2 * approximation), give the noise of the first.
+    # The tolerance is noise, of 256 draws of a log weight that has the standard deviation of a quadratic form,
+    # sqrt(2 * approximation), plus the accuracy of the optimum, 5e-3.
     noise = 4 * np.sqrt(2 * approximation / 256)
     np.testing.assert_allclose(gap.approximation_gap, approximation, atol=noise + 5e-3)
     differences = gap.amortization_gap - (inference - approximation)
@@ -269,14 +270,14 @@ def test_bad_arguments_of_the_gap_are_named(tiny_vae, x):
         amortization_gap(tiny_vae(), x, 1, log_likelihood=np.zeros(3))
 
 
-# Models whose graph is another one
+# Other models
 
 
 @pytest.mark.parametrize("depends", [pytest.param(False, marks=pytest.mark.slow), True], ids=["p(z)", "p(z|c)"])
 def test_of_a_conditional_model_all_is_given_the_condition(depends):
     given = test_conditional.data(20)
     vae, log_prob = test_conditional.linear(depends)
-    # Off the exact posterior by one standard deviation, of which the gap is 1 / 2.
+    # One standard deviation away from the exact posterior, which is a gap of 1 / 2.
     scale = vae.encode(given)["scale"][0, 0]
     vae.posterior.loc_head.bias.assign_add([scale])
     expected = log_prob(given["x"], given["condition"])

@@ -1,4 +1,4 @@
-"""What the latent dimensions hold, against closed forms, quadrature and NumPy."""
+"""The information in the latent dimensions, against closed forms, quadrature and NumPy."""
 
 import warnings
 
@@ -19,7 +19,7 @@ SCALE = np.array([0.5, 0.8])
 
 @pytest.fixture
 def vae():
-    """A linear VAE whose q(z|x) has the scales above, and not the mean of the exact posterior."""
+    """A linear VAE whose q(z|x) has the scales above and is shifted from the mean of the exact posterior."""
     vae = correlated_vae()
     set_posterior(vae, Oracle.of(vae), SCALE, loc_shift=0.2)
     return vae
@@ -45,14 +45,14 @@ def test_a_unit_is_active_where_its_posterior_mean_varies(vae, data):
 
 
 def test_the_variance_of_a_mean_without_closed_form_is_estimated_without_bias(tiny_vae):
-    # The flow is the identity before training, so that the mean is `loc`.
+    # An untrained flow is the identity, so the mean is `loc`.
     vae = tiny_vae(posterior=tfvae.posteriors.CouplingFlow())
     x = np.random.default_rng(0).normal(size=(2000, 4)).astype("float32")
     parameters = vae.encode(x)
     expected = parameters["loc"].var(axis=0, ddof=1)
     units = active_units(vae, x, seed=0)
-    # Each of the two means has the variance scale^2 / 32 beside; a covariance of N pairs has a relative error of
-    # about sqrt(2 / N).
+    # Each of the two estimates of the mean has an additional variance of scale^2 / 32; a covariance of N pairs has a
+    # relative error of about sqrt(2 / N).
     spread = expected + (parameters["scale"] ** 2).mean(axis=0) / 32
     np.testing.assert_array_less(np.abs(units.variances - expected), 4 * np.sqrt(2 / len(x)) * spread)
 
@@ -85,7 +85,7 @@ def test_a_divergence_without_closed_form_is_estimated(tiny_vae, x):
     loc, scale = (np.float64(vae.encode(x)[name]) for name in ("loc", "scale"))
     expected = (-np.log(2 * scale) - 1 + 0.5 * np.log(2 * np.pi) + 0.5 * (loc**2 + 2 * scale**2)).mean(axis=0)
     found = kl_per_dimension(vae, x, num_samples=4000, seed=0)
-    # log q - log p of a draw has a standard deviation of a few nats; 80,000 draws.
+    # log q - log p of a draw has a standard deviation below 4 nats, and there are 80,000 draws.
     np.testing.assert_allclose(found, expected, atol=4 * 4 / np.sqrt(80000))
 
 
@@ -102,7 +102,7 @@ def test_the_distortion_is_the_expected_squared_error(vae, data):
     squares = residual + SCALE**2 @ (oracle.loadings**2).sum(axis=0)
     expected = np.mean(0.5 * squares / oracle.variance + 2.5 * np.log(2 * np.pi * oracle.variance))
     result = rate_distortion(vae, data, num_samples=500, seed=0)
-    # The squared error of a draw has a standard deviation of some 5 nats; 100,000 draws.
+    # The squared error of a draw has a standard deviation of about 5 nats, and there are 100,000 draws.
     assert result.distortion == pytest.approx(expected, abs=4 * 5 / np.sqrt(100_000))
     terms = vae.elbo_terms(data, Sampling(num_samples=500, seed=np.array([3, 4])))
     assert -(result.rate + result.distortion) == pytest.approx(np.mean(terms.elbo), abs=0.1)
@@ -128,7 +128,7 @@ def test_of_few_examples_the_parts_are_those_of_quadrature():
     aggregate_kl = integral(lambda z: aggregate(z) * (np.log(aggregate(z)) - stats.norm.logpdf(z)))
     assert 0.1 < information < np.log(5) - 1
     result = mutual_information(vae, x, num_samples=20000, seed=0)
-    # 100,000 draws of standard deviations below 2.
+    # 100,000 draws with a standard deviation below 2.
     assert result.mutual_information == pytest.approx(information, abs=4 * 2 / np.sqrt(100_000))
     assert result.aggregate_kl == pytest.approx(aggregate_kl, abs=4 * 2 / np.sqrt(100_000))
 
@@ -143,7 +143,7 @@ def test_of_many_examples_it_is_that_of_the_gaussian_channel(vae):
     assert expected > 0.5
     result = mutual_information(vae, x, seed=0)
     assert result.standard_error < 0.03
-    # A mixture of N examples in place of all costs about exp(2 I) / N nats.
+    # Estimating the aggregate posterior from N examples has a bias of about exp(2 I) / N nats.
     assert result.mutual_information == pytest.approx(expected, abs=4 * result.standard_error + 0.01)
 
 
@@ -158,13 +158,13 @@ def test_of_many_examples_it_is_that_of_the_gaussian_channel(vae):
     ids=["diagonal", "full", "low rank", "flow"],
 )
 def test_the_parts_sum_to_the_rate_for_every_family(posterior, tiny_vae, monkeypatch):
-    # 4 rows at a time.
+    # Chunks of 4 rows.
     monkeypatch.setattr(tfvae.evaluation.information, "_CHUNK_ELEMENTS", 4 * 2 * 100)
     vae = tiny_vae(posterior=posterior())
     x = np.random.default_rng(0).normal(size=(100, 4)).astype("float32")
     result = mutual_information(vae, x, seed=0)
     rate = rate_distortion(vae, x, num_samples=500, seed=1).rate
-    # 100 draws of log q - log p, whose standard deviation is about 1.
+    # log q - log p has a standard deviation of about 1, and there are 100 draws.
     assert result.mutual_information + result.aggregate_kl == pytest.approx(rate, abs=4 * 1.5 / np.sqrt(100))
     assert 0 < result.mutual_information < rate
 
@@ -179,7 +179,7 @@ def test_near_its_limit_the_mutual_information_is_warned_of(vae, data):
     set_posterior(vae, Oracle.of(vae), np.array([1e-3, 1e-3]))
     with pytest.warns(UserWarning, match=r"near its limit log N = 3\.91 for N = 50 examples"):
         result = mutual_information(vae, data, max_examples=50, seed=0)
-    # Each z tells of its x without doubt.
+    # Each z identifies its x with certainty.
     assert result.mutual_information == pytest.approx(np.log(50), abs=0.05)
     set_posterior(vae, Oracle.of(vae), SCALE)
     with warnings.catch_warnings():

@@ -1,4 +1,4 @@
-"""The importance-sampled log-likelihood in bounded memory, whatever the number of samples."""
+"""The importance-sampled log-likelihood uses bounded memory, whatever the number of samples."""
 
 import pytest
 
@@ -28,7 +28,7 @@ LIMIT = 4 * 2**30
     ids=["few columns, many samples", "images"],
 )
 def test_memory_stays_under_4_gb(examples, event, num_samples, batch_size, run_python):
-    # TensorFlow alone takes about 0.6 GB; what grows with the samples would pass 2 GB here.
+    # TensorFlow alone takes about 0.6 GB; memory that grew with the number of samples would exceed 2 GB here.
     assert int(run_python(SCRIPT, examples, event, num_samples, batch_size)) < LIMIT / 2
 
 

@@ -1,4 +1,4 @@
-"""A regression with an effect of each group, all Gaussian, and its exact posterior.
+"""A Gaussian regression with an effect for each group, and its exact posterior.
 
 y ~ N(a[group] + x b, SIGMA), a and b ~ N(0, PRIOR_SD); without the groups, a is 0.
 """
@@ -11,14 +11,14 @@ tfd = tfp.distributions
 
 SIGMA, PRIOR_SD, N, GROUPS = 0.5, 3.0, 12, 3
 GENERATOR = np.random.default_rng(0)
-# In double precision and in integers, as NumPy makes them.
+# In double precision and integers, the default types of NumPy.
 X = GENERATOR.normal(size=[N, 2])
 GROUP = np.arange(N) % GROUPS
 Y = (X @ [1.0, -2.0] + np.array([0.0, 1.0, 2.0])[GROUP] + SIGMA * GENERATOR.normal(size=N)).astype("float32")
 
 
 def location(latents, x):
-    """Of an array, or of a dictionary with the groups [S, B]."""
+    """The location [S, B] for an array, or for a dictionary with groups."""
     if not isinstance(x, dict):
         return tf.einsum("sk,bk->sb", latents["b"], x)
     assert x["group"].dtype in (tf.int32, tf.int64)
@@ -36,14 +36,14 @@ def predictive(latents, x):
 
 
 def new_data(form, rows=5):
-    """Data near the centre and far from it, where the noise and where the posterior has most of the variance."""
+    """Data near the centre, where most of the variance is noise, and far from it, where most is from the posterior."""
     generator = np.random.default_rng(rows)
     x = generator.normal(size=[rows, 2]) * np.resize([[0.1], [8.0]], [rows, 1])
     return x if form == "array" else {"x": x, "group": generator.integers(0, GROUPS, rows)}
 
 
 def columns(x):
-    """As a client sends them."""
+    """The inputs as a client sends them."""
     return {key: np.asarray(value, np.float32) for key, value in (x if isinstance(x, dict) else {"x": x}).items()}
 
 
@@ -52,7 +52,7 @@ def as_tensors(arrays):
 
 
 def design(x):
-    """The columns of `location`, by hand."""
+    """The design matrix of `location`, by hand."""
     return np.concatenate([np.eye(GROUPS)[x["group"]], x["x"]], axis=1) if isinstance(x, dict) else x
 
 

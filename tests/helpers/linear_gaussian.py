@@ -1,4 +1,4 @@
-"""The linear VAE whose log p(x) and whose posterior are known exactly: see models/test_probabilistic_pca.py."""
+"""The linear VAE, whose log p(x) and posterior are known exactly: see models/test_probabilistic_pca.py."""
 
 import dataclasses
 
@@ -53,9 +53,10 @@ def small_data(num_examples=40):
 
 
 def set_optimum(vae, x, loc_shift=0.0, scale_factor=1.0):
-    """Sets the decoder to the maximum of log p(x) (Tipping & Bishop, equations 7 and 8) and q(z|x) to or off the exact.
+    """Sets the decoder to the maximum of log p(x) (Tipping & Bishop, equations 7 and 8), and q(z|x) to its posterior.
 
-    The variance is at least 0.01; the exact posterior is diagonal all the same.
+    `loc_shift` and `scale_factor` move q(z|x) away from the exact posterior, which is diagonal even though the variance
+    is at least 0.01.
     """
     loc = x.mean(0, dtype=np.float64)
     values, vectors = np.linalg.eigh(np.cov(x, rowvar=False, ddof=0))
@@ -69,7 +70,7 @@ def set_optimum(vae, x, loc_shift=0.0, scale_factor=1.0):
 
 
 def correlated_vae(num_columns=5, latent_dim=2, scale=0.7):
-    """A linear VAE whose exact posterior is wide and correlated, with the best diagonal q(z|x)."""
+    """A linear VAE whose exact posterior is wide and correlated, and whose q(z|x) is the best diagonal one."""
     vae = linear_vae(num_columns, latent_dim)
     loadings = np.random.default_rng(1).normal(size=(num_columns, latent_dim)) * 0.7 + 0.3
     oracle = Oracle(loadings, np.linspace(-1, 1, num_columns), scale**2)
@@ -81,7 +82,7 @@ def correlated_vae(num_columns=5, latent_dim=2, scale=0.7):
 
 
 def set_posterior(vae, oracle, scale, loc_shift=0.0):
-    """Sets q(z|x) to the exact posterior mean, moved, and to a scale."""
+    """Sets the mean of q(z|x) to that of the exact posterior plus `loc_shift`, and its scale to `scale`."""
     _, covariance = oracle.posterior(np.zeros((1, len(oracle.loc))))
     kernel = oracle.loadings @ covariance / oracle.variance
     vae.posterior.loc_head.set_weights([kernel, loc_shift - oracle.loc @ kernel])
@@ -89,7 +90,7 @@ def set_posterior(vae, oracle, scale, loc_shift=0.0):
 
 
 def draws_of(vae, num_examples, seed=0):
-    """Examples of the model's own distribution [N, D]."""
+    """Examples [N, D] from the model's own distribution."""
     oracle, generator = Oracle.of(vae), np.random.default_rng(seed)
     z = generator.normal(size=(num_examples, vae.latent_dim))
     noise = np.sqrt(oracle.variance) * generator.normal(size=(num_examples, len(oracle.loc)))

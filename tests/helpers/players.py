@@ -1,4 +1,4 @@
-"""A model of two losses, each with variables and an optimizer of its own, and what Keras's optimizers make of them."""
+"""A model of two losses, each with its own variables and optimizer, and the result by Keras's optimizers alone."""
 
 import keras
 import numpy as np
@@ -10,7 +10,7 @@ from tfvae.training.step import Minimizer
 
 
 class Players(tfvae.VariationalModel):
-    """Two numbers, a for p and b for q, each with a quadratic loss of its own that the other one shifts."""
+    """Two variables, a and b, each with its own quadratic loss, which depends on the other variable."""
 
     def __init__(self, rates=(0.1, 0.2), clipnorm=None, **kwargs):
         super().__init__(**kwargs)
@@ -18,7 +18,7 @@ class Players(tfvae.VariationalModel):
         self.a = self.add_weight(name="a", initializer="ones", **frozen)
         self.b = self.add_weight(name="b", initializer="zeros", **frozen)
         self.rates = rates
-        # Keras saves it with the model, as an attribute.
+        # As an attribute, it is saved with the model by Keras.
         self.second_optimizer = keras.optimizers.Adam(rates[1], clipnorm=clipnorm)
         self.built = True
 
@@ -47,7 +47,7 @@ class Players(tfvae.VariationalModel):
 
 
 def played(x, epochs=3):
-    """The numbers after some epochs of one batch each, by Keras's optimizers one after the other."""
+    """The variables after epochs of one batch each, updated by Keras's optimizers one after the other."""
     a, b = keras.Variable(np.ones(2, "float32")), keras.Variable(np.zeros(2, "float32"))
     first, second = keras.optimizers.SGD(0.1, momentum=0.9), keras.optimizers.Adam(0.2)
     first.build([a])

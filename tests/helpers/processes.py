@@ -1,4 +1,4 @@
-"""Processes of their own, which start fast: forks of one that has imported everything and computed nothing."""
+"""Separate processes that start fast: forks of one that has imported everything and computed nothing."""
 
 import json
 import os
@@ -42,7 +42,7 @@ for line in sys.stdin:
 
 
 class Process:
-    """A process that was started."""
+    """A process that `Processes` started."""
 
     def __init__(self, processes, pid, output):
         self._processes, self.pid, self._output = processes, pid, output
@@ -74,13 +74,13 @@ class Process:
         return self.returncode
 
     def kill(self):
-        """Kills it, if it has not ended."""
+        """Kills the process if it has not ended."""
         if self.poll() is None:
             os.kill(self.pid, signal.SIGKILL)
 
 
 class Processes:
-    """Starts processes; the parent of all starts with the first of them."""
+    """Starts processes; their common parent starts with the first of them."""
 
     def __init__(self, folder):
         self.folder, self._server, self._started = folder, None, 0
@@ -95,7 +95,7 @@ class Processes:
             self._server.stdout.close()
 
     def start(self, code, *arguments, folder=None, environment=None):
-        """Starts code with arguments, in a folder, with variables of the environment beside those of this process."""
+        """Starts code with arguments, in a folder, with environment variables in addition to those of this process."""
         self._started += 1
         output = str(self.folder / f"output-{self._started}")
         folder = str(folder or self.folder)
@@ -103,7 +103,7 @@ class Processes:
         return Process(self, pid, output)
 
     def run(self, code, *arguments, folder=None):
-        """Runs code to its end, which must be a good one, and returns what it printed."""
+        """Runs code, which must exit with 0, and returns what it printed."""
         process = self.start(code, *arguments, folder=folder)
         assert process.wait() == 0, process.stderr[-4000:]
         return process.stdout

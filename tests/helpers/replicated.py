@@ -1,4 +1,4 @@
-"""Models under strategies of any number of replicas, and what is the same for all of them."""
+"""Models under strategies with any number of replicas, and shared data and comparisons."""
 
 import contextlib
 import functools
@@ -13,7 +13,7 @@ from tests.helpers.known import Known
 
 X = np.random.default_rng(0).normal(size=(21, 4)).astype("float32")
 WEIGHT = np.linspace(0.0, 2.0, 21)
-# Two replicas share the batches of 5 as 3 + 2, four as 2 + 2 + 1 + 0; the last batch has one example.
+# Two replicas split a batch of 5 into 3 + 2, four into 2 + 2 + 1 + 0; the last batch has one example.
 BATCHES = {"batch_size": 5, "verbose": 0}
 
 OPTIMIZERS = {
@@ -35,7 +35,7 @@ MODES = {
 
 
 def strategy(replicas):
-    """A strategy of so many replicas; in a worker that of all workers, which can be made only once."""
+    """A strategy with this many replicas; in a worker, the strategy of all workers, which can be made only once."""
     return of_workers() if "TF_CONFIG" in os.environ else of_devices(replicas)
 
 
@@ -48,7 +48,7 @@ def of_workers():
 def of_devices(replicas):
     if replicas == 1:
         return tf.distribute.OneDeviceStrategy("/cpu:0")
-    # The collective operations of TensorFlow take the devices of a second strategy for those of the first.
+    # TensorFlow's collective operations would mistake the devices of a second strategy for those of the first.
     reduction = None if replicas == 2 else tf.distribute.ReductionToOneDevice()
     return tf.distribute.MirroredStrategy([f"/cpu:{index}" for index in range(replicas)], cross_device_ops=reduction)
 
@@ -59,7 +59,7 @@ def scope(replicas):
 
 def networks(*layers, lazy=False, quiet=True):
     """An encoder and a decoder; a quiet one multiplies z by 0, so that the noise has no effect."""
-    # Keras mixes up the losses of replicas before a layer that synchronizes them.
+    # Keras mixes up the regularization losses of replicas when a later layer synchronizes them.
     regularized = {} if layers else {"kernel_regularizer": "l2", "activity_regularizer": "l2"}
     start = [] if lazy else [keras.Input((4,))]
     encoder = keras.Sequential([*start, keras.layers.Dense(8, "tanh", **regularized), *layers])
@@ -88,7 +88,7 @@ def fit(vae, x=X, **arguments):
 
 
 def copies(variable, replicas=2):
-    """The copies that the replicas have of a variable."""
+    """The replicas' copies of a variable."""
     return [copy.numpy() for copy in strategy(replicas).experimental_local_results(variable.value)]
 
 
