@@ -1,4 +1,4 @@
-"""What opens an exported model: the numbers of the model by the same names, with little imported, and clear errors."""
+"""The client for exported models: the model's numbers by the same names, few imports, and clear errors."""
 
 import json
 import re
@@ -36,7 +36,7 @@ def model():
 
 @pytest.fixture(scope="module")
 def paths(model, tmp_path_factory):
-    """The model's exports: a folder of versions, a version, a .tflite."""
+    """The model's exports: a folder of versions, one version, and a .tflite file."""
     folder = tmp_path_factory.mktemp("exports")
     version = export.saved_model(model, folder / "images", offset=1, scale=2)
     file = export.tflite(model, folder / "images.tflite", offset=1, scale=2)
@@ -174,7 +174,7 @@ def test_a_model_that_tfvae_did_not_export_is_an_error(tmp_path, name, file_form
         export.load(tmp_path / name)
 
 
-# What cannot be asked
+# Wrong inputs
 
 
 def with_value(array, value):
@@ -289,7 +289,7 @@ def test_an_export_runs_in_a_process_without_what_it_does_not_need(
     assert_same(dict(np.load(tmp_path / "answer.npz")), expected_answers(model, X, EPSILON))
 
 
-# All orders there are: Keras imports TensorFlow, so that it comes third only where it came with Keras.
+# All possible orders; TensorFlow comes third only after Keras, which imports it.
 @pytest.mark.parametrize(
     "orders",
     [

@@ -1,4 +1,4 @@
-"""What one call of the client costs and keeps: no copy of what is float32, no change of it, and batches of any size."""
+"""Calls of the client: float32 inputs are neither copied nor changed, and batches may have any size."""
 
 import keras
 import numpy as np

@@ -1,4 +1,4 @@
-"""TFLite files, run by LiteRT, against the Keras model; and what is in the files, read from the flatbuffer."""
+"""TFLite files, run by LiteRT, against the Keras model; and the contents of the files, read from the flatbuffer."""
 
 import functools
 import json
@@ -26,7 +26,7 @@ OPERATORS = {code: name for name, code in vars(schema.BuiltinOperator).items() i
 
 
 def binary_images(n, event_shape=EVENT_SHAPE):
-    """Valid under every likelihood."""
+    """Images that are valid under every likelihood."""
     return np.random.default_rng(0).integers(0, 2, size=(n, *event_shape)).astype(np.float32)
 
 
@@ -46,7 +46,7 @@ def build(network="dense", likelihood="Bernoulli", latent_dim=3, hidden=16, even
 
 
 def questions(model, n):
-    """For each signature its inputs and the Keras model's answers."""
+    """For each signature, inputs and the Keras model's answers."""
     x, epsilon = binary_images(n, model.event_shape), noise(n, model.latent_dim)
     mean, drawn = {"mean": model.reconstruct(x)}, {"mean": model.decode(epsilon)}
     return {
@@ -66,7 +66,7 @@ def runners(file):
 
 
 def operators(file):
-    """The names of all operators in the flatbuffer, and of the custom ones."""
+    """The names of all operators in the flatbuffer, and those of the custom ones."""
     codes = schema.ModelT.InitFromPackedBuf(file.read_bytes(), 0).operatorCodes
     names = {OPERATORS[max(code.builtinCode, code.deprecatedBuiltinCode)] for code in codes}
     return names, [code.customCode for code in codes if code.customCode is not None]
@@ -90,7 +90,8 @@ def small(tmp_path_factory):
     return small_model(), export.tflite(small_model(), path, x=binary_images(9), offset=[0.5], scale=2)
 
 
-# Every pair of a likelihood, a network and a latent size; by default both of each of the others and two likelihoods.
+# Every pair of two of the likelihood, the network and the latent size; the default cases have both networks, both sizes
+# and two likelihoods.
 @pytest.mark.parametrize(
     ("likelihood", "network", "latent_dim"),
     [
@@ -114,7 +115,7 @@ def test_every_signature_agrees_with_keras_at_every_batch(tmp_path, likelihood, 
             assert set(received) == set(outputs)
             for name, value in outputs.items():
                 assert received[name].shape == value.shape
-                # Log-densities sum terms of both signs, each about 1, which may cancel to all but 0.
+                # Log-densities sum terms of both signs and of size about 1, which may cancel almost to 0.
                 size = max(np.abs(value).max(), 1) if value.ndim == 1 else np.abs(value).max()
                 assert np.abs(received[name] - value).max() <= 1e-5 * size, (batch, signature, name)
     names, custom = operators(file)
@@ -124,7 +125,7 @@ def test_every_signature_agrees_with_keras_at_every_batch(tmp_path, likelihood, 
 
 
 def extreme(likelihood):
-    """The decoder's outputs are z times -120 to 120, and the posterior is all but at z = 1."""
+    """A model whose decoder gives z times -120 to 120, and whose posterior is concentrated at z = 1."""
     decoder = networks.dense_decoder(1, (9,), hidden=())
     decoder.set_weights([np.linspace(-120, 120, 9, dtype=np.float32)[None], np.zeros(9, np.float32)])
     model = tfvae.VAE(networks.dense_encoder((9,), hidden=(4,)), decoder, 1, likelihood=likelihood)
@@ -140,7 +141,7 @@ def test_scores_at_extreme_outputs_are_finite_and_those_of_keras(tmp_path, likel
     model = extreme(likelihood())
     x = binary_images(16, (9,))
     x[0], x[1] = 0, 1
-    # The export compares on what the model generates, which is extreme too.
+    # The export compares itself with the model on data that the model generates, which are extreme too.
     exported = export.load(export.tflite(model, tmp_path / "model.tflite"))
     for epsilon in (np.zeros((16, 1)), noise(16, 1)):
         expected, received = model.score(x, epsilon), exported.score(x, epsilon)
@@ -180,7 +181,7 @@ def test_log_likelihoods_that_are_all_but_zero_do_not_stop_the_export(tmp_path, 
     model = tfvae.VAE(networks.dense_encoder((28, 28, 1), hidden=(4,)), decoder, 2, likelihood=likelihood())
     exported = export.load(export.tflite(model, tmp_path / "model.tflite"))
     score = exported.score(np.zeros((3, 28, 28, 1)), noise(3, 2))
-    # A unit in the last place of 1 for each of the 784 terms.
+    # One unit in the last place of 1.0 for each of the 784 terms.
     np.testing.assert_allclose(score["log_likelihood"], expected, atol=784 * 1.2e-7)
 
 
@@ -222,7 +223,7 @@ def test_a_fixed_batch_is_static_in_the_file_and_takes_any_number_of_rows_from_t
 
 @pytest.fixture(scope="module")
 def large(tmp_path_factory):
-    """A model whose weights outweigh the graphs, and its file in every precision."""
+    """A model whose weights take far more space than its graphs, and its file in every precision."""
     model = build(likelihood="Normal(0.5)", hidden=512, event_shape=(16, 16, 1))
     folder, x = tmp_path_factory.mktemp("large"), binary_images(64, (16, 16, 1))
     return model, {
@@ -241,7 +242,7 @@ def test_a_quantised_file_is_smaller_runs_every_signature_and_its_cost_is_report
     model, files = large
     parameters = 4 * model.count_params()
     np.testing.assert_allclose(constants_size(files[quantize]), constants * parameters, rtol=0.05)
-    # With the graphs, which hold the ranges of each channel once for each signature.
+    # The whole file, with the graphs, which repeat the quantisation ranges of each channel for each signature.
     assert files[quantize].stat().st_size < size * parameters
     names, custom = operators(files[quantize])
     assert "CUSTOM" not in names

@@ -1,4 +1,4 @@
-"""What is exported: every signature against NumPy, SciPy and TFP, and `VAE.score`."""
+"""The exported signatures against NumPy, SciPy and TFP; and `VAE.score`."""
 
 import re
 
@@ -19,7 +19,7 @@ SIGNATURES = {"encode", "decode", "reconstruct", "generate", "score", "serving_d
 
 
 def binary_images(n):
-    """Valid under every likelihood."""
+    """Images that are valid under every likelihood."""
     return np.random.default_rng(0).integers(0, 2, size=(n, *EVENT_SHAPE)).astype(np.float32)
 
 
@@ -28,7 +28,7 @@ def noise(n):
 
 
 def disturb(model):
-    """Gives every weight, biases and a learned scale too, a value of its own."""
+    """Moves every weight, including biases and a learned scale, away from its initial value."""
     rng = np.random.default_rng(2)
     model.set_weights([w + 0.2 * rng.standard_normal(w.shape).astype(np.float32) for w in model.get_weights()])
     return model
@@ -47,7 +47,7 @@ def call(endpoints, signature, *inputs):
 
 
 def softplus_posterior(model, x):
-    """loc and scale by NumPy, from the encoder's features and the weights of the heads."""
+    """loc and scale, computed by NumPy from the encoder's features and the weights of the heads."""
     features = model.encoder(x, training=False).numpy().astype(np.float64)
     loc, raw = (
         features @ head.kernel.numpy() + head.bias.numpy()
@@ -61,18 +61,19 @@ def network_output(model, z):
 
 
 def log_continuous_bernoulli(x, logits):
-    """Loaiza-Ganem & Cunningham 2019, equations 6 and 8, in float64."""
+    """The log-density of Loaiza-Ganem & Cunningham 2019, equations 6 and 8, in float64."""
     p = scipy.special.expit(logits)
     return x * np.log(p) + (1 - x) * np.log1p(-p) + np.log(2 * np.arctanh(1 - 2 * p) / (1 - 2 * p))
 
 
 def continuous_bernoulli_mean(logits):
-    """Their equation 9, in float64."""
+    """The mean, equation 9 of the same paper, in float64."""
     p = scipy.special.expit(logits)
     return p / (2 * p - 1) + 1 / (2 * np.arctanh(1 - 2 * p))
 
 
-# Each: a constructor, log p of each element, and the mean, of x, the decoder's outputs, and the scale of a Normal.
+# For each: a constructor, log p of each element and the mean, as functions of x, the decoder's outputs and a Normal's
+# scale.
 CASES = {
     "Normal(0.5)": (
         lambda: likelihoods.Normal(scale=0.5),
@@ -206,12 +207,12 @@ def test_score_names_epsilon_when_it_is_wrong(epsilon, message):
         build().score(binary_images(5), epsilon)
 
 
-# Half precision, parts without noise, networks of the user's own
+# Half precision, parts without noise, user-defined networks
 
 
 @keras.saving.register_keras_serializable("test_endpoints")
 class Network(keras.Model):
-    """A network of the user's own, whose layers follow the policy in force when they are made."""
+    """A user-defined network, whose layers take the dtype policy in force when they are made."""
 
     def __init__(self, units, shape, **kwargs):
         super().__init__(**kwargs)
@@ -265,13 +266,13 @@ def test_half_precision_is_exported_in_float32_by_the_same_weights(
     model.set_weights(reference.get_weights())
     x, epsilon = binary_images(9), noise(9)
     expected = answers(reference, x, epsilon)
-    # Half precision itself shows, so that agreement with float32 below says something.
+    # Half precision makes a visible difference, so that the agreement with float32 below means something.
     assert np.abs(model.encode(x)["loc"] - expected["loc"]).max() > 1e-4
     exported = export.load(getattr(export, file_format)(model, tmp_path / "model.tflite"))
     received = {**exported.encode(x), "decoded": exported.decode(epsilon), **exported.score(x, epsilon)}
     for name, value in expected.items():
         np.testing.assert_allclose(received[name], value, rtol=1e-5, atol=1e-5, err_msg=name)
-    # The model itself goes on in half precision.
+    # The model itself stays in half precision.
     assert model.posterior.compute_dtype == policy.removeprefix("mixed_")
     assert keras.config.dtype_policy().name == policy
 

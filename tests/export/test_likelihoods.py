@@ -32,14 +32,14 @@ LIKELIHOODS = {
 
 
 def build(likelihood, event_shape):
-    """A model with weights of its own, so that none is at a value where a mistake would not show."""
+    """A model whose weights are changed, so that none has a value, such as 0, that could hide a mistake."""
     keras.utils.set_random_seed(0)
     masked = isinstance(likelihood, lk.Missing) and not likelihood.fill
     encoder = networks.dense_encoder(event_shape, hidden=(8,), missing_mask=masked)
     decoder = networks.dense_decoder(LATENT_DIM, likelihood.parameter_shape(event_shape), hidden=(8,))
     model = tfvae.VAE(encoder, decoder, LATENT_DIM, likelihood=likelihood)
     rng = np.random.default_rng(2)
-    # Positive, because a moving average of squares is.
+    # Positive changes, because a moving average of squares must stay positive.
     model.set_weights([w + 0.2 * np.abs(rng.standard_normal(w.shape)).astype(np.float32) for w in model.get_weights()])
     return model
 
@@ -69,7 +69,7 @@ def assert_agrees(exported, model):
     "name", [name if name == "Missing(Columns)" else pytest.param(name, marks=pytest.mark.slow) for name in LIKELIHOODS]
 )
 def test_a_device_agrees_with_keras(tmp_path, name):
-    # Without x, the export too compares with Keras, on data that it draws.
+    # Without x, the export itself compares with Keras on data that it draws.
     model = build(*(part() if callable(part) else part for part in LIKELIHOODS[name]))
     file = export.tflite(model, tmp_path / "model.tflite")
     assert_agrees(export.load(file), model)

@@ -1,4 +1,4 @@
-"""The SavedModel of a fitted posterior: its numbers against the model's and closed forms, and where it is served."""
+"""The SavedModel of a fitted posterior: its numbers against the model's and closed forms, and how it is served."""
 
 import functools
 import json
@@ -35,14 +35,14 @@ tfb = tfp.bijectors
 
 @pytest.fixture(scope="module")
 def regressions(tmp_path_factory):
-    """Makes of a form of the data, once, the fitted model, its version and the loaded signatures."""
+    """Makes, once for each form of the data, the fitted model, its version and the loaded signatures."""
 
     @functools.cache
     def make(form):
         keras.utils.set_random_seed(0)
         model = VariationalInference(log_joint, LATENTS_OF[form], predictive=predictive)
         if form == "array":
-            # What a fit finds, in no time.
+            # What a fit would find, without the time it takes.
             mean, covariance = exact_posterior(DATA[form])
             model.approximation.set_coordinates(newton.Gaussian(mean, np.linalg.cholesky(covariance), np.nan))
         else:
@@ -55,7 +55,7 @@ def regressions(tmp_path_factory):
 
 @pytest.fixture(scope="module", params=["array", "dictionary"])
 def regression(request, regressions):
-    """A model, its version, the loaded signatures and the form of its data."""
+    """A fitted model, its version, the loaded signatures and the form of its data."""
     return *regressions(request.param), request.param
 
 
@@ -76,7 +76,7 @@ FAMILIES = {
 
 
 def of_family(name):
-    """A model whose q has weights that are not those of the start, in coordinates that are set."""
+    """A model whose q has random weights, not the initial ones, in given coordinates."""
     keras.utils.set_random_seed(0)
     model = VariationalInference(lambda latents, data: latents["positive"], LATENTS, posterior=FAMILIES[name]())
     generator = np.random.default_rng(0)
@@ -89,7 +89,7 @@ def of_family(name):
 
 @pytest.fixture(scope="module")
 def families(tmp_path_factory):
-    """Makes of a family, once, the model, its version and the loaded signatures."""
+    """Makes, once for each family, the model, its version and the loaded signatures."""
 
     @functools.cache
     def make(name):
@@ -100,7 +100,7 @@ def families(tmp_path_factory):
     return make
 
 
-# The regressions have a full covariance as well.
+# The default tests cover it, because the regressions have a full covariance.
 SLOW = ["FullCovarianceNormal"]
 
 
@@ -171,7 +171,7 @@ def test_every_latent_variable_is_inside_its_space(family):
 
 
 def test_the_draws_have_the_moments_of_q(family):
-    """In the unconstrained space: of a normal family its own, of a flow those of draws by another way."""
+    """In the unconstrained space, against the moments of a normal q, or against other draws of a flow."""
     model, _, loaded = family
     count = 20_000
     noise = np.random.default_rng(0).standard_normal([count, DIM]).astype("float32")
@@ -217,7 +217,7 @@ def test_a_prediction_is_that_of_the_model(regression, rows):
     expected = model.predict_moments(x)
     for name in ("predict", "serving_default"):
         assert_close(loaded.signatures[name](**as_tensors(columns(x))), expected)
-    # A client cuts the rows into batches, and takes integers and doubles as they are.
+    # The client splits the rows into batches, and accepts integers and doubles.
     assert_close(export.load(version).predict(**(x if isinstance(x, dict) else {"x": x})), expected)
 
 
@@ -227,7 +227,7 @@ def test_a_prediction_has_the_mean_and_sd_of_the_closed_form(regression):
     x = new_data(form, 40)
     of_mean = np.einsum("bi,ij,bj->b", design(x), covariance, design(x))
     received = export.load(version).predict(**(x if isinstance(x, dict) else {"x": x}))
-    # The error of 200 draws; and each part of the variance is most of it somewhere.
+    # Each part of the variance dominates for some rows. The tolerances are the errors of 200 draws.
     assert of_mean.min() < 0.3 * SIGMA**2
     assert of_mean.max() > 3 * SIGMA**2
     assert (np.abs(received["mean"] - design(x) @ mean) < 4 * np.sqrt(of_mean / 200)).all()
@@ -297,7 +297,7 @@ def test_plain_tensorflow_gives_the_same_and_the_graph_refuses_wrong_shapes(
     assert printed["there"] == []
     for index, value in enumerate(expected):
         assert_close(dict(np.load(tmp_path / f"{index}.outputs.npz")), value)
-    # The server's code for it, INVALID_ARGUMENT.
+    # 3 is the server's code INVALID_ARGUMENT.
     assert len(printed["codes"]) == 3 + 7 + 3 + 3
     assert {key: code for key, code in printed["codes"].items() if code != [3, True]} == {}
 
@@ -317,7 +317,7 @@ def test_the_graph_of_draws_has_no_double_precision_and_calls_no_python(family):
 
 
 def test_the_graph_of_predictions_has_no_double_precision_and_calls_no_python(regression):
-    """Also where the data were in double precision."""
+    """Even if the data were in double precision."""
     assert_plain(regression[1])
 
 
@@ -350,7 +350,7 @@ def test_all_that_a_server_needs_is_there(regression):
 
 
 def answers_to_requests(version, loaded):
-    """What each file in requests/ gets, by rows as REST takes them, by the name of its file."""
+    """The answer to each file in requests/, which holds rows as REST takes them, by the name of its signature."""
     answers = {}
     for path in (version.parent / "requests").iterdir():
         body = json.loads(path.read_text())

@@ -1,4 +1,4 @@
-"""How the SavedModel of a posterior is published, and what is refused."""
+"""How the SavedModel of a posterior is published, and the errors."""
 
 import keras
 import numpy as np
@@ -19,7 +19,7 @@ tfd = tfp.distributions
 
 
 def small(function=None):
-    """A model of two numbers whose q is that of the start, with or without predictions."""
+    """A model of two numbers with the initial q, with or without predictions."""
     model = VariationalInference(log_joint, {"b": (2,)}, predictive=function)
     model.approximation.set_coordinates(newton.Gaussian(np.zeros(2), np.eye(2), np.nan))
     return model
@@ -96,7 +96,7 @@ def test_draws_and_predictions_are_verified(tmp_path):
         export.verify(small(), saved_model=version, x=x)
 
 
-# Refusals
+# Errors
 
 
 def assert_nothing_is_written(folder):

@@ -1,4 +1,4 @@
-"""Publishing a version in a folder that TF Serving reads: its number, its content, pruning, refusals."""
+"""Publishing a version in a folder that TF Serving reads: its number, its content, pruning, errors."""
 
 import os
 import re
@@ -33,7 +33,7 @@ def model(tiny_vae):
 
 @pytest.fixture(scope="module")
 def published(model, tmp_path_factory):
-    """A folder with version 1; not to be changed."""
+    """A folder with version 1, which tests must not change."""
     folder = tmp_path_factory.mktemp("published") / "model"
     export.saved_model(model, folder)
     return folder
@@ -41,7 +41,7 @@ def published(model, tmp_path_factory):
 
 @pytest.fixture
 def folder(published, tmp_path):
-    """A folder with version 1."""
+    """A copy of `published` that a test may change."""
     return Path(shutil.copytree(published, tmp_path / "model"))
 
 
@@ -50,12 +50,12 @@ def listing(folder):
 
 
 def contents(folder):
-    """Every file below the folder with its bytes and the time of its last change."""
+    """Every file below the folder, with its bytes and modification time."""
     return {path: (path.read_bytes(), path.stat().st_mtime_ns) for path in folder.rglob("*") if path.is_file()}
 
 
 def test_a_version_is_one_above_the_highest_and_complete(model, folder):
-    # A file takes its number too.
+    # A file counts as a number that is taken too.
     (folder / "12").write_text("a file")
     (folder / ".tmp-killed/model").mkdir(parents=True)
     (folder / ".tmp-killed/model/saved_model.pb").write_bytes(b"half")
@@ -65,7 +65,7 @@ def test_a_version_is_one_above_the_highest_and_complete(model, folder):
     assert {str(path.relative_to(version)) for path in version.rglob("*") if path.is_file()} == CONTENT
     assert listing(folder) == {"1", "12", "13", "notes", *DOCUMENTS}
     assert (folder / "12").read_text() == "a file"
-    # A server that runs as another user reads it.
+    # A server that runs as another user can read it.
     assert all(path.stat().st_mode & (0o005 if path.is_dir() else 0o004) for path in folder.rglob("*"))
     assert version.stat().st_mode & 0o005 == 0o005
 
@@ -196,7 +196,7 @@ def test_the_state_of_training_stays_behind(tmp_path, tiny_vae):
     model.fit(np.random.default_rng(0).normal(size=(8, 4)).astype("float32"), verbose=0)
     version = export.saved_model(model, tmp_path / "model")
     stored = (version / "variables/variables.data-00000-of-00001").stat().st_size
-    # Adam's state would treble the weights; the rest is what TensorFlow keeps of the objects.
+    # Adam's state would triple this size; the 4096 bytes are for TensorFlow's graph of the objects.
     assert stored < 4 * model.count_params() + 4096
     names = [name for name, _ in tf.train.list_variables(str(version / "variables/variables"))]
     assert not [name for name in names if "optimizer" in name or "noise" in name or "iteration" in name]

@@ -1,4 +1,4 @@
-"""SavedModels as TF Serving takes them: plain TensorFlow, its warm-up, its configuration, REST and gRPC requests."""
+"""SavedModels as TF Serving uses them: plain TensorFlow, warm-up, configuration, REST and gRPC requests."""
 
 import functools
 import json
@@ -40,7 +40,7 @@ LIKELIHOODS = {
     "ContinuousBernoulli": likelihoods.ContinuousBernoulli,
 }
 CASES = [f"{network}-{likelihood}" for network in NETWORKS for likelihood in LIKELIHOODS]
-# Of which each network is tested by default; the third likelihood has an export in test_device.py.
+# The default tests cover each network; the third likelihood is exported in test_device.py.
 SOME = ["dense-Normal", "convolutional-Bernoulli"]
 EVERY_CASE = [case if case in SOME else pytest.param(case, marks=pytest.mark.slow) for case in CASES]
 INPUTS = {
@@ -64,7 +64,7 @@ BATCHES = (1, 7, 64)
 
 
 def arrays(batch):
-    """Inputs by name; x is binary, and so valid under every likelihood."""
+    """Inputs by name; x is binary, which is valid under every likelihood."""
     rng = np.random.default_rng(batch)
     return {
         "x": rng.integers(0, 2, size=(batch, *EVENT_SHAPE)).astype(np.float32),
@@ -78,7 +78,7 @@ def inputs_of(signature, batch):
 
 
 def keras_answer(model, signature, batch):
-    """What the Keras model gives where a signature is asked, by its public methods."""
+    """The Keras model's answer for a signature, from its public methods."""
     values = arrays(batch)
     x, z, epsilon = values["x"], values["z"], values["epsilon"]
     return {
@@ -95,13 +95,13 @@ def assert_close(received, expected):
     assert sorted(received) == sorted(expected)
     for name, value in expected.items():
         assert received[name].shape == value.shape, name
-        # Float32 sums in another order: some units in the last place of the largest value.
+        # float32 sums in another order: a few units in the last place of the largest value.
         np.testing.assert_allclose(received[name], value, rtol=0, atol=5e-6 * max(1, np.abs(value).max()), err_msg=name)
 
 
 @pytest.fixture(scope="module")
 def exported(tmp_path_factory):
-    """Makes of a case, once, the model and its published version."""
+    """Makes, once for each case, the model and its published version."""
 
     @functools.cache
     def make(case):
@@ -115,7 +115,7 @@ def exported(tmp_path_factory):
 
 @pytest.fixture(scope="module", params=["dense-Normal", "convolutional-Bernoulli"])
 def served(request, exported):
-    """Of one case the model, its version and its loaded signatures."""
+    """For one case, the model, its version, its loaded signatures and the name of the case."""
     model, version = exported(request.param)
     loaded = tf.saved_model.load(str(version))
     return model, version, loaded, request.param
@@ -135,7 +135,7 @@ def graph_of(version):
 
 @pytest.fixture(scope="module")
 def answers(exported, tmp_path_factory, run_new_python):
-    """What a process that has only TensorFlow gets from every signature, at each batch size: of some cases, or all."""
+    """What a process with only TensorFlow gets from every signature of some cases, for each batch size."""
 
     @functools.cache
     def ask(cases):
@@ -228,7 +228,7 @@ def test_every_op_is_built_in_and_none_draws_or_calls_python(exported, case):
         assert op_def_registry.get(op) is not None, op
         assert hasattr(tf.raw_ops, op), op
         assert not re.search("PyFunc|Random|Multinomial|Xla|Print|Lookup|Iterator", op), op
-        # Only the weights have a state, and what reads and writes them.
+        # The only stateful ops are the weights and what reads, writes and calls them.
         if op_def_registry.get(op).is_stateful:
             assert re.search(
                 "Assert|Variable|VarHandle|PartitionedCall|SaveV2|RestoreV2|MergeV2Checkpoints|CopyOnRead", op
@@ -294,7 +294,7 @@ def test_the_configuration_names_the_model_and_its_folder(served):
 def test_the_batching_is_what_a_server_accepts_and_every_tensor_leads_with_the_batch(served):
     _, version, loaded, _ = served
     text = (version.parent / "batching.config").read_text()
-    # The fields of tensorflow_serving/servables/tensorflow/session_bundle_config.proto, BatchingParameters.
+    # Fields of BatchingParameters in tensorflow_serving/servables/tensorflow/session_bundle_config.proto.
     wrapped = dict(re.findall(r"(\w+) \{ value: (\d+) \}\n", text))
     allowed = json.loads(re.search(r"allowed_batch_sizes: (\[.*\])\n", text).group(1))
     fields = {"max_batch_size", "batch_timeout_micros", "num_batch_threads", "max_enqueued_batches"}
@@ -321,7 +321,7 @@ def test_the_rest_requests_of_the_readme_fit_the_signatures(served):
         body = json.loads((version.parent / file).read_text())
         asked.append(body.get("signature_name", "serving_default"))
         rows = body["instances"]
-        # By rows: plain values where there is one input, else objects with exactly the inputs' names.
+        # Rows are plain values if there is one input, or else objects with exactly the inputs' names.
         if len(INPUTS[asked[-1]]) == 1:
             rows = [{INPUTS[asked[-1]][0]: row} for row in rows]
         assert all(sorted(row) == sorted(INPUTS[asked[-1]]) for row in rows)

@@ -1,4 +1,4 @@
-"""Requests to a SavedModel as a server sends them: by TensorFlow's C API, with no check of Python's in the way."""
+"""Requests to a SavedModel as a server makes them: through TensorFlow's C API, without any checks by Python."""
 
 import json
 from pathlib import Path
@@ -51,7 +51,7 @@ def served(request, tmp_path_factory):
 
 
 def inputs_of(signature, batch):
-    """Inputs by name; x is binary, and so valid under every likelihood."""
+    """Inputs by name; x is binary, which is valid under every likelihood."""
     rng = np.random.default_rng(batch)
     arrays = {name: rng.integers(0, 2, size=(batch, *shape)).astype(np.float32) for name, shape in SHAPES.items()}
     return {name: arrays[name] for name in INPUTS[signature]}
@@ -119,7 +119,7 @@ C_CLIENT = """
 
 
 def wrong(shape):
-    """Arrays that are not float32 [B, *shape], by what is wrong with them."""
+    """Arrays that are not float32 [B, *shape], by their fault."""
     rest = shape[1:]
     shapes = {
         "scalar": (),
@@ -157,7 +157,7 @@ REQUESTS = {
 
 @pytest.fixture(scope="module")
 def received(served, tmp_path_factory, run_new_python):
-    """What one process answers through the C API to all requests, in their order: {key: (code, message, outputs)}."""
+    """The answers of one process to all requests in order, through the C API: {key: (code, message, outputs)}."""
     _, version = served
     folder = tmp_path_factory.mktemp("requests")
     content = saved_model_pb2.SavedModel.FromString((version / "saved_model.pb").read_bytes())
@@ -204,7 +204,7 @@ def test_a_good_request_gets_the_numbers_of_keras(served, received):
             assert code == 0, message
             assert outputs.keys() == expected[signature].keys()
             for name, value in expected[signature].items():
-                # Float32 sums in another order: some units in the last place of the largest value.
+                # float32 sums in another order: a few units in the last place of the largest value.
                 tolerance = 5e-6 * max(1, np.abs(value).max())
                 np.testing.assert_allclose(outputs[name], value, rtol=0, atol=tolerance, strict=True)
 

@@ -37,13 +37,13 @@ def model(tiny_vae):
 
 @pytest.fixture(scope="module")
 def expected(model):
-    """What every version must answer."""
+    """The answer that every version must give."""
     return model.decode(Z)
 
 
 @pytest.fixture(scope="module")
 def published(model, tmp_path_factory):
-    """A folder with version 1; not to be changed."""
+    """A folder with version 1, which tests must not change."""
     folder = tmp_path_factory.mktemp("published") / "model"
     export.saved_model(model, folder)
     return folder
@@ -51,7 +51,7 @@ def published(model, tmp_path_factory):
 
 @pytest.fixture
 def folder(published, tmp_path):
-    """A folder with version 1."""
+    """A copy of `published` that a test may change."""
     return Path(shutil.copytree(published, tmp_path / "model"))
 
 
@@ -60,17 +60,17 @@ def listing(folder):
 
 
 def numbered(folder):
-    """The versions that TF Serving sees: every number in the folder's listing, file or folder."""
+    """The versions that TF Serving sees: every entry of the folder whose name is a number, file or folder."""
     return sorted(int(name) for name in os.listdir(folder) if re.fullmatch("[0-9]+", name))
 
 
 def contents(folder):
-    """Every file of the versions with its bytes and the time of its last change."""
+    """Every file of the versions, with its bytes and modification time."""
     return {path: (path.read_bytes(), path.stat().st_mtime_ns) for path in folder.glob("[!.]*/**/*") if path.is_file()}
 
 
 def check_version(version, expected):
-    """Loads a version as a server does."""
+    """Loads a version as a server does, and checks its content and an answer."""
     assert {str(path.relative_to(version)) for path in version.rglob("*") if path.is_file()} == CONTENT
     assert json.loads((version / "assets.extra/metadata.json").read_text())["latent_dim"] == 2
     assert len(list(tf.data.TFRecordDataset(str(version / "assets.extra/tf_serving_warmup_requests")))) == 6
@@ -78,7 +78,7 @@ def check_version(version, expected):
     np.testing.assert_allclose(loaded.signatures["decode"](z=tf.constant(Z))["mean"], expected, rtol=1e-5, atol=1e-6)
 
 
-# Processes of their own
+# Separate processes
 
 
 @pytest.fixture(scope="module")
@@ -108,7 +108,7 @@ def test_two_exports_at_once_publish_two_versions(processes, keras_file, expecte
         check_version(folder / version, expected)
 
 
-# By default at exact steps, below.
+# The default test, below, kills at exact moments.
 @pytest.mark.slow
 @pytest.mark.parametrize("kills", [8, 100])
 def test_a_reader_never_fails_whenever_an_export_is_killed(processes, keras_file, model, expected, folder, kills):
@@ -126,16 +126,16 @@ def test_a_reader_never_fails_whenever_an_export_is_killed(processes, keras_file
             seen.append(newest)
 
     def poll_while(condition, seconds):
-        """Polls until the condition fails, and returns how long that took."""
+        """Polls while the condition holds and the time is not over, and returns how long that took."""
         start = time.monotonic()
         while condition() and time.monotonic() < start + seconds:
             poll()
             time.sleep(0.001)
         return time.monotonic() - start
 
-    # The first load of a process takes long, while exports go on.
+    # The first load in a process takes long, during which exports would go unobserved.
     check_version(folder / "1", expected)
-    # About how long the first export of a process takes, and the next; measured below.
+    # Roughly how long the first and the second export of a process take; the first is measured below.
     seconds = [1.5, 0.8]
     for kill in range(kills):
         process = processes.start(EXPORT, keras_file, folder, 1000)
@@ -150,12 +150,12 @@ def test_a_reader_never_fails_whenever_an_export_is_killed(processes, keras_file
         temporaries = [name for name in os.listdir(folder) if name.startswith(".tmp-")]
         assert len(temporaries) <= 1
         left_behind += len(temporaries)
-    # The kills fell inside exports, and exports succeeded between them.
+    # Some kills fell inside exports, and exports succeeded between them.
     assert left_behind >= kills / 8
     assert len(seen) > kills / 2
     last = int(export.saved_model(model, folder, keep=4).name)
     poll()
-    # A reader that was busy may have passed over a version; on the disk none is missing, as the next line says.
+    # A busy reader may have missed a version, so `seen` can have gaps; the listing at the end must have none.
     assert seen == sorted(set(seen))
     assert seen[-1] == last
     assert listing(folder) == {*map(str, range(last - 3, last + 1)), *DOCUMENTS}
@@ -186,7 +186,7 @@ SNAPSHOTS = """
 def test_a_kill_before_any_step_leaves_what_serves_and_what_the_next_export_mends(
     processes, keras_file, model, expected, folder, tmp_path
 ):
-    # A killed process leaves what is on disk at that moment, so copies of the folder stand for kills at exact steps.
+    # A killed process leaves what is on disk at that moment, so copies of the folder simulate kills at exact moments.
     (tmp_path / "moments").mkdir()
     (folder / ".tmp-killed/model").mkdir(parents=True)
     (folder / ".tmp-killed/model/saved_model.pb").write_bytes(b"half")
@@ -198,7 +198,7 @@ def test_a_kill_before_any_step_leaves_what_serves_and_what_the_next_export_mend
     listings = {}
     for moment in moments.values():
         listings[tuple(numbered(moment)), len(list(moment.glob(".tmp-*")))] = moment
-    # Before and after the stale temporary goes, with a temporary, with both versions, and with the new one alone.
+    # Before and after the stale temporary folder is removed, with both versions, and with the new one alone.
     assert {((1,), 1), ((1,), 0), ((1, 2), 1), ((2,), 1)} <= set(listings)
     for moment in moments.values():
         check_version(moment / str(numbered(moment)[-1]), expected)
@@ -256,7 +256,7 @@ def test_a_full_disk_is_an_os_error_that_names_the_folder(processes, keras_file,
 
 
 def test_a_read_only_folder_is_an_os_error_that_names_it(processes, keras_file, published):
-    # Not below pytest's folder, which only its owner enters.
+    # Not below pytest's folder, which only its owner may enter.
     with tempfile.TemporaryDirectory() as place:
         folder = Path(shutil.copytree(published, Path(place) / "model"))
         os.chmod(place, 0o755)

@@ -1,4 +1,4 @@
-"""The proof that exports agree: differences computed by hand, what is refused, and what is reported."""
+"""The verification of exports: differences computed by hand, errors, and the report."""
 
 import json
 import re
@@ -34,7 +34,7 @@ def data(n):
 
 
 def shifted(model, shift=SHIFT):
-    """A copy whose decoder gives `shift` more in every element."""
+    """A copy whose decoder adds `shift` to every element."""
     copy = build()
     copy.set_weights(model.get_weights())
     copy.decoder.layers[-2].bias.assign_add(np.full(4, shift))
@@ -59,7 +59,7 @@ def verified(model, files):
 
 @pytest.fixture(scope="module")
 def wrong(model, files):
-    """Right files, verified against a model whose decoder gives SHIFT more."""
+    """Correct files, verified against a model whose decoder adds SHIFT to every element."""
     return export.verify(shifted(model), **files, x=data(9), timed_calls=1)
 
 
@@ -116,7 +116,7 @@ def test_differences_of_the_scores_are_those_computed_by_hand(wrong, model, file
 
 
 def test_the_cost_in_elbo_is_the_signed_mean_over_examples_in_nats(wrong, model, files):
-    # At the noise that `verify` draws: of the file less of the Keras model.
+    # With the noise that `verify` draws: the file's ELBO minus the Keras model's.
     epsilon = np.random.default_rng(1).standard_normal([9, 2], np.float32)
     encoded = model.encode(data(9))
     mean = model.decode(encoded["loc"] + encoded["scale"] * epsilon)
@@ -151,13 +151,13 @@ def test_latencies_are_positive_with_the_median_between_the_quartiles(verified):
 
 
 def test_latencies_are_seconds_per_example_and_the_median_of_many_calls(monkeypatch):
-    # The clock's readings in pairs: calls at batch 1 take 1, 2, 9 seconds, at batch 64 they take 64 each.
+    # Readings of the clock in pairs: calls at batch size 1 take 1, 2 and 9 seconds; at batch size 64, 64 seconds each.
     readings = iter([0, 1, 0, 2, 0, 9, 0, 64, 0, 64, 0, 64])
     monkeypatch.setattr(verification.time, "perf_counter", lambda: next(readings))
     shapes = []
     latency = verification._latency(lambda batch: shapes.append(batch.shape), data(3), 3)
     assert latency == {1: (2.0, 1.5, 5.5), 64: (1.0, 1.0, 1.0)}
-    # One more, untimed, for each size.
+    # Each size has one more call, which is not timed.
     assert shapes == [(1, 4)] * 4 + [(64, 4)] * 4
 
 
@@ -188,7 +188,7 @@ def test_the_tables_have_a_row_for_each_output_and_each_format(verified):
     assert lines[1][3:] == [f"{row.max_difference:.2e}", f"{row.mean_difference:.2e}", f"{row.max_value:.4g}"]
 
 
-# What is asked
+# What is verified
 
 
 def test_only_what_is_given_is_verified(model, files):
@@ -221,7 +221,7 @@ def test_a_missing_file_is_named(model, tmp_path):
             export.verify(model, **{name: tmp_path / "missing"}, x=data(2))
 
 
-# What is refused
+# Errors
 
 
 @pytest.mark.parametrize("x", [None, data(1), data(100)], ids=["generated", "one", "many"])

@@ -25,7 +25,7 @@ SEED = tf.constant([3, 4])
 
 @pytest.fixture(scope="module", params=FAMILIES)
 def approximation(request):
-    """A family with weights that are not those of the start, in coordinates that are set."""
+    """A family with random weights, not the initial ones, in given coordinates."""
     return build(request.param)
 
 
@@ -78,7 +78,7 @@ def test_a_normal_family_is_the_normal_of_scipy(name):
 
 
 def test_the_start_is_the_gaussian_of_the_coordinates():
-    """A family that can hold it has it; a mean-field one has the variances of the conditionals."""
+    """Exactly, if the family can represent it; a mean-field family starts with the variances of the conditionals."""
     z = LOC + np.random.default_rng(1).normal(size=[20, DIM]) @ SCALE.T
     full = stats.multivariate_normal(LOC, SCALE @ SCALE.T)
     variances = 1 / np.diag(np.linalg.inv(SCALE @ SCALE.T))
@@ -117,7 +117,7 @@ def test_a_seed_gives_the_same_first_draws_for_every_number(approximation):
     for number in (1, 100, 130):
         for part, whole in zip(approximation.sample(number, SEED), longest, strict=True):
             np.testing.assert_array_equal(part, whole[:number])
-    # A chunk is no copy of another, and another seed no copy of this one.
+    # Chunks do not repeat each other, and another seed gives other draws.
     z = longest[0].numpy()
     assert len(np.unique(z, axis=0)) == 250
     assert not np.isin(approximation.sample(250, tf.constant([3, 5]))[0], z).any()

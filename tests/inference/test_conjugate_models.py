@@ -1,4 +1,4 @@
-"""Models whose posterior and evidence are known: fits against closed forms, and against the best member of a family."""
+"""Models whose posterior and evidence are known: fits against closed forms and the best member of a family."""
 
 import functools
 import math
@@ -16,7 +16,7 @@ from tfvae import Latent, VariationalInference, posteriors
 tfb = tfp.bijectors
 tfd = tfp.distributions
 
-# Rows of a regression with known noise, and columns that depend on each other.
+# The rows of a regression with known noise and correlated columns.
 SIGMA, PRIOR_SD = 0.7, 3.0
 GENERATOR = np.random.default_rng(0)
 X = GENERATOR.normal(size=(30, 3)) @ [[1.0, 0.9, 0.0], [0.0, 0.5, 0.0], [0.0, 0.0, 2.0]]
@@ -35,14 +35,14 @@ def regression(latents, data):
 def fitted_regression(posterior, standardize=True, epochs=None):
     model = VariationalInference(regression, {"b": (3,)}, posterior=posterior)
     if not standardize:
-        # Then the fit starts at N(0, I), and gradients alone lead from there.
+        # Marked as standardised already, so that the fit starts at N(0, I) and only gradients move it.
         model.approximation.standardized.assign(1.0)
     model.fit(X, Y, epochs=epochs, verbose=0)
     return model
 
 
 def gaussian_of(model):
-    """The mean and the covariance of a Gaussian q, from its log density: exact up to rounding."""
+    """The mean and the covariance of a Gaussian q, fitted to its log density: exact up to rounding."""
     z, log_q = (array.numpy().astype(float) for array in model.approximation.sample(400, tf.constant([0, 0])))
     centre, scale = z.mean(axis=0), z.std(axis=0)
     u = (z - centre) / scale
@@ -58,7 +58,7 @@ def gaussian_of(model):
 
 
 def gaussian_elbo(loc, covariance):
-    """The ELBO of a Gaussian q for the regression: log p(data) - KL(q || posterior), both Gaussian."""
+    """The ELBO of a Gaussian q for the regression: log p(data) - KL(q || posterior), where both are Gaussian."""
     deviation = loc - MEAN
     product = PRECISION @ covariance
     divergence = 0.5 * (np.trace(product) + deviation @ PRECISION @ deviation - 3 - np.linalg.slogdet(product)[1])
@@ -80,7 +80,7 @@ def test_normal_mean_with_known_variance():
     )
     model = VariationalInference(joint.experimental_pin(x=x.astype("float32")))
     with warnings.catch_warnings():
-        # None of k-hat, and none of convergence.
+        # There must be no warning of k-hat or of convergence.
         warnings.simplefilter("error", UserWarning)
         model.fit(verbose=0)
     precision = 1 / 2.0**2 + 10 / 0.5**2
@@ -101,7 +101,7 @@ def test_regression_by_a_full_covariance(standardize):
     assert model.draw(seed=0).elbo == pytest.approx(LOG_EVIDENCE, abs=0.01)
 
 
-# Its k-hat is near 0.7, where the warning begins.
+# k-hat is near 0.7, the threshold of the warning.
 @pytest.mark.filterwarnings("ignore:q is far from the posterior")
 @pytest.mark.parametrize("standardize", [True, pytest.param(False, marks=pytest.mark.slow)])
 def test_regression_by_mean_field_has_the_variances_of_the_conditionals(standardize):
@@ -109,7 +109,7 @@ def test_regression_by_mean_field_has_the_variances_of_the_conditionals(standard
     loc, covariance = gaussian_of(model)
     best, marginals = np.diag(1 / np.diag(PRECISION)), np.diag(np.linalg.inv(PRECISION))
     assert (marginals / np.diag(best)).max() > 3
-    # Its gradient has noise at the optimum too, where q is not the posterior.
+    # q is not the posterior even at the optimum, so its gradient is noisy there too.
     sd = np.sqrt(marginals)
     np.testing.assert_allclose(loc / sd, MEAN / sd, atol=0.05)
     np.testing.assert_allclose(np.diag(covariance), np.diag(best), rtol=0.05)
@@ -134,7 +134,7 @@ def test_regression_by_other_families(posterior):
     np.testing.assert_allclose(np.cov(b.T) / np.outer(sd, sd), np.linalg.inv(PRECISION) / np.outer(sd, sd), atol=0.09)
 
 
-# Where the posterior is no Gaussian in the unconstrained space
+# Posteriors that are not Gaussian in the unconstrained space
 
 
 def proportion(latents, k):

@@ -1,4 +1,4 @@
-"""Batches that are corrected at one point: a mean of zero, little noise, and the posterior of a large data set."""
+"""The control variate for batches: its mean is zero, it removes noise, and it fits a large data set."""
 
 import keras
 import numpy as np
@@ -46,13 +46,13 @@ def log_likelihood(z, data):
 
 
 def in_numpy(w, x, y):
-    """The log-likelihood in double precision, with its gradient."""
+    """The log-likelihood and its gradient in double precision."""
     x, logits = x.astype(float), x.astype(float) @ w
     return np.sum(y * logits - np.logaddexp(0.0, logits)), x.T @ (y - 1.0 / (1.0 + np.exp(-logits)))
 
 
 def laplace_of(x, y, scale=1.0):
-    """The exact mode, and the covariance that the curvature there gives, of a likelihood that is scaled."""
+    """The exact mode of the posterior and the covariance by its curvature; `scale` multiplies the likelihood."""
 
     def loss_and_gradient(w):
         value, gradient = in_numpy(w, x, y)
@@ -74,7 +74,7 @@ def at_point(point, x, y):
 
 @pytest.fixture(scope="module")
 def large():
-    """20,000 rows, their mode and the covariance there."""
+    """20,000 rows, the mode of their posterior and the covariance there."""
     data = simulated(20_000)
     return data, *laplace_of(*data)
 
@@ -88,7 +88,7 @@ def test_the_mean_of_the_correction_over_batches_is_zero():
     control.set(at_point(np.array([0.5, -1.0, 0.2]), *data))
     z = tf.constant(np.random.default_rng(1).normal(size=[4, DIM]), tf.float32)
     values, gradients, plain = [], [], []
-    # The last one has other rows than the others, and the weight of its rows.
+    # The last batch has a different number of rows, and is weighted by it.
     for batch in batches_of(data, 14):
         share = len(batch[0]) / 60
 
@@ -137,10 +137,10 @@ def test_the_sums_over_all_rows_are_those_of_numpy():
 
 
 def test_the_noise_of_a_batch_all_but_vanishes_near_the_mode(large):
-    """Of the gradient that trains q, with the same draws for each batch."""
+    """The noise of the gradient that trains q, with the same draws for each batch."""
     data, mode, covariance = large
     model = VariationalInference(log_joint, {"w": (DIM,)}, num_data=len(data[0]))
-    # Near the mode, as after a start, and q as wide as the posterior.
+    # The point is near the mode, as at the start of a fit, and q is as wide as the posterior.
     point = mode + 0.5 * np.linalg.cholesky(covariance)[:, 0]
     model.approximation.set_coordinates(newton.Gaussian(point, np.linalg.cholesky(covariance), np.nan))
     model.control_variate.set(at_point(point, *data))
@@ -157,7 +157,7 @@ def test_the_noise_of_a_batch_all_but_vanishes_near_the_mode(large):
         model.__dict__["_controlled"] = controlled
         step = tf.function(gradients.python_function)
         found[controlled] = np.array([step(*batch) for batch in batches_of(data, 250)])
-    # Without bias: the same mean.
+    # No bias: the means are equal.
     error = found[False].std(axis=0) / np.sqrt(len(found[False]))
     assert (np.abs(found[True].mean(axis=0) - found[False].mean(axis=0)) < 0.01 * error + 1e-2).all()
     variances = {key: rows.var(axis=0).sum() for key, rows in found.items()}
@@ -170,7 +170,7 @@ def test_the_noise_of_a_batch_all_but_vanishes_near_the_mode(large):
 
 @pytest.mark.parametrize(("diagonal", "width"), [(False, 1.0), (True, 1.0), (False, 4.0)])
 def test_the_mode_of_a_subset_is_moved_to_that_of_all_rows(large, diagonal, width):
-    """Also by scales that are too wide, with which a whole step goes beyond."""
+    """Even with scales that are too wide, for which a full step overshoots."""
     data, mode, covariance = large
     subset = tuple(array[:400] for array in data)
     start, root = laplace_of(*subset, scale=50.0)
@@ -189,7 +189,7 @@ def test_the_mode_of_a_subset_is_moved_to_that_of_all_rows(large, diagonal, widt
         return np.sqrt((point - mode) @ np.linalg.solve(covariance, point - mode))
 
     assert distance(start) > 3.0
-    # A gain of 0.1 nats at most is left, which is half of the square of the distance.
+    # At most about 0.1 nats are left to gain; the gain is half of the squared distance.
     assert distance(found.loc) < 0.6
     assert len(passes) <= 7
     np.testing.assert_array_equal(found.scale, gaussian.scale)
@@ -218,13 +218,13 @@ def test_a_point_without_a_gradient_is_left_there():
 
 
 def test_a_fit_in_batches_is_the_posterior_of_a_large_data_set(large):
-    """With so many rows the posterior is the Gaussian at its mode, by the theorem of Bernstein and von Mises.
+    """With so many rows the posterior is the Gaussian at its mode, by the Bernstein-von Mises theorem.
 
     Its skewness is of the order of 1 / sqrt(N), here less than 0.02 standard deviations in the mean.
     """
     data, mode, covariance = large
     model = VariationalInference(log_joint, {"w": (DIM,)})
-    # It is the steps that find the posterior, not the coordinates alone.
+    # q starts off the posterior, so that the coordinates alone are not enough: the steps must find it.
     model.posterior.loc_head.bias.assign([0.7, -0.7, 0.7])
     model.posterior.scale_tril_head.bias.assign(np.full(6, 0.5))
     model.fit(*data, batch_size=256, epochs=5, verbose=0)
@@ -236,7 +236,7 @@ def test_a_fit_in_batches_is_the_posterior_of_a_large_data_set(large):
 
 
 def test_a_fit_takes_the_sums_of_its_own_data():
-    """One step tells: without a correction, or with that of other data, one batch of 100 is tens of nats off."""
+    """One step shows it: without a correction, or with that of other data, a batch of 100 is tens of nats off."""
     model = VariationalInference(log_joint, {"w": (DIM,)})
     model.compile(keras.optimizers.SGD(0.0))
     first, second = simulated(1000), simulated(1000, seed=1, weights=0.8 * WEIGHTS)
@@ -254,7 +254,7 @@ def test_a_fit_takes_the_sums_of_its_own_data():
         assert history["log_likelihood"][0] == pytest.approx(value, abs=8)
         values.append(value)
     assert abs(values[1] - values[0]) > 20
-    # All rows at once need no correction, with the sums of other data least of all.
+    # All rows at once need no correction, least of all with the sums of other data.
     history = model.fit(*first, epochs=1, steps_per_epoch=1, verbose=0).history
     assert not model._controlled
     assert history["log_likelihood"][0] == pytest.approx(values[0], abs=8)

@@ -1,4 +1,4 @@
-"""Draws with importance weights: against ArviZ's PSIS and NumPy by hand, and the warning of draws not to be trusted."""
+"""Draws with importance weights: against ArviZ's PSIS and NumPy, and the warning about unreliable draws."""
 
 import warnings
 
@@ -17,7 +17,7 @@ tfd = tfp.distributions
 
 @pytest.fixture
 def draws():
-    """4000 draws of q = N(0, 1) for the posterior N(0.3, 0.9), with log p(data) = -7, and others of other shapes."""
+    """4000 draws of q = N(0, 1) for the posterior N(0.3, 0.9), with log p(data) = -7; and latents of other shapes."""
     generator = np.random.default_rng(0)
     x = generator.normal(size=4000)
     latents = {"x": x, "m": generator.normal(size=(4000, 2, 3)), "v": generator.normal(size=(4000, 2))}
@@ -63,7 +63,7 @@ def test_expectations(draws):
     square = lambda latents: latents["x"] ** 2  # noqa: E731
     assert draws.expectation(square, corrected=False) == pytest.approx(np.mean(draws["x"] ** 2))
     assert draws.expectation(square) == pytest.approx(np.average(draws["x"] ** 2, weights=draws.weights))
-    # The standard error of the corrected one is 0.02.
+    # The corrected expectation has a standard error of 0.02.
     assert draws.expectation(square) == pytest.approx(0.9**2 + 0.3**2, abs=0.08)
     assert draws.expectation(lambda latents: latents["m"]).shape == (2, 3)
     np.testing.assert_allclose(
@@ -135,7 +135,7 @@ def test_inference_data_of_arviz(draws):
 @pytest.mark.parametrize("level", [0.0, -1e4, 1e6])
 def test_equal_weights_have_no_tail(level):
     generator = np.random.default_rng(0)
-    # As the differences of two log densities in float32 are.
+    # Rounding noise, like that of the difference of two log densities in float32.
     noise = np.spacing(np.float32(abs(level) + 10.0)) * generator.integers(-2, 3, size=2000)
     draws = Draws({"x": generator.normal(size=2000)}, level + noise)
     assert draws.pareto_k == -np.inf
@@ -145,7 +145,7 @@ def test_equal_weights_have_no_tail(level):
 
 
 def test_a_heavy_tail_is_seen_at_any_level():
-    # Weights of a Pareto distribution with the shape 1.
+    # The weights have a Pareto distribution of shape 1.
     log_weights = np.random.default_rng(0).exponential(size=2000)
     for level in (0.0, 1e4):
         assert Draws({"x": log_weights}, level + log_weights).pareto_k == pytest.approx(1.0, abs=0.3)
@@ -166,7 +166,7 @@ def test_draws_where_the_posterior_is_zero_count_for_nothing():
     assert draws.log_evidence == pytest.approx(np.log(np.mean(np.where(x > 0, np.exp(0.1 * x), 0))))
 
 
-# Those of a fit
+# The draws of a fit
 
 
 def correlated(latents, _):
@@ -207,7 +207,7 @@ def test_seeds_of_draws():
     assert len(np.unique(first["x"][:, 0])) == 150
     np.testing.assert_array_equal(model.draw(150, seed=1)["x"], first["x"])
     np.testing.assert_array_equal(model.draw(150, seed=1).log_weights, first.log_weights)
-    # More draws begin with the same ones.
+    # A larger number of draws begins with the same ones.
     np.testing.assert_array_equal(model.draw(301, seed=1)["x"][:150], first["x"])
     assert np.any(model.draw(150, seed=2)["x"] != first["x"])
     assert np.any(model.draw(150)["x"] != model.draw(150)["x"])

@@ -1,4 +1,4 @@
-"""What variational inference refuses before a step, and the hard posteriors that it must survive."""
+"""What variational inference rejects before the first step, and the difficult posteriors that it must survive."""
 
 import warnings
 
@@ -15,7 +15,7 @@ tfb = tfp.bijectors
 tfd = tfp.distributions
 
 
-# What is refused, before a step
+# Errors before the first step
 
 
 def nan(latents, y):
@@ -91,11 +91,11 @@ def test_arguments_are_checked(case):
         build(**arguments)
 
 
-# What a start must survive
+# Difficult posteriors
 
 
 def test_a_funnel_is_fitted_and_flagged():
-    # A centred hierarchy, whose density grows without bound into the neck of its funnel.
+    # A centred hierarchical model, whose density is unbounded in the neck of its funnel.
     effect, error = [28.0, 8.0, -3.0, 7.0, -1.0, 1.0, 18.0, 12.0], [15.0, 10.0, 16.0, 11.0, 9.0, 11.0, 10.0, 18.0]
 
     def centred(latents, _):
@@ -111,7 +111,7 @@ def test_a_funnel_is_fitted_and_flagged():
         model.fit(verbose=0)
     with pytest.warns(UserWarning, match=r"k-hat is \d"):
         draws = model.draw(4000, seed=0)
-    # The evidence of eight schools is -31.3.
+    # The log evidence of eight schools is -31.3.
     assert -34.0 < draws.elbo < -31.3
     assert draws.pareto_k > 0.7
 
@@ -154,7 +154,7 @@ def test_a_family_of_ones_own_may_have_a_weight_that_is_not_used():
 
     model = build(posterior=Own())
     with warnings.catch_warnings():
-        # Of Keras, that it has no gradient.
+        # Keras warns that the weight has no gradient.
         warnings.simplefilter("ignore", UserWarning)
         model.fit(Y, verbose=0)
     assert model.draw(2000, seed=0).elbo == pytest.approx(LOG_EVIDENCE, abs=0.01)

@@ -1,4 +1,4 @@
-"""Latent variables on constrained spaces: Jacobians against quadrature and autodiff, inverses, names and shapes."""
+"""Latent variables on constrained spaces: Jacobians against quadrature and autodiff; inverses, names and shapes."""
 
 import math
 
@@ -14,7 +14,7 @@ from tfvae.inference.latents import describe, space, variables
 tfb = tfp.bijectors
 tfd = tfp.distributions
 
-# For each kind of latent variable: itself, a density over its space, and the range of z that holds its mass.
+# For each kind: a latent variable, a density over its space, and the bound of |z| that holds almost all of its mass.
 KNOWN = {
     "unconstrained": (Latent(), tfd.Normal(1.0, 2.0), 20.0),
     "shape alone": ((), tfd.StudentT(5.0, 0.0, 1.0), 200.0),
@@ -24,7 +24,7 @@ KNOWN = {
     "an interval": (Latent((), tfb.Sigmoid(-1.0, 3.0)), tfd.Uniform(-1.0, 3.0), 20.0),
     "vector": (Latent((2,), tfb.Exp()), tfd.Sample(tfd.Gamma(3.0, 2.0), 2), 9.0),
     "IteratedSigmoidCentered": (Latent((3,), tfb.IteratedSigmoidCentered()), tfd.Dirichlet([2.0, 3.0, 4.0]), 9.0),
-    # Two numbers in order have twice the density of two in any order.
+    # Two ordered numbers have twice the density of two in any order.
     "Ascending": (Latent((2,), tfb.Ascending()), lambda x: math.log(2) + stats.norm.logpdf(x).sum(axis=-1), 9.0),
     "CorrelationCholesky": (Latent((2, 2), tfb.CorrelationCholesky()), tfd.CholeskyLKJ(2, 3.0), 30.0),
 }
@@ -46,12 +46,12 @@ def test_a_density_over_the_unconstrained_space_integrates_to_one(kind):
 
 
 def flat(x):
-    """The numbers of a value that are free."""
+    """All numbers of a value, none of which depends on the others."""
     x = np.asarray(x)
     return x.reshape(-1)
 
 
-# For each bijector: itself, and which numbers of its value determine the others.
+# For each bijector: a latent variable, and the numbers of its value that determine the others.
 ALL = {
     "unconstrained": (Latent((2, 3)), flat),
     "Exp": (Latent((2, 2), tfb.Exp()), flat),

@@ -1,4 +1,4 @@
-"""Latent variables of each row, by an encoder: a random effect for each row, whose best approximation is known."""
+"""Local latent variables with an encoder: a random effect for each row, whose best approximation is known."""
 
 import functools
 import math
@@ -33,7 +33,7 @@ def log_joint(sigma, latents, y):
 
 
 def log_joint_of_positive(sigma, latents, y):
-    """The same for exp(z_n), whose density has the Jacobian of the logarithm."""
+    """`log_joint` for exp(z_n), whose density includes the Jacobian of the logarithm."""
     z = tf.math.log(latents["z"])
     log_prior, log_rows = log_joint(sigma, {**latents, "z": z}, y)
     return log_prior, log_rows - z
@@ -44,9 +44,9 @@ def local(latent=(), **arguments):
 
 
 def best_elbo(sigma):
-    """The highest ELBO where mu and the z_n are independent under q, and log p(data).
+    """The highest ELBO if mu and the z_n are independent under q, and log p(data).
 
-    All is Gaussian: the gap is half of the sum of the logarithms of the diagonal of the precision less its determinant.
+    Everything is Gaussian: the gap is half of log(product of the diagonal of the precision / its determinant).
     """
     covariance = (1 + sigma**2) * np.eye(N) + 4.0
     log_evidence = stats.multivariate_normal(np.zeros(N), covariance).logpdf(data(sigma)[:, 0])
@@ -55,7 +55,7 @@ def best_elbo(sigma):
 
 
 def mean_and_sd_of_mu(sigma):
-    """Its mean, which that of the best q shares, and the standard deviation of the best q."""
+    """The posterior mean of mu, which is also that of the best q, and the standard deviation of mu under the best q."""
     precision = 1 / 4 + N / (1 + sigma**2)
     return data(sigma).sum() / (1 + sigma**2) / precision, (1 / 4 + N) ** -0.5
 
@@ -89,7 +89,7 @@ def test_random_effects_by_batches_and_from_a_file(tmp_path):
     model.compile(keras.optimizers.Adam(0.05), steps_per_execution=10)
     model.fit(dataset, epochs=3, verbose=0)
     draws = model.draw(1000, data(sigma), seed=0)
-    # Adam at a constant rate stays some way from the optimum.
+    # Adam with a constant learning rate does not quite reach the optimum.
     assert draws.elbo == pytest.approx(best_elbo(sigma)[0], abs=0.5)
     model.save(tmp_path / "q.keras")
     own = {"model": function, "latents": {"mu": ()}, "local": local()}

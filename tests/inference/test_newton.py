@@ -1,4 +1,4 @@
-"""Gaussians near a mode: against the closed form, and against the best Gaussian by quadrature."""
+"""Gaussian approximations near a mode: against closed forms, and against the best Gaussian by quadrature."""
 
 import math
 
@@ -15,7 +15,7 @@ ENTROPY = 0.5 * math.log(2 * math.pi * math.e)
 
 
 def correlated(dim, condition):
-    """A Gaussian whose covariance has a condition number."""
+    """The mean and covariance of a Gaussian whose covariance has the given condition number."""
     generator = np.random.default_rng(0)
     rotation = np.linalg.qr(generator.normal(size=[dim, dim]))[0]
     covariance = rotation * np.geomspace(1.0, condition, dim) @ rotation.T
@@ -37,7 +37,7 @@ def test_a_gaussian_is_found_exactly(condition):
     np.testing.assert_allclose(found.loc / sd, loc / sd, atol=0.01)
     np.testing.assert_allclose(found.scale @ found.scale.T / np.outer(sd, sd), covariance / np.outer(sd, sd), atol=0.01)
     log_constant = 7.0 + 0.5 * np.linalg.slogdet(2 * np.pi * covariance)[1]
-    # With noise in z, not in the difference of the densities, but for the sum of squares: 5 / 256.
+    # The difference of the densities would have no noise, but the sum of squares of the draws of z has, about 5 / 256.
     assert found.elbo == pytest.approx(log_constant, abs=0.5)
 
 

@@ -1,4 +1,4 @@
-"""Data as a dataset for variational inference: forms, batches, dtypes and what is refused."""
+"""Data as a dataset for variational inference: forms, batches, dtypes and errors."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""Where a fit starts: the coordinates of known posteriors, and densities that are refused before any step."""
+"""Where a fit starts: the coordinates for known posteriors, and densities that are rejected before the first step."""
 
 import numpy as np
 import pytest
@@ -46,7 +46,7 @@ def test_a_mean_field_family_gets_the_variances_of_the_conditionals():
 
 
 def test_the_scale_is_that_of_the_unconstrained_space():
-    # log x ~ N(10, 0.1), whose density has the mode of x elsewhere.
+    # log x ~ N(10, 0.1); the mode of x is not exp of the mode of log x.
     found = coordinates(
         lambda latents, _: tfd.LogNormal(10.0, 0.1).log_prob(latents["x"]), {"x": Latent((), tfb.Exp())}
     )
@@ -75,7 +75,7 @@ def test_the_same_seed_starts_at_the_same_points():
 
 
 def test_plausible_points_of_a_prior_are_tried():
-    # The density is finite nowhere near the origin.
+    # The density is 0 everywhere near the origin.
     prior = tfd.JointDistributionNamed({"x": tfd.Normal(50.0, 1.0)})
 
     def model(latents, _):
@@ -117,7 +117,7 @@ BAD = {
         r"posterior that is proper.*constrain a, b\. Received: one that is flat",
     ),
     "a scale of one observation": (
-        # p(s) = 1 / s, whose integral is infinite at both ends.
+        # p(s) = 1 / s, whose integral diverges at both ends.
         lambda latents, _: -tf.math.log(latents["s"]),
         {"s": Latent((), tfb.Exp())},
         r"posterior that is proper.*constrain [sx]\. Received: one that is flat",

@@ -1,4 +1,4 @@
-"""Bayesian models in every form that they may be given in: the same densities, and what is refused."""
+"""Bayesian models in every accepted form: the densities are the same; and errors."""
 
 import numpy as np
 import pytest

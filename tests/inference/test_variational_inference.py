@@ -1,4 +1,4 @@
-"""Variational inference from data in every form to a file: unbiased gradients, replicas, and what is refused."""
+"""Variational inference, from data in every form to a saved file: unbiased gradients, replicas and errors."""
 
 import json
 import pathlib
@@ -17,7 +17,7 @@ from tfvae.objectives import ELBO, IWAE
 tfb = tfp.bijectors
 tfd = tfp.distributions
 
-# y ~ N(mu, 2), mu ~ N(0, 3), and so the posterior N(MEAN, SD).
+# y ~ N(mu, 2) and mu ~ N(0, 3), so the posterior is N(MEAN, SD).
 Y = np.random.default_rng(0).normal(1.0, 2.0, size=12).astype("float32")
 PRECISION = 1 / 9 + 12 / 4
 MEAN, SD = Y.astype(float).sum() / 4 / PRECISION, PRECISION**-0.5
@@ -42,7 +42,7 @@ def build(model=log_joint, latents=None, **arguments):
 
 
 def assert_exact(model, *data):
-    """q is the posterior, in every respect."""
+    """Checks that q is the posterior."""
     draws = model.draw(1000, *data, seed=0)
     assert draws.elbo == pytest.approx(LOG_EVIDENCE, abs=0.01)
     assert draws.elbo_standard_error < 0.01
@@ -74,7 +74,7 @@ JOINTS = {
 }
 
 
-# Their densities are compared in test_targets.py by default.
+# The default tests in test_targets.py compare the densities of these.
 SLOW = [kind for kind in JOINTS if kind != "named"]
 
 
@@ -101,7 +101,7 @@ def test_a_function(model, latents):
 
 
 def of_parts(parts):
-    """A log joint of the structure of `FORMS`, whose first half of the rows counts and whose integers are integers."""
+    """A log joint for data as in `FORMS`: only the rows with k = 1 count, and k must arrive as integers."""
     x, k = parts["x"], parts["k"]
     assert x.dtype == tf.float32
     assert k.dtype in (tf.int32, tf.int64)
@@ -113,7 +113,7 @@ def of_parts(parts):
     return of
 
 
-# The rows of twelve others have the index 0.
+# Twelve rows that do not count follow, with k = 0.
 X = np.concatenate([Y, Y + 100.0]).astype("float64")
 K = np.repeat([1, 0], 12)
 FORMS = {
@@ -167,7 +167,7 @@ def test_draws_do_not_depend_on_how_many_rows_are_computed_at_a_time(fitted):
 
 @pytest.mark.parametrize("objective", [ELBO(num_samples=3), IWAE(num_samples=3), ELBO(sticking_the_landing=True)])
 def test_gradients_of_batches_are_unbiased(objective):
-    """With the same noise, the mean over all batches of the gradient of the terms is that of all rows."""
+    """With the same noise, the weighted mean of the gradients of all batches is the gradient of all rows."""
     model = build(posterior=posteriors.DiagonalNormal(), num_data=12)
     model.approximation.posterior.loc_head.bias.assign([0.3])
 
@@ -177,12 +177,12 @@ def test_gradients_of_batches_are_unbiased(objective):
                 tf.constant(y),
                 Sampling(num_samples=3, seed=tf.constant([1, 2]), path=Path() if objective.path_gradient else None),
             )
-            # IWAE is no mean over rows: of it the terms are unbiased, and the objective is not.
+            # IWAE is not a mean over rows: only its log weights are unbiased, not the objective.
             value = tf.reduce_mean(terms.log_weights if isinstance(objective, IWAE) else objective(terms))
         return tape.gradient(value, model.trainable_variables)
 
     whole = gradients(Y)
-    # The last one is smaller, as in `fit`.
+    # The last batch is smaller, as in `fit`.
     parts = [(len(part) / 12, gradients(part)) for part in np.split(Y, [5, 10])]
     for index, expected in enumerate(whole):
         found = sum(share * gradient[index] for share, gradient in parts)
@@ -326,7 +326,7 @@ def test_weights_give_the_same_draws(fitted, tmp_path):
 def test_a_fit_goes_on_without_standardising_again(kind, fitted, tmp_path):
     fitted.save(tmp_path / "q.keras")
     moved = keras.saving.load_model(tmp_path / "q.keras", custom_objects=OWN)
-    # Coordinates that no standardisation would choose.
+    # Coordinates that standardisation would never choose.
     moved.approximation.loc.assign([7.0])
     moved.save(tmp_path / "q.keras")
     moved.save_weights(tmp_path / "q.weights.h5")
@@ -356,7 +356,7 @@ def test_draws_whose_density_overflows_skip_a_step():
 
 
 def test_constants_of_the_data_do_not_matter():
-    # Scales that differ by ten orders of magnitude, and 1e5 nats.
+    # Scales that differ by ten orders of magnitude, and a constant of 1e5 nats.
     scale = np.float32(1e8)
 
     def badly_scaled(latents, y):

@@ -1,4 +1,4 @@
-"""Likelihoods of counts and codes: probabilities and means against SciPy, and the data that each refuses."""
+"""Likelihoods of counts and codes: probabilities and means against SciPy, and the data that each rejects."""
 
 import re
 
@@ -30,7 +30,7 @@ def inflated(x, log_mean, logit):
     return np.log((1 - p) * np.exp(nbinom(x, log_mean)) + p * (x == 0))
 
 
-# For each: the likelihood, SciPy's log probability and the mean of an element, both of its parameters.
+# For each: the likelihood, SciPy's log probability of an element, and its mean, both as functions of the parameters.
 CASES = {
     "Poisson": (lk.Poisson, lambda x, f: stats.poisson.logpmf(x, np.exp(f)), np.exp),
     "NegativeBinomial": (lk.NegativeBinomial, nbinom, np.exp),
@@ -44,7 +44,7 @@ def case(request):
 
 
 def elements(likelihood, parameters, event_shape):
-    """The parameters of each element, as the documentation says they lie: neighbours on the last axis."""
+    """The parameters of each element, which are adjacent on the last axis, as documented."""
     split = parameters.reshape(*parameters.shape[: -len(event_shape)], *event_shape, likelihood.num_parameters)
     return np.moveaxis(np.float64(split), -1, 0)
 
@@ -64,7 +64,7 @@ def test_log_prob_and_mean_are_scipys(case, event_shape):
     expected = logpmf(np.float64(x), *each).reshape(4, 5, -1).sum(-1)
     np.testing.assert_allclose(likelihood.log_prob(x, parameters), expected, rtol=2e-5, atol=2e-5)
     np.testing.assert_allclose(likelihood.mean(parameters), mean(*each), rtol=1e-5)
-    # TFP's formula, by another way.
+    # TFP's own formula, as another check.
     np.testing.assert_allclose(likelihood.distribution(parameters).log_prob(x), expected, rtol=1e-4, atol=1e-4)
 
 
@@ -97,7 +97,7 @@ def test_nearly_poisson_counts_keep_their_digits():
 
 @pytest.mark.parametrize("offset", [-0.3, 1e-3, 0.4])
 def test_large_counts_keep_their_digits(case, offset):
-    # Logarithms of factorials of 1e6 are 1e7, of which float32 has no digits behind the point.
+    # The logarithm of the factorial of 1e6 is about 1e7, where float32 has no digits after the decimal point.
     make, logpmf, _ = case
     likelihood = built(make(), (1,))
     x = np.float32([[0], [1e2], [1e4], [1e5], [1e6]])

@@ -24,7 +24,7 @@ def built(likelihood, event_shape):
 
 
 def parameters_of(likelihood, event_shape, leading, seed=0):
-    """Parameters whose scales are from a hundredth of a bin to more than all of the range."""
+    """Parameters with scales from a hundredth of a bin to more than the whole range."""
     generator = np.random.default_rng(seed)
     shape = (*leading, *event_shape, likelihood.num_parameters)
     parameters = generator.normal(size=shape)
@@ -34,7 +34,7 @@ def parameters_of(likelihood, event_shape, leading, seed=0):
 
 
 def components(likelihood, parameters, event_shape):
-    """The shares, locs and scales, each [..., *event_shape, K]; neighbours on the last axis of the parameters."""
+    """The shares, locs and scales, each [..., *event_shape, K], which are adjacent on the parameters' last axis."""
     leading = parameters.shape[: -len(event_shape)]
     each = np.float64(parameters).reshape(*leading, *event_shape, likelihood.num_parameters)
     count = getattr(likelihood, "num_components", 1)
@@ -44,7 +44,7 @@ def components(likelihood, parameters, event_shape):
 
 
 def probability(x, shares, loc, scale):
-    """The mass of the bin of x, as the difference of SciPy's CDF, or of the survival function where that is exact."""
+    """The mass of the bin of x, as a difference of SciPy's CDF, or of the survival function where that is accurate."""
     u = 2 * np.float64(x)[..., None] - 1
     lower = np.where(u <= -1, -np.inf, u - 1 / 255)
     upper = np.where(u >= 1, np.inf, u + 1 / 255)
@@ -61,7 +61,7 @@ def test_log_prob_is_that_of_differences_of_the_cdf(make, event_shape):
     expected = np.log(np.maximum(probability(x, shares, loc, scale), 1e-300))
     log_prob = likelihood.element_log_prob(tf.constant(x), tf.constant(parameters))
     assert log_prob.shape == (4, 5, *event_shape)
-    # Beyond, SciPy's difference has underflowed. The distances in units of the scale are those of float32.
+    # Below -600 SciPy's difference underflows. The tolerance is for distances in units of the scale, in float32.
     seen = expected > -600
     np.testing.assert_allclose(log_prob.numpy()[seen], expected[seen], rtol=2e-4, atol=2e-5)
     assert np.isfinite(log_prob).all()

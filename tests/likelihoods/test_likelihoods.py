@@ -1,4 +1,4 @@
-"""Likelihoods: densities against SciPy and quadrature, and the data that each refuses."""
+"""Likelihoods: densities against SciPy and quadrature, and the data that each rejects."""
 
 import math
 import re
@@ -42,12 +42,12 @@ def uniforms(generator, shape):
 
 
 def continuous_bernoulli_logpdf(x, logits):
-    """logits * x - log of the integral of exp(logits * t) over [0, 1]; logits away from 0."""
+    """logits * x - log of the integral of exp(logits * t) over t in [0, 1]; for logits away from 0."""
     positive = np.maximum(logits, 0) + np.log(-np.expm1(-np.abs(logits)) / np.abs(logits))
     return logits * x - positive
 
 
-# For each: a builder from the event's shape, how to draw x, SciPy's log density of an element, the mean of an element.
+# For each: a constructor from the event's shape, how to draw x, and SciPy's log density and the mean of an element.
 CASES = {
     "Normal": (
         lambda event_shape: built(likelihoods.Normal(), event_shape),
@@ -140,7 +140,7 @@ def test_samples_have_the_shape_and_the_mean_of_the_distribution(case):
 @pytest.mark.parametrize("name", ["Bernoulli", "ContinuousBernoulli"])
 @pytest.mark.parametrize("x", [0.0, 1.0])
 def test_gradient_for_the_logits_is_x_minus_the_mean(name, x):
-    # True of every exponential family in its natural parameter; also where TFP changes from one formula to another.
+    # This holds for every exponential family in its natural parameter, and also where TFP switches between formulas.
     likelihood = CASES[name][0]((1,))
     logits = tf.constant(LOGITS)[:, None, None]
     with tf.GradientTape() as tape:
@@ -157,7 +157,7 @@ def test_extreme_logits_keep_density_and_gradient_finite(name, logit):
     with tf.GradientTape() as tape:
         tape.watch(logits)
         log_prob = likelihood.log_prob([[0.0, 1.0]], logits)
-    # One of the two elements is as likely as can be; the other costs the whole logit.
+    # One of the two elements is as likely as possible; the other costs the whole logit.
     assert float(log_prob[0, 0]) == pytest.approx(-1e4 + (0 if name == "Bernoulli" else 2 * np.log(1e4)), rel=1e-5)
     assert np.all(np.isfinite(tape.gradient(log_prob, logits)))
 
@@ -239,13 +239,13 @@ def test_data_that_fit_pass_the_check_in_silence(likelihood, x):
 
 
 def assert_shows_value(error, value):
-    """The message ends with the value as a person would write it, told apart from its neighbours in float32."""
+    """The message ends with the value in short form, but with enough digits to identify the float32 number."""
     shown = re.search(r"Received: x with the value (\S+) at index \[.*\]$", str(error.value)).group(1)
     assert np.float32(shown) == np.float32(value)
     assert len(shown) < 12
 
 
-# The last but one of each, a float32 just above 1, is what resizing an image can give.
+# Resizing an image can give values such as 1.0000001, a float32 just above 1.
 @pytest.mark.parametrize("value", [0.5, 0.1, 2.0, 1.0000001, -1.0])
 def test_bernoulli_refuses_what_is_neither_0_nor_1_and_shows_it(value):
     with pytest.raises(ValueError, match=r"binarise it, .* ContinuousBernoulli ") as error:

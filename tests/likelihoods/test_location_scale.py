@@ -1,4 +1,4 @@
-"""Likelihoods with a location and a scale: densities against SciPy, and where each scale comes from."""
+"""Likelihoods with a location and a scale: densities against SciPy, and the source of each scale."""
 
 import re
 
@@ -43,7 +43,7 @@ def data(likelihood, event_shape):
 
 
 def loc_and_scale(likelihood, parameters, event_shape):
-    """In float64, from the weights."""
+    """The location and scale in float64, computed from the weights."""
     scale = likelihood.get_config()["scale"]
     each = np.float64(parameters)
     if scale == "predicted":
@@ -137,7 +137,7 @@ def test_the_optimal_scale_is_that_of_the_batch_in_training():
     # No other scale makes the batch more likely.
     for scale in (0.9, 1.1):
         assert stats.norm.logpdf(x, parameters, scale * np.sqrt(mean_square)).sum() < each.sum()
-    # A moving average of one step is that step, however short the training.
+    # After one step the moving average is the value of that step, with no bias from its start.
     np.testing.assert_allclose(likelihood.scale, np.sqrt(mean_square), rtol=1e-5)
     np.testing.assert_allclose(likelihood.log_prob(x, parameters), log_prob, rtol=1e-5)
     likelihood.log_prob(3 * x, 3 * parameters, training=True)
@@ -210,7 +210,7 @@ REPLICAS = """
 
 @pytest.mark.slow
 def test_replicas_share_the_moving_average_of_the_optimal_scale(run_python):
-    # They have 3 and 2 examples, and the decoder gives 0, so that what is averaged is the mean of x^2.
+    # The replicas have 3 and 2 examples, and the decoder gives 0, so that the average is that of the mean of x^2.
     for line in run_python(REPLICAS).splitlines()[-2:]:
         first, second, expected = map(float, line.split())
         assert first == second

@@ -1,4 +1,4 @@
-"""Missing values and tables of several kinds of columns: densities, training, and what is refused."""
+"""Missing values, and tables with several kinds of columns: densities, training and errors."""
 
 import re
 
@@ -22,7 +22,7 @@ def built(likelihood, event_shape):
 
 
 def with_gaps(x, seed=0):
-    """A copy with 40% missing, and nothing of the first row observed."""
+    """A copy with 40% of the values missing, and all of the first row."""
     x = np.array(x, np.float32)
     x[np.random.default_rng(seed).uniform(size=x.shape) < 0.4] = np.nan
     x[0] = np.nan
@@ -106,7 +106,7 @@ def test_every_method_takes_missing_values(fill):
     for value in (*vae.encode(x).values(), vae.reconstruct(x), vae.predict(x, verbose=0), *vae.score(x).values()):
         assert np.isfinite(value).all()
     log_likelihood = vae.log_likelihood(x, num_samples=2000, seed=0)
-    # Of a row of which nothing is observed, log p(x) is log 1.
+    # log p(x) is log 1 for a row with no observed values.
     np.testing.assert_allclose(log_likelihood[0], 0, atol=0.1)
     filled = np.where(np.isnan(x), 0, x)
     if fill:
@@ -168,7 +168,7 @@ def test_arguments_of_missing_are_checked(arguments, message):
 
 
 def table(n, rng):
-    """Numbers in columns 0 and 1, codes of three classes in 2, counts in 3, bits in 4."""
+    """Real numbers in columns 0 and 1, codes of three classes in 2, counts in 3, bits in 4."""
     numbers, codes = rng.normal(size=(n, 2)), rng.integers(0, 3, size=(n, 1))
     return np.float32(np.hstack([numbers, codes, rng.poisson(2.0, size=(n, 1)), rng.integers(0, 2, size=(n, 1))]))
 

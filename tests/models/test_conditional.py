@@ -1,4 +1,4 @@
-"""The conditional VAE against a linear model whose log p(x|c) is known, its data, files and exports."""
+"""The conditional VAE: against a linear model whose log p(x|c) is known; its data, files and exports."""
 
 import re
 
@@ -82,7 +82,7 @@ def test_the_bound_is_the_exact_log_prob_given_the_condition_under_the_exact_pos
         Sampling(num_samples=num_samples, seed=tf.constant([0, 1]), analytic_kl=False),
     )
     np.testing.assert_allclose(terms.elbo, expected, rtol=1e-4)
-    # It is the condition of each row that is used.
+    # Each row is used with its own condition.
     swapped = {**given, "condition": given["condition"][::-1]}
     assert np.abs(vae.log_likelihood(swapped, num_samples) - expected).min() > 1e-3
 
@@ -108,7 +108,7 @@ def test_score_and_the_metrics_are_of_the_same_bound():
         np.testing.assert_allclose(score["elbo"], score["log_likelihood"] - score["kl"], rtol=1e-5)
     vae.compile("sgd")
     metrics = vae.evaluate(given, verbose=0, return_dict=True)
-    # The closed form of the KL leaves the noise of log p(x|z): 40 examples of standard deviation about 1.
+    # The KL is in closed form, so the noise is that of log p(x|z): 40 examples with a standard deviation of about 1.
     np.testing.assert_allclose(metrics["elbo"], log_prob(**given).mean(), atol=0.5)
 
 
@@ -149,7 +149,7 @@ def test_validation_data_and_sample_weights_go_with_the_rows():
     weight = np.linspace(0, 2, 20)
     history = vae.fit(given, sample_weight=weight, validation_split=0.25, batch_size=4, verbose=0).history
     exact = log_prob(**given)
-    # Under the exact posterior the weights are all p(x|c).
+    # Under the exact posterior every importance weight is p(x|c).
     np.testing.assert_allclose(history["loss"][0], -np.mean(exact[:15] * weight[:15]), rtol=1e-4)
     np.testing.assert_allclose(history["val_loss"][0], -np.mean(exact[15:] * weight[15:]), rtol=1e-4)
     for validation in (given, (given,), tf.data.Dataset.from_tensor_slices(given).batch(7)):
@@ -170,7 +170,7 @@ def test_it_learns_what_the_condition_says_and_generates_by_it():
     generated = vae.generate(np.eye(C)[[0] * 500 + [1] * 500], seed=0)
     for label in range(C):
         mean = x[labels == label].mean(axis=0)
-        # Three standard errors of a mean of 300 examples, and as much again for the training that is not over.
+        # Three standard errors of a mean of 300 examples, and as much again because the training is short.
         np.testing.assert_allclose(generated[500 * label :][:500].mean(axis=0), mean, atol=0.18)
 
 
@@ -203,7 +203,7 @@ def test_the_ready_networks_read_the_condition(network):
         getattr(networks, f"{network}_encoder")((4, 5, 1), condition_dim=0, **make)
 
 
-# What is refused
+# Errors
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""What every model with a graph of its own must do: files, XLA, half precision, training that resumes, replicas."""
+"""What every kind of model must support: files, XLA, half precision, training that resumes, and replicas."""
 
 import json
 import pathlib
@@ -66,7 +66,7 @@ def vq(**arguments):
     return tfvae.VQVAE(encoder, decoder, 5, commitment=0.3, **arguments)
 
 
-# Each with its data.
+# Each model with its data.
 MODELS = {
     "conditional": (conditional, {"x": X, "condition": CONDITION}),
     "semi-supervised": (semi_supervised, {"x": X, "label": LABEL}),
@@ -76,9 +76,9 @@ MODELS = {
 }
 
 
-# Of these, one model shows what all inherit.
+# For missing values, the default test of one model covers the code that all of them inherit.
 SLOW_GAPS = [name for name in MODELS if name != "ladder"]
-# What differs little from another one.
+# Models that differ little from another one.
 SLOW = ("conditional", "hierarchical")
 
 
@@ -119,7 +119,7 @@ def test_missing_values_reach_no_network(name):
 def test_the_optimal_scale_follows_the_error_of_training(case):
     build, data = case
     if build is semi_supervised:
-        # It would learn from labels that the examples do not have.
+        # The optimal scale would be learned from labels that the examples do not have.
         with pytest.raises(ValueError, match=r"`likelihood` must .*Received: "):
             build(likelihood=Normal("optimal"))
         return
@@ -175,7 +175,7 @@ def test_xla_gives_the_terms_of_the_graph(case):
     batch = tf.nest.map_structure(lambda array: tf.constant(array, tf.float32), data)
     functions = [tf.function(model.elbo_terms, jit_compile=jit) for jit in (False, True)]
     graph, xla = (function(batch, num_samples=300, seed=tf.constant([0, 1])) for function in functions)
-    # The numbers that are drawn differ.
+    # XLA draws different random numbers.
     error = np.std(graph.log_weights, axis=0) / np.sqrt(300)
     assert np.all(np.abs(graph.elbo - xla.elbo) < 6 * error + 1e-3)
 
@@ -192,7 +192,7 @@ def test_half_precision_gives_nearly_the_terms_of_float32(case, policy, dtype_po
     terms = [model.elbo_terms(batch, Sampling(num_samples=4, seed=tf.constant([1, 2]))) for model in (mixed, single)]
     for name in ("log_likelihood", "log_prior", "log_posterior", "kl"):
         assert getattr(terms[0], name).dtype == tf.float32, name
-    if build is not vq:  # Where another code is the nearest, all is another.
+    if build is not vq:  # Rounding can change which code is nearest, and then everything differs.
         np.testing.assert_allclose(terms[0].elbo, terms[1].elbo, rtol=0.05, atol=0.2)
     mixed.fit(data, verbose=0)
     assert all(np.isfinite(weight).all() for weight in mixed.get_weights())
@@ -223,7 +223,7 @@ def compare_replicas():
     """Trains on two replicas and on one device, and prints what differs."""
     cpu = tf.config.list_physical_devices("CPU")[0]
     tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
-    # One of each, because collective operations take the devices of a second strategy for those of the first.
+    # Each is made only once, because collective operations would mistake a second strategy's devices for the first's.
     strategies = (tf.distribute.MirroredStrategy(["/cpu:0", "/cpu:1"]), tf.distribute.OneDeviceStrategy("/cpu:0"))
     differences = {}
     for name, (build, data) in MODELS.items():
@@ -233,7 +233,7 @@ def compare_replicas():
             with strategy.scope():
                 model = QUIET.get(name, build)()
                 model.compile(keras.optimizers.SGD(0.01, momentum=0.9, clipnorm=1.0))
-            # Batches of 5 are 3 + 2, and the last one is 1 + 0.
+            # Batches of 5 are split into 3 + 2, and the last one into 1 + 0.
             history = model.fit(data, epochs=2, batch_size=5, verbose=0).history
             metrics = model.evaluate(data, batch_size=5, verbose=0, return_dict=True)
             results.append((history, metrics, model.get_weights()))
@@ -251,7 +251,7 @@ def test_two_replicas_take_the_steps_of_one_device(run_python):
     differences = json.loads(run_python(REPLICAS, pathlib.Path(__file__).parents[2]).splitlines()[-1])
     assert set(differences) == set(MODELS)
     for name, values in differences.items():
-        # Where the noise has an effect, each replica has its own.
+        # If the noise has an effect, results differ, because each replica has its own noise.
         tolerance = 1e-4 if name in QUIET else 5.0
         for key, difference in values.items():
             assert abs(difference) < tolerance, (name, key, difference)

@@ -1,4 +1,4 @@
-"""Two layers of latent variables against linear models whose log p(x) is known; ladders, data and files."""
+"""Two layers of latent variables: against linear models whose log p(x) is known; ladders, data and files."""
 
 import re
 
@@ -25,7 +25,7 @@ SEED = tf.constant([3, 4])
 
 
 def raw(scale):
-    """What the scale head gives for a scale."""
+    """The output of the scale head that stands for a scale."""
     return np.log(np.expm1(scale)) - SHIFT
 
 
@@ -70,7 +70,7 @@ class Exact:
         return stats.multivariate_normal(self.b2 @ self.w1 + self.b1, self.covariance).logpdf(np.float64(x))
 
     def bottom_up(self, **arguments):
-        """A model with the exact q(z_1|x) and q(z_2|z_1)."""
+        """A bottom-up model with the exact q(z_1|x) and q(z_2|z_1)."""
         arguments.setdefault("posteriors", [FullCovarianceNormal(), DiagonalNormal()])
         model = self.set_p(build(**arguments))
         covariance = np.linalg.inv(np.linalg.inv(self.covariance_1) + self.w1 @ self.w1.T / SCALE**2)
@@ -128,7 +128,7 @@ def test_the_kl_divergences_of_the_layers_have_their_closed_form_where_there_is_
     for name in ("kl_1", "kl_2"):
         assert np.all(np.abs(exact_kl.metrics[name] - sampled.metrics[name]) < 5 * error + 1e-5), name
     if ladder:
-        # The top layer is q(z_2|x), whose divergence from N(0, I) has no noise.
+        # The top layer is q(z_2|x), whose divergence from N(0, I) is computed in closed form, without noise.
         q = model.encode(x)
         kl = tfd.Normal(q["loc_2"], q["scale_2"]).kl_divergence(tfd.Normal(0.0, 1.0))
         np.testing.assert_allclose(exact_kl.metrics["kl_2"], np.sum(kl, axis=1), rtol=1e-3)
@@ -140,7 +140,7 @@ def test_a_ladder_multiplies_what_the_encoder_says_by_the_prior():
     features = model.encoders[0](x)
     said = model.posteriors[0](features)
     prior = model.conditionals[0](model.decoders[1](q["loc_2"]))
-    # On a grid: the density of the product, normalised, has this mean and this standard deviation.
+    # The mean and standard deviation of the normalised product of the two densities, on a grid.
     grid = np.linspace(-12, 12, 40001)[:, None, None]
     density = np.exp(
         stats.norm.logpdf(grid, said["loc"], said["scale"]) + stats.norm.logpdf(grid, prior["loc"], prior["scale"])
@@ -149,7 +149,7 @@ def test_a_ladder_multiplies_what_the_encoder_says_by_the_prior():
     mean = np.sum(density * grid, axis=0)
     np.testing.assert_allclose(q["loc_1"], mean, atol=1e-4)
     np.testing.assert_allclose(q["scale_1"], np.sqrt(np.sum(density * (grid - mean) ** 2, axis=0)), rtol=1e-4)
-    # And the top layer reads the features of the features.
+    # And the top layer reads the features that the second encoder computes from those of the first.
     np.testing.assert_allclose(q["loc_2"], model.posteriors[1](model.encoders[1](features))["loc"], rtol=1e-5)
 
 
@@ -163,9 +163,9 @@ def test_training_reaches_the_exact_log_prob_of_the_true_model(ladder):
     history = model.fit(x, epochs=30, batch_size=100, verbose=0).history
     assert {"loss", "elbo", "log_likelihood", "kl", "kl_1", "kl_2"} == set(history)
     np.testing.assert_allclose(history["kl"][-1], history["kl_1"][-1] + history["kl_2"][-1], rtol=1e-4)
-    # The maximum of log p(x) is a little above that of the true model, and IWAE(5) a little below.
+    # The maximum of log p(x) is slightly above that of the true model, and IWAE(5) slightly below the maximum.
     np.testing.assert_allclose(-history["loss"][-1], exact.log_prob(x).mean(), atol=0.1)
-    # Draws of the model have the covariance of the data: log p of the means alone lacks the noise.
+    # `generate` gives the means of p(x|z), whose covariance lacks the noise of the data.
     generated = model.generate(4000, seed=0)
     np.testing.assert_allclose(np.cov(generated.T), np.cov(x.T) - SCALE**2 * np.eye(D), atol=0.35)
 
@@ -280,7 +280,7 @@ def disturbed(ladder):
 
 
 def expected_score(model, x, epsilon):
-    """The terms at the draws that noise stands for, by NumPy and SciPy from the parameters of each layer."""
+    """The terms at the draws for given noise, by NumPy and SciPy from the parameters of each layer."""
     noise = {1: epsilon[:, :3], 2: epsilon[:, 3:]}
     z, log_q, log_p = {}, {}, {}
     features = model.encoders[0](x)

@@ -18,7 +18,7 @@ COVARIANCE = np.float64(LOADINGS @ LOADINGS.T) + SCALE**2 * np.eye(5)
 
 
 def linear_vae(likelihood=None):
-    """Probabilistic PCA; q(z|x) is wide and about the posterior of what is observed, but is not it."""
+    """Probabilistic PCA with a wide q(z|x), near the posterior given the observed values but not equal to it."""
     keras.utils.set_random_seed(0)
     likelihood = lk.Missing(lk.Normal(SCALE)) if likelihood is None else likelihood
     encoder, decoder = networks.dense_encoder((5,), hidden=()), networks.dense_decoder(2, (5,), hidden=())
@@ -39,7 +39,7 @@ def incomplete(n):
 
 
 def conditional(row):
-    """The exact mean and covariance of what is missing in a row, given the rest, and which that is."""
+    """Which values of a row are missing, and their exact mean and covariance given the rest."""
     is_missing = np.isnan(row)
     observed = ~is_missing
     gain = COVARIANCE[np.ix_(is_missing, observed)] @ np.linalg.inv(COVARIANCE[np.ix_(observed, observed)])
@@ -53,7 +53,7 @@ def test_a_posterior_that_is_far_off_is_warned_of(num_imputations, recwarn):
     vae, x = linear_vae(), incomplete(30)
     tfvae.impute(vae, x, num_samples=200, seed=0, num_imputations=num_imputations)
     assert not [warning for warning in recwarn if "have almost all the weight" in str(warning.message)]
-    # Narrow, and seven deviations of the prior away.
+    # A q that is narrow, and seven standard deviations of the prior away.
     vae.posterior.loc_head.set_weights([np.zeros((5, 2), np.float32), np.float32([5, 5])])
     with pytest.warns(UserWarning, match="Fewer than 10 draws of z have almost all the weight for .*% of the examples"):
         tfvae.impute(vae, x, num_samples=200, seed=0, num_imputations=num_imputations)
@@ -61,14 +61,14 @@ def test_a_posterior_that_is_far_off_is_warned_of(num_imputations, recwarn):
 
 def test_the_mean_is_the_exact_conditional_mean():
     vae, x = linear_vae(), incomplete(30)
-    # More than fit in one chunk of 2^22 elements: 30 x 5 x 40000.
+    # 30 x 5 x 40000 elements, more than fit in one chunk of 2^22.
     filled = tfvae.impute(vae, x, num_samples=40000, seed=0)
     assert filled.shape == x.shape
     assert filled.dtype == np.float32
     np.testing.assert_array_equal(filled[~np.isnan(x)], x[~np.isnan(x)])
     for row, values in zip(x, filled, strict=True):
         is_missing, mean, _ = conditional(row)
-        # 40000 draws of which at least a tenth count, of a deviation below 1.5.
+        # The effective number of the 40000 draws is at least a tenth, and their standard deviation is below 1.5.
         np.testing.assert_allclose(values[is_missing], mean, atol=5 * 1.5 / np.sqrt(4000))
 
 
@@ -90,7 +90,7 @@ def test_draws_have_the_exact_conditional_mean_and_covariance():
         np.testing.assert_array_equal(draws[:, index, ~is_missing], np.tile(row[~is_missing], (2000, 1)))
         if is_missing.any():
             values = draws[:, index, is_missing]
-            # The 4000 draws of z that are drawn from add their own error to that of the 2000.
+            # The 2000 imputations are resampled from 4000 draws of z, whose own error adds to theirs.
             deviation = np.sqrt(np.diag(covariance) * (1 / 2000 + 10 / 4000))
             assert np.all(np.abs(values.mean(0) - mean) < 5 * deviation)
             error = 5 * np.max(np.diag(covariance)) * np.sqrt(2 / 2000 + 20 / 4000)
@@ -103,7 +103,7 @@ def test_xla_draws_from_the_same_distribution():
     vae.compile(jit_compile=True)
     draws = tfvae.impute(vae, x, num_samples=500, num_imputations=500, seed=0)
     mean = tfvae.impute(vae, x, num_samples=500, seed=0)
-    # A standard deviation of the conditional distributions is below 1.5.
+    # The standard deviations of the conditional distributions are below 1.5.
     np.testing.assert_allclose(draws.mean(0), mean, atol=5 * 1.5 / np.sqrt(500))
 
 
@@ -127,7 +127,7 @@ def test_tables_are_filled_in_with_data_of_each_kind():
     columns = lk.Columns([(lk.Normal(), 1), (lk.Categorical(3), 2), (lk.Poisson(), 1)])
     likelihood = lk.Missing(columns)
     decoder = networks.dense_decoder(2, likelihood.parameter_shape((4,)), hidden=())
-    # z = 0 or not, the codes are 2 and 0, and the rate is exp(1).
+    # Whatever z is, the mean is 0.5, the codes are 2 and 0, and the rate is exp(1).
     bias = np.float32([0.5, 0, 0, 30, 30, 0, 0, 1.0])
     decoder.set_weights([np.zeros((2, 8), np.float32), bias])
     vae = tfvae.VAE(networks.dense_encoder((4,), hidden=(4,)), decoder, 2, likelihood=likelihood)

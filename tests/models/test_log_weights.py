@@ -1,4 +1,4 @@
-"""The importance weights by XLA: the estimate of the closed form, of draws that follow from the seed alone."""
+"""Importance weights computed with XLA: estimates of the closed form, by draws that depend on the seed alone."""
 
 import threading
 import time
@@ -17,7 +17,7 @@ CALLS = []
 
 
 class Watched(likelihoods.Bernoulli):
-    """A likelihood that says whether XLA compiles what is traced."""
+    """A likelihood that records whether each trace is for XLA."""
 
     def log_prob(self, x, parameters, training=False):
         CALLS.append(numerics.is_by_xla())
@@ -26,7 +26,7 @@ class Watched(likelihoods.Bernoulli):
 
 @pytest.fixture
 def always(monkeypatch):
-    """XLA takes models of any size, in rounds of three draws of five examples, two rounds a chunk."""
+    """Uses XLA for models of any size, in rounds of three draws of five examples, with two rounds to a chunk."""
     monkeypatch.setattr(log_weights, "_OPERATIONS_BY_XLA", 0.0)
     monkeypatch.setattr(log_weights, "_ROUND_ROWS", 15)
     monkeypatch.setattr(log_weights, "_ROUNDS", 2)
@@ -69,7 +69,7 @@ def test_the_draws_follow_from_the_seed_whatever_else_there_is_to_estimate(bits)
     np.testing.assert_array_equal(vae.log_likelihood(bits, 7, batch_size=5, seed=1), first)
     np.testing.assert_array_equal(vae.log_likelihood(bits[:10], 7, batch_size=5, seed=1), first[:10])
     assert (vae.log_likelihood(bits, 7, batch_size=5, seed=2) != first).all()
-    # Of many draws all differ, but for those whose weights are rounded to the same number.
+    # Many draws all differ, except for a few weights that are rounded to the same number.
     vae, same = binary_vae(), np.repeat(bits[:1], 5, axis=0)
     (chunks,) = vae._log_weights(same, 100, 5, 0)
     weights = np.concatenate(list(chunks))
@@ -84,7 +84,7 @@ def test_xla_takes_what_compile_left_open_and_is_large(jit_compile, expected, bi
     vae.compile(keras.optimizers.Adam(), jit_compile=jit_compile)
     vae.log_likelihood(bits, 10)
     assert set(CALLS) == {False}
-    # Two for each weight of the encoder, of its two heads and of the decoder.
+    # 10 draws, with two operations for each weight of the encoder, its two heads and the decoder.
     monkeypatch.setattr(log_weights, "_OPERATIONS_BY_XLA", 10 * 2 * (7 * 6 + 2 * 6 * 2 + 2 * 6 + 6 * 7))
     CALLS.clear()
     vae.log_likelihood(bits, 10)
@@ -112,7 +112,7 @@ def test_what_xla_cannot_compile_runs_without(bits):
 
 @pytest.mark.usefixtures("always")
 def test_no_chunk_is_empty(bits):
-    # Five rounds, which are not divided into four chunks of two.
+    # Five rounds make three chunks, of two, two and one, not four.
     (chunks,) = binary_vae()._log_weights(bits[:5], 15, 5, 0)
     assert [len(chunk) for chunk in chunks] == [6, 6, 3]
 

@@ -1,6 +1,6 @@
-"""The oracle: a VAE with linear networks and a Normal likelihood of learned scale is probabilistic PCA.
+"""The oracle: a VAE with linear networks and a Normal likelihood with a learned scale is probabilistic PCA.
 
-There log p(x) = log N(x | b, W W^T + sigma^2 I) is known exactly, and so are the posterior
+For it, log p(x) = log N(x | b, W W^T + sigma^2 I) is known exactly, and so are the posterior
 N(z | M^-1 W^T (x - b), sigma^2 M^-1), M = W^T W + sigma^2 I, and the maximum of the mean log p(x) over W, b and sigma.
 
 Reference: Tipping & Bishop 1999, Probabilistic Principal Component Analysis; Lucas et al. 2019, Don't Blame the ELBO!
@@ -37,14 +37,14 @@ def digits():
     return (datasets.load_digits().data / 16).astype("float32"), 8
 
 
-# For each: the data, the steps, and what scikit-learn's PCA gives, so that a change of the data is seen.
+# For each: the data, the number of steps, and scikit-learn's results, which would show a change of the data.
 TRAININGS = {"diabetes": (diabetes, 1500, -12.512, 0.4682), "digits": (digits, 2000, 14.210, 0.02734)}
 NAMES = ["diabetes", pytest.param("digits", marks=pytest.mark.slow)]
 
 
 @functools.cache
 def train(name):
-    """A model trained by `fit`, all examples in each batch; and its data."""
+    """A model trained by `fit` with all examples in each batch, and its data."""
     load, steps, _, _ = TRAININGS[name]
     x, latent_dim = load()
     vae = linear_vae(x.shape[1], latent_dim)
@@ -62,7 +62,7 @@ def trained(request):
 def assert_is_lower_bound(vae, x):
     exact = Oracle.of(vae).log_prob(x)
     elbo, error = elbo_with_standard_error(vae, x, num_samples=200)
-    # 6 standard errors, because there are up to 1797 examples; 1e-5 of the value for float32.
+    # 6 standard errors, because there are up to 1797 examples, plus 1e-5 of the value for float32.
     assert np.all(elbo <= exact + 6 * error + 1e-5 * np.abs(exact) + 1e-4)
 
 
@@ -104,23 +104,24 @@ def test_elbo_falls_short_of_log_likelihood_by_the_kl_divergence_to_the_exact_po
     assert np.all(np.abs(oracle.log_prob(x) - gap - elbo) < 5 * error + 1e-3)
 
 
-# In one chunk of draws for each batch, and in several, whose draws must differ.
+# With one chunk of draws for each batch, and with several, whose draws must differ.
 @pytest.mark.parametrize(("num_samples", "batch_size"), [(5000, 128), (20000, 256)])
 def test_importance_sampled_log_likelihood_has_the_error_that_its_weights_predict(num_samples, batch_size):
     x = small_data(200)
     vae = linear_vae(5, 2)
-    # A broader q than the exact posterior, off it by about half its scale: relative weights of standard deviation 0.8.
+    # q is broader than the exact posterior and off by about half its scale: relative weights have a standard deviation
+    # of 0.8.
     set_optimum(vae, x, loc_shift=0.02, scale_factor=1.5)
     terms = vae.elbo_terms(tf.constant(x), Sampling(num_samples=5000, seed=tf.constant([8, 9])))
     weights = special.softmax(np.float64(terms.log_weights), axis=0) * 5000
-    # The delta method: the standard deviation of the log of a mean is that of the mean, relative to it.
+    # By the delta method the standard deviation of the log of a mean is the relative standard deviation of the mean.
     predicted = weights.std(0, ddof=1) / np.sqrt(num_samples)
     estimate = vae.log_likelihood(x, num_samples=num_samples, batch_size=batch_size, seed=1)
     scores = (estimate - Oracle.of(vae).log_prob(x)) / predicted
     # The error of float32 is below 1e-4 nats.
     assert predicted.min() > 0.003
     assert np.abs(scores).max() < 5
-    # 200 independent scores: their root mean square is 1 with a standard deviation of 0.05.
+    # The root mean square of 200 independent scores is 1 with a standard deviation of 0.05.
     assert 0.8 < np.sqrt(np.mean(scores**2)) < 1.2
     assert abs(scores.mean()) < 5 / np.sqrt(200)
 
@@ -142,8 +143,8 @@ def test_training_reaches_the_maximum_that_scikit_learn_knows(name):
     oracle = Oracle.of(vae)
     pca = PCA(oracle.loadings.shape[1]).fit(x)
     assert pca.score(x) == pytest.approx(best, abs=1e-3)
-    # scikit-learn divides by n - 1 where maximum likelihood has n. The score feels it in the second order only, below
-    # 1e-5 nats here; the variance in the first.
+    # scikit-learn divides by n - 1, maximum likelihood by n. This changes the variance in first order, but the score
+    # only in second order, here by less than 1e-5 nats.
     maximum_likelihood_variance = pca.noise_variance_ * (len(x) - 1) / len(x)
     assert pca.noise_variance_ == pytest.approx(noise_variance, rel=1e-3)
     reached = oracle.log_prob(x).mean()
@@ -158,13 +159,13 @@ def test_training_finds_the_subspace_of_the_principal_components(trained):
     oracle = Oracle.of(vae)
     basis, _ = np.linalg.qr(oracle.loadings)
     components = PCA(oracle.loadings.shape[1]).fit(np.float64(x)).components_
-    # The cosines of the angles between the two subspaces.
+    # The singular values are the cosines of the angles between the two subspaces.
     assert np.linalg.svd(components @ basis, compute_uv=False).min() > 0.99
     np.testing.assert_allclose(oracle.loc, x.mean(0), atol=0.02)
 
 
 def test_training_makes_the_encoder_the_exact_posterior(trained):
-    # A diagonal q is exact where W^T W is diagonal, to which the ELBO, unlike log p(x), turns W.
+    # A diagonal q is exact if W^T W is diagonal. Rotating W leaves log p(x) unchanged; the ELBO selects this rotation.
     vae, x = trained
     mean, covariance = Oracle.of(vae).posterior(x)
     scale = np.sqrt(np.diag(covariance))
@@ -203,7 +204,7 @@ def test_gradient_of_every_weight_is_unbiased():
     raw = x @ scale_kernel + scale_bias + SHIFT
     scale = np.logaddexp(0, raw) + 1e-6
     residual = x - bias - loc @ kernel
-    # With E over q: E|x - b - z W|^2 = |residual|^2 + sum over l of scale_l^2 |W_l|^2.
+    # With the expectation E under q: E|x - b - z W|^2 = |residual|^2 + sum over l of scale_l^2 |W_l|^2.
     rows = (kernel**2).sum(1)
     squares = (residual**2).sum(1) + scale**2 @ rows
     d_loc = residual @ kernel.T / variance - loc

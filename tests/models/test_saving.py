@@ -1,4 +1,4 @@
-"""What outlives a run: files, checkpoints, logs, and the state of the noise."""
+"""What outlasts a run: files, checkpoints, logs, and the state of the noise."""
 
 import csv
 import inspect
@@ -54,7 +54,7 @@ class Subclassed(keras.Model):
 
 
 def state(vae, x):
-    """All there is to compare of a model."""
+    """Everything to compare between two models."""
     return {
         "predict": vae.predict(x, verbose=0),
         "log_likelihood": vae.log_likelihood(x, 5, seed=1),
@@ -87,7 +87,7 @@ MODELS = {
 
 @pytest.fixture(scope="module")
 def fresh_process(request, run_python, tmp_path_factory):
-    """By kind of model: its state when it was saved and after one more epoch; the same in another process."""
+    """By kind of model: its states when it was saved and one epoch later, and both as found by another process."""
     folder = tmp_path_factory.mktemp("models")
     x = np.random.default_rng(0).uniform(size=(20, 4)).astype("float32")
     np.save(folder / "x.npy", x)
@@ -110,7 +110,7 @@ def fresh_process(request, run_python, tmp_path_factory):
 def test_a_file_loads_in_a_fresh_process_and_training_goes_on_bit_for_bit(kind, fresh_process):
     assert len([name for name in fresh_process[kind][0][1] if name.startswith("optimizer")]) > 20
     for here, there in zip(*fresh_process[kind], strict=True):
-        # Keras makes an optimizer's slots at the first step, or when it loads.
+        # Keras makes an optimizer's slots at the first step or on loading, so a loaded model may have more.
         assert set(here) <= set(there)
         for name, value in here.items():
             np.testing.assert_array_equal(there[name], value, err_msg=name)
@@ -226,7 +226,7 @@ def test_model_checkpoint_saves_what_loads(weights_only, x, quiet_vae, tmp_path)
         loaded = keras.models.load_model(path)
         assert loaded.optimizer.iterations == 2
     np.testing.assert_array_equal(loaded.reconstruct(x), vae.reconstruct(x))
-    # The noise of the validation after the last epoch came before the file.
+    # The same noise state: the validation of the last epoch ran before the file was written.
     assert_same_weights(loaded, vae)
 
 
@@ -280,7 +280,7 @@ def test_a_model_that_was_saved_in_mid_training_is_trained_anew_with_the_whole_d
 
 
 class Back(keras.callbacks.Callback):
-    """Loads the weights of the first epoch after the second."""
+    """Loads, after the second epoch, the weights of the first."""
 
     def __init__(self, path):
         super().__init__()
@@ -304,7 +304,7 @@ def test_weights_that_are_loaded_in_mid_training_do_not_move_it(kind, x, known_m
     again.set_weights(start)
     history = again.fit(**data, epochs=4, callbacks=Back(tmp_path / "first.weights.h5"), verbose=0).history
     assert history["kl"] == expected
-    # Those of the second epoch are lost.
+    # The three steps of the second epoch are lost.
     assert again.optimizer.iterations == 9
     assert again.progress == (4, 0)
 
@@ -315,7 +315,7 @@ def test_early_stopping_and_a_csv_log_follow_the_bound(x, known_model, tmp_path)
         keras.callbacks.CSVLogger(tmp_path / "log.csv"),
     ]
     history = known_model().fit(x, validation_data=x, epochs=9, callbacks=callbacks, verbose=0).history
-    # Nothing improves after the first epoch.
+    # With no improvement after the first epoch, training stops after two more.
     assert len(history["loss"]) == 3
     rows = list(csv.DictReader((tmp_path / "log.csv").read_text().splitlines()))
     assert [float(row["val_elbo"]) for row in rows] == pytest.approx(history["val_elbo"], rel=1e-5)
@@ -330,7 +330,7 @@ def test_tensorboard_logs_are_written(x, known_model, tmp_path):
 
 
 class SeedEcho(tfvae.VariationalModel):
-    """A model whose log p(x|z) is a number made of the seed."""
+    """A model whose log p(x|z) is a function of the seed."""
 
     def __init__(self):
         super().__init__()

@@ -1,4 +1,4 @@
-"""The semi-supervised VAE against a linear model whose log p(x) and log p(x, y) are known, its data and exports."""
+"""The semi-supervised VAE: against a linear model whose log p(x) and log p(x, y) are known; its data and exports."""
 
 import re
 
@@ -38,7 +38,7 @@ def build(latent_dim=1, hidden=(), **arguments):
 
 
 def exact(**arguments):
-    """A mixture of K normals of one covariance with its exact posteriors, and log p(x, y) [N, K] as a function of x.
+    """A mixture of K normals with equal covariances and exact posteriors, and log p(x, y) [N, K] as a function of x.
 
     x|z,y ~ N(W z + a_y, SCALE^2 I). The covariance of x|y is the same for every y, so q(y|x) is a linear softmax.
     """
@@ -63,7 +63,7 @@ def exact(**arguments):
 
 
 def expected_bound(log_joint, given):
-    """The value log p(x, y) where there is a label, and log p(x) where there is none."""
+    """log p(x, y) for examples with a label, and log p(x) for those without."""
     joint = log_joint(given["x"])
     labelled = np.take_along_axis(joint, np.maximum(given["label"], 0)[:, None], axis=1)[:, 0]
     return np.where(given["label"] < 0, special.logsumexp(joint, axis=1), labelled)
@@ -98,17 +98,17 @@ def test_off_the_exact_posteriors_it_is_a_lower_bound_that_the_kl_divergences_ex
     bias.assign(bias + 0.2)
     variance = float(vae.posterior(vae.encoder([given["x"][:1], np.eye(K)[:1]]))["scale"][0, 0]) ** 2
     q, p = vae.classify(given["x"]), special.softmax(log_joint(given["x"]), axis=1)
-    # KL(q(z|x, y) || p(z|x, y)) of two normals that differ in the mean, and KL(q(y|x) || p(y|x)).
+    # KL(q(z|x, y) || p(z|x, y)) of two normals that differ in the mean only, plus KL(q(y|x) || p(y|x)).
     gap = 0.2**2 / (2 * variance) + np.where(given["label"] < 0, np.sum(q * np.log(q / p), axis=1), 0)
     terms = vae.elbo_terms(tensors(given), Sampling(num_samples=500, seed=tf.constant([0, 1])))
     expected = expected_bound(log_joint, given) - gap
-    # The closed form of the KL leaves the noise of log p(x|y, z).
+    # The KL is in closed form, so the noise is that of log p(x|y, z).
     error = np.std(terms.log_likelihood, axis=0) / np.sqrt(500)
     assert np.all(np.abs(terms.elbo - expected) < 5 * error + 1e-4)
     of_labels = np.sum(q * np.log(q / LABEL_PRIOR), axis=1)
     of_labels = np.where(given["label"] < 0, of_labels, -np.log(LABEL_PRIOR)[given["label"]])
     np.testing.assert_allclose(terms.metrics["kl_z"], terms.kl - of_labels, rtol=1e-4, atol=1e-4)
-    # The sum over labels is exact, so q(y|x) has no part in the importance weighted estimate.
+    # The sum over labels is exact, so q(y|x) does not affect the importance-weighted estimate.
     estimate = vae.log_likelihood(given, 2000, seed=0)
     np.testing.assert_allclose(estimate, expected_bound(log_joint, given), atol=0.1)
 
@@ -123,7 +123,7 @@ def test_the_objective_adds_the_loss_of_the_classifier_where_there_is_a_label():
     loss = -expected_bound(log_joint, given)
     loss[labelled] -= 3.0 * log_q[labelled, given["label"][labelled]]
     np.testing.assert_allclose(metrics["loss"], loss.mean(), rtol=1e-4)
-    # The metric stays a bound: no part of it is the classifier's.
+    # The metric is still a bound, without the classifier's part of the loss.
     np.testing.assert_allclose(metrics["elbo"], expected_bound(log_joint, given).mean(), atol=0.5)
     accuracy = np.mean(log_q.argmax(axis=1)[labelled] == given["label"][labelled])
     np.testing.assert_allclose(metrics["accuracy"], accuracy, rtol=1e-6)

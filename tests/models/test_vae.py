@@ -1,4 +1,4 @@
-"""The VAE: the ways to compile it, the networks it takes, its methods, and the parts it refuses."""
+"""The VAE: the ways to compile it, the networks it accepts, its methods, and the parts it rejects."""
 
 import keras
 import numpy as np
@@ -29,7 +29,7 @@ class Subclassed(keras.Model):
 
 
 class SubclassedWithTraining(Subclassed):
-    """A network that shows whether it is being trained."""
+    """A network whose output shows whether it is called for training."""
 
     def call(self, inputs, training=False):
         return self.dense(inputs) + (100.0 if training else 0.0)
@@ -195,8 +195,8 @@ def test_numpy_integers_are_integers(x, tiny_vae):
     np.testing.assert_array_equal(vae.log_likelihood(x, two, batch_size=two, seed=1), vae.log_likelihood(x, 2, 2, 1))
 
 
-# The importance-sampled log-likelihood, on p(x) = N(b, A^T A + s^2 I): the rows of A are orthogonal, so that the
-# true posterior is a diagonal normal and one draw gives log p(x) exactly.
+# The importance-sampled log-likelihood of p(x) = N(b, A^T A + s^2 I). The rows of A are orthogonal, so the true
+# posterior is a diagonal normal, and with it a single draw gives log p(x) exactly.
 
 A = np.array([[1.0, 1.0, 0.0, 0.5], [1.0, -1.0, 2.0, 0.0]])
 B = np.array([0.5, 0.0, -0.5, 1.0])
@@ -204,7 +204,7 @@ S = 0.7
 
 
 def linear_gaussian(exact, **arguments):
-    """A VAE whose posterior is the true one, or one that is off."""
+    """A VAE whose q(z|x) is the true posterior, or is shifted and too wide."""
     vae = VAE(dense_encoder((4,), hidden=()), dense_decoder(2, (4,), hidden=()), 2, likelihood=Normal(S), **arguments)
     vae.decoder.set_weights([A, B])
     variance = 1 / (1 + (A**2).sum(axis=1) / S**2)
@@ -226,7 +226,7 @@ def log_p(x):
 
 @pytest.mark.parametrize(("num_samples", "chunk_elements"), [(1, 2**22), (10, 2**22), (10, 12 * 3), (10, 1)])
 def test_log_likelihood_is_exact_under_the_true_posterior(num_samples, chunk_elements, monkeypatch):
-    # Chunks of 10, of 3, 3, 3 and 1, and of 1.
+    # Chunks of 10 draws; of 3, 3, 3 and 1; and of 1.
     monkeypatch.setattr(tfvae.models.log_weights, "_CHUNK_ELEMENTS", chunk_elements)
     vae, x = linear_gaussian(exact=True), draw_x(8)
     expected = log_p(x)
@@ -262,7 +262,7 @@ def test_log_likelihood_is_reproducible_by_its_seed_and_new_without(monkeypatch)
     np.testing.assert_array_equal(vae.log_likelihood(x, 2, batch_size=5, seed=1), first)
     np.testing.assert_array_equal(vae.log_likelihood(dataset(x, 5), 2, seed=1), first)
     others = [vae.log_likelihood(x, 2, batch_size=5, seed=seed) for seed in (2, None, None)]
-    # Equal examples get other draws in other batches, and each chunk its own.
+    # The same example gets different draws in each batch and each chunk.
     one_draw = vae.log_likelihood(x, 1, batch_size=5, seed=1)
     assert len({values.tobytes() for values in [first, one_draw, *others]}) == 5
     assert len(set(first)) == 20

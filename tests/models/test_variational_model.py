@@ -34,7 +34,7 @@ def assert_same_weights(model, other, **tolerance):
 
 
 def results(vae, x, mode):
-    """Everything a model does, after one epoch of training."""
+    """The results of one epoch of training, and of all methods after it."""
     compiled(vae, keras.optimizers.SGD(0.05, momentum=0.9), **mode)
     history = vae.fit(x, batch_size=3, shuffle=False, verbose=0).history
     return {
@@ -51,7 +51,7 @@ def results(vae, x, mode):
 
 @pytest.fixture(scope="module")
 def graph_results():
-    """Of a builder: the weights at the start, x, and the results in graph mode, with the weights in the end."""
+    """For a builder: the initial weights, x, the results in graph mode, and the trained model."""
 
     def run(build):
         keras.utils.set_random_seed(1)
@@ -63,12 +63,12 @@ def graph_results():
     return functools.cache(run)
 
 
-# By default the metrics, below, are those of every mode.
+# The slow modes are also covered by the default tests of metrics, below.
 @pytest.mark.parametrize(
     "mode", ["xla", *(pytest.param(mode, marks=pytest.mark.slow) for mode in ("eager", "3 steps at once"))]
 )
 def test_every_way_to_compile_agrees_with_the_graph(mode, graph_results, tiny_vae, quiet_vae):
-    # XLA has random numbers of its own: there the model on which they have no effect is compared.
+    # XLA has its own random numbers, so its results are compared for a model on which they have no effect.
     build = quiet_vae if mode == "xla" else tiny_vae
     start, x, expected, expected_vae = graph_results(build)
     vae = build()
@@ -114,7 +114,7 @@ OPTIMIZERS = {
 }
 
 
-# One that adds up gradients, one that clips them, and two others.
+# One optimizer that accumulates gradients, one that clips them, and two others.
 SOME = ["SGD", "Adam with clipnorm", "AdamW", "accumulation"]
 
 
@@ -177,7 +177,7 @@ def test_metrics_are_means_over_examples_with_an_uneven_last_batch(mode, x, know
 def test_the_loss_of_each_batch_is_its_mean_bound(x, known_model):
     model = known_model(keras.optimizers.SGD(0.1))
     model.fit(x, batch_size=3, verbose=0)
-    # d loss / d w is -1 in each of the 7 steps, the uneven one too.
+    # d loss / d w is -1 in each of the 7 steps, including the smaller last one.
     assert float(model.w) == pytest.approx(0.7)
 
 
@@ -212,7 +212,7 @@ def test_losses_of_the_layers_are_in_the_loss_and_not_in_the_bound(mode, x, tiny
     vae = tiny_vae(encoder=keras.Sequential([keras.Input((4,)), dense, AddsLoss()]))
     values = compiled(vae, **MODES[mode]).evaluate(x, batch_size=3, verbose=0, return_dict=True)
     features = [part @ np.ones((4, 3)) for part in np.split(x, range(3, 20, 3))]
-    # Keras divides what an activity regulariser gives by the batch size.
+    # Keras divides the value of an activity regulariser by the batch size.
     activity = sum(len(part) * (0.2 * (part**2).sum() / len(part) + 0.25 * part.sum()) for part in features) / len(x)
     assert values["loss"] + values["elbo"] == pytest.approx(0.1 * 12 + activity, rel=1e-4)
     assert values["elbo"] == pytest.approx(values["log_likelihood"] - values["kl"], rel=1e-5)
@@ -223,7 +223,7 @@ def test_a_kernel_regularizer_is_in_the_gradient(x, quiet_vae, tiny_vae):
     vae.posterior.set_weights([np.zeros_like(weight) for weight in vae.posterior.get_weights()])
     kernel = vae.encoder.get_weights()[0]
     compiled(vae, keras.optimizers.SGD(0.5)).fit(x, batch_size=20, verbose=0)
-    # The heads are zero: no other gradient reaches the encoder; d (0.01 k^2) / dk = 0.02 k.
+    # The heads are zero, so the regulariser is the encoder's only gradient: d (0.01 k^2) / dk = 0.02 k.
     np.testing.assert_allclose(vae.encoder.get_weights()[0], kernel * (1 - 0.5 * 0.02), rtol=1e-5)
 
 

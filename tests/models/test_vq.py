@@ -1,4 +1,4 @@
-"""The VQ-VAE against its equations in NumPy: codes, bound, gradients, perplexity; and data that are a codebook."""
+"""The VQ-VAE against its equations in NumPy: codes, bound, gradients, perplexity; and data made from a codebook."""
 
 import re
 
@@ -28,13 +28,13 @@ def build(hidden=(), **arguments):
     decoder = networks.dense_decoder(PLACES * E, (D,), hidden)
     decoder = keras.Model(flat, decoder(keras.layers.Flatten()(flat)))
     model = VQVAE(encoder, decoder, K, **arguments)
-    # Far enough apart that float32 has no part in which is nearest.
+    # Far enough apart that rounding does not change which code is nearest.
     model.codebook.assign(np.random.default_rng(1).normal(size=(K, E)))
     return model
 
 
 def in_numpy(model, x):
-    """The vectors [N, PLACES, E], the codes, what these stand for and the means of p(x|z)."""
+    """The vectors [N, PLACES, E], the codes, their codebook vectors and the means of p(x|z)."""
     vectors = model.encoder(x).numpy()
     codebook = model.codebook.numpy()
     codes = np.linalg.norm(vectors[:, :, None] - codebook, axis=-1).argmin(axis=-1)
@@ -62,7 +62,7 @@ def test_it_is_a_bound_of_the_sum_over_all_codes():
     log_p = special.logsumexp(stats.norm.logpdf(x[:, None], means, SCALE).sum(axis=-1), axis=1) - PLACES * np.log(K)
     bound = model.log_likelihood(x)
     assert np.all(bound < log_p)
-    # And it is the term of the codes in that sum.
+    # And it is one term of that sum, so at most the largest.
     best = (stats.norm.logpdf(x[:, None], means, SCALE).sum(axis=-1) - PLACES * np.log(K)).max(axis=1)
     assert np.all(bound < best + 1e-4)
 
@@ -77,11 +77,11 @@ def test_gradients_are_those_of_equation_3():
     kernel, bias = model.encoder.trainable_weights
     decoder_kernel, decoder_bias = model.decoder.trainable_weights
     gradients = tape.gradient(loss, [model.codebook, kernel, bias, decoder_kernel, decoder_bias])
-    # The codes move to the vectors alone.
+    # The codebook's only gradient moves it towards the vectors.
     of_codebook = np.zeros((K, E))
     np.add.at(of_codebook, codes, 2 * (quantized - vectors))
     np.testing.assert_allclose(gradients[0], of_codebook, rtol=1e-4, atol=1e-4)
-    # The vectors get the gradient at what the decoder takes, and the commitment.
+    # The vectors get the gradient at the decoder's input, straight through, and that of the commitment.
     at_mean = (mean - x) / SCALE**2
     at_vectors = at_mean @ decoder_kernel.numpy().T + (2 * commitment * (vectors - quantized)).reshape(12, -1)
     np.testing.assert_allclose(gradients[1], x.T @ at_vectors, rtol=1e-4, atol=1e-3)
@@ -102,7 +102,7 @@ def test_the_metrics_of_an_epoch():
     np.testing.assert_allclose(metrics["elbo"], bound.mean(), rtol=1e-5)
     distances = np.sum((vectors - quantized) ** 2, axis=(1, 2))
     np.testing.assert_allclose(metrics["loss"], np.mean(-bound + (1 + commitment) * distances), rtol=1e-5)
-    # Weights are those of the examples.
+    # The perplexity weights codes by the weights of their examples.
     weight = np.arange(12) % 2
     metrics = model.evaluate(x, sample_weight=weight, batch_size=5, verbose=0, return_dict=True)
     frequencies = np.bincount(codes[1::2].ravel(), minlength=K) / codes[1::2].size
@@ -123,7 +123,7 @@ def test_it_learns_data_that_are_combinations_of_codes():
     model.compile(keras.optimizers.Adam(0.01), steps_per_execution=10)
     history = model.fit(x, epochs=30, batch_size=60, verbose=0).history
     assert 2.5 < history["perplexity"][-1] <= 8
-    # Each level has codes of its own: the reconstruction errs by the noise.
+    # Each level has its own codes, so the error of the reconstruction is the noise.
     assert np.sqrt(np.mean((model.reconstruct(x) - x) ** 2)) < 0.15
     codes = model.encode(x)
     assert codes.shape == (600, 4)

@@ -1,4 +1,4 @@
-"""Bounds of several draws on a linear-Gaussian model, whose expectations have a closed form or follow by quadrature."""
+"""Multi-sample bounds on a linear-Gaussian model; their expectations are known in closed form or by quadrature."""
 
 import keras
 import numpy as np
@@ -63,14 +63,14 @@ def test_renyi_falls_with_alpha_from_above_log_p_of_x_to_the_elbo_and_below():
     assert exact == sorted(exact, reverse=True)
     estimates = [values(Renyi(500, alpha), copies=1000) for alpha in alphas]
     for estimate, limit in zip(estimates, exact, strict=True):
-        # Of 500 draws the bias is of the order of the variance of the weights over 1000.
+        # With 500 draws the bias is of the order of the variance of the weights / 1000.
         assert abs(estimate.mean() - limit) < 0.02 + 4 * standard_error(estimate)
     assert exact[0] > LOG_P == pytest.approx(exact[1], abs=1e-9)
     assert exact[3] == pytest.approx(expected_elbo(**POINT), abs=2e-3)
 
 
 def renyi_limit(alpha, m, v, w, b, s):
-    """The bound of infinitely many draws, log of the integral of q^alpha p^(1 - alpha) over 1 - alpha."""
+    """The bound for infinitely many draws: log of the integral of q^alpha p^(1 - alpha), divided by 1 - alpha."""
     z = np.linspace(m - 15 * v, m + 15 * v, 20001)
     log_q = stats.norm.logpdf(z, m, v)
     log_p = stats.norm.logpdf(X, w * z + b, s) + stats.norm.logpdf(z)

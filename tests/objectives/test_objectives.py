@@ -1,4 +1,4 @@
-"""Objectives: their values by hand, and what their constructors refuse."""
+"""Objectives: their values by hand, and what their constructors reject."""
 
 import dataclasses
 
@@ -121,7 +121,7 @@ def test_the_path_of_iwae_is_weighted_by_the_normalised_weights():
 
 
 def test_the_path_of_each_group_of_miwae_is_weighted_by_itself():
-    # Groups of one draw: each is an ELBO, and the whole gradient at z counts.
+    # Each group has one draw, so it is an ELBO and the path has weight 1.
     weights = MIWAE(2, 2, doubly_reparameterized=True).path_weights(TERMS)
     np.testing.assert_array_equal(weights, np.ones([2, 2]))
 

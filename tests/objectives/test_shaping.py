@@ -1,4 +1,4 @@
-"""Objectives that free, hold or shape the divergence from the prior: by hand, closed forms and quadrature."""
+"""Objectives that relax, fix or shape the divergence from the prior: by hand, closed forms and quadrature."""
 
 import keras
 import numpy as np
@@ -112,7 +112,7 @@ def test_total_correlation_of_all_of_the_data_against_quadrature():
     expected = np.trapezoid(np.trapezoid(joint * ratio, points), points)
     terms = terms_of(num_samples=20000)
     estimate = np.mean(terms.elbo - BetaTCVAE(6, beta=2.0)(terms))
-    # The log ratio varies by less than 1.
+    # The standard deviation of the log ratio is below 1.
     assert abs(estimate - expected) < 4 / np.sqrt(6 * 20000)
     np.testing.assert_allclose(BetaTCVAE(6, beta=1.0)(terms), terms.elbo, rtol=1e-6)
 
@@ -146,7 +146,7 @@ def test_the_discrepancy_is_unbiased_for_that_of_two_normal_distributions():
     loc, scale = np.array([0.5, -0.3]), np.array([0.4, 1.5])
 
     def mean_kernel(shift, variance):
-        """E k(z, y) where z - y ~ N(shift, variance), over 2 dimensions and so with a width of 2."""
+        """E k(z, y) where z - y ~ N(shift, variance), in 2 dimensions, for which the width of k is 2."""
         return np.prod(np.sqrt(2 / (2 + variance)) * np.exp(-(shift**2) / (2 * (2 + variance))))
 
     expected = mean_kernel(0, 2 * scale**2) + mean_kernel(0, 2.0 * np.ones(2)) - 2 * mean_kernel(loc, scale**2 + 1)

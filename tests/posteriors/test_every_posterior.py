@@ -1,4 +1,4 @@
-"""What every family of posteriors must do: start, work without features, export, and refuse what does not fit."""
+"""What every family of posteriors must do: start well, work without features, export, and reject wrong partners."""
 
 import functools
 
@@ -31,7 +31,7 @@ FAMILIES = {
 def test_every_family_starts_as_the_standard_normal_of_loc_0(name, num_features):
     posterior = FAMILIES[name](3)
     posterior.build((None, num_features))
-    # Features of 0 leave the biases alone.
+    # With features of 0 only the biases count.
     parameters = posterior(tf.zeros([2, num_features]))
     np.testing.assert_array_equal(parameters["loc"], np.zeros((2, 3)))
     if "scale" in parameters:
@@ -67,7 +67,7 @@ def test_every_family_works_without_features(name):
     noise = tf.constant(generator.normal(size=(5, 3)), tf.float32)
     point = tf.constant(generator.normal(size=(4, 5, 3)), tf.float32)
 
-    # XLA draws other numbers from the same seed: the noise is given.
+    # The noise is given, because XLA draws different numbers from the same seed.
     def evaluate(features):
         with tf.GradientTape() as tape:
             parameters = posterior(features)
@@ -80,7 +80,7 @@ def test_every_family_works_without_features(name):
     features = tf.zeros([5, 0])
     eager = evaluate(features)
     assert [tensor.shape for tensor in eager[:3]] == [(5, 3), (5, 3), (4, 5) if posterior.has_log_prob else (5,)]
-    # The same distribution for each row.
+    # Every row has the same distribution.
     np.testing.assert_array_equal(eager[0], np.broadcast_to(eager[0][:1], (5, 3)))
     assert all(np.any(gradient != 0) for gradient in eager[3])
     specification = [tf.TensorSpec([None, 0], tf.float32)]
@@ -101,7 +101,7 @@ def test_variational_inference_comes_near_the_posterior(name):
     model.fit(epochs=10, verbose=0)
     draws = model.draw(5000, seed=0)
     np.testing.assert_allclose(draws["z"].mean(axis=0), [2 / 3, 2 / 3], atol=0.1)
-    # A flow holds the correlation of -1/2; independent Laplace distributions lack it and have heavier tails.
+    # A flow can represent the correlation of -1/2; independent Laplace distributions cannot, and have heavier tails.
     elbo = model.evaluate(verbose=0, return_dict=True)["elbo"]
     gap = stats.norm(0, np.sqrt(3)).logpdf(2.0) - elbo
     assert -0.1 < gap < (0.1 if name == "InverseAutoregressiveFlow" else 0.6)

@@ -1,4 +1,4 @@
-"""Posteriors: densities against SciPy, the heads, and what happens at extreme features."""
+"""Posteriors: densities against SciPy, the heads, and extreme features."""
 
 import numpy as np
 import pytest
@@ -25,7 +25,7 @@ def diagonal_normal(latent_dim, num_features):
 
 
 def identity_heads(latent_dim):
-    """A posterior whose heads both give the features themselves."""
+    """A posterior whose two heads return the features unchanged."""
     posterior = diagonal_normal(latent_dim, latent_dim)
     for head in (posterior.loc_head, posterior.scale_head):
         head.set_weights([np.eye(latent_dim), np.zeros(latent_dim)])
@@ -102,7 +102,7 @@ def test_gradient_of_the_scale_is_the_sigmoid_of_the_shifted_head():
 
 
 def test_gradient_of_the_scale_is_one_half_where_the_softplus_has_its_kink():
-    # relu(x) + log1p(exp(-|x|)) is smooth, but each of its halves is not at x = 0.
+    # relu(x) + log1p(exp(-|x|)) is smooth, but neither of its terms is smooth at x = 0.
     raw = column([-np.float32(SHIFT)])
     posterior = identity_heads(1)
     with tf.GradientTape() as tape:
@@ -136,7 +136,7 @@ def test_at_features_of_zeros_every_gradient_is_finite_and_that_of_the_scale_bia
     biases = [posterior.loc_head.bias, posterior.scale_head.bias]
     kernels = [posterior.loc_head.kernel, posterior.scale_head.kernel]
     gradients = tape.gradient(total, [*biases, *kernels])
-    # d entropy / d raw = d log(scale) / d raw = sigmoid(raw + shift) / scale, over 4 examples.
+    # d entropy / d raw = d log(scale) / d raw = sigmoid(raw + shift) / scale, summed over 4 examples.
     np.testing.assert_allclose(gradients[0], [4, 4])
     np.testing.assert_allclose(gradients[1], np.full(2, 4 * special.expit(SHIFT)), rtol=1e-5)
     for kernel_gradient in gradients[2:]:

@@ -61,7 +61,7 @@ def test_draws_follow_the_mixture(draw):
         z = prior.sample_from(tf.random.stateless_normal([20000, 2], [3, 4])).numpy()
     for column in range(2):
         assert stats.kstest(z[:, column], mixture_cdf(column)).pvalue > 1e-3
-    # Of a mixture the columns depend on each other; the fourth moments of these are below 60.
+    # The columns of a mixture depend on each other; the variance of their product is below 60.
     expected = WEIGHTS @ (LOC[:, 0] * LOC[:, 1])
     assert abs((z[:, 0] * z[:, 1]).mean() - expected) < 4 * np.sqrt(60 / 20000)
 
@@ -105,9 +105,9 @@ def test_the_vampprior_is_the_mean_of_the_posteriors_of_its_pseudo_inputs(family
 @pytest.mark.parametrize("family", [posteriors.CouplingFlow, posteriors.InverseAutoregressiveFlow])
 def test_a_vampprior_of_flows_is_exported(family, tmp_path):
     vae = vae_with(priors.VampPrior(num_components=3), posterior=family(hidden=4))
-    # Scales that are not 1 and differ.
+    # Scales other than 1, and different from each other.
     vae.posterior.scale_head.bias.assign([0.5, -1.0])
-    # It compares the file with the model.
+    # The export compares the file with the model.
     assert export.tflite(vae, tmp_path / "model.tflite", x=X).exists()
 
 
@@ -188,7 +188,7 @@ def test_a_model_with_a_vampprior_is_the_same_when_loaded(lazy_vae, tmp_path, is
 
 
 def test_draws_of_many_components_hardly_depend_on_the_runtime():
-    """A SavedModel is compared with the model before it is written; float32 has few digits within one of 500 shares."""
+    """Or exports would not agree with the model: float32 has few digits for the position within one of 500 shares."""
     vae = vae_with(priors.VampPrior(num_components=500))
     epsilon = tf.constant(RNG.normal(size=(2000, 2)).astype("float32"))
     eager = vae.prior.sample_from(epsilon)

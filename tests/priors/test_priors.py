@@ -58,7 +58,7 @@ def test_the_base_class_is_abstract():
 
 
 def learned_normal():
-    """A learned normal prior whose weights are not those of the start, with its loc and scale."""
+    """A learned normal prior with changed weights, and its loc and scale."""
     prior = priors.Normal(3)
     prior.build((None, 3))
     loc, raw = np.float32([1.0, -2.0, 0.5]), np.float32([-1.0, 0.3, 2.0])

@@ -1,4 +1,4 @@
-"""Arrays in memory: their batches without a pipeline are those of the pipeline, and train the same."""
+"""Arrays in memory: batches taken without a pipeline equal those of the pipeline, and train the same model."""
 
 import contextlib
 
@@ -100,7 +100,7 @@ def test_a_program_takes_the_batches_of_the_pipeline(weighted, rows, by_xla, qui
 
 
 class Cut(keras.callbacks.Callback):
-    """Ends a training after a step of the second epoch."""
+    """Interrupts a training in the second epoch."""
 
     def on_epoch_begin(self, epoch, logs=None):
         self.epoch = epoch
@@ -110,14 +110,14 @@ class Cut(keras.callbacks.Callback):
             raise KeyboardInterrupt
 
 
-# By default XLA is cut within an execution, in test_loop.py.
+# A default test in test_loop.py interrupts XLA within an execution.
 @pytest.mark.parametrize("by_xla", [pytest.param(True, marks=pytest.mark.slow), False])
 def test_a_training_that_was_cut_within_an_epoch_ends_with_the_same_digits(by_xla, tiny_vae, x, monkeypatch, tmp_path):
     def build():
         keras.utils.set_random_seed(0)
         return tiny_vae()
 
-    # Without a smaller batch, for which another program is compiled.
+    # 18 examples, so that no batch is smaller and needs another compiled program.
     x, arguments = x[:18], {"epochs": 3, "steps_per_execution": 2}
     expected = fitted(build(), x, True, monkeypatch, by_xla, **arguments)
 
@@ -169,7 +169,7 @@ def test_steps_that_xla_compiles_one_by_one_take_their_batches_too(x):
     def build():
         convolution = keras.layers.Conv2D(4, 2, padding="same", activation="tanh")
         encoder = keras.Sequential([keras.Input((2, 2, 1)), convolution, keras.layers.Flatten()])
-        # It multiplies z by 0: XLA draws other noise.
+        # Multiplies z by 0, because XLA draws different noise.
         deaf = keras.layers.Dense(3, kernel_initializer="zeros", trainable=False)
         decoder = keras.Sequential([keras.Input((2,)), deaf, keras.layers.Dense(4), keras.layers.Reshape((2, 2, 1))])
         return VAE(encoder, decoder, 2)

@@ -1,4 +1,4 @@
-"""What `fit` and `evaluate` accept, and what is refused before any step is taken."""
+"""The data that `fit` and `evaluate` accept, and those that they reject before the first step."""
 
 import re
 
@@ -14,7 +14,7 @@ Y = np.arange(20, dtype="float32")
 
 
 class BatchesWithoutLength(keras.utils.PyDataset):
-    """Batches of 4 of a tuple of arrays, in the newer of the two ways that Keras has to give their number."""
+    """Batches of 4 of a tuple of arrays; their number is given by `num_batches`, the newer of the two ways in Keras."""
 
     def __init__(self, *arrays):
         super().__init__()
@@ -63,7 +63,7 @@ SOURCES = {
 
 @pytest.fixture(scope="module")
 def array_training(quiet_vae):
-    """A model, its weights at the start, and after one epoch of an array the history and the weights."""
+    """A model, its initial weights, x, and the history and the weights after one epoch with x as an array."""
     vae = quiet_vae()
     vae.compile(keras.optimizers.SGD(0.1))
     start = vae.get_weights()
@@ -72,7 +72,7 @@ def array_training(quiet_vae):
     return vae, start, x, history, vae.get_weights()
 
 
-# Which are read as others are.
+# Read by the same code as others.
 LIKE_OTHERS = ["float64 array", "dataset (x, y)", "dataset with one key", "PyDataset (x, y)"]
 
 
@@ -154,7 +154,7 @@ BAD = {
 
 
 def assert_refused(vae, message, act):
-    """The message is as expected, and no step was taken."""
+    """Checks that `act` raises an error with the message, and that no step was taken."""
     vae.compile(keras.optimizers.SGD(0.1))
     before = [weight.numpy() for weight in vae.trainable_weights]
     with pytest.raises(ValueError, match=message) as error:
@@ -193,7 +193,7 @@ def test_a_single_batch_builds_the_model_first(x, lazy_vae):
     vae = lazy_vae()
     vae.compile()
     found = vae.test_on_batch(x, return_dict=True)
-    # The noise differs, which moves the bound of 20 examples by less than a nat; an unbuilt sum would be 20 times it.
+    # Different noise moves the bound of 20 examples by less than a nat; a sum instead of a mean would be 20 times it.
     assert found["elbo"] == pytest.approx(vae.evaluate(x, verbose=0, return_dict=True)["elbo"], abs=1.5)
 
 
@@ -303,7 +303,7 @@ def test_a_batch_size_that_is_no_positive_integer_is_refused(batch_size, x, tiny
 
 
 def nan_in_batch(number, x):
-    """5 batches of 4."""
+    """5 batches of 4 examples, with a NaN in one of them."""
     x = x.copy()
     x[4 * number] = np.nan
     return tf.data.Dataset.from_tensor_slices(x).batch(4)

@@ -1,7 +1,7 @@
-"""Files that version 0.1.0 wrote: they load, and their training goes on as it did there.
+"""Files that version 0.1.0 wrote: they load, and training continues as it did in that version.
 
-In `written_by_0_1` are a .keras file after one epoch of the training below, a checkpoint of the same training that was
-cut after two steps of its second epoch, and what that version then computed.
+`written_by_0_1` holds a .keras file after one epoch of the training below, a checkpoint of the same training,
+interrupted after two steps of its second epoch, and the results that version 0.1.0 then computed.
 """
 
 import json
@@ -17,7 +17,7 @@ import tfvae
 FOLDER = pathlib.Path(__file__).parent / "written_by_0_1"
 EXPECTED = json.loads((FOLDER / "expected.json").read_text())
 X = np.random.default_rng(0).normal(size=(20, 4)).astype("float32")
-# Of float32 in another order of operations, over a dozen steps of Adam.
+# For float32 rounding when operations run in another order, over a dozen steps of Adam.
 TOLERANCE = 1e-4
 
 

@@ -1,4 +1,4 @@
-"""The update of Adam by one operation: what Keras computes, with its options; other optimizers as they are."""
+"""Adam's update as one operation: it equals Keras's with every option, and other optimizers are unchanged."""
 
 import keras
 import numpy as np
@@ -8,7 +8,7 @@ import tensorflow as tf
 from tfvae.training.fused_adam import fused
 
 STEPS = 5
-# Both round 1 - beta_2^t, at first 1e-3, to 6e-8: 3e-5 of an update of 0.01, five times.
+# Both round 1 - beta_2^t, which starts at 1e-3, to 6e-8: a relative error of 3e-5 in each of five updates of 0.01.
 TOLERANCE = 2e-6
 Schedule = keras.optimizers.schedules.ExponentialDecay
 OPTIMIZERS = {
@@ -29,7 +29,7 @@ def variables():
 
 
 def train(optimizer, is_fused, jit_compile):
-    """The weights and the state of the optimizer after some steps, of the same gradients for every optimizer."""
+    """The weights and the optimizer's state after some steps, whose gradients are the same for every optimizer."""
     generator = np.random.default_rng(1)
     weights = variables()
     optimizer.build(weights)

@@ -1,4 +1,4 @@
-"""Many steps in one program of XLA: what the steps compute one at a time, of any batches, and without XLA as well."""
+"""Many steps in one XLA program: they equal single steps, for batches of any sizes, and also run without XLA."""
 
 import keras
 import numpy as np
@@ -12,7 +12,7 @@ from tfvae.training.resume import Progress
 
 
 def dataset(sizes, weighted=False):
-    """Batches of these sizes, whose number and sizes are not known before."""
+    """Batches of these sizes, whose number and sizes are not known in advance."""
     generator = np.random.default_rng(3)
     batches = [generator.normal(size=(size, 4)).astype(np.float32) for size in sizes]
 
@@ -53,7 +53,7 @@ def test_a_program_trains_as_steps_without_xla_do(sizes, weighted, steps, quiet_
 
 
 def by_xla_at_once(monkeypatch):
-    """Lets XLA be chosen in trainings of any length; gives the shapes of the stacks that its programs are given."""
+    """Allows XLA for trainings of any length, and lists the shapes of the stacked batches that its programs get."""
     monkeypatch.setattr(plan, "_FEWEST_STEPS_BY_XLA", 1)
     shapes, run = [], Loop._run_by_xla
 
@@ -94,7 +94,7 @@ def test_batches_that_take_much_memory_are_divided(quiet_vae, x, monkeypatch):
     for most in (2**26, 2 * 3 * 4 * 4):
         monkeypatch.setattr(loop, "_BYTES", most)
         results.append(trained(quiet_vae(), tf.data.Dataset.from_tensor_slices(x).batch(3), True, epochs=1))
-    # Six batches and one that is smaller: 6 and 1, or 2, 2, 2 and 1.
+    # Six batches and a smaller one run as 6 + 1, or as 2 + 2 + 2 + 1.
     assert len(calls) == 2 + 4
     tf.nest.map_structure(np.testing.assert_array_equal, *results)
 

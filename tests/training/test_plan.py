@@ -1,4 +1,4 @@
-"""How steps run where `compile` leaves it open: operations as TensorFlow counts them, and what `fit` chooses."""
+"""How steps run if `compile` leaves it open: the number of operations against TensorFlow's count, and the choice."""
 
 import math
 
@@ -35,12 +35,12 @@ NETWORKS = {
 def test_operations_are_those_that_tensorflow_counts(name):
     network, shape = NETWORKS[name]
     expected = counted_by_tensorflow(network, shape)
-    # TensorFlow counts the additions of biases as well.
+    # TensorFlow also counts the additions of biases.
     assert LayerTraits.of(network._flatten_layers()).operations == pytest.approx(expected, rel=0.1)
 
 
 class OwnProduct(keras.layers.Layer):
-    """A layer of a user's own, whose weights have names of its own."""
+    """A user-defined layer, whose weights do not have Keras's names."""
 
     def __init__(self, shape):
         super().__init__()
@@ -134,7 +134,7 @@ def test_an_execution_takes_about_a_second_and_divides_an_epoch_that_is_no_pass(
 
 
 class Steps(keras.callbacks.Callback):
-    """The steps of one execution in each epoch."""
+    """Records the steps per execution of each epoch."""
 
     def __init__(self):
         super().__init__()
@@ -223,7 +223,7 @@ class Once(keras.callbacks.Callback):
 
 @pytest.fixture
 def loops_by_xla(monkeypatch):
-    """The models many steps of which XLA compiles together."""
+    """Lists the models for which XLA compiles many steps together."""
     made = []
     make = trainer.Loop.__init__
 

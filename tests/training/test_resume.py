@@ -1,4 +1,4 @@
-"""Training that is cut and resumed ends bit for bit as one that was not cut."""
+"""Training that is interrupted and resumed ends bit for bit like one that was not interrupted."""
 
 import inspect
 import warnings
@@ -21,7 +21,7 @@ VALIDATION = tf.data.Dataset.from_tensor_slices(X[:10] ** 2).batch(4)
 
 
 class Trainee:
-    """A model with every kind of state; to scramble it is as good as a new process, and faster."""
+    """A model with every kind of state; to scramble it is as good a test as a new process, and faster."""
 
     def __init__(self, steps_per_execution=1, likelihood=None, **compile_arguments):
         layers = [keras.Input((4,)), keras.layers.Dense(8, "relu"), keras.layers.BatchNormalization()]
@@ -42,11 +42,11 @@ class Trainee:
         return [variable.numpy() for variable in self.variables()]
 
     def begin(self):
-        """As at first."""
+        """Restores the initial state."""
         self._new(self._start)
 
     def scramble(self):
-        """As in a process with another seed."""
+        """Sets a random state, like that of a process with another seed."""
         seed = int(np.random.default_rng().integers(2**31))
         keras.utils.set_random_seed(seed)
         rng = np.random.default_rng(seed)
@@ -58,13 +58,13 @@ class Trainee:
         self.model._progress.__init__()
 
     def fit(self, arguments, *callbacks):
-        """What a training leaves, and the history."""
+        """The state after a training, and the history."""
         given = {"validation_data": VALIDATION, "epochs": EPOCHS, "verbose": 0, **arguments()}
         history = self.model.fit(**given, callbacks=[KLWarmUp(12), *callbacks])
         return self.state(), history
 
     def reference(self, arguments):
-        """What a training leaves that is not cut."""
+        """The state after an uninterrupted training, and the history."""
         if arguments not in self._references:
             self.begin()
             self._references[arguments] = self.fit(arguments)
@@ -72,7 +72,7 @@ class Trainee:
 
 
 class Cut(keras.callbacks.Callback):
-    """Interrupts the training after a step of an epoch, or in its validation; before any other callback saves."""
+    """Interrupts the training after a step of an epoch or in its validation, before any other callback saves."""
 
     def __init__(self, epoch, step, in_validation=False):
         super().__init__()
@@ -93,7 +93,7 @@ class Cut(keras.callbacks.Callback):
 
 @pytest.fixture(scope="module")
 def trainee():
-    """A builder of one `Trainee` for each choice of arguments."""
+    """Makes one `Trainee` for each choice of arguments."""
     made = {}
 
     def build(steps_per_execution=1, binary=False):
@@ -113,7 +113,7 @@ def train_cut(trainee, arguments, cut, *callbacks):
 
 
 def assert_ends_the_same(trainee, arguments, saver):
-    """Goes on with a training that was cut, and compares with one that was not."""
+    """Resumes a training that was interrupted, and compares it with one that was not."""
     expected_state, expected_history = trainee.reference(arguments)
     trainee.scramble()
     with warnings.catch_warnings():
@@ -150,7 +150,7 @@ CASES = [
 ]
 
 
-# Of all that differ: before a checkpoint, in and after an epoch and a validation; each saver at steps and at epochs.
+# One case of each kind: before a checkpoint, in and after an epoch and a validation; each saver by steps and by epochs.
 SOME = [
     ("Checkpoints", 3, 3, "first step"),
     ("Checkpoints", 3, 3, "last step of an epoch"),
@@ -268,7 +268,7 @@ DATA = {
 
 
 ENDLESS = ["arrays and few steps", "dataset and few steps", "repeated dataset", "generator"]
-# Which the others resemble.
+# The other kinds resemble one of these.
 SOME_DATA = ["arrays and few steps", "tfvae.data", "dataset", "generator"]
 
 
@@ -302,7 +302,7 @@ def test_an_order_that_starts_anew_gives_a_warning(kind, trainee, tmp_path, recw
         trainee().fit(SHUFFLED[kind], Checkpoints(tmp_path))
 
 
-# What a file holds
+# The contents of a file
 
 
 @pytest.mark.filterwarnings("ignore:Skipping")
@@ -383,7 +383,7 @@ for value, other in zip(model.get_weights(), expected.get_weights(), strict=True
 """
 
 
-# By default two workers go on, in distribute/test_kills.py.
+# A default test in distribute/test_kills.py resumes two workers.
 @pytest.mark.slow
 @pytest.mark.parametrize("steps_per_execution", [3, 1])
 def test_a_training_of_two_replicas_goes_on(steps_per_execution, run_python, tmp_path):

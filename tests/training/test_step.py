@@ -1,4 +1,4 @@
-"""The step of training: how often it is traced, and several losses with variables and optimizers of their own."""
+"""The training step: how often it is traced, and several losses, each with its own variables and optimizer."""
 
 import keras
 import numpy as np

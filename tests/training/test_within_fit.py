@@ -1,4 +1,4 @@
-"""What else is done with a model in `fit` and after it: several steps in one execution are of training alone."""
+"""Other uses of a model during `fit` and after it: only training runs several steps in one execution."""
 
 import gc
 import weakref
@@ -14,7 +14,7 @@ from tfvae.training.resume import Progress
 
 
 class Calls(keras.callbacks.Callback):
-    """Calls a function of the model at the begin of each epoch, and keeps what it gives."""
+    """Calls a function with the model at the beginning of each epoch, and keeps the results."""
 
     def __init__(self, function):
         super().__init__()
