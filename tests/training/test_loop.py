@@ -99,30 +99,35 @@ def test_batches_that_take_much_memory_are_divided(x, monkeypatch):
     tf.nest.map_structure(np.testing.assert_array_equal, *results)
 
 
-def test_a_cut_within_an_execution_changes_no_digit(tiny_vae, x):
+class FollowingWithNoise(Following):
+    def elbo_terms(self, x, sampling):
+        return super().elbo_terms(x + tf.random.stateless_normal(tf.shape(x), sampling.seed), sampling)
+
+
+def test_a_cut_within_an_execution_changes_no_digit(x):
     results = []
     for counts in ([4], [2, 2]):
         keras.utils.set_random_seed(0)
-        vae = tiny_vae()
-        vae.compile(keras.optimizers.Adam(0.01), jit_compile=True)
-        vae.build_optimizers()
-        function = Loop(vae, Progress(), by_xla=True)
+        model = FollowingWithNoise()
+        model.compile(keras.optimizers.Adam(0.01), jit_compile=True)
+        model.build_optimizers()
+        function = Loop(model, Progress(), by_xla=True)
         iterator = iter(tf.data.Dataset.from_tensor_slices(x).batch(5))
         for count in counts:
-            vae.__dict__["_plan"] = plan.Plan({}, None, count, True, "a test")
+            model.__dict__["_plan"] = plan.Plan({}, None, count, True, "a test")
             metrics = function(iterator)
         assert next(iterator, None) is None
-        results.append((metrics, vae.get_weights()))
+        results.append((metrics, model.get_weights()))
     tf.nest.map_structure(np.testing.assert_array_equal, *results)
 
 
-def test_one_batch_of_arrays(quiet_vae, x):
+def test_one_batch_of_arrays(x):
     results = []
     for jit_compile in (True, False):
         keras.utils.set_random_seed(0)
-        vae = quiet_vae()
-        vae.compile(keras.optimizers.SGD(0.01), jit_compile=jit_compile)
-        results.append((vae.train_on_batch(x, sample_weight=np.arange(20), return_dict=True), vae.get_weights()))
+        model = Following()
+        model.compile(keras.optimizers.SGD(0.01), jit_compile=jit_compile)
+        results.append((model.train_on_batch(x, sample_weight=np.arange(20), return_dict=True), model.get_weights()))
     tf.nest.map_structure(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6), *results)
 
 
