@@ -9,7 +9,7 @@ import textwrap
 import time
 
 SERVER = """
-import importlib, json, os, pkgutil, sys
+import atexit, gc, importlib, json, os, pkgutil, sys, threading
 import keras, tensorflow
 import tfvae
 
@@ -17,6 +17,8 @@ for module in pkgutil.walk_packages(tfvae.__path__, "tfvae."):
     if module.name != "tfvae.__main__":
         importlib.import_module(module.name)
 keras.Sequential, keras.saving.load_model
+# Each process would copy the pages of what the collector looks at.
+gc.freeze()
 print("ready", flush=True)
 for line in sys.stdin:
     command, *rest = json.loads(line)
@@ -36,8 +38,14 @@ for line in sys.stdin:
         # The second is for code that replaces its process by a new one of the same command.
         sys.argv[1:], sys.orig_argv[1:] = arguments, ["-c", code, *arguments]
         exec(compile(code, "code", "exec"), {"__name__": "__main__"})
-        break
+        # As at the end of any interpreter, except that its modules are not taken apart, which takes a second.
+        threading._shutdown()
+        atexit._run_exitfuncs()
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(0)
     print(pid, flush=True)
+os._exit(0)
 """
 
 
@@ -99,6 +107,8 @@ class Processes:
         self._started += 1
         output = str(self.folder / f"output-{self._started}")
         folder = str(folder or self.folder)
+        for suffix in ("out", "err"):
+            open(f"{output}.{suffix}", "x").close()
         pid = self._ask("start", textwrap.dedent(code), list(map(str, arguments)), output, folder, environment or {})
         return Process(self, pid, output)
 
