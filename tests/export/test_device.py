@@ -84,10 +84,9 @@ def small_model():
 
 
 @pytest.fixture(scope="module")
-def small(tmp_path_factory):
+def small(exported):
     """A model, and its float32 file."""
-    path = tmp_path_factory.mktemp("small") / "model.tflite"
-    return small_model(), export.tflite(small_model(), path, x=binary_images(9), offset=[0.5], scale=2)
+    return exported("convolutional-Bernoulli").model, exported("convolutional-Bernoulli").tflite
 
 
 # Every pair of two of the likelihood, the network and the latent size; the default cases have both networks, both sizes
