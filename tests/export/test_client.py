@@ -268,17 +268,18 @@ RUN = """
 """
 
 
-@pytest.mark.parametrize(
-    ("path", "blocked", "loaded"),
-    [("tflite", (), []), ("tflite", HEAVY, []), ("version", HEAVY[1:], ["tensorflow"])],
-    ids=["tflite", "tflite, all blocked", "SavedModel, all but TensorFlow blocked"],
-)
-def test_an_export_runs_in_a_process_without_what_it_does_not_need(
-    model, paths, tmp_path, run_new_python, path, blocked, loaded
-):
+@pytest.mark.parametrize("blocked", [(), HEAVY], ids=["tflite", "tflite, all blocked"])
+def test_a_file_runs_in_a_process_without_tensorflow_and_keras(model, paths, tmp_path, run_new_python, blocked):
     np.savez(tmp_path / "question.npz", x=X, epsilon=EPSILON)
-    printed = run_new_python(RUN, paths[path], tmp_path / "question.npz", json.dumps(blocked), tmp_path / "answer.npz")
-    assert json.loads(printed.splitlines()[-1]) == [[], loaded]
+    arguments = paths["tflite"], tmp_path / "question.npz", json.dumps(blocked), tmp_path / "answer.npz"
+    assert json.loads(run_new_python(RUN, *arguments).splitlines()[-1]) == [[], []]
+    assert_same(dict(np.load(tmp_path / "answer.npz")), expected_answers(model, X, EPSILON))
+
+
+def test_a_saved_model_runs_in_a_process_with_tensorflow_alone(model, paths, tmp_path, run_with_tensorflow):
+    np.savez(tmp_path / "question.npz", x=X, epsilon=EPSILON)
+    arguments = paths["version"], tmp_path / "question.npz", json.dumps(HEAVY[1:]), tmp_path / "answer.npz"
+    assert json.loads(run_with_tensorflow(RUN, *arguments).splitlines()[-1]) == [["tensorflow"], ["tensorflow"]]
     assert_same(dict(np.load(tmp_path / "answer.npz")), expected_answers(model, X, EPSILON))
 
 

@@ -101,7 +101,7 @@ def graph_of(version):
 
 
 @pytest.fixture(scope="module")
-def answers(exported, tmp_path_factory, run_new_python):
+def answers(exported, tmp_path_factory, run_with_tensorflow):
     """What a process with only TensorFlow gets from every signature of some cases, for each batch size."""
 
     @functools.cache
@@ -115,7 +115,7 @@ def answers(exported, tmp_path_factory, run_new_python):
                     np.savez(folder / f"{name}.inputs.npz", **inputs_of(signature, batch))
                     requests.append([str(exported(case).version), signature, name])
         (folder / "requests.json").write_text(json.dumps(requests))
-        run_new_python(ONLY_TENSORFLOW, folder)
+        run_with_tensorflow(ONLY_TENSORFLOW, folder)
         return folder
 
     return lambda case: ask(tuple(SOME if case in SOME else IMAGES))
@@ -125,8 +125,7 @@ ONLY_TENSORFLOW = """
     import json, pathlib, sys
     import numpy as np
 
-    for name in ("tfvae", "keras", "tensorflow_probability", "tf_keras"):
-        sys.modules[name] = None
+    sys.modules["tfvae"] = None
     import tensorflow as tf
 
     folder = pathlib.Path(sys.argv[1])

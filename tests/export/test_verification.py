@@ -6,7 +6,7 @@ import re
 import numpy as np
 import pytest
 
-from tests.helpers.exports import linear_vae
+from tests.helpers.exports import Scaled, linear_vae
 from tfvae import export
 from tfvae.export import device, serving, verification
 from tfvae.export.verification import check_agreement
@@ -26,11 +26,11 @@ def data(n):
     return np.random.default_rng(0).normal(size=(n, 4)).astype(np.float32)
 
 
-def shifted(model, shift=SHIFT):
-    """A copy whose decoder adds `shift` to every element."""
+def shifted(model):
+    """A copy whose decoder adds SHIFT to every element."""
     copy = linear_vae()
     copy.set_weights(model.get_weights())
-    copy.decoder.layers[-2].bias.assign_add(np.full(4, shift))
+    copy.decoder.layers[-2].bias.assign_add(np.full(4, SHIFT))
     return copy
 
 
@@ -272,11 +272,12 @@ def test_the_tolerance_is_1e_4_of_the_largest_value(model, files, relative, acce
 def test_a_wrong_export_is_not_published_and_what_was_there_stays(
     tmp_path, monkeypatch, module, function, message, shift
 ):
-    model, path = linear_vae(), tmp_path / "model.tflite"
+    model, path = Scaled(), tmp_path / "model.tflite"
     getattr(export, function)(model, path)
     before = {file: file.read_bytes() for file in tmp_path.rglob("*") if file.is_file()}
     right = module.Endpoints
-    monkeypatch.setattr(module, "Endpoints", lambda model, *rest, **more: right(shifted(model, shift), *rest, **more))
+    shifted = Scaled((2.0 + shift, 3.0))
+    monkeypatch.setattr(module, "Endpoints", lambda _, *rest, **more: right(shifted, *rest, **more))
     with pytest.raises(ValueError, match=message):
         getattr(export, function)(model, path)
     assert {file: file.read_bytes() for file in tmp_path.rglob("*") if file.is_file()} == before

@@ -8,8 +8,8 @@ import sys
 import textwrap
 import time
 
-SERVER = """
-import atexit, gc, importlib, json, os, pkgutil, sys, threading
+EVERYTHING = """
+import importlib, pkgutil
 import keras, tensorflow
 import tfvae
 
@@ -17,6 +17,11 @@ for module in pkgutil.walk_packages(tfvae.__path__, "tfvae."):
     if module.name != "tfvae.__main__":
         importlib.import_module(module.name)
 keras.Sequential, keras.saving.load_model
+"""
+SERVER = """
+import atexit, gc, json, os, sys, threading
+
+exec(sys.argv[1])
 # Each process would copy the pages of what the collector looks at.
 gc.freeze()
 print("ready", flush=True)
@@ -90,8 +95,8 @@ class Process:
 class Processes:
     """Starts processes; their common parent starts with the first of them."""
 
-    def __init__(self, folder):
-        self.folder, self._server, self._started = folder, None, 0
+    def __init__(self, folder, imports=EVERYTHING):
+        self.folder, self._imports, self._server, self._started = folder, imports, None, 0
 
     def __enter__(self):
         return self
@@ -120,7 +125,7 @@ class Processes:
 
     def _ask(self, *request):
         if self._server is None:
-            command, pipe = [sys.executable, "-c", SERVER], subprocess.PIPE
+            command, pipe = [sys.executable, "-c", SERVER, self._imports], subprocess.PIPE
             self._server = subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True, cwd=self.folder)
             assert self._server.stdout.readline() == "ready\n"
         self._server.stdin.write(json.dumps(request) + "\n")
