@@ -272,8 +272,8 @@ def test_every_source_is_read_once():
     model, loss = known(2), X[:, 1] - X[:, 0]
     sources = {
         "arrays": lambda: X,
-        "dataset": lambda: tf.data.Dataset.from_tensor_slices((X, X)).batch(5),
-        "generator": lambda: ((X[start : start + 5], X[start : start + 5]) for start in range(0, 21, 5)),
+        "dataset": lambda: tf.data.Dataset.from_tensor_slices(X).batch(5),
+        "generator": lambda: ((X[start : start + 5],) for start in range(0, 21, 5)),
         "PyDataset": Batches,
     }
     seen = []
