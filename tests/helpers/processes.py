@@ -22,8 +22,10 @@ SERVER = """
 import atexit, gc, json, os, sys, threading
 
 exec(sys.argv[1])
-# Each process would copy the pages of what the collector looks at.
+# What is imported stays in memory that all processes share, because no collection of garbage writes to it.
+gc.collect()
 gc.freeze()
+gc.set_threshold(100_000, 20, 20)
 print("ready", flush=True)
 for line in sys.stdin:
     command, *rest = json.loads(line)
@@ -50,6 +52,7 @@ for line in sys.stdin:
         sys.stderr.flush()
         os._exit(0)
     print(pid, flush=True)
+# The server itself need not take its modules apart either.
 os._exit(0)
 """
 
