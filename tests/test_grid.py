@@ -70,7 +70,6 @@ def check(cases, tmp_path, formats=FORMATS):
         with pytest.raises(in_first_step[0], match=in_first_step[1]):
             vae.train_on_batch(X)
         return
-    # A step of `fit` is traced twice, and takes twice as long as this one.
     assert np.isfinite(vae.train_on_batch(X, return_dict=True)["loss"])
     vae.save(tmp_path / "model.keras")
     loaded = keras.models.load_model(tmp_path / "model.keras", safe_mode=True)
