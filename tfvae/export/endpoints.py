@@ -117,6 +117,8 @@ def _checked(
             tf.debugging.assert_equal(
                 tf.shape(tensor)[0], tf.shape(first)[0], "the inputs differ in their number of rows"
             )
-        return function(first, *others)
+        # LiteRT's `CompiledModel` returns memory that was never written, without an error, for an output whose last op
+        # is a reshape to a shape that the graph computes. So the last op is one to a constant shape.
+        return {name: tf.reshape(output, [-1, *output.shape[1:]]) for name, output in function(first, *others).items()}
 
     return checked

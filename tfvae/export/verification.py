@@ -21,8 +21,9 @@ from tfvae.exportable import Arrays, Exportable, Signature
 
 # The absolute tolerance, for outputs close to 0, for each of the terms that the output is the sum of.
 _FLOOR = 1e-6
-# Enough to reveal a wrong weight or op, and few enough to take no time.
-_COMPARED_EXAMPLES = 64
+# How many rows a file is given at a time before it is published. The last is enough to reveal a wrong weight or op; the
+# others reveal shapes that are right for one size only.
+_COMPARED_BATCHES = (64, 7, 1)
 _TIMED_BATCHES = (1, 64)
 
 
@@ -189,11 +190,18 @@ def check_agreement(model: Exportable, *, x: Any = None, **files: str | os.PathL
         x: data as for `verify`; None lets the model draw them.
         files: the file or folder of each format, by its key in `tfvae.export.formats.FORMATS`.
     """
-    questions = _questions(model, model.export_data(x, _COMPARED_EXAMPLES))
+    questions = _questions(model, model.export_data(x, max(_COMPARED_BATCHES)))
     for argument, path in _given(files).items():
         file_format = formats.FORMATS[argument]
-        for row in _agreements(file_format.name, questions, _answers(_opened(model, path), questions)):
-            check_row(row, questions[row.signature].signature.terms.get(row.output, 1), file_format.tolerance)
+        exported = _opened(model, path)
+        for size in _COMPARED_BATCHES:
+            asked = {name: question.first(size) for name, question in questions.items()}
+            _check_rows(_agreements(file_format.name, asked, _answers(exported, asked)), asked, file_format.tolerance)
+        # Here the questions are of one row.
+        for runtime, answer in file_format.other_runtimes.items():
+            answers = answer(Path(path), {name: question.inputs for name, question in asked.items()})
+            rows = _agreements(f"{file_format.name} in {runtime}", asked, answers)
+            _check_rows(rows, asked, file_format.tolerance)
 
 
 def check_row(row: Agreement, terms: int, tolerance: float) -> None:
@@ -211,6 +219,11 @@ def check_row(row: Agreement, terms: int, tolerance: float) -> None:
             f"Received: `{row.signature}` gives `{row.output}` with a difference of {row.max_difference:.2e} where "
             f"the largest value is {row.max_value:.2e}"
         )
+
+
+def _check_rows(rows: list[Agreement], questions: dict[str, "_Question"], tolerance: float) -> None:
+    for row in rows:
+        check_row(row, questions[row.signature].signature.terms.get(row.output, 1), tolerance)
 
 
 def agreement(format: str, signature: str, output: str, received: np.ndarray, expected: np.ndarray) -> Agreement:
@@ -232,6 +245,13 @@ class _Question(NamedTuple):
     signature: Signature
     inputs: Arrays
     outputs: Arrays
+
+    def first(self, rows: int) -> "_Question":
+        """The question about the first rows alone."""
+        inputs, outputs = (
+            {name: array[:rows] for name, array in arrays.items()} for arrays in (self.inputs, self.outputs)
+        )
+        return self._replace(inputs=inputs, outputs=outputs)
 
 
 def _questions(model: Exportable, x: Any) -> dict[str, _Question]:

@@ -1,13 +1,16 @@
 """What defines a format of exported files."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import NamedTuple
 
 import numpy as np
 
 # A function that calls a signature, from its name and its inputs by name to its outputs by name.
 Call = Callable[[str, dict[str, np.ndarray]], dict[str, np.ndarray]]
+# A function that calls several signatures of a file, from their inputs to their outputs, each by signature and name.
+Answer = Callable[[Path, dict[str, dict[str, np.ndarray]]], dict[str, dict[str, np.ndarray]]]
 # For each signature, the shape of each input; the first size is None for a batch of any size.
 Shapes = dict[str, dict[str, tuple[int | None, ...]]]
 
@@ -26,6 +29,8 @@ class Format(NamedTuple):
             the shapes of their inputs.
         description: returns the path of the JSON description that belongs to a file or folder.
         tolerance: how far an output of a float32 file may be from the Keras model's, relative to its largest value.
+        other_runtimes: the runtimes, by name, with which a file is compared before it is published, besides that of
+            `open`. Each is given a single row.
     """
 
     name: str
@@ -34,3 +39,4 @@ class Format(NamedTuple):
     open: Callable[[Path, int | None], tuple[Call, Shapes]]
     description: Callable[[Path], Path]
     tolerance: float = 1e-4
+    other_runtimes: Mapping[str, Answer] = MappingProxyType({})
