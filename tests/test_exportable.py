@@ -161,7 +161,7 @@ class Wrong(Sums):
         return {"serving_default": export.Signature(right.function, right.inputs, lambda x: {"y": self(x)})}
 
 
-@pytest.mark.parametrize("file_format", ["saved_model", "tflite"])
+@pytest.mark.parametrize("file_format", ["saved_model", pytest.param("tflite", marks=pytest.mark.slow)])
 def test_a_function_that_is_not_the_models_is_refused(file_format, tmp_path):
     model = Wrong()
     model.build((None, 3))
@@ -170,7 +170,7 @@ def test_a_function_that_is_not_the_models_is_refused(file_format, tmp_path):
     assert [path for path in tmp_path.rglob("*") if path.is_file() and path.name != ".lock"] == []
 
 
-@pytest.mark.parametrize("file_format", ["saved_model", "tflite"])
+@pytest.mark.parametrize("file_format", ["saved_model", pytest.param("tflite", marks=pytest.mark.slow)])
 def test_what_cannot_be_exported_is_named(file_format, tmp_path):
     function = getattr(export, file_format)
     with pytest.raises(ValueError, match=r"^`model` must be built before it is exported"):

@@ -68,12 +68,13 @@ def check(cases, tmp_path, formats=FORMATS):
     vae = model_of(parts)
     if in_first_step is not None:
         with pytest.raises(in_first_step[0], match=in_first_step[1]):
-            vae.fit(X, batch_size=16, verbose=0)
+            vae.train_on_batch(X)
         return
-    assert np.isfinite(vae.fit(X, batch_size=16, verbose=0).history["loss"]).all()
+    # A step of `fit` is traced twice, and takes twice as long as this one.
+    assert np.isfinite(vae.train_on_batch(X, return_dict=True)["loss"])
     vae.save(tmp_path / "model.keras")
     loaded = keras.models.load_model(tmp_path / "model.keras", safe_mode=True)
-    np.testing.assert_array_equal(loaded.predict(X, verbose=0), vae.predict(X, verbose=0))
+    np.testing.assert_array_equal(loaded.reconstruct(X), vae.reconstruct(X))
     # Each export compares itself with the model, and raises an error if they differ.
     if "saved_model" in formats:
         export.saved_model(loaded, tmp_path / "model", x=X)

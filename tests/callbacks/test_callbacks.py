@@ -188,7 +188,7 @@ def test_a_fit_goes_on_until_q_has_converged():
     assert iterates.rates == sorted(iterates.rates, reverse=True)
 
 
-@pytest.mark.parametrize("epochs", [4, 10])
+@pytest.mark.parametrize("epochs", [pytest.param(4, marks=pytest.mark.slow), 10])
 def test_the_mean_of_the_later_iterates_of_the_last_whole_stage_remains(epochs):
     # A stage has four epochs of 10 executions each; the next stage starts from the mean of its last two epochs.
     model, iterates = normal_posterior(), Iterates()
@@ -285,7 +285,9 @@ def test_a_warm_up_is_no_collapse(known_model):
     assert "in epoch 5, " in warnings_of(known_model(), [0.01] * 5, [0.1, 0.5, 0.9, 1.0, 1.0])[0]
 
 
-@pytest.mark.parametrize("kind", ["a large beta", "a decoder that ignores z", "healthy"])
+@pytest.mark.parametrize(
+    "kind", ["a large beta", pytest.param("a decoder that ignores z", marks=pytest.mark.slow), "healthy"]
+)
 def test_a_fit_that_collapses_says_so_and_a_healthy_one_does_not(kind, tiny_vae, quiet_vae, recwarn):
     x = np.random.default_rng(0).normal(size=(200, 2)).astype("float32") @ np.ones((2, 4), "float32")
     build = quiet_vae if kind == "a decoder that ignores z" else tiny_vae

@@ -17,9 +17,19 @@ import yaml
 from sklearn.datasets import load_digits
 
 from tfvae.cli import commands, run_folder
+from tfvae.export import verification
 
 ROOT = Path(__file__).parents[2]
 SMALL = ["--epochs", "2", "--hidden", "[16]", "--latent_dim", "2", "--num_samples", "20"]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def few_timed_calls():
+    """Measures what the exports cost in few calls; how it is measured is tested in export/test_verification.py."""
+    latency = verification._latency
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(verification, "_latency", lambda call, x, calls: latency(call, x, 2))
+        yield
 
 
 @pytest.fixture(scope="module")

@@ -221,8 +221,8 @@ def train(folder, resume, *callbacks):
 
 
 def end(folder):
-    weights = keras.saving.load_model(folder / "model.keras").get_weights()
-    return (folder / "history.csv").read_text(), [weight.tolist() for weight in weights]
+    model.load_weights(folder / "model.keras")
+    return (folder / "history.csv").read_text(), [weight.tolist() for weight in model.get_weights()]
 
 
 def listing():

@@ -37,6 +37,12 @@ def flat(rows):
     return [[row for batch in epoch for row in batch] for epoch in rows]
 
 
+@pytest.fixture(scope="module")
+def known(known_model):
+    """A model whose learning rate is zero, so that tests can share it, and its steps are traced only once."""
+    return known_model()
+
+
 @pytest.fixture(autouse=True)
 def no_epoch():
     yield
@@ -187,11 +193,10 @@ def test_batches_are_as_large_as_in_keras(arguments, sizes, seen):
 # Weights and parts
 
 
-def test_the_last_part_is_held_out_with_its_weights(x, known_model):
+def test_the_last_part_is_held_out_with_its_weights(x, known):
     weights = np.linspace(0, 2, 20)
-    model = known_model()
-    history = model.fit(x, sample_weight=weights, validation_split=0.25, epochs=2, verbose=0).history
-    expected = known_model().evaluate(x[15:], sample_weight=weights[15:], verbose=0, return_dict=True)
+    history = known.fit(x, sample_weight=weights, validation_split=0.25, epochs=2, verbose=0).history
+    expected = known.evaluate(x[15:], sample_weight=weights[15:], verbose=0, return_dict=True)
     assert {name: history[f"val_{name}"] for name in expected} == {
         name: pytest.approx([value] * 2, rel=1e-6) for name, value in expected.items()
     }
@@ -207,17 +212,17 @@ CLASSES = np.arange(20) % 4
     [CLASSES, CLASSES[:, None], CLASSES - 0.2, np.eye(4)[CLASSES], pd.Series(CLASSES, index=range(100, 120))],
     ids=["integers", "column", "floats", "one-hot", "series"],
 )
-def test_classes_weigh_as_in_keras(y, x, known_model):
+def test_classes_weigh_as_in_keras(y, x, known):
     # One of these classes does not occur in the data, and two classes in the data have no weight.
-    history = known_model().fit(x, y, class_weight={1: 3.0, 2: 0.0, 9: 5.0}, batch_size=3, verbose=0).history
+    history = known.fit(x, y, class_weight={1: 3.0, 2: 0.0, 9: 5.0}, batch_size=3, verbose=0).history
     weights = np.array([1.0, 3.0, 0.0, 1.0])[CLASSES]
     elbo = x[:, 0] - x[:, 1]
     assert history["loss"] == pytest.approx([(weights * -elbo).mean()], rel=1e-5)
     assert history["elbo"] == pytest.approx([(weights * elbo).sum() / weights.sum()], rel=1e-5)
 
 
-def test_what_is_held_out_is_not_weighed_by_its_class(x, known_model):
-    history = known_model().fit(x, CLASSES, class_weight={1: 3.0}, validation_split=0.25, verbose=0).history
+def test_what_is_held_out_is_not_weighed_by_its_class(x, known):
+    history = known.fit(x, CLASSES, class_weight={1: 3.0}, validation_split=0.25, verbose=0).history
     assert history["val_loss"] == pytest.approx([(x[15:, 1] - x[15:, 0]).mean()], rel=1e-5)
 
 

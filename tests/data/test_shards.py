@@ -113,8 +113,16 @@ def test_a_folder_of_other_records_is_not_mixed_with_new_ones(tmp_path):
 # What is read.
 
 
-@pytest.mark.parametrize("kind", ["tfrecord", *SAVE])
-@pytest.mark.parametrize("dtype", [np.uint8, np.bool_, np.float16, np.float32, np.float64, np.int32, ">f4"])
+DTYPES = [np.uint8, np.bool_, np.float16, np.float32, np.float64, np.int32, ">f4"]
+
+
+# Every dtype of records and of arrays, and every kind of file with the dtype whose bytes are swapped.
+SOME = [("npz", dtype) for dtype in DTYPES] + [(kind, ">f4") for kind in SAVE if kind != "npz"]
+OTHERS = [(kind, dtype) for kind in SAVE for dtype in DTYPES if (kind, dtype) not in SOME]
+SLOW = [pytest.param(*case, marks=pytest.mark.slow) for case in OTHERS]
+
+
+@pytest.mark.parametrize(("kind", "dtype"), [*(("tfrecord", dtype) for dtype in DTYPES), *SOME, *SLOW])
 def test_rows_come_as_they_are_in_the_files(tmp_path, kind, dtype):
     x = X.astype(dtype)
     dataset = stream(save(tmp_path, kind, x), batch_size=4, shuffle=False)
@@ -160,7 +168,8 @@ def test_another_serial_form_of_a_tensor_is_read(tmp_path):
 # The order.
 
 
-@pytest.fixture(params=["tfrecord", "npz"])
+# Both kinds give the same chunks of rows, from which the order is made.
+@pytest.fixture(params=[pytest.param("tfrecord", marks=pytest.mark.slow), "npz"])
 def files(request, tmp_path):
     """400 rows of one number, 0 to 399, in 8 files."""
     return save(tmp_path / "files", request.param, np.arange(400.0).reshape(400, 1), rows_per_file=50)
@@ -248,7 +257,7 @@ def test_without_a_shuffle_the_noise_is_that_of_the_first_pass(files):
 # Errors.
 
 
-@pytest.mark.parametrize("shuffle", [False, True])
+@pytest.mark.parametrize("shuffle", [pytest.param(False, marks=pytest.mark.slow), True])
 @pytest.mark.parametrize(
     ("name", "message"),
     [

@@ -272,21 +272,21 @@ def test_every_source_is_read_once():
     model, loss = known(2), X[:, 1] - X[:, 0]
     sources = {
         "arrays": lambda: X,
-        "dataset": lambda: tf.data.Dataset.from_tensor_slices((X, X)).batch(5),
-        "generator": lambda: ((X[start : start + 5], X[start : start + 5]) for start in range(0, 21, 5)),
+        "dataset": lambda: tf.data.Dataset.from_tensor_slices(X).batch(5),
+        "generator": lambda: ((X[start : start + 5],) for start in range(0, 21, 5)),
         "PyDataset": Batches,
     }
     seen = []
     log = keras.callbacks.LambdaCallback(on_train_batch_end=lambda batch, logs: seen.append(batch))
     for name, source in sources.items():
         batches = BATCHES if name == "arrays" else {"verbose": 0}
-        history = model.fit(source(), validation_data=(X[:7],), callbacks=[log], **batches).history
-        assert_close([history["loss"], history["val_loss"]], [[loss.mean()], [loss[:7].mean()]])
+        history = model.fit(source(), callbacks=[log], **batches).history
+        assert_close(history["loss"], [loss.mean()])
         assert_close(model.evaluate(source(), **batches)[0], loss.mean())
     assert seen == [0, 1, 2, 3, 4] * 4
     y = np.arange(21) % 2
-    history = model.fit(X, y, class_weight={0: 1.0, 1: 3.0}, **BATCHES).history
-    assert_close(history["loss"], [np.mean(loss * (1 + 2 * y))])
+    history = model.fit(X, y, class_weight={0: 1.0, 1: 3.0}, validation_data=(X[:7],), **BATCHES).history
+    assert_close([history["loss"], history["val_loss"]], [[np.mean(loss * (1 + 2 * y))], [loss[:7].mean()]])
 
 
 @in_child()

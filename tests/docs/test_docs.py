@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from tests.helpers import pages
 from tfvae import likelihoods, objectives, posteriors, priors
 from tfvae.cli import commands
 from tfvae.distribute import strategies
@@ -25,15 +26,13 @@ def table(text, heading):
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_the_names_of_a_page_exist_and_its_python_runs_from_top_to_bottom(page, run_python, tmp_path):
-    code = "".join(re.findall(r"^```python\n(.*?)^```$", page.read_text(), flags=re.MULTILINE | re.DOTALL))
+    code = pages.python(page.read_text())
     names = sorted(set(re.findall(r"`(tfvae(?:\.\w+)+)", page.read_text())))
     assert code or page in RESULTS
     assert names
     # The names come first, because the imports of the code may define more names.
     names_exist = "import os, sys, tfvae\nos.chdir(sys.argv[1])\nfor name in sys.argv[2:]:\n    eval(name)\n"
-    # Few epochs: the test is that the code runs, not how well its models train.
-    setting = "import keras\nkeras.config.set_max_epochs(2)\n"
-    run_python(names_exist + setting + code, tmp_path, *names)
+    run_python(names_exist + code, tmp_path, *names)
 
 
 @pytest.mark.parametrize("slot", [posteriors, priors, likelihoods, objectives], ids=lambda module: module.__name__)

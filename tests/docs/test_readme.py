@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from tests.helpers import pages
 from tfvae.cli import commands
 
 ROOT = Path(__file__).parents[2]
@@ -21,9 +22,7 @@ def blocks(language):
 
 
 def test_the_python_of_the_readme_runs_from_top_to_bottom(run_python, tmp_path):
-    code = "\n".join(blocks("python"))
-    setting = "import os, sys, keras\nos.chdir(sys.argv[1])\nkeras.config.set_max_epochs(2)\n"
-    run_python(setting + code, tmp_path)
+    run_python("import os, sys\nos.chdir(sys.argv[1])\n" + pages.python(README), tmp_path)
     assert (tmp_path / "saved_models/digits/1/saved_model.pb").is_file()
     assert (tmp_path / "saved_models/digits/digits.tflite").is_file()
     assert (tmp_path / "request.json").is_file()

@@ -105,7 +105,10 @@ def test_what_is_no_vae_and_what_gives_no_error_are_refused(known_model):
 # Annealed importance sampling
 
 
-@pytest.mark.parametrize(("start", "num_steps"), [("prior", 100), ("posterior", 10)])
+# By default, the test of a conditional model below starts from the posterior too.
+@pytest.mark.parametrize(
+    ("start", "num_steps"), [("prior", 100), pytest.param("posterior", 10, marks=pytest.mark.slow)]
+)
 def test_annealing_agrees_with_the_exact_value_within_its_error(start, num_steps):
     vae = correlated_vae()
     # Far from the exact posterior, so that annealing has something to do.
@@ -284,7 +287,7 @@ def test_of_a_conditional_model_all_is_given_the_condition(depends):
     sampled = importance_sampling(vae, given, 4000, batch_size=8, seed=1)
     assert np.all(np.abs(sampled.log_likelihood - expected) < 5 * sampled.standard_error)
     for start in ("prior", "posterior"):
-        annealed = annealed_importance_sampling(vae, given, 30, 60, start=start, batch_size=8, seed=1)
+        annealed = annealed_importance_sampling(vae, given, 30, 30, start=start, batch_size=10, seed=1)
         assert np.all(np.abs(annealed.log_likelihood - expected) < 6 * annealed.standard_error + 1e-3)
     gap = amortization_gap(vae, given, 300, log_likelihood=expected, batch_size=8, seed=1)
     np.testing.assert_allclose(gap.amortization_gap, 0.5, atol=0.3)

@@ -99,7 +99,9 @@ CASES = {
 
 
 @pytest.mark.parametrize("network", ["dense", pytest.param("convolutional", marks=pytest.mark.slow)])
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize(
+    "case", [pytest.param(case, marks=[pytest.mark.slow] * (case == "Normal(0.5)")) for case in CASES]
+)
 def test_every_signature_is_what_numpy_scipy_and_tfp_compute_from_the_networks(case, network):
     make, log_prob, mean = CASES[case]
     model = build(network, make())
@@ -155,10 +157,9 @@ def test_inputs_and_outputs_lead_with_the_batch(batch_size):
         assert {name: tuple(output.shape) for name, output in function.structured_outputs.items()} == outputs
 
 
-def test_no_endpoint_is_named_serve(tmp_path):
-    model = build()
-    assert not hasattr(export.Endpoints(model), "serve")
-    loaded = tf.saved_model.load(str(export.saved_model(model, tmp_path / "model")))
+def test_no_endpoint_is_named_serve(exported):
+    assert not hasattr(export.Endpoints(exported("linear").model), "serve")
+    loaded = exported("linear").loaded
     assert not hasattr(loaded, "serve")
     assert set(loaded.signatures) == SIGNATURES
 
@@ -251,8 +252,8 @@ def answers(model, x, epsilon):
     ("policy", "file_format", "build_model"),
     [
         pytest.param("mixed_bfloat16", "saved_model", build, marks=pytest.mark.slow),
-        ("mixed_float16", "tflite", build_of_own_networks),
-        pytest.param("mixed_bfloat16", "saved_model", build_of_own_networks, marks=pytest.mark.slow),
+        ("mixed_float16", "saved_model", build_of_own_networks),
+        pytest.param("mixed_bfloat16", "tflite", build_of_own_networks, marks=pytest.mark.slow),
         pytest.param("mixed_float16", "tflite", build, marks=pytest.mark.slow),
     ],
 )
@@ -285,8 +286,8 @@ def test_a_model_in_float32_is_not_copied():
 @pytest.mark.parametrize("file_format", ["saved_model", pytest.param("tflite", marks=pytest.mark.slow)])
 def test_own_networks_with_batch_normalization_and_dropout_export_their_inference(tmp_path, file_format):
     model = build_of_own_networks()
-    model.compile("adam")
-    model.fit(binary_images(64), epochs=3, batch_size=16, verbose=0)
+    for _ in range(12):
+        model.decoder(model.encoder(binary_images(16), training=True)[:, :LATENT_DIM], training=True)
     x, epsilon = binary_images(9), noise(9)
     assert np.abs(model.encoder.normalization.moving_mean.numpy()).max() > 0
     in_training = model.encoder(x, training=True).numpy()

@@ -9,7 +9,6 @@ import sys
 import textwrap
 from pathlib import Path
 
-import keras
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -20,29 +19,12 @@ from tensorflow_serving.apis import prediction_log_pb2, prediction_service_pb2_g
 from tensorflow_serving.config import model_server_config_pb2
 
 import tfvae
-from tfvae import export, likelihoods, networks
+from tests.helpers.exports import EVENT_SHAPE, IMAGES, LATENT_DIM, NETWORKS
+from tfvae import export
 
-EVENT_SHAPE = (8, 8, 1)
-LATENT_DIM = 3
-NETWORKS = {
-    "dense": lambda: (
-        networks.dense_encoder(EVENT_SHAPE, hidden=(16,)),
-        networks.dense_decoder(LATENT_DIM, EVENT_SHAPE, hidden=(16,)),
-    ),
-    "convolutional": lambda: (
-        networks.convolutional_encoder(EVENT_SHAPE, filters=(4,), hidden=(16,)),
-        networks.convolutional_decoder(LATENT_DIM, EVENT_SHAPE, filters=(4,), hidden=(16,)),
-    ),
-}
-LIKELIHOODS = {
-    "Normal": lambda: likelihoods.Normal(scale="learned"),
-    "Bernoulli": likelihoods.Bernoulli,
-    "ContinuousBernoulli": likelihoods.ContinuousBernoulli,
-}
-CASES = [f"{network}-{likelihood}" for network in NETWORKS for likelihood in LIKELIHOODS]
 # The default tests cover each network; the third likelihood is exported in test_device.py.
 SOME = ["dense-Normal", "convolutional-Bernoulli"]
-EVERY_CASE = [case if case in SOME else pytest.param(case, marks=pytest.mark.slow) for case in CASES]
+EVERY_CASE = [case if case in SOME else pytest.param(case, marks=pytest.mark.slow) for case in IMAGES]
 INPUTS = {
     "encode": ["x"],
     "decode": ["z"],
@@ -99,26 +81,11 @@ def assert_close(received, expected):
         np.testing.assert_allclose(received[name], value, rtol=0, atol=5e-6 * max(1, np.abs(value).max()), err_msg=name)
 
 
-@pytest.fixture(scope="module")
-def exported(tmp_path_factory):
-    """Makes, once for each case, the model and its published version."""
-
-    @functools.cache
-    def make(case):
-        network, likelihood = case.split("-")
-        keras.utils.set_random_seed(CASES.index(case))
-        model = tfvae.VAE(*NETWORKS[network](), LATENT_DIM, likelihood=LIKELIHOODS[likelihood]())
-        return model, export.saved_model(model, tmp_path_factory.mktemp("served") / case)
-
-    return make
-
-
 @pytest.fixture(scope="module", params=["dense-Normal", "convolutional-Bernoulli"])
 def served(request, exported):
     """For one case, the model, its version, its loaded signatures and the name of the case."""
-    model, version = exported(request.param)
-    loaded = tf.saved_model.load(str(version))
-    return model, version, loaded, request.param
+    shared = exported(request.param)
+    return shared.model, shared.version, shared.loaded, request.param
 
 
 def meta_graph_of(version):
@@ -134,7 +101,7 @@ def graph_of(version):
 
 
 @pytest.fixture(scope="module")
-def answers(exported, tmp_path_factory, run_new_python):
+def answers(exported, tmp_path_factory, run_with_tensorflow):
     """What a process with only TensorFlow gets from every signature of some cases, for each batch size."""
 
     @functools.cache
@@ -146,20 +113,19 @@ def answers(exported, tmp_path_factory, run_new_python):
                 for batch in BATCHES:
                     name = f"{case}-{signature}-{batch}"
                     np.savez(folder / f"{name}.inputs.npz", **inputs_of(signature, batch))
-                    requests.append([str(exported(case)[1]), signature, name])
+                    requests.append([str(exported(case).version), signature, name])
         (folder / "requests.json").write_text(json.dumps(requests))
-        run_new_python(ONLY_TENSORFLOW, folder)
+        run_with_tensorflow(ONLY_TENSORFLOW, folder)
         return folder
 
-    return lambda case: ask(tuple(SOME if case in SOME else CASES))
+    return lambda case: ask(tuple(SOME if case in SOME else IMAGES))
 
 
 ONLY_TENSORFLOW = """
     import json, pathlib, sys
     import numpy as np
 
-    for name in ("tfvae", "keras", "tensorflow_probability", "tf_keras"):
-        sys.modules[name] = None
+    sys.modules["tfvae"] = None
     import tensorflow as tf
 
     folder = pathlib.Path(sys.argv[1])
@@ -181,7 +147,7 @@ def test_every_signature_gives_the_numbers_of_keras_where_only_tensorflow_is(exp
     for batch in BATCHES:
         received = dict(np.load(answers(case) / f"{case}-{signature}-{batch}.outputs.npz"))
         assert sorted(received) == OUTPUTS[signature]
-        assert_close(received, keras_answer(exported(case)[0], signature, batch))
+        assert_close(received, keras_answer(exported(case).model, signature, batch))
 
 
 def saved_model_cli(*arguments):
@@ -193,14 +159,14 @@ def saved_model_cli(*arguments):
 
 @pytest.mark.slow
 def test_saved_model_cli_shows_every_signature(exported):
-    shown = saved_model_cli("show", "--all", "--dir", exported("convolutional-Bernoulli")[1])
+    shown = saved_model_cli("show", "--all", "--dir", exported("convolutional-Bernoulli").version)
     assert set(re.findall(r"signature_def\['(\w+)'\]", shown)) - {"__saved_model_init_op"} == set(INPUTS)
     assert "shape: (-1, 8, 8, 1)" in shown
 
 
 @pytest.mark.slow
 def test_saved_model_cli_runs_a_signature(exported, tmp_path):
-    model, version = exported("convolutional-Bernoulli")
+    model, version = exported("convolutional-Bernoulli").model, exported("convolutional-Bernoulli").version
     np.savez(tmp_path / "inputs.npz", **inputs_of("score", 7))
     where = f"x={tmp_path}/inputs.npz[x];epsilon={tmp_path}/inputs.npz[epsilon]"
     arguments = ["--dir", version, "--tag_set", "serve", "--signature_def", "score", "--inputs", where]
@@ -220,7 +186,7 @@ def nodes_of(version):
 
 @pytest.mark.parametrize("case", EVERY_CASE)
 def test_every_op_is_built_in_and_none_draws_or_calls_python(exported, case):
-    version = exported(case)[1]
+    version = exported(case).version
     own = {function.signature.name for function in graph_of(version).library.function}
     ops = {node.op for node in nodes_of(version)} - own
     assert {"MatMul", "EnsureShape"} <= ops
@@ -249,7 +215,7 @@ def test_a_model_compiled_with_xla_exports_nothing_that_must_be_compiled(tmp_pat
 
 @pytest.mark.parametrize("case", EVERY_CASE)
 def test_no_file_holds_a_path_of_the_machine(exported, case):
-    version = exported(case)[1]
+    version = exported(case).version
     files = [path for path in version.rglob("*") if path.is_file()]
     assert len(files) == 6
     for path in files:

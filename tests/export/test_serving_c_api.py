@@ -3,17 +3,13 @@
 import json
 from pathlib import Path
 
-import keras
 import numpy as np
 import pytest
 import tensorflow as tf
 from tensorflow.core.protobuf import saved_model_pb2
 
-import tfvae
-from tfvae import export, likelihoods, networks
+from tests.helpers.exports import EVENT_SHAPE, LATENT_DIM
 
-EVENT_SHAPE = (8, 8, 1)
-LATENT_DIM = 3
 SHAPES = {"x": EVENT_SHAPE, "z": (LATENT_DIM,), "epsilon": (LATENT_DIM,)}
 INPUTS = {
     "encode": ["x"],
@@ -26,28 +22,12 @@ INPUTS = {
 INVALID_ARGUMENT = 3
 
 
-def dense():
-    encoder = networks.dense_encoder(EVENT_SHAPE, hidden=(16,))
-    decoder = networks.dense_decoder(LATENT_DIM, EVENT_SHAPE, hidden=(16,))
-    return tfvae.VAE(encoder, decoder, LATENT_DIM, likelihood=likelihoods.Normal(scale="learned"))
-
-
-def convolutional():
-    encoder = networks.convolutional_encoder(EVENT_SHAPE, filters=(4,), hidden=(16,))
-    decoder = networks.convolutional_decoder(LATENT_DIM, EVENT_SHAPE, filters=(4,), hidden=(16,))
-    return tfvae.VAE(encoder, decoder, LATENT_DIM, likelihood=likelihoods.Bernoulli())
-
-
 @pytest.fixture(
-    scope="module",
-    params=[dense, pytest.param(convolutional, marks=pytest.mark.slow)],
-    ids=lambda build: build.__name__,
+    scope="module", params=["dense-Normal", pytest.param("convolutional-Bernoulli", marks=pytest.mark.slow)]
 )
-def served(request, tmp_path_factory):
+def served(request, exported):
     """A model and its published version."""
-    keras.utils.set_random_seed(0)
-    model = request.param()
-    return model, export.saved_model(model, tmp_path_factory.mktemp("served") / "model")
+    return exported(request.param).model, exported(request.param).version
 
 
 def inputs_of(signature, batch):

@@ -10,11 +10,11 @@ import tempfile
 import time
 from pathlib import Path
 
-import keras
 import numpy as np
 import pytest
 import tensorflow as tf
 
+from tests.helpers.exports import Scaled
 from tfvae import export
 
 CONTENT = {
@@ -26,19 +26,13 @@ CONTENT = {
     "assets.extra/tf_serving_warmup_requests",
 }
 DOCUMENTS = {"README.md", "requests", "models.config", "batching.config"}
-Z = np.ones([1, 2], np.float32)
+ROOT = Path(__file__).parents[2]
+X = np.ones([1, 2], np.float32)
 
 
 @pytest.fixture(scope="module")
-def model(tiny_vae):
-    keras.utils.set_random_seed(1)
-    return tiny_vae()
-
-
-@pytest.fixture(scope="module")
-def expected(model):
-    """The answer that every version must give."""
-    return model.decode(Z)
+def model():
+    return Scaled()
 
 
 @pytest.fixture(scope="module")
@@ -69,50 +63,46 @@ def contents(folder):
     return {path: (path.read_bytes(), path.stat().st_mtime_ns) for path in folder.glob("[!.]*/**/*") if path.is_file()}
 
 
-def check_version(version, expected):
+def check_version(version):
     """Loads a version as a server does, and checks its content and an answer."""
     assert {str(path.relative_to(version)) for path in version.rglob("*") if path.is_file()} == CONTENT
-    assert json.loads((version / "assets.extra/metadata.json").read_text())["latent_dim"] == 2
-    assert len(list(tf.data.TFRecordDataset(str(version / "assets.extra/tf_serving_warmup_requests")))) == 6
+    assert json.loads((version / "assets.extra/metadata.json").read_text())["scaled"] == 2
+    assert len(list(tf.data.TFRecordDataset(str(version / "assets.extra/tf_serving_warmup_requests")))) == 2
     loaded = tf.saved_model.load(str(version))
-    np.testing.assert_allclose(loaded.signatures["decode"](z=tf.constant(Z))["mean"], expected, rtol=1e-5, atol=1e-6)
+    np.testing.assert_array_equal(loaded.signatures["serving_default"](x=tf.constant(X))["y"], Scaled().predict(X))
 
 
 # Separate processes
 
 
-@pytest.fixture(scope="module")
-def keras_file(model, tmp_path_factory):
-    path = tmp_path_factory.mktemp("keras") / "model.keras"
-    model.save(path)
-    return path
-
-
 EXPORT = """
-    import sys, keras
+    import sys
+
+    sys.path.insert(0, sys.argv[1])
+    from tests.helpers.exports import Scaled
     from tfvae import export
 
-    model = keras.saving.load_model(sys.argv[1])
+    model = Scaled()
     for _ in range(int(sys.argv[3])):
         print("begins", flush=True)
         export.saved_model(model, sys.argv[2], keep=20)
 """
 
 
-def test_two_exports_at_once_publish_two_versions(processes, keras_file, expected, tmp_path):
+def test_two_exports_at_once_publish_two_versions(processes, tmp_path):
     folder = tmp_path / "model"
-    started = [processes.start(EXPORT, keras_file, folder, 1) for _ in range(2)]
+    started = [processes.start(EXPORT, ROOT, folder, 1) for _ in range(2)]
     assert [process.wait() for process in started] == [0, 0], [process.stderr for process in started]
     assert listing(folder) == {"1", "2", *DOCUMENTS}
     for version in ("1", "2"):
-        check_version(folder / version, expected)
+        check_version(folder / version)
 
 
 # The default test, below, kills at exact moments.
 @pytest.mark.slow
 @pytest.mark.parametrize("kills", [8, 100])
-def test_a_reader_never_fails_whenever_an_export_is_killed(processes, keras_file, model, expected, folder, kills):
-    names = ("README.md", "requests/score.json", "models.config", "batching.config")
+def test_a_reader_never_fails_whenever_an_export_is_killed(processes, model, folder, kills):
+    names = ("README.md", "requests/serving_default.json", "models.config", "batching.config")
     documents = {name: (folder / name).read_bytes() for name in names}
     rng = random.Random(kills)
     seen = [1]
@@ -122,7 +112,7 @@ def test_a_reader_never_fails_whenever_an_export_is_killed(processes, keras_file
         newest = numbered(folder)[-1]
         assert {name: (folder / name).read_bytes() for name in names} == documents
         if newest != seen[-1]:
-            check_version(folder / str(newest), expected)
+            check_version(folder / str(newest))
             seen.append(newest)
 
     def poll_while(condition, seconds):
@@ -134,11 +124,11 @@ def test_a_reader_never_fails_whenever_an_export_is_killed(processes, keras_file
         return time.monotonic() - start
 
     # The first load in a process takes long, during which exports would go unobserved.
-    check_version(folder / "1", expected)
+    check_version(folder / "1")
     # Roughly how long the first and the second export of a process take; the first is measured below.
-    seconds = [1.5, 0.8]
+    seconds = [0.5, 0.2]
     for kill in range(kills):
-        process = processes.start(EXPORT, keras_file, folder, 1000)
+        process = processes.start(EXPORT, ROOT, folder, 1000)
         poll_while(lambda process=process: "begins" not in process.stdout, 60)
         if kill % 2:
             published = len(seen)
@@ -162,10 +152,13 @@ def test_a_reader_never_fails_whenever_an_export_is_killed(processes, keras_file
 
 
 SNAPSHOTS = """
-    import os, shutil, sys, keras
+    import os, shutil, sys
+
+    sys.path.insert(0, sys.argv[1])
+    from tests.helpers.exports import Scaled
     from tfvae import export
 
-    model, folder, snapshots = keras.saving.load_model(sys.argv[1]), sys.argv[2], []
+    model, folder, snapshots = Scaled(), sys.argv[2], []
     EVENTS = {"open", "os.mkdir", "os.rename", "os.remove", "os.rmdir", "shutil.rmtree", "fcntl.flock"}
     busy = []
 
@@ -183,14 +176,12 @@ SNAPSHOTS = """
 """
 
 
-def test_a_kill_before_any_step_leaves_what_serves_and_what_the_next_export_mends(
-    processes, keras_file, model, expected, folder, tmp_path
-):
+def test_a_kill_before_any_step_leaves_what_serves_and_what_the_next_export_mends(processes, model, folder, tmp_path):
     # A killed process leaves what is on disk at that moment, so copies of the folder simulate kills at exact moments.
     (tmp_path / "moments").mkdir()
     (folder / ".tmp-killed/model").mkdir(parents=True)
     (folder / ".tmp-killed/model/saved_model.pb").write_bytes(b"half")
-    count = int(processes.run(SNAPSHOTS, keras_file, folder, tmp_path / "moments"))
+    count = int(processes.run(SNAPSHOTS, ROOT, folder, tmp_path / "moments"))
     moments = {}
     for index in range(count):
         moment = tmp_path / "moments" / str(index)
@@ -201,7 +192,7 @@ def test_a_kill_before_any_step_leaves_what_serves_and_what_the_next_export_mend
     # Before and after the stale temporary folder is removed, with both versions, and with the new one alone.
     assert {((1,), 1), ((1,), 0), ((1, 2), 1), ((2,), 1)} <= set(listings)
     for moment in moments.values():
-        check_version(moment / str(numbered(moment)[-1]), expected)
+        check_version(moment / str(numbered(moment)[-1]))
     for (versions, _), moment in listings.items():
         assert export.saved_model(model, moment, keep=1).name == str(versions[-1] + 1)
         assert listing(moment) == {str(versions[-1] + 1), *DOCUMENTS}
@@ -210,11 +201,14 @@ def test_a_kill_before_any_step_leaves_what_serves_and_what_the_next_export_mend
 # The disk
 
 FULL_DISK = """
-    import resource, sys, keras, tensorflow as tf
+    import resource, sys, tensorflow as tf
+
+    sys.path.insert(0, sys.argv[1])
+    from tests.helpers.exports import Scaled
     from tfvae import export
     from tfvae.export import serving
 
-    model = keras.saving.load_model(sys.argv[1])
+    model = Scaled()
     owner, name = {
         "weights": (tf.saved_model, "save"),
         "graph": (tf.saved_model, "save"),
@@ -226,7 +220,7 @@ FULL_DISK = """
     unlimited = resource.getrlimit(resource.RLIMIT_FSIZE)
 
     def with_full_disk(*arguments, **options):
-        resource.setrlimit(resource.RLIMIT_FSIZE, (20_000 if sys.argv[3] == "graph" else 100, unlimited[1]))
+        resource.setrlimit(resource.RLIMIT_FSIZE, (10_000 if sys.argv[3] == "graph" else 100, unlimited[1]))
         return function(*arguments, **options)
 
     setattr(owner, name, with_full_disk)
@@ -246,16 +240,16 @@ FULL_DISK = """
         *(pytest.param(stage, marks=pytest.mark.slow) for stage in ("graph", "warm-up", "metadata")),
     ],
 )
-def test_a_full_disk_is_an_os_error_that_names_the_folder(processes, keras_file, model, folder, stage):
+def test_a_full_disk_is_an_os_error_that_names_the_folder(processes, folder, stage):
     before = contents(folder)
-    printed = processes.run(FULL_DISK, keras_file, folder, stage)
+    printed = processes.run(FULL_DISK, ROOT, folder, stage)
     assert "raised True" in printed, printed
     assert str(folder) in printed
     assert contents(folder) == before
     assert listing(folder) == {"1", *DOCUMENTS}
 
 
-def test_a_read_only_folder_is_an_os_error_that_names_it(processes, keras_file, published):
+def test_a_read_only_folder_is_an_os_error_that_names_it(processes, published):
     # Not below pytest's folder, which only its owner may enter.
     with tempfile.TemporaryDirectory() as place:
         folder = Path(shutil.copytree(published, Path(place) / "model"))
@@ -264,10 +258,13 @@ def test_a_read_only_folder_is_an_os_error_that_names_it(processes, keras_file, 
         before = contents(folder)
         printed = processes.run(
             """
-            import os, sys, keras
+            import os, sys
+
+            sys.path.insert(0, sys.argv[1])
+            from tests.helpers.exports import Scaled
             from tfvae import export
 
-            model = keras.saving.load_model(sys.argv[1])
+            model = Scaled()
             # Root writes everywhere.
             if os.getuid() == 0:
                 os.setuid(65534)
@@ -276,7 +273,7 @@ def test_a_read_only_folder_is_an_os_error_that_names_it(processes, keras_file, 
             except BaseException as error:
                 print("raised", isinstance(error, OSError), type(error), error)
             """,
-            keras_file,
+            ROOT,
             folder,
         )
         assert "raised True" in printed, printed

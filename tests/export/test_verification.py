@@ -3,12 +3,11 @@
 import json
 import re
 
-import keras
 import numpy as np
 import pytest
 
-import tfvae
-from tfvae import export, networks
+from tests.helpers.exports import Scaled, linear_vae
+from tfvae import export
 from tfvae.export import device, serving, verification
 from tfvae.export.verification import check_agreement
 
@@ -23,33 +22,26 @@ OUTPUTS = {
 }
 
 
-def build():
-    """A linear model of 4 numbers, Normal with scale 1."""
-    keras.utils.set_random_seed(0)
-    return tfvae.VAE(networks.dense_encoder((4,), hidden=(8,)), networks.dense_decoder(2, (4,), hidden=()), 2)
-
-
 def data(n):
     return np.random.default_rng(0).normal(size=(n, 4)).astype(np.float32)
 
 
-def shifted(model, shift=SHIFT):
-    """A copy whose decoder adds `shift` to every element."""
-    copy = build()
+def shifted(model):
+    """A copy whose decoder adds SHIFT to every element."""
+    copy = linear_vae()
     copy.set_weights(model.get_weights())
-    copy.decoder.layers[-2].bias.assign_add(np.full(4, shift))
+    copy.decoder.layers[-2].bias.assign_add(np.full(4, SHIFT))
     return copy
 
 
 @pytest.fixture(scope="module")
-def model():
-    return build()
+def model(exported):
+    return exported("linear").model
 
 
 @pytest.fixture(scope="module")
-def files(model, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("exports")
-    return {"saved_model": export.saved_model(model, folder / "m"), "tflite": export.tflite(model, folder / "m.tflite")}
+def files(exported):
+    return {"saved_model": exported("linear").version, "tflite": exported("linear").tflite}
 
 
 @pytest.fixture(scope="module")
@@ -238,7 +230,7 @@ def test_a_wrong_export_is_refused_by_format_signature_and_output(model, files, 
 
 @pytest.mark.parametrize("wrong_part", ["loc", "scale"])
 def test_a_wrong_head_of_the_posterior_is_refused_as_encode(model, files, wrong_part):
-    copy = build()
+    copy = linear_vae()
     copy.set_weights(model.get_weights())
     getattr(copy.posterior, f"{wrong_part}_head").bias.assign_add([0.001, 0])
     with pytest.raises(ValueError, match=f"`encode` gives `{wrong_part}`"):
@@ -247,7 +239,7 @@ def test_a_wrong_head_of_the_posterior_is_refused_as_encode(model, files, wrong_
 
 @pytest.mark.parametrize("bias", [np.nan, np.inf])
 def test_what_is_not_finite_is_refused(files, bias):
-    model = build()
+    model = linear_vae()
     model.decoder.layers[-2].bias.assign(np.full(4, bias))
     with pytest.raises(ValueError, match=r"`decode` gives `mean` with a difference of (nan|inf)"):
         check_agreement(model, **files, x=data(5))
@@ -255,7 +247,7 @@ def test_what_is_not_finite_is_refused(files, bias):
 
 @pytest.mark.parametrize(("relative", "accepted"), [(0.5e-4, True), (2e-4, False)])
 def test_the_tolerance_is_1e_4_of_the_largest_value(model, files, relative, accepted):
-    copy = build()
+    copy = linear_vae()
     copy.set_weights(model.get_weights())
     head = copy.posterior.loc_head
     head.set_weights([weight * np.float32(1 + relative) for weight in head.get_weights()])
@@ -280,11 +272,12 @@ def test_the_tolerance_is_1e_4_of_the_largest_value(model, files, relative, acce
 def test_a_wrong_export_is_not_published_and_what_was_there_stays(
     tmp_path, monkeypatch, module, function, message, shift
 ):
-    model, path = build(), tmp_path / "model.tflite"
+    model, path = Scaled(), tmp_path / "model.tflite"
     getattr(export, function)(model, path)
     before = {file: file.read_bytes() for file in tmp_path.rglob("*") if file.is_file()}
     right = module.Endpoints
-    monkeypatch.setattr(module, "Endpoints", lambda model, *rest, **more: right(shifted(model, shift), *rest, **more))
+    shifted = Scaled((2.0 + shift, 3.0))
+    monkeypatch.setattr(module, "Endpoints", lambda _, *rest, **more: right(shifted, *rest, **more))
     with pytest.raises(ValueError, match=message):
         getattr(export, function)(model, path)
     assert {file: file.read_bytes() for file in tmp_path.rglob("*") if file.is_file()} == before

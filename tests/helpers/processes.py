@@ -8,8 +8,8 @@ import sys
 import textwrap
 import time
 
-SERVER = """
-import importlib, json, os, pkgutil, sys
+EVERYTHING = """
+import importlib, pkgutil
 import keras, tensorflow
 import tfvae
 
@@ -17,6 +17,15 @@ for module in pkgutil.walk_packages(tfvae.__path__, "tfvae."):
     if module.name != "tfvae.__main__":
         importlib.import_module(module.name)
 keras.Sequential, keras.saving.load_model
+"""
+SERVER = """
+import atexit, gc, json, os, sys, threading
+
+exec(sys.argv[1])
+# What is imported stays in memory that all processes share, because no collection of garbage writes to it.
+gc.collect()
+gc.freeze()
+gc.set_threshold(100_000, 20, 20)
 print("ready", flush=True)
 for line in sys.stdin:
     command, *rest = json.loads(line)
@@ -36,8 +45,15 @@ for line in sys.stdin:
         # The second is for code that replaces its process by a new one of the same command.
         sys.argv[1:], sys.orig_argv[1:] = arguments, ["-c", code, *arguments]
         exec(compile(code, "code", "exec"), {"__name__": "__main__"})
-        break
+        # As at the end of any interpreter, except that its modules are not taken apart, which takes a second.
+        threading._shutdown()
+        atexit._run_exitfuncs()
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(0)
     print(pid, flush=True)
+# The server itself need not take its modules apart either.
+os._exit(0)
 """
 
 
@@ -82,8 +98,8 @@ class Process:
 class Processes:
     """Starts processes; their common parent starts with the first of them."""
 
-    def __init__(self, folder):
-        self.folder, self._server, self._started = folder, None, 0
+    def __init__(self, folder, imports=EVERYTHING):
+        self.folder, self._imports, self._server, self._started = folder, imports, None, 0
 
     def __enter__(self):
         return self
@@ -99,6 +115,8 @@ class Processes:
         self._started += 1
         output = str(self.folder / f"output-{self._started}")
         folder = str(folder or self.folder)
+        for suffix in ("out", "err"):
+            open(f"{output}.{suffix}", "x").close()
         pid = self._ask("start", textwrap.dedent(code), list(map(str, arguments)), output, folder, environment or {})
         return Process(self, pid, output)
 
@@ -110,7 +128,7 @@ class Processes:
 
     def _ask(self, *request):
         if self._server is None:
-            command, pipe = [sys.executable, "-c", SERVER], subprocess.PIPE
+            command, pipe = [sys.executable, "-c", SERVER, self._imports], subprocess.PIPE
             self._server = subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True, cwd=self.folder)
             assert self._server.stdout.readline() == "ready\n"
         self._server.stdin.write(json.dumps(request) + "\n")

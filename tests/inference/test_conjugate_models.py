@@ -73,6 +73,8 @@ def assert_close(loc, covariance, expected_loc, expected_covariance):
     )
 
 
+# By default, test_draws.py has a fit of a normal mean without a warning.
+@pytest.mark.slow
 def test_normal_mean_with_known_variance():
     x = np.random.default_rng(0).normal(4.0, 0.5, size=10)
     joint = tfd.JointDistributionNamed(

@@ -227,7 +227,7 @@ def test_a_fit_in_batches_is_the_posterior_of_a_large_data_set(large):
     # q starts off the posterior, so that the coordinates alone are not enough: the steps must find it.
     model.posterior.loc_head.bias.assign([0.7, -0.7, 0.7])
     model.posterior.scale_tril_head.bias.assign(np.full(6, 0.5))
-    model.fit(*data, batch_size=256, epochs=5, verbose=0)
+    model.fit(*data, batch_size=256, epochs=3, verbose=0)
     z = model.approximation.sample(20_000, tf.constant([0, 0]))[0].numpy()
     sd = np.sqrt(np.diag(covariance))
     assert (np.abs(z.mean(axis=0) - mode) / sd < 0.1).all()

@@ -1,5 +1,6 @@
 """Draws with importance weights: against ArviZ's PSIS and NumPy, and the warning about unreliable draws."""
 
+import functools
 import warnings
 
 import arviz
@@ -174,14 +175,15 @@ def correlated(latents, _):
     return tfd.MultivariateNormalFullCovariance(tf.zeros(8), covariance).log_prob(latents["x"])
 
 
-def fitted(posterior):
-    model = VariationalInference(correlated, {"x": (8,)}, posterior=posterior)
+@functools.cache
+def fitted(family):
+    model = VariationalInference(correlated, {"x": (8,)}, posterior=family())
     model.fit(epochs=1, verbose=0)
     return model
 
 
 def test_a_q_that_misses_a_correlation_is_warned_of():
-    model = fitted(posteriors.DiagonalNormal())
+    model = fitted(posteriors.DiagonalNormal)
     with pytest.warns(UserWarning, match=r"^q is far from the posterior: k-hat is [0-9.]+, above 0\.7"):
         draws = model.draw(seed=4)
     assert draws.pareto_k > 0.7
@@ -189,7 +191,7 @@ def test_a_q_that_misses_a_correlation_is_warned_of():
 
 
 def test_a_q_that_is_exact_is_not_warned_of():
-    model = fitted(posteriors.FullCovarianceNormal())
+    model = fitted(posteriors.FullCovarianceNormal)
     with warnings.catch_warnings():
         warnings.simplefilter("error", UserWarning)
         draws = model.draw(seed=0)
@@ -201,7 +203,7 @@ def test_a_q_that_is_exact_is_not_warned_of():
 
 
 def test_seeds_of_draws():
-    model = fitted(posteriors.FullCovarianceNormal())
+    model = fitted(posteriors.FullCovarianceNormal)
     first = model.draw(150, seed=1)
     assert first["x"].shape == (150, 8)
     assert len(np.unique(first["x"][:, 0])) == 150

@@ -298,7 +298,7 @@ def test_a_file_gives_the_same_draws(fitted, tmp_path):
 def test_a_file_of_a_joint_distribution_and_another_family(tmp_path):
     pinned = JOINTS["named"].experimental_pin(y=Y)
     model = VariationalInference(pinned, posterior=posteriors.LowRankNormal(rank=1), objective=ELBO(num_samples=4))
-    model.fit(epochs=1, verbose=0)
+    model.fit(epochs=1, steps_per_epoch=10, verbose=0)
     model.save(tmp_path / "q.keras")
     loaded = keras.saving.load_model(tmp_path / "q.keras", custom_objects={"model": pinned})
     assert loaded.posterior.rank == 1
@@ -322,7 +322,7 @@ def test_weights_give_the_same_draws(fitted, tmp_path):
     np.testing.assert_array_equal(unconstrained(other, 20), unconstrained(fitted, 20))
 
 
-@pytest.mark.parametrize("kind", ["file", "weights"])
+@pytest.mark.parametrize("kind", ["file", pytest.param("weights", marks=pytest.mark.slow)])
 def test_a_fit_goes_on_without_standardising_again(kind, fitted, tmp_path):
     fitted.save(tmp_path / "q.keras")
     moved = keras.saving.load_model(tmp_path / "q.keras", custom_objects=OWN)
@@ -336,7 +336,7 @@ def test_a_fit_goes_on_without_standardising_again(kind, fitted, tmp_path):
     else:
         other = build()
         other.load_weights(tmp_path / "q.weights.h5")
-    other.fit(Y, epochs=1, verbose=0)
+    other.fit(Y, epochs=1, steps_per_epoch=1, verbose=0)
     assert other.approximation.loc.numpy()[0] == 7.0
 
 

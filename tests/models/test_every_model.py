@@ -125,7 +125,10 @@ def test_the_optimal_scale_follows_the_error_of_training(case):
         return
     model = build(likelihood=Normal("optimal"))
     model.compile(keras.optimizers.Adam(1e-6))
-    model.fit({**data, "x": 100 * X} if isinstance(data, dict) else 100 * X, epochs=3, batch_size=7, verbose=0)
+    for start in (0, 7, 14) * 3:
+        rows = slice(start, start + 7)
+        batch = {name: array[rows] for name, array in data.items()} if isinstance(data, dict) else data[rows]
+        model.train_on_batch({**batch, "x": 100 * X[rows]} if isinstance(data, dict) else 100 * batch)
     assert 50 < model.likelihood.scale < 1000
 
 
@@ -139,7 +142,7 @@ def test_a_file_gives_the_same_model_in_safe_mode_and_training_goes_on_exactly(c
     for name in ("alpha", "label_prior", "condition_dim", "num_classes", "latent_dims", "ladder", "commitment"):
         assert loaded.get_config().get(name) == model.get_config().get(name)
     assert_same_weights(loaded, model)
-    np.testing.assert_array_equal(loaded.predict(data, verbose=0), model.predict(data, verbose=0))
+    np.testing.assert_array_equal(loaded.reconstruct(data), model.reconstruct(data))
     np.testing.assert_array_equal(loaded.log_likelihood(data, 20, seed=1), model.log_likelihood(data, 20, seed=1))
     for each in (loaded, model):
         each.fit(data, epochs=3, initial_epoch=2, batch_size=5, verbose=0)
@@ -205,11 +208,27 @@ def deaf_decoder():
     return keras.Model([z, condition], keras.layers.Dense(D)(keras.layers.Concatenate()([deaf, condition])))
 
 
+def precise(build):
+    """A model of layers, on which the noise has hardly an effect, because each q keeps a scale of 1e-5."""
+    model = build()
+    for posterior in model.posteriors:
+        head = posterior.scale_head
+        head.set_weights([np.zeros_like(head.kernel), np.full_like(head.bias, np.log(1e-5))])
+        head.trainable = False
+    return model
+
+
+# The models, made so that the steps do not depend on the noise, which each replica draws for itself.
 QUIET = {
     "conditional": lambda: conditional(decoder=deaf_decoder()),
     "semi-supervised": lambda: semi_supervised(decoder=deaf_decoder()),
+    "hierarchical": lambda: precise(hierarchical),
+    "ladder": lambda: precise(ladder),
     "vq": vq,
 }
+# From the bottom up, the KL of z_1 has no closed form; log q(z_1|x), of three dimensions, has the variance 3 / 2.
+# The tolerance is five standard deviations of the difference of two means of 21 examples.
+NOISY = dict.fromkeys(("loss", "elbo", "kl", "kl_1"), 5 * np.sqrt(2 * 1.5 / 21))
 
 REPLICAS = """
     import sys
@@ -226,12 +245,12 @@ def compare_replicas():
     # Each is made only once, because collective operations would mistake a second strategy's devices for the first's.
     strategies = (tf.distribute.MirroredStrategy(["/cpu:0", "/cpu:1"]), tf.distribute.OneDeviceStrategy("/cpu:0"))
     differences = {}
-    for name, (build, data) in MODELS.items():
+    for name, (_, data) in MODELS.items():
         results = []
         for strategy in strategies:
             keras.utils.set_random_seed(0)
             with strategy.scope():
-                model = QUIET.get(name, build)()
+                model = QUIET[name]()
                 model.compile(keras.optimizers.SGD(0.01, momentum=0.9, clipnorm=1.0))
             # Batches of 5 are split into 3 + 2, and the last one into 1 + 0.
             history = model.fit(data, epochs=2, batch_size=5, verbose=0).history
@@ -251,7 +270,7 @@ def test_two_replicas_take_the_steps_of_one_device(run_python):
     differences = json.loads(run_python(REPLICAS, pathlib.Path(__file__).parents[2]).splitlines()[-1])
     assert set(differences) == set(MODELS)
     for name, values in differences.items():
-        # If the noise has an effect, results differ, because each replica has its own noise.
-        tolerance = 1e-4 if name in QUIET else 5.0
         for key, difference in values.items():
+            # Rounding of log q(z_1|x), whose scale is so small, is in the gradients too.
+            tolerance = NOISY.get(key, 1e-3) if name == "hierarchical" else 1e-4
             assert abs(difference) < tolerance, (name, key, difference)

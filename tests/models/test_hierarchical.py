@@ -179,7 +179,7 @@ def test_beta_and_a_warm_up_weigh_all_layers(ladder):
     np.testing.assert_allclose(terms.tempered(0.5).kl, 0.5 * terms.kl, rtol=1e-6)
 
 
-@pytest.mark.parametrize("ladder", [False, True], ids=["bottom-up", "ladder"])
+@pytest.mark.parametrize("ladder", [pytest.param(False, marks=pytest.mark.slow), True], ids=["bottom-up", "ladder"])
 def test_methods_agree_with_each_other(ladder):
     model, x = build(ladder, hidden=(4,), dims=(3, 2, 2)), data(9)
     assert set(model.encode(x)) == {f"{name}_{number}" for name in ("loc", "scale") for number in (1, 2, 3)}
@@ -211,7 +211,7 @@ def test_from_the_bottom_up_every_family_serves():
 def test_a_density_known_at_draws_alone_serves_q_and_not_p():
     model = build(posteriors=[SylvesterFlow(), DiagonalNormal()])
     model.compile("adam")
-    assert np.isfinite(model.fit(data(), epochs=1, verbose=0).history["loss"]).all()
+    assert np.isfinite(model.train_on_batch(data(), return_dict=True)["loss"])
     assert model.score(data())["elbo"].shape == (len(data()),)
     assert "loc_2" in model.encode(data())
     with pytest.raises(NotImplementedError, match=re.escape("`conditionals[0]` must have a log p(z)")):
@@ -334,8 +334,9 @@ def test_an_export_has_the_layers_and_takes_the_noise_of_all(ladder, file_format
     np.testing.assert_allclose(
         exported.generate(epsilon), model.decode(p1["loc"] + p1["scale"] * epsilon[:, :3]), atol=1e-5
     )
-    for name, value in expected_score(model, x, epsilon).items():
-        np.testing.assert_allclose(exported.score(x, epsilon)[name], value, rtol=1e-4, atol=1e-4, err_msg=name)
-        np.testing.assert_allclose(model.score(x, epsilon)[name], value, rtol=1e-4, atol=1e-4, err_msg=name)
+    expected = expected_score(model, x, epsilon)
+    for score in (exported.score(x, epsilon), model.score(x, epsilon)):
+        for name, value in expected.items():
+            np.testing.assert_allclose(score[name], value, rtol=1e-4, atol=1e-4, err_msg=name)
     report = export.verify(model, **{file_format: tmp_path / "model.tflite"}, x=data(20), timed_calls=1)
     assert max(row.max_difference for row in report.agreements) < 1e-3

@@ -45,7 +45,7 @@ def results(vae, x, mode):
         "decode": vae.decode(x[:, :2]),
         "reconstruct": vae.reconstruct(x),
         "generate": vae.generate(5, seed=1),
-        "log_likelihood": vae.log_likelihood(x, num_samples=4000, seed=1),
+        "log_likelihood": vae.log_likelihood(x, num_samples=20_000, seed=1),
     }
 
 
@@ -57,7 +57,8 @@ def graph_results():
         keras.utils.set_random_seed(1)
         vae = build()
         start = vae.get_weights()
-        x = np.random.default_rng(0).normal(size=(20, 4)).astype("float32")
+        # Whole batches, because XLA compiles a program for each shape; the tests of the metrics have a smaller one.
+        x = np.random.default_rng(0).normal(size=(18, 4)).astype("float32")
         return start, x, results(vae, x, {}), vae
 
     return functools.cache(run)
@@ -114,8 +115,8 @@ OPTIMIZERS = {
 }
 
 
-# One optimizer that accumulates gradients, one that clips them, and two others.
-SOME = ["SGD", "Adam with clipnorm", "AdamW", "accumulation"]
+# One optimizer that accumulates gradients, and one that clips them; most other tests train with plain ones.
+SOME = ["Adam with clipnorm", "accumulation"]
 
 
 @pytest.mark.parametrize(

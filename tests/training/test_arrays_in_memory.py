@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tests.training.test_loop import OfNumPy
-from tfvae import VAE, likelihoods, networks
+from tests.helpers.following import Following, FollowingByNumPy
+from tfvae import VAE, networks
 from tfvae.callbacks import Checkpoints
 from tfvae.data import epochs
 from tfvae.training import plan, trainer
@@ -52,17 +52,17 @@ def test_the_order_changes_with_the_seed():
 
 
 @pytest.mark.parametrize(("rows", "first"), [(17, 4), (15, 3)])
-def test_after_its_last_batch_an_epoch_is_over(rows, first, tiny_vae, x):
-    vae = tiny_vae()
-    vae.compile(keras.optimizers.SGD(0.01))
-    vae.build_optimizers()
+def test_after_its_last_batch_an_epoch_is_over(rows, first, x):
+    model = Following()
+    model.compile(keras.optimizers.SGD(0.01))
+    model.build_optimizers()
     data = ArraysInMemory((x[:rows],), rows, 5, lambda: 7)
     progress = Progress()
     progress.step = first
-    vae.__dict__["_plan"] = plan.Plan({}, data, 2, True, "a test")
+    model.__dict__["_plan"] = plan.Plan({}, data, 2, True, "a test")
     with pytest.raises(StopIteration):
-        trainer.Loop(vae, progress, by_xla=True)(iter(tf.data.Dataset.range(9)))
-    assert int(vae.optimizer.iterations) == 0
+        trainer.Loop(model, progress, by_xla=True)(iter(tf.data.Dataset.range(9)))
+    assert int(model.optimizer.iterations) == 0
 
 
 def fitted(vae, x, in_memory, monkeypatch, by_xla=True, sample_weight=None, epochs=2, callbacks=(), **compiled):
@@ -92,9 +92,9 @@ def fitted(vae, x, in_memory, monkeypatch, by_xla=True, sample_weight=None, epoc
     ("weighted", "rows", "by_xla"),
     [(True, 20, True), pytest.param(False, 2, True, marks=pytest.mark.slow), (True, 20, False)],
 )
-def test_a_program_takes_the_batches_of_the_pipeline(weighted, rows, by_xla, quiet_vae, x, monkeypatch):
+def test_a_program_takes_the_batches_of_the_pipeline(weighted, rows, by_xla, x, monkeypatch):
     sample_weight = np.arange(rows, dtype=np.float32) if weighted else None
-    results = [fitted(quiet_vae(), x[:rows], own, monkeypatch, by_xla, sample_weight) for own in (True, False)]
+    results = [fitted(Following(), x[:rows], own, monkeypatch, by_xla, sample_weight) for own in (True, False)]
     assert results[0][0] == 2 * -(-rows // 3)
     tf.nest.map_structure(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6), *results)
 
@@ -110,8 +110,9 @@ class Cut(keras.callbacks.Callback):
             raise KeyboardInterrupt
 
 
-# A default test in test_loop.py interrupts XLA within an execution.
-@pytest.mark.parametrize("by_xla", [pytest.param(True, marks=pytest.mark.slow), False])
+# Default tests in test_resume.py interrupt trainings on arrays; one in test_loop.py interrupts XLA within an execution.
+@pytest.mark.slow
+@pytest.mark.parametrize("by_xla", [True, False])
 def test_a_training_that_was_cut_within_an_epoch_ends_with_the_same_digits(by_xla, tiny_vae, x, monkeypatch, tmp_path):
     def build():
         keras.utils.set_random_seed(0)
@@ -133,34 +134,34 @@ def test_a_training_that_was_cut_within_an_epoch_ends_with_the_same_digits(by_xl
         np.testing.assert_array_equal(one, other)
 
 
-def test_a_strategy_and_epochs_that_are_no_pass_keep_the_pipeline(tiny_vae, x, monkeypatch):
+def test_a_strategy_and_epochs_that_are_no_pass_keep_the_pipeline(x, monkeypatch):
     asked = []
     original = ArraysInMemory.batches
     monkeypatch.setattr(ArraysInMemory, "batches", lambda *a: asked.append(a) or original(*a))
     with tf.distribute.OneDeviceStrategy("CPU:0").scope():
-        vae = tiny_vae()
-        vae.compile(keras.optimizers.SGD(0.01), jit_compile=True)
-    vae.fit(x, batch_size=4, verbose=0)
-    vae = tiny_vae()
-    vae.compile(keras.optimizers.SGD(0.01), jit_compile=True)
-    vae.fit(x, batch_size=4, steps_per_epoch=2, epochs=3, verbose=0)
+        model = Following()
+        model.compile(keras.optimizers.SGD(0.01), jit_compile=True)
+    model.fit(x, batch_size=4, verbose=0)
+    model = Following()
+    model.compile(keras.optimizers.SGD(0.01), jit_compile=True)
+    model.fit(x, batch_size=4, steps_per_epoch=2, epochs=3, verbose=0)
     assert not asked
-    assert int(vae.optimizer.iterations) == 6
+    assert int(model.optimizer.iterations) == 6
 
 
-def test_what_xla_cannot_compile_takes_its_batches_without(quiet_vae, x, monkeypatch):
+def test_what_xla_cannot_compile_takes_its_batches_without(x, monkeypatch):
     monkeypatch.setattr(plan, "_FEWEST_STEPS_BY_XLA", 1)
     weights = []
-    for likelihood, jit_compile in ((OfNumPy(), "auto"), (likelihoods.Normal(), False)):
+    for make, jit_compile in ((FollowingByNumPy, "auto"), (Following, False)):
         keras.utils.set_random_seed(0)
-        vae = quiet_vae(likelihood=likelihood)
-        vae.compile(keras.optimizers.SGD(0.01), jit_compile=jit_compile)
+        model = make()
+        model.compile(keras.optimizers.SGD(0.01), jit_compile=jit_compile)
         with contextlib.ExitStack() as stack:
             if jit_compile:
                 message = "XLA cannot compile the steps, so they run without it"
                 stack.enter_context(pytest.warns(UserWarning, match=message))
-            vae.fit(x, batch_size=3, epochs=2, verbose=0)
-        weights.append(vae.get_weights())
+            model.fit(x, batch_size=3, epochs=2, verbose=0)
+        weights.append(model.get_weights())
     for one, other in zip(*weights, strict=True):
         np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-6)
 
@@ -179,7 +180,8 @@ def test_steps_that_xla_compiles_one_by_one_take_their_batches_too(x):
         keras.utils.set_random_seed(0)
         vae = build()
         vae.compile(keras.optimizers.SGD(0.001), jit_compile=jit_compile)
-        vae.fit(x.reshape(-1, 2, 2, 1), batch_size=3, verbose=0)
+        # No batch is smaller, so that XLA compiles only one step.
+        vae.fit(x.reshape(-1, 2, 2, 1), batch_size=5, verbose=0)
         weights.append(vae.get_weights())
     for one, other in zip(*weights, strict=True):
         np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-5)

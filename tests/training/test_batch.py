@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from tests.helpers.following import Following
 from tfvae import checks
 from tfvae.likelihoods import Bernoulli, ContinuousBernoulli
 
@@ -62,14 +63,26 @@ SOURCES = {
 
 
 @pytest.fixture(scope="module")
-def array_training(quiet_vae):
+def untrained(tiny_vae):
+    """A VAE that refuses all data of the tests, so that they can share it."""
+    return tiny_vae()
+
+
+@pytest.fixture(scope="module")
+def known(known_model):
+    """A model whose learning rate is zero, so that tests can share it, and its steps are traced only once."""
+    return known_model()
+
+
+@pytest.fixture(scope="module")
+def array_training():
     """A model, its initial weights, x, and the history and the weights after one epoch with x as an array."""
-    vae = quiet_vae()
-    vae.compile(keras.optimizers.SGD(0.1))
-    start = vae.get_weights()
+    model = Following()
+    model.compile(keras.optimizers.SGD(0.1))
+    start = model.get_weights()
     x = np.random.default_rng(0).normal(size=(20, 4)).astype("float32")
-    history = vae.fit(x, batch_size=4, shuffle=False, verbose=0).history
-    return vae, start, x, history, vae.get_weights()
+    history = model.fit(x, batch_size=4, shuffle=False, verbose=0).history
+    return model, start, x, history, model.get_weights()
 
 
 # Read by the same code as others.
@@ -80,29 +93,29 @@ LIKE_OTHERS = ["float64 array", "dataset (x, y)", "dataset with one key", "PyDat
     "source", [pytest.param(source, marks=pytest.mark.slow) if source in LIKE_OTHERS else source for source in SOURCES]
 )
 def test_every_source_trains_as_the_array_does_with_no_batch_lost(source, array_training):
-    vae, start, x, expected_history, expected = array_training
-    vae.set_weights(start)
+    model, start, x, expected_history, expected = array_training
+    model.set_weights(start)
 
     arguments = SOURCES[source](x)
     batch_size = 4 if isinstance(arguments["x"], np.ndarray | dict | tf.Tensor) else None
-    history = vae.fit(**arguments, batch_size=batch_size, shuffle=False, verbose=0).history
+    history = model.fit(**arguments, batch_size=batch_size, shuffle=False, verbose=0).history
 
     np.testing.assert_allclose(history["loss"], expected_history["loss"], rtol=1e-6)
-    for weight, expected_weight in zip(vae.get_weights(), expected, strict=True):
+    for weight, expected_weight in zip(model.get_weights(), expected, strict=True):
         np.testing.assert_allclose(weight, expected_weight, rtol=1e-5, atol=1e-7)
 
 
 @pytest.mark.parametrize("source", ["array and y", "dataset (x, y)", "PyDataset (x,)", "generator"])
-def test_evaluate_takes_every_source(source, x, known_model):
+def test_evaluate_takes_every_source(source, x, known):
     arguments = SOURCES[source](x)
     arguments["steps"] = arguments.pop("steps_per_epoch", None)
-    kl = known_model().evaluate(**arguments, verbose=0, return_dict=True)["kl"]
+    kl = known.evaluate(**arguments, verbose=0, return_dict=True)["kl"]
     assert kl == pytest.approx(x[:, 1].mean(), rel=1e-5)
 
 
-def test_a_generator_of_two_epochs_gives_every_batch_once(x, known_model):
+def test_a_generator_of_two_epochs_gives_every_batch_once(x, known):
     data = generator(np.concatenate([x, x[:4]]))
-    history = known_model().fit(data, steps_per_epoch=3, epochs=2, verbose=0).history
+    history = known.fit(data, steps_per_epoch=3, epochs=2, verbose=0).history
     expected = [x[:12, 1].mean(), np.concatenate([x[12:, 1], x[:4, 1]]).mean()]
     np.testing.assert_allclose(history["kl"], expected, rtol=1e-5)
 
@@ -118,16 +131,16 @@ VALIDATION = {
 
 
 @pytest.mark.parametrize("kind", VALIDATION)
-def test_validation_data_give_what_evaluate_gives(kind, x, quiet_vae):
-    vae = quiet_vae()
-    vae.compile(keras.optimizers.SGD(0.1))
-    history = vae.fit(x[:8], verbose=0, **VALIDATION[kind](x)).history
-    expected = vae.evaluate(x, verbose=0, return_dict=True)
+def test_validation_data_give_what_evaluate_gives(kind, x, array_training):
+    model, start, *_ = array_training
+    model.set_weights(start)
+    history = model.fit(x[:8], verbose=0, **VALIDATION[kind](x)).history
+    expected = model.evaluate(x, verbose=0, return_dict=True)
     assert {name: history[f"val_{name}"][-1] for name in expected} == pytest.approx(expected, rel=1e-5)
 
 
-def test_validation_split_holds_out_the_end_of_the_array(x, known_model):
-    history = known_model().fit(x, validation_split=0.25, verbose=0).history
+def test_validation_split_holds_out_the_end_of_the_array(x, known):
+    history = known.fit(x, validation_split=0.25, verbose=0).history
     assert history["kl"] == pytest.approx([x[:15, 1].mean()], rel=1e-5)
     assert history["val_kl"] == pytest.approx([x[15:, 1].mean()], rel=1e-5)
 
@@ -154,39 +167,36 @@ BAD = {
 
 
 def assert_refused(vae, message, act):
-    """Checks that `act` raises an error with the message, and that no step was taken."""
+    """Checks that `act` raises an error with the message, and that no step was taken and no weight was made."""
     vae.compile(keras.optimizers.SGD(0.1))
     before = [weight.numpy() for weight in vae.trainable_weights]
     with pytest.raises(ValueError, match=message) as error:
         act()
     assert "Received: " in str(error.value)
     assert vae.optimizer.iterations == 0
-    for weight, weight_before in zip(vae.trainable_weights, before, strict=False):
+    for weight, weight_before in zip(vae.trainable_weights, before, strict=True):
         np.testing.assert_array_equal(weight, weight_before)
 
 
 @pytest.mark.parametrize("kind", BAD)
-def test_bad_arrays_are_refused_by_fit_and_evaluate_before_any_step(kind, tiny_vae):
-    vae = tiny_vae()
+def test_bad_arrays_are_refused_by_fit_and_evaluate_before_any_step(kind, untrained):
     data, message = BAD[kind]
-    assert_refused(vae, message, lambda: vae.fit(data, verbose=0))
-    assert_refused(vae, message, lambda: vae.evaluate(data, verbose=0))
+    assert_refused(untrained, message, lambda: untrained.fit(data, verbose=0))
+    assert_refused(untrained, message, lambda: untrained.evaluate(data, verbose=0))
 
 
 @pytest.mark.parametrize("kind", [kind for kind in BAD if kind != "ragged"])
-def test_bad_arrays_are_refused_by_encode_reconstruct_and_log_likelihood(kind, tiny_vae):
-    vae = tiny_vae()
+def test_bad_arrays_are_refused_by_encode_reconstruct_and_log_likelihood(kind, untrained):
     data, message = BAD[kind]
-    for method in (vae.encode, vae.reconstruct, vae.log_likelihood):
-        assert_refused(vae, message, lambda method=method: method(data))
+    for method in (untrained.encode, untrained.reconstruct, untrained.log_likelihood):
+        assert_refused(untrained, message, lambda method=method: method(data))
 
 
 @pytest.mark.parametrize("kind", [kind for kind in BAD if kind != "ragged"])
-def test_bad_arrays_are_refused_by_predict_and_by_single_batches(kind, tiny_vae):
-    vae = tiny_vae()
+def test_bad_arrays_are_refused_by_predict_and_by_single_batches(kind, untrained):
     data, message = BAD[kind]
-    for method in (lambda x: vae.predict(x, verbose=0), vae.train_on_batch, vae.test_on_batch):
-        assert_refused(vae, message, lambda method=method: method(data))
+    for method in (lambda x: untrained.predict(x, verbose=0), untrained.train_on_batch, untrained.test_on_batch):
+        assert_refused(untrained, message, lambda method=method: method(data))
 
 
 def test_a_single_batch_builds_the_model_first(x, lazy_vae):
@@ -198,21 +208,21 @@ def test_a_single_batch_builds_the_model_first(x, lazy_vae):
 
 
 @pytest.mark.parametrize("kind", [kind for kind in BAD if kind not in ("empty", "a number", "ragged")])
-def test_a_bad_first_batch_of_a_dataset_is_refused_before_any_step(kind, tiny_vae):
-    vae = tiny_vae()
+def test_a_bad_first_batch_of_a_dataset_is_refused_before_any_step(kind, untrained):
     data, message = BAD[kind]
     bad_batch = tf.data.Dataset.from_tensors(data)
     message = message.removesuffix(".*dtype <U1")
-    assert_refused(vae, message, lambda: vae.fit(bad_batch, verbose=0))
-    assert_refused(vae, message, lambda: vae.fit((batch for batch in bad_batch), steps_per_epoch=1, verbose=0))
+    assert_refused(untrained, message, lambda: untrained.fit(bad_batch, verbose=0))
+    assert_refused(
+        untrained, message, lambda: untrained.fit((batch for batch in bad_batch), steps_per_epoch=1, verbose=0)
+    )
 
 
 @pytest.mark.parametrize("kind", ["NaN in the last row", "wrong event"])
-def test_datasets_are_checked_by_encode_reconstruct_and_log_likelihood(kind, tiny_vae):
-    vae = tiny_vae()
+def test_datasets_are_checked_by_encode_reconstruct_and_log_likelihood(kind, untrained):
     data, message = BAD[kind]
-    for method in (vae.encode, vae.reconstruct, vae.log_likelihood):
-        assert_refused(vae, message, lambda method=method: method(tf.data.Dataset.from_tensors(data)))
+    for method in (untrained.encode, untrained.reconstruct, untrained.log_likelihood):
+        assert_refused(untrained, message, lambda method=method: method(tf.data.Dataset.from_tensors(data)))
 
 
 @pytest.mark.parametrize("kind", ["no batch axis", "a number"])
@@ -242,7 +252,7 @@ def test_values_the_likelihood_cannot_give_are_refused(likelihood, value, messag
 @pytest.mark.parametrize("likelihood", [Bernoulli, ContinuousBernoulli])
 def test_zeros_and_ones_of_any_dtype_are_good_for_both_bernoulli_likelihoods(likelihood, quiet_vae):
     vae = quiet_vae(likelihood=likelihood())
-    vae.compile()
+    vae.compile(run_eagerly=True)
     x = np.arange(20).reshape(5, 4) % 2
     values = [vae.evaluate(x.astype(dtype), verbose=0) for dtype in ("uint8", "bool", "float64")]
     assert np.isfinite(values).all()
@@ -268,20 +278,18 @@ BAD_SOURCES = {
 
 
 @pytest.mark.parametrize("kind", BAD_SOURCES)
-def test_bad_sources_are_refused_before_any_step_and_by_the_name_of_the_argument(kind, x, tiny_vae):
-    vae = tiny_vae()
+def test_bad_sources_are_refused_before_any_step_and_by_the_name_of_the_argument(kind, x, untrained):
     arguments, message = BAD_SOURCES[kind]
-    assert_refused(vae, message, lambda: vae.fit(**arguments(x), verbose=0))
+    assert_refused(untrained, message, lambda: untrained.fit(**arguments(x), verbose=0))
 
 
 @pytest.mark.parametrize("row", [0, 4])
-def test_an_array_too_large_to_check_at_once_is_checked_whole_and_described_whole(row, tiny_vae, monkeypatch):
+def test_an_array_too_large_to_check_at_once_is_checked_whole_and_described_whole(row, untrained, monkeypatch):
     monkeypatch.setattr(checks, "_CHECK_ELEMENTS", 8)
-    vae = tiny_vae()
     x = GOOD.copy()
     x[4 * row, 1] = x[17, 2] = np.nan
     message = re.escape(f"2 values that are NaN or infinite, the first at index [{4 * row}, 1]")
-    assert_refused(vae, message, lambda: vae.fit(x, verbose=0))
+    assert_refused(untrained, message, lambda: untrained.fit(x, verbose=0))
 
 
 def test_whole_numbers_give_a_warning_only_when_all_are_whole(tiny_vae, monkeypatch, recwarn):
@@ -343,8 +351,7 @@ WEIGHTED = {
 
 
 @pytest.mark.parametrize("kind", WEIGHTED)
-def test_sample_weights_weigh_the_loss_and_the_metrics(kind, x, known_model):
-    model = known_model()
+def test_sample_weights_weigh_the_loss_and_the_metrics(kind, x, known):
     arguments = WEIGHTED[kind](x)
     elbo = x[:, 0] - x[:, 1]
     expected = {
@@ -354,36 +361,36 @@ def test_sample_weights_weigh_the_loss_and_the_metrics(kind, x, known_model):
         "kl": (WEIGHTS * x[:, 1]).sum() / WEIGHTS.sum(),
     }
     batch_size = None if kind == "dataset" else 3
-    history = model.fit(**arguments, batch_size=batch_size, verbose=0).history
+    history = known.fit(**arguments, batch_size=batch_size, verbose=0).history
     assert {name: values[0] for name, values in history.items()} == pytest.approx(expected, rel=1e-5)
     if kind != "class_weight":
-        found = model.evaluate(**arguments, batch_size=batch_size, verbose=0, return_dict=True)
+        found = known.evaluate(**arguments, batch_size=batch_size, verbose=0, return_dict=True)
         assert found == pytest.approx(expected, rel=1e-5)
 
 
-def test_evaluate_takes_weights_by_position_without_y(x, known_model):
-    loss = known_model().evaluate(x, None, 20, 0, WEIGHTS)[0]
+def test_evaluate_takes_weights_by_position_without_y(x, known):
+    loss = known.evaluate(x, None, 20, 0, WEIGHTS)[0]
     assert loss == pytest.approx((WEIGHTS * (x[:, 1] - x[:, 0])).mean(), rel=1e-5)
 
 
-def test_class_weight_without_classes_is_refused(x, known_model):
+def test_class_weight_without_classes_is_refused(x, known):
     with pytest.raises(ValueError, match=r"`class_weight` needs the classes as `y`\. Received: y=None"):
-        known_model().fit(x, class_weight={0: 1.0}, verbose=0)
+        known.fit(x, class_weight={0: 1.0}, verbose=0)
 
 
 @pytest.mark.parametrize("y", [np.zeros(20), None], ids=["y", "no y"])
-def test_validation_data_may_have_weights(y, x, known_model):
-    history = known_model().fit(x, validation_data=(x, y, WEIGHTS), verbose=0).history
+def test_validation_data_may_have_weights(y, x, known):
+    history = known.fit(x, validation_data=(x, y, WEIGHTS), verbose=0).history
     assert history["val_loss"][0] == pytest.approx((WEIGHTS * (x[:, 1] - x[:, 0])).mean(), rel=1e-5)
 
 
-def test_weights_of_zero_leave_the_gradient_of_the_others_over_the_whole_batch(x, quiet_vae):
-    vae, half = quiet_vae(), quiet_vae()
-    half.set_weights(vae.get_weights())
+def test_weights_of_zero_leave_the_gradient_of_the_others_over_the_whole_batch(x):
+    whole, half = Following(), Following()
+    half.set_weights(whole.get_weights())
     kept = np.arange(20) % 2 == 0
-    vae.compile(keras.optimizers.SGD(0.2))
-    vae.fit(x, kept, sample_weight=kept * 1.0, batch_size=20, verbose=0)
+    whole.compile(keras.optimizers.SGD(0.2))
+    whole.fit(x, kept, sample_weight=kept * 1.0, batch_size=20, verbose=0)
     half.compile(keras.optimizers.SGD(0.1))
     half.fit(x[kept], batch_size=10, verbose=0)
-    for weight, expected in zip(vae.get_weights(), half.get_weights(), strict=True):
+    for weight, expected in zip(whole.get_weights(), half.get_weights(), strict=True):
         np.testing.assert_allclose(weight, expected, rtol=1e-5, atol=1e-7)

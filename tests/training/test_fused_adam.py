@@ -43,8 +43,17 @@ def train(optimizer, is_fused, jit_compile):
     return [np.array(variable) for variable in [*weights, *optimizer.variables]]
 
 
-@pytest.mark.parametrize("name", OPTIMIZERS)
-@pytest.mark.parametrize("jit_compile", [False, True])
+# XLA compiles the same operation, whatever the options; the last of these has an optimizer within an optimizer.
+BY_XLA = ["Adam", "loss scale"]
+
+
+@pytest.mark.parametrize(
+    ("name", "jit_compile"),
+    [
+        *((name, False) for name in OPTIMIZERS),
+        *((name, True) if name in BY_XLA else pytest.param(name, True, marks=pytest.mark.slow) for name in OPTIMIZERS),
+    ],
+)
 def test_the_update_is_that_of_keras(name, jit_compile):
     ours, theirs = (train(OPTIMIZERS[name](), is_fused, jit_compile) for is_fused in (True, False))
     assert len(ours) == len(theirs) > 3

@@ -1,0 +1,29 @@
+"""VAEs that are exported once for all files of tests."""
+
+import functools
+
+import pytest
+
+from tests.helpers.processes import Processes
+
+
+@pytest.fixture(scope="session")
+def exported(tmp_path_factory):
+    """Makes, once for each case, an `Exported`: "linear" or one of `IMAGES`."""
+    from tests.helpers.exports import Exported
+
+    return functools.cache(lambda case: Exported(case, tmp_path_factory.mktemp("exported")))
+
+
+ONLY_TENSORFLOW = """
+# TensorFlow would import Keras by itself where it is there.
+sys.modules.update(dict.fromkeys(("keras", "tf_keras", "tensorflow_probability")))
+import tensorflow
+"""
+
+
+@pytest.fixture(scope="session")
+def run_with_tensorflow(tmp_path_factory):
+    """Runs a script in its own process, which has imported TensorFlow and can import neither Keras nor TFP."""
+    with Processes(tmp_path_factory.mktemp("tensorflow"), ONLY_TENSORFLOW) as processes:
+        yield processes.run
