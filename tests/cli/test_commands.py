@@ -296,7 +296,7 @@ def test_verify_and_predict_take_the_exports(in_trained, capsys):
     for exported in ("saved_models/digits", "saved_models/digits/digits.tflite"):
         commands.main(["predict", "--model", exported, "--input", "x.npy", "--output", "y.npz"])
         outputs = np.load("y.npz")
-        assert set(outputs) == {"mean", "elbo", "log_likelihood", "kl", "loc", "scale"}
+        assert set(outputs) == {"mean", "elbo", "reconstruction_log_likelihood", "kl", "loc", "scale"}
         np.testing.assert_allclose(outputs["mean"], model.reconstruct(x), rtol=1e-4, atol=1e-5)
         np.testing.assert_allclose(outputs["elbo"], model.score(x)["elbo"], rtol=1e-4)
 

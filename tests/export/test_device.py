@@ -145,10 +145,10 @@ def test_scores_at_extreme_outputs_are_finite_and_those_of_keras(tmp_path, likel
     exported = export.load(export.tflite(model, tmp_path / "model.tflite"))
     for epsilon in (np.zeros((16, 1)), noise(16, 1)):
         expected, received = model.score(x, epsilon), exported.score(x, epsilon)
-        for name in ("elbo", "log_likelihood", "kl"):
+        for name in ("elbo", "reconstruction_log_likelihood", "kl"):
             assert np.all(np.isfinite(received[name]))
             np.testing.assert_allclose(received[name], expected[name], rtol=1e-5)
-    assert expected["log_likelihood"].min() < -250
+    assert expected["reconstruction_log_likelihood"].min() < -250
     outputs = np.linspace(-120, 120, 9)
     means, of_keras = (f.decode(np.ones((1, 1), np.float32))[0] for f in (exported, model))
     np.testing.assert_allclose(means, of_keras, atol=1e-6)
@@ -182,7 +182,7 @@ def test_log_likelihoods_that_are_all_but_zero_do_not_stop_the_export(tmp_path, 
     exported = export.load(export.tflite(model, tmp_path / "model.tflite"))
     score = exported.score(np.zeros((3, 28, 28, 1)), noise(3, 2))
     # One unit in the last place of 1.0 for each of the 784 terms.
-    np.testing.assert_allclose(score["log_likelihood"], expected, atol=784 * 1.2e-7)
+    np.testing.assert_allclose(score["reconstruction_log_likelihood"], expected, atol=784 * 1.2e-7)
 
 
 def test_weights_are_stored_once(large):

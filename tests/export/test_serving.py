@@ -38,8 +38,8 @@ OUTPUTS = {
     "decode": ["mean"],
     "reconstruct": ["mean"],
     "generate": ["mean"],
-    "score": ["elbo", "kl", "log_likelihood"],
-    "serving_default": ["elbo", "kl", "log_likelihood", "mean"],
+    "score": ["elbo", "kl", "reconstruction_log_likelihood"],
+    "serving_default": ["elbo", "kl", "reconstruction_log_likelihood", "mean"],
 }
 SHAPES = {"x": EVENT_SHAPE, "z": (LATENT_DIM,), "epsilon": (LATENT_DIM,)}
 BATCHES = (1, 7, 64)

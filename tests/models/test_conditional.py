@@ -105,7 +105,7 @@ def test_score_and_the_metrics_are_of_the_same_bound():
     given = data()
     for epsilon in (None, np.random.default_rng(2).normal(size=(40, 1))):
         score = vae.score(given, epsilon)
-        np.testing.assert_allclose(score["elbo"], score["log_likelihood"] - score["kl"], rtol=1e-5)
+        np.testing.assert_allclose(score["elbo"], score["reconstruction_log_likelihood"] - score["kl"], rtol=1e-5)
     vae.compile("sgd")
     metrics = vae.evaluate(given, verbose=0, return_dict=True)
     # The KL is in closed form, so the noise is that of log p(x|z): 40 examples with a standard deviation of about 1.

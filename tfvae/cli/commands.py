@@ -272,8 +272,8 @@ def predict(*, model: str = "saved_models/digits", input: str, output: str) -> N
     Args:
         model: a folder of versions, a SavedModel or a .tflite file.
         input: a .npy file of x [N, ...], in the model's units.
-        output: the .npz file to write, with mean, elbo, log_likelihood and kl at the mean of q(z|x), and the parameters
-            of q(z|x).
+        output: the .npz file to write, with mean, elbo, reconstruction_log_likelihood and kl at the mean of q(z|x),
+            and the parameters of q(z|x).
     """
     with _exit_on_errors(USAGE_ERROR):
         if Path(input).suffix != ".npy":

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from tfvae import checks, chunks
+from tfvae import checks, chunks, renamed
 from tfvae.export import formats
 from tfvae.export.formats.format import Call, Shapes
 
@@ -57,7 +57,10 @@ class ExportedModel:
         return self.run("generate", epsilon=epsilon, **condition)["mean"]
 
     def score(self, x: ArrayLike, epsilon: ArrayLike, **condition: ArrayLike) -> dict[str, np.ndarray]:
-        """`elbo`, `log_likelihood` and `kl`, each [N] in nats, for x [N, ...] and noise epsilon ~ N(0, I) [N, L]."""
+        """The terms of the bound, each [N] in nats, for x [N, ...] and noise epsilon ~ N(0, I) [N, L].
+
+        They are `elbo`, `reconstruction_log_likelihood`, which is log p(x|z), and `kl`. Anomalies have a low `elbo`.
+        """
         return self.run("score", x=x, epsilon=epsilon, **condition)
 
     def classify(self, x: ArrayLike) -> np.ndarray:
@@ -114,12 +117,13 @@ class ExportedModel:
             raise ValueError(f"This file takes examples in batches of {fixed}. Received: {rows} examples")
         batch = fixed or _BATCH_SIZE
         if rows <= batch:
-            return self._call(signature, arrays)
+            return renamed.Scores.of_export(self._call(signature, arrays))
         outputs = [
             self._call(signature, {name: array[part] for name, array in arrays.items()})
             for part in chunks.slices(rows, batch)
         ]
-        return {name: np.concatenate([output[name] for output in outputs]) for name in outputs[0]}
+        joined = {name: np.concatenate([output[name] for output in outputs]) for name in outputs[0]}
+        return renamed.Scores.of_export(joined)
 
 
 def load(path: str | os.PathLike[str], *, num_threads: int | None = None) -> ExportedModel:

@@ -18,8 +18,8 @@ class Endpoints(tf.Module):
     - `decode(z [B, L])`: `mean` [B, ...], the mean of p(x|z);
     - `reconstruct(x [B, ...])`: `mean` [B, ...], at the mean of q(z|x);
     - `generate(epsilon [B, L])`: `mean` [B, ...], at the z ~ p(z) computed from noise epsilon ~ N(0, I);
-    - `score(x [B, ...], epsilon [B, L])`: `elbo`, `log_likelihood` and `kl` [B] in nats, at the z ~ q(z|x) computed
-      from epsilon; the noise is an input, so that the outputs depend on the inputs alone;
+    - `score(x [B, ...], epsilon [B, L])`: `elbo`, `reconstruction_log_likelihood` and `kl` [B] in nats, at the
+      z ~ q(z|x) computed from epsilon; the noise is an input, so that the outputs depend on the inputs alone;
     - `serving_default(x [B, ...])`: the outputs of `reconstruct`, and those of `score` at the mean of q(z|x).
 
     For a `tfvae.ConditionalVAE`, each function also takes `condition` [B, C]. For a `tfvae.SemiSupervisedVAE`, each

@@ -106,10 +106,10 @@ class Verification:
     def __str__(self) -> str:
         """Two tables, to print."""
         lines = [
-            f"{'format':<12}{'signature':<18}{'output':<16}{'max |diff|':>12}{'mean |diff|':>13}{'max |value|':>13}"
+            f"{'format':<12}{'signature':<18}{'output':<31}{'max |diff|':>12}{'mean |diff|':>13}{'max |value|':>13}"
         ]
         lines += [
-            f"{row.format:<12}{row.signature:<18}{row.output:<16}{row.max_difference:>12.2e}"
+            f"{row.format:<12}{row.signature:<18}{row.output:<31}{row.max_difference:>12.2e}"
             f"{row.mean_difference:>13.2e}{row.max_value:>13.4g}"
             for row in self.agreements
         ]

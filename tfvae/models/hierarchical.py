@@ -289,7 +289,7 @@ class HierarchicalVAE(autoencoder.Autoencoder):
     def _scored(self, x: tf.Tensor, epsilon: tf.Tensor | None = None) -> tuple[dict[str, tf.Tensor], tf.Tensor]:
         sampling = elbo.Sampling(1, tf.zeros([2], tf.int32))
         terms, parameters = self._terms_at(x, self._at_noise(x, epsilon), sampling)
-        return {"elbo": terms.elbo, "log_likelihood": tf.squeeze(terms.log_likelihood, 0), "kl": terms.kl}, parameters
+        return self._scores(terms), parameters
 
     def _draw(self, x: tf.Tensor, sampling: elbo.Sampling) -> list[_Layer]:
         """The layers at S draws for each example, in one batch of S * B rows."""

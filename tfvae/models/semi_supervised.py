@@ -167,7 +167,7 @@ class SemiSupervisedVAE(ConditionalVAE):
         correct = known & (tf.argmax(log_q, axis=-1, output_type=tf.int32) == label)
         log_likelihood, log_prior, log_posterior, kl = (
             tf.reduce_sum(weights * term, axis=-1)
-            for term in (terms.log_likelihood, terms.log_prior, terms.log_posterior, terms.kl)
+            for term in (terms.reconstruction_log_likelihood, terms.log_prior, terms.log_posterior, terms.kl)
         )
         return elbo.ElboTerms(
             log_likelihood,
@@ -251,7 +251,7 @@ class SemiSupervisedVAE(ConditionalVAE):
         terms = super().elbo_terms(every, sampling)
         log_likelihood, log_prior, log_posterior = (
             tf.reshape(term, [sampling.num_samples, rows, self.num_classes])
-            for term in (terms.log_likelihood, terms.log_prior, terms.log_posterior)
+            for term in (terms.reconstruction_log_likelihood, terms.log_prior, terms.log_posterior)
         )
         kl = tf.reshape(terms.kl, [rows, self.num_classes])
         return elbo.ElboTerms(

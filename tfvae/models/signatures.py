@@ -43,7 +43,7 @@ class AutoencoderExport(Exportable, keras.Model):
         z, epsilon = _spec("z", (self._z_dim,)), _spec("epsilon", (self._epsilon_dim,))
         given = tuple(_spec(name, shape) for name, shape in self._given_shapes.items())
         elements = math.prod(self.event_shape)
-        terms = {"elbo": elements, "log_likelihood": elements, "kl": self._epsilon_dim}
+        terms = {"elbo": elements, "reconstruction_log_likelihood": elements, "kl": self._epsilon_dim}
         zeros = {spec.name: np.zeros(spec.shape[1:]).tolist() for spec in (spec_of_x, epsilon, *given)}
         row = {name: value for name, value in zeros.items() if name != "epsilon"}
         signatures = {

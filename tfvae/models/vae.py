@@ -238,7 +238,7 @@ class VAE(autoencoder.Autoencoder):
             # has no axis of samples, because with one, images would have five axes, of which GPUs of devices take four.
             lambda _: tf.expand_dims(self.likelihood.log_prob(event, parameters), 0),
         )
-        return {"elbo": terms.elbo, "log_likelihood": tf.squeeze(terms.log_likelihood, 0), "kl": terms.kl}, parameters
+        return self._scores(terms), parameters
 
     def _log_likelihood(self, x: Any, z: tf.Tensor, training: bool = False) -> tf.Tensor:
         """The density log p(x|z) [S, B] of z [S, B, L]."""
