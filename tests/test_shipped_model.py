@@ -1,10 +1,13 @@
 """The trained model that ships with the code."""
 
+import json
 import re
 from pathlib import Path
 
 import numpy as np
 import pytest
+import tensorflow as tf
+from ai_edge_litert import interpreter
 
 import tfvae
 
@@ -35,6 +38,17 @@ def test_it_tells_digits_from_noise(held_out):
     epsilon = np.zeros((len(held_out), 8))
     noise = np.random.default_rng(0).uniform(size=held_out.shape)
     assert np.median(model.score(held_out, epsilon)["elbo"]) > model.score(noise, epsilon)["elbo"].max() + 100
+
+
+def test_its_files_have_the_present_names():
+    terms = {"elbo", "reconstruction_log_likelihood", "kl"}
+    saved_model = tf.saved_model.load(FOLDER / "1").signatures
+    tflite = interpreter.Interpreter(FOLDER / "digits_example.tflite").get_signature_list()
+    for name, outputs in (("score", terms), ("serving_default", terms | {"mean"})):
+        assert set(saved_model[name].structured_outputs) == set(tflite[name]["outputs"]) == outputs
+    rows = json.loads((FOLDER / "verification.json").read_text())["agreements"]
+    assert {row["output"] for row in rows if row["signature"] == "score"} == terms
+    assert "elbo, reconstruction_log_likelihood, kl" in (FOLDER / "README.md").read_text()
 
 
 def test_its_description_says_how_to_scale_pixels():

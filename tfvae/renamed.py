@@ -15,18 +15,17 @@ def metric(name: str) -> str:
     return name.replace(OLD, NEW) if name in (OLD, f"val_{OLD}") else name
 
 
-def warn(received: str, stacklevel: int = 3) -> None:
-    """Warns that a name was changed.
+def warn(received: str) -> None:
+    """Warns the user, who called the function that calls this one, that the name was changed.
 
     Args:
         received: what the user wrote, such as `monitor="log_likelihood"`.
-        stacklevel: that of `warnings.warn`: 3 is the caller of the function that calls this.
     """
     warnings.warn(
         f"log p(x|z) must be called `{NEW}`; `{OLD}`, which is log p(x), will not stand for it after this release. "
         f"Received: {received}",
         FutureWarning,
-        stacklevel=stacklevel,
+        stacklevel=3,
     )
 
 
