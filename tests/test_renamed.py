@@ -67,7 +67,7 @@ def test_a_callback_that_monitors_the_earlier_name_monitors_the_new_one(prefix, 
 
 def test_a_history_of_an_earlier_version_is_drawn():
     (axes,) = plots.history({"log_likelihood": [1.0, 2.0], "val_log_likelihood": [0.0, 1.0]}).axes
-    assert axes.get_ylabel().startswith("Reconstruction log-likelihood")
+    assert axes.get_ylabel().startswith("Reconstruction\nlog-likelihood")
     assert [line.get_ydata().tolist() for line in axes.lines] == [[1.0, 2.0], [0.0, 1.0]]
 
 

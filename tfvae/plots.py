@@ -16,7 +16,7 @@ from tfvae import renamed
 
 # Of Okabe and Ito's palette: they can be told apart with every common form of colour blindness.
 _BLUE, _ORANGE = "#0072B2", "#D55E00"
-_METRICS = {"elbo": "ELBO", "reconstruction_log_likelihood": "Reconstruction log-likelihood", "kl": "KL divergence"}
+_METRICS = {"elbo": "ELBO", "reconstruction_log_likelihood": "Reconstruction\nlog-likelihood", "kl": "KL divergence"}
 
 
 def reconstructions(x: np.ndarray, reconstruction: np.ndarray, max_examples: int = 16) -> Figure:

@@ -39,7 +39,7 @@ OUTPUTS = {
     "reconstruct": ["mean"],
     "generate": ["mean"],
     "score": ["elbo", "kl", "reconstruction_log_likelihood"],
-    "serving_default": ["elbo", "kl", "reconstruction_log_likelihood", "mean"],
+    "serving_default": ["elbo", "kl", "mean", "reconstruction_log_likelihood"],
 }
 SHAPES = {"x": EVENT_SHAPE, "z": (LATENT_DIM,), "epsilon": (LATENT_DIM,)}
 BATCHES = (1, 7, 64)
