@@ -35,8 +35,19 @@ def wrong_values(name, inputs, may_miss):
     return [np.inf, -np.inf] if name == "x" and may_miss else [np.nan, np.inf, -np.inf]
 
 
-@pytest.mark.parametrize("file_format", ["saved_model", "tflite"])
-@pytest.mark.parametrize("kind", EVERY_KIND)
+@pytest.mark.parametrize(
+    ("kind", "file_format"),
+    [
+        *(("SemiSupervisedVAE", file_format) for file_format in ("saved_model", "tflite")),
+        ("Columns", "saved_model"),
+        *(
+            pytest.param(kind, file_format, marks=pytest.mark.slow)
+            for kind in kinds.KINDS
+            for file_format in ("saved_model", "tflite")
+            if kind not in SOME or (kind, file_format) == ("Columns", "tflite")
+        ),
+    ],
+)
 def test_a_wrong_row_gets_nan_and_the_others_what_they_get_without_it(exported, kind, file_format):
     # Not by the client, which refuses such values.
     call, shapes = formats.FORMATS[file_format].open(exported(kind, file_format), 1)
@@ -60,7 +71,7 @@ def test_a_wrong_row_gets_nan_and_the_others_what_they_get_without_it(exported, 
     assert tried >= 2 * len(shapes)
 
 
-@pytest.mark.parametrize("file_format", ["saved_model", "tflite"])
+@pytest.mark.parametrize("file_format", ["saved_model", pytest.param("tflite", marks=pytest.mark.slow)])
 def test_missing_values_are_right_where_the_likelihood_allows_them(exported, file_format):
     call, shapes = formats.FORMATS[file_format].open(exported("Columns", file_format), 1)
     inputs = kinds.inputs_of(shapes["score"], ROWS)
