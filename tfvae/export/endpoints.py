@@ -72,6 +72,9 @@ class PosteriorEndpoints(Endpoints):
       `predictive`; if that takes a dictionary, the inputs are named by its keys;
     - `serving_default`: `predict` if the model has it, otherwise `sample`.
 
+    A row with a wrong value gets NaN in every output. Wrong are NaN, infinity, and a number such as 0.5 for an
+    input whose values in `x` are integers or booleans.
+
     Args:
         model: a model that is fitted.
         x: new data in the form that `predictive` takes, an array or a dictionary of arrays; required if the model has
