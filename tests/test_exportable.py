@@ -145,12 +145,15 @@ def test_the_files_beside_a_model_of_a_users_own_name_its_signatures_and_its_req
     assert readme.startswith("# own\n")
     assert "$PWD:/models/own" in readme
     assert "    curl -d @requests/serving_default.json http://localhost:8501/v1/models/own:predict\n" in readme
-    assert re.findall(r"^\| (\w+) \| (x.*) \|$", readme, re.MULTILINE) == [
-        ("serving_default", "x [B, 3]"),
-        ("double", "x [B, 3]"),
+    assert re.findall(r"^\| (\w+) \| (x.*) \| (.*?) \| ", readme, re.MULTILINE) == [
+        ("serving_default", "x [B, 3]", "y [B, 2], sum [B]"),
+        ("double", "x [B, 3]", "y [B, 2]"),
     ]
     assert "${" not in readme
-    assert [path.name for path in (tmp_path / "own/requests").iterdir()] == ["serving_default.json"]
+    assert sorted(path.stem for path in (tmp_path / "own/requests").iterdir()) == [
+        "serving_default",
+        "serving_default.columns",
+    ]
     assert (tmp_path / "own/requests/serving_default.json").read_text() == '{"instances": [[0.0, 0.0, 0.0]]}\n'
 
 

@@ -27,6 +27,7 @@ class Signature:
         terms: for each output that is a sum, by name, how many terms it sums: each may add a rounding error.
         request: an example of one row for a REST request, ready for JSON, which is written to requests/ beside a served
             model: the inputs by name, or the value of the only input. None means that no example is written.
+        meaning: what it computes, in a few words for the table of the README.
     """
 
     function: Callable[..., dict[str, tf.Tensor]]
@@ -34,6 +35,7 @@ class Signature:
     expected: Callable[..., Mapping[str, ArrayLike]] | None = None
     terms: Mapping[str, int] = dataclasses.field(default_factory=dict)
     request: Any = None
+    meaning: str = ""
 
     def of_model(self, inputs: Arrays) -> Arrays:
         """The model's own outputs, by name.
@@ -134,8 +136,9 @@ class Exportable(metaclass=abc.ABCMeta):
     def export_description(self) -> dict[str, Any]:
         """What a caller must know about the model, ready for JSON.
 
-        `tfvae.export.load` reads two of the keys: `missing_values`, whether NaN in x may mark a missing value, and
-        `num_classes`, which an input `label` must be less than.
+        `tfvae.export` reads two of the keys: `missing_values`, whether NaN in x may mark a missing value, and
+        `num_classes`, which an input `label` must be less than. Values that are wrong by them are refused by
+        `tfvae.export.load`, and answered with NaN by the exported functions.
         """
         return {}
 

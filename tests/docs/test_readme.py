@@ -85,6 +85,6 @@ def test_the_flags_that_the_readme_names_exist(capsys):
         with pytest.raises(SystemExit):
             commands.main([command, "--help"])
     output = capsys.readouterr().out
-    of_the_server = {"model_config_file", "enable_batching", "batching_parameters_file"}
+    of_the_server = {"model_config_file"}
     for flag in set(re.findall(r"--([a-z_]+)[ `.=]", README)) - of_the_server:
         assert f"--{flag}" in output, flag

@@ -293,16 +293,3 @@ def test_data_without_labels_serve_the_comparison_and_the_calibration_of_an_expo
     assert export.saved_model(vae, tmp_path / "model", x=given).is_dir()
     for signature, inputs in device._calibration(vae, given):
         assert signature not in ("decode", "generate") or inputs["label"] >= 0
-
-
-@pytest.mark.slow
-def test_a_server_refuses_labels_out_of_range(tmp_path):
-    loaded = tf.saved_model.load(str(export.saved_model(build(latent_dim=2), tmp_path / "model")))
-    x, z = tf.constant(data(2)["x"]), tf.zeros([2, 2])
-    for signature, inputs, wrong in (
-        ("reconstruct", {"x": x}, [0.0, K]),
-        ("decode", {"z": z}, [0.0, -1.0]),
-        ("generate", {"epsilon": z}, [0.0, 0.5]),
-    ):
-        with pytest.raises(tf.errors.InvalidArgumentError, match="label must hold integers from 0 to 3"):
-            loaded.signatures[signature](**inputs, label=tf.constant(wrong))

@@ -221,6 +221,7 @@ def export(
     *,
     output: str | None = None,
     keep: PositiveInt | None = None,
+    batching: bool = False,
     quantize: Literal["float16", "dynamic", "int8"] | None = None,
     tflite_batch_size: Literal[1] | None = None,
 ) -> None:
@@ -230,6 +231,7 @@ def export(
         run: the folder of the run.
         output: the folder to write to; by default saved_models/<name of the run>.
         keep: number of versions of the SavedModel to keep; by default all.
+        batching: also write a batching.config, with which a server gathers requests; see docs/serving.md for the risks.
         quantize: makes the .tflite file smaller: float16 halves its weights, dynamic makes them int8, and int8 makes
             the activations int8 too.
         tflite_batch_size: 1 makes a .tflite file for one example at a time; by default it takes batches of any size.
@@ -238,7 +240,7 @@ def export(
     with _exit_on_errors(USAGE_ERROR):
         model, pipelines = runs_module.load_model(Path(run)), runs_module.load_data(Path(run))
     with _exit_on_errors(1):
-        _export(model, folder, pipelines, keep, quantize, tflite_batch_size)
+        _export(model, folder, pipelines, keep, batching, quantize, tflite_batch_size)
 
 
 def verify(
@@ -363,6 +365,7 @@ def _export(
     folder: Path,
     pipelines: Pipelines,
     keep: int | None = None,
+    batching: bool = False,
     quantize: Literal["float16", "dynamic", "int8"] | None = None,
     tflite_batch_size: Literal[1] | None = None,
 ) -> None:
@@ -374,7 +377,7 @@ def _export(
     file = folder / f"{folder.name}.tflite"
     export_module.tflite(model, file, quantize=quantize, batch_size=tflite_batch_size, x=calibration, **units)
     # Last, because a running server may load the new version at once.
-    version = export_module.saved_model(model, folder, keep=keep, x=x, **units)
+    version = export_module.saved_model(model, folder, keep=keep, batching=batching, x=x, **units)
     verification = export_module.verify(model, saved_model=version, tflite=file, x=x)
     write_json(folder / "verification.json", verification.to_dict())
     print(f"\nExported to {version}/ and {file}; compared with the Keras model on {len(x)} examples:\n")

@@ -74,7 +74,7 @@ def tflite(
     return one_file.write(
         "tflite",
         model,
-        Endpoints(model, batch_size, x),
+        Endpoints(model, batch_size, x, marks_wrong_rows=quantize != "int8"),
         path,
         description,
         x=x,

@@ -1,6 +1,8 @@
 """The functions of an exported model: one module and its signatures, the same in every format."""
 
-from collections.abc import Callable
+import functools
+import math
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import tensorflow as tf
@@ -23,31 +25,38 @@ class Endpoints(tf.Module):
     - `serving_default(x [B, ...])`: the outputs of `reconstruct`, and those of `score` at the mean of q(z|x).
 
     For a `tfvae.ConditionalVAE`, each function also takes `condition` [B, C]. For a `tfvae.SemiSupervisedVAE`, each
-    also takes `label` [B]; with x, a label of -1 stands for the most probable one; a SavedModel refuses all other
-    numbers that are not labels. It also has
+    also takes `label` [B]; with x, a label of -1 stands for the most probable one. It also has
 
     - `classify(x [B, ...])`: `probabilities` [B, K], those of q(y|x).
 
     For a `tfvae.HierarchicalVAE`, z is that of the first layer, epsilon is the noise of all layers in one tensor, and
     the names of the parameters of q end in the number of the layer, as in `loc_1`.
 
+    A row with a wrong value gets NaN in every output, and the other rows get what they would get without it. Wrong are
+    NaN, infinity, and a `label` that is none; NaN in x is right where the likelihood allows missing values. Inputs of a
+    wrong shape, or with different numbers of rows, are refused.
+
     Args:
         model: a model that is built.
         batch_size: a fixed B, or None for any.
         x: the data that were passed to the export, if the model needs them to know the shapes of its inputs.
+        marks_wrong_rows: whether a row with a wrong value gets NaN; False is for formats without NaN.
 
     Raises:
         ValueError: the model is not built, or x is missing or invalid.
         NotImplementedError: a part of the model cannot be exported.
     """
 
-    def __init__(self, model: Exportable, batch_size: int | None = None, x: Any = None) -> None:
+    def __init__(
+        self, model: Exportable, batch_size: int | None = None, x: Any = None, marks_wrong_rows: bool = True
+    ) -> None:
         super().__init__(name="tfvae")
         check_kind(model)
         model.check_exportable()
         self.parameters = [weight.value for weight in model.export_weights()]
+        description = model.export_description() if marks_wrong_rows else None
         self.signatures_by_name = {
-            name: _graph(signature, batch_size) for name, signature in model.export_signatures(x).items()
+            name: _graph(signature, batch_size, description) for name, signature in model.export_signatures(x).items()
         }
 
 
@@ -62,6 +71,9 @@ class PosteriorEndpoints(Endpoints):
     - `predict(x [B, ...])`: `mean` and `stddev` [B, ...] of the posterior predictive distribution, if the model has
       `predictive`; if that takes a dictionary, the inputs are named by its keys;
     - `serving_default`: `predict` if the model has it, otherwise `sample`.
+
+    A row with a wrong value gets NaN in every output. Wrong are NaN, infinity, and a number such as 0.5 for an
+    input whose values in `x` are integers or booleans.
 
     Args:
         model: a model that is fitted.
@@ -94,18 +106,20 @@ def check_kind(model: Exportable, file_format: str | None = None) -> None:
         )
 
 
-def _graph(signature: Signature, batch_size: int | None) -> Any:
-    """The concrete function of a signature."""
+def _graph(signature: Signature, batch_size: int | None, description: Mapping[str, Any] | None) -> Any:
+    """The concrete function of a signature, which marks wrong rows if it is given the model's description."""
     specs = tuple(tf.TensorSpec([batch_size, *spec.shape[1:]], spec.dtype, name=spec.name) for spec in signature.inputs)
     return tf.function(
-        _checked(signature.function, specs), input_signature=specs, autograph=False
+        _checked(signature.function, specs, description), input_signature=specs, autograph=False
     ).get_concrete_function()
 
 
 def _checked(
-    function: Callable[..., dict[str, tf.Tensor]], specs: tuple[tf.TensorSpec, ...]
+    function: Callable[..., dict[str, tf.Tensor]],
+    specs: tuple[tf.TensorSpec, ...],
+    description: Mapping[str, Any] | None,
 ) -> Callable[..., dict[str, tf.Tensor]]:
-    """The function, with checks of its inputs' shapes in the graph.
+    """The function, with checks of its inputs in the graph.
 
     A server passes on what a client sends, and an input of the wrong rank to a convolution kills the server's process.
     """
@@ -117,8 +131,40 @@ def _checked(
             tf.debugging.assert_equal(
                 tf.shape(tensor)[0], tf.shape(first)[0], "the inputs differ in their number of rows"
             )
+        outputs = function(first, *others)
+        shapes = {name: [-1, *output.shape[1:]] for name, output in outputs.items()}
+        if description is not None:
+            named = {spec.name: tensor for spec, tensor in zip(specs, (first, *others), strict=True)}
+            wrong = functools.reduce(tf.add, (_nan_where_wrong(name, named, description) for name in named))
+            outputs = {name: _plus(output, wrong) for name, output in outputs.items()}
         # LiteRT's `CompiledModel` returns memory that was never written, without an error, for an output whose last op
         # is a reshape to a shape that the graph computes. So the last op is one to a constant shape.
-        return {name: tf.reshape(output, [-1, *output.shape[1:]]) for name, output in function(first, *others).items()}
+        return {name: tf.reshape(output, shapes[name]) for name, output in outputs.items()}
 
     return checked
+
+
+def _plus(output: tf.Tensor, number: tf.Tensor) -> tf.Tensor:
+    """An output [B, ...] plus a number for each row [B, 1]; with two axes at most, which every runtime broadcasts."""
+    if output.shape.rank == 1:
+        return output + tf.reshape(number, [-1])
+    return tf.reshape(output, [-1, math.prod(output.shape[1:])]) + number
+
+
+def _nan_where_wrong(name: str, inputs: Mapping[str, tf.Tensor], description: Mapping[str, Any]) -> tf.Tensor:
+    """For each row of an input, 0 if its values are right and NaN if one is wrong, float32 [B, 1].
+
+    This is added to the outputs, because a check that fails would fail for all the requests that a server has put in
+    one batch; and it is needed, because a network may turn NaN into a number: in LiteRT relu(NaN) is 0.
+    """
+    values = inputs[name]
+    if name == "label" and "num_classes" in description:
+        # -1 stands for the most probable label, which can be inferred if the function takes x.
+        lowest = -1 if "x" in inputs else 0
+        is_right = (values >= lowest) & (values < description["num_classes"]) & tf.equal(values, tf.floor(values))
+        return tf.reshape(tf.where(is_right, 0.0, math.nan), [-1, 1])
+    if name == "x" and description.get("missing_values", False):
+        # TFLite has no operator for `tf.math.is_nan`.
+        values = tf.where(tf.equal(values, values), values, 0.0)
+    # NaN and infinity times 0 are NaN. Not `values - values`, which the converter to TFLite takes for 0.
+    return tf.reduce_sum(0.0 * tf.reshape(values, [-1, math.prod(values.shape[1:])]), axis=1, keepdims=True)

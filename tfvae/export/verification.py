@@ -199,7 +199,12 @@ def check_agreement(model: Exportable, *, x: Any = None, **files: str | os.PathL
             _check_rows(_agreements(file_format.name, asked, _answers(exported, asked)), asked, file_format.tolerance)
         # Here the questions are of one row.
         for runtime, answer in file_format.other_runtimes.items():
-            answers = answer(Path(path), {name: question.inputs for name, question in asked.items()})
+            # The client converts inputs to float32; another runtime takes them as they are.
+            inputs = {
+                name: {key: array.astype(np.float32) for key, array in question.inputs.items()}
+                for name, question in asked.items()
+            }
+            answers = answer(Path(path), inputs)
             rows = _agreements(f"{file_format.name} in {runtime}", asked, answers)
             _check_rows(rows, asked, file_format.tolerance)
 

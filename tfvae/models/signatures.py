@@ -23,6 +23,8 @@ class AutoencoderExport(Exportable, keras.Model):
     timed_signature = "reconstruct"
     # What the signatures take in addition to x, z or epsilon, with the shape for one example.
     _given_shapes: ClassVar[dict[str, tuple[int, ...]]] = {}
+    # A sentence on these inputs, for the README of an export.
+    _meaning_of_given = ""
     # The reason why models of this class cannot be exported; None if they can.
     _no_export: ClassVar[str | None] = None
 
@@ -51,21 +53,25 @@ class AutoencoderExport(Exportable, keras.Model):
                 lambda *data: self._encode(self._together(*data)),
                 (spec_of_x, *given),
                 lambda **data: self.encode(_data(data)),
+                meaning="the parameters of q(z|x)",
             ),
             "decode": Signature(
                 lambda z, *given: {"mean": self._decode(z, *given)},
                 (z, *given),
                 lambda z, **given: {"mean": self.decode(z, *given.values())},
+                meaning="the mean of p(x|z)",
             ),
             "reconstruct": Signature(
                 lambda *data: {"mean": self.call(self._together(*data))},
                 (spec_of_x, *given),
                 lambda **data: {"mean": self.reconstruct(_data(data))},
+                meaning="the mean of p(x|z) at the mean of q(z|x)",
             ),
             "generate": Signature(
                 lambda epsilon, *given: {"mean": self._decode(self._from_prior(epsilon, *given), *given)},
                 (epsilon, *given),
                 lambda epsilon, **given: {"mean": self.decode(self._prior_draws(epsilon, given), *given.values())},
+                meaning="the mean of p(x|z) at z drawn from the prior by noise epsilon from N(0, I)",
             ),
             # What it computes: `_scored`, in vae.py for a `VAE`.
             "score": Signature(
@@ -74,6 +80,7 @@ class AutoencoderExport(Exportable, keras.Model):
                 lambda epsilon, **data: self.score(_data(data), epsilon),
                 terms,
                 request=zeros,
+                meaning="the ELBO and its terms in nats, at z drawn from q(z|x) by noise epsilon from N(0, I)",
             ),
             "serving_default": Signature(
                 lambda *data: self._reconstruct_and_score(self._together(*data)),
@@ -81,9 +88,13 @@ class AutoencoderExport(Exportable, keras.Model):
                 lambda **data: {"mean": self.reconstruct(_data(data)), **self.score(_data(data))},
                 terms,
                 request=row if given else row["x"],
+                meaning="the outputs of reconstruct, and those of score at the mean of q(z|x)",
             ),
         }
-        return signatures | {name: Signature(function, (spec_of_x,)) for name, function in self._functions_of_x.items()}
+        return signatures | {
+            name: Signature(function, (spec_of_x,), meaning=meaning)
+            for name, (function, meaning) in self._functions_of_x.items()
+        }
 
     def export_weights(self) -> list[Any]:
         """The weights of all parts."""
@@ -159,17 +170,10 @@ class AutoencoderExport(Exportable, keras.Model):
         Args:
             signatures: has no effect.
         """
-        conditions = "".join(
-            f"\nEvery signature here takes {name} [{', '.join(map(str, ('B', *shape)))}] too.\n"
-            for name, shape in self._given_shapes.items()
-        )
         fields = {
-            "conditions": conditions,
+            "conditions": self._meaning_of_given,
             "event_shape": list(self.event_shape),
-            "event": ", ".join(map(str, self.event_shape)),
             "latent_dim": self._z_dim,
-            "epsilon_dim": self._epsilon_dim,
-            "batch_of_one": (1, *self.event_shape),
         }
         return [("autoencoder.md", fields)]
 
@@ -186,8 +190,8 @@ class AutoencoderExport(Exportable, keras.Model):
         return {name: data[name] for name in self._given_shapes}
 
     @property
-    def _functions_of_x(self) -> dict[str, Callable[[tf.Tensor], dict[str, tf.Tensor]]]:
-        """The functions of x behind further signatures, which not every autoencoder has, by name."""
+    def _functions_of_x(self) -> dict[str, tuple[Callable[[tf.Tensor], dict[str, tf.Tensor]], str]]:
+        """The functions of x behind further signatures, which not every autoencoder has, each with its meaning."""
         return {}
 
     def _prior_draws(self, epsilon: np.ndarray, given: Arrays) -> np.ndarray:
