@@ -1,19 +1,17 @@
-"""Threads that share a .tflite client: one interpreter behind a lock, which is what the client has, against a pool.
+"""Threads that share a .tflite client, which has a pool of interpreters, against the same client behind a lock.
 
     python benchmarks/client_threads.py [--json PATH]
 
-1, 2 and 4 threads call `encode` as often as they can, through one client, or through a pool of clients from which each
-call takes a free one. All ways are timed in turn, for many short rounds. The columns:
+1, 2 and 4 threads call `encode` as often as they can. Both ways are timed in turn, for many short rounds. The columns:
 
 - requests per second of the lock, over all rounds;
-- that of each pool, divided by that of the lock in the same round: median and quartiles over the rounds; above 1 is
-  faster;
-- the megabytes of memory that each interpreter beyond the first adds.
+- those of the pool, over all rounds;
+- the second divided by the first in the same round: median and quartiles over the rounds; above 1 the pool is faster;
+- the megabytes of memory that each interpreter of the pool beyond the first adds.
 """
 
 import argparse
 import os
-import queue
 import statistics
 import tempfile
 import threading
@@ -33,33 +31,9 @@ from tfvae import export
 SHAPES = ("dense 784-512-512-32", "convolutional 28x28x1")
 BATCHES = (1, 64)
 THREADS = (1, 2, 4)
-POOLS = (2, 4)
 ROUNDS = 20
 SECONDS = 0.1
 PACKAGES = ("tfvae", "ai-edge-litert", "numpy")
-
-
-class Pool:
-    """Clients of the same file, of which each call takes one that is free, or waits for one.
-
-    Args:
-        path: the .tflite file.
-        size: how many clients there are.
-    """
-
-    def __init__(self, path: Path, size: int) -> None:
-        # The client that was used last is taken first, because it is in the processor's cache.
-        self._free: queue.LifoQueue[export.ExportedModel] = queue.LifoQueue()
-        for _ in range(size):
-            self._free.put(export.load(path))
-
-    def encode(self, x: np.ndarray) -> dict[str, np.ndarray]:
-        """Calls `encode` of a free client."""
-        client = self._free.get()
-        try:
-            return client.encode(x)
-        finally:
-            self._free.put(client)
 
 
 def rate(encode: Callable[[np.ndarray], Any], x: np.ndarray, threads: int, seconds: float) -> float:
@@ -88,25 +62,39 @@ def resident() -> int:
     return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
+def megabytes(path: Path, x: np.ndarray) -> float:
+    """The memory of an interpreter, without what the first of a process takes."""
+    clients = []
+    for _ in range(2):
+        before = resident()
+        clients.append(export.load(path))
+        clients[-1].encode(x)
+    return (resident() - before) / 1e6
+
+
 def measure(path: Path, shape: str, rounds: int, seconds: float) -> list[dict[str, Any]]:
-    """Measures all ways with one file, and returns a row for each batch size and number of threads."""
+    """Measures both ways with one file, and returns a row for each batch size and number of threads."""
     data = architectures.data(ARCHITECTURES[shape], max(BATCHES))
-    ways: dict[str, Any] = {"lock": export.load(path)}
-    ways["lock"].encode(data)
-    before = resident()
-    ways |= {f"pool of {size}": Pool(path, size) for size in POOLS}
-    megabytes = (resident() - before) / sum(POOLS) / 1e6
+    added = megabytes(path, data)
+    client, lock = export.load(path), threading.Lock()
+
+    def locked(x: np.ndarray) -> None:
+        with lock:
+            client.encode(x)
+
+    ways = {"lock": locked, "pool": client.encode}
     rows = []
     for batch in BATCHES:
         for threads in THREADS:
             rates: dict[str, list[float]] = {name: [] for name in ways}
+            # Makes the interpreters, and those pack their weights.
+            rate(client.encode, data[:batch], threads, seconds)
             for _ in range(rounds):
-                for name, way in ways.items():
-                    rates[name].append(rate(way.encode, data[:batch], threads, seconds))
-            ratios = {name: [a / b for a, b in zip(each, rates["lock"], strict=True)] for name, each in rates.items()}
+                for name, encode in ways.items():
+                    rates[name].append(rate(encode, data[:batch], threads, seconds))
             rows.append(
-                {"batch": batch, "threads": threads, "rates": rates, "ratios": ratios, "megabytes": megabytes}
-                | {"shape": shape, "rounds": rounds, "seconds": seconds}
+                {"shape": shape, "rounds": rounds, "seconds": seconds, "batch": batch, "threads": threads}
+                | {"rates": rates, "megabytes": added}
             )
             show(rows[-1])
     return rows
@@ -114,12 +102,13 @@ def measure(path: Path, shape: str, rounds: int, seconds: float) -> list[dict[st
 
 def show(row: dict[str, Any]) -> None:
     """Prints a row of the table."""
-    columns = [f"{row['shape']:<24}{row['batch']:>6}{row['threads']:>8}{statistics.mean(row['rates']['lock']):>12.0f}"]
-    for name, ratios in row["ratios"].items():
-        if name != "lock":
-            low, median, high = statistics.quantiles(ratios, n=4)
-            columns.append(f"{f'{median:.2f} ({low:.2f} to {high:.2f})':>24}")
-    print(*columns, f"{row['megabytes']:>8.1f}", sep="", flush=True)
+    lock, pool = row["rates"]["lock"], row["rates"]["pool"]
+    low, median, high = np.percentile(np.divide(pool, lock), [25, 50, 75])
+    print(
+        f"{row['shape']:<24}{row['batch']:>6}{row['threads']:>8}{statistics.mean(lock):>11.0f}"
+        f"{statistics.mean(pool):>11.0f}{f'{median:.2f} ({low:.2f} to {high:.2f})':>23}{row['megabytes']:>8.1f}",
+        flush=True,
+    )
 
 
 def main() -> None:
@@ -131,8 +120,7 @@ def main() -> None:
     parser.add_argument("--shapes", nargs="+", choices=SHAPES, default=SHAPES, help="all by default")
     arguments = parser.parse_args()
     records = Records(arguments.json, PACKAGES)
-    pools = "".join(f"{f'pool of {size}':>24}" for size in POOLS)
-    print(f"{'':<24}{'batch':>6}{'threads':>8}{'lock, 1/s':>12}{pools}{'MB':>8}")
+    print(f"{'':<24}{'batch':>6}{'threads':>8}{'lock, 1/s':>11}{'pool, 1/s':>11}{'pool over lock':>23}{'MB':>8}")
     for shape in arguments.shapes:
         setting = {"shape": shape, "rounds": arguments.rounds, "seconds": arguments.seconds}
         if found := records.find(setting):

@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import re
 import shutil
 import threading
 import time
@@ -104,7 +103,7 @@ def test_an_output_that_compiled_model_does_not_write_is_an_error(shared, monkey
         raise RuntimeError("code=3\nand more")
 
     monkeypatch.setattr(CompiledModel, "run_by_index", fails)
-    with pytest.raises(RuntimeError, match="'decode' of this file: code=3. Export the model again, or use the Inter"):
+    with pytest.raises(RuntimeError, match=r"'decode' of this file: code=3. Export the model again, or use the Inter"):
         compiled.decode(EPSILON)
 
 
@@ -226,7 +225,7 @@ def test_a_description_contains_the_digest_of_its_file(pair):
 @pytest.mark.parametrize("runtime", ["interpreter", "compiled_model"])
 def test_a_description_of_another_export_is_refused_and_the_error_says_what_to_do(pair, runtime):
     described(pair, sha256="0" * 64)
-    with pytest.raises(ValueError, match="must be of the same export .*: export the model again") as error:
+    with pytest.raises(ValueError, match=r"must be of the same export .*: export the model again") as error:
         export.load(pair, runtime=runtime)
     for part in (f"remove {str(pair.with_suffix('.json'))!r}", f"Received: path={str(pair)!r}", "0" * 64):
         assert part in str(error.value)
