@@ -16,13 +16,18 @@ def client_threads():
 
 
 def test_the_rate_counts_the_calls_of_all_threads(client_threads):
-    lock = threading.Lock()
+    callers = []
 
-    def locked(seconds):
-        with lock:
-            time.sleep(seconds)
+    def encode(x):
+        callers.append(threading.get_ident())
+        time.sleep(0.001)
 
-    assert 2 * client_threads.rate(locked, 0.01, 4, 0.1) < client_threads.rate(time.sleep, 0.01, 4, 0.1) <= 400
+    start = time.perf_counter()
+    rate = client_threads.rate(encode, None, 3, 0.2)
+    seconds = time.perf_counter() - start
+    assert len(set(callers)) > 1
+    # No thread stops before the time is over.
+    assert len(callers) / seconds <= rate <= len(callers) / 0.2
 
 
 def test_a_row_shows_rates_and_the_quartiles_of_their_ratio(client_threads, capsys):
