@@ -16,6 +16,8 @@ import pytest
 import yaml
 from sklearn.datasets import load_digits
 
+import tfvae
+from tests.helpers.exports import Scaled
 from tfvae.cli import commands, run_folder
 from tfvae.export import verification
 
@@ -299,6 +301,14 @@ def test_verify_and_predict_take_the_exports(in_trained, capsys):
         assert set(outputs) == {"mean", "elbo", "reconstruction_log_likelihood", "kl", "loc", "scale"}
         np.testing.assert_allclose(outputs["mean"], model.reconstruct(x), rtol=1e-4, atol=1e-5)
         np.testing.assert_allclose(outputs["elbo"], model.score(x)["elbo"], rtol=1e-4)
+
+
+def test_predict_takes_an_export_of_a_model_without_an_encoder(tmp_path):
+    exported, x, y = (str(tmp_path / name) for name in ("model.tflite", "x.npy", "y.npz"))
+    tfvae.export.tflite(Scaled(), exported, quantize="float16")
+    np.save(x, np.ones([2, 2]))
+    commands.main(["predict", "--model", exported, "--input", x, "--output", y])
+    assert {name: array.tolist() for name, array in np.load(y).items()} == {"y": [[2, 3], [2, 3]]}
 
 
 @pytest.mark.slow

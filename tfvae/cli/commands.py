@@ -269,20 +269,22 @@ def verify(
 
 
 def predict(*, model: str = "saved_models/digits", input: str, output: str) -> None:
-    """Runs an exported model: reconstructions, encodings and scores of the examples in a file.
+    """Runs an exported model: what its signature `serving_default` makes of the examples in a file.
 
     Args:
         model: a folder of versions, a SavedModel or a .tflite file.
         input: a .npy file of x [N, ...], in the model's units.
-        output: the .npz file to write, with mean, elbo, reconstruction_log_likelihood and kl at the mean of q(z|x),
-            and the parameters of q(z|x).
+        output: the .npz file to write, for a VAE with mean, elbo, reconstruction_log_likelihood and kl at the mean of
+            q(z|x), and the parameters of q(z|x).
     """
     with _exit_on_errors(USAGE_ERROR):
         if Path(input).suffix != ".npy":
             raise ValueError(f"`--input` must be a .npy file. Received: {input}")
         exported = export_module.load(model)
         x = np.load(input, allow_pickle=False)
-        outputs = {**exported.run("serving_default", x=x), **exported.encode(x)}
+        outputs = exported.predict(x)
+        if "encode" in exported.signatures:
+            outputs |= exported.encode(x)
         # Opened here, because NumPy adds a suffix to a name.
         with files.replacing(Path(output)) as written, written.open("wb") as file:
             np.savez(file, **outputs)

@@ -15,6 +15,21 @@ Answer = Callable[[Path, dict[str, dict[str, np.ndarray]]], dict[str, dict[str, 
 Shapes = dict[str, dict[str, tuple[int | None, ...]]]
 
 
+class Opened(NamedTuple):
+    """An exported model that is ready to be called.
+
+    Attributes:
+        call: a function that calls a signature; several threads may call it at once.
+        shapes: the shape of each input of each signature.
+        sha256: the SHA-256 of the content that was read, by which its description is recognised; None for a format
+            whose description cannot be taken for that of another export.
+    """
+
+    call: Call
+    shapes: Shapes
+    sha256: str | None = None
+
+
 class Format(NamedTuple):
     """A kind of file or folder that contains an exported model.
 
@@ -25,18 +40,19 @@ class Format(NamedTuple):
         name: the name that is printed in tables and messages.
         write: writes `tfvae.export.Endpoints` to a path at which nothing exists; may take further arguments.
         find: returns the file or folder of this format that a path refers to, or None.
-        open: opens a file or folder for a number of threads, or None; returns a function that calls its signatures, and
-            the shapes of their inputs.
+        open: opens a file or folder for a number of threads, or None.
         description: returns the path of the JSON description that belongs to a file or folder.
         tolerance: how far an output of a float32 file may be from the Keras model's, relative to its largest value.
         other_runtimes: the runtimes, by name, with which a file is compared before it is published, besides that of
             `open`. Each is given a single row.
+        runtimes: the runtimes among which a client may choose, by name, each a function like `open`.
     """
 
     name: str
     write: Callable[..., None]
     find: Callable[[Path], Path | None]
-    open: Callable[[Path, int | None], tuple[Call, Shapes]]
+    open: Callable[[Path, int | None], Opened]
     description: Callable[[Path], Path]
     tolerance: float = 1e-4
     other_runtimes: Mapping[str, Answer] = MappingProxyType({})
+    runtimes: Mapping[str, Callable[[Path, int | None], Opened]] = MappingProxyType({})
