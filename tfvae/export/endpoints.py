@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import tensorflow as tf
 
 from tfvae.exportable import Exportable, Signature
@@ -117,8 +118,32 @@ def _checked(
             tf.debugging.assert_equal(
                 tf.shape(tensor)[0], tf.shape(first)[0], "the inputs differ in their number of rows"
             )
+        outputs = function(first, *others)
+        if first.shape[0] is not None:
+            outputs = {name: _separate(output) for name, output in outputs.items()}
         # LiteRT's `CompiledModel` returns memory that was never written, without an error, for an output whose last op
         # is a reshape to a shape that the graph computes. So the last op is one to a constant shape.
-        return {name: tf.reshape(output, [-1, *output.shape[1:]]) for name, output in function(first, *others).items()}
+        return {name: tf.reshape(output, [-1, *output.shape[1:]]) for name, output in outputs.items()}
 
     return checked
+
+
+def _separate(output: tf.Tensor) -> tf.Tensor:
+    """The output of a graph; if other ops read it too, as the result of an op of its own.
+
+    A GPU delegate merges a convolution with a multiplication that follows it, and then never writes the result of the
+    convolution, even if it is an output.
+    """
+    source = output
+    while source.op.type == "Identity":
+        source = source.op.inputs[0]
+    if not _is_read(source):
+        return output
+    # The converter removes ops that change nothing, such as a reshape to the same shape. This one changes no number but
+    # 0 and its closest neighbours.
+    return output + np.finfo(np.float32).tiny
+
+
+def _is_read(tensor: tf.Tensor) -> bool:
+    """Whether any op but a copy reads a tensor or a copy of it."""
+    return any(op.type != "Identity" or _is_read(op.outputs[0]) for op in tensor.consumers())

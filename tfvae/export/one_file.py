@@ -19,7 +19,7 @@ def write(
     description: dict[str, Any],
     *,
     x: Any = None,
-    compared: bool = True,
+    own_tolerance: float | None = None,
     **options: Any,
 ) -> Path:
     """Writes a file and its description to a temporary folder, compares the file with the model, and moves both in.
@@ -31,7 +31,7 @@ def write(
         path: the place of the file.
         description: what a caller must know about the model.
         x: data for the comparison; None lets the model draw them.
-        compared: whether the file is compared with the Keras model, and refused if they do not agree.
+        own_tolerance: see `check_agreement`.
         options: the other arguments of the format's `write`.
 
     Returns:
@@ -48,8 +48,7 @@ def write(
         written = folder / path.name
         file_format.write(endpoints, written, **options)
         write_json(file_format.description(written), description)
-        if compared:
-            check_agreement(model, **{argument: written}, x=x)
+        check_agreement(model, x=x, own_tolerance=own_tolerance, **{argument: written})
         files.move_in(file_format.description(written), file_format.description(path))
         files.move_in(written, path)
     return path

@@ -44,8 +44,9 @@ def run(path: str, inputs: Nested) -> Nested:
         index = model.get_signature_index(signature)
         names = model.get_signature_by_index(index)
         given, received = model.create_input_buffers(index), model.create_output_buffers(index)
+        types = model.get_input_tensor_details(signature)
         for name, buffer in zip(names["inputs"], given, strict=True):
-            buffer.write(np.ascontiguousarray(arrays[name]))
+            buffer.write(np.ascontiguousarray(arrays[name], types[name]["dtype"]))
         details = model.get_output_tensor_details(signature)
         shapes = [[abs(size) for size in details[name]["shape"]] for name in names["outputs"]]
         for buffer, shape in zip(received, shapes, strict=True):
@@ -63,4 +64,4 @@ if __name__ == "__main__":
     _, file, given, received = sys.argv
     with np.load(given) as arrays:
         answers = run(file, nested(arrays))
-    np.savez(received, **flat(answers))
+    np.savez(received, allow_pickle=False, **flat(answers))
