@@ -9,6 +9,7 @@ Needs Chromium and LiteRT.js, and fails where they are not installed; `-m "slow 
 WebGPU is computed by SwiftShader, which needs no GPU.
 """
 
+import re
 import sys
 from pathlib import Path
 
@@ -71,3 +72,24 @@ def test_every_signature_is_that_of_the_saved_model(files, digits, accelerator):
         # Each signature is one graph on the GPU, and no op of it is left to the CPU.
         assert said.count("Initializing WebGPU-based API from graph") == len(names)
         assert REFUSED not in said
+
+
+def test_the_page_of_the_documents_shows_the_score(digits):
+    (page,) = re.findall(r"^```html\n(.*?)^```$", (ROOT / "docs" / "device.md").read_text(), re.MULTILINE | re.DOTALL)
+    # Modules run in their order, so this one posts what the page shows.
+    page += """<script type="module">
+        await fetch("/posted", {method: "POST", body: JSON.stringify(document.body.textContent)});
+    </script>"""
+    file = (SHIPPED / "digits_example_batch1.tflite").read_bytes()
+    shown = browser.run(page, {"/digits_batch1.tflite": file}, "wasm")
+    expected = export.load(SHIPPED).score(np.zeros((1, 8, 8, 1)), np.zeros((1, 8)))["elbo"]
+    np.testing.assert_allclose(float(shown), expected[0], rtol=1e-4)
+
+
+def test_what_is_not_installed_is_named(monkeypatch):
+    monkeypatch.setenv(browser.MODULES, "nowhere")
+    with pytest.raises(browser.BrowserError, match=r"`npm install @litertjs/core` .* LITERTJS_MODULES='nowhere'$"):
+        browser.check_installed()
+    monkeypatch.setenv("PATH", "")
+    with pytest.raises(browser.BrowserError, match="Chromium must be installed"):
+        browser.check_installed()
