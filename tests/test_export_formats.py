@@ -88,7 +88,7 @@ def test_a_new_format_that_does_not_agree_is_not_published(model, with_zip, tmp_
 def test_the_tolerance_is_that_of_the_format(model, with_zip, monkeypatch, tmp_path, tolerance, accepted):
     other = Scaled((2.0, 3.001))
     monkeypatch.setitem(formats.FORMATS, "zip", ZIP._replace(tolerance=tolerance))
-    one_file.write("zip", other, export.Endpoints(other), tmp_path / "other.zip", metadata(other), compared=False)
+    one_file.write("zip", other, export.Endpoints(other), tmp_path / "other.zip", metadata(other))
     if accepted:
         check_agreement(model, zip=tmp_path / "other.zip")
     else:

@@ -92,7 +92,11 @@ def test_train_writes_the_run_and_the_exports(trained):
     assert len(rows) == 2
     assert float(rows[1]["val_elbo"]) > float(rows[0]["val_elbo"])
     assert (trained / "saved_models/digits/1/saved_model.pb").is_file()
-    assert (trained / "saved_models/digits/digits.tflite").is_file()
+    for name, batch_size in (("digits", None), ("digits_batch1", 1)):
+        assert (trained / f"saved_models/digits/{name}.tflite").is_file()
+        description = json.loads((trained / f"saved_models/digits/{name}.json").read_text())
+        assert description["batch_size"] == batch_size
+        assert description["normalization"]["scale"] == 16.0
 
 
 def test_train_changes_nothing_that_git_tracks(trained, tmp_path):
@@ -119,18 +123,14 @@ def test_train_prints_the_evaluation_and_the_comparison(trained):
     for label, sign in (("ELBO", -1), ("log-likelihood", -1), ("KL", 1)):
         nats, bits = table_values(output, label)
         np.testing.assert_allclose(bits, sign * nats / (64 * np.log(2)), atol=2e-4)
-    for format_name in ("SavedModel", "TFLite"):
-        rows = [line for line in output.splitlines() if line.startswith(format_name)]
-        assert {row.split()[1] for row in rows} >= {
-            "encode",
-            "decode",
-            "reconstruct",
-            "generate",
-            "score",
-            "serving_default",
-        }
-        differences = [row.split()[3:] for row in rows if row.split()[1].isidentifier()]
-        assert all(float(row[0]) < 1e-4 * max(float(row[2]), 1) for row in differences)
+    signatures = {"encode", "decode", "reconstruct", "generate", "score", "serving_default"}
+    for format_name in ("SavedModel", "TFLite", "TFLite batch 1"):
+        # The first column is 16 characters wide.
+        rows = [line.split()[-5:] for line in output.splitlines() if line[:16].strip() == format_name]
+        differences = [row for row in rows if row[0] in signatures]
+        assert {row[0] for row in differences} == signatures
+        assert len(rows) == len(differences) + 1
+        assert all(float(row[2]) < 1e-4 * max(float(row[4]), 1) for row in differences)
 
 
 def test_config_of_a_run_repeats_it(in_trained, without_exports):
@@ -184,13 +184,13 @@ def test_a_link_in_the_place_of_an_output_is_not_written_through(in_trained, out
 def test_export_is_given_the_folder_and_its_name(in_trained, monkeypatch):
     given = []
     monkeypatch.setattr(commands, "_export", lambda model, *arguments: given.append((model.latent_dim, *arguments)))
-    options = ["--keep", "2", "--quantize", "float16", "--tflite_batch_size", "1"]
+    options = ["--keep", "2", "--quantize", "float16"]
     for arguments in ([], ["--output", "elsewhere", *options]):
         commands.main(["export", "runs/digits", *arguments])
     pipelines = [arguments.pop(2) for arguments in map(list, given)]
     assert [(dim, folder, *rest) for dim, folder, _, *rest in given] == [
-        (2, Path("saved_models/digits"), None, None, None),
-        (2, Path("elsewhere"), 2, "float16", 1),
+        (2, Path("saved_models/digits"), None, None),
+        (2, Path("elsewhere"), 2, "float16"),
     ]
     # The exports get the data of the run, for calibration and comparison.
     assert all(next(iter(each.train)).shape[1:] == (8, 8, 1) for each in pipelines)
@@ -200,7 +200,9 @@ def test_export_is_given_the_folder_and_its_name(in_trained, monkeypatch):
 def test_export_writes_the_next_version(in_trained):
     shutil.copytree("saved_models/digits", "elsewhere")
     commands.main(["export", "runs/digits", "--output", "elsewhere"])
-    assert {"1", "2", "elsewhere.tflite"} < {path.name for path in (in_trained / "elsewhere").iterdir()}
+    assert {"1", "2", "elsewhere.tflite", "elsewhere_batch1.tflite"} < {
+        path.name for path in (in_trained / "elsewhere").iterdir()
+    }
 
 
 @pytest.mark.filterwarnings("ignore:The posterior has collapsed")

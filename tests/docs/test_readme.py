@@ -55,7 +55,8 @@ def test_the_training_command_prints_what_the_readme_shows(tmp_path):
 
     def rows(text):
         """The rows of the table of differences; those of the table of costs have a number in the second column."""
-        rows = [line.split() for line in text.splitlines() if line.startswith(("SavedModel ", "TFLite "))]
+        lines = [line for line in text.splitlines() if line.startswith(("SavedModel ", "TFLite "))]
+        rows = [re.split(r"\s{2,}", line) for line in lines]
         return [row for row in rows if row[1].isidentifier()]
 
     assert [row[:3] for row in rows(block)] == [row[:3] for row in rows(done.stdout)]

@@ -14,6 +14,8 @@ from tensorflow.lite.python import schema_py_generated as schema
 import tfvae
 from tests.helpers.exports import Scaled
 from tfvae import export, likelihoods, networks
+from tfvae.export import endpoints
+from tfvae.export.formats import compiled_model
 
 EVENT_SHAPE = (8, 8, 1)
 SIGNATURES = {"encode", "decode", "reconstruct", "generate", "score", "serving_default"}
@@ -71,6 +73,40 @@ def operators(file):
     codes = schema.ModelT.InitFromPackedBuf(file.read_bytes(), 0).operatorCodes
     names = {OPERATORS[max(code.builtinCode, code.deprecatedBuiltinCode)] for code in codes}
     return names, [code.customCode for code in codes if code.customCode is not None]
+
+
+def refused_by_gpus(file):
+    """What GPU delegates refuse in a flatbuffer, and int64 tensors, by signature."""
+    content = schema.ModelT.InitFromPackedBuf(file.read_bytes(), 0)
+    codes = [
+        (OPERATORS[max(code.builtinCode, code.deprecatedBuiltinCode)], code.version) for code in content.operatorCodes
+    ]
+    found = []
+    for definition in content.signatureDefs:
+        graph, signature = content.subgraphs[definition.subgraphIndex], definition.signatureKey.decode()
+        for tensor in graph.tensors:
+            if tensor.shape is not None and len(tensor.shape) > 4:
+                found.append((signature, f"{len(tensor.shape)} axes"))
+            if tensor.type == schema.TensorType.INT64:
+                found.append((signature, "int64"))
+        for op in graph.operators:
+            name, version = codes[op.opcodeIndex]
+            if name == "STRIDED_SLICE" and op.builtinOptions.shrinkAxisMask:
+                found.append((signature, "STRIDED_SLICE that removes an axis"))
+            if version > {"SUB": 2, "STRIDED_SLICE": 2}.get(name, 9):
+                found.append((signature, f"{name} of version {version}"))
+    return found
+
+
+def read_outputs(file):
+    """The outputs that other ops of their graph read too, as (signature, output)."""
+    content = schema.ModelT.InitFromPackedBuf(file.read_bytes(), 0)
+    return [
+        (definition.signatureKey.decode(), output.name.decode())
+        for definition in content.signatureDefs
+        for output in definition.outputs
+        if any(output.tensorIndex in op.inputs for op in content.subgraphs[definition.subgraphIndex].operators)
+    ]
 
 
 def constants_size(file):
@@ -216,6 +252,88 @@ def test_a_fixed_batch_is_static_in_the_file_and_takes_any_number_of_rows_from_t
         received = exported.run(signature, **inputs)
         for name, value in outputs.items():
             np.testing.assert_allclose(received[name], value, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("network", "likelihood"),
+    [
+        ("convolutional", "Normal(learned)"),
+        *(
+            pytest.param(network, likelihood, marks=pytest.mark.slow)
+            for network, likelihood in (
+                ("dense", "Normal(learned)"),
+                ("dense", "Bernoulli"),
+                ("convolutional", "Bernoulli"),
+                ("convolutional", "Normal(0.5)"),
+            )
+        ),
+    ],
+)
+def test_a_fixed_batch_needs_nothing_that_a_gpu_refuses(tmp_path, network, likelihood):
+    file = export.tflite(build(network, likelihood), tmp_path / "model.tflite", batch_size=1)
+    assert refused_by_gpus(file) == []
+    # A GPU does not write an output of a convolution that is merged with the op that reads it.
+    assert ("serving_default", "mean") not in read_outputs(file)
+
+
+def with_computed_shapes(monkeypatch):
+    """Exports outputs as they come, most of them reshaped to a shape that the graph computes."""
+    monkeypatch.setattr(endpoints, "_checked", lambda function, specs: lambda *tensors: function(*tensors))
+
+
+def test_an_output_of_a_computed_shape_is_refused_because_one_interface_does_not_write_it(tmp_path, monkeypatch):
+    with_computed_shapes(monkeypatch)
+    message = r"^The TFLite in CompiledModel must agree with the Keras model to 0\.0001 before .* Received: `\w+` gives"
+    with pytest.raises(ValueError, match=message + " `mean` with a difference of nan"):
+        export.tflite(small_model(), tmp_path / "model.tflite")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_file_that_the_other_interface_cannot_run_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(compiled_model, "__file__", str(tmp_path / "missing.py"))
+    with pytest.raises(ValueError, match=r"LiteRT's CompiledModel must run the file before .* exit code 2"):
+        export.tflite(Scaled(), tmp_path / "folder" / "model.tflite")
+    assert list((tmp_path / "folder").iterdir()) == []
+
+
+class OfSeveralRows(Scaled):
+    """A model whose exported function is right for any batch but one of 7 rows."""
+
+    def export_signatures(self, x=None):
+        def of_rows(x):
+            return {"y": self.weight.value * x + tf.cast(tf.equal(tf.shape(x)[0], 7), tf.float32)}
+
+        def of_model(x):
+            return {"y": self.predict(x)}
+
+        return {"serving_default": export.Signature(of_rows, (tf.TensorSpec([None, 2], tf.float32, "x"),), of_model)}
+
+
+@pytest.mark.parametrize(("quantize", "reference"), [(None, "the Keras model"), ("float16", "its own answers")])
+def test_a_file_that_is_wrong_for_one_number_of_rows_is_refused(tmp_path, quantize, reference):
+    with pytest.raises(ValueError, match=f"The TFLite must agree with {reference} .* a difference of 1.00e"):
+        export.tflite(OfSeveralRows(), tmp_path / "model.tflite", quantize=quantize)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("quantize", ["float16", "dynamic"])
+def test_a_quantised_file_whose_outputs_one_interface_does_not_write_is_refused(tmp_path, monkeypatch, quantize):
+    with_computed_shapes(monkeypatch)
+    with pytest.raises(ValueError, match="The TFLite in CompiledModel must agree with its own answers to many rows"):
+        export.tflite(small_model(), tmp_path / "model.tflite", quantize=quantize, x=binary_images(64))
+
+
+@pytest.mark.slow
+def test_an_int8_file_that_divides_by_what_is_rounded_to_0_is_refused(tmp_path):
+    decoder = networks.dense_decoder(2, (8,), hidden=())
+    # Scales from e^-8 to 8: half a step of int8 is more than the smallest.
+    decoder.set_weights([np.zeros((2, 8), np.float32), np.tile([-8.0, -8.0, 8.0, 8.0], 2)])
+    encoder, likelihood = networks.dense_encoder((4,), hidden=(8,)), likelihoods.Normal("predicted")
+    model = tfvae.VAE(encoder, decoder, 2, likelihood=likelihood)
+    x = np.random.default_rng(0).normal(size=(64, 4)).astype(np.float32)
+    with pytest.raises(ValueError, match=r"^The TFLite must run before it is published\. Received: .*DIV"):
+        export.tflite(model, tmp_path / "model.tflite", quantize="int8", x=x)
 
 
 # Quantisation

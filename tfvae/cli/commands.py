@@ -81,7 +81,8 @@ def train(
     """Trains a VAE, evaluates it on held-out data, draws pictures and exports it.
 
     Writes <runs>/<name>/ (model.keras, history.csv, config.yaml, evaluation.txt, reconstructions.png, samples.png,
-    latent.png, history.png), <saved_models>/<name>/<version>/ and <saved_models>/<name>/<name>.tflite.
+    latent.png, history.png), and in <saved_models>/<name>/ the exports <version>/, <name>.tflite and
+    <name>_batch1.tflite.
 
     Args:
         data: digits, mnist, fashion_mnist, cifar10, cifar100, a .npy, .npz, .csv or .parquet file, an image folder, or
@@ -223,24 +224,25 @@ def export(
     keep: PositiveInt | None = None,
     batching: bool = False,
     quantize: Literal["float16", "dynamic", "int8"] | None = None,
-    tflite_batch_size: Literal[1] | None = None,
 ) -> None:
-    """Exports a trained model to a SavedModel and a .tflite file, and compares both with the Keras model.
+    """Exports a trained model to a SavedModel and two .tflite files, and compares all with the Keras model.
+
+    <name>.tflite takes batches of any size. <name>_batch1.tflite takes one example at a time, which GPUs of devices and
+    browsers need.
 
     Args:
         run: the folder of the run.
         output: the folder to write to; by default saved_models/<name of the run>.
         keep: number of versions of the SavedModel to keep; by default all.
         batching: also write a batching.config, with which a server gathers requests; see docs/serving.md for the risks.
-        quantize: makes the .tflite file smaller: float16 halves its weights, dynamic makes them int8, and int8 makes
+        quantize: makes the .tflite files smaller: float16 halves its weights, dynamic makes them int8, and int8 makes
             the activations int8 too.
-        tflite_batch_size: 1 makes a .tflite file for one example at a time; by default it takes batches of any size.
     """
     folder = Path(output) if output else Path("saved_models") / Path(run).resolve().name
     with _exit_on_errors(USAGE_ERROR):
         model, pipelines = runs_module.load_model(Path(run)), runs_module.load_data(Path(run))
     with _exit_on_errors(1):
-        _export(model, folder, pipelines, keep, batching, quantize, tflite_batch_size)
+        _export(model, folder, pipelines, keep, batching, quantize)
 
 
 def verify(
@@ -369,18 +371,23 @@ def _export(
     keep: int | None = None,
     batching: bool = False,
     quantize: Literal["float16", "dynamic", "int8"] | None = None,
-    tflite_batch_size: Literal[1] | None = None,
 ) -> None:
     """Exports the model, and prints and writes how far the outputs of the exports are from the model's."""
     x = runs_module.held_out(pipelines)
     units = {"offset": pipelines.offset, "scale": pipelines.scale}
     # From the training data: the held-out data measure what int8 costs.
     calibration = next(pipelines.train.unbatch().batch(256).as_numpy_iterator())
-    file = folder / f"{folder.name}.tflite"
-    export_module.tflite(model, file, quantize=quantize, batch_size=tflite_batch_size, x=calibration, **units)
+    files_by_batch: dict[Literal[1] | None, Path] = {
+        None: folder / f"{folder.name}.tflite",
+        1: folder / f"{folder.name}_batch1.tflite",
+    }
+    for size, file in files_by_batch.items():
+        export_module.tflite(model, file, quantize=quantize, batch_size=size, x=calibration, **units)
+    tflite = list(files_by_batch.values())
     # Last, because a running server may load the new version at once.
     version = export_module.saved_model(model, folder, keep=keep, batching=batching, x=x, **units)
-    verification = export_module.verify(model, saved_model=version, tflite=file, x=x)
+    verification = export_module.verify(model, saved_model=version, tflite=tflite, x=x)
     write_json(folder / "verification.json", verification.to_dict())
-    print(f"\nExported to {version}/ and {file}; compared with the Keras model on {len(x)} examples:\n")
+    exported = f"{version}/, {' and '.join(map(str, tflite))}"
+    print(f"\nExported to {exported}; compared with the Keras model on {len(x)} examples:\n")
     print(verification)

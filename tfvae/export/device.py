@@ -17,6 +17,10 @@ from tfvae.exportable import Exportable
 
 # The most examples that calibrate the ranges of int8: more would change little and take long.
 _CALIBRATION_EXAMPLES = 256
+# How far a quantised file may be from itself, at other batch sizes and in other runtimes: None compares with the Keras
+# model. In float16 only the weights are coarse, and the arithmetic is that of float32. Where activations are int8, one
+# that falls between two integers may be rounded to either, which is 1 of the 127 steps of its range.
+_OWN_TOLERANCES = {None: None, "float16": 1e-4, "dynamic": 1 / 127, "int8": 1 / 127}
 
 
 def tflite(
@@ -38,10 +42,11 @@ def tflite(
         path: the file to write, *.tflite; it appears complete, or not at all.
         quantize: None for float32; "float16" stores the weights in half the size; "dynamic" makes the weights int8;
             "int8" makes the activations int8 too, and the scores coarse.
-        x: data as for `fit`. A float32 file is compared with the Keras model on them; None draws data from the model.
-            "int8" requires them to calibrate the ranges of the activations: pass training data, and verify the file
-            with other data.
-        batch_size: 1 fixes B to 1, which makes convolutions up to twice as fast; None allows any B.
+        x: data as for `fit`. A float32 file is compared with the Keras model on them, by each interface of LiteRT and
+            for several B, and a quantised file with itself; None draws data from the model. "int8" requires them to
+            calibrate the ranges of the activations: pass training data, and verify the file with other data.
+        batch_size: 1 fixes B to 1, which GPUs and browsers need, and makes convolutions up to twice as fast; None
+            allows any B.
         offset: with `scale`, how raw data are normalised, x = (raw - offset) / scale, to be recorded beside the file;
             None records nothing.
         scale: see `offset`.
@@ -50,7 +55,8 @@ def tflite(
         The file.
 
     Raises:
-        ValueError: the model is not built, an argument is out of its range, or the file does not agree with the model.
+        ValueError: the model is not built, an argument is out of its range, or the file does not agree with the model,
+            or, quantised, with itself.
         NotImplementedError: a part of the model cannot be exported.
         OSError: the file cannot be written.
     """
@@ -78,7 +84,7 @@ def tflite(
         path,
         description,
         x=x,
-        compared=quantize is None,
+        own_tolerance=_OWN_TOLERANCES[quantize],
         quantize=quantize,
         calibration=lambda: _calibration(model, x),
     )

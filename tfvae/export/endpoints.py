@@ -5,6 +5,7 @@ import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import numpy as np
 import tensorflow as tf
 
 from tfvae.exportable import Exportable, Signature
@@ -137,6 +138,8 @@ def _checked(
             named = {spec.name: tensor for spec, tensor in zip(specs, (first, *others), strict=True)}
             wrong = functools.reduce(tf.add, (_nan_where_wrong(name, named, description) for name in named))
             outputs = {name: _plus(output, wrong) for name, output in outputs.items()}
+        if first.shape[0] is not None:
+            outputs = {name: _separate(output) for name, output in outputs.items()}
         # LiteRT's `CompiledModel` returns memory that was never written, without an error, for an output whose last op
         # is a reshape to a shape that the graph computes. So the last op is one to a constant shape.
         return {name: tf.reshape(output, shapes[name]) for name, output in outputs.items()}
@@ -168,3 +171,24 @@ def _nan_where_wrong(name: str, inputs: Mapping[str, tf.Tensor], description: Ma
         values = tf.where(tf.equal(values, values), values, 0.0)
     # NaN and infinity times 0 are NaN. Not `values - values`, which the converter to TFLite takes for 0.
     return tf.reduce_sum(0.0 * tf.reshape(values, [-1, math.prod(values.shape[1:])]), axis=1, keepdims=True)
+
+
+def _separate(output: tf.Tensor) -> tf.Tensor:
+    """The output of a graph; if other ops read it too, as the result of an op of its own.
+
+    A GPU delegate merges a convolution with a multiplication that follows it, and then never writes the result of the
+    convolution, even if it is an output.
+    """
+    source = output
+    while source.op.type == "Identity":
+        source = source.op.inputs[0]
+    if not _is_read(source):
+        return output
+    # The converter removes ops that change nothing, such as a reshape to the same shape. This one changes no number but
+    # 0 and its closest neighbours.
+    return output + np.finfo(np.float32).tiny
+
+
+def _is_read(tensor: tf.Tensor) -> bool:
+    """Whether any op but a copy reads a tensor or a copy of it."""
+    return any(op.type != "Identity" or _is_read(op.outputs[0]) for op in tensor.consumers())

@@ -20,7 +20,7 @@ def write(
     description: dict[str, Any],
     *,
     x: Any = None,
-    compared: bool = True,
+    own_tolerance: float | None = None,
     **options: Any,
 ) -> Path:
     """Writes a file and its description to a temporary folder, compares the file with the model, and moves both in.
@@ -35,7 +35,7 @@ def write(
         path: the place of the file.
         description: what a caller must know about the model.
         x: data for the comparison; None lets the model draw them.
-        compared: whether the file is compared with the Keras model, and refused if they do not agree.
+        own_tolerance: see `check_agreement`.
         options: the other arguments of the format's `write`.
 
     Returns:
@@ -55,8 +55,7 @@ def write(
         with written.open("rb") as file:
             digest = hashlib.file_digest(file, "sha256").hexdigest()
         write_json(file_format.description(written), {**description, "sha256": digest})
-        if compared:
-            check_agreement(model, **{argument: written}, x=x)
+        check_agreement(model, x=x, own_tolerance=own_tolerance, **{argument: written})
         # Now, because the time between the two moves should be short.
         files.sync(written)
         # First, because a description of an earlier version has no digest, and would be taken for that of the new file.

@@ -5,7 +5,7 @@ import functools
 import math
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -26,12 +26,15 @@ _FLOOR = 1e-6
 _COMPARED_BATCHES = (64, 7, 1)
 _TIMED_BATCHES = (1, 64)
 
+# The place of an exported model, or of several of one format.
+Paths = str | os.PathLike[str] | Sequence[str | os.PathLike[str]]
+
 
 class Agreement(NamedTuple):
     """How far one output of an exported file is from the Keras model's, over all elements and examples.
 
     Attributes:
-        format: the name of the format, such as "SavedModel" or "TFLite".
+        format: the name of the format, such as "SavedModel" or "TFLite", or "TFLite batch 1" for a file of one row.
         signature: the name of the signature that was called.
         output: the output's name.
         max_difference: the largest absolute difference.
@@ -55,7 +58,7 @@ class Cost(NamedTuple):
     """What one format costs in size, accuracy and time.
 
     Attributes:
-        format: "Keras", or the name of a format, such as "SavedModel" or "TFLite".
+        format: "Keras", or the name of a format, as in `Agreement`.
         path: the file or folder; None for the Keras model, which is in memory.
         quantize: how a .tflite file was made smaller; None for float32.
         size: bytes on disk; None for the Keras model.
@@ -106,15 +109,15 @@ class Verification:
     def __str__(self) -> str:
         """Two tables, to print."""
         lines = [
-            f"{'format':<12}{'signature':<18}{'output':<31}{'max |diff|':>12}{'mean |diff|':>13}{'max |value|':>13}"
+            f"{'format':<16}{'signature':<18}{'output':<31}{'max |diff|':>12}{'mean |diff|':>13}{'max |value|':>13}"
         ]
         lines += [
-            f"{row.format:<12}{row.signature:<18}{row.output:<31}{row.max_difference:>12.2e}"
+            f"{row.format:<16}{row.signature:<18}{row.output:<31}{row.max_difference:>12.2e}"
             f"{row.mean_difference:>13.2e}{row.max_value:>13.4g}"
             for row in self.agreements
         ]
         batches = "".join(f"{f'batch {batch}: us per example':>32}" for batch in _TIMED_BATCHES)
-        lines += ["", f"{'format':<12}{'bytes':>10}{'ELBO diff':>12}{batches}"]
+        lines += ["", f"{'format':<16}{'bytes':>10}{'ELBO diff':>12}{batches}"]
         for row in self.costs:
             times = "".join(
                 f"{f'{1e6 * median:.1f} ({1e6 * low:.1f} to {1e6 * high:.1f})':>32}"
@@ -122,25 +125,25 @@ class Verification:
             )
             size = "" if row.size is None else row.size
             elbo = "" if row.elbo_difference is None else f"{row.elbo_difference:.2e}"
-            lines.append(f"{row.format:<12}{size:>10}{elbo:>12}{times}")
+            lines.append(f"{row.format:<16}{size:>10}{elbo:>12}{times}")
         return "\n".join(lines)
 
 
 def verify(
     model: Exportable,
     *,
-    saved_model: str | os.PathLike[str] | None = None,
-    tflite: str | os.PathLike[str] | None = None,
+    saved_model: Paths | None = None,
+    tflite: Paths | None = None,
     x: ArrayLike,
     timed_calls: int = 50,
-    **others: str | os.PathLike[str] | None,
+    **others: Paths | None,
 ) -> Verification:
     """Compares every signature of exported files with the Keras model on the same inputs and noise, and times them.
 
     Args:
         model: the model that was exported.
         saved_model: the folder of a version, or a folder of versions, of which the newest is taken.
-        tflite: the .tflite file.
+        tflite: the .tflite file, or several, such as one for any batch and one for a batch of 1.
         x: data as for `fit` of the model: an array [N, ...], or a dictionary of arrays with N rows.
         timed_calls: the number of calls over which the median latency is taken.
         others: the file or folder of any other format, by its key in `tfvae.export.formats.FORMATS`.
@@ -154,81 +157,86 @@ def verify(
     """
     paths = _given({"saved_model": saved_model, "tflite": tflite, **others})
     if not paths:
-        names, received = (separator.join(formats.FORMATS) for separator in ("` or `", "=None, "))
-        raise ValueError(f"`{names}` must be given. Received: {received}=None")
+        expected, received = (separator.join(formats.FORMATS) for separator in ("` or `", "=None, "))
+        raise ValueError(f"`{expected}` must be given. Received: {received}=None")
     timed_calls = checks.positive_integer("timed_calls", timed_calls)
     check_kind(model)
     x = model.export_data(x)
     model.check_exportable()
     questions = _questions(model, x)
-    opened = {argument: _opened(model, path) for argument, path in paths.items()}
-    answers = {argument: _answers(exported, questions) for argument, exported in opened.items()}
+    opened = [_opened(model, path) for _, path in paths]
+    names = [_name(argument, exported) for (argument, _), exported in zip(paths, opened, strict=True)]
+    answers = [_answers(exported, questions) for exported in opened]
     agreements = [
-        row
-        for argument, outputs in answers.items()
-        for row in _agreements(formats.FORMATS[argument].name, questions, outputs)
+        row for name, outputs in zip(names, answers, strict=True) for row in _agreements(name, questions, outputs)
     ]
     elbo = questions["score"].outputs.get("elbo") if "score" in questions else None
     latency = _latency(lambda batch: model.predict(batch, verbose=0), x, timed_calls)
     costs = [Cost("Keras", None, None, None, None if elbo is None else 0.0, latency)]
-    for argument, exported in opened.items():
-        path = formats.find(Path(paths[argument]))[1]
-        difference = None if elbo is None else float(np.mean(answers[argument]["score"]["elbo"] - elbo))
+    for name, (_, given), exported, outputs in zip(names, paths, opened, answers, strict=True):
+        path = formats.find(Path(given))[1]
+        difference = None if elbo is None else float(np.mean(outputs["score"]["elbo"] - elbo))
         timed = functools.partial(_call, exported, model.timed_signature)
         latency = _latency(timed, questions[model.timed_signature].inputs, timed_calls)
         quantize = exported.metadata.get("quantize")
-        name = formats.FORMATS[argument].name
         costs.append(Cost(name, str(path), quantize, _size(path), difference, latency))
     return Verification(len(tf.nest.flatten(x)[0]), agreements, costs)
 
 
-def check_agreement(model: Exportable, *, x: Any = None, **files: str | os.PathLike[str] | None) -> None:
-    """Raises ValueError unless float32 files agree with the Keras model.
+def check_agreement(
+    model: Exportable, *, x: Any = None, own_tolerance: float | None = None, **files: str | os.PathLike[str] | None
+) -> None:
+    """Raises ValueError unless files agree with the Keras model, at every batch size and in every runtime.
 
     Args:
         model: the model that was exported.
         x: data as for `verify`; None lets the model draw them.
+        own_tolerance: given for a file that is not as exact as the Keras model, because it is quantised. It must then
+            agree with what it gives itself in its usual runtime for many rows at once, to this tolerance.
         files: the file or folder of each format, by its key in `tfvae.export.formats.FORMATS`.
     """
-    questions = _questions(model, model.export_data(x, max(_COMPARED_BATCHES)))
-    for argument, path in _given(files).items():
+    most = max(_COMPARED_BATCHES)
+    questions = _questions(model, model.export_data(x, most), most)
+    for argument, path in _given(files):
         file_format = formats.FORMATS[argument]
         exported = _opened(model, path)
+        expected, reference, tolerance = questions, "the Keras model", file_format.tolerance
+        if own_tolerance is not None:
+            answers = _published(file_format.name, exported, questions)
+            expected = {name: each._replace(outputs=answers[name]) for name, each in questions.items()}
+            reference, tolerance = "its own answers to many rows", own_tolerance
         for size in _COMPARED_BATCHES:
-            asked = {name: question.first(size) for name, question in questions.items()}
-            _check_rows(_agreements(file_format.name, asked, _answers(exported, asked)), asked, file_format.tolerance)
+            asked = {name: question.first(size) for name, question in expected.items()}
+            rows = _agreements(file_format.name, asked, _published(file_format.name, exported, asked))
+            _check_rows(rows, asked, tolerance, reference)
         # Here the questions are of one row.
         for runtime, answer in file_format.other_runtimes.items():
-            # The client converts inputs to float32; another runtime takes them as they are.
-            inputs = {
-                name: {key: array.astype(np.float32) for key, array in question.inputs.items()}
-                for name, question in asked.items()
-            }
-            answers = answer(Path(path), inputs)
+            answers = answer(Path(path), {name: question.inputs for name, question in asked.items()})
             rows = _agreements(f"{file_format.name} in {runtime}", asked, answers)
-            _check_rows(rows, asked, file_format.tolerance)
+            _check_rows(rows, asked, tolerance, reference)
 
 
-def check_row(row: Agreement, terms: int, tolerance: float) -> None:
-    """Raises ValueError if an output of an export does not agree with the Keras model's.
+def check_row(row: Agreement, terms: int, tolerance: float, reference: str = "the Keras model") -> None:
+    """Raises ValueError if an output of an export does not agree with what it should be.
 
     Args:
         row: the comparison of the output.
         terms: the number of terms that the output is the sum of.
         tolerance: the largest difference allowed, relative to the largest value.
+        reference: what it was compared with.
     """
     agrees = row.max_difference <= tolerance * row.max_value + _FLOOR * terms
     if not (agrees and math.isfinite(row.max_difference)):
         raise ValueError(
-            f"The {row.format} must agree with the Keras model to {tolerance} before it is published. "
+            f"The {row.format} must agree with {reference} to {tolerance} before it is published. "
             f"Received: `{row.signature}` gives `{row.output}` with a difference of {row.max_difference:.2e} where "
             f"the largest value is {row.max_value:.2e}"
         )
 
 
-def _check_rows(rows: list[Agreement], questions: dict[str, "_Question"], tolerance: float) -> None:
+def _check_rows(rows: list[Agreement], questions: dict[str, "_Question"], tolerance: float, reference: str) -> None:
     for row in rows:
-        check_row(row, questions[row.signature].signature.terms.get(row.output, 1), tolerance)
+        check_row(row, questions[row.signature].signature.terms.get(row.output, 1), tolerance, reference)
 
 
 def agreement(format: str, signature: str, output: str, received: np.ndarray, expected: np.ndarray) -> Agreement:
@@ -259,22 +267,37 @@ class _Question(NamedTuple):
         return self._replace(inputs=inputs, outputs=outputs)
 
 
-def _questions(model: Exportable, x: Any) -> dict[str, _Question]:
-    """The question for each signature, by the name of the signature."""
+def _questions(model: Exportable, x: Any, rows: int | None = None) -> dict[str, _Question]:
+    """The question for each signature, by the name of the signature; with a number of rows, x is repeated up to it."""
     examples = model.export_examples(x)
+    if rows is not None:
+        examples = {
+            name: {argument: np.resize(array, (rows, *np.shape(array)[1:])) for argument, array in inputs.items()}
+            for name, inputs in examples.items()
+        }
     return {
         name: _Question(signature, examples[name], signature.of_model(examples[name]))
         for name, signature in model.export_signatures(x).items()
     }
 
 
-def _given(files: dict[str, str | os.PathLike[str] | None]) -> dict[str, str | os.PathLike[str]]:
-    """The files that are given, in the order of the formats."""
+def _given(files: Mapping[str, Paths | None]) -> list[tuple[str, str | os.PathLike[str]]]:
+    """The files that are given, each with the key of its format, in the order of the formats."""
     for argument in files:
         if argument not in formats.FORMATS:
             raise TypeError(f"{argument!r} is not a key of `tfvae.export.formats.FORMATS`, {list(formats.FORMATS)}")
-    given = {argument: files.get(argument) for argument in formats.FORMATS}
-    return {argument: path for argument, path in given.items() if path is not None}
+    given = []
+    for argument in formats.FORMATS:
+        paths = files.get(argument)
+        several = () if paths is None else [paths] if isinstance(paths, str | os.PathLike) else paths
+        given += [(argument, path) for path in several]
+    return given
+
+
+def _name(argument: str, exported: ExportedModel) -> str:
+    """The name of an exported model in a table."""
+    batch_size = exported.metadata.get("batch_size")
+    return formats.FORMATS[argument].name + (f" batch {batch_size}" if batch_size else "")
 
 
 def _opened(model: Exportable, path: str | os.PathLike[str]) -> ExportedModel:
@@ -291,6 +314,15 @@ def _call(exported: ExportedModel, signature: str, inputs: Arrays) -> Arrays:
 
 def _answers(exported: ExportedModel, questions: dict[str, _Question]) -> dict[str, Arrays]:
     return {name: exported.run(name, **question.inputs) for name, question in questions.items()}
+
+
+def _published(name: str, exported: ExportedModel, questions: dict[str, _Question]) -> dict[str, Arrays]:
+    """The answers of a file that is about to be published, which must be able to give them."""
+    try:
+        return _answers(exported, questions)
+    except RuntimeError as error:
+        # For example an int8 file that divides by what has been rounded to 0.
+        raise ValueError(f"The {name} must run before it is published. Received: {error}") from error
 
 
 def _agreements(format: str, questions: dict[str, _Question], answers: dict[str, Arrays]) -> list[Agreement]:

@@ -135,7 +135,7 @@ class LocationScalePosterior(Posterior):
 
     def center(self, parameters: dict[str, tf.Tensor]) -> tf.Tensor:
         """The location loc [B, L], the mean of q(z|x)."""
-        return parameters["loc"]
+        return tf.convert_to_tensor(parameters["loc"])
 
 
 class TransformedPosterior(Posterior):

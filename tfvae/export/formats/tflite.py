@@ -136,8 +136,8 @@ def _run_compiled(path: Path, inputs: dict[str, dict[str, np.ndarray]]) -> dict[
     """Calls signatures by LiteRT's `CompiledModel`, in another process, because it logs to stderr and may crash."""
     with files.temporary_folder(path.parent) as folder:
         given, received = folder / "inputs.npz", folder / "outputs.npz"
-        np.savez(given, **compiled_model.flat(inputs))
-        command = [sys.executable, compiled_model.__file__, str(path), str(given), str(received)]
+        np.savez(given, allow_pickle=False, **compiled_model.flat(inputs))
+        command = [sys.executable, compiled_model.__file__, *map(str, (path, given, received))]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         if done.returncode:
             lines = [line for line in done.stderr.splitlines() if line.strip() and not line.startswith("INFO")]
