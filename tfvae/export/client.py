@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from tfvae import checks, chunks
-from tfvae.export import formats
+from tfvae.export import expected_range, formats
 from tfvae.export.formats.format import Call, Shapes
 
 # The most rows that are computed at a time, so that memory does not grow with the data.
@@ -24,7 +24,8 @@ _SIGNATURES = ({"encode", "decode", "reconstruct", "generate", "score"}, {"sampl
 class ExportedModel:
     """An exported model, with methods like those of the original model.
 
-    In the shapes, N is the number of examples, `...` the event shape and L the latent dimension. For an exported
+    In the shapes, N is the number of examples, `...` the event shape and L the latent dimension. x and means are in the
+    units that `metadata["units"]` says: "raw", those of the source, which the export scales itself; or "model". For an exported
     `tfvae.ConditionalVAE` the methods also take `condition=` [N, C], for a `tfvae.SemiSupervisedVAE` `label=` [N].
 
     Args:
@@ -39,6 +40,7 @@ class ExportedModel:
         self.signatures = tuple(shapes)
         self._call = call
         self._shapes = shapes
+        self._ranges = _ranges(metadata)
 
     def encode(self, x: ArrayLike, **condition: ArrayLike) -> dict[str, np.ndarray]:
         """The parameters of q(z|x) by name, each [N, L], for x [N, ...]."""
@@ -85,6 +87,10 @@ class ExportedModel:
         Raises:
             ValueError: there is no such signature or input, or an input has the wrong shape or dtype, no rows, or a
                 value that is not finite in float32.
+
+        Warns:
+            UserWarning: x is beyond the range of the data of the export by more than its width, as data are that were
+                not scaled, or were scaled twice.
         """
         if signature not in self._shapes:
             raise ValueError(f"`signature` must be one of {list(self._shapes)}. Received: signature={signature!r}")
@@ -108,6 +114,8 @@ class ExportedModel:
                 # -1 stands for the most probable label, which can be inferred if the signature takes x.
                 _check_labels(arrays[name], -1 if "x" in shapes else 0, self.metadata["num_classes"])
         checks.check_same_length(**arrays)
+        if self._ranges and "x" in arrays:
+            self._ranges[signature.endswith("_normalized")].check(arrays["x"])
         rows = len(next(iter(arrays.values())))
         fixed = next(iter(shapes.values()))[0]
         if fixed is not None and rows % fixed:
@@ -146,6 +154,17 @@ def load(path: str | os.PathLike[str], *, num_threads: int | None = None) -> Exp
             f"{list(shapes)}"
         )
     return ExportedModel(call, shapes, metadata)
+
+
+def _ranges(metadata: dict[str, Any]) -> dict[bool, expected_range.ExpectedRange]:
+    """The expected ranges of x, in the units of most signatures, and of those that take the model's units (True)."""
+    expected, scaling = metadata.get("expected_range"), metadata.get("scaling")
+    if expected is None:
+        return {}
+    ranges = {False: expected_range.ExpectedRange(expected)}
+    if scaling is not None:
+        ranges[True] = expected_range.ExpectedRange(expected, scaling["offset"], scaling["scale"])
+    return ranges
 
 
 def _check_labels(label: np.ndarray, lowest: int, num_classes: int) -> None:

@@ -6,19 +6,23 @@ import string
 from collections.abc import Mapping
 from typing import Any
 
+from tfvae.export import units
 from tfvae.exportable import Exportable, Signature
 
 
-def files(model: Exportable, signatures: Mapping[str, Signature], name: str) -> dict[str, str]:
+def files(
+    model: Exportable, signatures: Mapping[str, Signature], name: str, scaling: units.Units | None = None
+) -> dict[str, str]:
     """The text of each file, by file name.
 
     Every template has the fields `name`; `serve`, how to start a server; `questions`, a command for each example
-    request; and `signatures`, the rows of a table of the signatures.
+    request; `signatures`, the rows of a table of the signatures; and `units`, what is in raw units.
 
     Args:
         model: the model.
-        signatures: the result of `export_signatures` for this export.
+        signatures: the functions of this export, from `tfvae.export.units.signatures`.
         name: the name under which the model is served.
+        scaling: the units of the signatures.
     """
     requests = {key: signature.request for key, signature in signatures.items() if signature.request is not None}
     address = f"http://localhost:8501/v1/models/{name}:predict"
@@ -27,6 +31,7 @@ def files(model: Exportable, signatures: Mapping[str, Signature], name: str) -> 
         "serve": _filled("serve.md", {"name": name}),
         "questions": "".join(f"    curl -d @requests/{key}.json {address}\n" for key in requests),
         "signatures": "\n".join(f"| {key} | {_inputs(signature)} |" for key, signature in signatures.items()),
+        "units": "" if scaling is None else _filled("units.md", {"names": _normalized_names(signatures)}),
     }
     sections = [_filled(template, {**fields, **own}) for template, own in model.export_readme(signatures)]
     return {
@@ -35,6 +40,10 @@ def files(model: Exportable, signatures: Mapping[str, Signature], name: str) -> 
         "batching.config": _filled("batching.config", fields),
         **{f"requests/{key}.json": _request(key, row) for key, row in requests.items()},
     }
+
+
+def _normalized_names(signatures: Mapping[str, Signature]) -> str:
+    return ", ".join(f"`{name}`" for name in signatures if name.endswith(units.SUFFIX))
 
 
 def _filled(template: str, fields: Mapping[str, Any]) -> str:

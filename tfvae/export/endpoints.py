@@ -5,6 +5,7 @@ from typing import Any
 
 import tensorflow as tf
 
+from tfvae.export import units
 from tfvae.exportable import Exportable, Signature
 
 
@@ -31,23 +32,31 @@ class Endpoints(tf.Module):
     For a `tfvae.HierarchicalVAE`, z is that of the first layer, epsilon is the noise of all layers in one tensor, and
     the names of the parameters of q end in the number of the layer, as in `loc_1`.
 
+    With `scaling`, x and `mean` are in raw units in all of these, unless the mean is made of probabilities, and each
+    function except `serving_default` is there in the model's units too, as `encode_normalized` and so on. Nats are
+    always those of a density of the model's units.
+
     Args:
         model: a model that is built.
         batch_size: a fixed B, or None for any.
         x: the data that were passed to the export, if the model needs them to know the shapes of its inputs.
+        scaling: how raw data become those of the model, from `tfvae.export.units.make`; None means that the functions
+            take and give the model's units.
 
     Raises:
         ValueError: the model is not built, or x is missing or invalid.
         NotImplementedError: a part of the model cannot be exported.
     """
 
-    def __init__(self, model: Exportable, batch_size: int | None = None, x: Any = None) -> None:
+    def __init__(
+        self, model: Exportable, batch_size: int | None = None, x: Any = None, scaling: units.Units | None = None
+    ) -> None:
         super().__init__(name="tfvae")
         check_kind(model)
         model.check_exportable()
         self.parameters = [weight.value for weight in model.export_weights()]
         self.signatures_by_name = {
-            name: _graph(signature, batch_size) for name, signature in model.export_signatures(x).items()
+            name: _graph(signature, batch_size) for name, signature in units.signatures(model, scaling, x).items()
         }
 
 

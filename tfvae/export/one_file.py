@@ -47,7 +47,7 @@ def write(
     with files.temporary_folder(path.parent) as folder:
         written = folder / path.name
         file_format.write(endpoints, written, **options)
-        write_json(file_format.description(written), description)
+        write_json(file_format.description(written), file_format.describe(written, description))
         if compared:
             check_agreement(model, **{argument: written}, x=x)
         files.move_in(file_format.description(written), file_format.description(path))

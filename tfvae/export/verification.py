@@ -5,7 +5,7 @@ import functools
 import math
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,7 +14,7 @@ import tensorflow as tf
 from numpy.typing import ArrayLike
 
 from tfvae import checks
-from tfvae.export import formats
+from tfvae.export import formats, units
 from tfvae.export.client import ExportedModel, load
 from tfvae.export.endpoints import check_kind
 from tfvae.exportable import Arrays, Exportable, Signature
@@ -106,10 +106,10 @@ class Verification:
     def __str__(self) -> str:
         """Two tables, to print."""
         lines = [
-            f"{'format':<12}{'signature':<18}{'output':<16}{'max |diff|':>12}{'mean |diff|':>13}{'max |value|':>13}"
+            f"{'format':<12}{'signature':<24}{'output':<16}{'max |diff|':>12}{'mean |diff|':>13}{'max |value|':>13}"
         ]
         lines += [
-            f"{row.format:<12}{row.signature:<18}{row.output:<16}{row.max_difference:>12.2e}"
+            f"{row.format:<12}{row.signature:<24}{row.output:<16}{row.max_difference:>12.2e}"
             f"{row.mean_difference:>13.2e}{row.max_value:>13.4g}"
             for row in self.agreements
         ]
@@ -141,7 +141,8 @@ def verify(
         model: the model that was exported.
         saved_model: the folder of a version, or a folder of versions, of which the newest is taken.
         tflite: the .tflite file.
-        x: data as for `fit` of the model: an array [N, ...], or a dictionary of arrays with N rows.
+        x: data as for `fit` of the model, in its units: an array [N, ...], or a dictionary of arrays with N rows.
+            Files that take raw data are given them in raw units.
         timed_calls: the number of calls over which the median latency is taken.
         others: the file or folder of any other format, by its key in `tfvae.export.formats.FORMATS`.
 
@@ -160,20 +161,24 @@ def verify(
     check_kind(model)
     x = model.export_data(x)
     model.check_exportable()
-    questions = _questions(model, x)
     opened = {argument: _opened(model, path) for argument, path in paths.items()}
-    answers = {argument: _answers(exported, questions) for argument, exported in opened.items()}
+    asked = _questions_by_file(model, x, opened)
+    answers = {argument: _answers(exported, asked[argument]) for argument, exported in opened.items()}
     agreements = [
         row
         for argument, outputs in answers.items()
-        for row in _agreements(formats.FORMATS[argument].name, questions, outputs)
+        for row in _agreements(formats.FORMATS[argument].name, asked[argument], outputs)
     ]
+    questions = next(iter(asked.values()))
     elbo = questions["score"].outputs.get("elbo") if "score" in questions else None
     latency = _latency(lambda batch: model.predict(batch, verbose=0), x, timed_calls)
     costs = [Cost("Keras", None, None, None, None if elbo is None else 0.0, latency)]
     for argument, exported in opened.items():
         path = formats.find(Path(paths[argument]))[1]
-        difference = None if elbo is None else float(np.mean(answers[argument]["score"]["elbo"] - elbo))
+        questions = asked[argument]
+        difference = None
+        if elbo is not None:
+            difference = float(np.mean(answers[argument]["score"]["elbo"] - questions["score"].outputs["elbo"]))
         timed = functools.partial(_call, exported, model.timed_signature)
         latency = _latency(timed, questions[model.timed_signature].inputs, timed_calls)
         quantize = exported.metadata.get("quantize")
@@ -190,10 +195,12 @@ def check_agreement(model: Exportable, *, x: Any = None, **files: str | os.PathL
         x: data as for `verify`; None lets the model draw them.
         files: the file or folder of each format, by its key in `tfvae.export.formats.FORMATS`.
     """
-    questions = _questions(model, model.export_data(x, max(_COMPARED_BATCHES)))
+    x = model.export_data(x, max(_COMPARED_BATCHES))
+    opened = {argument: _opened(model, path) for argument, path in _given(files).items()}
+    asked_of = _questions_by_file(model, x, opened)
     for argument, path in _given(files).items():
         file_format = formats.FORMATS[argument]
-        exported = _opened(model, path)
+        exported, questions = opened[argument], asked_of[argument]
         for size in _COMPARED_BATCHES:
             asked = {name: question.first(size) for name, question in questions.items()}
             _check_rows(_agreements(file_format.name, asked, _answers(exported, asked)), asked, file_format.tolerance)
@@ -204,7 +211,7 @@ def check_agreement(model: Exportable, *, x: Any = None, **files: str | os.PathL
             _check_rows(rows, asked, file_format.tolerance)
 
 
-def check_row(row: Agreement, terms: int, tolerance: float) -> None:
+def check_row(row: Agreement, terms: float, tolerance: float) -> None:
     """Raises ValueError if an output of an export does not agree with the Keras model's.
 
     Args:
@@ -254,13 +261,33 @@ class _Question(NamedTuple):
         return self._replace(inputs=inputs, outputs=outputs)
 
 
-def _questions(model: Exportable, x: Any) -> dict[str, _Question]:
+def _questions(model: Exportable, x: Any, scaling: units.Units | None) -> dict[str, _Question]:
     """The question for each signature, by the name of the signature."""
-    examples = model.export_examples(x)
+    examples = units.examples(model, scaling, x)
     return {
         name: _Question(signature, examples[name], signature.of_model(examples[name]))
-        for name, signature in model.export_signatures(x).items()
+        for name, signature in units.signatures(model, scaling, x).items()
     }
+
+
+def _questions_by_file(
+    model: Exportable, x: Any, opened: Mapping[str, ExportedModel]
+) -> dict[str, dict[str, _Question]]:
+    """The questions for each file, in the units that its description says; files of the same units share them."""
+    found: dict[str, dict[str, _Question]] = {}
+    asked = {}
+    for argument, exported in opened.items():
+        scaling = exported.metadata.get("scaling")
+        if scaling is None and any(name.endswith(units.SUFFIX) for name in exported.signatures):
+            raise ValueError(
+                f"`{argument}` must lie beside its description, which says how it scales x. Received: a file that takes "
+                "raw data, without it"
+            )
+        key = repr(scaling)
+        if key not in found:
+            found[key] = _questions(model, x, units.read(model, exported.metadata, x))
+        asked[argument] = found[key]
+    return asked
 
 
 def _given(files: dict[str, str | os.PathLike[str] | None]) -> dict[str, str | os.PathLike[str]]:

@@ -157,6 +157,23 @@ class Columns(Likelihood):
         ]
         return np.concatenate(columns, axis=-1)
 
+    def units_of_mean(
+        self, offset: np.ndarray, scale: np.ndarray, event_shape: tuple[int, ...]
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """The units of each number of the mean: see `Likelihood`."""
+        columns = (
+            np.split(np.broadcast_to(array, event_shape), np.cumsum(self._widths)[:-1], axis=-1)
+            for array in (offset, scale)
+        )
+        groups: list[tuple[np.ndarray, ...]] = []
+        for likelihood, *units in zip(self.likelihoods, *columns, strict=True):
+            shape = likelihood.mean_shape(units[0].shape)
+            of_group = likelihood.units_of_mean(units[0], units[1], units[0].shape)
+            flat = (*event_shape[:-1], -1)
+            groups.append(tuple(np.broadcast_to(array, shape).reshape(flat) for array in of_group))
+        offsets, scales = (np.concatenate(arrays, axis=-1) for arrays in zip(*groups, strict=True))
+        return offsets, scales
+
     def check(self, x: np.ndarray) -> None:
         """Raises ValueError, with the name of the column, when a column cannot come from its likelihood."""
         starts = np.cumsum([0, *self._widths])

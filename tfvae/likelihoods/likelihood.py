@@ -141,6 +141,25 @@ class Likelihood(keras.layers.Layer, abc.ABC):
         """
         return mean
 
+    def units_of_mean(
+        self, offset: np.ndarray, scale: np.ndarray, event_shape: tuple[int, ...]
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """The units of what `mean` returns, where those of x are x = (raw - offset) / scale.
+
+        They are those of x, unless a subclass overrides this, as one does whose mean is made of probabilities.
+
+        Args:
+            offset: broadcasts to the event shape.
+            scale: as `offset`.
+            event_shape: the shape of x for each example.
+
+        Returns:
+            offset and scale with which the mean in raw units is mean * scale + offset; they broadcast to
+            `mean_shape(event_shape)`.
+        """
+        del event_shape
+        return offset, scale
+
     def by_element(self, parameters: tf.Tensor) -> tf.Tensor:
         """Reshapes the decoder's output [..., *parameter_shape] to [..., E, P]: P parameters for each of E elements."""
         leading = tf.shape(parameters)[: -self._event_rank]

@@ -144,6 +144,30 @@ class AutoencoderExport(Exportable, keras.Model):
             **{name: {"x": data["x"]} for name in self._functions_of_x},
         }
 
+    def export_units(self, offset: np.ndarray, scale: np.ndarray) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+        """x has the units of the data, and so has `mean`, unless it is made of probabilities: see `Exportable`."""
+        return {"x": (offset, scale), "mean": self.likelihood.units_of_mean(offset, scale, tuple(self.event_shape))}
+
+    def export_example(self, signatures: Mapping[str, Signature]) -> Arrays:
+        """A row that the model draws: see `Exportable`."""
+        x = self.export_data(None, 1)
+        return x if isinstance(x, dict) else {"x": x}
+
+    def export_meanings(self) -> Mapping[str, str]:
+        """What the inputs and outputs of the signatures mean: see `Exportable`."""
+        return {
+            "x": "the data",
+            "z": "latent variables",
+            "epsilon": "noise, drawn from N(0, I)",
+            "condition": "the condition on which the model depends",
+            "label": "the number of the class; with x, -1 stands for the most probable one",
+            "mean": "the mean of p(x|z)",
+            "elbo": "a lower bound on log p(x), in nats, high for data like those of the training",
+            "log_likelihood": "log p(x|z), in nats",
+            "kl": "the divergence of q(z|x) from p(z), in nats",
+            "probabilities": "the probabilities of the classes, q(y|x)",
+        }
+
     def export_description(self) -> dict[str, Any]:
         """The event shape, latent dimension, shape of a condition, parts, and whether NaN may mark a missing value."""
         return {

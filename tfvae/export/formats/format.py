@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import MappingProxyType
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -28,6 +28,8 @@ class Format(NamedTuple):
         open: opens a file or folder for a number of threads, or None; returns a function that calls its signatures, and
             the shapes of their inputs.
         description: returns the path of the JSON description that belongs to a file or folder.
+        describe: adds to a written file what its description says, where the format has a place for that; returns the
+            description, with what only the file says.
         tolerance: how far an output of a float32 file may be from the Keras model's, relative to its largest value.
         other_runtimes: the runtimes, by name, with which a file is compared before it is published, besides that of
             `open`. Each is given a single row.
@@ -38,5 +40,6 @@ class Format(NamedTuple):
     find: Callable[[Path], Path | None]
     open: Callable[[Path, int | None], tuple[Call, Shapes]]
     description: Callable[[Path], Path]
+    describe: Callable[[Path, dict[str, Any]], dict[str, Any]] = lambda path, description: description
     tolerance: float = 1e-4
     other_runtimes: Mapping[str, Answer] = MappingProxyType({})

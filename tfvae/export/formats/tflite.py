@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from tfvae.export.formats import compiled_model
+from tfvae.export.formats import compiled_model, tflite_metadata
 from tfvae.export.formats.format import Call, Format, Shapes
 
 if TYPE_CHECKING:
@@ -97,4 +97,12 @@ def _run_compiled(path: Path, inputs: dict[str, dict[str, np.ndarray]]) -> dict[
             return compiled_model.nested(outputs)
 
 
-FORMAT = Format("TFLite", _write, _find, _open, _description, other_runtimes={"CompiledModel": _run_compiled})
+FORMAT = Format(
+    "TFLite",
+    _write,
+    _find,
+    _open,
+    _description,
+    describe=tflite_metadata.describe,
+    other_runtimes={"CompiledModel": _run_compiled},
+)
