@@ -13,7 +13,8 @@ FOLDER = Path(__file__).parent.parent / "saved_models" / "digits_example"
 
 @pytest.fixture(scope="module")
 def held_out():
-    return np.concatenate(list(tfvae.data.load("digits").validation.as_numpy_iterator()))
+    """The held-out pixels, from 0 to 16."""
+    return 16 * np.concatenate(list(tfvae.data.load("digits").validation.as_numpy_iterator()))
 
 
 @pytest.mark.parametrize("path", [FOLDER / "1", FOLDER / "digits_example.tflite"], ids=["SavedModel", "TFLite"])
@@ -33,13 +34,18 @@ def test_its_figures_are_those_of_the_card(path, held_out):
 def test_it_tells_digits_from_noise(held_out):
     model = tfvae.export.load(FOLDER)
     epsilon = np.zeros((len(held_out), 8))
-    noise = np.random.default_rng(0).uniform(size=held_out.shape)
+    noise = np.random.default_rng(0).uniform(0, 16, size=held_out.shape)
     assert np.median(model.score(held_out, epsilon)["elbo"]) > model.score(noise, epsilon)["elbo"].max() + 100
 
 
-def test_its_description_says_how_to_scale_pixels():
+def test_it_takes_and_gives_raw_pixels(held_out):
     for path in (FOLDER / "1", FOLDER / "digits_example.tflite"):
-        assert tfvae.export.load(path).metadata["normalization"]["scale"] == 16.0
+        model = tfvae.export.load(path)
+        assert (model.metadata["units"], model.metadata["scaling"]["scale"]) == ("raw", 16.0)
+        assert np.abs(model.reconstruct(held_out) - held_out).mean() < 1
+        # Data that were scaled by hand are far from none of the training's, and so are told by their score alone.
+        with pytest.warns(UserWarning, match="`x` should be like the data of the export"):
+            model.encode(16 * held_out)
 
 
 def test_it_is_small():

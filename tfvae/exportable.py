@@ -64,7 +64,7 @@ class Exportable(metaclass=abc.ABCMeta):
     export_formats: ClassVar[tuple[str, ...] | None] = None
     # The signature with the outputs of `predict`, whose latency `tfvae.export.verify` measures.
     timed_signature: ClassVar[str] = "serving_default"
-    # Whether an export may record how to normalise raw data: x = (raw - offset) / scale.
+    # Whether an export may take raw data and scale them itself: x = (raw - offset) / scale.
     takes_units: ClassVar[bool] = True
 
     @abc.abstractmethod

@@ -25,8 +25,9 @@ class ExportedModel:
     """An exported model, with methods like those of the original model.
 
     In the shapes, N is the number of examples, `...` the event shape and L the latent dimension. x and means are in the
-    units that `metadata["units"]` says: "raw", those of the source, which the export scales itself; or "model". For an exported
-    `tfvae.ConditionalVAE` the methods also take `condition=` [N, C], for a `tfvae.SemiSupervisedVAE` `label=` [N].
+    units that `metadata["units"]` says: "raw", those of the source, which the export scales itself; or "model". For an
+    exported `tfvae.ConditionalVAE` the methods also take `condition=` [N, C], for a `tfvae.SemiSupervisedVAE` `label=`
+    [N].
 
     Args:
         call: a function that calls a signature, from its name and its inputs by name to its outputs by name.

@@ -101,9 +101,7 @@ def _check_int8_steps(scaling: units.Units, x: Any) -> None:
         )
 
 
-def _calibration(
-    model: Exportable, x: Any, scaling: units.Units | None
-) -> Iterator[tuple[str, dict[str, np.ndarray]]]:
+def _calibration(model: Exportable, x: Any, scaling: units.Units | None) -> Iterator[tuple[str, dict[str, np.ndarray]]]:
     """Yields inputs for each signature, one example at a time, in the form that the converter takes."""
     x = tf.nest.map_structure(lambda array: array[:_CALIBRATION_EXAMPLES], x)
     examples = units.examples(model, scaling, x, calibrating=True)

@@ -31,7 +31,7 @@ def metadata(model: Exportable, scaling: units.Units | None = None, x: Any = Non
     description = {
         "tfvae_version": importlib.metadata.version("tfvae"),
         **model.export_description(),
-        "meanings": _meanings(model, signatures),
+        "meanings": dict(model.export_meanings()),
     }
     if model.takes_units:
         description["units"] = "model" if scaling is None else "raw"
@@ -45,12 +45,6 @@ def write_json(path: Path, content: dict[str, Any]) -> None:
     text = json.dumps(content, indent=2)
     text = re.sub(r"\[[^\"{}]*\]", lambda array: re.sub(r"\s*\n\s*", "", array[0]).replace(",", ", "), text)
     files.write_text(path, text + "\n")
-
-
-def _meanings(model: Exportable, signatures: Mapping[str, Signature]) -> dict[str, str]:
-    meanings = model.export_meanings()
-    names = {spec.name for signature in signatures.values() for spec in signature.inputs}
-    return {name: text for name, text in meanings.items() if name in names or name not in ("condition", "label")}
 
 
 def _range(scaling: units.Units | None, x: Any) -> dict[str, Any] | None:

@@ -165,14 +165,14 @@ def _in_raw_units(signature: Signature, units: Units) -> Signature:
 
 
 def _normalized(tensor: tf.Tensor, offset: np.ndarray | float = 0.0, scale: np.ndarray | float = 1.0) -> tf.Tensor:
-    """(tensor - offset) / scale, without an op that changes nothing."""
+    """The tensor in the model's units, (tensor - offset) / scale, without an op that changes nothing."""
     if np.any(offset):
         tensor = tensor - offset
     return tensor / scale if np.any(scale != np.float32(1)) else tensor
 
 
 def _raw(tensor: tf.Tensor, offset: np.ndarray | float = 0.0, scale: np.ndarray | float = 1.0) -> tf.Tensor:
-    """tensor * scale + offset, without an op that changes nothing."""
+    """The tensor in raw units, tensor * scale + offset, without an op that changes nothing."""
     if np.any(scale != np.float32(1)):
         tensor = tensor * scale
     return tensor + offset if np.any(offset) else tensor

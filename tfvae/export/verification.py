@@ -280,8 +280,8 @@ def _questions_by_file(
         scaling = exported.metadata.get("scaling")
         if scaling is None and any(name.endswith(units.SUFFIX) for name in exported.signatures):
             raise ValueError(
-                f"`{argument}` must lie beside its description, which says how it scales x. Received: a file that takes "
-                "raw data, without it"
+                f"`{argument}` must lie beside its description, which says how it scales x. Received: a file that "
+                "takes raw data, without it"
             )
         key = repr(scaling)
         if key not in found:

@@ -80,7 +80,7 @@ class Categorical(Likelihood):
     def units_of_mean(
         self, offset: np.ndarray, scale: np.ndarray, event_shape: tuple[int, ...]
     ) -> tuple[np.ndarray, np.ndarray]:
-        """offset 0 and scale 1: probabilities have no units. See `Likelihood`."""
+        """No units, as probabilities have none, by an offset of 0 and a scale of 1: see `Likelihood`."""
         return np.zeros((), np.float32), np.ones((), np.float32)
 
     def check(self, x: np.ndarray) -> None:

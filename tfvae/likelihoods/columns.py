@@ -69,6 +69,16 @@ class Columns(Likelihood):
         """A valid value for each column [D]."""
         return np.repeat([likelihood.placeholder for likelihood in self.likelihoods], self._widths)
 
+    @property
+    def column_names(self) -> tuple[str, ...] | None:  # type: ignore[override]
+        """The names of the columns; those of a group of several are numbered."""
+        if self._names is None:
+            return None
+        groups = zip(self._names, self._widths, strict=True)
+        return tuple(
+            name if width == 1 else f"{name}_{number + 1}" for name, width in groups for number in range(width)
+        )
+
     def parameter_shape(self, event_shape: tuple[int, ...]) -> tuple[int, ...]:
         """The shape that the decoder's output must have for each example.
 

@@ -31,12 +31,14 @@ class Likelihood(keras.layers.Layer, abc.ABC):
         allows_missing: whether x may hold NaN, which marks a missing element.
         has_moving_statistics: whether training sets some of its weights from the data, not by the gradient.
         placeholder: a valid value for an element of x, put in the place of missing elements.
+        column_names: the names of the columns of x, on its last axis; None if they have none.
     """
 
     num_parameters = 1
     allows_missing = False
     has_moving_statistics = False
     placeholder: float | np.ndarray = 0.0
+    column_names: tuple[str, ...] | None = None
     _event_rank: int
     _event_shape: tuple[int, ...]
 

@@ -86,6 +86,11 @@ class Missing(Likelihood):
         """
         return self.likelihood.mean(parameters)
 
+    @property
+    def column_names(self) -> tuple[str, ...] | None:  # type: ignore[override]
+        """The names of the columns: see `Likelihood`."""
+        return self.likelihood.column_names
+
     def units_of_mean(
         self, offset: np.ndarray, scale: np.ndarray, event_shape: tuple[int, ...]
     ) -> tuple[np.ndarray, np.ndarray]:

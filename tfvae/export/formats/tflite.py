@@ -83,7 +83,8 @@ def _run_compiled(path: Path, inputs: dict[str, dict[str, np.ndarray]]) -> dict[
     """Calls signatures by LiteRT's `CompiledModel`, in another process, because it logs to stderr and may crash."""
     with tempfile.TemporaryDirectory() as folder:
         given, received = Path(folder) / "inputs.npz", Path(folder) / "outputs.npz"
-        np.savez(given, **compiled_model.flat(inputs))
+        # Labels may be whole numbers in the model's data, but every input of a signature is float32.
+        np.savez(given, **{key: array.astype(np.float32) for key, array in compiled_model.flat(inputs).items()})
         command = [sys.executable, compiled_model.__file__, path, given, received]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         if done.returncode:

@@ -1,7 +1,7 @@
 """The metadata inside a .tflite file, as tflite-support, ML Kit and Netron read them.
 
-The tables are those of metadata_schema.fbs (tensorflow/tflite-support). No package that is kept up has their classes, so
-they are built by the numbers of their fields.
+The tables are those of metadata_schema.fbs (tensorflow/tflite-support). No package that is kept up has their classes,
+so they are built by the numbers of their fields.
 """
 
 import zipfile
@@ -90,8 +90,8 @@ def _shape(tensor: Any) -> tuple[int, ...]:
 def _with_metadata(content: bytes, metadata: bytes) -> bytes:
     """The file with the metadata in a buffer of its own.
 
-    A flatbuffer is built from its end to its start, and refers only forwards. So a new root and new lists are put before
-    the old content, which stays as it is, weights included; unpacking and packing it would lose their alignment.
+    A flatbuffer is built from its end to its start, and refers only forwards. So a new root and new lists are put
+    before the old content, which stays as it is, weights included; unpacking and packing it would lose their alignment.
     """
     from ai_edge_litert import schema_py_generated as schema
 
@@ -278,7 +278,7 @@ def _offsets(builder: flatbuffers.Builder, offsets: Sequence[int]) -> int:
 def _table(
     builder: flatbuffers.Builder, size: int, offsets: Mapping[int, int], kinds: Mapping[int, int] | None = None
 ) -> int:
-    """A table of so many fields, of which some refer to what is written already, and some are members of an enumeration."""
+    """A table of `size` fields: some refer to what is written already, and some are members of an enumeration."""
     builder.StartObject(size)
     for number, offset in offsets.items():
         builder.PrependUOffsetTRelativeSlot(number, offset, 0)
