@@ -74,9 +74,10 @@ def operators(file):
 
 
 def constants_size(file):
-    """The bytes of all constants in the flatbuffer."""
+    """The bytes of all constants in the flatbuffer, without its metadata, which have an identifier of their own."""
     buffers = schema.ModelT.InitFromPackedBuf(file.read_bytes(), 0).buffers
-    return sum(len(buffer.data) for buffer in buffers if buffer.data is not None)
+    data = [bytes(buffer.data) for buffer in buffers if buffer.data is not None]
+    return sum(len(content) for content in data if content[4:8] != b"M001")
 
 
 @functools.cache

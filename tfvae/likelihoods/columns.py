@@ -70,7 +70,7 @@ class Columns(Likelihood):
         return np.repeat([likelihood.placeholder for likelihood in self.likelihoods], self._widths)
 
     @property
-    def column_names(self) -> tuple[str, ...] | None:  # type: ignore[override]
+    def column_names(self) -> tuple[str, ...] | None:
         """The names of the columns; those of a group of several are numbered."""
         if self._names is None:
             return None

@@ -87,7 +87,7 @@ class Missing(Likelihood):
         return self.likelihood.mean(parameters)
 
     @property
-    def column_names(self) -> tuple[str, ...] | None:  # type: ignore[override]
+    def column_names(self) -> tuple[str, ...] | None:
         """The names of the columns: see `Likelihood`."""
         return self.likelihood.column_names
 

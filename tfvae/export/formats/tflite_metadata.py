@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import flatbuffers
+import flatbuffers.table
 import numpy as np
 
 _NAME = "TFLITE_METADATA"
@@ -95,8 +96,10 @@ def _with_metadata(content: bytes, metadata: bytes) -> bytes:
     """
     from ai_edge_litert import schema_py_generated as schema
 
-    content += bytes(-len(content) % _ALIGNMENT)
-    root = schema.Model.GetRootAs(content)._tab
+    # The builder aligns by the distance from the end, and so is given an end that is a multiple of the alignment.
+    padding = -len(content) % _ALIGNMENT
+    content += bytes(padding)
+    root = flatbuffers.table.Table(content, int.from_bytes(content[:4], "little"))
     builder = flatbuffers.Builder(0)
     room = len(metadata) + 4096
     builder.Bytes, builder.head = bytearray(room) + content, room
@@ -145,7 +148,7 @@ def _with_metadata(content: bytes, metadata: bytes) -> bytes:
         builder.PrependUOffsetTRelativeSlot(number, offset, 0)
     model = builder.EndObject()
     builder.Finish(model, b"TFL3")
-    return bytes(builder.Output())
+    return bytes(builder.Output())[: -padding or None]
 
 
 def _model_metadata(name: str, description: Mapping[str, Any], graphs: Graphs, count: int) -> bytes:
