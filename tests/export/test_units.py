@@ -319,3 +319,16 @@ def test_int8_takes_raw_pixels(exported, tmp_path):
     for output in ("loc", "scale"):
         raw, own = (rows[name, output].mean_difference for name in ("encode", "encode_normalized"))
         assert raw < 2 * own + 1e-3
+
+
+@pytest.mark.slow
+def test_scaling_stores_no_second_copy_of_weights(tmp_path):
+    keras.utils.set_random_seed(0)
+    model = tfvae.VAE(
+        networks.dense_encoder((16, 16, 1), hidden=(8,)), networks.dense_decoder(2, (16, 16, 1), hidden=(256,)), 2
+    )
+    sizes = [
+        export.tflite(model, tmp_path / "model.tflite", batch_size=1, **given).stat().st_size
+        for given in ({}, {"offset": 0, "scale": 255})
+    ]
+    assert sizes[1] - sizes[0] < 0.3 * 4 * 256 * 256

@@ -173,8 +173,12 @@ def _normalized(tensor: tf.Tensor, offset: np.ndarray | float = 0.0, scale: np.n
 
 def _raw(tensor: tf.Tensor, offset: np.ndarray | float = 0.0, scale: np.ndarray | float = 1.0) -> tf.Tensor:
     """The tensor in raw units, tensor * scale + offset, without an op that changes nothing."""
+    # A constant shape, because the converter would put one that the graph computes between the ops.
+    tensor = tf.reshape(tensor, [-1, *tensor.shape[1:]])
     if np.any(scale != np.float32(1)):
-        tensor = tensor * scale
+        # The bound changes nothing, but keeps TFLite's converter from multiplying the weights of the last layer
+        # instead, of which the file would then hold a second copy.
+        tensor = tf.minimum(tensor, tensor.dtype.max) * scale
     return tensor + offset if np.any(offset) else tensor
 
 
