@@ -120,19 +120,21 @@ def test_a_model_of_a_users_own_is_exported_compared_and_opened(file_format, tmp
     model = sums()
     path = getattr(export, file_format)(model, tmp_path / "own.tflite", x=X, offset=1.0, scale=2.0)
     exported = export.load(path)
-    assert set(exported.signatures) == {"serving_default", "double"}
-    expected = X @ model.dense.get_weights()[0]
-    received = exported.run("serving_default", x=X)
+    assert set(exported.signatures) == {"serving_default", "double", "double_normalized"}
+    expected, raw = X @ model.dense.get_weights()[0], 2 * X + 1
+    received = exported.run("serving_default", x=raw)
     np.testing.assert_allclose(received["y"], expected, rtol=1e-5, atol=1e-6)
     np.testing.assert_allclose(received["sum"], expected.sum(axis=1), rtol=1e-5, atol=1e-6)
-    np.testing.assert_allclose(exported.run("double", x=X)["y"], 2 * expected, rtol=1e-5, atol=1e-6)
+    for name, x in (("double", raw), ("double_normalized", X)):
+        np.testing.assert_allclose(exported.run(name, x=x)["y"], 2 * expected, rtol=1e-5, atol=1e-6)
     assert exported.metadata["sums"] == 2
-    assert exported.metadata["normalization"]["offset"] == 1.0
+    assert exported.metadata["scaling"]["offset"] == 1.0
     result = export.verify(model, **{file_format: path}, x=X, timed_calls=1)
     assert [(row.signature, row.output) for row in result.agreements] == [
         ("serving_default", "y"),
         ("serving_default", "sum"),
         ("double", "y"),
+        ("double_normalized", "y"),
     ]
     # The model has no score, so there is no bound to compare.
     assert [cost.elbo_difference for cost in result.costs] == [None, None]

@@ -24,7 +24,8 @@ class Signature:
         inputs: the name, the dtype float32 and the shape of each input; the first size, that of the batch, is None.
         expected: a function from the same inputs, as arrays by name, to the model's own outputs, as arrays by name.
             Exports are compared with its results. None means `function`, evaluated eagerly.
-        terms: for each output that is a sum, by name, how many terms it sums: each may add a rounding error.
+        terms: for each output that is a sum, by name, how many terms it sums, or how large they are: each may add a
+            rounding error of its size.
         request: an example of one row for a REST request, ready for JSON, which is written to requests/ beside a served
             model: the inputs by name, or the value of the only input. None means that no example is written.
         meaning: what it computes, in a few words for the table of the README.
@@ -33,7 +34,7 @@ class Signature:
     function: Callable[..., dict[str, tf.Tensor]]
     inputs: tuple[tf.TensorSpec, ...]
     expected: Callable[..., Mapping[str, ArrayLike]] | None = None
-    terms: Mapping[str, int] = dataclasses.field(default_factory=dict)
+    terms: Mapping[str, float] = dataclasses.field(default_factory=dict)
     request: Any = None
     meaning: str = ""
 
@@ -65,7 +66,7 @@ class Exportable(metaclass=abc.ABCMeta):
     export_formats: ClassVar[tuple[str, ...] | None] = None
     # The signature with the outputs of `predict`, whose latency `tfvae.export.verify` measures.
     timed_signature: ClassVar[str] = "serving_default"
-    # Whether an export may record how to normalise raw data: x = (raw - offset) / scale.
+    # Whether an export may take raw data and scale them itself: x = (raw - offset) / scale.
     takes_units: ClassVar[bool] = True
 
     @abc.abstractmethod
@@ -132,6 +133,35 @@ class Exportable(metaclass=abc.ABCMeta):
             name: {spec.name: given[spec.name] for spec in signature.inputs}
             for name, signature in self.export_signatures(x).items()
         }
+
+    def export_units(self, offset: np.ndarray, scale: np.ndarray) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+        """Which inputs and outputs are in the units of the data, x = (raw - offset) / scale.
+
+        An export with an offset and a scale takes and gives these in raw units. By default they are the inputs named x.
+
+        Args:
+            offset: float32, broadcasts to the event shape.
+            scale: as `offset`.
+
+        Returns:
+            For each input or output, by name, its own offset and scale, which broadcast to its shape for one example.
+        """
+        return {"x": (offset, scale)}
+
+    def export_example(self, signatures: Mapping[str, Signature]) -> Arrays:
+        """One row of inputs of `serving_default`, in the model's units, to show in the description of an export.
+
+        They are published with the model, so they must not come from data. By default they are zeros.
+
+        Args:
+            signatures: the result of `export_signatures`.
+        """
+        specs = signatures["serving_default"].inputs
+        return {spec.name: np.zeros([1, *spec.shape[1:]], np.float32) for spec in specs}
+
+    def export_meanings(self) -> Mapping[str, str]:
+        """What the inputs and outputs of the signatures mean, by name, for the descriptions of an export."""
+        return {}
 
     def export_description(self) -> dict[str, Any]:
         """What a caller must know about the model, ready for JSON.

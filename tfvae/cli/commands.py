@@ -275,9 +275,10 @@ def predict(*, model: str = "saved_models/digits", input: str, output: str) -> N
 
     Args:
         model: a folder of versions, a SavedModel or a .tflite file.
-        input: a .npy file of x [N, ...], in the model's units.
-        output: the .npz file to write, for a VAE with mean, elbo, reconstruction_log_likelihood and kl at the mean of
-            q(z|x), and the parameters of q(z|x).
+        input: a .npy file of x [N, ...], in the units that the export takes: after `tfvae train` those of the source,
+            such as pixels from 0 to 255, which the export scales itself.
+        output: the .npz file to write, for a VAE with mean (in the same units), elbo, reconstruction_log_likelihood and
+            kl at the mean of q(z|x), and the parameters of q(z|x).
     """
     with _exit_on_errors(USAGE_ERROR):
         if Path(input).suffix != ".npy":

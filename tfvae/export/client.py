@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from tfvae import checks, chunks, renamed
-from tfvae.export import descriptions, formats
+from tfvae.export import descriptions, expected_range, formats
 from tfvae.export.formats.format import Call, Format, Opened, Shapes
 
 # The most rows that are computed at a time, so that memory does not grow with the data.
@@ -62,8 +62,10 @@ def _of_signature(name: str) -> Callable[[_Method], _Method]:
 class ExportedModel:
     """An exported model, with those methods of the original model that its signatures allow; threads can share it.
 
-    In the shapes, N is the number of examples, `...` the event shape and L the latent dimension. For an exported
-    `tfvae.ConditionalVAE` the methods also take `condition=` [N, C], for a `tfvae.SemiSupervisedVAE` `label=` [N].
+    In the shapes, N is the number of examples, `...` the event shape and L the latent dimension. x and means are in the
+    units that `metadata["units"]` says: "raw", those of the source, which the export scales itself; or "model". For an
+    exported `tfvae.ConditionalVAE` the methods also take `condition=` [N, C], for a `tfvae.SemiSupervisedVAE` `label=`
+    [N].
 
     Args:
         call: a function that calls a signature, from its name and its inputs by name to its outputs by name.
@@ -79,12 +81,14 @@ class ExportedModel:
         self._call = call
         self._shapes = shapes
         self._source = source
+        self._ranges = _ranges(metadata)
 
     def __repr__(self) -> str:
         """The format, path, signatures and units, in one line."""
         signatures = ", ".join(f"{name}({', '.join(_inputs(shapes))})" for name, shapes in self._shapes.items())
+        units = f"units of x: {self.metadata.get('units', 'model')}"
+        # What an export of version 0.2 says, which leaves it to the caller to scale x.
         normalization = self.metadata.get("normalization")
-        units = "units of x: as in training"
         if normalization is not None:
             offset, scale = (reprlib.repr(normalization[name]) for name in ("offset", "scale"))
             units = f"units of x: {normalization['formula']} with offset={offset} and scale={scale}"
@@ -162,6 +166,10 @@ class ExportedModel:
         Raises:
             ValueError: there is no such signature or input, or an input has the wrong shape or dtype, no rows, or a
                 value that is not finite in float32.
+
+        Warns:
+            UserWarning: x is beyond the range of the data of the export by more than its width, as data are that were
+                not scaled, or were scaled twice.
         """
         if signature not in self._shapes:
             raise ValueError(f"`signature` must be one of {list(self._shapes)}. Received: signature={signature!r}")
@@ -185,6 +193,8 @@ class ExportedModel:
                 # -1 stands for the most probable label, which can be inferred if the signature takes x.
                 _check_labels(arrays[name], -1 if "x" in shapes else 0, self.metadata["num_classes"])
         checks.check_same_length(**arrays)
+        if self._ranges and "x" in arrays:
+            self._ranges[signature.endswith("_normalized")].check(arrays["x"])
         rows = len(next(iter(arrays.values())))
         fixed = next(iter(shapes.values()))[0]
         if fixed is not None and rows % fixed:
@@ -267,6 +277,17 @@ def _inputs(shapes: dict[str, tuple[int | None, ...]]) -> list[str]:
         f"{name} [{', '.join(map(str, ('N' if rows is None else rows, *sizes)))}]"
         for name, (rows, *sizes) in shapes.items()
     ]
+
+
+def _ranges(metadata: dict[str, Any]) -> dict[bool, expected_range.ExpectedRange]:
+    """The expected ranges of x, in the units of most signatures, and of those that take the model's units (True)."""
+    expected, scaling = metadata.get("expected_range"), metadata.get("scaling")
+    if expected is None:
+        return {}
+    ranges = {False: expected_range.ExpectedRange(expected)}
+    if scaling is not None:
+        ranges[True] = expected_range.ExpectedRange(expected, scaling["offset"], scaling["scale"])
+    return ranges
 
 
 def _check_labels(label: np.ndarray, lowest: int, num_classes: int) -> None:

@@ -9,7 +9,7 @@ import numpy as np
 import tensorflow as tf
 from numpy.typing import ArrayLike
 
-from tfvae.export import one_file
+from tfvae.export import one_file, units
 from tfvae.export.endpoints import Endpoints, check_kind
 from tfvae.export.formats import FORMATS
 from tfvae.export.metadata import metadata
@@ -21,6 +21,8 @@ _CALIBRATION_EXAMPLES = 256
 # model. In float16 only the weights are coarse, and the arithmetic is that of float32. Where activations are int8, one
 # that falls between two integers may be rounded to either, which is 1 of the 127 steps of its range.
 _OWN_TOLERANCES = {None: None, "float16": 1e-4, "dynamic": 1 / 127, "int8": 1 / 127}
+# The largest step of int8 in x, relative to the scale of an element: standardised data have some 30 steps then.
+_LARGEST_STEP = 0.2
 
 
 def tflite(
@@ -47,8 +49,9 @@ def tflite(
             calibrate the ranges of the activations: pass training data, and verify the file with other data.
         batch_size: 1 fixes B to 1, which GPUs and browsers need, and makes convolutions up to twice as fast; None
             allows any B.
-        offset: with `scale`, how raw data are normalised, x = (raw - offset) / scale, to be recorded beside the file;
-            None records nothing.
+        offset: with `scale`, how raw data become those of the model, x = (raw - offset) / scale: numbers, or arrays
+            that broadcast to the event shape. The file then takes and gives raw data: see `Endpoints`. None means that
+            it takes x as it is.
         scale: see `offset`.
 
     Returns:
@@ -73,27 +76,41 @@ def tflite(
     if x is not None:
         x = model.export_data(x)
     model.check_exportable()
-    description = {**metadata(model, offset, scale), "quantize": quantize, "batch_size": batch_size}
-    if quantize == "int8" and description.get("missing_values", False):
+    scaling = units.make(model, offset, scale, x)
+    if quantize == "int8" and scaling is not None:
+        _check_int8_steps(scaling, x)
+    if quantize == "int8" and model.export_description().get("missing_values", False):
         raise NotImplementedError('quantize="int8" has no number for NaN, which marks missing values in x')
     model = model.in_float32()
+    description = {**metadata(model, scaling, x), "quantize": quantize, "batch_size": batch_size}
     return one_file.write(
         "tflite",
         model,
-        Endpoints(model, batch_size, x, marks_wrong_rows=quantize != "int8"),
+        Endpoints(model, batch_size, x, scaling, marks_wrong_rows=quantize != "int8"),
         path,
         description,
         x=x,
         own_tolerance=_OWN_TOLERANCES[quantize],
         quantize=quantize,
-        calibration=lambda: _calibration(model, x),
+        calibration=lambda: _calibration(model, x, scaling),
     )
 
 
-def _calibration(model: Exportable, x: Any) -> Iterator[tuple[str, dict[str, np.ndarray]]]:
+def _check_int8_steps(scaling: units.Units, x: Any) -> None:
+    """Raises NotImplementedError if int8, which has one range for all of x, is too coarse for some of its elements."""
+    raw = scaling.to_raw({"x": x["x"] if isinstance(x, dict) else x})["x"]
+    step, smallest = np.ptp(raw) / 255, np.abs(scaling.scale).min()
+    if step > _LARGEST_STEP * smallest:
+        raise NotImplementedError(
+            'quantize="int8" has one range for all elements of x, which is too coarse where their units differ as much '
+            f'as here; use "dynamic" or "float16". Received: `scale` of {smallest:g} where a step of int8 is {step:g}'
+        )
+
+
+def _calibration(model: Exportable, x: Any, scaling: units.Units | None) -> Iterator[tuple[str, dict[str, np.ndarray]]]:
     """Yields inputs for each signature, one example at a time, in the form that the converter takes."""
     x = tf.nest.map_structure(lambda array: array[:_CALIBRATION_EXAMPLES], x)
-    examples = model.export_examples(x, calibrating=True)
+    examples = units.examples(model, scaling, x, calibrating=True)
     for row in range(len(tf.nest.flatten(x)[0])):
         for signature, inputs in examples.items():
             yield signature, {name: array[row : row + 1].astype(np.float32) for name, array in inputs.items()}

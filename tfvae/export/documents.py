@@ -8,23 +8,30 @@ from typing import Any
 
 import tensorflow as tf
 
+from tfvae.export import units
 from tfvae.export.endpoints import Endpoints
 from tfvae.exportable import Exportable, Signature
 
 
 def files(
-    model: Exportable, signatures: Mapping[str, Signature], endpoints: Endpoints, name: str, batching: bool = False
+    model: Exportable,
+    signatures: Mapping[str, Signature],
+    endpoints: Endpoints,
+    name: str,
+    scaling: units.Units | None = None,
+    batching: bool = False,
 ) -> dict[str, str]:
     """The text of each file, by file name.
 
     Every template of a README has the fields `name`; `serve`, how to start a server; `ask`, requests by REST and gRPC;
-    `rows`, what B means; and `signatures`, a table of the signatures.
+    `rows`, what B means; `signatures`, a table of the signatures; and `units`, what is in raw units.
 
     Args:
         model: the model.
-        signatures: the result of `export_signatures` for this export.
+        signatures: the functions of this export, from `tfvae.export.units.signatures`.
         endpoints: the functions that are served, whose outputs the table shows.
         name: the name under which the model is served.
+        scaling: the units of the signatures.
         batching: whether to write a batching.config, and to start the server with it.
     """
     requests = {key: signature.request for key, signature in signatures.items() if signature.request is not None}
@@ -35,6 +42,7 @@ def files(
         "ask": _ask(name, model.export_description(), signatures["serving_default"], list(requests)),
         "rows": f"B is any number of rows{', up to 1024 with batching.config' if batching else ''}; all are float32.",
         "signatures": _table(signatures, endpoints),
+        "units": "" if scaling is None else _filled("units.md", {"names": _normalized_names(signatures)}),
     }
     sections = [_filled(template, {**fields, **own}) for template, own in model.export_readme(signatures)]
     texts = {"README.md": "".join(sections), "models.config": _filled("models.config", fields)}
@@ -49,6 +57,10 @@ def files(
 
 
 _BATCHING_FLAGS = " \\\n        --enable_batching --batching_parameters_file=/models/{name}/batching.config"
+
+
+def _normalized_names(signatures: Mapping[str, Signature]) -> str:
+    return ", ".join(f"`{name}`" for name in signatures if name.endswith(units.SUFFIX))
 
 
 def _filled(template: str, fields: Mapping[str, Any]) -> str:

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from tfvae.export import units
 from tfvae.exportable import Exportable, Signature
 
 
@@ -33,6 +34,10 @@ class Endpoints(tf.Module):
     For a `tfvae.HierarchicalVAE`, z is that of the first layer, epsilon is the noise of all layers in one tensor, and
     the names of the parameters of q end in the number of the layer, as in `loc_1`.
 
+    With `scaling`, x and `mean` are in raw units in all of these, unless the mean is made of probabilities, and each
+    function except `serving_default` is there in the model's units too, as `encode_normalized` and so on. Nats are
+    always those of a density of the model's units.
+
     A row with a wrong value gets NaN in every output, and the other rows get what they would get without it. Wrong are
     NaN, infinity, and a `label` that is none; NaN in x is right where the likelihood allows missing values. Inputs of a
     wrong shape, or with different numbers of rows, are refused.
@@ -41,6 +46,8 @@ class Endpoints(tf.Module):
         model: a model that is built.
         batch_size: a fixed B, or None for any.
         x: the data that were passed to the export, if the model needs them to know the shapes of its inputs.
+        scaling: how raw data become those of the model, from `tfvae.export.units.make`; None means that the functions
+            take and give the model's units.
         marks_wrong_rows: whether a row with a wrong value gets NaN; False is for formats without NaN.
 
     Raises:
@@ -49,7 +56,12 @@ class Endpoints(tf.Module):
     """
 
     def __init__(
-        self, model: Exportable, batch_size: int | None = None, x: Any = None, marks_wrong_rows: bool = True
+        self,
+        model: Exportable,
+        batch_size: int | None = None,
+        x: Any = None,
+        scaling: units.Units | None = None,
+        marks_wrong_rows: bool = True,
     ) -> None:
         super().__init__(name="tfvae")
         check_kind(model)
@@ -57,7 +69,8 @@ class Endpoints(tf.Module):
         self.parameters = [weight.value for weight in model.export_weights()]
         description = model.export_description() if marks_wrong_rows else None
         self.signatures_by_name = {
-            name: _graph(signature, batch_size, description) for name, signature in model.export_signatures(x).items()
+            name: _graph(signature, batch_size, description)
+            for name, signature in units.signatures(model, scaling, x).items()
         }
 
 

@@ -52,9 +52,10 @@ def write(
     with files.temporary_folder(path.parent) as folder:
         written = folder / path.name
         file_format.write(endpoints, written, **options)
+        described = file_format.describe(written, description)
         with written.open("rb") as file:
             digest = hashlib.file_digest(file, "sha256").hexdigest()
-        write_json(file_format.description(written), {**description, "sha256": digest})
+        write_json(file_format.description(written), {**described, "sha256": digest})
         check_agreement(model, x=x, own_tolerance=own_tolerance, **{argument: written})
         # Now, because the time between the two moves should be short.
         files.sync(written)

@@ -13,7 +13,7 @@ from numpy.typing import ArrayLike
 
 from tfvae import files
 from tfvae.checks import boolean, positive_integer
-from tfvae.export import documents, warmup
+from tfvae.export import documents, units, warmup
 from tfvae.export.endpoints import Endpoints, check_kind
 from tfvae.export.formats import FORMATS
 from tfvae.export.metadata import metadata, write_json
@@ -51,8 +51,9 @@ def saved_model(
             requests into batches; docs/serving.md says when this pays and what it puts at risk.
         x: data as for `fit`, for the comparison; None draws them from the model. For variational inference with
             `predictive`, new data in the form that it takes, whose shapes also become those of the inputs.
-        offset: with `scale`, how raw data are normalised, x = (raw - offset) / scale, to be recorded in the version;
-            None records nothing.
+        offset: with `scale`, how raw data become those of the model, x = (raw - offset) / scale: numbers, or arrays
+            that broadcast to the event shape. The signatures then take and give raw data: see
+            `tfvae.export.Endpoints`. None means that they take x as it is.
         scale: see `offset`.
 
     Returns:
@@ -69,9 +70,12 @@ def saved_model(
     file_format = FORMATS["saved_model"]
     check_kind(model, file_format.name)
     model.check_exportable()
-    description = metadata(model, offset, scale)
+    if x is not None:
+        x = model.export_data(x)
+    scaling = units.make(model, offset, scale, x)
     model = model.in_float32()
-    endpoints = Endpoints(model, x=x)
+    description = metadata(model, scaling, x)
+    endpoints = Endpoints(model, x=x, scaling=scaling)
     folder = Path(path)
     # Resolved, because "." and links must give a name too.
     name = folder.resolve().name
@@ -88,8 +92,9 @@ def saved_model(
         (content / _WARMUP).parent.mkdir()
         write_json(file_format.description(content), description)
         check_agreement(model, saved_model=content, x=x)
-        warmup.write(content / _WARMUP, endpoints, name)
-        for document, text in documents.files(model, model.export_signatures(x), endpoints, name, batching).items():
+        warmup.write(content / _WARMUP, endpoints, name, scaling)
+        signatures = units.signatures(model, scaling, x)
+        for document, text in documents.files(model, signatures, endpoints, name, scaling, batching).items():
             (folder / document).parent.mkdir(exist_ok=True)
             (temporary / "document").write_text(text)
             files.move_in(temporary / "document", folder / document)

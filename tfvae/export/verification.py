@@ -14,7 +14,7 @@ import tensorflow as tf
 from numpy.typing import ArrayLike
 
 from tfvae import checks
-from tfvae.export import formats
+from tfvae.export import formats, units
 from tfvae.export.client import ExportedModel, load
 from tfvae.export.endpoints import check_kind
 from tfvae.exportable import Arrays, Exportable, Signature
@@ -109,10 +109,10 @@ class Verification:
     def __str__(self) -> str:
         """Two tables, to print."""
         lines = [
-            f"{'format':<16}{'signature':<18}{'output':<31}{'max |diff|':>12}{'mean |diff|':>13}{'max |value|':>13}"
+            f"{'format':<16}{'signature':<24}{'output':<31}{'max |diff|':>12}{'mean |diff|':>13}{'max |value|':>13}"
         ]
         lines += [
-            f"{row.format:<16}{row.signature:<18}{row.output:<31}{row.max_difference:>12.2e}"
+            f"{row.format:<16}{row.signature:<24}{row.output:<31}{row.max_difference:>12.2e}"
             f"{row.mean_difference:>13.2e}{row.max_value:>13.4g}"
             for row in self.agreements
         ]
@@ -144,7 +144,8 @@ def verify(
         model: the model that was exported.
         saved_model: the folder of a version, or a folder of versions, of which the newest is taken.
         tflite: the .tflite file, or several, such as one for any batch and one for a batch of 1.
-        x: data as for `fit` of the model: an array [N, ...], or a dictionary of arrays with N rows.
+        x: data as for `fit` of the model, in its units: an array [N, ...], or a dictionary of arrays with N rows.
+            Files that take raw data are given them in raw units.
         timed_calls: the number of calls over which the median latency is taken.
         others: the file or folder of any other format, by its key in `tfvae.export.formats.FORMATS`.
 
@@ -163,19 +164,24 @@ def verify(
     check_kind(model)
     x = model.export_data(x)
     model.check_exportable()
-    questions = _questions(model, x)
     opened = [_opened(model, path) for _, path in paths]
     names = [_name(argument, exported) for (argument, _), exported in zip(paths, opened, strict=True)]
-    answers = [_answers(exported, questions) for exported in opened]
+    asked = _questions_by_file(model, x, opened)
+    answers = [_answers(exported, questions) for exported, questions in zip(opened, asked, strict=True)]
     agreements = [
-        row for name, outputs in zip(names, answers, strict=True) for row in _agreements(name, questions, outputs)
+        row
+        for name, questions, outputs in zip(names, asked, answers, strict=True)
+        for row in _agreements(name, questions, outputs)
     ]
+    questions = next(iter(asked.values()))
     elbo = questions["score"].outputs.get("elbo") if "score" in questions else None
     latency = _latency(lambda batch: model.predict(batch, verbose=0), x, timed_calls)
     costs = [Cost("Keras", None, None, None, None if elbo is None else 0.0, latency)]
-    for name, (_, given), exported, outputs in zip(names, paths, opened, answers, strict=True):
+    for name, (_, given), exported, questions, outputs in zip(names, paths, opened, asked, answers, strict=True):
         path = formats.find(Path(given))[1]
-        difference = None if elbo is None else float(np.mean(outputs["score"]["elbo"] - elbo))
+        difference = None
+        if elbo is not None:
+            difference = float(np.mean(outputs["score"]["elbo"] - questions["score"].outputs["elbo"]))
         timed = functools.partial(_call, exported, model.timed_signature)
         latency = _latency(timed, questions[model.timed_signature].inputs, timed_calls)
         quantize = exported.metadata.get("quantize")
@@ -196,10 +202,13 @@ def check_agreement(
         files: the file or folder of each format, by its key in `tfvae.export.formats.FORMATS`.
     """
     most = max(_COMPARED_BATCHES)
-    questions = _questions(model, model.export_data(x, most), most)
-    for argument, path in _given(files):
+    x = model.export_data(x, most)
+    given = _given(files)
+    opened = [_opened(model, path) for _, path in given]
+    for (argument, path), exported, questions in zip(
+        given, opened, _questions_by_file(model, x, opened, most), strict=True
+    ):
         file_format = formats.FORMATS[argument]
-        exported = _opened(model, path)
         expected, reference, tolerance = questions, "the Keras model", file_format.tolerance
         if own_tolerance is not None:
             answers = _published(file_format.name, exported, questions)
@@ -216,7 +225,7 @@ def check_agreement(
             _check_rows(rows, asked, tolerance, reference)
 
 
-def check_row(row: Agreement, terms: int, tolerance: float, reference: str = "the Keras model") -> None:
+def check_row(row: Agreement, terms: float, tolerance: float, reference: str = "the Keras model") -> None:
     """Raises ValueError if an output of an export does not agree with what it should be.
 
     Args:
@@ -267,9 +276,9 @@ class _Question(NamedTuple):
         return self._replace(inputs=inputs, outputs=outputs)
 
 
-def _questions(model: Exportable, x: Any, rows: int | None = None) -> dict[str, _Question]:
+def _questions(model: Exportable, x: Any, scaling: units.Units | None, rows: int | None = None) -> dict[str, _Question]:
     """The question for each signature, by the name of the signature; with a number of rows, x is repeated up to it."""
-    examples = model.export_examples(x)
+    examples = units.examples(model, scaling, x)
     if rows is not None:
         examples = {
             name: {argument: np.resize(array, (rows, *np.shape(array)[1:])) for argument, array in inputs.items()}
@@ -277,8 +286,28 @@ def _questions(model: Exportable, x: Any, rows: int | None = None) -> dict[str, 
         }
     return {
         name: _Question(signature, examples[name], signature.of_model(examples[name]))
-        for name, signature in model.export_signatures(x).items()
+        for name, signature in units.signatures(model, scaling, x).items()
     }
+
+
+def _questions_by_file(
+    model: Exportable, x: Any, opened: Sequence[ExportedModel], rows: int | None = None
+) -> list[dict[str, _Question]]:
+    """The questions for each file, in the units that its description says; files of the same units share them."""
+    found: dict[str, dict[str, _Question]] = {}
+    asked = []
+    for exported in opened:
+        scaling = exported.metadata.get("scaling")
+        if scaling is None and any(name.endswith(units.SUFFIX) for name in exported.signatures):
+            raise ValueError(
+                "An exported file must lie beside its description, which says how it scales x. Received: "
+                f"{exported!r}, which takes raw data, without it"
+            )
+        key = repr(scaling)
+        if key not in found:
+            found[key] = _questions(model, x, units.read(model, exported.metadata, x), rows)
+        asked.append(found[key])
+    return asked
 
 
 def _given(files: Mapping[str, Paths | None]) -> list[tuple[str, str | os.PathLike[str]]]:

@@ -15,6 +15,11 @@ from tfvae.exportable import Arrays, Exportable, Signature
 
 # Enough to reveal a wrong weight or op, and few enough to take no time.
 _DRAWN_ROWS = 64
+# What the inputs of `_given_shapes` mean.
+_GIVEN = {
+    "condition": "what x depends on besides z",
+    "label": "the number of the class; where x is given, -1 stands for the most probable one",
+}
 
 
 class AutoencoderExport(Exportable, keras.Model):
@@ -155,6 +160,32 @@ class AutoencoderExport(Exportable, keras.Model):
             **{name: {"x": data["x"]} for name in self._functions_of_x},
         }
 
+    def export_units(self, offset: np.ndarray, scale: np.ndarray) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+        """Those of the data for x, and for `mean` unless it is made of probabilities: see `Exportable`."""
+        return {"x": (offset, scale), "mean": self.likelihood.units_of_mean(offset, scale, tuple(self.event_shape))}
+
+    def export_example(self, signatures: Mapping[str, Signature]) -> Arrays:
+        """A row that the model draws: see `Exportable`."""
+        x = self.export_data(None, 1)
+        return x if isinstance(x, dict) else {"x": x}
+
+    def export_meanings(self) -> Mapping[str, str]:
+        """What the inputs and outputs of the signatures mean: see `Exportable`."""
+        names = self.likelihood.column_names
+        return {
+            "x": "the data" if names is None else f"the data, with the columns {', '.join(names)}",
+            "z": "latent variables",
+            "epsilon": "noise, drawn from N(0, I)",
+            **{name: _GIVEN[name] for name in self._given_shapes},
+            "loc": "the location of q(z|x)",
+            "scale": "the scale of q(z|x)",
+            "mean": "the mean of p(x|z)",
+            "elbo": "a lower bound on log p(x), in nats; high for data like those of the training",
+            "log_likelihood": "log p(x|z), in nats",
+            "kl": "the divergence of q(z|x) from p(z), in nats",
+            **({"probabilities": "the probabilities of the classes, q(y|x)"} if self._functions_of_x else {}),
+        }
+
     def export_description(self) -> dict[str, Any]:
         """The event shape, latent dimension, shape of a condition, parts, and whether NaN may mark a missing value."""
         return {
@@ -162,6 +193,7 @@ class AutoencoderExport(Exportable, keras.Model):
             **{f"{name}_shape": list(shape) for name, shape in self._given_shapes.items()},
             **self._description,
             "missing_values": self.likelihood.allows_missing,
+            **({} if self.likelihood.column_names is None else {"columns": list(self.likelihood.column_names)}),
         }
 
     def export_readme(self, signatures: Mapping[str, Signature]) -> list[tuple[str, dict[str, Any]]]:

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import MappingProxyType
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -42,6 +42,8 @@ class Format(NamedTuple):
         find: returns the file or folder of this format that a path refers to, or None.
         open: opens a file or folder for a number of threads, or None.
         description: returns the path of the JSON description that belongs to a file or folder.
+        describe: adds to a written file what its description says, where the format has a place for that; returns the
+            description, with what only the file says.
         tolerance: how far an output of a float32 file may be from the Keras model's, relative to its largest value.
         other_runtimes: the runtimes, by name, with which a file is compared before it is published, besides that of
             `open`. Each is given a single row.
@@ -53,6 +55,7 @@ class Format(NamedTuple):
     find: Callable[[Path], Path | None]
     open: Callable[[Path, int | None], Opened]
     description: Callable[[Path], Path]
+    describe: Callable[[Path, dict[str, Any]], dict[str, Any]] = lambda path, description: description
     tolerance: float = 1e-4
     other_runtimes: Mapping[str, Answer] = MappingProxyType({})
     runtimes: Mapping[str, Callable[[Path, int | None], Opened]] = MappingProxyType({})

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from tfvae import files
-from tfvae.export.formats import compiled_model
+from tfvae.export.formats import compiled_model, tflite_metadata
 from tfvae.export.formats.format import Call, Format, Opened
 
 if TYPE_CHECKING:
@@ -156,6 +156,7 @@ FORMAT = Format(
     _find,
     _open_interpreter,
     _description,
+    describe=tflite_metadata.describe,
     other_runtimes={"CompiledModel": _run_compiled},
     runtimes={"interpreter": _open_interpreter, "compiled_model": _open_compiled},
 )
