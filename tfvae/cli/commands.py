@@ -223,8 +223,9 @@ def export(
     keep: PositiveInt | None = None,
     quantize: Literal["float16", "dynamic", "int8"] | None = None,
     tflite_batch_size: Literal[1] | None = None,
+    format: Literal["onnx"] | None = None,
 ) -> None:
-    """Exports a trained model to a SavedModel and a .tflite file, and compares both with the Keras model.
+    """Exports a trained model to a SavedModel and a .tflite file, or to ONNX, and compares it with the Keras model.
 
     Args:
         run: the folder of the run.
@@ -233,11 +234,21 @@ def export(
         quantize: makes the .tflite file smaller: float16 halves its weights, dynamic makes them int8, and int8 makes
             the activations int8 too.
         tflite_batch_size: 1 makes a .tflite file for one example at a time; by default it takes batches of any size.
+        format: onnx writes <output>/onnx/ alone, a folder of ONNX models, which needs pip install 'tfvae[onnx]'; the
+            three arguments above are then not for it.
     """
     folder = Path(output) if output else Path("saved_models") / Path(run).resolve().name
     with _exit_on_errors(USAGE_ERROR):
+        if format is not None and (keep, quantize, tflite_batch_size) != (None, None, None):
+            raise ValueError(
+                "`--keep`, `--quantize` and `--tflite_batch_size` must not be given with `--format`. Received: "
+                f"--format {format}"
+            )
         model, pipelines = runs_module.load_model(Path(run)), runs_module.load_data(Path(run))
     with _exit_on_errors(1):
+        if format == "onnx":
+            _export_onnx(model, folder / "onnx", pipelines)
+            return
         _export(model, folder, pipelines, keep, quantize, tflite_batch_size)
 
 
@@ -246,6 +257,7 @@ def verify(
     *,
     saved_model: str | None = None,
     tflite: str | None = None,
+    onnx: str | None = None,
     output: str | None = None,
 ) -> None:
     """Compares exported files with the Keras model that they were made from, on the held-out data.
@@ -254,12 +266,13 @@ def verify(
         run: the folder of the run.
         saved_model: the SavedModel to compare; a folder of versions means the newest.
         tflite: the .tflite file to compare.
+        onnx: the folder of ONNX models to compare.
         output: a JSON file to which the comparison is written.
     """
     with _exit_on_errors(USAGE_ERROR):
         model, pipelines = runs_module.load_model(Path(run)), runs_module.load_data(Path(run))
         verification = export_module.verify(
-            model, saved_model=saved_model, tflite=tflite, x=runs_module.held_out(pipelines)
+            model, saved_model=saved_model, tflite=tflite, onnx=onnx, x=runs_module.held_out(pipelines)
         )
         if output:
             write_json(Path(output), verification.to_dict())
@@ -270,7 +283,7 @@ def predict(*, model: str = "saved_models/digits", input: str, output: str) -> N
     """Runs an exported model: reconstructions, encodings and scores of the examples in a file.
 
     Args:
-        model: a folder of versions, a SavedModel or a .tflite file.
+        model: a folder of versions, a SavedModel, a .tflite file or a folder of ONNX models.
         input: a .npy file of x [N, ...], in the model's units.
         output: the .npz file to write, with mean, elbo, log_likelihood and kl at the mean of q(z|x), and the parameters
             of q(z|x).
@@ -378,4 +391,13 @@ def _export(
     verification = export_module.verify(model, saved_model=version, tflite=file, x=x)
     write_json(folder / "verification.json", verification.to_dict())
     print(f"\nExported to {version}/ and {file}; compared with the Keras model on {len(x)} examples:\n")
+    print(verification)
+
+
+def _export_onnx(model: VAE, folder: Path, pipelines: Pipelines) -> None:
+    """Exports the model to ONNX, and prints how far the outputs are from the model's."""
+    x = runs_module.held_out(pipelines)
+    export_module.onnx(model, folder, x=x, offset=pipelines.offset, scale=pipelines.scale)
+    verification = export_module.verify(model, onnx=folder, x=x)
+    print(f"\nExported to {folder}/; compared with the Keras model on {len(x)} examples:\n")
     print(verification)

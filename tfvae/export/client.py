@@ -126,14 +126,16 @@ def load(path: str | os.PathLike[str], *, num_threads: int | None = None) -> Exp
     """Opens an exported model.
 
     Args:
-        path: a .tflite file, a SavedModel folder, or a folder of versions, of which the newest is taken.
-        num_threads: how many threads LiteRT uses; None lets it choose.
+        path: a .tflite file, a SavedModel folder, a folder of ONNX models, or a folder of versions, of which the newest
+            is taken.
+        num_threads: how many threads LiteRT or ONNX Runtime uses; None lets it choose.
 
     Returns:
         The model.
 
     Raises:
         FileNotFoundError: there is no exported model at the path.
+        ImportError: the runtime of the format is not installed.
         ValueError: the model was not exported by tfvae.
     """
     file_format, path = formats.find(Path(path))

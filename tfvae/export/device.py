@@ -1,6 +1,7 @@
 """Exports models to TFLite files of built-in ops only, which LiteRT runs on a device."""
 
 import os
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
@@ -11,7 +12,7 @@ from numpy.typing import ArrayLike
 
 from tfvae.export import one_file
 from tfvae.export.endpoints import Endpoints, check_kind
-from tfvae.export.formats import FORMATS
+from tfvae.export.formats import FORMATS, tflite_refusals
 from tfvae.export.metadata import metadata
 from tfvae.exportable import Exportable
 
@@ -41,7 +42,8 @@ def tflite(
         x: data as for `fit`. A float32 file is compared with the Keras model on them; None draws data from the model.
             "int8" requires them to calibrate the ranges of the activations: pass training data, and verify the file
             with other data.
-        batch_size: 1 fixes B to 1, which makes convolutions up to twice as fast; None allows any B.
+        batch_size: 1 fixes B to 1, which makes convolutions up to twice as fast; None allows any B, except that models
+            which TFLite can only run with B = 1, such as those with an LSTM or GRU, are written so, with a warning.
         offset: with `scale`, how raw data are normalised, x = (raw - offset) / scale, to be recorded beside the file;
             None records nothing.
         scale: see `offset`.
@@ -67,21 +69,41 @@ def tflite(
     if x is not None:
         x = model.export_data(x)
     model.check_exportable()
-    description = {**metadata(model, offset, scale), "quantize": quantize, "batch_size": batch_size}
+    description = {**metadata(model, offset, scale), "quantize": quantize}
     if quantize == "int8" and description.get("missing_values", False):
         raise NotImplementedError('quantize="int8" has no number for NaN, which marks missing values in x')
     model = model.in_float32()
-    return one_file.write(
-        "tflite",
-        model,
-        Endpoints(model, batch_size, x),
-        path,
-        description,
-        x=x,
-        compared=quantize is None,
-        quantize=quantize,
-        calibration=lambda: _calibration(model, x),
-    )
+
+    def write(batch_size: int | None) -> Path:
+        try:
+            return one_file.write(
+                "tflite",
+                model,
+                Endpoints(model, batch_size, x),
+                path,
+                {**description, "batch_size": batch_size},
+                x=x,
+                compared=quantize is None,
+                quantize=quantize,
+                calibration=lambda: _calibration(model, x),
+            )
+        except NotImplementedError:
+            raise
+        except RuntimeError as error:
+            # LiteRT's, when the written file is compared with the model.
+            raise tflite_refusals.of_runtime(str(error)) from error
+
+    if batch_size is not None:
+        return write(batch_size)
+    try:
+        return write(None)
+    except tflite_refusals.BatchSizeError as refusal:
+        write(1)
+        warnings.warn(
+            f"`batch_size` is 1 in {path}, which takes one example at a time: {str(refusal).splitlines()[0]}",
+            stacklevel=2,
+        )
+        return path
 
 
 def _calibration(model: Exportable, x: Any) -> Iterator[tuple[str, dict[str, np.ndarray]]]:

@@ -131,6 +131,7 @@ def verify(
     *,
     saved_model: str | os.PathLike[str] | None = None,
     tflite: str | os.PathLike[str] | None = None,
+    onnx: str | os.PathLike[str] | None = None,
     x: ArrayLike,
     timed_calls: int = 50,
     **others: str | os.PathLike[str] | None,
@@ -141,6 +142,7 @@ def verify(
         model: the model that was exported.
         saved_model: the folder of a version, or a folder of versions, of which the newest is taken.
         tflite: the .tflite file.
+        onnx: the folder of ONNX models.
         x: data as for `fit` of the model: an array [N, ...], or a dictionary of arrays with N rows.
         timed_calls: the number of calls over which the median latency is taken.
         others: the file or folder of any other format, by its key in `tfvae.export.formats.FORMATS`.
@@ -152,7 +154,7 @@ def verify(
         ValueError: no file is given, or x is not valid data for the model.
         TypeError: a key of `others` is not a format.
     """
-    paths = _given({"saved_model": saved_model, "tflite": tflite, **others})
+    paths = _given({"saved_model": saved_model, "tflite": tflite, "onnx": onnx, **others})
     if not paths:
         names, received = (separator.join(formats.FORMATS) for separator in ("` or `", "=None, "))
         raise ValueError(f"`{names}` must be given. Received: {received}=None")
