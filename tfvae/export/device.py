@@ -14,6 +14,7 @@ from tfvae.export import one_file
 from tfvae.export.endpoints import Endpoints, check_kind
 from tfvae.export.formats import FORMATS, tflite_refusals
 from tfvae.export.metadata import metadata
+from tfvae.export.verification import DisagreementError
 from tfvae.exportable import Exportable
 
 # The most examples that calibrate the ranges of int8: more would change little and take long.
@@ -97,7 +98,7 @@ def tflite(
         return write(batch_size)
     try:
         return write(None)
-    except tflite_refusals.BatchSizeError as refusal:
+    except (tflite_refusals.BatchSizeError, DisagreementError) as refusal:
         write(1)
         warnings.warn(
             f"`batch_size` is 1 in {path}, which takes one example at a time: {str(refusal).splitlines()[0]}",

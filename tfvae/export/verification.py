@@ -27,6 +27,10 @@ _COMPARED_BATCHES = (64, 7, 1)
 _TIMED_BATCHES = (1, 64)
 
 
+class DisagreementError(ValueError):
+    """An exported file does not agree with the Keras model, so it is not published."""
+
+
 class Agreement(NamedTuple):
     """How far one output of an exported file is from the Keras model's, over all elements and examples.
 
@@ -185,7 +189,7 @@ def verify(
 
 
 def check_agreement(model: Exportable, *, x: Any = None, **files: str | os.PathLike[str] | None) -> None:
-    """Raises ValueError unless float32 files agree with the Keras model.
+    """Raises DisagreementError unless float32 files agree with the Keras model.
 
     Args:
         model: the model that was exported.
@@ -207,7 +211,7 @@ def check_agreement(model: Exportable, *, x: Any = None, **files: str | os.PathL
 
 
 def check_row(row: Agreement, terms: int, tolerance: float) -> None:
-    """Raises ValueError if an output of an export does not agree with the Keras model's.
+    """Raises DisagreementError if an output of an export does not agree with the Keras model's.
 
     Args:
         row: the comparison of the output.
@@ -216,7 +220,7 @@ def check_row(row: Agreement, terms: int, tolerance: float) -> None:
     """
     agrees = row.max_difference <= tolerance * row.max_value + _FLOOR * terms
     if not (agrees and math.isfinite(row.max_difference)):
-        raise ValueError(
+        raise DisagreementError(
             f"The {row.format} must agree with the Keras model to {tolerance} before it is published. "
             f"Received: `{row.signature}` gives `{row.output}` with a difference of {row.max_difference:.2e} where "
             f"the largest value is {row.max_value:.2e}"
@@ -230,6 +234,11 @@ def _check_rows(rows: list[Agreement], questions: dict[str, "_Question"], tolera
 
 def agreement(format: str, signature: str, output: str, received: np.ndarray, expected: np.ndarray) -> Agreement:
     """Compares an output of an exported file with the Keras model's."""
+    if received.shape != expected.shape:
+        raise DisagreementError(
+            f"The {format} must give `{output}` of `{signature}` in the shape {expected.shape} of the Keras model's. "
+            f"Received: the shape {received.shape}"
+        )
     difference = np.abs(received - expected)
     values = (difference.max(), difference.mean(), np.abs(expected).max())
     return Agreement(format, signature, output, *map(float, values))

@@ -6,14 +6,11 @@ from typing import Any
 
 import numpy as np
 
-# The graph and the nodes of tf2onnx, which has no types.
-Graph, Node = Any, Any
-
 
 class _Writer:
     """Adds ONNX ops to a graph; tensors are given and returned by name."""
 
-    def __init__(self, graph: Graph, name: str) -> None:
+    def __init__(self, graph: Any, name: str) -> None:
         self._graph, self._name = graph, name
 
     def __call__(self, op: str, *inputs: str | float, **attributes: Any) -> str:
@@ -64,7 +61,7 @@ def handlers() -> dict[str, tuple[Callable[..., None], list[str]]]:
     return {name: (functools.partial(_replace, write), []) for name, write in _OPS.items()}
 
 
-def _replace(write: Callable[..., str], graph: Graph, node: Node, name: str, arguments: list[str]) -> None:
+def _replace(write: Callable[..., str], graph: Any, node: Any, name: str, arguments: list[str]) -> None:
     """Replaces a node; called by tf2onnx, with the node's name and further arguments, of which there are none."""
     inputs, output = list(node.input), node.output[0]
     shape, dtype = graph.get_shape(output), graph.get_dtype(output)

@@ -36,9 +36,7 @@ def of_converter(said: str) -> NotImplementedError:
 
 def of_runtime(said: str) -> BatchSizeError:
     """The error to raise for one of LiteRT, or of the converter about something else than a missing op."""
-    return BatchSizeError(
-        f"TFLite cannot run this model with its built-in ops. It says: {_shortened(said)}\n{_WAY_OUT}"
-    )
+    return BatchSizeError(f"TFLite cannot run this model with its built-in ops: {_shortened(said)}\n{_WAY_OUT}")
 
 
 def _layer(path: str) -> str:
