@@ -110,6 +110,9 @@ def test_a_format_that_is_not_there_is_named(model, tmp_path):
 
 
 def test_no_file_at_all_is_named_with_every_format(model, with_zip):
-    message = "`saved_model` or `tflite` or `zip` must be given. Received: saved_model=None, tflite=None, zip=None"
+    message = (
+        "`saved_model` or `tflite` or `onnx` or `zip` must be given. Received: saved_model=None, tflite=None, "
+        "onnx=None, zip=None"
+    )
     with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
         export.verify(model, x=X)

@@ -2,6 +2,8 @@
 
 import abc
 import dataclasses
+import importlib
+import os
 from collections.abc import Callable, Mapping
 from typing import Any, ClassVar, Self
 
@@ -85,6 +87,35 @@ class Exportable(metaclass=abc.ABCMeta):
     @abc.abstractmethod
     def export_weights(self) -> list[Any]:
         """The Keras variables that the functions read, of which an export contains one copy."""
+
+    def export(
+        self,
+        filepath: str | os.PathLike[str],
+        format: str = "tf_saved_model",
+        verbose: bool | None = None,
+        input_signature: Any = None,
+        **kwargs: Any,
+    ) -> None:
+        """Keras's `Model.export`, with the signatures and the comparison of `tfvae.export`.
+
+        Args:
+            filepath: for "tf_saved_model" and "onnx", the folder to write, which replaces an earlier one; for "litert",
+                the .tflite file.
+            format: "tf_saved_model", a SavedModel; "litert", the same as `tfvae.export.tflite`; "onnx", the same as
+                `tfvae.export.onnx`. `tfvae.export.saved_model` publishes versions for TF Serving instead.
+            verbose: whether to print where the export is; None means yes.
+            input_signature: must be None, because the signatures of a model are its own.
+            kwargs: the other arguments of `tfvae.export.tflite` or `tfvae.export.onnx`; for "tf_saved_model" those are
+                `x`, `offset` and `scale`.
+
+        Raises:
+            ValueError: an argument is out of its range, the model is not built, or the export does not agree with it.
+            NotImplementedError: a part of the model cannot be exported.
+            OSError: the export cannot be written.
+        """
+        # By name, because this module must not depend on the exports, whose libraries are only needed here.
+        module = importlib.import_module("tfvae.export.keras_formats")
+        module.export(self, filepath, format, verbose, input_signature, **kwargs)
 
     def check_exportable(self) -> None:
         """Checks that the model can be exported in its present state.

@@ -322,6 +322,23 @@ def test_export_quantises_and_prunes(in_trained):
     assert json.loads((in_trained / "small/small.json").read_text())["quantize"] == "int8"
 
 
+def test_a_format_takes_no_arguments_of_the_others(in_trained, capsys):
+    with pytest.raises(SystemExit):
+        commands.main(["export", "runs/digits", "--format", "onnx", "--quantize", "int8"])
+    assert "`--quantize` and `--tflite_batch_size` must not be given with `--format`" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_export_to_onnx(in_trained, capsys):
+    pytest.importorskip("tf2onnx")
+    pytest.importorskip("onnxruntime")
+    commands.main(["export", "runs/digits", "--output", "other", "--format", "onnx"])
+    assert "Exported to other/onnx/; compared with the Keras model on 359 examples" in capsys.readouterr().out
+    assert [path.name for path in (in_trained / "other").iterdir()] == ["onnx"]
+    commands.main(["verify", "runs/digits", "--onnx", "other/onnx"])
+    assert "ONNX        score             elbo" in capsys.readouterr().out
+
+
 @pytest.mark.slow
 def test_two_replicas_learn_what_one_device_learns(trained, tmp_path):
     command = [sys.executable, "-m", "tfvae", "train", *SMALL, "--strategy", "mirrored", "--devices", "2"]

@@ -424,17 +424,6 @@ def test_a_conversion_that_fails_leaves_the_old_files_and_nothing_else(tmp_path,
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == old
 
 
-def test_an_op_that_a_device_lacks_is_refused(tmp_path):
-    class WithErf(Scaled):
-        def export_signatures(self, x=None):
-            of_x = tf.TensorSpec([None, 2], tf.float32, "x")
-            return {"serving_default": export.Signature(lambda x: {"y": tf.math.erf(self.weight.value * x)}, (of_x,))}
-
-    with pytest.raises((ValueError, NotImplementedError), match="Erf"):
-        export.tflite(WithErf(), tmp_path / "model.tflite")
-    assert list(tmp_path.iterdir()) == []
-
-
 @pytest.mark.parametrize("name", ["model", "metadata.json"])
 def test_a_file_of_another_suffix_is_refused(tmp_path, name):
     with pytest.raises(ValueError, match=r"`path` must be a file that ends in .tflite. Received: path='.*" + name):

@@ -224,8 +224,9 @@ def export(
     keep: PositiveInt | None = None,
     batching: bool = False,
     quantize: Literal["float16", "dynamic", "int8"] | None = None,
+    format: Literal["onnx"] | None = None,
 ) -> None:
-    """Exports a trained model to a SavedModel and two .tflite files, and compares all with the Keras model.
+    """Exports a trained model to a SavedModel and two .tflite files, or to ONNX, and compares all with the Keras model.
 
     <name>.tflite takes batches of any size. <name>_batch1.tflite takes one example at a time, which GPUs of devices and
     browsers need.
@@ -237,11 +238,21 @@ def export(
         batching: also write a batching.config, with which a server gathers requests; see docs/serving.md for the risks.
         quantize: makes the .tflite files smaller: float16 halves its weights, dynamic makes them int8, and int8 makes
             the activations int8 too.
+        format: onnx writes <output>/onnx/ alone, a folder of ONNX models, which needs pip install 'tfvae[onnx]'; the
+            three arguments above are then not for it.
     """
     folder = Path(output) if output else Path("saved_models") / Path(run).resolve().name
     with _exit_on_errors(USAGE_ERROR):
+        if format is not None and (keep, batching, quantize) != (None, False, None):
+            raise ValueError(
+                "`--keep`, `--batching` and `--quantize` must not be given with `--format`. Received: "
+                f"--format {format}"
+            )
         model, pipelines = runs_module.load_model(Path(run)), runs_module.load_data(Path(run))
     with _exit_on_errors(1):
+        if format == "onnx":
+            _export_onnx(model, folder / "onnx", pipelines)
+            return
         _export(model, folder, pipelines, keep, batching, quantize)
 
 
@@ -250,6 +261,7 @@ def verify(
     *,
     saved_model: str | None = None,
     tflite: str | None = None,
+    onnx: str | None = None,
     output: str | None = None,
 ) -> None:
     """Compares exported files with the Keras model that they were made from, on the held-out data.
@@ -258,12 +270,13 @@ def verify(
         run: the folder of the run.
         saved_model: the SavedModel to compare; a folder of versions means the newest.
         tflite: the .tflite file to compare.
+        onnx: the folder of ONNX models to compare.
         output: a JSON file to which the comparison is written.
     """
     with _exit_on_errors(USAGE_ERROR):
         model, pipelines = runs_module.load_model(Path(run)), runs_module.load_data(Path(run))
         verification = export_module.verify(
-            model, saved_model=saved_model, tflite=tflite, x=runs_module.held_out(pipelines)
+            model, saved_model=saved_model, tflite=tflite, onnx=onnx, x=runs_module.held_out(pipelines)
         )
         if output:
             write_json(Path(output), verification.to_dict())
@@ -274,7 +287,7 @@ def predict(*, model: str = "saved_models/digits", input: str, output: str) -> N
     """Runs an exported model: what its signature `serving_default` makes of the examples in a file.
 
     Args:
-        model: a folder of versions, a SavedModel or a .tflite file.
+        model: a folder of versions, a SavedModel, a .tflite file or a folder of ONNX models.
         input: a .npy file of x [N, ...], in the units that the export takes: after `tfvae train` those of the source,
             such as pixels from 0 to 255, which the export scales itself.
         output: the .npz file to write, for a VAE with mean (in the same units), elbo, reconstruction_log_likelihood and
@@ -391,4 +404,13 @@ def _export(
     write_json(folder / "verification.json", verification.to_dict())
     exported = f"{version}/, {' and '.join(map(str, tflite))}"
     print(f"\nExported to {exported}; compared with the Keras model on {len(x)} examples:\n")
+    print(verification)
+
+
+def _export_onnx(model: VAE, folder: Path, pipelines: Pipelines) -> None:
+    """Exports the model to ONNX, and prints how far the outputs are from the model's."""
+    x = runs_module.held_out(pipelines)
+    export_module.onnx(model, folder, x=x, offset=pipelines.offset, scale=pipelines.scale)
+    verification = export_module.verify(model, onnx=folder, x=x)
+    print(f"\nExported to {folder}/; compared with the Keras model on {len(x)} examples:\n")
     print(verification)

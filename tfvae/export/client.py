@@ -219,18 +219,21 @@ def load(
     """Opens an exported model, which any number of threads can then call at once.
 
     Args:
-        path: a .tflite file, a SavedModel folder, or a folder of versions, of which the newest is taken.
-        num_threads: how many threads LiteRT uses for one call; None lets it choose. As many calls as there are cores
-            run at the same time, each in an interpreter of its own, which is made when it is first needed.
+        path: a .tflite file, a SavedModel folder, a folder of ONNX models, or a folder of versions, of which the newest
+            is taken.
+        num_threads: how many threads LiteRT or ONNX Runtime uses for one call; None lets it choose. Of LiteRT, as many
+            calls as there are cores run at the same time, each in an interpreter of its own, which is made when it is
+            first needed.
         runtime: what runs a .tflite file: LiteRT's `Interpreter` ("interpreter"), which is the default, or its newer
             `CompiledModel` ("compiled_model"), which takes one row and one thread at a time and logs to stderr. None
-            for a SavedModel, which TensorFlow runs.
+            for the other formats.
 
     Returns:
         The model.
 
     Raises:
         FileNotFoundError: there is no exported model at the path.
+        ImportError: the runtime of the format is not installed.
         ValueError: the model was not exported by tfvae, its description is invalid or belongs to another export, or
             `runtime` is not one of its format.
     """

@@ -1,6 +1,7 @@
 """Exports models to TFLite files of built-in ops only, which LiteRT runs on a device."""
 
 import os
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
@@ -11,8 +12,9 @@ from numpy.typing import ArrayLike
 
 from tfvae.export import one_file, units
 from tfvae.export.endpoints import Endpoints, check_kind
-from tfvae.export.formats import FORMATS
+from tfvae.export.formats import FORMATS, tflite_refusals
 from tfvae.export.metadata import metadata
+from tfvae.export.verification import DisagreementError
 from tfvae.exportable import Exportable
 
 # The most examples that calibrate the ranges of int8: more would change little and take long.
@@ -48,7 +50,8 @@ def tflite(
             for several B, and a quantised file with itself; None draws data from the model. "int8" requires them to
             calibrate the ranges of the activations: pass training data, and verify the file with other data.
         batch_size: 1 fixes B to 1, which GPUs and browsers need, and makes convolutions up to twice as fast; None
-            allows any B.
+            allows any B, except that models which TFLite can only run with B = 1, such as those with an LSTM or GRU,
+            are written so, with a warning.
         offset: with `scale`, how raw data become those of the model, x = (raw - offset) / scale: numbers, or arrays
             that broadcast to the event shape. The file then takes and gives raw data: see `Endpoints`. None means that
             it takes x as it is.
@@ -82,18 +85,38 @@ def tflite(
     if quantize == "int8" and model.export_description().get("missing_values", False):
         raise NotImplementedError('quantize="int8" has no number for NaN, which marks missing values in x')
     model = model.in_float32()
-    description = {**metadata(model, scaling, x), "quantize": quantize, "batch_size": batch_size}
-    return one_file.write(
-        "tflite",
-        model,
-        Endpoints(model, batch_size, x, scaling, marks_wrong_rows=quantize != "int8"),
-        path,
-        description,
-        x=x,
-        own_tolerance=_OWN_TOLERANCES[quantize],
-        quantize=quantize,
-        calibration=lambda: _calibration(model, x, scaling),
-    )
+    description = {**metadata(model, scaling, x), "quantize": quantize}
+
+    def write(batch_size: int | None) -> Path:
+        try:
+            return one_file.write(
+                "tflite",
+                model,
+                Endpoints(model, batch_size, x, scaling, marks_wrong_rows=quantize != "int8"),
+                path,
+                {**description, "batch_size": batch_size},
+                x=x,
+                own_tolerance=_OWN_TOLERANCES[quantize],
+                quantize=quantize,
+                calibration=lambda: _calibration(model, x, scaling),
+            )
+        except NotImplementedError:
+            raise
+        except RuntimeError as error:
+            # LiteRT's, when the written file is compared with the model.
+            raise tflite_refusals.of_runtime(str(error)) from error
+
+    if batch_size is not None:
+        return write(batch_size)
+    try:
+        return write(None)
+    except (tflite_refusals.BatchSizeError, DisagreementError) as refusal:
+        write(1)
+        warnings.warn(
+            f"`batch_size` is 1 in {path}, which takes one example at a time: {str(refusal).splitlines()[0]}",
+            stacklevel=2,
+        )
+        return path
 
 
 def _check_int8_steps(scaling: units.Units, x: Any) -> None:

@@ -11,6 +11,9 @@ import tensorflow as tf
 from tfvae.export import units
 from tfvae.exportable import Exportable, Signature
 
+# The ops that call Python.
+_PYTHON = {"PyFunc", "PyFuncStateless", "EagerPyFunc"}
+
 
 class Endpoints(tf.Module):
     """The functions of a model, in float32, with one copy of its weights, ready to be written to a file.
@@ -123,9 +126,19 @@ def check_kind(model: Exportable, file_format: str | None = None) -> None:
 def _graph(signature: Signature, batch_size: int | None, description: Mapping[str, Any] | None) -> Any:
     """The concrete function of a signature, which marks wrong rows if it is given the model's description."""
     specs = tuple(tf.TensorSpec([batch_size, *spec.shape[1:]], spec.dtype, name=spec.name) for spec in signature.inputs)
-    return tf.function(
+    function = tf.function(
         _checked(signature.function, specs, description), input_signature=specs, autograph=False
     ).get_concrete_function()
+    definition = function.graph.as_graph_def()
+    nodes = [*definition.node, *(node for part in definition.library.function for node in part.node_def)]
+    of_python = [node.name for node in nodes if node.op in _PYTHON]
+    if of_python:
+        # It would run in this process, where it is compared with the model, and in no other.
+        raise NotImplementedError(
+            "`model` must be made of TensorFlow's ops: `tf.numpy_function` and `tf.py_function` call Python, which no "
+            f"export contains. Received: {of_python[0]!r}"
+        )
+    return function
 
 
 def _checked(

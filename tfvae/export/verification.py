@@ -30,6 +30,10 @@ _TIMED_BATCHES = (1, 64)
 Paths = str | os.PathLike[str] | Sequence[str | os.PathLike[str]]
 
 
+class DisagreementError(ValueError):
+    """An exported file does not agree with the Keras model, so it is not published."""
+
+
 class Agreement(NamedTuple):
     """How far one output of an exported file is from the Keras model's, over all elements and examples.
 
@@ -134,6 +138,7 @@ def verify(
     *,
     saved_model: Paths | None = None,
     tflite: Paths | None = None,
+    onnx: Paths | None = None,
     x: ArrayLike,
     timed_calls: int = 50,
     **others: Paths | None,
@@ -144,6 +149,7 @@ def verify(
         model: the model that was exported.
         saved_model: the folder of a version, or a folder of versions, of which the newest is taken.
         tflite: the .tflite file, or several, such as one for any batch and one for a batch of 1.
+        onnx: the folder of ONNX models.
         x: data as for `fit` of the model, in its units: an array [N, ...], or a dictionary of arrays with N rows.
             Files that take raw data are given them in raw units.
         timed_calls: the number of calls over which the median latency is taken.
@@ -156,7 +162,7 @@ def verify(
         ValueError: no file is given, or x is not valid data for the model.
         TypeError: a key of `others` is not a format.
     """
-    paths = _given({"saved_model": saved_model, "tflite": tflite, **others})
+    paths = _given({"saved_model": saved_model, "tflite": tflite, "onnx": onnx, **others})
     if not paths:
         expected, received = (separator.join(formats.FORMATS) for separator in ("` or `", "=None, "))
         raise ValueError(f"`{expected}` must be given. Received: {received}=None")
@@ -192,7 +198,7 @@ def verify(
 def check_agreement(
     model: Exportable, *, x: Any = None, own_tolerance: float | None = None, **files: str | os.PathLike[str] | None
 ) -> None:
-    """Raises ValueError unless files agree with the Keras model, at every batch size and in every runtime.
+    """Raises DisagreementError unless files agree with the Keras model, at every batch size and in every runtime.
 
     Args:
         model: the model that was exported.
@@ -226,7 +232,7 @@ def check_agreement(
 
 
 def check_row(row: Agreement, terms: float, tolerance: float, reference: str = "the Keras model") -> None:
-    """Raises ValueError if an output of an export does not agree with what it should be.
+    """Raises DisagreementError if an output of an export does not agree with what it should be.
 
     Args:
         row: the comparison of the output.
@@ -236,7 +242,7 @@ def check_row(row: Agreement, terms: float, tolerance: float, reference: str = "
     """
     agrees = row.max_difference <= tolerance * row.max_value + _FLOOR * terms
     if not (agrees and math.isfinite(row.max_difference)):
-        raise ValueError(
+        raise DisagreementError(
             f"The {row.format} must agree with {reference} to {tolerance} before it is published. "
             f"Received: `{row.signature}` gives `{row.output}` with a difference of {row.max_difference:.2e} where "
             f"the largest value is {row.max_value:.2e}"
@@ -250,6 +256,11 @@ def _check_rows(rows: list[Agreement], questions: dict[str, "_Question"], tolera
 
 def agreement(format: str, signature: str, output: str, received: np.ndarray, expected: np.ndarray) -> Agreement:
     """Compares an output of an exported file with the Keras model's."""
+    if received.shape != expected.shape:
+        raise DisagreementError(
+            f"The {format} must give `{output}` of `{signature}` in the shape {expected.shape} of the Keras model's. "
+            f"Received: the shape {received.shape}"
+        )
     difference = np.abs(received - expected)
     values = (difference.max(), difference.mean(), np.abs(expected).max())
     return Agreement(format, signature, output, *map(float, values))

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from tfvae import files
-from tfvae.export.formats import compiled_model, tflite_metadata
+from tfvae.export.formats import compiled_model, tflite_metadata, tflite_refusals
 from tfvae.export.formats.format import Call, Format, Opened
 
 if TYPE_CHECKING:
@@ -35,7 +35,8 @@ def _write(
         calibration: returns examples, each with the name of its signature, that calibrate the ranges of int8.
 
     Raises:
-        NotImplementedError: the functions need an op that is not built into TFLite.
+        NotImplementedError: the functions need an op that is not built into TFLite; `BatchSizeError` if functions of a
+            batch of 1 may not need it.
     """
     import tensorflow as tf
 
@@ -55,7 +56,11 @@ def _write(
         try:
             path.write_bytes(converter.convert())
         except private_apis.converter_error() as error:
-            raise NotImplementedError(f"TFLite cannot run this model with its built-in ops: {error}") from error
+            # Not chained, because the converter's own text would bury the few lines that matter.
+            raise tflite_refusals.of_converter(str(error)) from None
+        except RuntimeError as error:
+            # The interpreter that calibrates int8 cannot run the model.
+            raise tflite_refusals.of_runtime(str(error)) from error
 
 
 def _find(path: Path) -> Path | None:
