@@ -184,13 +184,13 @@ def test_a_link_in_the_place_of_an_output_is_not_written_through(in_trained, out
 def test_export_is_given_the_folder_and_its_name(in_trained, monkeypatch):
     given = []
     monkeypatch.setattr(commands, "_export", lambda model, *arguments: given.append((model.latent_dim, *arguments)))
-    options = ["--keep", "2", "--quantize", "float16"]
+    options = ["--keep", "2", "--batching", "true", "--quantize", "float16"]
     for arguments in ([], ["--output", "elsewhere", *options]):
         commands.main(["export", "runs/digits", *arguments])
     pipelines = [arguments.pop(2) for arguments in map(list, given)]
     assert [(dim, folder, *rest) for dim, folder, _, *rest in given] == [
-        (2, Path("saved_models/digits"), None, None),
-        (2, Path("elsewhere"), 2, "float16"),
+        (2, Path("saved_models/digits"), None, False, None),
+        (2, Path("elsewhere"), 2, True, "float16"),
     ]
     # The exports get the data of the run, for calibration and comparison.
     assert all(next(iter(each.train)).shape[1:] == (8, 8, 1) for each in pipelines)

@@ -47,7 +47,7 @@ def write(
         file_format.write(endpoints, written)
         file_format.description(written).parent.mkdir(exist_ok=True)
         write_json(file_format.description(written), description)
-        check_agreement(model, **{argument: written}, x=x)
+        check_agreement(model, x=x, own_tolerance=None, **{argument: written})
         if occupied:
             # A folder cannot take the place of another in one rename, so for a moment there is none.
             os.rename(path, folder / "old")

@@ -179,7 +179,7 @@ def verify(
         for name, questions, outputs in zip(names, asked, answers, strict=True)
         for row in _agreements(name, questions, outputs)
     ]
-    questions = next(iter(asked.values()))
+    questions = asked[0]
     elbo = questions["score"].outputs.get("elbo") if "score" in questions else None
     latency = _latency(lambda batch: model.predict(batch, verbose=0), x, timed_calls)
     costs = [Cost("Keras", None, None, None, None if elbo is None else 0.0, latency)]
