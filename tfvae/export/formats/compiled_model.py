@@ -74,24 +74,24 @@ class _Function:
         self._model, self._content, self._signature = model, content, signature
         self._index = model.get_signature_index(signature)
         names = model.get_signature_by_index(self._index)
-        self._inputs = dict(zip(names["inputs"], model.create_input_buffers(self._index), strict=True))
-        self._outputs = dict(zip(names["outputs"], model.create_output_buffers(self._index), strict=True))
+        self._given = dict(zip(names["inputs"], model.create_input_buffers(self._index), strict=True))
+        self._received = dict(zip(names["outputs"], model.create_output_buffers(self._index), strict=True))
         given = model.get_input_tensor_details(signature)
-        self._dtypes = {name: given[name]["dtype"] for name in self._inputs}
+        self._dtypes = {name: given[name]["dtype"] for name in self._given}
         details = model.get_output_tensor_details(signature)
-        self._shapes = {name: _of_one_row(details[name]["shape"]) for name in self._outputs}
+        self._shapes = {name: _of_one_row(details[name]["shape"]) for name in self._received}
 
     def __call__(self, **arrays: np.ndarray) -> dict[str, np.ndarray]:
-        for name, buffer in self._inputs.items():
+        for name, buffer in self._given.items():
             buffer.write(np.ascontiguousarray(arrays[name], self._dtypes[name]))
-        for name, buffer in self._outputs.items():
+        for name, buffer in self._received.items():
             buffer.write(np.full(self._shapes[name], _UNWRITTEN).view(np.float32))
         try:
-            self._model.run_by_index(self._index, list(self._inputs.values()), list(self._outputs.values()))
+            self._model.run_by_index(self._index, list(self._given.values()), list(self._received.values()))
         except RuntimeError as error:
             raise self._error(str(error).splitlines()[0]) from error
         outputs = {}
-        for name, buffer in self._outputs.items():
+        for name, buffer in self._received.items():
             shape = self._shapes[name]
             outputs[name] = np.array(buffer.read(math.prod(shape), np.float32)).reshape(shape)
             if np.all(outputs[name].view(np.uint32) == _UNWRITTEN):
