@@ -1,6 +1,7 @@
 """TFLite files, run by LiteRT, against the Keras model; and the contents of the files, read from the flatbuffer."""
 
 import functools
+import hashlib
 import json
 import re
 
@@ -326,6 +327,7 @@ def test_a_file_of_another_suffix_is_refused(tmp_path, name):
 def test_the_description_beside_the_file_says_what_a_caller_must_know(small):
     _, file = small
     assert json.loads(file.with_suffix(".json").read_text()) == {
+        "sha256": hashlib.sha256(file.read_bytes()).hexdigest(),
         "tfvae_version": tfvae.__version__,
         "event_shape": [8, 8, 1],
         "latent_dim": 3,

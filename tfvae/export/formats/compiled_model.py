@@ -76,12 +76,15 @@ class _Function:
         names = model.get_signature_by_index(self._index)
         self._inputs = dict(zip(names["inputs"], model.create_input_buffers(self._index), strict=True))
         self._outputs = dict(zip(names["outputs"], model.create_output_buffers(self._index), strict=True))
+        given = model.get_input_tensor_details(signature)
+        self._dtypes = {name: given[name]["dtype"] for name in self._inputs}
         details = model.get_output_tensor_details(signature)
         self._shapes = {name: _of_one_row(details[name]["shape"]) for name in self._outputs}
 
     def __call__(self, **arrays: np.ndarray) -> dict[str, np.ndarray]:
         for name, buffer in self._inputs.items():
-            buffer.write(np.ascontiguousarray(arrays[name]))
+            # The buffers refuse all other dtypes.
+            buffer.write(np.ascontiguousarray(arrays[name], self._dtypes[name]))
         for name, buffer in self._outputs.items():
             buffer.write(np.full(self._shapes[name], _UNWRITTEN).view(np.float32))
         try:
