@@ -13,6 +13,7 @@ import pytest
 from tests.helpers.exports import EVENT_SHAPE, LATENT_DIM, Scaled
 from tfvae import export
 from tfvae.export import client as client_module
+from tfvae.export.formats import compiled_model
 
 X = np.random.default_rng(0).integers(0, 2, (3, *EVENT_SHAPE)).astype(np.float32)
 EPSILON = np.random.default_rng(1).standard_normal((3, LATENT_DIM), np.float32)
@@ -60,6 +61,9 @@ def test_compiled_model_answers_as_the_interpreter_does_for_any_number_of_rows_a
     for thread in started:
         thread.join()
     assert len(correct) == 20
+    # As data of an export's comparison may be, which does not pass the client.
+    functions = compiled_model.functions(shared.tflite.read_bytes())[0]
+    np.testing.assert_array_equal(functions["encode"](x=X[:1].astype(float))["loc"], compiled.encode(X[:1])["loc"])
     kept = compiled.decode(EPSILON[:1])
     before = kept.copy()
     compiled.decode(EPSILON[1:2])

@@ -1,6 +1,7 @@
 """TFLite files, run by LiteRT, against the Keras model; and the contents of the files, read from the flatbuffer."""
 
 import functools
+import hashlib
 import json
 import re
 
@@ -436,6 +437,7 @@ def test_the_description_beside_the_file_says_what_a_caller_must_know(small):
     description = json.loads(file.with_suffix(".json").read_text())
     meanings, example = description.pop("meanings"), description.pop("example")
     assert description == {
+        "sha256": hashlib.sha256(file.read_bytes()).hexdigest(),
         "tfvae_version": tfvae.__version__,
         "event_shape": [8, 8, 1],
         "latent_dim": 3,
