@@ -168,8 +168,8 @@ class ExportedModel:
                 value that is not finite in float32.
 
         Warns:
-            UserWarning: x is beyond the range of the data of the export by more than its width, as data are that were
-                not scaled, or were scaled twice.
+            UserWarning: x is beyond the range of the data of the export by more than its width. Pixels that were scaled
+                although the export scales them are within the range, and so are told by their score alone.
         """
         if signature not in self._shapes:
             raise ValueError(f"`signature` must be one of {list(self._shapes)}. Received: signature={signature!r}")
