@@ -130,15 +130,35 @@ RECURRENT = {
 }
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("quantize", [None, "int8"])
-@pytest.mark.parametrize("name", RECURRENT)
-def test_a_recurrent_encoder_is_written_for_a_batch_of_one(tmp_path, name, quantize):
+def recurrent_vae(layer):
     keras.utils.set_random_seed(0)
-    encoder = keras.Sequential([keras.Input((6, 2)), RECURRENT[name](), keras.layers.Dense(8)])
-    vae = VAE(encoder, networks.dense_decoder(2, (6, 2), hidden=(8,)), 2)
-    x = np.random.default_rng(0).normal(size=(3, 6, 2)).astype(np.float32)
-    with pytest.warns(UserWarning, match="`batch_size` is 1 in .*TensorListReserve"):
-        file = export.tflite(vae, tmp_path / "model.tflite", quantize=quantize, x=x)
-    received = export.load(file).encode(x)["loc"]
-    np.testing.assert_allclose(received, vae.encode(x)["loc"], rtol=0, atol=1e-5 if quantize is None else 0.1)
+    encoder = keras.Sequential([keras.Input((6, 2)), layer, keras.layers.Dense(8)])
+    return VAE(encoder, networks.dense_decoder(2, (6, 2), hidden=(8,)), 2)
+
+
+SEQUENCES = np.random.default_rng(0).normal(size=(3, 6, 2)).astype(np.float32)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", RECURRENT)
+def test_a_recurrent_encoder_is_written_for_a_batch_of_one(tmp_path, name):
+    vae = recurrent_vae(RECURRENT[name]())
+    with pytest.warns(UserWarning, match=r"`batch_size` is 1 in .*TensorListReserve \(in the layer "):
+        file = export.tflite(vae, tmp_path / "model.tflite")
+    received = export.load(file).encode(SEQUENCES)["loc"]
+    np.testing.assert_allclose(received, vae.encode(SEQUENCES)["loc"], rtol=0, atol=1e-5)
+
+
+def test_int8_of_a_loop_is_refused_before_the_converter_crashes(tmp_path):
+    vae = recurrent_vae(keras.layers.SimpleRNN(4))
+    with pytest.raises(NotImplementedError, match=r'^quantize="int8" cannot calibrate a loop'):
+        export.tflite(vae, tmp_path / "model.tflite", quantize="int8", x=SEQUENCES)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.slow
+def test_int8_of_an_unrolled_loop(tmp_path):
+    vae = recurrent_vae(keras.layers.LSTM(4, unroll=True))
+    file = export.tflite(vae, tmp_path / "model.tflite", quantize="int8", x=SEQUENCES)
+    received = export.load(file).encode(SEQUENCES)["loc"]
+    np.testing.assert_allclose(received, vae.encode(SEQUENCES)["loc"], rtol=0, atol=0.1)

@@ -88,11 +88,18 @@ def tflite(
     description = {**metadata(model, scaling, x), "quantize": quantize}
 
     def write(batch_size: int | None) -> Path:
+        endpoints = Endpoints(model, batch_size, x, scaling, marks_wrong_rows=quantize != "int8")
+        if quantize == "int8" and endpoints.have_loops():
+            # The converter's calibration of a loop ends the process by a segmentation fault.
+            raise NotImplementedError(
+                'quantize="int8" cannot calibrate a loop, which recurrent layers such as LSTM and GRU have unless they '
+                'are given `unroll=True`; use "dynamic" or "float16"'
+            )
         try:
             return one_file.write(
                 "tflite",
                 model,
-                Endpoints(model, batch_size, x, scaling, marks_wrong_rows=quantize != "int8"),
+                endpoints,
                 path,
                 {**description, "batch_size": batch_size},
                 x=x,

@@ -11,8 +11,9 @@ import tensorflow as tf
 from tfvae.export import units
 from tfvae.exportable import Exportable, Signature
 
-# The ops that call Python.
+# The ops that call Python, and those that repeat a function.
 _PYTHON = {"PyFunc", "PyFuncStateless", "EagerPyFunc"}
+_LOOPS = {"While", "StatelessWhile"}
 
 
 class Endpoints(tf.Module):
@@ -76,6 +77,10 @@ class Endpoints(tf.Module):
             for name, signature in units.signatures(model, scaling, x).items()
         }
 
+    def have_loops(self) -> bool:
+        """Whether any of the functions has a loop in its graph, as recurrent layers do."""
+        return any(node.op in _LOOPS for function in self.signatures_by_name.values() for node in _nodes(function))
+
 
 class PosteriorEndpoints(Endpoints):
     """The functions of a fitted `tfvae.VariationalInference`, in float32, with one copy of its weights.
@@ -129,9 +134,7 @@ def _graph(signature: Signature, batch_size: int | None, description: Mapping[st
     function = tf.function(
         _checked(signature.function, specs, description), input_signature=specs, autograph=False
     ).get_concrete_function()
-    definition = function.graph.as_graph_def()
-    nodes = [*definition.node, *(node for part in definition.library.function for node in part.node_def)]
-    of_python = [node.name for node in nodes if node.op in _PYTHON]
+    of_python = [node.name for node in _nodes(function) if node.op in _PYTHON]
     if of_python:
         # It would run in this process, where it is compared with the model, and in no other.
         raise NotImplementedError(
@@ -139,6 +142,12 @@ def _graph(signature: Signature, batch_size: int | None, description: Mapping[st
             f"export contains. Received: {of_python[0]!r}"
         )
     return function
+
+
+def _nodes(function: Any) -> list[Any]:
+    """The nodes of a concrete function and of the functions that it calls."""
+    definition = function.graph.as_graph_def()
+    return [*definition.node, *(node for part in definition.library.function for node in part.node_def)]
 
 
 def _checked(
