@@ -76,8 +76,8 @@ def test_every_signature_is_that_of_the_saved_model(files, digits, accelerator):
 
 def test_the_page_of_the_documents_shows_the_score(digits):
     (page,) = re.findall(r"^```html\n(.*?)^```$", (ROOT / "docs" / "device.md").read_text(), re.MULTILINE | re.DOTALL)
-    # Modules run in their order, so this one posts what the page shows.
     page += """<script type="module">
+        while (!document.body.textContent) await new Promise((done) => setTimeout(done, 50));
         await fetch("/posted", {method: "POST", body: JSON.stringify(document.body.textContent)});
     </script>"""
     file = (SHIPPED / "digits_example_batch1.tflite").read_bytes()
