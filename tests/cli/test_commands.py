@@ -124,13 +124,14 @@ def test_train_prints_the_evaluation_and_the_comparison(trained):
         nats, bits = table_values(output, label)
         np.testing.assert_allclose(bits, sign * nats / (64 * np.log(2)), atol=2e-4)
     signatures = {"encode", "decode", "reconstruct", "generate", "score", "serving_default"}
-    for format_name in ("SavedModel", "TFLite", "TFLite batch 1"):
-        # The first column is 16 characters wide.
-        rows = [line.split()[-5:] for line in output.splitlines() if line[:16].strip() == format_name]
-        differences = [row for row in rows if row[0] in signatures]
-        assert {row[0] for row in differences} == signatures
-        assert len(rows) == len(differences) + 1
-        assert all(float(row[2]) < 1e-4 * max(float(row[4]), 1) for row in differences)
+    differences, costs = output.split("largest difference from the Keras model, by format\n")[1].split("\n\n")[:2]
+    header, *rows = (re.split(r"\s{2,}", line) for line in differences.splitlines())
+    assert header[3:] == ["SavedModel", "TFLite", "TFLite batch 1"]
+    assert {row[0].removesuffix("_normalized") for row in rows} == signatures
+    for _, _, value, *by_format in rows:
+        assert len(by_format) == 3
+        assert all(float(difference) < 1e-4 * max(float(value), 1) for difference in by_format)
+    assert [re.split(r"\s{2,}", line)[0] for line in costs.splitlines()[1:5]] == ["Keras", *header[3:]]
 
 
 def test_config_of_a_run_repeats_it(in_trained, without_exports):

@@ -112,14 +112,18 @@ class Verification:
 
     def __str__(self) -> str:
         """Two tables, to print."""
+        names = list(dict.fromkeys(row.format for row in self.agreements))
+        # Files of different units have rows of their own.
+        outputs = dict.fromkeys((row.signature, row.output, row.max_value) for row in self.agreements)
+        differences = {(row.format, row.signature, row.output, row.max_value): row for row in self.agreements}
         lines = [
-            f"{'format':<16}{'signature':<24}{'output':<31}{'max |diff|':>12}{'mean |diff|':>13}{'max |value|':>13}"
+            "largest difference from the Keras model, by format",
+            f"{'signature':<24}{'output':<31}{'max |value|':>11}{''.join(f'{name:>16}' for name in names)}",
         ]
-        lines += [
-            f"{row.format:<16}{row.signature:<24}{row.output:<31}{row.max_difference:>12.2e}"
-            f"{row.mean_difference:>13.2e}{row.max_value:>13.4g}"
-            for row in self.agreements
-        ]
+        for signature, output, value in outputs:
+            rows = (differences.get((name, signature, output, value)) for name in names)
+            cells = "".join(f"{'' if row is None else f'{row.max_difference:.2e}':>16}" for row in rows)
+            lines.append(f"{signature:<24}{output:<31}{value:>11.4g}{cells}")
         batches = "".join(f"{f'batch {batch}: us per example':>32}" for batch in _TIMED_BATCHES)
         lines += ["", f"{'format':<16}{'bytes':>10}{'ELBO diff':>12}{batches}"]
         for row in self.costs:
