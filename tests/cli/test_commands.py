@@ -326,7 +326,7 @@ def test_export_quantises_and_prunes(in_trained):
 def test_a_format_takes_no_arguments_of_the_others(in_trained, capsys):
     with pytest.raises(SystemExit):
         commands.main(["export", "runs/digits", "--format", "onnx", "--quantize", "int8"])
-    assert "`--quantize` and `--tflite_batch_size` must not be given with `--format`" in capsys.readouterr().err
+    assert "`--keep`, `--batching` and `--quantize` must not be given with `--format`" in capsys.readouterr().err
 
 
 @pytest.mark.slow

@@ -194,7 +194,7 @@ def test_only_what_is_given_is_verified(model, files):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"saved_model": None, "tflite": None}, "`saved_model` or `tflite` must be given"),
+        ({"saved_model": None, "tflite": None}, "`saved_model` or `tflite` or `onnx` must be given"),
         ({"timed_calls": 0}, "`timed_calls` must be an integer of at least 1. Received: timed_calls=0"),
         ({"x": data(2)[:, :3]}, "`x` must have the shape [N, 4]"),
         ({"x": data(2)[:0]}, "`x` must hold at least one example"),
