@@ -96,7 +96,7 @@ def test_train_writes_the_run_and_the_exports(trained):
         assert (trained / f"saved_models/digits/{name}.tflite").is_file()
         description = json.loads((trained / f"saved_models/digits/{name}.json").read_text())
         assert description["batch_size"] == batch_size
-        assert description["normalization"]["scale"] == 16.0
+        assert description["scaling"]["scale"] == 16.0
 
 
 def test_train_changes_nothing_that_git_tracks(trained, tmp_path):

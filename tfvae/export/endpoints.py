@@ -1,6 +1,5 @@
 """The functions of an exported model: one module and its signatures, the same in every format."""
 
-import functools
 import math
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -171,7 +170,7 @@ def _checked(
         shapes = {name: [-1, *output.shape[1:]] for name, output in outputs.items()}
         if description is not None:
             named = {spec.name: tensor for spec, tensor in zip(specs, (first, *others), strict=True)}
-            wrong = functools.reduce(tf.add, (_nan_where_wrong(name, named, description) for name in named))
+            wrong = _nan_where_wrong(named, description)
             outputs = {name: _plus(output, wrong) for name, output in outputs.items()}
         if first.shape[0] is not None:
             outputs = {name: _separate(output) for name, output in outputs.items()}
@@ -189,23 +188,25 @@ def _plus(output: tf.Tensor, number: tf.Tensor) -> tf.Tensor:
     return tf.reshape(output, [-1, math.prod(output.shape[1:])]) + number
 
 
-def _nan_where_wrong(name: str, inputs: Mapping[str, tf.Tensor], description: Mapping[str, Any]) -> tf.Tensor:
-    """For each row of an input, 0 if its values are right and NaN if one is wrong, float32 [B, 1].
+def _nan_where_wrong(inputs: Mapping[str, tf.Tensor], description: Mapping[str, Any]) -> tf.Tensor:
+    """For each row of the inputs, 0 if all values are right and NaN if one is wrong, float32 [B, 1].
 
     This is added to the outputs, because a check that fails would fail for all the requests that a server has put in
     one batch; and it is needed, because a network may turn NaN into a number: in LiteRT relu(NaN) is 0.
     """
-    values = inputs[name]
-    if name == "label" and "num_classes" in description:
-        # -1 stands for the most probable label, which can be inferred if the function takes x.
-        lowest = -1 if "x" in inputs else 0
-        is_right = (values >= lowest) & (values < description["num_classes"]) & tf.equal(values, tf.floor(values))
-        return tf.reshape(tf.where(is_right, 0.0, math.nan), [-1, 1])
-    if name == "x" and description.get("missing_values", False):
-        # TFLite has no operator for `tf.math.is_nan`.
-        values = tf.where(tf.equal(values, values), values, 0.0)
-    # NaN and infinity times 0 are NaN. Not `values - values`, which the converter to TFLite takes for 0.
-    return tf.reduce_sum(0.0 * tf.reshape(values, [-1, math.prod(values.shape[1:])]), axis=1, keepdims=True)
+    finite = []
+    for name, values in inputs.items():
+        if name == "label" and "num_classes" in description:
+            # -1 stands for the most probable label, which can be inferred if the function takes x.
+            lowest = -1 if "x" in inputs else 0
+            is_right = (values >= lowest) & (values < description["num_classes"]) & tf.equal(values, tf.floor(values))
+            values = tf.where(is_right, 0.0, math.nan)
+        elif name == "x" and description.get("missing_values", False):
+            # TFLite has no operator for `tf.math.is_nan`.
+            values = tf.where(tf.equal(values, values), values, 0.0)
+        finite.append(tf.reshape(values, [-1, math.prod(values.shape[1:])]))
+    # NaN and infinity times 0 are NaN. Not `x - x`, which the converter to TFLite takes for 0.
+    return tf.reduce_sum(0.0 * (tf.concat(finite, axis=1) if finite[1:] else finite[0]), axis=1, keepdims=True)
 
 
 def _separate(output: tf.Tensor) -> tf.Tensor:

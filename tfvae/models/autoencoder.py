@@ -178,8 +178,13 @@ class Autoencoder(AutoencoderExport, VariationalModel):
 
     def _scores(self, terms: elbo.ElboTerms) -> dict[str, tf.Tensor]:
         """The outputs of `score`, from the terms at a single z for each x."""
+        # Not `terms.elbo`: the mean over one sample would be one more op of a device.
         reconstruction_log_likelihood = tf.squeeze(terms.reconstruction_log_likelihood, 0)
-        return {"elbo": terms.elbo, renamed.NEW: reconstruction_log_likelihood, "kl": terms.kl}
+        return {
+            "elbo": reconstruction_log_likelihood - terms.kl,
+            renamed.NEW: reconstruction_log_likelihood,
+            "kl": terms.kl,
+        }
 
     def _score(self, x: Any, epsilon: tf.Tensor) -> dict[str, tf.Tensor]:
         return self._scored(x, epsilon)[0]
