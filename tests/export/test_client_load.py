@@ -75,8 +75,9 @@ def test_threads_get_right_answers_and_memory_does_not_grow(exported, file_forma
             # An error in a thread is raised here.
             assert [count.result() for count in counts] == [0] * THREADS
             sizes.append(resident())
-    # If their answers leaked, 4 kB each, 5,000 requests would add 20 MB.
-    assert np.median(sizes[-3:]) - np.median(sizes[2:5]) < 8e6
+    if requests == 10_000:
+        # If their answers leaked, 4 kB each, 5,000 requests would add 20 MB; the first hundreds make buffers that stay.
+        assert np.median(sizes[-3:]) - np.median(sizes[2:5]) < 8e6
 
 
 def test_interpreters_share_the_bytes_of_the_file_and_are_made_when_needed(exported, monkeypatch):

@@ -7,6 +7,7 @@ import shutil
 import signal
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from tests.helpers.exports import Scaled
@@ -16,6 +17,8 @@ ROOT = Path(__file__).parents[2]
 X = [[1.0, 1.0]]
 # A quantised file is not compared with the model, which saves a second.
 OLD, NEW = {"offset": 0, "scale": 2, "quantize": "float16"}, {"offset": 0, "scale": 5}
+# The output for X of the old and the new export, by their scale: 2 * 1 / 2 and 10 * 1 / 5.
+OUTPUTS = {2: 1.0, 5: 2.0}
 
 EXPORT = """
     import json, os, shutil, signal, sys, tempfile
@@ -24,7 +27,7 @@ EXPORT = """
     from tests.helpers.exports import Scaled
     from tfvae import export
 
-    model, path, options, system = Scaled((5.0, 5.0)), sys.argv[2], json.loads(sys.argv[3]), sys.argv[4]
+    model, path, options, system = Scaled((10.0, 10.0)), sys.argv[2], json.loads(sys.argv[3]), sys.argv[4]
     folder, os.environ["TMPDIR"], tempfile.tempdir = os.path.dirname(path), system, system
 """
 SNAPSHOTS = """
@@ -93,8 +96,9 @@ def is_refused(path):
 def exported_by(path):
     """The scale of the export that a file and its description are both of."""
     model = export.load(path)
-    scale = model.metadata["normalization"]["scale"]
-    assert model.predict(X)["y"].tolist() == [[scale, scale]]
+    scale = model.metadata["scaling"]["scale"]
+    # float16 rounds weights to three digits.
+    assert np.round(model.predict(X)["y"], 2).tolist() == [[OUTPUTS[scale]] * 2]
     return scale
 
 

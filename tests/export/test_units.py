@@ -101,7 +101,7 @@ def test_verify_takes_the_models_units_and_asks_in_those_of_each_file(model, fil
 def test_a_file_of_raw_units_without_its_description_is_not_verified(model, files, tmp_path):
     alone = tmp_path / "alone.tflite"
     alone.write_bytes(files["tflite"].read_bytes())
-    with pytest.raises(ValueError, match=r"^`tflite` must lie beside its description"):
+    with pytest.raises(ValueError, match=r"^An exported file must lie beside its description"):
         export.verify(model, tflite=alone, x=data())
 
 

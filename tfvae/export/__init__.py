@@ -30,7 +30,8 @@ __getattr__, __dir__ = lazy_attributes(
         "tfvae.export.endpoints": ["Endpoints", "PosteriorEndpoints"],
         "tfvae.export.onnx_runtime": ["onnx"],
         "tfvae.export.serving": ["saved_model"],
-        "tfvae.export.verification": ["Agreement", "Cost", "Verification", "verify"],
+        "tfvae.export.report": ["Agreement", "Cost", "Verification"],
+        "tfvae.export.verification": ["verify"],
         "tfvae.exportable": ["Exportable", "Signature"],
     },
 )

@@ -86,7 +86,7 @@ class ExportedModel:
     def __repr__(self) -> str:
         """The format, path, signatures and units, in one line."""
         signatures = ", ".join(f"{name}({', '.join(_inputs(shapes))})" for name, shapes in self._shapes.items())
-        units = f"units of x: {self.metadata.get('units', 'model')}"
+        units = f"units of x: {self.metadata.get('units', 'model' if self.metadata else 'unknown')}"
         # What an export of version 0.2 says, which leaves it to the caller to scale x.
         normalization = self.metadata.get("normalization")
         if normalization is not None:

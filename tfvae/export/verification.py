@@ -1,6 +1,5 @@
 """Compares exported files with the Keras model, and measures what they cost."""
 
-import dataclasses
 import functools
 import math
 import os
@@ -17,6 +16,7 @@ from tfvae import checks
 from tfvae.export import formats, units
 from tfvae.export.client import ExportedModel, load
 from tfvae.export.endpoints import check_kind
+from tfvae.export.report import TIMED_BATCHES, Agreement, Cost, Verification
 from tfvae.exportable import Arrays, Exportable, Signature
 
 # The absolute tolerance, for outputs close to 0, for each of the terms that the output is the sum of.
@@ -24,7 +24,6 @@ _FLOOR = 1e-6
 # How many rows a file is given at a time before it is published. The last is enough to reveal a wrong weight or op; the
 # others reveal shapes that are right for one size only.
 _COMPARED_BATCHES = (64, 7, 1)
-_TIMED_BATCHES = (1, 64)
 
 # The place of an exported model, or of several of one format.
 Paths = str | os.PathLike[str] | Sequence[str | os.PathLike[str]]
@@ -32,109 +31,6 @@ Paths = str | os.PathLike[str] | Sequence[str | os.PathLike[str]]
 
 class DisagreementError(ValueError):
     """An exported file does not agree with the Keras model, so it is not published."""
-
-
-class Agreement(NamedTuple):
-    """How far one output of an exported file is from the Keras model's, over all elements and examples.
-
-    Attributes:
-        format: the name of the format, such as "SavedModel" or "TFLite", or "TFLite batch 1" for a file of one row.
-        signature: the name of the signature that was called.
-        output: the output's name.
-        max_difference: the largest absolute difference.
-        mean_difference: the mean absolute difference.
-        max_value: the largest absolute value of the Keras model's output, to compare with.
-    """
-
-    format: str
-    signature: str
-    output: str
-    max_difference: float
-    mean_difference: float
-    max_value: float
-
-    def to_dict(self) -> dict[str, Any]:
-        """All fields, ready for JSON."""
-        return self._asdict()
-
-
-class Cost(NamedTuple):
-    """What one format costs in size, accuracy and time.
-
-    Attributes:
-        format: "Keras", or the name of a format, as in `Agreement`.
-        path: the file or folder; None for the Keras model, which is in memory.
-        quantize: how a .tflite file was made smaller; None for float32.
-        size: bytes on disk; None for the Keras model.
-        elbo_difference: the mean ELBO minus that of the Keras model, in nats per example; None if the model has no
-            `score`.
-        latency: for each batch size, the median and the quartiles of the seconds per example that one signature takes:
-            `reconstruct` for a VAE, and in general `Exportable.timed_signature`.
-    """
-
-    format: str
-    path: str | None
-    quantize: str | None
-    size: int | None
-    elbo_difference: float | None
-    latency: dict[int, tuple[float, float, float]]
-
-    def to_dict(self) -> dict[str, Any]:
-        """All fields, ready for JSON."""
-        latency = {
-            batch: dict(zip(("median", "lower_quartile", "upper_quartile"), seconds, strict=True))
-            for batch, seconds in self.latency.items()
-        }
-        return {**self._asdict(), "latency": latency}
-
-
-@dataclasses.dataclass(frozen=True)
-class Verification:
-    """The comparison of exported files with the original model. `str` gives two tables.
-
-    Args:
-        num_examples: how many examples were compared.
-        agreements: one for each format, signature and output.
-        costs: one for the Keras model and one for each format.
-    """
-
-    num_examples: int
-    agreements: list[Agreement]
-    costs: list[Cost]
-
-    def to_dict(self) -> dict[str, Any]:
-        """All fields, ready for JSON."""
-        return {
-            "num_examples": self.num_examples,
-            "agreements": [row.to_dict() for row in self.agreements],
-            "costs": [row.to_dict() for row in self.costs],
-        }
-
-    def __str__(self) -> str:
-        """Two tables, to print."""
-        names = list(dict.fromkeys(row.format for row in self.agreements))
-        # Files of different units have rows of their own.
-        outputs = dict.fromkeys((row.signature, row.output, row.max_value) for row in self.agreements)
-        differences = {(row.format, row.signature, row.output, row.max_value): row for row in self.agreements}
-        lines = [
-            "largest difference from the Keras model, by format",
-            f"{'signature':<24}{'output':<31}{'max |value|':>11}{''.join(f'{name:>16}' for name in names)}",
-        ]
-        for signature, output, value in outputs:
-            rows = (differences.get((name, signature, output, value)) for name in names)
-            cells = "".join(f"{'' if row is None else f'{row.max_difference:.2e}':>16}" for row in rows)
-            lines.append(f"{signature:<24}{output:<31}{value:>11.4g}{cells}")
-        batches = "".join(f"{f'batch {batch}: us per example':>32}" for batch in _TIMED_BATCHES)
-        lines += ["", f"{'format':<16}{'bytes':>10}{'ELBO diff':>12}{batches}"]
-        for row in self.costs:
-            times = "".join(
-                f"{f'{1e6 * median:.1f} ({1e6 * low:.1f} to {1e6 * high:.1f})':>32}"
-                for median, low, high in row.latency.values()
-            )
-            size = "" if row.size is None else row.size
-            elbo = "" if row.elbo_difference is None else f"{row.elbo_difference:.2e}"
-            lines.append(f"{row.format:<16}{size:>10}{elbo:>12}{times}")
-        return "\n".join(lines)
 
 
 def verify(
@@ -221,17 +117,19 @@ def check_agreement(
         file_format = formats.FORMATS[argument]
         expected, reference, tolerance = questions, "the Keras model", file_format.tolerance
         if own_tolerance is not None:
-            answers = _published(file_format.name, exported, questions)
-            expected = {name: each._replace(outputs=answers[name]) for name, each in questions.items()}
+            answers = _published(file_format.name, functools.partial(_answers, exported, questions))
+            expected = {name: each.answered_by(answers[name]) for name, each in questions.items()}
             reference, tolerance = "its own answers to many rows", own_tolerance
         for size in _COMPARED_BATCHES:
             asked = {name: question.first(size) for name, question in expected.items()}
-            rows = _agreements(file_format.name, asked, _published(file_format.name, exported, asked))
+            answers = _published(file_format.name, functools.partial(_answers, exported, asked))
+            rows = _agreements(file_format.name, asked, answers)
             _check_rows(rows, asked, tolerance, reference)
         # Here the questions are of one row.
         for runtime, answer in file_format.other_runtimes.items():
-            answers = answer(Path(path), {name: question.inputs for name, question in asked.items()})
-            rows = _agreements(f"{file_format.name} in {runtime}", asked, answers)
+            inputs = {name: question.inputs for name, question in asked.items()}
+            in_runtime = f"{file_format.name} in {runtime}"
+            rows = _agreements(in_runtime, asked, _published(in_runtime, functools.partial(answer, Path(path), inputs)))
             _check_rows(rows, asked, tolerance, reference)
 
 
@@ -289,6 +187,10 @@ class _Question(NamedTuple):
             {name: array[:rows] for name, array in arrays.items()} for arrays in (self.inputs, self.outputs)
         )
         return self._replace(inputs=inputs, outputs=outputs)
+
+    def answered_by(self, outputs: Arrays) -> "_Question":
+        """The question with other outputs in the place of the Keras model's."""
+        return self._replace(outputs=outputs)
 
 
 def _questions(model: Exportable, x: Any, scaling: units.Units | None, rows: int | None = None) -> dict[str, _Question]:
@@ -360,13 +262,13 @@ def _answers(exported: ExportedModel, questions: dict[str, _Question]) -> dict[s
     return {name: exported.run(name, **question.inputs) for name, question in questions.items()}
 
 
-def _published(name: str, exported: ExportedModel, questions: dict[str, _Question]) -> dict[str, Arrays]:
+def _published(name: str, answers: Callable[[], dict[str, Arrays]]) -> dict[str, Arrays]:
     """The answers of a file that is about to be published, which must be able to give them."""
     try:
-        return _answers(exported, questions)
+        return answers()
     except RuntimeError as error:
         # For example an int8 file that divides by what has been rounded to 0.
-        raise ValueError(f"The {name} must run before it is published. Received: {error}") from error
+        raise DisagreementError(f"The {name} must run before it is published. Received: {error}") from error
 
 
 def _agreements(format: str, questions: dict[str, _Question], answers: dict[str, Arrays]) -> list[Agreement]:
@@ -380,7 +282,7 @@ def _agreements(format: str, questions: dict[str, _Question], answers: dict[str,
 def _latency(call: Callable[[Any], Any], x: Any, calls: int) -> dict[int, tuple[float, float, float]]:
     """The median and quartiles of the seconds per example, by batch size."""
     latency = {}
-    for batch_size in _TIMED_BATCHES:
+    for batch_size in TIMED_BATCHES:
         batch = tf.nest.map_structure(lambda array, size=batch_size: np.resize(array, (size, *array.shape[1:])), x)
         call(batch)
         times = []

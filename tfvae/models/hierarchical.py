@@ -233,10 +233,10 @@ class HierarchicalVAE(autoencoder.Autoencoder):
             kl = log_posterior[index] - log_prior[index] if kl is None else tf.reshape(kl, shape)
             kls.append(tf.reduce_mean(kl, axis=0))
         parameters = self.decoders[0](layers[0].z, training=sampling.training)
-        # A single sample has no axis of its own, because with it, images would have five axes, of which GPUs of devices
-        # take four.
+        # In an export, the single sample has no axis of its own, because with it, images would have five axes, of which
+        # GPUs of devices take four. In training, likelihoods need the axis.
         by_sample = parameters
-        if sampling.num_samples > 1:
+        if sampling.training or sampling.num_samples > 1:
             by_sample = tf.reshape(
                 parameters, tf.concat([[sampling.num_samples, tf.shape(x)[0]], tf.shape(parameters)[1:]], 0)
             )

@@ -147,10 +147,7 @@ def _run_compiled(path: Path, inputs: dict[str, dict[str, np.ndarray]]) -> dict[
         if done.returncode:
             lines = [line for line in done.stderr.splitlines() if line.strip() and not line.startswith("INFO")]
             said = lines[-1] if lines else ""
-            raise ValueError(
-                "LiteRT's CompiledModel must run the file before it is published. Received: exit code "
-                f"{done.returncode} and {said!r}"
-            )
+            raise RuntimeError(f"exit code {done.returncode} and {said!r}")
         with np.load(received) as outputs:
             return compiled_model.nested(outputs)
 
