@@ -61,7 +61,7 @@ def in_empty(tmp_path, monkeypatch):
 def without_exports(monkeypatch):
     """Skips the plots and the exports of a training, which the tests of `trained` cover."""
     monkeypatch.setattr(run_folder, "draw", lambda *_: None)
-    monkeypatch.setattr(commands, "_export", lambda *_: None)
+    monkeypatch.setattr(commands.exports, "write", lambda *_: None)
 
 
 def error_line(capsys, arguments):
@@ -184,7 +184,9 @@ def test_a_link_in_the_place_of_an_output_is_not_written_through(in_trained, out
 
 def test_export_is_given_the_folder_and_its_name(in_trained, monkeypatch):
     given = []
-    monkeypatch.setattr(commands, "_export", lambda model, *arguments: given.append((model.latent_dim, *arguments)))
+    monkeypatch.setattr(
+        commands.exports, "write", lambda model, *arguments: given.append((model.latent_dim, *arguments))
+    )
     options = ["--keep", "2", "--batching", "true", "--quantize", "float16"]
     for arguments in ([], ["--output", "elsewhere", *options]):
         commands.main(["export", "runs/digits", *arguments])

@@ -21,7 +21,7 @@ def after(monkeypatch):
     monkeypatch.setattr(run_folder, "evaluation", lambda *_: called.append("evaluation") or "the evaluation")
     monkeypatch.setattr(run_folder, "draw", lambda *_: called.append("draw"))
     monkeypatch.setattr(plots, "history", lambda *_: types.SimpleNamespace(savefig=lambda path: path.touch()))
-    monkeypatch.setattr(commands, "_export", lambda *_: called.append("export"))
+    monkeypatch.setattr(commands.exports, "write", lambda *_: called.append("export"))
     return called
 
 

@@ -22,9 +22,8 @@ from jsonargparse.typing import PositiveFloat, PositiveInt
 from tfvae import data as data_module
 from tfvae import export as export_module
 from tfvae import files, plots
+from tfvae.cli import exports, run_training
 from tfvae.cli import run_folder as runs_module
-from tfvae.cli import run_training
-from tfvae.data import Pipelines
 from tfvae.distribute import restart, strategies
 from tfvae.export.metadata import write_json
 from tfvae.likelihoods import Bernoulli, Likelihood
@@ -174,7 +173,7 @@ def train(
     runs_module.write_picture(plots.history(run_training.history(run)), run / "history.png")
     runs_module.draw(model, held_out, run, seed)
     with _exit_on_errors(1):
-        _export(model, Path(saved_models) / run.name, pipelines)
+        exports.write(model, Path(saved_models) / run.name, pipelines)
     # Written last, because its presence marks a complete run.
     files.write_text(run / "evaluation.txt", evaluation + "\n")
     print(f"\nWrote {run}/ (model.keras, history.csv, config.yaml, evaluation.txt and pictures)")
@@ -251,9 +250,9 @@ def export(
         model, pipelines = runs_module.load_model(Path(run)), runs_module.load_data(Path(run))
     with _exit_on_errors(1):
         if format == "onnx":
-            _export_onnx(model, folder / "onnx", pipelines)
+            exports.write_onnx(model, folder / "onnx", pipelines)
             return
-        _export(model, folder, pipelines, keep, batching, quantize)
+        exports.write(model, folder, pipelines, keep, batching, quantize)
 
 
 def verify(
@@ -376,41 +375,3 @@ def _exit_on_errors(code: int) -> Iterator[None]:
 def _exit(message: str, code: int) -> NoReturn:
     print("tfvae: error: " + " ".join(message.split()), file=sys.stderr)
     raise SystemExit(code)
-
-
-def _export(
-    model: VAE,
-    folder: Path,
-    pipelines: Pipelines,
-    keep: int | None = None,
-    batching: bool = False,
-    quantize: Literal["float16", "dynamic", "int8"] | None = None,
-) -> None:
-    """Exports the model, and prints and writes how far the outputs of the exports are from the model's."""
-    x = runs_module.held_out(pipelines)
-    units = {"offset": pipelines.offset, "scale": pipelines.scale}
-    # From the training data: the held-out data measure what int8 costs.
-    calibration = next(pipelines.train.unbatch().batch(256).as_numpy_iterator())
-    files_by_batch: dict[Literal[1] | None, Path] = {
-        None: folder / f"{folder.name}.tflite",
-        1: folder / f"{folder.name}_batch1.tflite",
-    }
-    for size, file in files_by_batch.items():
-        export_module.tflite(model, file, quantize=quantize, batch_size=size, x=calibration, **units)
-    tflite = list(files_by_batch.values())
-    # Last, because a running server may load the new version at once.
-    version = export_module.saved_model(model, folder, keep=keep, batching=batching, x=x, **units)
-    verification = export_module.verify(model, saved_model=version, tflite=tflite, x=x)
-    write_json(folder / "verification.json", verification.to_dict())
-    exported = f"{version}/, {' and '.join(map(str, tflite))}"
-    print(f"\nExported to {exported}; compared with the Keras model on {len(x)} examples:\n")
-    print(verification)
-
-
-def _export_onnx(model: VAE, folder: Path, pipelines: Pipelines) -> None:
-    """Exports the model to ONNX, and prints how far the outputs are from the model's."""
-    x = runs_module.held_out(pipelines)
-    export_module.onnx(model, folder, x=x, offset=pipelines.offset, scale=pipelines.scale)
-    verification = export_module.verify(model, onnx=folder, x=x)
-    print(f"\nExported to {folder}/; compared with the Keras model on {len(x)} examples:\n")
-    print(verification)
