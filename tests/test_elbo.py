@@ -38,7 +38,7 @@ def test_shapes_and_dtype_of_every_term(num_samples, batch, latent_dim, analytic
     posterior = normal(tf.zeros([batch, latent_dim]), tf.ones([batch, latent_dim]))
     sampling = elbo.Sampling(num_samples, SEED, analytic_kl)
     terms = elbo.estimate(posterior, standard_normal(latent_dim), minus_squares, sampling)
-    for per_draw in (terms.log_likelihood, terms.log_prior, terms.log_posterior, terms.log_weights):
+    for per_draw in (terms.reconstruction_log_likelihood, terms.log_prior, terms.log_posterior, terms.log_weights):
         assert per_draw.shape == (num_samples, batch)
         assert per_draw.dtype == tf.float32
     for per_example in (terms.kl, terms.elbo):
@@ -61,7 +61,7 @@ def test_the_densities_are_those_of_the_drawn_z():
     np.testing.assert_allclose(
         terms.log_prior, stats.norm.logpdf(z, prior_loc, prior_scale).sum(-1), rtol=1e-5, atol=1e-5
     )
-    np.testing.assert_allclose(terms.log_likelihood, -(z**2).sum(-1), rtol=1e-5)
+    np.testing.assert_allclose(terms.reconstruction_log_likelihood, -(z**2).sum(-1), rtol=1e-5)
 
 
 def test_draws_follow_the_posterior():
@@ -150,7 +150,7 @@ def test_the_same_seed_gives_the_same_draws_and_another_seed_others():
 
 def test_log_weights_and_elbo_by_hand():
     terms = elbo.ElboTerms(
-        log_likelihood=tf.constant([[-1.0, -2.0], [-3.0, -6.0]]),
+        reconstruction_log_likelihood=tf.constant([[-1.0, -2.0], [-3.0, -6.0]]),
         log_prior=tf.constant([[-0.5, -1.0], [-0.25, -2.0]]),
         log_posterior=tf.constant([[-2.0, -0.5], [-1.0, -4.0]]),
         kl=tf.constant([0.5, 3.0]),

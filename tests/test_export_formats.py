@@ -10,7 +10,7 @@ import pytest
 
 from tests.helpers.exports import Scaled
 from tfvae import export
-from tfvae.export import formats, one_file
+from tfvae.export import formats, one_file, units
 from tfvae.export.formats import saved_model
 from tfvae.export.metadata import metadata
 from tfvae.export.verification import check_agreement
@@ -53,15 +53,18 @@ def model():
 
 @pytest.fixture
 def file(model, with_zip, tmp_path):
-    return one_file.write("zip", model, export.Endpoints(model), tmp_path / "model.zip", metadata(model, 1.0, 2.0))
+    scaling = units.make(model, 1.0, 2.0)
+    endpoints = export.Endpoints(model, scaling=scaling)
+    return one_file.write("zip", model, endpoints, tmp_path / "model.zip", metadata(model, scaling))
 
 
 def test_a_new_format_is_written_and_opened(model, file):
     exported = export.load(file)
-    assert set(exported.signatures) == {"serving_default", "score"}
-    np.testing.assert_allclose(exported.run("serving_default", x=X)["y"], model.predict(X), rtol=1e-5, atol=1e-6)
-    np.testing.assert_allclose(exported.score(X, -X)["elbo"], X @ [1.0, 2.0], rtol=1e-5, atol=1e-6)
-    assert exported.metadata["normalization"]["scale"] == 2.0
+    assert set(exported.signatures) == {"serving_default", "score", "score_normalized"}
+    raw = 2 * X + 1
+    np.testing.assert_allclose(exported.run("serving_default", x=raw)["y"], model.predict(X), rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(exported.score(raw, -X)["elbo"], X @ [1.0, 2.0], rtol=1e-5, atol=1e-6)
+    assert exported.metadata["scaling"]["scale"] == 2.0
     assert {path.name for path in file.parent.iterdir()} == {"model.zip", "model.zip.json"}
 
 
@@ -71,10 +74,18 @@ def test_a_new_format_is_verified_beside_the_others(model, file, tmp_path):
     assert [cost.format for cost in result.costs] == ["Keras", "TFLite", "Zip"]
     assert result.costs[2].size == len(file.read_bytes())
     assert result.costs[2].elbo_difference == pytest.approx(0, abs=1e-5)
-    outputs = [(row.signature, row.output) for row in result.agreements if row.format == "Zip"]
-    assert outputs == [(row.signature, row.output) for row in result.agreements if row.format == "TFLite"]
-    assert outputs == [("serving_default", "y"), ("score", "elbo")]
-    assert len([line for line in str(result).splitlines() if line.startswith("Zip ")]) == 2 + 1
+    outputs = {
+        name: [(row.signature, row.output) for row in result.agreements if row.format == name]
+        for name in ("Zip", "TFLite")
+    }
+    # The zip takes raw data, and the other file those of the model.
+    assert outputs["TFLite"] == [("serving_default", "y"), ("score", "elbo")]
+    assert outputs["Zip"] == [*outputs["TFLite"], ("score_normalized", "elbo")]
+    assert max(row.max_difference for row in result.agreements) < 1e-5
+    # Two outputs with differences of both formats, and one with that of the zip alone.
+    lines = [line.split() for line in str(result).splitlines()]
+    assert [len(words) for words in lines[2 : lines.index([])]] == [5, 5, 4]
+    assert lines[-1][0] == "Zip"
 
 
 def test_a_new_format_that_does_not_agree_is_not_published(model, with_zip, tmp_path):
@@ -88,7 +99,7 @@ def test_a_new_format_that_does_not_agree_is_not_published(model, with_zip, tmp_
 def test_the_tolerance_is_that_of_the_format(model, with_zip, monkeypatch, tmp_path, tolerance, accepted):
     other = Scaled((2.0, 3.001))
     monkeypatch.setitem(formats.FORMATS, "zip", ZIP._replace(tolerance=tolerance))
-    one_file.write("zip", other, export.Endpoints(other), tmp_path / "other.zip", metadata(other), compared=False)
+    one_file.write("zip", other, export.Endpoints(other), tmp_path / "other.zip", metadata(other))
     if accepted:
         check_agreement(model, zip=tmp_path / "other.zip")
     else:
@@ -102,6 +113,9 @@ def test_a_format_that_is_not_there_is_named(model, tmp_path):
 
 
 def test_no_file_at_all_is_named_with_every_format(model, with_zip):
-    message = "`saved_model` or `tflite` or `zip` must be given. Received: saved_model=None, tflite=None, zip=None"
+    message = (
+        "`saved_model` or `tflite` or `onnx` or `zip` must be given. Received: saved_model=None, tflite=None, "
+        "onnx=None, zip=None"
+    )
     with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
         export.verify(model, x=X)

@@ -120,19 +120,21 @@ def test_a_model_of_a_users_own_is_exported_compared_and_opened(file_format, tmp
     model = sums()
     path = getattr(export, file_format)(model, tmp_path / "own.tflite", x=X, offset=1.0, scale=2.0)
     exported = export.load(path)
-    assert set(exported.signatures) == {"serving_default", "double"}
-    expected = X @ model.dense.get_weights()[0]
-    received = exported.run("serving_default", x=X)
+    assert set(exported.signatures) == {"serving_default", "double", "double_normalized"}
+    expected, raw = X @ model.dense.get_weights()[0], 2 * X + 1
+    received = exported.run("serving_default", x=raw)
     np.testing.assert_allclose(received["y"], expected, rtol=1e-5, atol=1e-6)
     np.testing.assert_allclose(received["sum"], expected.sum(axis=1), rtol=1e-5, atol=1e-6)
-    np.testing.assert_allclose(exported.run("double", x=X)["y"], 2 * expected, rtol=1e-5, atol=1e-6)
+    for name, x in (("double", raw), ("double_normalized", X)):
+        np.testing.assert_allclose(exported.run(name, x=x)["y"], 2 * expected, rtol=1e-5, atol=1e-6)
     assert exported.metadata["sums"] == 2
-    assert exported.metadata["normalization"]["offset"] == 1.0
+    assert exported.metadata["scaling"]["offset"] == 1.0
     result = export.verify(model, **{file_format: path}, x=X, timed_calls=1)
     assert [(row.signature, row.output) for row in result.agreements] == [
         ("serving_default", "y"),
         ("serving_default", "sum"),
         ("double", "y"),
+        ("double_normalized", "y"),
     ]
     # The model has no score, so there is no bound to compare.
     assert [cost.elbo_difference for cost in result.costs] == [None, None]
@@ -145,12 +147,15 @@ def test_the_files_beside_a_model_of_a_users_own_name_its_signatures_and_its_req
     assert readme.startswith("# own\n")
     assert "$PWD:/models/own" in readme
     assert "    curl -d @requests/serving_default.json http://localhost:8501/v1/models/own:predict\n" in readme
-    assert re.findall(r"^\| (\w+) \| (x.*) \|$", readme, re.MULTILINE) == [
-        ("serving_default", "x [B, 3]"),
-        ("double", "x [B, 3]"),
+    assert re.findall(r"^\| (\w+) \| (x.*) \| (.*?) \| ", readme, re.MULTILINE) == [
+        ("serving_default", "x [B, 3]", "y [B, 2], sum [B]"),
+        ("double", "x [B, 3]", "y [B, 2]"),
     ]
     assert "${" not in readme
-    assert [path.name for path in (tmp_path / "own/requests").iterdir()] == ["serving_default.json"]
+    assert sorted(path.stem for path in (tmp_path / "own/requests").iterdir()) == [
+        "serving_default",
+        "serving_default.columns",
+    ]
     assert (tmp_path / "own/requests/serving_default.json").read_text() == '{"instances": [[0.0, 0.0, 0.0]]}\n'
 
 

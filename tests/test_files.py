@@ -89,7 +89,7 @@ def test_a_link_is_replaced_and_what_it_points_at_left_alone(target, old, tmp_pa
 
 def test_a_link_in_place_of_what_is_written_is_not_followed(old, tmp_path, monkeypatch):
     monkeypatch.setattr(secrets, "token_hex", lambda _: "guessed")
-    (tmp_path / f"{files.TEMPORARY}guessed").symlink_to(tmp_path)
+    (tmp_path / f"{files._OWN}guessed").symlink_to(tmp_path)
     with pytest.raises(FileExistsError, match=old.name), files.replacing(old):
         raise AssertionError
     assert old.read_text() == "old"
@@ -192,6 +192,15 @@ def test_what_killed_processes_left_is_removed(old):
     files.remove_temporaries(old.parent)
     assert names(old.parent) == [old.name]
     files.remove_temporaries(old.parent / "no folder")
+
+
+def test_in_a_shared_folder_only_what_is_recognised_is_removed(old):
+    with files.temporary_folder(old.parent) as folder:
+        killed = folder.with_name(f"{folder.name[:-1]}z")
+        (killed / "a").mkdir(parents=True)
+        (old.parent / ".tmp-of-another-program").mkdir()
+        files.remove_temporaries(old.parent, shared=True)
+        assert names(old.parent) == sorted([folder.name, ".tmp-of-another-program", old.name])
 
 
 def test_what_is_being_written_is_not_removed(old):

@@ -44,7 +44,9 @@ IMPORT = """
     import tfvae
     after = state()
     changed = [name for name in before if before[name] != after[name]]
-    print(json.dumps({"changed": changed, "modules": sorted(set(sys.modules) - modules)}), flush=True)
+    registered = [name for name in keras.saving.get_custom_objects() if name.startswith("tfvae")]
+    imported = sorted(set(sys.modules) - modules)
+    print(json.dumps({"changed": changed, "modules": imported, "registered": registered}), flush=True)
     # An interpreter that ends in order takes two seconds to free all modules.
     os._exit(0)
 """
@@ -81,6 +83,51 @@ def test_a_module_that_imports_keras_may_be_the_first(run_new_python):
 
 def test_import_changes_no_global_state(printed):
     assert json.loads(printed[-1])["changed"] == []
+
+
+# Layers and metrics that a model makes by itself, so that a file holds their weights, but never their names.
+MADE_BY_MODELS = {
+    "Approximation",
+    "ControlVariate",
+    "LocalLatents",
+    "MaskedDense",
+    "_Accuracy",
+    "_Constant",
+    "_Perplexity",
+}
+# Base classes of the models, which nobody makes an object of.
+BASES = {"AutoencoderExport", "HookedModel", "PosteriorExport", "StatefulModel"}
+
+
+def serializable_classes():
+    """Every class of the package that Keras could write to a file, by the name that the file would hold."""
+    import keras
+
+    for module in MODULES:
+        for name, value in vars(importlib.import_module(module)).items():
+            if (
+                inspect.isclass(value)
+                and value.__module__ == module
+                and hasattr(value, "get_config")
+                and not inspect.isabstract(value)
+                and name not in MADE_BY_MODELS | BASES
+            ):
+                yield keras.saving.get_registered_name(value)
+
+
+def test_every_class_that_a_file_can_name_is_registered_by_the_import_alone(printed):
+    registered = json.loads(printed[-1])["registered"]
+    expected = set(serializable_classes())
+    assert {"tfvae>VAE", "tfvae.networks>MissingMask", "tfvae.priors>VampPrior"} <= expected
+    assert sorted(registered) == sorted(expected)
+
+
+@pytest.mark.slow
+def test_a_file_with_a_missing_mask_loads_after_the_import_alone(run_new_python, tmp_path):
+    encoder = tfvae.networks.dense_encoder((4,), hidden=(3,), missing_mask=True)
+    likelihood = tfvae.likelihoods.Missing(tfvae.likelihoods.Normal(), fill=False)
+    tfvae.VAE(encoder, tfvae.networks.dense_decoder(2, (4,)), 2, likelihood=likelihood).save(tmp_path / "model.keras")
+    run_new_python("import sys, tfvae, keras; keras.saving.load_model(sys.argv[1])", tmp_path / "model.keras")
 
 
 def test_import_brings_in_no_library_that_only_some_need(printed):

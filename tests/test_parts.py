@@ -245,7 +245,7 @@ def test_terms_and_training_under_mixed_precision(case, mixed_precision):
             path=Path() if objective.path_gradient else None,
         ),
     )
-    for name in ("log_likelihood", "log_prior", "log_posterior", "kl"):
+    for name in ("reconstruction_log_likelihood", "log_prior", "log_posterior", "kl"):
         term = getattr(terms, name)
         assert term.dtype == tf.float32, name
         assert np.all(np.isfinite(term)), name

@@ -10,7 +10,7 @@ import tfvae
 
 # A room, which is a folder or a top-level module, may import only from the floors listed before its own.
 FLOORS = [
-    {"chunks", "private_apis"},
+    {"chunks", "private_apis", "renamed"},
     {"_lazy", "_registration", "checks", "elbo", "files", "numerics", "plots", "seeds"},
     {"distribute", "distributions", "exportable", "likelihoods", "networks", "objectives"},
     {"callbacks", "data", "posteriors"},

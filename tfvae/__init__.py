@@ -112,5 +112,6 @@ import_with_keras(
         "tfvae.models.hierarchical",
         "tfvae.models.vq",
         "tfvae.inference.variational_inference",
+        "tfvae.networks",
     ],
 )

@@ -16,6 +16,8 @@ from typing import Literal, NamedTuple
 import tensorflow as tf
 import tensorflow_probability as tfp
 
+from tfvae import renamed
+
 tfd = tfp.distributions
 
 
@@ -65,7 +67,7 @@ class ElboTerms(NamedTuple):
     """The terms of the bound, in nats, each evaluated at z ~ q(z|x).
 
     Attributes:
-        log_likelihood: log p(x|z) [S, B].
+        reconstruction_log_likelihood: log p(x|z) [S, B].
         log_prior: log p(z) [S, B].
         log_posterior: log q(z|x) [S, B].
         kl: KL(q(z|x) || p(z)) [B], in closed form or as the mean of log q(z|x) - log p(z) over the samples.
@@ -78,7 +80,7 @@ class ElboTerms(NamedTuple):
         metrics: values [B, ...] of the model's own metrics, by name, or None.
     """
 
-    log_likelihood: tf.Tensor
+    reconstruction_log_likelihood: tf.Tensor
     log_prior: tf.Tensor
     log_posterior: tf.Tensor
     kl: tf.Tensor
@@ -91,14 +93,20 @@ class ElboTerms(NamedTuple):
     metrics: dict[str, tf.Tensor] | None = None
 
     @property
+    def log_likelihood(self) -> tf.Tensor:
+        """The earlier name of `reconstruction_log_likelihood`, until the next release."""
+        renamed.warn(f"ElboTerms.{renamed.OLD}")
+        return self.reconstruction_log_likelihood
+
+    @property
     def log_weights(self) -> tf.Tensor:
         """Log importance weights log p(x|z) + log p(z) - log q(z|x) [S, B], in nats."""
-        return self.log_likelihood + self.log_prior - self.log_posterior
+        return self.reconstruction_log_likelihood + self.log_prior - self.log_posterior
 
     @property
     def elbo(self) -> tf.Tensor:
         """The evidence lower bound [B], in nats per example: mean over S of log p(x|z), minus the KL divergence."""
-        return tf.reduce_mean(self.log_likelihood, axis=0) - self.kl
+        return tf.reduce_mean(self.reconstruction_log_likelihood, axis=0) - self.kl
 
     def independent(self, argument: Literal["posterior", "prior"]) -> tfd.Distribution:
         """The distribution of each dimension of z, with batch shape [B, L] or, for a prior, perhaps [L].

@@ -2,6 +2,8 @@
 
 import abc
 import dataclasses
+import importlib
+import os
 from collections.abc import Callable, Mapping
 from typing import Any, ClassVar, Self
 
@@ -24,16 +26,19 @@ class Signature:
         inputs: the name, the dtype float32 and the shape of each input; the first size, that of the batch, is None.
         expected: a function from the same inputs, as arrays by name, to the model's own outputs, as arrays by name.
             Exports are compared with its results. None means `function`, evaluated eagerly.
-        terms: for each output that is a sum, by name, how many terms it sums: each may add a rounding error.
+        terms: for each output that is a sum, by name, how many terms it sums, or how large they are: each may add a
+            rounding error of its size.
         request: an example of one row for a REST request, ready for JSON, which is written to requests/ beside a served
             model: the inputs by name, or the value of the only input. None means that no example is written.
+        meaning: what it computes, in a few words for the table of the README.
     """
 
     function: Callable[..., dict[str, tf.Tensor]]
     inputs: tuple[tf.TensorSpec, ...]
     expected: Callable[..., Mapping[str, ArrayLike]] | None = None
-    terms: Mapping[str, int] = dataclasses.field(default_factory=dict)
+    terms: Mapping[str, float] = dataclasses.field(default_factory=dict)
     request: Any = None
+    meaning: str = ""
 
     def of_model(self, inputs: Arrays) -> Arrays:
         """The model's own outputs, by name.
@@ -63,7 +68,7 @@ class Exportable(metaclass=abc.ABCMeta):
     export_formats: ClassVar[tuple[str, ...] | None] = None
     # The signature with the outputs of `predict`, whose latency `tfvae.export.verify` measures.
     timed_signature: ClassVar[str] = "serving_default"
-    # Whether an export may record how to normalise raw data: x = (raw - offset) / scale.
+    # Whether an export may take raw data and scale them itself: x = (raw - offset) / scale.
     takes_units: ClassVar[bool] = True
 
     @abc.abstractmethod
@@ -82,6 +87,35 @@ class Exportable(metaclass=abc.ABCMeta):
     @abc.abstractmethod
     def export_weights(self) -> list[Any]:
         """The Keras variables that the functions read, of which an export contains one copy."""
+
+    def export(
+        self,
+        filepath: str | os.PathLike[str],
+        format: str = "tf_saved_model",
+        verbose: bool | None = None,
+        input_signature: Any = None,
+        **kwargs: Any,
+    ) -> None:
+        """Keras's `Model.export`, with the signatures and the comparison of `tfvae.export`.
+
+        Args:
+            filepath: for "tf_saved_model" and "onnx", the folder to write, which replaces an earlier one; for "litert",
+                the .tflite file.
+            format: "tf_saved_model", a SavedModel; "litert", the same as `tfvae.export.tflite`; "onnx", the same as
+                `tfvae.export.onnx`. `tfvae.export.saved_model` publishes versions for TF Serving instead.
+            verbose: whether to print where the export is; None means yes.
+            input_signature: must be None, because the signatures of a model are its own.
+            kwargs: the other arguments of `tfvae.export.tflite` or `tfvae.export.onnx`; for "tf_saved_model" those are
+                `x`, `offset` and `scale`.
+
+        Raises:
+            ValueError: an argument is out of its range, the model is not built, or the export does not agree with it.
+            NotImplementedError: a part of the model cannot be exported.
+            OSError: the export cannot be written.
+        """
+        # By name, because this module must not depend on the exports, whose libraries are only needed here.
+        module = importlib.import_module("tfvae.export.keras_formats")
+        module.export(self, filepath, format, verbose, input_signature, **kwargs)
 
     def check_exportable(self) -> None:
         """Checks that the model can be exported in its present state.
@@ -131,11 +165,41 @@ class Exportable(metaclass=abc.ABCMeta):
             for name, signature in self.export_signatures(x).items()
         }
 
+    def export_units(self, offset: np.ndarray, scale: np.ndarray) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+        """Which inputs and outputs are in the units of the data, x = (raw - offset) / scale.
+
+        An export with an offset and a scale takes and gives these in raw units. By default they are the inputs named x.
+
+        Args:
+            offset: float32, broadcasts to the event shape.
+            scale: as `offset`.
+
+        Returns:
+            For each input or output, by name, its own offset and scale, which broadcast to its shape for one example.
+        """
+        return {"x": (offset, scale)}
+
+    def export_example(self, signatures: Mapping[str, Signature]) -> Arrays:
+        """One row of inputs of `serving_default`, in the model's units, to show in the description of an export.
+
+        They are published with the model, so they must not come from data. By default they are zeros.
+
+        Args:
+            signatures: the result of `export_signatures`.
+        """
+        specs = signatures["serving_default"].inputs
+        return {spec.name: np.zeros([1, *spec.shape[1:]], np.float32) for spec in specs}
+
+    def export_meanings(self) -> Mapping[str, str]:
+        """What the inputs and outputs of the signatures mean, by name, for the descriptions of an export."""
+        return {}
+
     def export_description(self) -> dict[str, Any]:
         """What a caller must know about the model, ready for JSON.
 
-        `tfvae.export.load` reads two of the keys: `missing_values`, whether NaN in x may mark a missing value, and
-        `num_classes`, which an input `label` must be less than.
+        `tfvae.export` reads two of the keys: `missing_values`, whether NaN in x may mark a missing value, and
+        `num_classes`, which an input `label` must be less than. Values that are wrong by them are refused by
+        `tfvae.export.load`, and answered with NaN by the exported functions.
         """
         return {}
 

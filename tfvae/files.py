@@ -11,6 +11,8 @@ import stat
 from collections.abc import Iterator
 
 TEMPORARY = ".tmp-"
+# What the names of the folders begin with that `temporary_folder` makes.
+_OWN = TEMPORARY + "tfvae-"
 # The error numbers of file systems that cannot lock or sync a folder.
 _UNSUPPORTED = {errno.EBADF, errno.EINVAL, errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP}
 
@@ -100,25 +102,42 @@ def move_in(written: pathlib.Path, path: pathlib.Path) -> pathlib.Path:
     if written.is_dir():
         for folder, _, names in os.walk(written):
             for name in names:
-                _sync(os.path.join(folder, name))
-            _sync(folder)
+                sync(os.path.join(folder, name))
+            sync(folder)
     else:
         permissions = _permissions(path)
         # Without this the rename may reach the disk before the content of the file does.
-        _sync(written)
+        sync(written)
         if permissions is not None:
             written.chmod(permissions)
     os.replace(written, path)
-    _sync(path.parent)
+    sync(path.parent)
     return path
 
 
-def remove_temporaries(folder: pathlib.Path) -> None:
+def sync(path: str | os.PathLike[str]) -> None:
+    """Waits until the content of a file, or the list of names in a folder, is on the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        if os.path.isdir(path):
+            with _unless_unsupported():
+                os.fsync(descriptor)
+        else:
+            os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def remove_temporaries(folder: pathlib.Path, *, shared: bool = False) -> None:
     """Removes what killed processes left in a folder: every entry whose name begins with `TEMPORARY`.
 
     If the file system has locks, entries to which a running process is still writing are left alone.
+
+    Args:
+        folder: the folder.
+        shared: whether other programs may write to the folder too. Then only what `temporary_folder` made is removed.
     """
-    for path in folder.glob(TEMPORARY + "*"):
+    for path in folder.glob((_OWN if shared else TEMPORARY) + "*"):
         if path.is_dir() and not path.is_symlink():
             # These errors mean that a process still uses the folder, or has just removed it.
             with contextlib.suppress(BlockingIOError, FileNotFoundError):
@@ -154,7 +173,7 @@ def _permissions(path: pathlib.Path) -> int | None:
 def _new_locked_folder(parent: pathlib.Path) -> tuple[pathlib.Path, int]:
     """Makes a new folder in another, and returns it with its lock, a file descriptor."""
     while True:
-        folder = parent / f"{TEMPORARY}{secrets.token_hex(8)}"
+        folder = parent / f"{_OWN}{secrets.token_hex(8)}"
         # Raises an error if the name is taken, even if only by a link.
         os.mkdir(folder, 0o700)
         # Before it is locked, another process may take it for a leftover and remove it; then a new one is made.
@@ -175,19 +194,6 @@ def _lock(folder: pathlib.Path, how: int = fcntl.LOCK_EX) -> int:
         os.close(descriptor)
         raise
     return descriptor
-
-
-def _sync(path: str | os.PathLike[str]) -> None:
-    """Waits until the content of a file, or the list of names in a folder, is on the disk."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        if os.path.isdir(path):
-            with _unless_unsupported():
-                os.fsync(descriptor)
-        else:
-            os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 @contextlib.contextmanager

@@ -12,9 +12,11 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from tfvae import renamed
+
 # Of Okabe and Ito's palette: they can be told apart with every common form of colour blindness.
 _BLUE, _ORANGE = "#0072B2", "#D55E00"
-_METRICS = {"elbo": "ELBO", "log_likelihood": "Log-likelihood", "kl": "KL divergence"}
+_METRICS = {"elbo": "ELBO", "reconstruction_log_likelihood": "Reconstruction\nlog-likelihood", "kl": "KL divergence"}
 
 
 def reconstructions(x: np.ndarray, reconstruction: np.ndarray, max_examples: int = 16) -> Figure:
@@ -114,9 +116,9 @@ def history(history: Mapping[str, Sequence[float]]) -> Figure:
     """Draws the bound and its terms over the epochs, of training and validation together.
 
     Args:
-        history: what Keras's `fit(...).history` holds. Of "elbo", "log_likelihood", "kl" and the same names after
-            "val_", those present are drawn; NaN leaves a gap. Fewer values of validation than of training are taken to
-            be those of every n-th epoch.
+        history: what Keras's `fit(...).history` holds. Of "elbo", "reconstruction_log_likelihood", "kl" and the same
+            names after "val_", those present are drawn; NaN leaves a gap. Fewer values of validation than of training
+            are taken to be those of every n-th epoch.
 
     Returns:
         The figure, with one panel per metric.
@@ -124,6 +126,7 @@ def history(history: Mapping[str, Sequence[float]]) -> Figure:
     Raises:
         ValueError: none of the metrics is present.
     """
+    history = {renamed.metric(name): values for name, values in history.items()}
     present = [metric for metric in _METRICS if metric in history or f"val_{metric}" in history]
     if not present:
         raise ValueError(f"`history` must have at least one of {list(_METRICS)}. Received: {list(history)}")

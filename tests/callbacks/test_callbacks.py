@@ -83,7 +83,7 @@ def test_the_loss_of_importance_weights_has_those_of_the_tempered_terms(x, tiny_
     history = vae.fit(x, batch_size=20, shuffle=False, callbacks=KLWarmUp(99, start=0.25), verbose=0).history
     vae.set_weights(start)
     terms = vae.elbo_terms(x, Sampling(num_samples=5, seed=vae.next_seed()))
-    log_weights = terms.log_likelihood + 0.25 * (terms.log_prior - terms.log_posterior)
+    log_weights = terms.reconstruction_log_likelihood + 0.25 * (terms.log_prior - terms.log_posterior)
     expected = -(logsumexp(log_weights, axis=0) - np.log(5)).mean()
     assert history["loss"] == pytest.approx([expected], rel=1e-5)
     assert history["loss"] != pytest.approx([-(logsumexp(terms.log_weights, axis=0) - np.log(5)).mean()], rel=1e-3)
@@ -136,9 +136,11 @@ def test_tempered_terms_weigh_all_that_is_no_likelihood():
     rng = np.random.default_rng(0)
     terms = ElboTerms(*(tf.constant(rng.normal(size=shape)) for shape in ((3, 5), (3, 5), (3, 5), (5,))))
     tempered = terms.tempered(tf.constant(0.3, tf.float64))
-    expected = terms.log_likelihood + 0.3 * (terms.log_prior - terms.log_posterior)
+    expected = terms.reconstruction_log_likelihood + 0.3 * (terms.log_prior - terms.log_posterior)
     np.testing.assert_allclose(tempered.log_weights, expected, rtol=1e-12)
-    np.testing.assert_allclose(tempered.elbo, tf.reduce_mean(terms.log_likelihood, 0) - 0.3 * terms.kl, rtol=1e-12)
+    np.testing.assert_allclose(
+        tempered.elbo, tf.reduce_mean(terms.reconstruction_log_likelihood, 0) - 0.3 * terms.kl, rtol=1e-12
+    )
 
 
 # Convergence

@@ -16,6 +16,8 @@ import pytest
 import yaml
 from sklearn.datasets import load_digits
 
+import tfvae
+from tests.helpers.exports import Scaled
 from tfvae.cli import commands, run_folder
 from tfvae.export import verification
 
@@ -59,7 +61,7 @@ def in_empty(tmp_path, monkeypatch):
 def without_exports(monkeypatch):
     """Skips the plots and the exports of a training, which the tests of `trained` cover."""
     monkeypatch.setattr(run_folder, "draw", lambda *_: None)
-    monkeypatch.setattr(commands, "_export", lambda *_: None)
+    monkeypatch.setattr(commands.exports, "write", lambda *_: None)
 
 
 def error_line(capsys, arguments):
@@ -90,7 +92,11 @@ def test_train_writes_the_run_and_the_exports(trained):
     assert len(rows) == 2
     assert float(rows[1]["val_elbo"]) > float(rows[0]["val_elbo"])
     assert (trained / "saved_models/digits/1/saved_model.pb").is_file()
-    assert (trained / "saved_models/digits/digits.tflite").is_file()
+    for name, batch_size in (("digits", None), ("digits_batch1", 1)):
+        assert (trained / f"saved_models/digits/{name}.tflite").is_file()
+        description = json.loads((trained / f"saved_models/digits/{name}.json").read_text())
+        assert description["batch_size"] == batch_size
+        assert description["scaling"]["scale"] == 16.0
 
 
 def test_train_changes_nothing_that_git_tracks(trained, tmp_path):
@@ -117,18 +123,15 @@ def test_train_prints_the_evaluation_and_the_comparison(trained):
     for label, sign in (("ELBO", -1), ("log-likelihood", -1), ("KL", 1)):
         nats, bits = table_values(output, label)
         np.testing.assert_allclose(bits, sign * nats / (64 * np.log(2)), atol=2e-4)
-    for format_name in ("SavedModel", "TFLite"):
-        rows = [line for line in output.splitlines() if line.startswith(format_name)]
-        assert {row.split()[1] for row in rows} >= {
-            "encode",
-            "decode",
-            "reconstruct",
-            "generate",
-            "score",
-            "serving_default",
-        }
-        differences = [row.split()[3:] for row in rows if row.split()[1].isidentifier()]
-        assert all(float(row[0]) < 1e-4 * max(float(row[2]), 1) for row in differences)
+    signatures = {"encode", "decode", "reconstruct", "generate", "score", "serving_default"}
+    differences, costs = output.split("largest difference from the Keras model, by format\n")[1].split("\n\n")[:2]
+    header, *rows = (re.split(r"\s{2,}", line) for line in differences.splitlines())
+    assert header[3:] == ["SavedModel", "TFLite", "TFLite batch 1"]
+    assert {row[0].removesuffix("_normalized") for row in rows} == signatures
+    for _, _, value, *by_format in rows:
+        assert len(by_format) == 3
+        assert all(float(difference) < 1e-4 * max(float(value), 1) for difference in by_format)
+    assert [re.split(r"\s{2,}", line)[0] for line in costs.splitlines()[1:5]] == ["Keras", *header[3:]]
 
 
 def test_config_of_a_run_repeats_it(in_trained, without_exports):
@@ -181,14 +184,16 @@ def test_a_link_in_the_place_of_an_output_is_not_written_through(in_trained, out
 
 def test_export_is_given_the_folder_and_its_name(in_trained, monkeypatch):
     given = []
-    monkeypatch.setattr(commands, "_export", lambda model, *arguments: given.append((model.latent_dim, *arguments)))
-    options = ["--keep", "2", "--quantize", "float16", "--tflite_batch_size", "1"]
+    monkeypatch.setattr(
+        commands.exports, "write", lambda model, *arguments: given.append((model.latent_dim, *arguments))
+    )
+    options = ["--keep", "2", "--batching", "true", "--quantize", "float16"]
     for arguments in ([], ["--output", "elsewhere", *options]):
         commands.main(["export", "runs/digits", *arguments])
     pipelines = [arguments.pop(2) for arguments in map(list, given)]
     assert [(dim, folder, *rest) for dim, folder, _, *rest in given] == [
-        (2, Path("saved_models/digits"), None, None, None),
-        (2, Path("elsewhere"), 2, "float16", 1),
+        (2, Path("saved_models/digits"), None, False, None),
+        (2, Path("elsewhere"), 2, True, "float16"),
     ]
     # The exports get the data of the run, for calibration and comparison.
     assert all(next(iter(each.train)).shape[1:] == (8, 8, 1) for each in pipelines)
@@ -198,7 +203,9 @@ def test_export_is_given_the_folder_and_its_name(in_trained, monkeypatch):
 def test_export_writes_the_next_version(in_trained):
     shutil.copytree("saved_models/digits", "elsewhere")
     commands.main(["export", "runs/digits", "--output", "elsewhere"])
-    assert {"1", "2", "elsewhere.tflite"} < {path.name for path in (in_trained / "elsewhere").iterdir()}
+    assert {"1", "2", "elsewhere.tflite", "elsewhere_batch1.tflite"} < {
+        path.name for path in (in_trained / "elsewhere").iterdir()
+    }
 
 
 @pytest.mark.filterwarnings("ignore:The posterior has collapsed")
@@ -290,15 +297,24 @@ def test_verify_and_predict_take_the_exports(in_trained, capsys):
     commands.main(["verify", "runs/digits", "--saved_model", "saved_models/digits", "--output", "v.json"])
     assert "TFLite" not in capsys.readouterr().out
     assert {row["format"] for row in json.loads((in_trained / "v.json").read_text())["agreements"]} == {"SavedModel"}
-    x = (load_digits().images[:5, ..., None] / 16).astype(np.float32)
-    np.save("x.npy", x)
+    raw = load_digits().images[:5, ..., None]
+    x = (raw / 16).astype(np.float32)
+    np.save("x.npy", raw)
     model = keras.saving.load_model("runs/digits/model.keras")
     for exported in ("saved_models/digits", "saved_models/digits/digits.tflite"):
         commands.main(["predict", "--model", exported, "--input", "x.npy", "--output", "y.npz"])
         outputs = np.load("y.npz")
-        assert set(outputs) == {"mean", "elbo", "log_likelihood", "kl", "loc", "scale"}
-        np.testing.assert_allclose(outputs["mean"], model.reconstruct(x), rtol=1e-4, atol=1e-5)
+        assert set(outputs) == {"mean", "elbo", "reconstruction_log_likelihood", "kl", "loc", "scale"}
+        np.testing.assert_allclose(outputs["mean"], 16 * model.reconstruct(x), rtol=1e-4, atol=1e-4)
         np.testing.assert_allclose(outputs["elbo"], model.score(x)["elbo"], rtol=1e-4)
+
+
+def test_predict_takes_an_export_of_a_model_without_an_encoder(tmp_path):
+    exported, x, y = (str(tmp_path / name) for name in ("model.tflite", "x.npy", "y.npz"))
+    tfvae.export.tflite(Scaled(), exported, quantize="float16")
+    np.save(x, np.ones([2, 2]))
+    commands.main(["predict", "--model", exported, "--input", x, "--output", y])
+    assert {name: array.tolist() for name, array in np.load(y).items()} == {"y": [[2, 3], [2, 3]]}
 
 
 @pytest.mark.slow
@@ -307,6 +323,23 @@ def test_export_quantises_and_prunes(in_trained):
     commands.main(["export", "runs/digits", "--output", "small", "--keep", "1", "--quantize", "int8"])
     assert [path.name for path in (in_trained / "small").iterdir() if path.name.isdecimal()] == ["2"]
     assert json.loads((in_trained / "small/small.json").read_text())["quantize"] == "int8"
+
+
+def test_a_format_takes_no_arguments_of_the_others(in_trained, capsys):
+    with pytest.raises(SystemExit):
+        commands.main(["export", "runs/digits", "--format", "onnx", "--quantize", "int8"])
+    assert "`--keep`, `--batching` and `--quantize` must not be given with `--format`" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_export_to_onnx(in_trained, capsys):
+    pytest.importorskip("tf2onnx")
+    pytest.importorskip("onnxruntime")
+    commands.main(["export", "runs/digits", "--output", "other", "--format", "onnx"])
+    assert "Exported to other/onnx/; compared with the Keras model on 359 examples" in capsys.readouterr().out
+    assert [path.name for path in (in_trained / "other").iterdir()] == ["onnx"]
+    commands.main(["verify", "runs/digits", "--onnx", "other/onnx"])
+    assert "ONNX        score             elbo" in capsys.readouterr().out
 
 
 @pytest.mark.slow

@@ -21,7 +21,7 @@ def after(monkeypatch):
     monkeypatch.setattr(run_folder, "evaluation", lambda *_: called.append("evaluation") or "the evaluation")
     monkeypatch.setattr(run_folder, "draw", lambda *_: called.append("draw"))
     monkeypatch.setattr(plots, "history", lambda *_: types.SimpleNamespace(savefig=lambda path: path.touch()))
-    monkeypatch.setattr(commands, "_export", lambda *_: called.append("export"))
+    monkeypatch.setattr(commands.exports, "write", lambda *_: called.append("export"))
     return called
 
 
@@ -117,6 +117,20 @@ def test_a_run_that_is_cut_again_and_again_ends_as_one_that_was_not(train, train
     for value, expected in zip(weights(folder), weights(uncut), strict=True):
         np.testing.assert_array_equal(value, expected)
     assert names(folder) == ["config.yaml", "evaluation.txt", "history.csv", "history.png", "model.keras"]
+
+
+def test_a_history_that_an_earlier_version_began_goes_on(tmp_path):
+    path = tmp_path / "history.csv"
+    # The names in the order in which that version wrote them, with one epoch more than there is a checkpoint of.
+    path.write_text("epoch,elbo,kl,log_likelihood,loss,val_log_likelihood\r\n0,-1,2,1,3,5\r\n1,0,0,0,0,0\r\n")
+    assert run_training._cut_history(tmp_path, 1) == [3]
+    logger = keras.callbacks.CSVLogger(path, append=True)
+    logger.on_train_begin()
+    names = ["elbo", "kl", "loss", "reconstruction_log_likelihood", "val_reconstruction_log_likelihood"]
+    logger.on_epoch_end(1, dict(zip(names, [-2, 4, 6, 2, 10], strict=True)))
+    logger.on_train_end()
+    expected = dict(zip(names, [[-1, -2], [2, 4], [3, 6], [1, 2], [5, 10]], strict=True))
+    assert run_training.history(tmp_path) == expected
 
 
 def test_a_run_that_is_complete_is_left_alone(train, refused, folder, after, capsys, monkeypatch):

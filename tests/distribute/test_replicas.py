@@ -212,7 +212,7 @@ def test_metrics_are_means_over_examples(replicas, kind):
     weight = None if kind == "plain" else WEIGHT
     log_likelihood, kl = (np.average(X[:, column], weights=weight) for column in range(2))
     loss = np.mean((X[:, 1] - X[:, 0]) * (1.0 if weight is None else weight))
-    expected = {"elbo": log_likelihood - kl, "kl": kl, "log_likelihood": log_likelihood, "loss": loss}
+    expected = {"elbo": log_likelihood - kl, "kl": kl, "reconstruction_log_likelihood": log_likelihood, "loss": loss}
     model = known(replicas)
     assert_close({name: values[0] for name, values in fit(model, sample_weight=weight).items()}, expected)
     assert_close(model.evaluate(X, sample_weight=weight, **BATCHES, return_dict=True), expected)

@@ -101,7 +101,7 @@ def test_metadata_and_signatures_are_those_of_the_export(client):
     assert client.metadata["latent_dim"] == LATENT_DIM
     assert client.metadata["likelihood"] == "Bernoulli"
     assert client.metadata["tfvae_version"] == tfvae.__version__
-    assert client.metadata["normalization"] == {"formula": "x = (raw - offset) / scale", "offset": [0.5], "scale": 2.0}
+    assert (client.metadata["units"], client.metadata["scaling"]) == ("model", None)
 
 
 def test_a_file_without_its_description_still_answers(model, paths, tmp_path):

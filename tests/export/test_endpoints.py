@@ -115,7 +115,7 @@ def test_every_signature_is_what_numpy_scipy_and_tfp_compute_from_the_networks(c
 
     def scores_at(z):
         log_likelihood = log_prob(x, network_output(model, z), learned).sum(axis=(1, 2, 3))
-        return {"elbo": log_likelihood - kl, "log_likelihood": log_likelihood, "kl": kl}
+        return {"elbo": log_likelihood - kl, "reconstruction_log_likelihood": log_likelihood, "kl": kl}
 
     def means_at(z):
         return {"mean": mean(network_output(model, z))}
@@ -141,7 +141,7 @@ def test_every_signature_is_what_numpy_scipy_and_tfp_compute_from_the_networks(c
 def test_inputs_and_outputs_lead_with_the_batch(batch_size):
     event, latent = (batch_size, *EVENT_SHAPE), (batch_size, LATENT_DIM)
     inputs = {"x": event, "z": latent, "epsilon": latent}
-    scores = dict.fromkeys(("elbo", "log_likelihood", "kl"), (batch_size,))
+    scores = dict.fromkeys(("elbo", "reconstruction_log_likelihood", "kl"), (batch_size,))
     expected = {
         "encode": (["x"], {"loc": latent, "scale": latent}),
         "decode": (["z"], {"mean": event}),
@@ -171,19 +171,19 @@ def test_score_without_epsilon_is_at_the_mean_of_the_posterior():
     model = build()
     x = binary_images(5)
     at_mean, at_zero = model.score(x), model.score(x, np.zeros((5, LATENT_DIM)))
-    for name in ("elbo", "log_likelihood", "kl"):
+    for name in ("elbo", "reconstruction_log_likelihood", "kl"):
         np.testing.assert_allclose(at_mean[name], at_zero[name], rtol=1e-6)
-    assert np.all(model.score(x, noise(5))["log_likelihood"] != at_mean["log_likelihood"])
+    assert np.all(model.score(x, noise(5))["reconstruction_log_likelihood"] != at_mean["reconstruction_log_likelihood"])
 
 
 @pytest.mark.parametrize("epsilon", [None, noise(7)], ids=["at the mean", "with epsilon"])
 def test_score_does_not_depend_on_the_batch_size(epsilon):
     model = build("convolutional")
     at_once, by_three = (model.score(binary_images(7), epsilon, batch_size=size) for size in (256, 3))
-    for name in ("elbo", "log_likelihood", "kl"):
+    for name in ("elbo", "reconstruction_log_likelihood", "kl"):
         assert at_once[name].shape == (7,)
         np.testing.assert_allclose(by_three[name], at_once[name], rtol=1e-5)
-    np.testing.assert_allclose(at_once["elbo"], at_once["log_likelihood"] - at_once["kl"], rtol=1e-6)
+    np.testing.assert_allclose(at_once["elbo"], at_once["reconstruction_log_likelihood"] - at_once["kl"], rtol=1e-6)
 
 
 @pytest.mark.parametrize(

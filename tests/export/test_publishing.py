@@ -22,7 +22,7 @@ CONTENT = {
     "assets.extra/metadata.json",
     "assets.extra/tf_serving_warmup_requests",
 }
-DOCUMENTS = {"README.md", "requests", "models.config", "batching.config"}
+DOCUMENTS = {"README.md", "requests", "models.config"}
 
 
 @pytest.fixture(scope="module")
@@ -78,6 +78,38 @@ def test_keep_prunes_the_oldest_and_nothing_that_is_not_a_version(model, folder)
     assert contents(folder / "1") == before
     export.saved_model(model, folder, keep=2)
     assert listing(folder) == {"8", "9", "notes", "3.bak", *DOCUMENTS}
+
+
+def damage(version, what):
+    if what == "graph":
+        (version / "saved_model.pb").write_bytes((version / "saved_model.pb").read_bytes()[:-50])
+    elif what == "weights":
+        path = version / "variables/variables.data-00000-of-00001"
+        path.write_bytes(path.read_bytes()[:-1])
+    else:
+        path = version / "assets.extra/tf_serving_warmup_requests"
+        path.write_bytes(path.read_bytes()[:-1])
+
+
+@pytest.mark.parametrize("what", ["graph", "weights", "requests"])
+def test_a_version_that_does_not_load_is_named_and_not_counted(model, folder, what):
+    for number in (2, 3):
+        shutil.copytree(folder / "1", folder / str(number))
+    damage(folder / "3", what)
+    with pytest.warns(
+        UserWarning, match=rf"^{re.escape(str(folder / '3'))} does not load: remove it\. .*Received: \w+"
+    ):
+        export.saved_model(model, folder, keep=2)
+    assert listing(folder) == {"2", "3", "4", *DOCUMENTS}
+
+
+def test_no_version_is_opened_where_nothing_depends_on_it(model, folder):
+    shutil.copytree(folder / "1", folder / "2")
+    damage(folder / "2", "graph")
+    export.saved_model(model, folder, keep=3)
+    assert listing(folder) == {"1", "2", "3", *DOCUMENTS}
+    export.saved_model(model, folder, keep=1)
+    assert listing(folder) == {"4", *DOCUMENTS}
 
 
 def test_the_oldest_goes_only_after_the_new_one_is_in(model, folder, monkeypatch):

@@ -6,7 +6,6 @@ import os
 import re
 import subprocess
 import sys
-import textwrap
 from pathlib import Path
 
 import numpy as np
@@ -15,11 +14,12 @@ import tensorflow as tf
 from google.protobuf import text_format
 from tensorflow.core.protobuf import saved_model_pb2
 from tensorflow.python.framework import op_def_registry
-from tensorflow_serving.apis import prediction_log_pb2, prediction_service_pb2_grpc
+from tensorflow_serving.apis import prediction_log_pb2
 from tensorflow_serving.config import model_server_config_pb2
 
 import tfvae
-from tests.helpers.exports import EVENT_SHAPE, IMAGES, LATENT_DIM, NETWORKS
+from tests.helpers import readmes
+from tests.helpers.exports import EVENT_SHAPE, IMAGES, LATENT_DIM, NETWORKS, Scaled
 from tfvae import export
 
 # The default tests cover each network; the third likelihood is exported in test_device.py.
@@ -38,8 +38,8 @@ OUTPUTS = {
     "decode": ["mean"],
     "reconstruct": ["mean"],
     "generate": ["mean"],
-    "score": ["elbo", "kl", "log_likelihood"],
-    "serving_default": ["elbo", "kl", "log_likelihood", "mean"],
+    "score": ["elbo", "kl", "reconstruction_log_likelihood"],
+    "serving_default": ["elbo", "kl", "mean", "reconstruction_log_likelihood"],
 }
 SHAPES = {"x": EVENT_SHAPE, "z": (LATENT_DIM,), "epsilon": (LATENT_DIM,)}
 BATCHES = (1, 7, 64)
@@ -257,17 +257,8 @@ def test_the_configuration_names_the_model_and_its_folder(served):
     assert (model.name, model.base_path, model.model_platform) == (case, f"/models/{case}", "tensorflow")
 
 
-def test_the_batching_is_what_a_server_accepts_and_every_tensor_leads_with_the_batch(served):
+def test_every_tensor_leads_with_the_batch(served):
     _, version, loaded, _ = served
-    text = (version.parent / "batching.config").read_text()
-    # Fields of BatchingParameters in tensorflow_serving/servables/tensorflow/session_bundle_config.proto.
-    wrapped = dict(re.findall(r"(\w+) \{ value: (\d+) \}\n", text))
-    allowed = json.loads(re.search(r"allowed_batch_sizes: (\[.*\])\n", text).group(1))
-    fields = {"max_batch_size", "batch_timeout_micros", "num_batch_threads", "max_enqueued_batches"}
-    assert wrapped.keys() == fields
-    assert len(text.splitlines()) == 5
-    assert allowed == sorted(set(allowed))
-    assert allowed[-1] == int(wrapped["max_batch_size"])
     signatures = meta_graph_of(version).signature_def
     for signature in INPUTS:
         outputs = loaded.signatures[signature](**inputs_of(signature, 5))
@@ -277,49 +268,40 @@ def test_the_batching_is_what_a_server_accepts_and_every_tensor_leads_with_the_b
             assert info.dtype == tf.float32.as_datatype_enum
 
 
-def test_the_rest_requests_of_the_readme_fit_the_signatures(served):
-    _, version, loaded, case = served
-    readme = (version.parent / "README.md").read_text()
-    requests = re.findall(r"curl -d @(\S+) (\S+)", readme)
-    asked = []
-    for file, url in requests:
-        assert url == f"http://localhost:8501/v1/models/{case}:predict"
-        body = json.loads((version.parent / file).read_text())
-        asked.append(body.get("signature_name", "serving_default"))
-        rows = body["instances"]
-        # Rows are plain values if there is one input, or else objects with exactly the inputs' names.
-        if len(INPUTS[asked[-1]]) == 1:
-            rows = [{INPUTS[asked[-1]][0]: row} for row in rows]
-        assert all(sorted(row) == sorted(INPUTS[asked[-1]]) for row in rows)
-        columns = {name: np.array([row[name] for row in rows], np.float32) for name in rows[0]}
-        assert {name: column.shape for name, column in columns.items()} == {
-            name: (1, *SHAPES[name]) for name in columns
-        }
-        outputs = loaded.signatures[asked[-1]](**columns)
-        assert sorted(outputs) == OUTPUTS[asked[-1]]
-        assert all(len(output) == len(rows) for output in outputs.values())
-    assert asked == ["serving_default", "score"]
-
-
-def test_the_grpc_request_of_the_readme_fits_its_signature(served, monkeypatch):
+def test_the_requests_and_the_table_of_the_readme_are_right(served, monkeypatch):
     model, version, loaded, case = served
+    answers = readmes.check(version, loaded, monkeypatch)
+    assert list(answers) == ["score", "score.columns", "serving_default", "serving_default.columns"]
+    zeros, noise = np.zeros((1, *EVENT_SHAPE)), np.zeros((1, LATENT_DIM))
+    for name, answer in answers.items():
+        expected = model.score(zeros, noise) if "score" in name else model.score(zeros)
+        assert_close({key: answer[key] for key in expected}, expected)
     readme = (version.parent / "README.md").read_text()
-    sent = []
-    stub = type("Stub", (), {"Predict": lambda self, request, timeout: sent.append(request)})
-    monkeypatch.setattr(prediction_service_pb2_grpc, "PredictionServiceStub", lambda channel: stub())
-    exec(textwrap.dedent(re.search(r"\n    import grpc\n(    .*\n|\n)*", readme).group(0)), {})
-    (request,) = sent
-    assert (request.model_spec.name, request.model_spec.signature_name) == (case, "encode")
-    inputs = {name: tf.make_ndarray(tensor) for name, tensor in request.inputs.items()}
-    assert_close(loaded.signatures["encode"](**inputs), model.encode(np.zeros((1, *EVENT_SHAPE))))
+    assert f'-v "$PWD:/models/{case}" tensorflow/serving' in readme
 
 
-def test_the_readme_lists_the_inputs_and_outputs_of_every_signature(served):
-    _, version, _, _ = served
-    readme = (version.parent / "README.md").read_text()
-    rows = re.findall(r"^\| (\w+) \| (.*?) \| (.*) \|$", readme, re.MULTILINE)[1:]
-    assert [signature for signature, _, _ in rows] == list(INPUTS)
-    for signature, inputs, outputs in rows:
-        assert re.findall(r"(\w+) \[B", inputs) == INPUTS[signature]
-        assert all(re.search(rf"\b{name}\b", outputs) for name in OUTPUTS[signature])
-    assert f'-v "$PWD:/models/{version.parent.name}" tensorflow/serving' in readme
+@pytest.mark.parametrize("batching", [False, True])
+def test_batching_is_written_and_shown_only_if_it_is_asked_for(tmp_path, batching):
+    folder = export.saved_model(Scaled(), tmp_path / "model", batching=batching).parent
+    assert (folder / "batching.config").exists() == batching
+    readme = (folder / "README.md").read_text()
+    assert ("--batching_parameters_file=/models/model/batching.config" in readme) == batching
+    assert ("is never answered" in readme) == ("up to 1024" in readme) == ("batching" in readme) == batching
+
+
+def test_batching_config_is_what_a_server_accepts(tmp_path):
+    text = (export.saved_model(Scaled(), tmp_path / "model", batching=True).parent / "batching.config").read_text()
+    # Fields of BatchingParameters in tensorflow_serving/servables/tensorflow/session_bundle_config.proto.
+    wrapped = dict(re.findall(r"(\w+) \{ value: (\d+) \}\n", text))
+    allowed = json.loads(re.search(r"allowed_batch_sizes: (\[.*\])\n", text).group(1))
+    fields = {"max_batch_size", "batch_timeout_micros", "num_batch_threads", "max_enqueued_batches"}
+    assert wrapped.keys() == fields
+    assert len(text.splitlines()) == 5
+    assert allowed == sorted(set(allowed))
+    assert allowed[-1] == int(wrapped["max_batch_size"])
+
+
+def test_batching_must_be_true_or_false(tmp_path):
+    with pytest.raises(ValueError, match=r"^`batching` must be True or False. Received: batching='yes'"):
+        export.saved_model(Scaled(), tmp_path / "model", batching="yes")
+    assert list(tmp_path.iterdir()) == []

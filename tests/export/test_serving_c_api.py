@@ -8,6 +8,7 @@ import pytest
 import tensorflow as tf
 from tensorflow.core.protobuf import saved_model_pb2
 
+from tests.helpers.c_api import C_CLIENT
 from tests.helpers.exports import EVENT_SHAPE, LATENT_DIM
 
 SHAPES = {"x": EVENT_SHAPE, "z": (LATENT_DIM,), "epsilon": (LATENT_DIM,)}
@@ -35,67 +36,6 @@ def inputs_of(signature, batch):
     rng = np.random.default_rng(batch)
     arrays = {name: rng.integers(0, 2, size=(batch, *shape)).astype(np.float32) for name, shape in SHAPES.items()}
     return {name: arrays[name] for name in INPUTS[signature]}
-
-
-C_CLIENT = """
-    import ctypes, json, sys
-    import numpy as np
-
-    assert "tensorflow" not in sys.modules
-    folder, requests, results = sys.argv[1], json.load(open(sys.argv[2])), sys.argv[3]
-    ctypes.CDLL(sys.argv[4] + "/libtensorflow_framework.so.2", ctypes.RTLD_GLOBAL)
-    c = ctypes.CDLL(sys.argv[4] + "/libtensorflow_cc.so.2", ctypes.RTLD_GLOBAL)
-    pointers = ["TF_NewStatus", "TF_NewGraph", "TF_NewSessionOptions", "TF_LoadSessionFromSavedModel"]
-    for name in [*pointers, "TF_AllocateTensor", "TF_TensorData", "TF_GraphOperationByName"]:
-        getattr(c, name).restype = ctypes.c_void_p
-    c.TF_Message.restype = ctypes.c_char_p
-    c.TF_Dim.restype = ctypes.c_int64
-    c.TF_TensorByteSize.restype = ctypes.c_size_t
-    P = ctypes.c_void_p
-
-    class Output(ctypes.Structure):
-        _fields_ = [("operation", P), ("index", ctypes.c_int)]
-
-    TYPES = {"float32": 1, "float64": 2, "int32": 3, "uint8": 4, "int64": 9, "float16": 19}
-    status, graph = P(c.TF_NewStatus()), P(c.TF_NewGraph())
-    tags = (ctypes.c_char_p * 1)(b"serve")
-    options = P(c.TF_NewSessionOptions())
-    session = P(c.TF_LoadSessionFromSavedModel(options, None, folder.encode(), tags, 1, graph, None, status))
-    assert c.TF_GetCode(status) == 0, c.TF_Message(status)
-
-    def output(name):
-        operation, index = name.split(":")
-        found = c.TF_GraphOperationByName(graph, operation.encode())
-        assert found, name
-        return Output(found, int(index))
-
-    def tensor(array):
-        array = np.ascontiguousarray(array)
-        shape = (ctypes.c_int64 * max(1, array.ndim))(*array.shape)
-        made = P(c.TF_AllocateTensor(TYPES[array.dtype.name], shape, array.ndim, ctypes.c_size_t(array.nbytes)))
-        ctypes.memmove(P(c.TF_TensorData(made)), array.ctypes.data, array.nbytes)
-        return made
-
-    answers, codes = {}, {}
-    for key, request in requests.items():
-        feeds, fetches = request["feeds"], request["fetches"]
-        arrays = [np.zeros(shape, dtype) if values is None else np.array(values, dtype).reshape(shape)
-                  for dtype, shape, values in feeds.values()]
-        received = (P * len(fetches))()
-        c.TF_SessionRun(
-            session, None,
-            (Output * len(feeds))(*map(output, feeds)), (P * len(feeds))(*map(tensor, arrays)), len(feeds),
-            (Output * len(fetches))(*map(output, fetches.values())), received, len(fetches),
-            None, 0, None, status,
-        )
-        codes[key] = [c.TF_GetCode(status), c.TF_Message(status).decode()]
-        if codes[key][0] == 0:
-            for name, pointer in zip(fetches, map(P, received)):
-                shape = [c.TF_Dim(pointer, axis) for axis in range(c.TF_NumDims(pointer))]
-                content = ctypes.string_at(c.TF_TensorData(pointer), c.TF_TensorByteSize(pointer))
-                answers[key + "/" + name] = np.frombuffer(content, np.float32).reshape(shape)
-    np.savez(results, codes=json.dumps(codes), **answers)
-"""
 
 
 def wrong(shape):

@@ -25,7 +25,7 @@ CONTENT = {
     "assets.extra/metadata.json",
     "assets.extra/tf_serving_warmup_requests",
 }
-DOCUMENTS = {"README.md", "requests", "models.config", "batching.config"}
+DOCUMENTS = {"README.md", "requests", "models.config"}
 ROOT = Path(__file__).parents[2]
 X = np.ones([1, 2], np.float32)
 
@@ -102,7 +102,7 @@ def test_two_exports_at_once_publish_two_versions(processes, tmp_path):
 @pytest.mark.slow
 @pytest.mark.parametrize("kills", [8, 100])
 def test_a_reader_never_fails_whenever_an_export_is_killed(processes, model, folder, kills):
-    names = ("README.md", "requests/serving_default.json", "models.config", "batching.config")
+    names = ("README.md", "requests/serving_default.json", "models.config")
     documents = {name: (folder / name).read_bytes() for name in names}
     rng = random.Random(kills)
     seen = [1]

@@ -17,8 +17,8 @@ OUTPUTS = {
     "decode": ["mean"],
     "reconstruct": ["mean"],
     "generate": ["mean"],
-    "score": ["elbo", "log_likelihood", "kl"],
-    "serving_default": ["mean", "elbo", "log_likelihood", "kl"],
+    "score": ["elbo", "reconstruction_log_likelihood", "kl"],
+    "serving_default": ["mean", "elbo", "reconstruction_log_likelihood", "kl"],
 }
 
 
@@ -101,7 +101,7 @@ def test_differences_of_the_scores_are_those_computed_by_hand(wrong, model, file
     # log N(x | m, 1) - log N(x | m + s, 1) = s^2 / 2 - s (x - m), summed over the 4 elements, at z = loc.
     x = data(9)
     by_hand = np.abs(np.sum(SHIFT**2 / 2 - SHIFT * (x.astype(float) - model.reconstruct(x)), axis=1))
-    for output in ("log_likelihood", "elbo"):
+    for output in ("reconstruction_log_likelihood", "elbo"):
         row = rows_by_name(wrong)[file_format, "serving_default", output]
         np.testing.assert_allclose(row.max_difference, by_hand.max(), rtol=1e-4)
         np.testing.assert_allclose(row.mean_difference, by_hand.mean(), rtol=1e-4)
@@ -168,16 +168,18 @@ def test_the_dictionary_survives_json(verified):
         assert (written["path"], written["quantize"]) == (cost.path, None)
 
 
-def test_the_tables_have_a_row_for_each_output_and_each_format(verified):
+def test_the_tables_have_a_row_for_each_output_with_each_format_and_one_for_its_cost(verified):
     lines = [line.split() for line in str(verified).splitlines()]
-    outputs = [(row.format, row.signature, row.output) for row in verified.agreements]
-    assert [tuple(words[:3]) for words in lines if tuple(words[:3]) in set(outputs)] == outputs
-    assert len(lines) == 1 + len(outputs) + 2 + len(verified.costs)
+    formats = ("SavedModel", "TFLite")
+    by_format = [[row for row in verified.agreements if row.format == name] for name in formats]
+    assert lines[1][-2:] == list(formats)
+    for words, *rows in zip(lines[2:], *by_format, strict=False):
+        differences = [f"{row.max_difference:.2e}" for row in rows]
+        assert words == [rows[0].signature, rows[0].output, f"{rows[0].max_value:.4g}", *differences]
+    assert len(lines) == 2 + len(by_format[0]) + 2 + len(verified.costs)
     for cost, words in zip(verified.costs, lines[-3:], strict=True):
         assert words[0] == cost.format
         assert str(cost.size) in words or cost.size is None
-    row = verified.agreements[0]
-    assert lines[1][3:] == [f"{row.max_difference:.2e}", f"{row.mean_difference:.2e}", f"{row.max_value:.4g}"]
 
 
 # What is verified
@@ -192,7 +194,7 @@ def test_only_what_is_given_is_verified(model, files):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"saved_model": None, "tflite": None}, "`saved_model` or `tflite` must be given"),
+        ({"saved_model": None, "tflite": None}, "`saved_model` or `tflite` or `onnx` must be given"),
         ({"timed_calls": 0}, "`timed_calls` must be an integer of at least 1. Received: timed_calls=0"),
         ({"x": data(2)[:, :3]}, "`x` must have the shape [N, 4]"),
         ({"x": data(2)[:0]}, "`x` must hold at least one example"),

@@ -53,11 +53,11 @@ class Exported:
 
     @functools.cached_property
     def version(self):
-        return export.saved_model(self.model, self.folder / self.case, offset=[0.5], scale=2)
+        return export.saved_model(self.model, self.folder / self.case)
 
     @functools.cached_property
     def tflite(self):
-        return export.tflite(self.model, self.folder / f"{self.case}.tflite", offset=[0.5], scale=2)
+        return export.tflite(self.model, self.folder / f"{self.case}.tflite")
 
     @functools.cached_property
     def loaded(self):

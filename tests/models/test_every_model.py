@@ -113,7 +113,7 @@ def test_missing_values_reach_no_network(name):
     np.testing.assert_array_equal(model.reconstruct(gaps), model.reconstruct(filled))
     score, of_filled = model.score(gaps), model.score(filled)
     np.testing.assert_allclose(score["kl"], of_filled["kl"], rtol=1e-5)
-    assert (score["log_likelihood"] > of_filled["log_likelihood"]).all()
+    assert (score["reconstruction_log_likelihood"] > of_filled["reconstruction_log_likelihood"]).all()
 
 
 def test_the_optimal_scale_follows_the_error_of_training(case):
@@ -193,7 +193,7 @@ def test_half_precision_gives_nearly_the_terms_of_float32(case, policy, dtype_po
     mixed.set_weights(single.get_weights())
     batch = tf.nest.map_structure(lambda array: tf.constant(array, tf.float32), data)
     terms = [model.elbo_terms(batch, Sampling(num_samples=4, seed=tf.constant([1, 2]))) for model in (mixed, single)]
-    for name in ("log_likelihood", "log_prior", "log_posterior", "kl"):
+    for name in ("reconstruction_log_likelihood", "log_prior", "log_posterior", "kl"):
         assert getattr(terms[0], name).dtype == tf.float32, name
     if build is not vq:  # Rounding can change which code is nearest, and then everything differs.
         np.testing.assert_allclose(terms[0].elbo, terms[1].elbo, rtol=0.05, atol=0.2)

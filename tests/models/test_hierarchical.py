@@ -161,7 +161,7 @@ def test_training_reaches_the_exact_log_prob_of_the_true_model(ladder):
     model = build(ladder, objective=IWAE(5))
     model.compile(keras.optimizers.Adam(0.02), steps_per_execution=10)
     history = model.fit(x, epochs=30, batch_size=100, verbose=0).history
-    assert {"loss", "elbo", "log_likelihood", "kl", "kl_1", "kl_2"} == set(history)
+    assert {"loss", "elbo", "reconstruction_log_likelihood", "kl", "kl_1", "kl_2"} == set(history)
     np.testing.assert_allclose(history["kl"][-1], history["kl_1"][-1] + history["kl_2"][-1], rtol=1e-4)
     # The maximum of log p(x) is slightly above that of the true model, and IWAE(5) slightly below the maximum.
     np.testing.assert_allclose(-history["loss"][-1], exact.log_prob(x).mean(), atol=0.1)
@@ -174,7 +174,7 @@ def test_training_reaches_the_exact_log_prob_of_the_true_model(ladder):
 def test_beta_and_a_warm_up_weigh_all_layers(ladder):
     model, x = build(ladder, hidden=(4,)), tf.constant(data())
     terms = model.elbo_terms(x, Sampling(num_samples=3, seed=SEED))
-    expected = np.mean(terms.log_likelihood, axis=0) - 4 * terms.kl
+    expected = np.mean(terms.reconstruction_log_likelihood, axis=0) - 4 * terms.kl
     np.testing.assert_allclose(ELBO(beta=4.0, num_samples=3)(terms), expected, rtol=1e-5)
     np.testing.assert_allclose(terms.tempered(0.5).kl, 0.5 * terms.kl, rtol=1e-6)
 
@@ -307,7 +307,7 @@ def expected_score(model, x, epsilon):
         log_q, log_p = (stats.norm.logpdf(z[1], p["loc"], p["scale"]).sum(axis=1) for p in (q1, p1))
         kl_1 = log_q - log_p
     log_likelihood = stats.norm.logpdf(x, model.decoders[0](z[1]), SCALE).sum(axis=1)
-    return {"log_likelihood": log_likelihood, "kl": kl_1 + kl_2, "elbo": log_likelihood - kl_1 - kl_2}
+    return {"reconstruction_log_likelihood": log_likelihood, "kl": kl_1 + kl_2, "elbo": log_likelihood - kl_1 - kl_2}
 
 
 @pytest.mark.parametrize(
@@ -339,4 +339,4 @@ def test_an_export_has_the_layers_and_takes_the_noise_of_all(ladder, file_format
         for name, value in expected.items():
             np.testing.assert_allclose(score[name], value, rtol=1e-4, atol=1e-4, err_msg=name)
     report = export.verify(model, **{file_format: tmp_path / "model.tflite"}, x=data(20), timed_calls=1)
-    assert max(row.max_difference for row in report.agreements) < 1e-3
+    assert all(row.max_difference <= 1e-5 * max(row.max_value, 1) for row in report.agreements)

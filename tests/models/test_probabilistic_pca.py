@@ -22,7 +22,7 @@ from tfvae.elbo import Sampling
 
 def elbo_with_standard_error(vae, x, num_samples):
     terms = vae.elbo_terms(tf.constant(x), Sampling(num_samples=num_samples, seed=tf.constant([1, 2])))
-    error = np.std(terms.log_likelihood, axis=0, ddof=1) / np.sqrt(num_samples)
+    error = np.std(terms.reconstruction_log_likelihood, axis=0, ddof=1) / np.sqrt(num_samples)
     return np.float64(terms.elbo), error
 
 

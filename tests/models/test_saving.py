@@ -154,16 +154,6 @@ def dropout():
     return keras.Sequential([keras.Input((4,)), keras.layers.Dense(8), keras.layers.Dropout(0.5)])
 
 
-@pytest.mark.parametrize("use", ["predict", "encode"])
-def test_the_export_of_keras_works_after_any_method(use, x, tiny_vae, tmp_path):
-    vae = compiled(tiny_vae())
-    expected = vae.predict(x, verbose=0)
-    getattr(vae, use)(x)
-    vae.export(tmp_path, verbose=False)
-    loaded = tf.saved_model.load(tmp_path)
-    np.testing.assert_allclose(loaded.serve(x), expected, rtol=1e-5, atol=1e-6)
-
-
 # Configuration
 
 ARGUMENTS = {"encoder", "decoder", "latent_dim", "posterior", "prior", "likelihood", "objective"}

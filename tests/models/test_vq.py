@@ -196,7 +196,7 @@ def test_score_is_the_bound():
     model, x = build(), data()
     score = model.score(x)
     np.testing.assert_allclose(score["elbo"], model.log_likelihood(x), rtol=1e-5)
-    np.testing.assert_allclose(score["elbo"], score["log_likelihood"] - score["kl"], rtol=1e-6)
+    np.testing.assert_allclose(score["elbo"], score["reconstruction_log_likelihood"] - score["kl"], rtol=1e-6)
 
 
 @pytest.mark.parametrize("function", [export.saved_model, export.tflite], ids=lambda function: function.__name__)

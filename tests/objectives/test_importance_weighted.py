@@ -88,7 +88,7 @@ def test_groups_give_the_mean_of_their_bounds():
     np.testing.assert_allclose(MIWAE(6, 6)(terms), ELBO(analytic_kl=False)(terms), rtol=1e-5)
 
 
-FIELDS = ("log_likelihood", "log_prior", "log_posterior")
+FIELDS = ("reconstruction_log_likelihood", "log_prior", "log_posterior")
 HALVES = (slice(0, 3), slice(3, 6))
 
 

@@ -12,7 +12,7 @@ from tfvae.networks import dense_decoder, dense_encoder
 from tfvae.objectives import ELBO, IWAE, MIWAE, Objective
 
 TERMS = ElboTerms(
-    log_likelihood=tf.constant([[-1.0, -2.0], [-3.0, -6.0]]),
+    reconstruction_log_likelihood=tf.constant([[-1.0, -2.0], [-3.0, -6.0]]),
     log_prior=tf.constant([[-0.5, -1.0], [-0.25, -2.0]]),
     log_posterior=tf.constant([[-2.0, -0.5], [-1.0, -4.0]]),
     kl=tf.constant([0.5, 3.0]),
@@ -110,7 +110,7 @@ def test_iwae_is_the_logarithm_of_the_mean_weight(doubly_reparameterized):
 
 
 def test_iwae_of_weights_that_float32_cannot_hold():
-    terms = TERMS._replace(log_likelihood=TERMS.log_likelihood - 1e4)
+    terms = TERMS._replace(reconstruction_log_likelihood=TERMS.reconstruction_log_likelihood - 1e4)
     np.testing.assert_allclose(IWAE(2)(terms), IWAE(2)(TERMS) - 1e4, rtol=1e-6)
 
 
@@ -203,10 +203,10 @@ def test_the_model_estimates_the_terms_as_the_objective_asks_and_minimises_its_n
     x = np.random.default_rng(0).normal(size=(5, 4)).astype("float32")
     loss = vae.evaluate(x, verbose=0, return_dict=True)["loss"]
     ((sampling, terms),) = seen
-    assert sampling.num_samples == objective.num_samples == terms.log_likelihood.shape[0]
+    assert sampling.num_samples == objective.num_samples == terms.reconstruction_log_likelihood.shape[0]
     assert sampling.analytic_kl is objective.analytic_kl
     assert objective.path_gradient is (sampling.path is not None)
     monte_carlo = np.mean(terms.log_posterior - terms.log_prior, axis=0)
     assert np.allclose(terms.kl, monte_carlo) is not objective.analytic_kl
-    expected = np.mean(terms.log_likelihood, axis=0) - objective.beta * terms.kl.numpy()
+    expected = np.mean(terms.reconstruction_log_likelihood, axis=0) - objective.beta * terms.kl.numpy()
     assert loss == pytest.approx(-expected.mean(), rel=1e-5)

@@ -29,7 +29,7 @@ def terms_of(loc=LOC, scale=SCALE, num_samples=4, prior=PRIOR, seed=(3, 4)):
 
 
 TERMS = terms_of()
-LOG_LIKELIHOOD = np.mean(TERMS.log_likelihood, axis=0)
+LOG_LIKELIHOOD = np.mean(TERMS.reconstruction_log_likelihood, axis=0)
 KL = 0.5 * (np.float64(LOC) ** 2 + np.float64(SCALE) ** 2 - 1) - np.log(np.float64(SCALE))
 
 
@@ -68,7 +68,7 @@ def test_below_the_free_nats_the_divergence_has_no_gradient(per_dimension):
     loc = tf.constant(LOC)
     with tf.GradientTape() as tape:
         tape.watch(loc)
-        terms = terms_of(loc)._replace(log_likelihood=tf.zeros([4, 6]))
+        terms = terms_of(loc)._replace(reconstruction_log_likelihood=tf.zeros([4, 6]))
         value = tf.reduce_sum(FreeBits(100.0, per_dimension=per_dimension)(terms))
     assert float(value) == -6 * 100.0 * (2 if per_dimension else 1)
     np.testing.assert_array_equal(tape.gradient(value, loc, unconnected_gradients="zero"), np.zeros((6, 2)))
@@ -155,7 +155,7 @@ def test_the_discrepancy_is_unbiased_for_that_of_two_normal_distributions():
     @tf.function
     def discrepancy(seed):
         terms = terms_of(locs, scales, 1, seed=seed)
-        return tf.reduce_mean(tf.reduce_mean(terms.log_likelihood, axis=0) - MMD(1.0)(terms))
+        return tf.reduce_mean(tf.reduce_mean(terms.reconstruction_log_likelihood, axis=0) - MMD(1.0)(terms))
 
     values = [discrepancy(tf.constant([seed, 1])).numpy() for seed in range(200)]
     assert abs(np.mean(values) - expected) < 4 * np.std(values, ddof=1) / np.sqrt(200)

@@ -357,7 +357,7 @@ def test_sample_weights_weigh_the_loss_and_the_metrics(kind, x, known):
     expected = {
         "loss": (WEIGHTS * -elbo).sum() / 20,
         "elbo": (WEIGHTS * elbo).sum() / WEIGHTS.sum(),
-        "log_likelihood": (WEIGHTS * x[:, 0]).sum() / WEIGHTS.sum(),
+        "reconstruction_log_likelihood": (WEIGHTS * x[:, 0]).sum() / WEIGHTS.sum(),
         "kl": (WEIGHTS * x[:, 1]).sum() / WEIGHTS.sum(),
     }
     batch_size = None if kind == "dataset" else 3

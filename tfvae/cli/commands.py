@@ -22,9 +22,8 @@ from jsonargparse.typing import PositiveFloat, PositiveInt
 from tfvae import data as data_module
 from tfvae import export as export_module
 from tfvae import files, plots
+from tfvae.cli import exports, run_training
 from tfvae.cli import run_folder as runs_module
-from tfvae.cli import run_training
-from tfvae.data import Pipelines
 from tfvae.distribute import restart, strategies
 from tfvae.export.metadata import write_json
 from tfvae.likelihoods import Bernoulli, Likelihood
@@ -81,7 +80,8 @@ def train(
     """Trains a VAE, evaluates it on held-out data, draws pictures and exports it.
 
     Writes <runs>/<name>/ (model.keras, history.csv, config.yaml, evaluation.txt, reconstructions.png, samples.png,
-    latent.png, history.png), <saved_models>/<name>/<version>/ and <saved_models>/<name>/<name>.tflite.
+    latent.png, history.png), and in <saved_models>/<name>/ the exports <version>/, <name>.tflite and
+    <name>_batch1.tflite.
 
     Args:
         data: digits, mnist, fashion_mnist, cifar10, cifar100, a .npy, .npz, .csv or .parquet file, an image folder, or
@@ -173,7 +173,7 @@ def train(
     runs_module.write_picture(plots.history(run_training.history(run)), run / "history.png")
     runs_module.draw(model, held_out, run, seed)
     with _exit_on_errors(1):
-        _export(model, Path(saved_models) / run.name, pipelines)
+        exports.write(model, Path(saved_models) / run.name, pipelines)
     # Written last, because its presence marks a complete run.
     files.write_text(run / "evaluation.txt", evaluation + "\n")
     print(f"\nWrote {run}/ (model.keras, history.csv, config.yaml, evaluation.txt and pictures)")
@@ -221,24 +221,38 @@ def export(
     *,
     output: str | None = None,
     keep: PositiveInt | None = None,
+    batching: bool = False,
     quantize: Literal["float16", "dynamic", "int8"] | None = None,
-    tflite_batch_size: Literal[1] | None = None,
+    format: Literal["onnx"] | None = None,
 ) -> None:
-    """Exports a trained model to a SavedModel and a .tflite file, and compares both with the Keras model.
+    """Exports a trained model to a SavedModel and two .tflite files, or to ONNX, and compares all with the Keras model.
+
+    <name>.tflite takes batches of any size. <name>_batch1.tflite takes one example at a time, which GPUs of devices and
+    browsers need.
 
     Args:
         run: the folder of the run.
         output: the folder to write to; by default saved_models/<name of the run>.
         keep: number of versions of the SavedModel to keep; by default all.
-        quantize: makes the .tflite file smaller: float16 halves its weights, dynamic makes them int8, and int8 makes
+        batching: also write a batching.config, with which a server gathers requests; see docs/serving.md for the risks.
+        quantize: makes the .tflite files smaller: float16 halves its weights, dynamic makes them int8, and int8 makes
             the activations int8 too.
-        tflite_batch_size: 1 makes a .tflite file for one example at a time; by default it takes batches of any size.
+        format: onnx writes <output>/onnx/ alone, a folder of ONNX models, which needs pip install 'tfvae[onnx]'; the
+            three arguments above are then not for it.
     """
     folder = Path(output) if output else Path("saved_models") / Path(run).resolve().name
     with _exit_on_errors(USAGE_ERROR):
+        if format is not None and (keep, batching, quantize) != (None, False, None):
+            raise ValueError(
+                "`--keep`, `--batching` and `--quantize` must not be given with `--format`. Received: "
+                f"--format {format}"
+            )
         model, pipelines = runs_module.load_model(Path(run)), runs_module.load_data(Path(run))
     with _exit_on_errors(1):
-        _export(model, folder, pipelines, keep, quantize, tflite_batch_size)
+        if format == "onnx":
+            exports.write_onnx(model, folder / "onnx", pipelines)
+            return
+        exports.write(model, folder, pipelines, keep, batching, quantize)
 
 
 def verify(
@@ -246,6 +260,7 @@ def verify(
     *,
     saved_model: str | None = None,
     tflite: str | None = None,
+    onnx: str | None = None,
     output: str | None = None,
 ) -> None:
     """Compares exported files with the Keras model that they were made from, on the held-out data.
@@ -254,12 +269,13 @@ def verify(
         run: the folder of the run.
         saved_model: the SavedModel to compare; a folder of versions means the newest.
         tflite: the .tflite file to compare.
+        onnx: the folder of ONNX models to compare.
         output: a JSON file to which the comparison is written.
     """
     with _exit_on_errors(USAGE_ERROR):
         model, pipelines = runs_module.load_model(Path(run)), runs_module.load_data(Path(run))
         verification = export_module.verify(
-            model, saved_model=saved_model, tflite=tflite, x=runs_module.held_out(pipelines)
+            model, saved_model=saved_model, tflite=tflite, onnx=onnx, x=runs_module.held_out(pipelines)
         )
         if output:
             write_json(Path(output), verification.to_dict())
@@ -267,20 +283,23 @@ def verify(
 
 
 def predict(*, model: str = "saved_models/digits", input: str, output: str) -> None:
-    """Runs an exported model: reconstructions, encodings and scores of the examples in a file.
+    """Runs an exported model: what its signature `serving_default` makes of the examples in a file.
 
     Args:
-        model: a folder of versions, a SavedModel or a .tflite file.
-        input: a .npy file of x [N, ...], in the model's units.
-        output: the .npz file to write, with mean, elbo, log_likelihood and kl at the mean of q(z|x), and the parameters
-            of q(z|x).
+        model: a folder of versions, a SavedModel, a .tflite file or a folder of ONNX models.
+        input: a .npy file of x [N, ...], in the units that the export takes: after `tfvae train` those of the source,
+            such as pixels from 0 to 255, which the export scales itself.
+        output: the .npz file to write, for a VAE with mean (in the same units), elbo, reconstruction_log_likelihood and
+            kl at the mean of q(z|x), and the parameters of q(z|x).
     """
     with _exit_on_errors(USAGE_ERROR):
         if Path(input).suffix != ".npy":
             raise ValueError(f"`--input` must be a .npy file. Received: {input}")
         exported = export_module.load(model)
         x = np.load(input, allow_pickle=False)
-        outputs = {**exported.run("serving_default", x=x), **exported.encode(x)}
+        outputs = exported.predict(x)
+        if "encode" in exported.signatures:
+            outputs |= exported.encode(x)
         # Opened here, because NumPy adds a suffix to a name.
         with files.replacing(Path(output)) as written, written.open("wb") as file:
             np.savez(file, **outputs)
@@ -356,26 +375,3 @@ def _exit_on_errors(code: int) -> Iterator[None]:
 def _exit(message: str, code: int) -> NoReturn:
     print("tfvae: error: " + " ".join(message.split()), file=sys.stderr)
     raise SystemExit(code)
-
-
-def _export(
-    model: VAE,
-    folder: Path,
-    pipelines: Pipelines,
-    keep: int | None = None,
-    quantize: Literal["float16", "dynamic", "int8"] | None = None,
-    tflite_batch_size: Literal[1] | None = None,
-) -> None:
-    """Exports the model, and prints and writes how far the outputs of the exports are from the model's."""
-    x = runs_module.held_out(pipelines)
-    units = {"offset": pipelines.offset, "scale": pipelines.scale}
-    # From the training data: the held-out data measure what int8 costs.
-    calibration = next(pipelines.train.unbatch().batch(256).as_numpy_iterator())
-    file = folder / f"{folder.name}.tflite"
-    export_module.tflite(model, file, quantize=quantize, batch_size=tflite_batch_size, x=calibration, **units)
-    # Last, because a running server may load the new version at once.
-    version = export_module.saved_model(model, folder, keep=keep, x=x, **units)
-    verification = export_module.verify(model, saved_model=version, tflite=file, x=x)
-    write_json(folder / "verification.json", verification.to_dict())
-    print(f"\nExported to {version}/ and {file}; compared with the Keras model on {len(x)} examples:\n")
-    print(verification)

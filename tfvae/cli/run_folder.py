@@ -75,7 +75,7 @@ def draw(model: VAE, x: np.ndarray, folder: Path, seed: int) -> None:
     to_data = model.likelihood.to_data
     write_picture(plots.reconstructions(x, to_data(model.reconstruct(x))), folder / "reconstructions.png")
     write_picture(plots.samples(to_data(model.generate(64, seed=seed))), folder / "samples.png")
-    z = model.posterior.center(model.encode(x)).numpy()
+    z = np.asarray(model.posterior.center(model.encode(x)))
     write_picture(plots.latent(z, x), folder / "latent.png")
 
 

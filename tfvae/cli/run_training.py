@@ -10,7 +10,7 @@ import numpy as np
 import tensorflow as tf
 import yaml
 
-from tfvae import files, networks
+from tfvae import files, networks, renamed
 from tfvae.callbacks import Checkpoints
 from tfvae.data import Pipelines
 from tfvae.distribute import strategies
@@ -155,9 +155,14 @@ def fit(
 
 def history(folder: Path) -> dict[str, list[float]]:
     """Reads the metrics of a run from its history.csv: by name, one value for each epoch."""
-    with open(folder / "history.csv", newline="") as file:
-        rows = list(csv.DictReader(file))
+    rows = _rows(folder)
     return {name: [float(row[name]) for row in rows] for name in rows[0] if name != "epoch"}
+
+
+def _rows(folder: Path) -> list[dict[str, str]]:
+    """The rows of history.csv, by the present names of the metrics."""
+    with open(folder / "history.csv", newline="") as file:
+        return [{renamed.metric(name): value for name, value in row.items()} for row in csv.DictReader(file)]
 
 
 def _cut_history(folder: Path, epoch: int) -> list[float]:
@@ -165,9 +170,13 @@ def _cut_history(folder: Path, epoch: int) -> list[float]:
     path = folder / "history.csv"
     if not path.exists():
         return []
-    lines = path.read_bytes().splitlines(keepends=True)[: epoch + 1]
-    with files.replacing(path) as written:
-        written.write_bytes(b"".join(lines) if epoch else b"")
+    rows = _rows(folder)[:epoch]
+    with files.replacing(path) as written, open(written, "w", newline="") as file:
+        if rows:
+            # The order in which Keras will append the other rows, whatever the names were when these were written.
+            writer = csv.DictWriter(file, ["epoch", *sorted(rows[0].keys() - {"epoch"})])
+            writer.writeheader()
+            writer.writerows(rows)
     return history(folder)["loss"] if epoch else []
 
 

@@ -136,7 +136,7 @@ def rate_distortion(
     for batch, batch_seed in seeded(model, x, batch_size, seed):
         terms = model.elbo_terms(batch, Sampling(num_samples=num_samples, seed=batch_seed))
         rates.append(terms.kl)
-        distortions.append(-tf.reduce_mean(terms.log_likelihood, axis=0))
+        distortions.append(-tf.reduce_mean(terms.reconstruction_log_likelihood, axis=0))
     return RateDistortion(*(float(np.concatenate(values).mean(dtype=float)) for values in (rates, distortions)))
 
 

@@ -3,74 +3,155 @@
 Keras and TFP are not needed here, and TensorFlow only for a SavedModel.
 """
 
-import json
+import functools
 import os
+import reprlib
+import time
+from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, TypeVar, cast
 
 import numpy as np
 from numpy.typing import ArrayLike
 
-from tfvae import checks, chunks
-from tfvae.export import formats
-from tfvae.export.formats.format import Call, Shapes
+from tfvae import checks, chunks, renamed
+from tfvae.export import descriptions, expected_range, formats
+from tfvae.export.formats.format import Call, Format, Opened, Shapes
 
 # The most rows that are computed at a time, so that memory does not grow with the data.
 _BATCH_SIZE = 256
 # The signatures of a VAE, and those of variational inference, by which a file is recognised if its metadata are lost.
 _SIGNATURES = ({"encode", "decode", "reconstruct", "generate", "score"}, {"sample", "serving_default"})
+# How long an export may take between the two renames that publish a file and its description.
+_PUBLISHING_SECONDS = 0.3
+
+_Method = TypeVar("_Method", bound=Callable[..., Any])
+
+
+class _OfSignature:
+    """A method that only the models with a certain signature have: others raise AttributeError.
+
+    Args:
+        method: the method.
+        signature: the name of the signature.
+    """
+
+    def __init__(self, method: Callable[..., Any], signature: str) -> None:
+        self._method, self._signature = method, signature
+        functools.update_wrapper(cast(Any, self), method)
+
+    def __get__(self, model: "ExportedModel | None", owner: type) -> Any:
+        if model is None:
+            return self._method
+        if self._signature not in model.signatures:
+            name = self._method.__name__
+            raise AttributeError(
+                f"This model has no `{name}`, because it was exported without the signature {self._signature!r}. It "
+                f"has the signatures {list(model.signatures)}",
+                name=name,
+                obj=model,
+            )
+        return self._method.__get__(model, owner)
+
+
+def _of_signature(name: str) -> Callable[[_Method], _Method]:
+    """Decorates a method that only the models with a signature of this name have."""
+    return lambda method: cast(Any, _OfSignature(method, name))
 
 
 class ExportedModel:
-    """An exported model, with methods like those of the original model.
+    """An exported model, with those methods of the original model that its signatures allow; threads can share it.
 
-    In the shapes, N is the number of examples, `...` the event shape and L the latent dimension. For an exported
-    `tfvae.ConditionalVAE` the methods also take `condition=` [N, C], for a `tfvae.SemiSupervisedVAE` `label=` [N].
+    In the shapes, N is the number of examples, `...` the event shape and L the latent dimension. x and means are in the
+    units that `metadata["units"]` says: "raw", those of the source, which the export scales itself; or "model". For an
+    exported `tfvae.ConditionalVAE` the methods also take `condition=` [N, C], for a `tfvae.SemiSupervisedVAE` `label=`
+    [N].
 
     Args:
         call: a function that calls a signature, from its name and its inputs by name to its outputs by name.
         shapes: the shape of each input of each signature; the first size is None for a batch of any size.
         metadata: the description that was written with the export: event shape, normalisation and more; empty if its
             file is missing.
+        source: what `repr` says about where the model comes from: its format and path.
     """
 
-    def __init__(self, call: Call, shapes: Shapes, metadata: dict[str, Any]) -> None:
+    def __init__(self, call: Call, shapes: Shapes, metadata: dict[str, Any], source: str = "") -> None:
         self.metadata = metadata
         self.signatures = tuple(shapes)
         self._call = call
         self._shapes = shapes
+        self._source = source
+        self._ranges = _ranges(metadata)
 
+    def __repr__(self) -> str:
+        """The format, path, signatures and units, in one line."""
+        signatures = ", ".join(f"{name}({', '.join(_inputs(shapes))})" for name, shapes in self._shapes.items())
+        units = f"units of x: {self.metadata.get('units', 'model' if self.metadata else 'unknown')}"
+        # What an export of version 0.2 says, which leaves it to the caller to scale x.
+        normalization = self.metadata.get("normalization")
+        if normalization is not None:
+            offset, scale = (reprlib.repr(normalization[name]) for name in ("offset", "scale"))
+            units = f"units of x: {normalization['formula']} with offset={offset} and scale={scale}"
+        parts = [self._source, f"signatures: {signatures}", units]
+        return f"<ExportedModel: {'; '.join(part for part in parts if part)}>"
+
+    def __dir__(self) -> Iterable[str]:
+        """The names of the attributes that this model has, without the methods of signatures that it lacks."""
+        return [name for name in super().__dir__() if hasattr(self, name)]
+
+    @_of_signature("encode")
     def encode(self, x: ArrayLike, **condition: ArrayLike) -> dict[str, np.ndarray]:
         """The parameters of q(z|x) by name, each [N, L], for x [N, ...]."""
         return self.run("encode", x=x, **condition)
 
+    @_of_signature("decode")
     def decode(self, z: ArrayLike, **condition: ArrayLike) -> np.ndarray:
         """The mean of p(x|z) [N, ...], for z [N, L]."""
         return self.run("decode", z=z, **condition)["mean"]
 
+    @_of_signature("reconstruct")
     def reconstruct(self, x: ArrayLike, **condition: ArrayLike) -> np.ndarray:
         """The mean of p(x|z) [N, ...] at the mean of q(z|x), for x [N, ...]."""
         return self.run("reconstruct", x=x, **condition)["mean"]
 
+    @_of_signature("generate")
     def generate(self, epsilon: ArrayLike, **condition: ArrayLike) -> np.ndarray:
         """The mean of p(x|z) [N, ...] at the draws z from the prior computed from noise epsilon ~ N(0, I) [N, L]."""
         return self.run("generate", epsilon=epsilon, **condition)["mean"]
 
+    @_of_signature("score")
     def score(self, x: ArrayLike, epsilon: ArrayLike, **condition: ArrayLike) -> dict[str, np.ndarray]:
-        """`elbo`, `log_likelihood` and `kl`, each [N] in nats, for x [N, ...] and noise epsilon ~ N(0, I) [N, L]."""
+        """The terms of the bound, each [N] in nats, for x [N, ...] and noise epsilon ~ N(0, I) [N, L].
+
+        They are `elbo`, `reconstruction_log_likelihood`, which is log p(x|z), and `kl`. Anomalies have a low `elbo`.
+        """
         return self.run("score", x=x, epsilon=epsilon, **condition)
 
+    @_of_signature("classify")
     def classify(self, x: ArrayLike) -> np.ndarray:
         """Semi-supervised models: the probabilities of the classes [N, K] under q(y|x), for x [N, ...]."""
         return self.run("classify", x=x)["probabilities"]
 
+    @_of_signature("sample")
     def sample(self, epsilon: ArrayLike) -> dict[str, np.ndarray]:
         """Variational inference: draws of the latent variables by name, each [N, ...], from noise epsilon [N, L]."""
         return self.run("sample", epsilon=epsilon)
 
-    def predict(self, **x: ArrayLike) -> dict[str, np.ndarray]:
-        """Variational inference: `mean` and `stddev` [N, ...] of the predictive distribution, for new data by name."""
-        return self.run("predict", **x)
+    @_of_signature("serving_default")
+    def predict(self, x: ArrayLike | None = None, **inputs: ArrayLike) -> dict[str, np.ndarray]:
+        """The outputs of the signature `serving_default` by name, each [N, ...].
+
+        For a VAE they are the mean of p(x|z) and the scores at the mean of q(z|x); for variational inference `mean` and
+        `stddev` of the predictive distribution or, without `predictive`, draws of the latent variables.
+
+        Args:
+            x: the input of this name [N, ...], if there is one.
+            inputs: the other inputs by name, each with N rows.
+
+        Raises:
+            ValueError: an input is missing or invalid: see `run`.
+        """
+        return self.run("serving_default", **({} if x is None else {"x": x}), **inputs)
 
     def run(self, signature: str, **arguments: ArrayLike) -> dict[str, np.ndarray]:
         """Calls a signature.
@@ -85,6 +166,10 @@ class ExportedModel:
         Raises:
             ValueError: there is no such signature or input, or an input has the wrong shape or dtype, no rows, or a
                 value that is not finite in float32.
+
+        Warns:
+            UserWarning: x is beyond the range of the data of the export by more than its width. Pixels that were scaled
+                although the export scales them are within the range, and so are told by their score alone.
         """
         if signature not in self._shapes:
             raise ValueError(f"`signature` must be one of {list(self._shapes)}. Received: signature={signature!r}")
@@ -108,44 +193,104 @@ class ExportedModel:
                 # -1 stands for the most probable label, which can be inferred if the signature takes x.
                 _check_labels(arrays[name], -1 if "x" in shapes else 0, self.metadata["num_classes"])
         checks.check_same_length(**arrays)
+        if self._ranges and "x" in arrays:
+            self._ranges[signature.endswith("_normalized")].check(arrays["x"])
         rows = len(next(iter(arrays.values())))
         fixed = next(iter(shapes.values()))[0]
         if fixed is not None and rows % fixed:
             raise ValueError(f"This file takes examples in batches of {fixed}. Received: {rows} examples")
         batch = fixed or _BATCH_SIZE
         if rows <= batch:
-            return self._call(signature, arrays)
+            return renamed.Scores.of_export(self._call(signature, arrays))
         outputs = [
             self._call(signature, {name: array[part] for name, array in arrays.items()})
             for part in chunks.slices(rows, batch)
         ]
-        return {name: np.concatenate([output[name] for output in outputs]) for name in outputs[0]}
+        joined = {name: np.concatenate([output[name] for output in outputs]) for name in outputs[0]}
+        return renamed.Scores.of_export(joined)
 
 
-def load(path: str | os.PathLike[str], *, num_threads: int | None = None) -> ExportedModel:
-    """Opens an exported model.
+def load(
+    path: str | os.PathLike[str],
+    *,
+    num_threads: int | None = None,
+    runtime: Literal["interpreter", "compiled_model"] | None = None,
+) -> ExportedModel:
+    """Opens an exported model, which any number of threads can then call at once.
 
     Args:
-        path: a .tflite file, a SavedModel folder, or a folder of versions, of which the newest is taken.
-        num_threads: how many threads LiteRT uses; None lets it choose.
+        path: a .tflite file, a SavedModel folder, a folder of ONNX models, or a folder of versions, of which the newest
+            is taken.
+        num_threads: how many threads LiteRT or ONNX Runtime uses for one call; None lets it choose. Of LiteRT, as many
+            calls as there are cores run at the same time, each in an interpreter of its own, which is made when it is
+            first needed.
+        runtime: what runs a .tflite file: LiteRT's `Interpreter` ("interpreter"), which is the default, or its newer
+            `CompiledModel` ("compiled_model"), which takes one row and one thread at a time and logs to stderr. None
+            for the other formats.
 
     Returns:
         The model.
 
     Raises:
         FileNotFoundError: there is no exported model at the path.
-        ValueError: the model was not exported by tfvae.
+        ImportError: the runtime of the format is not installed.
+        ValueError: the model was not exported by tfvae, its description is invalid or belongs to another export, or
+            `runtime` is not one of its format.
     """
     file_format, path = formats.find(Path(path))
-    call, shapes = file_format.open(path, num_threads)
-    description = file_format.description(path)
-    metadata = json.loads(description.read_text()) if description.is_file() else {}
-    if "tfvae_version" not in metadata and not any(set(shapes) >= signatures for signatures in _SIGNATURES):
+    if runtime is not None and runtime not in file_format.runtimes:
+        names = " or ".join(map(repr, (*file_format.runtimes, None)))
+        raise ValueError(f"`runtime` must be {names} for a {file_format.name}. Received: runtime={runtime!r}")
+    opened, metadata = _open_with_description(file_format, path, num_threads, runtime)
+    if "tfvae_version" not in metadata and not any(set(opened.shapes) >= signatures for signatures in _SIGNATURES):
         raise ValueError(
             f"`path` must be a model that tfvae exported. Received: path={str(path)!r}, with the signatures "
-            f"{list(shapes)}"
+            f"{list(opened.shapes)}"
         )
-    return ExportedModel(call, shapes, metadata)
+    source = f"{file_format.name} {str(path)!r}" + (f" in {runtime}" if runtime else "")
+    return ExportedModel(opened.call, opened.shapes, metadata, source)
+
+
+def _open_with_description(
+    file_format: Format, path: Path, num_threads: int | None, runtime: str | None
+) -> tuple[Opened, dict[str, Any]]:
+    """Reads the description of a model, and opens it.
+
+    Raises:
+        ValueError: the description belongs to another export.
+    """
+    open_ = file_format.runtimes[runtime] if runtime else file_format.open
+    description = file_format.description(path)
+    # Twice, because an export may be publishing the two at this moment.
+    for seconds in (_PUBLISHING_SECONDS, 0):
+        metadata, opened = descriptions.read(description), open_(path, num_threads)
+        if opened.sha256 is None or metadata.get("sha256", opened.sha256) == opened.sha256:
+            return opened, metadata
+        time.sleep(seconds)
+    raise ValueError(
+        f"`path` must be of the same export as its description: export the model again, copy both files of one export, "
+        f"or remove {str(description)!r} to open the model without it. Received: path={str(path)!r} with the SHA-256 "
+        f"{opened.sha256}, described for {metadata['sha256']}"
+    )
+
+
+def _inputs(shapes: dict[str, tuple[int | None, ...]]) -> list[str]:
+    """The inputs of a signature with their shapes, such as `x [N, 4]`."""
+    return [
+        f"{name} [{', '.join(map(str, ('N' if rows is None else rows, *sizes)))}]"
+        for name, (rows, *sizes) in shapes.items()
+    ]
+
+
+def _ranges(metadata: dict[str, Any]) -> dict[bool, expected_range.ExpectedRange]:
+    """The expected ranges of x, in the units of most signatures, and of those that take the model's units (True)."""
+    expected, scaling = metadata.get("expected_range"), metadata.get("scaling")
+    if expected is None:
+        return {}
+    ranges = {False: expected_range.ExpectedRange(expected)}
+    if scaling is not None:
+        ranges[True] = expected_range.ExpectedRange(expected, scaling["offset"], scaling["scale"])
+    return ranges
 
 
 def _check_labels(label: np.ndarray, lowest: int, num_classes: int) -> None:

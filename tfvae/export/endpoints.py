@@ -1,11 +1,18 @@
 """The functions of an exported model: one module and its signatures, the same in every format."""
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Mapping
 from typing import Any
 
+import numpy as np
 import tensorflow as tf
 
+from tfvae.export import units
 from tfvae.exportable import Exportable, Signature
+
+# The ops that call Python, and those that repeat a function.
+_PYTHON = {"PyFunc", "PyFuncStateless", "EagerPyFunc"}
+_LOOPS = {"While", "StatelessWhile"}
 
 
 class Endpoints(tf.Module):
@@ -18,37 +25,60 @@ class Endpoints(tf.Module):
     - `decode(z [B, L])`: `mean` [B, ...], the mean of p(x|z);
     - `reconstruct(x [B, ...])`: `mean` [B, ...], at the mean of q(z|x);
     - `generate(epsilon [B, L])`: `mean` [B, ...], at the z ~ p(z) computed from noise epsilon ~ N(0, I);
-    - `score(x [B, ...], epsilon [B, L])`: `elbo`, `log_likelihood` and `kl` [B] in nats, at the z ~ q(z|x) computed
-      from epsilon; the noise is an input, so that the outputs depend on the inputs alone;
+    - `score(x [B, ...], epsilon [B, L])`: `elbo`, `reconstruction_log_likelihood` and `kl` [B] in nats, at the
+      z ~ q(z|x) computed from epsilon; the noise is an input, so that the outputs depend on the inputs alone;
     - `serving_default(x [B, ...])`: the outputs of `reconstruct`, and those of `score` at the mean of q(z|x).
 
     For a `tfvae.ConditionalVAE`, each function also takes `condition` [B, C]. For a `tfvae.SemiSupervisedVAE`, each
-    also takes `label` [B]; with x, a label of -1 stands for the most probable one; a SavedModel refuses all other
-    numbers that are not labels. It also has
+    also takes `label` [B]; with x, a label of -1 stands for the most probable one. It also has
 
     - `classify(x [B, ...])`: `probabilities` [B, K], those of q(y|x).
 
     For a `tfvae.HierarchicalVAE`, z is that of the first layer, epsilon is the noise of all layers in one tensor, and
     the names of the parameters of q end in the number of the layer, as in `loc_1`.
 
+    With `scaling`, x and `mean` are in raw units in all of these, unless the mean is made of probabilities, and each
+    function except `serving_default` is there in the model's units too, as `encode_normalized` and so on. Nats are
+    always those of a density of the model's units.
+
+    A row with a wrong value gets NaN in every output, and the other rows get what they would get without it. Wrong are
+    NaN, infinity, and a `label` that is none; NaN in x is right where the likelihood allows missing values. Inputs of a
+    wrong shape, or with different numbers of rows, are refused.
+
     Args:
         model: a model that is built.
         batch_size: a fixed B, or None for any.
         x: the data that were passed to the export, if the model needs them to know the shapes of its inputs.
+        scaling: how raw data become those of the model, from `tfvae.export.units.make`; None means that the functions
+            take and give the model's units.
+        marks_wrong_rows: whether a row with a wrong value gets NaN; False is for formats without NaN.
 
     Raises:
         ValueError: the model is not built, or x is missing or invalid.
         NotImplementedError: a part of the model cannot be exported.
     """
 
-    def __init__(self, model: Exportable, batch_size: int | None = None, x: Any = None) -> None:
+    def __init__(
+        self,
+        model: Exportable,
+        batch_size: int | None = None,
+        x: Any = None,
+        scaling: units.Units | None = None,
+        marks_wrong_rows: bool = True,
+    ) -> None:
         super().__init__(name="tfvae")
         check_kind(model)
         model.check_exportable()
         self.parameters = [weight.value for weight in model.export_weights()]
+        description = model.export_description() if marks_wrong_rows else None
         self.signatures_by_name = {
-            name: _graph(signature, batch_size) for name, signature in model.export_signatures(x).items()
+            name: _graph(signature, batch_size, description)
+            for name, signature in units.signatures(model, scaling, x).items()
         }
+
+    def have_loops(self) -> bool:
+        """Whether any of the functions has a loop in its graph, as recurrent layers do."""
+        return any(node.op in _LOOPS for function in self.signatures_by_name.values() for node in _nodes(function))
 
 
 class PosteriorEndpoints(Endpoints):
@@ -62,6 +92,9 @@ class PosteriorEndpoints(Endpoints):
     - `predict(x [B, ...])`: `mean` and `stddev` [B, ...] of the posterior predictive distribution, if the model has
       `predictive`; if that takes a dictionary, the inputs are named by its keys;
     - `serving_default`: `predict` if the model has it, otherwise `sample`.
+
+    A row with a wrong value gets NaN in every output. Wrong are NaN, infinity, and a number such as 0.5 for an
+    input whose values in `x` are integers or booleans.
 
     Args:
         model: a model that is fitted.
@@ -94,18 +127,34 @@ def check_kind(model: Exportable, file_format: str | None = None) -> None:
         )
 
 
-def _graph(signature: Signature, batch_size: int | None) -> Any:
-    """The concrete function of a signature."""
+def _graph(signature: Signature, batch_size: int | None, description: Mapping[str, Any] | None) -> Any:
+    """The concrete function of a signature, which marks wrong rows if it is given the model's description."""
     specs = tuple(tf.TensorSpec([batch_size, *spec.shape[1:]], spec.dtype, name=spec.name) for spec in signature.inputs)
-    return tf.function(
-        _checked(signature.function, specs), input_signature=specs, autograph=False
+    function = tf.function(
+        _checked(signature.function, specs, description), input_signature=specs, autograph=False
     ).get_concrete_function()
+    of_python = [node.name for node in _nodes(function) if node.op in _PYTHON]
+    if of_python:
+        # It would run in this process, where it is compared with the model, and in no other.
+        raise NotImplementedError(
+            "`model` must be made of TensorFlow's ops: `tf.numpy_function` and `tf.py_function` call Python, which no "
+            f"export contains. Received: {of_python[0]!r}"
+        )
+    return function
+
+
+def _nodes(function: Any) -> list[Any]:
+    """The nodes of a concrete function and of the functions that it calls."""
+    definition = function.graph.as_graph_def()
+    return [*definition.node, *(node for part in definition.library.function for node in part.node_def)]
 
 
 def _checked(
-    function: Callable[..., dict[str, tf.Tensor]], specs: tuple[tf.TensorSpec, ...]
+    function: Callable[..., dict[str, tf.Tensor]],
+    specs: tuple[tf.TensorSpec, ...],
+    description: Mapping[str, Any] | None,
 ) -> Callable[..., dict[str, tf.Tensor]]:
-    """The function, with checks of its inputs' shapes in the graph.
+    """The function, with checks of its inputs in the graph.
 
     A server passes on what a client sends, and an input of the wrong rank to a convolution kills the server's process.
     """
@@ -117,6 +166,65 @@ def _checked(
             tf.debugging.assert_equal(
                 tf.shape(tensor)[0], tf.shape(first)[0], "the inputs differ in their number of rows"
             )
-        return function(first, *others)
+        outputs = function(first, *others)
+        shapes = {name: [-1, *output.shape[1:]] for name, output in outputs.items()}
+        if description is not None:
+            named = {spec.name: tensor for spec, tensor in zip(specs, (first, *others), strict=True)}
+            wrong = _nan_where_wrong(named, description)
+            outputs = {name: _plus(output, wrong) for name, output in outputs.items()}
+        if first.shape[0] is not None:
+            outputs = {name: _separate(output) for name, output in outputs.items()}
+        # LiteRT's `CompiledModel` returns memory that was never written, without an error, for an output whose last op
+        # is a reshape to a shape that the graph computes. So the last op is one to a constant shape.
+        return {name: tf.reshape(output, shapes[name]) for name, output in outputs.items()}
 
     return checked
+
+
+def _plus(output: tf.Tensor, number: tf.Tensor) -> tf.Tensor:
+    """An output [B, ...] plus a number for each row [B, 1]; with two axes at most, which every runtime broadcasts."""
+    if output.shape.rank == 1:
+        return output + tf.reshape(number, [-1])
+    return tf.reshape(output, [-1, math.prod(output.shape[1:])]) + number
+
+
+def _nan_where_wrong(inputs: Mapping[str, tf.Tensor], description: Mapping[str, Any]) -> tf.Tensor:
+    """For each row of the inputs, 0 if all values are right and NaN if one is wrong, float32 [B, 1].
+
+    This is added to the outputs, because a check that fails would fail for all the requests that a server has put in
+    one batch; and it is needed, because a network may turn NaN into a number: in LiteRT relu(NaN) is 0.
+    """
+    finite = []
+    for name, values in inputs.items():
+        if name == "label" and "num_classes" in description:
+            # -1 stands for the most probable label, which can be inferred if the function takes x.
+            lowest = -1 if "x" in inputs else 0
+            is_right = (values >= lowest) & (values < description["num_classes"]) & tf.equal(values, tf.floor(values))
+            values = tf.where(is_right, 0.0, math.nan)
+        elif name == "x" and description.get("missing_values", False):
+            # TFLite has no operator for `tf.math.is_nan`.
+            values = tf.where(tf.equal(values, values), values, 0.0)
+        finite.append(tf.reshape(values, [-1, math.prod(values.shape[1:])]))
+    # NaN and infinity times 0 are NaN. Not `x - x`, which the converter to TFLite takes for 0.
+    return tf.reduce_sum(0.0 * (tf.concat(finite, axis=1) if finite[1:] else finite[0]), axis=1, keepdims=True)
+
+
+def _separate(output: tf.Tensor) -> tf.Tensor:
+    """The output of a graph; if other ops read it too, as the result of an op of its own.
+
+    A GPU delegate merges a convolution with a multiplication that follows it, and then never writes the result of the
+    convolution, even if it is an output.
+    """
+    source = output
+    while source.op.type == "Identity":
+        source = source.op.inputs[0]
+    if not _is_read(source):
+        return output
+    # The converter removes ops that change nothing, such as a reshape to the same shape. This one changes no number but
+    # 0 and its closest neighbours.
+    return output + np.finfo(np.float32).tiny
+
+
+def _is_read(tensor: tf.Tensor) -> bool:
+    """Whether any op but a copy reads a tensor or a copy of it."""
+    return any(op.type != "Identity" or _is_read(op.outputs[0]) for op in tensor.consumers())

@@ -2,48 +2,88 @@
 
 import importlib.metadata
 import json
+import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import ArrayLike
 
-from tfvae import files
-from tfvae.exportable import Exportable
+from tfvae import checks, files
+from tfvae.export import expected_range, units
+from tfvae.exportable import Exportable, Signature
 
 
-def metadata(model: Exportable, offset: ArrayLike | None = None, scale: ArrayLike | None = None) -> dict[str, Any]:
-    """Describes a model.
+def metadata(model: Exportable, scaling: units.Units | None = None, x: Any = None) -> dict[str, Any]:
+    """Describes an export of a model.
 
     Args:
         model: the model.
-        offset: with `scale`, how raw data are normalised: x = (raw - offset) / scale; None records nothing.
-        scale: see `offset`.
+        scaling: the units of the export, from `tfvae.export.units.make`.
+        x: the data that were passed to the export, or None.
 
     Returns:
-        The version of tfvae, the model's own description and, if it `takes_units`, the normalisation, ready for JSON.
-
-    Raises:
-        ValueError: only one of `offset` and `scale` is given, or the model takes neither.
+        Ready for JSON: the version of tfvae, the model's own description, what the inputs and outputs mean, and an
+        example; if the model `takes_units`, also the units of x, how they become those of the model, and the range of
+        the data, in the units of x.
     """
-    description = {"tfvae_version": importlib.metadata.version("tfvae"), **model.export_description()}
-    if not model.takes_units:
-        if offset is not None or scale is not None:
-            raise ValueError(
-                "`offset` and `scale` must be None, because this model takes raw data. Received: "
-                f"offset={offset!r}, scale={scale!r}"
-            )
-        return description
-    if (offset is None) != (scale is None):
-        raise ValueError(f"`offset` and `scale` must be given together. Received: offset={offset!r}, scale={scale!r}")
-    normalization = {
-        "formula": "x = (raw - offset) / scale",
-        "offset": np.asarray(offset, float).tolist(),
-        "scale": np.asarray(scale, float).tolist(),
+    signatures = units.signatures(model, scaling, x)
+    description = {
+        "tfvae_version": importlib.metadata.version("tfvae"),
+        **model.export_description(),
+        "meanings": dict(model.export_meanings()),
     }
-    return {**description, "normalization": None if offset is None else normalization}
+    if model.takes_units:
+        description["units"] = "model" if scaling is None else "raw"
+        description["scaling"] = None if scaling is None else scaling.describe()
+        description["expected_range"] = _range(scaling, x)
+    return {**description, "axes": _axes(signatures), "example": _example(model, scaling, signatures)}
 
 
 def write_json(path: Path, content: dict[str, Any]) -> None:
-    """Writes a JSON file, indented for people to read, which appears complete or not at all."""
-    files.write_text(path, json.dumps(content, indent=2) + "\n")
+    """Writes a JSON file for people to read, which appears complete or not at all; an array of numbers is one line."""
+    text = json.dumps(content, indent=2)
+    text = re.sub(r"\[[^\"{}]*\]", lambda array: re.sub(r"\s*\n\s*", "", array[0]).replace(",", ", "), text)
+    files.write_text(path, text + "\n")
+
+
+def _range(scaling: units.Units | None, x: Any) -> dict[str, Any] | None:
+    given = x.get("x") if isinstance(x, dict) else x
+    if given is None:
+        return None
+    array = checks.to_numpy(given).astype(np.float32)
+    return expected_range.of(array if scaling is None else scaling.to_raw({"x": array})["x"])
+
+
+def _axes(signatures: Mapping[str, Signature]) -> dict[str, str]:
+    """The names of the axes of each input, from the slowest to the fastest."""
+    specs = {spec.name: spec for signature in signatures.values() for spec in signature.inputs}
+    return {name: _axes_of(spec.shape[1:]) for name, spec in specs.items()}
+
+
+def _axes_of(shape: tuple[int, ...]) -> str:
+    # Images are channels-last everywhere in the package.
+    names = {1: ("column",), 3: ("height", "width", "channel")}
+    return ", ".join(("example", *names.get(len(shape), [f"axis {number + 1}" for number in range(len(shape))])))
+
+
+def _example(model: Exportable, scaling: units.Units | None, signatures: Mapping[str, Signature]) -> dict[str, Any]:
+    """One row of inputs of `serving_default`, and its outputs."""
+    inputs = model.export_example(signatures)
+    if scaling is not None:
+        inputs = scaling.to_raw(inputs)
+    outputs = signatures["serving_default"].of_model(inputs)
+    return {
+        "signature": "serving_default",
+        **{
+            kind: {name: _short(np.asarray(array)) for name, array in arrays.items()}
+            for kind, arrays in (("inputs", inputs), ("outputs", outputs))
+        },
+    }
+
+
+def _short(array: np.ndarray) -> Any:
+    """Nested lists of float32 numbers, each with no more digits than it needs; None for NaN, which JSON lacks."""
+    if array.ndim:
+        return [_short(part) for part in array]
+    return float(str(np.float32(array))) if np.isfinite(array) else None

@@ -1,5 +1,6 @@
 """Publishes exports that are a single file, so that a reader never sees half of one."""
 
+import hashlib
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +20,13 @@ def write(
     description: dict[str, Any],
     *,
     x: Any = None,
-    compared: bool = True,
+    own_tolerance: float | None = None,
     **options: Any,
 ) -> Path:
     """Writes a file and its description to a temporary folder, compares the file with the model, and moves both in.
+
+    The description contains the file's SHA-256, so that a process that is killed between the two moves does not leave a
+    pair of different exports that a client would take for one. What killed exports left in the folder is removed.
 
     Args:
         argument: the key of the format in `FORMATS`.
@@ -31,7 +35,7 @@ def write(
         path: the place of the file.
         description: what a caller must know about the model.
         x: data for the comparison; None lets the model draw them.
-        compared: whether the file is compared with the Keras model, and refused if they do not agree.
+        own_tolerance: see `check_agreement`.
         options: the other arguments of the format's `write`.
 
     Returns:
@@ -44,12 +48,18 @@ def write(
     """
     file_format = FORMATS[argument]
     path.parent.mkdir(parents=True, exist_ok=True)
+    files.remove_temporaries(path.parent, shared=True)
     with files.temporary_folder(path.parent) as folder:
         written = folder / path.name
         file_format.write(endpoints, written, **options)
-        write_json(file_format.description(written), description)
-        if compared:
-            check_agreement(model, **{argument: written}, x=x)
+        described = file_format.describe(written, description)
+        with written.open("rb") as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+        write_json(file_format.description(written), {**described, "sha256": digest})
+        check_agreement(model, x=x, own_tolerance=own_tolerance, **{argument: written})
+        # Now, because the time between the two moves should be short.
+        files.sync(written)
+        # First, because a description of an earlier version has no digest, and would be taken for that of the new file.
         files.move_in(file_format.description(written), file_format.description(path))
         files.move_in(written, path)
     return path

@@ -4,6 +4,7 @@ import contextlib
 import fcntl
 import os
 import re
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,13 +12,16 @@ import tensorflow as tf
 from numpy.typing import ArrayLike
 
 from tfvae import files
-from tfvae.checks import positive_integer
-from tfvae.export import documents, warmup
+from tfvae.checks import boolean, positive_integer
+from tfvae.export import documents, units, warmup
 from tfvae.export.endpoints import Endpoints, check_kind
 from tfvae.export.formats import FORMATS
 from tfvae.export.metadata import metadata, write_json
 from tfvae.export.verification import check_agreement
 from tfvae.exportable import Exportable
+
+# Where TF Serving looks for the requests in a version.
+_WARMUP = "assets.extra/tf_serving_warmup_requests"
 
 
 def saved_model(
@@ -25,6 +29,7 @@ def saved_model(
     path: str | os.PathLike[str],
     *,
     keep: int | None = None,
+    batching: bool = False,
     x: ArrayLike | None = None,
     offset: ArrayLike | None = None,
     scale: ArrayLike | None = None,
@@ -39,12 +44,16 @@ def saved_model(
     Args:
         model: a model that is built.
         path: the model's folder, whose name is the name of the served model. Its subfolders 1, 2, ... are the versions.
-            Beside them, README.md, example requests in requests/, models.config and batching.config are written.
-        keep: how many versions to keep, this one included; None keeps all.
+            Beside them, README.md, example requests in requests/ and models.config are written.
+        keep: how many versions that load to keep, this one included; None keeps all. Whatever is older than the oldest
+            of them is removed. A newer version that does not load is left there, with a warning that names it.
+        batching: whether to write batching.config too, and to show how to start a server with it, which then gathers
+            requests into batches; docs/serving.md says when this pays and what it puts at risk.
         x: data as for `fit`, for the comparison; None draws them from the model. For variational inference with
             `predictive`, new data in the form that it takes, whose shapes also become those of the inputs.
-        offset: with `scale`, how raw data are normalised, x = (raw - offset) / scale, to be recorded in the version;
-            None records nothing.
+        offset: with `scale`, how raw data become those of the model, x = (raw - offset) / scale: numbers, or arrays
+            that broadcast to the event shape. The signatures then take and give raw data: see
+            `tfvae.export.Endpoints`. None means that they take x as it is.
         scale: see `offset`.
 
     Returns:
@@ -57,12 +66,16 @@ def saved_model(
     """
     if keep is not None:
         keep = positive_integer("keep", keep)
+    batching = boolean("batching", batching)
     file_format = FORMATS["saved_model"]
     check_kind(model, file_format.name)
     model.check_exportable()
-    description = metadata(model, offset, scale)
+    if x is not None:
+        x = model.export_data(x)
+    scaling = units.make(model, offset, scale, x)
     model = model.in_float32()
-    endpoints = Endpoints(model, x=x)
+    description = metadata(model, scaling, x)
+    endpoints = Endpoints(model, x=x, scaling=scaling)
     folder = Path(path)
     # Resolved, because "." and links must give a name too.
     name = folder.resolve().name
@@ -76,18 +89,18 @@ def saved_model(
     with _errors_that_name(folder), _locked(folder), files.temporary_folder(folder) as temporary:
         content = temporary / "model"
         file_format.write(endpoints, content)
-        extra = content / "assets.extra"
-        extra.mkdir()
+        (content / _WARMUP).parent.mkdir()
         write_json(file_format.description(content), description)
         check_agreement(model, saved_model=content, x=x)
-        warmup.write(extra / "tf_serving_warmup_requests", endpoints, name)
-        for document, text in documents.files(model, model.export_signatures(x), name).items():
+        warmup.write(content / _WARMUP, endpoints, name, scaling)
+        signatures = units.signatures(model, scaling, x)
+        for document, text in documents.files(model, signatures, endpoints, name, scaling, batching).items():
             (folder / document).parent.mkdir(exist_ok=True)
             (temporary / "document").write_text(text)
             files.move_in(temporary / "document", folder / document)
         version = folder / str(1 + max((int(path.name) for path in _numbered(folder)), default=0))
         files.move_in(content, version)
-        for old in [path for path in _numbered(folder) if path.is_dir()][: -keep if keep else 0]:
+        for old in _superseded(folder, keep) if keep else ():
             # First moved to where the server does not look, so that it never sees half of a version; then removed.
             os.rename(old, temporary / old.name)
     return version
@@ -97,6 +110,38 @@ def _numbered(folder: Path) -> list[Path]:
     """The paths that TF Serving takes for versions, in order: all whose name is a number, such as 7 or 0007."""
     numbered = [path for path in folder.iterdir() if path.name.isascii() and path.name.isdecimal()]
     return sorted(numbered, key=lambda path: int(path.name))
+
+
+def _superseded(folder: Path, keep: int) -> list[Path]:
+    """The versions older than the newest `keep` that load, of which the newest of all was just published."""
+    versions = [path for path in _numbered(folder) if path.is_dir()]
+    kept = [versions.pop()]
+    while versions and len(kept) < keep:
+        # A version is not loaded if nothing depends on the answer.
+        error = _error_of(versions[-1]) if len(versions) > keep - len(kept) else None
+        version = versions.pop()
+        if error is None:
+            kept.append(version)
+        else:
+            warnings.warn(
+                f"{version} does not load: remove it. `keep` does not count it, and an older version is kept in its "
+                f"place. Received: {type(error).__name__}: {error}",
+                stacklevel=3,
+            )
+    return versions
+
+
+def _error_of(version: Path) -> Exception | None:
+    """The error that loading a version raises, or reading its warm-up requests, without which a server refuses it."""
+    requests = version / _WARMUP
+    try:
+        tf.saved_model.load(str(version))
+        if requests.exists():
+            for _ in tf.data.TFRecordDataset(str(requests)):
+                pass
+    except Exception as error:  # A damaged file may raise anything.
+        return error
+    return None
 
 
 @contextlib.contextmanager

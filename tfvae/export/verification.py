@@ -1,11 +1,10 @@
 """Compares exported files with the Keras model, and measures what they cost."""
 
-import dataclasses
 import functools
 import math
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,133 +13,45 @@ import tensorflow as tf
 from numpy.typing import ArrayLike
 
 from tfvae import checks
-from tfvae.export import formats
+from tfvae.export import formats, units
 from tfvae.export.client import ExportedModel, load
 from tfvae.export.endpoints import check_kind
+from tfvae.export.report import TIMED_BATCHES, Agreement, Cost, Verification
 from tfvae.exportable import Arrays, Exportable, Signature
 
 # The absolute tolerance, for outputs close to 0, for each of the terms that the output is the sum of.
 _FLOOR = 1e-6
-# Enough to reveal a wrong weight or op, and few enough to take no time.
-_COMPARED_EXAMPLES = 64
-_TIMED_BATCHES = (1, 64)
+# How many rows a file is given at a time before it is published. The last is enough to reveal a wrong weight or op; the
+# others reveal shapes that are right for one size only.
+_COMPARED_BATCHES = (64, 7, 1)
+
+# The place of an exported model, or of several of one format.
+Paths = str | os.PathLike[str] | Sequence[str | os.PathLike[str]]
 
 
-class Agreement(NamedTuple):
-    """How far one output of an exported file is from the Keras model's, over all elements and examples.
-
-    Attributes:
-        format: the name of the format, such as "SavedModel" or "TFLite".
-        signature: the name of the signature that was called.
-        output: the output's name.
-        max_difference: the largest absolute difference.
-        mean_difference: the mean absolute difference.
-        max_value: the largest absolute value of the Keras model's output, to compare with.
-    """
-
-    format: str
-    signature: str
-    output: str
-    max_difference: float
-    mean_difference: float
-    max_value: float
-
-    def to_dict(self) -> dict[str, Any]:
-        """All fields, ready for JSON."""
-        return self._asdict()
-
-
-class Cost(NamedTuple):
-    """What one format costs in size, accuracy and time.
-
-    Attributes:
-        format: "Keras", or the name of a format, such as "SavedModel" or "TFLite".
-        path: the file or folder; None for the Keras model, which is in memory.
-        quantize: how a .tflite file was made smaller; None for float32.
-        size: bytes on disk; None for the Keras model.
-        elbo_difference: the mean ELBO minus that of the Keras model, in nats per example; None if the model has no
-            `score`.
-        latency: for each batch size, the median and the quartiles of the seconds per example that one signature takes:
-            `reconstruct` for a VAE, and in general `Exportable.timed_signature`.
-    """
-
-    format: str
-    path: str | None
-    quantize: str | None
-    size: int | None
-    elbo_difference: float | None
-    latency: dict[int, tuple[float, float, float]]
-
-    def to_dict(self) -> dict[str, Any]:
-        """All fields, ready for JSON."""
-        latency = {
-            batch: dict(zip(("median", "lower_quartile", "upper_quartile"), seconds, strict=True))
-            for batch, seconds in self.latency.items()
-        }
-        return {**self._asdict(), "latency": latency}
-
-
-@dataclasses.dataclass(frozen=True)
-class Verification:
-    """The comparison of exported files with the original model. `str` gives two tables.
-
-    Args:
-        num_examples: how many examples were compared.
-        agreements: one for each format, signature and output.
-        costs: one for the Keras model and one for each format.
-    """
-
-    num_examples: int
-    agreements: list[Agreement]
-    costs: list[Cost]
-
-    def to_dict(self) -> dict[str, Any]:
-        """All fields, ready for JSON."""
-        return {
-            "num_examples": self.num_examples,
-            "agreements": [row.to_dict() for row in self.agreements],
-            "costs": [row.to_dict() for row in self.costs],
-        }
-
-    def __str__(self) -> str:
-        """Two tables, to print."""
-        lines = [
-            f"{'format':<12}{'signature':<18}{'output':<16}{'max |diff|':>12}{'mean |diff|':>13}{'max |value|':>13}"
-        ]
-        lines += [
-            f"{row.format:<12}{row.signature:<18}{row.output:<16}{row.max_difference:>12.2e}"
-            f"{row.mean_difference:>13.2e}{row.max_value:>13.4g}"
-            for row in self.agreements
-        ]
-        batches = "".join(f"{f'batch {batch}: us per example':>32}" for batch in _TIMED_BATCHES)
-        lines += ["", f"{'format':<12}{'bytes':>10}{'ELBO diff':>12}{batches}"]
-        for row in self.costs:
-            times = "".join(
-                f"{f'{1e6 * median:.1f} ({1e6 * low:.1f} to {1e6 * high:.1f})':>32}"
-                for median, low, high in row.latency.values()
-            )
-            size = "" if row.size is None else row.size
-            elbo = "" if row.elbo_difference is None else f"{row.elbo_difference:.2e}"
-            lines.append(f"{row.format:<12}{size:>10}{elbo:>12}{times}")
-        return "\n".join(lines)
+class DisagreementError(ValueError):
+    """An exported file does not agree with the Keras model, so it is not published."""
 
 
 def verify(
     model: Exportable,
     *,
-    saved_model: str | os.PathLike[str] | None = None,
-    tflite: str | os.PathLike[str] | None = None,
+    saved_model: Paths | None = None,
+    tflite: Paths | None = None,
+    onnx: Paths | None = None,
     x: ArrayLike,
     timed_calls: int = 50,
-    **others: str | os.PathLike[str] | None,
+    **others: Paths | None,
 ) -> Verification:
     """Compares every signature of exported files with the Keras model on the same inputs and noise, and times them.
 
     Args:
         model: the model that was exported.
         saved_model: the folder of a version, or a folder of versions, of which the newest is taken.
-        tflite: the .tflite file.
-        x: data as for `fit` of the model: an array [N, ...], or a dictionary of arrays with N rows.
+        tflite: the .tflite file, or several, such as one for any batch and one for a batch of 1.
+        onnx: the folder of ONNX models.
+        x: data as for `fit` of the model, in its units: an array [N, ...], or a dictionary of arrays with N rows.
+            Files that take raw data are given them in raw units.
         timed_calls: the number of calls over which the median latency is taken.
         others: the file or folder of any other format, by its key in `tfvae.export.formats.FORMATS`.
 
@@ -151,70 +62,107 @@ def verify(
         ValueError: no file is given, or x is not valid data for the model.
         TypeError: a key of `others` is not a format.
     """
-    paths = _given({"saved_model": saved_model, "tflite": tflite, **others})
+    paths = _given({"saved_model": saved_model, "tflite": tflite, "onnx": onnx, **others})
     if not paths:
-        names, received = (separator.join(formats.FORMATS) for separator in ("` or `", "=None, "))
-        raise ValueError(f"`{names}` must be given. Received: {received}=None")
+        expected, received = (separator.join(formats.FORMATS) for separator in ("` or `", "=None, "))
+        raise ValueError(f"`{expected}` must be given. Received: {received}=None")
     timed_calls = checks.positive_integer("timed_calls", timed_calls)
     check_kind(model)
     x = model.export_data(x)
     model.check_exportable()
-    questions = _questions(model, x)
-    opened = {argument: _opened(model, path) for argument, path in paths.items()}
-    answers = {argument: _answers(exported, questions) for argument, exported in opened.items()}
+    opened = [_opened(model, path) for _, path in paths]
+    names = [_name(argument, exported) for (argument, _), exported in zip(paths, opened, strict=True)]
+    asked = _questions_by_file(model, x, opened)
+    answers = [_answers(exported, questions) for exported, questions in zip(opened, asked, strict=True)]
     agreements = [
         row
-        for argument, outputs in answers.items()
-        for row in _agreements(formats.FORMATS[argument].name, questions, outputs)
+        for name, questions, outputs in zip(names, asked, answers, strict=True)
+        for row in _agreements(name, questions, outputs)
     ]
+    questions = asked[0]
     elbo = questions["score"].outputs.get("elbo") if "score" in questions else None
     latency = _latency(lambda batch: model.predict(batch, verbose=0), x, timed_calls)
     costs = [Cost("Keras", None, None, None, None if elbo is None else 0.0, latency)]
-    for argument, exported in opened.items():
-        path = formats.find(Path(paths[argument]))[1]
-        difference = None if elbo is None else float(np.mean(answers[argument]["score"]["elbo"] - elbo))
+    for name, (_, given), exported, questions, outputs in zip(names, paths, opened, asked, answers, strict=True):
+        path = formats.find(Path(given))[1]
+        difference = None
+        if elbo is not None:
+            difference = float(np.mean(outputs["score"]["elbo"] - questions["score"].outputs["elbo"]))
         timed = functools.partial(_call, exported, model.timed_signature)
         latency = _latency(timed, questions[model.timed_signature].inputs, timed_calls)
         quantize = exported.metadata.get("quantize")
-        name = formats.FORMATS[argument].name
         costs.append(Cost(name, str(path), quantize, _size(path), difference, latency))
     return Verification(len(tf.nest.flatten(x)[0]), agreements, costs)
 
 
-def check_agreement(model: Exportable, *, x: Any = None, **files: str | os.PathLike[str] | None) -> None:
-    """Raises ValueError unless float32 files agree with the Keras model.
+def check_agreement(
+    model: Exportable, *, x: Any = None, own_tolerance: float | None = None, **files: str | os.PathLike[str] | None
+) -> None:
+    """Raises DisagreementError unless files agree with the Keras model, at every batch size and in every runtime.
 
     Args:
         model: the model that was exported.
         x: data as for `verify`; None lets the model draw them.
+        own_tolerance: given for a file that is not as exact as the Keras model, because it is quantised. It must then
+            agree with what it gives itself in its usual runtime for many rows at once, to this tolerance.
         files: the file or folder of each format, by its key in `tfvae.export.formats.FORMATS`.
     """
-    questions = _questions(model, model.export_data(x, _COMPARED_EXAMPLES))
-    for argument, path in _given(files).items():
+    most = max(_COMPARED_BATCHES)
+    x = model.export_data(x, most)
+    given = _given(files)
+    opened = [_opened(model, path) for _, path in given]
+    for (argument, path), exported, questions in zip(
+        given, opened, _questions_by_file(model, x, opened, most), strict=True
+    ):
         file_format = formats.FORMATS[argument]
-        for row in _agreements(file_format.name, questions, _answers(_opened(model, path), questions)):
-            check_row(row, questions[row.signature].signature.terms.get(row.output, 1), file_format.tolerance)
+        expected, reference, tolerance = questions, "the Keras model", file_format.tolerance
+        if own_tolerance is not None:
+            answers = _published(file_format.name, functools.partial(_answers, exported, questions))
+            expected = {name: each.answered_by(answers[name]) for name, each in questions.items()}
+            reference, tolerance = "its own answers to many rows", own_tolerance
+        for size in _COMPARED_BATCHES:
+            asked = {name: question.first(size) for name, question in expected.items()}
+            answers = _published(file_format.name, functools.partial(_answers, exported, asked))
+            rows = _agreements(file_format.name, asked, answers)
+            _check_rows(rows, asked, tolerance, reference)
+        # Here the questions are of one row.
+        for runtime, answer in file_format.other_runtimes.items():
+            inputs = {name: question.inputs for name, question in asked.items()}
+            in_runtime = f"{file_format.name} in {runtime}"
+            rows = _agreements(in_runtime, asked, _published(in_runtime, functools.partial(answer, Path(path), inputs)))
+            _check_rows(rows, asked, tolerance, reference)
 
 
-def check_row(row: Agreement, terms: int, tolerance: float) -> None:
-    """Raises ValueError if an output of an export does not agree with the Keras model's.
+def check_row(row: Agreement, terms: float, tolerance: float, reference: str = "the Keras model") -> None:
+    """Raises DisagreementError if an output of an export does not agree with what it should be.
 
     Args:
         row: the comparison of the output.
         terms: the number of terms that the output is the sum of.
         tolerance: the largest difference allowed, relative to the largest value.
+        reference: what it was compared with.
     """
     agrees = row.max_difference <= tolerance * row.max_value + _FLOOR * terms
     if not (agrees and math.isfinite(row.max_difference)):
-        raise ValueError(
-            f"The {row.format} must agree with the Keras model to {tolerance} before it is published. "
+        raise DisagreementError(
+            f"The {row.format} must agree with {reference} to {tolerance} before it is published. "
             f"Received: `{row.signature}` gives `{row.output}` with a difference of {row.max_difference:.2e} where "
             f"the largest value is {row.max_value:.2e}"
         )
 
 
+def _check_rows(rows: list[Agreement], questions: dict[str, "_Question"], tolerance: float, reference: str) -> None:
+    for row in rows:
+        check_row(row, questions[row.signature].signature.terms.get(row.output, 1), tolerance, reference)
+
+
 def agreement(format: str, signature: str, output: str, received: np.ndarray, expected: np.ndarray) -> Agreement:
     """Compares an output of an exported file with the Keras model's."""
+    if received.shape != expected.shape:
+        raise DisagreementError(
+            f"The {format} must give `{output}` of `{signature}` in the shape {expected.shape} of the Keras model's. "
+            f"Received: the shape {received.shape}"
+        )
     difference = np.abs(received - expected)
     values = (difference.max(), difference.mean(), np.abs(expected).max())
     return Agreement(format, signature, output, *map(float, values))
@@ -233,23 +181,69 @@ class _Question(NamedTuple):
     inputs: Arrays
     outputs: Arrays
 
+    def first(self, rows: int) -> "_Question":
+        """The question about the first rows alone."""
+        inputs, outputs = (
+            {name: array[:rows] for name, array in arrays.items()} for arrays in (self.inputs, self.outputs)
+        )
+        return self._replace(inputs=inputs, outputs=outputs)
 
-def _questions(model: Exportable, x: Any) -> dict[str, _Question]:
-    """The question for each signature, by the name of the signature."""
-    examples = model.export_examples(x)
+    def answered_by(self, outputs: Arrays) -> "_Question":
+        """The question with other outputs in the place of the Keras model's."""
+        return self._replace(outputs=outputs)
+
+
+def _questions(model: Exportable, x: Any, scaling: units.Units | None, rows: int | None = None) -> dict[str, _Question]:
+    """The question for each signature, by the name of the signature; with a number of rows, x is repeated up to it."""
+    examples = units.examples(model, scaling, x)
+    if rows is not None:
+        examples = {
+            name: {argument: np.resize(array, (rows, *np.shape(array)[1:])) for argument, array in inputs.items()}
+            for name, inputs in examples.items()
+        }
     return {
         name: _Question(signature, examples[name], signature.of_model(examples[name]))
-        for name, signature in model.export_signatures(x).items()
+        for name, signature in units.signatures(model, scaling, x).items()
     }
 
 
-def _given(files: dict[str, str | os.PathLike[str] | None]) -> dict[str, str | os.PathLike[str]]:
-    """The files that are given, in the order of the formats."""
+def _questions_by_file(
+    model: Exportable, x: Any, opened: Sequence[ExportedModel], rows: int | None = None
+) -> list[dict[str, _Question]]:
+    """The questions for each file, in the units that its description says; files of the same units share them."""
+    found: dict[str, dict[str, _Question]] = {}
+    asked = []
+    for exported in opened:
+        scaling = exported.metadata.get("scaling")
+        if scaling is None and any(name.endswith(units.SUFFIX) for name in exported.signatures):
+            raise ValueError(
+                "An exported file must lie beside its description, which says how it scales x. Received: "
+                f"{exported!r}, which takes raw data, without it"
+            )
+        key = repr(scaling)
+        if key not in found:
+            found[key] = _questions(model, x, units.read(model, exported.metadata, x), rows)
+        asked.append(found[key])
+    return asked
+
+
+def _given(files: Mapping[str, Paths | None]) -> list[tuple[str, str | os.PathLike[str]]]:
+    """The files that are given, each with the key of its format, in the order of the formats."""
     for argument in files:
         if argument not in formats.FORMATS:
             raise TypeError(f"{argument!r} is not a key of `tfvae.export.formats.FORMATS`, {list(formats.FORMATS)}")
-    given = {argument: files.get(argument) for argument in formats.FORMATS}
-    return {argument: path for argument, path in given.items() if path is not None}
+    given = []
+    for argument in formats.FORMATS:
+        paths = files.get(argument)
+        several = () if paths is None else [paths] if isinstance(paths, str | os.PathLike) else paths
+        given += [(argument, path) for path in several]
+    return given
+
+
+def _name(argument: str, exported: ExportedModel) -> str:
+    """The name of an exported model in a table."""
+    batch_size = exported.metadata.get("batch_size")
+    return formats.FORMATS[argument].name + (f" batch {batch_size}" if batch_size else "")
 
 
 def _opened(model: Exportable, path: str | os.PathLike[str]) -> ExportedModel:
@@ -268,6 +262,15 @@ def _answers(exported: ExportedModel, questions: dict[str, _Question]) -> dict[s
     return {name: exported.run(name, **question.inputs) for name, question in questions.items()}
 
 
+def _published(name: str, answers: Callable[[], dict[str, Arrays]]) -> dict[str, Arrays]:
+    """The answers of a file that is about to be published, which must be able to give them."""
+    try:
+        return answers()
+    except RuntimeError as error:
+        # For example an int8 file that divides by what has been rounded to 0.
+        raise DisagreementError(f"The {name} must run before it is published. Received: {error}") from error
+
+
 def _agreements(format: str, questions: dict[str, _Question], answers: dict[str, Arrays]) -> list[Agreement]:
     return [
         agreement(format, name, output, answers[name][output], expected)
@@ -279,7 +282,7 @@ def _agreements(format: str, questions: dict[str, _Question], answers: dict[str,
 def _latency(call: Callable[[Any], Any], x: Any, calls: int) -> dict[int, tuple[float, float, float]]:
     """The median and quartiles of the seconds per example, by batch size."""
     latency = {}
-    for batch_size in _TIMED_BATCHES:
+    for batch_size in TIMED_BATCHES:
         batch = tf.nest.map_structure(lambda array, size=batch_size: np.resize(array, (size, *array.shape[1:])), x)
         call(batch)
         times = []

@@ -9,22 +9,26 @@ from pathlib import Path
 import numpy as np
 import tensorflow as tf
 
+from tfvae.export import units
 from tfvae.export.endpoints import Endpoints
 
 
-def write(path: Path, endpoints: Endpoints, model_name: str) -> None:
+def write(path: Path, endpoints: Endpoints, model_name: str, scaling: units.Units | None = None) -> None:
     """Writes the TFRecord file.
 
     Args:
         path: the file to write.
         endpoints: the functions that are served.
         model_name: the name under which the model is served.
+        scaling: the units of the signatures, so that the requests are 0 in the model's units.
     """
     with tf.io.TFRecordWriter(str(path)) as writer:
         for signature, function in endpoints.signatures_by_name.items():
             inputs = {
                 spec.name: np.zeros([1, *spec.shape[1:]], np.float32) for spec in function.structured_input_signature[0]
             }
+            if scaling is not None and not signature.endswith(units.SUFFIX):
+                inputs = scaling.to_raw(inputs)
             writer.write(_prediction_log(model_name, signature, inputs))
 
 

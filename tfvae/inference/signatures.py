@@ -1,5 +1,7 @@
 """How variational inference is exported: it implements the contract of `tfvae.exportable`."""
 
+import dataclasses
+import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -13,6 +15,8 @@ from tfvae.inference import observations
 
 # Enough to reveal a wrong weight or op, and few enough to take no time.
 _DRAWS = 64
+_OF_DRAWS = "one draw of the latent variables from q for each row of noise epsilon from N(0, I)"
+_OF_PREDICTIONS = "the mean and the standard deviation of the posterior predictive distribution"
 
 
 class PosteriorExport(Exportable, keras.Model):
@@ -42,11 +46,11 @@ class PosteriorExport(Exportable, keras.Model):
             return {name: tf.identity(value) for name, value in latents.items()}
 
         epsilon = tf.TensorSpec([None, self.space.dim], tf.float32, "epsilon")
-        of_draws = Signature(sample, (epsilon,), request={"epsilon": [0.0] * self.space.dim})
+        of_draws = Signature(sample, (epsilon,), request={"epsilon": [0.0] * self.space.dim}, meaning=_OF_DRAWS)
         if self.predictive is not None:
             function, specs, first_row = self._prediction(x)
-            predict = Signature(function, specs)
-            by_default = Signature(function, specs, request=first_row)
+            predict = Signature(function, specs, meaning=_OF_PREDICTIONS)
+            by_default = dataclasses.replace(predict, request=first_row)
             return {"sample": of_draws, "predict": predict, "serving_default": by_default}
         if x is not None:
             raise ValueError(
@@ -95,30 +99,45 @@ class PosteriorExport(Exportable, keras.Model):
         """The sections of the README: see `Exportable`.
 
         Args:
-            signatures: the result of `export_signatures`.
+            signatures: has no effect.
         """
         latents = ", ".join(f"{name} {list(shape)}" for name, shape in self.space.shapes.items())
-        sections = [("posterior.md", {"latents": latents, "dim": self.space.dim})]
-        if "predict" in signatures:
-            specs = signatures["predict"].inputs
-            shapes = [f"{spec.name} [{', '.join(['B', *map(str, spec.shape[1:])])}]" for spec in specs]
-            sections.append(("prediction.md", {"inputs": ", ".join(shapes)}))
-        return sections
+        return [("posterior.md", {"latents": latents})]
 
     def _prediction(
         self, x: Any
     ) -> tuple[Callable[..., dict[str, tf.Tensor]], tuple[tf.TensorSpec, ...], dict[str, Any]]:
         """The function that predicts from new data, its inputs, and the first row of x by name, ready for JSON."""
         arrays = _columns(x)
-        dtypes = {name: array.dtype if array.dtype.kind in "biu" else np.float32 for name, array in arrays.items()}
 
         def predict(*tensors: tf.Tensor) -> dict[str, tf.Tensor]:
             # All inputs of a signature are float32, whatever dtype the model's own data have.
-            given = {name: tf.cast(tensor, dtypes[name]) for name, tensor in zip(arrays, tensors, strict=True)}
-            return self.predict_moments(given if isinstance(x, dict) else given["x"])
+            given, wrong = dict(zip(arrays, tensors, strict=True)), []
+            for name, array in arrays.items():
+                if array.dtype.kind in "biu":
+                    given[name], nan = _whole(given[name], array)
+                    wrong.append(nan)
+            moments = self.predict_moments(given if isinstance(x, dict) else given["x"])
+            for nan in wrong:
+                moments = {
+                    name: moment + tf.reshape(nan, [-1] + [1] * (moment.shape.rank - 1))
+                    for name, moment in moments.items()
+                }
+            return moments
 
         specs = tuple(tf.TensorSpec([None, *array.shape[1:]], tf.float32, name) for name, array in arrays.items())
         return predict, specs, {name: array[0].tolist() for name, array in arrays.items()}
+
+
+def _whole(tensor: tf.Tensor, array: np.ndarray) -> tuple[tf.Tensor, tf.Tensor]:
+    """Values in the dtype of an array, and for each row 0, or NaN if a value is none of that dtype, such as 1.5 or NaN.
+
+    Such a value is replaced by one of the array, because in a lookup it could fail for all rows.
+    """
+    whole = tf.cast(tensor, array.dtype)
+    is_whole = tf.equal(tf.cast(whole, tf.float32), tensor)
+    is_right = tf.reduce_all(is_whole, axis=list(range(1, tensor.shape.rank)))
+    return tf.where(is_whole, whole, array[:1]), tf.where(is_right, 0.0, math.nan)
 
 
 def _columns(x: Any) -> Arrays:

@@ -44,9 +44,9 @@ class VariationalInference(PosteriorExport, VariationalModel):
     """An approximation q(z) of the posterior p(z | data) of a Bayesian model.
 
     `fit` maximises the ELBO, E_q[log p(data, z) - log q(z)] <= log p(data), and so minimises KL(q(z) || p(z | data)).
-    The metrics are in nats for all of the data, not per row: `elbo`; `log_likelihood`, E_q[log p(data | z)]; `kl`,
-    KL(q(z) || p(z)). If the model gives only its log joint density, `log_likelihood` is the mean of that, and `kl` is
-    the negative entropy of q.
+    The metrics are in nats for all of the data, not per row: `elbo`; `reconstruction_log_likelihood`,
+    E_q[log p(data | z)]; `kl`, KL(q(z) || p(z)). If the model gives only its log joint density,
+    `reconstruction_log_likelihood` is the mean of that, and `kl` is the negative entropy of q.
 
     q is a family of distributions over the unconstrained space of the latent variables, which bijectors map to the
     constrained one. Its coordinates are standardised before the first step, by a Gaussian near the posterior: see

@@ -77,6 +77,12 @@ class Categorical(Likelihood):
         """
         return np.argmax(mean, axis=-1).astype(np.float32)
 
+    def units_of_mean(
+        self, offset: np.ndarray, scale: np.ndarray, event_shape: tuple[int, ...]
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """No units, as probabilities have none, by an offset of 0 and a scale of 1: see `Likelihood`."""
+        return np.zeros((), np.float32), np.ones((), np.float32)
+
     def check(self, x: np.ndarray) -> None:
         """Raises ValueError when a value is no code."""
         expected = (

@@ -69,6 +69,16 @@ class Columns(Likelihood):
         """A valid value for each column [D]."""
         return np.repeat([likelihood.placeholder for likelihood in self.likelihoods], self._widths)
 
+    @property
+    def column_names(self) -> tuple[str, ...] | None:
+        """The names of the columns; those of a group of several are numbered."""
+        if self._names is None:
+            return None
+        groups = zip(self._names, self._widths, strict=True)
+        return tuple(
+            name if width == 1 else f"{name}_{number + 1}" for name, width in groups for number in range(width)
+        )
+
     def parameter_shape(self, event_shape: tuple[int, ...]) -> tuple[int, ...]:
         """The shape that the decoder's output must have for each example.
 
@@ -156,6 +166,23 @@ class Columns(Likelihood):
             for likelihood, part, width in zip(self.likelihoods, parts, self._widths, strict=True)
         ]
         return np.concatenate(columns, axis=-1)
+
+    def units_of_mean(
+        self, offset: np.ndarray, scale: np.ndarray, event_shape: tuple[int, ...]
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """The units of each number of the mean: see `Likelihood`."""
+        columns = (
+            np.split(np.broadcast_to(array, event_shape), np.cumsum(self._widths)[:-1], axis=-1)
+            for array in (offset, scale)
+        )
+        groups: list[tuple[np.ndarray, ...]] = []
+        for likelihood, *units in zip(self.likelihoods, *columns, strict=True):
+            shape = likelihood.mean_shape(units[0].shape)
+            of_group = likelihood.units_of_mean(units[0], units[1], units[0].shape)
+            flat = (*event_shape[:-1], -1)
+            groups.append(tuple(np.broadcast_to(array, shape).reshape(flat) for array in of_group))
+        offsets, scales = (np.concatenate(arrays, axis=-1) for arrays in zip(*groups, strict=True))
+        return offsets, scales
 
     def check(self, x: np.ndarray) -> None:
         """Raises ValueError, with the name of the column, when a column cannot come from its likelihood."""

@@ -31,12 +31,14 @@ class Likelihood(keras.layers.Layer, abc.ABC):
         allows_missing: whether x may hold NaN, which marks a missing element.
         has_moving_statistics: whether training sets some of its weights from the data, not by the gradient.
         placeholder: a valid value for an element of x, put in the place of missing elements.
+        column_names: the names of the columns of x, on its last axis; None if they have none.
     """
 
     num_parameters = 1
     allows_missing = False
     has_moving_statistics = False
     placeholder: float | np.ndarray = 0.0
+    column_names: tuple[str, ...] | None = None
     _event_rank: int
     _event_shape: tuple[int, ...]
 
@@ -140,6 +142,25 @@ class Likelihood(keras.layers.Layer, abc.ABC):
             mean: what `mean` returns [..., *mean_shape].
         """
         return mean
+
+    def units_of_mean(
+        self, offset: np.ndarray, scale: np.ndarray, event_shape: tuple[int, ...]
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """The units of what `mean` returns, where those of x are x = (raw - offset) / scale.
+
+        They are those of x, unless a subclass overrides this, as one does whose mean is made of probabilities.
+
+        Args:
+            offset: broadcasts to the event shape.
+            scale: as `offset`.
+            event_shape: the shape of x for each example.
+
+        Returns:
+            offset and scale with which the mean in raw units is mean * scale + offset; they broadcast to
+            `mean_shape(event_shape)`.
+        """
+        del event_shape
+        return offset, scale
 
     def by_element(self, parameters: tf.Tensor) -> tf.Tensor:
         """Reshapes the decoder's output [..., *parameter_shape] to [..., E, P]: P parameters for each of E elements."""

@@ -86,6 +86,17 @@ class Missing(Likelihood):
         """
         return self.likelihood.mean(parameters)
 
+    @property
+    def column_names(self) -> tuple[str, ...] | None:
+        """The names of the columns: see `Likelihood`."""
+        return self.likelihood.column_names
+
+    def units_of_mean(
+        self, offset: np.ndarray, scale: np.ndarray, event_shape: tuple[int, ...]
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """The units of the mean of the likelihood of complete data: see `Likelihood`."""
+        return self.likelihood.units_of_mean(offset, scale, event_shape)
+
     def to_data(self, mean: np.ndarray) -> np.ndarray:
         """Turns a mean into a value of x [..., *event_shape]: see `Likelihood`.
 

@@ -9,7 +9,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from tfvae import checks, elbo
+from tfvae import checks, elbo, renamed
 from tfvae.callbacks import PosteriorCollapseWarning
 from tfvae.models import log_weights, parts
 from tfvae.models.signatures import AutoencoderExport
@@ -150,7 +150,7 @@ class Autoencoder(AutoencoderExport, VariationalModel):
             batch_size: how many examples are computed at a time.
 
         Returns:
-            `elbo`, `log_likelihood` and `kl`, each [N], in nats per example.
+            `elbo`, `reconstruction_log_likelihood` and `kl`, each [N], in nats per example.
         """
         x = self._arrays(x)
         self.check_data(x)
@@ -161,7 +161,7 @@ class Autoencoder(AutoencoderExport, VariationalModel):
             checks.check_same_length(x=tf.nest.flatten(x)[0], epsilon=epsilon)
             pairs = zip(batches(x, batch_size), batches(epsilon, batch_size), strict=True)
             outputs = [self._run(self._score, *pair) for pair in pairs]
-        return {name: np.concatenate([output[name] for output in outputs]) for name in outputs[0]}
+        return renamed.Scores({name: np.concatenate([output[name] for output in outputs]) for name in outputs[0]})
 
     def _scored(self, x: Any, epsilon: tf.Tensor | None = None) -> tuple[dict[str, tf.Tensor], tf.Tensor]:
         """The terms of the bound at a single z for each x, and the output of the decoder at that z.
@@ -172,9 +172,19 @@ class Autoencoder(AutoencoderExport, VariationalModel):
                 of q(z|x).
 
         Returns:
-            `elbo`, `log_likelihood` and `kl`, each [B] in nats, and the parameters of p(x|z) [B, ...].
+            `elbo`, `reconstruction_log_likelihood` and `kl`, each [B] in nats, and the parameters of p(x|z) [B, ...].
         """
         raise NotImplementedError(f"{type(self).__name__} cannot compute a score from given noise")
+
+    def _scores(self, terms: elbo.ElboTerms) -> dict[str, tf.Tensor]:
+        """The outputs of `score`, from the terms at a single z for each x."""
+        # Not `terms.elbo`: the mean over one sample would be one more op of a device.
+        reconstruction_log_likelihood = tf.squeeze(terms.reconstruction_log_likelihood, 0)
+        return {
+            "elbo": reconstruction_log_likelihood - terms.kl,
+            renamed.NEW: reconstruction_log_likelihood,
+            "kl": terms.kl,
+        }
 
     def _score(self, x: Any, epsilon: tf.Tensor) -> dict[str, tf.Tensor]:
         return self._scored(x, epsilon)[0]

@@ -88,6 +88,7 @@ class ConditionalVAE(VAE):
 
     # The signatures of an export take the condition as the networks do.
     _given_shapes = _condition_shapes
+    _meaning_of_given = " The condition holds the numbers that the networks take, such as a one-hot vector for a class."
 
     def build(self, input_shape: Any) -> None:
         """Builds the parts for data of one shape, and checks that they fit together.

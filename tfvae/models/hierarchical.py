@@ -233,11 +233,15 @@ class HierarchicalVAE(autoencoder.Autoencoder):
             kl = log_posterior[index] - log_prior[index] if kl is None else tf.reshape(kl, shape)
             kls.append(tf.reduce_mean(kl, axis=0))
         parameters = self.decoders[0](layers[0].z, training=sampling.training)
-        by_sample = tf.reshape(
-            parameters, tf.concat([[sampling.num_samples, tf.shape(x)[0]], tf.shape(parameters)[1:]], 0)
-        )
+        # In an export, the single sample has no axis of its own, because with it, images would have five axes, of which
+        # GPUs of devices take four. In training, likelihoods need the axis.
+        by_sample = parameters
+        if sampling.training or sampling.num_samples > 1:
+            by_sample = tf.reshape(
+                parameters, tf.concat([[sampling.num_samples, tf.shape(x)[0]], tf.shape(parameters)[1:]], 0)
+            )
         terms = elbo.ElboTerms(
-            self.likelihood.log_prob(x, by_sample, training=sampling.training),
+            tf.reshape(self.likelihood.log_prob(x, by_sample, training=sampling.training), shape),
             tf.add_n(log_prior),
             tf.add_n(log_posterior),
             tf.add_n(kls),
@@ -285,7 +289,7 @@ class HierarchicalVAE(autoencoder.Autoencoder):
     def _scored(self, x: tf.Tensor, epsilon: tf.Tensor | None = None) -> tuple[dict[str, tf.Tensor], tf.Tensor]:
         sampling = elbo.Sampling(1, tf.zeros([2], tf.int32))
         terms, parameters = self._terms_at(x, self._at_noise(x, epsilon), sampling)
-        return {"elbo": terms.elbo, "log_likelihood": terms.log_likelihood[0], "kl": terms.kl}, parameters
+        return self._scores(terms), parameters
 
     def _draw(self, x: tf.Tensor, sampling: elbo.Sampling) -> list[_Layer]:
         """The layers at S draws for each example, in one batch of S * B rows."""

@@ -167,7 +167,7 @@ class SemiSupervisedVAE(ConditionalVAE):
         correct = known & (tf.argmax(log_q, axis=-1, output_type=tf.int32) == label)
         log_likelihood, log_prior, log_posterior, kl = (
             tf.reduce_sum(weights * term, axis=-1)
-            for term in (terms.log_likelihood, terms.log_prior, terms.log_posterior, terms.kl)
+            for term in (terms.reconstruction_log_likelihood, terms.log_prior, terms.log_posterior, terms.kl)
         )
         return elbo.ElboTerms(
             log_likelihood,
@@ -235,8 +235,14 @@ class SemiSupervisedVAE(ConditionalVAE):
         return {"probabilities": tf.exp(self._log_label_posterior(x))}
 
     @property
-    def _functions_of_x(self) -> dict[str, Callable[[tf.Tensor], dict[str, tf.Tensor]]]:
-        return {"classify": self._classify}
+    def _functions_of_x(self) -> dict[str, tuple[Callable[[tf.Tensor], dict[str, tf.Tensor]], str]]:
+        return {"classify": (self._classify, "the probabilities of the labels under q(y|x)")}
+
+    @property
+    def _meaning_of_given(self) -> str:
+        return (
+            f" A label is an integer from 0 to {self.num_classes - 1}; beside x, -1 stands for the most probable one."
+        )
 
     def _log_label_posterior(self, x: tf.Tensor, training: bool = False) -> tf.Tensor:
         """The log-probabilities log q(y|x) [B, K]."""
@@ -251,7 +257,7 @@ class SemiSupervisedVAE(ConditionalVAE):
         terms = super().elbo_terms(every, sampling)
         log_likelihood, log_prior, log_posterior = (
             tf.reshape(term, [sampling.num_samples, rows, self.num_classes])
-            for term in (terms.log_likelihood, terms.log_prior, terms.log_posterior)
+            for term in (terms.reconstruction_log_likelihood, terms.log_prior, terms.log_posterior)
         )
         kl = tf.reshape(terms.kl, [rows, self.num_classes])
         return elbo.ElboTerms(
@@ -286,7 +292,7 @@ class SemiSupervisedVAE(ConditionalVAE):
         return super()._split(self._completed(x))
 
     def _together(self, x: tf.Tensor, *given: tf.Tensor) -> dict[str, tf.Tensor]:
-        return {"x": x, "label": self._asserted(given[0], -1)}
+        return {"x": x, "label": given[0]}
 
     def _decode(self, z: tf.Tensor, label: tf.Tensor) -> tf.Tensor:
         return super()._decode(z, self._one_hot(label))
@@ -301,14 +307,7 @@ class SemiSupervisedVAE(ConditionalVAE):
         return super()._draw_prior(self._one_hot(label), seed)
 
     def _one_hot(self, label: tf.Tensor) -> tf.Tensor:
-        return tf.one_hot(tf.cast(self._asserted(label, 0), tf.int32), self.num_classes)
-
-    def _asserted(self, label: tf.Tensor, lowest: int) -> tf.Tensor:
-        """Returns the labels after a check, which is part of an export's graph: others would select no class at all."""
-        number = tf.cast(label, tf.float32)
-        is_right = (number >= lowest) & (number < self.num_classes) & tf.equal(number, tf.floor(number))
-        tf.debugging.Assert(tf.reduce_all(is_right), [f"label must hold {self._expected_labels(lowest)}"])
-        return label
+        return tf.one_hot(tf.cast(label, tf.int32), self.num_classes)
 
     def _expected_labels(self, lowest: int) -> str:
         return f"integers from 0 to {self.num_classes - 1}{', and -1 for none' if lowest < 0 else ''}"

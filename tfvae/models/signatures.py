@@ -15,6 +15,11 @@ from tfvae.exportable import Arrays, Exportable, Signature
 
 # Enough to reveal a wrong weight or op, and few enough to take no time.
 _DRAWN_ROWS = 64
+# What the inputs of `_given_shapes` mean.
+_GIVEN = {
+    "condition": "what x depends on besides z",
+    "label": "the number of the class; where x is given, -1 stands for the most probable one",
+}
 
 
 class AutoencoderExport(Exportable, keras.Model):
@@ -23,6 +28,8 @@ class AutoencoderExport(Exportable, keras.Model):
     timed_signature = "reconstruct"
     # What the signatures take in addition to x, z or epsilon, with the shape for one example.
     _given_shapes: ClassVar[dict[str, tuple[int, ...]]] = {}
+    # A sentence on these inputs, for the README of an export.
+    _meaning_of_given = ""
     # The reason why models of this class cannot be exported; None if they can.
     _no_export: ClassVar[str | None] = None
 
@@ -43,7 +50,7 @@ class AutoencoderExport(Exportable, keras.Model):
         z, epsilon = _spec("z", (self._z_dim,)), _spec("epsilon", (self._epsilon_dim,))
         given = tuple(_spec(name, shape) for name, shape in self._given_shapes.items())
         elements = math.prod(self.event_shape)
-        terms = {"elbo": elements, "log_likelihood": elements, "kl": self._epsilon_dim}
+        terms = {"elbo": elements, "reconstruction_log_likelihood": elements, "kl": self._epsilon_dim}
         zeros = {spec.name: np.zeros(spec.shape[1:]).tolist() for spec in (spec_of_x, epsilon, *given)}
         row = {name: value for name, value in zeros.items() if name != "epsilon"}
         signatures = {
@@ -51,21 +58,25 @@ class AutoencoderExport(Exportable, keras.Model):
                 lambda *data: self._encode(self._together(*data)),
                 (spec_of_x, *given),
                 lambda **data: self.encode(_data(data)),
+                meaning="the parameters of q(z|x)",
             ),
             "decode": Signature(
                 lambda z, *given: {"mean": self._decode(z, *given)},
                 (z, *given),
                 lambda z, **given: {"mean": self.decode(z, *given.values())},
+                meaning="the mean of p(x|z)",
             ),
             "reconstruct": Signature(
                 lambda *data: {"mean": self.call(self._together(*data))},
                 (spec_of_x, *given),
                 lambda **data: {"mean": self.reconstruct(_data(data))},
+                meaning="the mean of p(x|z) at the mean of q(z|x)",
             ),
             "generate": Signature(
                 lambda epsilon, *given: {"mean": self._decode(self._from_prior(epsilon, *given), *given)},
                 (epsilon, *given),
                 lambda epsilon, **given: {"mean": self.decode(self._prior_draws(epsilon, given), *given.values())},
+                meaning="the mean of p(x|z) at z drawn from the prior by noise epsilon from N(0, I)",
             ),
             # What it computes: `_scored`, in vae.py for a `VAE`.
             "score": Signature(
@@ -74,6 +85,7 @@ class AutoencoderExport(Exportable, keras.Model):
                 lambda epsilon, **data: self.score(_data(data), epsilon),
                 terms,
                 request=zeros,
+                meaning="the ELBO and its terms in nats, at z drawn from q(z|x) by noise epsilon from N(0, I)",
             ),
             "serving_default": Signature(
                 lambda *data: self._reconstruct_and_score(self._together(*data)),
@@ -81,9 +93,13 @@ class AutoencoderExport(Exportable, keras.Model):
                 lambda **data: {"mean": self.reconstruct(_data(data)), **self.score(_data(data))},
                 terms,
                 request=row if given else row["x"],
+                meaning="the outputs of reconstruct, and those of score at the mean of q(z|x)",
             ),
         }
-        return signatures | {name: Signature(function, (spec_of_x,)) for name, function in self._functions_of_x.items()}
+        return signatures | {
+            name: Signature(function, (spec_of_x,), meaning=meaning)
+            for name, (function, meaning) in self._functions_of_x.items()
+        }
 
     def export_weights(self) -> list[Any]:
         """The weights of all parts."""
@@ -144,6 +160,32 @@ class AutoencoderExport(Exportable, keras.Model):
             **{name: {"x": data["x"]} for name in self._functions_of_x},
         }
 
+    def export_units(self, offset: np.ndarray, scale: np.ndarray) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+        """Those of the data for x, and for `mean` unless it is made of probabilities: see `Exportable`."""
+        return {"x": (offset, scale), "mean": self.likelihood.units_of_mean(offset, scale, tuple(self.event_shape))}
+
+    def export_example(self, signatures: Mapping[str, Signature]) -> Arrays:
+        """A row that the model draws: see `Exportable`."""
+        x = self.export_data(None, 1)
+        return x if isinstance(x, dict) else {"x": x}
+
+    def export_meanings(self) -> Mapping[str, str]:
+        """What the inputs and outputs of the signatures mean: see `Exportable`."""
+        names = self.likelihood.column_names
+        return {
+            "x": "the data" if names is None else f"the data, with the columns {', '.join(names)}",
+            "z": "latent variables",
+            "epsilon": "noise, drawn from N(0, I)",
+            **{name: _GIVEN[name] for name in self._given_shapes},
+            "loc": "the location of q(z|x)",
+            "scale": "the scale of q(z|x)",
+            "mean": "the mean of p(x|z)",
+            "elbo": "a lower bound on log p(x), in nats; high for data like those of the training",
+            "log_likelihood": "log p(x|z), in nats",
+            "kl": "the divergence of q(z|x) from p(z), in nats",
+            **({"probabilities": "the probabilities of the classes, q(y|x)"} if self._functions_of_x else {}),
+        }
+
     def export_description(self) -> dict[str, Any]:
         """The event shape, latent dimension, shape of a condition, parts, and whether NaN may mark a missing value."""
         return {
@@ -151,6 +193,7 @@ class AutoencoderExport(Exportable, keras.Model):
             **{f"{name}_shape": list(shape) for name, shape in self._given_shapes.items()},
             **self._description,
             "missing_values": self.likelihood.allows_missing,
+            **({} if self.likelihood.column_names is None else {"columns": list(self.likelihood.column_names)}),
         }
 
     def export_readme(self, signatures: Mapping[str, Signature]) -> list[tuple[str, dict[str, Any]]]:
@@ -159,17 +202,10 @@ class AutoencoderExport(Exportable, keras.Model):
         Args:
             signatures: has no effect.
         """
-        conditions = "".join(
-            f"\nEvery signature here takes {name} [{', '.join(map(str, ('B', *shape)))}] too.\n"
-            for name, shape in self._given_shapes.items()
-        )
         fields = {
-            "conditions": conditions,
+            "conditions": self._meaning_of_given,
             "event_shape": list(self.event_shape),
-            "event": ", ".join(map(str, self.event_shape)),
             "latent_dim": self._z_dim,
-            "epsilon_dim": self._epsilon_dim,
-            "batch_of_one": (1, *self.event_shape),
         }
         return [("autoencoder.md", fields)]
 
@@ -186,8 +222,8 @@ class AutoencoderExport(Exportable, keras.Model):
         return {name: data[name] for name in self._given_shapes}
 
     @property
-    def _functions_of_x(self) -> dict[str, Callable[[tf.Tensor], dict[str, tf.Tensor]]]:
-        """The functions of x behind further signatures, which not every autoencoder has, by name."""
+    def _functions_of_x(self) -> dict[str, tuple[Callable[[tf.Tensor], dict[str, tf.Tensor]], str]]:
+        """The functions of x behind further signatures, which not every autoencoder has, each with its meaning."""
         return {}
 
     def _prior_draws(self, epsilon: np.ndarray, given: Arrays) -> np.ndarray:

@@ -229,14 +229,16 @@ class VAE(autoencoder.Autoencoder):
         z, log_posterior = self.posterior.sample_and_log_prob_from(encoded, epsilon)
         parameters = self.decoder(_joined(z, *conditions), training=False)
         terms = elbo.terms_at(
-            z[tf.newaxis],
-            log_posterior[tf.newaxis],
+            # Not `[tf.newaxis]`, which is one more op of a device.
+            tf.expand_dims(z, 0),
+            tf.expand_dims(log_posterior, 0),
             self.posterior.distribution(encoded),
             self._prior_given(*conditions),
-            # The argument is the z above, and the decoder's output for it is returned too, so it is computed once.
-            lambda _: self.likelihood.log_prob(event, parameters[tf.newaxis]),
+            # The argument is the z above, and the decoder's output for it is returned too, so it is computed once. It
+            # has no axis of samples, because with one, images would have five axes, of which GPUs of devices take four.
+            lambda _: tf.expand_dims(self.likelihood.log_prob(event, parameters), 0),
         )
-        return {"elbo": terms.elbo, "log_likelihood": terms.log_likelihood[0], "kl": terms.kl}, parameters
+        return self._scores(terms), parameters
 
     def _log_likelihood(self, x: Any, z: tf.Tensor, training: bool = False) -> tf.Tensor:
         """The density log p(x|z) [S, B] of z [S, B, L]."""

@@ -23,8 +23,9 @@ class VariationalModel(Trainer):
     metric is a mean over examples:
 
     - `loss`: what is minimised: the negative objective, plus the regularisation losses of the layers;
-    - `elbo`: the evidence lower bound, log_likelihood - kl, in nats, for every objective: higher is better;
-    - `log_likelihood`: E_q[log p(x|z)], in nats;
+    - `elbo`: the evidence lower bound, reconstruction_log_likelihood - kl, in nats, for every objective: higher is
+      better;
+    - `reconstruction_log_likelihood`: E_q[log p(x|z)], in nats;
     - `kl`: KL(q(z|x) || p(z)), in nats.
 
     Sample weights multiply each example's objective; as in Keras, the loss is divided by the number of examples.
@@ -38,7 +39,7 @@ class VariationalModel(Trainer):
         # Without autocast, because log-densities need x in float32. Each network casts x to its own dtype policy.
         super().__init__(autocast=False, **kwargs)
         self.objective = ELBO() if objective is None else objective
-        self._trackers = [keras.metrics.Mean(name=name) for name in ("elbo", "log_likelihood", "kl")]
+        self._trackers = [keras.metrics.Mean(name=name) for name in ("elbo", "reconstruction_log_likelihood", "kl")]
         self._trackers += self._more_metrics()
         # Set through __dict__, because Keras would otherwise try to save these graphs with the model.
         self.__dict__["_functions"] = {}
@@ -98,7 +99,7 @@ class VariationalModel(Trainer):
         values = {
             "loss": losses[0] + regularization,
             "elbo": terms.elbo,
-            "log_likelihood": tf.reduce_mean(terms.log_likelihood, axis=0),
+            "reconstruction_log_likelihood": tf.reduce_mean(terms.reconstruction_log_likelihood, axis=0),
             "kl": terms.kl,
             **(terms.metrics or {}),
         }

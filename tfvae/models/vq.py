@@ -223,13 +223,12 @@ class VQVAE(autoencoder.Autoencoder):
             batch_size: how many examples are computed at a time.
 
         Returns:
-            `elbo`, `log_likelihood` and `kl`, each [N], in nats per example.
+            `elbo`, `reconstruction_log_likelihood` and `kl`, each [N], in nats per example.
         """
         return super().score(x, None, batch_size)
 
     def _score_at_mean(self, x: tf.Tensor) -> dict[str, tf.Tensor]:
-        terms = self.elbo_terms(x, elbo.Sampling(1, tf.zeros([2], tf.int32)))
-        return {"elbo": terms.elbo, "log_likelihood": terms.log_likelihood[0], "kl": terms.kl}
+        return self._scores(self.elbo_terms(x, elbo.Sampling(1, tf.zeros([2], tf.int32))))
 
     def _vectors(self, x: tf.Tensor, training: bool = False) -> tf.Tensor:
         return tf.cast(self.encoder(self.likelihood.encoder_input(x), training=training), tf.float32)

@@ -157,7 +157,7 @@ class MMD(Objective):
         discrepancy = _mean_of_pairs(z) + _mean_of_pairs(y) - 2 * tf.reduce_mean(_kernel(z, y))
         # A batch of one example has no pairs.
         discrepancy = tf.where(count > 1, discrepancy, 0.0)
-        log_likelihood = tf.reduce_mean(terms.log_likelihood, axis=0)
+        log_likelihood = tf.reduce_mean(terms.reconstruction_log_likelihood, axis=0)
         return log_likelihood - self.kl_weight * terms.kl - self.mmd_weight * terms.weight * discrepancy
 
 

@@ -51,7 +51,7 @@ class ELBO(Objective):
 
     def __call__(self, terms: ElboTerms) -> tf.Tensor:
         """Evaluates the bound [B], in nats per example."""
-        return tf.reduce_mean(terms.log_likelihood, axis=0) - self.beta * terms.kl
+        return tf.reduce_mean(terms.reconstruction_log_likelihood, axis=0) - self.beta * terms.kl
 
 
 @keras.saving.register_keras_serializable(PACKAGE)
@@ -88,7 +88,7 @@ class FreeBits(Objective):
         kl = terms.kl_by_dimension() if self.per_dimension else terms.kl[:, tf.newaxis]
         is_free = tf.reduce_mean(kl, axis=0, keepdims=True) < self.nats
         paid = tf.reduce_sum(tf.where(is_free, self.nats, kl), axis=1)
-        return tf.reduce_mean(terms.log_likelihood, axis=0) - paid
+        return tf.reduce_mean(terms.reconstruction_log_likelihood, axis=0) - paid
 
 
 @keras.saving.register_keras_serializable(PACKAGE)
@@ -126,4 +126,4 @@ class Capacity(Objective):
     def __call__(self, terms: ElboTerms) -> tf.Tensor:
         """Evaluates the objective [B], in nats per example."""
         distance = tf.abs(terms.kl - self.capacity * terms.weight)
-        return tf.reduce_mean(terms.log_likelihood, axis=0) - self.gamma * distance
+        return tf.reduce_mean(terms.reconstruction_log_likelihood, axis=0) - self.gamma * distance

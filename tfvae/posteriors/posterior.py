@@ -133,6 +133,10 @@ class LocationScalePosterior(Posterior):
         scale = positive(float32(self.scale_head(features)))
         return {"loc": float32(self.loc_head(features)), "scale": scale}
 
+    def center(self, parameters: dict[str, tf.Tensor]) -> tf.Tensor:
+        """The location loc [B, L], the mean of q(z|x)."""
+        return tf.convert_to_tensor(parameters["loc"])
+
 
 class TransformedPosterior(Posterior):
     """A posterior of standard normal noise transformed by a bijector: z = g(epsilon; x), epsilon ~ N(0, I).

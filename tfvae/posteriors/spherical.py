@@ -56,7 +56,7 @@ class SphericalPosterior(Posterior):
 
     def center(self, parameters: dict[str, tf.Tensor]) -> tf.Tensor:
         """The mean direction loc [B, L], the mode of q(z|x)."""
-        return parameters["loc"]
+        return tf.convert_to_tensor(parameters["loc"])
 
     def sample_from(self, parameters: dict[str, tf.Tensor], epsilon: tf.Tensor) -> tf.Tensor:
         """The sample z [B, L]: the quantile of epsilon_1 gives its angle to loc, the rest of epsilon its direction."""

@@ -10,7 +10,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from tfvae import checks, private_apis
+from tfvae import checks, private_apis, renamed
 from tfvae.distribute import replicas
 from tfvae.training.arrays_in_memory import ArraysInMemory
 from tfvae.training.batch import peek
@@ -65,6 +65,8 @@ def read_fit(model: Any, seed: Callable[[], int], *args: Any, **kwargs: Any) -> 
     callback_list = callbacks if isinstance(callbacks, keras.callbacks.CallbackList) else None
     callbacks = callbacks.callbacks if callback_list is not None else callbacks
     callbacks = [callbacks] if isinstance(callbacks, keras.callbacks.Callback) else list(callbacks or [])
+    for callback in callbacks:
+        _rename_monitor(callback)
     x = source = given.pop("x")
     arrays = _arrays(model, x) if given.get("shuffle", True) is True else None
     if arrays is not None:
@@ -128,9 +130,18 @@ def _check_compiled(model: keras.Model, method: str) -> None:
     for argument in ("loss", "metrics", "weighted_metrics"):
         if config.get(argument) is not None:
             raise ValueError(
-                f"`compile({argument}=...)` has no meaning here: the model's objective is its loss, and its "
-                f"metrics are loss, elbo, log_likelihood and kl. Received: {argument}={config[argument]!r}"
+                f"`compile({argument}=...)` has no meaning here: the model's objective is its loss, and its metrics "
+                "are loss, elbo, reconstruction_log_likelihood and kl. Received: "
+                f"{argument}={config[argument]!r}"
             )
+
+
+def _rename_monitor(callback: keras.callbacks.Callback) -> None:
+    """Lets a callback such as `EarlyStopping`, if it monitors a metric by its earlier name, use the present one."""
+    monitor = getattr(callback, "monitor", None)
+    if monitor in (renamed.OLD, f"val_{renamed.OLD}"):
+        renamed.warn(f"monitor={monitor!r} of {type(callback).__name__}")
+        callback.monitor = renamed.metric(monitor)
 
 
 def _checked_validation(model: Any, validation: Any) -> Any:

@@ -6,13 +6,14 @@ comparison before a file is published then support it.
 
 from pathlib import Path
 
-from tfvae.export.formats import saved_model, tflite
+from tfvae.export.formats import onnx, saved_model, tflite
 from tfvae.export.formats.format import Format
 
 # The keys are the names of the arguments of `verify`; the order is that in which the formats are printed.
 FORMATS: dict[str, Format] = {
     "saved_model": saved_model.FORMAT,
     "tflite": tflite.FORMAT,
+    "onnx": onnx.FORMAT,
 }
 
 
@@ -31,5 +32,6 @@ def find(path: Path) -> tuple[Format, Path]:
         if found is not None:
             return each, found
     raise FileNotFoundError(
-        f"`path` must be a .tflite file, a SavedModel or a folder of versions of one. Received: path={str(path)!r}"
+        "`path` must be a .tflite file, a SavedModel, a folder of versions of one, or a folder of ONNX models. "
+        f"Received: path={str(path)!r}"
     )

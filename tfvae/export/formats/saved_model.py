@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from tfvae.export.formats.format import Call, Format, Shapes
+from tfvae.export.formats.format import Format, Opened
 
 if TYPE_CHECKING:
     from tfvae.export.endpoints import Endpoints
@@ -26,7 +26,7 @@ def _find(path: Path) -> Path | None:
     return max(complete, key=lambda p: int(p.name), default=None)
 
 
-def _open(path: Path, num_threads: int | None) -> tuple[Call, Shapes]:
+def _open(path: Path, num_threads: int | None) -> Opened:
     """Opens a SavedModel; the number of threads has no effect, because TensorFlow sets it for the whole process."""
     import tensorflow as tf
 
@@ -41,7 +41,7 @@ def _open(path: Path, num_threads: int | None) -> tuple[Call, Shapes]:
         name: {argument: tuple(spec.shape) for argument, spec in function.structured_input_signature[1].items()}
         for name, function in loaded.signatures.items()
     }
-    return call, shapes
+    return Opened(call, shapes)
 
 
 def _description(path: Path) -> Path:

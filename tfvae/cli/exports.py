@@ -1,0 +1,48 @@
+"""The exports that the commands write."""
+
+from pathlib import Path
+from typing import Literal
+
+from tfvae import export as export_module
+from tfvae.cli import run_folder as runs_module
+from tfvae.data import Pipelines
+from tfvae.export.metadata import write_json
+from tfvae.models.vae import VAE
+
+
+def write(
+    model: VAE,
+    folder: Path,
+    pipelines: Pipelines,
+    keep: int | None = None,
+    batching: bool = False,
+    quantize: Literal["float16", "dynamic", "int8"] | None = None,
+) -> None:
+    """Exports the model, and prints and writes how far the outputs of the exports are from the model's."""
+    x = runs_module.held_out(pipelines)
+    units = {"offset": pipelines.offset, "scale": pipelines.scale}
+    # From the training data: the held-out data measure what int8 costs.
+    calibration = next(pipelines.train.unbatch().batch(256).as_numpy_iterator())
+    files_by_batch: dict[Literal[1] | None, Path] = {
+        None: folder / f"{folder.name}.tflite",
+        1: folder / f"{folder.name}_batch1.tflite",
+    }
+    for size, file in files_by_batch.items():
+        export_module.tflite(model, file, quantize=quantize, batch_size=size, x=calibration, **units)
+    tflite = list(files_by_batch.values())
+    # Last, because a running server may load the new version at once.
+    version = export_module.saved_model(model, folder, keep=keep, batching=batching, x=x, **units)
+    verification = export_module.verify(model, saved_model=version, tflite=tflite, x=x)
+    write_json(folder / "verification.json", verification.to_dict())
+    exported = f"{version}/, {' and '.join(map(str, tflite))}"
+    print(f"\nExported to {exported}; compared with the Keras model on {len(x)} examples:\n")
+    print(verification)
+
+
+def write_onnx(model: VAE, folder: Path, pipelines: Pipelines) -> None:
+    """Exports the model to ONNX, and prints how far the outputs are from the model's."""
+    x = runs_module.held_out(pipelines)
+    export_module.onnx(model, folder, x=x, offset=pipelines.offset, scale=pipelines.scale)
+    verification = export_module.verify(model, onnx=folder, x=x)
+    print(f"\nExported to {folder}/; compared with the Keras model on {len(x)} examples:\n")
+    print(verification)

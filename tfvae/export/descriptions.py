@@ -1,0 +1,71 @@
+"""Reads the JSON that describes an exported model. TensorFlow is not needed here, because a client reads it."""
+
+import json
+import reprlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+
+def read(path: Path) -> dict[str, Any]:
+    """Reads a description.
+
+    Args:
+        path: the JSON file.
+
+    Returns:
+        Its content; empty if there is no such file.
+
+    Raises:
+        ValueError: the file holds no JSON object, or an entry that the client reads has the wrong type.
+    """
+    if not path.is_file():
+        return {}
+    try:
+        content = json.loads(path.read_bytes())
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"The description of an export must be JSON. Received: {str(path)!r}, {error}") from error
+    if not isinstance(content, dict):
+        raise ValueError(
+            f"The description of an export must be a JSON object. Received: {str(path)!r} with {reprlib.repr(content)}"
+        )
+    for name, (is_right, expected) in _ENTRIES.items():
+        if name in content and not is_right(content[name]):
+            raise ValueError(
+                f"`{name}` in the description of an export must be {expected}. Received: {str(path)!r} with "
+                f"{name}={reprlib.repr(content[name])}"
+            )
+    return content
+
+
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str)
+
+
+def _is_numbers(value: Any) -> bool:
+    try:
+        return np.asarray(value).dtype.kind in "if"
+    except ValueError:
+        return False
+
+
+def _is_normalization(value: Any) -> bool:
+    return value is None or (
+        isinstance(value, dict)
+        and _is_text(value.get("formula"))
+        and all(_is_numbers(value.get(name)) for name in ("offset", "scale"))
+    )
+
+
+# The entries that `tfvae.export` itself writes or reads: a check of each, and what it must be.
+_ENTRIES: dict[str, tuple[Callable[[Any], bool], str]] = {
+    "tfvae_version": (_is_text, "a string"),
+    "sha256": (_is_text, "a string"),
+    "quantize": (lambda value: value is None or _is_text(value), "a string or null"),
+    "batch_size": (lambda value: value is None or type(value) is int, "an integer or null"),
+    "missing_values": (lambda value: isinstance(value, bool), "true or false"),
+    "num_classes": (lambda value: type(value) is int and value > 0, "a positive integer"),
+    "normalization": (_is_normalization, "null, or an object with a formula and the numbers offset and scale"),
+}

@@ -1,0 +1,215 @@
+"""The units of exports: with an offset and a scale they take and give raw data, and scale inside the graph."""
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+from numpy.typing import ArrayLike
+
+from tfvae.exportable import Arrays, Exportable, Signature
+
+# Signatures of this suffix take and give the model's own units, where those without it have raw units.
+SUFFIX = "_normalized"
+_FORMULA = "model units = (x - offset) / scale, which the export computes itself"
+# How far from a whole number a value may be by rounding alone.
+_ROUNDING = 1e-6
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Units:
+    """How raw data become those of the model: x = (raw - offset) / scale.
+
+    Args:
+        offset: float32, broadcasts to the event shape.
+        scale: as `offset`.
+        of: the offset and the scale of each input and output that is in the units of the data, by name.
+    """
+
+    offset: np.ndarray
+    scale: np.ndarray
+    of: Mapping[str, tuple[np.ndarray, np.ndarray]]
+
+    def to_raw(self, arrays: Mapping[str, Any]) -> Arrays:
+        """Inputs or outputs by name, in raw units, from those in the model's units."""
+        return {name: self._apply(name, array, lambda x, o, s: x * s + o) for name, array in arrays.items()}
+
+    def to_model(self, arrays: Mapping[str, Any]) -> Arrays:
+        """Inputs or outputs by name, in the model's units, from those in raw units.
+
+        A value that is a whole number but for rounding becomes it, because a model may refuse a code or a bit that is
+        not exact.
+        """
+
+        def normalized(raw: np.ndarray, offset: np.ndarray, scale: np.ndarray) -> np.ndarray:
+            x = (raw - offset) / scale
+            whole = np.round(x)
+            return np.where(np.abs(x - whole) <= _ROUNDING * np.maximum(np.abs(whole), 1), whole, x)
+
+        return {name: self._apply(name, array, normalized) for name, array in arrays.items()}
+
+    def describe(self) -> dict[str, Any]:
+        """The units, ready for JSON."""
+        return {"formula": _FORMULA, "offset": self.offset.tolist(), "scale": self.scale.tolist()}
+
+    def size(self, name: str) -> float:
+        """The largest value of an output that is 1 in the model's units; its rounding error grows with this."""
+        return 1.0 if name not in self.of else float(max(1.0, np.max(sum(np.abs(part) for part in self.of[name]))))
+
+    def _apply(self, name: str, array: Any, function: Callable[..., np.ndarray]) -> np.ndarray:
+        # With Python's own numbers, not to leave float32 where the data are float32.
+        return function(np.asarray(array), *self.of[name]) if name in self.of else np.asarray(array)
+
+
+def make(model: Exportable, offset: ArrayLike | None, scale: ArrayLike | None, x: Any = None) -> Units | None:
+    """Checks the units of an export.
+
+    Args:
+        model: the model.
+        offset: with `scale`, how raw data become those of the model, x = (raw - offset) / scale; numbers, or arrays
+            that broadcast to the event shape. None means that the export takes x in the model's units.
+        scale: see `offset`.
+        x: the data that were passed to the export, or None.
+
+    Raises:
+        ValueError: only one of them is given, the model takes neither, or one has a value or a shape that is invalid.
+    """
+    if not model.takes_units:
+        if offset is not None or scale is not None:
+            raise ValueError(
+                "`offset` and `scale` must be None, because this model takes raw data. Received: "
+                f"offset={offset!r}, scale={scale!r}"
+            )
+        return None
+    if (offset is None) != (scale is None):
+        raise ValueError(f"`offset` and `scale` must be given together. Received: offset={offset!r}, scale={scale!r}")
+    if offset is None or scale is None:
+        return None
+    specs = [spec for signature in model.export_signatures(x).values() for spec in signature.inputs]
+    arrays = _float32("offset", offset), _float32("scale", scale)
+    if not arrays[1].all():
+        raise ValueError(f"`scale` must not hold 0. Received: scale={scale!r}")
+    of = model.export_units(*arrays)
+    for spec in specs:
+        for argument, array in zip(("offset", "scale"), of.get(spec.name, ()), strict=False):
+            _check_broadcasts(argument, array, tuple(spec.shape[1:]))
+    return Units(*arrays, of)
+
+
+def read(model: Exportable, metadata: Mapping[str, Any], x: Any = None) -> Units | None:
+    """The units of an exported file, from its description; None if its signatures take the model's units.
+
+    Args:
+        model: the model that was exported.
+        metadata: the description of the file.
+        x: the data that were passed to the export, or None.
+    """
+    scaling = metadata.get("scaling")
+    return None if scaling is None else make(model, scaling["offset"], scaling["scale"], x)
+
+
+def signatures(model: Exportable, units: Units | None, x: Any = None) -> dict[str, Signature]:
+    """The functions of an export.
+
+    Args:
+        model: the model.
+        units: None means that the functions are the model's own. Otherwise they take and give raw units, and all of
+            them except `serving_default` are there in the model's units too, by their names with "_normalized".
+        x: the data that were passed to the export, or None.
+    """
+    own = model.export_signatures(x)
+    if units is None:
+        return own
+    return _with_normalized(
+        {name: _in_raw_units(signature, units) for name, signature in own.items()},
+        {name: dataclasses.replace(signature, request=None) for name, signature in own.items()},
+    )
+
+
+def examples(model: Exportable, units: Units | None, x: Any, calibrating: bool = False) -> dict[str, Arrays]:
+    """The inputs of each function of an export, each with N rows.
+
+    Args:
+        model: the model.
+        units: as for `signatures`.
+        x: the result of `export_data`.
+        calibrating: see `Exportable.export_examples`.
+    """
+    own = model.export_examples(x, calibrating)
+    if units is None:
+        return own
+    return _with_normalized({name: units.to_raw(inputs) for name, inputs in own.items()}, own)
+
+
+def _with_normalized(raw: dict[str, Any], own: dict[str, Any]) -> dict[str, Any]:
+    return raw | {f"{name}{SUFFIX}": value for name, value in own.items() if name != "serving_default"}
+
+
+def _in_raw_units(signature: Signature, units: Units) -> Signature:
+    """The signature with the same names, which takes and gives raw units."""
+    names = [spec.name for spec in signature.inputs]
+
+    def function(*tensors: tf.Tensor) -> dict[str, tf.Tensor]:
+        inputs = (_normalized(tensor, *units.of.get(name, ())) for name, tensor in zip(names, tensors, strict=True))
+        outputs = signature.function(*inputs)
+        return {name: _raw(output, *units.of.get(name, ())) for name, output in outputs.items()}
+
+    return dataclasses.replace(
+        signature,
+        function=function,
+        expected=lambda **inputs: units.to_raw(signature.of_model(units.to_model(inputs))),
+        terms={**signature.terms, **{name: units.size(name) for name in units.of}},
+        request=_raw_request(signature, units),
+    )
+
+
+def _normalized(tensor: tf.Tensor, offset: np.ndarray | float = 0.0, scale: np.ndarray | float = 1.0) -> tf.Tensor:
+    """The tensor in the model's units, (tensor - offset) / scale, without an op that changes nothing."""
+    if np.any(offset):
+        tensor = tensor - offset
+    return tensor / scale if np.any(scale != np.float32(1)) else tensor
+
+
+def _raw(tensor: tf.Tensor, offset: np.ndarray | float = 0.0, scale: np.ndarray | float = 1.0) -> tf.Tensor:
+    """The tensor in raw units, tensor * scale + offset, without an op that changes nothing."""
+    # A constant shape, because the converter would put one that the graph computes between the ops.
+    tensor = tf.reshape(tensor, [-1, *tensor.shape[1:]])
+    if np.any(scale != np.float32(1)):
+        # The bound changes nothing, but keeps TFLite's converter from multiplying the weights of the last layer
+        # instead, of which the file would then hold a second copy.
+        tensor = tf.minimum(tensor, tensor.dtype.max) * scale
+    return tensor + offset if np.any(offset) else tensor
+
+
+def _raw_request(signature: Signature, units: Units) -> Any:
+    """The example request in raw units."""
+    if signature.request is None:
+        return None
+    is_named = isinstance(signature.request, dict)
+    named = signature.request if is_named else {signature.inputs[0].name: signature.request}
+    raw = {name: array.tolist() for name, array in units.to_raw(named).items()}
+    return raw if is_named else raw[signature.inputs[0].name]
+
+
+def _float32(argument: str, value: ArrayLike) -> np.ndarray:
+    try:
+        with np.errstate(over="ignore"):
+            array = np.asarray(value, np.float32)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"`{argument}` must be a number or an array. Received: {argument}={value!r}") from error
+    if not np.isfinite(array).all():
+        raise ValueError(f"`{argument}` must be finite in float32. Received: {argument}={value!r}")
+    return array
+
+
+def _check_broadcasts(argument: str, array: np.ndarray, shape: tuple[int, ...]) -> None:
+    try:
+        broadcasts = np.broadcast_shapes(array.shape, shape) == shape
+    except ValueError:
+        broadcasts = False
+    if not broadcasts:
+        raise ValueError(
+            f"`{argument}` must be a number or an array that broadcasts to the shape of an example, {list(shape)}. "
+            f"Received: {argument} of shape {list(array.shape)}"
+        )
