@@ -36,7 +36,7 @@ def main() -> None:
     print(draws.summary().round(2))
     print(f"ELBO {draws.elbo:.2f} +- {draws.elbo_standard_error:.2f}, log p(y) about {draws.log_evidence:.2f} nats")
     school = draws.expectation(lambda z: z["mu"][:, None] + z["tau"][:, None] * z["z"])
-    print("mean effect of each school:", school.round(1))
+    print("mean effect of each school:", *(f"{effect:.1f}" for effect in school))
     replicated = inference.posterior_predictive(num_samples=1000, seed=0)["y"]
     share = (replicated.max(axis=1) > max(effect)).mean()
     print(f"data from the model have a larger largest effect than the measured ones in {share:.0%} of cases")
