@@ -6,6 +6,7 @@ Each school's measured effect has a known standard error; the true effects come 
 and spread are not known. The model is written with TFP, and nothing is tuned.
 """
 
+import keras
 import tensorflow as tf
 import tensorflow_probability as tfp
 
@@ -29,6 +30,7 @@ schools = tfd.JointDistributionNamedAutoBatched(
 
 def main() -> None:
     """Fits a normalizing flow, and prints its estimates and how far to trust them."""
+    keras.utils.set_random_seed(0)
     posterior = tfvae.posteriors.CouplingFlow()
     inference = tfvae.VariationalInference(schools.experimental_pin(y=effect), posterior=posterior)
     inference.fit(verbose=0)
