@@ -149,4 +149,7 @@ def test_a_folder_of_other_files_is_neither_replaced_nor_opened(tmp_path):
 @pytest.mark.parametrize("name", LIKELIHOODS)
 def test_every_likelihood_agrees_with_keras(tmp_path, name):
     model = build(*(part() if callable(part) else part for part in LIKELIHOODS[name]))
-    assert_agrees(export.load(export.onnx(model, tmp_path / "onnx")), model)
+    # ONNX Runtime's sigmoid has an absolute error of 1e-7. This likelihood's mean has a sigmoid as a factor, which is
+    # about 1e-4 where the other factor is large.
+    rtol = 2e-3 if name == "ZeroInflatedNegativeBinomial" else 1e-4
+    assert_agrees(export.load(export.onnx(model, tmp_path / "onnx")), model, rtol)
