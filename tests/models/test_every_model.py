@@ -181,10 +181,11 @@ def test_xla_gives_the_terms_of_the_graph(case):
         terms = model.elbo_terms(batch, Sampling(num_samples=300, seed=tf.constant([0, 1])))
         return terms.log_weights, terms.elbo
 
-    (log_weights, elbo), (_, by_xla) = (tf.function(function, jit_compile=jit)(batch) for jit in (False, True))
-    # XLA draws different random numbers.
-    error = np.std(log_weights, axis=0) / np.sqrt(300)
-    assert np.all(np.abs(elbo - by_xla) < 6 * error + 1e-3)
+    graph, xla = (tf.function(function, jit_compile=jit)(batch) for jit in (False, True))
+    # XLA draws different random numbers. The weights of a hierarchy have heavy tails, so that the draws of one side alone
+    # would give too small an error.
+    error = np.sqrt((np.var(graph[0], axis=0) + np.var(xla[0], axis=0)) / 300)
+    assert np.all(np.abs(graph[1] - xla[1]) < 6 * error + 1e-3)
 
 
 @pytest.mark.slow
