@@ -233,6 +233,8 @@ def test_trains_under_xla(case):
 
 
 @pytest.mark.slow
+# The data are noise, about which a posterior need not say anything.
+@pytest.mark.filterwarnings("ignore:The posterior has collapsed:UserWarning")
 def test_terms_and_training_under_mixed_precision(case, mixed_precision):
     vae = vae_with(case, jit_compile=False)
     assert vae.encoder.compute_dtype == vae.decoder.compute_dtype == mixed_precision.removeprefix("mixed_")
