@@ -57,7 +57,7 @@ def start_process():
         process.stdin.close()
         process.stdout.readline()
         # It is about to connect; this is long enough for it to do so.
-        time.sleep(0.2)
+        time.sleep(0.4)
         return process
 
     yield run
@@ -150,7 +150,7 @@ def test_the_leader_listens_no_more_when_the_others_go_on(free_addresses, start,
 # Some workers do not start in time
 
 
-def late(*addresses, seconds=0.5):
+def late(*addresses, seconds=1):
     who = ", ".join(addresses)
     return f"All workers of `TF_CONFIG` must start within {seconds} seconds. Received: no answer from {who}"
 
@@ -161,9 +161,9 @@ def late(*addresses, seconds=0.5):
 def test_all_say_who_did_not_come(free_addresses, start, absent):
     addresses = free_addresses(4)
     begin = time.monotonic()
-    workers = [start(addresses, index, 0.5) for index in range(4) if index not in absent]
+    workers = [start(addresses, index, 1.0) for index in range(4) if index not in absent]
     found = errors(workers)
-    assert 0.4 < time.monotonic() - begin < 3
+    assert 0.9 < time.monotonic() - begin < 3
     assert {type(error) for error in found} == {TimeoutError}
     # If the leader, the first worker, is absent, the others cannot learn who else is.
     expected = addresses[:1] if 0 in absent else [addresses[index] for index in absent]
@@ -174,11 +174,11 @@ def test_all_say_who_did_not_come(free_addresses, start, absent):
 def test_all_give_up_with_the_first_that_does(free_addresses, start, first):
     addresses = free_addresses(4)
     begin = time.monotonic()
-    workers = [start(addresses, first, 0.5)]
+    workers = [start(addresses, first, 1.0)]
     check_waiting(workers)
     workers += [start(addresses, index, 20.0) for index in range(3) if index != first]
     assert [str(error) for error in errors(workers)] == [late(addresses[3])] * 3
-    assert 0.4 < time.monotonic() - begin < 3
+    assert 0.9 < time.monotonic() - begin < 3
 
 
 @pytest.mark.parametrize("timeout", [0, -1, float("inf"), float("nan"), "x", "1", True, None, 1j], ids=repr)
@@ -200,7 +200,7 @@ def test_timeout_is_any_positive_number(free_addresses, start, timeout):
 @pytest.mark.parametrize("host", ["a..b", "-.invalid"])
 def test_a_leader_whose_name_is_unknown_is_named(free_addresses, start, host):
     addresses = [f"{host}:5000", *free_addresses(1)]
-    assert str(start(addresses, 1, fractions.Fraction(1, 2)).exception(10)) == late(f"{host}:5000")
+    assert str(start(addresses, 1, fractions.Fraction(1, 2)).exception(10)) == late(f"{host}:5000", seconds=0.5)
 
 
 def test_a_worker_that_is_killed_is_missed_until_it_comes_again(free_addresses, start, start_process):
@@ -222,7 +222,7 @@ def test_a_worker_that_is_killed_and_stays_away_is_named(free_addresses, start, 
     killed.kill()
     killed.wait()
     check_waiting([leader])
-    others = [leader, start(addresses, 2, 0.5)]
+    others = [leader, start(addresses, 2, 1.0)]
     assert [str(error) for error in errors(others)] == [late(addresses[1])] * 2
 
 
@@ -316,7 +316,7 @@ def test_the_leader_minds_no_stranger(free_addresses, start, says):
 def test_silent_strangers_do_not_lengthen_the_wait(free_addresses, start):
     addresses = free_addresses(2)
     begin = time.monotonic()
-    leader = start(addresses, 0, 0.5)
+    leader = start(addresses, 0, 1.0)
     with connect(addresses[0]), connect(addresses[0]):
         assert str(leader.exception(10)) == late(addresses[1])
     assert time.monotonic() - begin < 3
@@ -377,7 +377,7 @@ def test_a_port_that_stays_in_use_is_named(free_addresses, start, index, shared)
     with take(addresses[index], shared):
         expected = f"`TF_CONFIG` must give this worker a port that is free. Received: {addresses[index]}: [Errno "
         with pytest.raises(ValueError, match=f"^{re.escape(expected)}"):
-            start(addresses, index, 0.2).result(3)
+            start(addresses, index, 0.5).result(3)
 
 
 @pytest.mark.parametrize("index", [0, 1])

@@ -209,6 +209,12 @@ def test_what_is_no_json_object_is_refused_in_one_line(shared, pair, tmp_path, n
         ("normalization", {"formula": "f", "offset": ["1"], "scale": 1}),
         ("normalization", {"formula": "f", "offset": [[1], [2, 3]], "scale": 1}),
         ("normalization", {"offset": 1, "scale": 1}),
+        ("units", 5),
+        ("scaling", 5),
+        ("scaling", {"offset": 0, "scale": 0}),
+        ("expected_range", "x"),
+        ("expected_range", {"low": [1, 2], "high": 3}),
+        ("expected_range", {"low": float("nan"), "high": 3}),
     ],
 )
 def test_an_entry_of_a_wrong_type_is_named(pair, entry, value):

@@ -391,7 +391,7 @@ def test_the_description_beside_the_file_says_what_a_caller_must_know(small):
         "batch_size": None,
         "min_runtime_version": "1.14.0",
     }
-    assert {"x", "z", "epsilon", "mean", "elbo", "log_likelihood", "kl"} <= set(meanings)
+    assert {"x", "z", "epsilon", "mean", "elbo", "reconstruction_log_likelihood", "kl"} <= set(meanings)
     assert example["signature"] == "serving_default"
     answers = export.load(file).run("serving_default", **example["inputs"])
     assert set(answers) == set(example["outputs"])

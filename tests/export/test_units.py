@@ -332,3 +332,10 @@ def test_scaling_stores_no_second_copy_of_weights(tmp_path):
         for given in ({}, {"offset": 0, "scale": 255})
     ]
     assert sizes[1] - sizes[0] < 0.3 * 4 * 256 * 256
+
+
+@pytest.mark.parametrize(("offset", "scale"), [(1.7e9, 1e3), ([1e6, 0.0, 0.0, 0.0], [1.0, 1.0, 1.0, 1.0])])
+def test_units_that_float32_cannot_resolve_are_refused(tmp_path, offset, scale):
+    with pytest.raises(ValueError, match=r"^`offset` must be at most .* rounded to .* of `scale`"):
+        export.tflite(linear_vae(), tmp_path / "model.tflite", offset=offset, scale=scale)
+    assert list(tmp_path.iterdir()) == []

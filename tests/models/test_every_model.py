@@ -182,8 +182,8 @@ def test_xla_gives_the_terms_of_the_graph(case):
         return terms.log_weights, terms.elbo
 
     graph, xla = (tf.function(function, jit_compile=jit)(batch) for jit in (False, True))
-    # XLA draws different random numbers. The weights of a hierarchy have heavy tails, so that the draws of one side alone
-    # would give too small an error.
+    # XLA draws different random numbers. The weights of a hierarchy have heavy tails, so that the draws of one side
+    # alone would give too small an error.
     error = np.sqrt((np.var(graph[0], axis=0) + np.var(xla[0], axis=0)) / 300)
     assert np.all(np.abs(graph[1] - xla[1]) < 6 * error + 1e-3)
 

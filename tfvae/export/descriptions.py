@@ -59,6 +59,27 @@ def _is_normalization(value: Any) -> bool:
     )
 
 
+def _is_scaling(value: Any) -> bool:
+    if value is None:
+        return True
+    if not isinstance(value, dict) or not all(_is_numbers(value.get(name)) for name in ("offset", "scale")):
+        return False
+    offset, scale = (np.asarray(value[name], float) for name in ("offset", "scale"))
+    return bool(np.isfinite(offset).all() and np.isfinite(scale).all() and scale.all())
+
+
+def _is_range(value: Any) -> bool:
+    if value is None:
+        return True
+    if not isinstance(value, dict):
+        return False
+    # A column without any value has null.
+    ends = [np.asarray(value.get(name), object) for name in ("low", "high")]
+    numbers = (number for end in ends for number in end.flat)
+    finite = all(number is None or (_is_numbers(number) and np.isfinite(number)) for number in numbers)
+    return ends[0].shape == ends[1].shape and all(name in value for name in ("low", "high")) and finite
+
+
 # The entries that `tfvae.export` itself writes or reads: a check of each, and what it must be.
 _ENTRIES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "tfvae_version": (_is_text, "a string"),
@@ -67,5 +88,8 @@ _ENTRIES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "batch_size": (lambda value: value is None or type(value) is int, "an integer or null"),
     "missing_values": (lambda value: isinstance(value, bool), "true or false"),
     "num_classes": (lambda value: type(value) is int and value > 0, "a positive integer"),
+    "units": (lambda value: value in ("raw", "model"), '"raw" or "model"'),
+    "scaling": (_is_scaling, "null, or an object with the finite numbers offset and scale, of which scale is not 0"),
+    "expected_range": (_is_range, "null, or an object with low and high, numbers or lists of the same length"),
     "normalization": (_is_normalization, "null, or an object with a formula and the numbers offset and scale"),
 }

@@ -13,6 +13,8 @@ from tfvae.exportable import Arrays, Exportable, Signature
 # Signatures of this suffix take and give the model's own units, where those without it have raw units.
 SUFFIX = "_normalized"
 _FORMULA = "model units = (x - offset) / scale, which the export computes itself"
+# The largest rounding of raw data, relative to the scale.
+_LARGEST_STEP = 1e-3
 # How far from a whole number a value may be by rounding alone.
 _ROUNDING = 1e-6
 
@@ -94,6 +96,7 @@ def make(model: Exportable, offset: ArrayLike | None, scale: ArrayLike | None, x
     for spec in specs:
         for argument, array in zip(("offset", "scale"), of.get(spec.name, ()), strict=False):
             _check_broadcasts(argument, array, tuple(spec.shape[1:]))
+    _check_digits(*arrays)
     return Units(*arrays, of)
 
 
@@ -201,6 +204,17 @@ def _float32(argument: str, value: ArrayLike) -> np.ndarray:
     if not np.isfinite(array).all():
         raise ValueError(f"`{argument}` must be finite in float32. Received: {argument}={value!r}")
     return array
+
+
+def _check_digits(offset: np.ndarray, scale: np.ndarray) -> None:
+    """Raises ValueError if float32, in which an export takes x, has too few digits for raw data near the offset."""
+    step = np.max(np.spacing(np.abs(offset)) / np.abs(scale))
+    if step > _LARGEST_STEP:
+        raise ValueError(
+            f"`offset` must be at most some {_LARGEST_STEP / np.finfo(np.float32).eps:.0e} times `scale`, because an "
+            "export takes x in float32, which would round raw data too much: subtract a constant from them before, or "
+            f"give neither and scale by hand. Received: raw data near `offset` are rounded to {step:.1e} of `scale`"
+        )
 
 
 def _check_broadcasts(argument: str, array: np.ndarray, shape: tuple[int, ...]) -> None:

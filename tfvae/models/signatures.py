@@ -181,7 +181,7 @@ class AutoencoderExport(Exportable, keras.Model):
             "scale": "the scale of q(z|x)",
             "mean": "the mean of p(x|z)",
             "elbo": "a lower bound on log p(x), in nats; high for data like those of the training",
-            "log_likelihood": "log p(x|z), in nats",
+            "reconstruction_log_likelihood": "log p(x|z), in nats",
             "kl": "the divergence of q(z|x) from p(z), in nats",
             **({"probabilities": "the probabilities of the classes, q(y|x)"} if self._functions_of_x else {}),
         }
