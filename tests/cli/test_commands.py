@@ -333,8 +333,6 @@ def test_a_format_takes_no_arguments_of_the_others(in_trained, capsys):
 
 @pytest.mark.slow
 def test_export_to_onnx(in_trained, capsys):
-    pytest.importorskip("tf2onnx")
-    pytest.importorskip("onnxruntime")
     commands.main(["export", "runs/digits", "--output", "other", "--format", "onnx"])
     assert "Exported to other/onnx/; compared with the Keras model on 359 examples" in capsys.readouterr().out
     assert [path.name for path in (in_trained / "other").iterdir()] == ["onnx"]

@@ -4,35 +4,18 @@ import json
 import re
 
 import numpy as np
+import onnx
+import onnxruntime
 import pytest
 import tensorflow as tf
 
 from tests.export.test_likelihoods import LIKELIHOODS, assert_agrees, build
-from tests.helpers.exports import Scaled
+from tests.helpers.exports import Scaled, WithOp
 from tfvae import export
 from tfvae.export.formats import onnx as onnx_format
 
-onnx = pytest.importorskip("onnx")
-onnxruntime = pytest.importorskip("onnxruntime")
-pytest.importorskip("tf2onnx")
-
 SIGNATURES = ("encode", "decode", "reconstruct", "generate", "score", "serving_default")
 NORMALIZED = tuple(f"{name}_normalized" for name in SIGNATURES[:-1])
-
-
-class WithOp(Scaled):
-    """A model with one signature, y = function(x) [B, 2]."""
-
-    def __init__(self, function):
-        super().__init__((1.0, 1.0))
-        self.function = function
-
-    def export_signatures(self, x=None):
-        of_x = tf.TensorSpec([None, 2], tf.float32, "x")
-        return {"serving_default": export.Signature(lambda x: {"y": self.function(self.weight.value * x)}, (of_x,))}
-
-    def export_examples(self, x, calibrating=False):
-        return {"serving_default": {"x": x}}
 
 
 def run_op(function, values, tmp_path):

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tests.helpers.exports import Scaled
+from tests.helpers.exports import Scaled, WithOp
 from tfvae import VAE, export, networks
 from tfvae.export.formats import tflite_refusals
 
@@ -18,21 +18,6 @@ OF_LSTM = (
     "<unknown>:0: error: Lowering tensor list ops is failed. Please consider using Select TF ops and disabling "
     "`_experimental_lower_tensor_list_ops` flag in the TFLite converter object."
 )
-
-
-class WithOp(Scaled):
-    """A model with one signature, y = function(x) [B, 2]."""
-
-    def __init__(self, function):
-        super().__init__((1.0, 1.0))
-        self.function = function
-
-    def export_signatures(self, x=None):
-        of_x = tf.TensorSpec([None, 2], tf.float32, "x")
-        return {"serving_default": export.Signature(lambda x: {"y": self.function(self.weight.value * x)}, (of_x,))}
-
-    def export_examples(self, x, calibrating=False):
-        return {"serving_default": {"x": x}}
 
 
 def of_python(x):

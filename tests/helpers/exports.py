@@ -110,3 +110,18 @@ class Scaled(export.Exportable):
 
     def export_description(self):
         return {"scaled": 2}
+
+
+class WithOp(Scaled):
+    """A model with one signature, y = function(x) [B, 2]."""
+
+    def __init__(self, function):
+        super().__init__((1.0, 1.0))
+        self.function = function
+
+    def export_signatures(self, x=None):
+        of_x = tf.TensorSpec([None, 2], tf.float32, "x")
+        return {"serving_default": export.Signature(lambda x: {"y": self.function(self.weight.value * x)}, (of_x,))}
+
+    def export_examples(self, x, calibrating=False):
+        return {"serving_default": {"x": x}}
