@@ -1,4 +1,4 @@
-"""The name `reconstruction_log_likelihood` of log p(x|z), which was `log_likelihood` until version 0.2.
+"""The name `reconstruction_log_likelihood` of log p(x|z), which was `log_likelihood` up to version 0.2.0.
 
 That name now stands for log p(x) alone, as in `VAE.log_likelihood`; in the old sense it works for one more release.
 """

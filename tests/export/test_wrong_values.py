@@ -94,7 +94,8 @@ def test_the_readme_does_what_it_says(exported, kind, monkeypatch):
     loaded = tf.saved_model.load(str(version))
     readmes.check(version, loaded, monkeypatch)
     readme = (version.parent / "README.md").read_text()
-    assert ("-1 stands for" in readme) == ("or a label that is none" in readme) == (kind == "SemiSupervisedVAE")
+    names_labels = "or a value that is not a valid label" in readme
+    assert ("-1 stands for" in readme) == names_labels == (kind == "SemiSupervisedVAE")
     assert ("is a bare `NaN`" in readme) == (kind == "Columns")
 
 

@@ -169,7 +169,7 @@ class ExportedModel:
 
         Warns:
             UserWarning: x is beyond the range of the data of the export by more than its width. Pixels that were scaled
-                although the export scales them are within the range, and so are told by their score alone.
+                although the export scales them are within the range, and show only in the score.
         """
         if signature not in self._shapes:
             raise ValueError(f"`signature` must be one of {list(self._shapes)}. Received: signature={signature!r}")

@@ -82,7 +82,7 @@ def _ask(name: str, description: Mapping[str, Any], signature: Signature, reques
             f"tf.make_tensor_proto(np.zeros({[1, *spec.shape[1:]]}, np.float32)))\n"
             for spec in signature.inputs
         ),
-        "wrong": f"{wrong}, or a label that is none," if "num_classes" in description else wrong,
+        "wrong": f"{wrong}, or a value that is not a valid label," if "num_classes" in description else wrong,
     }
     return _filled("ask.md", fields) + (_filled("missing.md", {}) if missing_values else "")
 
