@@ -14,6 +14,8 @@ from tfvae.callbacks import Checkpoints, Convergence, KLWarmUp, PosteriorCollaps
 from tfvae.elbo import ElboTerms, Sampling
 from tfvae.objectives import ELBO, Objective
 
+SLOW = pytest.mark.slow
+
 # The KL warm-up
 
 
@@ -22,19 +24,36 @@ class Weights(keras.callbacks.Callback):
         super().__init__()
         self.values = []
 
-    def on_train_batch_end(self, batch, logs=None):
+    def on_train_batch_begin(self, batch, logs=None):
         self.values.append(float(self.model.kl_weight))
 
 
-@pytest.mark.parametrize(
-    ("steps_per_execution", "expected"),
-    [(1, [0.2, 0.4, 0.6, 0.8, 1.0, 1.0, 1.0, 1.0]), (2, [0.2, 0.6, 1.0, 1.0])],
-)
-def test_the_weight_rises_to_one(steps_per_execution, expected, x, known_model):
-    model, weights = known_model(steps_per_execution=steps_per_execution), Weights()
+def test_the_weight_rises_to_one(x, known_model):
+    model, weights = known_model(), Weights()
     model.fit(x, batch_size=5, epochs=2, callbacks=[KLWarmUp(4, start=0.2), weights], verbose=0)
-    assert weights.values == pytest.approx(expected)
+    assert weights.values == pytest.approx([0.2, 0.4, 0.6, 0.8, 1.0, 1.0, 1.0, 1.0])
+    assert weights.values[4:] == [1.0] * 4
     assert float(model.kl_weight) == 1.0
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [{}, pytest.param({"steps_per_execution": 3}, marks=SLOW), pytest.param({"jit_compile": True}, marks=SLOW)],
+)
+def test_every_step_has_its_own_weight_where_many_run_at_once(arguments, x, known_model):
+    model = known_model(**arguments)
+    history = model.fit(x, batch_size=5, epochs=2, callbacks=KLWarmUp(5, start=0.5), shuffle=False, verbose=0).history
+    log_likelihood, kl = (x[:, column].reshape(4, 5).mean(axis=1) for column in (0, 1))
+    for loss, weights in zip(history["loss"], [[0.5, 0.6, 0.7, 0.8], [0.9, 1.0, 1.0, 1.0]], strict=True):
+        assert loss == pytest.approx((weights * kl - log_likelihood).mean(), abs=1e-6)
+
+
+@pytest.mark.filterwarnings("ignore:The KL warm-up takes longer than the training")
+def test_a_fit_within_a_fit_leaves_the_warm_up_of_the_outer_one(x, known_model):
+    model, weights = known_model(steps_per_execution=1), Weights()
+    inner = keras.callbacks.LambdaCallback(on_epoch_begin=lambda epoch, _: epoch and model.fit(x[:5], verbose=0))
+    model.fit(x, batch_size=10, epochs=2, callbacks=[KLWarmUp(10), inner, weights], verbose=0)
+    assert weights.values == pytest.approx([0.0, 0.1, 0.3, 0.4])
 
 
 @pytest.mark.filterwarnings("ignore:The KL warm-up takes longer than the training")
@@ -46,7 +65,7 @@ def test_the_weighted_divergence_is_in_the_training_loss_alone(x, known_model):
     assert history["loss"][0] == pytest.approx(0.25 * kl - log_likelihood, rel=1e-5)
     assert history["elbo"][0] == pytest.approx(log_likelihood - kl, rel=1e-5)
     assert history["val_loss"][0] == pytest.approx(kl - log_likelihood, rel=1e-5)
-    assert model.kl_weight == 1.0
+    assert float(model.kl_weight) == 1.0
 
 
 def test_the_weight_goes_on_where_the_training_was_cut(x, known_model, tmp_path):
@@ -65,7 +84,7 @@ def test_the_weight_goes_on_where_the_training_was_cut(x, known_model, tmp_path)
     # The steps before the interruption are skipped.
     assert weights.values[3:] == pytest.approx([0.375, 0.5, 0.625, 0.75, 0.875, 1.0, 1.0])
     # The weight of an interrupted training does not carry over to the next one.
-    assert float(model.kl_weight) == pytest.approx(0.25)
+    assert float(model.kl_weight) == 1.0
     model.fit(**arguments, callbacks=weights)
     assert set(weights.values[10:]) == {1.0}
 
@@ -255,7 +274,7 @@ def warnings_of(model, values, weights=None):
         warnings.simplefilter("always")
         callback.on_train_begin()
         for epoch, (kl, weight) in enumerate(zip(values, weights or [1.0] * len(values), strict=True)):
-            model.kl_weight.assign(weight)
+            model.warm_up_kl(start=weight, steps=10**6)
             callback.on_epoch_end(epoch, {"kl": kl})
     return collapses(record)
 

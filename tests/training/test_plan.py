@@ -100,7 +100,7 @@ def batches_seen(**hooks):
         (keras.callbacks.BackupAndRestore("a"), 100),
         (callbacks.Checkpoints("a"), 100),
         (callbacks.Checkpoints("a", save_freq=7), 1),
-        (callbacks.KLWarmUp(5), 1),
+        (callbacks.KLWarmUp(5), 100),
         (keras.callbacks.TensorBoard(profile_batch=2), 1),
         (type("Own", (keras.callbacks.ModelCheckpoint,), {"on_train_batch_end": lambda *_: None})("a.keras"), 1),
         (keras.callbacks.LambdaCallback(on_epoch_end=print), 100),

@@ -13,8 +13,8 @@ class KLWarmUp(keras.callbacks.Callback):
 
     weight = start + (1 - start) * min(1, t / steps), t the number of steps that the optimizer has taken
 
-    This keeps a posterior from collapsing to the prior before the decoder has learnt to use z. The weight is updated
-    before each execution of `steps_per_execution` steps. It is 1 in evaluation, and again when training ends.
+    This keeps a posterior from collapsing to the prior before the decoder has learnt to use z. Each step computes its
+    own weight, also where many steps run in one execution. The weight is 1 in evaluation and after training.
 
     Args:
         steps: the number of optimizer steps until the weight is 1; a shorter training gives a warning.
@@ -36,20 +36,17 @@ class KLWarmUp(keras.callbacks.Callback):
         self._has_warned = False
 
     def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
-        """Warns if training will end before the weight reaches 1, provided that its number of steps is known."""
+        """Starts the warm-up, and warns if the training is known to end before the weight reaches 1."""
+        self.model.warm_up_kl(self.start, self.steps)
         self._has_warned = False
         # `params` is None in a `CallbackList` that the user made without it.
         steps_per_epoch = (self.params or {}).get("steps")
         if steps_per_epoch is not None:
             self._warn_where_short(self._taken + steps_per_epoch * self.params["epochs"])
 
-    def on_train_batch_begin(self, batch: int, logs: dict[str, Any] | None = None) -> None:
-        """Sets the weight for the next execution."""
-        self.model.kl_weight.assign(self.start + (1.0 - self.start) * min(1.0, self._taken / self.steps))
-
     def on_train_end(self, logs: dict[str, Any] | None = None) -> None:
-        """Resets the weight to 1, and warns if training ended (by its data or a callback) before the weight was 1."""
-        self.model.kl_weight.assign(1.0)
+        """Ends the warm-up, and warns if training ended (by its data or a callback) before the weight was 1."""
+        self.model.warm_up_kl()
         self._warn_where_short(self._taken)
 
     @property

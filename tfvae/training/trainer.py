@@ -19,6 +19,9 @@ from tfvae.training.loop import Loop
 from tfvae.training.plan import LayerTraits, Plan, make_plan
 from tfvae.training.state import StatefulModel
 
+# The arguments of `Trainer.warm_up_kl` with which the weight is always 1.
+_NO_WARM_UP = (1.0, 1.0)
+
 
 class Trainer(StatefulModel, abc.ABC):
     """A model that computes its own losses and trains on them, on one device or many.
@@ -40,9 +43,10 @@ class Trainer(StatefulModel, abc.ABC):
         super().__init__(**kwargs)
         # Set through __dict__, because Keras's __setattr__ would look for layers in the plan.
         self.__dict__.update(_plan=None, _begins_fit=False)
-        # A plain variable, not a weight: a file that is saved during a warm-up must not contain the value.
-        self.kl_weight = tf.Variable(
-            1.0, trainable=False, name="kl_weight", aggregation=tf.VariableAggregation.ONLY_FIRST_REPLICA
+        # `start` and `steps` of `warm_up_kl`, as a variable, so that the compiled steps need not be traced again. It is
+        # not a weight: a file that is saved during a warm-up must not contain it.
+        self._kl_warm_up = tf.Variable(
+            _NO_WARM_UP, trainable=False, name="kl_warm_up", aggregation=tf.VariableAggregation.ONLY_FIRST_REPLICA
         )
 
     @abc.abstractmethod
@@ -79,6 +83,24 @@ class Trainer(StatefulModel, abc.ABC):
     def optimizers(self) -> list[keras.optimizers.Optimizer]:
         """The distinct optimizers of the minimizers."""
         return step.optimizers_of(self.minimizers())
+
+    @property
+    def kl_weight(self) -> tf.Tensor:
+        """The weight of the KL divergence in the next training step, a scalar: 1, or less during a warm-up."""
+        start, steps = tf.unstack(self._kl_warm_up)
+        taken = tf.cast(self.optimizer.iterations if self.compiled else 0, tf.float32)
+        left = tf.nn.relu(1.0 - taken / steps)
+        # Exactly 1 after the warm-up.
+        return 1.0 - (1.0 - start) * left
+
+    def warm_up_kl(self, start: float = 1.0, steps: int = 1) -> None:
+        """Sets how `kl_weight` rises, during the `fit` that is running: see `tfvae.callbacks.KLWarmUp`.
+
+        Args:
+            start: the weight before the optimizer's first step; 1 for no warm-up.
+            steps: the number of the optimizer's steps after which the weight is 1.
+        """
+        self._kl_warm_up.assign([start, steps])
 
     @property
     def plan(self) -> Plan | None:
@@ -205,17 +227,17 @@ class Trainer(StatefulModel, abc.ABC):
         arguments = read_fit(self, self._progress.get_seed, x, *args, **kwargs)
         plan = make_plan(self, self._progress, arguments, self._trains_by_xla)
         # A callback may call `fit` within a `fit`: the inner call has its own plan, and the outer one is then restored.
-        outer = self._plan
+        outer, outer_warm_up = self._plan, self._kl_warm_up.numpy()
         try:
             self.__dict__.update(_plan=plan, _begins_fit=True)
             self._progress.begin(arguments.initial_epoch)
             # If an earlier `fit` was resumed, Keras still remembers the epoch at which it started.
             private_apis.set_initial_epoch(self, None)
-            # An earlier `fit` that was interrupted may have left the weight of an unfinished warm-up.
-            self.kl_weight.assign(1.0)
+            self.warm_up_kl()
             return super().fit(**plan.arguments)
         finally:
             self.__dict__.update(_plan=outer, _begins_fit=False)
+            self._kl_warm_up.assign(outer_warm_up)
             self._progress.under_way = outer is not None
             epochs.set_epoch(None)
 
