@@ -138,16 +138,56 @@ def test_every_optimizer_follows_the_gradient_of_the_mean_bound(name, x, quiet_v
     assert_same_weights(vae, by_hand, rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.parametrize("named", ["loss", "loss_weights", "metrics", "weighted_metrics"])
+def test_a_loss_or_metrics_in_compile_are_refused(named, tiny_vae):
+    vae = tiny_vae()
+    with pytest.raises(ValueError, match=rf"`compile\({named}=...\)` has no meaning here.*Received: {named}="):
+        vae.compile("adam", **{named: ["mse"]})
+    with pytest.raises(ValueError, match=r"`compile\(loss=...\)` has no meaning here"):
+        vae.compile("adam", "mse")
+    assert not vae.compiled
+
+
 @pytest.mark.parametrize(
-    ("arguments", "named"),
-    [({"loss": "mse"}, "loss"), ({"metrics": ["mae"]}, "metrics"), ({"weighted_metrics": ["mae"]}, "weighted_metrics")],
+    ("sample_weight", "message"),
+    [
+        ([*np.ones(19), np.nan], r"`sample_weight` must be finite.*NaN.*index \[19\]"),
+        ([*np.ones(19), np.inf], r"`sample_weight` must be finite"),
+        (np.ones((20, 4)), r"`sample_weight` must be one number for each example.*\(20,\).*Received: .*\(20, 4\)"),
+        (np.array(["1"] * 20), "`sample_weight` must be one number for each example.*dtype (<U1|object)"),
+    ],
 )
-def test_a_loss_or_metrics_in_compile_are_refused(arguments, named, x, tiny_vae):
-    vae = compiled(tiny_vae(), **arguments)
-    for method in (vae.fit, vae.evaluate):
-        with pytest.raises(ValueError, match=rf"`compile\({named}=...\)` has no meaning here.*Received: {named}="):
-            method(x, verbose=0)
+def test_sample_weights_that_are_wrong_are_named_before_training(sample_weight, message, x, tiny_vae):
+    vae, weights = compiled(tiny_vae()), np.asarray(sample_weight)
+    dataset = tf.data.Dataset.from_tensor_slices((x, x, weights)).batch(20)
+    for method, arguments in [
+        (vae.fit, {"x": x, "sample_weight": weights}),
+        (vae.fit, {"x": dataset}),
+        (vae.fit, {"x": x, "validation_data": (x, x, weights)}),
+        (vae.evaluate, {"x": x, "sample_weight": weights}),
+        (vae.train_on_batch, {"x": x, "y": x, "sample_weight": weights}),
+    ]:
+        with pytest.raises(ValueError, match=message):
+            method(**arguments)
     assert vae.optimizer.iterations == 0
+
+
+def test_what_is_frozen_after_a_fit_stays_as_it_is(x, tiny_vae):
+    vae = compiled(tiny_vae(), keras.optimizers.Adam(0.1))
+    vae.fit(x, verbose=0)
+    vae.encoder.trainable = False
+    before, decoder = vae.encode(x)["loc"], vae.decoder.get_weights()
+    with pytest.warns(UserWarning, match="The encoder .* is frozen, but q.* To freeze q"):
+        vae.fit(x, verbose=0)
+    assert np.abs(vae.encode(x)["loc"] - before).max() > 1e-3
+    vae.posterior.trainable = False
+    before = vae.encode(x)["loc"]
+    vae.fit(x, verbose=0)
+    np.testing.assert_array_equal(vae.encode(x)["loc"], before)
+    assert np.abs(vae.decoder.get_weights()[0] - decoder[0]).max() > 1e-3
+    vae.trainable = False
+    with pytest.warns(UserWarning, match="no trainable weights"):
+        vae.fit(x, verbose=0)
 
 
 @pytest.mark.parametrize("method", ["fit", "evaluate"])

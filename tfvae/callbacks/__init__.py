@@ -7,13 +7,14 @@ from tfvae._lazy import lazy_attributes
 if TYPE_CHECKING:
     from tfvae.callbacks.checkpoints import Checkpoint, Checkpoints
     from tfvae.callbacks.warm_up import KLWarmUp
-    from tfvae.callbacks.warnings import NonFiniteLossWarning, PosteriorCollapseWarning
+    from tfvae.callbacks.warnings import FrozenWarning, NonFiniteLossWarning, PosteriorCollapseWarning
     from tfvae.inference.convergence import Convergence
 
 __all__ = [
     "Checkpoint",
     "Checkpoints",
     "Convergence",
+    "FrozenWarning",
     "KLWarmUp",
     "NonFiniteLossWarning",
     "PosteriorCollapseWarning",
@@ -24,7 +25,7 @@ __getattr__, __dir__ = lazy_attributes(
     {
         "tfvae.callbacks.checkpoints": ["Checkpoint", "Checkpoints"],
         "tfvae.callbacks.warm_up": ["KLWarmUp"],
-        "tfvae.callbacks.warnings": ["NonFiniteLossWarning", "PosteriorCollapseWarning"],
+        "tfvae.callbacks.warnings": ["FrozenWarning", "NonFiniteLossWarning", "PosteriorCollapseWarning"],
         # Defined in `tfvae.inference`, because it depends on how q is fitted; public here, with the other callbacks.
         "tfvae.inference.convergence": ["Convergence"],
     },

@@ -1,4 +1,4 @@
-"""Warnings that `fit` gives by itself: of a loss that is not finite, and of a posterior that has collapsed."""
+"""Warnings that `fit` gives by itself: of a loss that is not finite, frozen weights, and a collapsed posterior."""
 
 import math
 import warnings
@@ -24,6 +24,23 @@ class NonFiniteLossWarning(keras.callbacks.Callback):
                 "at the first such loss.",
                 stacklevel=2,
             )
+
+
+class FrozenWarning(keras.callbacks.Callback):
+    """Warns if training changes nothing, or changes q(z|x) although its encoder is frozen. Every `fit` adds this."""
+
+    def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
+        """Warns according to which variables are trainable."""
+        if not self.model.trainable_variables:
+            warnings.warn("The model has no trainable weights, so that `fit` changes nothing.", stacklevel=2)
+        for encoder, posterior in getattr(self.model, "inference_parts", ()):
+            if encoder.weights and not encoder.trainable_variables and posterior.trainable_variables:
+                warnings.warn(
+                    f"The encoder {encoder.name!r} is frozen, but q(z|x) still changes, because the layers of the "
+                    "posterior that compute its parameters are trained. To freeze q(z|x), set `trainable = False` of "
+                    "the posterior too.",
+                    stacklevel=2,
+                )
 
 
 class PosteriorCollapseWarning(keras.callbacks.Callback):

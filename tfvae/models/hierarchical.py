@@ -164,6 +164,11 @@ class HierarchicalVAE(autoencoder.Autoencoder):
         return self._terms_at(x, self._draw(x, sampling), sampling)[0]
 
     @property
+    def inference_parts(self) -> list[tuple[keras.layers.Layer, keras.layers.Layer]]:
+        """The encoder and the posterior of each layer."""
+        return list(zip(self.encoders, self.posteriors, strict=True))
+
+    @property
     def posterior_variables(self) -> list[Any]:
         """The trainable variables of the encoders and of the posteriors."""
         return [variable for part in (*self.encoders, *self.posteriors) for variable in part.trainable_variables]

@@ -169,6 +169,11 @@ class VAE(autoencoder.Autoencoder):
         return tf.reshape(parameters, tf.concat([tf.shape(z)[:2], tf.shape(parameters)[1:]], axis=0))
 
     @property
+    def inference_parts(self) -> list[tuple[keras.layers.Layer, keras.layers.Layer]]:
+        """The encoder and the posterior, which together compute q(z|x)."""
+        return [(self.encoder, self.posterior)]
+
+    @property
     def posterior_variables(self) -> list[Any]:
         """The trainable variables of the encoder and of the posterior."""
         return [*self.encoder.trainable_variables, *self.posterior.trainable_variables]

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import keras
+import numpy as np
 import tensorflow as tf
 
 from tfvae import checks, chunks
@@ -77,6 +78,24 @@ def unpack_named(data: Any, names: tuple[str, ...]) -> tuple[dict[str, Any], Any
         if isinstance(x[name], list | tuple | dict):
             raise ValueError(f"`{name}` must be one array or tensor. Received: a {type(x[name]).__name__}")
     return {name: x[name] for name in names}, sample_weight
+
+
+def check_weights(data: Any) -> None:
+    """Raises ValueError unless the sample weights in data for `fit` are one finite number for each example.
+
+    Args:
+        data: x, `(x,)`, `(x, y)` or `(x, y, sample_weight)`, with tensors or arrays.
+    """
+    x, _, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
+    if sample_weight is None:
+        return
+    weights, rows = np.asarray(sample_weight), len(tf.nest.flatten(x)[0])
+    if weights.shape not in ((rows,), (rows, 1)) or weights.dtype.kind not in "biuf":
+        raise ValueError(
+            f"`sample_weight` must be one number for each example, an array of the shape ({rows},). Received: an array "
+            f"of the shape {weights.shape} and dtype {weights.dtype}"
+        )
+    checks.check_finite(weights.astype(np.float32), "sample_weight")
 
 
 def peek(data: Any) -> tuple[Any, Any]:

@@ -13,7 +13,7 @@ import tensorflow as tf
 from tfvae import checks, private_apis, renamed
 from tfvae.distribute import replicas
 from tfvae.training.arrays_in_memory import ArraysInMemory
-from tfvae.training.batch import peek
+from tfvae.training.batch import check_weights, peek
 
 # Keras's default for arrays.
 _BATCH_SIZE = 32
@@ -57,7 +57,7 @@ def read_fit(model: Any, seed: Callable[[], int], *args: Any, **kwargs: Any) -> 
         kwargs: the keyword arguments of the call.
 
     Raises:
-        ValueError: the model is not compiled, or compiled with a loss or metrics, or cannot be trained on the data.
+        ValueError: the model is not compiled, or cannot be trained on the data.
     """
     given, batch = _read(model, keras.Model.fit, *args, **kwargs)
     validation_data = _checked_validation(model, given.pop("validation_data", None))
@@ -102,7 +102,7 @@ def read_evaluate(model: Any, *args: Any, **kwargs: Any) -> dict[str, Any]:
         kwargs: the keyword arguments of the call.
 
     Raises:
-        ValueError: the model is not compiled, or compiled with a loss or metrics, or cannot be evaluated on the data.
+        ValueError: the model is not compiled, or cannot be evaluated on the data.
     """
     return _read(model, keras.Model.evaluate, *args, **kwargs)[0]
 
@@ -115,6 +115,7 @@ def _read(model: Any, method: Callable[..., Any], *args: Any, **kwargs: Any) -> 
     replicas.check(model)
     batch, given["x"] = peek(given["x"])
     model.check_source(batch, given["x"], "x")
+    check_weights((batch, None, given.get("sample_weight")))
     if given.get("y") is None:
         if given.get("class_weight") is not None:
             raise ValueError("`class_weight` needs the classes as `y`. Received: y=None")
@@ -126,14 +127,6 @@ def _read(model: Any, method: Callable[..., Any], *args: Any, **kwargs: Any) -> 
 def _check_compiled(model: keras.Model, method: str) -> None:
     if not model.compiled:
         raise ValueError(f"Call `compile()` before `{method}()`. Received: a model that is not compiled")
-    config = model.get_compile_config() or {}
-    for argument in ("loss", "metrics", "weighted_metrics"):
-        if config.get(argument) is not None:
-            raise ValueError(
-                f"`compile({argument}=...)` has no meaning here: the model's objective is its loss, and its metrics "
-                "are loss, elbo, reconstruction_log_likelihood and kl. Received: "
-                f"{argument}={config[argument]!r}"
-            )
 
 
 def _rename_monitor(callback: keras.callbacks.Callback) -> None:
@@ -149,8 +142,7 @@ def _checked_validation(model: Any, validation: Any) -> Any:
     if validation is None:
         return None
     if isinstance(validation, tuple | list):
-        x = next(iter(validation), None)
-        model.check_source(x, x, "validation_data")
+        model.check_source(tuple(validation) or None, validation, "validation_data")
         x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(tuple(validation))
         return x, sample_weight if y is None else y, sample_weight
     batch, validation = peek(validation)

@@ -1,6 +1,7 @@
 """How a model's `fit`, `evaluate` and `predict` run, from their arguments to the step on each batch."""
 
 import abc
+import inspect
 import math
 from typing import Any, ClassVar
 
@@ -9,11 +10,11 @@ import numpy as np
 import tensorflow as tf
 
 from tfvae import checks, private_apis
-from tfvae.callbacks import NonFiniteLossWarning
+from tfvae.callbacks import FrozenWarning, NonFiniteLossWarning
 from tfvae.data import epochs
 from tfvae.distribute import replicas
 from tfvae.training import step
-from tfvae.training.batch import Batch, peek, unpack
+from tfvae.training.batch import Batch, check_weights, peek, unpack
 from tfvae.training.fit_arguments import read_evaluate, read_fit
 from tfvae.training.loop import Loop
 from tfvae.training.plan import LayerTraits, Plan, make_plan
@@ -37,12 +38,12 @@ class Trainer(StatefulModel, abc.ABC):
     train_function: Any
     test_function: Any
     # The callbacks that `fit` adds.
-    warnings: ClassVar[tuple[type[keras.callbacks.Callback], ...]] = (NonFiniteLossWarning,)
+    warnings: ClassVar[tuple[type[keras.callbacks.Callback], ...]] = (FrozenWarning, NonFiniteLossWarning)
 
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         # Set through __dict__, because Keras's __setattr__ would look for layers in the plan.
-        self.__dict__.update(_plan=None, _begins_fit=False)
+        self.__dict__.update(_plan=None, _begins_fit=False, _trained=[])
         # `start` and `steps` of `warm_up_kl`, as a variable, so that the compiled steps need not be traced again. It is
         # not a weight: a file that is saved during a warm-up must not contain it.
         self._kl_warm_up = tf.Variable(
@@ -147,13 +148,33 @@ class Trainer(StatefulModel, abc.ABC):
                     of_others = (v for each in minimizers if each.optimizer is optimizer for v in each.variables)
                     optimizer.build(self.trainable_variables if optimizer is self.optimizer else list(of_others))
 
+    def compile(self, *args: Any, **kwargs: Any) -> None:
+        """Sets the optimizer and how steps run: `keras.Model.compile`, without a loss or metrics.
+
+        Args:
+            args: the arguments of `keras.Model.compile`.
+            kwargs: the arguments of `keras.Model.compile`.
+
+        Raises:
+            ValueError: a loss or metrics are given.
+        """
+        given = inspect.signature(keras.Model.compile).bind(self, *args, **kwargs).arguments
+        for argument in ("loss", "loss_weights", "metrics", "weighted_metrics"):
+            if given.get(argument) is not None:
+                raise ValueError(
+                    f"`compile({argument}=...)` has no meaning here: the model's objective is its loss, and its "
+                    "metrics are loss, elbo, reconstruction_log_likelihood and kl; leave it out. Received: "
+                    f"{argument}={given[argument]!r}"
+                )
+        super().compile(*args, **kwargs)
+
     def compile_from_config(self, config: dict[str, Any]) -> None:
         """Compiles the model as saved in a file, and builds all optimizers, so that Keras can load their state.
 
         Args:
             config: the result of `get_compile_config`.
         """
-        super().compile_from_config(config)
+        self.compile(**keras.saving.deserialize_keras_object(config))
         if self.built:
             self.build_optimizers()
 
@@ -189,8 +210,11 @@ class Trainer(StatefulModel, abc.ABC):
         """Makes the function that runs training steps: see `Loop`."""
         self.build_optimizers()
         by_xla = self._trains_by_xla if self._plan is None else self._plan.by_xla
-        if self.train_function is None or force or by_xla != self._trains_by_xla:
+        loop, trained = self.train_function, [id(variable) for variable in self.trainable_variables]
+        # The steps that an earlier `fit` has traced train what was trainable then.
+        if loop is None or force or by_xla != self._trains_by_xla or trained != self._trained:
             self.train_function = Loop(self, self._progress, by_xla)
+            self.__dict__["_trained"] = trained
 
     def make_test_function(self, force: bool = False) -> None:
         """Makes the function that runs `test_step` on batches of an iterator."""
@@ -222,7 +246,7 @@ class Trainer(StatefulModel, abc.ABC):
             The history, with the metrics of each epoch.
 
         Raises:
-            ValueError: the model cannot be trained on x, or was compiled with a loss or with metrics.
+            ValueError: the model is not compiled, or cannot be trained on x.
         """
         arguments = read_fit(self, self._progress.get_seed, x, *args, **kwargs)
         plan = make_plan(self, self._progress, arguments, self._trains_by_xla)
@@ -293,6 +317,7 @@ class Trainer(StatefulModel, abc.ABC):
         if batch is None:
             raise ValueError(f"`{argument}` must hold at least one batch. Received: {data!r}")
         try:
+            check_weights(batch)
             self.check_data(tf.nest.map_structure(checks.to_numpy, self.unpack(batch)[0]))
         except ValueError as error:
             if argument == "x":
