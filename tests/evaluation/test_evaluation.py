@@ -96,7 +96,9 @@ def test_of_the_exact_posterior_every_weight_is_log_p_of_x():
 
 
 def test_what_is_no_vae_and_what_gives_no_error_are_refused(known_model):
-    with pytest.raises(ValueError, match=r"^`model` must be a tfvae.VAE or a tfvae.HierarchicalVAE\. Received: <Known"):
+    with pytest.raises(
+        ValueError, match=r"^`model` must be a tfvae.VAE or a tfvae.HierarchicalVAE\. Received: Known\("
+    ):
         importance_sampling(known_model(), np.zeros((2, 2)))
     with pytest.raises(ValueError, match=r"^`num_samples` must be at least 2.*Received: num_samples=1$"):
         importance_sampling(correlated_vae(), np.zeros((2, 5)), 1)
@@ -299,7 +301,9 @@ def test_of_a_conditional_model_all_is_given_the_condition(depends):
     np.testing.assert_allclose(kl_per_dimension(vae, given).sum(), rate, rtol=1e-5)
     assert rate + distortion == pytest.approx(0.5 - expected.mean(), abs=0.1)
     assert active_units(vae, given).count == 1
-    with pytest.raises(ValueError, match=r"must be a tfvae.VAE, but not a tfvae.ConditionalVAE\. Received: <Cond"):
+    with pytest.raises(
+        ValueError, match=r"must be a tfvae.VAE, but not a tfvae.ConditionalVAE\. Received: ConditionalVAE\("
+    ):
         mutual_information(vae, given)
 
 
@@ -312,7 +316,7 @@ def test_of_the_other_models_what_has_a_meaning_is_computed_and_the_rest_refused
     model.compile()
     assert rate + distortion == pytest.approx(-model.evaluate(given, verbose=0, return_dict=True)["elbo"], abs=1.0)
     for function in (annealed_importance_sampling, amortization_gap, kl_per_dimension):
-        with pytest.raises(ValueError, match=r"but not a tfvae.SemiSupervisedVAE\. Received: <Semi"):
+        with pytest.raises(ValueError, match=r"but not a tfvae.SemiSupervisedVAE\. Received: SemiSupervisedVAE\("):
             function(model, given)
     build, x = test_every_model.MODELS["hierarchical"]
     model = build()
@@ -323,5 +327,5 @@ def test_of_the_other_models_what_has_a_meaning_is_computed_and_the_rest_refused
     terms = model.elbo_terms(tf.constant(x), Sampling(num_samples=400, seed=seed))
     assert rate + distortion == pytest.approx(-np.mean(terms.elbo), rel=1e-5)
     for function in (annealed_importance_sampling, amortization_gap, kl_per_dimension, active_units):
-        with pytest.raises(ValueError, match=r"^`model` must be a tfvae.VAE[^H]*Received: <Hier"):
+        with pytest.raises(ValueError, match=r"^`model` must be a tfvae.VAE[^H]*Received: HierarchicalVAE\("):
             function(model, x)

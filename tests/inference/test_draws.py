@@ -12,6 +12,7 @@ from scipy import stats
 from scipy.special import logsumexp
 
 from tfvae import Draws, VariationalInference, posteriors
+from tfvae.evaluation import LogLikelihood
 
 tfd = tfp.distributions
 
@@ -165,6 +166,25 @@ def test_draws_where_the_posterior_is_zero_count_for_nothing():
     draws = Draws({"x": x}, np.where(x > 0, 0.1 * x, -np.inf))
     np.testing.assert_allclose(draws.weights[x <= 0], 0.0, atol=1e-12)
     assert draws.log_evidence == pytest.approx(np.log(np.mean(np.where(x > 0, np.exp(0.1 * x), 0))))
+
+
+@pytest.mark.parametrize(
+    ("log_weights", "message"),
+    [
+        (1.5 * np.random.default_rng(0).exponential(size=2000), r"^q is far from the posterior: k-hat is"),
+        (
+            np.log1p(0.001 * np.random.default_rng(0).pareto(0.7, size=2000)),
+            r"^k-hat is \d\.\d+, above 0\.7, but the log importance weights hardly vary: their standard deviation is",
+        ),
+    ],
+)
+def test_a_heavy_tail_of_weights_that_hardly_vary_is_not_called_a_wrong_answer(log_weights, message):
+    with pytest.warns(UserWarning, match=message):
+        Draws({}, log_weights).warn_where_far()
+    estimate = LogLikelihood.of_log_weights(log_weights[:, None])
+    found = "hardly vary, so that log p" if "hardly" in message else "probably too low"
+    with pytest.warns(UserWarning, match=rf"^k-hat is above 0\.7 for 100% of the examples.*{found}"):
+        estimate.warn_where_far(2000, "")
 
 
 # The draws of a fit

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 import tensorflow_probability as tfp
+from scipy import stats
 
 from tfvae import Latent
 from tfvae.inference import observations
@@ -86,6 +87,37 @@ def test_plausible_points_of_a_prior_are_tried():
     assert found.loc[0] == pytest.approx(50.0, abs=0.05)
     with pytest.raises(ValueError, match=r"finite where the fit starts\. Received: -inf at x=0"):
         coordinates(model, {"x": ()})
+
+
+def test_a_vague_prior_whose_draws_underflow_is_fitted():
+    # The posterior of the precision is Gamma(0.001 + n / 2, 0.001 + sum of squares / 2).
+    y = np.linspace(-3.0, 3.0, 50).astype("float32")
+    joint = tfd.JointDistributionNamedAutoBatched(
+        {"tau": tfd.Gamma(0.001, 0.001), "y": lambda tau: tfd.Sample(tfd.Normal(0.0, tau**-0.5), 50)}
+    )
+    draws = target(joint.experimental_pin(y=y), None).starts(100, tf.constant([0, 0]))["tau"].numpy()
+    assert np.isnan(draws).any()
+    found = coordinates(joint.experimental_pin(y=y), None)
+    # In the coordinates of TFP's softplus, the mode of the density times the Jacobian is near the mean of tau.
+    tau = stats.gamma(25.001, scale=1 / (0.001 + (y**2).sum() / 2))
+    assert np.log1p(np.exp(found.loc[0])) == pytest.approx(tau.mean(), abs=tau.std() / 2)
+
+
+def test_missing_observations_are_named():
+    y = np.array([0.5, np.nan, 1.0], "float32")
+    joint = tfd.JointDistributionNamedAutoBatched(
+        {"mu": tfd.Normal(0.0, 1.0), "y": lambda mu: tfd.Sample(tfd.Normal(mu, 1.0), 3)}
+    )
+    with pytest.raises(ValueError, match=r"never NaN; leave.*Received: observations that hold NaN, 'y' at index \[1\]"):
+        coordinates(joint.experimental_pin(y=y), None)
+
+
+@pytest.mark.parametrize("prior", [tfd.Bernoulli(0.3), tfd.Categorical([0.0, 0.0]), tfd.Poisson(3.0)])
+def test_a_discrete_latent_variable_is_named(prior):
+    joint = tfd.JointDistributionNamedAutoBatched({"k": prior, "y": lambda k: tfd.Normal(tf.cast(k, tf.float32), 1.0)})
+    kind = type(prior).__name__
+    with pytest.raises(ValueError, match=rf"continuous.*Sum a discrete one out.*Received: .*variable 'k', a {kind}$"):
+        target(joint.experimental_pin(y=1.0), None)
 
 
 SLOW = pytest.mark.slow

@@ -360,3 +360,25 @@ def test_the_first_data_may_be_a_dataset(method, x, lazy_vae):
 def test_an_empty_dataset_is_refused(method, x, tiny_vae):
     with pytest.raises(ValueError, match="`x` must hold at least one"):
         getattr(tiny_vae(), method)(dataset(x[:0], 3))
+
+
+def test_the_same_seed_draws_the_same_scores(x, tiny_vae):
+    vae = tiny_vae()
+    first, again, other = (
+        vae.score(x, seed=seed, batch_size=size)["elbo"] for seed, size in [(1, 256), (1, 3), (2, 3)]
+    )
+    np.testing.assert_allclose(first, again, rtol=1e-5)
+    assert np.abs(first - other).min() > 0.0
+    with pytest.raises(ValueError, match=r"`seed` must be None where `epsilon` is given\. Received: seed=1"):
+        vae.score(x, np.zeros((20, 2)), seed=1)
+
+
+def test_the_repr_says_what_the_model_is_made_of(tiny_vae, lazy_vae):
+    text = repr(tiny_vae(likelihood=Normal(0.5)))
+    assert text.startswith(
+        "VAE(latent_dim=2, posterior=DiagonalNormal(latent_dim=2), prior=StandardNormal(latent_dim=2), "
+    )
+    assert "likelihood=Normal(scale=0.5), objective=ELBO(num_samples=1, " in text
+    # Encoder 4 * 8 + 8, heads 2 * (8 * 2 + 2), decoder 2 * 8 + 8 + 8 * 4 + 4.
+    assert text.endswith("event_shape=(4,), 136 trainable weights)")
+    assert repr(lazy_vae()).endswith("not built)")

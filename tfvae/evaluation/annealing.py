@@ -130,7 +130,7 @@ def annealed_importance_sampling(
 
     batches = seeded(model, x, batch_size, seed)
     result = LogLikelihood.joined([LogLikelihood.of_log_weights(log_weights(*batch).numpy()) for batch in batches])
-    result.warn_where_far("take more steps")
+    result.warn_where_far(num_chains, "take more steps")
     return result
 
 

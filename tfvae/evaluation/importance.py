@@ -8,7 +8,7 @@ import numpy as np
 
 from tfvae import checks
 from tfvae.evaluation.batches import check_model
-from tfvae.inference.draws import PARETO_K_LIMIT, Draws
+from tfvae.inference.draws import HARDLY_VARIES, PARETO_K_LIMIT, Draws
 from tfvae.models.hierarchical import HierarchicalVAE
 from tfvae.models.vae import VAE
 
@@ -48,17 +48,25 @@ class LogLikelihood(NamedTuple):
         """The estimates of several batches, one after the other."""
         return cls(*(np.concatenate(values) for values in zip(*parts, strict=True)))
 
-    def warn_where_far(self, advice: str) -> None:
+    def warn_where_far(self, num_weights: int, advice: str) -> None:
         """Warns where k-hat is above 0.7 for more than a tenth of the examples.
 
         Args:
+            num_weights: the number of importance weights of each example.
             advice: what the user may try instead.
         """
-        share = np.mean(self.pareto_k > PARETO_K_LIMIT)
-        if share > _FEW:
+        uncertain = self.pareto_k > PARETO_K_LIMIT
+        far = uncertain & (self.standard_error * math.sqrt(num_weights) >= HARDLY_VARIES)
+        if np.mean(far) > _FEW:
             warnings.warn(
-                f"k-hat is above {PARETO_K_LIMIT} for {share:.0%} of the examples, whose log p(x) is probably too low "
-                f"and whose standard error is too small: {advice}.",
+                f"k-hat is above {PARETO_K_LIMIT} for {np.mean(far):.0%} of the examples, whose log p(x) is probably "
+                f"too low and whose standard error is too small: {advice}.",
+                stacklevel=3,
+            )
+        elif np.mean(uncertain) > _FEW:
+            warnings.warn(
+                f"k-hat is above {PARETO_K_LIMIT} for {np.mean(uncertain):.0%} of the examples, but their importance "
+                "weights hardly vary, so that log p(x) is right; only the tail of the weights is uncertain.",
                 stacklevel=3,
             )
 
@@ -92,7 +100,7 @@ def importance_sampling(
     check_weights("num_samples", num_samples)
     batches = model._log_weights(x, num_samples, batch_size, seed)
     result = LogLikelihood.joined([LogLikelihood.of_log_weights(np.concatenate(list(chunks))) for chunks in batches])
-    result.warn_where_far("take more samples, a richer posterior, or annealed_importance_sampling")
+    result.warn_where_far(num_samples, "take more samples, a richer posterior, or annealed_importance_sampling")
     return result
 
 

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 _FEW = 0.01
 # Above this k-hat, importance sampling cannot correct the approximation, which should not be trusted.
 PARETO_K_LIMIT = 0.7
+# The standard deviation of the log weights below which q is close to the posterior whatever the tail of the weights.
+HARDLY_VARIES = 0.3
 # With fewer draws, too few lie in the tail to fit a distribution to it.
 FEWEST_DRAWS = 25
 # Log weights count as equal if they differ by less than this, plus what rounding in float32 adds at their size.
@@ -85,8 +87,18 @@ class Draws(Mapping[str, np.ndarray]):
         return float(highest + np.log(np.mean(np.exp(self.log_weights - highest))))
 
     def warn_where_far(self) -> None:
-        """Warns if k-hat is above 0.7, which means that q is far from the posterior."""
-        if len(self.log_weights) >= FEWEST_DRAWS and not self.pareto_k <= PARETO_K_LIMIT:
+        """Warns if k-hat is above 0.7: q is far from the posterior, or k-hat itself cannot be estimated."""
+        if len(self.log_weights) < FEWEST_DRAWS or self.pareto_k <= PARETO_K_LIMIT:
+            return
+        deviation = float(np.std(self.log_weights))
+        if deviation < HARDLY_VARIES:
+            warnings.warn(
+                f"k-hat is {self.pareto_k:.2f}, above {PARETO_K_LIMIT}, but the log importance weights hardly vary: "
+                f"their standard deviation is {deviation:.2g}. So q is close to the posterior where it has its mass; "
+                "only the tail of the weights is uncertain, and more draws tell more of it.",
+                stacklevel=3,
+            )
+        else:
             warnings.warn(
                 f"q is far from the posterior: k-hat is {self.pareto_k:.2f}, above {PARETO_K_LIMIT}, so that neither "
                 "its draws nor their importance weights are to be trusted. Try a richer `posterior`, such as "

@@ -105,11 +105,18 @@ def space(latents: Mapping[str, Latent | Sequence[int]] | tfd.JointDistribution)
             variables, whose supports are the constraints.
 
     Raises:
-        ValueError: `latents` is neither, or a bijector does not fit the shape of its variable.
+        ValueError: `latents` is neither, or has a discrete variable, or a bijector does not fit its variable's shape.
     """
     if isinstance(latents, tfd.JointDistribution | tfp.experimental.distributions.JointDistributionPinned):
         try:
             bijector = latents.experimental_default_event_space_bijector()
+        except AttributeError as error:
+            # A discrete variable has no bijector, which TFP does not notice.
+            raise ValueError(
+                "`model` must have continuous latent variables, because q is a density. Sum a discrete one out of the "
+                "joint density, for example by a tfd.MixtureSameFamily over the data. Received: "
+                f"{', '.join(_discrete(latents))}"
+            ) from error
         except (TypeError, NotImplementedError) as error:
             # TFP 0.25 fails to make one for a Dirichlet with NumPy 2.4.
             raise ValueError(
@@ -128,6 +135,17 @@ def space(latents: Mapping[str, Latent | Sequence[int]] | tfd.JointDistribution)
     for name in sorted(latents):
         shapes[name], bijectors[name] = _checked(name, latents[name])
     return LatentSpace(shapes, tfb.JointMap(bijectors), list(shapes))
+
+
+def _discrete(latents: Any) -> list[str]:
+    """Describes the variables of a joint distribution that have no bijector, because they are discrete."""
+    joint = getattr(latents, "distribution", latents)
+    distributions = zip(variables(joint), tf.nest.flatten(joint.sample_distributions()[0]), strict=True)
+    return [
+        f"the discrete latent variable {name!r}, a {type(each).__name__}"
+        for name, each in distributions
+        if name in variables(latents) and each.experimental_default_event_space_bijector() is None
+    ]
 
 
 def _checked(name: str, latent: Any) -> tuple[tf.TensorShape, tfb.Bijector]:

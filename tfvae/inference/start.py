@@ -2,6 +2,7 @@
 
 import warnings
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
@@ -51,7 +52,7 @@ def standard_coordinates(
         return log_prior + log_likelihood
 
     points = _points(target, seed)
-    _check_finite(target, points, log_density(tf.constant(points, tf.float32)).numpy())
+    _check_finite(target, points, log_density(tf.constant(points, tf.float32)).numpy(), rows)
     if target.space.dim > newton.FULL_CURVATURE_DIM:
         gaussian = newton.approximate_diagonally(log_density, points)
     else:
@@ -75,7 +76,7 @@ def check_start(joint: JointDensity, data: observations.Observations, seed: int)
     points, rows = _points(joint.target, seed), observations.first_rows(data.dataset, 1)
     z, noise_seed = tf.constant(points, tf.float32), tf.constant([seed, 0])
     log_prior, log_likelihood, _ = joint.log_densities(z, rows, num_data=data.num_data, seed=noise_seed)
-    _check_finite(joint.target, points, (log_prior + log_likelihood).numpy())
+    _check_finite(joint.target, points, (log_prior + log_likelihood).numpy(), rows)
 
 
 def _points(target: Target, seed: int) -> np.ndarray:
@@ -90,11 +91,24 @@ def _points(target: Target, seed: int) -> np.ndarray:
     return np.concatenate([np.zeros((1, target.space.dim)), points])
 
 
-def _check_finite(target: Target, points: np.ndarray, values: np.ndarray) -> None:
-    """Raises ValueError if the density is NaN or infinite at one of the points, or 0 at all of them."""
+def _check_finite(target: Target, points: np.ndarray, values: np.ndarray, rows: Any) -> None:
+    """Raises ValueError if the density is NaN or infinite at one of the points, or 0 at all of them.
+
+    Args:
+        target: the model.
+        points: the points [M, L].
+        values: the log density at the points [M].
+        rows: the data with which it was evaluated, or None.
+    """
     wrong = np.isnan(values) | (values == np.inf)
     if not wrong.any() and np.isfinite(values).any():
         return
+    missing = "" if not np.isnan(values).any() else _missing(rows if target.pins is None else dict(target.pins))
+    if missing:
+        raise ValueError(
+            "`model` must have a log joint density that is never NaN; leave missing observations out, or sum only over "
+            f"those that are there. Received: observations that hold NaN, {missing}"
+        )
     row = int(np.argmax(wrong))
     latents = _latents(target, points)
     hint = (
@@ -107,6 +121,20 @@ def _check_finite(target: Target, points: np.ndarray, values: np.ndarray) -> Non
         "`model` must have a log joint density that is never NaN or +inf where the latent variables meet their "
         f"constraints, and finite where the fit starts{hint}. Received: {values[row]} at {describe(latents, row)}"
     )
+
+
+def _missing(data: Any) -> str:
+    """Says where the first NaN in each part of the data is; empty if there is none."""
+    found = []
+    parts = data.items() if isinstance(data, dict) else enumerate(tf.nest.flatten(data))
+    for name, part in parts:
+        array = np.asarray(part)
+        if array.dtype.kind == "f" and np.isnan(array).any():
+            at = [int(index) for index in np.argwhere(np.isnan(array))[0]]
+            found.append(
+                f"{name!r} at index {at}" if isinstance(name, str) else f"part {name} of the data at index {at}"
+            )
+    return ", ".join(found)
 
 
 def _check_support(target: Target, gaussian: newton.Gaussian, log_density: Callable[[tf.Tensor], tf.Tensor]) -> None:

@@ -1,6 +1,7 @@
 """Reads the user's Bayesian model, in any of its forms, into one kind of joint density of latent variables and data."""
 
 import functools
+import math
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -39,14 +40,15 @@ class Target(NamedTuple):
     Attributes:
         space: the latent variables.
         log_densities: maps the latent variables by name, each [S, ...], and the data to the parts of the density.
-        starts: draws a number of points from the prior, given a seed, by name; None if the prior cannot be sampled.
-        has_data: whether the data are pinned in the model.
+        starts: draws a number of points from the prior, given a seed, by name; None if the prior cannot be sampled. A
+            draw that float32 rounds to the edge of the prior's support is replaced by NaN.
+        pins: the data that are pinned in the model, by name; None if they are passed to `fit`.
     """
 
     space: LatentSpace
     log_densities: Callable[[dict[str, tf.Tensor], Any], LogDensities]
     starts: Callable[[int, tf.Tensor], dict[str, tf.Tensor]] | None
-    has_data: bool = False
+    pins: Mapping[str, Any] | None = None
 
     def check(self, values: dict[str, tf.Tensor], x: Any, *, whole: bool, must_split: str | None) -> None:
         """Raises ValueError unless the densities have the required shapes.
@@ -111,10 +113,10 @@ def target(model: Any, latents: Mapping[str, Latent | Sequence[int]] | tfd.Joint
             "`latents` must give the shapes and constraints of the latent variables that the function `model` takes. "
             "Received: latents=None"
         )
-    starts = None
+    unconstrained, starts = space(latents), None
     if isinstance(latents, tfd.JointDistribution):
-        starts = functools.partial(_plausible, list(variables(latents)), latents.sample)
-    return Target(space(latents), lambda values, data: _split(model(values, data)), starts)
+        starts = functools.partial(_plausible, unconstrained, latents.sample, latents.log_prob)
+    return Target(unconstrained, lambda values, data: _split(model(values, data)), starts)
 
 
 def _split(density: Any) -> LogDensities:
@@ -146,15 +148,41 @@ def _of_pinned(model: Any, latents: Any) -> Target:
         )
         return LogDensities(*(tf.add_n(tf.nest.flatten(part)) for part in (parts.unpinned, parts.pinned)))
 
-    return Target(
-        unconstrained, log_densities, functools.partial(_plausible, names, model.sample_unpinned), has_data=True
-    )
+    def log_prior(values: Any) -> tf.Tensor:
+        return tf.add_n(tf.nest.flatten(model.unnormalized_log_prob_parts(values).unpinned))
+
+    starts = functools.partial(_plausible, unconstrained, model.sample_unpinned, log_prior)
+    return Target(unconstrained, log_densities, starts, model.pins)
 
 
-def _plausible(names: Sequence[str], sample: Callable[..., Any], count: int, seed: tf.Tensor) -> dict[str, tf.Tensor]:
-    """Draws `count` values of each latent variable from a joint distribution, by name."""
+def _plausible(
+    unconstrained: LatentSpace,
+    sample: Callable[..., Any],
+    log_prob: Callable[[Any], tf.Tensor],
+    count: int,
+    seed: tf.Tensor,
+) -> dict[str, tf.Tensor]:
+    """Draws `count` values of each latent variable from a joint distribution, by name: see `Target.starts`.
+
+    Args:
+        unconstrained: the latent variables.
+        sample: draws from the distribution.
+        log_prob: the log density at draws [S].
+        count: the number of draws.
+        seed: a stateless seed.
+    """
+    names = unconstrained.names
+
+    def draw() -> list[tf.Tensor]:
+        draws = sample(count, seed=seed)
+        flat = [tf.cast(part, tf.float32) for part in tf.nest.flatten(draws)]
+        # A vague Gamma, for example, often draws a number so small that it, or what comes back from the unconstrained
+        # space, is 0 in float32, where the density is infinite.
+        back, _ = unconstrained.constrain(unconstrained.unconstrain(dict(zip(names, flat, strict=True))))
+        is_inside = tf.math.is_finite(log_prob(tf.nest.pack_sequence_as(draws, [back[name] for name in names])))
+        return [tf.where(tf.reshape(is_inside, [-1] + [1] * (len(part.shape) - 1)), part, math.nan) for part in flat]
+
     with warnings.catch_warnings():
         # TFP warns that it must draw the variables one after the other with a Tensor seed.
         warnings.filterwarnings("ignore", message="Saw Tensor seed")
-        draws = tf.function(lambda: sample(count, seed=seed), autograph=False)()
-        return dict(zip(names, tf.nest.flatten(draws), strict=True))
+        return dict(zip(names, tf.function(draw, autograph=False)(), strict=True))

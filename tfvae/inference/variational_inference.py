@@ -310,7 +310,7 @@ class VariationalInference(PosteriorExport, VariationalModel):
         """The data as a dataset, after checking its first batch and the shapes of the density for that batch."""
         replicas = self.distribute_strategy.num_replicas_in_sync
         known = {"num_data": self.num_data, "replicas": replicas, "seed": self._progress.get_seed}
-        if x is not None and self._joint.target.has_data:
+        if x is not None and self._joint.target.pins is not None:
             raise ValueError(f"`x` must be None where the data are pinned. Received: x of type {type(x).__name__}")
         data = observations.read(x, y, batch_size=batch_size, **known)
         first = observations.first_rows(data.dataset, 1)

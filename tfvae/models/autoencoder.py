@@ -140,20 +140,31 @@ class Autoencoder(AutoencoderExport, VariationalModel):
     def _draw_log_weights(self, x: Any, seed: tf.Tensor, num_samples: int) -> tf.Tensor:
         return self.elbo_terms(x, elbo.Sampling(num_samples, seed)).log_weights
 
-    def score(self, x: Any, epsilon: Any = None, batch_size: int = 256) -> dict[str, np.ndarray]:
-        """Computes the terms of the bound at a single z for each x, for example to detect anomalies. It draws no noise.
+    def score(
+        self, x: Any, epsilon: Any = None, batch_size: int = 256, *, seed: int | None = None
+    ) -> dict[str, np.ndarray]:
+        """Computes the terms of the bound at a single z for each x, for example to detect anomalies.
 
         Args:
             x: arrays with N rows, as for `fit`.
             epsilon: noise from N(0, I) [N, L], from which z ~ q(z|x) is computed, where L counts all latent variables;
-                None means that z is the mean, or the `center`, of q(z|x).
+                None means that z is the mean, or the `center`, of q(z|x), unless there is a seed.
             batch_size: how many examples are computed at a time.
+            seed: draws `epsilon`; the same seed draws the same.
 
         Returns:
             `elbo`, `reconstruction_log_likelihood` and `kl`, each [N], in nats per example.
+
+        Raises:
+            ValueError: an argument is invalid, or both `epsilon` and `seed` are given.
         """
         x = self._arrays(x)
         self.check_data(x)
+        if seed is not None:
+            if epsilon is not None:
+                raise ValueError(f"`seed` must be None where `epsilon` is given. Received: seed={seed!r}")
+            shape = [len(tf.nest.flatten(x)[0]), self._epsilon_dim]
+            epsilon = tf.random.stateless_normal(shape, self._seed(seed)).numpy()
         if epsilon is None:
             outputs = [self._run(self._score_at_mean, batch) for batch in batches(x, batch_size)]
         else:

@@ -2,6 +2,7 @@
 
 import abc
 import functools
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -14,6 +15,9 @@ from tfvae.objectives import ELBO, Objective
 from tfvae.training.batch import Batch
 from tfvae.training.step import Minimizer
 from tfvae.training.trainer import Trainer
+
+# The attributes of models that their `repr` shows, where they have them.
+_SHOWN = ("latent_dim", "latent_dims", "posterior", "posteriors", "prior", "likelihood", "objective", "event_shape")
 
 
 class VariationalModel(Trainer):
@@ -43,6 +47,13 @@ class VariationalModel(Trainer):
         self._trackers += self._more_metrics()
         # Set through __dict__, because Keras would otherwise try to save these graphs with the model.
         self.__dict__["_functions"] = {}
+
+    def __repr__(self) -> str:
+        """The parts of the model, the shape of its data and the number of its trainable weights."""
+        shown = [f"{name}={_described(getattr(self, name))}" for name in _SHOWN if hasattr(self, name)]
+        count = sum(math.prod(variable.shape) for variable in self.trainable_variables)
+        weights = f"{count:,} trainable weights" if self.built else "not built"
+        return f"{type(self).__name__}({', '.join(shown)}, {weights})"
 
     @abc.abstractmethod
     def elbo_terms(self, x: tf.Tensor, sampling: Sampling) -> ElboTerms:
@@ -120,3 +131,15 @@ class VariationalModel(Trainer):
 
     def _seed(self, seed: int | None) -> tf.Tensor:
         return self.next_seed() if seed is None else tf.constant([checks.seed_number(seed), 0], tf.int32)
+
+
+def _described(part: Any) -> str:
+    """A part as in code, with those of its arguments that are numbers or texts."""
+    if isinstance(part, list):
+        return f"[{', '.join(map(_described, part))}]"
+    if not isinstance(part, keras.layers.Layer):
+        return repr(part)
+    own = set(part.get_config()) - set(keras.layers.Layer().get_config())
+    values = {name: value for name, value in part.get_config().items() if name in own and value is not None}
+    shown = [f"{name}={value!r}" for name, value in values.items() if isinstance(value, bool | int | float | str)]
+    return f"{type(part).__name__}({', '.join(shown)})"
