@@ -256,6 +256,18 @@ def test_terms_and_training_under_mixed_precision(case, mixed_precision):
     assert_fit_trains_every_weight(vae, epochs=5)
 
 
+# One part of each slot; the slow test of mixed precision has all of them too.
+SOME_MIXED = [
+    next(case for case in CASES if case[0] is part)
+    for part in (posteriors.CouplingFlow, priors.NormalMixture, likelihoods.NegativeBinomial, objectives.MMD)
+]
+
+
+@pytest.mark.parametrize(
+    "case",
+    [case if case in SOME_MIXED else pytest.param(case, marks=pytest.mark.slow) for case in CASES],
+    ids=case_id,
+)
 @pytest.mark.usefixtures("mixed_precision")
 def test_mixed_precision_gives_nearly_the_terms_of_float32(case, dtype_policy):
     mixed = vae_with(case)
