@@ -257,7 +257,10 @@ def calls(counted, function):
     return {name: network.calls for name, network in counted.items()}
 
 
-@pytest.mark.parametrize("name", COUNTED)
+@pytest.mark.parametrize(
+    "name",
+    [name if name in ("VAE", "hierarchical") else pytest.param(name, marks=pytest.mark.slow) for name in COUNTED],
+)
 def test_a_signature_runs_each_network_once(name):
     model, counted, _ = COUNTED[name]()
     used = {

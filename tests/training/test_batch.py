@@ -86,7 +86,14 @@ def array_training():
 
 
 # Read by the same code as others.
-LIKE_OTHERS = ["float64 array", "dataset (x, y)", "dataset with one key", "PyDataset (x, y)"]
+LIKE_OTHERS = [
+    "float64 array",
+    "array and y",
+    "dataset (x,)",
+    "dataset (x, y)",
+    "dataset with one key",
+    "PyDataset (x, y)",
+]
 
 
 @pytest.mark.parametrize(
@@ -130,7 +137,13 @@ VALIDATION = {
 }
 
 
-@pytest.mark.parametrize("kind", VALIDATION)
+SOME_VALIDATION = ["(x, y)", "dataset", "generator"]
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [kind if kind in SOME_VALIDATION else pytest.param(kind, marks=pytest.mark.slow) for kind in VALIDATION],
+)
 def test_validation_data_give_what_evaluate_gives(kind, x, array_training):
     model, start, *_ = array_training
     model.set_weights(start)
@@ -324,7 +337,9 @@ def test_terminate_on_nan_stops_at_the_batch_and_may_be_given_without_a_list(x, 
     assert model.optimizer.iterations == 3
 
 
-@pytest.mark.parametrize("kind", ["none", "list", "tuple", "CallbackList"])
+@pytest.mark.parametrize(
+    "kind", ["none", *(pytest.param(kind, marks=pytest.mark.slow) for kind in ("list", "tuple")), "CallbackList"]
+)
 def test_each_epoch_that_is_not_finite_gives_one_warning_in_every_fit(kind, x, known_model):
     model = known_model()
     make = {"none": lambda: None, "list": list, "tuple": tuple}
@@ -350,7 +365,13 @@ WEIGHTED = {
 }
 
 
-@pytest.mark.parametrize("kind", WEIGHTED)
+@pytest.mark.parametrize(
+    "kind",
+    [
+        pytest.param(kind, marks=[pytest.mark.slow] * (kind in ("array and y", "column of weights")))
+        for kind in WEIGHTED
+    ],
+)
 def test_sample_weights_weigh_the_loss_and_the_metrics(kind, x, known):
     arguments = WEIGHTED[kind](x)
     elbo = x[:, 0] - x[:, 1]
