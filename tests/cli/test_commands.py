@@ -284,6 +284,8 @@ def test_a_model_file_with_code_in_it_is_refused(in_empty, capsys):
     assert "arbitrary code" in error_line(capsys, ["evaluate", "."])
 
 
+# The default test in test_run_training.py diverges in the second epoch.
+@pytest.mark.slow
 def test_a_run_that_diverges_says_so_and_keeps_its_history(in_empty, capsys):
     with pytest.warns(UserWarning, match="The loss was nan in epoch 1"), pytest.raises(SystemExit, match="diverged"):
         commands.main(["train", *SMALL, "--learning_rate", "1e30"])
