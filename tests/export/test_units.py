@@ -87,8 +87,9 @@ def test_the_models_units_are_there_by_name(model, client):
     close(client.run("score_normalized", x=x, epsilon=noise)["elbo"], model.score(x, noise)["elbo"])
 
 
-def test_verify_takes_the_models_units_and_asks_in_those_of_each_file(model, files, tmp_path):
-    unscaled = export.tflite(model, tmp_path / "unscaled.tflite")
+def test_verify_takes_the_models_units_and_asks_in_those_of_each_file(model, files, exported):
+    # Its model has the same weights.
+    unscaled = exported("linear").tflite
     result = export.verify(model, saved_model=files["saved_model"], tflite=unscaled, x=data(), timed_calls=1)
     signatures = {row.format: set() for row in result.agreements}
     for row in result.agreements:
