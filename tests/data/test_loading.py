@@ -294,13 +294,11 @@ def test_whole_files_are_held_out_by_the_seed(tmp_path):
 
 
 UNITS = [(np.uint8, None), (np.float64, "threshold")]
-OTHER_UNITS = [
-    pytest.param(*case, marks=pytest.mark.slow)
-    for case in ((np.uint8, "threshold"), (np.bool_, None), (np.bool_, "threshold"), (np.float64, None))
-]
+OTHER_UNITS = [(np.uint8, "threshold"), (np.bool_, None), (np.bool_, "threshold"), (np.float64, None)]
+SLOW_UNITS = [pytest.param(*case, marks=pytest.mark.slow) for case in OTHER_UNITS]
 
 
-@pytest.mark.parametrize(("dtype", "binarize"), [*UNITS, *OTHER_UNITS])
+@pytest.mark.parametrize(("dtype", "binarize"), [*UNITS, *SLOW_UNITS])
 def test_streamed_files_are_in_the_units_of_arrays(tmp_path, dtype, binarize):
     # All rows are equal, so that it does not matter which are held out.
     x = np.tile((np.arange(20).reshape(4, 5) / 19 * (255 if dtype == np.uint8 else 1)).astype(dtype), (40, 1, 1))

@@ -118,9 +118,8 @@ DTYPES = [np.uint8, np.bool_, np.float16, np.float32, np.float64, np.int32, ">f4
 
 # Every dtype of records, and every kind of file with the dtype whose bytes are swapped.
 SOME = [*(("tfrecord", dtype) for dtype in DTYPES), *((kind, ">f4") for kind in SAVE)]
-SLOW = [
-    pytest.param(kind, dtype, marks=pytest.mark.slow) for kind in SAVE for dtype in DTYPES if (kind, dtype) not in SOME
-]
+OTHERS = [(kind, dtype) for kind in SAVE for dtype in DTYPES if (kind, dtype) not in SOME]
+SLOW = [pytest.param(*case, marks=pytest.mark.slow) for case in OTHERS]
 
 
 @pytest.mark.parametrize(("kind", "dtype"), [*SOME, *SLOW])
