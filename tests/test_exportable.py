@@ -115,7 +115,8 @@ def sums():
     return model
 
 
-@pytest.mark.parametrize("file_format", ["saved_model", "tflite"])
+# A TFLite file of another model of this kind is verified by default in test_export_formats.py.
+@pytest.mark.parametrize("file_format", ["saved_model", pytest.param("tflite", marks=pytest.mark.slow)])
 def test_a_model_of_a_users_own_is_exported_compared_and_opened(file_format, tmp_path):
     model = sums()
     path = getattr(export, file_format)(model, tmp_path / "own.tflite", x=X, offset=1.0, scale=2.0)
@@ -257,7 +258,10 @@ def calls(counted, function):
     return {name: network.calls for name, network in counted.items()}
 
 
-@pytest.mark.parametrize("name", COUNTED)
+@pytest.mark.parametrize(
+    "name",
+    [name if name in ("VAE", "hierarchical") else pytest.param(name, marks=pytest.mark.slow) for name in COUNTED],
+)
 def test_a_signature_runs_each_network_once(name):
     model, counted, _ = COUNTED[name]()
     used = {

@@ -61,7 +61,7 @@ def test_the_logarithm_of_a_rising_factorial_keeps_its_digits_where_it_starts_hi
     assert np.max(np.abs(lost - exact) / (1 + np.abs(exact))) > 1e-3
 
 
-@pytest.mark.parametrize("jit_compile", [False, True])
+@pytest.mark.parametrize("jit_compile", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_the_logarithm_of_a_binomial_coefficient_keeps_its_digits(jit_compile):
     x, start = np.float32([0, 1, 2, 5, 30, 1000, 1e5, 1e6])[:, None], np.float32(np.geomspace(1e-4, 1e6, 11))
     value, slope = tfp.math.value_and_gradient(

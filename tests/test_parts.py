@@ -219,6 +219,12 @@ def test_config_round_trip_through_keras_in_safe_mode(case, arguments):
     assert again.get_config() == original.get_config()
 
 
+# Objectives are never built.
+@pytest.mark.parametrize(
+    "case",
+    [case for case in CASES if slot_of(case[0]) != "objective"],
+    ids=case_id,
+)
 def test_config_of_a_part_in_a_built_model_makes_a_part_that_is_not_built(case):
     original = getattr(vae_with(case), slot_of(case[0]))
     again = type(original).from_config(original.get_config())
@@ -256,6 +262,18 @@ def test_terms_and_training_under_mixed_precision(case, mixed_precision):
     assert_fit_trains_every_weight(vae, epochs=5)
 
 
+# One part of each slot; the slow test of mixed precision has all of them too.
+SOME_MIXED = [
+    next(case for case in CASES if case[0] is part)
+    for part in (posteriors.CouplingFlow, priors.NormalMixture, likelihoods.NegativeBinomial, objectives.MMD)
+]
+
+
+@pytest.mark.parametrize(
+    "case",
+    [case if case in SOME_MIXED else pytest.param(case, marks=pytest.mark.slow) for case in CASES],
+    ids=case_id,
+)
 @pytest.mark.usefixtures("mixed_precision")
 def test_mixed_precision_gives_nearly_the_terms_of_float32(case, dtype_policy):
     mixed = vae_with(case)

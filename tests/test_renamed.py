@@ -50,7 +50,10 @@ def test_the_client_leaves_a_latent_variable_of_this_name_alone():
 
 @pytest.mark.parametrize(
     ("prefix", "make"),
-    [("", list), ("val_", lambda callbacks: keras.callbacks.CallbackList(callbacks, add_history=True))],
+    [
+        pytest.param("", list, marks=pytest.mark.slow),
+        ("val_", lambda callbacks: keras.callbacks.CallbackList(callbacks, add_history=True)),
+    ],
 )
 def test_a_callback_that_monitors_the_earlier_name_monitors_the_new_one(prefix, make, x, known_model):
     # With a learning rate of 0 nothing improves.

@@ -64,6 +64,12 @@ def without_exports(monkeypatch):
     monkeypatch.setattr(commands.exports, "write", lambda *_: None)
 
 
+@pytest.fixture
+def without_evaluation(without_exports, monkeypatch):
+    """Skips the evaluation of a training too."""
+    monkeypatch.setattr(run_folder, "evaluation", lambda *_: "")
+
+
 def error_line(capsys, arguments):
     """Runs a command that must fail with a usage error of one line, and returns that line."""
     with pytest.raises(SystemExit) as raised:
@@ -134,7 +140,7 @@ def test_train_prints_the_evaluation_and_the_comparison(trained):
     assert [re.split(r"\s{2,}", line)[0] for line in costs.splitlines()[1:5]] == ["Keras", *header[3:]]
 
 
-def test_config_of_a_run_repeats_it(in_trained, without_exports):
+def test_config_of_a_run_repeats_it(in_trained, without_evaluation):
     config = yaml.safe_load((in_trained / "runs/digits/config.yaml").read_text())
     assert config["hidden"] == [16]
     assert config["likelihood"] == {"class_path": "tfvae.likelihoods.Normal", "init_args": {"scale": "learned"}}
@@ -209,7 +215,7 @@ def test_export_writes_the_next_version(in_trained):
 
 
 @pytest.mark.filterwarnings("ignore:The posterior has collapsed")
-def test_parts_are_chosen_by_flags(in_empty, without_exports):
+def test_parts_are_chosen_by_flags(in_empty, without_evaluation):
     arguments = ["--likelihood.scale", "0.3", "--objective.beta", "4", "--posterior", "DiagonalNormal"]
     commands.main(
         ["train", *SMALL, *arguments, "--network", "convolutional", "--filters", "[4]", "--activation", "relu"]
@@ -278,6 +284,8 @@ def test_a_model_file_with_code_in_it_is_refused(in_empty, capsys):
     assert "arbitrary code" in error_line(capsys, ["evaluate", "."])
 
 
+# The default test in test_run_training.py diverges in the second epoch.
+@pytest.mark.slow
 def test_a_run_that_diverges_says_so_and_keeps_its_history(in_empty, capsys):
     with pytest.warns(UserWarning, match="The loss was nan in epoch 1"), pytest.raises(SystemExit, match="diverged"):
         commands.main(["train", *SMALL, "--learning_rate", "1e30"])

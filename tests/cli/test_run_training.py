@@ -98,15 +98,26 @@ def weights(folder):
     return keras.saving.load_model(folder / "model.keras").get_weights()
 
 
-def test_a_run_that_is_cut_again_and_again_ends_as_one_that_was_not(train, train_cut, refused, folder, after):
-    train("--name", "uncut")
-    train_cut(0, 20, "--resume", "--save_freq", "7")
+def test_a_run_that_is_cut_goes_on_as_it_began_or_is_refused(train, train_cut, refused, folder, after):
+    train_cut(1, 20, "--resume", "--save_freq", "7")
     before = contents(folder)
     assert "holds an interrupted training: pass --resume to continue it, or --overwrite" in refused()
     assert "holds an interrupted training" in refused("--resume", "false")
     assert "`--epochs` must be as in runs/digits/config.yaml, 2," in refused("--resume", "--epochs", "3")
     assert "`--likelihood` must be as in" in refused("--resume", "--likelihood.scale", "0.5")
     assert contents(folder) == before
+    assert after == []
+    train("--resume", "--save_freq", "100")
+    assert after == ["evaluation", "draw", "export"]
+    assert len(run_training.history(folder)["loss"]) == 2
+    assert names(folder) == ["config.yaml", "evaluation.txt", "history.csv", "history.png", "model.keras"]
+
+
+# The default test of kills, below, compares trainings that are resumed with one that was not cut.
+@pytest.mark.slow
+def test_a_run_that_is_cut_again_and_again_ends_as_one_that_was_not(train, train_cut, folder, after):
+    train("--name", "uncut")
+    train_cut(0, 20, "--resume", "--save_freq", "7")
     # Interrupted at the end of an epoch, and in the middle of the next.
     train_cut(1, 0, "--resume", "true", "--save_freq", "7")
     train_cut(1, 44, "--resume", "--strategy", "one_device")
@@ -116,7 +127,6 @@ def test_a_run_that_is_cut_again_and_again_ends_as_one_that_was_not(train, train
     assert (folder / "history.csv").read_bytes() == (uncut / "history.csv").read_bytes()
     for value, expected in zip(weights(folder), weights(uncut), strict=True):
         np.testing.assert_array_equal(value, expected)
-    assert names(folder) == ["config.yaml", "evaluation.txt", "history.csv", "history.png", "model.keras"]
 
 
 def test_a_history_that_an_earlier_version_began_goes_on(tmp_path):
@@ -284,7 +294,8 @@ while not anew[-1]:
     del anew[-1]
 assert anew == sorted(anew), anew
 trained = 0
-for now, moment in moments.items():
+# From the end, where the run is trained.
+for now, moment in [*moments.items()][:: -int(sys.argv[2])]:
     if run_training.is_trained(moment):
         trained += 1
         assert end(moment) == expected, now
@@ -295,8 +306,10 @@ print(len(moments), trained)
 """
 
 
-def test_a_kill_at_any_step_of_the_file_system_leaves_what_can_be_resumed(run_python, tmp_path):
+# Every moment takes a training; a sample of them has some of each kind.
+@pytest.mark.parametrize("every", [4, pytest.param(1, marks=pytest.mark.slow)])
+def test_a_kill_at_any_step_of_the_file_system_leaves_what_can_be_resumed(every, run_python, tmp_path):
     # A killed process leaves what is on disk at that moment, so copies of the folder simulate kills at exact moments.
-    moments, trained = map(int, run_python(MOMENTS, tmp_path).split()[-2:])
+    moments, trained = map(int, run_python(MOMENTS, tmp_path, every).split()[-2:])
     assert moments > 20
     assert 0 < trained < moments / 2

@@ -157,7 +157,12 @@ FORMS = {
 }
 
 
-@pytest.mark.parametrize("form", FORMS)
+SOME = ["float32", "tensor", "frame", "x"]
+
+
+@pytest.mark.parametrize(
+    "form", [form if form in SOME else pytest.param(form, marks=pytest.mark.slow) for form in FORMS]
+)
 def test_arrays_of_every_form_are_shuffled(form, seen):
     rows = flat(seen(FORMS[form], epochs=2))
     assert [sorted(epoch) for epoch in rows] == [list(range(20))] * 2

@@ -81,7 +81,7 @@ def test_a_batch_larger_than_the_data():
     assert pipelines.train.cardinality() == 1
 
 
-@pytest.mark.parametrize("binarize", [None, "dynamic"])
+@pytest.mark.parametrize("binarize", [pytest.param(None, marks=pytest.mark.slow), "dynamic"])
 def test_a_seed_gives_the_same_epochs_whatever_the_global_seed(binarize):
     x = np.random.default_rng(0).random((40, 6))
 
@@ -293,11 +293,12 @@ def test_whole_files_are_held_out_by_the_seed(tmp_path):
         load(tmp_path, image_size=(8, 8))
 
 
-UNITS = [(np.uint8, None), (np.uint8, "threshold"), (np.bool_, None), (np.float64, "threshold")]
-OTHER_UNITS = [pytest.param(*case, marks=pytest.mark.slow) for case in ((np.bool_, "threshold"), (np.float64, None))]
+UNITS = [(np.uint8, None), (np.float64, "threshold")]
+OTHER_UNITS = [(np.uint8, "threshold"), (np.bool_, None), (np.bool_, "threshold"), (np.float64, None)]
+SLOW_UNITS = [pytest.param(*case, marks=pytest.mark.slow) for case in OTHER_UNITS]
 
 
-@pytest.mark.parametrize(("dtype", "binarize"), [*UNITS, *OTHER_UNITS])
+@pytest.mark.parametrize(("dtype", "binarize"), [*UNITS, *SLOW_UNITS])
 def test_streamed_files_are_in_the_units_of_arrays(tmp_path, dtype, binarize):
     # All rows are equal, so that it does not matter which are held out.
     x = np.tile((np.arange(20).reshape(4, 5) / 19 * (255 if dtype == np.uint8 else 1)).astype(dtype), (40, 1, 1))

@@ -125,7 +125,7 @@ def test_a_flow_depends_on_the_features_and_changes_every_coordinate(name):
 # Inverse autoregressive flows
 
 
-@pytest.mark.parametrize("hidden", [1, 3, 4, 16])
+@pytest.mark.parametrize("hidden", [1, *(pytest.param(size, marks=pytest.mark.slow) for size in (3, 4)), 16])
 @pytest.mark.parametrize("index", [0, 1])
 def test_an_autoregressive_flow_is_triangular_in_its_order(hidden, index):
     dim = 4

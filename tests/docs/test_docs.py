@@ -15,6 +15,8 @@ DOCS = Path(__file__).parents[2] / "docs"
 PAGES = sorted(DOCS.glob("*.md"))
 # Pages of results: tables, each with the benchmark command that made it.
 RESULTS = [DOCS / "results.md", DOCS / "performance.md"]
+# The README fits, exports, verifies and runs the same model, and its test does so by default.
+LIKE_README = DOCS / "device.md"
 
 
 def table(text, heading):
@@ -24,7 +26,11 @@ def table(text, heading):
     return rows[2:]
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+@pytest.mark.parametrize(
+    "page",
+    [pytest.param(page, marks=[pytest.mark.slow] * (page == LIKE_README)) for page in PAGES],
+    ids=lambda page: page.name,
+)
 def test_the_names_of_a_page_exist_and_its_python_runs_from_top_to_bottom(page, run_python, tmp_path):
     code = pages.python(page.read_text())
     names = sorted(set(re.findall(r"`(tfvae(?:\.\w+)+)", page.read_text())))

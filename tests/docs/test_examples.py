@@ -37,6 +37,8 @@ def test_own_networks_learns_the_noise_and_tells_the_data_from_other_data(run):
     assert held_out > shuffled + 50
 
 
+# A default test in inference/test_control_variate.py fits such a regression to as many rows.
+@pytest.mark.slow
 def test_logistic_regression_finds_its_coefficients(run):
     lines = [line.split() for line in run("logistic_regression.py", "--rows", "20000").splitlines()]
     rows = [[float(number) for number in line[1:]] for line in lines if line and line[0].startswith("beta[")]

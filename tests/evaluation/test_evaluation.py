@@ -107,10 +107,9 @@ def test_what_is_no_vae_and_what_gives_no_error_are_refused(known_model):
 # Annealed importance sampling
 
 
-# By default, the test of a conditional model below starts from the posterior too.
-@pytest.mark.parametrize(
-    ("start", "num_steps"), [("prior", 100), pytest.param("posterior", 10, marks=pytest.mark.slow)]
-)
+# By default, the test of a conditional model below starts from both.
+@pytest.mark.slow
+@pytest.mark.parametrize(("start", "num_steps"), [("prior", 100), ("posterior", 10)])
 def test_annealing_agrees_with_the_exact_value_within_its_error(start, num_steps):
     vae = correlated_vae()
     # Far from the exact posterior, so that annealing has something to do.

@@ -1,6 +1,7 @@
 """VAEs that are exported once for all files of tests."""
 
 import functools
+import os
 
 import pytest
 
@@ -12,7 +13,11 @@ def exported(tmp_path_factory):
     """Makes, once for each case, an `Exported`: "linear" or one of `IMAGES`."""
     from tests.helpers.exports import Exported
 
-    return functools.cache(lambda case: Exported(case, tmp_path_factory.mktemp("exported")))
+    base = tmp_path_factory.getbasetemp()
+    # The folders of the processes that share the tests lie in one folder.
+    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "exported"
+    folder.mkdir(exist_ok=True)
+    return functools.cache(lambda case: Exported(case, folder))
 
 
 ONLY_TENSORFLOW = """

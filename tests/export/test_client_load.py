@@ -57,7 +57,7 @@ def wrong_answers(call, expected, seed, requests):
 
 
 @pytest.mark.parametrize("file_format", CALLS)
-@pytest.mark.parametrize("requests", [500, pytest.param(10_000, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("requests", [160, pytest.param(10_000, marks=pytest.mark.slow)])
 def test_threads_get_right_answers_and_memory_does_not_grow(exported, file_format, requests):
     shared = exported("convolutional-Bernoulli")
     names = {"serving_default": shared.model.score(INPUTS["x"]) | {"mean": shared.model.reconstruct(INPUTS["x"])}}

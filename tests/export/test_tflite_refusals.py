@@ -32,6 +32,11 @@ def cholesky(x):
     return tf.linalg.diag_part(tf.linalg.cholesky(tf.linalg.diag(tf.square(x) + 1.0)))
 
 
+# Of any batch and of 1, and with the comparison and without.
+@pytest.mark.parametrize(
+    "arguments",
+    [{}, *(pytest.param(slow, marks=pytest.mark.slow) for slow in ({"batch_size": 1}, {"quantize": "dynamic"}))],
+)
 @pytest.mark.parametrize(
     ("function", "op"),
     [
@@ -41,24 +46,22 @@ def cholesky(x):
         pytest.param(of_strings, "AsString", marks=pytest.mark.slow),
     ],
 )
-def test_an_op_that_a_device_lacks_is_named_with_its_layer(tmp_path, function, op):
+def test_an_op_that_a_device_lacks_is_named_with_its_layer(tmp_path, function, op, arguments):
     def in_layer(x):
         with tf.name_scope("mine"):
             return function(x)
 
-    # Of any batch and of 1, and with the comparison and without.
-    for arguments in ({}, {"batch_size": 1}, {"quantize": "dynamic"}):
-        with pytest.raises(NotImplementedError) as refused:
-            export.tflite(WithOp(in_layer), tmp_path / "model.tflite", **arguments)
-        lines = str(refused.value).split("\n")
-        begin = f"TFLite cannot run this model with its built-in ops, among which is no {op} (in the layer 'mine')"
-        assert lines[0].startswith(begin)
-        assert lines[1].startswith("Use layers and parts whose ops TFLite has")
-        assert len(lines) == 2
-        # A traceback would show the converter's own text in full.
-        assert refused.value.__cause__ is None
-        assert refused.value.__suppress_context__
-        assert list(tmp_path.iterdir()) == []
+    with pytest.raises(NotImplementedError) as refused:
+        export.tflite(WithOp(in_layer), tmp_path / "model.tflite", **arguments)
+    lines = str(refused.value).split("\n")
+    begin = f"TFLite cannot run this model with its built-in ops, among which is no {op} (in the layer 'mine')"
+    assert lines[0].startswith(begin)
+    assert lines[1].startswith("Use layers and parts whose ops TFLite has")
+    assert len(lines) == 2
+    # A traceback would show the converter's own text in full.
+    assert refused.value.__cause__ is None
+    assert refused.value.__suppress_context__
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_function_in_python_is_refused_by_every_format(tmp_path):

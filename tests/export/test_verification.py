@@ -218,7 +218,9 @@ def test_a_missing_file_is_named(model, tmp_path):
 # Errors
 
 
-@pytest.mark.parametrize("x", [None, data(1), data(100)], ids=["generated", "one", "many"])
+@pytest.mark.parametrize(
+    "x", [None, pytest.param(data(1), marks=pytest.mark.slow), data(100)], ids=["generated", "one", "many"]
+)
 def test_a_right_export_is_accepted(model, files, x):
     check_agreement(model, **files, x=x)
 
@@ -239,7 +241,7 @@ def test_a_wrong_head_of_the_posterior_is_refused_as_encode(model, files, wrong_
         check_agreement(copy, tflite=files["tflite"], x=data(5))
 
 
-@pytest.mark.parametrize("bias", [np.nan, np.inf])
+@pytest.mark.parametrize("bias", [np.nan, pytest.param(np.inf, marks=pytest.mark.slow)])
 def test_what_is_not_finite_is_refused(files, bias):
     model = linear_vae()
     model.decoder.layers[-2].bias.assign(np.full(4, bias))

@@ -1,5 +1,7 @@
 """What is exported: VAEs that several files of tests share, and a small model of the public contract of exports."""
 
+import contextlib
+import fcntl
 import functools
 
 import keras
@@ -42,7 +44,7 @@ def image_vae(case):
 
 
 class Exported:
-    """A VAE, and what is exported of it, which is written and opened once, when it is first needed.
+    """A VAE, and what is exported of it, which is written when it is first needed by any process of the tests.
 
     Tests must not change any of it.
     """
@@ -51,13 +53,24 @@ class Exported:
         self.case, self.folder = case, folder
         self.model = linear_vae() if case == "linear" else image_vae(case)
 
+    @contextlib.contextmanager
+    def _alone(self):
+        """Keeps other processes, which have a model with the same weights, from writing its exports meanwhile."""
+        with open(self.folder / f"{self.case}.lock", "w") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            yield
+
     @functools.cached_property
     def version(self):
-        return export.saved_model(self.model, self.folder / self.case)
+        version = self.folder / self.case / "1"
+        with self._alone():
+            return version if version.is_dir() else export.saved_model(self.model, self.folder / self.case)
 
     @functools.cached_property
     def tflite(self):
-        return export.tflite(self.model, self.folder / f"{self.case}.tflite")
+        file = self.folder / f"{self.case}.tflite"
+        with self._alone():
+            return file if file.is_file() else export.tflite(self.model, file)
 
     @functools.cached_property
     def loaded(self):

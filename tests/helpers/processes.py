@@ -21,11 +21,11 @@ keras.Sequential, keras.saving.load_model
 SERVER = """
 import atexit, gc, json, os, sys, threading
 
+gc.set_threshold(100_000, 20, 20)
 exec(sys.argv[1])
 # What is imported stays in memory that all processes share, because no collection of garbage writes to it.
 gc.collect()
 gc.freeze()
-gc.set_threshold(100_000, 20, 20)
 print("ready", flush=True)
 for line in sys.stdin:
     command, *rest = json.loads(line)

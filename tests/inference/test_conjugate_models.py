@@ -105,7 +105,9 @@ def test_regression_by_a_full_covariance(standardize):
 
 # k-hat is near 0.7, the threshold of the warning.
 @pytest.mark.filterwarnings("ignore:q is far from the posterior")
-@pytest.mark.parametrize("standardize", [True, pytest.param(False, marks=pytest.mark.slow)])
+# A default test in test_start.py has the variances of the conditionals too.
+@pytest.mark.slow
+@pytest.mark.parametrize("standardize", [True, False])
 def test_regression_by_mean_field_has_the_variances_of_the_conditionals(standardize):
     model = fitted_regression(posteriors.DiagonalNormal(), standardize)
     loc, covariance = gaussian_of(model)

@@ -87,11 +87,12 @@ def test_a_pinned_joint_distribution(kind):
     assert_exact(model)
 
 
+# By default the funnel in test_hard_inference.py is in one piece, and the other functions here give a pair.
 @pytest.mark.parametrize(
     ("model", "latents"),
     [
         pytest.param(log_joint, tfd.JointDistributionNamed({"mu": tfd.Normal(0.0, 3.0)}), marks=pytest.mark.slow),
-        (in_one_piece, {"mu": ()}),
+        pytest.param(in_one_piece, {"mu": ()}, marks=pytest.mark.slow),
     ],
 )
 def test_a_function(model, latents):
@@ -295,6 +296,8 @@ def test_a_file_gives_the_same_draws(fitted, tmp_path):
         loaded.draw()
 
 
+# The file of a function is tested above by default.
+@pytest.mark.slow
 def test_a_file_of_a_joint_distribution_and_another_family(tmp_path):
     pinned = JOINTS["named"].experimental_pin(y=Y)
     model = VariationalInference(pinned, posterior=posteriors.LowRankNormal(rank=1), objective=ELBO(num_samples=4))
@@ -355,6 +358,8 @@ def test_draws_whose_density_overflows_skip_a_step():
     assert abs(z.mean() - MEAN) < 0.5 * SD
 
 
+# A default test in test_start.py finds a badly scaled Gaussian.
+@pytest.mark.slow
 def test_constants_of_the_data_do_not_matter():
     # Scales that differ by ten orders of magnitude, and a constant of 1e5 nats.
     scale = np.float32(1e8)

@@ -170,6 +170,8 @@ def test_missing_values_do_not_count_for_the_optimal_scale():
     assert optimal.scale.numpy() == before
 
 
+# That the optimal scale follows the error is tested by default in models/test_every_model.py.
+@pytest.mark.slow
 def test_training_with_the_optimal_scale_ends_where_the_learned_one_does():
     rng = np.random.default_rng(0)
     x = (rng.normal(size=(256, 1)) * [1.0, -1.0, 0.5] + 0.2 * rng.normal(size=(256, 3))).astype("float32")

@@ -44,7 +44,7 @@ def binary_vae(likelihood=None):
 
 
 @pytest.mark.usefixtures("always")
-@pytest.mark.parametrize("num_samples", [1, pytest.param(3, marks=pytest.mark.slow), 10])
+@pytest.mark.parametrize("num_samples", [*(pytest.param(few, marks=pytest.mark.slow) for few in (1, 3)), 10])
 def test_under_the_true_posterior_every_weight_is_p_of_x(num_samples):
     vae, x = linear_vae(5, 2), small_data(13)
     set_optimum(vae, x)

@@ -105,7 +105,7 @@ def test_elbo_falls_short_of_log_likelihood_by_the_kl_divergence_to_the_exact_po
 
 
 # With one chunk of draws for each batch, and with several, whose draws must differ.
-@pytest.mark.parametrize(("num_samples", "batch_size"), [(5000, 128), (20000, 256)])
+@pytest.mark.parametrize(("num_samples", "batch_size"), [pytest.param(5000, 128, marks=pytest.mark.slow), (20000, 256)])
 def test_importance_sampled_log_likelihood_has_the_error_that_its_weights_predict(num_samples, batch_size):
     x = small_data(200)
     vae = linear_vae(5, 2)

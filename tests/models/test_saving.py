@@ -220,6 +220,8 @@ class Interruption(keras.callbacks.Callback):
             raise KeyboardInterrupt
 
 
+# The default tests in training/test_resume.py resume by it too.
+@pytest.mark.slow
 def test_backup_and_restore_goes_on_bit_for_bit_where_training_was_interrupted(x, tiny_vae, tmp_path):
     vae, resumed = compiled(tiny_vae()), compiled(tiny_vae())
     resumed.set_weights(vae.get_weights())
@@ -277,7 +279,7 @@ class Back(keras.callbacks.Callback):
             self.model.load_weights(self.path)
 
 
-@pytest.mark.parametrize("kind", ["array", "dataset"])
+@pytest.mark.parametrize("kind", [pytest.param("array", marks=pytest.mark.slow), "dataset"])
 def test_weights_that_are_loaded_in_mid_training_do_not_move_it(kind, x, known_model, tmp_path):
     endless = tf.data.Dataset.from_tensor_slices(x).batch(5).repeat()
     data = {"array": {"x": x, "batch_size": 7}, "dataset": {"x": endless, "steps_per_epoch": 3}}[kind]

@@ -266,7 +266,8 @@ def test_parts_that_do_not_fit_are_refused(other, message):
         SemiSupervisedVAE(**arguments)
 
 
-@pytest.mark.parametrize("file_format", [pytest.param("saved_model", marks=pytest.mark.slow), "tflite"])
+# A TFLite file with labels is run by default in export/test_wrong_values.py.
+@pytest.mark.parametrize("file_format", ["saved_model", pytest.param("tflite", marks=pytest.mark.slow)])
 def test_an_export_classifies_and_takes_labels(file_format, tmp_path):
     vae = build(latent_dim=2, hidden=(8,), label_prior=LABEL_PRIOR)
     vae.set_weights([w + 0.2 * np.random.default_rng(2).normal(size=w.shape) for w in vae.get_weights()])

@@ -49,11 +49,11 @@ NETWORKS = {
 }
 
 
-# Other default tests have a network of the other two kinds.
+# Other default tests have a network of the other kinds.
 @pytest.mark.parametrize(
     "kind",
     [
-        pytest.param(kind, marks=pytest.mark.slow) if kind in ("Sequential", "subclassed with training") else kind
+        kind if kind in ("Sequential without Input", "subclassed") else pytest.param(kind, marks=pytest.mark.slow)
         for kind in NETWORKS
     ],
 )
@@ -74,7 +74,7 @@ def test_any_keras_model_is_an_encoder_or_a_decoder(kind, x):
     np.testing.assert_allclose(vae(x), reconstruction, rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.parametrize(("network", "units"), [("encoder", 8), ("decoder", 4)])
+@pytest.mark.parametrize(("network", "units"), [("encoder", 8), pytest.param("decoder", 4, marks=pytest.mark.slow)])
 def test_networks_are_told_whether_they_are_trained(network, units, x, tiny_vae):
     vae = tiny_vae(**{network: SubclassedWithTraining(units)})
     vae.compile(keras.optimizers.SGD(0.0))

@@ -143,7 +143,7 @@ def vae_gradients(objective):
     return [g for v, g in pairs if id(v) in own], [g for v, g in pairs if id(v) not in own]
 
 
-@pytest.mark.parametrize("doubly_reparameterized", [False, True])
+@pytest.mark.parametrize("doubly_reparameterized", [pytest.param(False, marks=pytest.mark.slow), True])
 def test_of_piwae_the_encoder_follows_the_groups_and_the_decoder_all_draws(doubly_reparameterized):
     encoder, decoder = vae_gradients(PIWAE(6, 3, doubly_reparameterized=doubly_reparameterized))
     groups, _ = vae_gradients(MIWAE(6, 3, doubly_reparameterized=doubly_reparameterized))

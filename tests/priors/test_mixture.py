@@ -172,7 +172,7 @@ def test_exports_agree(make, tmp_path):
         np.testing.assert_allclose(export.load(tmp_path / path).generate(epsilon), expected, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("is_lazy", [False, True])
+@pytest.mark.parametrize("is_lazy", [pytest.param(False, marks=pytest.mark.slow), True])
 def test_a_model_with_a_vampprior_is_the_same_when_loaded(lazy_vae, tmp_path, is_lazy):
     prior = priors.VampPrior(num_components=3)
     vae = lazy_vae(prior=prior) if is_lazy else vae_with(prior)

@@ -166,6 +166,8 @@ def test_what_xla_cannot_compile_takes_its_batches_without(x, monkeypatch):
         np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-6)
 
 
+# The default tests have the programs of many steps, and XLA for single steps in test_loop.py.
+@pytest.mark.slow
 def test_steps_that_xla_compiles_one_by_one_take_their_batches_too(x):
     def build():
         convolution = keras.layers.Conv2D(4, 2, padding="same", activation="tanh")

@@ -85,13 +85,15 @@ def array_training():
     return model, start, x, history, model.get_weights()
 
 
-# Read by the same code as others.
-LIKE_OTHERS = ["float64 array", "dataset (x, y)", "dataset with one key", "PyDataset (x, y)"]
+def but_slow(kinds, slow):
+    """Cases, some of which are slow, because they are read by the same code as others."""
+    return [pytest.param(kind, marks=pytest.mark.slow) if kind in slow else kind for kind in kinds]
 
 
-@pytest.mark.parametrize(
-    "source", [pytest.param(source, marks=pytest.mark.slow) if source in LIKE_OTHERS else source for source in SOURCES]
-)
+LIKE_OTHERS = ["float64 array", "dataset (x,)", "dataset (x, y)", "dataset with one key", "PyDataset (x, y)"]
+
+
+@pytest.mark.parametrize("source", but_slow(SOURCES, LIKE_OTHERS))
 def test_every_source_trains_as_the_array_does_with_no_batch_lost(source, array_training):
     model, start, x, expected_history, expected = array_training
     model.set_weights(start)
@@ -130,7 +132,7 @@ VALIDATION = {
 }
 
 
-@pytest.mark.parametrize("kind", VALIDATION)
+@pytest.mark.parametrize("kind", but_slow(VALIDATION, ["array", "[x, y]", "PyDataset"]))
 def test_validation_data_give_what_evaluate_gives(kind, x, array_training):
     model, start, *_ = array_training
     model.set_weights(start)
@@ -324,7 +326,7 @@ def test_terminate_on_nan_stops_at_the_batch_and_may_be_given_without_a_list(x, 
     assert model.optimizer.iterations == 3
 
 
-@pytest.mark.parametrize("kind", ["none", "list", "tuple", "CallbackList"])
+@pytest.mark.parametrize("kind", but_slow(["none", "list", "tuple", "CallbackList"], ["list", "tuple"]))
 def test_each_epoch_that_is_not_finite_gives_one_warning_in_every_fit(kind, x, known_model):
     model = known_model()
     make = {"none": lambda: None, "list": list, "tuple": tuple}
@@ -350,7 +352,7 @@ WEIGHTED = {
 }
 
 
-@pytest.mark.parametrize("kind", WEIGHTED)
+@pytest.mark.parametrize("kind", but_slow(WEIGHTED, ["array and y", "column of weights"]))
 def test_sample_weights_weigh_the_loss_and_the_metrics(kind, x, known):
     arguments = WEIGHTED[kind](x)
     elbo = x[:, 0] - x[:, 1]

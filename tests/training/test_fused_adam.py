@@ -43,8 +43,8 @@ def train(optimizer, is_fused, jit_compile):
     return [np.array(variable) for variable in [*weights, *optimizer.variables]]
 
 
-# XLA compiles the same operation, whatever the options; the last of these has an optimizer within an optimizer.
-BY_XLA = ["Adam", "loss scale"]
+# XLA compiles the same operation, whatever the options.
+BY_XLA = ["Adam"]
 
 
 @pytest.mark.parametrize(
@@ -99,7 +99,7 @@ def test_a_gradient_of_some_rows():
     assert (results[0][1] < 1).all()
 
 
-@pytest.mark.parametrize("policy", ["float32", "mixed_float16"])
+@pytest.mark.parametrize("policy", [pytest.param("float32", marks=pytest.mark.slow), "mixed_float16"])
 def test_a_model_trains_by_it_and_its_optimizer_is_what_it_was(policy, tiny_vae, x, dtype_policy):
     dtype_policy(policy)
     vae = tiny_vae()
