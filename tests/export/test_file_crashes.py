@@ -161,6 +161,7 @@ def test_an_export_leaves_alone_what_another_one_is_writing(path):
         assert os.listdir(folder) == ["model.tflite"]
 
 
+@pytest.mark.slow
 def test_a_kill_before_any_step_leaves_a_whole_folder_where_there_was_one(processes, tmp_path, system):
     path = tmp_path / "folder" / "model"
     Scaled((2.0, 2.0)).export(path, verbose=False, offset=0, scale=2)
@@ -183,7 +184,7 @@ def test_a_kill_before_any_step_leaves_a_whole_folder_where_there_was_one(proces
             assert names(moment) == {"model"}
 
 
-def test_a_folder_that_cannot_be_moved_in_leaves_the_earlier_one_in_its_place(tmp_path, monkeypatch):
+def test_a_folder_that_is_not_replaced_stays_and_one_left_aside_is_found_and_put_back(tmp_path, monkeypatch):
     path = tmp_path / "model"
     Scaled((2.0, 2.0)).export(path, verbose=False, offset=0, scale=2)
 
@@ -191,7 +192,12 @@ def test_a_folder_that_cannot_be_moved_in_leaves_the_earlier_one_in_its_place(tm
         raise OSError("The disk is full")
 
     monkeypatch.setattr(files, "move_in", fail)
-    with pytest.raises(OSError, match="The disk is full"):
-        Scaled().export(path, verbose=False)
-    assert names(tmp_path) == {"model"}
+    for is_aside in (False, True):
+        if is_aside:
+            # As a kill between the two moves leaves it.
+            path.rename(tmp_path / ".model.earlier")
+            assert exported_by(path) == 2
+        with pytest.raises(OSError, match="The disk is full"):
+            Scaled().export(path, verbose=False)
+        assert names(tmp_path) == {"model"}
     assert exported_by(path) == 2
