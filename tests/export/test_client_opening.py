@@ -79,8 +79,8 @@ def test_the_interpreter_can_be_chosen_by_name(shared):
 @pytest.mark.parametrize(
     ("path", "runtime", "expected"),
     [
-        ("tflite", "CompiledModel", "'interpreter' or 'compiled_model' or None for a TFLite"),
-        ("version", "interpreter", "None for a SavedModel"),
+        ("tflite", "CompiledModel", "'interpreter' or 'compiled_model' or None for the format TFLite"),
+        ("version", "interpreter", "None for the format SavedModel"),
     ],
 )
 def test_a_runtime_of_another_format_or_name_is_refused(shared, path, runtime, expected):

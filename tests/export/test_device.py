@@ -389,7 +389,7 @@ def test_the_description_beside_the_file_says_what_a_caller_must_know(small):
         "axes": {"x": "example, height, width, channel", "z": "example, column", "epsilon": "example, column"},
         "quantize": None,
         "batch_size": None,
-        "min_runtime_version": "1.14.0",
+        "min_runtime_version": "2.7.0",
     }
     assert {"x", "z", "epsilon", "mean", "elbo", "reconstruction_log_likelihood", "kl"} <= set(meanings)
     assert example["signature"] == "serving_default"

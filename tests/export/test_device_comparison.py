@@ -19,7 +19,7 @@ def with_computed_shapes(monkeypatch):
 
 def test_a_computed_shape_has_a_batch_of_one_because_one_interface_does_not_write_it(tmp_path, monkeypatch):
     with_computed_shapes(monkeypatch)
-    message = r"one example at a time: The TFLite in CompiledModel must run .* the output 'mean' is not written"
+    message = r"For any batch: The TFLite in CompiledModel must run .* the output 'mean' is not written"
     with pytest.warns(UserWarning, match=message):
         file = export.tflite(small_model(), tmp_path / "model.tflite")
     assert export.load(file).metadata["batch_size"] == 1
@@ -47,7 +47,7 @@ class OfSeveralRows(Scaled):
 
 @pytest.mark.parametrize(("quantize", "reference"), [(None, "the Keras model"), ("float16", "its own answers")])
 def test_a_file_that_is_wrong_for_one_number_of_rows_has_a_batch_of_one(tmp_path, quantize, reference):
-    message = f"one example at a time: The TFLite must agree with {reference} .* a difference of 1.00e"
+    message = f"one example at a time. For any batch: The TFLite must agree with {reference} .* a difference of 1.00e"
     with pytest.warns(UserWarning, match=message):
         file = export.tflite(OfSeveralRows(), tmp_path / "model.tflite", quantize=quantize)
     assert export.load(file).metadata["batch_size"] == 1

@@ -1,4 +1,4 @@
-"""A .tflite file and its description when an export is killed: never a pair of two exports, and nothing stays."""
+"""What is there when an export is killed: never a pair of two exports, never none at all, and nothing stays."""
 
 import hashlib
 import json
@@ -46,7 +46,7 @@ SNAPSHOTS = """
             busy.clear()
 
     sys.addaudithook(hook)
-    export.tflite(model, path, **options)
+    {export}
     busy.append("done")
 """
 KILLED = """
@@ -114,7 +114,8 @@ def names(folder):
 def test_a_kill_before_any_step_leaves_no_pair_of_two_exports(processes, path, tmp_path, system, quantize):
     (tmp_path / "moments").mkdir()
     options = json.dumps(NEW | {"quantize": quantize})
-    processes.run(EXPORT + SNAPSHOTS, ROOT, path, options, system, tmp_path / "moments")
+    script = EXPORT + SNAPSHOTS.replace("{export}", "export.tflite(model, path, **options)")
+    processes.run(script, ROOT, path, options, system, tmp_path / "moments")
     pairs = {}
     for moment in (tmp_path / "moments").iterdir():
         pairs[(moment / "model.tflite").read_bytes(), (moment / "model.json").read_bytes()] = moment
@@ -158,3 +159,45 @@ def test_an_export_leaves_alone_what_another_one_is_writing(path):
         (folder / "model.tflite").write_bytes(b"half")
         export.tflite(Scaled(), path, **OLD)
         assert os.listdir(folder) == ["model.tflite"]
+
+
+@pytest.mark.slow
+def test_a_kill_before_any_step_leaves_a_whole_folder_where_there_was_one(processes, tmp_path, system):
+    path = tmp_path / "folder" / "model"
+    Scaled((2.0, 2.0)).export(path, verbose=False, offset=0, scale=2)
+    (tmp_path / "moments").mkdir()
+    script = EXPORT + SNAPSHOTS.replace("{export}", "model.export(path, verbose=False, **options)")
+    processes.run(script, ROOT, path, json.dumps({"offset": 0, "scale": 5}), system, tmp_path / "moments")
+    moments = {}
+    for moment in (tmp_path / "moments").iterdir():
+        files_there = [file for file in moment.rglob("*") if file.is_file()]
+        content = {file.relative_to(moment): file.read_bytes() for file in files_there}
+        moments[frozenset(pair for pair in content.items() if not pair[0].parts[0].startswith(".tmp-"))] = moment
+    # The old one, the old one aside, both, and the new one.
+    assert sorted(exported_by(moment / "model") for moment in moments.values()) == [2, 2, 5, 5]
+    assert sorted(".model.earlier" in names(moment) for moment in moments.values()) == [False, False, True, True]
+    assert names(path.parent) == {"model"}
+    for moment in moments.values():
+        if ".model.earlier" in names(moment):
+            Scaled((2.0, 2.0)).export(moment / "model", verbose=False, offset=0, scale=2)
+            assert exported_by(moment / "model") == 2
+            assert names(moment) == {"model"}
+
+
+def test_a_folder_that_is_not_replaced_stays_and_one_left_aside_is_found_and_put_back(tmp_path, monkeypatch):
+    path = tmp_path / "model"
+    Scaled((2.0, 2.0)).export(path, verbose=False, offset=0, scale=2)
+
+    def fail(*_):
+        raise OSError("The disk is full")
+
+    monkeypatch.setattr(files, "move_in", fail)
+    for is_aside in (False, True):
+        if is_aside:
+            # As a kill between the two moves leaves it.
+            path.rename(tmp_path / ".model.earlier")
+            assert exported_by(path) == 2
+        with pytest.raises(OSError, match="The disk is full"):
+            Scaled().export(path, verbose=False)
+        assert names(tmp_path) == {"model"}
+    assert exported_by(path) == 2

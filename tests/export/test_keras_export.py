@@ -67,6 +67,14 @@ def test_an_earlier_export_is_replaced_and_nothing_else_is(tmp_path):
     assert (tmp_path / "mine.txt").read_text() == "mine"
 
 
+@pytest.mark.parametrize("format", ["tf_saved_model", "litert", "onnx"])
+def test_an_argument_that_a_format_does_not_have_is_named(tmp_path, format):
+    message = rf"^The other arguments of `export` must be among \['.*\] for format='{format}'\. Received: jit=1$"
+    with pytest.raises(TypeError, match=message):
+        Scaled().export(tmp_path / "model", format=format, jit=1)
+    assert list(tmp_path.iterdir()) == []
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

@@ -102,6 +102,15 @@ def test_a_batch_of_one_and_a_second_export(tmp_path):
     np.testing.assert_array_equal(
         export.load(folder).score(np.eye(3)[:, :2], np.zeros((3, 2)))["elbo"], [2.0, 3.0, 0.0]
     )
+    # Only those that are called, and without the description.
+    for name in ("metadata.json", "score.onnx"):
+        (folder / name).unlink()
+    np.testing.assert_array_equal(export.load(folder).predict([[1.0, 2.0]])["y"], [[2.0, 6.0]])
+    foreign = onnx.load(folder / "serving_default.onnx")
+    foreign.domain = ""
+    onnx.save(foreign, folder / "serving_default.onnx")
+    with pytest.raises(ValueError, match="`path` must be a model that tfvae exported"):
+        export.load(folder)
 
 
 @pytest.mark.parametrize(

@@ -189,13 +189,26 @@ def test_the_rest_of_the_file_stays_as_it_was(tmp_path, monkeypatch):
     monkeypatch.setitem(FORMATS, "tflite", FORMATS["tflite"]._replace(describe=describe))
     after = export.tflite(Scaled(), tmp_path / "model.tflite").read_bytes()
     (before,) = written
-    assert after.endswith(before)
     assert (len(after) - len(before)) % 16 == 0
     old, new = buffers_of(before), buffers_of(after)
     assert new.pop("TFLITE_METADATA")
-    assert new == old
+    minimum = new["min_runtime_version"]
+    assert after.endswith(before.replace(old["min_runtime_version"], minimum))
+    assert new == {**old, "min_runtime_version": minimum}
     description = json.loads((tmp_path / "model.json").read_text())
-    assert description["min_runtime_version"] == new["min_runtime_version"].rstrip(b"\0").decode()
+    assert description["min_runtime_version"] == minimum.rstrip(b"\0").decode() == "2.7.0"
+
+
+@pytest.mark.parametrize(
+    ("of_ops", "expected"), [("1.14.0", "2.7.0"), ("2.6.9", "2.7.0"), ("2.7.0", "2.7.0"), ("2.17.0", "2.17.0")]
+)
+def test_the_runtime_is_the_first_with_the_ops_and_with_several_signatures(exported, of_ops, expected):
+    content = exported("linear").tflite.read_bytes()
+    now = buffers_of(content)["min_runtime_version"]
+    assert content.count(now) == 1
+    written = bytearray(content.replace(now, of_ops.encode().ljust(len(now), b"\0")))
+    assert tflite_metadata._set_minimum(written) == expected
+    assert buffers_of(bytes(written))["min_runtime_version"].rstrip(b"\0").decode() == expected
 
 
 @pytest.mark.slow

@@ -74,7 +74,9 @@ def test_a_function_in_python_is_refused_by_every_format(tmp_path):
 def test_what_fails_for_any_batch_alone_is_written_for_a_batch_of_one(tmp_path):
     # Converts, but LiteRT gives no rows or, in other graphs, refuses to run it.
     model = WithOp(lambda x: tf.math.lgamma(tf.square(x) + 1.0))
-    with pytest.warns(UserWarning, match=r"^`batch_size` is 1 in .*model\.tflite, which takes one example at a time: "):
+    with pytest.warns(
+        UserWarning, match=r"^`batch_size` is 1 in .*model\.tflite, .* For any batch: The TFLite must run"
+    ):
         file = export.tflite(model, tmp_path / "model.tflite")
     opened = export.load(file)
     assert opened.metadata["batch_size"] == 1

@@ -264,6 +264,33 @@ def test_the_tolerance_is_1e_4_of_the_largest_value(model, files, relative, acce
             check_agreement(copy, tflite=files["tflite"], x=data(5))
 
 
+# Columns of very different size
+
+
+LARGE, SMALL = 1e5, 1e-3
+
+
+@pytest.fixture(scope="module")
+def of_two_sizes(tmp_path_factory):
+    """A right export of a model whose columns, of one value each, are 1e5 and 1e-3."""
+    model = Scaled((LARGE, SMALL))
+    return model, export.saved_model(model, tmp_path_factory.mktemp("two") / "sizes")
+
+
+def test_a_wrong_small_column_beside_a_large_one_is_refused_and_marked(of_two_sizes):
+    right, version = of_two_sizes
+    check_agreement(right, saved_model=version)
+    wrong = Scaled((LARGE, 1.01 * SMALL))
+    with pytest.raises(ValueError, match=r"`serving_default` gives `y` with a difference of 1\.00e-05 in column 1 wh"):
+        check_agreement(wrong, saved_model=version)
+    x = np.array([[1.0, 1.0], [2.0, -1.0]], np.float32)
+    with pytest.raises(ValueError, match=r"in column 1 "):
+        check_agreement(wrong, saved_model=version, x=x)
+    rows = [export.verify(model, saved_model=version, x=x, timed_calls=1) for model in (right, wrong)]
+    assert [each.agreements[0].max_relative for each in rows] == pytest.approx([0, 0.01], rel=0.02)
+    assert ["*" in str(each) for each in rows] == [False, True]
+
+
 @pytest.mark.parametrize(
     ("module", "function", "message", "shift"),
     [

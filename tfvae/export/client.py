@@ -240,9 +240,10 @@ def load(
     file_format, path = formats.find(Path(path))
     if runtime is not None and runtime not in file_format.runtimes:
         names = " or ".join(map(repr, (*file_format.runtimes, None)))
-        raise ValueError(f"`runtime` must be {names} for a {file_format.name}. Received: runtime={runtime!r}")
+        raise ValueError(f"`runtime` must be {names} for the format {file_format.name}. Received: runtime={runtime!r}")
     opened, metadata = _open_with_description(file_format, path, num_threads, runtime)
-    if "tfvae_version" not in metadata and not any(set(opened.shapes) >= signatures for signatures in _SIGNATURES):
+    is_ours = opened.is_ours or "tfvae_version" in metadata
+    if not is_ours and not any(set(opened.shapes) >= signatures for signatures in _SIGNATURES):
         raise ValueError(
             f"`path` must be a model that tfvae exported. Received: path={str(path)!r}, with the signatures "
             f"{list(opened.shapes)}"

@@ -120,7 +120,8 @@ def tflite(
     except (tflite_refusals.BatchSizeError, DisagreementError) as refusal:
         write(1)
         warnings.warn(
-            f"`batch_size` is 1 in {path}, which takes one example at a time: {str(refusal).splitlines()[0]}",
+            f"`batch_size` is 1 in {path}, which takes one example at a time. For any batch: "
+            f"{str(refusal).splitlines()[0]}",
             stacklevel=2,
         )
         return path

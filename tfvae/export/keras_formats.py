@@ -1,5 +1,6 @@
 """What `export` of a Keras model does for a model of tfvae."""
 
+import inspect
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -56,6 +57,13 @@ def export(
         raise ValueError(
             "`input_signature` must be None, because the signatures of this model are its own: see "
             f"tfvae.export.Endpoints. Received: input_signature={input_signature!r}"
+        )
+    expected = [name for name in inspect.signature(_FORMATS[format]).parameters if name not in ("model", "path")]
+    unknown = [name for name in kwargs if name not in expected]
+    if unknown:
+        raise TypeError(
+            f"The other arguments of `export` must be among {expected} for format={format!r}. Received: "
+            f"{unknown[0]}={kwargs[unknown[0]]!r}"
         )
     written = _FORMATS[format](model, filepath, **kwargs)
     if verbose or verbose is None:

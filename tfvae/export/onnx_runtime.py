@@ -26,7 +26,8 @@ def onnx(
 
     An ONNX model has a single function, so each signature of `tfvae.export.Endpoints` is a file of its own,
     `<signature>.onnx`, with its own copy of the weights that it uses: `encode` has those of the encoder, `decode` those
-    of the decoder, `score` both. Copy only those that you call. The folder is compared with the Keras model in ONNX
+    of the decoder, `score` both. Copy only those that you call, and metadata.json
+    for its checks and units. The folder is compared with the Keras model in ONNX
     Runtime before it is published. Requires `pip install 'tfvae[onnx]'`.
 
     Args:

@@ -3,6 +3,8 @@
 import dataclasses
 from typing import Any, NamedTuple
 
+# A difference that is larger than this part of the spread of its column is marked in the table.
+_MARKED = 1e-3
 # The batch sizes at which latency is measured.
 TIMED_BATCHES = (1, 64)
 
@@ -17,6 +19,8 @@ class Agreement(NamedTuple):
         max_difference: the largest absolute difference.
         mean_difference: the mean absolute difference.
         max_value: the largest absolute value of the Keras model's output, to compare with.
+        max_relative: the largest difference relative to the spread of its column, the standard deviation of the output
+            or of the data that it is the mean of. A column is an element of the last axis.
     """
 
     format: str
@@ -25,6 +29,7 @@ class Agreement(NamedTuple):
     max_difference: float
     mean_difference: float
     max_value: float
+    max_relative: float
 
     def to_dict(self) -> dict[str, Any]:
         """All fields, ready for JSON."""
@@ -95,8 +100,10 @@ class Verification:
         ]
         for signature, output, value in outputs:
             rows = (differences.get((name, signature, output, value)) for name in names)
-            cells = "".join(f"{'' if row is None else f'{row.max_difference:.2e}':>16}" for row in rows)
+            cells = "".join(f"{'' if row is None else _difference(row):>16}" for row in rows)
             lines.append(f"{signature:<24}{output:<31}{value:>11.4g}{cells}")
+        if any(row.max_relative > _MARKED for row in self.agreements):
+            lines.append(f"* in some column, more than {_MARKED} of its spread")
         batches = "".join(f"{f'batch {batch}: us per example':>32}" for batch in TIMED_BATCHES)
         lines += ["", f"{'format':<16}{'bytes':>10}{'ELBO diff':>12}{batches}"]
         for row in self.costs:
@@ -108,3 +115,7 @@ class Verification:
             elbo = "" if row.elbo_difference is None else f"{row.elbo_difference:.2e}"
             lines.append(f"{row.format:<16}{size:>10}{elbo:>12}{times}")
         return "\n".join(lines)
+
+
+def _difference(row: Agreement) -> str:
+    return f"{row.max_difference:.2e}{'*' if row.max_relative > _MARKED else ''}"

@@ -55,10 +55,6 @@ class Units:
         """The units, ready for JSON."""
         return {"formula": _FORMULA, "offset": self.offset.tolist(), "scale": self.scale.tolist()}
 
-    def size(self, name: str) -> float:
-        """The largest value of an output that is 1 in the model's units; its rounding error grows with this."""
-        return 1.0 if name not in self.of else float(max(1.0, np.max(sum(np.abs(part) for part in self.of[name]))))
-
     def _apply(self, name: str, array: Any, function: Callable[..., np.ndarray]) -> np.ndarray:
         # With Python's own numbers, not to leave float32 where the data are float32.
         return function(np.asarray(array), *self.of[name]) if name in self.of else np.asarray(array)
@@ -162,7 +158,6 @@ def _in_raw_units(signature: Signature, units: Units) -> Signature:
         signature,
         function=function,
         expected=lambda **inputs: units.to_raw(signature.of_model(units.to_model(inputs))),
-        terms={**signature.terms, **{name: units.size(name) for name in units.of}},
         request=_raw_request(signature, units),
     )
 

@@ -1,7 +1,6 @@
 """Compares exported files with the Keras model, and measures what they cost."""
 
 import functools
-import math
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -13,14 +12,12 @@ import tensorflow as tf
 from numpy.typing import ArrayLike
 
 from tfvae import checks
-from tfvae.export import formats, units
+from tfvae.export import formats, tolerances, units
 from tfvae.export.client import ExportedModel, load
 from tfvae.export.endpoints import check_kind
 from tfvae.export.report import TIMED_BATCHES, Agreement, Cost, Verification
 from tfvae.exportable import Arrays, Exportable, Signature
 
-# The absolute tolerance, for outputs close to 0, for each of the terms that the output is the sum of.
-_FLOOR = 1e-6
 # How many rows a file is given at a time before it is published. The last is enough to reveal a wrong weight or op; the
 # others reveal shapes that are right for one size only.
 _COMPARED_BATCHES = (64, 7, 1)
@@ -120,52 +117,73 @@ def check_agreement(
             answers = _published(file_format.name, functools.partial(_answers, exported, questions))
             expected = {name: each.answered_by(answers[name]) for name, each in questions.items()}
             reference, tolerance = "its own answers to many rows", own_tolerance
+        by_column = tolerance <= file_format.tolerance
         for size in _COMPARED_BATCHES:
             asked = {name: question.first(size) for name, question in expected.items()}
             answers = _published(file_format.name, functools.partial(_answers, exported, asked))
-            rows = _agreements(file_format.name, asked, answers)
-            _check_rows(rows, asked, tolerance, reference)
+            _check(file_format.name, asked, answers, tolerance, reference, by_column)
         # Here the questions are of one row.
         for runtime, answer in file_format.other_runtimes.items():
             inputs = {name: question.inputs for name, question in asked.items()}
             in_runtime = f"{file_format.name} in {runtime}"
-            rows = _agreements(in_runtime, asked, _published(in_runtime, functools.partial(answer, Path(path), inputs)))
-            _check_rows(rows, asked, tolerance, reference)
+            answers = _published(in_runtime, functools.partial(answer, Path(path), inputs))
+            _check(in_runtime, asked, answers, tolerance, reference, by_column)
 
 
-def check_row(row: Agreement, terms: float, tolerance: float, reference: str = "the Keras model") -> None:
-    """Raises DisagreementError if an output of an export does not agree with what it should be.
+def _check(
+    name: str,
+    questions: "dict[str, _Question]",
+    answers: dict[str, Arrays],
+    tolerance: float,
+    reference: str,
+    by_column: bool,
+) -> None:
+    """Raises DisagreementError if an output of an export is not what it should be.
 
     Args:
-        row: the comparison of the output.
-        terms: the number of terms that the output is the sum of.
+        name: the name of the format.
+        questions: the questions, with the outputs that are expected.
+        answers: the outputs, by signature and name.
         tolerance: the largest difference allowed, relative to the largest value.
-        reference: what it was compared with.
+        reference: what the export was compared with.
+        by_column: whether each column must also agree for its own size. Columns of int8 share one step.
     """
-    agrees = row.max_difference <= tolerance * row.max_value + _FLOOR * terms
-    if not (agrees and math.isfinite(row.max_difference)):
-        raise DisagreementError(
-            f"The {row.format} must agree with {reference} to {tolerance} before it is published. "
-            f"Received: `{row.signature}` gives `{row.output}` with a difference of {row.max_difference:.2e} where "
-            f"the largest value is {row.max_value:.2e}"
-        )
+    for signature, question in questions.items():
+        for output, expected in question.outputs.items():
+            received = answers[signature][output]
+            _check_shape(name, signature, output, received, expected)
+            sizes = question.sizes[output] if by_column else tolerances.sizes(output, expected, None, {})
+            differences = sizes.differences(received, expected)
+            terms = question.signature.terms.get(output, 1)
+            # The score of an example is a sum, of which the spread does not say how large its terms are.
+            allowed = sizes.allowed(tolerance, terms, by_column and expected.ndim > 1)
+            wrong = ~((differences <= allowed) & np.isfinite(differences))
+            if wrong.any():
+                column = int(np.argmax(wrong))
+                where = f" in column {column}" if len(wrong) > 1 else ""
+                raise DisagreementError(
+                    f"The {name} must agree with {reference} to {tolerance} before it is published. Received: "
+                    f"`{signature}` gives `{output}` with a difference of {differences[column]:.2e}{where} where its "
+                    f"size allows {allowed[column]:.2e}, both in the model's units"
+                )
 
 
-def _check_rows(rows: list[Agreement], questions: dict[str, "_Question"], tolerance: float, reference: str) -> None:
-    for row in rows:
-        check_row(row, questions[row.signature].signature.terms.get(row.output, 1), tolerance, reference)
-
-
-def agreement(format: str, signature: str, output: str, received: np.ndarray, expected: np.ndarray) -> Agreement:
+def agreement(format: str, signature: str, output: str, received: np.ndarray, question: "_Question") -> Agreement:
     """Compares an output of an exported file with the Keras model's."""
+    expected, sizes = question.outputs[output], question.sizes[output]
+    _check_shape(format, signature, output, received, expected)
+    difference = np.abs(received - expected)
+    relative = sizes.differences(received, expected) / np.maximum(sizes.spread, np.finfo(float).tiny)
+    values = (difference.max(), difference.mean(), np.abs(expected).max(), relative.max())
+    return Agreement(format, signature, output, *map(float, values))
+
+
+def _check_shape(format: str, signature: str, output: str, received: np.ndarray, expected: np.ndarray) -> None:
     if received.shape != expected.shape:
         raise DisagreementError(
             f"The {format} must give `{output}` of `{signature}` in the shape {expected.shape} of the Keras model's. "
             f"Received: the shape {received.shape}"
         )
-    difference = np.abs(received - expected)
-    values = (difference.max(), difference.mean(), np.abs(expected).max())
-    return Agreement(format, signature, output, *map(float, values))
 
 
 class _Question(NamedTuple):
@@ -175,11 +193,13 @@ class _Question(NamedTuple):
         signature: the signature.
         inputs: its inputs by name.
         outputs: the Keras model's outputs by name.
+        sizes: how large these are, over all rows.
     """
 
     signature: Signature
     inputs: Arrays
     outputs: Arrays
+    sizes: dict[str, tolerances.Sizes]
 
     def first(self, rows: int) -> "_Question":
         """The question about the first rows alone."""
@@ -201,10 +221,14 @@ def _questions(model: Exportable, x: Any, scaling: units.Units | None, rows: int
             name: {argument: np.resize(array, (rows, *np.shape(array)[1:])) for argument, array in inputs.items()}
             for name, inputs in examples.items()
         }
-    return {
-        name: _Question(signature, examples[name], signature.of_model(examples[name]))
-        for name, signature in units.signatures(model, scaling, x).items()
-    }
+    spread = tolerances.spread_of_data(model, x)
+    questions = {}
+    for name, signature in units.signatures(model, scaling, x).items():
+        outputs = signature.of_model(examples[name])
+        of_signature = None if name.endswith(units.SUFFIX) else scaling
+        sizes = {output: tolerances.sizes(output, array, of_signature, spread) for output, array in outputs.items()}
+        questions[name] = _Question(signature, examples[name], outputs, sizes)
+    return questions
 
 
 def _questions_by_file(
@@ -273,9 +297,9 @@ def _published(name: str, answers: Callable[[], dict[str, Arrays]]) -> dict[str,
 
 def _agreements(format: str, questions: dict[str, _Question], answers: dict[str, Arrays]) -> list[Agreement]:
     return [
-        agreement(format, name, output, answers[name][output], expected)
+        agreement(format, name, output, answers[name][output], question)
         for name, question in questions.items()
-        for output, expected in question.outputs.items()
+        for output in question.outputs
     ]
 
 

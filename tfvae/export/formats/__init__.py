@@ -26,12 +26,18 @@ def find(path: Path) -> tuple[Format, Path]:
     Raises:
         FileNotFoundError: there is no exported model at the path.
     """
-    # In reverse order, because TFLite claims any file, whatever its name, so that later formats must come first.
-    for each in reversed(FORMATS.values()):
-        found = each.find(path)
-        if found is not None:
-            return each, found
+    for place in (path, earlier(path)):
+        # In reverse order, because TFLite claims any file, whatever its name, so that later formats must come first.
+        for each in reversed(FORMATS.values()):
+            found = each.find(place)
+            if found is not None:
+                return each, found
     raise FileNotFoundError(
         "`path` must be a .tflite file, a SavedModel, a folder of versions of one, or a folder of ONNX models. "
         f"Received: path={str(path)!r}"
     )
+
+
+def earlier(path: Path) -> Path:
+    """Where an export that is a folder is while a new one takes its place, and stays if that is interrupted."""
+    return path.parent / f".{path.name}.earlier"

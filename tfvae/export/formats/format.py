@@ -23,11 +23,13 @@ class Opened(NamedTuple):
         shapes: the shape of each input of each signature.
         sha256: the SHA-256 of the content that was read, by which its description is recognised; None for a format
             whose description cannot be taken for that of another export.
+        is_ours: whether the content itself says that tfvae exported it; otherwise its description or its signatures do.
     """
 
     call: Call
     shapes: Shapes
     sha256: str | None = None
+    is_ours: bool = False
 
 
 class Format(NamedTuple):

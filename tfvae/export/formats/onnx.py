@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
 # The newest that tf2onnx writes without being asked; ONNX Runtime has it since 1.10.
 _OPSET = 15
+# The domain of our models, by which each is recognised alone.
+_DOMAIN = "tfvae"
 _NEEDS = "ONNX needs pip install 'tfvae[onnx]'"
 
 
@@ -56,6 +58,7 @@ def _model(signature: str, function: Any) -> Any:
             "Replace them by others, or export a SavedModel, which runs every op: tfvae.export.saved_model(model, path)"
         )
     model.graph.name = signature
+    model.domain = _DOMAIN
     for value in (*model.graph.input, *model.graph.output):
         rows = value.type.tensor_type.shape.dim[0]
         if not rows.HasField("dim_value"):
@@ -119,7 +122,8 @@ def _open(path: Path, num_threads: int | None) -> Opened:
         }
         for name, session in sessions.items()
     }
-    return Opened(call, shapes)
+    is_ours = all(session.get_modelmeta().domain == _DOMAIN for session in sessions.values())
+    return Opened(call, shapes, is_ours=is_ours)
 
 
 def _description(path: Path) -> Path:

@@ -24,6 +24,9 @@ _COLOR_SPACES = {1: 2, 3: 1}  # By the number of channels: GRAYSCALE and RGB.
 _TENSOR_AXIS_LABELS, _TENSOR_VALUE_LABELS = 2, 3
 _LABELS = "labels.txt"
 _NORMALIZED = "_normalized"
+# The first version in which LiteRT (TensorFlow Lite) runs a signature in a subgraph of its own, as files with several
+# signatures need (https://ai.google.dev/edge/litert/models/signatures). The converter counts ops alone.
+_OF_SIGNATURES = "2.7.0"
 # LiteRT reads weights in place, where their addresses must be multiples of this.
 _ALIGNMENT = 16
 
@@ -41,11 +44,13 @@ def describe(path: Path, description: dict[str, Any]) -> dict[str, Any]:
         description: the result of `tfvae.export.metadata.metadata`.
 
     Returns:
-        The description with `min_runtime_version`, that of LiteRT (TensorFlow Lite) as the converter wrote it.
+        The description with `min_runtime_version`, the first of LiteRT (TensorFlow Lite) that has the ops of the file
+        and signatures, which is written to the file too.
     """
-    content = path.read_bytes()
-    graphs, count, minimum = _read(content)
-    path.write_bytes(_with_metadata(content, _model_metadata(path.stem, description, graphs, count)))
+    content = bytearray(path.read_bytes())
+    graphs, count = _read(content)
+    minimum = _set_minimum(content)
+    path.write_bytes(_with_metadata(bytes(content), _model_metadata(path.stem, description, graphs, count)))
     if "num_classes" in description:
         # At the end of the file, as associated files of tflite-support are; LiteRT does not read that far.
         with zipfile.ZipFile(path, "a") as file:
@@ -53,8 +58,8 @@ def describe(path: Path, description: dict[str, Any]) -> dict[str, Any]:
     return {**description, "min_runtime_version": minimum}
 
 
-def _read(content: bytes) -> tuple[Graphs, int, str | None]:
-    """The signatures of a file, the number of its subgraphs, and the runtime that it needs."""
+def _read(content: bytearray) -> tuple[Graphs, int]:
+    """The signatures of a file, and the number of its subgraphs."""
     from ai_edge_litert.schema_py_generated import Model
 
     model = Model.GetRootAs(content)
@@ -73,13 +78,22 @@ def _read(content: bytes) -> tuple[Graphs, int, str | None]:
             for order, names in ((graph.InputsAsNumpy(), inputs), (graph.OutputsAsNumpy(), outputs))
         )
         graphs[signature.SubgraphIndex()] = (signature.SignatureKey().decode(), *named)
+    return graphs, model.SubgraphsLength()
+
+
+def _set_minimum(content: bytearray) -> str:
+    """Writes the runtime that a file needs in place of the one that the converter wrote, and returns it."""
+    from ai_edge_litert.schema_py_generated import Model
+
+    model = Model.GetRootAs(content)
     entries = map(model.Metadata, range(model.MetadataLength()))
-    minimum = [
-        model.Buffers(entry.Buffer()).DataAsNumpy().tobytes().rstrip(b"\0").decode()
-        for entry in entries
-        if entry.Name() == b"min_runtime_version"
-    ]
-    return graphs, model.SubgraphsLength(), minimum[0] if minimum else None
+    (entry,) = (entry for entry in entries if entry.Name() == b"min_runtime_version")
+    # A view of the content, which ends in zeros.
+    written = model.Buffers(entry.Buffer()).DataAsNumpy()
+    of_ops = written.tobytes().rstrip(b"\0").decode()
+    minimum = max(of_ops, _OF_SIGNATURES, key=lambda version: [int(part) for part in version.split(".")])
+    written[:] = np.frombuffer(minimum.encode().ljust(len(written), b"\0"), np.uint8)
+    return minimum
 
 
 def _shape(tensor: Any) -> tuple[int, ...]:
