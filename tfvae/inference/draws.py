@@ -20,7 +20,8 @@ if TYPE_CHECKING:
 _FEW = 0.01
 # Above this k-hat, importance sampling cannot correct the approximation, which should not be trusted.
 PARETO_K_LIMIT = 0.7
-# The standard deviation of the weights, relative to their mean, below which q is close to the posterior whatever the tail of the weights.
+# The standard deviation of the weights, relative to their mean, below which q is close to the posterior whatever the
+# tail of the weights.
 HARDLY_VARIES = 0.3
 # With fewer draws, too few lie in the tail to fit a distribution to it.
 FEWEST_DRAWS = 25
@@ -90,12 +91,14 @@ class Draws(Mapping[str, np.ndarray]):
         """Warns if k-hat is above 0.7: q is far from the posterior, or k-hat itself cannot be estimated."""
         if len(self.log_weights) < FEWEST_DRAWS or self.pareto_k <= PARETO_K_LIMIT:
             return
-        deviation = float(np.std(np.exp(self.log_weights.astype(float) - self.log_evidence)))
+        with np.errstate(invalid="ignore"):
+            # NaN, which is not small, if a weight is NaN or infinite.
+            deviation = float(np.std(np.exp(self.log_weights.astype(float) - self.log_evidence)))
         if deviation < HARDLY_VARIES:
             warnings.warn(
                 f"k-hat is {self.pareto_k:.2f}, above {PARETO_K_LIMIT}, but the importance weights hardly vary: their "
-                f"standard deviation is {deviation:.2g} of their mean. So q is close to the posterior where it has its mass; "
-                "only the tail of the weights is uncertain, and more draws tell more of it.",
+                f"standard deviation is {deviation:.2g} of their mean. So q is close to the posterior where it has its "
+                "mass; only the tail of the weights is uncertain, and more draws tell more of it.",
                 stacklevel=3,
             )
         else:
