@@ -238,7 +238,7 @@ BAD = {
     ),
     "weights are longer": (
         {"y": np.ones(20), "sample_weight": np.ones(21)},
-        "must have the same number of examples. Received: 20 of x, 20 of y, 21 of sample_weight",
+        "must have the same number of examples. Received: 20 of x, 21 of sample_weight",
     ),
     "nothing is held out": ({"validation_split": 1e-17}, "`validation_split` must leave at least one example"),
     "all is held out": ({"validation_split": 0.99}, "`validation_split` must leave at least one example"),

@@ -50,7 +50,7 @@ def wrong_values(name, inputs, may_miss):
 )
 def test_a_wrong_row_gets_nan_and_the_others_what_they_get_without_it(exported, kind, file_format):
     # Not by the client, which refuses such values.
-    call, shapes, _ = formats.FORMATS[file_format].open(exported(kind, file_format), 1)
+    call, shapes, *_ = formats.FORMATS[file_format].open(exported(kind, file_format), 1)
     tried = 0
     for signature, of_inputs in shapes.items():
         inputs = kinds.inputs_of(of_inputs, ROWS)
@@ -73,7 +73,7 @@ def test_a_wrong_row_gets_nan_and_the_others_what_they_get_without_it(exported, 
 
 @pytest.mark.parametrize("file_format", ["saved_model", pytest.param("tflite", marks=pytest.mark.slow)])
 def test_missing_values_are_right_where_the_likelihood_allows_them(exported, file_format):
-    call, shapes, _ = formats.FORMATS[file_format].open(exported("Columns", file_format), 1)
+    call, shapes, *_ = formats.FORMATS[file_format].open(exported("Columns", file_format), 1)
     inputs = kinds.inputs_of(shapes["score"], ROWS)
     inputs["x"][WRONG] = np.nan
     assert all(np.isfinite(output).all() for output in call("score", inputs).values())

@@ -153,7 +153,7 @@ def test_a_loss_or_metrics_in_compile_are_refused(named, tiny_vae):
     [
         ([*np.ones(19), np.nan], r"`sample_weight` must be finite.*NaN.*index \[19\]"),
         ([*np.ones(19), np.inf], r"`sample_weight` must be finite"),
-        (np.ones((20, 4)), r"`sample_weight` must be one number for each example.*\(20,\).*Received: .*\(20, 4\)"),
+        (np.ones((20, 4)), r"`sample_weight` must be one number for each example.*\(N,\)\. Received: .*\(20, 4\)"),
         (np.array(["1"] * 20), "`sample_weight` must be one number for each example.*dtype (<U1|object)"),
     ],
 )

@@ -163,7 +163,6 @@ class HierarchicalVAE(autoencoder.Autoencoder):
         """
         return self._terms_at(x, self._draw(x, sampling), sampling)[0]
 
-    @property
     def inference_parts(self) -> list[tuple[keras.layers.Layer, keras.layers.Layer]]:
         """The encoder and the posterior of each layer."""
         return list(zip(self.encoders, self.posteriors, strict=True))

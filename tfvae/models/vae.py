@@ -168,7 +168,6 @@ class VAE(autoencoder.Autoencoder):
         parameters = self.decoder(_joined(tf.reshape(z, [-1, self.latent_dim]), *tiled), training=training)
         return tf.reshape(parameters, tf.concat([tf.shape(z)[:2], tf.shape(parameters)[1:]], axis=0))
 
-    @property
     def inference_parts(self) -> list[tuple[keras.layers.Layer, keras.layers.Layer]]:
         """The encoder and the posterior, which together compute q(z|x)."""
         return [(self.encoder, self.posterior)]

@@ -89,12 +89,13 @@ def check_weights(data: Any) -> None:
     x, _, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
     if sample_weight is None:
         return
-    weights, rows = np.asarray(sample_weight), len(tf.nest.flatten(x)[0])
-    if weights.shape not in ((rows,), (rows, 1)) or weights.dtype.kind not in "biuf":
+    weights = np.asarray(sample_weight)
+    if weights.ndim < 1 or weights.shape[1:] not in ((), (1,)) or weights.dtype.kind not in "biuf":
         raise ValueError(
-            f"`sample_weight` must be one number for each example, an array of the shape ({rows},). Received: an array "
-            f"of the shape {weights.shape} and dtype {weights.dtype}"
+            "`sample_weight` must be one number for each example, an array of the shape (N,). Received: an array of the "
+            f"shape {weights.shape} and dtype {weights.dtype}"
         )
+    checks.check_same_length(x=tf.nest.flatten(x)[0], sample_weight=weights)
     checks.check_finite(weights.astype(np.float32), "sample_weight")
 
 
