@@ -282,24 +282,26 @@ def show_latencies(models: tuple[str, ...], older: Path, newer: Path, rounds: in
 
 
 def refused(said: str) -> tuple[int, set[str]]:
-    """How many ops the GPU delegate of LiteRT.js leaves to the CPU, in the signature of which it leaves most; and why.
+    """How many ops the GPU delegate of LiteRT.js leaves to the CPU, in the signature of which it leaves most.
+
+    Also returns the names of the ops that it refuses, on account of which others may be left to the CPU too.
 
     Args:
         said: what LiteRT.js wrote to the console while it opened a file.
     """
     left = map(int, re.findall(r"remaining (\d+) operations will run on the CPU", said))
     lists = re.findall(r"not supported by GPU delegate:\n((?:[A-Z0-9_]+: .*\n)+)", said)
-    return max(left, default=0), {re.sub(r"(\.) .*", r"\1", line) for each in lists for line in each.splitlines()}
+    return max(left, default=0), {line.split(":")[0] for each in lists for line in each.splitlines()}
 
 
 def show_refused(models: tuple[str, ...], folder: Path) -> None:
     """Prints how many ops of each file for one row are not run by the GPU delegate."""
-    print("| file | ops left to the CPU | why |\n| --- | --- | --- |")
+    print("| file | ops left to the CPU | refused |\n| --- | --- | --- |")
     for name in models:
         file = folder / f"{name}_batch1.tflite"
         _, said = browser.ask(file, {}, "webgpu")
-        count, reasons = refused(said)
-        print(f"| {file.name} | {count} | {' '.join(sorted(reasons))} |", flush=True)
+        count, ops = refused(said)
+        print(f"| {file.name} | {count} | {', '.join(sorted(ops))} |", flush=True)
 
 
 def main() -> None:
