@@ -1,23 +1,30 @@
 """How far each runtime's answers are from Keras's, signature by signature; and latencies beside those of older files.
 
-    python benchmarks/agreement.py [--rows 3]
-    python benchmarks/agreement.py --older FOLDER [--rounds 20]
+    python benchmarks/agreement.py [--rows 3] [--models dense-Normal ...]
+    python benchmarks/agreement.py --older FOLDER [--newer FOLDER] [--rounds 20]
+    python benchmarks/agreement.py --refused FOLDER
 
 The first prints, for dense and convolutional VAEs with two likelihoods, trained briefly on the digits, the largest
 difference of each signature in each runtime, relative to the largest value of the output. A runtime that is not
 installed is named as not measured. LiteRT.js needs what `browser.py` names.
 
 The second times `encode`, `score` and `serving_default` of the .tflite files in LiteRT's `Interpreter`, with one
-thread, in turn with the files of the same names in FOLDER. It prints the ratios of the medians of each round, as their
-median and range; below 1 is faster. The older files are written by another version of the code:
+thread, in turn with the files of the same names in the folder of older files. It prints the ratios of the medians of
+each round, as their median, quartiles and range; below 1 is faster. The newer files, if they are not given, are written
+to a temporary folder. Files are written by this or, with PYTHONPATH=OTHER_CHECKOUT, by another version of the code:
 
-    PYTHONPATH=OTHER_CHECKOUT python benchmarks/agreement.py --write FOLDER
+    python benchmarks/agreement.py --write FOLDER
+
+Their models are not trained, which changes neither their ops nor the time that these take.
+
+The third prints how many ops of each <model>_batch1.tflite in FOLDER the GPU delegate of LiteRT.js leaves to the CPU.
 """
 
 import argparse
 import functools
 import importlib.util
 import json
+import re
 import statistics
 import subprocess
 import sys
@@ -32,8 +39,9 @@ import browser
 import numpy as np
 
 Nested = dict[str, dict[str, np.ndarray]]
-NETWORKS = ("dense", "convolutional")
-LIKELIHOODS = ("Normal", "Bernoulli")
+MODELS = tuple(
+    f"{network}-{likelihood}" for network in ("dense", "convolutional") for likelihood in ("Normal", "Bernoulli")
+)
 TIMED = ("encode", "score", "serving_default")
 _LATENT_DIM = 8
 _EPOCHS = 10
@@ -44,21 +52,30 @@ class MissingError(Exception):
     """A runtime is not installed; the message names what is missing."""
 
 
-def trained(network: str, likelihood: str) -> tuple[Any, np.ndarray]:
-    """A VAE that was trained for a few epochs, so that no output is all but 0, and held-out data [N, 8, 8, 1]."""
+def build(name: str) -> tuple[Any, Any, np.ndarray]:
+    """A VAE that is not trained, the data to train it on, and held-out data [N, 8, 8, 1]."""
     import keras
 
     import tfvae
 
+    network, likelihood = name.split("-")
     keras.utils.set_random_seed(0)
     train, validation, *_ = tfvae.data.load("digits", binarize="threshold" if likelihood == "Bernoulli" else None)
     encoder = getattr(tfvae.networks, f"{network}_encoder")((8, 8, 1))
     decoder = getattr(tfvae.networks, f"{network}_decoder")(_LATENT_DIM, (8, 8, 1))
     arguments = {"scale": 0.3} if likelihood == "Normal" else {}
     model = tfvae.VAE(encoder, decoder, _LATENT_DIM, likelihood=getattr(tfvae.likelihoods, likelihood)(**arguments))
+    return model, train, np.concatenate(list(validation.as_numpy_iterator()))
+
+
+def train(name: str) -> tuple[Any, np.ndarray]:
+    """A VAE that was trained for a few epochs, so that no output is all but 0, and held-out data [N, 8, 8, 1]."""
+    import keras
+
+    model, data, x = build(name)
     model.compile(keras.optimizers.Adam(2e-3))
-    model.fit(train, epochs=_EPOCHS, verbose=0)
-    return model, np.concatenate(list(validation.as_numpy_iterator()))
+    model.fit(data, epochs=_EPOCHS, verbose=0)
+    return model, x
 
 
 def write_tflite(model: Any, x: np.ndarray, folder: Path, name: str) -> None:
@@ -143,12 +160,8 @@ def c_api(path: Path, inputs: Nested) -> Nested:
 
 def onnx_runtime(path: Path, inputs: Nested) -> Nested:
     """ONNX Runtime, by the client."""
-    from tfvae.export import formats
-
     if importlib.util.find_spec("onnxruntime") is None:
         raise MissingError("onnxruntime is not installed")
-    if "onnx" not in formats.FORMATS:
-        raise MissingError("this version of tfvae does not export to ONNX")
     return client(path, inputs)
 
 
@@ -175,7 +188,7 @@ RUNTIMES: dict[str, tuple[str, Callable[[Path, Nested], Nested]]] = {
     "TensorFlow": ("{}", client),
     "TensorFlow, C API": ("{}/1", c_api),
     "OpenVINO": ("{}/1", openvino),
-    "ONNX Runtime": ("{}.onnx", onnx_runtime),
+    "ONNX Runtime": ("{}-onnx", onnx_runtime),
     "LiteRT Interpreter, any batch": ("{}.tflite", client),
     "LiteRT Interpreter, batch 1": ("{}_batch1.tflite", client),
     "LiteRT CompiledModel, any batch": ("{}.tflite", compiled_model),
@@ -200,19 +213,19 @@ def largest(answers: Nested, expected: Nested) -> dict[str, float]:
     }
 
 
-def show_agreement(rows: int) -> None:
+def show_agreement(models: tuple[str, ...], rows: int) -> None:
     """Prints a table for each model."""
     from tfvae import export
 
-    for name in (f"{network}-{likelihood}" for network in NETWORKS for likelihood in LIKELIHOODS):
-        model, x = trained(*name.split("-"))
+    for name in models:
+        model, x = train(name)
         inputs, expected = questions(model, x[:rows])
         print(f"\n{name}, {rows} rows\n\n| runtime | {' | '.join(expected)} |\n| --- |{' --- |' * len(expected)}")
         with tempfile.TemporaryDirectory() as folder:
             export.saved_model(model, Path(folder) / name, x=x)
             write_tflite(model, x, Path(folder), name)
-            if hasattr(export, "onnx"):
-                export.onnx(model, Path(folder) / f"{name}.onnx", x=x)
+            if importlib.util.find_spec("onnxruntime"):
+                export.onnx(model, Path(folder) / f"{name}-onnx", x=x)
             for runtime, (pattern, ask) in RUNTIMES.items():
                 try:
                     differences = largest(ask(Path(folder) / pattern.format(name), inputs), expected)
@@ -232,48 +245,88 @@ def seconds_per_call(call: Callable[[], Any]) -> float:
     return statistics.median(times)
 
 
-def show_latencies(older: Path, rounds: int) -> None:
+def write(models: tuple[str, ...], folder: Path) -> None:
+    """Writes the .tflite files of models that are not trained."""
+    for name in models:
+        model, _, x = build(name)
+        write_tflite(model, x, folder, name)
+
+
+def show_latencies(models: tuple[str, ...], older: Path, newer: Path, rounds: int) -> None:
     """Prints the latencies of new files, and their ratios to those of older files."""
     from ai_edge_litert.interpreter import Interpreter
 
-    print("| file | signature | rows | microseconds | ratio | range |\n| --- | --- | --- | --- | --- | --- |")
-    for name in (f"{network}-{likelihood}" for network in NETWORKS for likelihood in LIKELIHOODS):
-        model, x = trained(*name.split("-"))
-        inputs, _ = questions(model, x[:64])
-        with tempfile.TemporaryDirectory() as folder:
-            write_tflite(model, x, Path(folder), name)
-            for file, batches in ((f"{name}.tflite", (1, 64)), (f"{name}_batch1.tflite", (1,))):
-                interpreters = [Interpreter(str(each / file), num_threads=1) for each in (Path(folder), older)]
-                for signature in TIMED:
-                    runners = [each.get_signature_runner(signature) for each in interpreters]
-                    for batch in batches:
-                        arrays = {each: array[:batch] for each, array in inputs[signature].items()}
-                        calls = [functools.partial(runner, **arrays) for runner in runners]
-                        for call in calls:
-                            seconds_per_call(call)
-                        times = [tuple(map(seconds_per_call, calls)) for _ in range(rounds)]
-                        ratios = [new / old for new, old in times]
-                        microseconds = 1e6 * statistics.median(new for new, _ in times)
-                        figures = f"{microseconds:.1f} | {statistics.median(ratios):.2f}"
-                        interval = f"{min(ratios):.2f} to {max(ratios):.2f}"
-                        print(f"| {file} | {signature} | {batch} | {figures} | {interval} |", flush=True)
+    print("| file | signature | rows | microseconds | ratio | quartiles | range |\n|" + " --- |" * 7)
+    generator = np.random.default_rng(0)
+    for name in models:
+        for file, batches in ((f"{name}.tflite", (1, 64)), (f"{name}_batch1.tflite", (1,))):
+            interpreters = [Interpreter(str(each / file), num_threads=1) for each in (newer, older)]
+            for signature in TIMED:
+                runners = [each.get_signature_runner(signature) for each in interpreters]
+                for batch in batches:
+                    # Right for all models: a Bernoulli likelihood takes bits.
+                    arrays = {
+                        each: generator.integers(0, 2, (batch, *tensor["shape"][1:])).astype(np.float32)
+                        for each, tensor in runners[0].get_input_details().items()
+                    }
+                    calls = [functools.partial(runner, **arrays) for runner in runners]
+                    for call in calls:
+                        seconds_per_call(call)
+                    times = [tuple(map(seconds_per_call, calls)) for _ in range(rounds)]
+                    ratios = [new / old for new, old in times]
+                    microseconds = 1e6 * statistics.median(new for new, _ in times)
+                    low, median, high = np.percentile(ratios, [25, 50, 75])
+                    figures = f"{microseconds:.1f} | {median:.2f} | {low:.2f} to {high:.2f}"
+                    interval = f"{min(ratios):.2f} to {max(ratios):.2f}"
+                    print(f"| {file} | {signature} | {batch} | {figures} | {interval} |", flush=True)
+
+
+def refused(said: str) -> tuple[int, set[str]]:
+    """How many ops the GPU delegate of LiteRT.js leaves to the CPU, in the signature of which it leaves most.
+
+    Also returns the names of the ops that it refuses, on account of which others may be left to the CPU too.
+
+    Args:
+        said: what LiteRT.js wrote to the console while it opened a file.
+    """
+    left = map(int, re.findall(r"remaining (\d+) operations will run on the CPU", said))
+    lists = re.findall(r"not supported by GPU delegate:\n((?:[A-Z0-9_]+: .*\n)+)", said)
+    return max(left, default=0), {line.split(":")[0] for each in lists for line in each.splitlines()}
+
+
+def show_refused(models: tuple[str, ...], folder: Path) -> None:
+    """Prints how many ops of each file for one row are not run by the GPU delegate."""
+    print("| file | ops left to the CPU | refused |\n| --- | --- | --- |")
+    for name in models:
+        file = folder / f"{name}_batch1.tflite"
+        _, said = browser.ask(file, {}, "webgpu")
+        count, ops = refused(said)
+        print(f"| {file.name} | {count} | {', '.join(sorted(ops))} |", flush=True)
 
 
 def main() -> None:
     """Prints the tables that are asked for."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--models", nargs="+", choices=MODELS, default=MODELS, help="all by default")
     parser.add_argument("--rows", type=int, default=3, help="examples that every signature is asked about")
     parser.add_argument("--older", type=Path, help="a folder of older files, to compare latencies with")
+    parser.add_argument("--newer", type=Path, help="a folder of newer files; written by default")
     parser.add_argument("--rounds", type=int, default=20, help="how often each file is timed")
     parser.add_argument("--write", type=Path, help="a folder to which only the .tflite files are written")
+    parser.add_argument("--refused", type=Path, help="a folder of files that are opened by LiteRT.js for the GPU")
     arguments = parser.parse_args()
+    models = tuple(arguments.models)
     if arguments.write:
-        for name in (f"{network}-{likelihood}" for network in NETWORKS for likelihood in LIKELIHOODS):
-            write_tflite(*trained(*name.split("-")), arguments.write, name)
+        write(models, arguments.write)
+    elif arguments.refused:
+        show_refused(models, arguments.refused)
     elif arguments.older:
-        show_latencies(arguments.older, arguments.rounds)
+        with tempfile.TemporaryDirectory() as folder:
+            if not arguments.newer:
+                write(models, Path(folder))
+            show_latencies(models, arguments.older, arguments.newer or Path(folder), arguments.rounds)
     else:
-        show_agreement(arguments.rows)
+        show_agreement(models, arguments.rows)
 
 
 if __name__ == "__main__":

@@ -10,7 +10,6 @@
 - the megabytes of memory that each interpreter of the pool beyond the first adds.
 """
 
-import argparse
 import os
 import statistics
 import tempfile
@@ -28,7 +27,6 @@ from records import Records
 
 from tfvae import export
 
-SHAPES = ("dense 784-512-512-32", "convolutional 28x28x1")
 BATCHES = (1, 64)
 THREADS = (1, 2, 4)
 ROUNDS = 20
@@ -113,12 +111,7 @@ def show(row: dict[str, Any]) -> None:
 
 def main() -> None:
     """Prints the table, and appends its rows to a file."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--json", type=Path, help="a file to which the rows are appended")
-    parser.add_argument("--rounds", type=int, default=ROUNDS, help="how often each is timed")
-    parser.add_argument("--seconds", type=float, default=SECONDS, help="how long each is timed in a round")
-    parser.add_argument("--shapes", nargs="+", choices=SHAPES, default=SHAPES, help="all by default")
-    arguments = parser.parse_args()
+    arguments = exported.arguments(__doc__, ROUNDS, SECONDS)
     records = Records(arguments.json, PACKAGES)
     print(f"{'':<24}{'batch':>6}{'threads':>8}{'lock, 1/s':>11}{'pool, 1/s':>11}{'pool over lock':>23}{'MB':>8}")
     for shape in arguments.shapes:

@@ -1,5 +1,9 @@
-"""Writes one model in every format that the compared runtimes read, with Keras's outputs as the expected answers."""
+"""What the benchmarks of exports share: their arguments, and one model in every format that the compared runtimes read.
 
+Keras's outputs are written too, as the expected answers.
+"""
+
+import argparse
 import functools
 import importlib.util
 from pathlib import Path
@@ -10,6 +14,7 @@ from peers import architectures
 from peers.architectures import ARCHITECTURES
 from peers.worker import Worker
 
+SHAPES = ("dense 784-512-512-32", "convolutional 28x28x1")
 # The .tflite files by name, and the arguments of `tfvae.export.tflite` for each.
 TFLITE_FILES = {
     "float32": {},
@@ -21,6 +26,22 @@ TFLITE_FILES = {
 _ROWS = 256
 # The number of examples whose answers are kept for comparison.
 _QUESTIONS = 64
+
+
+def arguments(description: str, rounds: int, seconds: float) -> argparse.Namespace:
+    """The arguments of a benchmark that times exports: `json`, `rounds`, `seconds` and `shapes`.
+
+    Args:
+        description: what `--help` says.
+        rounds: the default number of rounds.
+        seconds: the default time in each.
+    """
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--json", type=Path, help="a file to which the rows are appended")
+    parser.add_argument("--rounds", type=int, default=rounds, help="how often each is timed")
+    parser.add_argument("--seconds", type=float, default=seconds, help="how long each is timed in a round")
+    parser.add_argument("--shapes", nargs="+", choices=SHAPES, default=SHAPES, help="all by default")
+    return parser.parse_args()
 
 
 def write(shape: str, folder: Path) -> None:
@@ -64,8 +85,6 @@ def write_by_keras(shape: str, folder: Path) -> None:
 
 def write_by_torch(shape: str, folder: Path) -> None:
     """Writes encode.onnx and reconstruct.onnx, which take and return images with channels first.
-
-    They are exported from PyTorch, because tf2onnx 1.17 does not convert Log1p, an op that ONNX does not have.
 
     Args:
         shape: a name of `ARCHITECTURES`.

@@ -15,7 +15,6 @@ With --json, the rows of each table are appended to the file; an interrupted run
 missing tables.
 """
 
-import argparse
 import functools
 import importlib.util
 import os
@@ -30,7 +29,6 @@ from peers.worker import Worker
 from records import Records
 from runtimes import OPERATIONS, REFERENCE, RUNTIMES, THREADS, Runtime, Timed
 
-SHAPES = ("dense 784-512-512-32", "convolutional 28x28x1")
 BATCHES = (1, 64)
 ROUNDS = 5
 SECONDS = 0.4
@@ -145,12 +143,7 @@ def measure(workers: dict[Runtime, Worker | str], setting: dict[str, Any]) -> li
 
 def main() -> None:
     """Prints the tables, and appends their rows to a file."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--json", type=Path, help="a file to which the rows are appended")
-    parser.add_argument("--rounds", type=int, default=ROUNDS, help="how often each is timed")
-    parser.add_argument("--seconds", type=float, default=SECONDS, help="how long each is timed in a round")
-    parser.add_argument("--shapes", nargs="+", choices=SHAPES, default=SHAPES, help="all by default")
-    arguments = parser.parse_args()
+    arguments = exported.arguments(__doc__, ROUNDS, SECONDS)
     records = Records(arguments.json, PACKAGES)
     for shape in arguments.shapes:
         settings = [

@@ -43,3 +43,31 @@ def test_a_runtime_that_is_not_installed_is_named(agreement, monkeypatch, tmp_pa
     ):
         with pytest.raises(agreement.MissingError, match=name):
             ask(tmp_path, {})
+
+
+def test_what_the_gpu_delegate_leaves_to_the_cpu_is_counted(agreement):
+    said = """INFO: a line
+ERROR: Following operations are not supported by GPU delegate:
+SUB: Max version supported: 2. Requested version 3.
+SUM: Unknown layout.
+33 operations will run on the GPU, and the remaining 16 operations will run on the CPU.
+I1130 another line
+ERROR: Following operations are not supported by GPU delegate:
+MUL: Tensor dimensions must be less than 5. name
+40 operations will run on the GPU, and the remaining 9 operations will run on the CPU.
+"""
+    assert agreement.refused(said) == (16, {"MUL", "SUB", "SUM"})
+    assert agreement.refused("INFO: a line") == (0, set())
+
+
+@pytest.mark.slow
+def test_the_table_has_a_row_for_each_runtime_that_reads_what_was_written(agreement, monkeypatch, capsys):
+    monkeypatch.setattr(agreement, "_EPOCHS", 1)
+    in_python = {
+        name: each for name, each in agreement.RUNTIMES.items() if not name.startswith(("LiteRT.js", "OpenVINO"))
+    }
+    monkeypatch.setattr(agreement, "RUNTIMES", in_python)
+    agreement.show_agreement(("dense-Normal",), 2)
+    rows = [line.strip("|").split(" | ") for line in capsys.readouterr().out.splitlines() if line.startswith("|")]
+    assert [runtime.strip() for runtime, *_ in rows[2:]] == list(in_python)
+    assert all(float(difference) < 1e-5 for _, *differences in rows[2:] for difference in differences)

@@ -116,11 +116,12 @@ def test_the_operations_of_the_roofline_are_those_that_tensorflow_counts(k):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("peer", ["tfvae", "keras", "torch", "jax", "pythae"])
+@pytest.mark.parametrize(
+    "peer", ["tfvae", "keras", *(pytest.param(peer, marks=pytest.mark.extra) for peer in ("torch", "jax", "pythae"))]
+)
 def test_the_loss_of_every_peer_is_that_of_tfvae_and_training_lowers_it(peer, run_new_python):
     # Not imported here, because several frameworks crash when they share a process.
-    if importlib.util.find_spec(peer) is None:
-        pytest.skip(f"{peer} is not installed")
+    assert importlib.util.find_spec(peer), f"{peer} must be installed: pip install 'tfvae[benchmarks]'"
     for line in run_new_python(LOSSES, BENCHMARKS, peer, ROWS).splitlines():
         shape, k, before, after = json.loads(line)
         architecture = ARCHITECTURES[shape]

@@ -227,6 +227,20 @@ def test_log_likelihoods_that_are_all_but_zero_do_not_stop_the_export(tmp_path, 
     np.testing.assert_allclose(score["reconstruction_log_likelihood"], expected, atol=784 * 1.2e-7)
 
 
+def test_an_output_without_more_axes_than_two_is_not_reshaped(small):
+    content = schema.ModelT.InitFromPackedBuf(small[1].read_bytes(), 0)
+    for definition in content.signatureDefs:
+        graph = content.subgraphs[definition.subgraphIndex]
+        last = {
+            tensor: content.operatorCodes[op.opcodeIndex].deprecatedBuiltinCode
+            for op in graph.operators
+            for tensor in op.outputs
+        }
+        for output in definition.outputs:
+            expected = "RESHAPE" if output.name.decode() == "mean" else "ADD"
+            assert OPERATORS[last[output.tensorIndex]] == expected, (definition.signatureKey, output.name)
+
+
 def test_weights_are_stored_once(large):
     model, file = large[0], large[1][None]
     parameters = 4 * model.count_params()

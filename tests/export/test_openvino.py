@@ -1,14 +1,18 @@
-"""OpenVINO reads a SavedModel with a batch of any size, and its answers are the Keras model's."""
+"""OpenVINO reads a SavedModel with a batch of any size, and its answers are the Keras model's.
+
+Needs `pip install openvino`, and fails without it; `-m "slow and not extra"` leaves it out.
+"""
 
 import numpy as np
 import pytest
 
-openvino = pytest.importorskip("openvino")
-
 
 @pytest.mark.slow
+@pytest.mark.extra
 @pytest.mark.parametrize("case", ["dense-Normal", "convolutional-Bernoulli"])
 def test_every_signature_agrees_with_keras(exported, case):
+    import openvino
+
     model, version, loaded = (getattr(exported(case), name) for name in ("model", "version", "loaded"))
     examples = model.export_examples(model.export_data(None))
     for name, signature in model.export_signatures().items():

@@ -212,9 +212,14 @@ def test_the_runtime_is_the_first_with_the_ops_and_with_several_signatures(expor
 
 
 @pytest.mark.slow
-@pytest.mark.skipif("TFLITE_SUPPORT_PYTHON" not in os.environ, reason="needs a Python that has tflite-support")
+@pytest.mark.extra
 def test_tflite_support_reads_it(labelled):
-    """TFLITE_SUPPORT_PYTHON is the interpreter of an environment of its own with `tflite-support` and `numpy<2`."""
+    """Fails without an environment of its own; `-m "slow and not extra"` leaves it out:
+
+    python -m venv FOLDER && FOLDER/bin/pip install tflite-support "numpy<2"
+    export TFLITE_SUPPORT_PYTHON=FOLDER/bin/python
+    """
+    assert "TFLITE_SUPPORT_PYTHON" in os.environ, "must be a Python that has tflite-support, as the docstring says"
     script = Path(__file__).parent.parent / "helpers" / "read_tflite_metadata.py"
     command = [os.environ["TFLITE_SUPPORT_PYTHON"], script, labelled]
     shown = json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout)

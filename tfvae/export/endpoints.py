@@ -175,17 +175,26 @@ def _checked(
         if first.shape[0] is not None:
             outputs = {name: _separate(output) for name, output in outputs.items()}
         # LiteRT's `CompiledModel` returns memory that was never written, without an error, for an output whose last op
-        # is a reshape to a shape that the graph computes. So the last op is one to a constant shape.
-        return {name: tf.reshape(output, shapes[name]) for name, output in outputs.items()}
+        # is a reshape to a shape that the graph computes. So the last op is a sum, or a reshape to a constant shape.
+        return {
+            name: output
+            if description is not None and output.shape.rank == len(shapes[name])
+            else tf.reshape(output, shapes[name])
+            for name, output in outputs.items()
+        }
 
     return checked
 
 
 def _plus(output: tf.Tensor, number: tf.Tensor) -> tf.Tensor:
     """An output [B, ...] plus a number for each row [B, 1]; with two axes at most, which every runtime broadcasts."""
-    if output.shape.rank == 1:
-        return output + tf.reshape(number, [-1])
-    return tf.reshape(output, [-1, math.prod(output.shape[1:])]) + number
+    return output + tf.reshape(number, [-1]) if output.shape.rank == 1 else _rows(output) + number
+
+
+def _rows(tensor: tf.Tensor) -> tf.Tensor:
+    """A tensor [B, ...] as [B, size]."""
+    # The converter to TFLite keeps a reshape that changes nothing, which costs as much as other small ops.
+    return tensor if tensor.shape.rank == 2 else tf.reshape(tensor, [-1, math.prod(tensor.shape[1:])])
 
 
 def _nan_where_wrong(inputs: Mapping[str, tf.Tensor], description: Mapping[str, Any]) -> tf.Tensor:
@@ -204,7 +213,7 @@ def _nan_where_wrong(inputs: Mapping[str, tf.Tensor], description: Mapping[str, 
         elif name == "x" and description.get("missing_values", False):
             # TFLite has no operator for `tf.math.is_nan`.
             values = tf.where(tf.equal(values, values), values, 0.0)
-        finite.append(tf.reshape(values, [-1, math.prod(values.shape[1:])]))
+        finite.append(_rows(values))
     # NaN and infinity times 0 are NaN. Not `x - x`, which the converter to TFLite takes for 0.
     return tf.reduce_sum(0.0 * (tf.concat(finite, axis=1) if finite[1:] else finite[0]), axis=1, keepdims=True)
 
