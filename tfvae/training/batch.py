@@ -42,6 +42,9 @@ def unpack(data: Any) -> tuple[Any, Any]:
     Raises:
         ValueError: x is not one array.
     """
+    if isinstance(data, list | tuple) and len(data) > 3:
+        # Keras's message would print the data.
+        raise ValueError(f"A batch must be x, (x,), (x, y) or (x, y, sample_weight). Received: {len(data)} parts")
     x, _, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
     if isinstance(x, dict):
         if "x" not in x and len(x) != 1:
@@ -51,7 +54,7 @@ def unpack(data: Any) -> tuple[Any, Any]:
             )
         x = x["x"] if "x" in x else next(iter(x.values()))
     if isinstance(x, list | tuple):
-        raise ValueError(f"`x` must be one array or tensor. Received: a {type(x).__name__} of {len(x)}")
+        checks.check_one_array(x)
     return x, sample_weight
 
 
@@ -79,15 +82,19 @@ def unpack_named(data: Any, names: tuple[str, ...]) -> tuple[dict[str, Any], Any
     return {name: x[name] for name in names}, sample_weight
 
 
-def peek(data: Any) -> tuple[Any, Any]:
+def peek(data: Any, argument: str = "x") -> tuple[Any, Any]:
     """Returns the first batch of any data that `fit` accepts, without consuming it.
 
     Args:
         data: a dataset, a `keras.utils.PyDataset`, a generator, or arrays.
+        argument: the name of the caller's argument, for error messages.
 
     Returns:
         The first batch, or all of the data if they are arrays, or None if there is no batch; and the complete data,
-        which replace a generator that was passed.
+        which replace a generator, a data frame, a sparse matrix or an AnnData object that was passed.
+
+    Raises:
+        ValueError: the data are a list of arrays, or cannot become an array.
     """
     if isinstance(data, tf.data.Dataset | keras.utils.PyDataset):
         return next(iter(data), None), data
@@ -97,6 +104,9 @@ def peek(data: Any) -> tuple[Any, Any]:
     if isinstance(data, types.GeneratorType):
         batch = next(data, None)
         return batch, (item for item in itertools.chain([batch], data))
+    if isinstance(data, list) or (isinstance(data, tuple) and len(data) > 1):
+        checks.check_one_array(data, argument)
+    data = checks.unwrap(data, argument)
     return data, data
 
 

@@ -149,11 +149,16 @@ def _checked_validation(model: Any, validation: Any) -> Any:
     if validation is None:
         return None
     if isinstance(validation, tuple | list):
-        x = next(iter(validation), None)
-        model.check_source(x, x, "validation_data")
+        if not 1 <= len(validation) <= 3:
+            raise ValueError(
+                "`validation_data` must be x, (x,), (x, y) or (x, y, sample_weight). Received: a "
+                f"{type(validation).__name__} of {len(validation)}"
+            )
         x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(tuple(validation))
+        batch, x = peek(x, "validation_data")
+        model.check_source(batch, x, "validation_data")
         return x, sample_weight if y is None else y, sample_weight
-    batch, validation = peek(validation)
+    batch, validation = peek(validation, "validation_data")
     model.check_source(batch, validation, "validation_data")
     return validation
 
