@@ -26,8 +26,8 @@ def shown(value: Any) -> str:
     if isinstance(value, str):
         # So that only the part of a long text that is shown is escaped.
         text = repr(value[:_SHOWN])
-    elif hasattr(value, "shape") and hasattr(value, "dtype") and np.ndim(value):
-        text = f"<{type(value).__name__} of shape {list(value.shape)}, {value.dtype}>"
+    elif isinstance(value, np.ndarray) and value.size > 10:
+        text = f"an array of shape {list(value.shape)}, {value.dtype}"
     else:
         brief = reprlib.Repr()
         brief.maxother = brief.maxstring = brief.maxlong = _SHOWN

@@ -132,17 +132,20 @@ def _read(path: Path) -> np.ndarray:
             pixels = _read_16_bits(path, image)
         else:
             image.load()
-            pixels = np.asarray(_plain(ImageOps.exif_transpose(image)))
+            pixels = np.asarray(_plain(ImageOps.exif_transpose(image), image.format))
     pixels = pixels.astype(pixels.dtype.newbyteorder("="), copy=False)
     pixels = pixels[..., np.newaxis] if pixels.ndim == 2 else pixels
     # The alpha channel is the second of two (grey) or the fourth of four (RGB).
     return pixels[..., :1] if pixels.shape[-1] < 3 else pixels[..., :3]
 
 
-def _plain(image: Image.Image) -> Image.Image:
+def _plain(image: Image.Image, file_format: str | None) -> Image.Image:
     """The image in a mode whose array has all of its levels: grey or RGB, perhaps with alpha, 16-bit or float."""
     if image.mode in ("L", "LA", "RGB", "RGBA", "F") or image.mode.startswith("I;16"):
         return image
+    if image.mode == "I" and file_format == "PPM":
+        # A .pgm of up to 16 bits, which Pillow scales to 65535.
+        return image.convert("I;16")
     if image.mode == "I":
         raise ValueError("it holds integers of more than 16 bits; save it as a 16-bit .png, or as floats in a .tif")
     return image.convert("L" if image.mode == "1" else "RGB")
@@ -154,6 +157,9 @@ def _is_cut(image: Any) -> bool:
         return False
     if image.format == "TIFF":
         return max(image.tag_v2.get(258, (8,))) > 8
+    if image.format == "PPM":
+        # The highest level, after the mode.
+        return any(isinstance(tile.args, tuple) and tile.args[1] > 255 for tile in image.tile)
     return any("16" in str(tile.args) for tile in image.tile)
 
 

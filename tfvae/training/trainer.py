@@ -191,7 +191,8 @@ class Trainer(StatefulModel, abc.ABC):
         `jit_compile`, they are chosen here: see `tfvae.training.plan`.
 
         Args:
-            x: an array [N, ...], a `tf.data.Dataset`, a `keras.utils.PyDataset` or a generator; its elements may be
+            x: an array [N, ...], a data frame of numbers, a sparse matrix or an AnnData object, all of which become
+                dense arrays; or a `tf.data.Dataset`, a `keras.utils.PyDataset` or a generator; its elements may be
                 `(x, y)` or `(x, y, sample_weight)`, of which y is ignored.
             args: the other arguments of `keras.Model.fit`.
             kwargs: the other arguments of `keras.Model.fit`.
