@@ -116,11 +116,8 @@ def test_a_damaged_file_among_several_is_named(tmp_path, name):
 def test_a_row_that_expands_to_terabytes_is_refused(tmp_path):
     proto = tf.make_tensor_proto(0.0)
     proto.tensor_shape.dim.add(size=10**12)
-    with pytest.raises(
-        ValueError, match=r"what `tf.io.serialize_tensor` gives. Received: '.*' .*cannot be a tensor"
-    ) as e:
+    with pytest.raises(ValueError, match=r"'.*a.tfrecord': \d+ bytes cannot be a tensor of shape \[1000000000000\]"):
         records.tensor(proto.SerializeToString(), tmp_path / "a.tfrecord", "source")
-    assert "a.tfrecord" in str(e.value)
 
 
 @pytest.mark.parametrize("name", ["a.npy", "a.npz", "a.csv", "a.parquet", "a"])

@@ -129,7 +129,7 @@ def test_a_table_keeps_float64_until_it_is_split(tmp_path):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("a,b,c\n1,x,2\n2,y,3\n", r"a table of numbers. Received: .*a.csv' with the non-numeric columns b "),
+        ("a,b,c\n1,x,2\n2,y,3\n", r"a table of numbers: .* Received: .*a.csv' with the non-numeric columns b "),
         ("a,b,c\n1,,2\n2,3,\n", r"a table without missing values. Received: .*a.csv', missing in the columns b, c"),
         ("a,b\n", r"a table with rows and columns. Received: .*a.csv' of shape \(0, 2\)"),
         ("", "a readable table. Received: .*a.csv': No columns"),

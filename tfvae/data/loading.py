@@ -189,7 +189,7 @@ def _invalid(expected: str, received: str) -> ValueError:
 
 def _check_no_images(image_size: Any, skip_unreadable: bool) -> None:
     for name, value, default in (("image_size", image_size, None), ("skip_unreadable", skip_unreadable, False)):
-        if value != default:
+        if value is not default:
             expected = f"`{name}` must be {default} unless `source` is a folder of images"
             raise _invalid(expected, f"{name}={checks.shown(value)}")
 

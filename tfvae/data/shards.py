@@ -342,7 +342,7 @@ def _steps(rows: int, batch_size: int, replicas: int, worker: int, count: int) -
 
 def _parts(x: Any) -> Iterator[np.ndarray]:
     """The parts of x as checked arrays: x itself if it is an array, else its elements."""
-    first = None
+    x, first = checks.unwrap(x), None
     for part in [x] if hasattr(x, "__array__") or not isinstance(x, Iterable) else x:
         part = checks.to_numpy(part)
         if part.ndim < 2 or part.size == 0 or part.dtype.itemsize > 8:
