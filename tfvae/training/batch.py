@@ -50,7 +50,7 @@ def unpack(data: Any) -> tuple[Any, Any]:
         if "x" not in x and len(x) != 1:
             raise ValueError(
                 '`x` as a dictionary must have the key "x" or one entry; otherwise choose one, for example '
-                f'dataset.map(lambda example: example["image"]). Received: keys {sorted(x)}'
+                f'dataset.map(lambda example: example["image"]). Received: keys {checks.shown(sorted(x))}'
             )
         x = x["x"] if "x" in x else next(iter(x.values()))
     if isinstance(x, list | tuple):
@@ -74,7 +74,7 @@ def unpack_named(data: Any, names: tuple[str, ...]) -> tuple[dict[str, Any], Any
     x, _, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
     if not isinstance(x, dict) or not set(names) <= set(x):
         keys = " and ".join(f'"{name}"' for name in names)
-        received = f"the keys {sorted(x)}" if isinstance(x, dict) else f"x of type {type(x).__name__}"
+        received = f"the keys {checks.shown(sorted(x))}" if isinstance(x, dict) else f"x of type {type(x).__name__}"
         raise ValueError(f"`x` must be a dictionary with the keys {keys}. Received: {received}")
     for name in names:
         if isinstance(x[name], list | tuple | dict):

@@ -270,7 +270,7 @@ class Trainer(StatefulModel, abc.ABC):
             ValueError: this model cannot be trained on the data.
         """
         if batch is None:
-            raise ValueError(f"`{argument}` must hold at least one batch. Received: {data!r}")
+            raise ValueError(f"`{argument}` must hold at least one batch. Received: {checks.shown(data)}")
         try:
             self.check_data(tf.nest.map_structure(checks.to_numpy, self.unpack(batch)[0]))
         except ValueError as error:
