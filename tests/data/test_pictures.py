@@ -1,5 +1,6 @@
 """Folders of pictures: every level, every orientation and every file is read, or told in one line."""
 
+import contextlib
 import os
 import struct
 import zlib
@@ -7,8 +8,10 @@ import zlib
 import numpy as np
 import pytest
 import tensorflow as tf
+import yaml
 from PIL import Image
 
+from tfvae.cli import run_folder
 from tfvae.data import load, read
 
 GREY = np.random.default_rng(0).integers(0, 256, (6, 8), dtype=np.uint8)
@@ -186,3 +189,18 @@ def test_skip_unreadable_is_for_folders_of_images():
         load("digits", skip_unreadable=True)
     with pytest.raises(ValueError, match="`skip_unreadable` must be True or False"):
         load("digits", skip_unreadable="yes")
+
+
+@pytest.mark.parametrize("skip", [True, None])
+def test_a_run_reads_its_images_again_as_it_was_told_to(tmp_path, skip):
+    (tmp_path / "images").mkdir()
+    for name in ("a.png", "b.png"):
+        save(tmp_path / "images" / name)
+    config = {"data": str(tmp_path / "images"), "batch_size": 4, "validation_fraction": 0.5, "seed": 0}
+    # Runs of earlier versions do not say whether to skip.
+    if skip is not None:
+        (tmp_path / "images" / "c.png").touch()
+        config["skip_unreadable"] = skip
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(config))
+    with pytest.warns(UserWarning, match="1 of 3 images") if skip else contextlib.nullcontext():
+        assert len(run_folder.held_out(run_folder.load_data(tmp_path))) == 1
