@@ -3,6 +3,7 @@
 import re
 
 import numpy as np
+import pandas as pd
 import pytest
 import tensorflow as tf
 
@@ -176,3 +177,44 @@ def test_boolean_is_true_or_false_alone(value):
     assert checks.boolean("flag", False) is False
     with pytest.raises(ValueError, match=rf"^`flag` must be True or False. Received: flag={re.escape(repr(value))}$"):
         checks.boolean("flag", value)
+
+
+@pytest.mark.parametrize(
+    ("frame", "array"),
+    [
+        (pd.DataFrame({"a": [1, 2], "b": [0.5, 1.5], "c": [True, False]}), np.array([[1, 0.5, 1], [2, 1.5, 0]])),
+        (pd.DataFrame({"a": [1, 2], "b": [True, False]}), np.array([[1, 1], [2, 0]])),
+        (pd.DataFrame({"a": [True, False]}), np.array([[True], [False]])),
+        (pd.DataFrame({"a": np.uint8([1, 2]), "b": np.uint8([3, 4])}), np.uint8([[1, 3], [2, 4]])),
+        (pd.DataFrame({"a": [1, None], "b": [None, True]}).convert_dtypes(), np.array([[1, np.nan], [np.nan, 1]])),
+        (pd.DataFrame({"a": [1.5, None]}, dtype="Float64"), np.array([[1.5], [np.nan]])),
+        (pd.DataFrame({"a": pd.array([0, 1], pd.SparseDtype(int))}), np.array([[0], [1]])),
+        (pd.Series([1, None], dtype="Int64"), np.array([1.0, np.nan])),
+    ],
+)
+def test_a_data_frame_becomes_an_array_of_the_common_dtype(frame, array):
+    converted = checks.to_numpy(frame)
+    assert converted.dtype == array.dtype
+    np.testing.assert_array_equal(converted, array)
+
+
+@pytest.mark.parametrize(
+    "value",
+    [list(range(10**6)), "a\n" * 10**6, np.arange(10**6), {str(i): i for i in range(10**6)}, pd.Series([1] * 999)],
+)
+def test_a_message_shows_little_of_a_large_value(value):
+    text = checks.shown(value)
+    assert len(text) <= 200
+    assert "\n" not in text
+
+
+def test_a_message_shows_a_small_value_whole():
+    assert [checks.shown(value) for value in (0, "a", None, [1, 2], (0.5,))] == ["0", "'a'", "None", "[1, 2]", "(0.5,)"]
+    assert checks.shown_names("abc") == "a, b, c"
+    assert checks.shown_names(range(11)) == "0, 1, 2, 3, 4, 5, 6, 7, 8, 9, ... (11 in all)"
+
+
+def test_memory_is_checked_against_the_machine():
+    checks.check_memory(10**6, "x", "an array")
+    with pytest.raises(ValueError, match=r"`x` must fit in memory twice, .* Received: an array, 1e\+06 GB$"):
+        checks.check_memory(10**15, "x", "an array")

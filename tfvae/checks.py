@@ -1,7 +1,11 @@
 """Checks of arrays and numbers that come from the user; they need nothing but NumPy."""
 
+import contextlib
 import math
 import numbers
+import os
+import pathlib
+import reprlib
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -13,12 +17,133 @@ from tfvae import chunks
 _CHECK_ELEMENTS = 2**24
 
 
+# The longest text in which a message shows a value.
+_SHOWN = 200
+
+
+def shown(value: Any) -> str:
+    """The value as a message shows it: in one line of at most 200 characters, however large the value is."""
+    if isinstance(value, str):
+        # So that only the part of a long text that is shown is escaped.
+        text = repr(value[:_SHOWN])
+    elif isinstance(value, np.ndarray) and value.size > 10:
+        text = f"an array of shape {list(value.shape)}, {value.dtype}"
+    else:
+        brief = reprlib.Repr()
+        brief.maxother = brief.maxstring = brief.maxlong = _SHOWN
+        text = brief.repr(value)
+    text = " ".join(text.split())
+    return text if len(text) <= _SHOWN else f"{text[: _SHOWN - 3]}..."
+
+
+def shown_names(names: Any, most: int = 10) -> str:
+    """The first of several names, separated by commas, and how many there are in all if not all are shown."""
+    names = list(names)
+    first = ", ".join(str(name)[:_SHOWN] for name in names[:most])
+    return first if len(names) <= most else f"{first}, ... ({len(names)} in all)"
+
+
+def check_memory(size: int, argument: str, received: str) -> None:
+    """Raises ValueError, before any of it is read, if an array of `size` bytes leaves no room for a copy of itself."""
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    # The limit of a container; the file is missing outside of one, and "max" means that there is no limit.
+    with contextlib.suppress(OSError, ValueError):
+        memory = min(memory, int(pathlib.Path("/sys/fs/cgroup/memory.max").read_text()))
+    if 2 * size > memory:
+        raise ValueError(
+            f"`{argument}` must fit in memory twice, which is {memory / 1e9:.3g} GB; data larger than memory are read "
+            f"from several files. Received: {received}, {size / 1e9:.3g} GB"
+        )
+
+
+def is_frame(x: Any) -> bool:
+    """Whether x is a data frame of pandas, or of a library that converts its own to pandas, such as polars."""
+    return hasattr(x, "to_pandas") or (hasattr(x, "iloc") and hasattr(x, "columns"))
+
+
+def frame_to_numpy(frame: Any, argument: str = "x", received: str = "") -> np.ndarray:
+    """Converts a data frame of numbers and bools to an array of their common dtype.
+
+    Args:
+        frame: see `is_frame`.
+        argument: the name of the caller's argument, for error messages.
+        received: what error messages say was received; by default the name of the argument.
+
+    Returns:
+        The array [N, D]; float64 with NaN where a value is missing, if any is.
+
+    Raises:
+        ValueError: a column holds anything else; the message says which, and how to convert it.
+    """
+    if hasattr(frame, "to_pandas"):
+        frame = frame.to_pandas()
+    columns = list(zip(map(str, frame.columns), frame.dtypes, strict=True))
+    for kinds, advice in (
+        ("M", "turn dates into numbers, as in (column - column.min()).dt.total_seconds()"),
+        ("m", "turn durations into numbers with column.dt.total_seconds()"),
+    ):
+        if wrong := [name for name, dtype in columns if dtype.kind in kinds]:
+            raise ValueError(
+                f"`{argument}` must be a table of numbers: {advice}. Received: {received or argument} with the "
+                f"non-numeric columns {shown_names(wrong)}"
+            )
+    if wrong := [f"{name} ({dtype})" for name, dtype in columns if dtype.kind not in "biuf"]:
+        raise ValueError(
+            f"`{argument}` must be a table of numbers: leave text out, or turn it into numbers with pandas.to_numeric, "
+            "column.cat.codes or pandas.get_dummies. Received: "
+            f"{received or argument} with the non-numeric columns {shown_names(wrong)}"
+        )
+    if not columns or frame.isna().to_numpy().any():
+        return frame.to_numpy(np.float64, na_value=np.nan)
+    # Nullable and sparse dtypes have the NumPy dtype of their values under these names.
+    names = ("numpy_dtype", "subtype")
+    dtypes = [next((getattr(d, n) for n in names if hasattr(d, n)), d) for _, d in columns]
+    return frame.to_numpy(np.result_type(*dtypes))
+
+
+def unwrap(x: Any, argument: str = "x") -> Any:
+    """Converts data frames, sparse matrices and AnnData objects to arrays, and returns anything else as it is.
+
+    Args:
+        x: the data, or a dictionary of data.
+        argument: the name of the caller's argument, for error messages.
+
+    Raises:
+        ValueError: the values are not numbers, or too many for an array.
+    """
+    if isinstance(x, dict):
+        return {name: unwrap(value, argument) for name, value in x.items()}
+    if hasattr(x, "X") and hasattr(x, "obs_names"):
+        if x.X is None:
+            raise ValueError(f"`{argument}` must have the matrix `.X`; or pass one of its layers. Received: .X is None")
+        return unwrap(x.X, argument)
+    if is_frame(x):
+        return frame_to_numpy(x, argument)
+    if hasattr(x, "iloc") and hasattr(x, "to_frame"):
+        return frame_to_numpy(x.to_frame(), argument)[:, 0]
+    kind = type(x).__name__
+    if kind == "RaggedTensor":
+        raise ValueError(f"`{argument}` must have rows of one length; pad them with x.to_tensor(). Received: a {kind}")
+    is_tensor = kind == "SparseTensor" and hasattr(x, "dense_shape")
+    if is_tensor or (hasattr(x, "nnz") and hasattr(x, "toarray")):
+        shape = [int(size) for size in (x.dense_shape if is_tensor else x.shape)]
+        dtype = np.dtype(x.dtype.as_numpy_dtype if is_tensor else x.dtype)
+        check_memory(math.prod(shape) * dtype.itemsize, argument, f"a {kind} of shape {shape}")
+        if not is_tensor:
+            return x.toarray()
+        array = np.zeros(shape, dtype)
+        array[tuple(np.asarray(x.indices).T)] = np.asarray(x.values)
+        return array
+    return x
+
+
 def to_numpy(x: Any, argument: str = "x") -> np.ndarray:
-    """Converts data that come from the user to an array.
+    """Converts data that come from the user, in any form that `unwrap` knows, to an array.
 
     Raises:
         ValueError: the data are not numeric, or are empty.
     """
+    x = unwrap(x, argument)
     try:
         x = np.asarray(x)
     except ValueError as error:
@@ -31,6 +156,18 @@ def to_numpy(x: Any, argument: str = "x") -> np.ndarray:
     if x.ndim and len(x) == 0:
         raise ValueError(f"`{argument}` must hold at least one example. Received: {argument} of shape {x.shape}")
     return x
+
+
+def check_one_array(x: list | tuple, argument: str = "x") -> None:
+    """Raises ValueError, because x is a list or tuple, which Keras takes for several inputs."""
+    shapes = ""
+    if all(hasattr(part, "shape") for part in x):
+        shapes = f" of the shapes {shown([list(part.shape) for part in x])}"
+    raise ValueError(
+        f"`{argument}` must be one array or tensor. Stack examples with np.stack; join columns of several kinds with "
+        "np.concatenate(..., axis=-1), and give each kind its likelihood with tfvae.likelihoods.Columns. "
+        f"Received: a {type(x).__name__} of {len(x)}{shapes}"
+    )
 
 
 def check_shape(x: np.ndarray, shape: tuple[int | None, ...], argument: str = "x") -> None:
@@ -99,7 +236,7 @@ def positive_integer(argument: str, value: Any, minimum: int = 1) -> int:
         ValueError: the value is not an integer of at least `minimum`.
     """
     if isinstance(value, bool) or not isinstance(value, numbers.Integral) or value < minimum:
-        raise ValueError(f"`{argument}` must be an integer of at least {minimum}. Received: {argument}={value!r}")
+        raise ValueError(f"`{argument}` must be an integer of at least {minimum}. Received: {argument}={shown(value)}")
     return int(value)
 
 
@@ -110,7 +247,7 @@ def boolean(argument: str, value: Any) -> bool:
         ValueError: the value is not True or False.
     """
     if not isinstance(value, bool):
-        raise ValueError(f"`{argument}` must be True or False. Received: {argument}={value!r}")
+        raise ValueError(f"`{argument}` must be True or False. Received: {argument}={shown(value)}")
     return value
 
 
@@ -123,7 +260,7 @@ def number(argument: str, value: Any, minimum: float = -math.inf) -> float:
     is_number = isinstance(value, numbers.Real) and not isinstance(value, bool)
     if not (is_number and minimum <= value < math.inf and value > -math.inf):
         least = "" if minimum == -math.inf else f" of at least {minimum:g}"
-        raise ValueError(f"`{argument}` must be a finite number{least}. Received: {argument}={value!r}")
+        raise ValueError(f"`{argument}` must be a finite number{least}. Received: {argument}={shown(value)}")
     return float(value)
 
 
@@ -134,7 +271,7 @@ def positive_number(argument: str, value: Any) -> float:
         ValueError: the value is not a finite number above 0.
     """
     if isinstance(value, bool) or not isinstance(value, numbers.Real) or not 0 < float(value) < math.inf:
-        raise ValueError(f"`{argument}` must be a finite number above 0. Received: {argument}={value!r}")
+        raise ValueError(f"`{argument}` must be a finite number above 0. Received: {argument}={shown(value)}")
     return float(value)
 
 
@@ -146,7 +283,7 @@ def seed_number(seed: Any) -> int:
     """
     is_integer = isinstance(seed, numbers.Integral) and not isinstance(seed, bool)
     if not (is_integer and -(2**31) <= seed < 2**31):
-        raise ValueError(f"`seed` must be an integer of 32 bits, or None. Received: seed={seed!r}")
+        raise ValueError(f"`seed` must be an integer of 32 bits, or None. Received: seed={shown(seed)}")
     return int(seed)
 
 

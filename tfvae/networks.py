@@ -231,7 +231,7 @@ def _sizes(argument: str, values: Sequence[int], min_length: int = 0) -> tuple[i
     if not valid:
         at_least = f" with at least {min_length} entry" if min_length else ""
         raise ValueError(
-            f"`{argument}` must be a tuple of positive integers{at_least}. Received: {argument}={values!r}"
+            f"`{argument}` must be a tuple of positive integers{at_least}. Received: {argument}={checks.shown(values)}"
         )
     return tuple(int(value) for value in values)
 
@@ -241,6 +241,6 @@ def _image_shape(argument: str, shape: Sequence[int], dense_network: str) -> tup
     if len(sizes) != 3:
         raise ValueError(
             f"`{argument}` must be (height, width, channels): add a channels axis to an image without one, "
-            f"and use `{dense_network}` for vectors. Received: {argument}={shape!r}"
+            f"and use `{dense_network}` for vectors. Received: {argument}={checks.shown(shape)}"
         )
     return sizes

@@ -63,7 +63,7 @@ def test_a_pickle_is_never_loaded(tmp_path):
     np.savez(tmp_path / "a.npz", x=array)
     (tmp_path / "b.npy").write_bytes(pickle.dumps(Touch()))
     for name in ("a.npy", "a.npz", "b.npy"):
-        with pytest.raises(ValueError, match=rf"without pickled objects. Received: .*{name}'.*allow_pickle="):
+        with pytest.raises(ValueError, match=rf"without pickled objects. Received: .*{name}'"):
             read(tmp_path / name)
     assert not (tmp_path / "executed").exists()
 
@@ -129,8 +129,8 @@ def test_a_table_keeps_float64_until_it_is_split(tmp_path):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("a,b,c\n1,x,2\n2,y,3\n", r"a table of numbers. Received: .*a.csv' with the non-numeric columns \['b'\]"),
-        ("a,b,c\n1,,2\n2,3,\n", r"a table without missing values. Received: .*a.csv', missing in \['b', 'c'\]"),
+        ("a,b,c\n1,x,2\n2,y,3\n", r"a table of numbers: .* Received: .*a.csv' with the non-numeric columns b "),
+        ("a,b,c\n1,,2\n2,3,\n", r"a table without missing values. Received: .*a.csv', missing in the columns b, c"),
         ("a,b\n", r"a table with rows and columns. Received: .*a.csv' of shape \(0, 2\)"),
         ("", "a readable table. Received: .*a.csv': No columns"),
         ("a,b\n1,2\n1,2,3\n", "a readable table. Received: .*a.csv': Error tokenizing"),
@@ -172,8 +172,11 @@ def test_a_folder_of_grey_images_in_subfolders(tmp_path):
     for name, image in zip(["a/1.png", "a/2.PNG", "b/c/3.bmp", "0.png"], images, strict=True):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(image).save(tmp_path / name)
-    (tmp_path / "readme.txt").write_text("not an image")
-    arrays = read(tmp_path)
+    (tmp_path / ".hidden.png").write_text("not an image")
+    for name in ("readme.txt", "a/notes.txt", "b/photo.heic"):
+        (tmp_path / name).write_text("not an image")
+    with pytest.warns(UserWarning, match=r"other files than images, which are not read: 2 .txt, 1 .heic$"):
+        arrays = read(tmp_path)
     assert arrays.train.dtype == np.uint8
     assert arrays.scale == 255
     # Sorted by path.
@@ -229,7 +232,7 @@ def test_images_of_two_sizes_ask_for_image_size(tmp_path):
 def test_an_empty_folder_is_told(tmp_path):
     (tmp_path / "a.txt").write_text("no image")
     with pytest.raises(
-        ValueError, match=r"a folder with .bmp, .gif, .jpeg, .jpg, .png images in it. Received: source="
+        ValueError, match=r"a folder with .bmp, .gif, .jpeg, .jpg, .*.webp images in it. Received: source="
     ):
         read(tmp_path)
 
@@ -237,9 +240,8 @@ def test_an_empty_folder_is_told(tmp_path):
 def test_an_unreadable_image_is_named(tmp_path):
     Image.fromarray(grey()).save(tmp_path / "a.png")
     (tmp_path / "b.png").write_bytes(b"no image")
-    with pytest.raises(ValueError, match=r"a folder of readable images. Received: '.*b.png': ") as error:
+    with pytest.raises(ValueError, match=r"skip_unreadable=True leaves out.* Received: '.*b.png': cannot identify"):
         read(tmp_path)
-    assert isinstance(error.value.__cause__, tf.errors.InvalidArgumentError)
 
 
 def test_image_size_without_a_folder_is_told():

@@ -257,7 +257,6 @@ def test_without_a_shuffle_the_noise_is_that_of_the_first_pass(files):
 # Errors.
 
 
-@pytest.mark.parametrize("shuffle", [pytest.param(False, marks=pytest.mark.slow), True])
 @pytest.mark.parametrize(
     ("name", "message"),
     [
@@ -271,7 +270,7 @@ def test_without_a_shuffle_the_noise_is_that_of_the_first_pass(files):
         ("cut.npz", r"`files` must be a readable .npy or .npz file .* Received: files='.*cut.npz': Bad CRC-32"),
     ],
 )
-def test_what_is_found_while_reading_names_the_file(tmp_path, name, message, shuffle):
+def test_a_fault_far_into_a_file_is_found_before_any_step_and_names_the_file(tmp_path, name, message):
     # So long that the error comes neither with the header nor in the first chunk.
     path, x = tmp_path / name, np.tile(X, (200, 1, 1))
     last = {"shape": X[0, 0], "dtype": np.float64(X[0]), "nan": X[0] * np.nan}
@@ -285,8 +284,16 @@ def test_what_is_found_while_reading_names_the_file(tmp_path, name, message, shu
         path.write_bytes(path.read_bytes()[:-4])
     elif path.name == "cut.npz":
         path.write_bytes(path.read_bytes()[:100_000] + bytes(9) + path.read_bytes()[100_009:])
-    dataset = stream(path, batch_size=4, shuffle=shuffle)
-    with pytest.raises(tf.errors.InvalidArgumentError, match=message):
+    with pytest.raises(ValueError, match=message):
+        stream(path, batch_size=4)
+
+
+@pytest.mark.parametrize("shuffle", [pytest.param(False, marks=pytest.mark.slow), True])
+def test_a_file_that_is_damaged_later_is_named_while_it_is_read(tmp_path, shuffle):
+    np.save(tmp_path / "a.npy", X)
+    dataset = stream(tmp_path / "a.npy", batch_size=4, shuffle=shuffle)
+    np.save(tmp_path / "a.npy", X * np.nan)
+    with pytest.raises(tf.errors.InvalidArgumentError, match=r"finite numbers, as float32. Received: NaN or .*a.npy'"):
         rows(dataset)
 
 

@@ -1,10 +1,13 @@
 """The data that `fit` and `evaluate` accept, and those that they reject before the first step."""
 
 import re
+import types
 
 import keras
 import numpy as np
+import pandas as pd
 import pytest
+import scipy.sparse
 import tensorflow as tf
 
 from tests.helpers.following import Following
@@ -48,6 +51,9 @@ SOURCES = {
     "array and y": lambda x: {"x": x, "y": Y},
     "tensor": lambda x: {"x": tf.constant(x)},
     "dictionary": lambda x: {"x": {"image": x}},
+    "data frame": lambda x: {"x": pd.DataFrame(x).convert_dtypes()},
+    "sparse tensor": lambda x: {"x": tf.sparse.from_dense(x)},
+    "AnnData": lambda x: {"x": types.SimpleNamespace(X=scipy.sparse.csr_matrix(x), obs_names=list("x"), shape=x.shape)},
     "dataset": lambda x: {"x": dataset(x)},
     "dataset (x,)": lambda x: {"x": dataset((x,))},
     "dataset (x, y)": lambda x: {"x": dataset((x, Y))},
@@ -90,7 +96,15 @@ def but_slow(kinds, slow):
     return [pytest.param(kind, marks=pytest.mark.slow) if kind in slow else kind for kind in kinds]
 
 
-LIKE_OTHERS = ["float64 array", "dataset (x,)", "dataset (x, y)", "dataset with one key", "PyDataset (x, y)"]
+LIKE_OTHERS = [
+    "float64 array",
+    "dataset (x,)",
+    "dataset (x, y)",
+    "dataset with one key",
+    "PyDataset (x, y)",
+    "sparse tensor",
+    "AnnData",
+]
 
 
 @pytest.mark.parametrize("source", but_slow(SOURCES, LIKE_OTHERS))
@@ -99,7 +113,7 @@ def test_every_source_trains_as_the_array_does_with_no_batch_lost(source, array_
     model.set_weights(start)
 
     arguments = SOURCES[source](x)
-    batch_size = 4 if isinstance(arguments["x"], np.ndarray | dict | tf.Tensor) else None
+    batch_size = 4 if isinstance(arguments["x"], dict) or hasattr(arguments["x"], "shape") else None
     history = model.fit(**arguments, batch_size=batch_size, shuffle=False, verbose=0).history
 
     np.testing.assert_allclose(history["loss"], expected_history["loss"], rtol=1e-6)
@@ -266,7 +280,13 @@ BAD_SOURCES = {
     "empty dataset": (lambda x: {"x": dataset(x).take(0)}, "`x` must hold at least one batch"),
     "empty PyDataset": (lambda x: {"x": Batches(x[:0])}, "`x` must hold at least one batch"),
     "empty generator": (lambda x: {"x": generator(x[:0])}, "`x` must hold at least one batch"),
-    "list of arrays": (lambda x: {"x": [x, x]}, "`x` must be one array or tensor.*Received: a tuple of 2"),
+    "list of arrays": (lambda x: {"x": [x, x]}, r"`x` must be one array.*Columns. Received: a list of 2 of"),
+    "many arrays": (
+        lambda x: {"x": [x] * 2000},
+        r"`x` must be one array.*Received: a list of 2000 of the shapes.{,60}$",
+    ),
+    "list of rows": (lambda x: {"x": x.tolist()}, r"`x` must be one array.*Received: a list of 20$"),
+    "dataset of 4 parts": (lambda x: {"x": (batch for batch in [(x,) * 4])}, "A batch must be x, .*Received: 4 parts"),
     "tuple of arrays": (lambda x: {"x": (x, x)}, "`x` must be one array or tensor.*Received: a tuple of 2"),
     "dataset ((x, x), y)": (lambda x: {"x": dataset(((x, x), Y))}, "`x` must be one array .*Received: a tuple of 2"),
     "two unknown keys": (lambda x: {"x": dataset({"b": x, "a": Y})}, r'key "x" or one entry.*keys \[\'a\', \'b\'\]'),

@@ -52,6 +52,7 @@ def train(
     validation_fraction: float = 0.2,
     binarize: Literal["dynamic", "threshold"] | None = None,
     image_size: tuple[int, int] | None = None,
+    skip_unreadable: bool = False,
     network: Literal["dense", "convolutional"] = "dense",
     hidden: tuple[int, ...] = (256, 128),
     filters: tuple[int, ...] = (32, 64),
@@ -91,6 +92,7 @@ def train(
         validation_fraction: share of the data that is held out, unless the data set has a test split of its own.
         binarize: makes values in [0, 1] binary: dynamic draws them anew in each epoch, threshold compares with 0.5.
         image_size: height and width to which the images of a folder are resized, such as [32,32].
+        skip_unreadable: leave out the images of a folder that cannot be read, with a warning that counts them.
         network: kind of encoder and decoder.
         hidden: widths of the encoder's dense layers, such as [256,128]; the decoder mirrors them.
         filters: filters of the encoder's convolutions, such as [32,64]; the decoder mirrors them.
@@ -140,6 +142,7 @@ def train(
             validation_fraction=validation_fraction,
             binarize=binarize,
             image_size=image_size,
+            skip_unreadable=skip_unreadable,
             seed=seed,
         )
         keras.utils.set_random_seed(seed)

@@ -14,7 +14,7 @@ from tfvae.evaluation import rate_distortion
 from tfvae.models.vae import VAE
 
 # The entries of config.yaml that `load` needs to read the data again.
-_DATA_ARGUMENTS = ("batch_size", "validation_fraction", "binarize", "image_size", "seed")
+_DATA_ARGUMENTS = ("batch_size", "validation_fraction", "binarize", "image_size", "skip_unreadable", "seed")
 
 
 def load_model(folder: Path) -> VAE:
@@ -32,7 +32,9 @@ def load_model(folder: Path) -> VAE:
 def load_data(folder: Path, source: str | None = None) -> loading.Pipelines:
     """Loads the data that a run was trained on, or other data, split and scaled in the same way."""
     config = yaml.safe_load((folder / "config.yaml").read_text())
-    return loading.load(source or config["data"], **{name: config[name] for name in _DATA_ARGUMENTS})
+    # Runs of earlier versions lack the newer arguments.
+    given = {name: config[name] for name in _DATA_ARGUMENTS if name in config}
+    return loading.load(source or config["data"], **given)
 
 
 def held_out(pipelines: loading.Pipelines) -> np.ndarray:

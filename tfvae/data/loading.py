@@ -1,5 +1,6 @@
 """Loads a data set, given by name, path or array, into `tf.data` pipelines of float32 batches."""
 
+import os
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,10 +12,10 @@ import tensorflow as tf
 from numpy.typing import ArrayLike
 
 from tfvae import checks
-from tfvae.data import epochs, shards
+from tfvae.data import epochs, numpy_files, pictures, shards, tables
 
 NAMES = ("digits", "mnist", "fashion_mnist", "cifar10", "cifar100")
-IMAGE_SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".png")
+IMAGE_SUFFIXES = pictures.SUFFIXES
 
 _IN_UNIT_INTERVAL = "`binarize` must be None unless the scaled data lie in [0, 1]"
 
@@ -23,10 +24,10 @@ class Arrays(NamedTuple):
     """Data in memory, one example per row.
 
     Attributes:
-        train: `[N, ...event]`, uint8, bool or float32; float64 for a table.
+        train: `[N, ...event]`, uint8, bool or float32; uint16 for 16-bit images, float64 for a table.
         validation: the official test split `[M, ...event]`, or None if there is none.
-        scale: the value that becomes 1 in the model's units: 255 for uint8, 16 for the digits, 1 for bool and float.
-            None for a table, whose columns must be standardised after the split.
+        scale: the value that becomes 1 in the model's units: 255 for uint8, 65535 for 16-bit images, 16 for the
+            digits, 1 for bool and float. None for a table, whose columns must be standardised after the split.
     """
 
     train: np.ndarray
@@ -57,6 +58,7 @@ def load(
     validation_fraction: float = 0.2,
     binarize: Literal["dynamic", "threshold"] | None = None,
     image_size: tuple[int, int] | None = None,
+    skip_unreadable: bool = False,
     seed: int = 0,
 ) -> Pipelines:
     """Reads `source`, splits it and returns batches in the model's units, `x = (raw - offset) / scale`.
@@ -73,6 +75,7 @@ def load(
         binarize: None; "dynamic", `x ~ Bernoulli(p = scaled value)`, drawn anew in each epoch for training and once for
             validation; or "threshold", `x = 1 if scaled value >= 0.5 else 0`.
         image_size: see `read`.
+        skip_unreadable: see `read`.
         seed: from 0 to 2**32 - 1. The same seed gives the same batches in every run, whatever the global seeds.
 
     Returns:
@@ -80,22 +83,22 @@ def load(
 
     Raises:
         ValueError: an argument is out of its range, or `source` cannot be split or binarised; also as for `read`.
-            A fault in several files that shows only while they are read is a `tf.errors.InvalidArgumentError`.
+            Several files are read once to check their values.
 
     Reference:
         Burda, Grosse, Salakhutdinov, "Importance Weighted Autoencoders", 2016, section 5 (dynamic binarisation).
     """
     batch_size = checks.positive_integer("batch_size", batch_size)
     if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2**32:
-        raise _invalid("`seed` must be an integer from 0 to 2**32 - 1", f"seed={seed!r}")
-    if binarize not in (None, "dynamic", "threshold"):
-        raise _invalid('`binarize` must be None, "dynamic" or "threshold"', f"binarize={binarize!r}")
+        raise _invalid("`seed` must be an integer from 0 to 2**32 - 1", f"seed={checks.shown(seed)}")
+    if not (binarize is None or (isinstance(binarize, str) and binarize in ("dynamic", "threshold"))):
+        raise _invalid('`binarize` must be None, "dynamic" or "threshold"', f"binarize={checks.shown(binarize)}")
     rng = np.random.default_rng(seed)
     if _is_sharded(source):
-        if image_size is not None:
-            raise _no_images(image_size)
+        _check_no_images(image_size, skip_unreadable)
         return _stream(shards.look(source, "source"), batch_size, validation_fraction, binarize, rng)
-    train, validation, unit = read(cast("str | Path | ArrayLike", source), image_size=image_size)
+    source = cast("str | Path | ArrayLike", source)
+    train, validation, unit = read(source, image_size=image_size, skip_unreadable=skip_unreadable)
     if validation is None:
         train, validation = _split(train, validation_fraction, rng)
     order = epochs.shuffled_batches(len(train), batch_size, seed=int(rng.integers(2**31 - 1)))
@@ -133,16 +136,21 @@ def load(
     return Pipelines(train_batches, validation_batches, offset, scale)
 
 
-def read(source: str | Path | ArrayLike, *, image_size: tuple[int, int] | None = None) -> Arrays:
+def read(
+    source: str | Path | ArrayLike, *, image_size: tuple[int, int] | None = None, skip_unreadable: bool = False
+) -> Arrays:
     """Reads a named data set, a file, a folder of images or an array into memory.
 
     Args:
         source: a name ("digits", "mnist", "fashion_mnist", "cifar10", "cifar100"); an `.npz` file with the key x_train
             and optionally x_test, or the key x, or a single array; an `.npy` file; a `.csv` (with a header row, every
-            column a feature) or `.parquet` table of numbers; a folder of images, searched with its subfolders; or an
-            array `[N, ...event]`. Any other string is taken as a path. uint8 and bool `[N, H, W]` become
-            `[N, H, W, 1]`; other dtypes become float32.
+            column a feature) or `.parquet` table of numbers, or a data frame; a folder of images, searched with its
+            subfolders, of which a warning counts the files that are not images; or an array `[N, ...event]`, a sparse
+            matrix or an AnnData object, whose `.X` is read. Any other string is taken as a path. uint8 and bool
+            `[N, H, W]` become `[N, H, W, 1]`; other dtypes become float32.
         image_size: (height, width) to which the images of a folder are resized. None: they must all have one size.
+        skip_unreadable: whether images of a folder that cannot be read are left out, with a warning that counts them;
+            otherwise the first one is an error.
 
     Returns:
         The arrays, in the units of the source, and their scale.
@@ -150,17 +158,24 @@ def read(source: str | Path | ArrayLike, *, image_size: tuple[int, int] | None =
     Raises:
         FileNotFoundError: `source` is not found or cannot be downloaded.
         ImportError: `source` is a table and the extra `tables` is not installed.
-        ValueError: `source` does not hold finite numbers `[N, ...event]`, N > 0.
+        ValueError: `source` does not hold finite numbers `[N, ...event]`, N > 0, or does not fit in memory.
     """
+    checks.boolean("skip_unreadable", skip_unreadable)
     path = Path(source) if isinstance(source, (str, Path)) and source not in NAMES else None
-    if path is not None and path.is_dir():
-        return _arrays(_read_images(path, image_size))
-    if image_size is not None:
-        raise _no_images(image_size)
+    if path is not None and os.path.isdir(path):
+        if image_size is not None:
+            _check_size(image_size)
+        images = pictures.read(path, image_size, skip_unreadable)
+        return Arrays(images, None, 65535.0) if images.dtype == np.uint16 else _arrays(images)
+    _check_no_images(image_size, skip_unreadable)
     if path is not None:
         return _read_file(path)
     if not isinstance(source, (str, Path)):
-        return _arrays(source)
+        if checks.is_frame(source):
+            return Arrays(_finite(tables.from_frame(source)), None, None)
+        if isinstance(source, (list, tuple)) and any(hasattr(part, "shape") for part in source):
+            checks.check_one_array(source, "source")
+        return _arrays(checks.unwrap(source, "source"))
     if source == "digits":
         from sklearn.datasets import load_digits
 
@@ -172,8 +187,18 @@ def _invalid(expected: str, received: str) -> ValueError:
     return ValueError(f"{expected}. Received: {received}")
 
 
-def _no_images(image_size: tuple[int, int]) -> ValueError:
-    return _invalid("`image_size` must be None unless `source` is a folder of images", f"image_size={image_size}")
+def _check_no_images(image_size: Any, skip_unreadable: bool) -> None:
+    for name, value, default in (("image_size", image_size, None), ("skip_unreadable", skip_unreadable, False)):
+        if value is not default:
+            expected = f"`{name}` must be {default} unless `source` is a folder of images"
+            raise _invalid(expected, f"{name}={checks.shown(value)}")
+
+
+def _check_size(image_size: Any) -> None:
+    is_pair = isinstance(image_size, (list, tuple)) and len(image_size) == 2
+    if not is_pair or not all(isinstance(n, int) and not isinstance(n, bool) and n > 0 for n in image_size):
+        expected = "`image_size` must be two integers above 0, (height, width)"
+        raise _invalid(expected, f"image_size={checks.shown(image_size)}")
 
 
 def _is_sharded(source: Any) -> TypeGuard[str | Path | Sequence[str | Path]]:
@@ -185,9 +210,9 @@ def _is_sharded(source: Any) -> TypeGuard[str | Path | Sequence[str | Path]]:
         return True
     folder = Path(source)
     return (
-        folder.is_dir()
+        os.path.isdir(folder)
         and any(path.suffix.lower() in shards.SUFFIXES for path in folder.iterdir())
-        and not any(path.suffix.lower() in IMAGE_SUFFIXES for path in folder.rglob("*"))
+        and not pictures.find(folder)[0]
     )
 
 
@@ -204,22 +229,15 @@ def _stream(
     permutation = rng.permutation(count).tolist()
     unit = 255.0 if files.dtype == np.uint8 else 1.0
     is_image = files.dtype in (np.uint8, np.bool_) and len(files.shape) == 2
-    first_rows = next(iter(shards.stream(files.subset([0]), batch_size=1000, shuffle=False))).numpy()
-    _warn_of_bits(first_rows)
+    _warn_of_bits(next(shards.read(files.paths[0], files)))
     if binarize is not None:
-        _check_unit_interval(binarize, first_rows.min() / unit, first_rows.max() / unit)
+        files = files._replace(unit=unit)
 
     def in_units(rows: tf.Tensor, noise_seed: tf.Tensor) -> tf.Tensor:
         x = tf.cast(rows[..., tf.newaxis] if is_image else rows, tf.float32) / unit
-        if binarize is None:
-            return x
-        lowest, highest = tf.reduce_min(x), tf.reduce_max(x)
-        message = [f"{_IN_UNIT_INTERVAL}. Received: binarize={binarize} with scaled data from", lowest, "to", highest]
-        with tf.control_dependencies([tf.debugging.Assert((lowest >= 0) & (highest <= 1), message)]):
-            x = tf.identity(x)
         if binarize == "dynamic":
             return tf.cast(tf.random.stateless_uniform(tf.shape(x), noise_seed) < x, tf.float32)
-        return tf.cast(x >= 0.5, tf.float32)
+        return x if binarize is None else tf.cast(x >= 0.5, tf.float32)
 
     def batches(part: list[int], shuffle: bool) -> tf.data.Dataset:
         seed = int(rng.integers(2**31 - 1))
@@ -231,68 +249,19 @@ def _stream(
 
 
 def _read_file(path: Path) -> Arrays:
-    if not path.exists():
+    if not os.path.exists(path):
         raise FileNotFoundError(
             f"`source` must be an array, an existing file or folder, or one of the names {', '.join(NAMES)}. "
-            f"Received: source='{path}', which is neither a name nor an existing path"
+            f"Received: source={checks.shown(str(path))}, which is neither a name nor an existing path"
         )
+    # Opening a pipe would wait for a writer.
+    if not path.is_file():
+        raise _invalid("`source` must be a regular file or a folder", f"source='{path}'")
     if path.suffix.lower() in (".npy", ".npz"):
-        return _arrays(*_read_numpy(path))
+        return _arrays(*numpy_files.read(path, "source"))
     if path.suffix.lower() in (".csv", ".parquet"):
-        return Arrays(_read_table(path), None, None)
+        return Arrays(_finite(tables.read(path)), None, None)
     raise _invalid("`source` must be a folder or a file .npy, .npz, .csv or .parquet", f"source='{path}'")
-
-
-def _read_numpy(path: Path) -> tuple[np.ndarray, np.ndarray | None]:
-    with shards.readable(path, "source"):
-        loaded = np.load(path, allow_pickle=False)
-        if isinstance(loaded, np.ndarray):
-            return loaded, None
-    name = shards.array_name(loaded.files, path, "source")
-    with shards.readable(path, "source"):
-        return loaded[name], loaded.get("x_test") if name == "x_train" else None
-
-
-def _read_table(path: Path) -> np.ndarray:
-    try:
-        import pandas as pd
-
-        frame = pd.read_csv(path) if path.suffix.lower() == ".csv" else pd.read_parquet(path)
-    except ImportError as error:
-        raise ImportError(f"Tables need pip install 'tfvae[tables]'. Received: source='{path}'") from error
-    except (ValueError, OSError) as error:
-        raise _invalid("`source` must be a readable table", f"source='{path}': {error}") from error
-    if frame.empty:
-        raise _invalid("`source` must be a table with rows and columns", f"source='{path}' of shape {frame.shape}")
-    if text := list(frame.select_dtypes(exclude=["number", "bool"])):
-        raise _invalid("`source` must be a table of numbers", f"source='{path}' with the non-numeric columns {text}")
-    if missing := list(frame.columns[frame.isna().any()]):
-        raise _invalid("`source` must be a table without missing values", f"source='{path}', missing in {missing}")
-    # Kept in float64: large, close values, such as timestamps, become equal in float32. `load` standardises them first.
-    table = frame.to_numpy(np.float64)
-    _numeric(table)
-    return table
-
-
-def _read_images(folder: Path, image_size: tuple[int, int] | None) -> np.ndarray:
-    paths = sorted(path for path in folder.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES)
-    if not paths:
-        raise _invalid(f"`source` must be a folder with {', '.join(IMAGE_SUFFIXES)} images in it", f"source='{folder}'")
-    images = []
-    for path in paths:
-        try:
-            image = tf.io.decode_image(tf.io.read_file(str(path)), expand_animations=False)
-        except tf.errors.InvalidArgumentError as error:
-            raise _invalid("`source` must be a folder of readable images", f"'{path}': {error.message}") from error
-        if image_size is not None:
-            image = tf.cast(tf.round(tf.image.resize(image, image_size, antialias=True)), tf.uint8)
-        # Drops the alpha channel, which is the second of two (grey) or the fourth of four (RGB).
-        images.append(image.numpy()[..., :1] if image.shape[-1] < 3 else image.numpy()[..., :3])
-        if images[-1].shape[:2] != images[0].shape[:2]:
-            received = f"{images[0].shape[:2]} in '{paths[0]}', {images[-1].shape[:2]} in '{path}'"
-            raise _invalid("`image_size` must be (height, width) when the images differ in size", received)
-    channels = max(image.shape[-1] for image in images)
-    return np.stack([np.broadcast_to(image, (*image.shape[:2], channels)) for image in images])
 
 
 def _download(name: str) -> tuple[np.ndarray, np.ndarray]:
@@ -329,7 +298,10 @@ def _check_unit_interval(binarize: str, lowest: float, highest: float) -> None:
 
 
 def _numeric(values: ArrayLike) -> np.ndarray:
-    x = np.asarray(values)
+    try:
+        x = np.asarray(values)
+    except ValueError as error:
+        raise _invalid("`source` must be one array, of rows of one shape", type(values).__name__) from error
     if x.dtype.kind not in "biuf":
         raise _invalid("`source` must hold real numbers (bool, integer or float)", f"dtype={x.dtype}")
     if x.ndim < 2 or x.size == 0:
@@ -338,8 +310,13 @@ def _numeric(values: ArrayLike) -> np.ndarray:
     if x.dtype in (np.uint8, np.bool_):
         return x[..., np.newaxis] if x.ndim == 3 else x
     with np.errstate(over="ignore"):
-        x = x.astype(np.float32)
-    bad = np.argwhere(~np.isfinite(x))
+        return _finite(x.astype(np.float32))
+
+
+def _finite(x: np.ndarray) -> np.ndarray:
+    """Returns x, whose values must be finite as float32."""
+    with np.errstate(over="ignore"):
+        bad = np.argwhere(~np.isfinite(x.astype(np.float32, copy=False)))
     if len(bad):
         received = f"{len(bad)} of {x.size} NaN or infinite, the first at index {tuple(bad[0].tolist())}"
         raise _invalid("`source` must hold finite numbers, as float32", received)

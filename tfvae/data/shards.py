@@ -4,28 +4,24 @@ So that training does not follow the order on disk, each epoch visits the files 
 time and passes their rows through a shuffle buffer. Workers that train together divide the files among themselves.
 """
 
+import collections
 import contextlib
 import functools
 import glob
 import itertools
 import math
 import os
-import zipfile
-import zlib
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import IO, Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import tensorflow as tf
-from google.protobuf.message import DecodeError
 from numpy.typing import ArrayLike
 
 from tfvae import checks, chunks, files
-from tfvae.data import epochs
+from tfvae.data import epochs, numpy_files, records
 from tfvae.distribute import strategies
-
-_TensorProto = type(tf.make_tensor_proto(0))
 
 SUFFIXES = (".npy", ".npz", ".tfrecord")
 
@@ -44,6 +40,7 @@ class Shards(NamedTuple):
         shape: the shape of a row.
         dtype: the dtype of a row, in this machine's byte order.
         argument: the name of the caller's argument, for error messages.
+        unit: if the rows are to be binarised, the value that becomes 1: they must lie in [0, unit]. Otherwise None.
     """
 
     paths: tuple[Path, ...]
@@ -51,6 +48,7 @@ class Shards(NamedTuple):
     shape: tuple[int, ...]
     dtype: np.dtype
     argument: str
+    unit: float | None = None
 
     def subset(self, indices: Sequence[int]) -> "Shards":
         """The files at these indices."""
@@ -79,10 +77,11 @@ def look(files: str | Path | Sequence[str | Path], argument: str = "files") -> S
         paths = [Path(path) for path in ([files] if isinstance(files, (str, Path)) else files)]
     missing = [str(path) for path in paths if not path.is_file()]
     if missing or not paths:
-        raise FileNotFoundError(f"`{argument}` must be existing files. Received: {', '.join(missing) or files}")
+        received = checks.shown_names(missing) or str(files)
+        raise FileNotFoundError(f"`{argument}` must be existing files. Received: {received}")
     kinds = {path.suffix.lower() for path in paths}
     if kinds != {".tfrecord"} and not kinds <= {".npy", ".npz"}:
-        suffixes = ", ".join(sorted(kinds))
+        suffixes = checks.shown_names(sorted(kinds))
         raise _invalid(argument, "be files that are all .tfrecord, or each .npy or .npz", f"the suffixes {suffixes}")
     heads = [(_record_head if kinds == {".tfrecord"} else _numpy_head)(path, argument) for path in paths]
     for path, head in zip(paths, heads, strict=True):
@@ -92,7 +91,7 @@ def look(files: str | Path | Sequence[str | Path], argument: str = "files") -> S
 
 def is_pattern(files: Any) -> bool:
     """Whether `files` is a path with `*` or `?` in it, and no file has that very name."""
-    return isinstance(files, (str, Path)) and bool({"*", "?"} & set(str(files))) and not Path(files).exists()
+    return isinstance(files, (str, Path)) and bool({"*", "?"} & set(str(files))) and not os.path.exists(files)
 
 
 def stream(
@@ -106,6 +105,7 @@ def stream(
 ) -> tf.data.Dataset:
     """Makes batches of rows that are read from files as they are needed.
 
+    All rows are read once to check them before the dataset is returned, so that no training ends at a bad value.
     Memory holds `shuffle_rows` rows, a few batches, and a few chunks of 1 MB each, or of one row if a row is larger.
 
     In the scope of a strategy with several workers, each worker reads its own share of the files, provided that there
@@ -128,17 +128,21 @@ def stream(
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: a file cannot be read, is empty, or has rows unlike those of the first file, or an argument is out
-            of its range. A fault found only while reading is a `tf.errors.InvalidArgumentError` that names the file.
+        ValueError: a file cannot be read, is empty, has rows unlike those of the first file or values that are not
+            finite, or an argument is out of its range. A file that changes later is a
+            `tf.errors.InvalidArgumentError` that names it.
     """
     batch_size = checks.positive_integer("batch_size", batch_size)
     shuffle_rows = checks.positive_integer("shuffle_rows", shuffle_rows)
     if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2**31:
-        raise _invalid("seed", "be an integer from 0 to 2**31 - 1", f"seed={seed!r}")
+        raise _invalid("seed", "be an integer from 0 to 2**31 - 1", f"seed={checks.shown(seed)}")
     shards = files if isinstance(files, Shards) else look(files)
     index, count = strategies.workers()
     divided = 1 < count <= len(shards.paths)
     own = shards.subset(range(index, len(shards.paths), count)) if divided else shards
+    for path in own.paths:
+        # Reading checks the values.
+        collections.deque(read(path, own), maxlen=0)
 
     def one_pass(seed: tf.Tensor) -> tf.data.Dataset:
         seed = tf.random.fold_in(seed, index if divided else 0)
@@ -197,7 +201,7 @@ def write_tfrecords(x: ArrayLike | Iterable[ArrayLike], folder: str | Path, *, r
             written.append(temporary / str(len(written)))
             with tf.io.TFRecordWriter(str(written[-1])) as writer:
                 for row in itertools.chain([first], itertools.islice(rows, rows_per_file - 1)):
-                    value = tf.train.BytesList(value=[_prefix(row.shape, row.dtype) + row.tobytes()])
+                    value = tf.train.BytesList(value=[records.prefix(row.shape, row.dtype) + row.tobytes()])
                     feature = {"x": tf.train.Feature(bytes_list=value)}
                     writer.write(tf.train.Example(features=tf.train.Features(feature=feature)).SerializeToString())
         if not written:
@@ -205,23 +209,18 @@ def write_tfrecords(x: ArrayLike | Iterable[ArrayLike], folder: str | Path, *, r
         return [files.move_in(path, folder / f"{i:05}-of-{len(written):05}.tfrecord") for i, path in enumerate(written)]
 
 
-@contextlib.contextmanager
-def readable(path: Path, argument: str) -> Iterator[None]:
-    """Turns any error that NumPy raises for an unreadable file into a ValueError that names the file."""
-    try:
-        yield
-    except (ValueError, EOFError, OSError, zipfile.BadZipFile, zlib.error) as error:
-        expected = "be a readable .npy or .npz file without pickled objects"
-        raise _invalid(argument, expected, f"{argument}='{path}': {error}") from error
+def read(path: Path, shards: Shards) -> Iterator[np.ndarray]:
+    """Reads a file, one of `shards`, as checked chunks of rows [C, ...event].
 
-
-def array_name(names: Collection[str], path: Path, argument: str) -> str:
-    """The key of an `.npz` file that holds its rows; raises ValueError if none of its keys `names` does."""
-    for name in ("x_train", "x", *(names if len(names) == 1 else ())):
-        if name in names:
-            return name
-    expected = "be an .npz file with the key x_train (and perhaps x_test), the key x, or one array"
-    raise _invalid(argument, expected, f"{argument}='{path}' with the keys {', '.join(names)}")
+    Raises:
+        ValueError: the file cannot be read, or has rows that `shards` must not have.
+    """
+    rows = _chunk_rows(shards)
+    if path.suffix.lower() != ".tfrecord":
+        yield from _numpy_chunks(os.fsencode(path), rows, shards)
+        return
+    for examples in tf.data.TFRecordDataset(str(path)).batch(rows).as_numpy_iterator():
+        yield _decode(examples, os.fsencode(path), shards)
 
 
 def _invalid(argument: str, expected: str, received: str) -> ValueError:
@@ -230,19 +229,12 @@ def _invalid(argument: str, expected: str, received: str) -> ValueError:
 
 def _numpy_head(path: Path, argument: str) -> Shards:
     with contextlib.ExitStack() as stack:
-        _, shape, _, dtype = _open_array(path, argument, stack)
+        _, shape, _, dtype = numpy_files.open_array(path, argument, stack)
     return _check_head(shape[0] if shape else 0, shape[1:], dtype, path, argument)
 
 
 def _record_head(path: Path, argument: str) -> Shards:
-    rows, first = 0, np.zeros(0)
-    try:
-        for records in tf.data.TFRecordDataset(str(path)).batch(64):
-            if rows == 0:
-                first = _tensor(_feature(records[0].numpy(), path, argument), path, argument)
-            rows += len(records)
-    except tf.errors.DataLossError as error:
-        raise _invalid(argument, "be readable TFRecords", f"'{path}', which is truncated or corrupt") from error
+    rows, first = records.look(path, argument)
     return _check_head(rows, first.shape, first.dtype, path, argument)
 
 
@@ -261,33 +253,24 @@ def _check_like_the_first(shape: tuple[int, ...], dtype: np.dtype, path: Path, s
         raise _invalid(shards.argument, expected, f"{dtype} {list(shape)} in '{path}'")
 
 
-def _check_finite(rows: np.ndarray, path: Path, argument: str) -> None:
+def _check_values(rows: np.ndarray, path: Path, shards: Shards) -> None:
     # Models compute in float32, where large float64 values become infinite.
     with np.errstate(over="ignore"):
         if rows.dtype.kind == "f" and not np.isfinite(rows.astype(np.float32, copy=False)).all():
-            raise _invalid(argument, "hold finite numbers, as float32", f"NaN or infinity in '{path}'")
+            raise _invalid(shards.argument, "hold finite numbers, as float32", f"NaN or infinity in '{path}'")
+    if shards.unit is not None and (rows.min() < 0 or rows.max() > shards.unit):
+        scaled = f"scaled data from {rows.min() / shards.unit:.6g} to {rows.max() / shards.unit:.6g} in '{path}'"
+        raise _invalid("binarize", "be None unless the scaled data lie in [0, 1]", scaled)
 
 
-def _open_array(path: Path, argument: str, stack: contextlib.ExitStack) -> tuple[IO[bytes], tuple, bool, np.dtype]:
-    """An open file of an array's bytes, the array's shape, whether it is in Fortran order, and its dtype."""
-    archive, name = None, ""
-    if path.suffix.lower() == ".npz":
-        with readable(path, argument):
-            archive = stack.enter_context(zipfile.ZipFile(path))
-        names = [name.removesuffix(".npy") for name in archive.namelist() if name.endswith(".npy")]
-        name = array_name(names, path, argument)
-    with readable(path, argument):
-        file = stack.enter_context(path.open("rb") if archive is None else archive.open(f"{name}.npy"))
-        # Version 3 differs from 2 only in Unicode field names, which plain numbers do not have.
-        version = np.lib.format.read_magic(file)
-        read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-        return file, *read(file)
+def _chunk_rows(shards: Shards) -> int:
+    return min(_CHUNK_ROWS, chunks.rows_within(_CHUNK_BYTES, math.prod(shards.shape) * shards.dtype.itemsize))
 
 
 def _chunks(path: tf.Tensor, shards: Shards) -> tf.data.Dataset:
     """The rows of a file, in chunks [C, ...event]."""
     spec = tf.TensorSpec([None, *shards.shape], shards.dtype)
-    rows = min(_CHUNK_ROWS, chunks.rows_within(_CHUNK_BYTES, math.prod(shards.shape) * shards.dtype.itemsize))
+    rows = _chunk_rows(shards)
     if shards.paths[0].suffix.lower() != ".tfrecord":
         read = functools.partial(_numpy_chunks, rows=rows, shards=shards)
         return tf.data.Dataset.from_generator(read, output_signature=spec, args=(path,))
@@ -295,71 +278,43 @@ def _chunks(path: tf.Tensor, shards: Shards) -> tf.data.Dataset:
     return (
         tf.data.TFRecordDataset(path)
         .batch(rows)
-        .map(lambda records: tf.ensure_shape(tf.numpy_function(decode, [records, path], spec.dtype), spec.shape))
+        .map(lambda examples: tf.ensure_shape(tf.numpy_function(decode, [examples, path], spec.dtype), spec.shape))
     )
 
 
 def _numpy_chunks(file_name: bytes, rows: int, shards: Shards) -> Iterator[np.ndarray]:
     path = Path(os.fsdecode(file_name))
     with contextlib.ExitStack() as stack:
-        file, shape, fortran_order, dtype = _open_array(path, shards.argument, stack)
+        file, shape, fortran_order, dtype = numpy_files.open_array(path, shards.argument, stack)
         # In Fortran order each row is spread over the whole file, so the file is read at once.
         order: Literal["C", "F"] = "F" if fortran_order else "C"
         rows = shape[0] if fortran_order else rows
         for part in chunks.slices(shape[0], rows):
             count = part.stop - part.start
-            with readable(path, shards.argument):
+            with numpy_files.readable(path, shards.argument):
                 content = file.read(count * math.prod(shape[1:]) * dtype.itemsize)
                 chunk = np.frombuffer(content, dtype).reshape((count, *shape[1:]), order=order)
-            _check_finite(chunk, path, shards.argument)
+            _check_values(chunk, path, shards)
             yield chunk
 
 
-def _decode(records: Iterable[bytes], file_name: bytes, shards: Shards) -> np.ndarray:
+def _decode(examples: Iterable[bytes], file_name: bytes, shards: Shards) -> np.ndarray:
     """Parses serialized examples into rows [C, ...event]."""
     path = Path(os.fsdecode(file_name))
-    prefix = _prefix(shards.shape, shards.dtype)
+    prefix = records.prefix(shards.shape, shards.dtype)
     length = len(prefix) + math.prod(shards.shape) * shards.dtype.itemsize
-    values = [_feature(record, path, shards.argument) for record in records]
+    values = [records.feature(record, path, shards.argument) for record in examples]
     # A TensorProto can be encoded in several ways; the encoding of `tf.io.serialize_tensor` has this fast path.
     if all(len(value) == length and value.startswith(prefix) for value in values):
         content = b"".join(value[len(prefix) :] for value in values)
         rows = np.frombuffer(content, shards.dtype).reshape(len(values), *shards.shape)
     else:
-        tensors = [_tensor(value, path, shards.argument) for value in values]
+        tensors = [records.tensor(value, path, shards.argument) for value in values]
         for tensor in tensors:
             _check_like_the_first(tensor.shape, tensor.dtype, path, shards)
         rows = np.stack(tensors)
-    _check_finite(rows, path, shards.argument)
+    _check_values(rows, path, shards)
     return rows
-
-
-def _feature(record: bytes, path: Path, argument: str) -> bytes:
-    """The bytes of the feature "x" of a serialized example."""
-    try:
-        features = tf.train.Example.FromString(record).features.feature
-    except DecodeError as error:
-        raise _invalid(argument, "hold records of tf.train.Example", f"'{path}': {error}") from error
-    values = list(features["x"].bytes_list.value) if "x" in features else []
-    if len(values) != 1:
-        expected = 'have in each record a feature "x", the bytes of one tensor'
-        raise _invalid(argument, expected, f"the features {sorted(features)} in '{path}'")
-    return values[0]
-
-
-def _tensor(value: bytes, path: Path, argument: str) -> np.ndarray:
-    try:
-        return tf.make_ndarray(_TensorProto.FromString(value))
-    except (DecodeError, TypeError, ValueError) as error:
-        raise _invalid(argument, 'have in "x" what `tf.io.serialize_tensor` gives', f"'{path}': {error}") from error
-
-
-@functools.lru_cache
-def _prefix(shape: tuple[int, ...], dtype: np.dtype) -> bytes:
-    """The bytes that `tf.io.serialize_tensor` writes before the numbers of a tensor."""
-    content = np.zeros(shape, dtype).tobytes()
-    kind, size = tf.as_dtype(dtype).as_datatype_enum, tf.TensorShape(shape).as_proto()
-    return _TensorProto(dtype=kind, tensor_shape=size, tensor_content=content).SerializeToString()[: -len(content)]
 
 
 def _divided(dataset: tf.data.Dataset, rows: Sequence[int], batch_size: int, count: int) -> tf.data.Dataset:
@@ -387,7 +342,7 @@ def _steps(rows: int, batch_size: int, replicas: int, worker: int, count: int) -
 
 def _parts(x: Any) -> Iterator[np.ndarray]:
     """The parts of x as checked arrays: x itself if it is an array, else its elements."""
-    first = None
+    x, first = checks.unwrap(x), None
     for part in [x] if hasattr(x, "__array__") or not isinstance(x, Iterable) else x:
         part = checks.to_numpy(part)
         if part.ndim < 2 or part.size == 0 or part.dtype.itemsize > 8:

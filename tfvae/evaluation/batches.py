@@ -6,7 +6,7 @@ from typing import Any
 import tensorflow as tf
 import tensorflow_probability as tfp
 
-from tfvae import seeds
+from tfvae import checks, seeds
 from tfvae.models.autoencoder import Autoencoder
 from tfvae.models.vae import VAE
 
@@ -25,7 +25,7 @@ def check_model(model: Any, *others: type[Autoencoder], but: type[VAE] | None = 
     if not isinstance(model, kinds) or (but is not None and isinstance(model, but)):
         names = " or a ".join(f"tfvae.{kind.__name__}" for kind in kinds)
         without = "" if but is None else f", but not a tfvae.{but.__name__}"
-        raise ValueError(f"`model` must be a {names}{without}. Received: {model!r}")
+        raise ValueError(f"`model` must be a {names}{without}. Received: {checks.shown(model)}")
 
 
 def prior_of(model: VAE, x: Any) -> tfd.Distribution:

@@ -8,6 +8,7 @@ import numpy as np
 import tensorflow as tf
 from numpy.typing import ArrayLike
 
+from tfvae import checks
 from tfvae.exportable import Arrays, Exportable, Signature
 
 # Signatures of this suffix take and give the model's own units, where those without it have raw units.
@@ -77,17 +78,18 @@ def make(model: Exportable, offset: ArrayLike | None, scale: ArrayLike | None, x
         if offset is not None or scale is not None:
             raise ValueError(
                 "`offset` and `scale` must be None, because this model takes raw data. Received: "
-                f"offset={offset!r}, scale={scale!r}"
+                f"offset={checks.shown(offset)}, scale={checks.shown(scale)}"
             )
         return None
     if (offset is None) != (scale is None):
-        raise ValueError(f"`offset` and `scale` must be given together. Received: offset={offset!r}, scale={scale!r}")
+        received = f"offset={checks.shown(offset)}, scale={checks.shown(scale)}"
+        raise ValueError(f"`offset` and `scale` must be given together. Received: {received}")
     if offset is None or scale is None:
         return None
     specs = [spec for signature in model.export_signatures(x).values() for spec in signature.inputs]
     arrays = _float32("offset", offset), _float32("scale", scale)
     if not arrays[1].all():
-        raise ValueError(f"`scale` must not hold 0. Received: scale={scale!r}")
+        raise ValueError(f"`scale` must not hold 0. Received: scale={checks.shown(scale)}")
     of = model.export_units(*arrays)
     for spec in specs:
         for argument, array in zip(("offset", "scale"), of.get(spec.name, ()), strict=False):
@@ -195,9 +197,11 @@ def _float32(argument: str, value: ArrayLike) -> np.ndarray:
         with np.errstate(over="ignore"):
             array = np.asarray(value, np.float32)
     except (TypeError, ValueError) as error:
-        raise ValueError(f"`{argument}` must be a number or an array. Received: {argument}={value!r}") from error
+        raise ValueError(
+            f"`{argument}` must be a number or an array. Received: {argument}={checks.shown(value)}"
+        ) from error
     if not np.isfinite(array).all():
-        raise ValueError(f"`{argument}` must be finite in float32. Received: {argument}={value!r}")
+        raise ValueError(f"`{argument}` must be finite in float32. Received: {argument}={checks.shown(value)}")
     return array
 
 

@@ -236,7 +236,7 @@ class Autoencoder(AutoencoderExport, VariationalModel):
             self.check_data(batch)
             yield tf.nest.map_structure(lambda array: tf.cast(array, tf.float32), batch)
         if batch is None:
-            raise ValueError(f"`x` must hold at least one batch. Received: {x!r}")
+            raise ValueError(f"`x` must hold at least one batch. Received: {checks.shown(x)}")
 
     def _check_built(self, method: str) -> None:
         if self.event_shape is None:

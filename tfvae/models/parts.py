@@ -5,6 +5,7 @@ from typing import Any
 
 import keras
 
+from tfvae import checks
 from tfvae.likelihoods import Likelihood
 from tfvae.objectives import Objective
 from tfvae.posteriors import Posterior
@@ -26,7 +27,7 @@ def checked_part(name: str, given: Any, *kinds: type, default: Callable[[], Any]
     chosen = default() if given is None and default is not None else given
     if not isinstance(chosen, kinds):
         expected = " or ".join(f"{_article(kind.__name__)} {kind.__name__}" for kind in kinds)
-        raise ValueError(f"`{name}` must be {expected}. Received: {chosen!r}")
+        raise ValueError(f"`{name}` must be {expected}. Received: {checks.shown(chosen)}")
     return chosen
 
 
@@ -41,7 +42,7 @@ def checked_network(name: str, given: Any) -> keras.layers.Layer:
         ValueError: the value is neither a Keras layer nor a Keras model.
     """
     if not isinstance(given, keras.layers.Layer):
-        raise ValueError(f"`{name}` must be a Keras model. Received: {given!r}")
+        raise ValueError(f"`{name}` must be a Keras model. Received: {checks.shown(given)}")
     return given
 
 

@@ -43,16 +43,19 @@ def unpack(data: Any) -> tuple[Any, Any]:
     Raises:
         ValueError: x is not one array.
     """
+    if isinstance(data, list | tuple) and len(data) > 3:
+        # Keras's message would print the data.
+        raise ValueError(f"A batch must be x, (x,), (x, y) or (x, y, sample_weight). Received: {len(data)} parts")
     x, _, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
     if isinstance(x, dict):
         if "x" not in x and len(x) != 1:
             raise ValueError(
                 '`x` as a dictionary must have the key "x" or one entry; otherwise choose one, for example '
-                f'dataset.map(lambda example: example["image"]). Received: keys {sorted(x)}'
+                f'dataset.map(lambda example: example["image"]). Received: keys {checks.shown(sorted(x))}'
             )
         x = x["x"] if "x" in x else next(iter(x.values()))
     if isinstance(x, list | tuple):
-        raise ValueError(f"`x` must be one array or tensor. Received: a {type(x).__name__} of {len(x)}")
+        checks.check_one_array(x)
     return x, sample_weight
 
 
@@ -72,7 +75,7 @@ def unpack_named(data: Any, names: tuple[str, ...]) -> tuple[dict[str, Any], Any
     x, _, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
     if not isinstance(x, dict) or not set(names) <= set(x):
         keys = " and ".join(f'"{name}"' for name in names)
-        received = f"the keys {sorted(x)}" if isinstance(x, dict) else f"x of type {type(x).__name__}"
+        received = f"the keys {checks.shown(sorted(x))}" if isinstance(x, dict) else f"x of type {type(x).__name__}"
         raise ValueError(f"`x` must be a dictionary with the keys {keys}. Received: {received}")
     for name in names:
         if isinstance(x[name], list | tuple | dict):
@@ -80,34 +83,38 @@ def unpack_named(data: Any, names: tuple[str, ...]) -> tuple[dict[str, Any], Any
     return {name: x[name] for name in names}, sample_weight
 
 
-def check_weights(data: Any) -> None:
-    """Raises ValueError unless the sample weights in data for `fit` are one finite number for each example.
+def check_weights(x: Any, sample_weight: Any) -> None:
+    """Raises ValueError unless sample weights are one finite number for each example.
 
     Args:
-        data: x, `(x,)`, `(x, y)` or `(x, y, sample_weight)`, with tensors or arrays.
+        x: arrays or tensors with N rows.
+        sample_weight: the weights, or None.
     """
-    x, _, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
     if sample_weight is None:
         return
     weights = np.asarray(sample_weight)
     if weights.ndim < 1 or weights.shape[1:] not in ((), (1,)) or weights.dtype.kind not in "biuf":
         raise ValueError(
-            "`sample_weight` must be one number for each example, an array of the shape (N,). Received: an array of the "
-            f"shape {weights.shape} and dtype {weights.dtype}"
+            "`sample_weight` must be one number for each example, an array of the shape (N,). Received: an array of "
+            f"the shape {weights.shape} and dtype {weights.dtype}"
         )
     checks.check_same_length(x=tf.nest.flatten(x)[0], sample_weight=weights)
     checks.check_finite(weights.astype(np.float32), "sample_weight")
 
 
-def peek(data: Any) -> tuple[Any, Any]:
+def peek(data: Any, argument: str = "x") -> tuple[Any, Any]:
     """Returns the first batch of any data that `fit` accepts, without consuming it.
 
     Args:
         data: a dataset, a `keras.utils.PyDataset`, a generator, or arrays.
+        argument: the name of the caller's argument, for error messages.
 
     Returns:
         The first batch, or all of the data if they are arrays, or None if there is no batch; and the complete data,
-        which replace a generator that was passed.
+        which replace a generator, a data frame, a sparse matrix or an AnnData object that was passed.
+
+    Raises:
+        ValueError: the data are a list of arrays, or cannot become an array.
     """
     if isinstance(data, tf.data.Dataset | keras.utils.PyDataset):
         return next(iter(data), None), data
@@ -117,6 +124,9 @@ def peek(data: Any) -> tuple[Any, Any]:
     if isinstance(data, types.GeneratorType):
         batch = next(data, None)
         return batch, (item for item in itertools.chain([batch], data))
+    if isinstance(data, list) or (isinstance(data, tuple) and len(data) > 1):
+        checks.check_one_array(data, argument)
+    data = checks.unwrap(data, argument)
     return data, data
 
 

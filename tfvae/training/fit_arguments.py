@@ -115,7 +115,7 @@ def _read(model: Any, method: Callable[..., Any], *args: Any, **kwargs: Any) -> 
     replicas.check(model)
     batch, given["x"] = peek(given["x"])
     model.check_source(batch, given["x"], "x")
-    check_weights((batch, None, given.get("sample_weight")))
+    check_weights(batch, given.get("sample_weight"))
     if given.get("y") is None:
         if given.get("class_weight") is not None:
             raise ValueError("`class_weight` needs the classes as `y`. Received: y=None")
@@ -142,10 +142,17 @@ def _checked_validation(model: Any, validation: Any) -> Any:
     if validation is None:
         return None
     if isinstance(validation, tuple | list):
-        model.check_source(tuple(validation) or None, validation, "validation_data")
+        if not 1 <= len(validation) <= 3:
+            raise ValueError(
+                "`validation_data` must be x, (x,), (x, y) or (x, y, sample_weight). Received: a "
+                f"{type(validation).__name__} of {len(validation)}"
+            )
         x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(tuple(validation))
+        batch, x = peek(x, "validation_data")
+        model.check_source(batch, x, "validation_data")
+        check_weights(batch, sample_weight)
         return x, sample_weight if y is None else y, sample_weight
-    batch, validation = peek(validation)
+    batch, validation = peek(validation, "validation_data")
     model.check_source(batch, validation, "validation_data")
     return validation
 

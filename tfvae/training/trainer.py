@@ -237,7 +237,8 @@ class Trainer(StatefulModel, abc.ABC):
         `jit_compile`, they are chosen here: see `tfvae.training.plan`.
 
         Args:
-            x: an array [N, ...], a `tf.data.Dataset`, a `keras.utils.PyDataset` or a generator; its elements may be
+            x: an array [N, ...], a data frame of numbers, a sparse matrix or an AnnData object, all of which become
+                dense arrays; or a `tf.data.Dataset`, a `keras.utils.PyDataset` or a generator; its elements may be
                 `(x, y)` or `(x, y, sample_weight)`, of which y is ignored.
             args: the other arguments of `keras.Model.fit`.
             kwargs: the other arguments of `keras.Model.fit`.
@@ -315,10 +316,11 @@ class Trainer(StatefulModel, abc.ABC):
             ValueError: this model cannot be trained on the data.
         """
         if batch is None:
-            raise ValueError(f"`{argument}` must hold at least one batch. Received: {data!r}")
+            raise ValueError(f"`{argument}` must hold at least one batch. Received: {checks.shown(data)}")
         try:
-            check_weights(batch)
-            self.check_data(tf.nest.map_structure(checks.to_numpy, self.unpack(batch)[0]))
+            x, sample_weight = self.unpack(batch)
+            check_weights(x, sample_weight)
+            self.check_data(tf.nest.map_structure(checks.to_numpy, x))
         except ValueError as error:
             if argument == "x":
                 raise
