@@ -97,7 +97,8 @@ class Verification:
             rows = (differences.get((name, signature, output, value)) for name in names)
             cells = "".join(f"{'' if row is None else f'{row.max_difference:.2e}':>16}" for row in rows)
             lines.append(f"{signature:<24}{output:<31}{value:>11.4g}{cells}")
-        batches = "".join(f"{f'batch {batch}: us per example':>32}" for batch in TIMED_BATCHES)
+        timed = TIMED_BATCHES if any(row.latency for row in self.costs) else ()
+        batches = "".join(f"{f'batch {batch}: us per example':>32}" for batch in timed)
         lines += ["", f"{'format':<16}{'bytes':>10}{'ELBO diff':>12}{batches}"]
         for row in self.costs:
             times = "".join(
