@@ -41,3 +41,8 @@ def import_tensorflow() -> None:
         import tensorflow as tf
 
         tf.config.list_physical_devices()
+
+
+def warning_line(message: Warning | str, *_: object) -> str:
+    """A warning as the user of a command needs it: one line, without the place in the code."""
+    return f"tfvae: warning: {' '.join(str(message).split())}\n"
