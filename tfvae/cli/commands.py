@@ -73,7 +73,7 @@ def generate(
         path = paths.check_output(output, ".png", ".npy")
         if path.suffix == ".png" and n > _MOST_IN_A_PICTURE:
             raise ValueError(f"`--n` must be at most {_MOST_IN_A_PICTURE} for a picture. Received: {n}")
-        model, _ = _load(run, allow_import, with_data=False)
+        model = _load_model(run, allow_import, with_data=False)
         from tfvae import plots
         from tfvae.cli import run_folder as runs_module
 
@@ -190,8 +190,8 @@ def predict(*, model: str = "saved_models/digits", input: str, output: str) -> N
     with parser.exit_on_errors(parser.USAGE_ERROR):
         if Path(input).suffix != ".npy":
             raise ValueError(f"`--input` must be a .npy file. Received: {input}")
-        paths.check_existing(input, "--input", "an existing .npy file")
         paths.check_existing(model, "--model", "an exported file or folder")
+        paths.check_existing(input, "--input", "an existing .npy file")
         written = paths.check_output(output, ".npz")
         x = np.load(input, allow_pickle=False)
         with noise.hidden():
@@ -284,13 +284,19 @@ def _only_imports_from(*modules: str) -> Iterator[None]:
         set_parsing_settings(import_path_denylist=list(modules))
 
 
-def _load(
-    run: str, modules: Sequence[str], data: str | None = None, *, with_data: bool = True
-) -> tuple["VAE", "Pipelines | None"]:
-    """Loads the model of a run, and its data or others."""
-    folder = paths.check_run(run)
+def _load_model(run: str, modules: Sequence[str], *, with_data: bool = True) -> "VAE":
+    """Loads the model of a run; its parts may come from `modules`."""
+    folder = paths.check_run(run, with_data=with_data)
     noise.import_tensorflow()
     train_command.import_allowed(modules)
     from tfvae.cli import run_folder as runs_module
 
-    return runs_module.load_model(folder), runs_module.load_data(folder, data) if with_data else None
+    return runs_module.load_model(folder)
+
+
+def _load(run: str, modules: Sequence[str], data: str | None = None) -> tuple["VAE", "Pipelines"]:
+    """Loads the model of a run, and its data or others."""
+    model = _load_model(run, modules)
+    from tfvae.cli import run_folder as runs_module
+
+    return model, runs_module.load_data(Path(run), data)

@@ -43,6 +43,8 @@ def import_tensorflow() -> None:
         tf.config.list_physical_devices()
 
 
-def warning_line(message: Warning | str, *_: object) -> str:
+def warning_line(
+    message: Warning | str, category: type[Warning], filename: str, lineno: int, line: str | None = None
+) -> str:
     """A warning as the user of a command needs it: one line, without the place in the code."""
     return f"tfvae: warning: {' '.join(str(message).split())}\n"

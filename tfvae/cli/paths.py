@@ -18,13 +18,17 @@ def check_data(source: str, argument: str = "data") -> None:
     )
 
 
-def check_run(folder: str) -> Path:
+def check_run(folder: str, *, with_data: bool = True) -> Path:
     """Returns the folder of a run.
+
+    Args:
+        folder: the folder.
+        with_data: whether the command needs the data of the run as well.
 
     Raises:
         ValueError: it is not one, or its training has not ended.
     """
-    for name in ("model.keras", "config.yaml"):
+    for name in ("model.keras", "config.yaml") if with_data else ("model.keras",):
         if not (Path(folder) / name).is_file():
             raise ValueError(
                 f"`run` must be a folder in which `tfvae train` wrote a model. Received: {folder}, with no {name}"
