@@ -302,7 +302,20 @@ def test_predict_warns_once_of_data_far_from_those_of_the_export(tmp_path, recwa
 def test_a_process_writes_nothing_to_stderr_but_warnings(tmp_path):
     np.save(tmp_path / "x.npy", np.zeros((2, 8, 8, 1)))
     shipped = ROOT / "saved_models/digits_example"
-    small = ["--epochs", "1", "--hidden", "8", "--latent_dim", "2", "--num_samples", "2", "--latency", "false"]
+    small = [
+        "--epochs",
+        "1",
+        "--hidden",
+        "8",
+        "--latent_dim",
+        "2",
+        "--num_samples",
+        "2",
+        "--latency",
+        "false",
+        "--export",
+        "tflite",
+    ]
     for command in (
         ["predict", "--model", shipped, "--input", "x.npy", "--output", "y.npz"],
         ["predict", "--model", shipped / "digits_example.tflite", "--input", "x.npy", "--output", "y.npz"],

@@ -202,7 +202,7 @@ def test_only_what_is_given_is_verified(model, files):
     ("arguments", "message"),
     [
         ({"saved_model": None, "tflite": None}, "`saved_model` or `tflite` or `onnx` must be given"),
-        ({"timed_calls": 0}, "`timed_calls` must be an integer of at least 1. Received: timed_calls=0"),
+        ({"timed_calls": -1}, "`timed_calls` must be an integer of at least 0. Received: timed_calls=-1"),
         ({"x": data(2)[:, :3]}, "`x` must have the shape [N, 4]"),
         ({"x": data(2)[:0]}, "`x` must hold at least one example"),
         ({"x": np.full((2, 4), np.nan)}, "`x` must be finite"),

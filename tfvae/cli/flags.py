@@ -11,6 +11,7 @@ from typing import Any, Literal
 # Beyond these a value is a slip, and would only fail, or never end, long after the command has started.
 MOST = 10**6
 _MOST_UNITS = 10**5
+_MOST_LATENT = 10**4
 _MOST_LAYERS = 100
 _MOST_PIXELS = 10**4
 _MOST_DEVICES = 64
@@ -150,7 +151,7 @@ COUNT = integer(1, MOST)
 DEVICES = integer(1, _MOST_DEVICES)
 FRACTION = number(0, 1)
 IMAGE_SIZE = Kind(f"one or two integers from 1 to {_MOST_PIXELS}, such as 32 or 32,48", _read_image_size)
-LATENT_DIM = integer(1, _MOST_UNITS)
+LATENT_DIM = integer(1, _MOST_LATENT)
 MODULES = Kind("names of modules, such as my_parts", _read_modules)
 POSITIVE = number(0, math.inf)
 # TensorFlow takes seeds of 32 bits, and NumPy none below 0.
