@@ -212,7 +212,10 @@ def test_a_worker_by_itself_is_the_first_of_one():
 IN_USE = """
     import json
     import tensorflow as tf
-    import tfvae.data.shards, tfvae.cli.commands
+    import tfvae.data.shards
+    from tfvae.cli import exports, noise, run_training
+
+    noise.import_tensorflow()
     from tfvae import private_apis
 
     def state():

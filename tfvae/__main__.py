@@ -1,13 +1,15 @@
 """The entry point of the command `tfvae` and of `python -m tfvae`."""
 
 import os
+import warnings
 
 
 def main() -> None:
-    """Runs the command line. TensorFlow's own log shows only warnings and errors unless TF_CPP_MIN_LOG_LEVEL is set."""
+    """Runs the command line. The log of TensorFlow's C++ shows only errors unless TF_CPP_MIN_LOG_LEVEL is set."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-    from tfvae.cli import commands
+    from tfvae.cli import commands, noise
 
+    warnings.formatwarning = noise.warning_line
     commands.main()
 
 

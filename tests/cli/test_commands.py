@@ -18,7 +18,7 @@ from sklearn.datasets import load_digits
 
 import tfvae
 from tests.helpers.exports import Scaled
-from tfvae.cli import commands, run_folder
+from tfvae.cli import commands, exports, run_folder
 from tfvae.export import verification
 
 ROOT = Path(__file__).parents[2]
@@ -61,7 +61,7 @@ def in_empty(tmp_path, monkeypatch):
 def without_exports(monkeypatch):
     """Skips the plots and the exports of a training, which the tests of `trained` cover."""
     monkeypatch.setattr(run_folder, "draw", lambda *_: None)
-    monkeypatch.setattr(commands.exports, "write", lambda *_: None)
+    monkeypatch.setattr(exports, "write", lambda *_, **__: None)
 
 
 @pytest.fixture
@@ -191,15 +191,15 @@ def test_a_link_in_the_place_of_an_output_is_not_written_through(in_trained, out
 def test_export_is_given_the_folder_and_its_name(in_trained, monkeypatch):
     given = []
     monkeypatch.setattr(
-        commands.exports, "write", lambda model, *arguments: given.append((model.latent_dim, *arguments))
+        exports, "write", lambda model, *arguments, latency: given.append((model.latent_dim, *arguments, latency))
     )
-    options = ["--keep", "2", "--batching", "true", "--quantize", "float16"]
+    options = ["--keep", "2", "--batching", "true", "--quantize", "float16", "--latency", "false"]
     for arguments in ([], ["--output", "elsewhere", *options]):
         commands.main(["export", "runs/digits", *arguments])
     pipelines = [arguments.pop(2) for arguments in map(list, given)]
     assert [(dim, folder, *rest) for dim, folder, _, *rest in given] == [
-        (2, Path("saved_models/digits"), None, False, None),
-        (2, Path("elsewhere"), 2, True, "float16"),
+        (2, Path("saved_models/digits"), None, False, None, True),
+        (2, Path("elsewhere"), 2, True, "float16", False),
     ]
     # The exports get the data of the run, for calibration and comparison.
     assert all(next(iter(each.train)).shape[1:] == (8, 8, 1) for each in pipelines)
@@ -263,8 +263,10 @@ def test_print_config_shows_every_part(capsys):
         (["train", "--activation", "nonsense"], "nonsense"),
         (["train", "--name", "a/b"], "--name"),
         (["train", "--name", ".."], "--name"),
-        (["train", "--seed", "-1"], "`seed` must be"),
-        (["verify", "nowhere"], "nowhere"),
+        (["train", "--seed", "-1"], "`--seed` must be"),
+        (["verify", "nowhere"], "`--saved_model` or `--tflite` or `--onnx`"),
+        (["verify", "nowhere", "--tflite", "no.tflite"], "no.tflite"),
+        (["verify", "nowhere", "--saved_model", "."], "nowhere"),
         (["predict", "--model", "nowhere", "--input", "x.npy", "--output", "y.npz"], "nowhere"),
         (["predict"], "input"),
         (["evaluate", "nowhere"], "nowhere"),
@@ -281,6 +283,7 @@ def test_a_usage_error_is_one_line_and_exit_code_2(in_empty, capsys, arguments, 
 
 def test_a_model_file_with_code_in_it_is_refused(in_empty, capsys):
     keras.Sequential([keras.Input((2,)), keras.layers.Lambda(lambda x: x)]).save("model.keras")
+    Path("config.yaml").touch()
     assert "arbitrary code" in error_line(capsys, ["evaluate", "."])
 
 
@@ -291,6 +294,29 @@ def test_a_run_that_diverges_says_so_and_keeps_its_history(in_empty, capsys):
         commands.main(["train", *SMALL, "--learning_rate", "1e30"])
     assert {path.name for path in (in_empty / "runs/digits").iterdir()} == {"config.yaml", "history.csv"}
     assert not (in_empty / "saved_models").exists()
+
+
+def test_what_follows_a_training_can_be_left_out(in_trained, tmp_path):
+    shutil.copytree("runs/digits", tmp_path / "digits")
+    for name in ("evaluation.txt", "history.png", "samples.png", "latent.png", "reconstructions.png"):
+        (tmp_path / "digits" / name).unlink()
+    left_out = ["--evaluate", "false", "--pictures", "false", "--export", "none"]
+    commands.main(["train", *SMALL, "--runs", str(tmp_path), "--saved_models", str(tmp_path), "--resume", *left_out])
+    written = ["config.yaml", "evaluation.txt", "history.csv", "model.keras"]
+    assert sorted(path.name for path in (tmp_path / "digits").iterdir()) == written
+    assert (tmp_path / "digits/evaluation.txt").read_text() == "left out by --evaluate false\n"
+
+
+@pytest.mark.slow
+def test_one_format_is_exported_alone_and_not_timed(in_trained, capsys):
+    model = keras.saving.load_model("runs/digits/model.keras")
+    pipelines = run_folder.load_data(Path("runs/digits"))
+    for formats, expected in (("tflite", "alone.tflite"), ("saved_model", "1")):
+        exports.write(model, Path(formats, "alone"), pipelines, formats=formats, latency=False)
+        names = {path.name for path in Path(formats, "alone").iterdir()}
+        assert expected in names
+        assert not {"alone.tflite", "1"} - {expected} & names
+    assert "us per example" not in capsys.readouterr().out
 
 
 def test_evaluate_repeats_what_train_printed(in_trained, capsys):

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from tfvae import plots
-from tfvae.cli import commands, run_folder, run_training
+from tfvae.cli import commands, exports, run_folder, run_training
 from tfvae.models.vae import VAE
 
 # Two epochs of 45 steps.
@@ -21,7 +21,7 @@ def after(monkeypatch):
     monkeypatch.setattr(run_folder, "evaluation", lambda *_: called.append("evaluation") or "the evaluation")
     monkeypatch.setattr(run_folder, "draw", lambda *_: called.append("draw"))
     monkeypatch.setattr(plots, "history", lambda *_: types.SimpleNamespace(savefig=lambda path: path.touch()))
-    monkeypatch.setattr(commands.exports, "write", lambda *_: called.append("export"))
+    monkeypatch.setattr(exports, "write", lambda *_, **__: called.append("export"))
     return called
 
 

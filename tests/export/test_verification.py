@@ -8,7 +8,7 @@ import pytest
 
 from tests.helpers.exports import Scaled, linear_vae
 from tfvae import export
-from tfvae.export import device, serving, verification
+from tfvae.export import device, report, serving, verification
 from tfvae.export.verification import check_agreement
 
 SHIFT = 0.25
@@ -57,6 +57,13 @@ def wrong(model, files):
 
 def rows_by_name(result):
     return {(row.format, row.signature, row.output): row for row in result.agreements}
+
+
+def test_latency_can_be_left_out():
+    assert verification._latency(None, None, calls=0) == {}
+    cost = report.Cost("Keras", None, None, None, None, {})
+    assert "us per example" not in str(report.Verification(1, [], [cost]))
+    assert "us per example" in str(report.Verification(1, [], [cost._replace(latency={1: (1.0, 1.0, 1.0)})]))
 
 
 def test_every_output_of_every_signature_of_every_format_is_compared(verified):
@@ -195,7 +202,7 @@ def test_only_what_is_given_is_verified(model, files):
     ("arguments", "message"),
     [
         ({"saved_model": None, "tflite": None}, "`saved_model` or `tflite` or `onnx` must be given"),
-        ({"timed_calls": 0}, "`timed_calls` must be an integer of at least 1. Received: timed_calls=0"),
+        ({"timed_calls": -1}, "`timed_calls` must be an integer of at least 0. Received: timed_calls=-1"),
         ({"x": data(2)[:, :3]}, "`x` must have the shape [N, 4]"),
         ({"x": data(2)[:0]}, "`x` must hold at least one example"),
         ({"x": np.full((2, 4), np.nan)}, "`x` must be finite"),

@@ -17,8 +17,22 @@ def write(
     keep: int | None = None,
     batching: bool = False,
     quantize: Literal["float16", "dynamic", "int8"] | None = None,
+    *,
+    formats: Literal["all", "saved_model", "tflite"] = "all",
+    latency: bool = True,
 ) -> None:
-    """Exports the model, and prints and writes how far the outputs of the exports are from the model's."""
+    """Exports the model, and prints and writes how far the outputs of the exports are from the model's.
+
+    Args:
+        model: the model.
+        folder: the folder of its exports.
+        pipelines: the data of the run.
+        keep: see `tfvae.export.saved_model`.
+        batching: see `tfvae.export.saved_model`.
+        quantize: see `tfvae.export.tflite`.
+        formats: which formats to write.
+        latency: whether to measure the latency.
+    """
     x = runs_module.held_out(pipelines)
     units = {"offset": pipelines.offset, "scale": pipelines.scale}
     # From the training data: the held-out data measure what int8 costs.
@@ -27,22 +41,32 @@ def write(
         None: folder / f"{folder.name}.tflite",
         1: folder / f"{folder.name}_batch1.tflite",
     }
+    if formats == "saved_model":
+        files_by_batch = {}
     for size, file in files_by_batch.items():
         export_module.tflite(model, file, quantize=quantize, batch_size=size, x=calibration, **units)
     tflite = list(files_by_batch.values())
     # Last, because a running server may load the new version at once.
-    version = export_module.saved_model(model, folder, keep=keep, batching=batching, x=x, **units)
-    verification = export_module.verify(model, saved_model=version, tflite=tflite, x=x)
+    version = None
+    if formats != "tflite":
+        version = export_module.saved_model(model, folder, keep=keep, batching=batching, x=x, **units)
+    calls = timed_calls(latency)
+    verification = export_module.verify(model, saved_model=version, tflite=tflite or None, x=x, timed_calls=calls)
     write_json(folder / "verification.json", verification.to_dict())
-    exported = f"{version}/, {' and '.join(map(str, tflite))}"
+    exported = ", ".join([f"{version}/"] * (version is not None) + [" and ".join(map(str, tflite))] * bool(tflite))
     print(f"\nExported to {exported}; compared with the Keras model on {len(x)} examples:\n")
     print(verification)
 
 
-def write_onnx(model: VAE, folder: Path, pipelines: Pipelines) -> None:
+def write_onnx(model: VAE, folder: Path, pipelines: Pipelines, *, latency: bool = True) -> None:
     """Exports the model to ONNX, and prints how far the outputs are from the model's."""
     x = runs_module.held_out(pipelines)
     export_module.onnx(model, folder, x=x, offset=pipelines.offset, scale=pipelines.scale)
-    verification = export_module.verify(model, onnx=folder, x=x)
+    verification = export_module.verify(model, onnx=folder, x=x, timed_calls=timed_calls(latency))
     print(f"\nExported to {folder}/; compared with the Keras model on {len(x)} examples:\n")
     print(verification)
+
+
+def timed_calls(latency: bool) -> int:
+    """The number of calls that `tfvae.export.verify` times: none if the latency is not wanted."""
+    return 50 if latency else 0

@@ -20,6 +20,7 @@ from tfvae.models.vae import VAE
 _CHECKPOINTS = "checkpoints"
 # The arguments that may differ when a run is resumed, because they do not affect the trained model.
 _FREE = {"strategy", "devices", "worker_timeout", "save_freq", "resume", "overwrite", "runs", "saved_models"}
+_FREE |= {"allow_import", "evaluate", "pictures", "export", "latency"}
 
 
 def is_trained(folder: Path) -> bool:

@@ -104,7 +104,8 @@ class Verification:
             lines.append(f"{signature:<24}{output:<31}{value:>11.4g}{cells}")
         if any(row.max_relative > _MARKED for row in self.agreements):
             lines.append(f"* in some column, more than {_MARKED} of its spread")
-        batches = "".join(f"{f'batch {batch}: us per example':>32}" for batch in TIMED_BATCHES)
+        timed = TIMED_BATCHES if any(row.latency for row in self.costs) else ()
+        batches = "".join(f"{f'batch {batch}: us per example':>32}" for batch in timed)
         lines += ["", f"{'format':<16}{'bytes':>10}{'ELBO diff':>12}{batches}"]
         for row in self.costs:
             times = "".join(

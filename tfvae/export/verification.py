@@ -49,7 +49,7 @@ def verify(
         onnx: the folder of ONNX models.
         x: data as for `fit` of the model, in its units: an array [N, ...], or a dictionary of arrays with N rows.
             Files that take raw data are given them in raw units.
-        timed_calls: the number of calls over which the median latency is taken.
+        timed_calls: the number of calls over which the median latency is taken; 0 measures no latency.
         others: the file or folder of any other format, by its key in `tfvae.export.formats.FORMATS`.
 
     Returns:
@@ -63,7 +63,7 @@ def verify(
     if not paths:
         expected, received = (separator.join(formats.FORMATS) for separator in ("` or `", "=None, "))
         raise ValueError(f"`{expected}` must be given. Received: {received}=None")
-    timed_calls = checks.positive_integer("timed_calls", timed_calls)
+    timed_calls = checks.positive_integer("timed_calls", timed_calls, minimum=0)
     check_kind(model)
     x = model.export_data(x)
     model.check_exportable()
@@ -305,7 +305,9 @@ def _agreements(format: str, questions: dict[str, _Question], answers: dict[str,
 
 def _latency(call: Callable[[Any], Any], x: Any, calls: int) -> dict[int, tuple[float, float, float]]:
     """The median and quartiles of the seconds per example, by batch size."""
-    latency = {}
+    latency: dict[int, tuple[float, float, float]] = {}
+    if not calls:
+        return latency
     for batch_size in TIMED_BATCHES:
         batch = tf.nest.map_structure(lambda array, size=batch_size: np.resize(array, (size, *array.shape[1:])), x)
         call(batch)

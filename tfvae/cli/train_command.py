@@ -1,0 +1,217 @@
+"""The command `tfvae train`: its flags, the check of their values, and what it does."""
+
+import importlib
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from jsonargparse import Namespace
+
+from tfvae import files
+from tfvae.cli import flags, noise, parts, paths
+from tfvae.cli.parser import USAGE_ERROR, exit_on_errors
+
+GROUPS = {
+    "data": ("data", "batch_size", "validation_fraction", "binarize", "image_size", "skip_unreadable"),
+    "networks": ("network", "hidden", "filters", "activation", "latent_dim"),
+    "parts of the model": ("posterior", "prior", "likelihood", "objective", "allow_import"),
+    "training": ("learning_rate", "epochs", "steps_per_execution", "jit_compile", "seed"),
+    "devices": ("strategy", "devices", "worker_timeout"),
+    "after the training": ("evaluate", "num_samples", "pictures", "export", "latency"),
+    "the run and its files": ("name", "runs", "saved_models", "save_freq", "resume", "overwrite"),
+}
+
+
+def train(
+    data: str = "digits",
+    *,
+    name: str | None = None,
+    batch_size: flags.Count = 32,
+    validation_fraction: Annotated[float, flags.FRACTION] = 0.2,
+    binarize: Literal["dynamic", "threshold"] | None = None,
+    image_size: Annotated[Sequence[int] | None, flags.optional(flags.IMAGE_SIZE)] = None,
+    skip_unreadable: bool = False,
+    network: Literal["dense", "convolutional"] = "dense",
+    hidden: Annotated[Sequence[int], flags.WIDTHS] = (256, 128),
+    filters: Annotated[Sequence[int], flags.WIDTHS] = (32, 64),
+    activation: str = "silu",
+    latent_dim: Annotated[int, flags.LATENT_DIM] = 8,
+    posterior: Any,
+    prior: Any,
+    likelihood: Any,
+    objective: Any,
+    allow_import: flags.Modules = (),
+    learning_rate: Annotated[float, flags.POSITIVE] = 2e-3,
+    epochs: flags.Count = 120,
+    steps_per_execution: flags.Count = 1,
+    jit_compile: bool = False,
+    strategy: Literal["auto", "one_device", "mirrored", "multi_worker", "tpu"] = "auto",
+    devices: Annotated[int | None, flags.optional(flags.DEVICES)] = None,
+    worker_timeout: Annotated[float, flags.POSITIVE] = 300.0,
+    save_freq: Annotated[int | Literal["epoch"], flags.either(flags.COUNT, flags.choice(["epoch"]))] = "epoch",
+    resume: bool = False,
+    evaluate: bool = True,
+    num_samples: flags.Count = 1000,
+    pictures: bool = True,
+    export: Literal["all", "saved_model", "tflite", "none"] = "all",
+    latency: bool = True,
+    seed: flags.Seed = 0,
+    runs: str = "runs",
+    saved_models: str = "saved_models",
+    overwrite: bool = False,
+    config_yaml: str = "",
+) -> None:
+    """Trains a VAE, evaluates it on held-out data, draws pictures and exports it.
+
+    Writes <runs>/<name>/ (model.keras, history.csv, config.yaml, evaluation.txt, reconstructions.png, samples.png,
+    latent.png, history.png), and in <saved_models>/<name>/ the exports <version>/, <name>.tflite and
+    <name>_batch1.tflite.
+
+    Args:
+        data: digits, mnist, fashion_mnist, cifar10, cifar100, a .npy, .npz, .csv or .parquet file, an image folder, or
+            several .tfrecord, .npy or .npz files, as a folder or a pattern with * (then give --name).
+        name: name of the run and of the exported model; by default the name of the data.
+        batch_size: number of examples in a batch.
+        validation_fraction: share of the data that is held out, unless the data set has a test split of its own.
+        binarize: makes values in [0, 1] binary: dynamic draws them anew in each epoch, threshold compares with 0.5.
+        image_size: height and width to which the images of a folder are resized, such as 32 or 32,48.
+        skip_unreadable: leave out the images of a folder that cannot be read, with a warning that counts them.
+        network: kind of encoder and decoder.
+        hidden: widths of the encoder's dense layers, such as 256,128; the decoder mirrors them.
+        filters: filters of the encoder's convolutions, such as 32,64; the decoder mirrors them.
+        activation: the networks' activation function, by its Keras name.
+        latent_dim: dimension of the latent space.
+        posterior: the family of the approximate posterior q(z|x).
+        prior: the prior p(z).
+        likelihood: the likelihood p(x|z).
+        objective: the bound that training maximises.
+        allow_import: modules of your own, such as my_parts, whose classes may be parts of the model.
+        learning_rate: Adam's initial learning rate; it falls to 0 along a cosine.
+        epochs: number of passes over the training data.
+        steps_per_execution: number of steps that run in one call of TensorFlow.
+        jit_compile: compile the steps with XLA.
+        strategy: how to use several devices: auto, one_device, mirrored, multi_worker (each worker runs this command,
+            with its own TF_CONFIG) or tpu.
+        devices: number of devices for mirrored; without GPUs the CPU is split into that many.
+        worker_timeout: seconds to wait for the other workers.
+        save_freq: number of steps between two checkpoints, or epoch for one after each epoch.
+        resume: continue the training of this name if it was interrupted.
+        evaluate: compute the held-out bound and log-likelihood after the training.
+        num_samples: draws of z per example for the importance-sampled log-likelihood.
+        pictures: draw reconstructions, samples, the latent space and the history after the training.
+        export: what to export after the training.
+        latency: measure the latency of the exports.
+        seed: seed of the weights, the noise, the split and the order of the data.
+        runs: folder of the runs.
+        saved_models: folder of the exported models.
+        overwrite: overwrite an earlier run of this name.
+        config_yaml: the text of the run's config.yaml; the command line supplies it.
+    """
+    import keras
+    import tensorflow as tf
+
+    from tfvae import data as data_module
+    from tfvae import plots
+    from tfvae.cli import exports, run_training
+    from tfvae.cli import run_folder as runs_module
+    from tfvae.distribute import strategies
+    from tfvae.models.vae import VAE
+
+    with exit_on_errors(USAGE_ERROR):
+        import_allowed(allow_import)
+        name = name or Path(data).stem
+        run = Path(runs) / name
+        trained = resume and run_training.is_trained(run)
+        if trained and ((run / "evaluation.txt").exists() or not strategies.is_chief()):
+            print(f"{run} is trained already")
+            return
+        # A trained model needs no other workers, and they may have ended.
+        if trained:
+            chosen = tf.distribute.get_strategy()
+        else:
+            chosen = strategies.strategy(strategy, devices=devices, timeout=worker_timeout)
+        chief = strategies.workers(chosen)[0] == 0
+    with exit_on_errors(USAGE_ERROR), chosen.scope():
+        pipelines = data_module.load(
+            data,
+            batch_size=batch_size,
+            validation_fraction=validation_fraction,
+            binarize=binarize,
+            image_size=None if image_size is None else (image_size[0], image_size[1]),
+            skip_unreadable=skip_unreadable,
+            seed=seed,
+        )
+        keras.utils.set_random_seed(seed)
+        held_out = runs_module.held_out(pipelines)
+        event_shape = held_out.shape[1:]
+        encoder, decoder = run_training.make_networks(
+            network, event_shape, latent_dim, likelihood, tuple(hidden), tuple(filters), activation
+        )
+        model = VAE(encoder, decoder, latent_dim, posterior, prior, likelihood, objective)
+        model.check_data(held_out)
+        schedule = keras.optimizers.schedules.CosineDecay(learning_rate, epochs * len(pipelines.train))
+        model.compile(keras.optimizers.Adam(schedule), steps_per_execution=steps_per_execution, jit_compile=jit_compile)
+        if chief and not trained:
+            run_training.start(run, config_yaml, resume=resume, overwrite=overwrite)
+    if not trained:
+        try:
+            run_training.fit(model, pipelines, run, epochs=epochs, save_freq=save_freq, chief=chief)
+        except FloatingPointError as error:
+            raise SystemExit(f"tfvae: {error}") from error
+    if not chief:
+        return
+    # A copy made outside of the strategy: within it, the other workers would have to take part.
+    model = runs_module.load_model(run)
+    evaluation = "left out by --evaluate false"
+    if evaluate:
+        evaluation = runs_module.evaluation(model, held_out, num_samples, seed)
+        print("\n" + evaluation)
+    if pictures:
+        runs_module.write_picture(plots.history(run_training.history(run)), run / "history.png")
+        runs_module.draw(model, held_out, run, seed)
+    if export != "none":
+        with exit_on_errors(1), noise.hidden():
+            exports.write(model, Path(saved_models) / run.name, pipelines, formats=export, latency=latency)
+    # Written last, because its presence marks a complete run.
+    files.write_text(run / "evaluation.txt", evaluation + "\n")
+    print(
+        f"\nWrote {run}/ (model.keras, history.csv, config.yaml, evaluation.txt{' and pictures' if pictures else ''})"
+    )
+
+
+def check(chosen: Namespace, choices: Sequence[tuple[str, str, str]]) -> None:
+    """Raises ValueError unless the arguments are valid, as far as this is known without TensorFlow.
+
+    Args:
+        chosen: the arguments, but for those parts that the command line chooses.
+        choices: the choices of parts of the command line, from `parts.split`.
+    """
+    name = chosen.name or Path(chosen.data).stem
+    # Exports need such a name, and a pattern of files, whose stem is the default, is not one.
+    if not re.fullmatch(r"[A-Za-z0-9_-][A-Za-z0-9._-]*", name):
+        raise ValueError(f"`--name` must consist of letters, digits, '.', '_' and '-'. Received: {name}")
+    for slot in parts.PARTS:
+        parts.check(slot, chosen.get(slot, parts.DEFAULTS[slot]), choices, chosen.allow_import)
+    named = [value for slot, argument, value in choices if slot == "likelihood" and not argument]
+    likelihood = [chosen.get("likelihood", {}).get("class_path", "Normal"), *named][-1].rpartition(".")[2]
+    if chosen.binarize and likelihood in parts.PARTS["likelihood"] and likelihood != "Bernoulli":
+        raise ValueError(
+            "`--binarize` makes x 0 or 1, which needs `--likelihood Bernoulli`. Received: --likelihood " + likelihood
+        )
+    paths.check_data(chosen.data)
+    if chosen.export != "none":
+        paths.check_export(Path(chosen.saved_models) / name, "--saved_models")
+
+
+def import_allowed(modules: Sequence[str]) -> None:
+    """Imports modules, whose classes Keras then finds when it loads a model.
+
+    Raises:
+        ImportError: there is no such module.
+    """
+    for module in modules:
+        try:
+            importlib.import_module(module)
+        except ModuleNotFoundError as error:
+            raise ImportError(f"`--allow_import` must name modules that can be imported. Received: {module}") from error
