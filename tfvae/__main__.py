@@ -6,9 +6,13 @@ import os
 def main() -> None:
     """Runs the command line. TensorFlow's own log shows only warnings and errors unless TF_CPP_MIN_LOG_LEVEL is set."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-    from tfvae.cli import commands
+    from tfvae.cli import ending
 
-    commands.main()
+    # Around the imports too, which take seconds in which a user may press Ctrl-C.
+    with ending.in_one_line():
+        from tfvae.cli import commands
+
+        commands.main()
 
 
 if __name__ == "__main__":

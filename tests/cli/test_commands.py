@@ -18,6 +18,7 @@ from sklearn.datasets import load_digits
 
 import tfvae
 from tests.helpers.exports import Scaled
+from tests.helpers.processes import COMMAND
 from tfvae.cli import commands, run_folder
 from tfvae.export import verification
 
@@ -82,7 +83,7 @@ def table_values(output, label):
 
 def test_train_writes_the_run_and_the_exports(trained):
     run = trained / "runs" / "digits"
-    names = {"model.keras", "history.csv", "config.yaml", "evaluation.txt"}
+    names = {"model.keras", "history.csv", "config.yaml", "evaluation.txt", ".lock"}
     names |= {"reconstructions.png", "samples.png", "latent.png", "history.png"}
     assert {path.name for path in run.iterdir()} == names
     for path in run.glob("*.png"):
@@ -281,7 +282,7 @@ def test_a_model_file_with_code_in_it_is_refused(in_empty, capsys):
 def test_a_run_that_diverges_says_so_and_keeps_its_history(in_empty, capsys):
     with pytest.warns(UserWarning, match="The loss was nan in epoch 1"), pytest.raises(SystemExit, match="diverged"):
         commands.main(["train", *SMALL, "--learning_rate", "1e30"])
-    assert {path.name for path in (in_empty / "runs/digits").iterdir()} == {"config.yaml", "history.csv"}
+    assert {path.name for path in (in_empty / "runs/digits").iterdir()} == {".lock", "config.yaml", "history.csv"}
     assert not (in_empty / "saved_models").exists()
 
 
@@ -356,7 +357,7 @@ def test_two_replicas_learn_what_one_device_learns(trained, tmp_path):
 
 
 def test_a_usage_error_of_the_process_has_no_traceback(processes):
-    done = processes.start("import runpy; runpy.run_module('tfvae', run_name='__main__')", "train", "no_such_data")
+    done = processes.start(COMMAND, "train", "no_such_data")
     assert done.wait() == 2
     assert "Traceback" not in done.stderr
     assert done.stderr.splitlines()[-1].startswith("tfvae: error: ")

@@ -6,7 +6,7 @@ import keras
 import numpy as np
 import pytest
 
-from tfvae import plots
+from tfvae import files, plots
 from tfvae.cli import commands, run_folder, run_training
 from tfvae.models.vae import VAE
 
@@ -91,7 +91,7 @@ def contents(folder):
 
 
 def names(folder):
-    return sorted(path.name for path in folder.iterdir())
+    return sorted(path.name for path in folder.iterdir() if path.name != files.LOCK)
 
 
 def weights(folder):
@@ -104,7 +104,7 @@ def test_a_run_that_is_cut_again_and_again_ends_as_one_that_was_not(train, train
     before = contents(folder)
     assert "holds an interrupted training: pass --resume to continue it, or --overwrite" in refused()
     assert "holds an interrupted training" in refused("--resume", "false")
-    assert "`--epochs` must be as in runs/digits/config.yaml, 2," in refused("--resume", "--epochs", "3")
+    assert "`--epochs` must be at least as in runs/digits/config.yaml, 2," in refused("--resume", "--epochs", "1")
     assert "`--likelihood` must be as in" in refused("--resume", "--likelihood.scale", "0.5")
     assert contents(folder) == before
     # Interrupted at the end of an epoch, and in the middle of the next.
@@ -123,10 +123,10 @@ def test_a_history_that_an_earlier_version_began_goes_on(tmp_path):
     path = tmp_path / "history.csv"
     # The names in the order in which that version wrote them, with one epoch more than there is a checkpoint of.
     path.write_text("epoch,elbo,kl,log_likelihood,loss,val_log_likelihood\r\n0,-1,2,1,3,5\r\n1,0,0,0,0,0\r\n")
-    assert run_training._cut_history(tmp_path, 1) == [3]
+    names = ["elbo", "kl", "loss", "reconstruction_log_likelihood", "val_reconstruction_log_likelihood"]
+    assert run_training._cut_history(tmp_path, 1, ["epoch", *names]) == [3]
     logger = keras.callbacks.CSVLogger(path, append=True)
     logger.on_train_begin()
-    names = ["elbo", "kl", "loss", "reconstruction_log_likelihood", "val_reconstruction_log_likelihood"]
     logger.on_epoch_end(1, dict(zip(names, [-2, 4, 6, 2, 10], strict=True)))
     logger.on_train_end()
     expected = dict(zip(names, [[-1, -2], [2, 4], [3, 6], [1, 2], [5, 10]], strict=True))

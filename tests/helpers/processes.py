@@ -18,6 +18,8 @@ for module in pkgutil.walk_packages(tfvae.__path__, "tfvae."):
         importlib.import_module(module.name)
 keras.Sequential, keras.saving.load_model
 """
+# The command line, as code for `Processes.start`.
+COMMAND = "import runpy; runpy.run_module('tfvae', run_name='__main__')"
 SERVER = """
 import atexit, gc, json, os, sys, threading
 

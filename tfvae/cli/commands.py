@@ -16,13 +16,14 @@ import docstring_parser
 import keras
 import numpy as np
 import tensorflow as tf
-from jsonargparse import ArgumentParser
+import yaml
+from jsonargparse import ArgumentParser, get_loader, set_loader
 from jsonargparse.typing import PositiveFloat, PositiveInt
 
 from tfvae import data as data_module
 from tfvae import export as export_module
 from tfvae import files, plots
-from tfvae.cli import exports, run_training
+from tfvae.cli import exports, run_training, yaml_files
 from tfvae.cli import run_folder as runs_module
 from tfvae.distribute import restart, strategies
 from tfvae.export.metadata import write_json
@@ -33,6 +34,7 @@ from tfvae.posteriors import Posterior
 from tfvae.priors import Prior
 
 USAGE_ERROR = 2
+_load_yaml = yaml_files.checked(get_loader("yaml"))
 
 # The default parts of the model. They are set on the parser rather than in the signature, so that --print_config shows
 # them and --likelihood.scale alone can change one.
@@ -76,6 +78,7 @@ def train(
     saved_models: str = "saved_models",
     overwrite: bool = False,
     config_yaml: str = "",
+    only_training: run_training.OnlyTraining,
 ) -> None:
     """Trains a VAE, evaluates it on held-out data, draws pictures and exports it.
 
@@ -116,6 +119,7 @@ def train(
         saved_models: folder of the exported models.
         overwrite: overwrite an earlier run of this name.
         config_yaml: the text of the run's config.yaml; the command line supplies it.
+        only_training: keeps other processes from training this run; the command line supplies it.
     """
     with _exit_on_errors(USAGE_ERROR):
         name = name or Path(data).stem
@@ -123,7 +127,9 @@ def train(
         if not re.fullmatch(r"[A-Za-z0-9_-][A-Za-z0-9._-]*", name):
             raise ValueError(f"`--name` must consist of letters, digits, '.', '_' and '-'. Received: {name}")
         run = Path(runs) / name
-        trained = resume and run_training.is_trained(run)
+        if run.exists() and strategies.is_chief():
+            only_training.of(run)
+        trained = resume and run_training.is_trained(run, epochs)
         if trained and ((run / "evaluation.txt").exists() or not strategies.is_chief()):
             print(f"{run} is trained already")
             return
@@ -158,6 +164,7 @@ def train(
         schedule = keras.optimizers.schedules.CosineDecay(learning_rate, epochs * len(pipelines.train))
         model.compile(keras.optimizers.Adam(schedule), steps_per_execution=steps_per_execution, jit_compile=jit_compile)
         if chief and not trained:
+            only_training.of(run)
             run_training.start(run, config_yaml, resume=resume, overwrite=overwrite)
     if not trained:
         try:
@@ -170,7 +177,9 @@ def train(
     model = runs_module.load_model(run)
     evaluation = runs_module.evaluation(model, held_out, num_samples, seed)
     print("\n" + evaluation)
-    runs_module.write_picture(plots.history(run_training.history(run)), run / "history.png")
+    history = run_training.history(run)
+    if history:
+        runs_module.write_picture(plots.history(history), run / "history.png")
     runs_module.draw(model, held_out, run, seed)
     with _exit_on_errors(1):
         exports.write(model, Path(saved_models) / run.name, pipelines)
@@ -312,6 +321,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     Args:
         arguments: the words after `tfvae`; None takes them from `sys.argv`.
     """
+    set_loader("yaml", _load_yaml, (yaml.YAMLError,))
     parser = _Parser(prog="tfvae", description="Variational autoencoders, from training to TF Serving and the phone.")
     subcommands = parser.add_subcommands()
     parsers = {}
@@ -328,8 +338,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         command(**keywords)
         return
     # Around the whole command, because all workers take part in making the model too.
-    with restart.on_lost_worker("--resume"):
-        train(**keywords, config_yaml=parsers[train].dump(chosen, skip_unset=False))
+    with run_training.OnlyTraining() as only_training, restart.on_lost_worker("--resume"):
+        config_yaml = parsers[train].dump(chosen, skip_unset=False)
+        train(**keywords, config_yaml=config_yaml, only_training=only_training)
 
 
 class _Parser(ArgumentParser):
@@ -346,7 +357,7 @@ def _command_parser(command: Callable[..., None]) -> _Parser:
     first = next(iter(signature.values()))
     parser = _Parser(description=docstring.short_description)
     parser.add_argument("--config", action="config", help="a YAML file of the arguments")
-    skip: set[str | int] = {"config_yaml"}
+    skip: set[str | int] = {"config_yaml", "only_training"}
     if first.kind is not first.KEYWORD_ONLY:
         parser.add_argument(first.name, nargs="?", default=first.default, help=docstring.params[0].description)
         skip.add(first.name)
