@@ -274,7 +274,8 @@ def _rows(folder: Path) -> dict[int, dict[str, float]]:
     """The rows of history.csv that are whole, by epoch, each by the present names of the metrics."""
     try:
         text = files.read_text(folder / "history.csv", _MAX_HISTORY)
-        rows = list(csv.DictReader(io.StringIO(text, newline="")))
+        # A number at the end of a last line that has no end may be cut.
+        rows = list(csv.DictReader(io.StringIO(text[: text.rfind("\n") + 1], newline="")))
     except (FileNotFoundError, ValueError, csv.Error):
         return {}
     found: dict[int, dict[str, float]] = {}
