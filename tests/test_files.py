@@ -315,9 +315,10 @@ def test_other_formats_are_left_to_keras(vae, tmp_path):
         OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)),
         OSError(errno.EDQUOT, os.strerror(errno.EDQUOT), "elsewhere"),
         RuntimeError("Unable to flush (file write failed: errno = 28, error message = 'No space left on device')"),
+        OSError("64000 requested and 4968 written"),
         Exception("{{function_node x}} /tmp/a.tempstate; No space left on device [Op:MergeV2Checkpoints]"),
     ],
-    ids=["the system", "a quota", "HDF5", "TensorFlow"],
+    ids=["the system", "a quota", "HDF5", "NumPy", "TensorFlow"],
 )
 def test_a_full_disk_is_an_error_of_the_system_that_names_the_file(error, old):
     with pytest.raises(OSError, match=r"No space left on device|quota exceeded") as raised, files.replacing(old):

@@ -5,6 +5,7 @@ import errno
 import fcntl
 import os
 import pathlib
+import re
 import secrets
 import shutil
 import stat
@@ -214,6 +215,9 @@ def _full(error: BaseException | None) -> int | None:
         for number in _FULL:
             if os.strerror(number) in str(error):
                 return number
+        # What NumPy says, without an error number, of an array of which only a part could be written.
+        if re.search(r"\d+ requested and \d+ written", str(error)):
+            return errno.ENOSPC
         error = error.__cause__ or error.__context__
     return None
 
