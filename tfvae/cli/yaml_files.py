@@ -38,11 +38,13 @@ def checked(load: Callable[..., Any]) -> Callable[[str], Any]:
         load: the function, of the text.
 
     Returns:
-        A function of the text that raises `yaml.YAMLError` if it holds an alias, which may stand for thousands of
-        others, or is nested too deeply.
+        A function of the text that raises `yaml.YAMLError` if it is longer than a megabyte, holds an alias, which may
+        stand for thousands of others, or is nested too deeply.
     """
 
     def load_checked(text: str) -> Any:
+        if len(text) > _MAX_BYTES:
+            raise yaml.YAMLError(f"at most {_MAX_BYTES} bytes are allowed")
         depth = 0
         for event in yaml.parse(text, Loader=yaml.SafeLoader):
             if isinstance(event, yaml.AliasEvent):
