@@ -7,7 +7,7 @@ from tests import run_bad_inputs
 from tests.helpers.bad_inputs import cases
 from tfvae.cli import commands
 
-# Those that are refused before a model is made, so that they cost little. Unlike that of a process, the stream of pytest
+# Those that are refused before a model is made, so that they cost little. Unlike stderr itself, the stream of pytest
 # cannot print a name that is not UTF-8.
 CHEAP = [case for case in cases() if case.kind in ("flag values", "config files") and "udcff" not in case.name][::11]
 

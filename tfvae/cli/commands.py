@@ -10,7 +10,7 @@ import re
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Literal, NoReturn
+from typing import Any, Literal, NoReturn
 
 import docstring_parser
 import keras
@@ -345,6 +345,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 class _Parser(ArgumentParser):
     """A parser that reports an error in one line."""
+
+    def parse_path(self, cfg_path: Any, *args: Any, **kwargs: Any) -> Any:
+        """Reads a file of arguments."""
+        try:
+            yaml_files.read(Path(str(cfg_path)), empty=True)
+        except (OSError, ValueError) as error:
+            self.error(f"`--config`: {error}")
+        return super().parse_path(cfg_path, *args, **kwargs)
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         _exit(message, USAGE_ERROR)

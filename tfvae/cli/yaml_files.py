@@ -14,8 +14,12 @@ _MAX_DEPTH = 50
 _INVALID = (yaml.YAMLError, ValueError, TypeError, LookupError, AttributeError)
 
 
-def read(path: Path) -> dict[str, Any]:
+def read(path: Path, *, empty: bool = False) -> dict[str, Any]:
     """Reads a YAML file of named values.
+
+    Args:
+        path: the file.
+        empty: whether it may hold nothing.
 
     Raises:
         ValueError: the file is something else.
@@ -26,6 +30,8 @@ def read(path: Path) -> dict[str, Any]:
         content = checked(yaml.safe_load)(text)
     except _INVALID as error:
         raise ValueError(f"A YAML file was expected. Received: {path}: {error}") from error
+    if content is None and empty:
+        return {}
     if not isinstance(content, dict):
         raise ValueError(f"A YAML file of named values was expected. Received: {path}, which holds none")
     return content

@@ -266,9 +266,11 @@ def _open_with_description(
         metadata = descriptions.read(description)
         try:
             opened = open_(path, num_threads)
-        except (ImportError, OSError, ValueError):
+        except ImportError:
             raise
-        except Exception as error:  # TensorFlow raises errors of many other classes for damaged files.
+        except Exception as error:  # TensorFlow raises errors of many classes for damaged files.
+            if isinstance(error, ValueError | OSError) and str(path) in str(error):
+                raise
             raise ValueError(f"`path` must be an export that is whole. Received: {str(path)!r}: {error}") from error
         if opened.sha256 is None or metadata.get("sha256", opened.sha256) == opened.sha256:
             return opened, metadata
