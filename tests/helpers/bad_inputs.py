@@ -111,6 +111,23 @@ def flag_values() -> Iterator[Case]:
             yield Case("flag values", f"{command} --{flag} {value!r}", [*command.split(), f"--{flag}={value}"])
 
 
+def values_too_large() -> Iterator[Case]:
+    """Values that no machine can work with, or that fail only after the whole training."""
+    for flag in ("batch_size", "latent_dim", "epochs", "steps_per_execution", "num_samples", "devices"):
+        for value in (10**9, 2**63, 10**20):
+            yield Case("values too large", f"--{flag} {value}", [*TRAIN, "--name", "other", f"--{flag}={value}"])
+    for flag, value in (("seed", 2**31), ("hidden", "[1000000000]"), ("worker_timeout", "1e300")):
+        # A long time to wait for workers does no harm where there are none.
+        codes = EITHER if flag == "worker_timeout" else USAGE
+        arguments = [*TRAIN, "--name", "other", f"--{flag}={value}"]
+        yield Case("values too large", f"--{flag} {value}", arguments, codes=codes)
+    for value in (2**31, 2**32 + 1, 2**63, 10**20):
+        yield Case("values too large", f"generate --n {value}", ["generate", "runs/x", f"--n={value}"])
+        yield Case("values too large", f"generate --seed {value}", ["generate", "runs/x", f"--seed={value}"])
+        arguments = ["evaluate", "runs/x", f"--num_samples={value}"]
+        yield Case("values too large", f"evaluate --num_samples {value}", arguments)
+
+
 def config_files() -> Iterator[Case]:
     """Files for `--config`."""
     # An empty file changes nothing; the command then trains, or finds the folder occupied.
@@ -334,6 +351,7 @@ def environment() -> Iterator[Case]:
 
 GENERATORS = (
     flag_values,
+    values_too_large,
     config_files,
     data_files,
     run_folders,
