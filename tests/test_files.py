@@ -304,3 +304,90 @@ def test_other_formats_are_left_to_keras(vae, tmp_path):
     with pytest.raises(ValueError, match=r"weights\.h5"):
         vae.save_weights(tmp_path / "a.other")
     assert names(tmp_path) == []
+
+
+# A full disk
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)),
+        OSError(errno.EDQUOT, os.strerror(errno.EDQUOT), "elsewhere"),
+        RuntimeError("Unable to flush (file write failed: errno = 28, error message = 'No space left on device')"),
+        OSError("64000 requested and 4968 written"),
+        Exception("{{function_node x}} /tmp/a.tempstate; No space left on device [Op:MergeV2Checkpoints]"),
+    ],
+    ids=["the system", "a quota", "HDF5", "NumPy", "TensorFlow"],
+)
+def test_a_full_disk_is_an_error_of_the_system_that_names_the_file(error, old):
+    with pytest.raises(OSError, match=r"No space left on device|quota exceeded") as raised, files.replacing(old):
+        raise error
+    assert raised.value.filename == str(old)
+    assert raised.value.errno in (errno.ENOSPC, errno.EDQUOT)
+    assert old.read_text() == "old"
+
+
+def test_any_other_error_stays_what_it_is(old):
+    with pytest.raises(RuntimeError, match="another"), files.replacing(old):
+        raise RuntimeError("another")
+
+
+def test_weights_that_do_not_fit_on_the_disk_never_reach_hdf5(vae, tmp_path, monkeypatch):
+    path = tmp_path / "a.weights.h5"
+    vae.save_weights(path)
+    before = path.read_bytes()
+
+    def full(*_):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(pathlib.Path, "write_bytes", full)
+    with pytest.raises(OSError, match="No space left on device"):
+        vae.save_weights(path)
+    assert path.read_bytes() == before
+
+
+# Locks and what is read
+
+
+def test_a_lock_keeps_others_out_until_it_ends(tmp_path):
+    with files.locked(tmp_path), pytest.raises(BlockingIOError), files.locked(tmp_path, wait=False):
+        raise AssertionError
+    with files.locked(tmp_path, wait=False):
+        pass
+
+
+def test_a_lock_does_not_follow_a_link_and_empties_nothing(tmp_path):
+    lock, other = tmp_path / files.LOCK, tmp_path / "other"
+    other.write_text("kept")
+    lock.symlink_to(other)
+    with pytest.raises(OSError, match=r"\.lock"), files.locked(tmp_path):
+        raise AssertionError
+    assert other.read_text() == "kept"
+    lock.unlink()
+    lock.write_text("kept")
+    with files.locked(tmp_path):
+        assert lock.read_text() == "kept"
+
+
+def test_the_mode_of_a_lock_is_as_the_umask_says(tmp_path):
+    before = os.umask(0o027)
+    try:
+        with files.locked(tmp_path):
+            assert (tmp_path / files.LOCK).stat().st_mode & 0o777 == 0o640
+    finally:
+        os.umask(before)
+
+
+@pytest.mark.parametrize(
+    ("content", "expected"), [(b"\xff\xfe", "UTF-8"), (b"a" * 101, "at most 100 bytes"), (None, "not a regular file")]
+)
+def test_text_that_is_none_is_refused_by_name(content, expected, tmp_path):
+    path = tmp_path / "a.yaml"
+    if content is None:
+        os.mkfifo(path)
+    else:
+        path.write_bytes(content)
+    with pytest.raises(ValueError, match=f"{expected}.*") as raised:
+        files.read_text(path, 100)
+    assert str(path) in str(raised.value)

@@ -57,6 +57,18 @@ USES = [
         "_trainable_variables",
         "`own_trainable_variables`: the cost of a step of layers of a user's own",
     ),
+    (
+        "Keras",
+        module("saving.saving_lib", "keras.src"),
+        "H5IOStore",
+        "`weights_file`: weights that HDF5 does not write to a full disk",
+    ),
+    (
+        "Keras",
+        module("saving.saving_lib", "keras.src"),
+        "_save_state",
+        "`weights_file`: weights that HDF5 does not write to a full disk",
+    ),
     ("Keras", small_model, "_initial_epoch", "`set_initial_epoch`: a training that goes on where it was cut"),
     (
         "Keras",
@@ -249,6 +261,16 @@ def test_a_graph_knows_whether_xla_compiles_it(jit_compile):
 
     function(tf.constant(1.0))
     assert set(answers) == {jit_compile}
+
+
+def test_weights_in_memory_are_those_that_keras_writes(tmp_path):
+    model = small_model()
+    (tmp_path / "a.weights.h5").write_bytes(private_apis.weights_file(model))
+    expected = model.get_weights()
+    model.set_weights([np.zeros_like(value) for value in expected])
+    model.load_weights(tmp_path / "a.weights.h5")
+    for value, given in zip(model.get_weights(), expected, strict=True):
+        np.testing.assert_array_equal(value, given)
 
 
 def test_variables_of_a_list_have_names():

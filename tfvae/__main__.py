@@ -7,10 +7,14 @@ import warnings
 def main() -> None:
     """Runs the command line. The log of TensorFlow's C++ shows only errors unless TF_CPP_MIN_LOG_LEVEL is set."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-    from tfvae.cli import commands, noise
+    from tfvae.cli import ending
 
-    warnings.formatwarning = noise.warning_line
-    commands.main()
+    # Around the imports too, which take seconds in which a user may press Ctrl-C.
+    with ending.in_one_line():
+        from tfvae.cli import commands, noise
+
+        warnings.formatwarning = noise.warning_line
+        commands.main()
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ import errno
 import fcntl
 import os
 import pathlib
+import re
 import secrets
 import shutil
 import stat
@@ -13,6 +14,11 @@ from collections.abc import Iterator
 TEMPORARY = ".tmp-"
 # What the names of the folders begin with that `temporary_folder` makes.
 _OWN = TEMPORARY + "tfvae-"
+# The name of the file by which `locked` locks a folder.
+LOCK = ".lock"
+# The error numbers of a disk, a quota or a limit of the process that is full. HDF5 and TensorFlow raise errors of other
+# classes then, whose texts contain the words of the operating system.
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 # The error numbers of file systems that cannot lock or sync a folder.
 _UNSUPPORTED = {errno.EBADF, errno.EINVAL, errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP}
 
@@ -73,6 +79,10 @@ def temporary_folder(parent: pathlib.Path, naming: pathlib.Path | None = None) -
     Yields:
         The folder. It is removed at the end; until then `remove_temporaries` leaves it alone as long as this process
         lives.
+
+    Raises:
+        OSError: the folder cannot be made, or the disk is full; the error of a full disk names `naming` whatever was
+            being written, and by whichever library.
     """
     try:
         folder, lock = _new_locked_folder(parent)
@@ -80,9 +90,58 @@ def temporary_folder(parent: pathlib.Path, naming: pathlib.Path | None = None) -
         raise OSError(error.errno, error.strerror, str(naming or parent)) from error
     try:
         yield folder
+    except Exception as error:
+        number = _full(error)
+        if number is None:
+            raise
+        raise OSError(number, os.strerror(number), str(naming or parent)) from error
     finally:
         shutil.rmtree(folder)
         os.close(lock)
+
+
+@contextlib.contextmanager
+def locked(folder: pathlib.Path, *, wait: bool = True) -> Iterator[None]:
+    """Locks a folder for this process, until the end of the `with` or the death of the process.
+
+    Args:
+        folder: the folder. A file `.lock` is made in it, and stays there.
+        wait: whether to wait while another process has the lock.
+
+    Raises:
+        BlockingIOError: another process has the lock, and `wait` is False.
+        OSError: `.lock` is a link, or cannot be opened.
+    """
+    # Not emptied, and no link is followed: another user may have put something in this place.
+    descriptor = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)
+    try:
+        with _unless_unsupported():
+            fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def read_text(path: pathlib.Path, max_bytes: int) -> str:
+    """Reads a text file of which nothing is known.
+
+    Args:
+        path: the file.
+        max_bytes: the most that it may hold.
+
+    Raises:
+        ValueError: the path is not a regular file, the file is larger, or it is not UTF-8.
+    """
+    if path.exists() and not path.is_file():
+        raise ValueError(f"A file of text was expected. Received: {path}, which is not a regular file")
+    with path.open("rb") as file:
+        content = file.read(max_bytes + 1)
+    if len(content) > max_bytes:
+        raise ValueError(f"A file of at most {max_bytes} bytes was expected. Received: {path}, which is larger")
+    try:
+        return content.decode()
+    except UnicodeDecodeError as error:
+        raise ValueError(f"A file of text in UTF-8 was expected. Received: {path}: {error}") from error
 
 
 def move_in(written: pathlib.Path, path: pathlib.Path) -> pathlib.Path:
@@ -148,6 +207,19 @@ def remove_temporaries(folder: pathlib.Path, *, shared: bool = False) -> None:
                     os.close(lock)
         else:
             path.unlink(missing_ok=True)
+
+
+def _full(error: BaseException | None) -> int | None:
+    """The error number of a full disk if that is what an error, or one of those behind it, reports; else None."""
+    while error is not None:
+        for number in _FULL:
+            if os.strerror(number) in str(error):
+                return number
+        # What NumPy says, without an error number, of an array of which only a part could be written.
+        if re.search(r"\d+ requested and \d+ written", str(error)):
+            return errno.ENOSPC
+        error = error.__cause__ or error.__context__
+    return None
 
 
 def _permissions(path: pathlib.Path) -> int | None:

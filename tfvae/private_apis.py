@@ -5,6 +5,7 @@ what would break, and pyproject.toml only allows versions that were tested. Priv
 functions that use them, so that a module that was removed breaks nothing else.
 """
 
+import io
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
@@ -121,6 +122,17 @@ def update_on_all_replicas(
     """
     pairs = optimizer._all_reduce_sum_gradients(pairs)
     tf.__internal__.distribute.interim.maybe_merge_call(update, optimizer._distribution_strategy, pairs, *scalars)
+
+
+def weights_file(model: keras.Model) -> memoryview:
+    """The content of the file that `model.save_weights` would write: Keras's `H5IOStore` and `_save_state`."""
+    from keras.src.saving import saving_lib
+
+    content = io.BytesIO()
+    store = saving_lib.H5IOStore(content, mode="w")
+    saving_lib._save_state(model, weights_store=store, assets_store=None, inner_path="", visited_saveables=set())
+    store.close()
+    return content.getbuffer()
 
 
 def worker_of(strategy: tf.distribute.MultiWorkerMirroredStrategy) -> tuple[int, int]:

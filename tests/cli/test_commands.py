@@ -18,6 +18,7 @@ from sklearn.datasets import load_digits
 
 import tfvae
 from tests.helpers.exports import Scaled
+from tests.helpers.processes import COMMAND
 from tfvae.cli import commands, exports, run_folder
 from tfvae.export import verification
 
@@ -88,7 +89,7 @@ def table_values(output, label):
 
 def test_train_writes_the_run_and_the_exports(trained):
     run = trained / "runs" / "digits"
-    names = {"model.keras", "history.csv", "config.yaml", "evaluation.txt"}
+    names = {"model.keras", "history.csv", "config.yaml", "evaluation.txt", ".lock"}
     names |= {"reconstructions.png", "samples.png", "latent.png", "history.png"}
     assert {path.name for path in run.iterdir()} == names
     for path in run.glob("*.png"):
@@ -292,7 +293,7 @@ def test_a_model_file_with_code_in_it_is_refused(in_empty, capsys):
 def test_a_run_that_diverges_says_so_and_keeps_its_history(in_empty, capsys):
     with pytest.warns(UserWarning, match="The loss was nan in epoch 1"), pytest.raises(SystemExit, match="diverged"):
         commands.main(["train", *SMALL, "--learning_rate", "1e30"])
-    assert {path.name for path in (in_empty / "runs/digits").iterdir()} == {"config.yaml", "history.csv"}
+    assert {path.name for path in (in_empty / "runs/digits").iterdir()} == {".lock", "config.yaml", "history.csv"}
     assert not (in_empty / "saved_models").exists()
 
 
@@ -302,7 +303,7 @@ def test_what_follows_a_training_can_be_left_out(in_trained, tmp_path):
         (tmp_path / "digits" / name).unlink()
     left_out = ["--evaluate", "false", "--pictures", "false", "--export", "none"]
     commands.main(["train", *SMALL, "--runs", str(tmp_path), "--saved_models", str(tmp_path), "--resume", *left_out])
-    written = ["config.yaml", "evaluation.txt", "history.csv", "model.keras"]
+    written = [".lock", "config.yaml", "evaluation.txt", "history.csv", "model.keras"]
     assert sorted(path.name for path in (tmp_path / "digits").iterdir()) == written
     assert (tmp_path / "digits/evaluation.txt").read_text() == "left out by --evaluate false\n"
 
@@ -390,7 +391,7 @@ def test_two_replicas_learn_what_one_device_learns(trained, tmp_path):
 
 
 def test_a_usage_error_of_the_process_has_no_traceback(processes):
-    done = processes.start("import runpy; runpy.run_module('tfvae', run_name='__main__')", "train", "no_such_data")
+    done = processes.start(COMMAND, "train", "no_such_data")
     assert done.wait() == 2
     assert "Traceback" not in done.stderr
     assert done.stderr.splitlines()[-1].startswith("tfvae: error: ")

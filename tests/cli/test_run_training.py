@@ -1,12 +1,13 @@
 """A run's training: interrupted, resumed, refused, overwritten, diverged, and killed at any file-system operation."""
 
+import shutil
 import types
 
 import keras
 import numpy as np
 import pytest
 
-from tfvae import plots
+from tfvae import files, plots
 from tfvae.cli import commands, exports, run_folder, run_training
 from tfvae.models.vae import VAE
 
@@ -91,7 +92,7 @@ def contents(folder):
 
 
 def names(folder):
-    return sorted(path.name for path in folder.iterdir())
+    return sorted(path.name for path in folder.iterdir() if path.name != files.LOCK)
 
 
 def weights(folder):
@@ -103,7 +104,7 @@ def test_a_run_that_is_cut_goes_on_as_it_began_or_is_refused(train, train_cut, r
     before = contents(folder)
     assert "holds an interrupted training: pass --resume to continue it, or --overwrite" in refused()
     assert "holds an interrupted training" in refused("--resume", "false")
-    assert "`--epochs` must be as in runs/digits/config.yaml, 2," in refused("--resume", "--epochs", "3")
+    assert "`--epochs` must be at least as in runs/digits/config.yaml, 2," in refused("--resume", "--epochs", "1")
     assert "`--likelihood` must be as in" in refused("--resume", "--likelihood.scale", "0.5")
     assert contents(folder) == before
     assert after == []
@@ -133,10 +134,10 @@ def test_a_history_that_an_earlier_version_began_goes_on(tmp_path):
     path = tmp_path / "history.csv"
     # The names in the order in which that version wrote them, with one epoch more than there is a checkpoint of.
     path.write_text("epoch,elbo,kl,log_likelihood,loss,val_log_likelihood\r\n0,-1,2,1,3,5\r\n1,0,0,0,0,0\r\n")
-    assert run_training._cut_history(tmp_path, 1) == [3]
+    names = ["elbo", "kl", "loss", "reconstruction_log_likelihood", "val_reconstruction_log_likelihood"]
+    assert run_training._cut_history(tmp_path, 1, ["epoch", *names]) == [3]
     logger = keras.callbacks.CSVLogger(path, append=True)
     logger.on_train_begin()
-    names = ["elbo", "kl", "loss", "reconstruction_log_likelihood", "val_reconstruction_log_likelihood"]
     logger.on_epoch_end(1, dict(zip(names, [-2, 4, 6, 2, 10], strict=True)))
     logger.on_train_end()
     expected = dict(zip(names, [[-1, -2], [2, 4], [3, 6], [1, 2], [5, 10]], strict=True))
@@ -313,3 +314,142 @@ def test_a_kill_at_any_step_of_the_file_system_leaves_what_can_be_resumed(every,
     moments, trained = map(int, run_python(MOMENTS, tmp_path, every).split()[-2:])
     assert moments > 20
     assert 0 < trained < moments / 2
+
+
+# A folder that is damaged, in use, or to be trained further
+
+COLUMNS = ["epoch", "loss", "val_loss"]
+WHOLE = "epoch,loss,val_loss\r\n0,1.5,2.0\r\n1,1.0,3.0\r\n"
+DAMAGED = {
+    "missing": (None, []),
+    "empty": (b"", []),
+    "cut in a row": (WHOLE.encode()[:-4], [1.5]),
+    "cut in the header": (b"epoch,lo", []),
+    "binary": (bytes(range(256)), []),
+    "of another table": (b"name,age\r\nAnn,3\r\n", []),
+    "with a column of another training": (b"epoch,accuracy,loss,val_loss\r\n0,1,1,1\r\n1,1,1,1\r\n", []),
+    "with words for numbers": (b"epoch,loss,val_loss\r\n0,many,2\r\n1,1.0,3\r\n", [1.0]),
+    "with fields too many": (b"epoch,loss,val_loss\r\n0,1.5,2,7\r\n1,1.0,3\r\n", [1.0]),
+    "with a field of a million letters": (b"epoch,loss,val_loss\r\n0," + b"a" * 10**6 + b",2\r\n", []),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGED)
+def test_a_training_goes_on_without_what_is_lost_of_its_history_and_says_so(damage, tmp_path):
+    content, losses = DAMAGED[damage]
+    if content is not None:
+        (tmp_path / "history.csv").write_bytes(content)
+    with pytest.warns(UserWarning, match=f"history of {2 - len(losses)} epochs is lost.*Received: .*history.csv"):
+        assert run_training._cut_history(tmp_path, 2, COLUMNS) == losses
+    assert run_training.history(tmp_path).get("loss", []) == losses
+
+
+def test_a_history_that_is_whole_is_kept_without_a_word(tmp_path):
+    (tmp_path / "history.csv").write_text(WHOLE)
+    assert run_training._cut_history(tmp_path, 2, COLUMNS) == [1.5, 1.0]
+    assert (tmp_path / "history.csv").read_bytes() == WHOLE.encode()
+
+
+@pytest.mark.parametrize("target", ["whole", "nothing"])
+def test_a_history_is_not_written_through_a_link(target, tmp_path):
+    (tmp_path / "whole").write_text(WHOLE)
+    (tmp_path / "history.csv").symlink_to(tmp_path / target)
+    run_training._cut_history(tmp_path, 0, COLUMNS)
+    assert not (tmp_path / "history.csv").is_symlink()
+    assert (tmp_path / "whole").read_bytes() == WHOLE.encode()
+    assert not (tmp_path / "nothing").exists()
+
+
+def test_a_second_training_of_a_run_is_refused_until_the_first_has_ended(tmp_path):
+    with run_training.OnlyTraining() as first, run_training.OnlyTraining() as second:
+        first.of(tmp_path)
+        first.of(tmp_path)
+        with pytest.raises(ValueError, match=f"{tmp_path} is in use by another training"):
+            second.of(tmp_path)
+    with run_training.OnlyTraining() as third:
+        third.of(tmp_path)
+
+
+@pytest.fixture(scope="module")
+def two_epochs(tiny_vae, tmp_path_factory):
+    """The folder of a run that was trained for 2 epochs, as `fit` leaves it."""
+    folder = tmp_path_factory.mktemp("two epochs")
+    model = tiny_vae()
+    model.compile("adam")
+    model.build_optimizers()
+    model._progress.epoch = 2
+    model.save(folder / "model.keras")
+    (folder / "history.csv").write_text(WHOLE)
+    (folder / "config.yaml").write_text("data: digits\nepochs: 2\nlearning_rate: 0.1\n")
+    (folder / "evaluation.txt").write_text("the evaluation")
+    return folder
+
+
+@pytest.fixture
+def two(two_epochs, tmp_path):
+    return shutil.copytree(two_epochs, tmp_path / "two")
+
+
+def test_more_epochs_go_on_from_a_trained_model(two, tiny_vae, capsys):
+    assert run_training.is_trained(two, 2)
+    assert not run_training.is_trained(two, 3)
+    config = "data: digits\nepochs: 3\nlearning_rate: 0.1\n"
+    run_training.start(two, config, resume=True, overwrite=False)
+    assert "along a cosine over all epochs" in capsys.readouterr().out
+    assert (two / "config.yaml").read_text() == config
+    newest = run_training.Checkpoints(two / "checkpoints").newest()
+    assert newest.epoch == 2
+    model = tiny_vae()
+    model.compile("adam")
+    model.build_optimizers()
+    model.load_weights(newest.path)
+    assert model.progress == (2, 0)
+    for value, expected in zip(model.get_weights(), weights(two), strict=True):
+        np.testing.assert_array_equal(value, expected)
+    assert names(two) == ["checkpoints", "config.yaml", "history.csv", "model.keras"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("cut", [False, True])
+def test_a_training_goes_on_to_more_epochs(cut, train, train_cut, folder, after):
+    if cut:
+        train_cut(1, 20)
+    else:
+        train()
+    train("--resume", "--epochs", "4")
+    assert len(run_training.history(folder)["loss"]) == 4
+    assert run_training.is_trained(folder, 4)
+    assert names(folder) == ["config.yaml", "evaluation.txt", "history.csv", "history.png", "model.keras"]
+    before = contents(folder)
+    train("--resume", "--epochs", "4")
+    assert contents(folder) == before
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "expected"),
+    [
+        ("config.yaml", b"", "named values"),
+        ("config.yaml", b"[1, 2]", "named values"),
+        ("config.yaml", b"\xff\x00", "UTF-8"),
+        ("config.yaml", b"a: [", "YAML"),
+        ("config.yaml", b"a: &a [1]\nb: *a", "aliases are not allowed"),
+        ("config.yaml", b"a: &a [*a]", "aliases are not allowed"),
+        ("config.yaml", b"[" * 100_000, "at most 50 levels"),
+        ("config.yaml", b"a: 2001-99-99", "YAML"),
+        ("config.yaml", b"a: 1\n" * 300_000, "at most 1000000 bytes"),
+        ("config.yaml", b"data: digits\nepochs: many", "epochs"),
+        ("model.keras", b"", "model.keras"),
+        ("model.keras", b"PK\x05\x06" + bytes(18), "model.keras"),
+    ],
+)
+def test_what_is_damaged_of_a_trained_run_is_named(name, content, expected, two):
+    (two / name).write_bytes(content)
+    with pytest.raises(ValueError, match=expected) as raised:
+        run_training.start(two, "data: digits\nepochs: 3\nlearning_rate: 0.1\n", resume=True, overwrite=False)
+    assert str(two / name) in str(raised.value)
+    assert not (two / "checkpoints").exists()
+
+
+def test_a_trained_run_whose_history_is_lost_is_still_trained(two):
+    (two / "history.csv").write_bytes(b"")
+    assert run_training.is_trained(two, 2)

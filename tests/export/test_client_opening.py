@@ -17,6 +17,7 @@ from tfvae.export.formats import compiled_model
 
 X = np.random.default_rng(0).integers(0, 2, (3, *EVENT_SHAPE)).astype(np.float32)
 EPSILON = np.random.default_rng(1).standard_normal((3, LATENT_DIM), np.float32)
+ROOT = Path(__file__).parents[2]
 OF_A_VAE = ("encode", "decode", "reconstruct", "generate", "score", "predict")
 
 
@@ -256,3 +257,26 @@ def test_a_pair_that_is_published_while_it_is_opened_is_read_again(pair, monkeyp
     monkeypatch.setattr(time, "sleep", publish)
     assert export.load(pair).metadata == json.loads(right)
     assert waited == [client_module._PUBLISHING_SECONDS]
+
+
+# Damage
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("variables/variables.data-00000-of-00001", b""),
+        ("saved_model.pb", b""),
+        pytest.param("variables/variables.index", b"", marks=pytest.mark.slow),
+        *(
+            pytest.param(name, b"no export", marks=pytest.mark.slow)
+            for name in ("variables/variables.data-00000-of-00001", "variables/variables.index", "saved_model.pb")
+        ),
+    ],
+)
+def test_a_saved_model_that_is_damaged_is_named(name, content, tmp_path):
+    version = Path(shutil.copytree(ROOT / "saved_models" / "digits_example" / "1", tmp_path / "1"))
+    (version / name).write_bytes(content)
+    with pytest.raises((ValueError, OSError)) as raised:
+        export.load(version)
+    assert str(version) in str(raised.value)

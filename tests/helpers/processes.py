@@ -18,6 +18,24 @@ for module in pkgutil.walk_packages(tfvae.__path__, "tfvae."):
         importlib.import_module(module.name)
 keras.Sequential, keras.saving.load_model
 """
+# The command line, as code for `Processes.start`.
+COMMAND = """
+import os, runpy, sys, traceback
+try:
+    runpy.run_module("tfvae", run_name="__main__")
+    code = 0
+except SystemExit as ended:
+    code = ended.code if isinstance(ended.code, int) else int(ended.code is not None)
+    if isinstance(ended.code, str):
+        print(ended.code, file=sys.stderr)
+except BaseException:
+    traceback.print_exc()
+    code = 1
+sys.stdout.flush()
+sys.stderr.flush()
+# Its modules are not taken apart, which takes seconds.
+os._exit(code)
+"""
 SERVER = """
 import atexit, gc, json, os, sys, threading
 

@@ -80,7 +80,7 @@ class Checkpoints(keras.callbacks.Callback):
             self.model.build_optimizers()
             try:
                 self.model.load_weights(newest.path)
-            except ValueError as error:
+            except (ValueError, OSError) as error:
                 raise ValueError(
                     f"`folder` must hold checkpoints of this model. Received: {newest.path}: {error}"
                 ) from error
@@ -103,6 +103,16 @@ class Checkpoints(keras.callbacks.Callback):
             raise ValueError(f"`folder` must hold a checkpoint that is whole, or none. Received: {self.folder}")
         return None
 
+    def path_for(self, written: pathlib.Path, epoch: int, step: int) -> pathlib.Path:
+        """The place of a checkpoint in the folder.
+
+        Args:
+            written: a file of the weights, in any place.
+            epoch: the epoch at which training resumes, counted from 0.
+            step: the number of steps that this epoch has completed.
+        """
+        return self.folder / f"{epoch:06d}-{step:09d}-{_digest(written)}{_SUFFIX}"
+
     def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
         """Writes a checkpoint if at least `save_freq` steps have been taken since the last one."""
         if self.save_freq != "epoch":
@@ -123,13 +133,15 @@ class Checkpoints(keras.callbacks.Callback):
             # The final name contains the digest, which is known only once the file is written.
             written = temporary / f"written{_SUFFIX}"
             self.model.save_weights(written)
-            files.move_in(written, self.folder / f"{epoch:06d}-{step:09d}-{_digest(written)}{_SUFFIX}")
+            files.move_in(written, self.path_for(written, epoch, step))
         for path in self._paths()[: -self.keep]:
             path.unlink()
 
     def _paths(self) -> list[pathlib.Path]:
         """The checkpoints, oldest first."""
-        return sorted(path for path in self.folder.glob(f"*{_SUFFIX}") if _NAME.fullmatch(path.name))
+        named = (path for path in self.folder.glob(f"*{_SUFFIX}") if _NAME.fullmatch(path.name))
+        # A pipe would never be read to its end.
+        return sorted(path for path in named if path.is_file())
 
 
 def _digest(path: pathlib.Path) -> str:

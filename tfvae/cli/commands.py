@@ -14,11 +14,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import numpy as np
-from jsonargparse import Namespace, set_parsing_settings
+import yaml
+from jsonargparse import Namespace, get_loader, set_loader, set_parsing_settings
 
 import tfvae
 from tfvae import files
-from tfvae.cli import flags, noise, parser, parts, paths, train_command
+from tfvae.cli import flags, noise, parser, parts, paths, train_command, yaml_files
 from tfvae.cli.train_command import train
 
 if TYPE_CHECKING:
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from tfvae.models.vae import VAE
 
 _MOST_IN_A_PICTURE = 10_000
+_load_yaml = yaml_files.checked(get_loader("yaml"))
 
 
 def evaluate(
@@ -214,6 +216,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     Args:
         arguments: the words after `tfvae`; None takes them from `sys.argv`.
     """
+    set_loader("yaml", _load_yaml, (yaml.YAMLError,))
     words = parser.with_underscores(sys.argv[1:] if arguments is None else arguments)
     commands = (train, evaluate, generate, export, verify, predict)
     parsers = {command.__name__: _command_parser(command) for command in commands}
@@ -230,6 +233,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         with parser.exit_on_errors(parser.USAGE_ERROR):
             train_command.check(chosen, choices)
     noise.import_tensorflow()
+    from tfvae.cli.run_training import OnlyTraining
     from tfvae.distribute import restart
 
     with parser.exit_on_errors(parser.USAGE_ERROR), _only_imports_from("tfvae", *allowed):
@@ -238,13 +242,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
         keywords = vars(parsers["train"].instantiate(chosen))
         keywords["config_yaml"] = parsers["train"].dump(chosen, skip_unset=False)
     # Around the whole command, because all workers take part in making the model too.
-    with restart.on_lost_worker("--resume"):
-        train(**keywords)
+    with OnlyTraining() as only_training, restart.on_lost_worker("--resume"):
+        train(**keywords, only_training=only_training)
 
 
 def _command_parser(command: Any, part_types: dict[str, type] | None = None) -> parser.Parser:
     groups = train_command.GROUPS if command is train else {}
-    return parser.command_parser(command, groups, skip=["config_yaml"], part_types=part_types)
+    return parser.command_parser(command, groups, skip=["config_yaml", "only_training"], part_types=part_types)
 
 
 def _parse(parsers: dict[str, parser.Parser], words: Sequence[str]) -> tuple[str, Namespace]:

@@ -6,12 +6,13 @@ import inspect
 import re
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any, NoReturn
 
 import docstring_parser
 from jsonargparse import ArgumentParser
 
-from tfvae.cli import flags, parts
+from tfvae.cli import flags, parts, yaml_files
 
 USAGE_ERROR = 2
 
@@ -36,6 +37,14 @@ class Parser(ArgumentParser):
     """
 
     known_flags: Sequence[str] = ()
+
+    def parse_path(self, cfg_path: Any, *args: Any, **kwargs: Any) -> Any:
+        """Reads a file of arguments."""
+        try:
+            yaml_files.read(Path(str(cfg_path)), empty=True)
+        except (OSError, ValueError) as error:
+            self.error(f"`--config`: {error}")
+        return super().parse_path(cfg_path, *args, **kwargs)
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         """Ends the process with the message, in the words of the user rather than those of jsonargparse."""

@@ -2,39 +2,73 @@
 
 import math
 from pathlib import Path
+from typing import Any
 
 import keras
 import numpy as np
-import yaml
 from matplotlib.figure import Figure
 
 from tfvae import files, plots
+from tfvae.cli import yaml_files
 from tfvae.data import loading
 from tfvae.evaluation import rate_distortion
 from tfvae.models.vae import VAE
 
-# The entries of config.yaml that `load` needs to read the data again.
-_DATA_ARGUMENTS = ("batch_size", "validation_fraction", "binarize", "image_size", "skip_unreadable", "seed")
+# The entries of config.yaml that are needed to read the data again, and their types.
+_DATA_ARGUMENTS: dict[str, tuple[type, ...]] = {
+    "data": (str,),
+    "batch_size": (int,),
+    "validation_fraction": (int, float),
+    "binarize": (str, type(None)),
+    "image_size": (list, type(None)),
+    "skip_unreadable": (bool,),
+    "seed": (int,),
+}
+# The values of those that runs of earlier versions lack.
+_EARLIER = {"skip_unreadable": False}
 
 
 def load_model(folder: Path) -> VAE:
     """Loads the trained model of a run.
 
     Raises:
-        ValueError: the folder has no trained model.
+        ValueError: the folder has no trained model, or its file is damaged.
     """
     path = folder / "model.keras"
     if not path.is_file():
         raise ValueError(f"`run` must be a folder that `tfvae train` wrote. Received: {folder}, with no model.keras")
-    return keras.saving.load_model(path)
+    try:
+        model = keras.saving.load_model(path)
+    except Exception as error:  # A damaged file may raise anything.
+        what = f"{type(error).__name__}: {error}"
+        raise ValueError(f"`run` must have a model.keras that is whole. Received: {path}: {what}") from error
+    if not isinstance(model, VAE):
+        raise ValueError(f"`run` must have the model of a `tfvae.VAE`. Received: {path}, of a {type(model).__name__}")
+    return model
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """Reads the config.yaml of a run.
+
+    Raises:
+        ValueError: the file is damaged.
+        OSError: it cannot be read.
+    """
+    path = folder / "config.yaml"
+    config = _EARLIER | yaml_files.read(path)
+    for name, types in _DATA_ARGUMENTS.items():
+        if not isinstance(config.get(name, ...), types):
+            received = f"{name}: {config[name]!r}" if name in config else f"no {name}"
+            raise ValueError(f"A config.yaml that `tfvae train` wrote was expected. Received: {path}, with {received}")
+    return config
 
 
 def load_data(folder: Path, source: str | None = None) -> loading.Pipelines:
     """Loads the data that a run was trained on, or other data, split and scaled in the same way."""
-    config = yaml.safe_load((folder / "config.yaml").read_text())
-    # Runs of earlier versions lack the newer arguments.
-    given = {name: config[name] for name in _DATA_ARGUMENTS if name in config}
-    return loading.load(source or config["data"], **given)
+    config = read_config(folder)
+    arguments = {name: config[name] for name in _DATA_ARGUMENTS}
+    data = arguments.pop("data")
+    return loading.load(source or data, **arguments)
 
 
 def held_out(pipelines: loading.Pipelines) -> np.ndarray:

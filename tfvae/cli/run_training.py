@@ -2,8 +2,14 @@
 
 import contextlib
 import csv
+import io
+import shutil
+import warnings
+import zipfile
+from collections.abc import Collection
 from pathlib import Path
-from typing import Literal
+from types import TracebackType
+from typing import Any, Literal
 
 import keras
 import numpy as np
@@ -12,6 +18,8 @@ import yaml
 
 from tfvae import files, networks, renamed
 from tfvae.callbacks import Checkpoints
+from tfvae.cli import yaml_files
+from tfvae.cli.progress import ProgressLine
 from tfvae.data import Pipelines
 from tfvae.distribute import strategies
 from tfvae.likelihoods import Likelihood
@@ -19,15 +27,70 @@ from tfvae.models.vae import VAE
 
 _CHECKPOINTS = "checkpoints"
 # The arguments that may differ when a run is resumed, because they do not affect the trained model.
-_FREE = {"strategy", "devices", "worker_timeout", "save_freq", "resume", "overwrite", "runs", "saved_models"}
+_FREE = {"strategy", "devices", "worker_timeout", "save_freq", "resume", "overwrite", "runs", "saved_models", "epochs"}
 _FREE |= {"allow_import", "evaluate", "pictures", "export", "latency"}
+# The most bytes of a history.csv that is read, which is that of some 10,000 epochs.
+_MAX_HISTORY = 10_000_000
 
 
-def is_trained(folder: Path) -> bool:
-    """Whether the training in a run's folder was completed and did not diverge."""
+class OnlyTraining:
+    """Makes sure that no other process trains a run, from `of` to the end of the `with`.
+
+    If the `with` ends by an interruption or an error of a file, the exception gets a note of what is kept.
+    """
+
+    def __init__(self) -> None:
+        self._lock = contextlib.ExitStack()
+        self._folder: Path | None = None
+
+    def of(self, folder: Path) -> None:
+        """Locks the folder of a run, which is made if it is not there, until the end of the `with`.
+
+        Raises:
+            ValueError: another process trains this run.
+        """
+        if self._folder is None:
+            folder.mkdir(parents=True, exist_ok=True)
+            try:
+                self._lock.enter_context(files.locked(folder, wait=False))
+            except BlockingIOError as error:
+                raise ValueError(
+                    f"{folder} is in use by another training, which is still running: wait for its end, or choose "
+                    "another --name"
+                ) from error
+            self._folder = folder
+
+    def __enter__(self) -> "OnlyTraining":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        if isinstance(error, KeyboardInterrupt | OSError):
+            error.add_note("nothing was written" if self._folder is None else _what_is_kept(self._folder))
+        self._lock.close()
+
+
+def _what_is_kept(folder: Path) -> str:
+    if (folder / _CHECKPOINTS).exists():
+        newest = Checkpoints(folder / _CHECKPOINTS).newest()
+        kept = f"keeps the training up to epoch {newest.epoch if newest else 0}"
+    elif (folder / "model.keras").exists():
+        kept = "keeps the trained model, and what was written after it"
+    else:
+        return f"{folder} keeps no training yet"
+    return f"{folder} {kept}: the same command with --resume goes on from there"
+
+
+def is_trained(folder: Path, epochs: int = 0) -> bool:
+    """Whether the training in a run's folder was completed, with at least `epochs` epochs, and did not diverge."""
     if not (folder / "model.keras").exists() or (folder / _CHECKPOINTS).exists():
         return False
-    return bool(np.isfinite(history(folder)["loss"][-1]))
+    if _epochs(yaml_files.read(folder / "config.yaml"), folder) < epochs:
+        return False
+    losses = history(folder).get("loss")
+    # A history that is lost does not make a model one that diverged.
+    return not losses or bool(np.isfinite(losses[-1]))
 
 
 def start(folder: Path, config: str, *, resume: bool, overwrite: bool) -> None:
@@ -45,9 +108,8 @@ def start(folder: Path, config: str, *, resume: bool, overwrite: bool) -> None:
     """
     files.remove_temporaries(folder)
     cut = (folder / _CHECKPOINTS).exists()
-    if cut and resume:
-        _check_same(yaml.safe_load((folder / "config.yaml").read_text()), yaml.safe_load(config), folder)
-        Checkpoints(folder / _CHECKPOINTS).newest()
+    if resume and (cut or is_trained(folder)):
+        _resume(folder, config)
         return
     if cut and not overwrite:
         raise ValueError(f"{folder} holds an interrupted training: pass --resume to continue it, or --overwrite")
@@ -60,6 +122,53 @@ def start(folder: Path, config: str, *, resume: bool, overwrite: bool) -> None:
     _remove_checkpoints(folder)
     (folder / "history.csv").unlink(missing_ok=True)
     files.write_text(folder / "config.yaml", config)
+
+
+def _resume(folder: Path, config: str) -> None:
+    """Checks that the run can go on with a config.yaml, and writes that if it has more epochs."""
+    before, now = yaml_files.read(folder / "config.yaml"), yaml.safe_load(config)
+    _check_same(before, now, folder)
+    epochs = _epochs(before, folder)
+    if now["epochs"] < epochs:
+        raise ValueError(
+            f"`--epochs` must be at least as in {folder / 'config.yaml'}, {epochs}, to resume that training. "
+            f"Received: {now['epochs']}"
+        )
+    if not (folder / _CHECKPOINTS).exists():
+        _make_checkpoint(folder, epochs)
+    Checkpoints(folder / _CHECKPOINTS).newest()
+    if now["epochs"] > epochs:
+        # Removed first, because it marks a run that is complete.
+        (folder / "evaluation.txt").unlink(missing_ok=True)
+        files.write_text(folder / "config.yaml", config)
+        print(
+            f"Going on to {now['epochs']} epochs instead of {epochs}. The learning rate falls to 0 along a cosine over "
+            f"all epochs: from here on it is that of a training of {now['epochs']}, but the epochs before were trained "
+            f"with that of {epochs}, so the result is not that of a training of {now['epochs']} from the start."
+        )
+
+
+def _make_checkpoint(folder: Path, epochs: int) -> None:
+    """Makes a checkpoint of the model of a completed training: it has the optimizer and the position too."""
+    try:
+        with zipfile.ZipFile(folder / "model.keras") as archive, files.temporary_folder(folder) as temporary:
+            written = temporary / _CHECKPOINTS / "written"
+            written.parent.mkdir()
+            with archive.open("model.weights.h5") as weights, written.open("wb") as file:
+                shutil.copyfileobj(weights, file)
+            written.rename(Checkpoints(written.parent).path_for(written, epochs, 0))
+            files.move_in(written.parent, folder / _CHECKPOINTS)
+    except (zipfile.BadZipFile, KeyError) as error:
+        raise ValueError(
+            f"A model.keras that is whole was expected. Received: {folder / 'model.keras'}: {error}"
+        ) from (error)
+
+
+def _epochs(config: dict[str, Any], folder: Path) -> int:
+    epochs = config.get("epochs")
+    if not isinstance(epochs, int):
+        raise ValueError(f"{folder / 'config.yaml'} must have a number of epochs. Received: epochs: {epochs!r}")
+    return epochs
 
 
 def make_networks(
@@ -111,11 +220,12 @@ def fit(
         FloatingPointError: the training diverged; model.keras then has the epoch of lowest loss, if any was finite.
     """
     checkpoints = Checkpoints(folder / _CHECKPOINTS, save_freq)
-    callbacks = [keras.callbacks.TerminateOnNaN()]
+    callbacks: list[keras.callbacks.Callback] = [keras.callbacks.TerminateOnNaN()]
     cleanup = contextlib.ExitStack()
     if chief:
         newest = checkpoints.newest()
-        losses = _cut_history(folder, epoch=0 if newest is None else newest.epoch)
+        metrics = [f"{prefix}{metric.name}" for metric in model.metrics for prefix in ("", "val_")]
+        losses = _cut_history(folder, 0 if newest is None else newest.epoch, ["epoch", *metrics])
         logger = keras.callbacks.CSVLogger(folder / "history.csv", append=bool(losses))
         # Keras leaves its file open where a training is interrupted.
         cleanup.callback(logger.on_train_end)
@@ -129,18 +239,19 @@ def fit(
                 save_best_only=True,
                 initial_value_threshold=min(losses, default=None),
             ),
+            ProgressLine(),
         ]
     with cleanup:
         model.fit(
             pipelines.train,
             validation_data=pipelines.validation,
             epochs=epochs,
-            verbose="auto" if chief else 0,
+            verbose=0,
             # Checkpoints last, so that the other files already contain every epoch that a checkpoint covers.
             callbacks=[*callbacks, checkpoints],
         )
-    losses = history(folder)["loss"] if chief else []
-    diverged = chief and not np.isfinite(losses[-1])
+    losses = history(folder).get("loss", []) if chief else []
+    diverged = bool(losses) and not np.isfinite(losses[-1])
     if chief:
         if not diverged:
             model.save(folder / "model.keras")
@@ -155,36 +266,65 @@ def fit(
 
 
 def history(folder: Path) -> dict[str, list[float]]:
-    """Reads the metrics of a run from its history.csv: by name, one value for each epoch."""
-    rows = _rows(folder)
-    return {name: [float(row[name]) for row in rows] for name in rows[0] if name != "epoch"}
+    """Reads the metrics of a run from its history.csv: by name, one value for each epoch whose row is whole."""
+    rows = list(_rows(folder).values())
+    return {name: [row[name] for row in rows] for name in rows[0]} if rows else {}
 
 
-def _rows(folder: Path) -> list[dict[str, str]]:
-    """The rows of history.csv, by the present names of the metrics."""
-    with open(folder / "history.csv", newline="") as file:
-        return [{renamed.metric(name): value for name, value in row.items()} for row in csv.DictReader(file)]
+def _rows(folder: Path) -> dict[int, dict[str, float]]:
+    """The rows of history.csv that are whole, by epoch, each by the present names of the metrics."""
+    try:
+        text = files.read_text(folder / "history.csv", _MAX_HISTORY)
+        # A number at the end of a last line that has no end may be cut.
+        rows = list(csv.DictReader(io.StringIO(text[: text.rfind("\n") + 1], newline="")))
+    except (FileNotFoundError, ValueError, csv.Error):
+        return {}
+    found: dict[int, dict[str, float]] = {}
+    for row in rows:
+        # What is cut, or of another table, has no number for a name, or no name for a number.
+        with contextlib.suppress(ValueError, TypeError, KeyError, AttributeError):
+            epoch = int(row.pop("epoch"))
+            found[epoch] = {renamed.metric(name): float(value) for name, value in row.items()}
+    return found
 
 
-def _cut_history(folder: Path, epoch: int) -> list[float]:
-    """Removes from history.csv the epochs from `epoch` on, which are trained again; returns the losses of the rest."""
+def _cut_history(folder: Path, epoch: int, columns: Collection[str]) -> list[float]:
+    """Leaves in history.csv the epochs before `epoch`, because the later ones are trained again.
+
+    Args:
+        folder: the folder of the run.
+        epoch: the epoch.
+        columns: what a row holds; others are not of this training, and are removed, with a warning.
+
+    Returns:
+        The losses of the epochs that are left.
+    """
     path = folder / "history.csv"
-    if not path.exists():
-        return []
-    rows = _rows(folder)[:epoch]
+    rows = {number: row for number, row in _rows(folder).items() if {"epoch", *row} == set(columns)}
+    kept = {number: rows[number] for number in range(epoch) if number in rows}
+    lost = [str(number + 1) for number in range(epoch) if number not in rows]
+    if lost:
+        warnings.warn(
+            f"The history of {len(lost)} epochs is lost, because their rows are damaged or missing; the training goes "
+            f"on from its checkpoint. Received: {path}, without epoch {', '.join(lost[:20])}"
+            + (", ..." if len(lost) > 20 else ""),
+            stacklevel=2,
+        )
+    # Replaced in any case: what is there may be a link, which Keras would write through.
     with files.replacing(path) as written, open(written, "w", newline="") as file:
-        if rows:
+        if kept:
             # The order in which Keras will append the other rows, whatever the names were when these were written.
-            writer = csv.DictWriter(file, ["epoch", *sorted(rows[0].keys() - {"epoch"})])
+            writer = csv.DictWriter(file, ["epoch", *sorted(set(columns) - {"epoch"})])
             writer.writeheader()
-            writer.writerows(rows)
-    return history(folder)["loss"] if epoch else []
+            writer.writerows({"epoch": number, **row} for number, row in kept.items())
+    return [row["loss"] for row in kept.values()]
 
 
 def _remove_checkpoints(folder: Path) -> None:
     """Removes all checkpoints by one rename: if only some were removed, the run would look interrupted."""
     if (folder / _CHECKPOINTS).exists():
-        (folder / _CHECKPOINTS).rename(folder / f"{files.TEMPORARY}{_CHECKPOINTS}")
+        with files.temporary_folder(folder) as temporary:
+            (folder / _CHECKPOINTS).rename(temporary / _CHECKPOINTS)
     files.remove_temporaries(folder)
 
 

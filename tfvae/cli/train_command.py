@@ -4,13 +4,16 @@ import importlib
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from jsonargparse import Namespace
 
 from tfvae import files
 from tfvae.cli import flags, noise, parts, paths
 from tfvae.cli.parser import USAGE_ERROR, exit_on_errors
+
+if TYPE_CHECKING:
+    from tfvae.cli.run_training import OnlyTraining
 
 GROUPS = {
     "data": ("data", "batch_size", "validation_fraction", "binarize", "image_size", "skip_unreadable"),
@@ -61,6 +64,7 @@ def train(
     saved_models: str = "saved_models",
     overwrite: bool = False,
     config_yaml: str = "",
+    only_training: "OnlyTraining",
 ) -> None:
     """Trains a VAE, evaluates it on held-out data, draws pictures and exports it.
 
@@ -107,6 +111,7 @@ def train(
         saved_models: folder of the exported models.
         overwrite: overwrite an earlier run of this name.
         config_yaml: the text of the run's config.yaml; the command line supplies it.
+        only_training: keeps other processes from training this run; the command line supplies it.
     """
     import keras
     import tensorflow as tf
@@ -122,7 +127,9 @@ def train(
         import_allowed(allow_import)
         name = name or Path(data).stem
         run = Path(runs) / name
-        trained = resume and run_training.is_trained(run)
+        if run.exists() and strategies.is_chief():
+            only_training.of(run)
+        trained = resume and run_training.is_trained(run, epochs)
         if trained and ((run / "evaluation.txt").exists() or not strategies.is_chief()):
             print(f"{run} is trained already")
             return
@@ -153,6 +160,7 @@ def train(
         schedule = keras.optimizers.schedules.CosineDecay(learning_rate, epochs * len(pipelines.train))
         model.compile(keras.optimizers.Adam(schedule), steps_per_execution=steps_per_execution, jit_compile=jit_compile)
         if chief and not trained:
+            only_training.of(run)
             run_training.start(run, config_yaml, resume=resume, overwrite=overwrite)
     if not trained:
         try:
@@ -168,7 +176,9 @@ def train(
         evaluation = runs_module.evaluation(model, held_out, num_samples, seed)
         print("\n" + evaluation)
     if pictures:
-        runs_module.write_picture(plots.history(run_training.history(run)), run / "history.png")
+        history = run_training.history(run)
+        if history:
+            runs_module.write_picture(plots.history(history), run / "history.png")
         runs_module.draw(model, held_out, run, seed)
     if export != "none":
         with exit_on_errors(1), noise.hidden():

@@ -137,7 +137,7 @@ def _tf_config() -> tuple[dict[str, list[str]], str, int]:
     text = os.environ["TF_CONFIG"]
     try:
         config = json.loads(text)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise _malformed(f"be JSON: {error}", text) from error
     if not (isinstance(config, dict) and {"cluster", "task"} <= set(config)):
         raise _malformed('be an object with the keys "cluster" and "task"', text)
@@ -177,7 +177,8 @@ def _training_tasks(cluster: dict[str, list[str]]) -> list[tuple[str, int]]:
 
 
 def _malformed(expected: str, received: str) -> ValueError:
-    return ValueError(f"The environment variable `TF_CONFIG` must {expected}. Received: {received}")
+    shown = received if len(received) <= 500 else f"{received[:500]}... ({len(received)} characters)"
+    return ValueError(f"The environment variable `TF_CONFIG` must {expected}. Received: {shown}")
 
 
 def _has_tpu() -> bool:

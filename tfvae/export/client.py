@@ -258,13 +258,21 @@ def _open_with_description(
     """Reads the description of a model, and opens it.
 
     Raises:
-        ValueError: the description belongs to another export.
+        ValueError: the description belongs to another export, or a file is damaged.
     """
     open_ = file_format.runtimes[runtime] if runtime else file_format.open
     description = file_format.description(path)
     # Twice, because an export may be publishing the two at this moment.
     for seconds in (_PUBLISHING_SECONDS, 0):
-        metadata, opened = descriptions.read(description), open_(path, num_threads)
+        metadata = descriptions.read(description)
+        try:
+            opened = open_(path, num_threads)
+        except ImportError:
+            raise
+        except Exception as error:  # TensorFlow raises errors of many classes for damaged files.
+            if isinstance(error, ValueError | OSError) and str(path) in str(error):
+                raise
+            raise ValueError(f"`path` must be an export that is whole. Received: {str(path)!r}: {error}") from error
         if opened.sha256 is None or metadata.get("sha256", opened.sha256) == opened.sha256:
             return opened, metadata
         time.sleep(seconds)

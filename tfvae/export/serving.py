@@ -1,7 +1,6 @@
 """Publishes SavedModels for TF Serving, so that a server never sees half of one."""
 
 import contextlib
-import fcntl
 import os
 import re
 import warnings
@@ -163,8 +162,6 @@ def _locked(folder: Path) -> Iterator[None]:
 
     The operating system releases the lock of a process that dies.
     """
-    # Links are refused, because opening one for writing would empty its target.
-    with open(folder / ".lock", "w", opener=lambda path, flags: os.open(path, flags | os.O_NOFOLLOW, 0o666)) as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    with files.locked(folder):
         files.remove_temporaries(folder)
         yield

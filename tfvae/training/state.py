@@ -1,6 +1,7 @@
 """A model whose files contain everything that its training needs to continue exactly."""
 
 import os
+import pathlib
 import random
 from collections.abc import MutableMapping
 from typing import Any
@@ -75,7 +76,11 @@ class StatefulModel(private_apis.HookedModel):
             kwargs: the other arguments of `keras.Model.save_weights`.
         """
         with files.replacing_local(filepath, ".weights.h5", overwrite) as path:
-            super().save_weights(path, overwrite, **kwargs)
+            if path == filepath or kwargs or not self.built:
+                super().save_weights(path, overwrite, **kwargs)
+            else:
+                # HDF5 keeps what it could not write to a full disk, and crashes when the process ends.
+                pathlib.Path(path).write_bytes(private_apis.weights_file(self))
 
     def save(self, filepath: str | os.PathLike[str], overwrite: bool = True, **kwargs: Any) -> None:
         """Saves the model: `keras.Model.save`, except that the file appears complete or not at all.

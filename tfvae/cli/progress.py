@@ -1,0 +1,78 @@
+"""The progress of a training, as one line for each epoch."""
+
+import shutil
+import sys
+import time
+from typing import Any
+
+import keras
+
+# How often the line of the current epoch is written anew in a terminal.
+_SECONDS = 0.2
+
+
+class ProgressLine(keras.callbacks.Callback):
+    """Prints one line for each epoch: its steps, time and metrics, and the time left for the whole training.
+
+    In a terminal the line of the current epoch is updated; elsewhere it is printed once, at the end of the epoch,
+    without control codes.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._since: tuple[float, float] | None = None
+        self._epoch = self._step = 0
+        self._epoch_began = self._written = 0.0
+
+    def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
+        """Notes the time."""
+        self._epoch, self._step, self._epoch_began = epoch, 0, time.monotonic()
+
+    def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
+        """Updates the line, if it is in a terminal."""
+        self._step, now = batch + 1, time.monotonic()
+        if self._since is None:
+            # Later than the start, because the first execution is preceded by tracing.
+            self._since = now, self._position()
+        if sys.stdout.isatty() and now - self._written > _SECONDS:
+            self._written = now
+            self._write(logs, end="")
+
+    def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
+        """Writes the line of the epoch."""
+        self._write(logs, end="\n")
+
+    def _position(self) -> float:
+        """How many epochs are done, with a fraction."""
+        steps = self.params["steps"]
+        return self._epoch + (self._step / steps if steps else 0.0)
+
+    def _write(self, logs: dict[str, Any] | None, end: str) -> None:
+        epochs, steps = self.params["epochs"], self.params["steps"]
+        parts = [f"Epoch {self._epoch + 1}/{epochs}", f"step {self._step}" + (f"/{steps}" if steps else "")]
+        parts.append(_duration(time.monotonic() - self._epoch_began))
+        parts += [f"{name} {float(value):.4g}" for name, value in (logs or {}).items()]
+        left = self._left(epochs)
+        if left:
+            # Before the metrics, because a narrow terminal cuts the end.
+            parts.insert(3, f"{_duration(left)} left")
+        line = "  ".join(parts)
+        if sys.stdout.isatty():
+            width = shutil.get_terminal_size().columns - 1
+            line = "\r" + line[:width].ljust(width)
+        print(line, end=end, flush=True)
+
+    def _left(self, epochs: int) -> float | None:
+        """The seconds that the rest of the training takes; None before that can be estimated."""
+        if self._since is None:
+            return None
+        began, at = self._since
+        done = self._position() - at
+        return (time.monotonic() - began) / done * (epochs - self._position()) if done > 0 else None
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 60:
+        return f"{seconds:.1f} s" if seconds < 10 else f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02d} min"
