@@ -24,7 +24,7 @@ from tfvae import export as export_module
 from tfvae import files, plots
 from tfvae.cli import exports, run_training
 from tfvae.cli import run_folder as runs_module
-from tfvae.distribute import restart, strategies
+from tfvae.distribute import strategies
 from tfvae.export.metadata import write_json
 from tfvae.likelihoods import Bernoulli, Likelihood
 from tfvae.models.vae import VAE
@@ -328,8 +328,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
         command(**keywords)
         return
     # Around the whole command, because all workers take part in making the model too.
-    with restart.on_lost_worker("--resume"):
-        train(**keywords, config_yaml=parsers[train].dump(chosen, skip_unset=False))
+    try:
+        with strategies.naming_a_lost_worker():
+            train(**keywords, config_yaml=parsers[train].dump(chosen, skip_unset=False))
+    except ConnectionError as error:
+        _exit(str(error), 1)
 
 
 class _Parser(ArgumentParser):
