@@ -29,7 +29,6 @@ from tests.helpers.processes import Processes
 
 # The files that take longest start first, so that the processes finish at about the same time.
 LONGEST = (
-    "distribute/test_kills.py",
     "docs/test_docs.py",
     "distribute/test_multi_worker.py",
     "test_grid.py",
