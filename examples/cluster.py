@@ -3,8 +3,8 @@
     export TF_CONFIG='{"cluster": {"worker": ["host-0:12345", "host-1:12345"]}, "task": {"type": "worker", "index": 0}}'
     python examples/cluster.py "shards/*.tfrecord" out
 
-Each worker reads its own shards. A worker that is killed may be started again at any time: the others wait for it, and
-all resume from the newest checkpoint. Without TF_CONFIG the same script trains on one machine.
+Each worker reads its own shards. When a worker dies, the others fail; started again, all of them resume from the newest
+checkpoint. Without TF_CONFIG the same script trains on one machine.
 """
 
 import argparse
@@ -20,28 +20,26 @@ parser.add_argument("output", type=Path, help="the folder of the first worker's 
 parser.add_argument("--epochs", type=int, default=10)
 arguments = parser.parse_args()
 
-# If another worker is lost, this program starts again as a new process.
-with tfvae.restart.on_lost_worker():
-    # Comes first, because it settles how TensorFlow starts.
-    strategy = tfvae.strategy("auto", timeout=600)
-    is_chief = tfvae.strategies.is_chief()
-    with strategy.scope():
-        data = tfvae.data.load(arguments.data, batch_size=256)
-        event_shape = tuple(data.train.element_spec.shape[1:])
-        vae = tfvae.VAE(
-            tfvae.networks.dense_encoder(event_shape),
-            tfvae.networks.dense_decoder(8, event_shape),
-            latent_dim=8,
-            likelihood=tfvae.likelihoods.Normal(scale="learned"),
-        )
-        vae.compile(keras.optimizers.Adam(1e-3))
-    vae.fit(
-        data.train,
-        validation_data=data.validation,
-        epochs=arguments.epochs,
-        verbose=2 if is_chief else 0,
-        callbacks=[tfvae.callbacks.Checkpoints(arguments.output / "checkpoints", save_freq=100)],
+# Comes first, because it settles how TensorFlow starts.
+strategy = tfvae.strategy("auto", timeout=600)
+is_chief = tfvae.strategies.is_chief()
+with strategy.scope():
+    data = tfvae.data.load(arguments.data, batch_size=256)
+    event_shape = tuple(data.train.element_spec.shape[1:])
+    vae = tfvae.VAE(
+        tfvae.networks.dense_encoder(event_shape),
+        tfvae.networks.dense_decoder(8, event_shape),
+        latent_dim=8,
+        likelihood=tfvae.likelihoods.Normal(scale="learned"),
     )
+    vae.compile(keras.optimizers.Adam(1e-3))
+vae.fit(
+    data.train,
+    validation_data=data.validation,
+    epochs=arguments.epochs,
+    verbose=2 if is_chief else 0,
+    callbacks=[tfvae.callbacks.Checkpoints(arguments.output / "checkpoints", save_freq=100)],
+)
 
 if is_chief:
     vae.save(arguments.output / "vae.keras")

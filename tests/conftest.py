@@ -32,7 +32,6 @@ gc.set_threshold(100_000, 20, 20)
 
 # The files that take longest start first, so that the processes finish at about the same time.
 LONGEST = (
-    "distribute/test_kills.py",
     "docs/test_docs.py",
     "distribute/test_multi_worker.py",
     "test_grid.py",

@@ -134,6 +134,18 @@ USES = [
     ),
     (
         "TensorFlow",
+        lambda: module("eager.context")().context(),
+        "configure_coordination_service",
+        "`limit_wait_for_workers`: `tfvae.strategy` with several workers",
+    ),
+    (
+        "TensorFlow",
+        lambda: module("xla.tsl.protobuf.coordination_config_pb2", "tensorflow.compiler")().CoordinationServiceConfig(),
+        "cluster_register_with_barrier",
+        "`limit_wait_for_workers`: `tfvae.strategy` with several workers",
+    ),
+    (
+        "TensorFlow",
         module("ops.control_flow_util"),
         "GraphOrParentsInXlaContext",
         "`is_compiled_by_xla`: the fast forms of `Bernoulli` and of normal draws",

@@ -20,7 +20,7 @@ FLOORS = [
     {"evaluation", "export"},
     {"cli"},
     # The entry point of the command, and public aliases of modules that are in other rooms.
-    {"__main__", "epochs", "restart", "shards", "strategies"},
+    {"__main__", "epochs", "shards", "strategies"},
 ]
 FLOOR = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
 MODULES = [module.name for module in pkgutil.walk_packages(tfvae.__path__, "tfvae.")]

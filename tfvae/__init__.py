@@ -21,7 +21,6 @@ if TYPE_CHECKING:
         plots,
         posteriors,
         priors,
-        restart,
         shards,
         strategies,
     )
@@ -63,7 +62,6 @@ __all__ = [
     "plots",
     "posteriors",
     "priors",
-    "restart",
     "shards",
     "strategies",
     "strategy",
@@ -83,7 +81,6 @@ __getattr__, __dir__ = lazy_attributes(
         "tfvae.plots": [],
         "tfvae.posteriors": [],
         "tfvae.priors": [],
-        "tfvae.restart": [],
         "tfvae.shards": [],
         "tfvae.strategies": [],
         "tfvae.distribute.strategies": ["strategy"],

@@ -144,6 +144,31 @@ def worker_of(strategy: tf.distribute.MultiWorkerMirroredStrategy) -> tuple[int,
     return strategy.extended._id_in_cluster, strategy.extended._num_workers
 
 
+def limit_wait_for_workers(tasks: dict[str, int], seconds: float) -> None:
+    """Makes the next `MultiWorkerMirroredStrategy` wait for its workers for a limited time, and name who is missing.
+
+    By itself it waits for an hour and names nobody. Sets TensorFlow's coordination service, which has no public name,
+    before the strategy does.
+
+    Args:
+        tasks: the number of tasks of each job, first the job whose first task leads.
+        seconds: how long to wait.
+    """
+    from tensorflow.compiler.xla.tsl.protobuf import coordination_config_pb2
+    from tensorflow.python.eager import context
+
+    current = context.context()
+    current.configure_coordination_service(
+        "standalone",
+        service_leader=f"/job:{next(iter(tasks))}/replica:0/task:0",
+        cluster_register_timeout_in_ms=max(round(1000 * seconds), 1),
+        coordinated_jobs=[
+            coordination_config_pb2.CoordinatedJob(name=job, num_tasks=count) for job, count in tasks.items()
+        ],
+    )
+    current.coordination_service.cluster_register_with_barrier = True
+
+
 def is_tensorflow_in_use() -> bool:
     """Whether TensorFlow has set up its devices, which can then no longer be changed.
 

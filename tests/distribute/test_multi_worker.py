@@ -61,7 +61,7 @@ def worker(folder):
         "own": {"number": number, "noise": first_seed(count)},
         **{name: test_replicas.trained(count, *CASES[name]) for name in cases(count)},
         **({"mixed_bfloat16": mixed(count)} if count > 2 else {}),
-        "noisy": noisy(count),
+        "noisy": noisy(count, pathlib.Path(folder) / "checkpoints"),
         "stopped": stopped(count),
         "saved": saved(count, pathlib.Path(folder)),
     }
@@ -74,9 +74,13 @@ def mixed(replicas):
     return {"history": replicated.fit(vae, sample_weight=WEIGHT, epochs=2), "weights": vae.get_weights()}
 
 
-def noisy(replicas):
-    vae = replicated.build(replicas, quiet=False, steps_per_execution=2)
-    return {"history": replicated.fit(vae, epochs=2), "weights": vae.get_weights()}
+def noisy(replicas, folder=None):
+    """The end of two epochs; with a folder, those of a training that stops after one and is resumed as a new model."""
+    for epochs in (1, 2) if folder else (2,):
+        vae = replicated.build(replicas, quiet=False, steps_per_execution=2)
+        callbacks = [tfvae.callbacks.Checkpoints(folder)] if folder else []
+        history = replicated.fit(vae, epochs=epochs, callbacks=callbacks)
+    return {"history": {name: values[-1:] for name, values in history.items()}, "weights": vae.get_weights()}
 
 
 def first_seed(replicas):
@@ -153,8 +157,9 @@ def test_mixed_precision(runs):
     assert_close(reports[0]["mixed_bfloat16"], expected["mixed_bfloat16"], 0.01)
 
 
-def test_workers_draw_the_noise_of_as_many_devices_of_one_machine(runs):
-    expected, reports, _ = runs
+def test_workers_that_resume_draw_the_noise_of_as_many_devices_of_one_machine(runs):
+    expected, reports, folder = runs
+    assert {path.name[:6] for path in folder.glob("checkpoints/*.weights.h5")} == {"000001", "000002"}
     assert_close(reports[0]["noisy"], expected["noisy"])
 
 

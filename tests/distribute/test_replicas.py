@@ -58,11 +58,14 @@ CHECKS = {"default": {}, "slow": {}}
 
 
 def in_child(*cases, slow=()):
-    """Turns a check into tests of its outcomes in a child process: one for the default cases, one for the slow ones."""
+    """Turns a check into tests of its outcomes in a child process: one for the default cases, one for the slow ones.
+
+    A check that has only slow cases is given none of the default ones.
+    """
 
     def decorate(check):
         parameters = []
-        for kind, marks, chosen in (("default", (), cases or [()]), ("slow", pytest.mark.slow, slow)):
+        for kind, marks, chosen in (("default", (), cases or ([] if slow else [()])), ("slow", pytest.mark.slow, slow)):
             for case in chosen:
                 name = " ".join([check.__name__, *map(str, case)])
                 CHECKS[kind][name] = functools.partial(check, *case)
@@ -164,7 +167,8 @@ def test_a_loss_scale_overflow_on_one_replica_skips_the_step_on_all(clip):
     assert copies(model.w) == [0.5 if clip else 1.0] * 2
 
 
-@in_child()
+# test_multi_worker.py has a default test of this with workers.
+@in_child(slow=[()])
 def test_a_nan_on_one_replica_is_in_the_logs_and_stops_training():
     x = np.array(X)
     x[9] = np.nan
@@ -189,14 +193,13 @@ class Noisy(Known):
 
 @in_child()
 def test_the_noise_differs_between_replicas_and_steps_and_follows_from_the_seed():
-    models = [known(2, 1.0, Noisy, steps_per_execution=2) for _ in range(2)]
+    model = known(2, 1.0, Noisy, steps_per_execution=2)
     fold_in = tf.random.experimental.stateless_fold_in
-    seeds = [fold_in([models[0].noise_seed, i], replica) for i, replica in itertools.product(range(3), range(2))]
+    seeds = [fold_in([model.noise_seed, i], replica) for i, replica in itertools.product(range(3), range(2))]
     means = [tf.reduce_mean(tf.random.stateless_normal([1, 2], seed)).numpy() for seed in seeds]
     assert len(np.unique(np.round(means, 4))) == 6
-    for model in models:
-        model.fit(X[:12], batch_size=4, verbose=0)
-        assert_close(model.w.numpy(), np.sum(means) / 2)
+    model.fit(X[:12], batch_size=4, verbose=0)
+    assert_close(model.w.numpy(), np.sum(means) / 2)
 
 
 @in_child()
@@ -218,7 +221,8 @@ def test_metrics_are_means_over_examples(replicas, kind):
     assert_close(model.evaluate(X, sample_weight=weight, **BATCHES, return_dict=True), expected)
 
 
-@in_child(("mixed_float16",), slow=[("mixed_bfloat16",)])
+# By default, the loss scale that mixed_float16 adds is tested above.
+@in_child(slow=[("mixed_float16",), ("mixed_bfloat16",)])
 def test_mixed_precision(policy):
     results = []
     for replicas in (0, 2):
@@ -249,7 +253,7 @@ def test_batch_statistics_are_those_of_all_examples_on_all_replicas():
         assert np.isfinite(vae.evaluate(X[:size], **BATCHES)).all()
 
 
-@in_child()
+@in_child(slow=[()])
 def test_synchronized_batch_statistics_are_those_of_one_device():
     vaes = [build(n, layers=lambda: [keras.layers.BatchNormalization(synchronized=True)]) for n in (0, 2)]
     # One step only: the variance is a difference of two means, whose error grows with the steps.
@@ -289,28 +293,29 @@ def test_every_source_is_read_once():
     assert_close([history["loss"], history["val_loss"]], [[np.mean(loss * (1 + 2 * y))], [loss[:7].mean()]])
 
 
-@in_child()
-def test_a_model_that_data_build_does_what_it_does_on_one_device():
+@in_child(("fit",), slow=[("on batch",)])
+def test_a_model_that_data_build_does_what_it_does_on_one_device(method):
     results = []
     for replicas in (0, 2):
-        results.append([fit(build(replicas, lazy=True))])
         vae = build(replicas, lazy=True)
-        results[-1] += [vae.train_on_batch(X[:5], sample_weight=WEIGHT[:5]), vae.test_on_batch(X[:3])]
-        results[-1] += [vae.get_weights(), build(replicas, quiet=False).predict_on_batch(X[:3])]
+        if method == "fit":
+            results.append([fit(vae), vae.get_weights()])
+        else:
+            results.append([vae.train_on_batch(X[:5], sample_weight=WEIGHT[:5]), vae.test_on_batch(X[:3])])
+            results[-1] += [vae.get_weights(), build(replicas, quiet=False).predict_on_batch(X[:3])]
     assert_close(results[1], results[0])
 
 
-@in_child()
-def test_a_saved_model_trains_on_outside_and_inside_the_scope():
+@in_child((2,), slow=[(0,)])
+def test_a_saved_model_trains_on_outside_and_inside_the_scope(replicas):
     vae = build(2)
     fit(vae)
     vae.save("vae.keras")
     fit(vae)
-    for replicas in (0, 2):
-        with scope(replicas):
-            loaded = keras.models.load_model("vae.keras")
-        fit(loaded)
-        assert_close(loaded.get_weights(), vae.get_weights(), 0.0 if replicas else 2e-6)
+    with scope(replicas):
+        loaded = keras.models.load_model("vae.keras")
+    fit(loaded)
+    assert_close(loaded.get_weights(), vae.get_weights(), 0.0 if replicas else 2e-6)
 
 
 # Errors

@@ -7,7 +7,7 @@ import pytest
 import tensorflow as tf
 
 import tfvae
-from tfvae.distribute import rendezvous, strategies
+from tfvae.distribute import strategies
 
 
 @pytest.fixture(autouse=True)
@@ -200,7 +200,7 @@ MALFORMED = {
 
 @pytest.mark.parametrize(("value", "expected"), MALFORMED.values(), ids=MALFORMED)
 def test_a_malformed_tf_config_is_shown(tf_config, monkeypatch, value, expected):
-    monkeypatch.setattr(rendezvous, "meet", None)
+    monkeypatch.setattr(tf.distribute, "MultiWorkerMirroredStrategy", None)
     tf_config(value)
     received = value if isinstance(value, str) else json.dumps(value)
     if len(received) > 500:
@@ -210,30 +210,103 @@ def test_a_malformed_tf_config_is_shown(tf_config, monkeypatch, value, expected)
             tfvae.strategy(name)
 
 
+@pytest.fixture
+def waits(monkeypatch):
+    """How long would be waited, and for which workers; TensorFlow does not seem to be in use."""
+    waits = []
+    monkeypatch.setattr(strategies.private_apis, "limit_wait_for_workers", lambda *arguments: waits.append(arguments))
+    monkeypatch.setattr(strategies.private_apis, "is_tensorflow_in_use", lambda: False)
+    return waits
+
+
 @pytest.mark.parametrize(
     ("jobs", "task", "expected"),
     [
-        ({"worker": TWO}, ("worker", 1), (TWO, 1)),
-        ({"worker": TWO}, ("worker", "0"), (TWO, 0)),
-        ({"worker": ["[fd00::1]:1", "b-2.svc:65535"]}, ("worker", 0), (["[fd00::1]:1", "b-2.svc:65535"], 0)),
-        ({"worker": TWO, "chief": ["c:3"]}, ("worker", 0), (["c:3", *TWO], 1)),
-        ({"worker": TWO, "chief": ["c:3"]}, ("chief", 0), (["c:3", *TWO], 0)),
-        ({"worker": ["a:1"]}, ("worker", 0), (["a:1"], 0)),
-        ({"chief": ["c:3"], "worker": []}, ("chief", 0), (["c:3"], 0)),
+        ({"worker": TWO}, ("worker", 1), [("worker", 2)]),
+        ({"worker": TWO}, ("worker", "0"), [("worker", 2)]),
+        ({"worker": ["[fd00::1]:1", "b-2.svc:65535"]}, ("worker", 0), [("worker", 2)]),
+        ({"worker": TWO, "chief": ["c:3"]}, ("worker", 0), [("chief", 1), ("worker", 2)]),
+        ({"worker": ["a:1"]}, ("worker", 0), None),
+        ({"chief": ["c:3"], "worker": []}, ("chief", 0), None),
     ],
     ids=str,
 )
-def test_workers_meet_in_the_order_of_tensorflow(tf_config, made, monkeypatch, jobs, task, expected):
-    met = []
-    monkeypatch.setattr(rendezvous, "meet", lambda *arguments: met.append(arguments))
-    monkeypatch.setattr(strategies.private_apis, "is_tensorflow_in_use", lambda: False)
+def test_the_workers_to_wait_for_are_in_the_order_of_tensorflow(tf_config, made, waits, jobs, task, expected):
     tf_config(cluster(jobs, task))
     tfvae.strategy("multi_worker", timeout=7)
-    assert met == [(*expected, 7)]
     assert made == [("MultiWorkerMirroredStrategy",)]
-    if len(expected[0]) > 1:
+    if expected is None:
+        assert waits == []
+    else:
         tfvae.strategy()
-        assert met[1] == (*expected, 300)
+        assert [(list(tasks.items()), seconds) for tasks, seconds in waits] == [(expected, 7.0), (expected, 300.0)]
+
+
+# As TensorFlow words it.
+BARRIER = """Barrier timed out. Id: [Init]Wait_for_all_tasks_to_register::0.
+The first task at the barrier: /job:worker/replica:0/task:0. Some timed out task names:
+{}
+Additional GRPC error information from remote target /job:worker/replica:0/task:0 while calling RegisterTask:
+:UNKNOWN:Error received from peer  {{grpc_message:"Some timed out task names:\\n/job:worker/replica:0/task:0\\n"}}"""
+LATE = "All workers of `TF_CONFIG` must start within 7 seconds. Received: no answer from "
+ONE = "/job:worker/replica:0/task:1"
+NOT_FORMED = "`TF_CONFIG` must have the same cluster in all workers and give each its own index"
+
+
+@pytest.mark.parametrize(
+    ("error", "kind", "expected"),
+    [
+        (tf.errors.DeadlineExceededError(None, None, BARRIER.format(ONE)), TimeoutError, f"{LATE}b:2"),
+        (
+            tf.errors.DeadlineExceededError(None, None, BARRIER.format(f"/job:chief/replica:0/task:0\n{ONE}")),
+            TimeoutError,
+            f"{LATE}c:3, b:2",
+        ),
+        # No such task: a stranger's text is not printed.
+        (
+            tf.errors.DeadlineExceededError(None, None, BARRIER.format("/job:worker/replica:0/task:9")),
+            TimeoutError,
+            f"{LATE}c:3",
+        ),
+        (tf.errors.DeadlineExceededError(None, None, "Deadline Exceeded"), TimeoutError, f"{LATE}c:3"),
+        (tf.errors.UnavailableError(None, None, "failed to connect"), TimeoutError, f"{LATE}c:3"),
+        (
+            tf.errors.UnknownError(None, None, "Could not start gRPC server"),
+            ValueError,
+            "`TF_CONFIG` must give this worker a port of this machine that is free. Received: a:1: 'Could not start",
+        ),
+        (tf.errors.AbortedError(None, None, "\x1b[31m incarnation"), ValueError, rf"{NOT_FORMED}.*'\\x1b\[31m incarn"),
+        (tf.errors.InvalidArgumentError(None, None, "unknown"), ValueError, f"{NOT_FORMED}.*'unknown'"),
+    ],
+    ids=["one", "two", "stranger", "leader", "leader unavailable", "port", "incarnation", "cluster"],
+)
+def test_a_cluster_that_cannot_be_formed_is_explained(tf_config, monkeypatch, waits, error, kind, expected):
+    def fail():
+        raise error
+
+    monkeypatch.setattr(tf.distribute, "MultiWorkerMirroredStrategy", fail)
+    tf_config(cluster({"chief": ["c:3"], "worker": TWO}))
+    with pytest.raises(kind, match=f"^{expected}"):
+        tfvae.strategy("multi_worker", timeout=7)
+
+
+LOST = tf.errors.UnavailableError(None, None, "Graph execution error:\n\nCollective ops is aborted by: \x1b[1mclosed\n")
+
+
+@pytest.mark.parametrize("error", [LOST, tf.errors.AbortedError(None, None, "")], ids=["unavailable", "no message"])
+def test_a_lost_worker_is_said_in_one_line(monkeypatch, error):
+    monkeypatch.setenv("TF_CONFIG", "{}")
+    with pytest.raises(ConnectionError) as raised, strategies.naming_a_lost_worker():
+        raise error
+    assert str(raised.value).isprintable()
+    assert "a worker was lost: 'Collective ops is aborted by: \\x1b[1mclosed'" in str(raised.value) or error is not LOST
+
+
+@pytest.mark.parametrize("error", [ValueError("x"), tf.errors.InvalidArgumentError(None, None, "x"), LOST], ids=str)
+def test_other_errors_are_raised_and_without_workers_none_is_lost(error):
+    with pytest.raises(type(error)) as raised, strategies.naming_a_lost_worker():
+        raise error
+    assert raised.value is error
 
 
 def test_what_must_come_before_all_else(tf_config):
@@ -252,12 +325,13 @@ def test_what_must_come_before_all_else(tf_config):
             tfvae.strategy(name, timeout=0.5)
 
 
-@pytest.mark.parametrize("timeout", [0, float("inf"), "x"], ids=repr)
-def test_the_timeout_is_checked(tf_config, monkeypatch, timeout):
-    monkeypatch.setattr(strategies.private_apis, "is_tensorflow_in_use", lambda: False)
-    tf_config(cluster({"worker": TWO}))
-    with fails("`timeout` must be a positive number of seconds.", f"timeout={timeout!r}"):
+@pytest.mark.parametrize("timeout", [0, -1, float("inf"), float("nan"), 10**400, "1", True, None, 1j], ids=str)
+@pytest.mark.parametrize("count", [1, 2])
+def test_the_timeout_is_checked(tf_config, waits, timeout, count):
+    tf_config(cluster({"worker": TWO[:count]}))
+    with fails("`timeout` must be a positive number of seconds, at most 1e8.", f"timeout={timeout!r}"):
         tfvae.strategy("multi_worker", timeout=timeout)
+    assert waits == []
 
 
 def test_one_process_is_the_only_worker():
@@ -339,33 +413,51 @@ def test_a_chief_and_a_worker_start_at_different_times(run_workers):
         assert report == {**expected, "chief": index == 0}
 
 
-# test_rendezvous.py has a default test of this with threads.
-@pytest.mark.slow
-def test_a_worker_that_never_starts_is_named_in_all(run_workers):
+@pytest.mark.parametrize("absent", [2, pytest.param(0, marks=pytest.mark.slow)])
+def test_a_worker_that_never_starts_is_named_in_all(run_workers, absent):
     printed = run_workers(
         """
-        import json, os, sys, time
+        import json, os, sys
         config = json.loads(os.environ["TF_CONFIG"])
-        index = config["task"]["index"]
-        if index == 2:
+        if config["task"]["index"] == int(sys.argv[1]):
             sys.exit()
-        import tfvae.strategies
+        import tfvae
 
-        # One that imports slowly is not one that never starts.
-        open(f"imported-{index}", "w").close()
-        while not os.path.exists(f"imported-{1 - index}"):
-            time.sleep(0.01)
-        begin = time.monotonic()
         try:
-            tfvae.strategy("multi_worker", timeout=float(sys.argv[1]))
+            # Within it, the others must have started: by forks they do.
+            tfvae.strategy("multi_worker", timeout=2)
         except TimeoutError as error:
-            print(json.dumps([str(error), time.monotonic() - begin, config["cluster"]["worker"]]))
+            print(json.dumps([str(error), config["cluster"]["worker"]]), flush=True)
+        os._exit(0)
         """,
         3,
-        2.0,
+        absent,
     )
-    assert printed[2] == ""
+    assert printed.pop(absent) == ""
     expected = "All workers of `TF_CONFIG` must start within 2 seconds. Received: no answer from "
-    for message, seconds, addresses in map(json.loads, printed[:2]):
-        assert message == expected + addresses[2]
-        assert seconds < 3
+    for message, addresses in map(json.loads, printed):
+        assert message == expected + addresses[absent]
+
+
+@pytest.mark.slow
+def test_a_port_that_another_process_holds_is_named(run_workers):
+    printed = run_workers(
+        """
+        import json, os, socket
+        config = json.loads(os.environ["TF_CONFIG"])
+        index = config["task"]["index"]
+        if index == 0:
+            os._exit(0)
+        host, port = config["cluster"]["worker"][index].split(":")
+        import tfvae
+
+        with socket.create_server((host, int(port))):
+            try:
+                tfvae.strategy("multi_worker", timeout=5)
+            except ValueError as error:
+                print(error, flush=True)
+        os._exit(0)
+        """,
+        2,
+    )
+    assert printed[1].startswith("`TF_CONFIG` must give this worker a port of this machine that is free. Received: ")

@@ -234,7 +234,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             train_command.check(chosen, choices)
     noise.import_tensorflow()
     from tfvae.cli.run_training import OnlyTraining
-    from tfvae.distribute import restart
+    from tfvae.distribute import strategies
 
     with parser.exit_on_errors(parser.USAGE_ERROR), _only_imports_from("tfvae", *allowed):
         parsers["train"] = _command_parser(train, part_types=_part_types())
@@ -242,7 +242,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         keywords = vars(parsers["train"].instantiate(chosen))
         keywords["config_yaml"] = parsers["train"].dump(chosen, skip_unset=False)
     # Around the whole command, because all workers take part in making the model too.
-    with OnlyTraining() as only_training, restart.on_lost_worker("--resume"):
+    with OnlyTraining() as only_training, strategies.naming_a_lost_worker():
         train(**keywords, only_training=only_training)
 
 

@@ -1,1 +1,1 @@
-"""Training on several devices and machines: strategies, exchange between replicas, start and restart of workers."""
+"""Training on several devices and machines: strategies, and exchange between replicas."""

@@ -1,20 +1,29 @@
 """Makes a `tf.distribute` strategy from its name, or raises an error that says why it cannot work here."""
 
+import contextlib
 import json
+import numbers
 import os
 import re
+from collections.abc import Iterator
 from typing import Any, Literal, get_args
 
 import tensorflow as tf
 
 from tfvae import checks, private_apis
-from tfvae.distribute import rendezvous
 
 Name = Literal["auto", "one_device", "mirrored", "multi_worker", "tpu"]
 
 # TensorFlow numbers the training tasks in this order: the chief, if there is one, before the workers.
 _TRAINING_JOBS = ("chief", "worker")
 _BEFORE = "before TensorFlow is first used: call `tfvae.strategy` once, before any model, tensor or dataset is made"
+# The errors that TensorFlow's collective operations raise in the remaining workers.
+_LOST = (
+    tf.errors.AbortedError,
+    tf.errors.CancelledError,
+    tf.errors.DeadlineExceededError,
+    tf.errors.UnavailableError,
+)
 
 
 def strategy(name: Name = "auto", *, devices: int | None = None, timeout: float = 300.0) -> tf.distribute.Strategy:
@@ -32,14 +41,15 @@ def strategy(name: Name = "auto", *, devices: int | None = None, timeout: float 
             - "tpu": the TPU of this machine, or the one that the environment variable TPU_NAME names.
         devices: for "mirrored", how many devices; None takes all. Without GPUs the CPU is split into that many logical
             devices, which is no faster but lets you test the program; this needs TensorFlow not to be in use yet.
-        timeout: for "multi_worker", how many seconds to wait for the other workers.
+        timeout: for "multi_worker", how many seconds to wait for the other workers, at most 1e8. If the first worker is
+            the one that is missing, TensorFlow gives up after up to twice as long.
 
     Returns:
         The strategy.
 
     Raises:
         ValueError: the strategy cannot work here, TF_CONFIG is malformed, or an argument is out of its range.
-        TimeoutError: a worker did not answer in time.
+        TimeoutError: a worker did not connect in time.
     """
     if name not in get_args(Name):
         raise ValueError(f"`name` must be one of {', '.join(get_args(Name))}. Received: name={name!r}")
@@ -82,6 +92,27 @@ def is_chief() -> bool:
     return _training_tasks(cluster)[0] == (task_type, index)
 
 
+@contextlib.contextmanager
+def naming_a_lost_worker() -> Iterator[None]:
+    """Says in one line that another worker was lost, where TensorFlow's own errors speak of collective operations.
+
+    Raises:
+        ConnectionError: another worker was lost. TensorFlow cannot take it back: all must start again.
+    """
+    try:
+        yield
+    except _LOST as error:
+        if "TF_CONFIG" not in os.environ:
+            # There are no other workers, so the error has another cause.
+            raise
+        lines = error.message.splitlines() or [type(error).__name__]
+        reason = next((line for line in lines if "aborted" in line), lines[0])
+        raise ConnectionError(
+            "All workers of `TF_CONFIG` must run until the training ends; start all of them again, with `--resume`. "
+            f"Received: a worker was lost: {reason!a}"
+        ) from error
+
+
 def _best(devices: int | None) -> str | None:
     if "TF_CONFIG" in os.environ and len(_training_tasks(_tf_config()[0])) > 1:
         return "multi_worker"
@@ -120,12 +151,39 @@ def _multi_worker(timeout: float) -> tf.distribute.Strategy:
     if "TF_CONFIG" not in os.environ:
         raise _malformed("be set: each worker needs the addresses of all, and its own index", "no TF_CONFIG")
     cluster, task_type, index = _tf_config()
-    tasks = _training_tasks(cluster)
-    # Checked before the workers meet: one that fails after that leaves the others waiting for an hour.
+    is_number = isinstance(timeout, numbers.Real) and not isinstance(timeout, bool)
+    if not (is_number and 0 < timeout <= 1e8):
+        raise ValueError(f"`timeout` must be a positive number of seconds, at most 1e8. Received: timeout={timeout!r}")
     if private_apis.is_tensorflow_in_use():
         raise ValueError(f'`name="multi_worker"` must be given {_BEFORE}. Received: TensorFlow in use')
-    rendezvous.meet([cluster[job][i] for job, i in tasks], tasks.index((task_type, index)), timeout)
-    return tf.distribute.MultiWorkerMirroredStrategy()
+    tasks = {job: len(cluster[job]) for job in _TRAINING_JOBS if cluster.get(job)}
+    if sum(tasks.values()) > 1:
+        private_apis.limit_wait_for_workers(tasks, float(timeout))
+    try:
+        return tf.distribute.MultiWorkerMirroredStrategy()
+    except (tf.errors.DeadlineExceededError, tf.errors.UnavailableError) as error:
+        missing = ", ".join(cluster[job][i] for job, i in _missing(error.message, tasks))
+        raise TimeoutError(
+            f"All workers of `TF_CONFIG` must start within {timeout:g} seconds. Received: no answer from {missing}"
+        ) from error
+    except tf.errors.UnknownError as error:
+        raise ValueError(
+            "`TF_CONFIG` must give this worker a port of this machine that is free. Received: "
+            f"{cluster[task_type][index]}: {error.message!a}"
+        ) from error
+    except tf.errors.OpError as error:
+        raise ValueError(
+            "`TF_CONFIG` must have the same cluster in all workers and give each its own index, and workers that are "
+            f"left from an earlier start must have ended. Received: {cluster[task_type][index]}: "
+            f"{error.message!a}"
+        ) from error
+
+
+def _missing(message: str, tasks: dict[str, int]) -> list[tuple[str, int]]:
+    """The tasks that an error of TensorFlow says it waited for; the leader if it says nothing: that one knows."""
+    _, _, named = message.partition("timed out task names:")
+    found = [(job, int(index)) for job, index in re.findall(r"^/job:(\w+)/replica:0/task:(\d+)$", named, re.MULTILINE)]
+    return [(job, i) for job, i in sorted(found) if i < tasks.get(job, 0)] or [(next(iter(tasks)), 0)]
 
 
 def _tf_config() -> tuple[dict[str, list[str]], str, int]:
