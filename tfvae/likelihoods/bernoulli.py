@@ -18,11 +18,16 @@ tfd = tfp.distributions
 class Bernoulli(Likelihood):
     """The likelihood of x in {0, 1}: x = 1 with probability sigmoid(f(z)), where f is the decoder.
 
+    The decoder's outputs are logits, any real numbers, so it must not end in a sigmoid.
+
     Args:
         kwargs: the arguments of `keras.layers.Layer`.
 
     Reference: Kingma & Welling 2013, appendix C.1.
     """
+
+    outputs = "logits"
+    outputs_range = "real"
 
     def element_distribution(self, parameters: tf.Tensor) -> tfd.Distribution:
         """Bernoulli(logits=parameters) for each element."""
@@ -55,11 +60,16 @@ class Bernoulli(Likelihood):
 class ContinuousBernoulli(Likelihood):
     """The likelihood of x in [0, 1]: p(x|z) proportional to p^x (1 - p)^(1 - x), p = sigmoid(f(z)), f the decoder.
 
+    The decoder's outputs are logits, any real numbers, so it must not end in a sigmoid.
+
     Args:
         kwargs: the arguments of `keras.layers.Layer`.
 
     Reference: Loaiza-Ganem & Cunningham 2019, The continuous Bernoulli, equations 6 and 8.
     """
+
+    outputs = "logits"
+    outputs_range = "real"
 
     def element_distribution(self, parameters: tf.Tensor) -> tfd.Distribution:
         """ContinuousBernoulli(logits=parameters) for each element."""

@@ -10,7 +10,7 @@ import tensorflow_probability as tfp
 
 from tfvae import checks
 from tfvae.likelihoods import elements
-from tfvae.likelihoods.likelihood import PACKAGE, Likelihood, configuration_of, likelihood_of
+from tfvae.likelihoods.likelihood import PACKAGE, Group, Likelihood, configuration_of, likelihood_of
 
 tfd = tfp.distributions
 
@@ -203,6 +203,19 @@ class Columns(Likelihood):
             except ValueError as error:
                 name = "" if self._names is None else f' of "{self._names[number]}"'
                 raise ValueError(f"Column {column} of x{name}: {error}") from error
+
+    def groups(self, x: np.ndarray, outputs: np.ndarray) -> list[Group]:
+        """The groups of columns: see `Likelihood`."""
+        starts = np.cumsum([0, *self._widths])
+        xs = np.split(x, starts[1:-1], axis=-1)
+        parts = np.split(outputs, np.cumsum(self._parameter_widths())[:-1], axis=-1)
+        names = [
+            f"Columns {start} to {start + width - 1} of x" if width > 1 else f"Column {start} of x"
+            for start, width in zip(starts[:-1], self._widths, strict=True)
+        ]
+        if self._names is not None:
+            names = [f'{place} ("{name}")' for place, name in zip(names, self._names, strict=True)]
+        return [Group(f"{name}: ", *each) for name, *each in zip(names, self.likelihoods, xs, parts, strict=True)]
 
     def _groups(self, parameters: tf.Tensor) -> list[tuple[Likelihood, tf.Tensor]]:
         return list(zip(self.likelihoods, tf.split(parameters, self._parameter_widths(), axis=-1), strict=True))

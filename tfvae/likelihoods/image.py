@@ -36,6 +36,8 @@ class _Pixels(Likelihood):
         kwargs: the arguments of `keras.layers.Layer`.
     """
 
+    outputs_range = "real"
+
     def check(self, x: np.ndarray) -> None:
         """Raises ValueError when a value is not one of 0, 1/255, ..., 1."""
 
@@ -63,6 +65,7 @@ class DiscretizedLogistic(_Pixels):
     """
 
     num_parameters = 2
+    outputs = "locations and logarithms of scales"
 
     def element_distribution(self, parameters: tf.Tensor) -> tfd.Distribution:
         """The discretised logistic for each element."""
@@ -104,6 +107,8 @@ class DiscretizedLogisticMixture(_Pixels):
 
     Reference: Salimans et al. 2017, PixelCNN++, equations 1 and 2.
     """
+
+    outputs = "logits, locations and logarithms of scales"
 
     def __init__(self, num_components: int = 10, **kwargs: Any) -> None:
         super().__init__(**kwargs)

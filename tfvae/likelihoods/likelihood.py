@@ -2,7 +2,7 @@
 
 import abc
 import math
-from typing import Any, cast
+from typing import Any, Literal, NamedTuple, cast
 
 import keras
 import numpy as np
@@ -12,6 +12,22 @@ import tensorflow_probability as tfp
 tfd = tfp.distributions
 
 PACKAGE = "tfvae.likelihoods"
+
+
+class Group(NamedTuple):
+    """A likelihood that reads the decoder's outputs itself, with the elements of x that it is of.
+
+    Attributes:
+        name: which of several groups it is, to begin a message with; empty for a likelihood of all of x.
+        likelihood: the likelihood.
+        x: its elements of the data [N, ...].
+        outputs: its outputs of the decoder [M, ...], in rows of their own.
+    """
+
+    name: str
+    likelihood: "Likelihood"
+    x: np.ndarray
+    outputs: np.ndarray
 
 
 class Likelihood(keras.layers.Layer, abc.ABC):
@@ -28,6 +44,9 @@ class Likelihood(keras.layers.Layer, abc.ABC):
 
     Attributes:
         num_parameters: P, the number of parameters of one element of x.
+        outputs: what the decoder's outputs are, in words.
+        outputs_range: where they have to be able to lie: "real" for all real numbers, of either sign, as for logits;
+            "data" for where x lies, as for a location; None if nothing is known, so that no decoder is refused.
         allows_missing: whether x may hold NaN, which marks a missing element.
         has_moving_statistics: whether training sets some of its weights from the data, not by the gradient.
         placeholder: a valid value for an element of x, put in the place of missing elements.
@@ -35,6 +54,8 @@ class Likelihood(keras.layers.Layer, abc.ABC):
     """
 
     num_parameters = 1
+    outputs = "parameters"
+    outputs_range: Literal["real", "data"] | None = None
     allows_missing = False
     has_moving_statistics = False
     placeholder: float | np.ndarray = 0.0
@@ -96,6 +117,29 @@ class Likelihood(keras.layers.Layer, abc.ABC):
         Args:
             x: the data as the user gave them [N, ...], already known to be finite and of the right shape.
         """
+
+    def check_training(self, x: np.ndarray) -> str | None:
+        """Looks for data that can come from this distribution, but are hardly what it is meant for.
+
+        Args:
+            x: data of a training [N, ...], which `check` has passed; NaN marks missing elements.
+
+        Returns:
+            What to warn the user of, or None.
+
+        Raises:
+            ValueError: the data are surely not what it is meant for.
+        """
+        return None
+
+    def groups(self, x: np.ndarray, outputs: np.ndarray) -> list[Group]:
+        """The likelihoods that read the decoder's outputs: this one, unless it wraps others.
+
+        Args:
+            x: data [N, ...].
+            outputs: outputs of the decoder [M, ...].
+        """
+        return [Group("", self, x, outputs)]
 
     def encoder_input(self, x: tf.Tensor) -> tf.Tensor:
         """The encoder's input for the data x [B, ...]: x itself, unless a subclass overrides it."""

@@ -8,7 +8,7 @@ import tensorflow as tf
 import tensorflow_probability as tfp
 
 from tfvae import checks
-from tfvae.likelihoods.likelihood import PACKAGE, Likelihood, configuration_of, likelihood_of
+from tfvae.likelihoods.likelihood import PACKAGE, Group, Likelihood, configuration_of, likelihood_of
 
 tfd = tfp.distributions
 
@@ -110,6 +110,10 @@ class Missing(Likelihood):
         if x.dtype.kind == "f" and (is_missing := np.isnan(x)).any():
             x = np.where(is_missing, np.asarray(self.likelihood.placeholder, x.dtype), x)
         self.likelihood.check(x)
+
+    def groups(self, x: np.ndarray, outputs: np.ndarray) -> list[Group]:
+        """Those of the likelihood of complete data: see `Likelihood`."""
+        return self.likelihood.groups(x, outputs)
 
     def _observed(self, x: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         """Which elements are observed, and x with the placeholder for those that are not."""

@@ -123,13 +123,14 @@ class ConditionalVAE(VAE):
         """
         return unpack_named(data, ("x", "condition"))
 
-    def check_data(self, x: dict[str, np.ndarray]) -> None:
+    def check_data(self, x: dict[str, np.ndarray], is_encoded_only: bool = False) -> None:
         """Builds the model if it is not built yet, and raises ValueError if x or the condition is not valid.
 
         Args:
             x: a dictionary of x [N, ...] and condition [N, C].
+            is_encoded_only: see `VAE`.
         """
-        super().check_data(x["x"])
+        super().check_data(x["x"], is_encoded_only)
         self._check_condition(x["condition"])
         checks.check_same_length(**x)
 

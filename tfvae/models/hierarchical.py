@@ -212,7 +212,14 @@ class HierarchicalVAE(autoencoder.Autoencoder):
     def _decode(self, z: tf.Tensor, layer: int = 1) -> tf.Tensor:
         for index in reversed(range(layer - 1)):
             z = self.conditionals[index].center(self._prior_parameters(index, z))
-        return self.likelihood.mean(self.decoders[0](z, training=False))
+        return super()._decode(z)
+
+    @property
+    def _decoder_of_x(self) -> tuple[str, keras.Model]:
+        return "decoders[0]", self.decoders[0]
+
+    def _parameters_of_x(self, z: tf.Tensor) -> tf.Tensor:
+        return self.decoders[0](z, training=False)
 
     def _prior_parameters(self, index: int, above: tf.Tensor, training: bool = False) -> _Parameters:
         """The parameters of p(z_t|z_{t+1}), t counted from 0."""
@@ -241,7 +248,7 @@ class HierarchicalVAE(autoencoder.Autoencoder):
                 parameters, tf.concat([[sampling.num_samples, tf.shape(x)[0]], tf.shape(parameters)[1:]], 0)
             )
         terms = elbo.ElboTerms(
-            tf.reshape(self.likelihood.log_prob(x, by_sample, training=sampling.training), shape),
+            tf.reshape(self.likelihood.log_prob(sampling.observed(x), by_sample, training=sampling.training), shape),
             tf.add_n(log_prior),
             tf.add_n(log_posterior),
             tf.add_n(kls),
@@ -282,9 +289,6 @@ class HierarchicalVAE(autoencoder.Autoencoder):
         for index in reversed(range(len(self.conditionals))):
             z = self.conditionals[index].sample_from(self._prior_parameters(index, z), noise[index])
         return z
-
-    def _draw_x(self, z: tf.Tensor) -> tf.Tensor:
-        return self.likelihood.distribution(self.decoders[0](z)).sample(seed=(0, 0))
 
     def _scored(self, x: tf.Tensor, epsilon: tf.Tensor | None = None) -> tuple[dict[str, tf.Tensor], tf.Tensor]:
         sampling = elbo.Sampling(1, tf.zeros([2], tf.int32))

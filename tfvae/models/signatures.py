@@ -233,7 +233,8 @@ class AutoencoderExport(Exportable, keras.Model):
     def _drawn_data(self, rows: int) -> Any:
         z = np.random.default_rng(0).standard_normal([rows, self._z_dim], np.float32)
         conditions = self._example_conditions(rows)
-        x = self._draw_x(tf.constant(z), *(tf.constant(array, tf.float32) for array in conditions)).numpy()
+        parameters = self._parameters_of_x(tf.constant(z), *(tf.constant(array, tf.float32) for array in conditions))
+        x = self.likelihood.distribution(parameters).sample(seed=(0, 0)).numpy()
         if not np.isfinite(x).all():
             raise ValueError("`model` must generate finite data. Received: a model that generates NaN or infinity")
         if self.likelihood.allows_missing:

@@ -123,7 +123,7 @@ class VAE(autoencoder.Autoencoder):
         return elbo.estimate(
             self._posterior_of(x, sampling.training),
             self._prior_given(*self._split(x)[1], training=sampling.training),
-            functools.partial(self._log_likelihood, x, training=sampling.training),
+            functools.partial(self._log_likelihood, x, sampling),
             sampling,
         )
 
@@ -209,12 +209,12 @@ class VAE(autoencoder.Autoencoder):
         given = _joined(self.likelihood.encoder_input(event), *conditions)
         return self.posterior(self.encoder(given, training=training))
 
-    def _decode(self, z: tf.Tensor, *conditions: tf.Tensor) -> tf.Tensor:
-        return self.likelihood.mean(self.decoder(_joined(z, *conditions), training=False))
+    @property
+    def _decoder_of_x(self) -> tuple[str, keras.Model]:
+        return "decoder", self.decoder
 
-    def _draw_x(self, z: tf.Tensor, *conditions: tf.Tensor) -> tf.Tensor:
-        """A draw of p(x|z) for each row of z."""
-        return self.likelihood.distribution(self.decoder(_joined(z, *conditions))).sample(seed=(0, 0))
+    def _parameters_of_x(self, z: tf.Tensor, *conditions: tf.Tensor) -> tf.Tensor:
+        return self.decoder(_joined(z, *conditions), training=False)
 
     def _from_posterior(self, x: Any, epsilon: tf.Tensor) -> tf.Tensor:
         return self.posterior.sample_from(self._encode(x), epsilon)
@@ -240,11 +240,11 @@ class VAE(autoencoder.Autoencoder):
         )
         return self._scores(terms), parameters
 
-    def _log_likelihood(self, x: Any, z: tf.Tensor, training: bool = False) -> tf.Tensor:
+    def _log_likelihood(self, x: Any, sampling: elbo.Sampling, z: tf.Tensor) -> tf.Tensor:
         """The density log p(x|z) [S, B] of z [S, B, L]."""
         event, conditions = self._split(x)
-        parameters = self.likelihood_parameters(z, *conditions, training=training)
-        return self.likelihood.log_prob(event, parameters, training=training)
+        parameters = self.likelihood_parameters(z, *conditions, training=sampling.training)
+        return self.likelihood.log_prob(sampling.observed(event), parameters, training=sampling.training)
 
     def get_config(self) -> dict[str, Any]:
         """The constructor's arguments."""

@@ -134,7 +134,8 @@ class VQVAE(autoencoder.Autoencoder):
         axes = list(range(1, len(vectors.shape)))
         distance = tf.reduce_sum((tf.stop_gradient(vectors) - quantized) ** 2, axis=axes)
         distance += self.commitment * tf.reduce_sum((vectors - tf.stop_gradient(quantized)) ** 2, axis=axes)
-        log_likelihood = self.likelihood.log_prob(x, parameters[tf.newaxis], training=sampling.training)
+        observed = sampling.observed(x)
+        log_likelihood = self.likelihood.log_prob(observed, parameters[tf.newaxis], training=sampling.training)
         log_likelihood = tf.tile(log_likelihood, [sampling.num_samples, 1])
         nats = math.prod(self.code_shape) * math.log(self.num_codes)
         counts = tf.reduce_sum(tf.one_hot(codes, self.num_codes), axis=axes[:-1])
@@ -247,9 +248,16 @@ class VQVAE(autoencoder.Autoencoder):
     def _encode(self, x: tf.Tensor, training: bool = False) -> tf.Tensor:
         return self._nearest(self._vectors(x, training))
 
-    def _decode(self, codes: tf.Tensor) -> tf.Tensor:
+    @property
+    def _decoder_of_x(self) -> tuple[str, keras.Model]:
+        return "decoder", self.decoder
+
+    def _parameters_of_x(self, codes: tf.Tensor) -> tf.Tensor:
         # Codes arrive as float32, which represents all integers up to 2^24 exactly.
-        return self.likelihood.mean(self.decoder(self._looked_up(tf.cast(codes, tf.int32)), training=False))
+        return self.decoder(self._looked_up(tf.cast(codes, tf.int32)), training=False)
+
+    def _example_z(self, rows: int) -> tf.Tensor:
+        return tf.random.stateless_uniform([rows, *self.code_shape], [0, 0], 0, self.num_codes, tf.int32)
 
     def get_config(self) -> dict[str, Any]:
         """The constructor's arguments."""
