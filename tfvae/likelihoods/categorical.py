@@ -105,9 +105,9 @@ class Categorical(Likelihood):
         if not is_one_hot or len(rows) < 2 * classes or not rows.any(axis=0).all():
             return None
         message = (
-            "`x` must hold codes under the Categorical likelihood, not one-hot vectors: take x.argmax(axis=-1), and for "
-            f"a single column x.argmax(axis=-1)[:, None]. Received: x of shape {list(x.shape)}, of which each row has a "
-            f"single 1 on the last axis, with num_classes={classes}"
+            "`x` must hold codes under the Categorical likelihood, not one-hot vectors: take x.argmax(axis=-1), and "
+            f"for a single column x.argmax(axis=-1)[:, None]. Received: x of shape {list(x.shape)}, of which each row "
+            f"has a single 1 on the last axis, with num_classes={classes}"
         )
         if classes > 2:
             raise ValueError(message)

@@ -327,8 +327,8 @@ class Trainer(StatefulModel, abc.ABC):
             found, expected = (self.target(each) is not None for each in (batch, data.element_spec))
             if found != expected:
                 raise ValueError(
-                    f"`{argument}` must be a dataset that knows the shapes of x and y, which say whether y is x without "
-                    "noise: give it an output_signature, or map tf.ensure_shape over it. Received: a "
+                    f"`{argument}` must be a dataset that knows the shapes of x and y, which say whether y is x "
+                    "without noise: give it an output_signature, or map tf.ensure_shape over it. Received: a "
                     f"dataset of {data.element_spec!r}"
                 )
 
