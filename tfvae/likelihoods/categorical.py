@@ -31,6 +31,7 @@ class Categorical(Likelihood):
 
     outputs = "logits"
     outputs_range = "real"
+    samples_from_noise = True
 
     def __init__(self, num_classes: int, **kwargs: Any) -> None:
         super().__init__(**kwargs)
@@ -60,6 +61,14 @@ class Categorical(Likelihood):
         # A value that is not a code has probability 0; the sum below, of no terms, would give it 1.
         is_code = tf.math.log(tf.reduce_sum(is_class, axis=-1))
         return self.to_event(tf.reduce_sum(is_class * log_probs, axis=-1) + is_code)
+
+    def element_sample_from(self, parameters: tf.Tensor, first: tf.Tensor, second: tf.Tensor) -> tf.Tensor:
+        """A draw of each element, the number of classes whose cumulative probabilities are passed: see `Likelihood`."""
+        elements = math.prod(self._event_shape)
+        logits = tf.reshape(parameters, [-1, elements, self.num_classes])
+        cumulative = tf.cumsum(tf.nn.softmax(logits), axis=-1)[..., :-1]
+        passed = tf.cast(tf.reshape(first, [-1, elements, 1]) >= cumulative, tf.float32)
+        return tf.reshape(tf.reduce_sum(passed, axis=-1), [-1, *self._event_shape])
 
     def mean(self, parameters: tf.Tensor) -> tf.Tensor:
         """The probabilities of the classes [..., *event_shape, C], which are the mean of x in one-hot form.

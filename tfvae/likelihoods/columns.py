@@ -140,6 +140,18 @@ class Columns(Likelihood):
         ]
         return tf.concat(log_probs, axis=-1)
 
+    @property
+    def samples_from_noise(self) -> bool:
+        """Whether `sample_from` is defined, as it is if all groups define it: see `Likelihood`."""
+        return all(likelihood.samples_from_noise for likelihood in self.likelihoods)
+
+    def element_sample_from(self, parameters: tf.Tensor, first: tf.Tensor, second: tf.Tensor) -> tf.Tensor:
+        """A draw of each element: see `Likelihood`."""
+        parts = (tf.split(noise, self._widths, axis=-1) for noise in (first, second))
+        groups = zip(self._groups(parameters), *parts, strict=True)
+        draws = [likelihood.element_sample_from(part, *noise) for (likelihood, part), *noise in groups]
+        return tf.concat(draws, axis=-1)
+
     def mean(self, parameters: tf.Tensor) -> tf.Tensor:
         """The means of the groups, one after the other on the last axis; for a `Categorical` its probabilities.
 

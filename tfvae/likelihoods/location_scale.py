@@ -95,6 +95,15 @@ class LocationScale(Likelihood):
         """The distribution of each element."""
         return self.located(*self.loc_and_scale(parameters))
 
+    def element_sample_from(self, parameters: tf.Tensor, first: tf.Tensor, second: tf.Tensor) -> tf.Tensor:
+        """A draw of each element: see `Likelihood`."""
+        loc, scale = self.loc_and_scale(parameters)
+        return loc + scale * self.standard_sample_from(first, second)
+
+    def standard_sample_from(self, first: tf.Tensor, second: tf.Tensor) -> tf.Tensor:
+        """A draw for location 0 and scale 1, from noise between 0 and 1; needed if `samples_from_noise`."""
+        raise NotImplementedError(f"{type(self).__name__} has no draws from noise")
+
     def mean(self, parameters: tf.Tensor) -> tf.Tensor:
         """The location: the mean, or the centre of a distribution that has no mean.
 

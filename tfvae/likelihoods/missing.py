@@ -78,6 +78,15 @@ class Missing(Likelihood):
         """The encoder's input: x with 0 for missing elements, or x as it is if `fill` is False."""
         return tf.where(tf.equal(x, x), x, tf.zeros_like(x)) if self.fill else x
 
+    @property
+    def samples_from_noise(self) -> bool:
+        """Whether `sample_from` is defined: see `Likelihood`."""
+        return self.likelihood.samples_from_noise
+
+    def element_sample_from(self, parameters: tf.Tensor, first: tf.Tensor, second: tf.Tensor) -> tf.Tensor:
+        """A draw of each element, observed or not: see `Likelihood`."""
+        return self.likelihood.element_sample_from(parameters, first, second)
+
     def mean(self, parameters: tf.Tensor) -> tf.Tensor:
         """The mean of p(x|z) for all elements, observed or not.
 

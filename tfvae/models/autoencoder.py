@@ -2,14 +2,14 @@
 
 import abc
 import functools
-from collections.abc import Iterator, MutableMapping
+from collections.abc import Iterable, Iterator, MutableMapping
 from typing import Any, ClassVar, Self
 
 import keras
 import numpy as np
 import tensorflow as tf
 
-from tfvae import checks, elbo, renamed
+from tfvae import checks, elbo, renamed, seeds
 from tfvae.callbacks import PosteriorCollapseWarning
 from tfvae.models import log_weights, parts, suitability
 from tfvae.models.signatures import AutoencoderExport
@@ -169,23 +169,30 @@ class Autoencoder(AutoencoderExport, VariationalModel):
         Returns:
             The parameters by name; for `DiagonalNormal` these are `loc` and `scale`, each [N, L].
         """
-        return _concatenated(
-            [self._run(self._encode, batch) for batch in self._checked_batches(x, batch_size, self.denoises)]
-        )
+        checked = self._checked_batches(x, batch_size, self.denoises)
+        return _concatenated([self._run(self._encode, part) for part in checked])
 
-    def reconstruct(self, x: Any, batch_size: int = 256) -> np.ndarray:
+    def reconstruct(self, x: Any, batch_size: int = 256, sample: bool = False, seed: int | None = None) -> np.ndarray:
         """Computes the mean of p(x|z) at the mean of q(z|x), like `predict`, but without a progress bar.
+
+        The mean is the best guess of x, and varies less than data do. With `sample` the result is a draw of what the
+        model takes x for, z ~ q(z|x) and then p(x|z), with the spread and the noise of data.
 
         Args:
             x: data as for `fit`: arrays with N rows, or a dataset.
             batch_size: how many examples are computed at a time.
+            sample: whether to draw.
+            seed: the same seed gives the same draws; None draws anew at each call.
 
         Returns:
             The reconstruction [N, ...].
         """
-        return _concatenated(
-            [self._run(self.call, batch) for batch in self._checked_batches(x, batch_size, self.denoises)]
-        )
+        checked = self._checked_batches(x, batch_size, self.denoises)
+        if checks.boolean("sample", sample):
+            seed_of_z, seed_of_x = _two(self._seed(seed))
+            draws = seeds.for_each(checked, seed_of_z)
+            return self._drawn((self._run(self._parameters_given_x, *each) for each in draws), seed_of_x)
+        return _concatenated([self._run(self.call, part) for part in checked])
 
     def log_likelihood(
         self, x: Any, num_samples: int = 1000, batch_size: int = 128, seed: int | None = None
@@ -291,6 +298,24 @@ class Autoencoder(AutoencoderExport, VariationalModel):
         together = zip(*(batches(array, batch_size) for array in arrays), strict=True)
         return _concatenated([self._run(self._decode, *part, **constants) for part in together])
 
+    def _generated(self, *arrays: np.ndarray, batch_size: int, sample: bool, seed: tf.Tensor) -> np.ndarray:
+        """The mean of p(x|z), or with `sample` a draw of it, for z and further arrays with N rows."""
+        if not checks.boolean("sample", sample):
+            return self._decoded(*arrays, batch_size=batch_size)
+        together = zip(*(batches(array, batch_size) for array in arrays), strict=True)
+        return self._drawn((self._run(self._parameters_of_x, *part) for part in together), _two(seed)[1])
+
+    def _drawn(self, parameters: Iterable[tf.Tensor], seed: tf.Tensor) -> np.ndarray:
+        """A draw of p(x|z) for each row of its parameters, which come in batches."""
+        # Outside of the compiled functions, because XLA cannot draw from every distribution.
+        pairs = seeds.for_each(parameters, seed)
+        return np.concatenate([self.likelihood.distribution(each).sample(seed=part).numpy() for each, part in pairs])
+
+    def _parameters_given_x(self, x: Any, seed: tf.Tensor) -> tf.Tensor:
+        """The parameters of p(x|z) [B, ...] at a draw z ~ q(z|x)."""
+        rows = tf.shape(tf.nest.flatten(x)[0])[0]
+        return self._scored(x, tf.random.stateless_normal([rows, self._epsilon_dim], seed))[1]
+
     def _arrays(self, x: Any) -> Any:
         """Converts arrays that a user passed to a method to the form in which `check_data` and `_run` take them."""
         return checks.to_numpy(self.unpack(x)[0] if isinstance(x, dict) else x)
@@ -337,6 +362,11 @@ class Autoencoder(AutoencoderExport, VariationalModel):
         """Makes a model with new weights from what `get_config` returned."""
         made = {name: keras.saving.deserialize_keras_object(config[name], custom_objects) for name in cls._PARTS}
         return cls(**{**config, **made})
+
+
+def _two(seed: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    """The seeds of the draws of z and of x. That of z is the given one, which gives the same z without draws of x."""
+    return seed, tf.random.experimental.stateless_fold_in(seed, -1)
 
 
 def _concatenated(outputs: list[Any]) -> Any:

@@ -185,24 +185,26 @@ class HierarchicalVAE(autoencoder.Autoencoder):
         z = self._checked_noise("z", z, self.latent_dims[layer - 1])
         return self._decoded(z, batch_size=batch_size, layer=layer)
 
-    def generate(self, n: int, seed: int | None = None, batch_size: int = 256) -> np.ndarray:
+    def generate(self, n: int, seed: int | None = None, batch_size: int = 256, sample: bool = False) -> np.ndarray:
         """Draws z_T ~ p(z_T), then each z_t ~ p(z_t|z_{t+1}), and computes the mean of p(x|z_1).
 
         Args:
             n: how many examples to generate, at least 1.
             seed: the same seed gives the same examples; None draws anew at each call.
             batch_size: how many examples are computed at a time.
+            sample: whether to draw x ~ p(x|z), with the spread of data, instead of the mean, which varies less.
 
         Returns:
             The generated examples [n, ...].
         """
         self._check_built("generate")
         n = checks.positive_integer("n", n)
-        seeds = tf.random.experimental.stateless_split(self._seed(seed), len(self.latent_dims))
+        state = self._seed(seed)
+        seeds = tf.random.experimental.stateless_split(state, len(self.latent_dims))
         z = self.prior.distribution().sample(n, seed=seeds[-1])
         for index in reversed(range(len(self.conditionals))):
             z = self.conditionals[index].distribution(self._prior_parameters(index, z)).sample(seed=seeds[index])
-        return self._decoded(z.numpy(), batch_size=batch_size, layer=1)
+        return self._generated(z.numpy(), batch_size=batch_size, sample=sample, seed=state)
 
     def _encode(self, x: tf.Tensor, training: bool = False) -> _Parameters:
         """The parameters of each layer of q, named like loc_1, given that the layer before it in q is at its center."""

@@ -214,18 +214,19 @@ class SemiSupervisedVAE(ConditionalVAE):
         """
         return super().decode(z, label, batch_size)
 
-    def generate(self, label: Any, seed: int | None = None, batch_size: int = 256) -> np.ndarray:
+    def generate(self, label: Any, seed: int | None = None, batch_size: int = 256, sample: bool = False) -> np.ndarray:
         """Draws z ~ p(z) and computes the mean of p(x|y, z).
 
         Args:
             label: integers from 0 to K - 1 [N]: one example is generated for each.
             seed: the same seed gives the same examples; None draws anew at each call.
             batch_size: how many examples are computed at a time.
+            sample: whether to draw x ~ p(x|z), with the spread of data, instead of the mean, which varies less.
 
         Returns:
             The generated examples [N, ...].
         """
-        return super().generate(label, seed, batch_size)
+        return super().generate(label, seed, batch_size, sample)
 
     def _x_batches(self, element: Any, batch_size: int) -> Iterator[tf.Tensor]:
         x = checks.to_numpy(unpack(element)[0] if isinstance(element, dict | tuple) else element)

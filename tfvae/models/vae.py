@@ -140,20 +140,25 @@ class VAE(autoencoder.Autoencoder):
         self._check_built("decode")
         return self._decoded(self._checked_noise("z", z, self.latent_dim), batch_size=batch_size)
 
-    def generate(self, n: int, seed: int | None = None, batch_size: int = 256) -> np.ndarray:
+    def generate(self, n: int, seed: int | None = None, batch_size: int = 256, sample: bool = False) -> np.ndarray:
         """Draws z ~ p(z) and computes the mean of p(x|z).
+
+        Means show what the model has learned without noise, as for pictures. Synthetic data need draws, `sample=True`.
 
         Args:
             n: how many examples to generate, at least 1.
             seed: the same seed gives the same examples; None draws anew at each call.
             batch_size: how many examples are computed at a time.
+            sample: whether to draw x ~ p(x|z), with the spread of data, instead of the mean, which varies less.
 
         Returns:
             The generated examples [n, ...].
         """
         self._check_built("generate")
         n = checks.positive_integer("n", n)
-        return self.decode(self.prior.distribution().sample(n, seed=self._seed(seed)), batch_size)
+        state = self._seed(seed)
+        z = self.prior.distribution().sample(n, seed=state).numpy()
+        return self._generated(z, batch_size=batch_size, sample=sample, seed=state)
 
     def likelihood_parameters(self, z: tf.Tensor, *conditions: tf.Tensor, training: bool = False) -> tf.Tensor:
         """The parameters of p(x|z) [S, B, ...]: the output of the decoder.
