@@ -17,7 +17,8 @@ from tests.helpers.exports import Scaled
 from tfvae import export, likelihoods, networks
 
 EVENT_SHAPE = (8, 8, 1)
-SIGNATURES = {"encode", "decode", "reconstruct", "generate", "score", "serving_default"}
+OF_MEANS = {"encode", "decode", "reconstruct", "generate", "score", "serving_default"}
+SIGNATURES = OF_MEANS | {"generate_sample", "reconstruct_sample"}
 LIKELIHOODS = {
     "Normal(0.5)": lambda: likelihoods.Normal(scale=0.5),
     "Normal(learned)": lambda: likelihoods.Normal(scale="learned"),

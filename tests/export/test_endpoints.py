@@ -15,7 +15,8 @@ from tfvae import export, likelihoods, networks, posteriors, priors
 
 EVENT_SHAPE = (4, 4, 1)
 LATENT_DIM = 3
-SIGNATURES = {"encode", "decode", "reconstruct", "generate", "score", "serving_default"}
+OF_MEANS = {"encode", "decode", "reconstruct", "generate", "score", "serving_default"}
+SIGNATURES = OF_MEANS | {"generate_sample", "reconstruct_sample"}
 
 
 def binary_images(n):

@@ -193,13 +193,16 @@ def evaluate(run: str = "runs/digits", data: str | None = None, num_samples: Pos
     print(runs_module.evaluation(model, runs_module.held_out(pipelines), num_samples, seed))
 
 
-def generate(run: str = "runs/digits", output: str = "samples.png", n: PositiveInt = 64, seed: int = 0) -> None:
+def generate(
+    run: str = "runs/digits", output: str = "samples.png", n: PositiveInt = 64, sample: bool = False, seed: int = 0
+) -> None:
     """Generates examples from the prior.
 
     Args:
         run: the folder of the run.
         output: the file to write: a picture (.png) or an array (.npy).
         n: number of examples.
+        sample: draw from p(x|z), for synthetic data with the spread of real data, instead of taking its mean.
         seed: seed of the draws.
     """
     path = Path(output)
@@ -207,7 +210,7 @@ def generate(run: str = "runs/digits", output: str = "samples.png", n: PositiveI
         if path.suffix not in (".png", ".npy"):
             raise ValueError(f"`--output` must end in .png or .npy. Received: {output}")
         model = runs_module.load_model(Path(run))
-        x = model.generate(n, seed=seed)
+        x = model.generate(n, seed=seed, sample=sample)
         if path.suffix == ".png":
             runs_module.write_picture(plots.samples(x), path)
         else:
@@ -282,7 +285,9 @@ def verify(
     print(verification)
 
 
-def predict(*, model: str = "saved_models/digits", input: str, output: str) -> None:
+def predict(
+    *, model: str = "saved_models/digits", input: str, output: str, sample: bool = False, seed: int = 0
+) -> None:
     """Runs an exported model: what its signature `serving_default` makes of the examples in a file.
 
     Args:
@@ -291,6 +296,9 @@ def predict(*, model: str = "saved_models/digits", input: str, output: str) -> N
             such as pixels from 0 to 255, which the export scales itself.
         output: the .npz file to write, for a VAE with mean (in the same units), elbo, reconstruction_log_likelihood and
             kl at the mean of q(z|x), and the parameters of q(z|x).
+        sample: also write sample, a draw of what the model takes each example for, with the spread of data, which the
+            mean does not have.
+        seed: seed of the draws.
     """
     with _exit_on_errors(USAGE_ERROR):
         if Path(input).suffix != ".npy":
@@ -300,6 +308,14 @@ def predict(*, model: str = "saved_models/digits", input: str, output: str) -> N
         outputs = exported.predict(x)
         if "encode" in exported.signatures:
             outputs |= exported.encode(x)
+        if sample:
+            name = "reconstruct_sample"
+            if name not in exported.signatures:
+                raise ValueError(
+                    "`--sample` needs an export that draws, which those for counts and those in int8 do not. Received: "
+                    f"{exported!r}"
+                )
+            outputs["sample"] = exported.reconstruct_sample(x, **exported.noise(name, len(x), seed))
         # Opened here, because NumPy adds a suffix to a name.
         with files.replacing(Path(output)) as written, written.open("wb") as file:
             np.savez(file, **outputs)

@@ -83,9 +83,14 @@ class Missing(Likelihood):
         """Whether `sample_from` is defined: see `Likelihood`."""
         return self.likelihood.samples_from_noise
 
-    def element_sample_from(self, parameters: tf.Tensor, first: tf.Tensor, second: tf.Tensor) -> tf.Tensor:
-        """A draw of each element, observed or not: see `Likelihood`."""
-        return self.likelihood.element_sample_from(parameters, first, second)
+    def sample_from(self, parameters: tf.Tensor, noise: tf.Tensor) -> tf.Tensor:
+        """Computes a draw of all elements, observed or not: see `Likelihood`.
+
+        Args:
+            parameters: the decoder's output [B, *parameter_shape].
+            noise: numbers drawn uniformly from [0, 1) [B, *noise_shape].
+        """
+        return self.likelihood.sample_from(parameters, noise)
 
     def mean(self, parameters: tf.Tensor) -> tf.Tensor:
         """The mean of p(x|z) for all elements, observed or not.
