@@ -101,7 +101,7 @@ def test_a_decoder_that_ends_in_an_activation_is_refused_where_any_real_number_i
         (sequential(4, None), lk.Normal(), 300 + REAL, "Standardise x"),
         (sequential(4, None), lk.StudentT(3.0, 1.0), UNIT / 100, "the noise hides how x varies"),
         (sequential(4, None), lk.Missing(lk.Laplace()), np.where(BITS, 300 * UNIT, np.nan), "far larger"),
-        (sequential(4, None), lk.Columns([(lk.Laplace(), 3), (lk.Normal(), 1)]), REAL * [1, 1, 1, 99], "^Column 3 of x"),
+        (sequential(4, None), lk.Columns([(lk.Laplace(), 3), (lk.Normal(), 1)]), REAL * [1, 1, 1, 99], "^Column 3 of"),
     ],
 )  # fmt: skip
 def test_what_is_probably_wrong_causes_a_warning_that_says_what_to_do(decoder, likelihood, x, message):
@@ -120,7 +120,7 @@ def test_what_is_probably_wrong_causes_a_warning_that_says_what_to_do(decoder, l
         (sequential(4, "leaky_relu"), lk.Bernoulli(), BITS),
         (sequential(4, None, keras.layers.Rescaling(12.0, -6.0)), lk.Bernoulli(), BITS),
         (sequential(4, "sigmoid", keras.layers.Dense(4)), lk.Bernoulli(), BITS),
-        (sequential(4, keras.layers.Dense(4, kernel_initializer="zeros", bias_initializer="ones")), lk.Poisson(), CODES),
+        (sequential(4, keras.layers.Dense(4, kernel_initializer="zeros", bias_initializer="ones")), lk.Poisson(), BITS),
         (Own(4, None), lk.Bernoulli(), BITS),
         (Own(4, "sigmoid"), lk.Normal(), UNIT),
         (heads("sigmoid", None), halves(), HALVES),
