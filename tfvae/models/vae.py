@@ -29,7 +29,9 @@ class VAE(autoencoder.Autoencoder):
 
     Args:
         encoder: a Keras model from x [B, ...] to features [B, F].
-        decoder: a Keras model from z [B, L] to the likelihood's parameters [B, ...].
+        decoder: a Keras model from z [B, L] to the likelihood's parameters [B, ...], such as logits, which
+            may be any real numbers: so its last layer has no activation, unless it gives a location that is bounded as
+            x is.
         latent_dim: L, the dimension of z.
         posterior: q(z|x), which owns the layers that compute its parameters from the features; None means
             `DiagonalNormal()`. Neither this part nor any other may be shared between models.
