@@ -64,10 +64,6 @@ class Sampling(NamedTuple):
     training: bool = False
     target: tf.Tensor | None = None
 
-    def observed(self, x: tf.Tensor) -> tf.Tensor:
-        """What the likelihood is of [B, ...]: the target, or x if there is none."""
-        return x if self.target is None else self.target
-
 
 class ElboTerms(NamedTuple):
     """The terms of the bound, in nats, each evaluated at z ~ q(z|x).

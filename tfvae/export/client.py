@@ -184,7 +184,7 @@ class ExportedModel:
             ValueError: there is no such signature.
         """
         rng = np.random.default_rng(seed)
-        draws = {"epsilon": rng.standard_normal, "uniform": rng.random}
+        draws: dict[str, Callable[..., np.ndarray]] = {"epsilon": rng.standard_normal, "uniform": rng.random}
         shapes = self._shapes_of(signature)
         return {name: draw((rows, *shapes[name][1:]), np.float32) for name, draw in draws.items() if name in shapes}
 

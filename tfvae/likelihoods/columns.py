@@ -227,7 +227,8 @@ class Columns(Likelihood):
         ]
         if self._names is not None:
             names = [f'{place} ("{name}")' for place, name in zip(names, self._names, strict=True)]
-        return [Group(f"{name}: ", *each) for name, *each in zip(names, self.likelihoods, xs, parts, strict=True)]
+        groups = zip(names, self.likelihoods, xs, parts, strict=True)
+        return [Group(f"{name}: ", likelihood, columns, part) for name, likelihood, columns, part in groups]
 
     def _groups(self, parameters: tf.Tensor) -> list[tuple[Likelihood, tf.Tensor]]:
         return list(zip(self.likelihoods, tf.split(parameters, self._parameter_widths(), axis=-1), strict=True))

@@ -249,8 +249,9 @@ class HierarchicalVAE(autoencoder.Autoencoder):
             by_sample = tf.reshape(
                 parameters, tf.concat([[sampling.num_samples, tf.shape(x)[0]], tf.shape(parameters)[1:]], 0)
             )
+        observed = x if sampling.target is None else sampling.target
         terms = elbo.ElboTerms(
-            tf.reshape(self.likelihood.log_prob(sampling.observed(x), by_sample, training=sampling.training), shape),
+            tf.reshape(self.likelihood.log_prob(observed, by_sample, training=sampling.training), shape),
             tf.add_n(log_prior),
             tf.add_n(log_posterior),
             tf.add_n(kls),

@@ -125,7 +125,7 @@ class VAE(autoencoder.Autoencoder):
         return elbo.estimate(
             self._posterior_of(x, sampling.training),
             self._prior_given(*self._split(x)[1], training=sampling.training),
-            functools.partial(self._log_likelihood, x, sampling),
+            functools.partial(self._log_likelihood, x, training=sampling.training, target=sampling.target),
             sampling,
         )
 
@@ -247,11 +247,13 @@ class VAE(autoencoder.Autoencoder):
         )
         return self._scores(terms), parameters
 
-    def _log_likelihood(self, x: Any, sampling: elbo.Sampling, z: tf.Tensor) -> tf.Tensor:
-        """The density log p(x|z) [S, B] of z [S, B, L]."""
+    def _log_likelihood(
+        self, x: Any, z: tf.Tensor, training: bool = False, target: tf.Tensor | None = None
+    ) -> tf.Tensor:
+        """The density log p(x|z) [S, B] of z [S, B, L]; with a target, which is in the place of x, log p(target|z)."""
         event, conditions = self._split(x)
-        parameters = self.likelihood_parameters(z, *conditions, training=sampling.training)
-        return self.likelihood.log_prob(sampling.observed(event), parameters, training=sampling.training)
+        parameters = self.likelihood_parameters(z, *conditions, training=training)
+        return self.likelihood.log_prob(event if target is None else target, parameters, training=training)
 
     def get_config(self) -> dict[str, Any]:
         """The constructor's arguments."""

@@ -134,7 +134,7 @@ class VQVAE(autoencoder.Autoencoder):
         axes = list(range(1, len(vectors.shape)))
         distance = tf.reduce_sum((tf.stop_gradient(vectors) - quantized) ** 2, axis=axes)
         distance += self.commitment * tf.reduce_sum((vectors - tf.stop_gradient(quantized)) ** 2, axis=axes)
-        observed = sampling.observed(x)
+        observed = x if sampling.target is None else sampling.target
         log_likelihood = self.likelihood.log_prob(observed, parameters[tf.newaxis], training=sampling.training)
         log_likelihood = tf.tile(log_likelihood, [sampling.num_samples, 1])
         nats = math.prod(self.code_shape) * math.log(self.num_codes)
