@@ -271,9 +271,11 @@ def test_a_signature_runs_each_network_once(name):
         "generate": DECODING,
         "score": BOTH,
         "serving_default": BOTH,
+        "generate_sample": DECODING,
+        "reconstruct_sample": BOTH,
     }
     if name == "semi-supervised":
-        of_x = ("encode", "reconstruct", "score", "serving_default")
+        of_x = ("encode", "reconstruct", "score", "serving_default", "reconstruct_sample")
         used = {signature: (*of, *["classifier"] * (signature in of_x)) for signature, of in used.items()}
         used["classify"] = ("classifier",)
     if name == "hierarchical":

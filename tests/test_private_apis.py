@@ -107,6 +107,8 @@ USES = [
         "`update_on_all_replicas`: the update of Adam on replicas",
     ),
     ("Keras", small_model, "_flatten_layers", "`layers_of`: the cost of a step, and moving statistics over replicas"),
+    ("Keras", lambda: small_model().outputs[0], "_keras_history", "`made_by`: the activation that a decoder ends in"),
+    ("Keras", lambda: keras.layers.Dense(1), "_inbound_nodes", "`made_by`: the activation that a decoder ends in"),
     ("Keras", small_model, "_distribute_strategy", "`strategy_of`: whether XLA may compile a log-likelihood"),
     (
         "TensorFlow",
@@ -206,6 +208,14 @@ def test_layers_of_a_model_are_all_that_are_within_it():
     kinds = [type(layer) for layer in private_apis.layers_of(model)]
     assert kinds[0] is keras.Sequential
     assert keras.layers.Dense in kinds
+
+
+def test_the_maker_of_a_tensor_is_the_last_layer_and_what_it_was_applied_to():
+    inner = keras.Input((2,))
+    outer = keras.layers.Dense(1)
+    layer, inputs = private_apis.made_by(outer(inner))
+    assert layer is outer
+    assert inputs[0] is inner
 
 
 def test_strategy_is_the_one_that_a_model_was_made_in():

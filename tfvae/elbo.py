@@ -54,6 +54,7 @@ class Sampling(NamedTuple):
         analytic_kl: use the closed form of the KL divergence where TFP has one; the Monte Carlo form otherwise.
         path: restricts the gradient to the path through z: see `draw`; None for the whole gradient.
         training: whether layers such as dropout behave as in training.
+        target: what the likelihood is of [B, ...] if that is not x, as for a model that removes noise from x.
     """
 
     num_samples: int
@@ -61,6 +62,7 @@ class Sampling(NamedTuple):
     analytic_kl: bool = True
     path: Path | None = None
     training: bool = False
+    target: tf.Tensor | None = None
 
 
 class ElboTerms(NamedTuple):

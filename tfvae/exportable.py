@@ -31,6 +31,8 @@ class Signature:
         request: an example of one row for a REST request, ready for JSON, which is written to requests/ beside a served
             model: the inputs by name, or the value of the only input. None means that no example is written.
         meaning: what it computes, in a few words for the table of the README.
+        draws: whether it computes draws, which may jump where a number is rounded. A file whose arithmetic is coarser
+            than float32 lacks it, and so may a file of an earlier version.
     """
 
     function: Callable[..., dict[str, tf.Tensor]]
@@ -39,6 +41,7 @@ class Signature:
     terms: Mapping[str, float] = dataclasses.field(default_factory=dict)
     request: Any = None
     meaning: str = ""
+    draws: bool = False
 
     def of_model(self, inputs: Arrays) -> Arrays:
         """The model's own outputs, by name.

@@ -93,7 +93,7 @@ def dense_decoder(
 
     Returns:
         A model from z `[B, L]`, or from z and the condition `[B, C]`, to `[B, ...output_shape]`: unbounded values, read
-        by the likelihood as loc or logits.
+        by the likelihood as logits, logarithms of means or locations.
 
     Raises:
         ValueError: `latent_dim` or `condition_dim` is not a positive integer, or `output_shape` or `hidden` not a tuple
@@ -174,7 +174,7 @@ def convolutional_decoder(
 
     Returns:
         A model from z `[B, L]`, or from z and the condition `[B, C]`, to `[B, height, width, channels]`: unbounded
-        values, read by the likelihood as loc or logits.
+        values, read by the likelihood as logits, logarithms of means or locations.
 
     Raises:
         ValueError: `latent_dim` or `condition_dim` is not a positive integer, `output_shape` not that of an image, or

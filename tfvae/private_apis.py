@@ -45,6 +45,12 @@ def layers_of(layer: keras.layers.Layer) -> list[keras.layers.Layer]:
     return list(layer._flatten_layers())
 
 
+def made_by(tensor: keras.KerasTensor) -> tuple[Any, list[keras.KerasTensor]]:
+    """The layer or operation of a functional model that a symbolic tensor comes from, and what it was applied to."""
+    history = tensor._keras_history
+    return history.operation, history.operation._inbound_nodes[history.node_index].input_tensors
+
+
 def own_trainable_variables(layer: keras.layers.Layer) -> list[keras.Variable]:
     """The trainable variables of a layer itself, without those of the layers within it."""
     return layer._trainable_variables

@@ -131,6 +131,7 @@ def test_train_prints_the_evaluation_and_the_comparison(trained):
         nats, bits = table_values(output, label)
         np.testing.assert_allclose(bits, sign * nats / (64 * np.log(2)), atol=2e-4)
     signatures = {"encode", "decode", "reconstruct", "generate", "score", "serving_default"}
+    signatures |= {"generate_sample", "reconstruct_sample"}
     differences, costs = output.split("largest difference from the Keras model, by format\n")[1].split("\n\n")[:2]
     header, *rows = (re.split(r"\s{2,}", line) for line in differences.splitlines())
     assert header[3:] == ["SavedModel", "TFLite", "TFLite batch 1"]

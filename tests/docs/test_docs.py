@@ -59,7 +59,7 @@ def test_the_flags_that_the_pages_name_exist(capsys):
     flags = {flag for text in texts for flag in re.findall(r"--([a-z_]+)", text)}
     of_the_server = {"enable_batching"}
     known = set()
-    for command in ("train", "export"):
+    for command in ("train", "export", "generate"):
         with pytest.raises(SystemExit):
             commands.main([command, "--print_config"])
         known |= set(yaml.safe_load(capsys.readouterr().out))

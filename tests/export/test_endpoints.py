@@ -15,7 +15,8 @@ from tfvae import export, likelihoods, networks, posteriors, priors
 
 EVENT_SHAPE = (4, 4, 1)
 LATENT_DIM = 3
-SIGNATURES = {"encode", "decode", "reconstruct", "generate", "score", "serving_default"}
+OF_MEANS = {"encode", "decode", "reconstruct", "generate", "score", "serving_default"}
+SIGNATURES = OF_MEANS | {"generate_sample", "reconstruct_sample"}
 
 
 def binary_images(n):
@@ -120,6 +121,20 @@ def test_every_signature_is_what_numpy_scipy_and_tfp_compute_from_the_networks(c
     def means_at(z):
         return {"mean": mean(network_output(model, z))}
 
+    # At this noise, a draw is the median, or for the normal distribution 2 standard deviations above the mean.
+    uniform = np.tile(np.float32([0.5, 0.0]), (7, *EVENT_SHAPE))
+    if isinstance(model.likelihood, likelihoods.Normal):
+        uniform[..., ::2] = np.exp(-2)
+
+    def draws_at(z):
+        center = mean(network_output(model, z))
+        if isinstance(model.likelihood, likelihoods.Normal):
+            return {"sample": center + 2 * model.likelihood.scale.numpy()}
+        if isinstance(model.likelihood, likelihoods.Bernoulli):
+            return {"sample": (center > 0.5).astype(np.float32)}
+        logits = network_output(model, z)
+        return {"sample": np.log1p(0.5 * np.expm1(logits)) / logits}
+
     expected = {
         "encode": ((x,), {"loc": loc, "scale": scale}),
         "decode": ((epsilon,), means_at(epsilon)),
@@ -127,6 +142,8 @@ def test_every_signature_is_what_numpy_scipy_and_tfp_compute_from_the_networks(c
         "generate": ((epsilon,), means_at(epsilon)),
         "score": ((x, epsilon), scores_at(loc + scale * epsilon)),
         "serving_default": ((x,), {**means_at(loc), **scores_at(loc)}),
+        "generate_sample": ((epsilon, uniform), draws_at(epsilon)),
+        "reconstruct_sample": ((x, epsilon, uniform), draws_at(loc + scale * epsilon)),
     }
     assert set(expected) == SIGNATURES == set(endpoints.signatures_by_name)
     for signature, (inputs, outputs) in expected.items():
@@ -140,7 +157,7 @@ def test_every_signature_is_what_numpy_scipy_and_tfp_compute_from_the_networks(c
 @pytest.mark.parametrize("batch_size", [None, 1])
 def test_inputs_and_outputs_lead_with_the_batch(batch_size):
     event, latent = (batch_size, *EVENT_SHAPE), (batch_size, LATENT_DIM)
-    inputs = {"x": event, "z": latent, "epsilon": latent}
+    inputs = {"x": event, "z": latent, "epsilon": latent, "uniform": (*event[:-1], 2 * event[-1])}
     scores = dict.fromkeys(("elbo", "reconstruction_log_likelihood", "kl"), (batch_size,))
     expected = {
         "encode": (["x"], {"loc": latent, "scale": latent}),
@@ -149,6 +166,8 @@ def test_inputs_and_outputs_lead_with_the_batch(batch_size):
         "generate": (["epsilon"], {"mean": event}),
         "score": (["x", "epsilon"], scores),
         "serving_default": (["x"], {"mean": event, **scores}),
+        "generate_sample": (["epsilon", "uniform"], {"sample": event}),
+        "reconstruct_sample": (["x", "epsilon", "uniform"], {"sample": event}),
     }
     for signature, function in export.Endpoints(build("convolutional"), batch_size).signatures_by_name.items():
         names, outputs = expected[signature]

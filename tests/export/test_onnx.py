@@ -14,8 +14,9 @@ from tests.helpers.exports import Scaled, WithOp
 from tfvae import export
 from tfvae.export.formats import onnx as onnx_format
 
-SIGNATURES = ("encode", "decode", "reconstruct", "generate", "score", "serving_default")
-NORMALIZED = tuple(f"{name}_normalized" for name in SIGNATURES[:-1])
+NORMALIZED = tuple(f"{name}_normalized" for name in ("encode", "decode", "reconstruct", "generate", "score"))
+DRAWS = ("generate_sample", "reconstruct_sample")
+SIGNATURES = ("encode", "decode", "reconstruct", "generate", "score", *DRAWS, "serving_default")
 
 
 def run_op(function, values, tmp_path):

@@ -19,6 +19,8 @@ OUTPUTS = {
     "generate": ["mean"],
     "score": ["elbo", "reconstruction_log_likelihood", "kl"],
     "serving_default": ["mean", "elbo", "reconstruction_log_likelihood", "kl"],
+    "generate_sample": ["sample"],
+    "reconstruct_sample": ["sample"],
 }
 
 

@@ -11,6 +11,7 @@ from scipy import special, stats
 from tfvae import SemiSupervisedVAE, export, networks
 from tfvae.elbo import Sampling
 from tfvae.export import device
+from tfvae.export.endpoints import Endpoints
 from tfvae.likelihoods import Missing, Normal
 from tfvae.objectives import ELBO, IWAE, FreeBits
 
@@ -292,5 +293,5 @@ def test_data_without_labels_serve_the_comparison_and_the_calibration_of_an_expo
     vae, given = build(latent_dim=2, hidden=(8,)), data(7)
     assert -1 in given["label"]
     assert export.saved_model(vae, tmp_path / "model", x=given).is_dir()
-    for signature, inputs in device._calibration(vae, given, None):
+    for signature, inputs in device._calibration(vae, given, None, Endpoints(vae)):
         assert signature not in ("decode", "generate") or inputs["label"] >= 0

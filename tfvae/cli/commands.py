@@ -59,6 +59,7 @@ def generate(
     run: str = "runs/digits",
     output: str = "samples.png",
     n: flags.Count = 64,
+    sample: bool = False,
     seed: flags.Seed = 0,
     allow_import: flags.Modules = (),
 ) -> None:
@@ -68,6 +69,7 @@ def generate(
         run: the folder of the run.
         output: the file to write: a picture (.png) or an array (.npy).
         n: number of examples.
+        sample: draw from p(x|z), for synthetic data with the spread of real data, instead of taking its mean.
         seed: seed of the draws.
         allow_import: modules of your own with parts of the model.
     """
@@ -79,7 +81,7 @@ def generate(
         from tfvae import plots
         from tfvae.cli import run_folder as runs_module
 
-        x = model.generate(n, seed=seed)
+        x = model.generate(n, seed=seed, sample=sample)
         if path.suffix == ".png":
             runs_module.write_picture(plots.samples(x), path)
         else:
@@ -179,7 +181,9 @@ def verify(
     print(verification)
 
 
-def predict(*, model: str = "saved_models/digits", input: str, output: str) -> None:
+def predict(
+    *, model: str = "saved_models/digits", input: str, output: str, sample: bool = False, seed: flags.Seed = 0
+) -> None:
     """Runs an exported model: what its signature `serving_default` makes of the examples in a file.
 
     Args:
@@ -188,6 +192,9 @@ def predict(*, model: str = "saved_models/digits", input: str, output: str) -> N
             such as pixels from 0 to 255, which the export scales itself.
         output: the .npz file to write, for a VAE with mean (in the same units), elbo, reconstruction_log_likelihood and
             kl at the mean of q(z|x), and the parameters of q(z|x).
+        sample: also write sample, a draw of what the model takes each example for, with the spread of data, which the
+            mean does not have.
+        seed: seed of the draws.
     """
     with parser.exit_on_errors(parser.USAGE_ERROR):
         if Path(input).suffix != ".npy":
@@ -204,10 +211,23 @@ def predict(*, model: str = "saved_models/digits", input: str, output: str) -> N
                 outputs = exported.predict(x)
                 if "encode" in exported.signatures:
                     outputs |= exported.encode(x)
+                if sample:
+                    outputs["sample"] = _reconstruct_sample(exported, x, seed)
         # Opened here, because NumPy adds a suffix to a name.
         with files.replacing(written) as temporary, temporary.open("wb") as file:
             np.savez(file, **outputs)
     print(f"Wrote {output} ({', '.join(outputs)} of {len(x)} examples)")
+
+
+def _reconstruct_sample(exported: Any, x: np.ndarray, seed: int) -> np.ndarray:
+    """Draws what an exported model takes examples for."""
+    name = "reconstruct_sample"
+    if name not in exported.signatures:
+        raise ValueError(
+            "`--sample` needs an export that draws, which those for counts and those in int8 do not. Received: "
+            f"{exported!r}"
+        )
+    return exported.reconstruct_sample(x, **exported.noise(name, len(x), seed))
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

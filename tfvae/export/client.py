@@ -119,6 +119,22 @@ class ExportedModel:
         """The mean of p(x|z) [N, ...] at the draws z from the prior computed from noise epsilon ~ N(0, I) [N, L]."""
         return self.run("generate", epsilon=epsilon, **condition)["mean"]
 
+    @_of_signature("generate_sample")
+    def generate_sample(self, epsilon: ArrayLike, uniform: ArrayLike, **condition: ArrayLike) -> np.ndarray:
+        """Draws of x [N, ...] with the spread of data, where `generate` gives the mean of p(x|z).
+
+        `noise("generate_sample", N)` makes the noise, epsilon ~ N(0, I) [N, L] for z and uniform [N, ..., 2 C] for x
+        [N, ..., C].
+        """
+        return self.run("generate_sample", epsilon=epsilon, uniform=uniform, **condition)["sample"]
+
+    @_of_signature("reconstruct_sample")
+    def reconstruct_sample(
+        self, x: ArrayLike, epsilon: ArrayLike, uniform: ArrayLike, **condition: ArrayLike
+    ) -> np.ndarray:
+        """Draws of p(x|z) [N, ...] at z ~ q(z|x), for x [N, ...] and noise as for `generate_sample`."""
+        return self.run("reconstruct_sample", x=x, epsilon=epsilon, uniform=uniform, **condition)["sample"]
+
     @_of_signature("score")
     def score(self, x: ArrayLike, epsilon: ArrayLike, **condition: ArrayLike) -> dict[str, np.ndarray]:
         """The terms of the bound, each [N] in nats, for x [N, ...] and noise epsilon ~ N(0, I) [N, L].
@@ -153,6 +169,25 @@ class ExportedModel:
         """
         return self.run("serving_default", **({} if x is None else {"x": x}), **inputs)
 
+    def noise(self, signature: str, rows: int, seed: int | None = None) -> dict[str, np.ndarray]:
+        """Draws the noise that a signature takes.
+
+        Args:
+            signature: its name, one of `signatures`.
+            rows: N, the number of examples.
+            seed: the same seed gives the same noise; None draws anew at each call.
+
+        Returns:
+            `epsilon` from N(0, I) and `uniform` from U(0, 1), if the signature takes them, float32 [N, ...].
+
+        Raises:
+            ValueError: there is no such signature.
+        """
+        rng = np.random.default_rng(seed)
+        draws: dict[str, Callable[..., np.ndarray]] = {"epsilon": rng.standard_normal, "uniform": rng.random}
+        shapes = self._shapes_of(signature)
+        return {name: draw((rows, *shapes[name][1:]), np.float32) for name, draw in draws.items() if name in shapes}
+
     def run(self, signature: str, **arguments: ArrayLike) -> dict[str, np.ndarray]:
         """Calls a signature.
 
@@ -171,9 +206,7 @@ class ExportedModel:
             UserWarning: x is beyond the range of the data of the export by more than its width. Pixels that were scaled
                 although the export scales them are within the range, and show only in the score.
         """
-        if signature not in self._shapes:
-            raise ValueError(f"`signature` must be one of {list(self._shapes)}. Received: signature={signature!r}")
-        shapes = self._shapes[signature]
+        shapes = self._shapes_of(signature)
         if set(arguments) != set(shapes):
             expected = " and ".join(f"`{name}`" for name in shapes)
             raise ValueError(f"The inputs of {signature} must be {expected}. Received: {list(arguments)}")
@@ -208,6 +241,11 @@ class ExportedModel:
         ]
         joined = {name: np.concatenate([output[name] for output in outputs]) for name in outputs[0]}
         return renamed.Scores.of_export(joined)
+
+    def _shapes_of(self, signature: str) -> dict[str, tuple[int | None, ...]]:
+        if signature not in self._shapes:
+            raise ValueError(f"`signature` must be one of {list(self._shapes)}. Received: signature={signature!r}")
+        return self._shapes[signature]
 
 
 def load(

@@ -88,7 +88,14 @@ def tflite(
     description = {**metadata(model, scaling, x), "quantize": quantize}
 
     def write(batch_size: int | None) -> Path:
-        endpoints = Endpoints(model, batch_size, x, scaling, marks_wrong_rows=quantize != "int8")
+        endpoints = Endpoints(
+            model,
+            batch_size,
+            x,
+            scaling,
+            marks_wrong_rows=quantize != "int8",
+            is_coarse=quantize in ("dynamic", "int8"),
+        )
         if quantize == "int8" and endpoints.have_loops():
             # The converter's calibration of a loop ends the process by a segmentation fault.
             raise NotImplementedError(
@@ -105,7 +112,7 @@ def tflite(
                 x=x,
                 own_tolerance=_OWN_TOLERANCES[quantize],
                 quantize=quantize,
-                calibration=lambda: _calibration(model, x, scaling),
+                calibration=lambda: _calibration(model, x, scaling, endpoints),
             )
         except NotImplementedError:
             raise
@@ -138,10 +145,13 @@ def _check_int8_steps(scaling: units.Units, x: Any) -> None:
         )
 
 
-def _calibration(model: Exportable, x: Any, scaling: units.Units | None) -> Iterator[tuple[str, dict[str, np.ndarray]]]:
+def _calibration(
+    model: Exportable, x: Any, scaling: units.Units | None, endpoints: Endpoints
+) -> Iterator[tuple[str, dict[str, np.ndarray]]]:
     """Yields inputs for each signature, one example at a time, in the form that the converter takes."""
     x = tf.nest.map_structure(lambda array: array[:_CALIBRATION_EXAMPLES], x)
-    examples = units.examples(model, scaling, x, calibrating=True)
+    made = units.examples(model, scaling, x, calibrating=True)
+    examples = {name: made[name] for name in endpoints.signatures_by_name}
     for row in range(len(tf.nest.flatten(x)[0])):
         for signature, inputs in examples.items():
             yield signature, {name: array[row : row + 1].astype(np.float32) for name, array in inputs.items()}

@@ -29,6 +29,14 @@ class Endpoints(tf.Module):
       z ~ q(z|x) computed from epsilon; the noise is an input, so that the outputs depend on the inputs alone;
     - `serving_default(x [B, ...])`: the outputs of `reconstruct`, and those of `score` at the mean of q(z|x).
 
+    If the likelihood can be drawn from by ops of TFLite (all but those of counts), it also has, with uniform
+    [B, ..., 2 C] for x [B, ..., C] noise from U(0, 1), two numbers for each element of x,
+
+    - `generate_sample(epsilon [B, L], uniform)`: `sample` [B, ...], drawn from p(x|z) at the z of `generate`;
+    - `reconstruct_sample(x [B, ...], epsilon [B, L], uniform)`: `sample` [B, ...], from p(x|z) at the z of `score`.
+
+    `mean` is the best guess, and varies less than data do; `sample` has the spread of data. An int8 file has no draws.
+
     For a `tfvae.ConditionalVAE`, each function also takes `condition` [B, C]. For a `tfvae.SemiSupervisedVAE`, each
     also takes `label` [B]; with x, a label of -1 stands for the most probable one. It also has
 
@@ -37,9 +45,9 @@ class Endpoints(tf.Module):
     For a `tfvae.HierarchicalVAE`, z is that of the first layer, epsilon is the noise of all layers in one tensor, and
     the names of the parameters of q end in the number of the layer, as in `loc_1`.
 
-    With `scaling`, x and `mean` are in raw units in all of these, unless the mean is made of probabilities, and each
-    function except `serving_default` is there in the model's units too, as `encode_normalized` and so on. Nats are
-    always those of a density of the model's units.
+    With `scaling`, x, `sample` and `mean` are in raw units in all of these, unless the mean is made of probabilities.
+    Each function except `serving_default` and those that draw is there in the model's units too, as `encode_normalized`
+    and so on. Nats are always those of a density of the model's units.
 
     A row with a wrong value gets NaN in every output, and the other rows get what they would get without it. Wrong are
     NaN, infinity, and a `label` that is none; NaN in x is right where the likelihood allows missing values. Inputs of a
@@ -52,6 +60,7 @@ class Endpoints(tf.Module):
         scaling: how raw data become those of the model, from `tfvae.export.units.make`; None means that the functions
             take and give the model's units.
         marks_wrong_rows: whether a row with a wrong value gets NaN; False is for formats without NaN.
+        is_coarse: whether the arithmetic is coarser than that of float32; the functions that draw are then left out.
 
     Raises:
         ValueError: the model is not built, or x is missing or invalid.
@@ -65,6 +74,7 @@ class Endpoints(tf.Module):
         x: Any = None,
         scaling: units.Units | None = None,
         marks_wrong_rows: bool = True,
+        is_coarse: bool = False,
     ) -> None:
         super().__init__(name="tfvae")
         check_kind(model)
@@ -74,6 +84,7 @@ class Endpoints(tf.Module):
         self.signatures_by_name = {
             name: _graph(signature, batch_size, description)
             for name, signature in units.signatures(model, scaling, x).items()
+            if not (is_coarse and signature.draws)
         }
 
     def have_loops(self) -> bool:

@@ -116,16 +116,17 @@ def signatures(model: Exportable, units: Units | None, x: Any = None) -> dict[st
     Args:
         model: the model.
         units: None means that the functions are the model's own. Otherwise they take and give raw units, and all of
-            them except `serving_default` are there in the model's units too, by their names with "_normalized".
+            them except `serving_default` and draws are there in the model's units too, by a name with "_normalized".
         x: the data that were passed to the export, or None.
     """
     own = model.export_signatures(x)
     if units is None:
         return own
-    return _with_normalized(
-        {name: _in_raw_units(signature, units) for name, signature in own.items()},
-        {name: dataclasses.replace(signature, request=None) for name, signature in own.items()},
-    )
+    return {name: _in_raw_units(signature, units) for name, signature in own.items()} | {
+        f"{name}{SUFFIX}": dataclasses.replace(signature, request=None)
+        for name, signature in own.items()
+        if _is_in_both_units(name, signature)
+    }
 
 
 def examples(model: Exportable, units: Units | None, x: Any, calibrating: bool = False) -> dict[str, Arrays]:
@@ -140,11 +141,16 @@ def examples(model: Exportable, units: Units | None, x: Any, calibrating: bool =
     own = model.export_examples(x, calibrating)
     if units is None:
         return own
-    return _with_normalized({name: units.to_raw(inputs) for name, inputs in own.items()}, own)
+    return {name: units.to_raw(inputs) for name, inputs in own.items()} | {
+        f"{name}{SUFFIX}": own[name]
+        for name, signature in model.export_signatures(x).items()
+        if _is_in_both_units(name, signature)
+    }
 
 
-def _with_normalized(raw: dict[str, Any], own: dict[str, Any]) -> dict[str, Any]:
-    return raw | {f"{name}{SUFFIX}": value for name, value in own.items() if name != "serving_default"}
+def _is_in_both_units(name: str, signature: Signature) -> bool:
+    """Whether a function is there in the model's units too: not the default, and not draws, which stand for data."""
+    return name != "serving_default" and not signature.draws
 
 
 def _in_raw_units(signature: Signature, units: Units) -> Signature:

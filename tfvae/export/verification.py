@@ -247,7 +247,8 @@ def _questions_by_file(
         key = repr(scaling)
         if key not in found:
             found[key] = _questions(model, x, units.read(model, exported.metadata, x), rows)
-        asked.append(found[key])
+        own = found[key].items()
+        asked.append({name: each for name, each in own if name in exported.signatures or not each.signature.draws})
     return asked
 
 

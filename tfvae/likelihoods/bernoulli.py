@@ -18,11 +18,17 @@ tfd = tfp.distributions
 class Bernoulli(Likelihood):
     """The likelihood of x in {0, 1}: x = 1 with probability sigmoid(f(z)), where f is the decoder.
 
+    The decoder's outputs are logits, any real numbers, so it must not end in a sigmoid.
+
     Args:
         kwargs: the arguments of `keras.layers.Layer`.
 
     Reference: Kingma & Welling 2013, appendix C.1.
     """
+
+    outputs = "logits"
+    outputs_range = "real"
+    samples_from_noise = True
 
     def element_distribution(self, parameters: tf.Tensor) -> tfd.Distribution:
         """Bernoulli(logits=parameters) for each element."""
@@ -42,6 +48,10 @@ class Bernoulli(Likelihood):
         linear = tf.reduce_sum(x * logits - tf.nn.relu(logits), axis=list(range(-self._event_rank, 0)))
         return linear - sum_softplus_minus_relu(self.by_element(logits)[..., 0])
 
+    def element_sample_from(self, parameters: tf.Tensor, first: tf.Tensor, second: tf.Tensor) -> tf.Tensor:
+        """A draw of each element, 1 where the noise is below its probability: see `Likelihood`."""
+        return tf.cast(first < tf.sigmoid(parameters), tf.float32)
+
     def check(self, x: np.ndarray) -> None:
         """Raises ValueError when a value is neither 0 nor 1."""
         expected = (
@@ -55,11 +65,17 @@ class Bernoulli(Likelihood):
 class ContinuousBernoulli(Likelihood):
     """The likelihood of x in [0, 1]: p(x|z) proportional to p^x (1 - p)^(1 - x), p = sigmoid(f(z)), f the decoder.
 
+    The decoder's outputs are logits, any real numbers, so it must not end in a sigmoid.
+
     Args:
         kwargs: the arguments of `keras.layers.Layer`.
 
     Reference: Loaiza-Ganem & Cunningham 2019, The continuous Bernoulli, equations 6 and 8.
     """
+
+    outputs = "logits"
+    outputs_range = "real"
+    samples_from_noise = True
 
     def element_distribution(self, parameters: tf.Tensor) -> tfd.Distribution:
         """ContinuousBernoulli(logits=parameters) for each element."""
@@ -75,6 +91,19 @@ class ContinuousBernoulli(Likelihood):
         series = math.log(2) + parameters**2 / 12 - 7 * parameters**4 / 1440
         log_normalizer = tf.where(is_small, series, tf.math.log(logits / tf.tanh(logits / 2)))
         return x * parameters - softplus(parameters) + log_normalizer
+
+    def element_sample_from(self, parameters: tf.Tensor, first: tf.Tensor, second: tf.Tensor) -> tf.Tensor:
+        """A draw of each element, by the inverse of its distribution function: see `Likelihood`.
+
+        That is log(1 + u (exp(f) - 1)) / f, which is used for f < 0 alone, where it does not overflow.
+        """
+        is_positive = parameters > 0
+        u, f = tf.where(is_positive, 1 - first, first), -tf.abs(parameters)
+        is_small = f > -0.01
+        safe = tf.where(is_small, -0.01, f)
+        # Near f = 0 by its Taylor series.
+        x = tf.where(is_small, u + f * u * (1 - u) / 2, tf.math.log(1 + u * (tf.exp(safe) - 1)) / safe)
+        return tf.where(is_positive, 1 - x, x)
 
     def check(self, x: np.ndarray) -> None:
         """Raises ValueError when a value is outside [0, 1]."""

@@ -18,8 +18,8 @@ tfd = tfp.distributions
 class Categorical(Likelihood):
     """The likelihood of codes x in {0, ..., C - 1}: x = c with probability softmax(f(z))_c, where f is the decoder.
 
-    The decoder's C outputs for each element of x are the logits of its classes. `mean` gives their probabilities, and
-    `to_data` the most probable code.
+    The decoder's C outputs for each element of x are the logits of its classes, any real numbers, so it must not end in
+    a softmax. `mean` gives the probabilities of the classes, and `to_data` the most probable code.
 
     Args:
         num_classes: C, at least 2.
@@ -28,6 +28,10 @@ class Categorical(Likelihood):
     Raises:
         ValueError: `num_classes` is not an integer of at least 2.
     """
+
+    outputs = "logits"
+    outputs_range = "real"
+    samples_from_noise = True
 
     def __init__(self, num_classes: int, **kwargs: Any) -> None:
         super().__init__(**kwargs)
@@ -57,6 +61,14 @@ class Categorical(Likelihood):
         # A value that is not a code has probability 0; the sum below, of no terms, would give it 1.
         is_code = tf.math.log(tf.reduce_sum(is_class, axis=-1))
         return self.to_event(tf.reduce_sum(is_class * log_probs, axis=-1) + is_code)
+
+    def element_sample_from(self, parameters: tf.Tensor, first: tf.Tensor, second: tf.Tensor) -> tf.Tensor:
+        """A draw of each element, the number of classes whose cumulative probabilities are passed: see `Likelihood`."""
+        elements = math.prod(self._event_shape)
+        logits = tf.reshape(parameters, [-1, elements, self.num_classes])
+        cumulative = tf.cumsum(tf.nn.softmax(logits), axis=-1)[..., :-1]
+        passed = tf.cast(tf.reshape(first, [-1, elements, 1]) >= cumulative, tf.float32)
+        return tf.reshape(tf.reduce_sum(passed, axis=-1), [-1, *self._event_shape])
 
     def mean(self, parameters: tf.Tensor) -> tf.Tensor:
         """The probabilities of the classes [..., *event_shape, C], which are the mean of x in one-hot form.
@@ -90,6 +102,25 @@ class Categorical(Likelihood):
             f"num_classes={self.num_classes}"
         )
         checks.check_elements(x, lambda part: ~np.isin(part, np.arange(self.num_classes)), expected)
+
+    def check_training(self, x: np.ndarray) -> str | None:
+        """Raises ValueError when x holds one-hot vectors, not codes, or warns if there are two classes alone."""
+        classes = self.num_classes
+        rows = x.reshape(-1, x.shape[-1])
+        is_one_hot = x.shape[-1] == classes and bool(
+            ((rows == 0) | (rows == 1)).all() and (rows.sum(axis=1) == 1).all()
+        )
+        # A few rows of codes can look like this by chance.
+        if not is_one_hot or len(rows) < 2 * classes or not rows.any(axis=0).all():
+            return None
+        message = (
+            "`x` must hold codes under the Categorical likelihood, not one-hot vectors: take x.argmax(axis=-1), and "
+            f"for a single column x.argmax(axis=-1)[:, None]. Received: x of shape {list(x.shape)}, of which each row "
+            f"has a single 1 on the last axis, with num_classes={classes}"
+        )
+        if classes > 2:
+            raise ValueError(message)
+        return message
 
     def get_config(self) -> dict[str, Any]:
         """The constructor's arguments."""

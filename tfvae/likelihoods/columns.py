@@ -10,7 +10,7 @@ import tensorflow_probability as tfp
 
 from tfvae import checks
 from tfvae.likelihoods import elements
-from tfvae.likelihoods.likelihood import PACKAGE, Likelihood, configuration_of, likelihood_of
+from tfvae.likelihoods.likelihood import PACKAGE, Group, Likelihood, configuration_of, likelihood_of
 
 tfd = tfp.distributions
 
@@ -140,6 +140,18 @@ class Columns(Likelihood):
         ]
         return tf.concat(log_probs, axis=-1)
 
+    @property
+    def samples_from_noise(self) -> bool:
+        """Whether `sample_from` is defined, as it is if all groups define it: see `Likelihood`."""
+        return all(likelihood.samples_from_noise for likelihood in self.likelihoods)
+
+    def element_sample_from(self, parameters: tf.Tensor, first: tf.Tensor, second: tf.Tensor) -> tf.Tensor:
+        """A draw of each element: see `Likelihood`."""
+        parts = (tf.split(noise, self._widths, axis=-1) for noise in (first, second))
+        groups = zip(self._groups(parameters), *parts, strict=True)
+        draws = [likelihood.element_sample_from(part, *noise) for (likelihood, part), *noise in groups]
+        return tf.concat(draws, axis=-1)
+
     def mean(self, parameters: tf.Tensor) -> tf.Tensor:
         """The means of the groups, one after the other on the last axis; for a `Categorical` its probabilities.
 
@@ -203,6 +215,20 @@ class Columns(Likelihood):
             except ValueError as error:
                 name = "" if self._names is None else f' of "{self._names[number]}"'
                 raise ValueError(f"Column {column} of x{name}: {error}") from error
+
+    def groups(self, x: np.ndarray, outputs: np.ndarray) -> list[Group]:
+        """The groups of columns: see `Likelihood`."""
+        starts = np.cumsum([0, *self._widths])
+        xs = np.split(x, starts[1:-1], axis=-1)
+        parts = np.split(outputs, np.cumsum(self._parameter_widths())[:-1], axis=-1)
+        names = [
+            f"Columns {start} to {start + width - 1} of x" if width > 1 else f"Column {start} of x"
+            for start, width in zip(starts[:-1], self._widths, strict=True)
+        ]
+        if self._names is not None:
+            names = [f'{place} ("{name}")' for place, name in zip(names, self._names, strict=True)]
+        groups = zip(names, self.likelihoods, xs, parts, strict=True)
+        return [Group(f"{name}: ", likelihood, columns, part) for name, likelihood, columns, part in groups]
 
     def _groups(self, parameters: tf.Tensor) -> list[tuple[Likelihood, tf.Tensor]]:
         return list(zip(self.likelihoods, tf.split(parameters, self._parameter_widths(), axis=-1), strict=True))

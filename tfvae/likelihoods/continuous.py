@@ -30,6 +30,13 @@ class Laplace(LocationScale):
         ValueError: `scale` is out of its range.
     """
 
+    samples_from_noise = True
+
+    def standard_sample_from(self, first: tf.Tensor, second: tf.Tensor) -> tf.Tensor:
+        """A draw, by the inverse of the distribution function: see `LocationScale`."""
+        centred = first - 0.5
+        return -tf.sign(centred) * tf.math.log(1 - 2 * tf.abs(centred))
+
     def located(self, loc: tf.Tensor, scale: tf.Tensor) -> tfd.Distribution:
         """Laplace(loc, scale)."""
         return tfd.Laplace(loc, scale)
@@ -53,6 +60,8 @@ class StudentT(LocationScale):
     Reference: for the VAE Mattei & Frellsen 2019, MIWAE, whose decoder has this distribution for continuous data.
     """
 
+    samples_from_noise = True
+
     def __init__(self, df: float | Literal["learned"] = "learned", scale: Scale = "learned", **kwargs: Any) -> None:
         super().__init__(scale, **kwargs)
         is_number = isinstance(df, numbers.Real) and not isinstance(df, bool)
@@ -75,6 +84,17 @@ class StudentT(LocationScale):
     def located(self, loc: tf.Tensor, scale: tf.Tensor) -> tfd.Distribution:
         """StudentT(df, loc, scale)."""
         return tfd.StudentT(self.df, loc, scale)
+
+    def standard_sample_from(self, first: tf.Tensor, second: tf.Tensor) -> tf.Tensor:
+        """A draw, by the polar method of Bailey: see `LocationScale`.
+
+        Reference: Bailey 1994, Polar Generation of Random Variates with the t-Distribution.
+        """
+        power = -2 / self.df * tf.math.log(first)
+        # exp(power) - 1, for which TFLite has no op that is exact where power is small.
+        small = tf.minimum(power, 0.02)
+        squared = self.df * tf.where(power < 0.02, small * (1 + small / 2 * (1 + small / 3)), tf.exp(power) - 1)
+        return tf.sqrt(squared) * tf.cos(2 * math.pi * second)
 
     def element_log_prob(self, x: tf.Tensor, parameters: tf.Tensor) -> tf.Tensor:
         """The log-density of each element: see `Likelihood`."""

@@ -14,7 +14,12 @@ tfd = tfp.distributions
 
 def _check_counts(likelihood: Likelihood, x: np.ndarray) -> None:
     if x.dtype != bool:
-        expected = f"hold counts, whole numbers of at least 0, under the {type(likelihood).__name__} likelihood"
+        advice = "pass the counts as they were before any scaling or logarithm"
+        if checks.find(x, lambda part: (part < 0) | (part > 1)) is None:
+            advice += ", or take ContinuousBernoulli for numbers in [0, 1]"
+        expected = (
+            f"hold counts, whole numbers of at least 0, under the {type(likelihood).__name__} likelihood: {advice}"
+        )
         checks.check_elements(x, lambda part: (part < 0) | (part % 1 != 0), expected)
 
 
@@ -29,6 +34,9 @@ class Poisson(Likelihood):
     Args:
         kwargs: the arguments of `keras.layers.Layer`.
     """
+
+    outputs = "logarithms of means"
+    outputs_range = "real"
 
     def element_distribution(self, parameters: tf.Tensor) -> tfd.Distribution:
         """Poisson(log_rate=parameters) for each element."""
@@ -58,6 +66,9 @@ class NegativeBinomial(Likelihood):
     Reference: Lopez et al. 2018, Deep generative modeling for single-cell transcriptomics (scVI), without its factor
     for the size of a cell.
     """
+
+    outputs = "logarithms of means"
+    outputs_range = "real"
 
     def build(self, input_shape: tuple[int | None, ...]) -> None:
         """Creates the variable of the inverse dispersion."""
@@ -119,6 +130,7 @@ class ZeroInflatedNegativeBinomial(NegativeBinomial):
     """
 
     num_parameters = 2
+    outputs = "logarithms of means, and logits"
 
     def element_distribution(self, parameters: tf.Tensor) -> tfd.Distribution:
         """The zero-inflated NegativeBinomial for each element."""

@@ -7,6 +7,7 @@ Reference: Kingma et al. 2016, Improving Variational Inference with Inverse Auto
 al. 2017, PixelCNN++, section 2.1.
 """
 
+import math
 from typing import Any
 
 import keras
@@ -36,6 +37,9 @@ class _Pixels(Likelihood):
         kwargs: the arguments of `keras.layers.Layer`.
     """
 
+    outputs_range = "real"
+    samples_from_noise = True
+
     def check(self, x: np.ndarray) -> None:
         """Raises ValueError when a value is not one of 0, 1/255, ..., 1."""
 
@@ -63,6 +67,7 @@ class DiscretizedLogistic(_Pixels):
     """
 
     num_parameters = 2
+    outputs = "locations and logarithms of scales"
 
     def element_distribution(self, parameters: tf.Tensor) -> tfd.Distribution:
         """The discretised logistic for each element."""
@@ -72,6 +77,11 @@ class DiscretizedLogistic(_Pixels):
             lambda x: _log_mass(x, loc, log_scale),
             lambda: _unit(_clipped_mean(loc, _scale(log_scale))),
         )
+
+    def element_sample_from(self, parameters: tf.Tensor, first: tf.Tensor, second: tf.Tensor) -> tf.Tensor:
+        """A draw of each element: see `Likelihood`."""
+        loc, log_scale = self.split(parameters)
+        return _pixel(loc + _scale(log_scale) * _logistic(first))
 
     def element_log_prob(self, x: tf.Tensor, parameters: tf.Tensor) -> tf.Tensor:
         """The log-probability of each element: see `Likelihood`."""
@@ -105,6 +115,8 @@ class DiscretizedLogisticMixture(_Pixels):
     Reference: Salimans et al. 2017, PixelCNN++, equations 1 and 2.
     """
 
+    outputs = "logits, locations and logarithms of scales"
+
     def __init__(self, num_components: int = 10, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.num_components = checks.positive_integer("num_components", num_components)
@@ -124,6 +136,17 @@ class DiscretizedLogisticMixture(_Pixels):
             lambda x: self._log_mixture(x[..., tf.newaxis], logits, loc, log_scale),
             lambda: _unit(tf.reduce_sum(tf.nn.softmax(logits) * means, axis=-1)),
         )
+
+    def element_sample_from(self, parameters: tf.Tensor, first: tf.Tensor, second: tf.Tensor) -> tf.Tensor:
+        """A draw of each element, of which the first number chooses the component: see `Likelihood`."""
+        elements = math.prod(self._event_shape)
+        logits, loc, log_scale = tf.split(tf.reshape(parameters, [-1, elements, self.num_parameters]), 3, axis=-1)
+        first, second = (tf.reshape(noise, [-1, elements, 1]) for noise in (first, second))
+        passed = tf.cast(first >= tf.cumsum(tf.nn.softmax(logits), axis=-1)[..., :-1], tf.float32)
+        passed = tf.pad(passed, [[0, 0], [0, 0], [1, 1]]) + tf.one_hot(0, self.num_components + 1)
+        chosen = passed[..., :-1] - passed[..., 1:]
+        loc, log_scale = (tf.reduce_sum(chosen * each, axis=-1, keepdims=True) for each in (loc, log_scale))
+        return tf.reshape(_pixel(loc + _scale(log_scale) * _logistic(second)), [-1, *self._event_shape])
 
     def element_log_prob(self, x: tf.Tensor, parameters: tf.Tensor) -> tf.Tensor:
         """The log-probability of each element: see `Likelihood`."""
@@ -169,6 +192,16 @@ def _unit(u: tf.Tensor) -> tf.Tensor:
     return (u + 1) / 2
 
 
+def _pixel(u: tf.Tensor) -> tf.Tensor:
+    """The one of the 256 values of x in whose bin u = 2 x - 1 is."""
+    return tf.round(255 * _unit(tf.clip_by_value(u, -1.0, 1.0))) / 255
+
+
+def _logistic(uniform: tf.Tensor) -> tf.Tensor:
+    """A draw of the standard logistic distribution, from noise between 0 and 1."""
+    return tf.math.log(uniform) - tf.math.log(1 - uniform)
+
+
 def _log_mass(x: tf.Tensor, loc: tf.Tensor, log_scale: tf.Tensor) -> tf.Tensor:
     """The log-probability of the bin of x, in a form that stays precise where the probability is small.
 
@@ -191,6 +224,6 @@ def _rounded(continuous: tfd.Distribution, log_prob: Any, mean: Any) -> tfd.Dist
     """The distribution of draws of `continuous` that are clipped to [-1, 1] and rounded to one of 256 values of x."""
 
     def sample(n: Any, seed: Any) -> tf.Tensor:
-        return tf.round(255 * _unit(tf.clip_by_value(continuous.sample(n, seed=seed), -1.0, 1.0))) / 255
+        return _pixel(continuous.sample(n, seed=seed))
 
     return elements.distribution(continuous.batch_shape_tensor(), continuous.batch_shape, sample, log_prob, mean)

@@ -2,7 +2,7 @@
 
 import abc
 import math
-from typing import Any, cast
+from typing import Any, Literal, NamedTuple, cast
 
 import keras
 import numpy as np
@@ -12,6 +12,24 @@ import tensorflow_probability as tfp
 tfd = tfp.distributions
 
 PACKAGE = "tfvae.likelihoods"
+# The least noise: half of the least positive number that 24 random bits give.
+_LEAST_NOISE = 2.0**-25
+
+
+class Group(NamedTuple):
+    """A likelihood that reads the decoder's outputs itself, with the elements of x that it is of.
+
+    Attributes:
+        name: which of several groups it is, to begin a message with; empty for a likelihood of all of x.
+        likelihood: the likelihood.
+        x: its elements of the data [N, ...].
+        outputs: its outputs of the decoder [M, ...], in rows of their own.
+    """
+
+    name: str
+    likelihood: "Likelihood"
+    x: np.ndarray
+    outputs: np.ndarray
 
 
 class Likelihood(keras.layers.Layer, abc.ABC):
@@ -28,6 +46,10 @@ class Likelihood(keras.layers.Layer, abc.ABC):
 
     Attributes:
         num_parameters: P, the number of parameters of one element of x.
+        outputs: what the decoder's outputs are, in words.
+        outputs_range: where they have to be able to lie: "real" for all real numbers, of either sign, as for logits;
+            "data" for where x lies, as for a location; None if nothing is known, so that no decoder is refused.
+        samples_from_noise: whether `sample_from` is defined, by ops that are built into TFLite.
         allows_missing: whether x may hold NaN, which marks a missing element.
         has_moving_statistics: whether training sets some of its weights from the data, not by the gradient.
         placeholder: a valid value for an element of x, put in the place of missing elements.
@@ -35,6 +57,9 @@ class Likelihood(keras.layers.Layer, abc.ABC):
     """
 
     num_parameters = 1
+    outputs = "parameters"
+    outputs_range: Literal["real", "data"] | None = None
+    samples_from_noise = False
     allows_missing = False
     has_moving_statistics = False
     placeholder: float | np.ndarray = 0.0
@@ -97,6 +122,29 @@ class Likelihood(keras.layers.Layer, abc.ABC):
             x: the data as the user gave them [N, ...], already known to be finite and of the right shape.
         """
 
+    def check_training(self, x: np.ndarray) -> str | None:
+        """Looks for data that can come from this distribution, but are hardly what it is meant for.
+
+        Args:
+            x: data of a training [N, ...], which `check` has passed; NaN marks missing elements.
+
+        Returns:
+            What to warn the user of, or None.
+
+        Raises:
+            ValueError: the data are surely not what it is meant for.
+        """
+        return None
+
+    def groups(self, x: np.ndarray, outputs: np.ndarray) -> list[Group]:
+        """The likelihoods that read the decoder's outputs: this one, unless it wraps others.
+
+        Args:
+            x: data [N, ...].
+            outputs: outputs of the decoder [M, ...].
+        """
+        return [Group("", self, x, outputs)]
+
     def encoder_input(self, x: tf.Tensor) -> tf.Tensor:
         """The encoder's input for the data x [B, ...]: x itself, unless a subclass overrides it."""
         return x
@@ -134,6 +182,39 @@ class Likelihood(keras.layers.Layer, abc.ABC):
             parameters: the decoder's output [..., *parameter_shape].
         """
         return self.distribution(parameters).mean()
+
+    def noise_shape(self, event_shape: tuple[int, ...]) -> tuple[int, ...]:
+        """The shape of the noise of `sample_from` for each example: two numbers for each element of x, side by side.
+
+        Args:
+            event_shape: the shape of x for each example.
+        """
+        return (*event_shape[:-1], 2 * event_shape[-1])
+
+    def sample_from(self, parameters: tf.Tensor, noise: tf.Tensor) -> tf.Tensor:
+        """Computes a draw of p(x|z) [B, ...] from noise, for exports, which take noise as an input.
+
+        Args:
+            parameters: the decoder's output [B, *parameter_shape].
+            noise: numbers drawn uniformly from [0, 1) [B, *noise_shape].
+        """
+        self._check_built()
+        # Some transformations are infinite at 0 and 1. Nothing lies between 1 and the greatest float32 below it.
+        noise = tf.clip_by_value(noise, _LEAST_NOISE, 1 - 2 * _LEAST_NOISE)
+        shape = [-1, *self._event_shape]
+        pairs = tf.reshape(noise, [-1, math.prod(self._event_shape), 2])
+        first, second = (tf.reshape(each, shape) for each in tf.unstack(pairs, axis=-1))
+        return self.element_sample_from(tf.cast(parameters, tf.float32), first, second)
+
+    def element_sample_from(self, parameters: tf.Tensor, first: tf.Tensor, second: tf.Tensor) -> tf.Tensor:
+        """A draw of each element of x, from float32 parameters.
+
+        Args:
+            parameters: the decoder's output [B, *parameter_shape].
+            first: noise [B, ...], between 0 and 1 for each element of x.
+            second: as `first`, for distributions that need two numbers.
+        """
+        raise NotImplementedError(f"{type(self).__name__} has no draws from noise")
 
     def to_data(self, mean: np.ndarray) -> np.ndarray:
         """Turns a mean of p(x|z), or an average of such means over z, into a value of x [..., *event_shape].

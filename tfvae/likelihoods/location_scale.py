@@ -20,6 +20,8 @@ Scale = float | Literal["learned", "per_dimension", "predicted"]
 
 # The least scale: without it the density of data that repeat, or can be reconstructed exactly, is unbounded.
 MIN_SCALE = 1e-3
+# Data so many times larger or smaller than a fixed scale cause a warning.
+_FAR = 10.0
 
 
 class LocationScale(Likelihood):
@@ -46,6 +48,9 @@ class LocationScale(Likelihood):
             raise ValueError(f"`scale` must be a finite number above 0, or one of {names}. Received: scale={scale!r}")
         self._scale: float | str = float(scale) if is_number else scale
         self._log_scale = None
+        predicted = self._scale == "predicted"
+        self.outputs = "locations and unscaled scales" if predicted else "locations"
+        self.outputs_range = "real" if predicted else "data"
 
     @property
     def num_parameters(self) -> int:
@@ -90,6 +95,15 @@ class LocationScale(Likelihood):
         """The distribution of each element."""
         return self.located(*self.loc_and_scale(parameters))
 
+    def element_sample_from(self, parameters: tf.Tensor, first: tf.Tensor, second: tf.Tensor) -> tf.Tensor:
+        """A draw of each element: see `Likelihood`."""
+        loc, scale = self.loc_and_scale(parameters)
+        return loc + scale * self.standard_sample_from(first, second)
+
+    def standard_sample_from(self, first: tf.Tensor, second: tf.Tensor) -> tf.Tensor:
+        """A draw for location 0 and scale 1, from noise between 0 and 1; needed if `samples_from_noise`."""
+        raise NotImplementedError(f"{type(self).__name__} has no draws from noise")
+
     def mean(self, parameters: tf.Tensor) -> tf.Tensor:
         """The location: the mean, or the centre of a distribution that has no mean.
 
@@ -114,6 +128,26 @@ class LocationScale(Likelihood):
                 f"Received: x with a maximum of {x.max():g}",
                 stacklevel=2,
             )
+
+    def check_training(self, x: np.ndarray) -> str | None:
+        """Warns when the scale is a number, and the data are far larger than it, or hardly vary beside it."""
+        if not isinstance(self._scale, float):
+            return None
+        values = np.ma.masked_invalid(x.astype(np.float64))
+        size, spread = np.sqrt(np.ma.max(np.ma.mean(values**2, axis=0))), np.ma.max(np.ma.std(values, axis=0))
+        # Data of about 1 suit the networks, however small the scale.
+        if size > _FAR * max(self._scale, 1.0):
+            what, found = "x is far larger than the noise, so training is slow", f"a root mean square of {size:.3g}"
+        elif 0 < spread < self._scale / _FAR:
+            what, found = "the noise hides how x varies, so z can say nothing about x", f"a deviation of {spread:.3g}"
+        else:
+            return None
+        name = type(self).__name__
+        return (
+            f"`x` should vary about as much as the likelihood's scale says: {what}. Standardise x, for example "
+            "(x - x.mean(axis=0)) / x.std(axis=0), or x / 255 for 8-bit pixels, or let the scale be trained, "
+            f'{name}(scale="learned"). Received: x with {found}, under {name}(scale={self._scale:g})'
+        )
 
     def get_config(self) -> dict[str, Any]:
         """The constructor's arguments."""

@@ -8,7 +8,7 @@ import tensorflow as tf
 import tensorflow_probability as tfp
 
 from tfvae import checks
-from tfvae.likelihoods.likelihood import PACKAGE, Likelihood, configuration_of, likelihood_of
+from tfvae.likelihoods.likelihood import PACKAGE, Group, Likelihood, configuration_of, likelihood_of
 
 tfd = tfp.distributions
 
@@ -78,6 +78,20 @@ class Missing(Likelihood):
         """The encoder's input: x with 0 for missing elements, or x as it is if `fill` is False."""
         return tf.where(tf.equal(x, x), x, tf.zeros_like(x)) if self.fill else x
 
+    @property
+    def samples_from_noise(self) -> bool:
+        """Whether `sample_from` is defined: see `Likelihood`."""
+        return self.likelihood.samples_from_noise
+
+    def sample_from(self, parameters: tf.Tensor, noise: tf.Tensor) -> tf.Tensor:
+        """Computes a draw of all elements, observed or not: see `Likelihood`.
+
+        Args:
+            parameters: the decoder's output [B, *parameter_shape].
+            noise: numbers drawn uniformly from [0, 1) [B, *noise_shape].
+        """
+        return self.likelihood.sample_from(parameters, noise)
+
     def mean(self, parameters: tf.Tensor) -> tf.Tensor:
         """The mean of p(x|z) for all elements, observed or not.
 
@@ -110,6 +124,10 @@ class Missing(Likelihood):
         if x.dtype.kind == "f" and (is_missing := np.isnan(x)).any():
             x = np.where(is_missing, np.asarray(self.likelihood.placeholder, x.dtype), x)
         self.likelihood.check(x)
+
+    def groups(self, x: np.ndarray, outputs: np.ndarray) -> list[Group]:
+        """Those of the likelihood of complete data: see `Likelihood`."""
+        return self.likelihood.groups(x, outputs)
 
     def _observed(self, x: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         """Which elements are observed, and x with the placeholder for those that are not."""

@@ -1,5 +1,6 @@
 """The normal likelihood of real numbers."""
 
+import math
 from typing import Any, Literal
 
 import keras
@@ -35,6 +36,7 @@ class Normal(LocationScale):
     Training with Calibrated Decoders, section 3.1, and for the optimal one the same paper.
     """
 
+    samples_from_noise = True
     scales = (*LocationScale.scales, "optimal")
 
     def __init__(self, scale: Scale | Literal["optimal"] = 1.0, **kwargs: Any) -> None:
@@ -67,6 +69,10 @@ class Normal(LocationScale):
     def located(self, loc: tf.Tensor, scale: tf.Tensor) -> tfd.Distribution:
         """N(loc, scale^2)."""
         return tfd.Normal(loc, scale)
+
+    def standard_sample_from(self, first: tf.Tensor, second: tf.Tensor) -> tf.Tensor:
+        """A draw from N(0, 1), by the method of Box and Muller: see `LocationScale`."""
+        return tf.sqrt(-2 * tf.math.log(first)) * tf.cos(2 * math.pi * second)
 
     def element_log_prob_in_training(
         self, x: tf.Tensor, parameters: tf.Tensor, is_observed: tf.Tensor | None = None

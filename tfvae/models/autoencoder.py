@@ -2,21 +2,27 @@
 
 import abc
 import functools
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, MutableMapping
 from typing import Any, ClassVar, Self
 
 import keras
 import numpy as np
 import tensorflow as tf
 
-from tfvae import checks, elbo, renamed
+from tfvae import checks, elbo, renamed, seeds
 from tfvae.callbacks import PosteriorCollapseWarning
-from tfvae.models import log_weights, parts
+from tfvae.models import log_weights, parts, suitability
 from tfvae.models.signatures import AutoencoderExport
 from tfvae.models.variational_model import VariationalModel
 from tfvae.objectives import Objective
-from tfvae.training.batch import batches
+from tfvae.training.batch import batches, target_of
 from tfvae.training.plan import LayerTraits
+
+# How many outputs of a decoder, and at most how many rows of the data, show whether they suit the likelihood.
+_EXAMPLES = 64
+_MOST_ROWS = 4096
+# The name under which files say that a model was trained to remove noise.
+_DENOISES = "denoises"
 
 
 class Autoencoder(AutoencoderExport, VariationalModel):
@@ -44,12 +50,31 @@ class Autoencoder(AutoencoderExport, VariationalModel):
         parts.checked_part("objective", self.objective, Objective)
         # None until the model is built.
         self.event_shape = None  # type: ignore[assignment]
+        # Whether the last training was of pairs of noisy x and clean y. Then x may be what the likelihood cannot give.
+        self.denoises = False
 
     def _build_where_known(self, encoder: keras.Model) -> None:
         """Builds the model at once if the encoder declares the shape of x."""
         declared = parts.input_shapes(encoder)
         if declared is not None and None not in declared[0][1:]:
             self.build(declared[0])
+
+    @property
+    def _decoder_of_x(self) -> tuple[str, keras.Model] | None:
+        """The network that computes the parameters of p(x|z), after the name of its argument; None if there is none."""
+        return None
+
+    def _parameters_of_x(self, z: tf.Tensor, *given: tf.Tensor) -> tf.Tensor:
+        """The parameters of p(x|z) [B, ...], for z and further inputs in the form in which `decode` takes them."""
+        raise NotImplementedError(f"{type(self).__name__} does not define the parameters of p(x|z)")
+
+    def _decode(self, z: tf.Tensor, *given: tf.Tensor) -> tf.Tensor:
+        """The mean of p(x|z) [B, ...]; the arguments are those of `_parameters_of_x`."""
+        return self.likelihood.mean(self._parameters_of_x(z, *given))
+
+    def _example_z(self, rows: int) -> tf.Tensor:
+        """Some z, in the form in which `decode` takes them, that are far enough apart to show what the decoder does."""
+        return 3 * tf.random.stateless_normal([rows, self._z_dim], [0, 0])
 
     @abc.abstractmethod
     def _encode(self, x: Any, training: bool = False) -> Any:
@@ -65,8 +90,40 @@ class Autoencoder(AutoencoderExport, VariationalModel):
         # than it costs.
         return 3.0 * layers.operations * self.objective.num_samples * self._rows_per_example
 
-    def check_data(self, x: np.ndarray) -> None:
-        """Builds the model if it is not built yet, and raises ValueError if x cannot be data of its likelihood."""
+    def target(self, data: Any) -> Any:
+        """Returns y, which the likelihood is of, if it has the shape of x: see `Trainer.target`.
+
+        Args:
+            data: as for `unpack`.
+        """
+        x, _ = self.unpack(data)
+        return target_of(data, x["x"] if isinstance(x, dict) else x)
+
+    def check_batch(self, batch: Any, is_encoded_only: bool = False) -> None:
+        """Checks x and, if there is one, the y that the likelihood is of: see `Trainer.check_batch`."""
+        x, target = tf.nest.map_structure(checks.to_numpy, self.unpack(batch)[0]), self.target(batch)
+        if is_encoded_only:
+            self.check_data(x, self.denoises)
+        elif target is None:
+            self.check_data(x)
+        else:
+            # Noise may take x out of the support of the likelihood, which is not of x.
+            self.check_data(x, is_encoded_only=True)
+            target = checks.to_numpy(target, "y")
+            checks.check_same_length(x=tf.nest.flatten(x)[0], y=target)
+            checks.check_finite(target, "y", allow_nan=self.likelihood.allows_missing)
+            try:
+                self.likelihood.check(target)
+            except ValueError as error:
+                raise ValueError(f"`y` has the shape of x, so the likelihood is of y: {error}") from error
+
+    def check_data(self, x: np.ndarray, is_encoded_only: bool = False) -> None:
+        """Builds the model if it is not built yet, and raises ValueError if x cannot be data of its likelihood.
+
+        Args:
+            x: the data [N, ...].
+            is_encoded_only: whether the likelihood is not of x, so that only its shape and NaN are checked.
+        """
         if self.event_shape is None:
             if x.ndim < 2:
                 raise ValueError(f"`x` must have the shape [N, ...]. Received: x of shape {list(x.shape)}")
@@ -78,7 +135,29 @@ class Autoencoder(AutoencoderExport, VariationalModel):
             allow_nan=self.likelihood.allows_missing,
             advice="; if NaN marks missing values, wrap the likelihood in tfvae.likelihoods.Missing",
         )
-        self.likelihood.check(x)
+        if not is_encoded_only:
+            self.likelihood.check(x)
+
+    def check_training(self, batch: Any) -> None:
+        """Checks that the decoder and the data suit the likelihood: see `tfvae.models.suitability`.
+
+        Args:
+            batch: one element of valid data as `fit` takes them.
+        """
+        x, target = self.unpack(batch)[0], self.target(batch)
+        self.denoises = target is not None
+        x = checks.to_numpy(target if self.denoises else x["x"] if isinstance(x, dict) else x)
+        if self._decoder_of_x is None:
+            return
+        name, decoder = self._decoder_of_x
+
+        def outputs() -> np.ndarray:
+            z = self._example_z(_EXAMPLES)
+            given = (tf.constant(array, tf.float32) for array in self._example_conditions(_EXAMPLES))
+            return np.asarray(self._parameters_of_x(z, *given), np.float32)
+
+        # Evenly spaced rows are enough to see the units of the data.
+        suitability.check(name, decoder, outputs, self.likelihood, x[:: -(-len(x) // _MOST_ROWS)])
 
     def encode(self, x: Any, batch_size: int = 256) -> Any:
         """Computes the parameters of q(z|x).
@@ -90,19 +169,30 @@ class Autoencoder(AutoencoderExport, VariationalModel):
         Returns:
             The parameters by name; for `DiagonalNormal` these are `loc` and `scale`, each [N, L].
         """
-        return _concatenated([self._run(self._encode, batch) for batch in self._checked_batches(x, batch_size)])
+        checked = self._checked_batches(x, batch_size, self.denoises)
+        return _concatenated([self._run(self._encode, part) for part in checked])
 
-    def reconstruct(self, x: Any, batch_size: int = 256) -> np.ndarray:
+    def reconstruct(self, x: Any, batch_size: int = 256, sample: bool = False, seed: int | None = None) -> np.ndarray:
         """Computes the mean of p(x|z) at the mean of q(z|x), like `predict`, but without a progress bar.
+
+        The mean is the best guess of x, and varies less than data do. With `sample` the result is a draw of what the
+        model takes x for, z ~ q(z|x) and then p(x|z), with the spread and the noise of data.
 
         Args:
             x: data as for `fit`: arrays with N rows, or a dataset.
             batch_size: how many examples are computed at a time.
+            sample: whether to draw.
+            seed: the same seed gives the same draws; None draws anew at each call.
 
         Returns:
             The reconstruction [N, ...].
         """
-        return _concatenated([self._run(self.call, batch) for batch in self._checked_batches(x, batch_size)])
+        checked = self._checked_batches(x, batch_size, self.denoises)
+        if checks.boolean("sample", sample):
+            seed_of_z, seed_of_x = _two(self._seed(seed))
+            draws = seeds.for_each(checked, seed_of_z)
+            return self._drawn((self._run(self._parameters_given_x, *each) for each in draws), seed_of_x)
+        return _concatenated([self._run(self.call, part) for part in checked])
 
     def log_likelihood(
         self, x: Any, num_samples: int = 1000, batch_size: int = 128, seed: int | None = None
@@ -219,21 +309,39 @@ class Autoencoder(AutoencoderExport, VariationalModel):
         together = zip(*(batches(array, batch_size) for array in arrays), strict=True)
         return _concatenated([self._run(self._decode, *part, **constants) for part in together])
 
+    def _generated(self, *arrays: np.ndarray, batch_size: int, sample: bool, seed: tf.Tensor) -> np.ndarray:
+        """The mean of p(x|z), or with `sample` a draw of it, for z and further arrays with N rows."""
+        if not checks.boolean("sample", sample):
+            return self._decoded(*arrays, batch_size=batch_size)
+        together = zip(*(batches(array, batch_size) for array in arrays), strict=True)
+        return self._drawn((self._run(self._parameters_of_x, *part) for part in together), _two(seed)[1])
+
+    def _drawn(self, parameters: Iterable[tf.Tensor], seed: tf.Tensor) -> np.ndarray:
+        """A draw of p(x|z) for each row of its parameters, which come in batches."""
+        # Outside of the compiled functions, because XLA cannot draw from every distribution.
+        pairs = seeds.for_each(parameters, seed)
+        return np.concatenate([self.likelihood.distribution(each).sample(seed=part).numpy() for each, part in pairs])
+
+    def _parameters_given_x(self, x: Any, seed: tf.Tensor) -> tf.Tensor:
+        """The parameters of p(x|z) [B, ...] at a draw z ~ q(z|x)."""
+        rows = tf.shape(tf.nest.flatten(x)[0])[0]
+        return self._scored(x, tf.random.stateless_normal([rows, self._epsilon_dim], seed))[1]
+
     def _arrays(self, x: Any) -> Any:
         """Converts arrays that a user passed to a method to the form in which `check_data` and `_run` take them."""
         return checks.to_numpy(self.unpack(x)[0] if isinstance(x, dict) else x)
 
-    def _checked_batches(self, x: Any, batch_size: int) -> Iterator[Any]:
+    def _checked_batches(self, x: Any, batch_size: int, is_encoded_only: bool = False) -> Iterator[Any]:
         """Float32 batches [B, ...] of arrays or of a dataset, each checked before it is yielded."""
         if not isinstance(x, tf.data.Dataset):
             x = self._arrays(x)
-            self.check_data(x)
+            self.check_data(x, is_encoded_only)
             yield from batches(x, batch_size)
             return
         batch = None
         for element in x:
             batch = tf.nest.map_structure(checks.to_numpy, self.unpack(element)[0])
-            self.check_data(batch)
+            self.check_data(batch, is_encoded_only)
             yield tf.nest.map_structure(lambda array: tf.cast(array, tf.float32), batch)
         if batch is None:
             raise ValueError(f"`x` must hold at least one batch. Received: {checks.shown(x)}")
@@ -243,6 +351,17 @@ class Autoencoder(AutoencoderExport, VariationalModel):
             raise ValueError(
                 f"Build the model before `{method}()`: fit it, or call it. Received: a model not yet built"
             )
+
+    def save_own_variables(self, store: MutableMapping[str, Any]) -> None:
+        """Saves what `StatefulModel` does, and whether the model was trained to remove noise."""
+        super().save_own_variables(store)
+        if self.denoises:
+            store[_DENOISES] = np.array(True)
+
+    def load_own_variables(self, store: MutableMapping[str, Any]) -> None:
+        """Loads what `save_own_variables` saved."""
+        super().load_own_variables(store)
+        self.denoises = _DENOISES in store.keys()  # noqa: SIM118
 
     def get_config(self) -> dict[str, Any]:
         """The constructor's arguments."""
@@ -254,6 +373,11 @@ class Autoencoder(AutoencoderExport, VariationalModel):
         """Makes a model with new weights from what `get_config` returned."""
         made = {name: keras.saving.deserialize_keras_object(config[name], custom_objects) for name in cls._PARTS}
         return cls(**{**config, **made})
+
+
+def _two(seed: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    """The seeds of the draws of z and of x. That of z is the given one, which gives the same z without draws of x."""
+    return seed, tf.random.experimental.stateless_fold_in(seed, -1)
 
 
 def _concatenated(outputs: list[Any]) -> Any:

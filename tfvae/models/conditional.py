@@ -123,13 +123,14 @@ class ConditionalVAE(VAE):
         """
         return unpack_named(data, ("x", "condition"))
 
-    def check_data(self, x: dict[str, np.ndarray]) -> None:
+    def check_data(self, x: dict[str, np.ndarray], is_encoded_only: bool = False) -> None:
         """Builds the model if it is not built yet, and raises ValueError if x or the condition is not valid.
 
         Args:
             x: a dictionary of x [N, ...] and condition [N, C].
+            is_encoded_only: see `VAE`.
         """
-        super().check_data(x["x"])
+        super().check_data(x["x"], is_encoded_only)
         self._check_condition(x["condition"])
         checks.check_same_length(**x)
 
@@ -150,21 +151,25 @@ class ConditionalVAE(VAE):
         checks.check_same_length(z=z, **dict.fromkeys(self._given_shapes, condition))
         return self._decoded(z, condition, batch_size=batch_size)
 
-    def generate(self, condition: Any, seed: int | None = None, batch_size: int = 256) -> np.ndarray:
+    def generate(
+        self, condition: Any, seed: int | None = None, batch_size: int = 256, sample: bool = False
+    ) -> np.ndarray:
         """Draws z ~ p(z|c) and computes the mean of p(x|z, c).
 
         Args:
             condition: an array [N, C]: one example is generated for each row.
             seed: the same seed gives the same examples; None draws anew at each call.
             batch_size: how many examples are computed at a time.
+            sample: whether to draw x ~ p(x|z), with the spread of data, instead of the mean, which varies less.
 
         Returns:
             The generated examples [N, ...].
         """
         self._check_built("generate")
         condition = self._check_condition(condition)
-        z = self._run(self._draw_prior, tf.cast(condition, tf.float32), self._seed(seed))
-        return self._decoded(z.numpy(), condition, batch_size=batch_size)
+        state = self._seed(seed)
+        z = self._run(self._draw_prior, tf.cast(condition, tf.float32), state)
+        return self._generated(z.numpy(), condition, batch_size=batch_size, sample=sample, seed=state)
 
     def _check_condition(self, condition: Any) -> np.ndarray:
         condition = checks.to_numpy(condition, "condition")

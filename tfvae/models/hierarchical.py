@@ -189,24 +189,26 @@ class HierarchicalVAE(autoencoder.Autoencoder):
         z = self._checked_noise("z", z, self.latent_dims[layer - 1])
         return self._decoded(z, batch_size=batch_size, layer=layer)
 
-    def generate(self, n: int, seed: int | None = None, batch_size: int = 256) -> np.ndarray:
+    def generate(self, n: int, seed: int | None = None, batch_size: int = 256, sample: bool = False) -> np.ndarray:
         """Draws z_T ~ p(z_T), then each z_t ~ p(z_t|z_{t+1}), and computes the mean of p(x|z_1).
 
         Args:
             n: how many examples to generate, at least 1.
             seed: the same seed gives the same examples; None draws anew at each call.
             batch_size: how many examples are computed at a time.
+            sample: whether to draw x ~ p(x|z), with the spread of data, instead of the mean, which varies less.
 
         Returns:
             The generated examples [n, ...].
         """
         self._check_built("generate")
         n = checks.positive_integer("n", n)
-        seeds = tf.random.experimental.stateless_split(self._seed(seed), len(self.latent_dims))
+        state = self._seed(seed)
+        seeds = tf.random.experimental.stateless_split(state, len(self.latent_dims))
         z = self.prior.distribution().sample(n, seed=seeds[-1])
         for index in reversed(range(len(self.conditionals))):
             z = self.conditionals[index].distribution(self._prior_parameters(index, z)).sample(seed=seeds[index])
-        return self._decoded(z.numpy(), batch_size=batch_size, layer=1)
+        return self._generated(z.numpy(), batch_size=batch_size, sample=sample, seed=state)
 
     def _encode(self, x: tf.Tensor, training: bool = False) -> _Parameters:
         """The parameters of each layer of q, named like loc_1, given that the layer before it in q is at its center."""
@@ -216,7 +218,14 @@ class HierarchicalVAE(autoencoder.Autoencoder):
     def _decode(self, z: tf.Tensor, layer: int = 1) -> tf.Tensor:
         for index in reversed(range(layer - 1)):
             z = self.conditionals[index].center(self._prior_parameters(index, z))
-        return self.likelihood.mean(self.decoders[0](z, training=False))
+        return super()._decode(z)
+
+    @property
+    def _decoder_of_x(self) -> tuple[str, keras.Model]:
+        return "decoders[0]", self.decoders[0]
+
+    def _parameters_of_x(self, z: tf.Tensor) -> tf.Tensor:
+        return self.decoders[0](z, training=False)
 
     def _prior_parameters(self, index: int, above: tf.Tensor, training: bool = False) -> _Parameters:
         """The parameters of p(z_t|z_{t+1}), t counted from 0."""
@@ -244,8 +253,9 @@ class HierarchicalVAE(autoencoder.Autoencoder):
             by_sample = tf.reshape(
                 parameters, tf.concat([[sampling.num_samples, tf.shape(x)[0]], tf.shape(parameters)[1:]], 0)
             )
+        observed = x if sampling.target is None else sampling.target
         terms = elbo.ElboTerms(
-            tf.reshape(self.likelihood.log_prob(x, by_sample, training=sampling.training), shape),
+            tf.reshape(self.likelihood.log_prob(observed, by_sample, training=sampling.training), shape),
             tf.add_n(log_prior),
             tf.add_n(log_posterior),
             tf.add_n(kls),
@@ -286,9 +296,6 @@ class HierarchicalVAE(autoencoder.Autoencoder):
         for index in reversed(range(len(self.conditionals))):
             z = self.conditionals[index].sample_from(self._prior_parameters(index, z), noise[index])
         return z
-
-    def _draw_x(self, z: tf.Tensor) -> tf.Tensor:
-        return self.likelihood.distribution(self.decoders[0](z)).sample(seed=(0, 0))
 
     def _scored(self, x: tf.Tensor, epsilon: tf.Tensor | None = None) -> tuple[dict[str, tf.Tensor], tf.Tensor]:
         sampling = elbo.Sampling(1, tf.zeros([2], tf.int32))

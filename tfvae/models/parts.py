@@ -130,6 +130,12 @@ def features_of(name: str, network: keras.Model, given: Any) -> keras.KerasTenso
         ValueError: the output has another form.
     """
     features = network(given)
+    if isinstance(features, list | tuple | dict) and len(features) > 1:
+        raise ValueError(
+            f"`{name}` must give one tensor of features [B, F], not the parameters of q(z|x) or a draw: the posterior "
+            "makes layers for its parameters, such as loc and scale, and draws z itself. End it with the layer before "
+            f"those of the mean and the variance. Received: {_article(name)} {name} that gives {describe(features)}"
+        )
     if not isinstance(features, keras.KerasTensor) or len(features.shape) != 2 or features.shape[1] is None:
         raise ValueError(
             f"`{name}` must give one tensor of features [B, F]; end it with keras.layers.Flatten() where the "

@@ -137,13 +137,14 @@ class SemiSupervisedVAE(ConditionalVAE):
         """
         return unpack_named(data, ("x", "label"))
 
-    def check_data(self, x: dict[str, np.ndarray]) -> None:
+    def check_data(self, x: dict[str, np.ndarray], is_encoded_only: bool = False) -> None:
         """Builds the model if it is not built yet, and raises ValueError if x or the labels are not valid.
 
         Args:
             x: a dictionary of x [N, ...] and label [N].
+            is_encoded_only: see `VAE`.
         """
-        VAE.check_data(self, x["x"])
+        VAE.check_data(self, x["x"], is_encoded_only)
         self._check_labels(x["label"], -1)
         checks.check_same_length(**x)
 
@@ -213,22 +214,23 @@ class SemiSupervisedVAE(ConditionalVAE):
         """
         return super().decode(z, label, batch_size)
 
-    def generate(self, label: Any, seed: int | None = None, batch_size: int = 256) -> np.ndarray:
+    def generate(self, label: Any, seed: int | None = None, batch_size: int = 256, sample: bool = False) -> np.ndarray:
         """Draws z ~ p(z) and computes the mean of p(x|y, z).
 
         Args:
             label: integers from 0 to K - 1 [N]: one example is generated for each.
             seed: the same seed gives the same examples; None draws anew at each call.
             batch_size: how many examples are computed at a time.
+            sample: whether to draw x ~ p(x|z), with the spread of data, instead of the mean, which varies less.
 
         Returns:
             The generated examples [N, ...].
         """
-        return super().generate(label, seed, batch_size)
+        return super().generate(label, seed, batch_size, sample)
 
     def _x_batches(self, element: Any, batch_size: int) -> Iterator[tf.Tensor]:
         x = checks.to_numpy(unpack(element)[0] if isinstance(element, dict | tuple) else element)
-        VAE.check_data(self, x)
+        VAE.check_data(self, x, self.denoises)
         return batches(x, batch_size)
 
     def _classify(self, x: tf.Tensor) -> dict[str, tf.Tensor]:
@@ -254,6 +256,8 @@ class SemiSupervisedVAE(ConditionalVAE):
         rows = tf.shape(x)[0]
         # Networks take [B, ...]: the K labels are folded into B, and unfolded afterwards.
         every = {"x": tf.repeat(x, self.num_classes, axis=0), "condition": tf.tile(tf.eye(self.num_classes), [rows, 1])}
+        if sampling.target is not None:
+            sampling = sampling._replace(target=tf.repeat(sampling.target, self.num_classes, axis=0))
         terms = super().elbo_terms(every, sampling)
         log_likelihood, log_prior, log_posterior = (
             tf.reshape(term, [sampling.num_samples, rows, self.num_classes])
@@ -294,11 +298,8 @@ class SemiSupervisedVAE(ConditionalVAE):
     def _together(self, x: tf.Tensor, *given: tf.Tensor) -> dict[str, tf.Tensor]:
         return {"x": x, "label": given[0]}
 
-    def _decode(self, z: tf.Tensor, label: tf.Tensor) -> tf.Tensor:
-        return super()._decode(z, self._one_hot(label))
-
-    def _draw_x(self, z: tf.Tensor, label: tf.Tensor) -> tf.Tensor:
-        return super()._draw_x(z, self._one_hot(label))
+    def _parameters_of_x(self, z: tf.Tensor, label: tf.Tensor) -> tf.Tensor:
+        return super()._parameters_of_x(z, self._one_hot(label))
 
     def _from_prior(self, epsilon: tf.Tensor, label: tf.Tensor) -> tf.Tensor:
         return super()._from_prior(epsilon, self._one_hot(label))

@@ -15,6 +15,9 @@ from tfvae.exportable import Arrays, Exportable, Signature
 
 # Enough to reveal a wrong weight or op, and few enough to take no time.
 _DRAWN_ROWS = 64
+# Where an export is compared, noise that moves by the first must not change a draw by more than the second, relative to
+# the largest draw; otherwise it is drawn again, at most so many times.
+_NOISE_STEP, _LARGEST_CHANGE, _MOST_REDRAWS = np.float32(1e-4), 1e-3, 20
 # What the inputs of `_given_shapes` mean.
 _GIVEN = {
     "condition": "what x depends on besides z",
@@ -96,9 +99,49 @@ class AutoencoderExport(Exportable, keras.Model):
                 meaning="the outputs of reconstruct, and those of score at the mean of q(z|x)",
             ),
         }
+        if self.likelihood.samples_from_noise:
+            signatures |= self._signatures_of_draws(spec_of_x, epsilon, given)
         return signatures | {
             name: Signature(function, (spec_of_x,), meaning=meaning)
             for name, (function, meaning) in self._functions_of_x.items()
+        }
+
+    def _signatures_of_draws(
+        self, x: tf.TensorSpec, epsilon: tf.TensorSpec, given: tuple[tf.TensorSpec, ...]
+    ) -> dict[str, Signature]:
+        """The functions that draw from p(x|z), where `generate` and `reconstruct` give its mean.
+
+        Args:
+            x: the specification of the data.
+            epsilon: that of the noise of z.
+            given: those of further inputs.
+        """
+        uniform = _spec("uniform", self.likelihood.noise_shape(self.event_shape))
+
+        def generated(epsilon: tf.Tensor, uniform: tf.Tensor, *given: tf.Tensor) -> dict[str, tf.Tensor]:
+            parameters = self._parameters_of_x(self._from_prior(epsilon, *given), *given)
+            return {"sample": self.likelihood.sample_from(parameters, uniform)}
+
+        def reconstructed(
+            x: tf.Tensor, epsilon: tf.Tensor, uniform: tf.Tensor, *given: tf.Tensor
+        ) -> dict[str, tf.Tensor]:
+            parameters = self._scored(self._together(x, *given), epsilon)[1]
+            return {"sample": self.likelihood.sample_from(parameters, uniform)}
+
+        noise = "by noise epsilon from N(0, I) and uniform noise"
+        return {
+            "generate_sample": Signature(
+                generated,
+                (epsilon, uniform, *given),
+                meaning=f"a draw of x: z from the prior and then from p(x|z), {noise}",
+                draws=True,
+            ),
+            "reconstruct_sample": Signature(
+                reconstructed,
+                (x, epsilon, uniform, *given),
+                meaning=f"a draw of x: z from q(z|x) and then from p(x|z), {noise}",
+                draws=True,
+            ),
         }
 
     def export_weights(self) -> list[Any]:
@@ -150,7 +193,7 @@ class AutoencoderExport(Exportable, keras.Model):
             z = np.asarray(self._from_posterior(tensors, tf.constant(epsilon)))
         else:
             z = self._prior_draws(epsilon, given)
-        return {
+        examples = {
             "encode": data,
             "decode": {"z": z, **given},
             "reconstruct": data,
@@ -159,10 +202,43 @@ class AutoencoderExport(Exportable, keras.Model):
             "serving_default": data,
             **{name: {"x": data["x"]} for name in self._functions_of_x},
         }
+        if self.likelihood.samples_from_noise:
+            inputs = {"generate_sample": examples["generate"], "reconstruct_sample": examples["score"]}
+            signatures = self.export_signatures()
+            for name, others in inputs.items():
+                examples[name] = {**others, "uniform": self._steady_noise(signatures[name], others)}
+        return examples
+
+    def _steady_noise(self, signature: Signature, others: Arrays) -> np.ndarray:
+        """Uniform noise [N, ...] at which no draw jumps, so that two computations of it can be compared.
+
+        A draw of a discrete x jumps where the noise passes a probability, which each computation rounds in its own way.
+
+        Args:
+            signature: a function that draws.
+            others: its other inputs.
+        """
+        rng = np.random.default_rng(3)
+
+        def drawn(noise: np.ndarray) -> np.ndarray:
+            return signature.of_model({**others, "uniform": noise})["sample"]
+
+        noise = rng.random([len(others["epsilon"]), *self.likelihood.noise_shape(self.event_shape)], np.float32)
+        for _ in range(_MOST_REDRAWS):
+            low, high = drawn(noise - _NOISE_STEP), drawn(noise + _NOISE_STEP)
+            jumps = np.abs(high - low) > _LARGEST_CHANGE * np.abs(low).max()
+            if not jumps.any():
+                break
+            noise = np.where(np.repeat(jumps, 2, axis=-1), rng.random(noise.shape, np.float32), noise)
+        return noise
 
     def export_units(self, offset: np.ndarray, scale: np.ndarray) -> dict[str, tuple[np.ndarray, np.ndarray]]:
         """Those of the data for x, and for `mean` unless it is made of probabilities: see `Exportable`."""
-        return {"x": (offset, scale), "mean": self.likelihood.units_of_mean(offset, scale, tuple(self.event_shape))}
+        return {
+            "x": (offset, scale),
+            "sample": (offset, scale),
+            "mean": self.likelihood.units_of_mean(offset, scale, tuple(self.event_shape)),
+        }
 
     def export_example(self, signatures: Mapping[str, Signature]) -> Arrays:
         """A row that the model draws: see `Exportable`."""
@@ -176,6 +252,8 @@ class AutoencoderExport(Exportable, keras.Model):
             "x": "the data" if names is None else f"the data, with the columns {', '.join(names)}",
             "z": "latent variables",
             "epsilon": "noise, drawn from N(0, I)",
+            "uniform": "noise, drawn uniformly from [0, 1), two numbers for each element of x",
+            "sample": "a draw of p(x|z), in the units of x",
             **{name: _GIVEN[name] for name in self._given_shapes},
             "loc": "the location of q(z|x)",
             "scale": "the scale of q(z|x)",
@@ -233,7 +311,8 @@ class AutoencoderExport(Exportable, keras.Model):
     def _drawn_data(self, rows: int) -> Any:
         z = np.random.default_rng(0).standard_normal([rows, self._z_dim], np.float32)
         conditions = self._example_conditions(rows)
-        x = self._draw_x(tf.constant(z), *(tf.constant(array, tf.float32) for array in conditions)).numpy()
+        parameters = self._parameters_of_x(tf.constant(z), *(tf.constant(array, tf.float32) for array in conditions))
+        x = self.likelihood.distribution(parameters).sample(seed=(0, 0)).numpy()
         if not np.isfinite(x).all():
             raise ValueError("`model` must generate finite data. Received: a model that generates NaN or infinity")
         if self.likelihood.allows_missing:

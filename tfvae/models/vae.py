@@ -29,7 +29,9 @@ class VAE(autoencoder.Autoencoder):
 
     Args:
         encoder: a Keras model from x [B, ...] to features [B, F].
-        decoder: a Keras model from z [B, L] to the likelihood's parameters [B, ...].
+        decoder: a Keras model from z [B, L] to the likelihood's parameters [B, ...], such as logits, which
+            may be any real numbers: so its last layer has no activation, unless it gives a location that is bounded as
+            x is.
         latent_dim: L, the dimension of z.
         posterior: q(z|x), which owns the layers that compute its parameters from the features; None means
             `DiagonalNormal()`. Neither this part nor any other may be shared between models.
@@ -123,7 +125,7 @@ class VAE(autoencoder.Autoencoder):
         return elbo.estimate(
             self._posterior_of(x, sampling.training),
             self._prior_given(*self._split(x)[1], training=sampling.training),
-            functools.partial(self._log_likelihood, x, training=sampling.training),
+            functools.partial(self._log_likelihood, x, training=sampling.training, target=sampling.target),
             sampling,
         )
 
@@ -140,20 +142,25 @@ class VAE(autoencoder.Autoencoder):
         self._check_built("decode")
         return self._decoded(self._checked_noise("z", z, self.latent_dim), batch_size=batch_size)
 
-    def generate(self, n: int, seed: int | None = None, batch_size: int = 256) -> np.ndarray:
+    def generate(self, n: int, seed: int | None = None, batch_size: int = 256, sample: bool = False) -> np.ndarray:
         """Draws z ~ p(z) and computes the mean of p(x|z).
+
+        Means show what the model has learned without noise, as for pictures. Synthetic data need draws, `sample=True`.
 
         Args:
             n: how many examples to generate, at least 1.
             seed: the same seed gives the same examples; None draws anew at each call.
             batch_size: how many examples are computed at a time.
+            sample: whether to draw x ~ p(x|z), with the spread of data, instead of the mean, which varies less.
 
         Returns:
             The generated examples [n, ...].
         """
         self._check_built("generate")
         n = checks.positive_integer("n", n)
-        return self.decode(self.prior.distribution().sample(n, seed=self._seed(seed)), batch_size)
+        state = self._seed(seed)
+        z = self.prior.distribution().sample(n, seed=state).numpy()
+        return self._generated(z, batch_size=batch_size, sample=sample, seed=state)
 
     def likelihood_parameters(self, z: tf.Tensor, *conditions: tf.Tensor, training: bool = False) -> tf.Tensor:
         """The parameters of p(x|z) [S, B, ...]: the output of the decoder.
@@ -213,12 +220,12 @@ class VAE(autoencoder.Autoencoder):
         given = _joined(self.likelihood.encoder_input(event), *conditions)
         return self.posterior(self.encoder(given, training=training))
 
-    def _decode(self, z: tf.Tensor, *conditions: tf.Tensor) -> tf.Tensor:
-        return self.likelihood.mean(self.decoder(_joined(z, *conditions), training=False))
+    @property
+    def _decoder_of_x(self) -> tuple[str, keras.Model]:
+        return "decoder", self.decoder
 
-    def _draw_x(self, z: tf.Tensor, *conditions: tf.Tensor) -> tf.Tensor:
-        """A draw of p(x|z) for each row of z."""
-        return self.likelihood.distribution(self.decoder(_joined(z, *conditions))).sample(seed=(0, 0))
+    def _parameters_of_x(self, z: tf.Tensor, *conditions: tf.Tensor) -> tf.Tensor:
+        return self.decoder(_joined(z, *conditions), training=False)
 
     def _from_posterior(self, x: Any, epsilon: tf.Tensor) -> tf.Tensor:
         return self.posterior.sample_from(self._encode(x), epsilon)
@@ -244,11 +251,13 @@ class VAE(autoencoder.Autoencoder):
         )
         return self._scores(terms), parameters
 
-    def _log_likelihood(self, x: Any, z: tf.Tensor, training: bool = False) -> tf.Tensor:
-        """The density log p(x|z) [S, B] of z [S, B, L]."""
+    def _log_likelihood(
+        self, x: Any, z: tf.Tensor, training: bool = False, target: tf.Tensor | None = None
+    ) -> tf.Tensor:
+        """The density log p(x|z) [S, B] of z [S, B, L]; with a target, which is in the place of x, log p(target|z)."""
         event, conditions = self._split(x)
         parameters = self.likelihood_parameters(z, *conditions, training=training)
-        return self.likelihood.log_prob(event, parameters, training=training)
+        return self.likelihood.log_prob(event if target is None else target, parameters, training=training)
 
     def get_config(self) -> dict[str, Any]:
         """The constructor's arguments."""

@@ -95,7 +95,7 @@ class VariationalModel(Trainer):
         objective = self.objective
         path = Path() if objective.path_gradient else None
         terms = self.elbo_terms(
-            batch.x, Sampling(objective.num_samples, batch.seed, objective.analytic_kl, path, training)
+            batch.x, Sampling(objective.num_samples, batch.seed, objective.analytic_kl, path, training, batch.target)
         )
         objectives = [objective, objective.for_posterior] if training and objective.for_posterior else [objective]
         tempered = objective.tempered(terms, self.kl_weight) if training else terms

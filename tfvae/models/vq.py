@@ -134,7 +134,8 @@ class VQVAE(autoencoder.Autoencoder):
         axes = list(range(1, len(vectors.shape)))
         distance = tf.reduce_sum((tf.stop_gradient(vectors) - quantized) ** 2, axis=axes)
         distance += self.commitment * tf.reduce_sum((vectors - tf.stop_gradient(quantized)) ** 2, axis=axes)
-        log_likelihood = self.likelihood.log_prob(x, parameters[tf.newaxis], training=sampling.training)
+        observed = x if sampling.target is None else sampling.target
+        log_likelihood = self.likelihood.log_prob(observed, parameters[tf.newaxis], training=sampling.training)
         log_likelihood = tf.tile(log_likelihood, [sampling.num_samples, 1])
         nats = math.prod(self.code_shape) * math.log(self.num_codes)
         counts = tf.reduce_sum(tf.one_hot(codes, self.num_codes), axis=axes[:-1])
@@ -180,7 +181,7 @@ class VQVAE(autoencoder.Autoencoder):
         checks.check_integers(codes, 0, self.num_codes, f"hold integers from 0 to {self.num_codes - 1}", "codes")
         return self._decoded(codes, batch_size=batch_size)
 
-    def generate(self, n: int, seed: int | None = None, batch_size: int = 256) -> np.ndarray:
+    def generate(self, n: int, seed: int | None = None, batch_size: int = 256, sample: bool = False) -> np.ndarray:
         """Draws codes from the uniform p(z) and computes the mean of p(x|z).
 
         The codes of real data are far from uniform. For examples that look like the data, fit a distribution to the
@@ -190,14 +191,16 @@ class VQVAE(autoencoder.Autoencoder):
             n: how many examples to generate, at least 1.
             seed: the same seed gives the same examples; None draws anew at each call.
             batch_size: how many examples are computed at a time.
+            sample: whether to draw x ~ p(x|z), with the spread of data, instead of the mean, which varies less.
 
         Returns:
             The generated examples [n, ...].
         """
         self._check_built("generate")
         shape = [checks.positive_integer("n", n), *self.code_shape]
-        codes = tf.random.stateless_uniform(shape, self._seed(seed), 0, self.num_codes, tf.int32)
-        return self.decode(codes, batch_size)
+        state = self._seed(seed)
+        codes = tf.random.stateless_uniform(shape, state, 0, self.num_codes, tf.int32)
+        return self._generated(codes.numpy(), batch_size=batch_size, sample=sample, seed=state)
 
     def log_likelihood(
         self, x: Any, num_samples: int = 1, batch_size: int = 128, seed: int | None = None
@@ -247,9 +250,20 @@ class VQVAE(autoencoder.Autoencoder):
     def _encode(self, x: tf.Tensor, training: bool = False) -> tf.Tensor:
         return self._nearest(self._vectors(x, training))
 
-    def _decode(self, codes: tf.Tensor) -> tf.Tensor:
+    @property
+    def _decoder_of_x(self) -> tuple[str, keras.Model]:
+        return "decoder", self.decoder
+
+    def _parameters_of_x(self, codes: tf.Tensor) -> tf.Tensor:
         # Codes arrive as float32, which represents all integers up to 2^24 exactly.
-        return self.likelihood.mean(self.decoder(self._looked_up(tf.cast(codes, tf.int32)), training=False))
+        return self.decoder(self._looked_up(tf.cast(codes, tf.int32)), training=False)
+
+    def _parameters_given_x(self, x: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
+        # All of the mass of q(z|x) is at one z.
+        return self._parameters_of_x(self._encode(x))
+
+    def _example_z(self, rows: int) -> tf.Tensor:
+        return tf.random.stateless_uniform([rows, *self.code_shape], [0, 0], 0, self.num_codes, tf.int32)
 
     def get_config(self) -> dict[str, Any]:
         """The constructor's arguments."""

@@ -22,6 +22,7 @@ class Batch(NamedTuple):
             example of weight 0.
         global_size: the sum of `size` over the replicas.
         seed: a stateless seed, int32 [2].
+        target: what the likelihood is of [B, ...], if that is not x.
     """
 
     x: tf.Tensor
@@ -29,6 +30,7 @@ class Batch(NamedTuple):
     size: tf.Tensor
     global_size: tf.Tensor
     seed: tf.Tensor
+    target: tf.Tensor | None = None
 
 
 def unpack(data: Any) -> tuple[Any, Any]:
@@ -100,6 +102,19 @@ def check_weights(x: Any, sample_weight: Any) -> None:
         )
     checks.check_same_length(x=tf.nest.flatten(x)[0], sample_weight=weights)
     checks.check_finite(weights.astype(np.float32), "sample_weight")
+
+
+def target_of(data: Any, x: Any) -> Any:
+    """Returns y from one element of the data passed to `fit`, if it has the shape of x, and otherwise None.
+
+    Args:
+        data: x, `(x,)`, `(x, y)` or `(x, y, sample_weight)`, as arrays, tensors or their specifications.
+        x: the array in it that the likelihood is of where there is no such y.
+    """
+    _, y, _ = keras.utils.unpack_x_y_sample_weight(data)
+    shape, own = (tf.TensorShape(getattr(each, "shape", None)) for each in (y, x))
+    is_known = shape.rank is not None and own.rank is not None and own.rank > 1
+    return y if is_known and shape[1:].is_compatible_with(own[1:]) else None
 
 
 def peek(data: Any, argument: str = "x") -> tuple[Any, Any]:

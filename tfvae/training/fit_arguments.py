@@ -59,7 +59,8 @@ def read_fit(model: Any, seed: Callable[[], int], *args: Any, **kwargs: Any) -> 
     Raises:
         ValueError: the model is not compiled, or cannot be trained on the data.
     """
-    given, batch = _read(model, keras.Model.fit, *args, **kwargs)
+    given, batch, element = _read(model, keras.Model.fit, *args, **kwargs)
+    model.check_training(element)
     validation_data = _checked_validation(model, given.pop("validation_data", None))
     callbacks = given.pop("callbacks", None)
     callback_list = callbacks if isinstance(callbacks, keras.callbacks.CallbackList) else None
@@ -70,7 +71,8 @@ def read_fit(model: Any, seed: Callable[[], int], *args: Any, **kwargs: Any) -> 
     x = source = given.pop("x")
     arrays = _arrays(model, x) if given.get("shuffle", True) is True else None
     if arrays is not None:
-        x, validation_data, given = _in_memory(arrays, validation_data, given, seed)
+        has_target = model.target(element) is not None
+        x, validation_data, given = _in_memory(arrays, validation_data, given, seed, has_target)
     if isinstance(x, ArraysInMemory | tf.data.Dataset):
         # Keras would warn that its default, shuffle=True, has no effect on a dataset.
         given["shuffle"] = False
@@ -107,21 +109,39 @@ def read_evaluate(model: Any, *args: Any, **kwargs: Any) -> dict[str, Any]:
     return _read(model, keras.Model.evaluate, *args, **kwargs)[0]
 
 
-def _read(model: Any, method: Callable[..., Any], *args: Any, **kwargs: Any) -> tuple[dict[str, Any], Any]:
-    """Returns the arguments of a call by name, and the first batch of x, after checking it."""
+def _read(model: Any, method: Callable[..., Any], *args: Any, **kwargs: Any) -> tuple[dict[str, Any], Any, Any]:
+    """Returns the arguments of a call by name, the first batch of x, and the first element of the data, checked."""
     given = inspect.signature(method).bind(model, *args, **kwargs).arguments
     given = {name: value for name, value in given.items() if name not in ("self", "kwargs")} | given.get("kwargs", {})
     _check_compiled(model, method.__name__)
     replicas.check(model)
+    y = given.get("y")
+    is_x = y is not None and y is given["x"]
     batch, given["x"] = peek(given["x"])
-    model.check_source(batch, given["x"], "x")
+    if is_x:
+        # As Keras's autoencoders are fitted: the likelihood is of x anyway.
+        y = given["y"] = None
+    elif isinstance(y, list | tuple):
+        y = given["y"] = np.asarray(y)
+    elif hasattr(y, "shape") and len(y.shape) > 1 and tuple(y.shape) == tuple(getattr(batch, "shape", ())):
+        # Perhaps a data frame, as x may be. Labels may be of any type.
+        y = given["y"] = checks.unwrap(y, "y")
+    element = batch if y is None else (batch, y)
+    model.check_source(element if batch is given["x"] else batch, given["x"], "x")
     check_weights(batch, given.get("sample_weight"))
-    if given.get("y") is None:
-        if given.get("class_weight") is not None:
-            raise ValueError("`class_weight` needs the classes as `y`. Received: y=None")
-        # Keras drops the sample weights if there is no y. The model ignores y, so any array serves.
-        given["y"] = given.get("sample_weight")
-    return given, batch
+    if given.get("class_weight") is not None and (y is None or model.target(element) is not None):
+        raise ValueError(
+            "`class_weight` needs the classes as `y`. Received: y"
+            + ("=None" if y is None else f" of the shape of x, {list(np.shape(y))}")
+        )
+    if y is None:
+        given["y"] = _placeholder(given.get("sample_weight"))
+    return given, batch, element
+
+
+def _placeholder(sample_weight: Any) -> np.ndarray | None:
+    """A y that the model ignores, without which Keras would drop the sample weights; None if there are no weights."""
+    return None if sample_weight is None else np.zeros(np.shape(sample_weight)[:1], np.float32)
 
 
 def _check_compiled(model: keras.Model, method: str) -> None:
@@ -149,9 +169,11 @@ def _checked_validation(model: Any, validation: Any) -> Any:
             )
         x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(tuple(validation))
         batch, x = peek(x, "validation_data")
-        model.check_source(batch, x, "validation_data")
+        if isinstance(y, list | tuple):
+            y = np.asarray(y)
+        model.check_source(None if batch is None else (batch, y), x, "validation_data")
         check_weights(batch, sample_weight)
-        return x, sample_weight if y is None else y, sample_weight
+        return x, _placeholder(sample_weight) if y is None else y, sample_weight
     batch, validation = peek(validation, "validation_data")
     model.check_source(batch, validation, "validation_data")
     return validation
@@ -167,7 +189,7 @@ def _arrays(model: Any, x: Any) -> Any:
 
 
 def _in_memory(
-    x: Any, validation_data: Any, given: dict[str, Any], seed: Callable[[], int]
+    x: Any, validation_data: Any, given: dict[str, Any], seed: Callable[[], int], has_target: bool
 ) -> tuple[ArraysInMemory, Any, dict[str, Any]]:
     """Lets tfvae rather than Keras shuffle arrays, in an order that is new in each epoch and can be resumed.
 
@@ -179,6 +201,7 @@ def _in_memory(
         validation_data: the validation data, or None.
         given: the other arguments of `keras.Model.fit`, by name.
         seed: returns the seed of the order.
+        has_target: whether y is what the likelihood is of.
 
     Returns:
         The training data; the validation data, which `validation_split` may have split off; and the arguments that
@@ -187,11 +210,15 @@ def _in_memory(
     size = len(tf.nest.flatten(x)[0])
     targets = {name: np.asarray(given[name]) for name in ("y", "sample_weight") if given.get(name) is not None}
     checks.check_same_length(**(x if isinstance(x, dict) else {"x": x}), **targets)
-    arrays = [tf.nest.map_structure(lambda array: array.astype(np.float32) if array.dtype == np.float64 else array, x)]
     class_weight = given.get("class_weight")
-    # y is only needed to look up class weights, or as a placeholder before sample weights.
-    if "sample_weight" in targets or class_weight is not None:
+    arrays = [x]
+    # Any other y is only needed to look up class weights, or as a placeholder before sample weights.
+    if has_target or "sample_weight" in targets or class_weight is not None:
         arrays += targets.values()
+    narrow = slice(2 if has_target else 1)
+    arrays[narrow] = tf.nest.map_structure(
+        lambda array: array.astype(np.float32) if array.dtype == np.float64 else array, arrays[narrow]
+    )
     split = given.get("validation_split", 0.0)
     if split and validation_data is None:
         # Like Keras, takes the last examples, before any shuffling.

@@ -74,6 +74,16 @@ class Trainer(StatefulModel, abc.ABC):
             ValueError: this model cannot be trained on x.
         """
 
+    def check_training(self, batch: Any) -> None:
+        """Checks, at the beginning of a training, whether data that are valid for this model are meant for it.
+
+        Args:
+            batch: one element of data as `fit` takes them.
+
+        Raises:
+            ValueError: they surely are not; a warning says if they probably are not.
+        """
+
     def minimizers(self) -> list[step.Minimizer]:
         """The variables and the optimizer for each of the losses: here a single loss, minimised over all variables.
 
@@ -118,6 +128,14 @@ class Trainer(StatefulModel, abc.ABC):
             ValueError: x does not have the structure that this model is trained on.
         """
         return unpack(data)
+
+    def target(self, data: Any) -> Any:
+        """Returns what the likelihood is of, from one element of the data passed to `fit`; None if it is of x itself.
+
+        Args:
+            data: as for `unpack`.
+        """
+        return None
 
     def cast(self, x: tf.Tensor) -> tf.Tensor:
         """Converts a tensor of x to the dtype in which the losses are computed: float32."""
@@ -239,7 +257,8 @@ class Trainer(StatefulModel, abc.ABC):
         Args:
             x: an array [N, ...], a data frame of numbers, a sparse matrix or an AnnData object, all of which become
                 dense arrays; or a `tf.data.Dataset`, a `keras.utils.PyDataset` or a generator; its elements may be
-                `(x, y)` or `(x, y, sample_weight)`, of which y is ignored.
+                `(x, y)` or `(x, y, sample_weight)`. If y has the shape of x, an autoencoder is trained to remove noise:
+                q(z|x) is of x, and the likelihood p(y|z) is of y. Any other y, such as labels, is ignored.
             args: the other arguments of `keras.Model.fit`.
             kwargs: the other arguments of `keras.Model.fit`.
 
@@ -301,16 +320,43 @@ class Trainer(StatefulModel, abc.ABC):
             ValueError: x is not valid data for this model.
         """
         batch, x = peek(x)
-        self.check_source(batch, x, "x")
+        self.check_source(batch, x, "x", is_encoded_only=True)
         return super().predict(x, *args, **kwargs)
 
-    def check_source(self, batch: Any, data: Any, argument: str) -> None:
+    def train_on_batch(self, x: Any, y: Any = None, *args: Any, **kwargs: Any) -> Any:
+        """Takes one training step on one batch: `keras.Model.train_on_batch`.
+
+        Args:
+            x: as for `fit`, an array [B, ...].
+            y: as for `fit`, an array.
+            args: the other arguments of `keras.Model.train_on_batch`.
+            kwargs: the other arguments of `keras.Model.train_on_batch`.
+
+        Returns:
+            The metrics as a list; with `return_dict=True`, by name.
+        """
+        if self.train_function is None:
+            self.check_source((x, y), (x, y), "x")
+            self.check_training((x, y))
+        return super().train_on_batch(x, y, *args, **kwargs)
+
+    def check_batch(self, batch: Any, is_encoded_only: bool = False) -> None:
+        """Checks one element of data as `fit` takes them: see `check_data`.
+
+        Args:
+            batch: the element.
+            is_encoded_only: whether the likelihood of the data is not going to be computed.
+        """
+        self.check_data(tf.nest.map_structure(checks.to_numpy, self.unpack(batch)[0]))
+
+    def check_source(self, batch: Any, data: Any, argument: str, is_encoded_only: bool = False) -> None:
         """Checks the first batch of the data passed to a method such as `fit`.
 
         Args:
             batch: the first batch, or all of the data if they are arrays; None if there is no batch.
             data: the data, as they were passed.
             argument: the name of the argument through which the data were passed.
+            is_encoded_only: see `check_batch`.
 
         Raises:
             ValueError: this model cannot be trained on the data.
@@ -318,13 +364,21 @@ class Trainer(StatefulModel, abc.ABC):
         if batch is None:
             raise ValueError(f"`{argument}` must hold at least one batch. Received: {checks.shown(data)}")
         try:
-            x, sample_weight = self.unpack(batch)
-            check_weights(x, sample_weight)
-            self.check_data(tf.nest.map_structure(checks.to_numpy, x))
+            check_weights(*self.unpack(batch))
+            self.check_batch(batch, is_encoded_only)
         except ValueError as error:
             if argument == "x":
                 raise
             raise ValueError(f"`{argument}`: {error}") from error
+
+        if isinstance(data, tf.data.Dataset):
+            found, expected = (self.target(each) is not None for each in (batch, data.element_spec))
+            if found != expected:
+                raise ValueError(
+                    f"`{argument}` must be a dataset that knows the shapes of x and y, which say whether y is x "
+                    "without noise: give it an output_signature, or map tf.ensure_shape over it. Received: a "
+                    f"dataset of {data.element_spec!r}"
+                )
 
     def before_steps(self, iterator: Any, batch: Any) -> None:
         """Checks the batch of `train_on_batch` or `test_on_batch`; in `fit`, sets the planned steps per execution.
@@ -353,6 +407,9 @@ class Trainer(StatefulModel, abc.ABC):
         """Makes the `Batch` of a step. It communicates with other replicas here, so that XLA can compile the rest."""
         x, sample_weight = self.unpack(data)
         x = tf.nest.map_structure(self.cast, x)
+        target = self.target(data)
+        if target is not None:
+            target = self.cast(target)
         if sample_weight is not None:
             sample_weight = tf.reshape(tf.cast(sample_weight, tf.float32), [-1])
         rows = tf.shape(tf.nest.flatten(x)[0])[:1]
@@ -360,9 +417,10 @@ class Trainer(StatefulModel, abc.ABC):
         if replicas.count() > 1:
             global_size = replicas.total(size)
             x = tf.nest.map_structure(replicas.at_least_one, x)
+            target = None if target is None else replicas.at_least_one(target)
             weights = tf.ones(rows) if sample_weight is None else sample_weight
             sample_weight = tf.concat([weights, tf.zeros(tf.maximum(1 - rows, 0))], axis=0)
-        return Batch(x, sample_weight, size, global_size, self.next_seed())
+        return Batch(x, sample_weight, size, global_size, self.next_seed(), target)
 
     def _update_metrics(self, values: dict[str, tf.Tensor], batch: Batch) -> dict[str, Any]:
         """Updates each metric with the values [B] of its name, so that means are over examples, not over batches."""
