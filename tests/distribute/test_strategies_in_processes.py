@@ -46,7 +46,7 @@ def test_a_chief_and_a_worker_start_at_different_times(run_workers):
 
         keras.utils.set_random_seed(0)
         tf.config.threading.set_inter_op_parallelism_threads(3)
-        time.sleep(index)
+        time.sleep(index / 2)
         strategy = tfvae.strategy(timeout=30)
         report = {"outside": strategies.workers(), "of": strategies.workers(strategy)}
         with strategy.scope():
