@@ -149,6 +149,28 @@ def test_a_loss_or_metrics_in_compile_are_refused(named, tiny_vae):
 
 
 @pytest.mark.parametrize(
+    "wrong",
+    [
+        {"optimizer": None},
+        {"optimizer": "adan"},
+        {"loss": "mse"},
+        {"steps_per_execution": 0},
+        {"steps_per_execution": 2.5},
+        {"run_eagerly": "no"},
+        {"jit_compile": "always"},
+    ],
+    ids=lambda wrong: f"{wrong}",
+)
+def test_a_compile_that_is_refused_leaves_the_model_as_it_was(wrong, tiny_vae):
+    vae = compiled(tiny_vae(), steps_per_execution=3)
+    optimizer, configuration = vae.optimizer, vae.get_compile_config()
+    with pytest.raises(ValueError, match=r"Received: |Could not interpret optimizer"):
+        vae.compile(**wrong)
+    assert vae.optimizer is optimizer
+    assert vae.get_compile_config() == configuration
+
+
+@pytest.mark.parametrize(
     ("sample_weight", "message"),
     [
         ([*np.ones(19), np.nan], r"`sample_weight` must be finite.*NaN.*index \[19\]"),
