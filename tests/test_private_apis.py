@@ -106,6 +106,12 @@ USES = [
         "maybe_merge_call",
         "`update_on_all_replicas`: the update of Adam on replicas",
     ),
+    (
+        "TensorFlow",
+        lambda: tf.function(lambda: 0),
+        "_omit_frequent_tracing_warning",
+        "`without_tracing_warning`: no warning of many models that are trained one after another",
+    ),
     ("Keras", small_model, "_flatten_layers", "`layers_of`: the cost of a step, and moving statistics over replicas"),
     ("Keras", lambda: small_model().outputs[0], "_keras_history", "`made_by`: the activation that a decoder ends in"),
     ("Keras", lambda: keras.layers.Dense(1), "_inbound_nodes", "`made_by`: the activation that a decoder ends in"),

@@ -157,7 +157,7 @@ def to_numpy(x: Any, argument: str = "x") -> np.ndarray:
         advice = ""
         if x.dtype.names:
             advice = "; pass pandas.DataFrame(x) for an array with named columns"
-        elif x.dtype.kind == "O":
+        elif x.dtype.kind == "O" and x.ndim:
             # As pandas gives for columns of numbers and bools together.
             advice = '; pass a data frame itself instead of its values, or x.astype("float32")'
         raise ValueError(f"`{argument}` must hold real numbers{advice}. Received: {argument} of dtype {x.dtype}")
@@ -200,9 +200,6 @@ def check_finite(x: np.ndarray, argument: str = "x", *, allow_nan: bool = False,
     """Raises ValueError, with advice, if x holds NaN or infinity; with `allow_nan`, only if it holds infinity."""
     is_wrong = np.isinf if allow_nan else lambda part: ~np.isfinite(part)
     first = find(x, is_wrong)
-    if first is None and x.dtype == np.float64:
-        largest = float(np.finfo(np.float32).max)
-        check_elements(x, lambda part: np.abs(part) > largest, "be finite in float32, in which models compute", argument)
     if first is not None:
         count = sum(np.count_nonzero(is_wrong(part)) for _, part in _parts(x))
         what, but = ("infinite", " or NaN, which marks a missing value") if allow_nan else ("NaN or infinite", advice)

@@ -79,7 +79,9 @@ def column_names(folder: Path) -> list[str]:
     """
     source = Path(read_config(folder)["data"])
     if source.suffix.lower() not in tables.SUFFIXES:
-        raise ValueError(f"`--output` must end in .png or .npy if the run is not of a table. Received: a run of {source}")
+        raise ValueError(
+            f"`--output` must end in .png or .npy if the run is not of a table. Received: a run of {source}"
+        )
     return tables.names(source)
 
 

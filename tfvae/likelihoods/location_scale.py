@@ -23,7 +23,7 @@ MIN_SCALE = 1e-3
 # Data so many times larger or smaller than a fixed scale cause a warning, and data so many times larger than 1, where a
 # scale that is trained starts.
 _FAR = 10.0
-_FAR_FROM_START = 100.0
+_FAR_FROM_START = 1000.0
 
 
 class LocationScale(Likelihood):
