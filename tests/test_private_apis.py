@@ -4,6 +4,7 @@ import ast
 import importlib
 import inspect
 import json
+import logging
 import pathlib
 import re
 
@@ -272,6 +273,22 @@ IN_USE = """
     answers.append(private_apis.is_tensorflow_in_use())
     print(json.dumps([answers, same, kept, state()[0]]))
 """
+
+
+@pytest.mark.parametrize("is_quiet", [False, True])
+def test_many_functions_made_from_one_warn_of_tracing_unless_told_not_to(is_quiet):
+    def one():
+        return tf.constant(0)
+
+    records = []
+    handler = logging.Handler()
+    handler.emit = records.append
+    tf.get_logger().addHandler(handler)
+    for _ in range(6):
+        function = tf.function(one, autograph=False)
+        (private_apis.without_tracing_warning(function) if is_quiet else function)()
+    tf.get_logger().removeHandler(handler)
+    assert bool(records) is not is_quiet
 
 
 def test_to_ask_whether_tensorflow_is_in_use_changes_nothing(run_python):

@@ -60,8 +60,8 @@ def own_trainable_variables(layer: keras.layers.Layer) -> list[keras.Variable]:
 def without_tracing_warning(function: _Function) -> _Function:
     """The `tf.function`, which no longer warns of tracing.
 
-    TensorFlow counts the traces of all functions made from one Python function together, so that it takes several models,
-    trained one after another, for one function that is traced again and again.
+    TensorFlow counts the traces of all functions made from one Python function together, so that it takes several
+    models, trained one after another, for one function that is traced again and again.
     """
     function._omit_frequent_tracing_warning = True
     return function

@@ -70,7 +70,7 @@ def test_an_index_without_a_name_is_left_out_with_a_warning(tmp_path):
         ("a,,c\n3,1,2\n7,2,3\n", "a name for each column.* without a name for the columns 2$"),
         (
             "a,b\n1,2\n3\n",
-            r"without missing values: .*fillna.*likelihoods.Missing. Received: source='.*a.csv', missing in the columns b$",
+            r"missing values: .*fillna.*likelihoods.Missing. Received: source='.*a.csv', missing in the columns b$",
         ),
         ("d,v\n2026-01-01,1\n2026-01-02,2\n", r"pandas.to_numeric.* the non-numeric columns d \(str\)$"),
         ("a,b\n", r"with rows and columns. Received: source='.*a.csv' of shape \(0, 2\)"),

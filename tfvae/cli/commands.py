@@ -197,7 +197,7 @@ def predict(
 
     Args:
         model: a folder of versions, a SavedModel, a .tflite file or a folder of ONNX models.
-        input: a .npy file of x [N, ...], or a .csv or .parquet table with the columns of the training in the same order,
+        input: a .npy file of x [N, ...], or a .csv or .parquet table with the columns of the training in their order;
             in the units that the export takes: after `tfvae train` those of the source, such as pixels from 0 to 255,
             which the export scales itself.
         output: the .npz file to write, for a VAE with mean (in the same units), elbo, reconstruction_log_likelihood and

@@ -141,7 +141,7 @@ class LocationScale(Likelihood):
             if size <= _FAR_FROM_START:
                 return None
             return (
-                f"`x` should have values of about 1, where the networks and the scale of {name} start: with much larger "
+                f"`x` should have values of about 1, where the networks and the scale of {name} start: with far larger "
                 f"ones training is slow. {standardise}, as tfvae.data.load does with tables. Received: x with a root "
                 f"mean square of {size:.3g}"
             )
