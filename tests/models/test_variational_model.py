@@ -64,9 +64,9 @@ def graph_results():
     return functools.cache(run)
 
 
-# The slow modes are also covered by the default tests of metrics, below.
+# The slow modes are also covered by the default tests of metrics, below, and of the loop and of replicas by XLA.
 @pytest.mark.parametrize(
-    "mode", ["xla", *(pytest.param(mode, marks=pytest.mark.slow) for mode in ("eager", "3 steps at once"))]
+    "mode", ["eager", *(pytest.param(mode, marks=pytest.mark.slow) for mode in ("xla", "3 steps at once"))]
 )
 def test_every_way_to_compile_agrees_with_the_graph(mode, graph_results, tiny_vae, quiet_vae):
     # XLA has its own random numbers, so its results are compared for a model on which they have no effect.
