@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 import keras
 import tensorflow as tf
 
+_Function = TypeVar("_Function", bound=Any)
 _Optimizer = TypeVar("_Optimizer", bound=keras.optimizers.Optimizer)
 
 
@@ -54,6 +55,16 @@ def made_by(tensor: keras.KerasTensor) -> tuple[Any, list[keras.KerasTensor]]:
 def own_trainable_variables(layer: keras.layers.Layer) -> list[keras.Variable]:
     """The trainable variables of a layer itself, without those of the layers within it."""
     return layer._trainable_variables
+
+
+def without_tracing_warning(function: _Function) -> _Function:
+    """The `tf.function`, which no longer warns of tracing.
+
+    TensorFlow counts the traces of all functions made from one Python function together, so that it takes several
+    models, trained one after another, for one function that is traced again and again.
+    """
+    function._omit_frequent_tracing_warning = True
+    return function
 
 
 def strategy_of(model: keras.Model) -> tf.distribute.Strategy | None:

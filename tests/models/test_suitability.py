@@ -106,6 +106,8 @@ def test_a_decoder_that_ends_in_an_activation_is_refused_where_any_real_number_i
         (sequential(4, "tanh"), lk.Laplace(), 3 * REAL, "should give locations wherever x lies"),
         (sequential(4, None), lk.Normal(), 300 * UNIT, r"far larger than the noise.* Normal\(scale=\"learned\"\)"),
         (sequential(4, None), lk.Normal(), 300 + REAL, "Standardise x"),
+        (sequential(4, None), lk.Normal("learned"), REAL * [1, 1, 1, 5e4], "Standardise x.* as tfvae.data.load does"),
+        (sequential(4, None), lk.Normal("optimal"), 5e4 * REAL, "training is slow. Standardise x"),
         (sequential(4, None), lk.StudentT(3.0, 1.0), UNIT / 100, "the noise hides how x varies"),
         (sequential(4, None), lk.Missing(lk.Laplace()), np.where(BITS, 300 * UNIT, np.nan), "far larger"),
         (sequential(4, None), lk.Columns([(lk.Laplace(), 3), (lk.Normal(), 1)]), REAL * [1, 1, 1, 99], "^Column 3 of"),

@@ -2,6 +2,7 @@
 
 import importlib
 import re
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -11,9 +12,14 @@ from jsonargparse import Namespace
 from tfvae import files
 from tfvae.cli import flags, noise, parts, paths
 from tfvae.cli.parser import USAGE_ERROR, exit_on_errors
+from tfvae.data import tables
 
 if TYPE_CHECKING:
     from tfvae.cli.run_training import OnlyTraining
+
+# A table of at most so many bytes is read before TensorFlow is imported, so that its errors come at once; a larger one
+# would take long to be read twice.
+_SMALL_TABLE = 2**26
 
 GROUPS = {
     "data": ("data", "batch_size", "validation_fraction", "binarize", "image_size", "skip_unreadable"),
@@ -210,6 +216,11 @@ def check(chosen: Namespace, choices: Sequence[tuple[str, str, str]]) -> None:
             "`--binarize` makes x 0 or 1, which needs `--likelihood Bernoulli`. Received: --likelihood " + likelihood
         )
     paths.check_data(chosen.data)
+    table = Path(chosen.data)
+    if table.suffix.lower() in tables.SUFFIXES and table.is_file() and table.stat().st_size <= _SMALL_TABLE:
+        # Training reads the table again, and gives the warnings.
+        with warnings.catch_warnings(action="ignore"):
+            tables.read(table)
     if chosen.export != "none":
         paths.check_export(Path(chosen.saved_models) / name, "--saved_models")
 

@@ -138,6 +138,9 @@ class Autoencoder(AutoencoderExport, VariationalModel):
             allow_nan=self.likelihood.allows_missing,
             advice="; if NaN marks missing values, wrap the likelihood in tfvae.likelihoods.Missing",
         )
+        if x.dtype == np.float64:
+            largest = float(np.finfo(np.float32).max)
+            checks.check_elements(x, lambda part: abs(part) > largest, "be finite in float32, in which models compute")
         if not is_encoded_only:
             self.likelihood.check(x)
 
