@@ -224,6 +224,7 @@ def test_sparse_batches_of_datasets_and_generators_become_dense(x):
         "x": tf.data.Dataset.from_tensors(sparse),
         "x and y": tf.data.Dataset.from_tensors((sparse, labels)),
         "generator": ((matrix, labels) for matrix in [scipy.sparse.csr_matrix(flat)]),
+        "generator of x alone": (frame for frame in [pd.DataFrame(flat)]),
     }
     for name, source in sources.items():
         batch, source = peek(source)
