@@ -350,7 +350,7 @@ def test_a_history_that_is_whole_is_kept_without_a_word(tmp_path):
     assert (tmp_path / "history.csv").read_bytes() == WHOLE.encode()
 
 
-@pytest.mark.parametrize("target", ["whole", "nothing"])
+@pytest.mark.parametrize("target", ["whole", "nothing", "history.csv"])
 def test_a_history_is_not_written_through_a_link(target, tmp_path):
     (tmp_path / "whole").write_text(WHOLE)
     (tmp_path / "history.csv").symlink_to(tmp_path / target)

@@ -21,6 +21,7 @@ import tfvae
 from tfvae import files
 from tfvae.cli import flags, noise, parser, parts, paths, train_command, yaml_files
 from tfvae.cli.train_command import train
+from tfvae.data import numpy_files
 
 if TYPE_CHECKING:
     from tfvae.data import Pipelines
@@ -202,7 +203,7 @@ def predict(
         paths.check_existing(model, "--model", "an exported file or folder")
         paths.check_existing(input, "--input", "an existing .npy file")
         written = paths.check_output(output, ".npz")
-        x = np.load(input, allow_pickle=False)
+        x, _ = numpy_files.read(Path(input), "--input")
         with noise.hidden():
             exported = tfvae.export.load(model)
             with warnings.catch_warnings():
