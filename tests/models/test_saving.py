@@ -1,10 +1,14 @@
 """What outlasts a run: files, checkpoints, logs, and the state of the noise."""
 
+import copy
 import csv
 import inspect
+import io
 import json
+import pickle
 
 import h5py
+import joblib
 import keras
 import numpy as np
 import pytest
@@ -118,6 +122,28 @@ def test_a_subclassed_network_that_is_registered_makes_the_round_trip(x, tiny_va
     found = state(loaded, x)
     for name, value in state(vae, x).items():
         np.testing.assert_array_equal(found[name], value, err_msg=name)
+
+
+def by_joblib(model):
+    file = io.BytesIO()
+    joblib.dump(model, file)
+    file.seek(0)
+    return joblib.load(file)
+
+
+@pytest.mark.parametrize(
+    "copied",
+    [lambda model: pickle.loads(pickle.dumps(model)), copy.deepcopy, by_joblib],
+    ids=["pickle", "copy", "joblib"],
+)
+def test_a_copy_in_memory_has_the_state_of_the_optimizer_too(copied, x, tiny_vae):
+    vae = compiled(tiny_vae(), keras.optimizers.Adam(0.01))
+    vae.train_on_batch(x)
+    found = copied(vae)
+    expected = state(vae, x)
+    assert set(state(found, x)) == set(expected)
+    for name, value in state(found, x).items():
+        np.testing.assert_array_equal(value, expected[name], err_msg=name)
 
 
 @pytest.mark.filterwarnings("ignore:You are saving a model that has not yet been built")

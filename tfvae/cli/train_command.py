@@ -48,7 +48,7 @@ def train(
     learning_rate: Annotated[float, flags.POSITIVE] = 2e-3,
     epochs: flags.Count = 120,
     steps_per_execution: flags.Count = 1,
-    jit_compile: bool = False,
+    jit_compile: Annotated[bool | Literal["auto"], flags.either(flags.SWITCH, flags.choice(["auto"]))] = "auto",
     strategy: Literal["auto", "one_device", "mirrored", "multi_worker", "tpu"] = "auto",
     devices: Annotated[int | None, flags.optional(flags.DEVICES)] = None,
     worker_timeout: Annotated[float, flags.POSITIVE] = 300.0,
@@ -94,7 +94,7 @@ def train(
         learning_rate: Adam's initial learning rate; it falls to 0 along a cosine.
         epochs: number of passes over the training data.
         steps_per_execution: number of steps that run in one call of TensorFlow.
-        jit_compile: compile the steps with XLA.
+        jit_compile: compile the steps with XLA; auto where that is faster.
         strategy: how to use several devices: auto, one_device, mirrored, multi_worker (each worker runs this command,
             with its own TF_CONFIG) or tpu.
         devices: number of devices for mirrored; without GPUs the CPU is split into that many.
