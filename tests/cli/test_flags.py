@@ -341,6 +341,13 @@ def test_predict_names_an_input_that_is_no_array(what, tmp_path, capsys):
     assert f"Received: --input='{tmp_path}/x.npy': " in line
 
 
+@pytest.mark.parametrize("command", [["export", "link"], ["export", "--output", "link"]])
+def test_a_link_to_itself_is_refused(command, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    Path("link").symlink_to("link")
+    assert "must be" in error_of(capsys, command)
+
+
 @pytest.mark.slow
 def test_a_process_writes_nothing_to_stderr_but_warnings(tmp_path):
     np.save(tmp_path / "x.npy", np.zeros((2, 8, 8, 1)))

@@ -121,6 +121,8 @@ def values_too_large() -> Iterator[Case]:
         codes = EITHER if flag == "worker_timeout" else USAGE
         arguments = [*TRAIN, "--name", "other", f"--{flag}={value}"]
         yield Case("values too large", f"--{flag} {value}", arguments, codes=codes, before=WITHOUT_EXPORTS)
+    arguments = [*TRAIN, "--name", "other", "--hidden=[100000,100000]"]
+    yield Case("values too large", "--hidden [100000,100000]", arguments)
     for value in (2**31, 2**32 + 1, 2**63, 10**20):
         yield Case("values too large", f"generate --n {value}", ["generate", "runs/x", f"--n={value}"])
         yield Case("values too large", f"generate --seed {value}", ["generate", "runs/x", f"--seed={value}"])
@@ -312,7 +314,7 @@ def odd_paths() -> Iterator[Case]:
             codes = USAGE
             if place.endswith("--output"):
                 # A link is replaced by the file, unless it leads to a device.
-                codes = EITHER if what in ("a dangling link", "no name") else USAGE
+                codes = EITHER if what in ("a dangling link", "a link to itself", "no name") else USAGE
             given = [path if argument == "{}" else argument for argument in arguments]
             yield Case("odd paths", f"{place}: {what}", given, make, codes=codes)
 

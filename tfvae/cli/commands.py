@@ -125,7 +125,7 @@ def export(
                 "`--keep`, `--batching` and `--quantize` must not be given with `--format`. Received: "
                 f"--format {format}"
             )
-        folder = Path(output) if output else Path("saved_models") / Path(run).resolve().name
+        folder = Path(output) if output else Path("saved_models") / paths.name_of(run)
         paths.check_export(folder, "--output")
         model, pipelines = _load(run, allow_import)
     from tfvae.cli import exports
