@@ -2,17 +2,21 @@
 
 import ctypes
 import errno
+import io
 import json
 import os
 import re
 import signal
+import sys
 import time
+import warnings
 
 import numpy as np
 import pytest
 
 from tests.helpers.processes import COMMAND
-from tfvae.cli import ending
+from tfvae import __main__
+from tfvae.cli import commands, ending
 
 TRAIN = ["train", "digits", "--hidden", "[16]", "--latent_dim", "2", "--num_samples", "20"]
 
@@ -65,6 +69,17 @@ def test_the_line_of_an_error_of_a_file_has_its_notes(handlers, capsys):
 
     line = "tfvae: error: [Errno 28] No space left on device: 'a.keras'; b keeps much"
     assert ended(capsys, fail) == (1, line)
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "utf-8"])
+def test_a_name_that_the_output_cannot_show_is_escaped(encoding, handlers, monkeypatch):
+    output = io.TextIOWrapper(io.BytesIO(), encoding)
+    monkeypatch.setattr(sys, "stdout", output)
+    monkeypatch.setattr(commands, "main", lambda: print("Wrote \udcff.npz"))
+    monkeypatch.setattr(warnings, "formatwarning", warnings.formatwarning)
+    __main__.main()
+    output.flush()
+    assert output.buffer.getvalue() == b"Wrote \\udcff.npz\n"
 
 
 # Real processes

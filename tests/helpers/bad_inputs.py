@@ -315,8 +315,12 @@ def odd_paths() -> Iterator[Case]:
             if place.endswith("--output"):
                 # A link is replaced by the file, unless it leads to a device.
                 codes = EITHER if what in ("a dangling link", "a link to itself", "no name") else USAGE
+            if place == "train --runs" and what in ("nothing", "a name that is not UTF-8"):
+                # The folder is made.
+                codes = EITHER
             given = [path if argument == "{}" else argument for argument in arguments]
-            yield Case("odd paths", f"{place}: {what}", given, make, codes=codes)
+            before = WITHOUT_EXPORTS if place == "train --runs" else QUICK
+            yield Case("odd paths", f"{place}: {what}", given, make, codes=codes, before=before)
 
 
 def environment() -> Iterator[Case]:
