@@ -220,7 +220,19 @@ def test_export_writes_the_next_version(in_trained):
 def test_parts_are_chosen_by_flags(in_empty, without_evaluation):
     arguments = ["--likelihood.scale", "0.3", "--objective.beta", "4", "--posterior", "DiagonalNormal"]
     commands.main(
-        ["train", *SMALL, *arguments, "--network", "convolutional", "--filters", "[4]", "--activation", "relu"]
+        [
+            "train",
+            *SMALL,
+            "--epochs",
+            "1",
+            *arguments,
+            "--network",
+            "convolutional",
+            "--filters",
+            "[4]",
+            "--activation",
+            "relu",
+        ]
     )
     model = keras.saving.load_model("runs/digits/model.keras")
     assert float(model.likelihood.scale) == pytest.approx(0.3)
@@ -231,7 +243,7 @@ def test_parts_are_chosen_by_flags(in_empty, without_evaluation):
 def test_binary_data(in_empty, without_exports, capsys):
     message = error_line(capsys, ["train", "--binarize", "dynamic"])
     assert "--likelihood Bernoulli" in message
-    commands.main(["train", *SMALL, "--binarize", "dynamic", "--likelihood", "Bernoulli"])
+    commands.main(["train", *SMALL, "--epochs", "1", "--binarize", "dynamic", "--likelihood", "Bernoulli"])
     elbo, _ = table_values(capsys.readouterr().out, "ELBO")
     assert -64 < elbo < 0
 
