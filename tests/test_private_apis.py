@@ -69,6 +69,14 @@ USES = [
         "_save_state",
         "`weights_file`: weights that HDF5 does not write to a full disk",
     ),
+    (
+        "Keras",
+        module("backend.common.global_state", "keras.src"),
+        "get_global_attribute",
+        "`is_saving_hdf5`: a file in HDF5 that is refused",
+    ),
+    ("Keras", built_adam, "_var_key", "`is_built_for`: weights that were unfrozen"),
+    ("Keras", built_adam, "_trainable_variables_indices", "`is_built_for`: weights that were unfrozen"),
     ("Keras", small_model, "_initial_epoch", "`set_initial_epoch`: a training that goes on where it was cut"),
     (
         "Keras",

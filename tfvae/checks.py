@@ -36,6 +36,15 @@ def shown(value: Any) -> str:
     return text if len(text) <= _SHOWN else f"{text[: _SHOWN - 3]}..."
 
 
+def brief(error: BaseException) -> str:
+    """The text of an error of a user's own code in one line of at most 200 characters."""
+    lines = str(error).strip().splitlines() or [""]
+    # AutoGraph puts a traceback before the text.
+    text = lines[-1] if lines[0].startswith("in user code") else " ".join(lines)
+    text = " ".join(text.split())
+    return text if len(text) <= _SHOWN else f"{text[: _SHOWN - 3]}..."
+
+
 def shown_names(names: Any, most: int = 10) -> str:
     """The first of several names, separated by commas, and how many there are in all if not all are shown."""
     names = list(names)

@@ -62,6 +62,19 @@ def replacing_local(
     return contextlib.nullcontext(path)
 
 
+def check_whole_model(path: str | os.PathLike[str]) -> None:
+    """Raises ValueError for a file in HDF5 of a whole model, which Keras would write but could not load again.
+
+    Args:
+        path: the file.
+    """
+    if str(path).lower().endswith((".h5", ".hdf5")):
+        raise ValueError(
+            "`filepath` must end in .keras, because Keras cannot load a whole model of tfvae from HDF5; `save_weights` "
+            f"writes the weights alone, as .weights.h5. Received: filepath={path}"
+        )
+
+
 def write_text(path: pathlib.Path, text: str) -> None:
     """Writes a text file as `replacing` does."""
     with replacing(path) as written:

@@ -154,8 +154,29 @@ def test_a_model_without_its_first_data_makes_the_round_trip(x, lazy_vae, tmp_pa
     assert np.isfinite(compiled(loaded).fit(x, verbose=0).history["loss"]).all()
 
 
+def test_a_model_that_is_compiled_but_not_trained_makes_the_round_trip(tiny_vae, tmp_path):
+    vae = compiled(tiny_vae(), keras.optimizers.Adam(0.1))
+    vae.save(tmp_path / "vae.keras")
+    for loaded in (keras.models.load_model(tmp_path / "vae.keras"), pickle.loads(pickle.dumps(vae))):
+        assert_same_weights(loaded, vae)
+        assert len(loaded.optimizer.variables) == len(vae.optimizer.variables) > 2
+
+
+@pytest.mark.parametrize("name", ["vae.h5", "vae.weights.h5", "vae.hdf5", "vae.H5"])
+def test_hdf5_files_of_whole_models_which_would_not_load_are_refused(name, x, tiny_vae, tmp_path):
+    vae, message = compiled(tiny_vae()), r"`filepath` must end in .keras.*`save_weights`.*Received: filepath="
+    with pytest.raises(ValueError, match=message):
+        vae.save(tmp_path / name)
+    if name != "vae.H5":  # Keras itself refuses this name.
+        with pytest.raises(ValueError, match=message):
+            keras.saving.save_model(vae, tmp_path / name)
+        with pytest.raises(ValueError, match=message):
+            vae.fit(x, callbacks=keras.callbacks.ModelCheckpoint(tmp_path / "vae.h5"), verbose=0)
+    assert int(vae.optimizer.iterations) == 0
+
+
 def test_weights_alone_go_on_bit_for_bit(x, tiny_vae, tmp_path):
-    vae, other = compiled(tiny_vae()), compiled(tiny_vae())
+    vae, other = (compiled(tiny_vae(), keras.optimizers.Adam(0.1)) for _ in range(2))
     vae.train_on_batch(x)
     vae.save_weights(tmp_path / "vae.weights.h5")
     other.load_weights(tmp_path / "vae.weights.h5")

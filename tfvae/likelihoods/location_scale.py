@@ -45,7 +45,9 @@ class LocationScale(Likelihood):
         is_name = isinstance(scale, str) and scale in self.scales
         if not (is_name or (is_number and 0 < float(scale) < math.inf)):
             names = ", ".join(f'"{name}"' for name in self.scales)
-            raise ValueError(f"`scale` must be a finite number above 0, or one of {names}. Received: scale={scale!r}")
+            raise ValueError(
+                f"`scale` must be a finite number above 0, or one of {names}. Received: scale={checks.shown(scale)}"
+            )
         self._scale: float | str = float(scale) if is_number else scale
         self._log_scale = None
         predicted = self._scale == "predicted"
