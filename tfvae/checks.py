@@ -60,13 +60,18 @@ def shown_names(names: Any, most: int = 10) -> str:
     return first if len(names) <= most else f"{first}, ... ({len(names)} in all)"
 
 
-def check_memory(size: int, argument: str, received: str) -> None:
-    """Raises ValueError, before any of it is read, if an array of `size` bytes leaves no room for a copy of itself."""
+def memory_bytes() -> int:
+    """The memory of this machine, or of the container if that may have less."""
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     # The limit of a container; the file is missing outside of one, and "max" means that there is no limit.
     with contextlib.suppress(OSError, ValueError):
         memory = min(memory, int(pathlib.Path("/sys/fs/cgroup/memory.max").read_text()))
-    if 2 * size > memory:
+    return memory
+
+
+def check_memory(size: int, argument: str, received: str) -> None:
+    """Raises ValueError, before any of it is read, if an array of `size` bytes leaves no room for a copy of itself."""
+    if 2 * size > (memory := memory_bytes()):
         raise ValueError(
             f"`{argument}` must fit in memory twice, which is {memory / 1e9:.3g} GB; data larger than memory are read "
             f"from several files. Received: {received}, {size / 1e9:.3g} GB"

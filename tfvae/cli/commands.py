@@ -21,7 +21,7 @@ import tfvae
 from tfvae import files
 from tfvae.cli import flags, noise, parser, parts, paths, train_command, yaml_files
 from tfvae.cli.train_command import train
-from tfvae.data import tables
+from tfvae.data import numpy_files, tables
 
 if TYPE_CHECKING:
     from tfvae.data import Pipelines
@@ -133,7 +133,7 @@ def export(
                 "`--keep`, `--batching` and `--quantize` must not be given with `--format`. Received: "
                 f"--format {format}"
             )
-        folder = Path(output) if output else Path("saved_models") / Path(run).resolve().name
+        folder = Path(output) if output else Path("saved_models") / paths.name_of(run)
         paths.check_export(folder, "--output")
         model, pipelines = _load(run, allow_import)
     from tfvae.cli import exports
@@ -212,7 +212,8 @@ def predict(
         paths.check_existing(model, "--model", "an exported file or folder")
         paths.check_existing(input, "--input", "an existing file")
         written = paths.check_output(output, ".npz")
-        x = np.load(input, allow_pickle=False) if Path(input).suffix == ".npy" else tables.rows(Path(input))
+        is_array = Path(input).suffix == ".npy"
+        x = numpy_files.read(Path(input), "--input")[0] if is_array else tables.rows(Path(input))
         with noise.hidden():
             exported = tfvae.export.load(model)
             with warnings.catch_warnings():

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from jsonargparse import Namespace
 
 from tfvae import files
-from tfvae.cli import flags, noise, parts, paths
+from tfvae.cli import ending, flags, noise, parts, paths
 from tfvae.cli.parser import USAGE_ERROR, exit_on_errors
 from tfvae.data import tables
 
@@ -144,6 +144,7 @@ def train(
             chosen = tf.distribute.get_strategy()
         else:
             chosen = strategies.strategy(strategy, devices=devices, timeout=worker_timeout)
+            ending.catch_sigterm_again()
         chief = strategies.workers(chosen)[0] == 0
     with exit_on_errors(USAGE_ERROR), chosen.scope():
         pipelines = data_module.load(
@@ -205,13 +206,18 @@ def check(chosen: Namespace, choices: Sequence[tuple[str, str, str]]) -> None:
     """
     name = chosen.name or Path(chosen.data).stem
     # Exports need such a name, and a pattern of files, whose stem is the default, is not one.
-    if not re.fullmatch(r"[A-Za-z0-9_-][A-Za-z0-9._-]*", name):
-        raise ValueError(f"`--name` must consist of letters, digits, '.', '_' and '-'. Received: {name}")
-    for slot in parts.PARTS:
+    if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9._-]*", name):
+        raise ValueError(
+            "`--name` must consist of letters, digits, '.', '_' and '-', and begin with none of '.' and '-'. Received: "
+            f"{name}"
+        )
+    known = [slot for slot in parts.PARTS if not parts.may_be_replaced(slot, choices)]
+    for slot in known:
         parts.check(slot, chosen.get(slot, parts.DEFAULTS[slot]), choices, chosen.allow_import)
     named = [value for slot, argument, value in choices if slot == "likelihood" and not argument]
     likelihood = [chosen.get("likelihood", {}).get("class_path", "Normal"), *named][-1].rpartition(".")[2]
-    if chosen.binarize and likelihood in parts.PARTS["likelihood"] and likelihood != "Bernoulli":
+    is_other = likelihood in parts.PARTS["likelihood"] and likelihood != "Bernoulli"
+    if chosen.binarize and is_other and "likelihood" in known:
         raise ValueError(
             "`--binarize` makes x 0 or 1, which needs `--likelihood Bernoulli`. Received: --likelihood " + likelihood
         )
