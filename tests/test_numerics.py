@@ -5,6 +5,7 @@ import pytest
 import tensorflow as tf
 import tensorflow_probability as tfp
 from scipy import special, stats
+from tensorflow.lite.python import schema_py_generated as schema
 
 from tfvae import numerics
 
@@ -61,6 +62,13 @@ def test_no_op_is_one_that_gpus_refuse(function):
     for op in graph.get_operations():
         assert op.type not in {"LogSoftmax", "IsFinite", "IsNan"}
         assert len({tensor.ref() for tensor in op.inputs}) == len(op.inputs)
+
+
+def test_the_converter_to_tflite_does_not_make_a_log_softmax_the_op_that_gpus_lack():
+    function = tf.function(numerics.log_softmax).get_concrete_function(tf.TensorSpec([2, 3]))
+    content = tf.lite.TFLiteConverter.from_concrete_functions([function]).convert()
+    codes = schema.ModelT.InitFromPackedBuf(content, 0).operatorCodes
+    assert schema.BuiltinOperator.LOG_SOFTMAX not in {code.builtinCode for code in codes}
 
 
 def test_nan_alone_is_no_number():

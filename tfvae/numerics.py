@@ -202,7 +202,8 @@ def log_softmax(logits: tf.Tensor) -> tf.Tensor:
     """Computes the logarithm of the softmax over the last axis, for which GPU delegates of TFLite have no op."""
     # The largest first: a difference of large numbers would lose digits.
     relative = logits - tf.stop_gradient(tf.reduce_max(logits, axis=-1, keepdims=True))
-    return relative - tf.math.log(tf.reduce_sum(tf.exp(relative), axis=-1, keepdims=True))
+    # Not minus the logarithm of the sum, of which the converter to TFLite would make the op that GPUs lack.
+    return relative + tf.math.log(1 / tf.reduce_sum(tf.exp(relative), axis=-1, keepdims=True))
 
 
 def log_rising(x: tf.Tensor, start: tf.Tensor | float) -> tf.Tensor:
