@@ -37,9 +37,9 @@ LONGEST = (
     "test_grid.py",
     "distribute/test_replicas.py",
     "docs/test_readme.py",
-    "export/test_device.py",
-    "cli/test_run_training.py",
     "cli/test_commands.py",
+    "training/test_resume.py",
+    "export/test_device.py",
     "docs/test_examples.py",
 )
 

@@ -43,12 +43,18 @@ def test_to_numpy_does_not_copy_an_array():
         (["a", "b"], "`z` must hold real numbers. Received: z of dtype <U1"),
         ([b"a"], "`z` must hold real numbers. Received: z of dtype |S1"),
         (None, "`z` must hold real numbers. Received: z of dtype object"),
+        (
+            np.array([[1.5, True]], object),
+            '`z` must hold real numbers; pass a data frame itself instead of its values, or x.astype("float32"). '
+            "Received: z of dtype object",
+        ),
+        (np.zeros(2, [("a", "f4")]), "numbers; pass pandas.DataFrame(x) for an array with named columns. Received: z"),
         ([1j], "`z` must hold real numbers. Received: z of dtype complex128"),
         (np.array(["2026-01-01"], "datetime64[D]"), "`z` must hold real numbers. Received: z of dtype datetime64[D]"),
         (np.zeros((0, 3)), "`z` must hold at least one example. Received: z of shape (0, 3)"),
         ([], "`z` must hold at least one example. Received: z of shape (0,)"),
     ],
-    ids=["ragged", "strings", "bytes", "None", "complex", "dates", "no rows", "empty list"],
+    ids=["ragged", "strings", "bytes", "None", "objects", "records", "complex", "dates", "no rows", "empty list"],
 )
 def test_to_numpy_names_the_argument_and_what_it_received(value, message):
     with pytest.raises(ValueError, match=re.escape(message)):

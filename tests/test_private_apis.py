@@ -4,6 +4,7 @@ import ast
 import importlib
 import inspect
 import json
+import logging
 import pathlib
 import re
 
@@ -69,6 +70,14 @@ USES = [
         "_save_state",
         "`weights_file`: weights that HDF5 does not write to a full disk",
     ),
+    (
+        "Keras",
+        module("backend.common.global_state", "keras.src"),
+        "get_global_attribute",
+        "`is_saving_hdf5`: a file in HDF5 that is refused",
+    ),
+    ("Keras", built_adam, "_var_key", "`is_built_for`: weights that were unfrozen"),
+    ("Keras", built_adam, "_trainable_variables_indices", "`is_built_for`: weights that were unfrozen"),
     ("Keras", small_model, "_initial_epoch", "`set_initial_epoch`: a training that goes on where it was cut"),
     (
         "Keras",
@@ -105,6 +114,12 @@ USES = [
         lambda: tf.__internal__.distribute.interim,
         "maybe_merge_call",
         "`update_on_all_replicas`: the update of Adam on replicas",
+    ),
+    (
+        "TensorFlow",
+        lambda: tf.function(lambda: 0),
+        "_omit_frequent_tracing_warning",
+        "`without_tracing_warning`: no warning of many models that are trained one after another",
     ),
     ("Keras", small_model, "_flatten_layers", "`layers_of`: the cost of a step, and moving statistics over replicas"),
     ("Keras", lambda: small_model().outputs[0], "_keras_history", "`made_by`: the activation that a decoder ends in"),
@@ -266,6 +281,22 @@ IN_USE = """
     answers.append(private_apis.is_tensorflow_in_use())
     print(json.dumps([answers, same, kept, state()[0]]))
 """
+
+
+@pytest.mark.parametrize("is_quiet", [False, True])
+def test_many_functions_made_from_one_warn_of_tracing_unless_told_not_to(is_quiet):
+    def one():
+        return tf.constant(0)
+
+    records = []
+    handler = logging.Handler()
+    handler.emit = records.append
+    tf.get_logger().addHandler(handler)
+    for _ in range(6):
+        function = tf.function(one, autograph=False)
+        (private_apis.without_tracing_warning(function) if is_quiet else function)()
+    tf.get_logger().removeHandler(handler)
+    assert bool(records) is not is_quiet
 
 
 def test_to_ask_whether_tensorflow_is_in_use_changes_nothing(run_python):

@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from tfvae.models.variational_model import VariationalModel
     from tfvae.models.vq import VQVAE
 
-__version__ = "0.2.0"
+__version__ = "0.3.0.dev0"
 
 __all__ = [
     "VAE",

@@ -17,6 +17,14 @@ from tfvae import chunks
 _CHECK_ELEMENTS = 2**24
 
 
+# How columns of a data frame become numbers, by the kind of their dtype.
+_CONVERSIONS = {
+    "M": "turn dates into numbers, as in (column - column.min()).dt.total_seconds()",
+    "m": "turn durations into numbers with column.dt.total_seconds()",
+    "O": "leave text out, or turn it into numbers with pandas.to_numeric, pandas.get_dummies or "
+    'column.astype("category").cat.codes, and texts of dates into dates with pandas.to_datetime',
+}
+
 # The longest text in which a message shows a value.
 _SHOWN = 200
 
@@ -36,6 +44,15 @@ def shown(value: Any) -> str:
     return text if len(text) <= _SHOWN else f"{text[: _SHOWN - 3]}..."
 
 
+def brief(error: BaseException) -> str:
+    """The text of an error of a user's own code in one line of at most 200 characters."""
+    lines = str(error).strip().splitlines() or [""]
+    # AutoGraph puts a traceback before the text.
+    text = lines[-1] if lines[0].startswith("in user code") else " ".join(lines)
+    text = " ".join(text.split())
+    return text if len(text) <= _SHOWN else f"{text[: _SHOWN - 3]}..."
+
+
 def shown_names(names: Any, most: int = 10) -> str:
     """The first of several names, separated by commas, and how many there are in all if not all are shown."""
     names = list(names)
@@ -43,13 +60,18 @@ def shown_names(names: Any, most: int = 10) -> str:
     return first if len(names) <= most else f"{first}, ... ({len(names)} in all)"
 
 
-def check_memory(size: int, argument: str, received: str) -> None:
-    """Raises ValueError, before any of it is read, if an array of `size` bytes leaves no room for a copy of itself."""
+def memory_bytes() -> int:
+    """The memory of this machine, or of the container if that may have less."""
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     # The limit of a container; the file is missing outside of one, and "max" means that there is no limit.
     with contextlib.suppress(OSError, ValueError):
         memory = min(memory, int(pathlib.Path("/sys/fs/cgroup/memory.max").read_text()))
-    if 2 * size > memory:
+    return memory
+
+
+def check_memory(size: int, argument: str, received: str) -> None:
+    """Raises ValueError, before any of it is read, if an array of `size` bytes leaves no room for a copy of itself."""
+    if 2 * size > (memory := memory_bytes()):
         raise ValueError(
             f"`{argument}` must fit in memory twice, which is {memory / 1e9:.3g} GB; data larger than memory are read "
             f"from several files. Received: {received}, {size / 1e9:.3g} GB"
@@ -78,20 +100,14 @@ def frame_to_numpy(frame: Any, argument: str = "x", received: str = "") -> np.nd
     if hasattr(frame, "to_pandas"):
         frame = frame.to_pandas()
     columns = list(zip(map(str, frame.columns), frame.dtypes, strict=True))
-    for kinds, advice in (
-        ("M", "turn dates into numbers, as in (column - column.min()).dt.total_seconds()"),
-        ("m", "turn durations into numbers with column.dt.total_seconds()"),
-    ):
-        if wrong := [name for name, dtype in columns if dtype.kind in kinds]:
-            raise ValueError(
-                f"`{argument}` must be a table of numbers: {advice}. Received: {received or argument} with the "
-                f"non-numeric columns {shown_names(wrong)}"
-            )
     if wrong := [f"{name} ({dtype})" for name, dtype in columns if dtype.kind not in "biuf"]:
+        kinds = {dtype.kind for _, dtype in columns}
+        advice = [_CONVERSIONS[kind] for kind in "Mm" if kind in kinds]
+        if not kinds <= set("biufMm"):
+            advice.append(_CONVERSIONS["O"])
         raise ValueError(
-            f"`{argument}` must be a table of numbers: leave text out, or turn it into numbers with pandas.to_numeric, "
-            "column.cat.codes or pandas.get_dummies. Received: "
-            f"{received or argument} with the non-numeric columns {shown_names(wrong)}"
+            f"`{argument}` must be a table of numbers: {'; '.join(advice)}. Received: {received or argument} with the "
+            f"non-numeric columns {shown_names(wrong)}"
         )
     if not columns or frame.isna().to_numpy().any():
         return frame.to_numpy(np.float64, na_value=np.nan)
@@ -152,7 +168,13 @@ def to_numpy(x: Any, argument: str = "x") -> np.ndarray:
     if x.dtype.kind == "V" and x.dtype.name == "bfloat16":
         x = x.astype(np.float32)
     if x.dtype.kind not in "biuf":
-        raise ValueError(f"`{argument}` must hold real numbers. Received: {argument} of dtype {x.dtype}")
+        advice = ""
+        if x.dtype.names:
+            advice = "; pass pandas.DataFrame(x) for an array with named columns"
+        elif x.dtype.kind == "O" and x.ndim:
+            # As pandas gives for columns of numbers and bools together.
+            advice = '; pass a data frame itself instead of its values, or x.astype("float32")'
+        raise ValueError(f"`{argument}` must hold real numbers{advice}. Received: {argument} of dtype {x.dtype}")
     if x.ndim and len(x) == 0:
         raise ValueError(f"`{argument}` must hold at least one example. Received: {argument} of shape {x.shape}")
     return x

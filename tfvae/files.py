@@ -62,6 +62,19 @@ def replacing_local(
     return contextlib.nullcontext(path)
 
 
+def check_whole_model(path: str | os.PathLike[str]) -> None:
+    """Raises ValueError for a file in HDF5 of a whole model, which Keras would write but could not load again.
+
+    Args:
+        path: the file.
+    """
+    if str(path).lower().endswith((".h5", ".hdf5")):
+        raise ValueError(
+            "`filepath` must end in .keras, because Keras cannot load a whole model of tfvae from HDF5; `save_weights` "
+            f"writes the weights alone, as .weights.h5. Received: filepath={path}"
+        )
+
+
 def write_text(path: pathlib.Path, text: str) -> None:
     """Writes a text file as `replacing` does."""
     with replacing(path) as written:
@@ -132,7 +145,7 @@ def read_text(path: pathlib.Path, max_bytes: int) -> str:
     Raises:
         ValueError: the path is not a regular file, the file is larger, or it is not UTF-8.
     """
-    if path.exists() and not path.is_file():
+    if (path.exists() or path.is_symlink()) and not path.is_file():
         raise ValueError(f"A file of text was expected. Received: {path}, which is not a regular file")
     with path.open("rb") as file:
         content = file.read(max_bytes + 1)
@@ -223,7 +236,7 @@ def _full(error: BaseException | None) -> int | None:
 
 
 def _permissions(path: pathlib.Path) -> int | None:
-    """The permissions of the file at a path; None if nothing or a link is there.
+    """The permissions of the file at a path; None if nothing or a link is there, which may lead to itself.
 
     Raises:
         OSError: there is a folder, a device or a pipe, or a link to a device or a pipe.
@@ -233,6 +246,10 @@ def _permissions(path: pathlib.Path) -> int | None:
         mode = os.stat(path).st_mode
     except FileNotFoundError:
         return None
+    except OSError as error:
+        if error.errno == errno.ELOOP:
+            return None
+        raise
     if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
         raise OSError(errno.EEXIST, "Not a regular file", str(path))
     if path.is_symlink():

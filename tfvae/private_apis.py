@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 import keras
 import tensorflow as tf
 
+_Function = TypeVar("_Function", bound=Any)
 _Optimizer = TypeVar("_Optimizer", bound=keras.optimizers.Optimizer)
 
 
@@ -54,6 +55,16 @@ def made_by(tensor: keras.KerasTensor) -> tuple[Any, list[keras.KerasTensor]]:
 def own_trainable_variables(layer: keras.layers.Layer) -> list[keras.Variable]:
     """The trainable variables of a layer itself, without those of the layers within it."""
     return layer._trainable_variables
+
+
+def without_tracing_warning(function: _Function) -> _Function:
+    """The `tf.function`, which no longer warns of tracing.
+
+    TensorFlow counts the traces of all functions made from one Python function together, so that it takes several
+    models, trained one after another, for one function that is traced again and again.
+    """
+    function._omit_frequent_tracing_warning = True
+    return function
 
 
 def strategy_of(model: keras.Model) -> tf.distribute.Strategy | None:
@@ -115,6 +126,12 @@ def adam_moments(
     return [(optimizer._momentums[index].value, optimizer._velocities[index].value) for index in indices]
 
 
+def is_built_for(optimizer: keras.optimizers.Optimizer, variable: keras.Variable) -> bool:
+    """Whether an optimizer that is built can update a variable: its `_trainable_variables_indices` has it."""
+    inner = getattr(optimizer, "inner_optimizer", optimizer)
+    return inner._var_key(variable) in inner._trainable_variables_indices
+
+
 def update_on_all_replicas(
     optimizer: keras.optimizers.Optimizer, update: Callable[..., None], pairs: Sequence[Any], *scalars: tf.Tensor
 ) -> None:
@@ -128,6 +145,13 @@ def update_on_all_replicas(
     """
     pairs = optimizer._all_reduce_sum_gradients(pairs)
     tf.__internal__.distribute.interim.maybe_merge_call(update, optimizer._distribution_strategy, pairs, *scalars)
+
+
+def is_saving_hdf5() -> bool:
+    """Whether Keras is saving a whole model as HDF5: its `use_legacy_config`."""
+    from keras.src.backend.common import global_state
+
+    return bool(global_state.get_global_attribute("use_legacy_config", False))
 
 
 def weights_file(model: keras.Model) -> memoryview:

@@ -13,6 +13,7 @@ from tests.models.test_every_model import MODELS
 from tfvae.callbacks import Checkpoints, Convergence, KLWarmUp, PosteriorCollapseWarning
 from tfvae.elbo import ElboTerms, Sampling
 from tfvae.objectives import ELBO, Objective
+from tfvae.training.step import Minimizer
 
 SLOW = pytest.mark.slow
 
@@ -120,6 +121,24 @@ def test_a_warm_up_that_is_longer_than_the_training_warns(x, known_model, recwar
     assert not [warning for warning in recwarn if "warm-up" in str(warning.message)]
     with pytest.warns(UserWarning, match="takes longer than the training, 8 steps.*Received: steps=9"):
         known_model().fit(x, batch_size=5, epochs=2, callbacks=KLWarmUp(9), verbose=0)
+
+
+def test_a_warm_up_counts_the_steps_of_an_optimizer_that_accumulates_gradients(x, known_model):
+    model, weights = known_model(keras.optimizers.SGD(0.0, gradient_accumulation_steps=2)), Weights()
+    # Raised beforehand, because warnings are errors here.
+    with pytest.raises(UserWarning, match=r"takes longer than the training, 4 steps.*Received: steps=5"):
+        model.fit(x, batch_size=5, epochs=2, callbacks=KLWarmUp(5), verbose=0)
+    assert int(model.optimizer.iterations) == 0
+    model.fit(x, batch_size=5, epochs=2, callbacks=[KLWarmUp(4), weights], verbose=0)
+    assert weights.values == pytest.approx([0.0, 0.0, 0.25, 0.25, 0.5, 0.5, 0.75, 0.75])
+
+
+def test_a_warm_up_counts_the_steps_of_the_optimizer_that_is_used(x, known_model):
+    model, weights = known_model(), Weights()
+    used = keras.optimizers.SGD(0.0)
+    model.__dict__["minimizers"] = lambda: [Minimizer(model.trainable_variables, used)]
+    model.fit(x, batch_size=5, callbacks=[KLWarmUp(4), weights], verbose=0)
+    assert weights.values == pytest.approx([0.0, 0.25, 0.5, 0.75])
 
 
 @pytest.mark.filterwarnings("ignore:Your input ran out of data")

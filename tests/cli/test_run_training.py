@@ -1,4 +1,4 @@
-"""A run's training: interrupted, resumed, refused, overwritten, diverged, and killed at any file-system operation."""
+"""A run's training: interrupted, resumed, refused, overwritten and diverged; test_run_kills.py has the kills."""
 
 import shutil
 import types
@@ -7,7 +7,7 @@ import keras
 import numpy as np
 import pytest
 
-from tfvae import files, plots
+from tfvae import files, likelihoods, plots
 from tfvae.cli import commands, exports, run_folder, run_training
 from tfvae.models.vae import VAE
 
@@ -114,7 +114,7 @@ def test_a_run_that_is_cut_goes_on_as_it_began_or_is_refused(train, train_cut, r
     assert names(folder) == ["config.yaml", "evaluation.txt", "history.csv", "history.png", "model.keras"]
 
 
-# The default test of kills, below, compares trainings that are resumed with one that was not cut.
+# The default test of kills, in test_run_kills.py, compares trainings that are resumed with one that was not cut.
 @pytest.mark.slow
 def test_a_run_that_is_cut_again_and_again_ends_as_one_that_was_not(train, train_cut, folder, after):
     train("--name", "uncut")
@@ -210,112 +210,6 @@ def test_a_run_without_a_checkpoint_that_is_whole_is_refused(train_cut, refused,
         assert "must hold a checkpoint that is whole" in refused("--resume")
 
 
-# Kills at every file-system operation
-
-MOMENTS = """
-import pathlib, re, shutil, sys
-import keras, numpy as np, tfvae
-from tfvae.cli import run_training
-
-root = pathlib.Path(sys.argv[1])
-keras.utils.set_random_seed(0)
-x = np.random.default_rng(0).normal(size=(50, 4)).astype("float32")
-pipelines = tfvae.data.load(x, batch_size=10)
-model = tfvae.VAE(tfvae.networks.dense_encoder((4,), (8,)), tfvae.networks.dense_decoder(2, (4,), (8,)), 2)
-model.compile(keras.optimizers.Adam(0.01))
-model.optimizer.build(model.trainable_variables)
-variables = [*model.weights, *model.optimizer.variables]
-beginning = [variable.numpy() for variable in variables]
-
-
-class Cut(keras.callbacks.Callback):
-    def on_train_batch_end(self, batch, logs=None):
-        if self.model.progress == (1, 3):
-            raise KeyboardInterrupt
-
-
-def train(folder, resume, *callbacks):
-    for variable, value in zip(variables, beginning, strict=True):
-        variable.assign(value)
-    model._progress.__init__()
-    model.fit = lambda x, **keywords: tfvae.VAE.fit(
-        model, x, **{**keywords, "callbacks": [*keywords["callbacks"], *callbacks], "verbose": 0}
-    )
-    run_training.start(folder, "epochs: 2", resume=resume, overwrite=not resume)
-    run_training.fit(model, pipelines, folder, epochs=2, save_freq="epoch", chief=True)
-
-
-def end(folder):
-    model.load_weights(folder / "model.keras")
-    return (folder / "history.csv").read_text(), [weight.tolist() for weight in model.get_weights()]
-
-
-def listing():
-    found = []
-    for path in sorted(folder.rglob("*")):
-        # Without digests and random numbers.
-        found.append(re.sub("-[0-9a-f]{16}|-[0-9a-f]{8}", "", str(path.relative_to(folder))))
-        if path.suffix == ".csv":
-            found.append(len(path.read_text().splitlines()))
-    return str(found)
-
-
-def hook(event, arguments):
-    if event in ("open", "os.mkdir", "os.rename", "os.remove", "os.rmdir", "shutil.rmtree") and not busy:
-        busy.append(event)
-        keep("")
-        if event == "open" and str(arguments[0]).startswith(str(folder / "")) and "w" in (arguments[1] or ""):
-            # What is written in place is empty at first.
-            keep(pathlib.Path(arguments[0]).relative_to(folder))
-        busy.clear()
-
-
-def keep(emptied):
-    now = listing() + str(emptied)
-    if now not in moments and ".tmp-" not in str(emptied):
-        moments[now] = root / f"moment {len(moments)}"
-        shutil.copytree(folder, moments[now], copy_function=shutil.copyfile)
-        if emptied:
-            (moments[now] / emptied).write_bytes(b"")
-
-
-train(root / "uncut", False)
-expected = end(root / "uncut")
-folder, moments, busy = root / "run", {}, []
-try:
-    train(folder, False, Cut())
-except KeyboardInterrupt:
-    pass
-sys.addaudithook(hook)
-train(folder, False)
-busy.append("done")
-newest = [max((path.name[:16] for path in moment.glob("checkpoints/0*")), default="") for moment in moments.values()]
-anew = newest[newest.index("") :]
-while not anew[-1]:
-    del anew[-1]
-assert anew == sorted(anew), anew
-trained = 0
-# From the end, where the run is trained.
-for now, moment in [*moments.items()][:: -int(sys.argv[2])]:
-    if run_training.is_trained(moment):
-        trained += 1
-        assert end(moment) == expected, now
-    train(moment, resume=not run_training.is_trained(moment))
-    assert sorted(path.name for path in moment.iterdir()) == ["config.yaml", "history.csv", "model.keras"], now
-    assert end(moment) == expected, now
-print(len(moments), trained)
-"""
-
-
-# Every moment takes a training; a sample of them has some of each kind.
-@pytest.mark.parametrize("every", [4, pytest.param(1, marks=pytest.mark.slow)])
-def test_a_kill_at_any_step_of_the_file_system_leaves_what_can_be_resumed(every, run_python, tmp_path):
-    # A killed process leaves what is on disk at that moment, so copies of the folder simulate kills at exact moments.
-    moments, trained = map(int, run_python(MOMENTS, tmp_path, every).split()[-2:])
-    assert moments > 20
-    assert 0 < trained < moments / 2
-
-
 # A folder that is damaged, in use, or to be trained further
 
 COLUMNS = ["epoch", "loss", "val_loss"]
@@ -350,7 +244,7 @@ def test_a_history_that_is_whole_is_kept_without_a_word(tmp_path):
     assert (tmp_path / "history.csv").read_bytes() == WHOLE.encode()
 
 
-@pytest.mark.parametrize("target", ["whole", "nothing"])
+@pytest.mark.parametrize("target", ["whole", "nothing", "history.csv"])
 def test_a_history_is_not_written_through_a_link(target, tmp_path):
     (tmp_path / "whole").write_text(WHOLE)
     (tmp_path / "history.csv").symlink_to(tmp_path / target)
@@ -453,3 +347,11 @@ def test_what_is_damaged_of_a_trained_run_is_named(name, content, expected, two)
 def test_a_trained_run_whose_history_is_lost_is_still_trained(two):
     (two / "history.csv").write_bytes(b"")
     assert run_training.is_trained(two, 2)
+
+
+@pytest.mark.parametrize(
+    ("network", "hidden", "filters"), [("dense", (100_000, 100_000), ()), ("convolutional", (100_000,), (100_000,))]
+)
+def test_networks_larger_than_memory_are_refused_before_they_are_made(network, hidden, filters):
+    with pytest.raises(ValueError, match=r"trained in memory.* Received: --hidden \[100000.*which takes .* GB"):
+        run_training.make_networks(network, (8, 8, 1), 2, likelihoods.Normal(), hidden, filters, "silu")

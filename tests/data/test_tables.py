@@ -1,6 +1,7 @@
 """Tables and data frames: no row, no column and no meaning is lost without a word."""
 
 import types
+import warnings
 
 import numpy as np
 import pandas as pd
@@ -8,7 +9,7 @@ import pytest
 import scipy.sparse
 import tensorflow as tf
 
-from tfvae.data import load, read
+from tfvae.data import load, read, tables
 
 FRAME = pd.DataFrame({"i": np.arange(10) % 3, "f": np.linspace(0, 1, 10), "b": np.arange(10) % 2 == 0})
 
@@ -67,7 +68,10 @@ def test_an_index_without_a_name_is_left_out_with_a_warning(tmp_path):
         ("a,b\n1,2\n4,5,6\n", "Received: source='.*a.csv': .*Expected 2 fields in line 3, saw 3"),
         (",a\n3,1\n7,2\n", r"to_csv\(index=False\) .* Received: source='.*a.csv' without a name for the columns 1$"),
         ("a,,c\n3,1,2\n7,2,3\n", "a name for each column.* without a name for the columns 2$"),
-        ("a,b\n1,2\n3\n", "without missing values. Received: source='.*a.csv', missing in the columns b$"),
+        (
+            "a,b\n1,2\n3\n",
+            r"missing values: .*fillna.*likelihoods.Missing. Received: source='.*a.csv', missing in the columns b$",
+        ),
         ("d,v\n2026-01-01,1\n2026-01-02,2\n", r"pandas.to_numeric.* the non-numeric columns d \(str\)$"),
         ("a,b\n", r"with rows and columns. Received: source='.*a.csv' of shape \(0, 2\)"),
         ("1,2\n", "first row holds names"),
@@ -84,10 +88,10 @@ def test_a_comma_at_the_end_of_each_row_is_no_column(tmp_path):
 
 
 COLUMNS = {
-    "t": (pd.to_timedelta(np.arange(10), unit="s"), r"column.dt.total_seconds\(\).* non-numeric columns t$"),
-    "d": (pd.date_range("2026-01-01", periods=10), r"column.min\(\)\).dt.total_seconds\(\).* columns d$"),
-    "z": (pd.date_range("2026-01-01", periods=10, tz="UTC"), "dates into numbers.* columns z$"),
-    "c": (pd.Categorical(list("ab") * 5), r"column.cat.codes.* columns c \(category\)$"),
+    "t": (pd.to_timedelta(np.arange(10), unit="s"), r"column.dt.total_seconds\(\).* non-numeric columns t \(time"),
+    "d": (pd.date_range("2026-01-01", periods=10), r"column.min\(\)\).dt.total_seconds\(\).* columns d \(date"),
+    "z": (pd.date_range("2026-01-01", periods=10, tz="UTC"), r"dates into numbers.* columns z \(date"),
+    "c": (pd.Categorical(list("ab") * 5), r"\.cat\.codes.* columns c \(category\)$"),
     "s": (list("ab") * 5, r"pandas.get_dummies.* columns s \(str\)$"),
     "o": (pd.Series([1, "a"] * 5, dtype=object), r"columns o \(object\)$"),
     "k": (np.arange(10) * 1j, r"columns k \(complex128\)$"),
@@ -107,6 +111,37 @@ def test_a_column_that_is_no_number_is_named_with_what_to_do(tmp_path, name, suf
     refused("`source` must be a table of numbers: .*" + message, source)
 
 
+def test_columns_of_all_kinds_are_named_in_one_message():
+    frame = FRAME.assign(**{name: COLUMNS[name][0] for name in ("d", "s", "t")})
+    refused(r"turn dates .*; turn durations .*; leave text out.* columns d \(date.*\), s \(str\), t \(time", frame)
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        (np.arange(10) + 1000, "number the rows.*leave them out.* Received: source with the columns k$"),
+        (np.full(10, 7.5), "have the same value in each row.*leave them out.* Received: source with the columns k$"),
+        (np.arange(10) * 2, None),
+        (np.arange(10) + 0.5, None),
+        (np.arange(10)[::-1], None),
+    ],
+)
+def test_a_column_that_says_nothing_is_named(values, message):
+    with warnings.catch_warnings() if message is None else pytest.warns(UserWarning, match=message):
+        warnings.simplefilter("error" if message is None else "always")
+        assert read(FRAME.assign(k=values)).train.shape == (10, 4)
+
+
+def test_rows_to_ask_about_may_be_alone_and_have_missing_values(tmp_path, recwarn):
+    FRAME.iloc[:1].to_csv(tmp_path / "a.csv")
+    with pytest.warns(UserWarning, match="no name and counts the rows"):
+        np.testing.assert_array_equal(tables.rows(tmp_path / "a.csv"), FRAME.iloc[:1].to_numpy(float))
+    (tmp_path / "b.csv").write_text("a,b\n1,\n1,2\n1,3\n")
+    np.testing.assert_array_equal(tables.rows(tmp_path / "b.csv"), [[1, np.nan], [1, 2], [1, 3]])
+    assert tables.names(tmp_path / "b.csv") == ["a", "b"]
+    assert not recwarn
+
+
 def test_a_data_frame_is_standardised_as_its_csv(tmp_path):
     FRAME.to_csv(tmp_path / "a.csv", index=False)
     for source in (FRAME, FRAME.convert_dtypes(), FRAME.convert_dtypes(dtype_backend="pyarrow")):
@@ -124,7 +159,7 @@ def test_a_frame_of_another_library_is_read_by_its_to_pandas():
 
 def test_missing_values_of_nullable_columns_are_told():
     frame = pd.DataFrame({"a": pd.array([1, None], "Int64"), "b": pd.array([True, False], "boolean")})
-    refused("without missing values. Received: source, missing in the columns a$", frame)
+    refused("without missing values: .* Received: source, missing in the columns a$", frame)
 
 
 @pytest.mark.parametrize(

@@ -48,7 +48,7 @@ def newest(folder):
 
 
 # The default tests resume two workers, in test_multi_worker.py, and try every possible moment of a kill, in
-# cli/test_run_training.py.
+# cli/test_run_kills.py.
 @pytest.mark.slow
 @pytest.mark.parametrize("kills", [3, 30])
 @pytest.mark.parametrize("kind", ["Checkpoints", "BackupAndRestore"])

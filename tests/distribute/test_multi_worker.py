@@ -25,8 +25,8 @@ CASES = {
 
 
 def cases(workers):
-    """The cases for a number of workers: for two only the plain one, because test_replicas.py has all for two."""
-    return [name for name in CASES if workers > 2 or name == "plain"]
+    """The cases for a number of workers: for two none, because test_replicas.py has all for two."""
+    return CASES if workers > 2 else {}
 
 
 # What the processes run; each ends itself after a time limit.
@@ -144,6 +144,9 @@ def runs(request, run_python, run_workers, tmp_path_factory):
     return json.loads(expected.splitlines()[-1]), [json.loads(text.splitlines()[-1]) for text in reports], folder
 
 
+# Two workers do what two devices of one machine do, by the test of the noise, below, and these what one does, by
+# test_replicas.py.
+@pytest.mark.parametrize("runs", [pytest.param(3, marks=pytest.mark.slow)], indirect=True, ids="{} workers".format)
 def test_workers_do_what_one_device_does(runs):
     expected, reports, _ = runs
     for name in cases(len(reports)):

@@ -14,8 +14,8 @@ def client(request, exported):
 
 @pytest.fixture(scope="module")
 def row_by_row(client):
-    """The answers to each row of X alone."""
-    return [client.encode(X[row : row + 1]) for row in range(len(X))]
+    """The answers to some rows of X alone, at both sides of where the client cuts X into batches."""
+    return {row: client.encode(X[row : row + 1]) for row in (0, 1, 254, 255, 256, 257, 511, 512, 513, 599)}
 
 
 @pytest.mark.parametrize("rows", [1, 255, 256, 257, 512, 600])
@@ -23,8 +23,9 @@ def test_any_number_of_rows_is_answered_row_by_row(client, row_by_row, rows):
     received = client.encode(X[:rows])
     for name, value in received.items():
         assert value.shape == (rows, LATENT_DIM)
-        expected = np.concatenate([answer[name] for answer in row_by_row[:rows]])
-        np.testing.assert_allclose(value, expected, rtol=1e-5, atol=1e-6, err_msg=name)
+        for row, answer in row_by_row.items():
+            if row < rows:
+                np.testing.assert_allclose(value[row], answer[name][0], rtol=1e-5, atol=1e-6, err_msg=name)
 
 
 def test_float32_is_handed_on_as_it_is(client, monkeypatch):

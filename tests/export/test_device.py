@@ -127,13 +127,6 @@ def assert_fits_gpus(file):
     assert ("serving_default", "mean") not in read_outputs(file)
 
 
-def constants_size(file):
-    """The bytes of all constants in the flatbuffer, without its metadata, which have an identifier of their own."""
-    buffers = schema.ModelT.InitFromPackedBuf(file.read_bytes(), 0).buffers
-    data = [bytes(buffer.data) for buffer in buffers if buffer.data is not None]
-    return sum(len(content) for content in data if content[4:8] != b"M001")
-
-
 @functools.cache
 def small_model():
     return build()
@@ -254,13 +247,6 @@ def test_an_output_without_more_axes_than_two_is_not_reshaped(small):
             assert OPERATORS[last[output.tensorIndex]] == expected, (definition.signatureKey, output.name)
 
 
-def test_weights_are_stored_once(large):
-    model, file = large[0], large[1][None]
-    parameters = 4 * model.count_params()
-    assert parameters <= constants_size(file) < 1.01 * parameters
-    assert file.stat().st_size < 1.02 * parameters + 50_000
-
-
 def test_the_same_call_gives_the_same_answer_in_any_interpreter(small):
     model, file = small
     first, second = runners(file), runners(file)
@@ -303,61 +289,6 @@ def test_a_fixed_batch_is_static_in_the_file_and_takes_any_number_of_rows_from_t
 )
 def test_a_fixed_batch_needs_nothing_that_a_gpu_refuses(tmp_path, network, likelihood):
     assert_fits_gpus(export.tflite(build(network, likelihood), tmp_path / "model.tflite", batch_size=1))
-
-
-# Quantisation
-
-
-@pytest.fixture(scope="module")
-def large(tmp_path_factory):
-    """A model whose weights take far more space than its graphs, and its file in every precision."""
-    model = build(likelihood="Normal(0.5)", hidden=512, event_shape=(16, 16, 1))
-    folder, x = tmp_path_factory.mktemp("large"), binary_images(64, (16, 16, 1))
-    return model, {
-        quantize: export.tflite(model, folder / f"{quantize}.tflite", quantize=quantize, x=x)
-        for quantize in (None, "float16", "dynamic", "int8")
-    }
-
-
-@pytest.mark.parametrize(
-    ("quantize", "constants", "size", "nats"),
-    [("float16", 0.5, 0.6, 1), ("dynamic", 0.25, 0.4, 20), ("int8", 0.25, 0.5, 200)],
-)
-def test_a_quantised_file_is_smaller_runs_every_signature_and_its_cost_is_reported(
-    large, quantize, constants, size, nats
-):
-    model, files = large
-    parameters = 4 * model.count_params()
-    np.testing.assert_allclose(constants_size(files[quantize]), constants * parameters, rtol=0.05)
-    # The whole file, with the graphs, which repeat the quantisation ranges of each channel for each signature.
-    assert files[quantize].stat().st_size < size * parameters
-    names, custom = operators(files[quantize])
-    assert "CUSTOM" not in names
-    assert custom == []
-    # Where numbers are rounded to int8, a draw would not be that of the model.
-    signature_runners = runners(files[quantize], SIGNATURES if quantize == "float16" else OF_MEANS)
-    for signature, (inputs, outputs) in questions(model, 7).items():
-        if signature not in OF_MEANS:
-            continue
-        runner = signature_runners[signature]
-        for details in (*runner.get_input_details().values(), *runner.get_output_details().values()):
-            assert details["dtype"] == np.float32
-        received = runner(**inputs)
-        for name, value in outputs.items():
-            assert received[name].shape == value.shape
-            assert np.all(np.isfinite(received[name]))
-            assert 0 < np.abs(received[name] - value).max() < 0.3 * np.abs(value).max(), (signature, name)
-    verification = export.verify(model, tflite=files[quantize], x=binary_images(20, (16, 16, 1)), timed_calls=1)
-    assert 0 < abs(verification.costs[1].elbo_difference) < nats
-    assert export.load(files[quantize]).metadata["quantize"] == quantize
-
-
-def test_float16_costs_less_than_dynamic_and_dynamic_less_than_int8(large):
-    model, files = large
-    x, epsilon = binary_images(20, (16, 16, 1)), noise(20, 3)
-    expected = model.score(x, epsilon)["elbo"]
-    errors = [np.abs(export.load(file).score(x, epsilon)["elbo"] - expected).mean() for file in files.values()]
-    assert errors == sorted(errors)
 
 
 # Arguments and failures

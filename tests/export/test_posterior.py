@@ -50,7 +50,8 @@ def regressions(tmp_path_factory):
     return make
 
 
-@pytest.fixture(scope="module", params=["array", "dictionary"])
+# An array is exported by default in test_posterior_publishing.py.
+@pytest.fixture(scope="module", params=[pytest.param("array", marks=pytest.mark.slow), "dictionary"])
 def regression(request, regressions):
     """A fitted model, its version, the loaded signatures and the form of its data."""
     return *regressions(request.param), request.param

@@ -1,7 +1,9 @@
 """Exports with an offset and a scale: raw data in, raw means out, in every format, and the model's units by name."""
 
+import functools
 import json
 import re
+import shutil
 
 import keras
 import numpy as np
@@ -40,20 +42,19 @@ def model():
 def files(model, tmp_path_factory):
     folder = tmp_path_factory.mktemp("units")
     given = {"x": data(), "offset": OFFSET, "scale": SCALE}
-    return {
-        "saved_model": export.saved_model(model, folder / "table", **given),
-        "tflite": export.tflite(model, folder / "table.tflite", **given),
-    }
+    names = {"saved_model": "table", "tflite": "table.tflite"}
+    return functools.cache(lambda name: getattr(export, name)(model, folder / names[name], **given))
 
 
 @pytest.fixture(scope="module")
 def clients(files):
-    return {name: export.load(path) for name, path in files.items()}
+    return functools.cache(lambda name: export.load(files(name)))
 
 
-@pytest.fixture(params=["saved_model", "tflite"])
+# By default, cli/test_commands.py asks a .tflite file in raw units, and test_tflite_metadata.py writes one.
+@pytest.fixture(params=["saved_model", pytest.param("tflite", marks=pytest.mark.slow)])
 def client(request, clients):
-    return clients[request.param]
+    return clients(request.param)
 
 
 def close(received, expected):
@@ -91,7 +92,7 @@ def test_the_models_units_are_there_by_name(model, client):
 def test_verify_takes_the_models_units_and_asks_in_those_of_each_file(model, files, exported):
     # Its model has the same weights.
     unscaled = exported("linear").tflite
-    result = export.verify(model, saved_model=files["saved_model"], tflite=unscaled, x=data(), timed_calls=1)
+    result = export.verify(model, saved_model=files("saved_model"), tflite=unscaled, x=data(), timed_calls=1)
     signatures = {row.format: set() for row in result.agreements}
     for row in result.agreements:
         signatures[row.format].add(row.signature)
@@ -101,10 +102,10 @@ def test_verify_takes_the_models_units_and_asks_in_those_of_each_file(model, fil
 
 
 def test_a_file_of_raw_units_without_its_description_is_not_verified(model, files, tmp_path):
-    alone = tmp_path / "alone.tflite"
-    alone.write_bytes(files["tflite"].read_bytes())
+    alone = shutil.copytree(files("saved_model"), tmp_path / "1")
+    (alone / "assets.extra/metadata.json").unlink()
     with pytest.raises(ValueError, match=r"^An exported file must lie beside its description"):
-        export.verify(model, tflite=alone, x=data())
+        export.verify(model, saved_model=alone, x=data())
 
 
 def test_an_export_that_scales_in_another_way_than_it_says_is_refused(model, tmp_path, monkeypatch):
@@ -120,7 +121,7 @@ def test_an_export_that_scales_in_another_way_than_it_says_is_refused(model, tmp
 
 
 def test_requests_and_warm_up_are_zeros_of_the_models_units(files, clients):
-    version = files["saved_model"]
+    version = files("saved_model")
     for file in ("serving_default", "score"):
         (row,) = json.loads((version.parent / f"requests/{file}.json").read_text())["instances"]
         np.testing.assert_allclose(row["x"] if file == "score" else row, OFFSET)
@@ -131,7 +132,7 @@ def test_requests_and_warm_up_are_zeros_of_the_models_units(files, clients):
         if "x" in request.inputs:
             expected = np.zeros((1, 4)) if name.endswith("_normalized") else OFFSET[None]
             np.testing.assert_allclose(tf.make_ndarray(request.inputs["x"]), expected)
-    assert {request.model_spec.signature_name for request in logs} == set(clients["saved_model"].signatures)
+    assert {request.model_spec.signature_name for request in logs} == set(clients("saved_model").signatures)
 
 
 def test_the_description_says_the_units_the_range_and_an_example(model, client):
@@ -152,13 +153,13 @@ def test_the_description_says_the_units_the_range_and_an_example(model, client):
 
 
 def test_the_readme_says_not_to_scale(files):
-    readme = (files["saved_model"].parent / "README.md").read_text()
+    readme = (files("saved_model").parent / "README.md").read_text()
     assert "do not scale" in readme
     assert all(f"`{name}_normalized`" in readme for name in NORMALIZED)
 
 
 def test_the_description_is_for_people_too(files):
-    text = files["tflite"].with_suffix(".json").read_text()
+    text = (files("saved_model") / "assets.extra/metadata.json").read_text()
     assert '"offset": [5.0, 0.0, -3.0, 10000.0]' in text
     assert text.count("\n") < 60
 

@@ -34,6 +34,13 @@ def test_names_and_values(draws):
         draws["y"]
 
 
+def test_the_repr_is_one_line_whatever_the_number_of_draws(draws):
+    assert (
+        repr(draws)
+        == f"Draws(x: [4000], m: [4000, 2, 3], v: [4000, 2]; pareto_k={draws.pareto_k:.2f}, elbo={draws.elbo:.6g})"
+    )
+
+
 def test_elbo_and_its_standard_error(draws):
     assert draws.elbo == pytest.approx(draws.log_weights.mean())
     assert draws.elbo_standard_error == pytest.approx(stats.sem(draws.log_weights))

@@ -80,6 +80,12 @@ def test_a_start_without_a_density_is_passed_over():
     assert found.loc[0] == pytest.approx(20.0, abs=0.01)
 
 
+def test_very_low_densities_do_not_overflow():
+    # The largest numbers of float32, of which the sum of two is infinite.
+    found = newton.approximate(lambda z: tf.where(z[:, 0] < 1.0, -0.5 * z[:, 0] ** 2, -3e38), np.zeros((1, 1)))
+    assert -3e38 < found.elbo < -1e37
+
+
 def test_no_start_with_derivatives_is_refused():
     with pytest.raises(ValueError, match=r"^`model` must have a density whose first and second.*Received: "):
         newton.approximate(lambda z: tf.sqrt(z[:, 0]), np.zeros((1, 1)))

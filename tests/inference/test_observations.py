@@ -105,9 +105,10 @@ BAD = {
     "list of numbers": ({"x": [1.0, 2.0]}, "`x` must hold arrays with one row"),
     "rows differ": ({"x": X, "y": Y[:-1]}, "`x` must hold arrays with one row"),
     "NaN": ({"x": np.where(X == 3, np.nan, X)}, "`x` must be finite"),
-    "NaN in y": ({"x": X, "y": np.full(10, np.inf)}, "`y` must be finite|`x` must be finite"),
+    "NaN in y": ({"x": X, "y": np.full(10, np.inf)}, "`y` must be finite"),
     "text": ({"x": np.array(["a", "b"])}, "`x` must hold real numbers"),
-    "None within": ({"x": {"a": X, "b": None}}, "`x` must hold real numbers"),
+    "None within": ({"x": {"a": X, "b": None}}, r"`x\['b'\]` must hold real numbers"),
+    "NaN within": ({"x": (X, np.full(10, np.nan))}, r"`x\[1\]` must be finite"),
     "batch_size 0": ({"x": X, "batch_size": 0}, "`batch_size` must be an integer"),
     "batch_size 1.5": ({"x": X, "batch_size": 1.5}, "`batch_size` must be an integer"),
 }

@@ -92,7 +92,7 @@ def test_plausible_points_of_a_prior_are_tried():
 def test_a_vague_prior_whose_draws_underflow_is_fitted():
     # The posterior of the precision is Gamma(0.001 + n / 2, 0.001 + sum of squares / 2).
     y = np.linspace(-3.0, 3.0, 50).astype("float32")
-    joint = tfd.JointDistributionNamedAutoBatched(
+    joint = tfd.JointDistributionNamed(
         {"tau": tfd.Gamma(0.001, 0.001), "y": lambda tau: tfd.Sample(tfd.Normal(0.0, tau**-0.5), 50)}
     )
     draws = target(joint.experimental_pin(y=y), None).starts(100, tf.constant([0, 0]))["tau"].numpy()

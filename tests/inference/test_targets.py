@@ -136,6 +136,18 @@ BAD = {
         {**SPACES, "mu": (2,)},
         "`latents` must be the variables of the joint distribution",
     ),
+    "too few observations": (
+        tfd.JointDistributionNamed(NAMED).experimental_pin(y=Y[:4]),
+        None,
+        r"`model` must be pinned to observations of the shapes of its variables, here \[6\] for y",
+    ),
+    "many observations of one": (
+        tfd.JointDistributionNamedAutoBatched(
+            {"mu": tfd.Normal(0.0, 3.0), "y": lambda mu: tfd.Normal(mu, 1.0)}
+        ).experimental_pin(y=Y),
+        None,
+        r"`model` must be pinned .*here \[\] for y; n observations of one distribution need tfd.Sample",
+    ),
 }
 
 
@@ -168,6 +180,16 @@ SHAPES = {
 def test_a_density_of_another_shape_is_refused(case):
     with pytest.raises(ValueError, match=r"(?s)^`model` must give the log joint density \[S\].*Received: "):
         checked(SHAPES[case])
+
+
+def test_the_error_of_a_function_takes_one_line():
+    def fails(latents, y):
+        raise ValueError("in user code:\n\n    File 1\n\n    ValueError: the last line" + 1000 * "!")
+
+    with pytest.raises(ValueError, match="it raised ValueError: ValueError: the last line!") as caught:
+        checked(fails)
+    assert len(str(caught.value)) < 600
+    assert "\n" not in str(caught.value)
 
 
 def test_an_unknown_name_is_refused():

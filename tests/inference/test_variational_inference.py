@@ -377,6 +377,20 @@ def test_constants_of_the_data_do_not_matter():
     assert draws.pareto_k < 0.7
 
 
+def test_the_checks_of_a_joint_distribution_cause_no_warnings_of_retracing(caplog):
+    model = VariationalInference(JOINTS["named, batched by itself"].experimental_pin(y=Y))
+    for _ in range(6):
+        model._read(None, None, None)
+    assert "retracing" not in caplog.text
+
+
+def test_draws_of_a_model_that_is_not_fitted_are_refused():
+    with pytest.raises(ValueError, match=r"^Fit the model before `draw\(\)`. Received: a model that is not fitted"):
+        build().draw()
+    with pytest.raises(ValueError, match=r"^Fit the model before `posterior_predictive\(\)`."):
+        build().posterior_predictive()
+
+
 def test_draws_of_a_part_of_the_data_are_refused(fitted):
     with pytest.raises(
         ValueError, match=r"^`x` must have num_data=12 rows, all of the data, as given.*Received: 6 rows"

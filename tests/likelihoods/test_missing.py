@@ -79,6 +79,16 @@ def test_gradients_are_finite_and_those_of_what_is_observed(likelihood, jit_comp
     np.testing.assert_allclose(gradient(), tape.gradient(log_prob, parameters), rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.parametrize(
+    "inner", [lk.Normal("predicted"), lk.Categorical(3), lk.Columns([(lk.Poisson(), 1), (lk.Categorical(3), 2)])]
+)
+def test_the_shape_of_x_is_that_of_the_likelihood_of_complete_data(inner):
+    likelihood = lk.Missing(inner)
+    likelihood.build((None, *likelihood.parameter_shape((3,))))
+    assert likelihood.distribution(tf.zeros([2, *likelihood.parameter_shape((3,))])).event_shape == (3,)
+    assert likelihood.to_event(tf.zeros([2, 3])).shape == (2, 3)
+
+
 def test_a_likelihood_of_which_0_is_no_value_says_what_takes_the_place_of_missing_ones():
     class LogNormal(lk.Likelihood):
         placeholder = 1.0

@@ -222,8 +222,9 @@ def test_the_ready_networks_read_the_condition(network):
         ({**data(), "condition": np.ones((39, 2))}, "`x` and `condition` must have the same number of examples"),
         ({**data(), "x": np.ones((40, 4))}, "`x` must have the shape [N, 3]"),
         ({**data(), "x": np.full((40, 3), np.inf, "float32")}, "`x` must be finite"),
+        ({**data(), "x": np.full((40, 3), 1e300)}, "`x` must be finite in float32, in which models compute"),
     ],
-    ids=["array", "no condition", "list", "labels", "dimension", "NaN", "rows", "x", "infinite x"],
+    ids=["array", "no condition", "list", "labels", "dimension", "NaN", "rows", "x", "infinite x", "huge x"],
 )
 def test_wrong_data_are_refused_before_any_step(wrong, message):
     vae = build()

@@ -341,5 +341,3 @@ def test_an_export_has_the_layers_and_takes_the_noise_of_all(ladder, file_format
     for score in (exported.score(x, epsilon), model.score(x, epsilon)):
         for name, value in expected.items():
             np.testing.assert_allclose(score[name], value, rtol=1e-4, atol=1e-4, err_msg=name)
-    report = export.verify(model, **{file_format: tmp_path / "model.tflite"}, x=data(20), timed_calls=1)
-    assert all(row.max_difference <= 1e-5 * max(row.max_value, 1) for row in report.agreements)

@@ -1,10 +1,14 @@
 """What outlasts a run: files, checkpoints, logs, and the state of the noise."""
 
+import copy
 import csv
 import inspect
+import io
 import json
+import pickle
 
 import h5py
+import joblib
 import keras
 import numpy as np
 import pytest
@@ -120,6 +124,28 @@ def test_a_subclassed_network_that_is_registered_makes_the_round_trip(x, tiny_va
         np.testing.assert_array_equal(found[name], value, err_msg=name)
 
 
+def by_joblib(model):
+    file = io.BytesIO()
+    joblib.dump(model, file)
+    file.seek(0)
+    return joblib.load(file)
+
+
+@pytest.mark.parametrize(
+    "copied",
+    [lambda model: pickle.loads(pickle.dumps(model)), copy.deepcopy, by_joblib],
+    ids=["pickle", "copy", "joblib"],
+)
+def test_a_copy_in_memory_has_the_state_of_the_optimizer_too(copied, x, tiny_vae):
+    vae = compiled(tiny_vae(), keras.optimizers.Adam(0.01))
+    vae.train_on_batch(x)
+    found = copied(vae)
+    expected = state(vae, x)
+    assert set(state(found, x)) == set(expected)
+    for name, value in state(found, x).items():
+        np.testing.assert_array_equal(value, expected[name], err_msg=name)
+
+
 @pytest.mark.filterwarnings("ignore:You are saving a model that has not yet been built")
 def test_a_model_without_its_first_data_makes_the_round_trip(x, lazy_vae, tmp_path):
     compiled(lazy_vae()).save(tmp_path / "vae.keras")
@@ -128,8 +154,29 @@ def test_a_model_without_its_first_data_makes_the_round_trip(x, lazy_vae, tmp_pa
     assert np.isfinite(compiled(loaded).fit(x, verbose=0).history["loss"]).all()
 
 
+def test_a_model_that_is_compiled_but_not_trained_makes_the_round_trip(tiny_vae, tmp_path):
+    vae = compiled(tiny_vae(), keras.optimizers.Adam(0.1))
+    vae.save(tmp_path / "vae.keras")
+    for loaded in (keras.models.load_model(tmp_path / "vae.keras"), pickle.loads(pickle.dumps(vae))):
+        assert_same_weights(loaded, vae)
+        assert len(loaded.optimizer.variables) == len(vae.optimizer.variables) > 2
+
+
+@pytest.mark.parametrize("name", ["vae.h5", "vae.weights.h5", "vae.hdf5", "vae.H5"])
+def test_hdf5_files_of_whole_models_which_would_not_load_are_refused(name, x, tiny_vae, tmp_path):
+    vae, message = compiled(tiny_vae()), r"`filepath` must end in .keras.*`save_weights`.*Received: filepath="
+    with pytest.raises(ValueError, match=message):
+        vae.save(tmp_path / name)
+    if name != "vae.H5":  # Keras itself refuses this name.
+        with pytest.raises(ValueError, match=message):
+            keras.saving.save_model(vae, tmp_path / name)
+        with pytest.raises(ValueError, match=message):
+            vae.fit(x, callbacks=keras.callbacks.ModelCheckpoint(tmp_path / "vae.h5"), verbose=0)
+    assert int(vae.optimizer.iterations) == 0
+
+
 def test_weights_alone_go_on_bit_for_bit(x, tiny_vae, tmp_path):
-    vae, other = compiled(tiny_vae()), compiled(tiny_vae())
+    vae, other = (compiled(tiny_vae(), keras.optimizers.Adam(0.1)) for _ in range(2))
     vae.train_on_batch(x)
     vae.save_weights(tmp_path / "vae.weights.h5")
     other.load_weights(tmp_path / "vae.weights.h5")

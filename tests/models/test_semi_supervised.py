@@ -267,13 +267,14 @@ def test_parts_that_do_not_fit_are_refused(other, message):
         SemiSupervisedVAE(**arguments)
 
 
-# A TFLite file with labels is run by default in export/test_wrong_values.py.
+# A TFLite file with labels is written by default, and so compared, in export/test_tflite_metadata.py.
 @pytest.mark.parametrize("file_format", ["saved_model", pytest.param("tflite", marks=pytest.mark.slow)])
 def test_an_export_classifies_and_takes_labels(file_format, tmp_path):
     vae = build(latent_dim=2, hidden=(8,), label_prior=LABEL_PRIOR)
     vae.set_weights([w + 0.2 * np.random.default_rng(2).normal(size=w.shape) for w in vae.get_weights()])
-    exported = export.load(getattr(export, file_format)(vae, tmp_path / "model.tflite"))
     given = data(7)
+    assert -1 in given["label"]
+    exported = export.load(getattr(export, file_format)(vae, tmp_path / "model.tflite", x=given))
     epsilon = np.random.default_rng(4).normal(size=(7, 2)).astype("float32")
     np.testing.assert_allclose(exported.classify(given["x"]), vae.classify(given["x"]), atol=1e-5)
     np.testing.assert_allclose(exported.encode(**given)["loc"], vae.encode(given)["loc"], atol=1e-5)
@@ -289,9 +290,9 @@ def test_an_export_classifies_and_takes_labels(file_format, tmp_path):
         exported.decode(epsilon, label=np.full(7, -1))
 
 
-def test_data_without_labels_serve_the_comparison_and_the_calibration_of_an_export(tmp_path):
+# The test above has them for the comparison of an export.
+def test_data_without_labels_serve_the_calibration_of_an_export():
     vae, given = build(latent_dim=2, hidden=(8,)), data(7)
     assert -1 in given["label"]
-    assert export.saved_model(vae, tmp_path / "model", x=given).is_dir()
     for signature, inputs in device._calibration(vae, given, None, Endpoints(vae)):
         assert signature not in ("decode", "generate") or inputs["label"] >= 0

@@ -28,9 +28,9 @@ def halves():
 class Own(keras.Model):
     """A subclassed decoder, whose layers do not say what its outputs are."""
 
-    def __init__(self, size, activation):
+    def __init__(self, size, activation, **arguments):
         super().__init__()
-        self.hidden, self.outer = keras.layers.Dense(8, "relu"), keras.layers.Dense(size, activation)
+        self.hidden, self.outer = keras.layers.Dense(8, "relu"), keras.layers.Dense(size, activation, **arguments)
 
     def call(self, z):
         return self.outer(self.hidden(z))
@@ -61,12 +61,14 @@ def check(decoder, likelihood, x):
 
 
 ACTIVATIONS_OF_LOGITS = ("sigmoid", "softmax", "relu", "tanh", "softplus", "hard_sigmoid", "silu", "exponential")
+BOUNDED_ABOVE = ("log_sigmoid", "log_softmax")
 
 
 @pytest.mark.parametrize(
     ("decoder", "likelihood", "x", "ends_in"),
     [
-        *((sequential(4, name), lk.Bernoulli(), BITS, name) for name in ACTIVATIONS_OF_LOGITS),
+        *((sequential(4, name), lk.Bernoulli(), BITS, name) for name in (*ACTIVATIONS_OF_LOGITS, *BOUNDED_ABOVE)),
+        (sequential(4, "log_sigmoid"), lk.Poisson(), COUNTS, "log_sigmoid"),
         (sequential(4, "sigmoid", keras.layers.Reshape((4,))), lk.Bernoulli(), BITS, "sigmoid"),
         (sequential(4, None, keras.layers.Activation("sigmoid")), lk.Bernoulli(), BITS, "sigmoid"),
         (sequential(4, None, keras.layers.ReLU()), lk.Bernoulli(), BITS, "relu"),
@@ -92,13 +94,20 @@ def test_a_decoder_that_ends_in_an_activation_is_refused_where_any_real_number_i
 @pytest.mark.parametrize(
     ("decoder", "likelihood", "x", "message"),
     [
-        (Own(4, "sigmoid"), lk.Bernoulli(), BITS, "`decoder` must give logits .* whose first outputs are all from 0"),
+        (Own(4, "sigmoid"), lk.Bernoulli(), BITS, "`decoder` must give logits .* whose first outputs are all from "),
+        (Own(4, "hard_sigmoid"), lk.Bernoulli(), BITS, "whose first outputs are all from 0 to 1$"),
         (Own(4, "relu"), lk.Missing(lk.Bernoulli()), WITH_GAPS, "none of whose first outputs is negative"),
+        (Own(4, "tanh"), lk.Bernoulli(), BITS, "whose first outputs are all from -1 to 1"),
+        (Own(4, "log_sigmoid"), lk.Bernoulli(), BITS, "none of whose first outputs is positive"),
+        (Own(4, "exponential"), lk.Poisson(), COUNTS, "none of whose first outputs is negative"),
+        (Own(4, "softplus"), lk.Bernoulli(), BITS, "none of whose first outputs is negative"),
         (heads("sigmoid", "sigmoid"), halves(), HALVES, r'^Columns 2 to 3 of x \("is_new"\): `decoder` must'),
         (sequential(4, "sigmoid"), lk.Normal(), REAL, "should give locations wherever x lies .* x from -2"),
         (sequential(4, "tanh"), lk.Laplace(), 3 * REAL, "should give locations wherever x lies"),
         (sequential(4, None), lk.Normal(), 300 * UNIT, r"far larger than the noise.* Normal\(scale=\"learned\"\)"),
         (sequential(4, None), lk.Normal(), 300 + REAL, "Standardise x"),
+        (sequential(4, None), lk.Normal("learned"), REAL * [1, 1, 1, 5e4], "Standardise x.* as tfvae.data.load does"),
+        (sequential(4, None), lk.Normal("optimal"), 5e4 * REAL, "training is slow. Standardise x"),
         (sequential(4, None), lk.StudentT(3.0, 1.0), UNIT / 100, "the noise hides how x varies"),
         (sequential(4, None), lk.Missing(lk.Laplace()), np.where(BITS, 300 * UNIT, np.nan), "far larger"),
         (sequential(4, None), lk.Columns([(lk.Laplace(), 3), (lk.Normal(), 1)]), REAL * [1, 1, 1, 99], "^Column 3 of"),
@@ -124,6 +133,10 @@ def test_what_is_probably_wrong_causes_a_warning_that_says_what_to_do(decoder, l
         (Own(4, None), lk.Bernoulli(), BITS),
         (Own(4, "sigmoid"), lk.Normal(), UNIT),
         (heads("sigmoid", None), halves(), HALVES),
+        (Own(4, None, bias_initializer=keras.initializers.Constant(4.0)), lk.Poisson(), COUNTS),
+        (Own(4, None, bias_initializer=keras.initializers.Constant(-4.0)), lk.Bernoulli(), BITS),
+        (Own(4, None, kernel_initializer="zeros", bias_initializer="ones"), lk.Bernoulli(), BITS),
+        (Own(12, "log_softmax"), lk.Categorical(3), CODES),
         (sequential(12, "log_softmax"), lk.Categorical(3), CODES),
         (sequential(8, None), lk.DiscretizedLogistic(), PIXELS),
         (sequential(4, None), lk.Normal(0.05), REAL),

@@ -113,6 +113,32 @@ def test_an_encoder_that_is_not_trainable_stays_as_it_is(x, tiny_vae):
     assert not np.array_equal(vae.decoder.get_weights()[0], decoder[0])
 
 
+def test_a_part_that_is_frozen_before_it_is_built_stays_as_it_is(x, tiny_vae):
+    vae = tiny_vae(
+        posterior=tfvae.posteriors.DiagonalNormal(trainable=False), prior=tfvae.priors.Normal(trainable=False)
+    )
+    frozen = {id(weight) for part in (vae.posterior, vae.prior) for weight in part.weights}
+    assert not frozen & {id(weight) for weight in vae.trainable_variables}
+
+
+def test_a_posterior_that_is_frozen_is_so_in_a_file_too_until_it_is_thawed_and_compiled(x, tiny_vae, tmp_path):
+    vae = tiny_vae()
+    vae.encoder.trainable = vae.posterior.trainable = False
+    vae.compile(keras.optimizers.Adam(0.1))
+    vae.train_on_batch(x)
+    vae.save(tmp_path / "vae.keras")
+    loaded = keras.models.load_model(tmp_path / "vae.keras")
+    for model in (vae, loaded):
+        model.train_on_batch(x)
+    for weight, expected in zip(loaded.get_weights(), vae.get_weights(), strict=True):
+        np.testing.assert_array_equal(weight, expected)
+    loaded.encoder.trainable = True
+    with pytest.raises(
+        ValueError, match=r"^Call `compile\(\)` again, with a new optimizer, .*Received: the weights .*kernel"
+    ):
+        loaded.fit(x, verbose=0)
+
+
 def test_an_encoder_of_images_of_any_size_is_built_by_the_first_data(x):
     layers = [keras.Input((None, None, 1)), keras.layers.Conv2D(2, 3), keras.layers.GlobalAveragePooling2D()]
     vae = VAE(keras.Sequential(layers), dense_decoder(2, (5, 4, 1)), 2)

@@ -64,9 +64,9 @@ def graph_results():
     return functools.cache(run)
 
 
-# The slow modes are also covered by the default tests of metrics, below.
+# The slow modes are also covered by the default tests of metrics, below, and of the loop and of replicas by XLA.
 @pytest.mark.parametrize(
-    "mode", ["xla", *(pytest.param(mode, marks=pytest.mark.slow) for mode in ("eager", "3 steps at once"))]
+    "mode", ["eager", *(pytest.param(mode, marks=pytest.mark.slow) for mode in ("xla", "3 steps at once"))]
 )
 def test_every_way_to_compile_agrees_with_the_graph(mode, graph_results, tiny_vae, quiet_vae):
     # XLA has its own random numbers, so its results are compared for a model on which they have no effect.
@@ -146,6 +146,28 @@ def test_a_loss_or_metrics_in_compile_are_refused(named, tiny_vae):
     with pytest.raises(ValueError, match=r"`compile\(loss=...\)` has no meaning here"):
         vae.compile("adam", "mse")
     assert not vae.compiled
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"optimizer": None},
+        {"optimizer": "adan"},
+        {"loss": "mse"},
+        {"steps_per_execution": 0},
+        {"steps_per_execution": 2.5},
+        {"run_eagerly": "no"},
+        {"jit_compile": "always"},
+    ],
+    ids=lambda wrong: f"{wrong}",
+)
+def test_a_compile_that_is_refused_leaves_the_model_as_it_was(wrong, tiny_vae):
+    vae = compiled(tiny_vae(), steps_per_execution=3)
+    optimizer, configuration = vae.optimizer, vae.get_compile_config()
+    with pytest.raises(ValueError, match=r"Received: |Could not interpret optimizer"):
+        vae.compile(**wrong)
+    assert vae.optimizer is optimizer
+    assert vae.get_compile_config() == configuration
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ from tensorflow.python.framework.convert_to_constants import convert_variables_t
 
 from tests.helpers.following import Following
 from tfvae import VAE, callbacks, likelihoods, networks, objectives, posteriors, private_apis
+from tfvae.cli.progress import ProgressLine
 from tfvae.training import plan, trainer
 from tfvae.training.fit_arguments import read_fit
 from tfvae.training.plan import LayerTraits
@@ -108,6 +109,7 @@ def batches_seen(**hooks):
         (batches_seen(on_train_batch_begin=True), 1),
         (batches_seen(on_batch_end=True), 1),
         (batches_seen(on_test_batch_end=True), 100),
+        (ProgressLine(), 100),
     ],
 )
 def test_a_callback_that_looks_at_batches_sees_each(callback, expected):
@@ -259,7 +261,7 @@ def test_xla_compiles_long_trainings_unless_a_callback_sees_batches(
     vae = tiny_vae()
     vae.compile(keras.optimizers.Adam(0.01), **compiled)
     more = [batches_seen(on_train_batch_end=True)] if look_at_batches else []
-    arguments = {"batch_size": batch_size, "epochs": 800, "callbacks": [Once(), *more], "verbose": 0}
+    arguments = {"batch_size": batch_size, "epochs": 1700, "callbacks": [Once(), *more], "verbose": 0}
     vae.fit(x, validation_data=(x,), **arguments)
     assert len(loops_by_xla) == expected
 
@@ -272,7 +274,7 @@ def test_what_compile_left_open_remains_so_in_a_file(tiny_vae, x, tmp_path):
         vae.save(tmp_path / f"{number}.keras")
         loaded = keras.models.load_model(tmp_path / f"{number}.keras")
         assert private_apis.leaves_jit_compile_open(loaded) is not bool(mode)
-        assert planned(loaded, x, batch_size=4, epochs=800).by_xla is not bool(mode)
+        assert planned(loaded, x, batch_size=4, epochs=1700).by_xla is not bool(mode)
 
 
 @pytest.mark.parametrize("count", [pytest.param(1, marks=pytest.mark.slow), 3])

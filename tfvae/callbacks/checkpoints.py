@@ -77,7 +77,6 @@ class Checkpoints(keras.callbacks.Callback):
             # So that a training cut before its first regular checkpoint starts again with the same random numbers.
             self._save(*self.model.progress)
         else:
-            self.model.build_optimizers()
             try:
                 self.model.load_weights(newest.path)
             except (ValueError, OSError) as error:

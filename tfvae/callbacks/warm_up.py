@@ -32,7 +32,7 @@ class KLWarmUp(keras.callbacks.Callback):
         self.steps = checks.positive_integer("steps", steps)
         self.start = checks.number("start", start, 0)
         if self.start > 1:
-            raise ValueError(f"`start` must be from 0 to 1. Received: start={start!r}")
+            raise ValueError(f"`start` must be from 0 to 1. Received: start={checks.shown(start)}")
         self._has_warned = False
 
     def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
@@ -40,9 +40,13 @@ class KLWarmUp(keras.callbacks.Callback):
         self.model.warm_up_kl(self.start, self.steps)
         self._has_warned = False
         # `params` is None in a `CallbackList` that the user made without it.
-        steps_per_epoch = (self.params or {}).get("steps")
-        if steps_per_epoch is not None:
-            self._warn_where_short(self._taken + steps_per_epoch * self.params["epochs"])
+        batches_per_epoch = (self.params or {}).get("steps")
+        if batches_per_epoch is not None:
+            optimizer = self.model.optimizers()[0]
+            optimizer = getattr(optimizer, "inner_optimizer", optimizer)
+            batches = batches_per_epoch * self.params["epochs"]
+            # An optimizer may accumulate the gradients of several batches before it takes a step.
+            self._warn_where_short(self._taken + batches // (optimizer.gradient_accumulation_steps or 1))
 
     def on_train_end(self, logs: dict[str, Any] | None = None) -> None:
         """Ends the warm-up, and warns if training ended (by its data or a callback) before the weight was 1."""
@@ -52,7 +56,7 @@ class KLWarmUp(keras.callbacks.Callback):
     @property
     def _taken(self) -> int:
         """The number of steps that the optimizer has taken."""
-        return int(keras.ops.convert_to_numpy(self.model.optimizer.iterations))
+        return int(keras.ops.convert_to_numpy(self.model.steps_taken))
 
     def _warn_where_short(self, steps: int) -> None:
         if steps < self.steps and not self._has_warned:

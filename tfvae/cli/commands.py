@@ -21,6 +21,7 @@ import tfvae
 from tfvae import files
 from tfvae.cli import flags, noise, parser, parts, paths, train_command, yaml_files
 from tfvae.cli.train_command import train
+from tfvae.data import numpy_files, tables
 
 if TYPE_CHECKING:
     from tfvae.data import Pipelines
@@ -67,26 +68,34 @@ def generate(
 
     Args:
         run: the folder of the run.
-        output: the file to write: a picture (.png) or an array (.npy).
+        output: the file to write: a picture (.png), an array (.npy) or, for a run of a table, a table with the same
+            columns (.csv); arrays and tables are in the units of the run's data.
         n: number of examples.
         sample: draw from p(x|z), for synthetic data with the spread of real data, instead of taking its mean.
         seed: seed of the draws.
         allow_import: modules of your own with parts of the model.
     """
     with parser.exit_on_errors(parser.USAGE_ERROR):
-        path = paths.check_output(output, ".png", ".npy")
+        path = paths.check_output(output, ".png", ".npy", ".csv")
         if path.suffix == ".png" and n > _MOST_IN_A_PICTURE:
             raise ValueError(f"`--n` must be at most {_MOST_IN_A_PICTURE} for a picture. Received: {n}")
-        model = _load_model(run, allow_import, with_data=False)
+        model = _load_model(run, allow_import, with_data=path.suffix != ".png")
         from tfvae import plots
         from tfvae.cli import run_folder as runs_module
 
+        names = runs_module.column_names(Path(run)) if path.suffix == ".csv" else None
         x = model.generate(n, seed=seed, sample=sample)
         if path.suffix == ".png":
             runs_module.write_picture(plots.samples(x), path)
         else:
+            pipelines = runs_module.load_data(Path(run))
+            offset, scale = model.export_units(pipelines.offset, pipelines.scale)["sample" if sample else "mean"]
+            raw = x * scale + offset
             with files.replacing(path) as written:
-                np.save(written, x)
+                if names is None:
+                    np.save(written, raw)
+                else:
+                    tables.write_csv(raw, names, written)
     print(f"Wrote {path}")
 
 
@@ -124,7 +133,7 @@ def export(
                 "`--keep`, `--batching` and `--quantize` must not be given with `--format`. Received: "
                 f"--format {format}"
             )
-        folder = Path(output) if output else Path("saved_models") / Path(run).resolve().name
+        folder = Path(output) if output else Path("saved_models") / paths.name_of(run)
         paths.check_export(folder, "--output")
         model, pipelines = _load(run, allow_import)
     from tfvae.cli import exports
@@ -188,8 +197,9 @@ def predict(
 
     Args:
         model: a folder of versions, a SavedModel, a .tflite file or a folder of ONNX models.
-        input: a .npy file of x [N, ...], in the units that the export takes: after `tfvae train` those of the source,
-            such as pixels from 0 to 255, which the export scales itself.
+        input: a .npy file of x [N, ...], or a .csv or .parquet table with the columns of the training in their order;
+            in the units that the export takes: after `tfvae train` those of the source, such as pixels from 0 to 255,
+            which the export scales itself.
         output: the .npz file to write, for a VAE with mean (in the same units), elbo, reconstruction_log_likelihood and
             kl at the mean of q(z|x), and the parameters of q(z|x).
         sample: also write sample, a draw of what the model takes each example for, with the spread of data, which the
@@ -197,12 +207,13 @@ def predict(
         seed: seed of the draws.
     """
     with parser.exit_on_errors(parser.USAGE_ERROR):
-        if Path(input).suffix != ".npy":
-            raise ValueError(f"`--input` must be a .npy file. Received: {input}")
+        if Path(input).suffix not in (".npy", *tables.SUFFIXES):
+            raise ValueError(f"`--input` must be a .npy, .csv or .parquet file. Received: {input}")
         paths.check_existing(model, "--model", "an exported file or folder")
-        paths.check_existing(input, "--input", "an existing .npy file")
+        paths.check_existing(input, "--input", "an existing file")
         written = paths.check_output(output, ".npz")
-        x = np.load(input, allow_pickle=False)
+        is_array = Path(input).suffix == ".npy"
+        x = numpy_files.read(Path(input), "--input")[0] if is_array else tables.rows(Path(input))
         with noise.hidden():
             exported = tfvae.export.load(model)
             with warnings.catch_warnings():

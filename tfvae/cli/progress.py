@@ -16,7 +16,12 @@ class ProgressLine(keras.callbacks.Callback):
 
     In a terminal the line of the current epoch is updated; elsewhere it is printed once, at the end of the epoch,
     without control codes.
+
+    Attributes:
+        reads_each_batch: False, so that `fit` may run many steps in one execution.
     """
+
+    reads_each_batch = False
 
     def __init__(self) -> None:
         super().__init__()

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 
 from tfvae import files, plots
 from tfvae.cli import yaml_files
-from tfvae.data import loading
+from tfvae.data import loading, tables
 from tfvae.evaluation import rate_distortion
 from tfvae.models.vae import VAE
 
@@ -69,6 +69,20 @@ def load_data(folder: Path, source: str | None = None) -> loading.Pipelines:
     arguments = {name: config[name] for name in _DATA_ARGUMENTS}
     data = arguments.pop("data")
     return loading.load(source or data, **arguments)
+
+
+def column_names(folder: Path) -> list[str]:
+    """The names of the columns of the table that a run was trained on.
+
+    Raises:
+        ValueError: the data of the run are not a table.
+    """
+    source = Path(read_config(folder)["data"])
+    if source.suffix.lower() not in tables.SUFFIXES:
+        raise ValueError(
+            f"`--output` must end in .png or .npy if the run is not of a table. Received: a run of {source}"
+        )
+    return tables.names(source)
 
 
 def held_out(pipelines: loading.Pipelines) -> np.ndarray:

@@ -3,6 +3,8 @@
 import contextlib
 import csv
 import io
+import itertools
+import math
 import shutil
 import warnings
 import zipfile
@@ -16,7 +18,7 @@ import numpy as np
 import tensorflow as tf
 import yaml
 
-from tfvae import files, networks, renamed
+from tfvae import checks, files, networks, renamed
 from tfvae.callbacks import Checkpoints
 from tfvae.cli import yaml_files
 from tfvae.cli.progress import ProgressLine
@@ -190,7 +192,11 @@ def make_networks(
         hidden: the widths of the dense layers of the encoder.
         filters: the filters of the convolutions of the encoder.
         activation: the name of the activation.
+
+    Raises:
+        ValueError: the networks do not fit in memory.
     """
+    _check_memory(event_shape, latent_dim, hidden, filters if network == "convolutional" else ())
     output_shape = likelihood.parameter_shape(event_shape)
     if network == "dense":
         return (
@@ -201,6 +207,26 @@ def make_networks(
         networks.convolutional_encoder(event_shape, filters, hidden, activation),
         networks.convolutional_decoder(latent_dim, output_shape, filters[::-1], hidden[::-1], activation),
     )
+
+
+def _check_memory(
+    event_shape: tuple[int, ...], latent_dim: int, hidden: tuple[int, ...], filters: tuple[int, ...]
+) -> None:
+    """Raises ValueError if the networks are so large that the machine could not train them."""
+    channels = (event_shape[-1], *filters)
+    # Each convolution halves height and width.
+    sides = [-(-side // 2 ** len(filters)) for side in event_shape[:-1]] if filters else event_shape[:-1]
+    widths = (math.prod(sides) * channels[-1], *hidden, latent_dim)
+    kernels = sum(16 * a * b for a, b in itertools.pairwise(channels))
+    weights = kernels + sum(a * b for a, b in itertools.pairwise(widths))
+    # In float32, of encoder and decoder, with a gradient and Adam's two averages of each weight.
+    size, memory = 4 * 2 * 4 * weights, checks.memory_bytes()
+    if size > memory:
+        raise ValueError(
+            f"`--hidden`, `--filters` and `--latent_dim` must give networks that can be trained in memory, which is "
+            f"{memory / 1e9:.3g} GB. Received: --hidden {list(hidden)} for x of shape {list(event_shape)}, which takes "
+            f"{size / 1e9:.3g} GB"
+        )
 
 
 def fit(

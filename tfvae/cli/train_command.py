@@ -2,6 +2,7 @@
 
 import importlib
 import re
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -9,11 +10,16 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from jsonargparse import Namespace
 
 from tfvae import files
-from tfvae.cli import flags, noise, parts, paths
+from tfvae.cli import ending, flags, noise, parts, paths
 from tfvae.cli.parser import USAGE_ERROR, exit_on_errors
+from tfvae.data import tables
 
 if TYPE_CHECKING:
     from tfvae.cli.run_training import OnlyTraining
+
+# A table of at most so many bytes is read before TensorFlow is imported, so that its errors come at once; a larger one
+# would take long to be read twice.
+_SMALL_TABLE = 2**26
 
 GROUPS = {
     "data": ("data", "batch_size", "validation_fraction", "binarize", "image_size", "skip_unreadable"),
@@ -48,7 +54,7 @@ def train(
     learning_rate: Annotated[float, flags.POSITIVE] = 2e-3,
     epochs: flags.Count = 120,
     steps_per_execution: flags.Count = 1,
-    jit_compile: bool = False,
+    jit_compile: Annotated[bool | Literal["auto"], flags.either(flags.SWITCH, flags.choice(["auto"]))] = "auto",
     strategy: Literal["auto", "one_device", "mirrored", "multi_worker", "tpu"] = "auto",
     devices: Annotated[int | None, flags.optional(flags.DEVICES)] = None,
     worker_timeout: Annotated[float, flags.POSITIVE] = 300.0,
@@ -94,7 +100,7 @@ def train(
         learning_rate: Adam's initial learning rate; it falls to 0 along a cosine.
         epochs: number of passes over the training data.
         steps_per_execution: number of steps that run in one call of TensorFlow.
-        jit_compile: compile the steps with XLA.
+        jit_compile: compile the steps with XLA; auto where that is faster.
         strategy: how to use several devices: auto, one_device, mirrored, multi_worker (each worker runs this command,
             with its own TF_CONFIG) or tpu.
         devices: number of devices for mirrored; without GPUs the CPU is split into that many.
@@ -138,6 +144,7 @@ def train(
             chosen = tf.distribute.get_strategy()
         else:
             chosen = strategies.strategy(strategy, devices=devices, timeout=worker_timeout)
+            ending.catch_sigterm_again()
         chief = strategies.workers(chosen)[0] == 0
     with exit_on_errors(USAGE_ERROR), chosen.scope():
         pipelines = data_module.load(
@@ -199,17 +206,27 @@ def check(chosen: Namespace, choices: Sequence[tuple[str, str, str]]) -> None:
     """
     name = chosen.name or Path(chosen.data).stem
     # Exports need such a name, and a pattern of files, whose stem is the default, is not one.
-    if not re.fullmatch(r"[A-Za-z0-9_-][A-Za-z0-9._-]*", name):
-        raise ValueError(f"`--name` must consist of letters, digits, '.', '_' and '-'. Received: {name}")
-    for slot in parts.PARTS:
+    if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9._-]*", name):
+        raise ValueError(
+            "`--name` must consist of letters, digits, '.', '_' and '-', and begin with none of '.' and '-'. Received: "
+            f"{name}"
+        )
+    known = [slot for slot in parts.PARTS if not parts.may_be_replaced(slot, choices)]
+    for slot in known:
         parts.check(slot, chosen.get(slot, parts.DEFAULTS[slot]), choices, chosen.allow_import)
     named = [value for slot, argument, value in choices if slot == "likelihood" and not argument]
     likelihood = [chosen.get("likelihood", {}).get("class_path", "Normal"), *named][-1].rpartition(".")[2]
-    if chosen.binarize and likelihood in parts.PARTS["likelihood"] and likelihood != "Bernoulli":
+    is_other = likelihood in parts.PARTS["likelihood"] and likelihood != "Bernoulli"
+    if chosen.binarize and is_other and "likelihood" in known:
         raise ValueError(
             "`--binarize` makes x 0 or 1, which needs `--likelihood Bernoulli`. Received: --likelihood " + likelihood
         )
     paths.check_data(chosen.data)
+    table = Path(chosen.data)
+    if table.suffix.lower() in tables.SUFFIXES and table.is_file() and table.stat().st_size <= _SMALL_TABLE:
+        # Training reads the table again, and gives the warnings.
+        with warnings.catch_warnings(action="ignore"):
+            tables.read(table)
     if chosen.export != "none":
         paths.check_export(Path(chosen.saved_models) / name, "--saved_models")
 

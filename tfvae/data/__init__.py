@@ -1,5 +1,16 @@
-"""Data for `fit`: named data sets, files, folders and arrays become `tf.data` pipelines of float32 batches."""
+"""Data for `fit`: named data sets, files, folders and arrays become `tf.data` pipelines of float32 batches.
 
-from tfvae.data.loading import IMAGE_SUFFIXES, NAMES, Arrays, Pipelines, load, read
+Each name here is imported when it is first used, so that reading an array or a table for an exported
+model needs no TensorFlow.
+"""
+
+from typing import TYPE_CHECKING
+
+from tfvae._lazy import lazy_attributes
+
+if TYPE_CHECKING:
+    from tfvae.data.loading import IMAGE_SUFFIXES, NAMES, Arrays, Pipelines, load, read
 
 __all__ = ["IMAGE_SUFFIXES", "NAMES", "Arrays", "Pipelines", "load", "read"]
+
+__getattr__, __dir__ = lazy_attributes(__name__, {"tfvae.data.loading": __all__})

@@ -293,7 +293,7 @@ def _warn_of_bits(x: np.ndarray) -> None:
 
 def _check_unit_interval(binarize: str, lowest: float, highest: float) -> None:
     if lowest < 0 or highest > 1:
-        received = f"binarize={binarize!r} with scaled data from {lowest:.6g} to {highest:.6g}"
+        received = f"binarize={checks.shown(binarize)} with scaled data from {lowest:.6g} to {highest:.6g}"
         raise _invalid(_IN_UNIT_INTERVAL, received)
 
 

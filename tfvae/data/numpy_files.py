@@ -63,6 +63,10 @@ def open_array(path: Path, argument: str, stack: contextlib.ExitStack, name: str
         ValueError: the file cannot be read, or its header does not agree with its size.
     """
     is_archive = path.suffix.lower() == ".npz"
+    with readable(path, argument):
+        # Opening a pipe would wait for a writer.
+        if not path.is_file():
+            raise ValueError("it is missing, or no regular file")
     if is_archive and name is None:
         name = array_name(_names(path, argument), path, argument)
     with readable(path, argument):

@@ -3,7 +3,7 @@
 import contextlib
 import re
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,35 +15,69 @@ from tfvae import checks
 _UNNAMED = re.compile(r"Unnamed: \d+")
 
 
+SUFFIXES = (".csv", ".parquet")
+
+
 def read(path: Path) -> np.ndarray:
-    """Reads a `.csv` or `.parquet` table, as `from_frame` returns it.
+    """Reads a `.csv` or `.parquet` table to train on, as `from_frame` returns it.
 
     Raises:
         ImportError: the extra `tables` is not installed.
         ValueError: the file is not a table of numbers, or a `.csv` file does not have one name for each column.
     """
+    return from_frame(_read(path), f"source='{path}'")
+
+
+def rows(path: Path) -> np.ndarray:
+    """Reads the rows of a table that a trained model is asked about: [N, D], float64, with NaN for a missing value.
+
+    Raises:
+        ImportError: see `read`.
+        ValueError: see `read`.
+    """
+    received = f"source='{path}'"
+    return checks.frame_to_numpy(_features(_read(path), received), "source", received).astype(np.float64)
+
+
+def names(path: Path) -> list[str]:
+    """The names of the columns that `read` returns.
+
+    Raises:
+        ImportError: see `read`.
+        ValueError: see `read`.
+    """
+    return [str(name) for name in _features(_read(path), f"source='{path}'").columns]
+
+
+def write_csv(x: np.ndarray, names: Sequence[str], path: Path) -> None:
+    """Writes rows [N, D] as a `.csv` table with the given names."""
+    import pandas as pd
+
+    pd.DataFrame(x, columns=list(names)).to_csv(path, index=False)
+
+
+def _read(path: Path) -> Any:
     try:
         import pandas as pd
         from pyarrow import parquet
     except ImportError as error:
         raise ImportError(f"Tables need pip install 'tfvae[tables]'. Received: source='{path}'") from error
     if path.suffix.lower() == ".csv":
-        return from_frame(_read_csv(path, pd), f"source='{path}'")
+        return _read_csv(path, pd)
     with _readable(path):
         head = parquet.read_metadata(path)
     # Runs of equal values take hardly any room in such a file.
     shape = [head.num_rows, head.num_columns]
     checks.check_memory(head.num_rows * head.num_columns * 8, "source", f"'{path}' of shape {shape}")
     with _readable(path):
-        frame = pd.read_parquet(path)
-    return from_frame(frame, f"source='{path}'")
+        return pd.read_parquet(path)
 
 
 def from_frame(frame: Any, received: str = "source") -> np.ndarray:
-    """Converts a data frame to an array [N, D], float64.
+    """Converts a data frame to train on to an array [N, D], float64.
 
     An unnamed first column that only counts the rows, which is how pandas and R write the index of a table, is left out
-    with a warning.
+    with a warning. A warning also names columns that number the rows, and columns of a single value.
 
     Args:
         frame: see `checks.is_frame`.
@@ -52,6 +86,22 @@ def from_frame(frame: Any, received: str = "source") -> np.ndarray:
     Raises:
         ValueError: the frame is empty, or a column has no name, holds anything but numbers or has missing values.
     """
+    frame = _features(frame, received)
+    table = checks.frame_to_numpy(frame, "source", received)
+    if np.isnan(table.astype(np.float64, copy=False)).any():
+        missing = checks.shown_names(frame.columns[frame.isna().any()])
+        raise _invalid(
+            "a table without missing values: leave out rows by frame.dropna(), fill the gaps by "
+            "frame.fillna(frame.median()), or train in Python, where `fit` takes NaN under tfvae.likelihoods.Missing",
+            f"{received}, missing in the columns {missing}",
+        )
+    _warn_of_columns(frame, received)
+    # Kept in float64: large, close values, such as timestamps, become equal in float32. `load` standardises them first.
+    return table.astype(np.float64, copy=False)
+
+
+def _features(frame: Any, received: str) -> Any:
+    """The columns of a data frame that are features, as a frame of pandas."""
     frame = frame.to_pandas() if hasattr(frame, "to_pandas") else frame
     if frame.empty:
         raise _invalid("a table with rows and columns", f"{received} of shape {frame.shape}")
@@ -61,12 +111,24 @@ def from_frame(frame: Any, received: str = "source") -> np.ndarray:
             raise _invalid(expected, f"{received} without a name for the columns {checks.shown_names(unnamed)}")
         warnings.warn(f"The first column has no name and counts the rows: it is left out of {received}", stacklevel=2)
         frame = frame.iloc[:, 1:]
-    table = checks.frame_to_numpy(frame, "source", received)
-    if np.isnan(table.astype(np.float64, copy=False)).any():
-        missing = checks.shown_names(frame.columns[frame.isna().any()])
-        raise _invalid("a table without missing values", f"{received}, missing in the columns {missing}")
-    # Kept in float64: large, close values, such as timestamps, become equal in float32. `load` standardises them first.
-    return table.astype(np.float64, copy=False)
+    return frame
+
+
+def _warn_of_columns(frame: Any, received: str) -> None:
+    """Warns of columns that say nothing about an example, but would be learned, scored and drawn like the others."""
+    if len(frame) < 3:
+        return
+    columns = [(str(name), frame.iloc[:, i]) for i, name in enumerate(frame.columns)]
+    for what, found in (
+        ("number the rows, as an index or an identifier does", [name for name, column in columns if _numbers(column)]),
+        ("have the same value in each row", [name for name, column in columns if column.nunique() == 1]),
+    ):
+        if found:
+            warnings.warn(
+                f"Columns of the table {what}, so they say nothing about it: leave them out, for example by "
+                f"frame.drop(columns=[...]). Received: {received} with the columns {checks.shown_names(found)}",
+                stacklevel=2,
+            )
 
 
 def _invalid(expected: str, received: str) -> ValueError:
@@ -75,8 +137,12 @@ def _invalid(expected: str, received: str) -> ValueError:
 
 def _counts(column: Any) -> bool:
     """Whether a column holds 0, 1, 2, ... or 1, 2, 3, ..."""
-    numbers = column.to_numpy()
-    return numbers.dtype.kind in "iu" and numbers[0] in (0, 1) and bool((np.diff(numbers) == 1).all())
+    return _numbers(column) and column.iloc[0] in (0, 1)
+
+
+def _numbers(column: Any) -> bool:
+    """Whether a column holds integers of which each is one more than that before it."""
+    return column.dtype.kind in "iu" and bool((np.diff(column.to_numpy(np.int64)) == 1).all())
 
 
 @contextlib.contextmanager

@@ -52,14 +52,16 @@ def strategy(name: Name = "auto", *, devices: int | None = None, timeout: float 
         TimeoutError: a worker did not connect in time.
     """
     if name not in get_args(Name):
-        raise ValueError(f"`name` must be one of {', '.join(get_args(Name))}. Received: name={name!r}")
+        raise ValueError(f"`name` must be one of {', '.join(get_args(Name))}. Received: name={checks.shown(name)}")
     if devices is not None:
         devices = checks.positive_integer("devices", devices)
     chosen = _best(devices) if name == "auto" else name
     if chosen is None:
         return tf.distribute.get_strategy()
     if devices is not None and chosen != "mirrored":
-        raise ValueError(f'`devices` must be None for "{chosen}". Received: name={name!r}, devices={devices}')
+        raise ValueError(
+            f'`devices` must be None for "{chosen}". Received: name={name!r}, devices={checks.shown(devices)}'
+        )
     if chosen == "one_device":
         return tf.distribute.OneDeviceStrategy("/gpu:0" if tf.config.get_visible_devices("GPU") else "/cpu:0")
     if chosen == "mirrored":
@@ -153,7 +155,9 @@ def _multi_worker(timeout: float) -> tf.distribute.Strategy:
     cluster, task_type, index = _tf_config()
     is_number = isinstance(timeout, numbers.Real) and not isinstance(timeout, bool)
     if not (is_number and 0 < timeout <= 1e8):
-        raise ValueError(f"`timeout` must be a positive number of seconds, at most 1e8. Received: timeout={timeout!r}")
+        raise ValueError(
+            f"`timeout` must be a positive number of seconds, at most 1e8. Received: timeout={checks.shown(timeout)}"
+        )
     if private_apis.is_tensorflow_in_use():
         raise ValueError(f'`name="multi_worker"` must be given {_BEFORE}. Received: TensorFlow in use')
     tasks = {job: len(cluster[job]) for job in _TRAINING_JOBS if cluster.get(job)}

@@ -97,7 +97,7 @@ def annealed_importance_sampling(
     checks.positive_integer("num_steps", num_steps)
     checks.positive_integer("num_leapfrog_steps", num_leapfrog_steps)
     if start not in ("prior", "posterior"):
-        raise ValueError(f'`start` must be "prior" or "posterior". Received: start={start!r}')
+        raise ValueError(f'`start` must be "prior" or "posterior". Received: start={checks.shown(start)}')
     step_size = checks.positive_number("step_size", step_size)
 
     @tf.function(autograph=False)

@@ -88,7 +88,7 @@ def sap(codes: Any, factors: Any, categorical: Sequence[int] = ()) -> float:
     if not isinstance(categorical, Iterable) or not set(categorical) <= set(range(num_factors)):
         raise ValueError(
             f"`categorical` must hold column numbers of `factors`, from 0 to {num_factors - 1}. Received: "
-            f"categorical={categorical!r}"
+            f"categorical={checks.shown(categorical)}"
         )
     scores = np.zeros((codes.shape[1], num_factors))
     for column in np.flatnonzero(codes.var(axis=0) > _INACTIVE):
@@ -126,7 +126,9 @@ def dci(codes: Any, factors: Any, *, num_trees: int = 100, test_fraction: float 
     codes, classes = _checked_classes(codes, factors)
     num_trees = checks.positive_integer("num_trees", num_trees)
     if not 0 < test_fraction < 1:
-        raise ValueError(f"`test_fraction` must be between 0 and 1. Received: test_fraction={test_fraction!r}")
+        raise ValueError(
+            f"`test_fraction` must be between 0 and 1. Received: test_fraction={checks.shown(test_fraction)}"
+        )
     if min(codes.shape[1], classes.shape[1]) < 2:
         raise ValueError(
             "`codes` and `factors` must have at least 2 columns each. Received: codes of shape "
@@ -176,7 +178,9 @@ def factor_vae_score(codes: Any, factors: Any, *, num_votes: int = 800, num_exam
     codes, classes = _checked_classes(codes, factors)
     num_votes = checks.positive_integer("num_votes", num_votes)
     if checks.positive_integer("num_examples", num_examples) < 2:
-        raise ValueError(f"`num_examples` must be at least 2, for a variance. Received: num_examples={num_examples!r}")
+        raise ValueError(
+            f"`num_examples` must be at least 2, for a variance. Received: num_examples={checks.shown(num_examples)}"
+        )
     codes = codes[:, codes.var(axis=0) > _INACTIVE]
     if not codes.shape[1]:
         raise ValueError("`codes` must vary. Received: codes whose columns are all constant")

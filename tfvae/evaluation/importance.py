@@ -107,4 +107,6 @@ def importance_sampling(
 def check_weights(argument: str, value: int) -> None:
     """Raises ValueError unless the number of weights of each example is at least 2, as a standard error needs."""
     if checks.positive_integer(argument, value) < 2:
-        raise ValueError(f"`{argument}` must be at least 2, for a standard error. Received: {argument}={value!r}")
+        raise ValueError(
+            f"`{argument}` must be at least 2, for a standard error. Received: {argument}={checks.shown(value)}"
+        )

@@ -70,7 +70,7 @@ def active_units(
     """
     check_model(model)
     if not threshold >= 0:
-        raise ValueError(f"`threshold` must be a number of at least 0. Received: threshold={threshold!r}")
+        raise ValueError(f"`threshold` must be a number of at least 0. Received: threshold={checks.shown(threshold)}")
     means = np.concatenate([_means(model, *batch) for batch in seeded(model, x, batch_size, seed)], axis=1)
     if means.shape[1] < 2:
         raise ValueError("`x` must hold at least 2 examples. Received: 1 example")

@@ -42,7 +42,7 @@ class Convergence(keras.callbacks.Callback):
     def __init__(self, tolerance: float = 0.03, max_epochs: int = 100) -> None:
         super().__init__()
         if not 0.0 < tolerance < math.inf:
-            raise ValueError(f"`tolerance` must be a number above 0. Received: tolerance={tolerance!r}")
+            raise ValueError(f"`tolerance` must be a number above 0. Received: tolerance={checks.shown(tolerance)}")
         self.tolerance = tolerance
         self.max_epochs = checks.positive_integer("max_epochs", max_epochs)
 
@@ -60,7 +60,7 @@ class Convergence(keras.callbacks.Callback):
             rate = self.model.optimizer.get_config()["learning_rate"]
             raise ValueError(
                 "`optimizer` must have a constant learning rate, which `Convergence` lowers itself. Received: "
-                f"learning_rate={rate!r}"
+                f"learning_rate={checks.shown(rate)}"
             )
         self.converged = False
         self._first_rate = self._rate = float(keras.ops.convert_to_numpy(self.model.optimizer.learning_rate))

@@ -30,7 +30,7 @@ _EQUAL = 1e-3
 _ROUNDING = 4.0 * float(np.finfo(np.float32).eps)
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, repr=False)
 class Draws(Mapping[str, np.ndarray]):
     """Draws z ~ q, by name: `draws["mu"]` is [S, ...].
 
@@ -48,6 +48,11 @@ class Draws(Mapping[str, np.ndarray]):
 
     latents: dict[str, np.ndarray]
     log_weights: np.ndarray
+
+    def __repr__(self) -> str:
+        """The shapes of the draws, and how far they can be trusted."""
+        shapes = ", ".join(f"{name}: {list(values.shape)}" for name, values in self.latents.items())
+        return f"Draws({shapes}; pareto_k={self.pareto_k:.2f}, elbo={self.elbo:.6g})"
 
     def __getitem__(self, name: str) -> np.ndarray:
         return self.latents[name]

@@ -87,7 +87,9 @@ class JointDensity:
         rows = len(tf.nest.flatten(x)[0])
         # S must differ from B, so that an axis of rows cannot pass for one of draws.
         z = tf.zeros([3 if rows != 3 else 4, self.target.space.dim])
-        values, _, _ = self._latents(z, x, tf.constant([0, 0]), None, False)
+        # As a graph: see `Target.check`.
+        graph = tf.function(lambda: self._latents(z, x, tf.constant([0, 0]), None, False)[0], autograph=False)
+        values = graph.get_concrete_function()()
         self.target.check(values, _data(x), whole=whole, must_split=must_split)
 
     def _latents(

@@ -12,7 +12,7 @@ import numpy as np
 import tensorflow as tf
 import tensorflow_probability as tfp
 
-from tfvae import private_apis
+from tfvae import checks, private_apis
 from tfvae.posteriors import Posterior
 
 tfb = tfp.bijectors
@@ -128,7 +128,7 @@ def space(latents: Mapping[str, Latent | Sequence[int]] | tfd.JointDistribution)
     if not isinstance(latents, Mapping) or not latents:
         raise ValueError(
             "`latents` must be a dictionary from the name of each latent variable to its shape or its tfvae.Latent, or "
-            f"a joint distribution. Received: latents={latents!r}"
+            f"a joint distribution. Received: latents={checks.shown(latents)}"
         )
     shapes, bijectors = {}, {}
     # `tf.nest.flatten` sorts the keys of a dictionary.
@@ -168,7 +168,7 @@ def _checked(name: str, latent: Any) -> tuple[tf.TensorShape, tfb.Bijector]:
 def _message(name: str, latent: Any) -> str:
     return (
         f"`latents[{name!r}]` must be a shape such as (), or a tfvae.Latent with a shape and a TFP bijector that gives "
-        f"tensors of this shape. Received: {latent!r}"
+        f"tensors of this shape. Received: {checks.shown(latent)}"
     )
 
 

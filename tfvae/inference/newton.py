@@ -206,7 +206,8 @@ def _functions(log_density: LogDensity, dim: int) -> tuple[Callable[[np.ndarray]
         value, gradient, hessian = (array.numpy().astype(float) for array in derivatives(tf.constant(z, tf.float32)))
         return _Point(z, float(value), gradient, -(hessian + hessian.T) / 2.0)
 
-    return evaluate, lambda z: log_density(tf.constant(z, tf.float32)).numpy()
+    # In double precision, because the sum of very low log densities would overflow.
+    return evaluate, lambda z: log_density(tf.constant(z, tf.float32)).numpy().astype(float)
 
 
 def _refine(

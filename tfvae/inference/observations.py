@@ -1,6 +1,7 @@
 """Turns the data given to `VariationalInference.fit`, in any of their forms, into a `tf.data.Dataset`."""
 
-from collections.abc import Callable, Iterator
+import functools
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -77,7 +78,7 @@ def read(
                 f"elements of {parts} parts"
             )
         return Observations(x.map(_one), num_data, False)
-    arrays = tf.nest.map_structure(_array, x if y is None else (x, y))
+    arrays = _arrays(x, "x") if y is None else (_arrays(x, "x"), _arrays(y, "y"))
     rows = check_rows(arrays)
     if num_data not in (None, rows):
         raise ValueError(
@@ -160,7 +161,8 @@ def check_rows(arrays: Any) -> int:
     """
     lengths = {len(array) if np.ndim(array) else -1 for array in tf.nest.flatten(arrays)}
     if len(lengths) != 1 or -1 in lengths:
-        shapes = ", ".join(str(list(shape)) for shape in sorted({np.shape(array) for array in tf.nest.flatten(arrays)}))
+        found = sorted({np.shape(array) for array in tf.nest.flatten(arrays)})
+        shapes = checks.shown_names(list(shape) for shape in found)
         raise ValueError(
             "`x` must hold arrays with one row for each observation; a list is taken as several arrays. Received: "
             f"{f'arrays of shape {shapes}' if shapes else 'no arrays'}"
@@ -168,10 +170,24 @@ def check_rows(arrays: Any) -> int:
     return lengths.pop()
 
 
-def _array(x: Any) -> np.ndarray:
-    x = checks.to_numpy(x)
+def _arrays(data: Any, argument: str) -> Any:
+    """Converts data to arrays of finite numbers, in the structure of the data.
+
+    Args:
+        data: an array, or a dictionary or tuple of arrays.
+        argument: the name of the argument, for error messages.
+    """
+    if isinstance(data, Mapping):
+        return {name: _arrays(part, f"{argument}[{name!r}]") for name, part in data.items()}
+    if type(data) in (tuple, list):
+        return type(data)(_arrays(part, f"{argument}[{index}]") for index, part in enumerate(data))
+    return tf.nest.map_structure(functools.partial(_array, argument=argument), data)
+
+
+def _array(x: Any, argument: str) -> np.ndarray:
+    x = checks.to_numpy(x, argument)
     if np.issubdtype(x.dtype, np.floating):
-        checks.check_finite(np.atleast_1d(x))
+        checks.check_finite(np.atleast_1d(x), argument)
         return x.astype(np.float32, copy=False)
     return x
 

@@ -9,12 +9,19 @@ from typing import Any, NamedTuple
 import tensorflow as tf
 import tensorflow_probability as tfp
 
+from tfvae import checks
 from tfvae.inference.latents import Latent, LatentSpace, space, variables
 
 tfd = tfp.distributions
 
 # The errors that a user's function may raise for tensors that it does not accept.
 _FAILURES = (TypeError, ValueError, AttributeError, IndexError, NotImplementedError, tf.errors.OpError)
+
+_AUTO_BATCHED = (
+    tfd.JointDistributionNamedAutoBatched,
+    tfd.JointDistributionCoroutineAutoBatched,
+    tfd.JointDistributionSequentialAutoBatched,
+)
 
 _MUST_GIVE = (
     "`model` must give the log joint density [S], or the pair of log p(latents) [S] and log p(data | latents) [S, B]"
@@ -61,7 +68,12 @@ class Target(NamedTuple):
         """
         num_samples = len(next(iter(values.values())))
         try:
-            densities = self.log_densities(values, x)
+            if self.pins is None:
+                densities = self.log_densities(values, x)
+            else:
+                # As a graph: TFP would trace a joint distribution at each call, and TensorFlow warn of that.
+                graph = tf.function(lambda: self.log_densities(values, x), autograph=False)
+                densities = graph.get_concrete_function()()
         except KeyError as error:
             raise ValueError(
                 f"`model` must take the names of `latents`, {sorted(values)}. Received: a model that asks for {error}"
@@ -73,7 +85,8 @@ class Target(NamedTuple):
             data = None if x is None else tf.nest.map_structure(lambda part: (part.dtype.name, list(part.shape)), x)
             raise ValueError(
                 "`model` must take float32 latent variables and the data, as TensorFlow tensors. Received: for latent "
-                f"variables of shapes {inputs} and data {data} it raised {type(error).__name__}: {error}"
+                f"variables of shapes {checks.shown(inputs)} and data {checks.shown(data)} it raised "
+                f"{type(error).__name__}: {checks.brief(error)}"
             ) from error
         shapes = [list(part.shape) for part in densities]
         rows = None if x is None else len(tf.nest.flatten(x)[0])
@@ -106,7 +119,7 @@ def target(model: Any, latents: Mapping[str, Latent | Sequence[int]] | tfd.Joint
     if isinstance(model, tfd.Distribution) or not callable(model):
         raise ValueError(
             "`model` must be a joint distribution whose observations are pinned, such as joint.experimental_pin(y=y), "
-            f"or a function log_joint(latents, data). Received: {model!r}"
+            f"or a function log_joint(latents, data). Received: {checks.shown(model)}"
         )
     if latents is None:
         raise ValueError(
@@ -125,14 +138,31 @@ def _split(density: Any) -> LogDensities:
     try:
         parts = [tf.cast(part, tf.float32) for part in parts]
     except (ValueError, TypeError, tf.errors.OpError) as error:
-        raise ValueError(f"{_MUST_GIVE}. Received: {density!r}") from error
+        raise ValueError(f"{_MUST_GIVE}. Received: {checks.shown(density)}") from error
     if len(parts) not in (1, 2):
         raise ValueError(f"{_MUST_GIVE}. Received: {len(parts)} parts")
     return LogDensities(*parts) if len(parts) == 2 else LogDensities(tf.zeros_like(parts[0]), parts[0])
 
 
+def _check_pins(model: Any) -> None:
+    """Raises ValueError unless the observations have the shapes of the variables to which they are pinned."""
+    shapes = variables(model.distribution)
+    for name, value in model.pins.items():
+        shape, expected = tuple(value.shape), shapes[name]
+        more = len(shape) - len(expected)
+        # Without automatic batching, the shape of a variable lacks the axes that its parameters give it.
+        is_batch = not isinstance(model.distribution, _AUTO_BATCHED) or set(shape[:more]) <= {1}
+        if more < 0 or shape[more:] != expected or not is_batch:
+            raise ValueError(
+                f"`model` must be pinned to observations of the shapes of its variables, here {list(expected)} for "
+                f"{name}; n observations of one distribution need tfd.Sample(distribution, n), and n of different ones "
+                f"tfd.Independent(distribution, 1). Received: {name} of shape {list(shape)}"
+            )
+
+
 def _of_pinned(model: Any, latents: Any) -> Target:
     """Makes the target of a joint distribution with pinned observations."""
+    _check_pins(model)
     shapes = variables(model)
     names = list(shapes)
     unconstrained = space(model if latents is None else latents)

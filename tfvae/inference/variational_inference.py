@@ -104,10 +104,10 @@ class VariationalInference(PosteriorExport, VariationalModel):
         ):
             raise ValueError(
                 f"`local` must be a tfvae.LocalLatents, with other names than {list(self.space.names)}. Received: "
-                f"{local if not isinstance(local, LocalLatents) else list(local.space.names)}"
+                f"{checks.shown(local if not isinstance(local, LocalLatents) else list(local.space.names))}"
             )
         if not (predictive is None or callable(predictive)):
-            raise ValueError(f"`predictive` must be a function. Received: {predictive!r}")
+            raise ValueError(f"`predictive` must be a function. Received: {checks.shown(predictive)}")
         self.approximation = Approximation(self.posterior, self.space.dim)
         self.control_variate = ControlVariate(self.space.dim)
         self.__dict__["_controlled"] = False
@@ -201,7 +201,7 @@ class VariationalInference(PosteriorExport, VariationalModel):
         if not data.whole and not isinstance(self.objective, ELBO):
             raise ValueError(
                 "`objective` must be an ELBO if the data come in batches: no other one is a bound then. Received: "
-                f"objective={self.objective!r}"
+                f"objective={checks.shown(self.objective)}"
             )
         if not self.compiled:
             with self.distribute_strategy.scope():
@@ -261,6 +261,7 @@ class VariationalInference(PosteriorExport, VariationalModel):
             x, y = self._data
         if x is None and self.num_data:
             raise ValueError("`x` must be given: a loaded model has no data. Received: x=None")
+        self._check_fitted("draw")
         data = self._read(x, y, batch_size)
         seed = self._seed(seed)
         z, log_q = self.approximation.sample(num_samples, seed)
@@ -282,6 +283,7 @@ class VariationalInference(PosteriorExport, VariationalModel):
             Draws [S, N, ...] of the quantity that `predictive` predicts; for a pinned joint distribution, draws of the
             pinned variables by name, each [S, ...].
         """
+        self._check_fitted("posterior_predictive")
         z_seed, x_seed = tf.random.experimental.stateless_split(self._seed(seed), 2)
         num_samples = checks.positive_integer("num_samples", num_samples)
         z, _ = self.approximation.sample(num_samples, z_seed)
@@ -305,6 +307,11 @@ class VariationalInference(PosteriorExport, VariationalModel):
         """
         z, _ = self.approximation.draw(_PREDICTIVE_DRAWS, tf.constant([0, 0]))
         return prediction.moments(self.predictive, self.space.constrain(z)[0], x)
+
+    def _check_fitted(self, method: str) -> None:
+        is_standardized = keras.ops.convert_to_numpy(self.approximation.standardized) != 0.0
+        if not is_standardized and self.local is None:
+            raise ValueError(f"Fit the model before `{method}()`. Received: a model that is not fitted")
 
     def _read(self, x: Any, y: Any, batch_size: int | None) -> observations.Observations:
         """The data as a dataset, after checking its first batch and the shapes of the density for that batch."""
@@ -360,7 +367,7 @@ class VariationalInference(PosteriorExport, VariationalModel):
         if self.local is not None and not self.local.built:
             raise ValueError(
                 "`local` must have an encoder that knows the shape of its input, from keras.Input, before weights are "
-                f"loaded. Received: {self.local.encoder!r}"
+                f"loaded. Received: {checks.shown(self.local.encoder)}"
             )
         super().load_own_variables(store)
 

@@ -31,14 +31,14 @@ class Categorical(Likelihood):
     """
 
     outputs = "logits"
-    outputs_range = "real"
+    outputs_range = "relative"
     samples_from_noise = True
 
     def __init__(self, num_classes: int, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.num_classes = checks.positive_integer("num_classes", num_classes)
         if num_classes < 2:
-            raise ValueError(f"`num_classes` must be at least 2. Received: num_classes={num_classes!r}")
+            raise ValueError(f"`num_classes` must be at least 2. Received: num_classes={checks.shown(num_classes)}")
 
     @property
     def num_parameters(self) -> int:

@@ -46,7 +46,7 @@ class Columns(Likelihood):
         if not groups or not all(isinstance(group, Sequence) and len(group) == 2 for group in groups):
             raise ValueError(
                 "`columns` must be pairs of a likelihood and a number of columns, in a sequence or by name in a "
-                f"dictionary. Received: columns={columns!r}"
+                f"dictionary. Received: columns={checks.shown(columns)}"
             )
         self._names = tuple(columns) if isinstance(columns, Mapping) else None
         self.likelihoods = [likelihood_of(likelihood, "columns") for likelihood, _ in groups]
@@ -54,14 +54,14 @@ class Columns(Likelihood):
             # The weights of a likelihood have the shape of one group.
             raise ValueError(
                 "`columns` must have a separate likelihood for each group. Received: one likelihood more than once, in "
-                f"{self.likelihoods!r}"
+                f"{checks.shown(self.likelihoods)}"
             )
         self._widths = tuple(checks.positive_integer("columns", width) for _, width in groups)
         for likelihood in self.likelihoods:
             if likelihood.allows_missing or isinstance(likelihood, Columns):
                 raise ValueError(
                     "`columns` must hold neither a Columns nor a likelihood that allows missing values; for these wrap "
-                    f"the whole, as in Missing(Columns(...)). Received: {likelihood!r}"
+                    f"the whole, as in Missing(Columns(...)). Received: {checks.shown(likelihood)}"
                 )
 
     @property

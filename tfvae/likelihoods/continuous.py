@@ -8,6 +8,7 @@ import keras
 import tensorflow as tf
 import tensorflow_probability as tfp
 
+from tfvae import checks
 from tfvae.likelihoods.likelihood import PACKAGE
 from tfvae.likelihoods.location_scale import LocationScale, Scale
 from tfvae.numerics import cos_of_turns, log1p, log_rising, softplus
@@ -66,7 +67,7 @@ class StudentT(LocationScale):
         super().__init__(scale, **kwargs)
         is_number = isinstance(df, numbers.Real) and not isinstance(df, bool)
         if df != "learned" and not (is_number and 0 < df < math.inf):
-            raise ValueError(f'`df` must be a finite number above 0, or "learned". Received: df={df!r}')
+            raise ValueError(f'`df` must be a finite number above 0, or "learned". Received: df={checks.shown(df)}')
         self._df = float(df) if is_number else df
 
     def build(self, input_shape: tuple[int | None, ...]) -> None:

@@ -9,6 +9,8 @@ import numpy as np
 import tensorflow as tf
 import tensorflow_probability as tfp
 
+from tfvae import checks
+
 tfd = tfp.distributions
 
 PACKAGE = "tfvae.likelihoods"
@@ -48,7 +50,8 @@ class Likelihood(keras.layers.Layer, abc.ABC):
         num_parameters: P, the number of parameters of one element of x.
         outputs: what the decoder's outputs are, in words.
         outputs_range: where they have to be able to lie: "real" for all real numbers, of either sign, as for logits;
-            "data" for where x lies, as for a location; None if nothing is known, so that no decoder is refused.
+            "relative" for real numbers of which only the differences count, as for the logits of classes; "data" for
+            where x lies, as for a location; None if nothing is known, so that no decoder is refused.
         samples_from_noise: whether `sample_from` is defined, by ops that are built into TFLite.
         allows_missing: whether x may hold NaN, which marks a missing element.
         has_moving_statistics: whether training sets some of its weights from the data, not by the gradient.
@@ -58,7 +61,7 @@ class Likelihood(keras.layers.Layer, abc.ABC):
 
     num_parameters = 1
     outputs = "parameters"
-    outputs_range: Literal["real", "data"] | None = None
+    outputs_range: Literal["real", "relative", "data"] | None = None
     samples_from_noise = False
     allows_missing = False
     has_moving_statistics = False
@@ -278,7 +281,7 @@ def likelihood_of(value: Any, argument: str) -> Likelihood:
     if isinstance(value, dict):
         value = keras.saving.deserialize_keras_object(value)
     if not isinstance(value, Likelihood):
-        raise ValueError(f"`{argument}` must be a Likelihood. Received: {argument}={value!r}")
+        raise ValueError(f"`{argument}` must be a Likelihood. Received: {argument}={checks.shown(value)}")
     return value
 
 

@@ -20,8 +20,10 @@ Scale = float | Literal["learned", "per_dimension", "predicted"]
 
 # The least scale: without it the density of data that repeat, or can be reconstructed exactly, is unbounded.
 MIN_SCALE = 1e-3
-# Data so many times larger or smaller than a fixed scale cause a warning.
+# Data so many times larger or smaller than a fixed scale cause a warning, and data so many times larger than 1, where a
+# scale that is trained starts.
 _FAR = 10.0
+_FAR_FROM_START = 1000.0
 
 
 class LocationScale(Likelihood):
@@ -45,7 +47,9 @@ class LocationScale(Likelihood):
         is_name = isinstance(scale, str) and scale in self.scales
         if not (is_name or (is_number and 0 < float(scale) < math.inf)):
             names = ", ".join(f'"{name}"' for name in self.scales)
-            raise ValueError(f"`scale` must be a finite number above 0, or one of {names}. Received: scale={scale!r}")
+            raise ValueError(
+                f"`scale` must be a finite number above 0, or one of {names}. Received: scale={checks.shown(scale)}"
+            )
         self._scale: float | str = float(scale) if is_number else scale
         self._log_scale = None
         predicted = self._scale == "predicted"
@@ -130,11 +134,19 @@ class LocationScale(Likelihood):
             )
 
     def check_training(self, x: np.ndarray) -> str | None:
-        """Warns when the scale is a number, and the data are far larger than it, or hardly vary beside it."""
-        if not isinstance(self._scale, float):
-            return None
+        """Warns when the data are far larger than the scale, or hardly vary beside one that is a number."""
         values = np.ma.masked_invalid(x.astype(np.float64))
         size, spread = np.sqrt(np.ma.max(np.ma.mean(values**2, axis=0))), np.ma.max(np.ma.std(values, axis=0))
+        name = type(self).__name__
+        standardise = "Standardise x, for example (x - x.mean(axis=0)) / x.std(axis=0)"
+        if not isinstance(self._scale, float):
+            if size <= _FAR_FROM_START:
+                return None
+            return (
+                f"`x` should have values of about 1, where the networks and the scale of {name} start: with far larger "
+                f"ones training is slow. {standardise}, as tfvae.data.load does with tables. Received: x with a root "
+                f"mean square of {size:.3g}"
+            )
         # Data of about 1 suit the networks, however small the scale.
         if size > _FAR * max(self._scale, 1.0):
             what, found = "x is far larger than the noise, so training is slow", f"a root mean square of {size:.3g}"
@@ -142,10 +154,9 @@ class LocationScale(Likelihood):
             what, found = "the noise hides how x varies, so z can say nothing about x", f"a deviation of {spread:.3g}"
         else:
             return None
-        name = type(self).__name__
         return (
-            f"`x` should vary about as much as the likelihood's scale says: {what}. Standardise x, for example "
-            "(x - x.mean(axis=0)) / x.std(axis=0), or x / 255 for 8-bit pixels, or let the scale be trained, "
+            f"`x` should vary about as much as the likelihood's scale says: {what}. {standardise}, "
+            "or x / 255 for 8-bit pixels, or let the scale be trained, "
             f'{name}(scale="learned"). Received: x with {found}, under {name}(scale={self._scale:g})'
         )
 

@@ -41,7 +41,9 @@ class Missing(Likelihood):
         super().__init__(**kwargs)
         self.likelihood = likelihood_of(likelihood, "likelihood")
         if self.likelihood.allows_missing:
-            raise ValueError(f"`likelihood` must be a likelihood of complete data. Received: likelihood={likelihood!r}")
+            raise ValueError(
+                f"`likelihood` must be a likelihood of complete data. Received: likelihood={checks.shown(likelihood)}"
+            )
         self.fill = checks.boolean("fill", fill)
 
     def parameter_shape(self, event_shape: tuple[int, ...]) -> tuple[int, ...]:
@@ -57,6 +59,7 @@ class Missing(Likelihood):
         super().build(input_shape)
         if not self.likelihood.built:
             self.likelihood.build(input_shape)
+        self._event_shape = self.likelihood._event_shape
 
     def element_distribution(self, parameters: tf.Tensor) -> tfd.Distribution:
         """The distribution of each element, observed or not."""

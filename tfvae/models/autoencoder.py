@@ -21,6 +21,9 @@ from tfvae.training.plan import LayerTraits
 # How many outputs of a decoder, and at most how many rows of the data, show whether they suit the likelihood.
 _EXAMPLES = 64
 _MOST_ROWS = 4096
+# The standard deviation of the z that show it. At this distance from 0 the biases of a decoder hardly matter, so that
+# its outputs are of both signs unless an activation prevents it.
+_APART = 10.0
 # The name under which files say that a model was trained to remove noise.
 _DENOISES = "denoises"
 
@@ -74,7 +77,7 @@ class Autoencoder(AutoencoderExport, VariationalModel):
 
     def _example_z(self, rows: int) -> tf.Tensor:
         """Some z, in the form in which `decode` takes them, that are far enough apart to show what the decoder does."""
-        return 3 * tf.random.stateless_normal([rows, self._z_dim], [0, 0])
+        return _APART * tf.random.stateless_normal([rows, self._z_dim], [0, 0])
 
     @abc.abstractmethod
     def _encode(self, x: Any, training: bool = False) -> Any:
@@ -135,6 +138,9 @@ class Autoencoder(AutoencoderExport, VariationalModel):
             allow_nan=self.likelihood.allows_missing,
             advice="; if NaN marks missing values, wrap the likelihood in tfvae.likelihoods.Missing",
         )
+        if x.dtype == np.float64:
+            largest = float(np.finfo(np.float32).max)
+            checks.check_elements(x, lambda part: abs(part) > largest, "be finite in float32, in which models compute")
         if not is_encoded_only:
             self.likelihood.check(x)
 
@@ -252,7 +258,7 @@ class Autoencoder(AutoencoderExport, VariationalModel):
         self.check_data(x)
         if seed is not None:
             if epsilon is not None:
-                raise ValueError(f"`seed` must be None where `epsilon` is given. Received: seed={seed!r}")
+                raise ValueError(f"`seed` must be None where `epsilon` is given. Received: seed={checks.shown(seed)}")
             shape = [len(tf.nest.flatten(x)[0]), self._epsilon_dim]
             epsilon = tf.random.stateless_normal(shape, self._seed(seed)).numpy()
         if epsilon is None:

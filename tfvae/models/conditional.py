@@ -73,7 +73,7 @@ class ConditionalVAE(VAE):
             if not isinstance(prior, Posterior):
                 raise ValueError(
                     "`prior_network` needs a `prior` that reads its features, such as DiagonalNormal(). Received: "
-                    f"prior={prior!r}"
+                    f"prior={checks.shown(prior)}"
                 )
         if prior is not None and prior is posterior:
             raise ValueError(
@@ -109,7 +109,7 @@ class ConditionalVAE(VAE):
             condition = keras.KerasTensor((None, self.condition_dim))
             if self.prior_network is not None:
                 condition = parts.features_of("prior_network", self.prior_network, condition)
-            self.prior.build(condition.shape)
+            parts.build(self.prior, condition.shape)
         super().build(shape)
 
     def unpack(self, data: Any) -> tuple[Any, Any]:

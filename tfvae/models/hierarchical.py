@@ -92,7 +92,8 @@ class HierarchicalVAE(autoencoder.Autoencoder):
     ) -> None:
         if not isinstance(latent_dims, tuple | list) or len(latent_dims) < 2:
             raise ValueError(
-                f"`latent_dims` must hold the dimensions of at least two layers. Received: latent_dims={latent_dims!r}"
+                "`latent_dims` must hold the dimensions of at least two layers. Received: "
+                f"latent_dims={checks.shown(latent_dims)}"
             )
         # Set before the base class makes the metrics, of which there is one for each layer.
         self.latent_dims = tuple(checks.positive_integer("latent_dims", dim) for dim in latent_dims)
@@ -185,7 +186,9 @@ class HierarchicalVAE(autoencoder.Autoencoder):
         """
         self._check_built("decode")
         if layer not in range(1, len(self.latent_dims) + 1) or isinstance(layer, bool | float):
-            raise ValueError(f"`layer` must be from 1 to {len(self.latent_dims)}. Received: layer={layer!r}")
+            raise ValueError(
+                f"`layer` must be from 1 to {len(self.latent_dims)}. Received: layer={checks.shown(layer)}"
+            )
         z = self._checked_noise("z", z, self.latent_dims[layer - 1])
         return self._decoded(z, batch_size=batch_size, layer=layer)
 
@@ -376,7 +379,9 @@ def _of_layers(name: str, given: Any, count: int, kind: type) -> list[Any]:
     if given is None and kind is not keras.layers.Layer:
         return [DiagonalNormal() for _ in range(count)]
     if not isinstance(given, tuple | list) or len(given) != count:
-        raise ValueError(f"`{name}` must hold {count} parts, to match `latent_dims`. Received: {name}={given!r}")
+        raise ValueError(
+            f"`{name}` must hold {count} parts, to match `latent_dims`. Received: {name}={checks.shown(given)}"
+        )
     for index, part in enumerate(given):
         if kind is keras.layers.Layer:
             parts.checked_network(f"{name}[{index}]", part)
@@ -384,5 +389,7 @@ def _of_layers(name: str, given: Any, count: int, kind: type) -> list[Any]:
             parts.checked_part(f"{name}[{index}]", part, kind)
             if any(part is other for other in given[:index]):
                 # One part in two places would share its heads between layers.
-                raise ValueError(f"`{name}` must hold one distinct part per layer. Received: {part!r} more than once")
+                raise ValueError(
+                    f"`{name}` must hold one distinct part per layer. Received: {checks.shown(part)} more than once"
+                )
     return list(given)

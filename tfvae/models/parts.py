@@ -51,7 +51,7 @@ def refuse_path_gradients(model: keras.Model) -> None:
     if model.objective.path_gradient:
         raise ValueError(
             "`objective` must not need path gradients (sticking_the_landing, doubly_reparameterized), which a "
-            f"{type(model).__name__} does not have. Received: objective={model.objective!r}"
+            f"{type(model).__name__} does not have. Received: objective={checks.shown(model.objective)}"
         )
 
 
@@ -82,7 +82,7 @@ def check_densities(posterior: Posterior, prior: Prior | Posterior, objective: O
         raise NotImplementedError(
             "`objective` must not need path gradients (sticking_the_landing, doubly_reparameterized) with "
             f"{type(posterior).__name__}, whose log q(z|x) is known at its own draws alone. Received: "
-            f"objective={objective!r}"
+            f"objective={checks.shown(objective)}"
         )
 
 
@@ -91,7 +91,7 @@ def refuse_prior_of_encoder(model: keras.Model) -> None:
     if type(model.prior).connect is not Prior.connect:
         raise ValueError(
             f"`prior` must not be built from q(z|x), which a {type(model).__name__} does not have as a function of x "
-            f"alone. Received: {model.prior!r}"
+            f"alone. Received: {checks.shown(model.prior)}"
         )
 
 
@@ -130,6 +130,7 @@ def features_of(name: str, network: keras.Model, given: Any) -> keras.KerasTenso
         ValueError: the output has another form.
     """
     features = network(given)
+    freeze_within(network)
     if isinstance(features, list | tuple | dict) and len(features) > 1:
         raise ValueError(
             f"`{name}` must give one tensor of features [B, F], not the parameters of q(z|x) or a draw: the posterior "
@@ -164,6 +165,7 @@ def likelihood_parameters_of(
         ValueError: the output has another shape.
     """
     parameters = network(given)
+    freeze_within(network)
     expected = likelihood.parameter_shape(event_shape)
     if not isinstance(parameters, keras.KerasTensor) or tuple(parameters.shape[1:]) != expected:
         raise ValueError(
@@ -178,6 +180,15 @@ def build(part: keras.layers.Layer, shape: tuple[int | None, ...]) -> None:
     """Builds a part for inputs of a shape, if it is not built yet."""
     if not part.built:
         part.build(shape)
+    freeze_within(part)
+
+
+def freeze_within(layer: keras.layers.Layer) -> None:
+    """Freezes all of a layer that is frozen: Keras does not freeze what the layer made only when it was built."""
+    if not layer.trainable:
+        # Setting a value that is set already would do nothing.
+        layer.trainable = True
+        layer.trainable = False
 
 
 def input_shapes(network: keras.Model) -> list[tuple[int | None, ...]] | None:

@@ -89,7 +89,7 @@ class SemiSupervisedVAE(ConditionalVAE):
             ):
                 raise ValueError(
                     f"`label_prior` must hold {self.num_classes} positive probabilities that sum to 1. Received: "
-                    f"label_prior={label_prior!r}"
+                    f"label_prior={checks.shown(label_prior)}"
                 )
             self._log_label_prior = np.log(probabilities).astype(np.float32)
         super().__init__(
@@ -99,7 +99,8 @@ class SemiSupervisedVAE(ConditionalVAE):
         if any(getattr(layer, "has_moving_statistics", False) for layer in private_apis.layers_of(self.likelihood)):
             raise ValueError(
                 '`likelihood` must not compute its scale from the batch, as Normal("optimal") does, because the batch '
-                f'holds every example once for each label; use Normal("learned"). Received: {self.likelihood!r}'
+                'holds every example once for each label; use Normal("learned"). Received: '
+                f"{checks.shown(self.likelihood)}"
             )
 
     def _more_metrics(self) -> list[keras.metrics.Metric]:

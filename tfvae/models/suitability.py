@@ -16,12 +16,14 @@ from tfvae import private_apis
 from tfvae.likelihoods import Likelihood
 from tfvae.likelihoods.likelihood import Group
 
-# Logits, and logarithms, that cannot be below this are taken to be bounded.
-_LOWEST = -5.0
+# Logits, and logarithms, that cannot be this far from 0 on both sides are taken to be bounded.
+_FAR = 5.0
 # A location should be able to be where at least this share of the data are.
 _SHARE = 0.75
 # The arguments by which the range of an activation is found.
 _ARGUMENTS = (-1000.0, -2.0, -1.0, -0.5, 0.0, 0.5, 1.0, 2.0, 1000.0)
+# How far outputs vary, relative to their mean, if some of them should be of the other sign.
+_CROSSING = 0.45
 # Enough numbers to tell outputs between 0 and 1 from chance.
 _FEWEST = 64
 # Layers of Keras that only move numbers, so that the range of their output is that of their input.
@@ -72,7 +74,8 @@ def check(
         UserWarning: they probably are not.
     """
     reach = _reach_of_activation(decoder)
-    reads = any(group.likelihood.outputs_range == "real" for group in likelihood.groups(x, _none(likelihood, x)))
+    ranges = {group.likelihood.outputs_range for group in likelihood.groups(x, _none(likelihood, x))}
+    reads = not ranges.isdisjoint({"real", "relative"})
     found = outputs() if reach is None and reads else _none(likelihood, x)
     for group in likelihood.groups(x, found):
         own = reach or _reach_of(group.outputs)
@@ -99,10 +102,15 @@ def _check_reach(name: str, group: Group, reach: _Reach) -> str | None:
     """
     likelihood = group.likelihood
     kind = type(likelihood).__name__
-    if likelihood.outputs_range == "real" and reach.low > _LOWEST:
+    is_bounded = {
+        "real": reach.low > -_FAR or reach.high < _FAR,
+        # Classes are told apart by logits that are all negative too.
+        "relative": reach.low > -_FAR,
+    }
+    if is_bounded.get(likelihood.outputs_range or "", False):
         message = (
-            f"`{name}` must give {likelihood.outputs} under the {kind} likelihood, which may be any real numbers, also "
-            "negative ones: let its last layer have no activation, because the likelihood applies its own. Received: a "
+            f"`{name}` must give {likelihood.outputs} under the {kind} likelihood, which may be any real numbers, of "
+            "either sign: let its last layer have no activation, because the likelihood applies its own. Received: a "
             f"decoder {reach.why}"
         )
         if reach.is_sure:
@@ -155,13 +163,25 @@ def _is_functional(layer: Any) -> bool:
 
 
 def _reach_of(outputs: np.ndarray) -> _Reach | None:
-    """The reach that outputs show: that of a sigmoid, softmax or relu, or None."""
-    if outputs.size < _FEWEST or not np.isfinite(outputs).all() or outputs.min() < 0:
+    """The reach that outputs show: that of a sigmoid, a softmax, a relu, a tanh and the like, or None."""
+    if outputs.size < _FEWEST or not np.isfinite(outputs).all():
         return None
-    if outputs.max() <= 1 and outputs.std(axis=0).mean() > 0.01:
+    if outputs.min() >= 0 and outputs.max() <= 1 and outputs.std(axis=0).mean() > 0.01:
         return _Reach(0.0, 1.0, f"whose first outputs are all from {outputs.min():.3g} to {outputs.max():.3g}", False)
-    if np.mean(outputs == 0) > 0.05 and outputs.max() > 0:
+    if (
+        outputs.min() < -0.9
+        and outputs.max() > 0.9
+        and np.abs(outputs).max() <= 1
+        and np.mean(np.abs(outputs) > 0.9) > 0.1
+    ):
+        return _Reach(-1.0, 1.0, "whose first outputs are all from -1 to 1, many of them close to -1 or 1", False)
+    if outputs.min() >= 0 and np.mean(outputs == 0) > 0.05 and outputs.max() > 0:
         return _Reach(
             0.0, math.inf, f"none of whose first outputs is negative, and {np.mean(outputs == 0):.0%} are 0", False
         )
+    # Each output by itself, because the biases may have been set to its mean.
+    varies = outputs.std(axis=0) > _CROSSING * np.abs(outputs.mean(axis=0))
+    if np.mean(varies) > 0.5 and (outputs.min() >= 0 or outputs.max() <= 0):
+        low, high, sign = (0.0, math.inf, "negative") if outputs.min() >= 0 else (-math.inf, 0.0, "positive")
+        return _Reach(low, high, f"none of whose first outputs is {sign}, although they vary", False)
     return None

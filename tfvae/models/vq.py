@@ -85,6 +85,7 @@ class VQVAE(autoencoder.Autoencoder):
             return
         event_shape = cast("tuple[int, ...]", tuple(input_shape[1:]))
         vectors = self.encoder(keras.KerasTensor((None, *event_shape)))
+        parts.freeze_within(self.encoder)
         if not isinstance(vectors, keras.KerasTensor) or len(vectors.shape) < 3 or None in vectors.shape[1:]:
             raise ValueError(
                 "`encoder` must give one tensor of vectors [B, ..., E], with at least one axis for positions of the "

@@ -93,7 +93,9 @@ class DIPVAE(Objective):
         for name in ("off_diagonal", "diagonal"):
             object.__setattr__(self, name, checks.number(name, getattr(self, name), 0))
         if self.covariance not in ("means", "draws"):
-            raise ValueError(f'`covariance` must be "means" or "draws". Received: covariance={self.covariance!r}')
+            raise ValueError(
+                f'`covariance` must be "means" or "draws". Received: covariance={checks.shown(self.covariance)}'
+            )
 
     def __call__(self, terms: ElboTerms) -> tf.Tensor:
         """Evaluates the bound [B], in nats per example."""

@@ -159,7 +159,9 @@ class VampPrior(_Mixture):
             and len(bounds) == 2
             and checks.number("bounds", bounds[0]) < checks.number("bounds", bounds[1])
         ):
-            raise ValueError(f"`bounds` must be (low, high) with low < high, or None. Received: bounds={bounds!r}")
+            raise ValueError(
+                f"`bounds` must be (low, high) with low < high, or None. Received: bounds={checks.shown(bounds)}"
+            )
         self.bounds = None if bounds is None else [float(bound) for bound in bounds]
         self.pseudo_inputs = None
 

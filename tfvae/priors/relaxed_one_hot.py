@@ -45,7 +45,7 @@ class RelaxedOneHotCategorical(Prior):
         self.temperature = checks.positive_number("temperature", temperature)
         if probabilities not in ("uniform", "learned"):
             raise ValueError(
-                f'`probabilities` must be "uniform" or "learned". Received: probabilities={probabilities!r}'
+                f'`probabilities` must be "uniform" or "learned". Received: probabilities={checks.shown(probabilities)}'
             )
         self.probabilities = probabilities
         self.support = support(self.num_categories)

@@ -10,7 +10,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from tfvae import checks, private_apis, renamed
+from tfvae import checks, files, private_apis, renamed
 from tfvae.distribute import replicas
 from tfvae.training.arrays_in_memory import ArraysInMemory
 from tfvae.training.batch import check_weights, peek
@@ -68,6 +68,8 @@ def read_fit(model: Any, seed: Callable[[], int], *args: Any, **kwargs: Any) -> 
     callbacks = [callbacks] if isinstance(callbacks, keras.callbacks.Callback) else list(callbacks or [])
     for callback in callbacks:
         _rename_monitor(callback)
+        if isinstance(callback, keras.callbacks.ModelCheckpoint) and not callback.save_weights_only:
+            files.check_whole_model(callback.filepath)
     x = source = given.pop("x")
     arrays = _arrays(model, x) if given.get("shuffle", True) is True else None
     if arrays is not None:

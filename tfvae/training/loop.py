@@ -11,6 +11,7 @@ from typing import Any
 
 import tensorflow as tf
 
+from tfvae import private_apis
 from tfvae.distribute import replicas
 from tfvae.training.arrays_in_memory import EpochBatches, take
 from tfvae.training.resume import Progress
@@ -41,7 +42,9 @@ class Loop:
         self.by_xla = by_xla
         self._steps = replicas.Steps(model, model.train_step)
         self._stack = tf.function(_stack, autograph=False, reduce_retracing=True)
-        self._in_memory = tf.function(self._steps_in_memory, autograph=False, reduce_retracing=True)
+        in_memory = tf.function(self._steps_in_memory, autograph=False, reduce_retracing=True)
+        # Many models are fitted in a cross-validation, each with a function of its own.
+        self._in_memory = private_apis.without_tracing_warning(in_memory)
         # The programs of XLA, by the function that picks their batches: from a stack, or from data in memory.
         self._programs = {at: _program(model, at) for at in (_at, _rows_at)} if by_xla else {}
         # Whether XLA has compiled a program, or has failed to; and the shapes of the batches that are stacked.

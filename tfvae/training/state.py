@@ -82,6 +82,16 @@ class StatefulModel(private_apis.HookedModel):
                 # HDF5 keeps what it could not write to a full disk, and crashes when the process ends.
                 pathlib.Path(path).write_bytes(private_apis.weights_file(self))
 
+    def get_config(self) -> dict[str, Any]:
+        """The constructor's arguments.
+
+        Raises:
+            ValueError: Keras is about to write them to an HDF5 file.
+        """
+        if private_apis.is_saving_hdf5():
+            files.check_whole_model("a file that ends in .h5")
+        return super().get_config()
+
     def save(self, filepath: str | os.PathLike[str], overwrite: bool = True, **kwargs: Any) -> None:
         """Saves the model: `keras.Model.save`, except that the file appears complete or not at all.
 
@@ -89,6 +99,10 @@ class StatefulModel(private_apis.HookedModel):
             filepath: the file, ending in .keras.
             overwrite: whether to replace an existing file without asking the user.
             kwargs: the other arguments of `keras.Model.save`.
+
+        Raises:
+            ValueError: the file is one in HDF5.
         """
+        files.check_whole_model(filepath)
         with files.replacing_local(filepath, ".keras", overwrite) as path:
             super().save(path, overwrite, **kwargs)

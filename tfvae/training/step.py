@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 import keras
 import tensorflow as tf
 
+from tfvae import checks, private_apis
 from tfvae.distribute import replicas
 from tfvae.training.batch import Batch
 from tfvae.training.fused_adam import fused
@@ -84,6 +85,21 @@ def check(minimizers: Sequence[Minimizer], trainable_variables: Sequence[keras.V
                 f"{variable.path}, which is not trainable, not the model's or there twice"
             )
         left.remove(id(variable))
+
+
+def check_optimizers(minimizers: Sequence[Minimizer]) -> None:
+    """Raises ValueError if an optimizer, which is built, was built for fewer variables than it has to update.
+
+    Args:
+        minimizers: the minimizers of a model.
+    """
+    pairs = [(each.optimizer, variable) for each in minimizers for variable in each.variables]
+    unknown = [variable.path for optimizer, variable in pairs if not private_apis.is_built_for(optimizer, variable)]
+    if unknown:
+        raise ValueError(
+            "Call `compile()` again, with a new optimizer, after making more weights trainable: the present one was "
+            f"built without them. Received: the weights {checks.shown_names(unknown)}"
+        )
 
 
 def optimizers_of(minimizers: Sequence[Minimizer]) -> list[keras.optimizers.Optimizer]:

@@ -3,10 +3,10 @@
 import abc
 import inspect
 import math
+from collections.abc import MutableMapping
 from typing import Any, ClassVar
 
 import keras
-import numpy as np
 import tensorflow as tf
 
 from tfvae import checks, private_apis
@@ -14,17 +14,17 @@ from tfvae.callbacks import FrozenWarning, NonFiniteLossWarning
 from tfvae.data import epochs
 from tfvae.distribute import replicas
 from tfvae.training import step
-from tfvae.training.batch import Batch, check_weights, peek, unpack
+from tfvae.training.batch import Batch, peek
 from tfvae.training.fit_arguments import read_evaluate, read_fit
 from tfvae.training.loop import Loop
 from tfvae.training.plan import LayerTraits, Plan, make_plan
-from tfvae.training.state import StatefulModel
+from tfvae.training.sources import CheckingModel
 
 # The arguments of `Trainer.warm_up_kl` with which the weight is always 1.
 _NO_WARM_UP = (1.0, 1.0)
 
 
-class Trainer(StatefulModel, abc.ABC):
+class Trainer(CheckingModel):
     """A model that computes its own losses and trains on them, on one device or many.
 
     A subclass defines the losses of a batch; this class trains, evaluates and sums over replicas. A call of `fit` takes
@@ -63,27 +63,6 @@ class Trainer(StatefulModel, abc.ABC):
             training, one for each of `minimizers`; and the values of the metrics by name, each [B, ...].
         """
 
-    @abc.abstractmethod
-    def check_data(self, x: np.ndarray) -> None:
-        """Builds the model for data like x if it is not built yet, and checks x.
-
-        Args:
-            x: one batch or all of the data, as the user passed it.
-
-        Raises:
-            ValueError: this model cannot be trained on x.
-        """
-
-    def check_training(self, batch: Any) -> None:
-        """Checks, at the beginning of a training, whether data that are valid for this model are meant for it.
-
-        Args:
-            batch: one element of data as `fit` takes them.
-
-        Raises:
-            ValueError: they surely are not; a warning says if they probably are not.
-        """
-
     def minimizers(self) -> list[step.Minimizer]:
         """The variables and the optimizer for each of the losses: here a single loss, minimised over all variables.
 
@@ -96,10 +75,15 @@ class Trainer(StatefulModel, abc.ABC):
         return step.optimizers_of(self.minimizers())
 
     @property
+    def steps_taken(self) -> Any:
+        """The number of updates of the weights so far, a scalar: the steps of the first of the optimizers."""
+        return self.optimizers()[0].iterations if self.compiled else 0
+
+    @property
     def kl_weight(self) -> tf.Tensor:
         """The weight of the KL divergence in the next training step, a scalar: 1, or less during a warm-up."""
         start, steps = tf.unstack(self._kl_warm_up)
-        taken = tf.cast(self.optimizer.iterations if self.compiled else 0, tf.float32)
+        taken = tf.cast(self.steps_taken, tf.float32)
         left = tf.nn.relu(1.0 - taken / steps)
         # Exactly 1 after the warm-up.
         return 1.0 - (1.0 - start) * left
@@ -109,7 +93,7 @@ class Trainer(StatefulModel, abc.ABC):
 
         Args:
             start: the weight before the optimizer's first step; 1 for no warm-up.
-            steps: the number of the optimizer's steps after which the weight is 1.
+            steps: the number of `steps_taken` after which the weight is 1.
         """
         self._kl_warm_up.assign([start, steps])
 
@@ -117,25 +101,6 @@ class Trainer(StatefulModel, abc.ABC):
     def plan(self) -> Plan | None:
         """The plan of the `fit` that is running; None outside of `fit`."""
         return self._plan
-
-    def unpack(self, data: Any) -> tuple[Any, Any]:
-        """Returns x and the sample weights, or None in their place, from one element of the data passed to `fit`.
-
-        Args:
-            data: x, `(x,)`, `(x, y)` or `(x, y, sample_weight)`.
-
-        Raises:
-            ValueError: x does not have the structure that this model is trained on.
-        """
-        return unpack(data)
-
-    def target(self, data: Any) -> Any:
-        """Returns what the likelihood is of, from one element of the data passed to `fit`; None if it is of x itself.
-
-        Args:
-            data: as for `unpack`.
-        """
-        return None
 
     def cast(self, x: tf.Tensor) -> tf.Tensor:
         """Converts a tensor of x to the dtype in which the losses are computed: float32."""
@@ -174,7 +139,8 @@ class Trainer(StatefulModel, abc.ABC):
             kwargs: the arguments of `keras.Model.compile`.
 
         Raises:
-            ValueError: a loss or metrics are given.
+            ValueError: a loss or metrics are given, or another argument is out of its range. The model is then left as
+                it was.
         """
         given = inspect.signature(keras.Model.compile).bind(self, *args, **kwargs).arguments
         for argument in ("loss", "loss_weights", "metrics", "weighted_metrics"):
@@ -182,19 +148,41 @@ class Trainer(StatefulModel, abc.ABC):
                 raise ValueError(
                     f"`compile({argument}=...)` has no meaning here: the model's objective is its loss, and its "
                     "metrics are loss, elbo, reconstruction_log_likelihood and kl; leave it out. Received: "
-                    f"{argument}={given[argument]!r}"
+                    f"{argument}={checks.shown(given[argument])}"
                 )
+        if given.get("optimizer", "rmsprop") is None:
+            raise ValueError("`optimizer` must be an optimizer or its name. Received: optimizer=None")
+        checks.positive_integer("steps_per_execution", given.get("steps_per_execution", 1))
+        checks.boolean("run_eagerly", given.get("run_eagerly", False))
+        jit_compile = given.get("jit_compile", "auto")
+        if jit_compile not in (True, False, "auto"):
+            raise ValueError(
+                f'`jit_compile` must be True, False or "auto". Received: jit_compile={checks.shown(jit_compile)}'
+            )
         super().compile(*args, **kwargs)
 
     def compile_from_config(self, config: dict[str, Any]) -> None:
-        """Compiles the model as saved in a file, and builds all optimizers, so that Keras can load their state.
+        """Compiles the model as saved in a file.
 
         Args:
             config: the result of `get_compile_config`.
         """
         self.compile(**keras.saving.deserialize_keras_object(config))
-        if self.built:
+
+    def save_own_variables(self, store: MutableMapping[str, Any]) -> None:
+        """Saves what `StatefulModel` does, and builds the optimizers, whose state Keras saves next.
+
+        So the files of a model that was never trained have the same variables as those of one that was.
+        """
+        if self.compiled and self.built:
             self.build_optimizers()
+        super().save_own_variables(store)
+
+    def load_own_variables(self, store: MutableMapping[str, Any]) -> None:
+        """Loads what `save_own_variables` saved, and builds the optimizers, whose state Keras loads next."""
+        if self.compiled and self.built:
+            self.build_optimizers()
+        super().load_own_variables(store)
 
     def train_step(self, data: Any) -> dict[str, Any]:
         """Takes one training step on one batch, and returns the metrics."""
@@ -227,6 +215,7 @@ class Trainer(StatefulModel, abc.ABC):
     def make_train_function(self, force: bool = False) -> None:
         """Makes the function that runs training steps: see `Loop`."""
         self.build_optimizers()
+        step.check_optimizers(self.minimizers())
         by_xla = self._trains_by_xla if self._plan is None else self._plan.by_xla
         loop, trained = self.train_function, [id(variable) for variable in self.trainable_variables]
         # The steps that an earlier `fit` has traced train what was trainable then.
@@ -339,46 +328,6 @@ class Trainer(StatefulModel, abc.ABC):
             self.check_source((x, y), (x, y), "x")
             self.check_training((x, y))
         return super().train_on_batch(x, y, *args, **kwargs)
-
-    def check_batch(self, batch: Any, is_encoded_only: bool = False) -> None:
-        """Checks one element of data as `fit` takes them: see `check_data`.
-
-        Args:
-            batch: the element.
-            is_encoded_only: whether the likelihood of the data is not going to be computed.
-        """
-        self.check_data(tf.nest.map_structure(checks.to_numpy, self.unpack(batch)[0]))
-
-    def check_source(self, batch: Any, data: Any, argument: str, is_encoded_only: bool = False) -> None:
-        """Checks the first batch of the data passed to a method such as `fit`.
-
-        Args:
-            batch: the first batch, or all of the data if they are arrays; None if there is no batch.
-            data: the data, as they were passed.
-            argument: the name of the argument through which the data were passed.
-            is_encoded_only: see `check_batch`.
-
-        Raises:
-            ValueError: this model cannot be trained on the data.
-        """
-        if batch is None:
-            raise ValueError(f"`{argument}` must hold at least one batch. Received: {checks.shown(data)}")
-        try:
-            check_weights(*self.unpack(batch))
-            self.check_batch(batch, is_encoded_only)
-        except ValueError as error:
-            if argument == "x":
-                raise
-            raise ValueError(f"`{argument}`: {error}") from error
-
-        if isinstance(data, tf.data.Dataset):
-            found, expected = (self.target(each) is not None for each in (batch, data.element_spec))
-            if found != expected:
-                raise ValueError(
-                    f"`{argument}` must be a dataset that knows the shapes of x and y, which say whether y is x "
-                    "without noise: give it an output_signature, or map tf.ensure_shape over it. Received: a "
-                    f"dataset of {data.element_spec!r}"
-                )
 
     def before_steps(self, iterator: Any, batch: Any) -> None:
         """Checks the batch of `train_on_batch` or `test_on_batch`; in `fit`, sets the planned steps per execution.
