@@ -101,7 +101,7 @@ def refused_by_gpus(file):
         for op in graph.operators:
             name, version = codes[op.opcodeIndex]
             inputs = list(op.inputs)
-            if name == "LOG_SOFTMAX" or len(set(inputs)) < len(inputs):
+            if name == "LOG_SOFTMAX" or (name in {"EQUAL", "SUB"} and len(set(inputs)) < len(inputs)):
                 found.append((signature, f"{name} of tensors {inputs}"))
             if name == "STRIDED_SLICE" and op.builtinOptions.shrinkAxisMask:
                 found.append((signature, "STRIDED_SLICE that removes an axis"))
