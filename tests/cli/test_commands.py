@@ -327,11 +327,11 @@ def test_verify_and_predict_take_the_exports(in_trained, capsys):
         np.testing.assert_allclose(outputs["elbo"], model.score(x)["elbo"], rtol=1e-4)
 
 
-@pytest.mark.parametrize("suffix", [".csv", ".parquet"])
+@pytest.mark.parametrize("suffix", [".CSV", ".parquet"])
 def test_predict_takes_the_rows_of_a_table(in_empty, suffix):
     tfvae.export.tflite(Scaled(), "model.tflite", quantize="float16")
     frame = pd.DataFrame({"a": [1, 1], "b": [True, True]})
-    getattr(frame, f"to_{suffix[1:]}")(f"x{suffix}", index=False)
+    getattr(frame, f"to_{suffix[1:].lower()}")(f"x{suffix}", index=False)
     commands.main(["predict", "--model", "model.tflite", "--input", f"x{suffix}", "--output", "y.npz"])
     assert np.load("y.npz")["y"].tolist() == [[2, 3], [2, 3]]
 
