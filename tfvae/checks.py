@@ -16,7 +16,6 @@ from tfvae import chunks
 # The number of elements checked at a time, so that checking a memory-mapped array takes little memory.
 _CHECK_ELEMENTS = 2**24
 
-
 # How columns of a data frame become numbers, by the kind of their dtype.
 _CONVERSIONS = {
     "M": "turn dates into numbers, as in (column - column.min()).dt.total_seconds()",
@@ -40,15 +39,17 @@ def shown(value: Any) -> str:
         brief = reprlib.Repr()
         brief.maxother = brief.maxstring = brief.maxlong = _SHOWN
         text = brief.repr(value)
-    text = " ".join(text.split())
-    return text if len(text) <= _SHOWN else f"{text[: _SHOWN - 3]}..."
+    return _in_one_line(text)
 
 
 def brief(error: BaseException) -> str:
-    """The text of an error of a user's own code in one line of at most 200 characters."""
-    lines = str(error).strip().splitlines() or [""]
+    """The text of an error that other code raised, or its class if it has none: one line of at most 200 characters."""
+    lines = str(error).strip().splitlines() or [type(error).__name__]
     # AutoGraph puts a traceback before the text.
-    text = lines[-1] if lines[0].startswith("in user code") else " ".join(lines)
+    return _in_one_line(lines[-1] if lines[0].startswith("in user code") else " ".join(lines))
+
+
+def _in_one_line(text: str) -> str:
     text = " ".join(text.split())
     return text if len(text) <= _SHOWN else f"{text[: _SHOWN - 3]}..."
 

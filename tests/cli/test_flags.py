@@ -191,7 +191,7 @@ def test_the_help_says_what_each_command_and_each_flag_is_for(capsys):
     assert "required" not in output
     groups = re.findall(r"^([a-z ]+):$", output, flags=re.MULTILINE)
     assert groups == ["options", *commands.train_command.GROUPS]
-    names = set(inspect.signature(commands.train).parameters) - {"config_yaml", "only_training"}
+    names = set(inspect.signature(commands.train).parameters) - {"config_yaml", "run_lock"}
     assert {name for names in commands.train_command.GROUPS.values() for name in names} == names
     assert len(re.findall(r"default:", output)) >= len(names)
 

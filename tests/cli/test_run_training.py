@@ -255,13 +255,13 @@ def test_a_history_is_not_written_through_a_link(target, tmp_path):
 
 
 def test_a_second_training_of_a_run_is_refused_until_the_first_has_ended(tmp_path):
-    with run_training.OnlyTraining() as first, run_training.OnlyTraining() as second:
-        first.of(tmp_path)
-        first.of(tmp_path)
+    with run_training.RunLock() as first, run_training.RunLock() as second:
+        first.lock(tmp_path)
+        first.lock(tmp_path)
         with pytest.raises(ValueError, match=f"{tmp_path} is in use by another training"):
-            second.of(tmp_path)
-    with run_training.OnlyTraining() as third:
-        third.of(tmp_path)
+            second.lock(tmp_path)
+    with run_training.RunLock() as third:
+        third.lock(tmp_path)
 
 
 @pytest.fixture(scope="module")

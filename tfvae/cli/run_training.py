@@ -35,17 +35,17 @@ _FREE |= {"allow_import", "evaluate", "pictures", "export", "latency"}
 _MAX_HISTORY = 10_000_000
 
 
-class OnlyTraining:
-    """Makes sure that no other process trains a run, from `of` to the end of the `with`.
+class RunLock:
+    """Keeps other processes from training a run, from `lock` to the end of the `with`.
 
     If the `with` ends by an interruption or an error of a file, the exception gets a note of what is kept.
     """
 
     def __init__(self) -> None:
-        self._lock = contextlib.ExitStack()
+        self._stack = contextlib.ExitStack()
         self._folder: Path | None = None
 
-    def of(self, folder: Path) -> None:
+    def lock(self, folder: Path) -> None:
         """Locks the folder of a run, which is made if it is not there, until the end of the `with`.
 
         Raises:
@@ -54,7 +54,7 @@ class OnlyTraining:
         if self._folder is None:
             folder.mkdir(parents=True, exist_ok=True)
             try:
-                self._lock.enter_context(files.locked(folder, wait=False))
+                self._stack.enter_context(files.locked(folder, wait=False))
             except BlockingIOError as error:
                 raise ValueError(
                     f"{folder} is in use by another training, which is still running: wait for its end, or choose "
@@ -62,7 +62,7 @@ class OnlyTraining:
                 ) from error
             self._folder = folder
 
-    def __enter__(self) -> "OnlyTraining":
+    def __enter__(self) -> "RunLock":
         return self
 
     def __exit__(
@@ -70,7 +70,7 @@ class OnlyTraining:
     ) -> None:
         if isinstance(error, KeyboardInterrupt | OSError):
             error.add_note("nothing was written" if self._folder is None else _what_is_kept(self._folder))
-        self._lock.close()
+        self._stack.close()
 
 
 def _what_is_kept(folder: Path) -> str:
@@ -163,7 +163,7 @@ def _make_checkpoint(folder: Path, epochs: int) -> None:
     except (zipfile.BadZipFile, KeyError) as error:
         raise ValueError(
             f"A model.keras that is whole was expected. Received: {folder / 'model.keras'}: {error}"
-        ) from (error)
+        ) from error
 
 
 def _epochs(config: dict[str, Any], folder: Path) -> int:

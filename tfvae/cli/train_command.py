@@ -15,7 +15,7 @@ from tfvae.cli.parser import USAGE_ERROR, exit_on_errors
 from tfvae.data import tables
 
 if TYPE_CHECKING:
-    from tfvae.cli.run_training import OnlyTraining
+    from tfvae.cli.run_training import RunLock
 
 # A table of at most so many bytes is read before TensorFlow is imported, so that its errors come at once; a larger one
 # would take long to be read twice.
@@ -70,7 +70,7 @@ def train(
     saved_models: str = "saved_models",
     overwrite: bool = False,
     config_yaml: str = "",
-    only_training: "OnlyTraining",
+    run_lock: "RunLock",
 ) -> None:
     """Trains a VAE, evaluates it on held-out data, draws pictures and exports it.
 
@@ -117,7 +117,7 @@ def train(
         saved_models: folder of the exported models.
         overwrite: overwrite an earlier run of this name.
         config_yaml: the text of the run's config.yaml; the command line supplies it.
-        only_training: keeps other processes from training this run; the command line supplies it.
+        run_lock: keeps other processes from training this run; the command line supplies it.
     """
     import keras
     import tensorflow as tf
@@ -134,7 +134,7 @@ def train(
         name = name or Path(data).stem
         run = Path(runs) / name
         if run.exists() and strategies.is_chief():
-            only_training.of(run)
+            run_lock.lock(run)
         trained = resume and run_training.is_trained(run, epochs)
         if trained and ((run / "evaluation.txt").exists() or not strategies.is_chief()):
             print(f"{run} is trained already")
@@ -167,7 +167,7 @@ def train(
         schedule = keras.optimizers.schedules.CosineDecay(learning_rate, epochs * len(pipelines.train))
         model.compile(keras.optimizers.Adam(schedule), steps_per_execution=steps_per_execution, jit_compile=jit_compile)
         if chief and not trained:
-            only_training.of(run)
+            run_lock.lock(run)
             run_training.start(run, config_yaml, resume=resume, overwrite=overwrite)
     if not trained:
         try:

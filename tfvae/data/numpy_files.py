@@ -102,8 +102,7 @@ def readable(path: Path, argument: str) -> Iterator[None]:
     # Damaged files make NumPy and zipfile raise errors of a dozen classes, not all of which are documented.
     except Exception as error:
         expected = f"`{argument}` must be a readable .npy or .npz file without pickled objects"
-        reason = " ".join(str(error).split())[:300] or type(error).__name__
-        raise ValueError(f"{expected}. Received: {argument}='{path}': {reason}") from error
+        raise ValueError(f"{expected}. Received: {argument}='{path}': {checks.brief(error)}") from error
 
 
 def is_bomb(size: int, stored: int) -> bool:
