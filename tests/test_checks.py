@@ -155,6 +155,12 @@ def test_positive_integer_names_the_argument_and_the_value(value):
         checks.positive_integer("n", value)
 
 
+def test_positive_integer_refuses_what_tensorflow_probability_would_cut_to_32_bits():
+    assert checks.positive_integer("n", 2**31 - 1) == 2**31 - 1
+    with pytest.raises(ValueError, match=r"^`n` must be an integer of at most 2147483647. Received: n=4294967297$"):
+        checks.positive_integer("n", 2**32 + 1)
+
+
 def test_check_elements_says_what_is_expected_and_names_the_first_that_is_wrong():
     x = np.arange(6, dtype=np.float32).reshape(3, 2) / 8
     checks.check_elements(x, lambda part: part > 1, "be at most 1")

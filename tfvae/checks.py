@@ -252,14 +252,22 @@ def check_integers(x: np.ndarray, low: int, high: int, expected: str, argument: 
     check_elements(x, lambda part: (part < low) | (part >= high), expected, argument)
 
 
-def positive_integer(argument: str, value: Any, minimum: int = 1) -> int:
+def positive_integer(argument: str, value: Any, minimum: int = 1, maximum: int = 2**31 - 1) -> int:
     """Returns the value as an int.
 
+    Args:
+        argument: the name of the caller's argument, for error messages.
+        value: what was passed.
+        minimum: the smallest value that is allowed.
+        maximum: the largest; by default that of 32 bits, because TensorFlow Probability cuts larger sizes to them.
+
     Raises:
-        ValueError: the value is not an integer of at least `minimum`.
+        ValueError: the value is not an integer, or is too small or too large.
     """
     if isinstance(value, bool) or not isinstance(value, numbers.Integral) or value < minimum:
         raise ValueError(f"`{argument}` must be an integer of at least {minimum}. Received: {argument}={shown(value)}")
+    if value > maximum:
+        raise ValueError(f"`{argument}` must be an integer of at most {maximum}. Received: {argument}={shown(value)}")
     return int(value)
 
 

@@ -24,7 +24,10 @@ ROOMS = {"posterior": posteriors, "prior": priors, "likelihood": likelihoods, "o
 
 # Arguments, and what the error must say.
 ERRORS = [
-    (["trian"], "trian"),
+    ([], "The command must be one of train, evaluate, generate, export, verify, predict; see `tfvae --help`"),
+    (["trian"], "(did you mean train?). Received: trian"),
+    (["train", "--data", "x.npy"], "`data` must be given without `--data`. Received: --data"),
+    (["evaluate", "--run=runs/x"], "`run` must be given without `--run`"),
     (["train", "no_such_data"], "`data` must be one of the names digits"),
     (["train", "no_such_*.npy", "--name", "x"], "no_such_*.npy"),
     (["train", "--name", "a/b"], "--name"),

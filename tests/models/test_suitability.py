@@ -1,5 +1,6 @@
 """Decoders and data that have the right shape, but are not what the likelihood takes them for."""
 
+import re
 import warnings
 
 import keras
@@ -181,6 +182,12 @@ def test_one_hot_vectors_in_the_place_of_codes_are_refused(rows):
         lk.Categorical(3).check_training(one_hot)
 
 
+@pytest.mark.parametrize(("shape", "advice"), [((6, 3), "argmax(axis=-1)."), ((3,), "argmax(axis=-1)[:, None].")])
+def test_a_decoder_made_for_one_hot_vectors_is_told_of_codes(shape, advice):
+    with pytest.raises(ValueError, match=r"if x holds one-hot vectors, take x." + re.escape(advice)):
+        tfvae.VAE(networks.dense_encoder(shape), networks.dense_decoder(2, shape), 2, likelihood=lk.Categorical(3))
+
+
 def test_one_hot_vectors_of_two_classes_cause_a_warning_and_codes_do_not():
     pairs = np.eye(2)[np.arange(40) % 2]
     assert "not one-hot vectors" in lk.Categorical(2).check_training(pairs)
@@ -188,6 +195,13 @@ def test_one_hot_vectors_of_two_classes_cause_a_warning_and_codes_do_not():
     # One-hot by chance: too few rows, a class that is missing, or one row that is not.
     for codes in (np.eye(3), np.eye(3)[np.zeros(40, int)], np.vstack([np.eye(3)[np.arange(40) % 3], [[2, 0, 1]]])):
         assert likelihood.check_training(codes) is None
+
+
+def test_an_encoder_of_two_inputs_is_told_that_x_is_one_array():
+    inputs = [keras.Input((2,)), keras.Input((3,))]
+    encoder = keras.Model(inputs, keras.layers.Concatenate()(inputs))
+    with pytest.raises(ValueError, match=r"x as one array.*Columns. Received: .*\[\[None, 2\], \[None, 3\]\]$"):
+        tfvae.VAE(encoder, networks.dense_decoder(2, (5,)), 2)
 
 
 @pytest.mark.parametrize("outputs", [list, lambda given: {str(place): each for place, each in enumerate(given)}])

@@ -292,6 +292,7 @@ def _parse(parsers: dict[str, parser.Parser], words: Sequence[str]) -> tuple[str
         allow_abbrev=False,
     )
     top.known_flags = [flag for each in parsers.values() for flag in each.known_flags]
+    top.commands = list(parsers)
     subcommands = top.add_subcommands()
     for name, each in parsers.items():
         subcommands.add_subcommand(name, each, help=each.description)

@@ -19,6 +19,9 @@ USAGE_ERROR = 2
 # How a parser's message names a flag, or an entry of a file, whose value is wrong.
 _WRONG_VALUE = re.compile(r'(?:argument (?P<flag>--)?|Parser key ")(?P<name>[\w.]+)"?:\s+(?P<text>must .*)', re.DOTALL)
 _UNRECOGNIZED = re.compile(r"unrecognized arguments: (?P<words>.*)", re.DOTALL)
+_NO_COMMAND = re.compile(
+    r"""argument subcommand: invalid choice: ['"](?P<name>.*)['"] \(|expected "subcommand" to be one of"""
+)
 _REQUIRED = re.compile(r"the following arguments are required: (?P<names>.*)", re.DOTALL)
 _NO_FILE = re.compile(r'Parser key "(?P<name>\w+)": File does not exist: (?P<path>.*)', re.DOTALL)
 # In a message about an argument of a part: its name, what the argument may be, and the value that it has.
@@ -34,9 +37,13 @@ class Parser(ArgumentParser):
 
     Attributes:
         known_flags: the flags among which a similar one is found for one that does not exist.
+        positional: the name of the argument that is not a flag.
+        commands: the commands of which one must be given.
     """
 
     known_flags: Sequence[str] = ()
+    positional: str | None = None
+    commands: Sequence[str] = ()
 
     def parse_path(self, cfg_path: Any, *args: Any, **kwargs: Any) -> Any:
         """Reads a file of arguments."""
@@ -48,7 +55,7 @@ class Parser(ArgumentParser):
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         """Ends the process with the message, in the words of the user rather than those of jsonargparse."""
-        exit_with(_in_words_of_the_user(message, self.known_flags), USAGE_ERROR)
+        exit_with(_in_words_of_the_user(message, self), USAGE_ERROR)
 
 
 def exit_with(message: str, code: int) -> NoReturn:
@@ -121,7 +128,10 @@ def command_parser(
             container.add_argument(name, nargs="?", default=parameter.default, **keywords)
     if part_types is not None:
         parser.set_defaults(parts.DEFAULTS)
-    parser.known_flags = [name for name in parameters if name not in skip]
+    first = next(iter(parameters.values()))
+    if first.kind is not first.KEYWORD_ONLY and first.default is not first.empty:
+        parser.positional = first.name
+    parser.known_flags = [name for name in parameters if name not in (*skip, parser.positional)]
     return parser
 
 
@@ -139,14 +149,22 @@ def _add_part(container: Any, name: str, description: str, part_types: Mapping[s
     )
 
 
-def _in_words_of_the_user(message: str, known_flags: Sequence[str]) -> str:
+def _in_words_of_the_user(message: str, parser: Parser) -> str:
     """What a message of jsonargparse says, without its internals."""
     if wrong := _WRONG_VALUE.fullmatch(message):
         return f"`--{wrong['name']}` {wrong['text']}"
     if unrecognized := _UNRECOGNIZED.fullmatch(message):
         word = unrecognized["words"].split()[0].partition("=")[0]
-        found = parts.nearest(word.removeprefix("--"), known_flags) if word.startswith("--") else None
+        if word == f"--{parser.positional}":
+            return f"`{parser.positional}` must be given without `{word}`. Received: {unrecognized['words']}"
+        found = parts.nearest(word.removeprefix("--"), parser.known_flags) if word.startswith("--") else None
         return f"{message}{f' (did you mean --{found}?)' if found else ''}"
+    if no_command := _NO_COMMAND.match(message):
+        expected = f"The command must be one of {', '.join(parser.commands)}"
+        if (name := no_command["name"]) is None:
+            return f"{expected}; see `tfvae --help`"
+        found = parts.nearest(name, parser.commands)
+        return f"{expected}{f' (did you mean {found}?)' if found else ''}. Received: {name}"
     if required := _REQUIRED.fullmatch(message):
         names = (name.rpartition(".")[2] for name in required["names"].split(", "))
         return f"{' and '.join(f'`--{name}`' for name in names)} must be given"

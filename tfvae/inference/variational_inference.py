@@ -93,7 +93,7 @@ class VariationalInference(PosteriorExport, VariationalModel):
         # Set past Keras's `__setattr__`, which would track the layers and variables inside of these.
         given = {"model": model, "latents": latents, "local": local, "predictive": predictive}
         self.__dict__.update(_joint=JointDensity(target(model, latents), local), _given=given, _data=None)
-        self.num_data = None if num_data is None else checks.positive_integer("num_data", num_data)
+        self.num_data = None if num_data is None else checks.positive_integer("num_data", num_data, maximum=2**63 - 1)
         self.space = self._joint.target.space
         self.posterior = parts.checked_part("posterior", posterior, Posterior, default=FullCovarianceNormal)
         self.local = local

@@ -6,7 +6,7 @@ from typing import Any
 import keras
 
 from tfvae import checks
-from tfvae.likelihoods import Likelihood
+from tfvae.likelihoods import Categorical, Likelihood
 from tfvae.objectives import Objective
 from tfvae.posteriors import Posterior
 from tfvae.priors import Prior
@@ -168,9 +168,13 @@ def likelihood_parameters_of(
     freeze_within(network)
     expected = likelihood.parameter_shape(event_shape)
     if not isinstance(parameters, keras.KerasTensor) or tuple(parameters.shape[1:]) != expected:
+        advice = ""
+        if isinstance(likelihood, Categorical) and event_shape[-1] == likelihood.num_classes:
+            advice = ", which holds codes: if x holds one-hot vectors, take x.argmax(axis=-1)"
+            advice += "[:, None]" if len(event_shape) == 1 else ""
         raise ValueError(
             f"`{name}` must give one tensor of shape {[None, *expected]}: the parameters that "
-            f"{type(likelihood).__name__} needs for x of shape {[None, *event_shape]}. Received: a {name} "
+            f"{type(likelihood).__name__} needs for x of shape {[None, *event_shape]}{advice}. Received: a {name} "
             f"that gives {describe(parameters)}"
         )
     return parameters

@@ -84,6 +84,13 @@ class VAE(autoencoder.Autoencoder):
             return
         event_shape = cast("tuple[int, ...]", tuple(input_shape[1:]))
         conditions = [keras.KerasTensor((None, *shape)) for shape in self._condition_shapes.values()]
+        given = parts.input_shapes(self.encoder)
+        if not conditions and given is not None and len(given) > 1:
+            raise ValueError(
+                "`encoder` must take x as one array: join several kinds of columns with np.concatenate(..., axis=-1), "
+                "and give each kind its likelihood with tfvae.likelihoods.Columns. Received: an encoder whose inputs "
+                f"have the shapes {[list(shape) for shape in given]}"
+            )
         features = parts.features_of(
             "encoder", self.encoder, _joined(keras.KerasTensor((None, *event_shape)), *conditions)
         )

@@ -43,7 +43,9 @@ class BetaTCVAE(Objective):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        object.__setattr__(self, "num_examples", checks.positive_integer("num_examples", self.num_examples))
+        object.__setattr__(
+            self, "num_examples", checks.positive_integer("num_examples", self.num_examples, maximum=2**63 - 1)
+        )
         object.__setattr__(self, "beta", checks.number("beta", self.beta, 0))
 
     def __call__(self, terms: ElboTerms) -> tf.Tensor:

@@ -131,18 +131,36 @@ def peek(data: Any, argument: str = "x") -> tuple[Any, Any]:
     Raises:
         ValueError: the data are a list of arrays, or cannot become an array.
     """
+    if isinstance(data, tf.data.Dataset):
+        data = _dense(data)
     if isinstance(data, tf.data.Dataset | keras.utils.PyDataset):
         return next(iter(data), None), data
     if isinstance(data, tf.distribute.DistributedDataset):
         local_results = tf.distribute.get_strategy().experimental_local_results
         return tf.nest.map_structure(lambda value: local_results(value)[0], next(iter(data), None)), data
     if isinstance(data, types.GeneratorType):
-        batch = next(data, None)
-        return batch, (item for item in itertools.chain([batch], data))
+        items = (tf.nest.map_structure(lambda value: checks.unwrap(value, argument), item) for item in data)
+        batch = next(items, None)
+        return batch, (item for item in itertools.chain([batch], items))
     if isinstance(data, list) or (isinstance(data, tuple) and len(data) > 1):
         checks.check_one_array(data, argument)
     data = checks.unwrap(data, argument)
     return data, data
+
+
+def _dense(dataset: tf.data.Dataset) -> tf.data.Dataset:
+    """The dataset with dense tensors for sparse ones."""
+    spec = dataset.element_spec
+    if not any(isinstance(each, tf.SparseTensorSpec) for each in tf.nest.flatten(spec)):
+        return dataset
+
+    def convert(*element: Any) -> Any:
+        return tf.nest.map_structure(
+            lambda value: tf.sparse.to_dense(value) if isinstance(value, tf.SparseTensor) else value,
+            element if isinstance(spec, tuple) else element[0],
+        )
+
+    return dataset.map(convert)
 
 
 def batches(x: Any, batch_size: Any) -> Iterator[Any]:
