@@ -25,7 +25,7 @@ from tests.helpers.processes import COMMAND, Processes
 
 CPU_SECONDS = 20
 # For processes that wait; far more than the CPU time, because other programs use the machine too.
-WALL_SECONDS = 120
+WALL_SECONDS = 300
 AT_ONCE = 4
 CUT = """
 from tfvae.callbacks import Checkpoints

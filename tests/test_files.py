@@ -71,11 +71,11 @@ def test_a_disk_that_fails_leaves_the_earlier_file_alone(step, old, monkeypatch)
     assert names(old.parent) == [old.name]
 
 
-@pytest.mark.parametrize("target", ["file", "folder", "nothing"])
+@pytest.mark.parametrize("target", ["file", "folder", "nothing", "itself"])
 def test_a_link_is_replaced_and_what_it_points_at_left_alone(target, old, tmp_path):
     (tmp_path / "elsewhere").mkdir()
     link = tmp_path / "elsewhere" / "latest.keras"
-    link.symlink_to({"file": old, "folder": tmp_path, "nothing": tmp_path / "none"}[target])
+    link.symlink_to({"file": old, "folder": tmp_path, "nothing": tmp_path / "none", "itself": link}[target])
     old.chmod(0o400)
     with files.replacing(link) as path:
         path.write_text("new")

@@ -5,6 +5,7 @@ import pytest
 import tensorflow as tf
 import tensorflow_probability as tfp
 from scipy import special, stats
+from tensorflow.lite.python import schema_py_generated as schema
 
 from tfvae import numerics
 
@@ -41,6 +42,38 @@ def test_values_and_derivatives_are_those_of_scipy(name, jit_compile):
     exact, slope = expected(np.float64(X)), DERIVATIVES[name](np.float64(X))
     np.testing.assert_array_less(np.abs(value - exact), 1e-6 * (1 + np.abs(exact)))
     np.testing.assert_array_less(np.abs(derivative - slope), 2e-6 * (1 + np.abs(slope)))
+
+
+def test_a_log_sum_of_exponentials_is_that_of_scipy_with_infinity_and_nan_too():
+    x = np.float32([[1, 2, -3], [300, -300, 299], [-np.inf] * 3, [np.inf, 0, 1], [np.nan, 0, 1], [-np.inf, 0, 1]])
+    expected = special.logsumexp(np.float64(x), axis=-1)
+    np.testing.assert_allclose(numerics.logsumexp(tf.constant(x)), expected, rtol=1e-6)
+    np.testing.assert_allclose(numerics.log_softmax(tf.constant(x[:2])), special.log_softmax(x[:2], -1), rtol=1e-6)
+
+
+def test_the_cosine_of_turns_is_that_of_numpy():
+    turns = np.linspace(0, 1, 1001, dtype=np.float32)
+    np.testing.assert_allclose(numerics.cos_of_turns(turns), np.cos(2 * np.pi * np.float64(turns)), atol=3e-7)
+
+
+@pytest.mark.parametrize("function", [numerics.log_softmax, numerics.logsumexp, numerics.is_number])
+def test_no_op_is_one_that_gpus_refuse(function):
+    graph = tf.function(function).get_concrete_function(tf.TensorSpec([2, 3])).graph
+    for op in graph.get_operations():
+        assert op.type not in {"LogSoftmax", "IsFinite", "IsNan"}
+        assert len({tensor.ref() for tensor in op.inputs}) == len(op.inputs)
+
+
+def test_the_converter_to_tflite_does_not_make_a_log_softmax_the_op_that_gpus_lack():
+    function = tf.function(numerics.log_softmax).get_concrete_function(tf.TensorSpec([2, 3]))
+    content = tf.lite.TFLiteConverter.from_concrete_functions([function]).convert()
+    codes = schema.ModelT.InitFromPackedBuf(content, 0).operatorCodes
+    assert schema.BuiltinOperator.LOG_SOFTMAX not in {code.builtinCode for code in codes}
+
+
+def test_nan_alone_is_no_number():
+    x = tf.constant([np.nan, np.inf, -np.inf, 0, -1])
+    assert numerics.is_number(x).numpy().tolist() == [False, True, True, True, True]
 
 
 @pytest.mark.parametrize("name", ["softplus", "scale_of", "log1p"])

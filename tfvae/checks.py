@@ -16,7 +16,6 @@ from tfvae import chunks
 # The number of elements checked at a time, so that checking a memory-mapped array takes little memory.
 _CHECK_ELEMENTS = 2**24
 
-
 # How columns of a data frame become numbers, by the kind of their dtype.
 _CONVERSIONS = {
     "M": "turn dates into numbers, as in (column - column.min()).dt.total_seconds()",
@@ -40,15 +39,17 @@ def shown(value: Any) -> str:
         brief = reprlib.Repr()
         brief.maxother = brief.maxstring = brief.maxlong = _SHOWN
         text = brief.repr(value)
-    text = " ".join(text.split())
-    return text if len(text) <= _SHOWN else f"{text[: _SHOWN - 3]}..."
+    return _in_one_line(text)
 
 
 def brief(error: BaseException) -> str:
-    """The text of an error of a user's own code in one line of at most 200 characters."""
-    lines = str(error).strip().splitlines() or [""]
+    """The text of an error that other code raised, or its class if it has none: one line of at most 200 characters."""
+    lines = str(error).strip().splitlines() or [type(error).__name__]
     # AutoGraph puts a traceback before the text.
-    text = lines[-1] if lines[0].startswith("in user code") else " ".join(lines)
+    return _in_one_line(lines[-1] if lines[0].startswith("in user code") else " ".join(lines))
+
+
+def _in_one_line(text: str) -> str:
     text = " ".join(text.split())
     return text if len(text) <= _SHOWN else f"{text[: _SHOWN - 3]}..."
 
@@ -60,13 +61,18 @@ def shown_names(names: Any, most: int = 10) -> str:
     return first if len(names) <= most else f"{first}, ... ({len(names)} in all)"
 
 
-def check_memory(size: int, argument: str, received: str) -> None:
-    """Raises ValueError, before any of it is read, if an array of `size` bytes leaves no room for a copy of itself."""
+def memory_bytes() -> int:
+    """The memory of this machine, or of the container if that may have less."""
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     # The limit of a container; the file is missing outside of one, and "max" means that there is no limit.
     with contextlib.suppress(OSError, ValueError):
         memory = min(memory, int(pathlib.Path("/sys/fs/cgroup/memory.max").read_text()))
-    if 2 * size > memory:
+    return memory
+
+
+def check_memory(size: int, argument: str, received: str) -> None:
+    """Raises ValueError, before any of it is read, if an array of `size` bytes leaves no room for a copy of itself."""
+    if 2 * size > (memory := memory_bytes()):
         raise ValueError(
             f"`{argument}` must fit in memory twice, which is {memory / 1e9:.3g} GB; data larger than memory are read "
             f"from several files. Received: {received}, {size / 1e9:.3g} GB"

@@ -145,7 +145,7 @@ def read_text(path: pathlib.Path, max_bytes: int) -> str:
     Raises:
         ValueError: the path is not a regular file, the file is larger, or it is not UTF-8.
     """
-    if path.exists() and not path.is_file():
+    if (path.exists() or path.is_symlink()) and not path.is_file():
         raise ValueError(f"A file of text was expected. Received: {path}, which is not a regular file")
     with path.open("rb") as file:
         content = file.read(max_bytes + 1)
@@ -236,7 +236,7 @@ def _full(error: BaseException | None) -> int | None:
 
 
 def _permissions(path: pathlib.Path) -> int | None:
-    """The permissions of the file at a path; None if nothing or a link is there.
+    """The permissions of the file at a path; None if nothing or a link is there, which may lead to itself.
 
     Raises:
         OSError: there is a folder, a device or a pipe, or a link to a device or a pipe.
@@ -246,6 +246,10 @@ def _permissions(path: pathlib.Path) -> int | None:
         mode = os.stat(path).st_mode
     except FileNotFoundError:
         return None
+    except OSError as error:
+        if error.errno == errno.ELOOP:
+            return None
+        raise
     if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
         raise OSError(errno.EEXIST, "Not a regular file", str(path))
     if path.is_symlink():

@@ -31,7 +31,7 @@ class MissingMask(keras.layers.Layer):
 
     def call(self, x: Any) -> Any:
         """Returns the filled x and the mask, side by side [B, ..., 2 C]."""
-        is_observed = keras.ops.equal(x, x)
+        is_observed = keras.ops.absolute(x) >= 0
         filled = keras.ops.where(is_observed, x, keras.ops.zeros_like(x))
         return keras.ops.concatenate([filled, keras.ops.cast(is_observed, x.dtype)], axis=-1)
 

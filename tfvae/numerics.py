@@ -26,6 +26,8 @@ _ERFINV_TAIL = (
     *(-0.000200214257, 0.000100950558, 0.00134934322, -0.00367342844, 0.00573950773),
     *(-0.0076224613, 0.00943887047, 1.00167406, 2.83297682),
 )
+# The Taylor series of sin(x) / x in x^2.
+_SINE = tuple((-1) ** n / math.factorial(2 * n + 1) for n in range(6, -1, -1))
 
 
 @tf.custom_gradient
@@ -168,6 +170,40 @@ def log1mexp(x: tf.Tensor) -> tf.Tensor:
     square = small**2
     series = tf.math.log(small) - small / 2 + square * (1 / 24 - square * (1 / 2880 - square / 181440))
     return tf.where(is_small, series, tf.math.log(1 - tf.exp(-tf.where(is_small, 0.5, x))))
+
+
+def cos_of_turns(turns: tf.Tensor) -> tf.Tensor:
+    """Computes cos(2 pi turns) for turns from 0 to 1, by a Taylor series: GPUs compute cosines to three digits only."""
+    # cos(2 pi t) = sin(angle), and the angle is from -pi / 2 to pi / 2.
+    angle = 2 * math.pi * (tf.abs(turns - 0.5) - 0.25)
+    return angle * _polynomial(angle**2, _SINE)
+
+
+def is_number(x: tf.Tensor) -> tf.Tensor:
+    """Which elements are not NaN.
+
+    TFLite has no op for `tf.math.is_nan`, and its GPU delegates refuse to compare a tensor with itself.
+    """
+    return tf.abs(x) >= 0
+
+
+def logsumexp(x: tf.Tensor) -> tf.Tensor:
+    """Computes log(sum(exp(x))) along the last axis.
+
+    GPU delegates of TFLite refuse `tf.reduce_logsumexp`, which looks for infinity by subtracting a tensor from itself.
+    """
+    largest = tf.stop_gradient(tf.reduce_max(x, axis=-1, keepdims=True))
+    # Infinity minus infinity would be NaN.
+    largest = tf.clip_by_value(largest, x.dtype.min, x.dtype.max)
+    return tf.squeeze(tf.math.log(tf.reduce_sum(tf.exp(x - largest), axis=-1, keepdims=True)) + largest, axis=-1)
+
+
+def log_softmax(logits: tf.Tensor) -> tf.Tensor:
+    """Computes the logarithm of the softmax over the last axis, for which GPU delegates of TFLite have no op."""
+    # The largest first: a difference of large numbers would lose digits.
+    relative = logits - tf.stop_gradient(tf.reduce_max(logits, axis=-1, keepdims=True))
+    # Not minus the logarithm of the sum, of which the converter to TFLite would make the op that GPUs lack.
+    return relative + tf.math.log(1 / tf.reduce_sum(tf.exp(relative), axis=-1, keepdims=True))
 
 
 def log_rising(x: tf.Tensor, start: tf.Tensor | float) -> tf.Tensor:

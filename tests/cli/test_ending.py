@@ -1,15 +1,22 @@
 """How a command ends that is interrupted or meets a full disk, and what it keeps."""
 
+import ctypes
 import errno
+import io
+import json
+import os
 import re
 import signal
+import sys
 import time
+import warnings
 
 import numpy as np
 import pytest
 
 from tests.helpers.processes import COMMAND
-from tfvae.cli import ending
+from tfvae import __main__
+from tfvae.cli import commands, ending
 
 TRAIN = ["train", "digits", "--hidden", "[16]", "--latent_dim", "2", "--num_samples", "20"]
 
@@ -38,6 +45,16 @@ def test_a_signal_ends_a_command_with_one_line_and_its_code(number, code, handle
     assert signal.getsignal(number) is signal.SIG_DFL
 
 
+def test_sigterm_is_caught_where_tensorflow_has_taken_the_place_of_the_handler(handlers, capsys):
+    def end():
+        # As TensorFlow does when workers connect, which Python does not see.
+        ctypes.CDLL(None).signal(signal.SIGTERM, ctypes.c_void_p(signal.SIG_IGN))
+        ending.catch_sigterm_again()
+        signal.raise_signal(signal.SIGTERM)
+
+    assert ended(capsys, end) == (143, "tfvae: interrupted")
+
+
 def test_a_signal_that_the_shell_lets_a_command_ignore_is_ignored(handlers):
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     with ending.in_one_line():
@@ -54,6 +71,17 @@ def test_the_line_of_an_error_of_a_file_has_its_notes(handlers, capsys):
     assert ended(capsys, fail) == (1, line)
 
 
+@pytest.mark.parametrize("encoding", ["ascii", "utf-8"])
+def test_a_name_that_the_output_cannot_show_is_escaped(encoding, handlers, monkeypatch):
+    output = io.TextIOWrapper(io.BytesIO(), encoding)
+    monkeypatch.setattr(sys, "stdout", output)
+    monkeypatch.setattr(commands, "main", lambda: print("Wrote \udcff.npz"))
+    monkeypatch.setattr(warnings, "formatwarning", warnings.formatwarning)
+    __main__.main()
+    output.flush()
+    assert output.buffer.getvalue() == b"Wrote \\udcff.npz\n"
+
+
 # Real processes
 
 MOMENTS = {
@@ -65,7 +93,7 @@ MOMENTS = {
 # What takes longest after a training, and is not what is tested.
 SHORT = """
 from tfvae.cli import exports, run_folder
-exports.write = run_folder.draw = lambda *_: None
+exports.write = run_folder.draw = lambda *_, **__: None
 """
 # Ends with a signal in a function, when it is called a second time if a training calls it often.
 INTERRUPTED = """
@@ -100,6 +128,26 @@ def test_an_interrupted_training_says_what_it_keeps_and_goes_on(moment, number, 
     resumed = processes.start(SHORT + COMMAND, *TRAIN, "--epochs", "2", "--resume", folder=tmp_path)
     assert resumed.wait() == 0, resumed.stderr
     assert (tmp_path / "runs/digits/evaluation.txt").is_file()
+
+
+@pytest.mark.slow
+def test_sigterm_ends_the_workers_of_a_cluster(processes, free_addresses, tmp_path):
+    cluster = {"worker": free_addresses(2)}
+    arguments = [*TRAIN, "--epochs", "100000", "--strategy", "multi_worker"]
+    workers = []
+    for index in range(2):
+        variables = {"TF_CONFIG": json.dumps({"cluster": cluster, "task": {"type": "worker", "index": index}})}
+        workers.append(processes.start(COMMAND, *arguments, folder=tmp_path, environment=variables))
+    deadline = time.monotonic() + 300
+    while not list(tmp_path.glob("runs/digits/checkpoints/0*")):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    for worker in workers:
+        os.kill(worker.pid, signal.SIGTERM)
+    assert [worker.wait(60) for worker in workers] == [143, 143]
+    lines = [worker.stderr.splitlines()[-1] for worker in workers]
+    assert lines[0].startswith("tfvae: interrupted; runs/digits keeps the training up to epoch")
+    assert lines[1].startswith("tfvae: interrupted")
 
 
 @pytest.mark.slow

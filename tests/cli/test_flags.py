@@ -31,6 +31,7 @@ ERRORS = [
     (["train", "no_such_data"], "`data` must be one of the names digits"),
     (["train", "no_such_*.npy", "--name", "x"], "no_such_*.npy"),
     (["train", "--name", "a/b"], "--name"),
+    (["train", "--name=-"], "`--name` must consist of letters"),
     (["train", "--config", "no.yaml"], "`--config` must be an existing file"),
     (["train", "--epoch", "3"], "did you mean --epochs?"),
     (["train", "--learning-rates", "3"], "did you mean --learning_rate?"),
@@ -72,7 +73,7 @@ TOO_LARGE = {
     "filters": ["-3", "1.5"],
     "image_size": ["0", "1,2,3", "[]", "100000"],
     "learning_rate": ["0", "nan", "inf", "x"],
-    "validation_fraction": ["0", "1", "nan"],
+    "validation_fraction": ["-0.1", "1", "nan"],
     "worker_timeout": ["-1", "inf"],
 }
 
@@ -151,6 +152,8 @@ def test_a_value_that_would_fail_later_is_refused_before_anything_is_written(nam
         (flags.SWITCH, False, False),
         (flags.POSITIVE, "1e-3", 1e-3),
         (flags.POSITIVE, 2, 2.0),
+        (flags.FRACTION, "0", 0.0),
+        (flags.FRACTION, 0.5, 0.5),
         (flags.SEED, "2147483647", 2**31 - 1),
         (flags.either(flags.COUNT, flags.choice(["epoch"])), "epoch", "epoch"),
         (flags.MODULES, "a,b.c", ["a", "b.c"]),
@@ -191,7 +194,7 @@ def test_the_help_says_what_each_command_and_each_flag_is_for(capsys):
     assert "required" not in output
     groups = re.findall(r"^([a-z ]+):$", output, flags=re.MULTILINE)
     assert groups == ["options", *commands.train_command.GROUPS]
-    names = set(inspect.signature(commands.train).parameters) - {"config_yaml", "only_training"}
+    names = set(inspect.signature(commands.train).parameters) - {"config_yaml", "run_lock"}
     assert {name for names in commands.train_command.GROUPS.values() for name in names} == names
     assert len(re.findall(r"default:", output)) >= len(names)
 
@@ -226,6 +229,22 @@ Path(__file__).with_name("imported").touch()
 class Mine(Normal):
     pass
 """
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["--likelihood", "Poisson", "--config", "student.yaml", "--likelihood.df", "3"],
+        ["--likelihood", "StudentT", "--config", "bernoulli.yaml", "--likelihood", "Normal", "--likelihood.scale", "1"],
+        ["--likelihood", "Normal", "--binarize", "threshold", "--config=bernoulli.yaml"],
+    ],
+)
+def test_a_file_of_arguments_may_replace_a_part_that_was_named_before_it(words, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    Path("student.yaml").write_text("likelihood: {class_path: StudentT, init_args: {df: 4}}")
+    Path("bernoulli.yaml").write_text("likelihood: Bernoulli")
+    # All arguments are found right but the last, which only the data show to be wrong.
+    assert "Received: validation_fraction=0.0 of 1797" in error_of(capsys, ["train", *words, "--validation_fraction=0"])
 
 
 @pytest.mark.parametrize(
@@ -299,6 +318,37 @@ def test_predict_warns_once_of_data_far_from_those_of_the_export(tmp_path, recwa
     with pytest.warns(UserWarning, match="777") as warned:
         commands.main(["predict", *map(str, arguments)])
     assert len(warned) == 1
+
+
+def header_of_terabytes(path):
+    with path.open("wb") as file:
+        np.lib.format.write_array_header_1_0(file, {"descr": "<f4", "fortran_order": False, "shape": (10**12, 64)})
+
+
+NO_ARRAYS = {
+    "a pipe": os.mkfifo,
+    "a link to /dev/null": lambda path: path.symlink_to("/dev/null"),
+    "a folder": os.mkdir,
+    "nothing in it": Path.touch,
+    "a header of terabytes": header_of_terabytes,
+    "objects": lambda path: np.save(path, np.array([{}]), allow_pickle=True),
+}
+
+
+@pytest.mark.parametrize("what", NO_ARRAYS)
+def test_predict_names_an_input_that_is_no_array(what, tmp_path, capsys):
+    NO_ARRAYS[what](tmp_path / "x.npy")
+    arguments = ["--model", ROOT, "--input", tmp_path / "x.npy", "--output", tmp_path / "y.npz"]
+    line = error_of(capsys, ["predict", *map(str, arguments)])
+    assert "`--input` must be a readable .npy" in line
+    assert f"Received: --input='{tmp_path}/x.npy': " in line
+
+
+@pytest.mark.parametrize("command", [["export", "link"], ["export", "--output", "link"]])
+def test_a_link_to_itself_is_refused(command, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    Path("link").symlink_to("link")
+    assert "must be" in error_of(capsys, command)
 
 
 @pytest.mark.slow

@@ -7,7 +7,7 @@ import keras
 import numpy as np
 import pytest
 
-from tfvae import files, plots
+from tfvae import files, likelihoods, plots
 from tfvae.cli import commands, exports, run_folder, run_training
 from tfvae.models.vae import VAE
 
@@ -244,7 +244,7 @@ def test_a_history_that_is_whole_is_kept_without_a_word(tmp_path):
     assert (tmp_path / "history.csv").read_bytes() == WHOLE.encode()
 
 
-@pytest.mark.parametrize("target", ["whole", "nothing"])
+@pytest.mark.parametrize("target", ["whole", "nothing", "history.csv"])
 def test_a_history_is_not_written_through_a_link(target, tmp_path):
     (tmp_path / "whole").write_text(WHOLE)
     (tmp_path / "history.csv").symlink_to(tmp_path / target)
@@ -255,13 +255,13 @@ def test_a_history_is_not_written_through_a_link(target, tmp_path):
 
 
 def test_a_second_training_of_a_run_is_refused_until_the_first_has_ended(tmp_path):
-    with run_training.OnlyTraining() as first, run_training.OnlyTraining() as second:
-        first.of(tmp_path)
-        first.of(tmp_path)
+    with run_training.RunLock() as first, run_training.RunLock() as second:
+        first.lock(tmp_path)
+        first.lock(tmp_path)
         with pytest.raises(ValueError, match=f"{tmp_path} is in use by another training"):
-            second.of(tmp_path)
-    with run_training.OnlyTraining() as third:
-        third.of(tmp_path)
+            second.lock(tmp_path)
+    with run_training.RunLock() as third:
+        third.lock(tmp_path)
 
 
 @pytest.fixture(scope="module")
@@ -347,3 +347,11 @@ def test_what_is_damaged_of_a_trained_run_is_named(name, content, expected, two)
 def test_a_trained_run_whose_history_is_lost_is_still_trained(two):
     (two / "history.csv").write_bytes(b"")
     assert run_training.is_trained(two, 2)
+
+
+@pytest.mark.parametrize(
+    ("network", "hidden", "filters"), [("dense", (100_000, 100_000), ()), ("convolutional", (100_000,), (100_000,))]
+)
+def test_networks_larger_than_memory_are_refused_before_they_are_made(network, hidden, filters):
+    with pytest.raises(ValueError, match=r"trained in memory.* Received: --hidden \[100000.*which takes .* GB"):
+        run_training.make_networks(network, (8, 8, 1), 2, likelihoods.Normal(), hidden, filters, "silu")

@@ -1,10 +1,8 @@
-"""What `tfvae.data` reads from files, tables and folders of images, and what it rejects."""
+"""What `tfvae.data` reads from files and folders of images, and what it rejects."""
 
-import builtins
 import pickle
 
 import numpy as np
-import pandas as pd
 import pytest
 import tensorflow as tf
 from PIL import Image
@@ -84,85 +82,6 @@ def test_a_corrupt_file_is_told(tmp_path, suffix, damage):
     ) as e:
         read(path)
     assert e.value.__cause__ is not None
-
-
-# Tables.
-
-
-@pytest.mark.parametrize("suffix", [".csv", ".parquet"])
-def test_a_table_is_standardised_by_its_training_split(tmp_path, suffix):
-    rng = np.random.default_rng(1)
-    values = np.stack([rng.normal(5, 3, 50), rng.integers(0, 9, 50), np.full(50, 0.1), rng.random(50) < 0.5], axis=1)
-    frame = pd.DataFrame(values, columns=list("abcd")).astype({"b": int, "d": bool})
-    path = tmp_path / f"a{suffix}"
-    frame.to_csv(path, index=False) if suffix == ".csv" else frame.to_parquet(path)
-    with pytest.warns(UserWarning, match="same value in each row.* with the columns c$"):
-        pipelines = load(path, batch_size=8, seed=4)
-    permutation = np.random.default_rng(4).permutation(50)
-    train, validation = values[permutation[10:]], values[permutation[:10]]
-    mean, deviation = train.mean(axis=0), train.std(axis=0)
-    deviation[2] = 1
-    np.testing.assert_allclose(pipelines.offset, mean, rtol=1e-6)
-    np.testing.assert_allclose(pipelines.scale, deviation, rtol=1e-6)
-    assert pipelines.offset.dtype == pipelines.scale.dtype == np.float32
-    np.testing.assert_allclose(rows(pipelines.validation), (validation - mean) / deviation, atol=1e-5)
-    standardised = rows(pipelines.train)
-    np.testing.assert_allclose(standardised.mean(axis=0), 0, atol=1e-6)
-    np.testing.assert_allclose(standardised.std(axis=0), [1, 1, 0, 1], atol=1e-6)
-
-
-def test_a_table_keeps_small_differences_of_large_numbers(tmp_path):
-    # In float32 these would all be the same number.
-    pd.DataFrame({"t": 1.7e9 + np.arange(50.0)}).to_csv(tmp_path / "a.csv", index=False)
-    pipelines = load(tmp_path / "a.csv")
-    assert len(np.unique(rows(pipelines.train))) == 40
-    np.testing.assert_allclose(rows(pipelines.train).std(), 1, rtol=1e-5)
-
-
-def test_a_table_keeps_float64_until_it_is_split(tmp_path):
-    pd.DataFrame({"a": [1.0, 2.0]}).to_csv(tmp_path / "a.CSV", index=False)
-    arrays = read(tmp_path / "a.CSV")
-    assert arrays.train.dtype == np.float64
-    assert arrays.scale is None
-    np.testing.assert_array_equal(arrays.train, [[1.0], [2.0]])
-
-
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [
-        ("a,b,c\n1,x,2\n2,y,3\n", r"a table of numbers: .* Received: .*a.csv' with the non-numeric columns b "),
-        ("a,b,c\n1,,2\n2,3,\n", r"a table without missing values: .* Received: .*a.csv', missing in the columns b, c"),
-        ("a,b\n", r"a table with rows and columns. Received: .*a.csv' of shape \(0, 2\)"),
-        ("", "a readable table. Received: .*a.csv': No columns"),
-        ("a,b\n1,2\n1,2,3\n", "a readable table. Received: .*a.csv': Error tokenizing"),
-        ("a,b\n1,2\n1,inf\n", r"finite numbers, as float32. Received: 1 of 4 NaN or infinite, .* \(1, 1\)"),
-    ],
-)
-def test_a_bad_table_is_told(tmp_path, text, message):
-    (tmp_path / "a.csv").write_text(text)
-    with pytest.raises(ValueError, match=r"`source` must (be|hold) " + message):
-        read(tmp_path / "a.csv")
-
-
-def test_a_corrupt_parquet_is_told(tmp_path):
-    (tmp_path / "a.parquet").write_bytes(b"PAR1 no table PAR1")
-    with pytest.raises(ValueError, match=r"`source` must be a readable table. Received: .*a.parquet"):
-        read(tmp_path / "a.parquet")
-
-
-def test_a_table_without_pandas_names_the_extra(tmp_path, monkeypatch):
-    (tmp_path / "a.csv").write_text("a\n1\n2\n")
-    real_import = builtins.__import__
-
-    def without_pandas(name, *args, **kwargs):
-        if name == "pandas":
-            raise ImportError("No module named 'pandas'")
-        return real_import(name, *args, **kwargs)
-
-    monkeypatch.setattr(builtins, "__import__", without_pandas)
-    with pytest.raises(ImportError, match=r"pip install 'tfvae\[tables\]'. Received: .*a.csv") as error:
-        read(tmp_path / "a.csv")
-    assert "pandas" in str(error.value.__cause__)
 
 
 # Folders of images.

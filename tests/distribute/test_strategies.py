@@ -325,7 +325,7 @@ def test_what_must_come_before_all_else(tf_config):
             tfvae.strategy(name, timeout=0.5)
 
 
-@pytest.mark.parametrize("timeout", [0, -1, float("inf"), float("nan"), 10**400, "1", True, None, 1j], ids=str)
+@pytest.mark.parametrize("timeout", [0, -1, float("inf"), float("nan"), 10**30, "1", True, None, 1j], ids=str)
 @pytest.mark.parametrize("count", [1, 2])
 def test_the_timeout_is_checked(tf_config, waits, timeout, count):
     tf_config(cluster({"worker": TWO[:count]}))

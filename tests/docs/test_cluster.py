@@ -122,9 +122,10 @@ def test_the_shell_loop_starts_a_failed_worker_again(tmp_path, capsys):
 
 TRAIN = """
     import sys
-    from tfvae.cli.commands import main
+    from tfvae.__main__ import main
 
-    main(["train", *sys.argv[1:], "--strategy", "multi_worker", "--resume"])
+    sys.argv[1:] = ["train", *sys.argv[1:], "--strategy", "multi_worker", "--resume"]
+    main()
 """
 
 

@@ -57,7 +57,9 @@ def files(request, tmp_path_factory):
 def test_every_signature_is_that_of_the_saved_model(files, digits, accelerator):
     saved_model, file = export.load(files[0]), files[1]
     z = saved_model.encode(digits)["loc"]
-    inputs = {"x": digits, "z": z, "epsilon": np.random.default_rng(0).standard_normal(z.shape, np.float32)}
+    rng = np.random.default_rng(0)
+    inputs = {"x": digits, "z": z, "epsilon": rng.standard_normal(z.shape, np.float32)}
+    inputs["uniform"] = rng.random((*digits.shape[:-1], 2 * digits.shape[-1]), np.float32)
     names = Interpreter(str(file)).get_signature_list()
     asked = {signature: {name: inputs[name] for name in names[signature]["inputs"]} for signature in names}
     answers, said = browser.ask(file, asked, accelerator)

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 import shutil
 import threading
 import time
@@ -280,3 +281,12 @@ def test_a_saved_model_that_is_damaged_is_named(name, content, tmp_path):
     with pytest.raises((ValueError, OSError)) as raised:
         export.load(version)
     assert str(version) in str(raised.value)
+
+
+@pytest.mark.parametrize("name", ["variables/variables.index", "assets.extra/metadata.json"])
+def test_a_pipe_in_a_saved_model_is_named_and_not_waited_for(name, tmp_path):
+    version = Path(shutil.copytree(ROOT / "saved_models" / "digits_example" / "1", tmp_path / "1"))
+    (version / name).unlink()
+    os.mkfifo(version / name)
+    with pytest.raises((ValueError, OSError), match=f"Received: .*{name}'?, which is not a regular file"):
+        export.load(version)

@@ -10,40 +10,13 @@ import pytest
 import scipy.sparse
 import tensorflow as tf
 
+from tests.helpers.batches import Batches, BatchesWithoutLength, dataset, generator
 from tests.helpers.following import Following
 from tfvae import checks
 from tfvae.likelihoods import Bernoulli, ContinuousBernoulli
 from tfvae.training.batch import peek
 
 Y = np.arange(20, dtype="float32")
-
-
-class BatchesWithoutLength(keras.utils.PyDataset):
-    """Batches of 4 of a tuple of arrays; their number is given by `num_batches`, the newer of the two ways in Keras."""
-
-    def __init__(self, *arrays):
-        super().__init__()
-        self.arrays = arrays
-
-    @property
-    def num_batches(self):
-        return len(self.arrays[0]) // 4
-
-    def __getitem__(self, index):
-        return tuple(array[4 * index : 4 * index + 4] for array in self.arrays)
-
-
-class Batches(BatchesWithoutLength):
-    def __len__(self):
-        return self.num_batches
-
-
-def dataset(data):
-    return tf.data.Dataset.from_tensor_slices(data).batch(4)
-
-
-def generator(x):
-    return ((x[start : start + 4],) for start in range(0, len(x), 4))
 
 
 SOURCES = {

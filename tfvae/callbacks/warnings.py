@@ -33,7 +33,8 @@ class FrozenWarning(keras.callbacks.Callback):
         """Warns according to which variables are trainable."""
         if not self.model.trainable_variables:
             warnings.warn("The model has no trainable weights, so that `fit` changes nothing.", stacklevel=2)
-        for encoder, posterior in getattr(self.model, "inference_parts", list)():
+        parts = self.model.inference_parts() if hasattr(self.model, "inference_parts") else []
+        for encoder, posterior in parts:
             if encoder.weights and not encoder.trainable_variables and posterior.trainable_variables:
                 warnings.warn(
                     f"The encoder {encoder.name!r} is frozen, but q(z|x) still changes, because the layers of the "

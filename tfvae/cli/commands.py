@@ -21,7 +21,7 @@ import tfvae
 from tfvae import files
 from tfvae.cli import flags, noise, parser, parts, paths, train_command, yaml_files
 from tfvae.cli.train_command import train
-from tfvae.data import tables
+from tfvae.data import numpy_files, tables
 
 if TYPE_CHECKING:
     from tfvae.data import Pipelines
@@ -133,7 +133,7 @@ def export(
                 "`--keep`, `--batching` and `--quantize` must not be given with `--format`. Received: "
                 f"--format {format}"
             )
-        folder = Path(output) if output else Path("saved_models") / Path(run).resolve().name
+        folder = Path(output) if output else Path("saved_models") / paths.name_of(run)
         paths.check_export(folder, "--output")
         model, pipelines = _load(run, allow_import)
     from tfvae.cli import exports
@@ -207,12 +207,14 @@ def predict(
         seed: seed of the draws.
     """
     with parser.exit_on_errors(parser.USAGE_ERROR):
-        if Path(input).suffix not in (".npy", *tables.SUFFIXES):
+        suffix = Path(input).suffix.lower()
+        if suffix not in (".npy", *tables.SUFFIXES):
             raise ValueError(f"`--input` must be a .npy, .csv or .parquet file. Received: {input}")
         paths.check_existing(model, "--model", "an exported file or folder")
         paths.check_existing(input, "--input", "an existing file")
         written = paths.check_output(output, ".npz")
-        x = np.load(input, allow_pickle=False) if Path(input).suffix == ".npy" else tables.rows(Path(input))
+        is_array = suffix == ".npy"
+        x = numpy_files.read(Path(input), "--input")[0] if is_array else tables.rows(Path(input))
         with noise.hidden():
             exported = tfvae.export.load(model)
             with warnings.catch_warnings():
@@ -263,7 +265,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         with parser.exit_on_errors(parser.USAGE_ERROR):
             train_command.check(chosen, choices)
     noise.import_tensorflow()
-    from tfvae.cli.run_training import OnlyTraining
+    from tfvae.cli.run_training import RunLock
     from tfvae.distribute import strategies
 
     with parser.exit_on_errors(parser.USAGE_ERROR), _only_imports_from("tfvae", *allowed):
@@ -272,13 +274,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
         keywords = vars(parsers["train"].instantiate(chosen))
         keywords["config_yaml"] = parsers["train"].dump(chosen, skip_unset=False)
     # Around the whole command, because all workers take part in making the model too.
-    with OnlyTraining() as only_training, strategies.naming_a_lost_worker():
-        train(**keywords, only_training=only_training)
+    with RunLock() as run_lock, strategies.naming_a_lost_worker():
+        train(**keywords, run_lock=run_lock)
 
 
 def _command_parser(command: Any, part_types: dict[str, type] | None = None) -> parser.Parser:
     groups = train_command.GROUPS if command is train else {}
-    return parser.command_parser(command, groups, skip=["config_yaml", "only_training"], part_types=part_types)
+    return parser.command_parser(command, groups, skip=["config_yaml", "run_lock"], part_types=part_types)
 
 
 def _parse(parsers: dict[str, parser.Parser], words: Sequence[str]) -> tuple[str, Namespace]:
@@ -316,6 +318,7 @@ def _only_imports_from(*modules: str) -> Iterator[None]:
     try:
         yield
     finally:
+        # jsonargparse has no way to forget a module, only to deny it again.
         set_parsing_settings(import_path_denylist=list(modules))
 
 

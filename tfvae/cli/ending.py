@@ -31,6 +31,12 @@ def in_one_line() -> Iterator[None]:
         _exit(f"error: {error}", error, FAILURE)
 
 
+def catch_sigterm_again() -> None:
+    """Installs the handler of `in_one_line` once more, if it was: TensorFlow takes its place when workers connect."""
+    if signal.getsignal(signal.SIGTERM) is _interrupt:
+        signal.signal(signal.SIGTERM, _interrupt)
+
+
 def _interrupt(number: int, frame: FrameType | None) -> NoReturn:
     signal.signal(number, signal.SIG_DFL)
     raise KeyboardInterrupt(number)

@@ -53,8 +53,10 @@ def write(
     calls = timed_calls(latency)
     verification = export_module.verify(model, saved_model=version, tflite=tflite or None, x=x, timed_calls=calls)
     write_json(folder / "verification.json", verification.to_dict())
-    exported = ", ".join([f"{version}/"] * (version is not None) + [" and ".join(map(str, tflite))] * bool(tflite))
-    print(f"\nExported to {exported}; compared with the Keras model on {len(x)} examples:\n")
+    places = [] if version is None else [f"{version}/"]
+    if tflite:
+        places.append(" and ".join(map(str, tflite)))
+    print(f"\nExported to {', '.join(places)}; compared with the Keras model on {len(x)} examples:\n")
     print(verification)
 
 

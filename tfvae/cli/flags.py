@@ -121,6 +121,13 @@ def _read_switch(value: Any) -> bool:
     return value.lower() == "true"
 
 
+def _read_fraction(value: Any) -> float:
+    # 0 is for data with a test split of their own, from whose training examples none need be held out.
+    if isinstance(value, bool) or not 0 <= (value := float(value)) < 1:
+        raise ValueError
+    return value
+
+
 def _read_nothing(value: Any) -> None:
     if value not in (None, "null"):
         raise ValueError
@@ -149,7 +156,7 @@ def _read_modules(value: Any) -> list[str]:
 
 COUNT = integer(1, MOST)
 DEVICES = integer(1, _MOST_DEVICES)
-FRACTION = number(0, 1)
+FRACTION = Kind("a number from 0 to below 1", _read_fraction)
 IMAGE_SIZE = Kind(f"one or two integers from 1 to {_MOST_PIXELS}, such as 32 or 32,48", _read_image_size)
 LATENT_DIM = integer(1, _MOST_LATENT)
 MODULES = Kind("names of modules, such as my_parts", _read_modules)

@@ -1,4 +1,4 @@
-"""Keeps from stderr what TensorFlow and LiteRT log on every start, and that no user can act on."""
+"""Hides from stderr what TensorFlow and LiteRT log at every start, which no user can act on."""
 
 import contextlib
 import os

@@ -79,6 +79,7 @@ def split(words: Sequence[str]) -> tuple[list[str], list[tuple[str, str, str]]]:
     Returns:
         The other words; and for each choice, such as `--likelihood.scale 3`, the name of the flag, the argument of the
         part, which is empty if the part itself is named, and the value.
+        Each `--config` is both among the other words and, under the name config, in its place among the choices.
     """
     others, choices = [], []
     rest = iter(words)
@@ -88,9 +89,22 @@ def split(words: Sequence[str]) -> tuple[list[str], list[tuple[str, str, str]]]:
         if flag.startswith("--") and slot in PARTS:
             value = value if separator else next(rest, "")
             choices.append((slot, argument.removeprefix("init_args."), value))
-        else:
-            others.append(word)
+            continue
+        others.append(word)
+        if flag == "--config":
+            choices.append(("config", "", ""))
     return others, choices
+
+
+def may_be_replaced(slot: str, choices: Sequence[tuple[str, str, str]]) -> bool:
+    """Whether a `--config` comes after a choice for a flag: only who reads its file with the parts knows the outcome.
+
+    Args:
+        slot: the name of the flag.
+        choices: the choices, from `split`.
+    """
+    flags = [flag for flag, _, _ in choices]
+    return slot in flags and "config" in flags[flags.index(slot) :]
 
 
 def read(value: Any) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """Checks of the paths and names that a command is given, before TensorFlow is imported to read what is there."""
 
 import glob
+import os
 import re
 from pathlib import Path
 
@@ -36,13 +37,19 @@ def check_run(folder: str, *, with_data: bool = True) -> Path:
     return Path(folder)
 
 
+def name_of(folder: str | Path) -> str:
+    """The name of a folder, which may be given as `.` or by a link."""
+    # Unlike Path.resolve, this takes a link to itself.
+    return os.path.basename(os.path.realpath(folder))
+
+
 def check_export(folder: Path, argument: str) -> Path:
     """Returns the folder of an export.
 
     Raises:
         ValueError: it has a name that an exported model cannot have, or a file is there.
     """
-    name = folder.resolve().name
+    name = name_of(folder)
     if not re.fullmatch(r"[A-Za-z0-9._-]+", name):
         raise ValueError(
             f"`{argument}` must end in a name of letters, digits, '.', '_' and '-', because it is part of a URL. "

@@ -3,6 +3,8 @@
 import contextlib
 import csv
 import io
+import itertools
+import math
 import shutil
 import warnings
 import zipfile
@@ -16,7 +18,7 @@ import numpy as np
 import tensorflow as tf
 import yaml
 
-from tfvae import files, networks, renamed
+from tfvae import checks, files, networks, renamed
 from tfvae.callbacks import Checkpoints
 from tfvae.cli import yaml_files
 from tfvae.cli.progress import ProgressLine
@@ -33,17 +35,17 @@ _FREE |= {"allow_import", "evaluate", "pictures", "export", "latency"}
 _MAX_HISTORY = 10_000_000
 
 
-class OnlyTraining:
-    """Makes sure that no other process trains a run, from `of` to the end of the `with`.
+class RunLock:
+    """Keeps other processes from training a run, from `lock` to the end of the `with`.
 
     If the `with` ends by an interruption or an error of a file, the exception gets a note of what is kept.
     """
 
     def __init__(self) -> None:
-        self._lock = contextlib.ExitStack()
+        self._stack = contextlib.ExitStack()
         self._folder: Path | None = None
 
-    def of(self, folder: Path) -> None:
+    def lock(self, folder: Path) -> None:
         """Locks the folder of a run, which is made if it is not there, until the end of the `with`.
 
         Raises:
@@ -52,7 +54,7 @@ class OnlyTraining:
         if self._folder is None:
             folder.mkdir(parents=True, exist_ok=True)
             try:
-                self._lock.enter_context(files.locked(folder, wait=False))
+                self._stack.enter_context(files.locked(folder, wait=False))
             except BlockingIOError as error:
                 raise ValueError(
                     f"{folder} is in use by another training, which is still running: wait for its end, or choose "
@@ -60,7 +62,7 @@ class OnlyTraining:
                 ) from error
             self._folder = folder
 
-    def __enter__(self) -> "OnlyTraining":
+    def __enter__(self) -> "RunLock":
         return self
 
     def __exit__(
@@ -68,7 +70,7 @@ class OnlyTraining:
     ) -> None:
         if isinstance(error, KeyboardInterrupt | OSError):
             error.add_note("nothing was written" if self._folder is None else _what_is_kept(self._folder))
-        self._lock.close()
+        self._stack.close()
 
 
 def _what_is_kept(folder: Path) -> str:
@@ -161,7 +163,7 @@ def _make_checkpoint(folder: Path, epochs: int) -> None:
     except (zipfile.BadZipFile, KeyError) as error:
         raise ValueError(
             f"A model.keras that is whole was expected. Received: {folder / 'model.keras'}: {error}"
-        ) from (error)
+        ) from error
 
 
 def _epochs(config: dict[str, Any], folder: Path) -> int:
@@ -190,7 +192,11 @@ def make_networks(
         hidden: the widths of the dense layers of the encoder.
         filters: the filters of the convolutions of the encoder.
         activation: the name of the activation.
+
+    Raises:
+        ValueError: the networks do not fit in memory.
     """
+    _check_memory(event_shape, latent_dim, hidden, filters if network == "convolutional" else ())
     output_shape = likelihood.parameter_shape(event_shape)
     if network == "dense":
         return (
@@ -201,6 +207,26 @@ def make_networks(
         networks.convolutional_encoder(event_shape, filters, hidden, activation),
         networks.convolutional_decoder(latent_dim, output_shape, filters[::-1], hidden[::-1], activation),
     )
+
+
+def _check_memory(
+    event_shape: tuple[int, ...], latent_dim: int, hidden: tuple[int, ...], filters: tuple[int, ...]
+) -> None:
+    """Raises ValueError if the networks are so large that the machine could not train them."""
+    channels = (event_shape[-1], *filters)
+    # Each convolution halves height and width.
+    sides = [-(-side // 2 ** len(filters)) for side in event_shape[:-1]] if filters else event_shape[:-1]
+    widths = (math.prod(sides) * channels[-1], *hidden, latent_dim)
+    kernels = sum(16 * a * b for a, b in itertools.pairwise(channels))
+    weights = kernels + sum(a * b for a, b in itertools.pairwise(widths))
+    # In float32, of encoder and decoder, with a gradient and Adam's two averages of each weight.
+    size, memory = 4 * 2 * 4 * weights, checks.memory_bytes()
+    if size > memory:
+        raise ValueError(
+            f"`--hidden`, `--filters` and `--latent_dim` must give networks that can be trained in memory, which is "
+            f"{memory / 1e9:.3g} GB. Received: --hidden {list(hidden)} for x of shape {list(event_shape)}, which takes "
+            f"{size / 1e9:.3g} GB"
+        )
 
 
 def fit(

@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from jsonargparse import Namespace
 
 from tfvae import files
-from tfvae.cli import flags, noise, parts, paths
+from tfvae.cli import ending, flags, noise, parts, paths
 from tfvae.cli.parser import USAGE_ERROR, exit_on_errors
 from tfvae.data import tables
 
 if TYPE_CHECKING:
-    from tfvae.cli.run_training import OnlyTraining
+    from tfvae.cli.run_training import RunLock
 
 # A table of at most so many bytes is read before TensorFlow is imported, so that its errors come at once; a larger one
 # would take long to be read twice.
@@ -70,7 +70,7 @@ def train(
     saved_models: str = "saved_models",
     overwrite: bool = False,
     config_yaml: str = "",
-    only_training: "OnlyTraining",
+    run_lock: "RunLock",
 ) -> None:
     """Trains a VAE, evaluates it on held-out data, draws pictures and exports it.
 
@@ -117,7 +117,7 @@ def train(
         saved_models: folder of the exported models.
         overwrite: overwrite an earlier run of this name.
         config_yaml: the text of the run's config.yaml; the command line supplies it.
-        only_training: keeps other processes from training this run; the command line supplies it.
+        run_lock: keeps other processes from training this run; the command line supplies it.
     """
     import keras
     import tensorflow as tf
@@ -134,7 +134,7 @@ def train(
         name = name or Path(data).stem
         run = Path(runs) / name
         if run.exists() and strategies.is_chief():
-            only_training.of(run)
+            run_lock.lock(run)
         trained = resume and run_training.is_trained(run, epochs)
         if trained and ((run / "evaluation.txt").exists() or not strategies.is_chief()):
             print(f"{run} is trained already")
@@ -144,6 +144,7 @@ def train(
             chosen = tf.distribute.get_strategy()
         else:
             chosen = strategies.strategy(strategy, devices=devices, timeout=worker_timeout)
+            ending.catch_sigterm_again()
         chief = strategies.workers(chosen)[0] == 0
     with exit_on_errors(USAGE_ERROR), chosen.scope():
         pipelines = data_module.load(
@@ -166,7 +167,7 @@ def train(
         schedule = keras.optimizers.schedules.CosineDecay(learning_rate, epochs * len(pipelines.train))
         model.compile(keras.optimizers.Adam(schedule), steps_per_execution=steps_per_execution, jit_compile=jit_compile)
         if chief and not trained:
-            only_training.of(run)
+            run_lock.lock(run)
             run_training.start(run, config_yaml, resume=resume, overwrite=overwrite)
     if not trained:
         try:
@@ -205,13 +206,18 @@ def check(chosen: Namespace, choices: Sequence[tuple[str, str, str]]) -> None:
     """
     name = chosen.name or Path(chosen.data).stem
     # Exports need such a name, and a pattern of files, whose stem is the default, is not one.
-    if not re.fullmatch(r"[A-Za-z0-9_-][A-Za-z0-9._-]*", name):
-        raise ValueError(f"`--name` must consist of letters, digits, '.', '_' and '-'. Received: {name}")
-    for slot in parts.PARTS:
+    if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9._-]*", name):
+        raise ValueError(
+            "`--name` must consist of letters, digits, '.', '_' and '-', and begin with none of '.' and '-'. Received: "
+            f"{name}"
+        )
+    known = [slot for slot in parts.PARTS if not parts.may_be_replaced(slot, choices)]
+    for slot in known:
         parts.check(slot, chosen.get(slot, parts.DEFAULTS[slot]), choices, chosen.allow_import)
     named = [value for slot, argument, value in choices if slot == "likelihood" and not argument]
     likelihood = [chosen.get("likelihood", {}).get("class_path", "Normal"), *named][-1].rpartition(".")[2]
-    if chosen.binarize and likelihood in parts.PARTS["likelihood"] and likelihood != "Bernoulli":
+    is_other = likelihood in parts.PARTS["likelihood"] and likelihood != "Bernoulli"
+    if chosen.binarize and is_other and "likelihood" in known:
         raise ValueError(
             "`--binarize` makes x 0 or 1, which needs `--likelihood Bernoulli`. Received: --likelihood " + likelihood
         )

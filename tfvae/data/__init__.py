@@ -1,4 +1,8 @@
-"""Data for `fit`: named data sets, files, folders and arrays become `tf.data` pipelines of float32 batches."""
+"""Data for `fit`: named data sets, files, folders and arrays become `tf.data` pipelines of float32 batches.
+
+Each name here is imported when it is first used, so that reading an array or a table for an exported
+model needs no TensorFlow.
+"""
 
 from typing import TYPE_CHECKING
 
@@ -9,7 +13,4 @@ if TYPE_CHECKING:
 
 __all__ = ["IMAGE_SUFFIXES", "NAMES", "Arrays", "Pipelines", "load", "read"]
 
-# Lazy, because the command line reads tables without TensorFlow.
-__getattr__, __dir__ = lazy_attributes(
-    __name__, {"tfvae.data.loading": ["IMAGE_SUFFIXES", "NAMES", "Arrays", "Pipelines", "load", "read"]}
-)
+__getattr__, __dir__ = lazy_attributes(__name__, {"tfvae.data.loading": __all__})

@@ -259,7 +259,7 @@ def _read_file(path: Path) -> Arrays:
         raise _invalid("`source` must be a regular file or a folder", f"source='{path}'")
     if path.suffix.lower() in (".npy", ".npz"):
         return _arrays(*numpy_files.read(path, "source"))
-    if path.suffix.lower() in (".csv", ".parquet"):
+    if path.suffix.lower() in tables.SUFFIXES:
         return Arrays(_finite(tables.read(path)), None, None)
     raise _invalid("`source` must be a folder or a file .npy, .npz, .csv or .parquet", f"source='{path}'")
 

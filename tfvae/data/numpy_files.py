@@ -63,6 +63,10 @@ def open_array(path: Path, argument: str, stack: contextlib.ExitStack, name: str
         ValueError: the file cannot be read, or its header does not agree with its size.
     """
     is_archive = path.suffix.lower() == ".npz"
+    with readable(path, argument):
+        # Opening a pipe would wait for a writer.
+        if not path.is_file():
+            raise ValueError("it is missing, or no regular file")
     if is_archive and name is None:
         name = array_name(_names(path, argument), path, argument)
     with readable(path, argument):
@@ -98,8 +102,7 @@ def readable(path: Path, argument: str) -> Iterator[None]:
     # Damaged files make NumPy and zipfile raise errors of a dozen classes, not all of which are documented.
     except Exception as error:
         expected = f"`{argument}` must be a readable .npy or .npz file without pickled objects"
-        reason = " ".join(str(error).split())[:300] or type(error).__name__
-        raise ValueError(f"{expected}. Received: {argument}='{path}': {reason}") from error
+        raise ValueError(f"{expected}. Received: {argument}='{path}': {checks.brief(error)}") from error
 
 
 def is_bomb(size: int, stored: int) -> bool:

@@ -49,7 +49,7 @@ def find(folder: Path) -> tuple[list[Path], list[Path]]:
 
 
 def read(folder: Path, image_size: tuple[int, int] | None, skip_unreadable: bool) -> np.ndarray:
-    """Reads the pictures of a folder; the other files in it are told in a warning.
+    """Reads the pictures of a folder; a warning counts the other files in it.
 
     Args:
         folder: the folder.
@@ -77,7 +77,7 @@ def read(folder: Path, image_size: tuple[int, int] | None, skip_unreadable: bool
             image = _read(path)
         # Damaged files make Pillow raise errors of a dozen classes, not all of which are documented.
         except Exception as error:
-            reason = f"'{path}': {' '.join(str(error).split())[:300] or type(error).__name__}"
+            reason = f"'{path}': {checks.brief(error)}"
             if not skip_unreadable:
                 expected = "a folder of readable images; skip_unreadable=True leaves out those that are not"
                 raise _invalid(expected, reason) from error

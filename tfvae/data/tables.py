@@ -14,7 +14,6 @@ from tfvae import checks
 # The name that pandas gives to a column without a name.
 _UNNAMED = re.compile(r"Unnamed: \d+")
 
-
 SUFFIXES = (".csv", ".parquet")
 
 
@@ -29,7 +28,7 @@ def read(path: Path) -> np.ndarray:
 
 
 def rows(path: Path) -> np.ndarray:
-    """Reads the rows of a table that a trained model is asked about: [N, D], float64, with NaN for a missing value.
+    """Reads the rows of a table to pass to a trained model: [N, D], float64, with NaN for a missing value.
 
     Raises:
         ImportError: see `read`.
@@ -151,7 +150,7 @@ def _readable(path: Path) -> Iterator[None]:
     try:
         yield
     except (ValueError, OSError) as error:
-        raise _invalid("a readable table", f"source='{path}': {' '.join(str(error).split())[:300]}") from error
+        raise _invalid("a readable table", f"source='{path}': {checks.brief(error)}") from error
 
 
 def _read_csv(path: Path, pd: Any) -> Any:

@@ -6,6 +6,8 @@ from typing import Any
 import tensorflow as tf
 import tensorflow_probability as tfp
 
+from tfvae import numerics
+
 tfd = tfp.distributions
 
 # An element of z below exp(-_CUT) falls with its logarithm y as 1 / (1 - _CUT - y), not as exp(y).
@@ -64,7 +66,7 @@ class RelaxedOneHot(tfd.Distribution):
     def from_gumbel(self, noise: tf.Tensor) -> tf.Tensor:
         """Maps standard Gumbel noise [..., L], L = G K, to a sample z [..., L]."""
         noise = tf.reshape(noise, tf.concat([tf.shape(noise)[:-1], self.logits.shape[-2:]], axis=0))
-        y = tf.nn.log_softmax((self.logits + noise) / self.temperature, axis=-1)
+        y = numerics.log_softmax((self.logits + noise) / self.temperature)
         z = tf.where(y > -_CUT, tf.exp(tf.maximum(y, -_CUT)), math.exp(-_CUT) / (1 + tf.nn.relu(-_CUT - y)))
         return tf.reshape(z, tf.concat([tf.shape(z)[:-2], [self._size]], axis=0))
 
@@ -78,7 +80,7 @@ class RelaxedOneHot(tfd.Distribution):
         categories = self.logits.shape[-1]
         scores = self.logits - self.temperature * y
         constant = math.lgamma(categories) + (categories - 1) * math.log(self.temperature)
-        groups = tf.reduce_sum(scores - log_slope, axis=-1) - categories * tf.reduce_logsumexp(scores, axis=-1)
+        groups = tf.reduce_sum(scores - log_slope, axis=-1) - categories * numerics.logsumexp(scores)
         return tf.reduce_sum(groups + constant, axis=-1)
 
     def _sample_n(self, n: int, seed: Any = None) -> tf.Tensor:

@@ -304,6 +304,7 @@ def _open_with_description(
     for seconds in (_PUBLISHING_SECONDS, 0):
         metadata = descriptions.read(description)
         try:
+            _check_regular(path)
             opened = open_(path, num_threads)
         except ImportError:
             raise
@@ -319,6 +320,15 @@ def _open_with_description(
         f"or remove {str(description)!r} to open the model without it. Received: path={str(path)!r} with the SHA-256 "
         f"{opened.sha256}, described for {metadata['sha256']}"
     )
+
+
+def _check_regular(path: Path) -> None:
+    """Raises ValueError if an export holds a pipe, whose writer its reader would wait for, or a device."""
+    for file in (path, *path.rglob("*")):
+        if file.exists() and not (file.is_file() or file.is_dir()):
+            raise ValueError(
+                f"`path` must be an export that is whole. Received: {str(file)!r}, which is not a regular file"
+            )
 
 
 def _inputs(shapes: dict[str, tuple[int | None, ...]]) -> list[str]:

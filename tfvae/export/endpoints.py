@@ -9,6 +9,7 @@ import tensorflow as tf
 
 from tfvae.export import units
 from tfvae.exportable import Exportable, Signature
+from tfvae.numerics import is_number
 
 # The ops that call Python, and those that repeat a function.
 _PYTHON = {"PyFunc", "PyFuncStateless", "EagerPyFunc"}
@@ -222,8 +223,7 @@ def _nan_where_wrong(inputs: Mapping[str, tf.Tensor], description: Mapping[str, 
             is_right = (values >= lowest) & (values < description["num_classes"]) & tf.equal(values, tf.floor(values))
             values = tf.where(is_right, 0.0, math.nan)
         elif name == "x" and description.get("missing_values", False):
-            # TFLite has no operator for `tf.math.is_nan`.
-            values = tf.where(tf.equal(values, values), values, 0.0)
+            values = tf.where(is_number(values), values, 0.0)
         finite.append(_rows(values))
     # NaN and infinity times 0 are NaN. Not `x - x`, which the converter to TFLite takes for 0.
     return tf.reduce_sum(0.0 * (tf.concat(finite, axis=1) if finite[1:] else finite[0]), axis=1, keepdims=True)

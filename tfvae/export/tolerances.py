@@ -27,18 +27,17 @@ _RAW_ROUNDINGS = 4
 class Sizes(NamedTuple):
     """How large the columns of an output [N, ...] are, from which follows how exact they can be.
 
-    All but the first two are in the model's units, with an entry for each column [C]; an output [N] is one column.
+    All but `scale` are in the model's units, with an entry for each column [C]; an output [N] is one column.
 
     Attributes:
-        offset: what is subtracted from the output, and
-        scale: what that is divided by, to have it in the model's units; they broadcast to one example.
+        scale: what differences of the output are divided by, to have them in the model's units; it broadcasts to one
+            example.
         spread: the standard deviation of the output, or of the data that it is the mean of if that is larger; where
             nothing varies, 1 for what is scaled, and otherwise the largest value.
         largest: the largest absolute value.
         rounding: the most by which float32 rounds a value in raw units.
     """
 
-    offset: np.ndarray
     scale: np.ndarray
     spread: np.ndarray
     largest: np.ndarray
@@ -103,7 +102,6 @@ def sizes(name: str, output: np.ndarray, scaling: Units | None, spread: Mapping[
         varies = np.maximum(_spread(values).reshape(-1), of_data)
         rounding = _by_column(_RAW_ROUNDINGS * _EPSILON * np.abs(output / scale)).max(axis=0)
     return Sizes(
-        offset,
         scale,
         np.where(varies > 0, varies, 1.0 if is_scaled else largest),
         largest,

@@ -10,6 +10,7 @@ import tensorflow_probability as tfp
 
 from tfvae import checks
 from tfvae.likelihoods.likelihood import PACKAGE, Likelihood
+from tfvae.numerics import log_softmax
 
 tfd = tfp.distributions
 
@@ -57,7 +58,7 @@ class Categorical(Likelihood):
         """The log-probability of each element: see `Likelihood`."""
         codes = tf.reshape(x, [-1, math.prod(self._event_shape), 1])
         is_class = tf.cast(codes == tf.range(self.num_classes, dtype=tf.float32), tf.float32)
-        log_probs = tf.nn.log_softmax(self.by_element(parameters))
+        log_probs = log_softmax(self.by_element(parameters))
         # A value that is not a code has probability 0; the sum below, of no terms, would give it 1.
         is_code = tf.math.log(tf.reduce_sum(is_class, axis=-1))
         return self.to_event(tf.reduce_sum(is_class * log_probs, axis=-1) + is_code)

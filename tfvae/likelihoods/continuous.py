@@ -11,7 +11,7 @@ import tensorflow_probability as tfp
 from tfvae import checks
 from tfvae.likelihoods.likelihood import PACKAGE
 from tfvae.likelihoods.location_scale import LocationScale, Scale
-from tfvae.numerics import log1p, log_rising, softplus
+from tfvae.numerics import cos_of_turns, log1p, log_rising, softplus
 
 tfd = tfp.distributions
 
@@ -95,7 +95,7 @@ class StudentT(LocationScale):
         # exp(power) - 1, for which TFLite has no op that is exact where power is small.
         small = tf.minimum(power, 0.02)
         squared = self.df * tf.where(power < 0.02, small * (1 + small / 2 * (1 + small / 3)), tf.exp(power) - 1)
-        return tf.sqrt(squared) * tf.cos(2 * math.pi * second)
+        return tf.sqrt(squared) * cos_of_turns(second)
 
     def element_log_prob(self, x: tf.Tensor, parameters: tf.Tensor) -> tf.Tensor:
         """The log-density of each element: see `Likelihood`."""

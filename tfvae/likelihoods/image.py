@@ -18,7 +18,7 @@ import tensorflow_probability as tfp
 from tfvae import checks
 from tfvae.likelihoods import elements
 from tfvae.likelihoods.likelihood import PACKAGE, Likelihood
-from tfvae.numerics import log1mexp, softplus
+from tfvae.numerics import log1mexp, log_softmax, logsumexp, softplus
 
 tfd = tfp.distributions
 
@@ -171,8 +171,8 @@ class DiscretizedLogisticMixture(_Pixels):
         return tf.split(self.by_element(parameters), 3, axis=-1)
 
     def _log_mixture(self, x: tf.Tensor, logits: tf.Tensor, loc: tf.Tensor, log_scale: tf.Tensor) -> tf.Tensor:
-        log_masses = tf.nn.log_softmax(logits) + _log_mass(x, loc, log_scale)
-        return tf.reduce_logsumexp(log_masses, axis=-1)
+        log_masses = log_softmax(logits) + _log_mass(x, loc, log_scale)
+        return logsumexp(log_masses)
 
     def get_config(self) -> dict[str, Any]:
         """The constructor's arguments."""

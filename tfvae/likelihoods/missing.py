@@ -9,6 +9,7 @@ import tensorflow_probability as tfp
 
 from tfvae import checks
 from tfvae.likelihoods.likelihood import PACKAGE, Group, Likelihood, configuration_of, likelihood_of
+from tfvae.numerics import is_number
 
 tfd = tfp.distributions
 
@@ -79,7 +80,7 @@ class Missing(Likelihood):
 
     def encoder_input(self, x: tf.Tensor) -> tf.Tensor:
         """The encoder's input: x with 0 for missing elements, or x as it is if `fill` is False."""
-        return tf.where(tf.equal(x, x), x, tf.zeros_like(x)) if self.fill else x
+        return tf.where(is_number(x), x, tf.zeros_like(x)) if self.fill else x
 
     @property
     def samples_from_noise(self) -> bool:
@@ -134,8 +135,7 @@ class Missing(Likelihood):
 
     def _observed(self, x: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         """Which elements are observed, and x with the placeholder for those that are not."""
-        # TFLite has no operator for `tf.math.is_nan`.
-        is_observed = tf.equal(x, x)
+        is_observed = is_number(x)
         # The gradient of the density at NaN would be NaN, even where it is multiplied by 0.
         return is_observed, tf.where(is_observed, x, tf.constant(self.likelihood.placeholder, tf.float32))
 

@@ -1,6 +1,5 @@
 """The normal likelihood of real numbers."""
 
-import math
 from typing import Any, Literal
 
 import keras
@@ -9,6 +8,7 @@ import tensorflow_probability as tfp
 
 from tfvae.likelihoods.likelihood import PACKAGE
 from tfvae.likelihoods.location_scale import MIN_SCALE, LocationScale, Scale
+from tfvae.numerics import cos_of_turns
 
 tfd = tfp.distributions
 
@@ -72,7 +72,7 @@ class Normal(LocationScale):
 
     def standard_sample_from(self, first: tf.Tensor, second: tf.Tensor) -> tf.Tensor:
         """A draw from N(0, 1), by the method of Box and Muller: see `LocationScale`."""
-        return tf.sqrt(-2 * tf.math.log(first)) * tf.cos(2 * math.pi * second)
+        return tf.sqrt(-2 * tf.math.log(first)) * cos_of_turns(second)
 
     def element_log_prob_in_training(
         self, x: tf.Tensor, parameters: tf.Tensor, is_observed: tf.Tensor | None = None

@@ -195,7 +195,7 @@ class Autoencoder(AutoencoderExport, VariationalModel):
         """
         checked = self._checked_batches(x, batch_size, self.denoises)
         if checks.boolean("sample", sample):
-            seed_of_z, seed_of_x = _two(self._seed(seed))
+            seed_of_z, seed_of_x = _seeds_of_z_and_x(self._seed(seed))
             draws = seeds.for_each(checked, seed_of_z)
             return self._drawn((self._run(self._parameters_given_x, *each) for each in draws), seed_of_x)
         return _concatenated([self._run(self.call, part) for part in checked])
@@ -320,7 +320,7 @@ class Autoencoder(AutoencoderExport, VariationalModel):
         if not checks.boolean("sample", sample):
             return self._decoded(*arrays, batch_size=batch_size)
         together = zip(*(batches(array, batch_size) for array in arrays), strict=True)
-        return self._drawn((self._run(self._parameters_of_x, *part) for part in together), _two(seed)[1])
+        return self._drawn((self._run(self._parameters_of_x, *part) for part in together), _seeds_of_z_and_x(seed)[1])
 
     def _drawn(self, parameters: Iterable[tf.Tensor], seed: tf.Tensor) -> np.ndarray:
         """A draw of p(x|z) for each row of its parameters, which come in batches."""
@@ -381,8 +381,8 @@ class Autoencoder(AutoencoderExport, VariationalModel):
         return cls(**{**config, **made})
 
 
-def _two(seed: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-    """The seeds of the draws of z and of x. That of z is the given one, which gives the same z without draws of x."""
+def _seeds_of_z_and_x(seed: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    """The seeds of z and of x. That of z is the given one, so that z is the same whether x is drawn or not."""
     return seed, tf.random.experimental.stateless_fold_in(seed, -1)
 
 

@@ -8,7 +8,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from tfvae import checks, elbo, private_apis
+from tfvae import checks, elbo, numerics, private_apis
 from tfvae.exportable import Arrays
 from tfvae.likelihoods import Likelihood
 from tfvae.models import parts
@@ -250,7 +250,7 @@ class SemiSupervisedVAE(ConditionalVAE):
     def _log_label_posterior(self, x: tf.Tensor, training: bool = False) -> tf.Tensor:
         """The log-probabilities log q(y|x) [B, K]."""
         logits = self.classifier(self.likelihood.encoder_input(x), training=training)
-        return tf.nn.log_softmax(tf.cast(logits, tf.float32))
+        return numerics.log_softmax(tf.cast(logits, tf.float32))
 
     def _terms_of_labels(self, x: tf.Tensor, sampling: elbo.Sampling) -> elbo.ElboTerms:
         """The terms of L(x, y) for every label y: the log-densities [S, B, K] and the KL divergence [B, K]."""

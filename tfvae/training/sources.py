@@ -36,7 +36,7 @@ class CheckingModel(StatefulModel, abc.ABC):
             batch: one element of data as `fit` takes them.
 
         Raises:
-            ValueError: they surely are not; a warning says if they probably are not.
+            ValueError: they certainly are not. If they probably are not, there is a warning instead.
         """
 
     def unpack(self, data: Any) -> tuple[Any, Any]:
