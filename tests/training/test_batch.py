@@ -14,7 +14,6 @@ from tests.helpers.batches import Batches, BatchesWithoutLength, dataset, genera
 from tests.helpers.following import Following
 from tfvae import checks
 from tfvae.likelihoods import Bernoulli, ContinuousBernoulli
-from tfvae.training.batch import peek
 
 Y = np.arange(20, dtype="float32")
 
@@ -187,21 +186,6 @@ def test_bad_arrays_are_refused_by_predict_and_by_single_batches(kind, untrained
     data, message = BAD[kind]
     for method in (lambda x: untrained.predict(x, verbose=0), untrained.train_on_batch, untrained.test_on_batch):
         assert_refused(untrained, message, lambda method=method: method(data))
-
-
-def test_sparse_batches_of_datasets_and_generators_become_dense(x):
-    flat = np.asarray(x).reshape(len(x), -1)
-    sparse = tf.sparse.from_dense(flat)
-    labels = np.arange(len(x))
-    sources = {
-        "x": tf.data.Dataset.from_tensors(sparse),
-        "x and y": tf.data.Dataset.from_tensors((sparse, labels)),
-        "generator": ((matrix, labels) for matrix in [scipy.sparse.csr_matrix(flat)]),
-    }
-    for name, source in sources.items():
-        batch, source = peek(source)
-        for found in (batch, next(iter(source))):
-            np.testing.assert_array_equal(found if name == "x" else found[0], flat, err_msg=name)
 
 
 def test_a_single_batch_builds_the_model_first(x, lazy_vae):
