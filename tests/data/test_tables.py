@@ -76,6 +76,8 @@ def test_an_index_without_a_name_is_left_out_with_a_warning(tmp_path):
         ("d,v\n2026-01-01,1\n2026-01-02,2\n", r"pandas.to_numeric.* the non-numeric columns d \(str\)$"),
         ("a,b\n", r"with rows and columns. Received: source='.*a.csv' of shape \(0, 2\)"),
         ("1,2\n", "first row holds names"),
+        ("a;b\n1,5;2,5\n", r"separated by commas; pandas.* seems to be separated by ';'$"),
+        ("1\t2\n3\t4\n", r"seems to be separated by '.*t'$"),
     ],
 )
 def test_what_a_csv_would_lose_is_told(tmp_path, text, message):

@@ -158,6 +158,13 @@ def _read_csv(path: Path, pd: Any) -> Any:
     with _readable(path):
         first_row = pd.read_csv(path, header=None, nrows=1, dtype=str).iloc[0]
     names = first_row.dropna().tolist()
+    separator = next((each for each in ";\t|" if len(first_row) == 1 and each in "".join(names)), None)
+    if separator is not None:
+        raise _invalid(
+            "a table whose fields are separated by commas; pandas.read_csv(path, sep=..., decimal=...) reads others, "
+            "and tfvae.data.load takes what it gives",
+            f"source='{path}', which seems to be separated by {separator!r}",
+        )
     if all(map(_is_number, names)):
         # pandas gives columns without names the names 0, 1, 2, ..., and writes nothing above the index.
         if names != [str(i) for i in range(len(names))] or len(names) < max(len(first_row) - 1, 1):

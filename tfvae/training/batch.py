@@ -139,7 +139,9 @@ def peek(data: Any, argument: str = "x") -> tuple[Any, Any]:
         local_results = tf.distribute.get_strategy().experimental_local_results
         return tf.nest.map_structure(lambda value: local_results(value)[0], next(iter(data), None)), data
     if isinstance(data, types.GeneratorType):
-        items = (tf.nest.map_structure(lambda value: checks.unwrap(value, argument), item) for item in data)
+        # Keras takes no x alone from a generator, as it does from a dataset.
+        pairs = (item if isinstance(item, tuple | list) else (item,) for item in data)
+        items = (tf.nest.map_structure(lambda value: checks.unwrap(value, argument), item) for item in pairs)
         batch = next(items, None)
         return batch, (item for item in itertools.chain([batch], items))
     if isinstance(data, list) or (isinstance(data, tuple) and len(data) > 1):

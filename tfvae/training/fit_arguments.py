@@ -75,8 +75,8 @@ def read_fit(model: Any, seed: Callable[[], int], *args: Any, **kwargs: Any) -> 
     if arrays is not None:
         has_target = model.target(element) is not None
         x, validation_data, given = _in_memory(arrays, validation_data, given, seed, has_target)
-    if isinstance(x, ArraysInMemory | tf.data.Dataset):
-        # Keras would warn that its default, shuffle=True, has no effect on a dataset.
+    if isinstance(x, ArraysInMemory | tf.data.Dataset | types.GeneratorType):
+        # Keras would warn that its default, shuffle=True, has no effect on a dataset or generator.
         given["shuffle"] = False
     if validation_data is not None:
         given["validation_data"] = validation_data

@@ -1,0 +1,24 @@
+"""What the first batch of data is, and the data that are left to train on."""
+
+import numpy as np
+import pandas as pd
+import scipy.sparse
+import tensorflow as tf
+
+from tfvae.training.batch import peek
+
+
+def test_sparse_batches_of_datasets_and_generators_become_dense():
+    flat = np.eye(3, 4)
+    sparse = tf.sparse.from_dense(flat)
+    labels = np.arange(3)
+    sources = {
+        "x": tf.data.Dataset.from_tensors(sparse),
+        "x and y": tf.data.Dataset.from_tensors((sparse, labels)),
+        "generator": ((matrix, labels) for matrix in [scipy.sparse.csr_matrix(flat)]),
+        "generator of x alone": (frame for frame in [pd.DataFrame(flat)]),
+    }
+    for name, source in sources.items():
+        batch, source = peek(source)
+        for found in (batch, next(iter(source))):
+            np.testing.assert_array_equal(found if name == "x" else found[0], flat, err_msg=name)
