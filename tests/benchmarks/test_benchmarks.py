@@ -102,7 +102,8 @@ def test_the_loss_of_tfvae_is_that_of_numpy(shape, k):
     np.testing.assert_allclose(tfvae_vae.loss(model, x, epsilon), expected, rtol=1e-5)
 
 
-@pytest.mark.parametrize("k", [pytest.param(1, marks=pytest.mark.slow), 3])
+@pytest.mark.slow
+@pytest.mark.parametrize("k", [1, 3])
 def test_the_operations_of_the_roofline_are_those_that_tensorflow_counts(k):
     shape, rows = roofline.SHAPE, 8
     model = tfvae_vae.build(ARCHITECTURES[shape], k)

@@ -98,7 +98,7 @@ print(len(moments), trained)
 
 
 # Every moment takes a training; a sample of them has some of each kind.
-@pytest.mark.parametrize("every", [8, pytest.param(1, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("every", [pytest.param(8, marks=pytest.mark.slow), pytest.param(1, marks=pytest.mark.slow)])
 def test_a_kill_at_any_step_of_the_file_system_leaves_what_can_be_resumed(every, run_python, tmp_path):
     # A killed process leaves what is on disk at that moment, so copies of the folder simulate kills at exact moments.
     moments, trained = map(int, run_python(MOMENTS, tmp_path, every).split()[-2:])

@@ -47,7 +47,7 @@ def test_print_config_shows_every_part(capsys):
         (["generate", "nowhere"], "nowhere"),
         (["generate", "nowhere", "--output", "x.gif"], ".png or .npy or .csv"),
         (["export", "nowhere"], "nowhere"),
-        ([], "subcommand"),
+        ([], "The command must be one of train"),
     ],
 )
 def test_a_usage_error_is_one_line_and_exit_code_2(tmp_path, monkeypatch, capsys, arguments, expected):

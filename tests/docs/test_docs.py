@@ -15,8 +15,9 @@ DOCS = Path(__file__).parents[2] / "docs"
 PAGES = sorted(DOCS.glob("*.md"))
 # Pages of results: tables, each with the benchmark command that made it.
 RESULTS = [DOCS / "results.md", DOCS / "performance.md"]
-# The README fits, exports, verifies and runs the same model, and its test does so by default.
-LIKE_README = DOCS / "device.md"
+# Pages that only the slow tests run: default tests of the README, of the models, of the data and of the evaluation
+# call the same functions.
+SLOW = [DOCS / name for name in ("data.md", "device.md", "evaluation.md", "models.md")]
 
 
 def table(text, heading):
@@ -28,7 +29,7 @@ def table(text, heading):
 
 @pytest.mark.parametrize(
     "page",
-    [pytest.param(page, marks=[pytest.mark.slow] * (page == LIKE_README)) for page in PAGES],
+    [pytest.param(page, marks=[pytest.mark.slow] * (page in SLOW)) for page in PAGES],
     ids=lambda page: page.name,
 )
 def test_the_names_of_a_page_exist_and_its_python_runs_from_top_to_bottom(page, run_python, tmp_path):

@@ -31,7 +31,7 @@ def test_weights_are_stored_once(large):
     model, file = large[0], large[1](None)
     parameters = 4 * model.count_params()
     assert parameters <= constants_size(file) < 1.01 * parameters
-    assert file.stat().st_size < 1.02 * parameters + 50_000
+    assert file.stat().st_size < 1.02 * parameters + 80_000
 
 
 @pytest.mark.parametrize(

@@ -82,7 +82,9 @@ def test_every_way_to_compile_agrees_with_the_graph(mode, graph_results, tiny_va
         np.testing.assert_allclose(found[name], value, rtol=1e-4, atol=atol, err_msg=name)
 
 
-@pytest.mark.parametrize("policy", [pytest.param("mixed_bfloat16", marks=pytest.mark.slow), "mixed_float16"])
+# By default, tests/test_parts.py compares the terms of a part of each kind.
+@pytest.mark.slow
+@pytest.mark.parametrize("policy", ["mixed_bfloat16", "mixed_float16"])
 def test_mixed_precision_agrees_with_float32(policy, graph_results, quiet_vae, dtype_policy):
     start, x, expected, _ = graph_results(quiet_vae)
     dtype_policy(policy)

@@ -76,11 +76,10 @@ def test_batches_of_many_shapes_are_not_all_compiled(monkeypatch):
 
 
 @pytest.mark.filterwarnings("ignore:`fit` was given y")
-@pytest.mark.parametrize("kind", ["sparse", pytest.param("ragged", marks=pytest.mark.slow)])
-def test_targets_that_are_no_tensors_train_as_without_xla(kind, x, monkeypatch):
+def test_targets_that_are_no_tensors_train_as_without_xla(x, monkeypatch):
     shapes = by_xla_at_once(monkeypatch)
-    made = {"sparse": tf.sparse.from_dense, "ragged": tf.RaggedTensor.from_tensor}[kind]
-    data = tf.data.Dataset.from_tensor_slices(x).batch(5).map(lambda batch: (batch, made(batch)))
+    ragged = tf.RaggedTensor.from_tensor
+    data = tf.data.Dataset.from_tensor_slices(x).batch(5).map(lambda batch: (batch, ragged(batch)))
     ours, theirs = trained(Following(), data, "auto"), trained(Following(), data, False)
     assert not shapes
     assert ours[0] == 2 * 4
