@@ -266,7 +266,7 @@ def positive_integer(argument: str, value: Any, minimum: int = 1, maximum: int =
     """
     if isinstance(value, bool) or not isinstance(value, numbers.Integral) or value < minimum:
         raise ValueError(f"`{argument}` must be an integer of at least {minimum}. Received: {argument}={shown(value)}")
-    if value > maximum:
+    if int(value) > maximum:
         raise ValueError(f"`{argument}` must be an integer of at most {maximum}. Received: {argument}={shown(value)}")
     return int(value)
 
