@@ -34,6 +34,7 @@ def test_that_is_killed():
 """
 
 
+@pytest.mark.slow
 @pytest.fixture
 def run(tmp_path):
     """Runs the script in a project with three slow tests; gives its exit code, its output and the tests that it ran."""

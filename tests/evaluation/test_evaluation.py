@@ -145,6 +145,8 @@ class OwnPrior(tfvae.priors.Prior):
         return self.make()
 
 
+# By default, annealing starts from a standard normal prior.
+@pytest.mark.slow
 def vae_with_prior(make, num_columns, latent_dim):
     vae = tfvae.VAE(
         dense_encoder((num_columns,), hidden=()),
@@ -277,7 +279,9 @@ def test_bad_arguments_of_the_gap_are_named(tiny_vae, x):
 # Other models
 
 
-@pytest.mark.parametrize("depends", [pytest.param(False, marks=pytest.mark.slow), True], ids=["p(z)", "p(z|c)"])
+# By default, tests/models/test_conditional.py gives the condition to every method of the model.
+@pytest.mark.slow
+@pytest.mark.parametrize("depends", [False, True], ids=["p(z)", "p(z|c)"])
 def test_of_a_conditional_model_all_is_given_the_condition(depends):
     given = test_conditional.data(20)
     vae, log_prob = test_conditional.linear(depends)

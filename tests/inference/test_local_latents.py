@@ -60,11 +60,13 @@ def mean_and_sd_of_mu(sigma):
     return data(sigma).sum() / (1 + sigma**2) / precision, (1 / 4 + N) ** -0.5
 
 
+# By default, random effects are fitted by batches, below.
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("sigma", "function", "latent"),
     [
-        pytest.param(0.2, log_joint, (), marks=pytest.mark.slow),
-        pytest.param(0.7, log_joint, (), marks=pytest.mark.slow),
+        (0.2, log_joint, ()),
+        (0.7, log_joint, ()),
         (0.7, log_joint_of_positive, Latent((), tfb.Exp())),
     ],
 )
