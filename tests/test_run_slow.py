@@ -34,7 +34,6 @@ def test_that_is_killed():
 """
 
 
-@pytest.mark.slow
 @pytest.fixture
 def run(tmp_path):
     """Runs the script in a project with three slow tests; gives its exit code, its output and the tests that it ran."""
@@ -54,6 +53,7 @@ def run(tmp_path):
     return run
 
 
+@pytest.mark.slow
 def test_a_run_that_was_cut_goes_on_where_it_was(run, tmp_path):
     code, printed, ran = run()
     assert (code, ran) == (1, ["test_that_passes", "test_that_fails", "test_that_is_killed"])

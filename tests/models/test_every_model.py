@@ -79,7 +79,7 @@ MODELS = {
 # For missing values, the default test of one model covers the code that all of them inherit.
 SLOW_GAPS = [name for name in MODELS if name != "ladder"]
 # Models that differ little from another one.
-SLOW = ("conditional", "hierarchical", "ladder")
+SLOW = ("conditional", "hierarchical", "ladder", "semi-supervised")
 
 
 @pytest.fixture(params=[pytest.param(name, marks=pytest.mark.slow if name in SLOW else ()) for name in MODELS])
