@@ -233,9 +233,6 @@ def test_export_writes_the_next_version(in_trained):
     }
 
 
-# By default, tests/data show what `binarize` does, and test_flags.py what it needs.
-@pytest.mark.slow
-@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:The posterior has collapsed")
 def test_parts_are_chosen_by_flags(in_empty, without_evaluation):
     arguments = ["--likelihood.scale", "0.3", "--objective.beta", "4", "--posterior", "DiagonalNormal"]

@@ -145,8 +145,6 @@ class OwnPrior(tfvae.priors.Prior):
         return self.make()
 
 
-# By default, annealing starts from a standard normal prior.
-@pytest.mark.slow
 def vae_with_prior(make, num_columns, latent_dim):
     vae = tfvae.VAE(
         dense_encoder((num_columns,), hidden=()),

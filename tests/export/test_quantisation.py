@@ -39,7 +39,7 @@ def test_weights_are_stored_once(large):
     [
         # By default, a file in float16 is written in test_file_crashes.py and tried in cli/test_commands.py.
         pytest.param("float16", 0.5, 0.6, 1, marks=pytest.mark.slow),
-        pytest.param("dynamic", 0.25, 0.4, 20, marks=pytest.mark.slow),
+        ("dynamic", 0.25, 0.4, 20),
         ("int8", 0.25, 0.5, 200),
     ],
 )

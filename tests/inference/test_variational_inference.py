@@ -211,7 +211,6 @@ def test_a_dataset_is_streamed():
     assert set(taken) == set(range(0, 8000, 1000))
 
 
-@pytest.mark.slow
 def test_a_dataset_that_repeats_for_ever_is_taken_once_where_all_of_the_data_are_meant():
     dataset = tf.data.Dataset.from_tensor_slices(Y).batch(6).repeat()
     model = build(num_data=12)
