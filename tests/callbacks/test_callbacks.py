@@ -49,6 +49,17 @@ def test_every_step_has_its_own_weight_where_many_run_at_once(arguments, x, know
         assert loss == pytest.approx((weights * kl - log_likelihood).mean(), abs=1e-6)
 
 
+@pytest.mark.parametrize("jit_compile", [False, pytest.param(True, marks=SLOW)])
+@pytest.mark.filterwarnings("ignore:The KL warm-up takes longer than the training")
+def test_a_warm_up_after_a_training_without_one_weighs_the_divergence(jit_compile, x, known_model):
+    model, losses = known_model(jit_compile=jit_compile), []
+    # The model has no weights to learn, so each training has the loss of its weight: 1, 0.25, 1.
+    for callback in (None, KLWarmUp(10**6, start=0.25), None):
+        losses += model.fit(x, batch_size=20, callbacks=callback, verbose=0).history["loss"]
+    log_likelihood, kl = x[:, 0].mean(), x[:, 1].mean()
+    assert losses == pytest.approx([weight * kl - log_likelihood for weight in (1.0, 0.25, 1.0)], rel=1e-5)
+
+
 @pytest.mark.filterwarnings("ignore:The KL warm-up takes longer than the training")
 def test_a_fit_within_a_fit_leaves_the_warm_up_of_the_outer_one(x, known_model):
     model, weights = known_model(steps_per_execution=1), Weights()

@@ -98,7 +98,7 @@ class VariationalModel(Trainer):
             batch.x, Sampling(objective.num_samples, batch.seed, objective.analytic_kl, path, training, batch.target)
         )
         objectives = [objective, objective.for_posterior] if training and objective.for_posterior else [objective]
-        tempered = objective.tempered(terms, self.kl_weight) if training else terms
+        tempered = objective.tempered(terms, self.kl_weight) if training and self._weighs_kl else terms
         if path is not None:
             # The path leads to the variables of q(z|x), which follow the last objective.
             path.weights = objectives[-1].path_weights(tempered)
