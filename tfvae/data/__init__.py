@@ -10,7 +10,10 @@ from tfvae._lazy import lazy_attributes
 
 if TYPE_CHECKING:
     from tfvae.data.loading import IMAGE_SUFFIXES, NAMES, Arrays, Pipelines, load, read
+    from tfvae.data.table import Table
 
-__all__ = ["IMAGE_SUFFIXES", "NAMES", "Arrays", "Pipelines", "load", "read"]
+__all__ = ["IMAGE_SUFFIXES", "NAMES", "Arrays", "Pipelines", "Table", "load", "read"]
 
-__getattr__, __dir__ = lazy_attributes(__name__, {"tfvae.data.loading": __all__})
+__getattr__, __dir__ = lazy_attributes(
+    __name__, {"tfvae.data.loading": [name for name in __all__ if name != "Table"], "tfvae.data.table": ["Table"]}
+)

@@ -27,6 +27,19 @@ def read(path: Path) -> np.ndarray:
     return from_frame(_read(path), f"source='{path}'")
 
 
+def frame(path: Path) -> Any:
+    """Reads a `.csv` or `.parquet` table of any values, without an unnamed first column that only counts the rows.
+
+    Raises:
+        ImportError: see `read`.
+        FileNotFoundError: there is no such file.
+        ValueError: the file is not a table, or does not have one name for each column.
+    """
+    if path.suffix.lower() not in SUFFIXES:
+        raise ValueError(f"`source` must be a .csv or .parquet file. Received: source='{path}'")
+    return _features(_read(path), f"source='{path}'")
+
+
 def rows(path: Path) -> np.ndarray:
     """Reads the rows of a table to pass to a trained model: [N, D], float64, with NaN for a missing value.
 

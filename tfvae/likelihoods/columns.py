@@ -1,5 +1,6 @@
 """The likelihood of tables whose columns need different likelihoods, such as numbers beside categories."""
 
+import itertools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -31,6 +32,7 @@ class Columns(Likelihood):
         columns: the groups of neighbouring columns, from the first to the last, each a pair of a likelihood (or its
             configuration) and a number of columns. Either a sequence of pairs, or a dictionary from names, which error
             messages then show, to pairs.
+        names: the name of each single column, in the place of the names of the groups; None means that it has none.
         kwargs: the arguments of `keras.layers.Layer`.
 
     Raises:
@@ -39,7 +41,12 @@ class Columns(Likelihood):
     Reference: Nazabal et al. 2020, Handling incomplete heterogeneous data using VAEs.
     """
 
-    def __init__(self, columns: Sequence[_Column] | Mapping[str, _Column], **kwargs: Any) -> None:
+    def __init__(
+        self,
+        columns: Sequence[_Column] | Mapping[str, _Column],
+        names: Sequence[str] | None = None,
+        **kwargs: Any,
+    ) -> None:
         super().__init__(**kwargs)
         given = columns.values() if isinstance(columns, Mapping) else columns
         groups = list(given) if isinstance(columns, Mapping | Sequence) else []
@@ -57,6 +64,11 @@ class Columns(Likelihood):
                 f"{checks.shown(self.likelihoods)}"
             )
         self._widths = tuple(checks.positive_integer("columns", width) for _, width in groups)
+        self._column_names = None if names is None else tuple(map(str, names))
+        if self._column_names is not None and len(self._column_names) != sum(self._widths):
+            raise ValueError(
+                f"`names` must be those of {sum(self._widths)} columns. Received: names={checks.shown(names)}"
+            )
         for likelihood in self.likelihoods:
             if likelihood.allows_missing or isinstance(likelihood, Columns):
                 raise ValueError(
@@ -72,8 +84,8 @@ class Columns(Likelihood):
     @property
     def column_names(self) -> tuple[str, ...] | None:
         """The names of the columns; those of a group of several are numbered."""
-        if self._names is None:
-            return None
+        if self._column_names is not None or self._names is None:
+            return self._column_names
         groups = zip(self._names, self._widths, strict=True)
         return tuple(
             name if width == 1 else f"{name}_{number + 1}" for name, width in groups for number in range(width)
@@ -213,7 +225,8 @@ class Columns(Likelihood):
             try:
                 self.likelihoods[number].check(x[..., column : column + 1])
             except ValueError as error:
-                name = "" if self._names is None else f' of "{self._names[number]}"'
+                names = self.column_names
+                name = "" if names is None else f' of "{names[column]}"'
                 raise ValueError(f"Column {column} of x{name}: {error}") from error
 
     def groups(self, x: np.ndarray, outputs: np.ndarray) -> list[Group]:
@@ -227,6 +240,9 @@ class Columns(Likelihood):
         ]
         if self._names is not None:
             names = [f'{place} ("{name}")' for place, name in zip(names, self._names, strict=True)]
+        elif self._column_names is not None:
+            owned = (", ".join(self._column_names[a:b]) for a, b in itertools.pairwise(starts))
+            names = [f"{place} ({own})" for place, own in zip(names, owned, strict=True)]
         groups = zip(names, self.likelihoods, xs, parts, strict=True)
         return [Group(f"{name}: ", likelihood, columns, part) for name, likelihood, columns, part in groups]
 
@@ -246,4 +262,4 @@ class Columns(Likelihood):
         pairs = zip(self.likelihoods, self._widths, strict=True)
         groups = [[configuration_of(likelihood), width] for likelihood, width in pairs]
         columns = groups if self._names is None else dict(zip(self._names, groups, strict=True))
-        return {**super().get_config(), "columns": columns}
+        return {**super().get_config(), "columns": columns, "names": self._column_names}

@@ -335,6 +335,7 @@ class Autoencoder(AutoencoderExport, VariationalModel):
 
     def _arrays(self, x: Any) -> Any:
         """Converts arrays that a user passed to a method to the form in which `check_data` and `_run` take them."""
+        x = self.of_rows(x)
         return checks.to_numpy(self.unpack(x)[0] if isinstance(x, dict) else x)
 
     def _checked_batches(self, x: Any, batch_size: int, is_encoded_only: bool = False) -> Iterator[Any]:

@@ -1,7 +1,8 @@
 """The variational autoencoder: an encoder amortises the posterior, and a decoder computes the likelihood."""
 
 import functools
-from typing import Any, ClassVar, cast
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar, Self, cast
 
 import keras
 import numpy as np
@@ -9,13 +10,17 @@ import tensorflow as tf
 import tensorflow_probability as tfp
 
 from tfvae import checks, elbo
+from tfvae.data.table import Table, is_rows
 from tfvae.likelihoods import Likelihood, Normal
-from tfvae.models import autoencoder, parts
+from tfvae.models import autoencoder, completion, parts, rows
 from tfvae.objectives import Objective
 from tfvae.posteriors import DiagonalNormal, Posterior
 from tfvae.priors import Prior, StandardNormal
 
 tfd = tfp.distributions
+
+# How many draws of z are weighted to generate rows of which some values are given.
+_DRAWS_GIVEN = 10_000
 
 
 @keras.saving.register_keras_serializable("tfvae")
@@ -38,6 +43,8 @@ class VAE(autoencoder.Autoencoder):
         prior: p(z); None means `StandardNormal()`.
         likelihood: p(x|z); None means `Normal(scale=1.0)`.
         objective: what is maximised; None means `ELBO()`.
+        table: what the columns of a table are, if the data are its rows; `of_table` makes such a model. Its methods and
+            exports then take data frames, and `generate` gives one. Arrays are taken for x, as the table makes it.
         keras_kwargs: the arguments of `keras.Model`.
 
     Raises:
@@ -60,6 +67,7 @@ class VAE(autoencoder.Autoencoder):
         prior: Prior | None = None,
         likelihood: Likelihood | None = None,
         objective: Objective | None = None,
+        table: Table | None = None,
         **keras_kwargs: Any,
     ) -> None:
         super().__init__(objective, **keras_kwargs)
@@ -69,10 +77,42 @@ class VAE(autoencoder.Autoencoder):
         self.posterior = parts.checked_part("posterior", posterior, Posterior, default=DiagonalNormal)
         self.prior = parts.checked_part("prior", prior, *self._prior_kinds, default=StandardNormal)
         self.likelihood = parts.checked_part("likelihood", likelihood, Likelihood, default=Normal)
+        self.table = None if table is None else rows.checked_table(table, self.likelihood)
         parts.set_latent_dim("posterior", self.posterior, self.latent_dim)
         parts.set_latent_dim("prior", self.prior, self.latent_dim)
         parts.check_densities(self.posterior, self.prior, self.objective)
         self._build_where_known(encoder)
+
+    @classmethod
+    def of_table(
+        cls,
+        table: Table,
+        latent_dim: int = 8,
+        hidden: Sequence[int] = (256, 128),
+        activation: str = "silu",
+        likelihood: Likelihood | None = None,
+        **arguments: Any,
+    ) -> Self:
+        """Makes a model of the rows of a table, with dense networks.
+
+        Args:
+            table: what the columns are, from `tfvae.data.Table.learn`.
+            latent_dim: L, the dimension of z.
+            hidden: the widths of the encoder's dense layers; the decoder mirrors them.
+            activation: the networks' activation function.
+            likelihood: p(x|z); None means `table.likelihood()`.
+            arguments: the other arguments of the constructor.
+
+        Raises:
+            ValueError: an argument is out of its range.
+        """
+        likelihood = table.likelihood() if likelihood is None else likelihood
+        encoder, decoder = rows.make_networks(table, likelihood, latent_dim, tuple(hidden), activation)
+        return cls(encoder, decoder, latent_dim, likelihood=likelihood, table=table, **arguments)
+
+    def of_rows(self, data: Any) -> Any:
+        """Converts rows to x, if the model is of a table and the data are rows: see `CheckingModel`."""
+        return data if self.table is None or not is_rows(data) else self.table.transform(data)
 
     def build(self, input_shape: tuple[int | None, ...]) -> None:
         """Builds the parts for data of one shape, and checks that they fit together.
@@ -149,7 +189,14 @@ class VAE(autoencoder.Autoencoder):
         self._check_built("decode")
         return self._decoded(self._checked_noise("z", z, self.latent_dim), batch_size=batch_size)
 
-    def generate(self, n: int, seed: int | None = None, batch_size: int = 256, sample: bool = False) -> np.ndarray:
+    def generate(
+        self,
+        n: int,
+        seed: int | None = None,
+        batch_size: int = 256,
+        sample: bool = False,
+        given: Mapping[str, Any] | None = None,
+    ) -> Any:
         """Draws z ~ p(z) and computes the mean of p(x|z).
 
         Means show what the model has learned without noise, as for pictures. Synthetic data need draws, `sample=True`.
@@ -159,15 +206,52 @@ class VAE(autoencoder.Autoencoder):
             seed: the same seed gives the same examples; None draws anew at each call.
             batch_size: how many examples are computed at a time.
             sample: whether to draw x ~ p(x|z), with the spread of data, instead of the mean, which varies less.
+            given: with `sample`, for a model of a table: the values of some columns by name, given which the others are
+                drawn, as `tfvae.impute` draws missing values.
 
         Returns:
-            The generated examples [n, ...].
+            The generated examples [n, ...]; of a model of a table a `pandas.DataFrame` of n rows.
         """
         self._check_built("generate")
         n = checks.positive_integer("n", n)
+        if given is not None:
+            return self._generated_given(n, given, sample, seed)
         state = self._seed(seed)
         z = self.prior.distribution().sample(n, seed=state).numpy()
-        return self._generated(z, batch_size=batch_size, sample=sample, seed=state)
+        x = self._generated(z, batch_size=batch_size, sample=sample, seed=state)
+        return x if self.table is None else self._rows(x if sample else self.likelihood.to_data(x), state)
+
+    def reconstruct(self, x: Any, batch_size: int = 256, sample: bool = False, seed: int | None = None) -> Any:
+        """Computes the mean of p(x|z) at the mean of q(z|x): see `Autoencoder`.
+
+        For rows of a table the result is a `pandas.DataFrame` of the values that the model takes them for.
+        """
+        state = self._seed(seed)
+        made = super().reconstruct(x, batch_size, sample, seed)
+        if self.table is None or not is_rows(x):
+            return made
+        return self._rows(made if sample else self.likelihood.to_data(made), state)
+
+    def _rows(self, x: np.ndarray, seed: tf.Tensor) -> Any:
+        """The rows of the table that x [N, D] stands for."""
+        assert self.table is not None
+        return self.table.rows(x, np.asarray(seed).astype(np.uint32))
+
+    def _generated_given(self, n: int, given: Mapping[str, Any], sample: bool, seed: int | None) -> Any:
+        if self.table is None or not sample:
+            raise ValueError(
+                "`given` needs `sample=True` and a model of a table, as VAE.of_table makes it. Received: "
+                f"given={checks.shown(given)}, sample={sample}"
+            )
+        x = rows.given_x(self.table, given)
+        self.check_data(x)
+        state = self._seed(seed)
+        weights = completion.Weights()
+        drawn = completion.draws(self, tf.constant(x), _DRAWS_GIVEN, n, state, weights)[:, 0]
+        made = self._rows(np.where(np.isnan(x), drawn, x), state)
+        for name, value in given.items():
+            made[name] = type(made)({name: [value] * n})[name].astype(made[name].dtype)
+        return made
 
     def likelihood_parameters(self, z: tf.Tensor, *conditions: tf.Tensor, training: bool = False) -> tf.Tensor:
         """The parameters of p(x|z) [S, B, ...]: the output of the decoder.
@@ -268,7 +352,8 @@ class VAE(autoencoder.Autoencoder):
 
     def get_config(self) -> dict[str, Any]:
         """The constructor's arguments."""
-        return {**super().get_config(), "latent_dim": self.latent_dim}
+        table = {} if self.table is None else {"table": self.table.get_config()}
+        return {**super().get_config(), "latent_dim": self.latent_dim, **table}
 
 
 def _joined(first: Any, *others: Any) -> Any:

@@ -119,7 +119,7 @@ def _read(model: Any, method: Callable[..., Any], *args: Any, **kwargs: Any) -> 
     replicas.check(model)
     y = given.get("y")
     is_x = y is not None and y is given["x"]
-    batch, given["x"] = peek(given["x"])
+    batch, given["x"] = peek(model.of_rows(given["x"]))
     if is_x:
         # As Keras's autoencoders are fitted: the likelihood is of x anyway.
         y = given["y"] = None
@@ -170,13 +170,13 @@ def _checked_validation(model: Any, validation: Any) -> Any:
                 f"{type(validation).__name__} of {len(validation)}"
             )
         x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(tuple(validation))
-        batch, x = peek(x, "validation_data")
+        batch, x = peek(model.of_rows(x), "validation_data")
         if isinstance(y, list | tuple):
             y = np.asarray(y)
         model.check_source(None if batch is None else (batch, y), x, "validation_data")
         check_weights(batch, sample_weight)
         return x, _placeholder(sample_weight) if y is None else y, sample_weight
-    batch, validation = peek(validation, "validation_data")
+    batch, validation = peek(model.of_rows(validation), "validation_data")
     model.check_source(batch, validation, "validation_data")
     return validation
 

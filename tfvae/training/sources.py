@@ -50,6 +50,14 @@ class CheckingModel(StatefulModel, abc.ABC):
         """
         return unpack(data)
 
+    def of_rows(self, data: Any) -> Any:
+        """Converts rows of a table, if the model has one and the data are rows, to x; returns other data as they are.
+
+        Args:
+            data: what a user passed to a method, without y and weights.
+        """
+        return data
+
     def target(self, data: Any) -> Any:
         """Returns what the likelihood is of, from one element of the data passed to `fit`; None if it is of x itself.
 

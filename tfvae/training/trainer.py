@@ -314,7 +314,7 @@ class Trainer(CheckingModel):
         Raises:
             ValueError: x is not valid data for this model.
         """
-        batch, x = peek(x)
+        batch, x = peek(self.of_rows(x))
         self.check_source(batch, x, "x", is_encoded_only=True)
         return super().predict(x, *args, **kwargs)
 
@@ -330,6 +330,7 @@ class Trainer(CheckingModel):
         Returns:
             The metrics as a list; with `return_dict=True`, by name.
         """
+        x = self.of_rows(x)
         if self.train_function is None:
             self.check_source((x, y), (x, y), "x")
             self.check_training((x, y))

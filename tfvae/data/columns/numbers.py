@@ -1,0 +1,170 @@
+"""Columns of real numbers, and of counts."""
+
+import dataclasses
+from typing import Any, ClassVar
+
+import numpy as np
+
+from tfvae.data import transforms
+from tfvae.data.columns.column import CATEGORY, COUNT, NUMBER, Column, Part, missing
+
+# A single value that so large a share of the rows has is a spike: a number beside which the others are distributed.
+_SPIKE = 0.1
+_MOST_SPIKES = 5
+_MOST_DECIMALS = 6
+_NANOSECONDS = 1e9
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Number(Column):
+    """A column of real numbers, or of durations, which are numbers of seconds.
+
+    Args:
+        low: the least value.
+        high: the greatest value.
+        decimals: how many decimals the values have; None for more than 6.
+        spikes: values that many rows have exactly, such as 0 for amounts. They become codes in a part of their own.
+        transform: how the other values become those of x: see `tfvae.data.transforms`.
+    """
+
+    kind: ClassVar[str] = "number"
+    low: float
+    high: float
+    decimals: int | None
+    spikes: tuple[float, ...]
+    transform: dict[str, Any]
+
+    @classmethod
+    def learn(cls, values: Any, **common: Any) -> "Number":
+        """Makes the column from its values: see `Column`."""
+        x = _numbers(values)
+        x = x[~np.isnan(x)]
+        distinct, counts = np.unique(x, return_counts=True)
+        order = np.argsort(-counts, kind="stable")[:_MOST_SPIKES]
+        spikes = distinct[order[counts[order] > _SPIKE * len(x)]]
+        rest = x[~np.isin(x, spikes)]
+        if len(np.unique(rest)) < 2:
+            spikes, rest = spikes[:0], x
+        return cls(
+            low=float(x.min()),
+            high=float(x.max()),
+            decimals=_decimals(distinct),
+            spikes=tuple(map(float, np.sort(spikes))),
+            transform=transforms.learn(rest),
+            **common,
+        )
+
+    @property
+    def parts(self) -> tuple[Part, ...]:
+        """The number, and the code of a spike if there are any."""
+        number = Part(self.name, NUMBER, transform=self.transform)
+        return (number, Part(f"{self.name}_spike", CATEGORY, len(self.spikes) + 1)) if self.spikes else (number,)
+
+    def codes(self, values: Any) -> np.ndarray:
+        """The numbers, with NaN for spikes, whose codes are 1, 2, ...: see `Column`."""
+        x = _numbers(values)
+        is_wrong = np.isnan(x) & ~missing(values)
+        if is_wrong.any():
+            raise self.wrong(values, is_wrong, "numbers")
+        if np.isinf(x).any():
+            raise self.wrong(values, np.isinf(x), "finite numbers")
+        if not self.spikes:
+            return x[:, np.newaxis]
+        code = (x[:, np.newaxis] == self.spikes) @ np.arange(1.0, len(self.spikes) + 1)
+        return np.stack([np.where(code > 0, np.nan, x), np.where(np.isnan(x), np.nan, code)], axis=1)
+
+    def values(self, codes: np.ndarray, rng: np.random.Generator) -> Any:
+        """The numbers, within the range of the data and with their decimals: see `Column`."""
+        del rng
+        x = np.clip(codes[:, 0], self.low, self.high)
+        if self.decimals is not None:
+            x = np.round(x, self.decimals)
+        if self.spikes:
+            x = np.where(codes[:, 1] > 0, np.array([np.nan, *self.spikes])[np.nan_to_num(codes[:, 1]).astype(int)], x)
+            x = np.where(np.isnan(codes[:, 1]), np.nan, x)
+        return self.restored(_of_numbers(x, self.dtype))
+
+    @property
+    def description(self) -> str:
+        """The range, the spikes and the transformation."""
+        spikes = f", often {' or '.join(f'{spike:g}' for spike in self.spikes)}" if self.spikes else ""
+        return f"{self.low:g} to {self.high:g}{spikes}; {transforms.NAMES[self.transform['name']]}"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Count(Column):
+    """A column of counts: 0, 1, 2, ...
+
+    Args:
+        high: the greatest count.
+        mean: the mean of log(1 + count), by which the encoder standardises it.
+        stddev: the standard deviation of log(1 + count).
+    """
+
+    kind: ClassVar[str] = "count"
+    high: int
+    mean: float
+    stddev: float
+
+    @classmethod
+    def learn(cls, values: Any, **common: Any) -> "Count":
+        """Makes the column from its values: see `Column`."""
+        x = _numbers(values)
+        x = x[~np.isnan(x)]
+        log = np.log1p(np.maximum(x, 0))
+        column = cls(high=int(x.max()), mean=float(log.mean()), stddev=float(log.std()) or 1.0, **common)
+        column.codes(values)
+        return column
+
+    @property
+    def parts(self) -> tuple[Part, ...]:
+        """The count."""
+        return (Part(self.name, COUNT, transform={"name": "identity", "mean": self.mean, "stddev": self.stddev}),)
+
+    def codes(self, values: Any) -> np.ndarray:
+        """The counts: see `Column`."""
+        x = _numbers(values)
+        is_wrong = np.where(np.isnan(x), ~missing(values), (x < 0) | (x % 1 != 0) | np.isinf(x))
+        if is_wrong.any():
+            raise self.wrong(values, is_wrong, "counts, whole numbers of at least 0")
+        return x[:, np.newaxis]
+
+    def values(self, codes: np.ndarray, rng: np.random.Generator) -> Any:
+        """The counts, rounded: see `Column`."""
+        del rng
+        return self.restored(np.maximum(np.round(codes[:, 0]), 0))
+
+    @property
+    def description(self) -> str:
+        """The range."""
+        return f"0 to {self.high}"
+
+
+def _numbers(values: Any) -> np.ndarray:
+    """Raw values as float64, with NaN for whatever is not a number; durations in seconds."""
+    import pandas as pd
+
+    if values.dtype.kind == "m":
+        x = values.dt.total_seconds()
+    elif values.dtype == object or str(values.dtype) in ("str", "string", "category"):
+        x = pd.to_numeric(values.astype(object), errors="coerce")
+    else:
+        x = values
+    return x.to_numpy(np.float64, na_value=np.nan)
+
+
+def _of_numbers(x: np.ndarray, dtype: str) -> Any:
+    import pandas as pd
+
+    if dtype.startswith("timedelta"):
+        return pd.Series(pd.to_timedelta(np.round(x * _NANOSECONDS), unit="ns"))
+    # Texts that hold numbers stay texts.
+    return pd.Series(x) if dtype not in ("object", "str", "string") else pd.Series(x).map("{:g}".format, "ignore")
+
+
+def _decimals(distinct: np.ndarray) -> int | None:
+    """The number of decimals that all values have; None for more than 6."""
+    for decimals in range(_MOST_DECIMALS + 1):
+        if np.allclose(np.round(distinct, decimals), distinct, rtol=1e-12, atol=0):
+            return decimals
+    return None

@@ -1,0 +1,78 @@
+"""Columns that the model does not use: those with one value, and those that tell rows apart."""
+
+import dataclasses
+from typing import Any, ClassVar
+
+import numpy as np
+
+from tfvae.data.columns.categories import _plain
+from tfvae.data.columns.column import Column, Part, missing
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Constant(Column):
+    """A column with the same value in all rows, or with none.
+
+    Args:
+        value: the value; None if all are missing.
+    """
+
+    kind: ClassVar[str] = "constant"
+    value: Any = None
+
+    @classmethod
+    def learn(cls, values: Any, **common: Any) -> "Constant":
+        """Makes the column from its values: see `Column`."""
+        found = values[~missing(values)]
+        return cls(value=_plain(found.iloc[0]) if len(found) else None, **common)
+
+    @property
+    def parts(self) -> tuple[Part, ...]:
+        """None."""
+        return ()
+
+    def codes(self, values: Any) -> np.ndarray:
+        """An array without columns, whatever the values: see `Column`."""
+        return np.empty([len(values), 0])
+
+    def values(self, codes: np.ndarray, rng: np.random.Generator) -> Any:
+        """The value in each row: see `Column`."""
+        import pandas as pd
+
+        del rng
+        return self.restored(pd.Series([self.value] * len(codes), dtype=object))
+
+    @property
+    def description(self) -> str:
+        """The value."""
+        return "all missing" if self.value is None else f"always {self.value}"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Identifier(Column):
+    """A column that tells rows apart, such as a number, a key or free text, and says nothing else about them."""
+
+    kind: ClassVar[str] = "identifier"
+
+    @classmethod
+    def learn(cls, values: Any, **common: Any) -> "Identifier":
+        """Makes the column, whatever its values: see `Column`."""
+        del values
+        return cls(**common)
+
+    @property
+    def parts(self) -> tuple[Part, ...]:
+        """None."""
+        return ()
+
+    def codes(self, values: Any) -> np.ndarray:
+        """An array without columns, whatever the values: see `Column`."""
+        return np.empty([len(values), 0])
+
+    def values(self, codes: np.ndarray, rng: np.random.Generator) -> Any:
+        """Numbers that count the rows, as texts in a column of texts: see `Column`."""
+        import pandas as pd
+
+        del rng
+        numbers = pd.Series(np.arange(1, len(codes) + 1))
+        return self.restored(numbers.astype(str) if self.dtype in ("object", "str", "string") else numbers)
