@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 from tfvae import files, plots
 from tfvae.cli import yaml_files
 from tfvae.data import loading, tables
+from tfvae.detection.thresholds import least_rate
 from tfvae.evaluation import rate_distortion
 from tfvae.models.vae import VAE
 
@@ -24,6 +25,8 @@ _DATA_ARGUMENTS: dict[str, tuple[type, ...]] = {
     "skip_unreadable": (bool,),
     "seed": (int,),
 }
+# The rate of false alarms that a training calibrates its model for.
+_FALSE_ALARM_RATE = 0.01
 # The values of those that runs of earlier versions lack.
 _EARLIER = {"skip_unreadable": False}
 
@@ -111,6 +114,26 @@ def evaluation(model: VAE, x: np.ndarray, num_samples: int, seed: int) -> str:
     ):
         lines.append(f"{label:<50}{nats:>10.3f}{sign * nats / (dimensions * math.log(2)):>10.4f}")
     return "\n".join(lines)
+
+
+def calibrate(model: VAE, folder: Path, x: np.ndarray, **given: float) -> None:
+    """Calibrates the model of a run for anomaly detection, saves it, and prints the threshold.
+
+    Args:
+        model: the model.
+        folder: the folder of the run.
+        x: held-out data [N, ...].
+        given: the rate or threshold, by its name in `tfvae.VAE.calibrate`; by default a `false_alarm_rate` of 0.01, or
+            the least for which there are enough rows.
+    """
+    if not given:
+        given = {"false_alarm_rate": max(_FALSE_ALARM_RATE, least_rate(len(x)))}
+    found = model.calibrate(x, **given)
+    model.save(folder / "model.keras")
+    rate = "" if found.rate is None else f" of {found.rate:.3g}"
+    print(
+        f"Anomalies have a score above {found.value:.4g} nats: {found.method}{rate}, on {found.rows} held-out examples"
+    )
 
 
 def draw(model: VAE, x: np.ndarray, folder: Path, seed: int) -> None:

@@ -24,10 +24,10 @@ def read(path: Path) -> np.ndarray:
         ImportError: the extra `tables` is not installed.
         ValueError: the file is not a table of numbers, or a `.csv` file does not have one name for each column.
     """
-    return from_frame(_read(path), f"source='{path}'")
+    return from_frame(frame(path), f"source='{path}'")
 
 
-def frame(path: Path) -> Any:
+def features(path: Path) -> Any:
     """Reads a `.csv` or `.parquet` table of any values, without an unnamed first column that only counts the rows.
 
     Raises:
@@ -37,18 +37,25 @@ def frame(path: Path) -> Any:
     """
     if path.suffix.lower() not in SUFFIXES:
         raise ValueError(f"`source` must be a .csv or .parquet file. Received: source='{path}'")
-    return _features(_read(path), f"source='{path}'")
+    return _features(frame(path), f"source='{path}'")
 
 
-def rows(path: Path) -> np.ndarray:
-    """Reads the rows of a table to pass to a trained model: [N, D], float64, with NaN for a missing value.
+def rows(frame: Any, received: str) -> tuple[np.ndarray, list[str]]:
+    """The rows of a table to pass to a trained model, and the names of their columns.
+
+    Args:
+        frame: see `checks.is_frame`.
+        received: what error messages call the frame.
+
+    Returns:
+        The rows [N, D], float64, with NaN for a missing value; and D names.
 
     Raises:
-        ImportError: see `read`.
         ValueError: see `read`.
     """
-    received = f"source='{path}'"
-    return checks.frame_to_numpy(_features(_read(path), received), "source", received).astype(np.float64)
+    features = _features(frame, received)
+    x = checks.frame_to_numpy(features, "source", received).astype(np.float64)
+    return x, [str(name) for name in features.columns]
 
 
 def names(path: Path) -> list[str]:
@@ -58,17 +65,31 @@ def names(path: Path) -> list[str]:
         ImportError: see `read`.
         ValueError: see `read`.
     """
-    return [str(name) for name in _features(_read(path), f"source='{path}'").columns]
+    return [str(name) for name in _features(frame(path), f"source='{path}'").columns]
 
 
 def write_csv(x: np.ndarray, names: Sequence[str], path: Path) -> None:
     """Writes rows [N, D] as a `.csv` table with the given names."""
     import pandas as pd
 
-    pd.DataFrame(x, columns=list(names)).to_csv(path, index=False)
+    write(pd.DataFrame(x, columns=list(names)), path, ".csv")
 
 
-def _read(path: Path) -> Any:
+def write(frame: Any, path: Path, suffix: str) -> None:
+    """Writes a data frame of pandas, without its index, as a table of the kind that the suffix says."""
+    if suffix == ".csv":
+        frame.to_csv(path, index=False)
+    else:
+        frame.to_parquet(path, index=False)
+
+
+def frame(path: Path) -> Any:
+    """Reads a `.csv` or `.parquet` table as a data frame of pandas.
+
+    Raises:
+        ImportError: the extra `tables` is not installed.
+        ValueError: the file is not a table, or a `.csv` file does not have one name for each column.
+    """
     try:
         import pandas as pd
         from pyarrow import parquet
