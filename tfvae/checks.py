@@ -140,7 +140,7 @@ def unwrap(x: Any, argument: str = "x") -> Any:
         return frame_to_numpy(x.to_frame(), argument)[:, 0]
     if isinstance(x, np.ma.MaskedArray):
         # What is masked is missing, and np.asarray would give the values behind the mask.
-        return x.astype(np.result_type(x, np.float32)).filled(np.nan) if np.ma.is_masked(x) else x.data
+        return np.ma.filled(x.astype(np.result_type(x, np.float32)), np.nan) if np.ma.is_masked(x) else x.data
     kind = type(x).__name__
     if kind == "RaggedTensor":
         raise ValueError(f"`{argument}` must have rows of one length; pad them with x.to_tensor(). Received: a {kind}")
