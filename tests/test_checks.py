@@ -36,6 +36,18 @@ def test_to_numpy_does_not_copy_an_array():
     assert checks.to_numpy(array) is array
 
 
+@pytest.mark.parametrize("dtype", [np.int64, np.float32, np.float64, bool])
+def test_what_is_masked_of_an_array_is_missing(dtype):
+    values = np.array([[1, 0], [1, 1]], dtype)
+    array = checks.to_numpy(np.ma.masked_array(values, [[False, True], [False, False]]))
+    np.testing.assert_array_equal(array, [[1.0, np.nan], [1.0, 1.0]])
+    assert type(array) is np.ndarray
+    assert array.dtype == np.result_type(dtype, np.float32)
+    whole = checks.to_numpy(np.ma.masked_array(values))
+    assert type(whole) is np.ndarray
+    assert whole.dtype == dtype
+
+
 @pytest.mark.parametrize(
     ("value", "message"),
     [

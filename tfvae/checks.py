@@ -119,7 +119,7 @@ def frame_to_numpy(frame: Any, argument: str = "x", received: str = "") -> np.nd
 
 
 def unwrap(x: Any, argument: str = "x") -> Any:
-    """Converts data frames, sparse matrices and AnnData objects to arrays, and returns anything else as it is.
+    """Converts data frames, sparse and masked arrays and AnnData objects to arrays; returns anything else as it is.
 
     Args:
         x: the data, or a dictionary of data.
@@ -138,6 +138,9 @@ def unwrap(x: Any, argument: str = "x") -> Any:
         return frame_to_numpy(x, argument)
     if hasattr(x, "iloc") and hasattr(x, "to_frame"):
         return frame_to_numpy(x.to_frame(), argument)[:, 0]
+    if isinstance(x, np.ma.MaskedArray):
+        # What is masked is missing, and np.asarray would give the values behind the mask.
+        return np.ma.filled(x.astype(np.result_type(x, np.float32)), np.nan) if np.ma.is_masked(x) else x.data
     kind = type(x).__name__
     if kind == "RaggedTensor":
         raise ValueError(f"`{argument}` must have rows of one length; pad them with x.to_tensor(). Received: a {kind}")

@@ -284,6 +284,20 @@ def two(two_epochs, tmp_path):
     return shutil.copytree(two_epochs, tmp_path / "two")
 
 
+@pytest.mark.parametrize("folder", [True, False], ids=["an empty folder", "no folder"])
+def test_a_training_whose_checkpoints_are_gone_does_not_start_again_unasked(folder, two):
+    config = "data: digits\nepochs: 8\nlearning_rate: 0.1\n"
+    (two / "config.yaml").write_text(config)
+    (two / "evaluation.txt").unlink()
+    if folder:
+        (two / "checkpoints").mkdir()
+    assert not run_training.is_trained(two, 8)
+    with pytest.raises(ValueError, match=r"--overwrite.*Received: .*two, whose history has 2 epochs, without checkp"):
+        run_training.start(two, config, resume=True, overwrite=False)
+    assert (two / "history.csv").read_bytes() == WHOLE.encode()
+    run_training.start(two, config, resume=True, overwrite=True)
+
+
 def test_more_epochs_go_on_from_a_trained_model(two, tiny_vae, capsys):
     assert run_training.is_trained(two, 2)
     assert not run_training.is_trained(two, 3)
@@ -328,6 +342,7 @@ def test_a_training_goes_on_to_more_epochs(cut, train, train_cut, folder, after)
         ("config.yaml", b"a: [", "YAML"),
         ("config.yaml", b"a: &a [1]\nb: *a", "aliases are not allowed"),
         ("config.yaml", b"a: &a [*a]", "aliases are not allowed"),
+        ("config.yaml", b"epochs: 1\na: {b: 1, b: 2}", "each name must have one value, but 'b' has 2"),
         ("config.yaml", b"[" * 100_000, "at most 50 levels"),
         ("config.yaml", b"a: 2001-99-99", "YAML"),
         ("config.yaml", b"a: 1\n" * 300_000, "at most 1000000 bytes"),

@@ -56,6 +56,13 @@ def test_a_usage_error_is_one_line_and_exit_code_2(tmp_path, monkeypatch, capsys
     assert not list(tmp_path.iterdir())
 
 
+def test_a_config_with_a_name_that_is_none_is_told_the_nearest(tmp_path, capsys):
+    (tmp_path / "config.yaml").write_text("learning_rat: 1.0\n")
+    line = error_line(capsys, ["train", "--config", str(tmp_path / "config.yaml")])
+    assert "`--config` must be" in line
+    assert "learning_rat (did you mean learning_rate?)" in line
+
+
 def test_a_usage_error_of_the_process_has_no_traceback(processes):
     done = processes.start(COMMAND, "train", "no_such_data")
     assert done.wait() == 2

@@ -116,6 +116,14 @@ def test_missing_values_reach_no_network(name):
     assert (score["reconstruction_log_likelihood"] > of_filled["reconstruction_log_likelihood"]).all()
 
 
+@pytest.mark.parametrize("name", MODELS)
+def test_the_summary_knows_the_shape_of_each_part(name):
+    lines = []
+    MODELS[name][0]().summary(print_fn=lines.append)
+    assert "(None, 4)" in "".join(lines)
+    assert "?" not in "".join(lines)
+
+
 def test_the_optimal_scale_follows_the_error_of_training(case):
     build, data = case
     if build is semi_supervised:

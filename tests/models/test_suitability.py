@@ -73,6 +73,8 @@ BOUNDED_ABOVE = ("log_sigmoid", "log_softmax")
         (sequential(4, "sigmoid", keras.layers.Reshape((4,))), lk.Bernoulli(), BITS, "sigmoid"),
         (sequential(4, None, keras.layers.Activation("sigmoid")), lk.Bernoulli(), BITS, "sigmoid"),
         (sequential(4, None, keras.layers.ReLU()), lk.Bernoulli(), BITS, "relu"),
+        (sequential(4, keras.layers.Dense(4, keras.layers.Activation("tanh"))), lk.Bernoulli(), BITS, "tanh"),
+        (sequential(4, keras.layers.Dense(4, keras.layers.ReLU(1.0))), lk.Bernoulli(), BITS, "relu"),
         (nested(4, "sigmoid"), lk.Bernoulli(), BITS, "sigmoid"),
         (sequential(4, "sigmoid"), lk.Missing(lk.Bernoulli()), WITH_GAPS, "sigmoid"),
         (sequential(4, "sigmoid"), lk.ContinuousBernoulli(), UNIT, "sigmoid"),

@@ -23,6 +23,7 @@ _NO_COMMAND = re.compile(
     r"""argument subcommand: invalid choice: ['"](?P<name>.*)['"] \(|expected "subcommand" to be one of"""
 )
 _REQUIRED = re.compile(r"the following arguments are required: (?P<names>.*)", re.DOTALL)
+_UNKNOWN_NAME = re.compile(r"Subcommand '\w+' does not accept option '(?P<name>.*)'")
 _NO_FILE = re.compile(r'Parser key "(?P<name>\w+)": File does not exist: (?P<path>.*)', re.DOTALL)
 # In a message about an argument of a part: its name, what the argument may be, and the value that it has.
 _KEY = re.compile(r'Parser key "([\w.]+)":')
@@ -159,6 +160,10 @@ def _in_words_of_the_user(message: str, parser: Parser) -> str:
             return f"`{parser.positional}` must be given without `{word}`. Received: {unrecognized['words']}"
         found = parts.nearest(word.removeprefix("--"), parser.known_flags) if word.startswith("--") else None
         return f"{message}{f' (did you mean --{found}?)' if found else ''}"
+    if unknown := _UNKNOWN_NAME.fullmatch(message):
+        found = parts.nearest(unknown["name"], parser.known_flags)
+        hint = f" (did you mean {found}?)" if found else ""
+        return f"`--config` must be a file of arguments of the command. Received: {unknown['name']}{hint}"
     if no_command := _NO_COMMAND.match(message):
         expected = f"The command must be one of {', '.join(parser.commands)}"
         if (name := no_command["name"]) is None:

@@ -88,11 +88,20 @@ def is_trained(folder: Path, epochs: int = 0) -> bool:
     """Whether the training in a run's folder was completed, with at least `epochs` epochs, and did not diverge."""
     if not (folder / "model.keras").exists() or (folder / _CHECKPOINTS).exists():
         return False
-    if _epochs(yaml_files.read(folder / "config.yaml"), folder) < epochs:
+    planned = _epochs(yaml_files.read(folder / "config.yaml"), folder)
+    if planned < epochs or _lost_checkpoints(folder, planned):
         return False
     losses = history(folder).get("loss")
     # A history that is lost does not make a model one that diverged.
     return not losses or bool(np.isfinite(losses[-1]))
+
+
+def _lost_checkpoints(folder: Path, epochs: int) -> bool:
+    """Whether a training that ended before its last epoch, as its history says, has no checkpoints."""
+    checkpoints, rows = folder / _CHECKPOINTS, _rows(folder)
+    is_lost = not (checkpoints.is_dir() and any(checkpoints.iterdir()))
+    # The evaluation is written after the last epoch, whatever was lost of the history since.
+    return is_lost and bool(rows) and max(rows) + 1 < epochs and not (folder / "evaluation.txt").exists()
 
 
 def start(folder: Path, config: str, *, resume: bool, overwrite: bool) -> None:
@@ -110,7 +119,15 @@ def start(folder: Path, config: str, *, resume: bool, overwrite: bool) -> None:
     """
     files.remove_temporaries(folder)
     cut = (folder / _CHECKPOINTS).exists()
-    if resume and (cut or is_trained(folder)):
+    if (folder / "history.csv").is_dir():
+        raise ValueError(f"history.csv must be a file, or not be there. Received: {folder / 'history.csv'}, a folder")
+    planned = _epochs(yaml_files.read(folder / "config.yaml"), folder) if (folder / "config.yaml").exists() else 0
+    if resume and not overwrite and _lost_checkpoints(folder, planned):
+        raise ValueError(
+            f"`--resume` needs the checkpoints of a training that was interrupted: start it again by --overwrite. "
+            f"Received: {folder}, whose history has {max(_rows(folder)) + 1} epochs, without checkpoints"
+        )
+    if resume and not _lost_checkpoints(folder, planned) and (cut or is_trained(folder)):
         _resume(folder, config)
         return
     if cut and not overwrite:
@@ -138,7 +155,10 @@ def _resume(folder: Path, config: str) -> None:
         )
     if not (folder / _CHECKPOINTS).exists():
         _make_checkpoint(folder, epochs)
-    Checkpoints(folder / _CHECKPOINTS).newest()
+    try:
+        Checkpoints(folder / _CHECKPOINTS).newest()
+    except ValueError as error:
+        raise ValueError(f"{error}: all are damaged; start the training again by --overwrite") from error
     if now["epochs"] > epochs:
         # Removed first, because it marks a run that is complete.
         (folder / "evaluation.txt").unlink(missing_ok=True)

@@ -45,7 +45,7 @@ def checked(load: Callable[..., Any]) -> Callable[[str], Any]:
 
     Returns:
         A function of the text that raises `yaml.YAMLError` if it is longer than a megabyte, holds an alias, which may
-        stand for thousands of others, or is nested too deeply.
+        stand for thousands of others, is nested too deeply, or gives a name two values.
     """
 
     def load_checked(text: str) -> Any:
@@ -58,6 +58,21 @@ def checked(load: Callable[..., Any]) -> Callable[[str], Any]:
             depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
             if depth > _MAX_DEPTH:
                 raise yaml.YAMLError(f"at most {_MAX_DEPTH} levels are allowed")
+        _check_keys(yaml.compose(text, Loader=yaml.SafeLoader))
         return load(text)
 
     return load_checked
+
+
+def _check_keys(node: yaml.Node | None) -> None:
+    """Raises `yaml.YAMLError` if a name has two values, of which PyYAML would take the last."""
+    if isinstance(node, yaml.MappingNode):
+        names = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
+        for name in names:
+            if names.count(name) > 1:
+                raise yaml.YAMLError(f"each name must have one value, but {name!r} has {names.count(name)}")
+        for _, value in node.value:
+            _check_keys(value)
+    elif isinstance(node, yaml.SequenceNode):
+        for value in node.value:
+            _check_keys(value)

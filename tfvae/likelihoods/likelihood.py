@@ -75,6 +75,11 @@ class Likelihood(keras.layers.Layer, abc.ABC):
         # Until Keras builds it.
         self._event_rank = self._event_shape = None  # type: ignore[assignment]
 
+    @property
+    def output_shape(self) -> tuple[int | None, ...]:
+        """The shape of x, (None, *event_shape), for `keras.Model.summary`."""
+        return (None, *self._event_shape)
+
     def parameter_shape(self, event_shape: tuple[int, ...]) -> tuple[int, ...]:
         """The shape that the decoder's output must have for each example.
 

@@ -149,7 +149,9 @@ def _reach_of_activation(decoder: Any) -> _Reach | None:
         activation, name = layer, type(layer).__name__.lower()
     else:
         activation = getattr(layer, "activation", None)
-        name = getattr(activation, "__name__", "")
+        # A layer, such as Activation("sigmoid"), may be passed as an activation.
+        activation = getattr(activation, "activation", activation)
+        name = getattr(activation, "__name__", type(activation).__name__.lower())
     if activation is None or not (getattr(activation, "__module__", "") or "").startswith("keras."):
         return None
     values = keras.ops.convert_to_numpy(activation(keras.ops.convert_to_tensor([_ARGUMENTS])))

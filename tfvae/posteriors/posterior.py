@@ -42,6 +42,11 @@ class Posterior(keras.layers.Layer, abc.ABC):
         # None until the model gives its own.
         self.latent_dim = latent_dim  # type: ignore[assignment]
 
+    @property
+    def output_shape(self) -> tuple[int | None, ...]:
+        """The shape of z, (None, L), for `keras.Model.summary`."""
+        return (None, self.latent_dim)
+
     @abc.abstractmethod
     def call(self, features: tf.Tensor) -> dict[str, tf.Tensor]:
         """Computes the parameters.

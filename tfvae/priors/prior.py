@@ -35,6 +35,11 @@ class Prior(keras.layers.Layer, abc.ABC):
         # None until the model gives its own.
         self.latent_dim = latent_dim  # type: ignore[assignment]
 
+    @property
+    def output_shape(self) -> tuple[int | None, ...]:
+        """The shape of z, (None, L), for `keras.Model.summary`."""
+        return (None, self.latent_dim)
+
     def connect(
         self,
         encode: Callable[[tf.Tensor], dict[str, tf.Tensor]],
