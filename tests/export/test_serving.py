@@ -277,10 +277,13 @@ def test_every_tensor_leads_with_the_batch(served):
 def test_the_requests_and_the_table_of_the_readme_are_right(served, monkeypatch):
     model, version, loaded, case = served
     answers = readmes.check(version, loaded, monkeypatch)
-    assert list(answers) == ["score", "score.columns", "serving_default", "serving_default.columns"]
+    names = ["score", "serving_default", *(["detect"] if case == CALIBRATED else [])]
+    assert list(answers) == [f"{name}{form}" for name in names for form in ("", ".columns")]
     zeros, noise = np.zeros((1, *EVENT_SHAPE)), np.zeros((1, LATENT_DIM))
     for name, answer in answers.items():
         expected = model.score(zeros, noise) if "score" in name else model.score(zeros)
+        if "detect" in name:
+            expected = model.detect(zeros)
         assert_close({key: answer[key] for key in expected}, expected)
     readme = (version.parent / "README.md").read_text()
     assert f'-v "$PWD:/models/{case}" tensorflow/serving' in readme
