@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 
 import tfvae
-from tests.helpers.exports import linear_vae
+from tests.helpers.exports import Scaled, linear_vae
 from tests.helpers.usage import error_line
 from tfvae.cli import commands
 
@@ -71,6 +71,7 @@ def test_columns_of_an_array_are_named_by_their_index(in_folder, file, x):
     assert received.loc[3, "reason_1"] == 2
 
 
+@pytest.mark.slow
 def test_pixels_are_named_by_their_place_and_not_copied(in_folder):
     keras_model = tfvae.VAE(
         tfvae.networks.dense_encoder((2, 2, 1), hidden=(4,)), tfvae.networks.dense_decoder(1, (2, 2, 1), hidden=(4,)), 1
@@ -111,9 +112,14 @@ def test_what_cannot_be_flagged_is_one_line(in_folder, file, x, capsys, exported
     frame.to_csv("x.csv", index=False)
     line = error_line(capsys, [*arguments, "x.csv", "--model", exported_without])
     assert "`--model` must be an export of a calibrated model" in line
+    (in_folder / "zero.csv").symlink_to("/dev/zero")
+    for command in ("detect", "predict"):
+        output = "y.csv" if command == "detect" else "y.npz"
+        line = error_line(capsys, [command, "--input", "zero.csv", "--model", file, "--output", output])
+        assert "it is missing, or no regular file" in line
     assert not (in_folder / "y.csv").exists()
 
 
 @pytest.fixture(scope="module")
 def exported_without(tmp_path_factory):
-    return str(tfvae.export.tflite(linear_vae(), tmp_path_factory.mktemp("without") / "m.tflite", quantize="float16"))
+    return str(tfvae.export.tflite(Scaled(), tmp_path_factory.mktemp("without") / "m.tflite", quantize="float16"))

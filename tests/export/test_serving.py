@@ -19,7 +19,7 @@ from tensorflow_serving.config import model_server_config_pb2
 
 import tfvae
 from tests.helpers import readmes
-from tests.helpers.exports import EVENT_SHAPE, IMAGES, LATENT_DIM, NETWORKS, Scaled
+from tests.helpers.exports import CALIBRATED, EVENT_SHAPE, IMAGES, LATENT_DIM, NETWORKS, Scaled
 from tfvae import export
 from tfvae.export.formats import saved_model
 
@@ -240,13 +240,14 @@ def warmup_requests(version):
 def test_the_warm_up_asks_every_signature_once_and_each_answers(served):
     _, version, loaded, case = served
     requests = warmup_requests(version)
-    assert [request.model_spec.signature_name for request in requests] == [*INPUTS, *DRAWS]
+    others = [*DRAWS, "detect"] if case == CALIBRATED else DRAWS
+    assert [request.model_spec.signature_name for request in requests] == [*INPUTS, *others]
     for request in requests:
         assert request.model_spec.name == case
         assert {tensor.dtype for tensor in request.inputs.values()} == {tf.float32.as_datatype_enum}
         signature = request.model_spec.signature_name
         outputs = loaded.signatures[signature](**{name: tf.make_ndarray(t) for name, t in request.inputs.items()})
-        if signature not in DRAWS:
+        if signature not in others:
             assert sorted(request.inputs) == sorted(INPUTS[signature])
             assert sorted(outputs) == OUTPUTS[signature]
         assert all(len(output) == 1 and np.all(np.isfinite(output)) for output in outputs.values())
@@ -276,10 +277,13 @@ def test_every_tensor_leads_with_the_batch(served):
 def test_the_requests_and_the_table_of_the_readme_are_right(served, monkeypatch):
     model, version, loaded, case = served
     answers = readmes.check(version, loaded, monkeypatch)
-    assert list(answers) == ["score", "score.columns", "serving_default", "serving_default.columns"]
+    names = ["score", "serving_default", *(["detect"] if case == CALIBRATED else [])]
+    assert list(answers) == [f"{name}{form}" for name in names for form in ("", ".columns")]
     zeros, noise = np.zeros((1, *EVENT_SHAPE)), np.zeros((1, LATENT_DIM))
     for name, answer in answers.items():
         expected = model.score(zeros, noise) if "score" in name else model.score(zeros)
+        if "detect" in name:
+            expected = model.detect(zeros)
         assert_close({key: answer[key] for key in expected}, expected)
     readme = (version.parent / "README.md").read_text()
     assert f'-v "$PWD:/models/{case}" tensorflow/serving' in readme

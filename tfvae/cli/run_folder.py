@@ -116,7 +116,7 @@ def evaluation(model: VAE, x: np.ndarray, num_samples: int, seed: int) -> str:
     return "\n".join(lines)
 
 
-def calibrate(model: VAE, folder: Path, x: np.ndarray, **given: float) -> None:
+def calibrate(model: VAE, folder: Path, x: np.ndarray, **given: Any) -> None:
     """Calibrates the model of a run for anomaly detection, saves it, and prints the threshold.
 
     Args:
