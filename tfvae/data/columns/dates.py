@@ -58,7 +58,7 @@ class Date(Column):
         days = _days(found, reference)
         has_times = bool((days % 1 != 0).any())
         spans = days.max() - days.min() >= _TWO_YEARS
-        varies = {"month": spans, "weekday": found.dt.weekday.nunique() > 1, "hour": has_times}
+        varies = {"month": spans, "weekday": found.dt.day_of_week.nunique() > 1, "hour": has_times}
         first = values[~missing(values)].iloc[0]
         return cls(
             reference=reference.isoformat(),
@@ -91,7 +91,7 @@ class Date(Column):
             return np.full([len(values), len(self.parts)], np.nan)
         codes = {
             "month": dates.dt.month.to_numpy(np.float64, na_value=np.nan) - 1,
-            "weekday": dates.dt.weekday.to_numpy(np.float64, na_value=np.nan),
+            "weekday": dates.dt.day_of_week.to_numpy(np.float64, na_value=np.nan),
             "hour": dates.dt.hour.to_numpy(np.float64, na_value=np.nan),
         }
         return np.stack([_days(dates, self._reference(dates)), *(codes[name] for name in self.cycles)], axis=1)
@@ -114,7 +114,7 @@ class Date(Column):
         if "month" in given:
             dates = _nearest_month(dates, np.nan_to_num(given["month"]))
         if "weekday" in given:
-            shift = (np.nan_to_num(given["weekday"]) - dates.dt.weekday.to_numpy() + 3) % 7 - 3
+            shift = (np.nan_to_num(given["weekday"]) - dates.dt.day_of_week.to_numpy() + 3) % 7 - 3
             dates = dates + pd.to_timedelta(shift, unit="D")
         if "hour" in given:
             dates = dates + pd.to_timedelta(np.nan_to_num(given["hour"]) - dates.dt.hour.to_numpy(), unit="h")

@@ -146,7 +146,7 @@ class Count(Column):
     def codes(self, values: Any) -> np.ndarray:
         """The counts: see `Column`."""
         x = _numbers(values)
-        is_wrong = np.where(np.isnan(x), ~missing(values), (x < 0) | (x % 1 != 0) | np.isinf(x))
+        is_wrong = np.where(np.isnan(x), ~missing(values), (x < 0) | (x != np.floor(x)) | np.isinf(x))
         if is_wrong.any():
             raise self.wrong(values, is_wrong, "counts, whole numbers of at least 0")
         return x[:, np.newaxis]
