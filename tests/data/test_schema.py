@@ -129,9 +129,10 @@ def test_a_date_far_away_is_as_far_in_python():
 @pytest.mark.parametrize(
     ("names", "arguments"),
     [
-        (["age", "x", "_y2"], ["age", "x", "_y2"]),
+        (["age", "x", "Y_2"], ["age", "x", "Y_2"]),
+        (["a", "A", "_b", "self", "Label"], ["a", "A_2", "column__b", "column_self", "column_Label"]),
         (["order date", "order_date", "Order-Date"], ["order_date_2", "order_date", "Order_Date_3"]),
-        (["epsilon", "uniform", "2nd", "größe"], ["column_epsilon", "column_uniform", "column_2nd", "gr__e"]),
+        (["epsilon", "class", "2nd", "größe"], ["column_epsilon", "column_class", "column_2nd", "gr__e"]),
     ],
 )
 def test_an_input_has_the_name_of_its_column_where_that_is_one(names, arguments):

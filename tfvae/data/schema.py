@@ -1,6 +1,7 @@
 """What the columns of a table are, without TensorFlow: raw rows become numbers and codes, and these rows again."""
 
 import itertools
+import keyword
 import os
 import re
 from collections.abc import Iterable, Mapping
@@ -16,8 +17,8 @@ from tfvae.data.columns import BINARY, CATEGORY, COUNT, NUMBER, Column, Part, fr
 # In x, parts of the same content are next to each other, so that they share a likelihood.
 _ORDER = {NUMBER: 0, BINARY: 1, COUNT: 2, CATEGORY: 3}
 _TRANSFORMS = ("standard", "yeo_johnson", "quantile", "identity")
-# The inputs that signatures have beside x, after which none for a column may be named.
-_TAKEN = ("epsilon", "uniform", "condition", "label")
+# The inputs that signatures have beside x, and what TensorFlow refuses: no input for a column may have such a name.
+_TAKEN = ("epsilon", "uniform", "condition", "label", "self")
 # What the name of an input may be made of.
 _NOT_ALLOWED = re.compile(r"[^A-Za-z0-9_]")
 
@@ -62,15 +63,16 @@ class Schema:
     def arguments(self) -> dict[str, str]:
         """The columns that a model uses, each with the name of its input where it has one, as in a SavedModel.
 
-        It is the name of the column, unless that has other characters than letters, digits and "_", begins with
-        neither a letter nor "_", or is that of another input.
+        It is the name of the column, unless that has other characters than letters of ASCII, digits and "_", does not
+        begin with a letter, is a keyword of Python or "self", which TensorFlow refuses, or differs from the name of
+        another input in upper and lower case at most.
         """
         arguments: dict[str, str] = {}
         used = dict.fromkeys(self.owners())
         # First those that may keep their names.
         for column in sorted(used, key=lambda name: not _is_argument(name)):
             name = column if _is_argument(column) else _NOT_ALLOWED.sub("_", column)
-            name = name if re.match("[A-Za-z_]", name) and name not in _TAKEN else f"column_{name}"
+            name = name if _is_argument(name) else f"column_{name}"
             taken = {argument.lower() for argument in arguments.values()}
             numbers = itertools.count(2)
             unique = name
@@ -262,7 +264,8 @@ def is_rows(data: Any) -> bool:
 
 
 def _is_argument(name: str) -> bool:
-    return name not in _TAKEN and re.fullmatch("[A-Za-z_][A-Za-z0-9_]*", name) is not None
+    is_name = re.fullmatch("[A-Za-z][A-Za-z0-9_]*", name) is not None
+    return is_name and name.lower() not in _TAKEN and not keyword.iskeyword(name)
 
 
 def _transform_order(part: Part) -> int:

@@ -53,10 +53,11 @@ class TableRows:
         """The arguments of a signature with x, made of the arguments that are columns, if there are any.
 
         Args:
-            arguments: the values by name. The name of a column may be that of its input, too.
+            arguments: the values by name. The name of a column may be that of its input, too. Columns that the model
+                does not use are ignored.
             inputs: the inputs of the signature.
         """
-        known = {*self._columns, *self._columns.values()}
+        known = {*self._columns, *(column.name for column in self.schema.columns)}
         columns = {name: value for name, value in arguments.items() if name not in inputs and name in known}
         if "x" not in inputs or not columns:
             return arguments
