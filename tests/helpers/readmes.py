@@ -102,7 +102,9 @@ def _check_table(readme, loaded):
             assert found.pop("columns") == []
             found |= {name: [] for name in re.findall(r"^\| [^|]* \| (\w+) \| (?:float32|string) \| ", readme, re.M)}
         assert found == {name: list(spec.shape[1:]) for name, spec in specs.items()}
-        zeros = {name: np.full([2, *spec.shape[1:]], _zero(spec)) for name, spec in specs.items()}
+        zeros = {
+            name: np.full([2, *spec.shape[1:]], _zero(spec), spec.dtype.as_numpy_dtype) for name, spec in specs.items()
+        }
         answer = _answer(loaded, signature, zeros)
         assert {output.shape[0] for output in answer.values()} == {2}
         assert _shapes(outputs) == {name: list(output.shape[1:]) for name, output in answer.items()}
