@@ -108,9 +108,11 @@ class Table(Schema):
             The numbers and codes [B, D], float32, with infinity for a value that is not of its column.
         """
         arguments = self.arguments
-        of_columns = [
-            column.in_graph(values[arguments[column.name]]) if column.parts else None for column in self.columns
-        ]
+        of_columns = {
+            index: column.in_graph(values[arguments[column.name]])
+            for index, column in enumerate(self.columns)
+            if column.parts
+        }
         return tf.stack([of_columns[index][:, position] for index, position in self._places], axis=1)
 
     def specs(self) -> tuple[tf.TensorSpec, ...]:
