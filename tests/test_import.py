@@ -96,7 +96,7 @@ MADE_BY_MODELS = {
     "_Perplexity",
 }
 # Base classes of the models, which nobody makes an object of.
-BASES = {"AutoencoderExport", "HookedModel", "PosteriorExport", "StatefulModel"}
+BASES = {"AutoencoderExport", "HookedModel", "PosteriorExport", "StatefulModel", "TableExport"}
 
 
 def serializable_classes():

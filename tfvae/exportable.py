@@ -17,6 +17,27 @@ Arrays = dict[str, np.ndarray]
 
 
 @dataclasses.dataclass(frozen=True)
+class NamedColumns:
+    """How x [B, D], the numbers and codes of a table, is made of named inputs, one a column of the table.
+
+    Formats that take texts have these inputs in the place of x.
+
+    Args:
+        specs: their names, dtypes (float32, or string) and shapes, [None].
+        in_graph: a function from their tensors by name to x, which is infinite where a value is not of its column.
+        raw: a function from x [N, D] to the inputs by name, each [N].
+        arguments: the names of the inputs by those of the columns, which may hold any characters.
+        meanings: what each input is, by name, in words.
+    """
+
+    specs: tuple[tf.TensorSpec, ...]
+    in_graph: Callable[[Mapping[str, tf.Tensor]], tf.Tensor]
+    raw: Callable[[np.ndarray], Arrays]
+    arguments: Mapping[str, str]
+    meanings: Mapping[str, str]
+
+
+@dataclasses.dataclass(frozen=True)
 class Signature:
     """One function of an export: a signature of a SavedModel or of a .tflite file.
 
@@ -33,6 +54,7 @@ class Signature:
         meaning: what it computes, in a few words for the table of the README.
         draws: whether it computes draws, which may jump where a number is rounded. A file whose arithmetic is coarser
             than float32 lacks it, and so may a file of an earlier version.
+        columns: what stands in the place of the input x in formats that take texts; None means x itself.
         jumps: for each output [N] that is 1 where another is above a number and otherwise 0, by name, the name of the
             other and the number. Rounding may put the other on either side of it.
     """
@@ -75,7 +97,7 @@ class Exportable(metaclass=abc.ABCMeta):
     # The signature with the outputs of `predict`, whose latency `tfvae.export.verify` measures.
     timed_signature: ClassVar[str] = "serving_default"
     # Whether an export may take raw data and scale them itself: x = (raw - offset) / scale.
-    takes_units: ClassVar[bool] = True
+    takes_units: bool = True
 
     @abc.abstractmethod
     def export_signatures(self, x: Any = None) -> dict[str, Signature]:

@@ -103,6 +103,12 @@ def refused_by_gpus(file):
             inputs = list(op.inputs)
             if name == "LOG_SOFTMAX" or (name in {"EQUAL", "SUB"} and len(set(inputs)) < len(inputs)):
                 found.append((signature, f"{name} of tensors {inputs}"))
+            if name == "SELECT_V2":
+                shapes = [
+                    () if shape is None else tuple(shape) for shape in (graph.tensors[i].shape for i in inputs[1:])
+                ]
+                if not set(shapes) <= {(), tuple(graph.tensors[op.outputs[0]].shape)}:
+                    found.append((signature, f"SELECT_V2 of {shapes}"))
             if name == "STRIDED_SLICE" and op.builtinOptions.shrinkAxisMask:
                 found.append((signature, "STRIDED_SLICE that removes an axis"))
             if version > {"SUB": 2, "STRIDED_SLICE": 2}.get(name, 9):

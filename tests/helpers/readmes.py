@@ -45,7 +45,9 @@ def read(body, loaded):
     else:
         assert form == "inputs"
         assert sorted(content) == names
-    return signature, {name: np.array(column, np.float32) for name, column in content.items()}
+    dtypes = {name: spec.dtype.as_numpy_dtype for name, spec in _specs(loaded, signature).items()}
+    assert all(isinstance(row, str) for name in names if dtypes[name] is np.object_ for row in content[name])
+    return signature, {name: np.array(column, dtypes[name]) for name, column in content.items()}
 
 
 def _specs(loaded, signature):
@@ -56,7 +58,7 @@ def _answer(loaded, signature, inputs):
     specs = _specs(loaded, signature)
     assert inputs.keys() == specs.keys()
     for name, array in inputs.items():
-        assert array.dtype == np.float32
+        assert array.dtype == specs[name].dtype.as_numpy_dtype
         assert specs[name].shape.is_compatible_with(array.shape), (name, array.shape)
     outputs = loaded.signatures[signature](**{name: tf.constant(array) for name, array in inputs.items()})
     return {name: output.numpy() for name, output in outputs.items()}
@@ -89,15 +91,27 @@ def _check_grpc(readme, model, loaded, monkeypatch):
 
 
 def _check_table(readme, loaded):
-    rows = re.findall(r"^\| (\w+) \| (.*?) \| (.*?) \| ", readme, re.MULTILINE)[1:]
+    signatures = readme.partition("## Signatures\n")[2]
+    rows = re.findall(r"^\| (\w+) \| (.*?) \| (.*?) \| ", signatures, re.MULTILINE)[1:]
     assert sorted(name for name, _, _ in rows) == sorted(loaded.signatures)
     for signature, inputs, outputs in rows:
         specs = _specs(loaded, signature)
-        assert _shapes(inputs) == {name: list(spec.shape[1:]) for name, spec in specs.items()}
-        zeros = {name: np.zeros([2, *spec.shape[1:]], np.float32) for name, spec in specs.items()}
+        found = _shapes(inputs)
+        if "columns" in found:
+            # One word for the columns of a table, which are in a table of their own.
+            assert found.pop("columns") == []
+            found |= {name: [] for name in re.findall(r"^\| [^|]* \| (\w+) \| (?:float32|string) \| ", readme, re.M)}
+        assert found == {name: list(spec.shape[1:]) for name, spec in specs.items()}
+        zeros = {
+            name: np.full([2, *spec.shape[1:]], _zero(spec), spec.dtype.as_numpy_dtype) for name, spec in specs.items()
+        }
         answer = _answer(loaded, signature, zeros)
         assert {output.shape[0] for output in answer.values()} == {2}
         assert _shapes(outputs) == {name: list(output.shape[1:]) for name, output in answer.items()}
+
+
+def _zero(spec):
+    return b"" if spec.dtype == tf.string else np.float32(0)
 
 
 def _shapes(cell):

@@ -1,8 +1,7 @@
 """A table as it is: text, dates, gaps and identifiers become the x of a model, and x becomes rows again."""
 
-import os
+import functools
 from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
 from typing import Any, Self
 
 import keras
@@ -10,18 +9,15 @@ import numpy as np
 import tensorflow as tf
 
 from tfvae import checks, likelihoods
-from tfvae.data import tables
-from tfvae.data.columns import BINARY, CATEGORY, COUNT, KINDS, NUMBER, Column, Part, from_config
+from tfvae.data.columns import BINARY, CATEGORY, COUNT, KINDS, NUMBER, Column
 from tfvae.data.guess import columns_of
+from tfvae.data.schema import Schema, frame_of
 from tfvae.data.transforms import Transforms
-
-# In x, parts of the same content are next to each other, so that they share a likelihood.
-_ORDER = {NUMBER: 0, BINARY: 1, COUNT: 2, CATEGORY: 3}
-_TRANSFORMS = ("standard", "yeo_johnson", "quantile", "identity")
+from tfvae.numerics import is_number
 
 
 @keras.saving.register_keras_serializable("tfvae.data")
-class Table:
+class Table(Schema):
     """What the columns of a table are, how its rows become x [N, D], and how x becomes rows again.
 
     `Table.learn` makes it from data. A model that is given it, as `tfvae.VAE.of_table` does, takes rows and gives rows,
@@ -35,25 +31,7 @@ class Table:
     """
 
     def __init__(self, columns: Iterable[Column | Mapping[str, Any]]) -> None:
-        self.columns = tuple(each if isinstance(each, Column) else from_config(each) for each in columns)
-        names = [column.name for column in self.columns]
-        repeated = {name for name in names if names.count(name) > 1}
-        if repeated:
-            raise ValueError(f"`columns` must have different names. Received: {sorted(repeated)} more than once")
-        places = [
-            (index, position, part)
-            for index, column in enumerate(self.columns)
-            for position, part in enumerate(column.parts)
-        ]
-        if not places:
-            raise ValueError(
-                "`columns` must have one at least that is neither constant nor an identifier. Received: "
-                f"{checks.shown({column.name: column.kind for column in self.columns})}"
-            )
-        places.sort(key=lambda place: (_ORDER[place[2].content], _transform_order(place[2]), place[2].num_classes))
-        # For each column of x, the column of the table and which of its parts it is.
-        self._places = [(index, position) for index, position, _ in places]
-        self.parts: tuple[Part, ...] = tuple(part for *_, part in places)
+        super().__init__(columns)
         self._transforms = Transforms([part.transform for part in self.parts])
         self._of_numbers = Transforms([part.transform for part in self.parts if part.content == NUMBER])
 
@@ -98,37 +76,6 @@ class Table:
             raise ValueError(f"`drop` must leave a column. Received: drop={checks.shown(drop)}")
         return cls(columns_of(frame[kept], kinds))
 
-    @property
-    def names(self) -> tuple[str, ...]:
-        """The names of the columns of x, which are those of the table, or start with them."""
-        return tuple(part.name for part in self.parts)
-
-    def owners(self) -> tuple[str, ...]:
-        """For each column of x, the name of the column of the table that it belongs to."""
-        return tuple(self.columns[index].name for index, _ in self._places)
-
-    def codes(self, rows: Any) -> np.ndarray:
-        """Converts rows to numbers and codes, which the exported models without texts take.
-
-        Args:
-            rows: a data frame with the columns of the table, in any order; a dictionary of columns; a dictionary or a
-                list of dictionaries of values; or a path as for `learn`. Columns that the model does not use may be
-                missing, and others are ignored.
-
-        Returns:
-            An array [N, D], float64, with NaN for missing values.
-
-        Raises:
-            ValueError: a column is missing, or a value is not of its column.
-        """
-        frame = frame_of(rows)
-        self._check_columns(frame)
-        parts = {
-            index: self.columns[index].codes(frame[self.columns[index].name].reset_index(drop=True))
-            for index in {index for index, _ in self._places}
-        }
-        return np.stack([parts[index][:, position] for index, position in self._places], axis=1)
-
     def transform(self, rows: Any) -> np.ndarray:
         """Converts rows to x [N, D], float32, with NaN for missing values.
 
@@ -146,7 +93,44 @@ class Table:
 
     def forward(self, codes: tf.Tensor) -> tf.Tensor:
         """Converts numbers and codes [B, D] to x [B, D], as tensors, in a graph or not."""
-        return self._transforms.forward(codes)
+        # NaN is set apart, because a minimum of it and a number is the number in TFLite.
+        is_observed = is_number(codes)
+        x = self._transforms.forward(tf.where(is_observed, codes, tf.zeros_like(codes)))
+        return tf.where(is_observed, x, tf.constant(np.nan, x.dtype))
+
+    def in_graph(self, values: Mapping[str, tf.Tensor]) -> tf.Tensor:
+        """Converts raw values to numbers and codes as `codes` does, by ops of TensorFlow.
+
+        Args:
+            values: by the names of `arguments`, tensors [B] of the dtypes of `specs`.
+
+        Returns:
+            The numbers and codes [B, D], float32, with infinity for a value that is not of its column.
+        """
+        arguments = self.arguments
+        of_columns = {
+            index: column.in_graph(values[arguments[column.name]])
+            for index, column in enumerate(self.columns)
+            if column.parts
+        }
+        return tf.stack([of_columns[index][:, position] for index, position in self._places], axis=1)
+
+    def specs(self) -> tuple[tf.TensorSpec, ...]:
+        """The names, dtypes and shapes of the raw values that `in_graph` takes."""
+        takes_text = {column.name: column.takes_text for column in self.columns}
+        return tuple(
+            tf.TensorSpec([None], tf.string if takes_text[name] else tf.float32, argument)
+            for name, argument in self.arguments.items()
+        )
+
+    @functools.cached_property
+    def typical(self) -> np.ndarray:
+        """The numbers and codes [1, D], float32, of a row in the middle of the data."""
+        x = np.zeros([1, len(self.parts)])
+        for column, part in enumerate(self.parts):
+            if part.content == COUNT and part.transform:
+                x[0, column] = np.round(np.expm1(part.transform["mean"]))
+        return self.codes(self.rows(x)).astype(np.float32)
 
     def inverse(self, x: tf.Tensor) -> tf.Tensor:
         """Converts x [B, D], or a mean of p(x|z) [B, M], to numbers and codes, as tensors, in a graph or not."""
@@ -174,20 +158,6 @@ class Table:
         """
         return self.rows_of_codes(self.to_codes(x), seed)
 
-    def rows_of_codes(self, codes: np.ndarray, seed: Any = 0) -> Any:
-        """Converts numbers and codes [N, D] to rows: see `rows`."""
-        import pandas as pd
-
-        rng = np.random.default_rng(seed)
-        by_column: dict[int, dict[int, np.ndarray]] = {index: {} for index in range(len(self.columns))}
-        for (index, position), values in zip(self._places, np.asarray(codes, np.float64).T, strict=True):
-            by_column[index][position] = values
-        series = []
-        for index, column in enumerate(self.columns):
-            own = [by_column[index][position] for position in range(len(by_column[index]))]
-            series.append(column.values(np.stack(own, axis=1) if own else np.empty([len(codes), 0]), rng))
-        return pd.concat(series, axis=1)
-
     def likelihood(self, **kinds: Any) -> likelihoods.Likelihood:
         """The likelihood p(x|z) of the rows, under which any value may be missing.
 
@@ -211,10 +181,6 @@ class Table:
             groups[-1][1] += 1
             previous = key
         return likelihoods.Missing(likelihoods.Columns(groups, names=self.names), fill=False)
-
-    def config(self) -> list[dict[str, Any]]:
-        """The columns, ready for JSON."""
-        return [column.config() for column in self.columns]
 
     def get_config(self) -> dict[str, Any]:
         """The constructor's arguments."""

@@ -12,6 +12,7 @@ __all__ = [
     "Endpoints",
     "Exportable",
     "ExportedModel",
+    "NamedColumns",
     "PosteriorEndpoints",
     "Signature",
     "Verification",
@@ -32,6 +33,6 @@ __getattr__, __dir__ = lazy_attributes(
         "tfvae.export.serving": ["saved_model"],
         "tfvae.export.report": ["Agreement", "Cost", "Verification"],
         "tfvae.export.verification": ["verify"],
-        "tfvae.exportable": ["Exportable", "Signature"],
+        "tfvae.exportable": ["Exportable", "NamedColumns", "Signature"],
     },
 )

@@ -137,7 +137,11 @@ class Missing(Likelihood):
         """Which elements are observed, and x with the placeholder for those that are not."""
         is_observed = is_number(x)
         # The gradient of the density at NaN would be NaN, even where it is multiplied by 0.
-        return is_observed, tf.where(is_observed, x, tf.constant(self.likelihood.placeholder, tf.float32))
+        placeholder = np.asarray(self.likelihood.placeholder, np.float32)
+        if np.ptp(placeholder) == 0:
+            # GPU delegates of TFLite take a single number here, and no row of them.
+            placeholder = placeholder.max()
+        return is_observed, tf.where(is_observed, x, placeholder)
 
     def get_config(self) -> dict[str, Any]:
         """The constructor's arguments."""

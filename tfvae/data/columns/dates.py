@@ -6,12 +6,17 @@ from typing import Any, ClassVar
 import numpy as np
 
 from tfvae.data import transforms
+from tfvae.data.columns import iso_dates
 from tfvae.data.columns.column import CATEGORY, NUMBER, Column, Part, missing
 
-_DAY = 86_400_000_000_000
+_DAY = np.timedelta64(1, "D")
 # Months matter where the dates span two years.
 _TWO_YEARS = 730.0
-_PERIODS = {"month": 12, "weekday": 7, "hour": 24}
+_LABELS: dict[str, tuple[Any, ...]] = {
+    "month": tuple(range(1, 13)),
+    "weekday": ("Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday"),
+    "hour": tuple(range(24)),
+}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -53,7 +58,7 @@ class Date(Column):
         days = _days(found, reference)
         has_times = bool((days % 1 != 0).any())
         spans = days.max() - days.min() >= _TWO_YEARS
-        varies = {"month": spans, "weekday": found.dt.weekday.nunique() > 1, "hour": has_times}
+        varies = {"month": spans, "weekday": found.dt.day_of_week.nunique() > 1, "hour": has_times}
         first = values[~missing(values)].iloc[0]
         return cls(
             reference=reference.isoformat(),
@@ -69,8 +74,10 @@ class Date(Column):
     @property
     def parts(self) -> tuple[Part, ...]:
         """The day, and the codes of the cycles."""
-        cycles = (Part(f"{self.name}_{name}", CATEGORY, _PERIODS[name]) for name in self.cycles)
-        return (Part(self.name, NUMBER, transform=self.transform), *cycles)
+        cycles = (
+            Part(f"{self.name}_{name}", CATEGORY, len(_LABELS[name]), labels=_LABELS[name]) for name in self.cycles
+        )
+        return (Part(self.name, NUMBER, transform=self.transform, range=(self.low, self.high)), *cycles)
 
     def codes(self, values: Any) -> np.ndarray:
         """The days since the reference, and the codes of the cycles: see `Column`."""
@@ -84,7 +91,7 @@ class Date(Column):
             return np.full([len(values), len(self.parts)], np.nan)
         codes = {
             "month": dates.dt.month.to_numpy(np.float64, na_value=np.nan) - 1,
-            "weekday": dates.dt.weekday.to_numpy(np.float64, na_value=np.nan),
+            "weekday": dates.dt.day_of_week.to_numpy(np.float64, na_value=np.nan),
             "hour": dates.dt.hour.to_numpy(np.float64, na_value=np.nan),
         }
         return np.stack([_days(dates, self._reference(dates)), *(codes[name] for name in self.cycles)], axis=1)
@@ -107,7 +114,7 @@ class Date(Column):
         if "month" in given:
             dates = _nearest_month(dates, np.nan_to_num(given["month"]))
         if "weekday" in given:
-            shift = (np.nan_to_num(given["weekday"]) - dates.dt.weekday.to_numpy() + 3) % 7 - 3
+            shift = (np.nan_to_num(given["weekday"]) - dates.dt.day_of_week.to_numpy() + 3) % 7 - 3
             dates = dates + pd.to_timedelta(shift, unit="D")
         if "hour" in given:
             dates = dates + pd.to_timedelta(np.nan_to_num(given["hour"]) - dates.dt.hour.to_numpy(), unit="h")
@@ -117,6 +124,20 @@ class Date(Column):
         if reference.tz is not None:
             dates = dates.dt.tz_localize(reference.tz, ambiguous="NaT", nonexistent="shift_forward")
         return self.restored(dates)
+
+    def in_graph(self, values: Any) -> Any:
+        """The days since the reference, and the codes of the cycles, by the clock: see `Column`."""
+        return iso_dates.parsed(values, np.datetime64(self._day_0, "D").astype(int), self.cycles)
+
+    def raw(self, codes: np.ndarray) -> np.ndarray:
+        """ISO texts of the dates: see `Column`."""
+        given = dict(zip(self.cycles, codes[:, 1:].T, strict=True))
+        return iso_dates.texts(codes[:, 0], np.datetime64(self._day_0, "us"), given)
+
+    @property
+    def _day_0(self) -> str:
+        """The date of the reference, without its time zone."""
+        return self.reference[: len("2024-05-31")]
 
     @property
     def description(self) -> str:
@@ -151,7 +172,7 @@ def _days(dates: Any, reference: Any) -> np.ndarray:
     """The days since a reference, by the clock."""
     if dates.dt.tz is not None:
         dates, reference = dates.dt.tz_localize(None), reference.tz_localize(None)
-    return ((dates - reference) / np.timedelta64(_DAY, "ns")).to_numpy(np.float64)
+    return ((dates - reference) / _DAY).to_numpy(np.float64)
 
 
 def _format(text: str, has_times: bool) -> str:
