@@ -86,18 +86,16 @@ class Category(Column):
     def learn(cls, values: Any, **common: Any) -> "Category":
         """Makes the column from its values: see `Column`."""
         is_missing = missing(values)
-        is_categorical = str(values.dtype) == "category"
         counts = values[~is_missing].astype(object).value_counts()
         counts = counts.sort_index(key=lambda labels: labels.map(str)).sort_values(ascending=False, kind="stable")
         # One category at least is not rare.
         frequent = max(1, min(_MOST_LABELS, int((counts >= _RARE).sum())))
-        kept = [_plain(label) for label in counts.index]
+        kept = [plain(label) for label in counts.index]
         return cls(
             labels=tuple(kept[:frequent]),
             rare=tuple(kept[frequent:]),
             rare_counts=tuple(int(count) for count in counts[frequent:]),
-            categories=tuple(map(_plain, values.cat.categories)) if is_categorical else (),
-            ordered=bool(values.cat.ordered) if is_categorical else False,
+            **categories_of(values),
             **common,
         )
 
@@ -135,10 +133,8 @@ class Category(Column):
         else:
             # The most frequent category, because there are no others.
             x[others] = self.labels[0]
-        if self.categories:
-            dtype = pd.CategoricalDtype(list(self.categories), self.ordered)
-            return pd.Series(x, dtype=object).astype(dtype).rename(self.name)
-        return self.restored(pd.Series(x, dtype=object))
+        made = pd.Series(x, dtype=object)
+        return self.restored(categorical(made, self.categories, self.ordered) if self.categories else made)
 
     @property
     def description(self) -> str:
@@ -149,7 +145,21 @@ class Category(Column):
         return f"{names}{rest}" + (f"; {len(self.rare)} rare ones" if self.rare else "")
 
 
-def _plain(label: Any) -> Any:
+def categories_of(values: Any) -> dict[str, Any]:
+    """The categories of the dtype of a `pandas.Series`, and whether they are ordered; nothing for another dtype."""
+    if str(values.dtype) != "category":
+        return {}
+    return {"categories": tuple(map(plain, values.cat.categories)), "ordered": bool(values.cat.ordered)}
+
+
+def categorical(values: Any, categories: tuple[Any, ...], ordered: bool) -> Any:
+    """A `pandas.Series` with the given categories."""
+    import pandas as pd
+
+    return values.astype(pd.CategoricalDtype(list(categories), ordered))
+
+
+def plain(label: Any) -> Any:
     """A label as a value of Python, for JSON."""
     return (
         label.item()
