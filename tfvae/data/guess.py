@@ -112,19 +112,16 @@ def _of_texts(name: str, found: Any, distinct: int) -> tuple[type[Column], str]:
         if np.mean(~np.isnan(x)) >= _MOST:
             if are_dates and np.nanmin(x) >= _FIRST_DATE and np.nanmax(x) <= _LAST_DATE:
                 return Date, "texts that are dates"
-            if not known.astype(str).map(lambda text: bool(_DIGITS.fullmatch(text.strip()))).any():
+            if not _match(_DIGITS, known).any():
                 of_numbers = _of_numbers(name, x[~np.isnan(x)], distinct)
                 return of_numbers if of_numbers[0] is Identifier else (Number, "texts that are numbers")
         elif are_dates:
             return Date, "texts that are dates"
     if (distinct > _MANY and distinct > len(found) / 2) or distinct == len(found) > _FEW:
-        if (
-            known.astype(str).map(lambda text: bool(_AMOUNT.fullmatch(text.strip()))).mean() >= _MOST
-            and np.isnan(x).mean() > 1 - _MOST
-        ):
+        if len(known) and _match(_AMOUNT, known).mean() >= _MOST and np.isnan(x).mean() > 1 - _MOST:
             warnings.warn(
-                f'Column "{name}" holds texts such as "{known.iloc[0]}", which are left out: if they are amounts, convert '
-                "them to numbers first",
+                f'Column "{name}" holds texts such as "{known.iloc[0]}", which are left out: if they are amounts, '
+                "convert them to numbers first",
                 stacklevel=2,
             )
         return Identifier, f"{distinct} different texts in {len(found)} rows"
@@ -177,11 +174,15 @@ def _blanks(name: str, kind: type[Column], values: Any) -> tuple[str, ...]:
     if others.mean() > 1 - _MOST:
         raise ValueError(f'Column "{name}" must hold {expected}. Received: {checks.shown_names(list(texts), 5)}')
     warnings.warn(
-        f'Column "{name}" holds {expected}, but in {int(is_text.sum())} rows texts, which are taken for missing values: '
-        f"{checks.shown_names(list(texts), 5)}",
+        f'Column "{name}" holds {expected}, but in {int(is_text.sum())} rows texts, which are taken for missing '
+        f"values: {checks.shown_names(list(texts), 5)}",
         stacklevel=2,
     )
     return texts
+
+
+def _match(pattern: re.Pattern[str], values: Any) -> np.ndarray:
+    return values.astype(str).map(lambda text: pattern.fullmatch(text.strip()) is not None).to_numpy(bool)
 
 
 def _lower(values: Any) -> Any:

@@ -22,8 +22,8 @@ NAMES = {"standard": "standardised", "yeo_johnson": "Yeo-Johnson", "quantile": "
 _SKEWNESS, _KURTOSIS = 1.0, 2.0
 _MOST_ROWS = 100_000
 _KNOTS = 33
-# The least distance of two knots, relative to their size and to the range: the slope between closer ones would amplify
-# roundings of float32.
+# The least distance of two knots, relative to their size and to the range of the middle half: the slope between closer
+# ones would amplify roundings of float32.
 _CLOSEST, _CLOSEST_IN_RANGE = 1e-4, 1e-9
 # Yeo-Johnson's exponent is kept where the inverse does not overflow.
 _LARGEST_POWER = 4.0
@@ -62,7 +62,7 @@ def learn(values: np.ndarray) -> dict[str, Any]:
     kept = [0]
     for index in range(1, _KNOTS):
         size = max(abs(knots[index]), abs(knots[kept[-1]]))
-        if knots[index] - knots[kept[-1]] > max(_CLOSEST * size, _CLOSEST_IN_RANGE * (knots[-1] - knots[0])):
+        if knots[index] - knots[kept[-1]] > max(_CLOSEST * size, _CLOSEST_IN_RANGE * (high - low)):
             kept.append(index)
     if len(kept) < 3:
         return standard
