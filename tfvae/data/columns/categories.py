@@ -1,6 +1,7 @@
 """Columns of two values, and of categories."""
 
 import dataclasses
+from collections.abc import Callable
 from typing import Any, ClassVar
 
 import numpy as np
@@ -112,11 +113,18 @@ class Category(Column):
     def codes(self, values: Any) -> np.ndarray:
         """The codes: see `Column`."""
         other = float(len(self.labels))
-        key = _text if self.takes_text else _number
-        codes = {key(label): float(code) for code, label in enumerate(self.labels)}
-        distinct = {value: codes.get(key(value), other) for value in values.dropna().unique()}
+        codes = {self._key(label): float(code) for code, label in enumerate(self.labels)}
+        distinct = {value: codes.get(self._key(value), other) for value in values.dropna().unique()}
         x = values.map(distinct, na_action="ignore").to_numpy(np.float64, na_value=np.nan)
         return np.where(missing(values), np.nan, x)[:, np.newaxis]
+
+    def has(self, value: Any) -> bool:
+        """Whether a value is one of the categories, be it rare."""
+        return self._key(value) in {self._key(label) for label in (*self.labels, *self.rare)}
+
+    @property
+    def _key(self) -> Callable[[Any], Any]:
+        return _text if self.takes_text else _number
 
     def values(self, codes: np.ndarray, rng: np.random.Generator) -> Any:
         """The categories; those of the last code are drawn from the rare ones as often as these occur: see `Column`."""
