@@ -259,7 +259,7 @@ def test_the_likelihood_must_be_of_the_table(table, frame):
     other = Table.learn(frame, drop=["amount"])
     with pytest.raises(ValueError, match=r"`likelihood` must be that of the table, as table.likelihood\(\) makes it"):
         new_vae(table, likelihood=other.likelihood())
-    with pytest.raises(ValueError, match="`table` must be a tfvae.data.Table"):
+    with pytest.raises(ValueError, match=r"`table` must be a tfvae\.data\.Table"):
         new_vae(table).__class__(
             tfvae.networks.dense_encoder((4,)), tfvae.networks.dense_decoder(2, (4,)), 2, table="orders.csv"
         )
