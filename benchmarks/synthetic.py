@@ -120,9 +120,9 @@ def of_sdv(name: str) -> Callable[..., pd.DataFrame]:
         frame = train.astype({c: object for c in train if isinstance(train[c].dtype, pd.CategoricalDtype)})
         metadata = Metadata.detect_from_dataframes({"table": frame})
         synthesizer = getattr(single_table, name)(metadata)
-        synthesizer.fit(frame)
-        made: pd.DataFrame = synthesizer.sample(n)
-        return made[list(train)]
+        synthesizer.fit({"table": frame})
+        made: dict[str, pd.DataFrame] = synthesizer.sample(n)
+        return made["table"][list(train)]
 
     return method
 
@@ -156,6 +156,7 @@ def encoded(frames: list[pd.DataFrame], names: list[str]) -> tuple[list[pd.DataF
 
 
 def total_variation(a: pd.Series, b: pd.Series) -> float:
+    """The total variation between the distributions of two columns of codes or texts."""
     shares = pd.concat([a.value_counts(normalize=True), b.value_counts(normalize=True)], axis=1).fillna(0)
     return float(np.abs(shares.iloc[:, 0] - shares.iloc[:, 1]).sum() / 2)
 
@@ -186,6 +187,7 @@ def compared(real: pd.DataFrame, made: pd.DataFrame, categories: list[str], seed
 
 
 def main() -> None:
+    """Runs the methods on the tables, and prints the figures of each and their means."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("tables", nargs="*", default=list(TABLES))
     parser.add_argument("--methods", nargs="*", default=list(METHODS), choices=list(METHODS))

@@ -102,6 +102,7 @@ class Count(Column):
     """A column of counts: 0, 1, 2, ...
 
     Args:
+        low: the least count.
         high: the greatest count.
         mean: the mean of log(1 + count), by which the encoder standardises it.
         stddev: the standard deviation of log(1 + count).
@@ -109,6 +110,7 @@ class Count(Column):
     """
 
     kind: ClassVar[str] = "count"
+    low: int
     high: int
     mean: float
     stddev: float
@@ -117,11 +119,12 @@ class Count(Column):
     @classmethod
     def learn(cls, values: Any, **common: Any) -> "Count":
         """Makes the column from its values: see `Column`."""
-        column = cls(high=0, mean=0.0, stddev=1.0, is_text=are_texts(values), **common)
+        column = cls(low=0, high=0, mean=0.0, stddev=1.0, is_text=are_texts(values), **common)
         x = column.codes(values)
         x = x[~np.isnan(x)]
         log = np.log1p(x)
-        return dataclasses.replace(column, high=int(x.max()), mean=float(log.mean()), stddev=float(log.std()) or 1.0)
+        moments = {"mean": float(log.mean()), "stddev": float(log.std()) or 1.0}
+        return dataclasses.replace(column, low=int(x.min()), high=int(x.max()), **moments)
 
     @property
     def parts(self) -> tuple[Part, ...]:
@@ -138,15 +141,15 @@ class Count(Column):
         return x[:, np.newaxis]
 
     def values(self, codes: np.ndarray, rng: np.random.Generator) -> Any:
-        """The counts, rounded: see `Column`."""
+        """The counts, rounded, none below the least: see `Column`."""
         del rng
-        x = np.maximum(np.round(codes[:, 0]), 0)
+        x = np.maximum(np.round(codes[:, 0]), self.low)
         return self.restored(_of_numbers(x, self.dtype, 0, self.is_text))
 
     @property
     def description(self) -> str:
         """The range."""
-        return f"0 to {self.high}"
+        return f"{self.low} to {self.high}"
 
 
 def numbers_of(values: Any) -> np.ndarray:
