@@ -20,8 +20,8 @@ class Number(Column):
     """A column of real numbers, or of durations, which are numbers of seconds.
 
     Args:
-        low: the least value.
-        high: the greatest value.
+        low: the least value that is no spike.
+        high: the greatest value that is no spike.
         decimals: how many decimals the values have; None for more than 6.
         is_text: whether the numbers are texts.
         spikes: values that many rows have exactly, such as 0 for amounts. They become codes in a part of their own.
@@ -50,8 +50,8 @@ class Number(Column):
             spikes, rest = spikes[:0], x
         return dataclasses.replace(
             column,
-            low=float(x.min()),
-            high=float(x.max()),
+            low=float(rest.min()),
+            high=float(rest.max()),
             decimals=_decimals(distinct),
             is_text=are_texts(values),
             spikes=tuple(map(float, np.sort(spikes))),
