@@ -19,8 +19,8 @@ which is best at 0.5:
 - detector: the area under the ROC curve of scikit-learn's gradient boosting, which tells generated rows from those of
   the other half, in five-fold cross-validation.
 
-Both rows of tfvae have its defaults, the second but for the prior. The row `data` compares the fitted half itself with the
-other: no method can be expected to do better.
+Both rows of tfvae have its defaults, the second but for the prior. The row `data` compares the fitted half itself with
+the other: no method can be expected to do better.
 """
 
 import argparse

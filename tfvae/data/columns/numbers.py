@@ -123,8 +123,13 @@ class Count(Column):
         x = column.codes(values)
         x = x[~np.isnan(x)]
         log = np.log1p(x)
-        moments = {"mean": float(log.mean()), "stddev": float(log.std()) or 1.0}
-        return dataclasses.replace(column, low=int(x.min()), high=int(x.max()), **moments)
+        return dataclasses.replace(
+            column,
+            low=int(x.min()),
+            high=int(x.max()),
+            mean=float(log.mean()),
+            stddev=float(log.std()) or 1.0,
+        )
 
     @property
     def parts(self) -> tuple[Part, ...]:
