@@ -221,7 +221,12 @@ WRONG = {
     "no number": ({"c": choice("a", "b")}, {"kinds": {"c": "number"}}, '"c" must hold numbers.*a, b'),
     "no date": ({"c": choice("a", "b")}, {"kinds": {"c": "date"}}, '"c" must hold dates.*a, b'),
     "no count": ({"c": [-1, *range(N - 1)]}, {"kinds": {"c": "count"}}, '"c" must hold counts.*-1 in row 0'),
-    "no bool": ({"c": choice("a", "b")}, {"kinds": {"c": "bool"}}, '"c" must hold True, False'),
+    "no bool": ({"c": choice(0, 1, 2)}, {"kinds": {"c": "bool"}}, '"c" must hold True, False, 1 or 0. Received: 2'),
+    "texts": (
+        {"c": choice("true", "false")},
+        {"kinds": {"c": "bool"}},
+        '"c" .* texts are a "category"',
+    ),
     "all missing": ({"c": [None] * N}, {"kinds": {"c": "number"}}, '"c" must have values'),
     "no such kind": ({"c": np.arange(N)}, {"kinds": {"c": "colour"}}, '"colour" for the column "c"'),
     "no such column": ({"c": np.arange(N)}, {"drop": ["d"]}, "`drop` must name columns of the table, c"),

@@ -6,7 +6,9 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from tfvae import checks
 from tfvae.data.columns.column import BINARY, CATEGORY, Column, Part, missing
+from tfvae.data.columns.numbers import are_texts
 
 # A category that fewer rows have is one of the others: so few say little of it, and others must occur to be learned.
 _RARE = 5
@@ -28,6 +30,11 @@ class Boolean(Column):
     @classmethod
     def learn(cls, values: Any, **common: Any) -> "Boolean":
         """Makes the column from its values: see `Column`."""
+        if are_texts(values):
+            raise ValueError(
+                f'Column "{common["name"]}" must hold True, False, 1 or 0, because texts are a "category". Received: '
+                f"{checks.shown(values[~missing(values)].iloc[0])}"
+            )
         column = cls(rate=0.0, **common)
         return dataclasses.replace(column, rate=float(np.nanmean(column.codes(values))))
 
