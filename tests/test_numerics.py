@@ -210,3 +210,9 @@ def test_sum_softplus_minus_relu_by_xla(size):
     # A term far below 1 has the absolute rounding error of 1 + exp(-|x|).
     np.testing.assert_allclose(value, np.logaddexp(0, -abs(x.astype(float))).sum(-1), rtol=1e-6, atol=size * 6e-8)
     np.testing.assert_allclose(gradient, special.expit(x.astype(float)), rtol=1e-5, atol=1e-7)
+
+
+def test_numbers_are_told_from_nan_in_a_compiled_graph_too():
+    x = np.float32([np.nan, 1.0, -2.0, 0.0, -0.0, np.inf, -np.inf])
+    for function in (numerics.is_number, tf.function(numerics.is_number, jit_compile=True)):
+        np.testing.assert_array_equal(function(tf.constant(x)), ~np.isnan(x))

@@ -54,9 +54,9 @@ class Signature:
         meaning: what it computes, in a few words for the table of the README.
         draws: whether it computes draws, which may jump where a number is rounded. A file whose arithmetic is coarser
             than float32 lacks it, and so may a file of an earlier version.
-        columns: what stands in the place of the input x in formats that take texts; None means x itself.
         jumps: for each output [N] that is 1 where another is above a number and otherwise 0, by name, the name of the
             other and the number. Rounding may put the other on either side of it.
+        columns: what stands in the place of the input x in formats that take texts; None means x itself.
     """
 
     function: Callable[..., dict[str, tf.Tensor]]
@@ -67,6 +67,26 @@ class Signature:
     meaning: str = ""
     draws: bool = False
     jumps: Mapping[str, tuple[str, float]] = dataclasses.field(default_factory=dict)
+    columns: NamedColumns | None = None
+
+    @property
+    def named_inputs(self) -> tuple[tf.TensorSpec, ...]:
+        """The inputs in formats that take texts."""
+        if self.columns is None:
+            return self.inputs
+        parts = (self.columns.specs if spec.name == "x" else (spec,) for spec in self.inputs)
+        return tuple(spec for part in parts for spec in part)
+
+    def named(self, inputs: Arrays) -> Arrays:
+        """The inputs by name in formats that take texts.
+
+        Args:
+            inputs: arrays by the names of `inputs`.
+        """
+        if self.columns is None:
+            return inputs
+        others = {name: array for name, array in inputs.items() if name != "x"}
+        return {**self.columns.raw(inputs["x"]), **others}
 
     def of_model(self, inputs: Arrays) -> Arrays:
         """The model's own outputs, by name.

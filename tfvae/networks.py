@@ -31,7 +31,7 @@ class MissingMask(keras.layers.Layer):
 
     def call(self, x: Any) -> Any:
         """Returns the filled x and the mask, side by side [B, ..., 2 C]."""
-        is_observed = keras.ops.absolute(x) >= 0
+        is_observed = _is_number(x)
         filled = keras.ops.where(is_observed, x, keras.ops.zeros_like(x))
         return keras.ops.concatenate([filled, keras.ops.cast(is_observed, x.dtype)], axis=-1)
 
@@ -68,7 +68,7 @@ class RowFeatures(keras.layers.Layer):
     def call(self, x: Any) -> Any:
         """Returns the features [B, F]."""
         ops = keras.ops
-        is_observed = ops.absolute(x) >= 0
+        is_observed = _is_number(x)
         zeros = ops.zeros_like(x)
         # Sums with matrices of 0 and 1 in the place of slices, which GPUs of devices do not take.
         values = ops.where(is_observed, x, zeros)
@@ -318,6 +318,11 @@ def _conditioned(
         return inputs, features
     condition = keras.Input((checks.positive_integer("condition_dim", condition_dim),), name="condition")
     return [inputs, condition], keras.layers.Concatenate()([features, condition])
+
+
+def _is_number(x: Any) -> Any:
+    """Which elements are not NaN: see `tfvae.numerics.is_number`."""
+    return keras.ops.absolute(x) > -1
 
 
 def _dense(inputs: keras.KerasTensor, widths: tuple[int, ...], activation: str | Callable) -> keras.KerasTensor:

@@ -182,9 +182,10 @@ def cos_of_turns(turns: tf.Tensor) -> tf.Tensor:
 def is_number(x: tf.Tensor) -> tf.Tensor:
     """Which elements are not NaN.
 
-    TFLite has no op for `tf.math.is_nan`, and its GPU delegates refuse to compare a tensor with itself.
+    TFLite has no op for `tf.math.is_nan`, and its GPU delegates refuse to compare a tensor with itself. XLA takes
+    abs(x) >= 0 for true, whatever x is, so the comparison is with another number.
     """
-    return tf.abs(x) >= 0
+    return tf.abs(x) > -1
 
 
 def logsumexp(x: tf.Tensor) -> tf.Tensor:

@@ -260,3 +260,16 @@ def test_arguments_of_columns_are_checked(columns, message):
 def test_columns_must_be_those_of_x():
     with pytest.raises(ValueError, match=r"must describe the 4 columns of x .* Received: groups with 3 columns"):
         lk.Columns([(lk.Normal(), 3)]).parameter_shape((4,))
+
+
+def test_columns_have_names_of_their_own():
+    columns = lk.Columns([(lk.Normal(), 2), (lk.Bernoulli(), 1)], names=["height", "width", "is_round"])
+    assert columns.column_names == ("height", "width", "is_round")
+    again = lk.Columns.from_config(columns.get_config())
+    assert again.column_names == columns.column_names
+    with pytest.raises(ValueError, match='Column 2 of x of "is_round": '):
+        columns.check(np.array([[0.0, 1.0, 2.0]]))
+    shown = [group.name for group in built(columns, (3,)).groups(np.zeros([2, 3]), np.zeros([2, 3]))]
+    assert shown == ["Columns 0 to 1 of x (height, width): ", "Column 2 of x (is_round): "]
+    with pytest.raises(ValueError, match=r"`names` must be those of 3 columns. Received: names=\['a'\]"):
+        lk.Columns([(lk.Normal(), 2), (lk.Bernoulli(), 1)], names=["a"])

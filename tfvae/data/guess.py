@@ -9,20 +9,35 @@ import numpy as np
 
 from tfvae import checks
 from tfvae.data.columns import KINDS, Boolean, Category, Column, Constant, Count, Date, Identifier, Number
-from tfvae.data.columns.column import missing
-from tfvae.data.columns.dates import _dates
-from tfvae.data.columns.numbers import _numbers
+from tfvae.data.columns.column import is_among, missing
+from tfvae.data.columns.dates import dates_of, format_of
+from tfvae.data.columns.numbers import numbers_of
 
 # A number of so few values is a category, and a text of more values than the second, mostly different, is free text.
 _FEW, _MANY = 10, 50
 # A count above this is a number: its distribution is hardly told from a continuous one.
 _LARGEST_COUNT = 1000
+# Whole numbers that are less skewed than this are not counts, but ages, percentages or scores.
+_SKEWNESS = 0.3
 # The share of the texts of a column that must be numbers or dates if the column is to be one of these.
 _MOST = 0.95
+# Texts that stand for missing values in a column whose other values are numbers or dates.
+_BLANKS = frozenset(("?", "-", "--", ".", "na", "n/a", "nan", "nat", "none", "null", "nil", "missing", "unknown"))
 # What is not a single value.
 _SEVERAL = (list, tuple, dict, set, np.ndarray)
 # Names of columns that tell rows apart, if their values are all different.
 _NAME = re.compile(r"(^|_|\b)(id|uuid|guid|key|index|row|nr|no)s?$|(?<=[a-z])(ID|Id)$|^(id|uuid)(_|\b)", re.IGNORECASE)
+# Names of columns whose numbers are names of something, even if several rows have the same.
+_CODE = re.compile(
+    r"(^|_|\b)(id|uuid|guid|zip|zip_?code|post_?code|postal_?code|plz|phone|telephone|mobile|fax|account|iban|ssn|sku"
+    r"|ean|isbn|barcode)(_?(no|nr|num|number))?$|(?<=[a-z])(ID|Id)$",
+    re.IGNORECASE,
+)
+# Texts of digits that are no numbers, because a number has no leading zeros, and no sign before so many digits.
+_DIGITS = re.compile(r"0\d+|\+\d{7,}")
+_AMOUNT = re.compile(r"[-+(]?\s*[$€£¥]?\s*[-+]?\d{1,3}([.,' ]?\d{3})*([.,]\d+)?\s*[$€£¥%]?\)?")
+# Numbers such as 20240531 are dates if they are between these.
+_FIRST_DATE, _LAST_DATE = 18_000_101, 22_001_231
 
 
 def columns_of(frame: Any, kinds: Mapping[str, str]) -> list[Column]:
@@ -39,12 +54,17 @@ def columns_of(frame: Any, kinds: Mapping[str, str]) -> list[Column]:
     for name in frame.columns:
         values = frame[name].reset_index(drop=True)
         kind, why = (KINDS[kinds[name]], "set by kinds") if name in kinds else _recognised(str(name), values)
-        is_missing = missing(values)
-        if kind is Number:
-            values, why = _without_texts(str(name), values, why, is_set=name in kinds)
-        common = {"name": str(name), "dtype": str(values.dtype), "why": why, "has_gaps": bool(missing(values).any())}
-        if kind not in (Constant, Identifier) and is_missing.all():
+        blanks = _blanks(str(name), kind, values)
+        found = values[~missing(values) & ~is_among(values, blanks)]
+        if kind not in (Constant, Identifier) and len(found) == 0:
             raise ValueError(f'Column "{name}" must have values. Received: a column in which all are missing')
+        common = {
+            "name": str(name),
+            "dtype": str(values.dtype),
+            "why": why,
+            "has_gaps": len(found) < len(values),
+            "blanks": blanks,
+        }
         columns.append(kind.learn(values, **common))
     return columns
 
@@ -59,69 +79,111 @@ def _recognised(name: str, values: Any) -> tuple[type[Column], str]:
             f'Column "{name}" must hold single values: drop it, or make columns of its parts. Received: '
             f"{checks.shown(found.iloc[0])}"
         )
+    if found.dtype == object:
+        found = found.infer_objects()
+    dtype, kind = str(found.dtype), found.dtype.kind
+    if kind == "c":
+        raise ValueError(f'Column "{name}" must hold real numbers. Received: {checks.shown(found.iloc[0])}')
     distinct = found.astype(object).nunique()
     if distinct == 1:
         return Constant, "one value"
-    dtype = str(values.dtype)
     if dtype in ("bool", "boolean"):
         return Boolean, f"dtype {dtype}"
-    if values.dtype.kind == "M" or dtype.startswith("datetime"):
+    if kind == "M" or dtype.startswith("datetime"):
         return Date, f"dtype {dtype}"
-    if values.dtype.kind == "m":
+    if kind == "m":
         return Number, "durations"
     if dtype == "category":
         return Category, "dtype category"
     if dtype in ("object", "str", "string"):
-        return _of_texts(found, distinct)
+        return _of_texts(name, found, distinct)
     x = found.to_numpy(np.float64)
     if set(np.unique(x)) <= {0.0, 1.0}:
         return Boolean, "0 and 1"
     return _of_numbers(name, x, distinct)
 
 
-def _of_texts(found: Any, distinct: int) -> tuple[type[Column], str]:
-    if set(found.map(lambda value: str(value).strip().lower())) <= {"true", "false"}:
-        return Boolean, "true and false"
-    if np.mean(~np.isnan(_numbers(found))) >= _MOST:
-        return Number, "texts that are numbers"
-    with warnings.catch_warnings():
-        # Of mixed time zones; such texts are no dates here.
-        warnings.simplefilter("ignore")
-        dates = _dates(found)
-    if dates is not None and np.mean(~dates.isna()) >= _MOST:
-        return Date, "texts that are dates"
-    if distinct > _MANY and distinct > len(found) / 2:
+def _of_texts(name: str, found: Any, distinct: int) -> tuple[type[Column], str]:
+    known = found[~is_among(_lower(found), _BLANKS)]
+    if len(known):
+        dates = dates_of(known, format_of(known))
+        are_dates = dates is not None and np.mean(~dates.isna()) >= _MOST
+        x = numbers_of(known)
+        if np.mean(~np.isnan(x)) >= _MOST:
+            if are_dates and np.nanmin(x) >= _FIRST_DATE and np.nanmax(x) <= _LAST_DATE:
+                return Date, "texts that are dates"
+            if not _match(_DIGITS, known).any():
+                of_numbers = _of_numbers(name, x[~np.isnan(x)], distinct)
+                return of_numbers if of_numbers[0] is Identifier else (Number, "texts that are numbers")
+        elif are_dates:
+            return Date, "texts that are dates"
+    if (distinct > _MANY and distinct > len(found) / 2) or distinct == len(found) > _FEW:
+        if len(known) and _match(_AMOUNT, known).mean() >= _MOST and np.isnan(x).mean() > 1 - _MOST:
+            warnings.warn(
+                f'Column "{name}" holds texts such as "{known.iloc[0]}", which are left out: if they are amounts, '
+                "convert them to numbers first",
+                stacklevel=2,
+            )
         return Identifier, f"{distinct} different texts in {len(found)} rows"
-    if distinct == len(found) and distinct > _FEW:
-        return Identifier, "a different text in each row"
+    if distinct > _MANY and _CODE.search(name):
+        return Identifier, "its name, and many different texts"
     return Category, f"{distinct} different texts"
 
 
 def _of_numbers(name: str, x: np.ndarray, distinct: int) -> tuple[type[Column], str]:
+    if np.isinf(x).any():
+        return Number, "numbers"
     is_whole = bool((x % 1 == 0).all())
     is_key = is_whole and distinct == len(x) > _FEW
     if is_key and (_NAME.search(name) or np.ptp(x) < 1.5 * len(x)):
         return Identifier, "a different whole number in each row"
     if distinct <= _FEW and len(x) >= 10 * distinct:
         return Category, f"{distinct} different numbers"
+    if is_whole and _CODE.search(name):
+        return (Identifier, "its name, and many different values") if distinct > _MANY else (Category, "its name")
+    if is_whole and x.min() >= _FIRST_DATE and x.max() <= _LAST_DATE:
+        import pandas as pd
+
+        dates = dates_of(pd.Series(x), "%Y%m%d")
+        if not dates.isna().any():
+            return Date, "whole numbers that are dates"
+    from scipy import stats
+
     mean, variance = x.mean(), x.var()
-    if is_whole and x.min() in (0, 1) and x.max() <= _LARGEST_COUNT and variance > mean / 2:
+    is_small = is_whole and x.min() in (0, 1) and x.max() <= _LARGEST_COUNT
+    if is_small and variance > mean / 2 and stats.skew(x) > _SKEWNESS:
         return Count, "whole numbers from 0 or 1 on"
     return Number, "whole numbers" if is_whole else "numbers"
 
 
-def _without_texts(name: str, values: Any, why: str, *, is_set: bool) -> tuple[Any, str]:
-    """The values of a column of numbers, in which a few texts are taken for missing values, with a warning."""
-    x = _numbers(values)
-    is_text = np.isnan(x) & ~missing(values)
+def _blanks(name: str, kind: type[Column], values: Any) -> tuple[str, ...]:
+    """The texts in a column of numbers or dates that are taken for missing values, with a warning."""
+    if kind in (Number, Count):
+        is_wrong = np.isnan(numbers_of(values))
+    elif kind is Date:
+        dates = dates_of(values, format_of(values))
+        is_wrong = np.ones(len(values), bool) if dates is None else dates.isna().to_numpy(bool)
+    else:
+        return ()
+    is_text = is_wrong & ~missing(values)
     if not is_text.any():
-        return values, why
-    texts = checks.shown_names(values[is_text].astype(str).unique(), 5)
-    if is_set and is_text.mean() > 1 - _MOST:
-        raise ValueError(f'Column "{name}" must hold numbers. Received: {texts}')
+        return ()
+    texts = tuple(sorted(set(values[is_text].astype(str).map(str.strip))))
+    others = is_text & ~is_among(_lower(values), _BLANKS)
+    expected = "dates" if kind is Date else "numbers"
+    if others.mean() > 1 - _MOST:
+        raise ValueError(f'Column "{name}" must hold {expected}. Received: {checks.shown_names(list(texts), 5)}')
     warnings.warn(
-        f'Column "{name}" holds numbers, but in {int(is_text.sum())} rows texts, which are taken for missing values: '
-        f"{texts}",
+        f'Column "{name}" holds {expected}, but in {int(is_text.sum())} rows texts, which are taken for missing '
+        f"values: {checks.shown_names(list(texts), 5)}",
         stacklevel=2,
     )
-    return values.where(~is_text, None), why
+    return texts
+
+
+def _match(pattern: re.Pattern[str], values: Any) -> np.ndarray:
+    return values.astype(str).map(lambda text: pattern.fullmatch(text.strip()) is not None).to_numpy(bool)
+
+
+def _lower(values: Any) -> Any:
+    return values.astype(object).map(lambda value: value.lower() if isinstance(value, str) else value)

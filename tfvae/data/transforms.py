@@ -23,8 +23,9 @@ NAMES = {"standard": "standardised", "yeo_johnson": "Yeo-Johnson", "quantile": "
 _SKEWNESS, _KURTOSIS = 1.0, 2.0
 _MOST_ROWS = 100_000
 _KNOTS = 33
-# The least distance of two knots relative to the range: the slope between closer ones would amplify roundings.
-_CLOSEST = 1e-4
+# The least distance of two knots, relative to their size and to the range of the middle half: the slope between closer
+# ones would amplify roundings of float32.
+_CLOSEST, _CLOSEST_IN_RANGE = 1e-4, 1e-9
 # Yeo-Johnson's exponent is kept where the inverse does not overflow.
 _LARGEST_POWER = 4.0
 
@@ -61,7 +62,8 @@ def learn(values: np.ndarray) -> dict[str, Any]:
     knots = np.quantile(v, stats.norm.cdf(z))
     kept = [0]
     for index in range(1, _KNOTS):
-        if knots[index] - knots[kept[-1]] > _CLOSEST * (knots[-1] - knots[0]):
+        size = max(abs(knots[index]), abs(knots[kept[-1]]))
+        if knots[index] - knots[kept[-1]] > max(_CLOSEST * size, _CLOSEST_IN_RANGE * (high - low)):
             kept.append(index)
     if len(kept) < 3:
         return standard
@@ -179,9 +181,11 @@ def _broken_line(v: Any, starts: Sequence[Sequence[float]], levels: Sequence[Seq
     low[:, 0], high[:, -1] = -np.inf, np.inf
     dtype = v.dtype.as_numpy_dtype
     low, high = (np.clip(bound, np.finfo(dtype).min, np.finfo(dtype).max).astype(dtype) for bound in (low, high))
-    # A sum of parts of the same sign, because the differences of large ones would lose digits.
-    pieces = tf.minimum(tf.maximum(tf.expand_dims(v, -1), low), high) - a[:, :-1].astype(dtype)
-    return tf.reduce_sum(pieces * slope.astype(dtype), axis=-1) + y[:, 0].astype(dtype)
+    # The parts go from the level that is closest to zero and have the same sign: a sum of large ones would lose digits.
+    first = np.argmin(np.abs(y), axis=1)
+    start = np.where(np.arange(most - 1) >= first[:, np.newaxis], a[:, :-1], a[:, 1:]).astype(dtype)
+    pieces = tf.minimum(tf.maximum(tf.expand_dims(v, -1), low), high) - start
+    return tf.reduce_sum(pieces * slope.astype(dtype), axis=-1) + y[np.arange(len(y)), first].astype(dtype)
 
 
 _FORWARD = {"standard": _standard, "yeo_johnson": _yeo_johnson, "quantile": _quantile}

@@ -9,9 +9,9 @@ import numpy as np
 import tensorflow as tf
 
 from tfvae import checks, networks
-from tfvae.data.columns import COUNT, NUMBER
+from tfvae.data.columns import COUNT, NUMBER, Category
 from tfvae.data.columns.column import missing
-from tfvae.data.table import Table
+from tfvae.data.table import Table, frame_of
 from tfvae.exportable import NamedColumns, Signature
 from tfvae.likelihoods import Likelihood
 
@@ -75,17 +75,14 @@ def given_x(table: Table, given: Any) -> np.ndarray:
             f"`given` must be values by column, for some of {checks.shown_names(used)}. Received: "
             f"given={checks.shown(given)}"
         )
-    x = table.transform([{name: given.get(name) for name in used}])
-    unknown = [name for name, value in given.items() if _is_unknown(table, name, value)]
-    if unknown:
+    row = frame_of([{name: given.get(name) for name in used}])
+    if any(missing(row[name]).any() for name in given):
+        raise ValueError(f"`given` must have a value for each of its columns. Received: given={checks.shown(given)}")
+    x = table.transform(row)
+    categories = {column.name: column for column in table.columns if isinstance(column, Category)}
+    if not all(categories[name].has(value) for name, value in given.items() if name in categories):
         raise ValueError(f"`given` must have categories that the table has. Received: {checks.shown(given)}")
     return x
-
-
-def _is_unknown(table: Table, name: str, value: Any) -> bool:
-    column = next(column for column in table.columns if column.name == name)
-    labels = (*getattr(column, "labels", ()), *getattr(column, "rare", ()))
-    return bool(labels) and str(value).strip() not in {str(label).strip() for label in labels}
 
 
 def filled(table: Table, rows: Any, x: np.ndarray) -> Any:

@@ -110,6 +110,7 @@ class VAE(TableExport, autoencoder.Autoencoder):
             ValueError: an argument is out of its range.
         """
         likelihood = table.likelihood() if likelihood is None else likelihood
+        rows.checked_table(table, likelihood)
         encoder, decoder = rows.make_networks(table, likelihood, latent_dim, tuple(hidden), activation)
         return cls(encoder, decoder, latent_dim, likelihood=likelihood, table=table, **arguments)
 

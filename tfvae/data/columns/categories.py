@@ -1,11 +1,14 @@
 """Columns of two values, and of categories."""
 
 import dataclasses
+from collections.abc import Callable
 from typing import Any, ClassVar
 
 import numpy as np
 
+from tfvae import checks
 from tfvae.data.columns.column import BINARY, CATEGORY, Column, Part, missing
+from tfvae.data.columns.numbers import are_texts
 
 # A category that fewer rows have is one of the others: so few say little of it, and others must occur to be learned.
 _RARE = 5
@@ -29,6 +32,11 @@ class Boolean(Column):
     @classmethod
     def learn(cls, values: Any, **common: Any) -> "Boolean":
         """Makes the column from its values: see `Column`."""
+        if are_texts(values):
+            raise ValueError(
+                f'Column "{common["name"]}" must hold True, False, 1 or 0, because texts are a "category". Received: '
+                f"{checks.shown(values[~missing(values)].iloc[0])}"
+            )
         column = cls(rate=0.0, **common)
         return dataclasses.replace(column, rate=float(np.nanmean(column.codes(values))))
 
@@ -99,18 +107,16 @@ class Category(Column):
     def learn(cls, values: Any, **common: Any) -> "Category":
         """Makes the column from its values: see `Column`."""
         is_missing = missing(values)
-        is_categorical = str(values.dtype) == "category"
         counts = values[~is_missing].astype(object).value_counts()
         counts = counts.sort_index(key=lambda labels: labels.map(str)).sort_values(ascending=False, kind="stable")
         # One category at least is not rare.
         frequent = max(1, min(_MOST_LABELS, int((counts >= _RARE).sum())))
-        kept = [_plain(label) for label in counts.index]
+        kept = [plain(label) for label in counts.index]
         return cls(
             labels=tuple(kept[:frequent]),
             rare=tuple(kept[frequent:]),
             rare_counts=tuple(int(count) for count in counts[frequent:]),
-            categories=tuple(map(_plain, values.cat.categories)) if is_categorical else (),
-            ordered=bool(values.cat.ordered) if is_categorical else False,
+            **categories_of(values),
             **common,
         )
 
@@ -134,6 +140,14 @@ class Category(Column):
         x = values.map(distinct, na_action="ignore").to_numpy(np.float64, na_value=np.nan)
         return np.where(missing(values), np.nan, x)[:, np.newaxis]
 
+    def has(self, value: Any) -> bool:
+        """Whether a value is one of the categories, be it rare."""
+        return self._key(value) in {self._key(label) for label in (*self.labels, *self.rare)}
+
+    @property
+    def _key(self) -> Callable[[Any], Any]:
+        return _text if self.takes_text else _number
+
     def values(self, codes: np.ndarray, rng: np.random.Generator) -> Any:
         """The categories; those of the last code are drawn from the rare ones as often as these occur: see `Column`."""
         import pandas as pd
@@ -149,10 +163,8 @@ class Category(Column):
         else:
             # The most frequent category, because there are no others.
             x[others] = self.labels[0]
-        if self.categories:
-            dtype = pd.CategoricalDtype(list(self.categories), self.ordered)
-            return pd.Series(x, dtype=object).astype(dtype).rename(self.name)
-        return self.restored(pd.Series(x, dtype=object))
+        made = pd.Series(x, dtype=object)
+        return self.restored(categorical(made, self.categories, self.ordered) if self.categories else made)
 
     def in_graph(self, values: Any) -> Any:
         """The codes: see `Column`."""
@@ -199,7 +211,21 @@ class Category(Column):
         return f"{names}{rest}" + (f"; {len(self.rare)} rare ones" if self.rare else "")
 
 
-def _plain(label: Any) -> Any:
+def categories_of(values: Any) -> dict[str, Any]:
+    """The categories of the dtype of a `pandas.Series`, and whether they are ordered; nothing for another dtype."""
+    if str(values.dtype) != "category":
+        return {}
+    return {"categories": tuple(map(plain, values.cat.categories)), "ordered": bool(values.cat.ordered)}
+
+
+def categorical(values: Any, categories: tuple[Any, ...], ordered: bool) -> Any:
+    """A `pandas.Series` with the given categories."""
+    import pandas as pd
+
+    return values.astype(pd.CategoricalDtype(list(categories), ordered))
+
+
+def plain(label: Any) -> Any:
     """A label as a value of Python, for JSON."""
     return (
         label.item()

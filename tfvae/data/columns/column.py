@@ -2,6 +2,7 @@
 
 import abc
 import dataclasses
+from collections.abc import Container
 from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
@@ -45,6 +46,7 @@ class Column(abc.ABC):
         dtype: the dtype of the values in a data frame of pandas, by name.
         why: what it was recognised by, in words.
         has_gaps: whether values were missing.
+        blanks: texts that stand for missing values in a column of numbers or dates, such as "?".
     """
 
     kind: ClassVar[str]
@@ -54,6 +56,7 @@ class Column(abc.ABC):
     dtype: str
     why: str = ""
     has_gaps: bool = False
+    blanks: tuple[str, ...] = ()
 
     @classmethod
     @abc.abstractmethod
@@ -118,6 +121,10 @@ class Column(abc.ABC):
         """The kind and the arguments, ready for JSON, from which `from_config` makes the same column."""
         return {"kind": self.kind, **dataclasses.asdict(self)}
 
+    def known(self, values: Any) -> Any:
+        """Raw values without the texts that stand for missing ones."""
+        return values.where(~is_among(values, self.blanks), None) if self.blanks else values
+
     def restored(self, values: Any) -> Any:
         """Raw values as a `pandas.Series` of the dtype of the data; integers with gaps become nullable ones."""
         import pandas as pd
@@ -129,7 +136,8 @@ class Column(abc.ABC):
     def wrong(self, values: Any, is_wrong: np.ndarray, expected: str) -> ValueError:
         """The error for values that are not of the column, which names the column and the first of them."""
         position = int(np.flatnonzero(is_wrong)[0])
-        received = checks.shown(values.iloc[position])
+        value = values.iloc[position]
+        received = checks.shown(value.item() if isinstance(value, np.generic) else value)
         return ValueError(f'Column "{self.name}" must hold {expected}. Received: {received} in row {position}')
 
 
@@ -141,3 +149,8 @@ def missing(values: Any) -> np.ndarray:
             bool
         )
     return is_missing
+
+
+def is_among(values: Any, texts: Container[str]) -> np.ndarray:
+    """Which values of a `pandas.Series` are one of some texts."""
+    return values.astype(object).map(lambda value: isinstance(value, str) and value.strip() in texts).to_numpy(bool)

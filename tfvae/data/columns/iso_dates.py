@@ -1,5 +1,7 @@
 """Dates as ISO texts, such as 2024-05-31 or 2024-05-31T13:45:00: written by NumPy, and read by ops of TensorFlow."""
 
+import calendar
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -15,6 +17,12 @@ _PATTERN = (
     r"(\d{4})-(\d{2})-(\d{2})"
     r"(?:[T ](\d{2})(?::(\d{2})(?::(\d{2}(?:\.\d+)?))?)?(?:Z|[+-]\d{2}(?::?\d{2})?)?)?"
 )
+_DIRECTIVES = {
+    **{"%Y": r"(\d{4})", "%m": r"(\d{1,2})", "%d": r"(\d{1,2})", "%b": r"(\d{2})", "%B": r"(\d{2})"},
+    **{"%H": r"(\d{1,2})", "%M": r"(\d{2})", "%S": r"(\d{2})", "%f": r"(\d+)"},
+}
+# Names of months are numbers before the pattern is looked for.
+_NAMES = {"%b": "%m", "%B": "%m"}
 _EPOCH = 719_468  # The days from 0000-03-01 to 1970-01-01.
 _DAYS_OF_MONTH = (31, 28, 31, 30, 31, 30, 31, 31, 30, 31, 30, 31)
 
@@ -52,13 +60,44 @@ def texts(days: np.ndarray, reference: np.datetime64, codes: Mapping[str, np.nda
     return written.astype(object)
 
 
-def parsed(values: Any, reference: int, cycles: Sequence[str]) -> Any:
+def of_format(values: Any, format: str) -> Any:
+    """Converts texts of a `strftime` format to ISO texts in a graph; others stay as they are.
+
+    Args:
+        values: a tensor of texts [B].
+        format: the format, of the directives %Y, %m, %b, %B, %d, %H, %M, %S and %f.
+    """
+    import tensorflow as tf
+
+    values = tf.strings.strip(values)
+    directives = re.findall(r"%[a-zA-Z]", format)
+    pattern = "".join(_DIRECTIVES.get(part, re.escape(part)) for part in re.split(r"(%[a-zA-Z])", format))
+    places = {_NAMES.get(name, name): rf"\{place}" for place, name in enumerate(directives, start=1)}
+    # Without a date, as in times of a day, the day is that of `strptime`.
+    year, month, day = places.get("%Y", "1900"), places.get("%m", "01"), places.get("%d", "01")
+    clock = ":".join(places[name] for name in ("%H", "%M", "%S") if name in places)
+    fraction = f".{places['%f']}" if "%f" in places else ""
+    rewritten = f"{year}-{month}-{day}" + (f"T{clock}{fraction}" if clock else "")
+    texts = values
+    if {"%b", "%B"} & set(directives):
+        for number, name in enumerate(calendar.month_name[1:], start=1):
+            texts = tf.strings.regex_replace(texts, rf"(?i)\b{name[:3]}(?:{name[3:]})?\b", f"{number:02d}")
+    is_of_format = tf.strings.regex_full_match(texts, pattern)
+    texts = tf.strings.regex_replace(texts, f"^{pattern}$", rewritten)
+    # Days and months of one digit.
+    texts = tf.strings.regex_replace(texts, r"\b(\d)\b", r"0\1")
+    return tf.where(is_of_format, texts, values)
+
+
+def parsed(values: Any, reference: int, cycles: Sequence[str], takes_zones: bool = True) -> Any:
     """Reads ISO texts in a graph. A time zone is left out: the clock counts.
 
     Args:
         values: a tensor of texts [B].
         reference: day 0, in days since 1970-01-01.
         cycles: which codes to compute: "month", "weekday" and "hour".
+        takes_zones: whether a text may have a time zone. If the dates of the data are in a zone, a text with one would
+            have to be converted, so it counts as no date.
 
     Returns:
         A tensor [B, 1 + the number of cycles], float32: the days since the reference, and the codes. A row of "" is
@@ -68,6 +107,8 @@ def parsed(values: Any, reference: int, cycles: Sequence[str]) -> Any:
 
     values = tf.strings.strip(values)
     is_date = tf.strings.regex_full_match(values, _PATTERN)
+    if not takes_zones:
+        is_date &= ~tf.strings.regex_full_match(values, r".*:.*(?:Z|[+-]\d{2}(?::?\d{2})?)")
     valid = tf.where(is_date, values, "1970-01-01")
     # A 0 before each part is a number where the text has no such part.
     year, month, day, hour, minute = (

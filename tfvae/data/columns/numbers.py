@@ -20,9 +20,10 @@ class Number(Column):
     """A column of real numbers, or of durations, which are numbers of seconds.
 
     Args:
-        low: the least value.
-        high: the greatest value.
+        low: the least value that is no spike.
+        high: the greatest value that is no spike.
         decimals: how many decimals the values have; None for more than 6.
+        is_text: whether the numbers are texts.
         spikes: values that many rows have exactly, such as 0 for amounts. They become codes in a part of their own.
         transform: how the other values become those of x: see `tfvae.data.transforms`.
     """
@@ -31,13 +32,15 @@ class Number(Column):
     low: float
     high: float
     decimals: int | None
+    is_text: bool = False
     spikes: tuple[float, ...]
     transform: dict[str, Any]
 
     @classmethod
     def learn(cls, values: Any, **common: Any) -> "Number":
         """Makes the column from its values: see `Column`."""
-        x = _numbers(values)
+        column = cls(low=0.0, high=0.0, decimals=None, spikes=(), transform={}, **common)
+        x = column.codes(values)[:, 0]
         x = x[~np.isnan(x)]
         distinct, counts = np.unique(x, return_counts=True)
         order = np.argsort(-counts, kind="stable")[:_MOST_SPIKES]
@@ -45,13 +48,14 @@ class Number(Column):
         rest = x[~np.isin(x, spikes)]
         if len(np.unique(rest)) < 2:
             spikes, rest = spikes[:0], x
-        return cls(
-            low=float(x.min()),
-            high=float(x.max()),
+        return dataclasses.replace(
+            column,
+            low=float(rest.min()),
+            high=float(rest.max()),
             decimals=_decimals(distinct),
+            is_text=are_texts(values),
             spikes=tuple(map(float, np.sort(spikes))),
             transform=transforms.learn(rest),
-            **common,
         )
 
     @property
@@ -65,7 +69,8 @@ class Number(Column):
 
     def codes(self, values: Any) -> np.ndarray:
         """The numbers, with NaN for spikes, whose codes are 1, 2, ...: see `Column`."""
-        x = _numbers(values)
+        values = self.known(values)
+        x = numbers_of(values)
         is_wrong = np.isnan(x) & ~missing(values)
         if is_wrong.any():
             raise self.wrong(values, is_wrong, "numbers")
@@ -81,11 +86,12 @@ class Number(Column):
         del rng
         x = np.clip(codes[:, 0], self.low, self.high)
         if self.decimals is not None:
-            x = np.round(x, self.decimals)
+            # Without negative zeros.
+            x = np.round(x, self.decimals) + 0.0
         if self.spikes:
             x = np.where(codes[:, 1] > 0, np.array([np.nan, *self.spikes])[np.nan_to_num(codes[:, 1]).astype(int)], x)
             x = np.where(np.isnan(codes[:, 1]), np.nan, x)
-        return self.restored(_of_numbers(x, self.dtype))
+        return self.restored(_of_numbers(x, self.dtype, self.decimals, self.is_text))
 
     def in_graph(self, values: Any) -> Any:
         """The numbers, and the codes of spikes: see `Column`."""
@@ -117,25 +123,34 @@ class Count(Column):
     """A column of counts: 0, 1, 2, ...
 
     Args:
+        low: the least count.
         high: the greatest count.
         mean: the mean of log(1 + count), by which the encoder standardises it.
         stddev: the standard deviation of log(1 + count).
+        is_text: whether the counts are texts.
     """
 
     kind: ClassVar[str] = "count"
+    low: int
     high: int
     mean: float
     stddev: float
+    is_text: bool = False
 
     @classmethod
     def learn(cls, values: Any, **common: Any) -> "Count":
         """Makes the column from its values: see `Column`."""
-        x = _numbers(values)
+        column = cls(low=0, high=0, mean=0.0, stddev=1.0, is_text=are_texts(values), **common)
+        x = column.codes(values)
         x = x[~np.isnan(x)]
-        log = np.log1p(np.maximum(x, 0))
-        column = cls(high=int(x.max()), mean=float(log.mean()), stddev=float(log.std()) or 1.0, **common)
-        column.codes(values)
-        return column
+        log = np.log1p(x)
+        return dataclasses.replace(
+            column,
+            low=int(x.min()),
+            high=int(x.max()),
+            mean=float(log.mean()),
+            stddev=float(log.std()) or 1.0,
+        )
 
     @property
     def parts(self) -> tuple[Part, ...]:
@@ -145,16 +160,18 @@ class Count(Column):
 
     def codes(self, values: Any) -> np.ndarray:
         """The counts: see `Column`."""
-        x = _numbers(values)
+        values = self.known(values)
+        x = numbers_of(values)
         is_wrong = np.where(np.isnan(x), ~missing(values), (x < 0) | (x != np.floor(x)) | np.isinf(x))
         if is_wrong.any():
             raise self.wrong(values, is_wrong, "counts, whole numbers of at least 0")
         return x[:, np.newaxis]
 
     def values(self, codes: np.ndarray, rng: np.random.Generator) -> Any:
-        """The counts, rounded: see `Column`."""
+        """The counts, rounded, none below the least: see `Column`."""
         del rng
-        return self.restored(np.maximum(np.round(codes[:, 0]), 0))
+        x = np.maximum(np.round(codes[:, 0]), self.low)
+        return self.restored(_of_numbers(x, self.dtype, 0, self.is_text))
 
     def in_graph(self, values: Any) -> Any:
         """The counts: see `Column`."""
@@ -170,29 +187,37 @@ class Count(Column):
     @property
     def description(self) -> str:
         """The range."""
-        return f"0 to {self.high}"
+        return f"{self.low} to {self.high}"
 
 
-def _numbers(values: Any) -> np.ndarray:
+def numbers_of(values: Any) -> np.ndarray:
     """Raw values as float64, with NaN for whatever is not a number; durations in seconds."""
     import pandas as pd
 
+    values = values.infer_objects()
     if values.dtype.kind == "m":
         x = values.dt.total_seconds()
     elif values.dtype == object or str(values.dtype) in ("str", "string", "category"):
-        x = pd.to_numeric(values.astype(object), errors="coerce")
+        x = pd.to_numeric(values.astype(object).where(values.notna(), None), errors="coerce")
     else:
         x = values
     return x.to_numpy(np.float64, na_value=np.nan)
 
 
-def _of_numbers(x: np.ndarray, dtype: str) -> Any:
+def are_texts(values: Any) -> bool:
+    """Whether the first raw value is a text."""
+    found = values[~missing(values)]
+    return len(found) > 0 and isinstance(found.iloc[0], str)
+
+
+def _of_numbers(x: np.ndarray, dtype: str, decimals: int | None, is_text: bool) -> Any:
     import pandas as pd
 
     if dtype.startswith("timedelta"):
         return pd.Series(pd.to_timedelta(np.round(x * _NANOSECONDS), unit="ns"))
-    # Texts that hold numbers stay texts.
-    return pd.Series(x) if dtype not in ("object", "str", "string") else pd.Series(x).map("{:g}".format, "ignore")
+    if not is_text:
+        return pd.Series(x)
+    return pd.Series(x).map(repr if decimals is None else f"{{:.{decimals}f}}".format, "ignore")
 
 
 def _decimals(distinct: np.ndarray) -> int | None:

@@ -5,7 +5,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from tfvae.data.columns.categories import _plain
+from tfvae.data.columns.categories import categorical, categories_of, plain
 from tfvae.data.columns.column import Column, Part, missing
 
 
@@ -15,16 +15,20 @@ class Constant(Column):
 
     Args:
         value: the value; None if all are missing.
+        categories: those of the pandas dtype, in its order; empty for another dtype.
+        ordered: whether the pandas dtype is ordered.
     """
 
     kind: ClassVar[str] = "constant"
     value: Any = None
+    categories: tuple[Any, ...] = ()
+    ordered: bool = False
 
     @classmethod
     def learn(cls, values: Any, **common: Any) -> "Constant":
         """Makes the column from its values: see `Column`."""
         found = values[~missing(values)]
-        return cls(value=_plain(found.iloc[0]) if len(found) else None, **common)
+        return cls(value=plain(found.iloc[0]) if len(found) else None, **categories_of(values), **common)
 
     @property
     def parts(self) -> tuple[Part, ...]:
@@ -40,7 +44,8 @@ class Constant(Column):
         import pandas as pd
 
         del rng
-        return self.restored(pd.Series([self.value] * len(codes), dtype=object))
+        values = pd.Series([self.value] * len(codes), dtype=object)
+        return self.restored(categorical(values, self.categories, self.ordered) if self.categories else values)
 
     @property
     def description(self) -> str:
