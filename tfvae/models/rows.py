@@ -11,7 +11,8 @@ import tensorflow as tf
 from tfvae import checks, networks
 from tfvae.data.columns import COUNT, NUMBER, Category
 from tfvae.data.columns.column import missing
-from tfvae.data.table import Table, frame_of
+from tfvae.data.schema import frame_of
+from tfvae.data.table import Table
 from tfvae.exportable import NamedColumns, Signature
 from tfvae.likelihoods import Likelihood
 

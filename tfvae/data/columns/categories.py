@@ -194,10 +194,6 @@ class Category(Column):
         return values[np.where(np.isnan(codes[:, 0]), len(self.labels) + 1, codes[:, 0]).astype(int)]
 
     @property
-    def _key(self) -> Any:
-        return _text if self.takes_text else _number
-
-    @property
     def _codes(self) -> dict[Any, float]:
         """The codes by what equal categories share."""
         return {self._key(label): float(code) for code, label in enumerate(self.labels)}
