@@ -27,7 +27,7 @@ TEXTS = Category(name="c", dtype="object", labels=("web", "shop ", "other", "gr√
 CODES = Category(name="c", dtype="int64", labels=(3, 1, 2.5))
 SPIKES = Number(name="n", dtype="float64", low=0.0, high=9.0, decimals=2, spikes=(0.0, 0.1), transform=STANDARD)
 NUMBER = Number(name="n", dtype="float64", low=0.0, high=9.0, decimals=2, spikes=(), transform=STANDARD)
-COUNT = Count(name="n", dtype="int64", high=9, mean=1.0, stddev=1.0)
+COUNT = Count(name="n", dtype="int64", low=0, high=9, mean=1.0, stddev=1.0)
 BOOL = Boolean(name="b", dtype="bool", rate=0.5)
 
 
