@@ -12,7 +12,7 @@ import tfvae
 FLOORS = [
     {"chunks", "private_apis", "renamed"},
     {"_lazy", "_registration", "checks", "elbo", "files", "numerics", "plots", "seeds"},
-    {"distribute", "distributions", "exportable", "likelihoods", "networks", "objectives"},
+    {"detection", "distribute", "distributions", "exportable", "likelihoods", "networks", "objectives"},
     {"callbacks", "data", "posteriors"},
     {"priors", "training"},
     {"models"},

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from tfvae import (
         callbacks,
         data,
+        detection,
         epochs,
         evaluation,
         export,
@@ -52,6 +53,7 @@ __all__ = [
     "VariationalModel",
     "callbacks",
     "data",
+    "detection",
     "epochs",
     "evaluation",
     "export",
@@ -72,6 +74,7 @@ __getattr__, __dir__ = lazy_attributes(
     {
         "tfvae.callbacks": [],
         "tfvae.data": [],
+        "tfvae.detection": [],
         "tfvae.epochs": [],
         "tfvae.evaluation": [],
         "tfvae.export": [],

@@ -33,6 +33,8 @@ class Signature:
         meaning: what it computes, in a few words for the table of the README.
         draws: whether it computes draws, which may jump where a number is rounded. A file whose arithmetic is coarser
             than float32 lacks it, and so may a file of an earlier version.
+        jumps: for each output [N] that is 1 where another is above a number and otherwise 0, by name, the name of the
+            other and the number. Rounding may put the other on either side of it.
     """
 
     function: Callable[..., dict[str, tf.Tensor]]
@@ -42,6 +44,7 @@ class Signature:
     request: Any = None
     meaning: str = ""
     draws: bool = False
+    jumps: Mapping[str, tuple[str, float]] = dataclasses.field(default_factory=dict)
 
     def of_model(self, inputs: Arrays) -> Arrays:
         """The model's own outputs, by name.

@@ -143,6 +143,23 @@ class ExportedModel:
         """
         return self.run("score", x=x, epsilon=epsilon, **condition)
 
+    @_of_signature("detect")
+    def detect(self, x: ArrayLike, **condition: ArrayLike) -> dict[str, np.ndarray]:
+        """Whether x [N, ...] are anomalies, and why, if the model was calibrated before it was exported.
+
+        Args:
+            x: the data.
+            condition: further inputs by name.
+
+        Returns:
+            `score` [N], in nats, 0 for typical data and high for anomalies; `is_anomaly`, bool [N], whether it is above
+            `metadata["threshold"]["value"]`; `contributions` [N, ...], what each element adds to the score, and `kl`
+            [N], the rest of it.
+        """
+        outputs = self.run("detect", x=x, **condition)
+        # Numbers in a file, because not every runtime has outputs of another dtype.
+        return {**outputs, "is_anomaly": outputs["is_anomaly"] > 0.5}
+
     @_of_signature("classify")
     def classify(self, x: ArrayLike) -> np.ndarray:
         """Semi-supervised models: the probabilities of the classes [N, K] under q(y|x), for x [N, ...]."""

@@ -80,6 +80,10 @@ def _is_range(value: Any) -> bool:
     return ends[0].shape == ends[1].shape and all(name in value for name in ("low", "high")) and finite
 
 
+def _is_threshold(value: Any) -> bool:
+    return isinstance(value, dict) and type(value.get("value")) in (int, float) and _is_text(value.get("method"))
+
+
 # The entries that `tfvae.export` itself writes or reads: a check of each, and what it must be.
 _ENTRIES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "tfvae_version": (_is_text, "a string"),
@@ -91,5 +95,6 @@ _ENTRIES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "units": (lambda value: value in ("raw", "model"), '"raw" or "model"'),
     "scaling": (_is_scaling, "null, or an object with the finite numbers offset and scale, of which scale is not 0"),
     "expected_range": (_is_range, "null, or an object with low and high, numbers or lists of the same length"),
+    "threshold": (_is_threshold, "an object with the number value and the text method"),
     "normalization": (_is_normalization, "null, or an object with a formula and the numbers offset and scale"),
 }

@@ -38,6 +38,11 @@ class Endpoints(tf.Module):
 
     `mean` is the best guess, and varies less than data do; `sample` has the spread of data. An int8 file has no draws.
 
+    If the model was calibrated (`tfvae.VAE.calibrate`), it also has
+
+    - `detect(x [B, ...])`: `score` [B] in nats, 0 for typical data and high for anomalies; `is_anomaly` [B], 1.0 if the
+      score is above the threshold and otherwise 0.0; `contributions` [B, ...] and `kl` [B], which sum to the score.
+
     For a `tfvae.ConditionalVAE`, each function also takes `condition` [B, C]. For a `tfvae.SemiSupervisedVAE`, each
     also takes `label` [B]; with x, a label of -1 stands for the most probable one. It also has
 

@@ -97,6 +97,11 @@ class Likelihood(keras.layers.Layer, abc.ABC):
         self._event_rank = len(shape)
         self._event_shape = (*shape[:-1], shape[-1] // self.num_parameters)
 
+    @property
+    def factorises(self) -> bool:
+        """Whether log p(x|z) is the sum of `element_log_prob`, as it is unless a subclass overrides `log_prob`."""
+        return type(self).log_prob is Likelihood.log_prob
+
     @abc.abstractmethod
     def element_distribution(self, parameters: tf.Tensor) -> tfd.Distribution:
         """The distribution of each element of x, from float32 parameters."""

@@ -12,6 +12,7 @@ import tensorflow as tf
 from tfvae import checks, elbo, renamed, seeds
 from tfvae.callbacks import PosteriorCollapseWarning
 from tfvae.models import log_weights, parts, suitability
+from tfvae.models.anomalies import AnomalyDetector
 from tfvae.models.signatures import AutoencoderExport
 from tfvae.models.variational_model import VariationalModel
 from tfvae.objectives import Objective
@@ -28,7 +29,7 @@ _APART = 10.0
 _DENOISES = "denoises"
 
 
-class Autoencoder(AutoencoderExport, VariationalModel):
+class Autoencoder(AnomalyDetector, AutoencoderExport, VariationalModel):
     """A model that encodes each example x into latent variables, and decodes these.
 
     A subclass defines `elbo_terms`; `build`, which must set `event_shape`; `_encode`; and `call`, which returns the
@@ -55,6 +56,7 @@ class Autoencoder(AutoencoderExport, VariationalModel):
         self.event_shape = None  # type: ignore[assignment]
         # Whether the last training was of pairs of noisy x and clean y. Then x may be what the likelihood cannot give.
         self.denoises = False
+        self.decision = None
 
     def _build_where_known(self, encoder: keras.Model) -> None:
         """Builds the model at once if the encoder declares the shape of x."""
@@ -152,6 +154,8 @@ class Autoencoder(AutoencoderExport, VariationalModel):
         """
         x, target = self.unpack(batch)[0], self.target(batch)
         self.denoises = target is not None
+        # It was of the weights before this training.
+        self.decision = None
         x = checks.to_numpy(target if self.denoises else x["x"] if isinstance(x, dict) else x)
         if self._decoder_of_x is None:
             return

@@ -25,6 +25,14 @@ _GIVEN = {
 }
 
 
+# What the outputs of `detect` mean.
+_DETECTION = {
+    "score": "how unusual x is, in nats: 0 for typical data, and high for anomalies",
+    "is_anomaly": "1 if the score is above the threshold, otherwise 0",
+    "contributions": "what each element of x adds to the score, in nats; beside them, kl is the rest of the score",
+}
+
+
 class AutoencoderExport(Exportable, keras.Model):
     """The signatures of an autoencoder: see `tfvae.export.Endpoints`."""
 
@@ -101,6 +109,8 @@ class AutoencoderExport(Exportable, keras.Model):
         }
         if self.likelihood.samples_from_noise:
             signatures |= self._signatures_of_draws(spec_of_x, epsilon, given)
+        if self.decision is not None:
+            signatures |= self._signature_of_detection(self.decision, (spec_of_x, *given), row if given else row["x"])
         return signatures | {
             name: Signature(function, (spec_of_x,), meaning=meaning)
             for name, (function, meaning) in self._functions_of_x.items()
@@ -155,6 +165,7 @@ class AutoencoderExport(Exportable, keras.Model):
         with _policy_of_new_layers("float32"):
             copy = type(self).from_config(_with_float32(self.get_config()))
             copy.build((None, *self.event_shape))
+            copy.decision = self.decision
         for part, original in zip(_parts(copy), _parts(self), strict=True):
             part.set_weights(original.get_weights())
         return copy
@@ -201,6 +212,7 @@ class AutoencoderExport(Exportable, keras.Model):
             "score": {**data, "epsilon": epsilon},
             "serving_default": data,
             **{name: {"x": data["x"]} for name in self._functions_of_x},
+            **({} if self.decision is None else {"detect": data}),
         }
         if self.likelihood.samples_from_noise:
             inputs = {"generate_sample": examples["generate"], "reconstruct_sample": examples["score"]}
@@ -262,6 +274,7 @@ class AutoencoderExport(Exportable, keras.Model):
             "reconstruction_log_likelihood": "log p(x|z), in nats",
             "kl": "the divergence of q(z|x) from p(z), in nats",
             **({"probabilities": "the probabilities of the classes, q(y|x)"} if self._functions_of_x else {}),
+            **({} if self.decision is None else _DETECTION),
         }
 
     def export_description(self) -> dict[str, Any]:
@@ -272,6 +285,7 @@ class AutoencoderExport(Exportable, keras.Model):
             **self._description,
             "missing_values": self.likelihood.allows_missing,
             **({} if self.likelihood.column_names is None else {"columns": list(self.likelihood.column_names)}),
+            **({} if self.decision is None else {"threshold": self.decision.threshold.to_dict()}),
         }
 
     def export_readme(self, signatures: Mapping[str, Signature]) -> list[tuple[str, dict[str, Any]]]:

@@ -47,6 +47,7 @@ class VQVAE(autoencoder.Autoencoder):
     _PARTS = ("encoder", "decoder", "likelihood", "objective")
     # The KL divergence is constant, so a posterior cannot collapse.
     collapsing = ()
+    _no_detection = "its KL divergence is the same for all x, and what its encoder loses is not part of its bound"
     _no_export = "its codes are integers, and a draw of them is not a function of noise from N(0, I)"
 
     def __init__(

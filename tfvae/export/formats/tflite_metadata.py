@@ -197,7 +197,9 @@ def _summary(description: Mapping[str, Any]) -> str:
     parts = ", ".join(str(description[name]) for name in ("posterior", "prior", "likelihood") if name in description)
     scaling = description.get("scaling")
     units = "" if scaling is None else f" {scaling['formula']}."
-    return f"A model exported by tfvae{f' ({parts})' if parts else ''}.{units}"
+    threshold = description.get("threshold")
+    anomalies = "" if threshold is None else f" An anomaly has a score above {threshold['value']:g} nats."
+    return f"A model exported by tfvae{f' ({parts})' if parts else ''}.{units}{anomalies}"
 
 
 def _tensor(

@@ -1,0 +1,13 @@
+"""Anomaly detection: from scores in nats to decisions, and what a calibrated model stores for them."""
+
+from tfvae._lazy import lazy_attributes
+
+__all__ = ["Decision", "Threshold", "threshold"]
+
+__getattr__, __dir__ = lazy_attributes(
+    __name__,
+    {
+        "tfvae.detection.decision": ["Decision"],
+        "tfvae.detection.thresholds": ["Threshold", "threshold"],
+    },
+)

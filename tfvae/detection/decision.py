@@ -1,0 +1,88 @@
+"""What a model stores to decide whether an example is an anomaly, and how it decides."""
+
+import dataclasses
+import json
+from collections.abc import Mapping, MutableMapping
+from typing import Any, Self
+
+import numpy as np
+import tensorflow as tf
+
+from tfvae.detection.thresholds import Threshold
+
+# The names under which a file of weights has the fields. The threshold is JSON, as bytes.
+_CONTRIBUTIONS, _KL, _THRESHOLD = "expected_contributions", "expected_kl", "threshold"
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Decision:
+    """What is typical of the terms of the bound, and above which score an example is an anomaly.
+
+    Args:
+        expected_contributions: the mean of -log p(x_d|z) over reference data, for each element d of x [...], in nats.
+        expected_kl: the mean of the KL divergence over the same data, in nats.
+        threshold: the threshold of the score.
+    """
+
+    expected_contributions: np.ndarray
+    expected_kl: float
+    threshold: Threshold
+
+    def outputs(self, nats: tf.Tensor, kl: tf.Tensor, is_observed: tf.Tensor | None = None) -> dict[str, tf.Tensor]:
+        """Decides about examples.
+
+        contributions_d = -log p(x_d|z) - its mean,  score = sum over d of contributions_d + KL - its mean
+
+        Args:
+            nats: -log p(x_d|z) for each element of x [B, ...].
+            kl: the KL divergence [B].
+            is_observed: which elements are observed, bool [B, ...]; None if all are. The contribution of a missing one
+                is 0.
+
+        Returns:
+            `score` [B]; `is_anomaly` [B], 1 if the score is above the threshold and otherwise 0; `contributions`
+            [B, ...] and `kl` [B], of which the score is the sum. All are float32, and nats but for `is_anomaly`.
+        """
+        contributions = nats - np.float32(self.expected_contributions)
+        if is_observed is not None:
+            contributions = tf.where(is_observed, contributions, 0.0)
+        kl = kl - np.float32(self.expected_kl)
+        score = tf.reduce_sum(contributions, axis=list(range(1, len(contributions.shape)))) + kl
+        is_anomaly = tf.cast(score > np.float32(self.threshold.value), tf.float32)
+        return {"score": score, "is_anomaly": is_anomaly, "contributions": contributions, "kl": kl}
+
+    def save(self, store: MutableMapping[str, Any]) -> None:
+        """Adds the decision to the mapping in which Keras collects a model's own weights."""
+        store[_CONTRIBUTIONS] = self.expected_contributions
+        store[_KL] = np.array(self.expected_kl)
+        store[_THRESHOLD] = np.frombuffer(json.dumps(self.threshold.to_dict()).encode(), np.uint8)
+
+    @classmethod
+    def load(cls, store: Mapping[str, Any]) -> Self | None:
+        """The decision that `save` added to a mapping; None if it has none."""
+        # `keys()`, because the object that Keras passes cannot be searched directly.
+        if _THRESHOLD not in store.keys():  # noqa: SIM118
+            return None
+        threshold = Threshold(**json.loads(np.array(store[_THRESHOLD]).tobytes()))
+        return cls(np.array(store[_CONTRIBUTIONS]), float(np.array(store[_KL])), threshold)
+
+
+class Typical:
+    """Running sums of the terms of the bound, of which the means are typical of the data."""
+
+    def __init__(self) -> None:
+        self._nats: Any = 0.0
+        self._observed: Any = 0
+        self._kl, self._rows = 0.0, 0
+
+    def add(self, nats: np.ndarray, kl: np.ndarray, is_observed: np.ndarray | None) -> None:
+        """Adds terms: see `Decision.outputs`."""
+        self._nats += nats.sum(axis=0, dtype=np.float64)
+        self._observed += len(nats) if is_observed is None else np.count_nonzero(is_observed, axis=0)
+        self._kl += kl.sum(dtype=np.float64)
+        self._rows += len(kl)
+
+    def decision(self, threshold: Threshold) -> Decision:
+        """The decision with the means and a threshold. What is never observed has a mean of 0."""
+        means = self._nats / np.maximum(self._observed, 1)
+        return Decision(np.asarray(means, np.float32), float(self._kl / max(self._rows, 1)), threshold)
