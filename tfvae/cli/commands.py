@@ -68,34 +68,45 @@ def generate(
 
     Args:
         run: the folder of the run.
-        output: the file to write: a picture (.png), an array (.npy) or, for a run of a table, a table with the same
-            columns (.csv); arrays and tables are in the units of the run's data.
+        output: the file to write: a picture (.png), an array (.npy) in the units of the run's data or, for a run of a
+            table, rows with its columns (.csv or .parquet); the picture then shows its columns beside those of real
+            rows.
         n: number of examples.
         sample: draw from p(x|z), for synthetic data with the spread of real data, instead of taking its mean.
         seed: seed of the draws.
         allow_import: modules of your own with parts of the model.
     """
     with parser.exit_on_errors(parser.USAGE_ERROR):
-        path = paths.check_output(output, ".png", ".npy", ".csv")
+        path = paths.check_output(output, ".png", ".npy", *tables.SUFFIXES)
         if path.suffix == ".png" and n > _MOST_IN_A_PICTURE:
             raise ValueError(f"`--n` must be at most {_MOST_IN_A_PICTURE} for a picture. Received: {n}")
         model = _load_model(run, allow_import, with_data=path.suffix != ".png")
         from tfvae import plots
         from tfvae.cli import run_folder as runs_module
 
-        names = runs_module.column_names(Path(run)) if path.suffix == ".csv" else None
-        x = model.generate(n, seed=seed, sample=sample)
+        is_array = path.suffix == ".npy"
+        if model.table is not None and is_array:
+            raise ValueError(f"`--output` must end in .png, .csv or .parquet for a run of a table. Received: {output}")
+        # Read before anything is made: the data of the run may be no table.
+        names = runs_module.column_names(Path(run)) if tables.is_table(path) and model.table is None else None
+        made = model.generate(n, seed=seed, sample=sample)
         if path.suffix == ".png":
-            runs_module.write_picture(plots.samples(x), path)
+            if model.table is None:
+                picture = plots.samples(made)
+            else:
+                real = runs_module.load_rows(paths.check_run(run), model).held_out
+                picture = plots.marginals(real, made, model.table.kinds)
+            runs_module.write_picture(picture, path)
         else:
-            pipelines = runs_module.load_data(Path(run))
-            offset, scale = model.export_units(pipelines.offset, pipelines.scale)["sample" if sample else "mean"]
-            raw = x * scale + offset
+            if model.table is None:
+                pipelines = runs_module.load_data(Path(run), model)
+                offset, scale = model.export_units(pipelines.offset, pipelines.scale)["sample" if sample else "mean"]
+                made = made * scale + offset
             with files.replacing(path) as written:
-                if names is None:
-                    np.save(written, raw)
+                if is_array:
+                    np.save(written, made)
                 else:
-                    tables.write_csv(raw, names, written)
+                    tables.write(made, written, names)
     print(f"Wrote {path}")
 
 
@@ -337,4 +348,4 @@ def _load(run: str, modules: Sequence[str], data: str | None = None) -> tuple["V
     model = _load_model(run, modules)
     from tfvae.cli import run_folder as runs_module
 
-    return model, runs_module.load_data(Path(run), data)
+    return model, runs_module.load_data(Path(run), model, data)

@@ -12,6 +12,7 @@ from typing import Any, NoReturn
 import docstring_parser
 from jsonargparse import ArgumentParser
 
+from tfvae import checks
 from tfvae.cli import flags, parts, yaml_files
 
 USAGE_ERROR = 2
@@ -157,14 +158,13 @@ def _in_words_of_the_user(message: str, parser: Parser) -> str:
         word = unrecognized["words"].split()[0].partition("=")[0]
         if word == f"--{parser.positional}":
             return f"`{parser.positional}` must be given without `{word}`. Received: {unrecognized['words']}"
-        found = parts.nearest(word.removeprefix("--"), parser.known_flags) if word.startswith("--") else None
-        return f"{message}{f' (did you mean --{found}?)' if found else ''}"
+        flag = word.removeprefix("--")
+        return message + (checks.did_you_mean(flag, parser.known_flags, "--") if flag != word else "")
     if no_command := _NO_COMMAND.match(message):
         expected = f"The command must be one of {', '.join(parser.commands)}"
         if (name := no_command["name"]) is None:
             return f"{expected}; see `tfvae --help`"
-        found = parts.nearest(name, parser.commands)
-        return f"{expected}{f' (did you mean {found}?)' if found else ''}. Received: {name}"
+        return f"{expected}{checks.did_you_mean(name, parser.commands)}. Received: {name}"
     if required := _REQUIRED.fullmatch(message):
         names = (name.rpartition(".")[2] for name in required["names"].split(", "))
         return f"{' and '.join(f'`--{name}`' for name in names)} must be given"

@@ -2,14 +2,14 @@
 
 import re
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from tfvae import checks
 from tfvae.data.columns import KINDS, Boolean, Category, Column, Constant, Count, Date, Identifier, Number
-from tfvae.data.columns.column import missing
+from tfvae.data.columns.column import FEW_WRONG, missing
 from tfvae.data.columns.dates import _dates
 from tfvae.data.columns.numbers import _numbers
 
@@ -17,12 +17,39 @@ from tfvae.data.columns.numbers import _numbers
 _FEW, _MANY = 10, 50
 # A count above this is a number: its distribution is hardly told from a continuous one.
 _LARGEST_COUNT = 1000
-# The share of the texts of a column that must be numbers or dates if the column is to be one of these.
-_MOST = 0.95
 # What is not a single value.
 _SEVERAL = (list, tuple, dict, set, np.ndarray)
 # Names of columns that tell rows apart, if their values are all different.
 _NAME = re.compile(r"(^|_|\b)(id|uuid|guid|key|index|row|nr|no)s?$|(?<=[a-z])(ID|Id)$|^(id|uuid)(_|\b)", re.IGNORECASE)
+
+
+def chosen(frame: Any, kinds: Mapping[str, str], drop: Sequence[str], columns: Sequence[str] | None) -> Any:
+    """The columns of a data frame that the user takes, as a frame: see `tfvae.data.Table.learn`.
+
+    Raises:
+        ValueError: a name is not of a column, a kind is none, or no column is left.
+    """
+    for argument, names in (("kinds", kinds), ("drop", drop), ("columns", columns or ())):
+        unknown = [name for name in names if name not in frame.columns]
+        if isinstance(names, str) or unknown:
+            nearest = "" if isinstance(names, str) else checks.did_you_mean(str(unknown[0]), frame.columns)
+            raise ValueError(
+                f"`{argument}` must name columns of the table, {checks.shown_names(frame.columns)}{nearest}. Received: "
+                f"{argument}={checks.shown(names)}"
+            )
+    for name, kind in kinds.items():
+        if kind not in KINDS:
+            raise ValueError(
+                f"`kinds` must be among {', '.join(KINDS)}{checks.did_you_mean(str(kind), KINDS)}. Received: "
+                f"{checks.shown(kind)} for the column {checks.shown(name)}"
+            )
+    kept = [name for name in (frame.columns if columns is None else columns) if name not in drop]
+    if not kept:
+        raise ValueError(f"`drop` must leave a column. Received: drop={checks.shown(drop)}")
+    absent = [name for name in kinds if name not in kept]
+    if absent:
+        raise ValueError(f"`kinds` must be of columns that are taken. Received: kinds of {checks.shown_names(absent)}")
+    return frame[list(dict.fromkeys(kept))]
 
 
 def columns_of(frame: Any, kinds: Mapping[str, str]) -> list[Column]:
@@ -37,14 +64,12 @@ def columns_of(frame: Any, kinds: Mapping[str, str]) -> list[Column]:
     """
     columns = []
     for name in frame.columns:
-        values = frame[name].reset_index(drop=True)
+        values = frame[name]
         kind, why = (KINDS[kinds[name]], "set by kinds") if name in kinds else _recognised(str(name), values)
         is_missing = missing(values)
-        if kind is Number:
-            values, why = _without_texts(str(name), values, why, is_set=name in kinds)
-        common = {"name": str(name), "dtype": str(values.dtype), "why": why, "has_gaps": bool(missing(values).any())}
         if kind not in (Constant, Identifier) and is_missing.all():
             raise ValueError(f'Column "{name}" must have values. Received: a column in which all are missing')
+        common = {"name": str(name), "dtype": str(values.dtype), "why": why, "has_gaps": bool(is_missing.any())}
         columns.append(kind.learn(values, **common))
     return columns
 
@@ -82,13 +107,13 @@ def _recognised(name: str, values: Any) -> tuple[type[Column], str]:
 def _of_texts(found: Any, distinct: int) -> tuple[type[Column], str]:
     if set(found.map(lambda value: str(value).strip().lower())) <= {"true", "false"}:
         return Boolean, "true and false"
-    if np.mean(~np.isnan(_numbers(found))) >= _MOST:
+    if np.mean(~np.isnan(_numbers(found))) > 1 - FEW_WRONG:
         return Number, "texts that are numbers"
     with warnings.catch_warnings():
         # Of mixed time zones; such texts are no dates here.
         warnings.simplefilter("ignore")
         dates = _dates(found)
-    if dates is not None and np.mean(~dates.isna()) >= _MOST:
+    if dates is not None and np.mean(~dates.isna()) > 1 - FEW_WRONG:
         return Date, "texts that are dates"
     if distinct > _MANY and distinct > len(found) / 2:
         return Identifier, f"{distinct} different texts in {len(found)} rows"
@@ -108,20 +133,3 @@ def _of_numbers(name: str, x: np.ndarray, distinct: int) -> tuple[type[Column], 
     if is_whole and x.min() in (0, 1) and x.max() <= _LARGEST_COUNT and variance > mean / 2:
         return Count, "whole numbers from 0 or 1 on"
     return Number, "whole numbers" if is_whole else "numbers"
-
-
-def _without_texts(name: str, values: Any, why: str, *, is_set: bool) -> tuple[Any, str]:
-    """The values of a column of numbers, in which a few texts are taken for missing values, with a warning."""
-    x = _numbers(values)
-    is_text = np.isnan(x) & ~missing(values)
-    if not is_text.any():
-        return values, why
-    texts = checks.shown_names(values[is_text].astype(str).unique(), 5)
-    if is_set and is_text.mean() > 1 - _MOST:
-        raise ValueError(f'Column "{name}" must hold numbers. Received: {texts}')
-    warnings.warn(
-        f'Column "{name}" holds numbers, but in {int(is_text.sum())} rows texts, which are taken for missing values: '
-        f"{texts}",
-        stacklevel=2,
-    )
-    return values.where(~is_text, None), why

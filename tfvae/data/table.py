@@ -9,14 +9,16 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from tfvae import checks, likelihoods
+from tfvae import checks, chunks, likelihoods
 from tfvae.data import tables
-from tfvae.data.columns import BINARY, CATEGORY, COUNT, KINDS, NUMBER, Column, Part, from_config
-from tfvae.data.guess import columns_of
+from tfvae.data.columns import BINARY, CATEGORY, COUNT, NUMBER, Column, Part, from_config
+from tfvae.data.guess import chosen, columns_of
 from tfvae.data.transforms import Transforms
 
 # In x, parts of the same content are next to each other, so that they share a likelihood.
 _ORDER = {NUMBER: 0, BINARY: 1, COUNT: 2, CATEGORY: 3}
+# The most rows that are transformed at a time, in float64 and with copies.
+_MOST_ROWS = 65_536
 _TRANSFORMS = ("standard", "yeo_johnson", "quantile", "identity")
 
 
@@ -83,20 +85,7 @@ class Table:
         """
         frame = frame_of(source)
         kinds = dict(kinds or {})
-        for argument, names in (("kinds", kinds), ("drop", drop), ("columns", columns or ())):
-            unknown = [name for name in names if name not in frame.columns]
-            if isinstance(names, str) or unknown:
-                raise ValueError(
-                    f"`{argument}` must name columns of the table, {checks.shown_names(frame.columns)}. Received: "
-                    f"{argument}={checks.shown(names)}"
-                )
-        for name, kind in kinds.items():
-            if kind not in KINDS:
-                raise ValueError(f'`kinds` must be among {list(KINDS)}. Received: "{kind}" for the column "{name}"')
-        kept = [name for name in (frame.columns if columns is None else columns) if name not in drop]
-        if not kept:
-            raise ValueError(f"`drop` must leave a column. Received: drop={checks.shown(drop)}")
-        return cls(columns_of(frame[kept], kinds))
+        return cls(columns_of(chosen(frame, kinds, drop, columns), kinds))
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -106,6 +95,20 @@ class Table:
     def owners(self) -> tuple[str, ...]:
         """For each column of x, the name of the column of the table that it belongs to."""
         return tuple(self.columns[index].name for index, _ in self._places)
+
+    @property
+    def kinds(self) -> dict[str, str]:
+        """The kinds of the columns that a model uses, by name."""
+        used = {index for index, _ in self._places}
+        return {column.name: column.kind for index, column in enumerate(self.columns) if index in used}
+
+    def by_column(self, contributions: np.ndarray) -> np.ndarray:
+        """Sums what the columns of x contribute to a score, [N, D], over those of each column of `kinds`: [N, C]."""
+        position = {name: index for index, name in enumerate(self.kinds)}
+        sums = np.zeros([len(contributions), len(position)])
+        for name, column in zip(self.owners(), np.asarray(contributions).T, strict=True):
+            sums[:, position[name]] += column
+        return sums
 
     def codes(self, rows: Any) -> np.ndarray:
         """Converts rows to numbers and codes, which the exported models without texts take.
@@ -124,7 +127,7 @@ class Table:
         frame = frame_of(rows)
         self._check_columns(frame)
         parts = {
-            index: self.columns[index].codes(frame[self.columns[index].name].reset_index(drop=True))
+            index: self.columns[index].codes(frame[self.columns[index].name])
             for index in {index for index, _ in self._places}
         }
         return np.stack([parts[index][:, position] for index, position in self._places], axis=1)
@@ -142,7 +145,9 @@ class Table:
 
     def from_codes(self, codes: Any) -> np.ndarray:
         """Converts numbers and codes [N, D] to x [N, D], float32."""
-        return self.forward(tf.convert_to_tensor(codes, tf.float64)).numpy().astype(np.float32)
+        codes = np.asarray(codes, np.float64)
+        parts = (codes[part] for part in chunks.slices(len(codes), _MOST_ROWS))
+        return np.concatenate([self.forward(tf.constant(part)).numpy().astype(np.float32) for part in parts])
 
     def forward(self, codes: tf.Tensor) -> tf.Tensor:
         """Converts numbers and codes [B, D] to x [B, D], as tensors, in a graph or not."""
@@ -279,7 +284,9 @@ def frame_of(source: Any) -> Any:
         )
     if source.empty:
         raise ValueError(f"`source` must be a table with rows and columns. Received: a table of shape {source.shape}")
-    return source.rename(columns=str)
+    source = source.rename(columns=str)
+    checks.check_distinct("source", list(source.columns))
+    return source
 
 
 def is_rows(data: Any) -> bool:

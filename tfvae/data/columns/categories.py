@@ -5,7 +5,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from tfvae.data.columns.column import BINARY, CATEGORY, Column, Part, missing
+from tfvae.data.columns.column import BINARY, CATEGORY, Column, Part, missing, wrong
 
 # A category that fewer rows have is one of the others: so few say little of it, and others must occur to be learned.
 _RARE = 5
@@ -41,7 +41,7 @@ class Boolean(Column):
         raw = values.astype(object).where(~is_missing, None)
         x = np.array([_BITS.get(str(value).strip().lower(), np.inf) for value in raw])
         if np.isinf(x).any():
-            raise self.wrong(values, np.isinf(x), "True, False, 1 or 0")
+            raise wrong(self.name, values, np.isinf(x), "True, False, 1 or 0")
         return x[:, np.newaxis]
 
     def values(self, codes: np.ndarray, rng: np.random.Generator) -> Any:

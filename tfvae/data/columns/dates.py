@@ -6,11 +6,12 @@ from typing import Any, ClassVar
 import numpy as np
 
 from tfvae.data import transforms
-from tfvae.data.columns.column import CATEGORY, NUMBER, Column, Part, missing
+from tfvae.data.columns.column import CATEGORY, NUMBER, Column, Part, check_read, missing, wrong
 
 _DAY = 86_400_000_000_000
 # Months matter where the dates span two years.
 _TWO_YEARS = 730.0
+_EXPECTED = "dates, such as 2024-05-31 or 2024-05-31T13:45:00"
 _PERIODS = {"month": 12, "weekday": 7, "hour": 24}
 
 
@@ -46,7 +47,8 @@ class Date(Column):
         """Makes the column from its values: see `Column`."""
         dates = _dates(values)
         if dates is None or dates.isna().all():
-            raise ValueError(f'Column "{common["name"]}" must hold dates. Received: {values.iloc[0]!r}')
+            raise wrong(common["name"], values, ~missing(values), _EXPECTED)
+        check_read(common["name"], values, dates.isna().to_numpy(bool) & ~missing(values), _EXPECTED)
         found = dates.dropna()
         middle = found.min() + (found.max() - found.min()) / 2
         reference = middle.normalize()
@@ -75,11 +77,8 @@ class Date(Column):
     def codes(self, values: Any) -> np.ndarray:
         """The days since the reference, and the codes of the cycles: see `Column`."""
         dates = _dates(values)
-        if dates is None:
-            dates = values.map(lambda _: None)
-        is_wrong = dates.isna().to_numpy(bool) & ~missing(values)
-        if is_wrong.any():
-            raise self.wrong(values, is_wrong, "dates, such as 2024-05-31 or 2024-05-31T13:45:00")
+        is_wrong = ~missing(values) if dates is None else dates.isna().to_numpy(bool) & ~missing(values)
+        check_read(self.name, values, is_wrong, _EXPECTED)
         if dates.isna().all():
             return np.full([len(values), len(self.parts)], np.nan)
         codes = {

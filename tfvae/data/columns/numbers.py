@@ -6,7 +6,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from tfvae.data import transforms
-from tfvae.data.columns.column import CATEGORY, COUNT, NUMBER, Column, Part, missing
+from tfvae.data.columns.column import CATEGORY, COUNT, NUMBER, Column, Part, check_read, missing, wrong
 
 # A single value that so large a share of the rows has is a spike: a number beside which the others are distributed.
 _SPIKE = 0.1
@@ -37,7 +37,7 @@ class Number(Column):
     @classmethod
     def learn(cls, values: Any, **common: Any) -> "Number":
         """Makes the column from its values: see `Column`."""
-        x = _numbers(values)
+        x = _read(common["name"], values)
         x = x[~np.isnan(x)]
         distinct, counts = np.unique(x, return_counts=True)
         order = np.argsort(-counts, kind="stable")[:_MOST_SPIKES]
@@ -62,12 +62,7 @@ class Number(Column):
 
     def codes(self, values: Any) -> np.ndarray:
         """The numbers, with NaN for spikes, whose codes are 1, 2, ...: see `Column`."""
-        x = _numbers(values)
-        is_wrong = np.isnan(x) & ~missing(values)
-        if is_wrong.any():
-            raise self.wrong(values, is_wrong, "numbers")
-        if np.isinf(x).any():
-            raise self.wrong(values, np.isinf(x), "finite numbers")
+        x = _read(self.name, values)
         if not self.spikes:
             return x[:, np.newaxis]
         code = (x[:, np.newaxis] == self.spikes) @ np.arange(1.0, len(self.spikes) + 1)
@@ -82,6 +77,10 @@ class Number(Column):
         if self.spikes:
             x = np.where(codes[:, 1] > 0, np.array([np.nan, *self.spikes])[np.nan_to_num(codes[:, 1]).astype(int)], x)
             x = np.where(np.isnan(codes[:, 1]), np.nan, x)
+        if (dtype := self.dtype.lower()).startswith(("int", "uint")):
+            # The largest integers of 64 bits have no float of their own.
+            highest = np.iinfo(dtype).max
+            x = np.minimum(x, highest if int(float(highest)) == highest else np.nextafter(float(highest), 0))
         return self.restored(_of_numbers(x, self.dtype))
 
     @property
@@ -126,7 +125,7 @@ class Count(Column):
         x = _numbers(values)
         is_wrong = np.where(np.isnan(x), ~missing(values), (x < 0) | (x % 1 != 0) | np.isinf(x))
         if is_wrong.any():
-            raise self.wrong(values, is_wrong, "counts, whole numbers of at least 0")
+            raise wrong(self.name, values, is_wrong, "counts, whole numbers of at least 0")
         return x[:, np.newaxis]
 
     def values(self, codes: np.ndarray, rng: np.random.Generator) -> Any:
@@ -146,11 +145,23 @@ def _numbers(values: Any) -> np.ndarray:
 
     if values.dtype.kind == "m":
         x = values.dt.total_seconds()
+    elif values.dtype.kind == "M":
+        # Its nanoseconds are numbers, but not what is meant.
+        return np.full(len(values), np.nan)
     elif values.dtype == object or str(values.dtype) in ("str", "string", "category"):
         x = pd.to_numeric(values.astype(object), errors="coerce")
     else:
         x = values
     return x.to_numpy(np.float64, na_value=np.nan)
+
+
+def _read(name: str, values: Any) -> np.ndarray:
+    """Raw values as finite numbers, with NaN for missing ones and for a few that are not numbers."""
+    x = _numbers(values)
+    check_read(name, values, np.isnan(x) & ~missing(values), "numbers")
+    if np.isinf(x).any():
+        raise wrong(name, values, np.isinf(x), "finite numbers")
+    return x
 
 
 def _of_numbers(x: np.ndarray, dtype: str) -> Any:
@@ -159,7 +170,7 @@ def _of_numbers(x: np.ndarray, dtype: str) -> Any:
     if dtype.startswith("timedelta"):
         return pd.Series(pd.to_timedelta(np.round(x * _NANOSECONDS), unit="ns"))
     # Texts that hold numbers stay texts.
-    return pd.Series(x) if dtype not in ("object", "str", "string") else pd.Series(x).map("{:g}".format, "ignore")
+    return pd.Series(x) if dtype not in ("object", "str", "string") else pd.Series(x).map("{:.15g}".format, "ignore")
 
 
 def _decimals(distinct: np.ndarray) -> int | None:
