@@ -9,14 +9,13 @@ from tfvae import plots
 from tfvae.cli import run_folder, run_training
 from tfvae.cli.train_command import check_likelihood_of_table
 from tfvae.data import Table
-from tfvae.data.columns import KINDS
 from tfvae.data.columns.column import missing
 from tfvae.likelihoods import Likelihood
 from tfvae.likelihoods.location_scale import LocationScale
 from tfvae.models.vae import VAE
 
 _MOST_ROWS, _MOST_REASONS = 5, 3
-_MOST_CHARACTERS = 40
+_MOST_CHARACTERS, _MOST_CHARACTERS_OF_A_KEY = 40, 36
 
 
 class UnusualRows(NamedTuple):
@@ -76,11 +75,13 @@ def unusual_rows(model: VAE, rows: Any) -> UnusualRows:
     found = model.detect(rows)
     nats = table.by_column(found["contributions"])
     order = np.argsort(-found["score"], kind="stable")[:_MOST_ROWS]
-    identifiers = [column.name for column in table.columns if KINDS[column.kind] is KINDS["identifier"]]
+    identifiers = [column.name for column in table.columns if column.kind == "identifier" and column.name in rows]
     titles, labels = [], []
     for position in order:
         row = rows.iloc[[position]]
-        names = [f"row {row.index[0]}", *(_labelled(name, row[name]) for name in identifiers if name in row)]
+        # Free text is taken for an identifier too, but names no row.
+        short = [name for name in identifiers if len(str(row[name].iloc[0])) <= _MOST_CHARACTERS_OF_A_KEY]
+        names = [f"row {row.index[0]}", *(_labelled(name, row[name]) for name in short)]
         titles.append(f"{', '.join(names)}: score {found['score'][position]:.1f} nats")
         labels.append([_labelled(name, row[name]) for name in table.kinds])
     return UnusualRows(titles, labels, nats[order])

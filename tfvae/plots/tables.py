@@ -15,7 +15,7 @@ from tfvae.plots.figures import BLUE, ORANGE, check_positive, finite, new_figure
 # The most bars of a column of categories, and the most characters of a text.
 _MOST_BARS = 8
 _MOST_CHARACTERS = 14
-_MOST_CHARACTERS_OF_A_NAME = 24
+_MOST_CHARACTERS_OF_A_NAME = 20
 _BINS = 30
 # Histograms end where this share of the real values lies beyond, or outliers would leave no room for the others.
 _TAIL = 0.005
@@ -71,9 +71,9 @@ def marginals(real: Any, generated: Any, kinds: Mapping[str, str] | None = None,
         axes = figure.add_subplot(rows, columns, index + 1)
         panel.draw(axes)
         plain(axes)
-        axes.set_title(f"{_cut(panel.name, _MOST_CHARACTERS_OF_A_NAME)}: {panel.measure} {panel.distance:.2f}", size=9)
-        # Shares: the heights are told by the shape.
-        axes.set_yticks([])
+        axes.set_title(
+            f"{_shown(panel.name, _MOST_CHARACTERS_OF_A_NAME)}: {panel.measure} {panel.distance:.2f}", size=9
+        )
     handles = figure.axes[0].get_legend_handles_labels()
     figure.legend(*handles, loc="outside lower right", ncols=2, fontsize="small", frameon=False)
     return figure
@@ -113,10 +113,10 @@ def contributions(
         order = np.argsort(-row, kind="stable")[:shown]
         places = np.arange(shown)[::-1]
         axes.barh(places, row[order], color=np.where(row[order] > 0, ORANGE, BLUE).tolist(), height=0.7)
-        axes.set_yticks(places, [_plain_text(_cut(texts[column], 44)) for column in order])
+        axes.set_yticks(places, [_shown(texts[column], 44) for column in order])
         axes.axvline(0, color="black", linewidth=0.6)
         plain(axes)
-        axes.set_title(_plain_text(_cut(title, 80)), size=9, loc="left")
+        axes.set_title(_shown(title, 80), size=9, loc="left")
         axes.tick_params(labelbottom=index == len(nats) - 1)
     return figure
 
@@ -156,8 +156,10 @@ class _Histogram:
         low, high = np.quantile(self.real, [_TAIL, 1 - _TAIL])
         if high <= low:
             low, high = self.real.min() - 0.5, self.real.max() + 0.5
-        if (distinct % 1 == 0).all() and high - low < _BINS and not self.is_date:
-            edges = np.arange(np.floor(low), np.ceil(high) + 2) - 0.5
+        if (distinct % 1 == 0).all():
+            # As many whole numbers in each bin, or their number would be seen rather than how frequent they are.
+            width = math.ceil((high - low + 1) / _BINS)
+            edges = np.arange(np.floor(low), np.ceil(high) + width + 1, width) - 0.5
         else:
             edges = np.linspace(low, high, _BINS + 1)
         for values, label, color in ((self.real, "real", BLUE), (self.generated, "generated", ORANGE)):
@@ -165,6 +167,8 @@ class _Histogram:
             weights = np.full(len(values), 1 / len(values))
             kind: Any = {"histtype": "stepfilled", "alpha": 0.35} if label == "real" else {"histtype": "step"}
             axes.hist(clipped, edges, weights=weights, color=color, label=label, linewidth=1.4, **kind)
+        # The shapes tell how frequent values are.
+        axes.set_yticks([])
         axes.xaxis.set_major_locator(MaxNLocator(nbins=4))
         if self.is_date:
             from matplotlib.dates import AutoDateLocator, ConciseDateFormatter
@@ -194,7 +198,7 @@ class _Bars:
         """Draws the most frequent categories, and all others together, as pairs of horizontal bars."""
         order = self.shares[0].sort_values(ascending=False, kind="stable").index
         kept, others = order[:_MOST_BARS], order[_MOST_BARS:]
-        names = [_plain_text(_cut(str(name), _MOST_CHARACTERS)) for name in kept]
+        names = [_shown(str(name), _MOST_CHARACTERS) for name in kept]
         if len(others):
             names.append(f"{len(others)} others")
         places = np.arange(len(names))[::-1]
@@ -207,12 +211,9 @@ class _Bars:
         axes.set_yticks(places, names)
 
 
-def _cut(text: str, most: int) -> str:
-    """A text in one line of at most so many characters."""
+def _shown(text: str, most: int) -> str:
+    """A text in one line of at most so many characters, in which matplotlib finds no formula."""
     text = " ".join(text.split())
-    return text if len(text) <= most else f"{text[: most - 1]}…"
-
-
-def _plain_text(text: str) -> str:
-    """A text in which matplotlib finds no formula."""
+    # Names and categories often differ only at their end.
+    text = text if len(text) <= most else f"{text[: (most - 1) // 2]}…{text[-(most // 2) :]}"
     return text.replace("$", r"\$")
