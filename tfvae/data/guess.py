@@ -76,6 +76,8 @@ def columns_of(frame: Any, kinds: Mapping[str, str]) -> list[Column]:
 
 def _recognised(name: str, values: Any) -> tuple[type[Column], str]:
     """The kind of a column, and by what it is recognised, in words."""
+    import pandas as pd
+
     found = values[~missing(values)]
     if len(found) == 0:
         return Constant, "no values"
@@ -98,6 +100,11 @@ def _recognised(name: str, values: Any) -> tuple[type[Column], str]:
         return Category, "dtype category"
     if dtype in ("object", "str", "string"):
         return _of_texts(found, distinct)
+    if not pd.api.types.is_numeric_dtype(values.dtype) or pd.api.types.is_complex_dtype(values.dtype):
+        raise ValueError(
+            f'Column "{name}" must hold numbers, bools, texts, categories, dates or durations: drop it, or convert it. '
+            f"Received: dtype {dtype}"
+        )
     x = found.to_numpy(np.float64)
     if set(np.unique(x)) <= {0.0, 1.0}:
         return Boolean, "0 and 1"

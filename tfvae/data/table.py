@@ -235,7 +235,12 @@ class Table:
 
     def __str__(self) -> str:
         rows = [("column", "taken for", "because of", "values")] + [
-            (column.name, column.kind + (", with gaps" if column.has_gaps else ""), column.why, column.description)
+            (
+                _in_a_cell(column.name, 40),
+                column.kind + (", with gaps" if column.has_gaps else ""),
+                column.why,
+                _in_a_cell(column.description, 80),
+            )
             for column in self.columns
         ]
         widths = [max(len(row[position]) for row in rows) for position in range(3)]
@@ -284,7 +289,7 @@ def frame_of(source: Any) -> Any:
         )
     if source.empty:
         raise ValueError(f"`source` must be a table with rows and columns. Received: a table of shape {source.shape}")
-    source = source.rename(columns=str)
+    source = source.set_axis([str(name) for name in source.columns], axis=1)
     checks.check_distinct("source", list(source.columns))
     return source
 
@@ -294,6 +299,12 @@ def is_rows(data: Any) -> bool:
     return checks.is_frame(data) or (
         isinstance(data, list) and bool(data) and all(isinstance(row, Mapping) for row in data)
     )
+
+
+def _in_a_cell(text: str, most: int) -> str:
+    """A text in one line of at most so many characters."""
+    text = " ".join(text.split())
+    return text if len(text) <= most else f"{text[: most - 1]}…"
 
 
 def _transform_order(part: Part) -> int:

@@ -71,9 +71,8 @@ def marginals(real: Any, generated: Any, kinds: Mapping[str, str] | None = None,
         axes = figure.add_subplot(rows, columns, index + 1)
         panel.draw(axes)
         plain(axes)
-        axes.set_title(
-            f"{_shown(panel.name, _MOST_CHARACTERS_OF_A_NAME)}: {panel.measure} {panel.distance:.2f}", size=9
-        )
+        name = _shown(panel.name, _MOST_CHARACTERS_OF_A_NAME)
+        axes.set_title(f"{name}: {panel.measure} {panel.distance:.2f}", size=9, loc="left")
     handles = figure.axes[0].get_legend_handles_labels()
     figure.legend(*handles, loc="outside lower right", ncols=2, fontsize="small", frameon=False)
     return figure
@@ -197,7 +196,8 @@ class _Bars:
     def draw(self, axes: Axes) -> None:
         """Draws the most frequent categories, and all others together, as pairs of horizontal bars."""
         order = self.shares[0].sort_values(ascending=False, kind="stable").index
-        kept, others = order[:_MOST_BARS], order[_MOST_BARS:]
+        most = len(order) if len(order) <= _MOST_BARS + 1 else _MOST_BARS
+        kept, others = order[:most], order[most:]
         names = [_shown(str(name), _MOST_CHARACTERS) for name in kept]
         if len(others):
             names.append(f"{len(others)} others")

@@ -120,7 +120,8 @@ def wrong(name: str, values: Any, is_wrong: np.ndarray, expected: str) -> ValueE
         expected: what they must be, in words.
     """
     position = int(np.flatnonzero(is_wrong)[0])
-    received = checks.shown(values.iloc[position])
+    value = values.iloc[position]
+    received = checks.shown(value.item() if isinstance(value, np.generic) else value)
     return ValueError(f'Column "{name}" must hold {expected}. Received: {received} in row {values.index[position]}')
 
 

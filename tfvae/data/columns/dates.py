@@ -1,6 +1,7 @@
 """Columns of dates and times."""
 
 import dataclasses
+import math
 from typing import Any, ClassVar
 
 import numpy as np
@@ -8,7 +9,7 @@ import numpy as np
 from tfvae.data import transforms
 from tfvae.data.columns.column import CATEGORY, NUMBER, Column, Part, check_read, missing, wrong
 
-_DAY = 86_400_000_000_000
+_DAY = np.timedelta64(1, "D")
 # Months matter where the dates span two years.
 _TWO_YEARS = 730.0
 _EXPECTED = "dates, such as 2024-05-31 or 2024-05-31T13:45:00"
@@ -23,7 +24,7 @@ class Date(Column):
     is cyclic: the month (0 is January), the weekday (0 is Monday) and the hour.
 
     Args:
-        reference: the date that is day 0.
+        reference: the day 0, such as 2024-05-31.
         low: the first day.
         high: the last day.
         transform: how the days become numbers of x: see `tfvae.data.transforms`.
@@ -49,16 +50,15 @@ class Date(Column):
         if dates is None or dates.isna().all():
             raise wrong(common["name"], values, ~missing(values), _EXPECTED)
         check_read(common["name"], values, dates.isna().to_numpy(bool) & ~missing(values), _EXPECTED)
-        found = dates.dropna()
-        middle = found.min() + (found.max() - found.min()) / 2
-        reference = middle.normalize()
-        days = _days(found, reference)
+        clock = _clock(dates.dropna())
+        reference = (clock.min() + (clock.max() - clock.min()) // 2).astype("datetime64[D]")
+        days = (clock - reference) / _DAY
         has_times = bool((days % 1 != 0).any())
         spans = days.max() - days.min() >= _TWO_YEARS
-        varies = {"month": spans, "weekday": found.dt.weekday.nunique() > 1, "hour": has_times}
+        varies = {"month": spans, "weekday": len(np.unique(_weekday(clock))) > 1, "hour": has_times}
         first = values[~missing(values)].iloc[0]
         return cls(
-            reference=reference.isoformat(),
+            reference=str(reference),
             low=float(days.min()),
             high=float(days.max()),
             transform=transforms.learn(days),
@@ -79,59 +79,47 @@ class Date(Column):
         dates = _dates(values)
         is_wrong = ~missing(values) if dates is None else dates.isna().to_numpy(bool) & ~missing(values)
         check_read(self.name, values, is_wrong, _EXPECTED)
-        if dates.isna().all():
+        if dates is None or dates.isna().all():
             return np.full([len(values), len(self.parts)], np.nan)
-        codes = {
-            "month": dates.dt.month.to_numpy(np.float64, na_value=np.nan) - 1,
-            "weekday": dates.dt.weekday.to_numpy(np.float64, na_value=np.nan),
-            "hour": dates.dt.hour.to_numpy(np.float64, na_value=np.nan),
-        }
-        return np.stack([_days(dates, self._reference(dates)), *(codes[name] for name in self.cycles)], axis=1)
+        clock = _clock(dates)
+        codes = {"month": _month(clock), "weekday": _weekday(clock), "hour": _hour(clock)}
+        columns = [(clock - np.datetime64(self.reference)) / _DAY, *(codes[name] for name in self.cycles)]
+        return np.where(np.isnat(clock)[:, np.newaxis], np.nan, np.stack(columns, axis=1))
 
     def values(self, codes: np.ndarray, rng: np.random.Generator) -> Any:
         """The dates that are closest to the days and have the codes of the cycles: see `Column`."""
         import pandas as pd
 
         del rng
-        days = np.clip(codes[:, 0], self.low, self.high)
-        given = dict(zip(self.cycles, codes[:, 1:].T, strict=True))
         is_missing = np.isnan(codes).any(axis=1)
-        reference = pd.Timestamp(self.reference)
-        clock = (
-            np.round(np.where(is_missing, 0, days) * 86_400)
-            if self.has_times
-            else np.round(np.where(is_missing, 0, days)) * 86_400
-        )
-        dates = pd.Series(reference.tz_localize(None) + pd.to_timedelta(clock, unit="s"))
+        codes = np.where(is_missing[:, np.newaxis], 0, codes)
+        given = dict(zip(self.cycles, codes[:, 1:].T.astype(int), strict=True))
+        days = np.clip(codes[:, 0], self.low, self.high)
+        seconds = np.round(days * 86_400) if self.has_times else np.round(days) * 86_400
+        reference = np.datetime64(self.reference).astype("datetime64[s]")
+        clock = reference + seconds.astype("timedelta64[s]")
         if "month" in given:
-            dates = _nearest_month(dates, np.nan_to_num(given["month"]))
+            clock = _in_nearest_month(clock, given["month"])
         if "weekday" in given:
-            shift = (np.nan_to_num(given["weekday"]) - dates.dt.weekday.to_numpy() + 3) % 7 - 3
-            dates = dates + pd.to_timedelta(shift, unit="D")
+            clock = clock + ((given["weekday"] - _weekday(clock) + 3) % 7 - 3).astype("timedelta64[D]")
         if "hour" in given:
-            dates = dates + pd.to_timedelta(np.nan_to_num(given["hour"]) - dates.dt.hour.to_numpy(), unit="h")
-        dates = dates.where(~is_missing)
+            clock = clock + (given["hour"] - _hour(clock)).astype("timedelta64[h]")
+        low, high = (reference + np.timedelta64(round(day * 86_400), "s") for day in (self.low, self.high))
+        dates = pd.Series(np.where(is_missing, np.datetime64("NaT"), np.clip(clock, low, high)))
         if self.format is not None:
             return self.restored(dates.dt.strftime(self.format))
-        if reference.tz is not None:
-            dates = dates.dt.tz_localize(reference.tz, ambiguous="NaT", nonexistent="shift_forward")
+        zone = getattr(pd.api.types.pandas_dtype(self.dtype), "tz", None)
+        if zone is not None:
+            dates = dates.dt.tz_localize(zone, ambiguous="NaT", nonexistent="shift_forward")
         return self.restored(dates)
 
     @property
     def description(self) -> str:
         """The first and the last date, and the cycles."""
-        import pandas as pd
-
-        ends = (pd.Timestamp(self.reference) + pd.Timedelta(days=day) for day in (self.low, self.high))
-        first, last = (f"{end:%Y-%m-%d}" for end in ends)
+        first, last = (
+            np.datetime64(self.reference) + np.timedelta64(math.floor(day), "D") for day in (self.low, self.high)
+        )
         return f"{first} to {last}" + (f"; with {', '.join(self.cycles)}" if self.cycles else "")
-
-    def _reference(self, dates: Any) -> Any:
-        """The reference with the time zone of some dates, whose clock counts."""
-        import pandas as pd
-
-        reference = pd.Timestamp(self.reference).tz_localize(None)
-        return reference if dates.dt.tz is None else reference.tz_localize(dates.dt.tz)
 
 
 def _dates(values: Any) -> Any:
@@ -146,11 +134,24 @@ def _dates(values: Any) -> Any:
         return None
 
 
-def _days(dates: Any, reference: Any) -> np.ndarray:
-    """The days since a reference, by the clock."""
+def _clock(dates: Any) -> np.ndarray:
+    """What calendar and clock show at dates, in microseconds, which unlike nanoseconds reach from year 1 to 9999."""
     if dates.dt.tz is not None:
-        dates, reference = dates.dt.tz_localize(None), reference.tz_localize(None)
-    return ((dates - reference) / np.timedelta64(_DAY, "ns")).to_numpy(np.float64)
+        dates = dates.dt.tz_localize(None)
+    return dates.to_numpy("datetime64[us]")
+
+
+def _month(clock: np.ndarray) -> np.ndarray:
+    return clock.astype("datetime64[M]").astype(int) % 12
+
+
+def _weekday(clock: np.ndarray) -> np.ndarray:
+    # Day 0, 1970-01-01, was a Thursday.
+    return (clock.astype("datetime64[D]").astype(int) + 3) % 7
+
+
+def _hour(clock: np.ndarray) -> np.ndarray:
+    return clock.astype("datetime64[h]").astype(int) % 24
 
 
 def _format(text: str, has_times: bool) -> str:
@@ -159,12 +160,10 @@ def _format(text: str, has_times: bool) -> str:
     return f"%Y-%m-%d{text.strip()[10:11] or ' '}%H:%M:%S"
 
 
-def _nearest_month(dates: Any, month: np.ndarray) -> Any:
+def _in_nearest_month(clock: np.ndarray, month: np.ndarray) -> np.ndarray:
     """The dates moved to a month (0 is January) of the closest year, with the same day if it exists."""
-    import pandas as pd
-
-    steps = (month - (dates.dt.month.to_numpy() - 1) + 6) % 12 - 6
-    total = dates.dt.year.to_numpy() * 12 + dates.dt.month.to_numpy() - 1 + steps.astype(int)
-    first = pd.to_datetime(pd.DataFrame({"year": total // 12, "month": total % 12 + 1, "day": 1}))
-    day = np.minimum(dates.dt.day.to_numpy(), first.dt.days_in_month.to_numpy())
-    return first + pd.to_timedelta(day - 1, unit="D") + (dates - dates.dt.normalize())
+    own = clock.astype("datetime64[M]")
+    moved = own + ((month - _month(clock) + 6) % 12 - 6).astype("timedelta64[M]")
+    last = (moved + 1).astype("datetime64[D]") - moved.astype("datetime64[D]") - 1
+    day = clock.astype("datetime64[D]") - own.astype("datetime64[D]")
+    return moved.astype("datetime64[D]") + np.minimum(day, last) + (clock - clock.astype("datetime64[D]"))

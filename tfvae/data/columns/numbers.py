@@ -1,6 +1,7 @@
 """Columns of real numbers, and of counts."""
 
 import dataclasses
+import re
 from typing import Any, ClassVar
 
 import numpy as np
@@ -77,9 +78,9 @@ class Number(Column):
         if self.spikes:
             x = np.where(codes[:, 1] > 0, np.array([np.nan, *self.spikes])[np.nan_to_num(codes[:, 1]).astype(int)], x)
             x = np.where(np.isnan(codes[:, 1]), np.nan, x)
-        if (dtype := self.dtype.lower()).startswith(("int", "uint")):
+        if integer := re.match(r"u?int\d+", self.dtype.lower()):
             # The largest integers of 64 bits have no float of their own.
-            highest = np.iinfo(dtype).max
+            highest = np.iinfo(integer[0]).max
             x = np.minimum(x, highest if int(float(highest)) == highest else np.nextafter(float(highest), 0))
         return self.restored(_of_numbers(x, self.dtype))
 
@@ -159,8 +160,9 @@ def _read(name: str, values: Any) -> np.ndarray:
     """Raw values as finite numbers, with NaN for missing ones and for a few that are not numbers."""
     x = _numbers(values)
     check_read(name, values, np.isnan(x) & ~missing(values), "numbers")
-    if np.isinf(x).any():
-        raise wrong(name, values, np.isinf(x), "finite numbers")
+    is_large = np.abs(x) > np.finfo(np.float32).max
+    if is_large.any():
+        raise wrong(name, values, is_large, "numbers that are finite in float32")
     return x
 
 
