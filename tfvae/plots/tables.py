@@ -19,6 +19,7 @@ _MOST_CHARACTERS_OF_A_NAME = 20
 _BINS = 30
 # Histograms end where this share of the real values lies beyond, or outliers would leave no room for the others.
 _TAIL = 0.005
+_CENTURY = 36_525.0
 
 
 def marginals(real: Any, generated: Any, kinds: Mapping[str, str] | None = None, max_columns: int = 24) -> Figure:
@@ -129,6 +130,10 @@ class _Histogram:
         self.name = name
         self.is_date = False
         self.real, self.generated = (self._numbers(values) for values in (real, generated))
+        if self.is_date and np.ptp(self.real) > _CENTURY:
+            # As plain years, because matplotlib knows no dates around the years 1 and 9999.
+            self.is_date = False
+            self.real, self.generated = (1970 + days / 365.2425 for days in (self.real, self.generated))
         both = np.sort(np.concatenate([self.real, self.generated]))
         shares = [np.searchsorted(np.sort(x), both, side="right") / len(x) for x in (self.real, self.generated)]
         self.distance = float(np.abs(shares[0] - shares[1]).max())
