@@ -122,7 +122,7 @@ def test_train_prints_the_evaluation_and_the_comparison(trained):
         nats, bits = table_values(output, label)
         np.testing.assert_allclose(bits, sign * nats / (64 * np.log(2)), atol=2e-4)
     signatures = {"encode", "decode", "reconstruct", "generate", "score", "serving_default"}
-    signatures |= {"generate_sample", "reconstruct_sample"}
+    signatures |= {"generate_sample", "reconstruct_sample", "detect"}
     differences, costs = output.split("largest difference from the Keras model, by format\n")[1].split("\n\n")[:2]
     header, *rows = (re.split(r"\s{2,}", line) for line in differences.splitlines())
     assert header[3:] == ["SavedModel", "TFLite", "TFLite batch 1"]
@@ -388,3 +388,42 @@ def test_two_replicas_learn_what_one_device_learns(trained, tmp_path):
     # The replicas draw different noise. Seeds 0, 1 and 2 gave -59.4, -58.0 and -58.6, and within 0.2 of that with two
     # replicas; after a single epoch it is 1.6 lower.
     assert elbo == pytest.approx(expected, abs=0.7)
+
+
+def test_train_calibrates_on_the_held_out_data(trained):
+    model = keras.saving.load_model(trained / "runs/digits/model.keras")
+    threshold = model.decision.threshold
+    assert (threshold.method, threshold.rate, threshold.rows) == ("false_alarm_rate", 0.01, 359)
+    printed = (
+        f"Anomalies have a score above {threshold.value:.4g} nats: false_alarm_rate of 0.01, on 359 held-out examples"
+    )
+    assert printed in (trained / "printed.txt").read_text()
+    for name in ("1/assets.extra/metadata.json", "digits.json", "digits_batch1.json"):
+        assert json.loads((trained / "saved_models/digits" / name).read_text())["threshold"] == threshold.to_dict()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("flag", "value"), [("threshold", 12.5), ("false_alarm_rate", 0.05), ("contamination", 0.1)])
+def test_export_changes_the_threshold_without_a_training(in_trained, tmp_path, flag, value):
+    shutil.copytree("runs/digits", tmp_path / "digits")
+    folder = tmp_path / "exports"
+    before = keras.saving.load_model(tmp_path / "digits/model.keras")
+    arguments = ["export", str(tmp_path / "digits"), "--output", str(folder), "--latency", "false"]
+    commands.main([*arguments, f"--{flag}", str(value)])
+    after = keras.saving.load_model(tmp_path / "digits/model.keras")
+    for a, b in zip(before.get_weights(), after.get_weights(), strict=True):
+        np.testing.assert_array_equal(a, b)
+    threshold = json.loads((folder / "exports.json").read_text())["threshold"]
+    assert threshold == after.decision.threshold.to_dict()
+    assert threshold["method"] == {"threshold": "given"}.get(flag, flag)
+    assert (threshold["value"] if flag == "threshold" else threshold["rate"]) == value
+    # And what comes after has it too.
+    commands.main(["verify", str(tmp_path / "digits"), "--saved_model", str(folder), "--latency", "false"])
+
+
+@pytest.mark.parametrize(("rows", "rate"), [(360, 0.01), (20, 1 / 21)])
+def test_the_rate_is_one_for_which_there_are_enough_rows(tmp_path, x, tiny_vae, rows, rate):
+    model = tiny_vae()
+    run_folder.calibrate(model, tmp_path, np.resize(x, (rows, 4)))
+    assert model.decision.threshold.rate == pytest.approx(rate)
+    assert keras.saving.load_model(tmp_path / "model.keras").decision.threshold == model.decision.threshold

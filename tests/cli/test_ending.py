@@ -198,6 +198,7 @@ def run(processes, tmp_path_factory):
 COMMANDS = {
     "predict": (["predict", "--model", "saved_models/digits/digits.tflite", "--input", "x.npy"], "y.npz", 20_000),
     "predict of a SavedModel": (["predict", "--model", "saved_models/digits", "--input", "x.npy"], "y.npz", 20_000),
+    "detect": (["detect", "--model", "saved_models/digits/digits.tflite", "--input", "x.npy"], "y.csv", 20_000),
     "generate an array": (["generate", "runs/digits", "--n", "1000"], "y.npy", 20_000),
     "generate a picture": (["generate", "runs/digits"], "y.png", 5_000),
     "export": (["export", "runs/digits"], "new", 10_000),

@@ -24,7 +24,7 @@ ROOMS = {"posterior": posteriors, "prior": priors, "likelihood": likelihoods, "o
 
 # Arguments, and what the error must say.
 ERRORS = [
-    ([], "The command must be one of train, evaluate, generate, export, verify, predict; see `tfvae --help`"),
+    ([], "The command must be one of train, evaluate, generate, export, verify, predict, detect; see `tfvae --help`"),
     (["trian"], "(did you mean train?). Received: trian"),
     (["train", "--data", "x.npy"], "`data` must be given without `--data`. Received: --data"),
     (["evaluate", "--run=runs/x"], "`run` must be given without `--run`"),
@@ -53,11 +53,22 @@ ERRORS = [
     (["generate", "nowhere", "--n", "20000"], "at most 10000 for a picture"),
     (["export", "nowhere", "--output", "bad name"], "`--output` must end in a name"),
     (["export", "nowhere", "--format", "openvino"], "`--format` must be onnx, or null. Received: 'openvino'"),
+    (["export", "nowhere", "--contamination", "1"], "`--contamination` must be a number between 0 and 1, or null"),
+    (["export", "nowhere", "--threshold", "inf"], "`--threshold` must be a finite number, or null. Received: 'inf'"),
+    (
+        ["export", "nowhere", "--threshold", "9", "--false_alarm_rate", "0.1"],
+        "`--contamination` must be given. Received: --threshold 9 --false_alarm_rate 0.1",
+    ),
     (["verify", "nowhere"], "`--saved_model` or `--tflite` or `--onnx`"),
     (["verify", "nowhere", "--onnx", "nothing"], "`--onnx` must be"),
     (["predict"], "`--input` and `--output` must be given"),
     (["predict", "--input", "x.txt", "--output", "y.npz"], ".npy"),
     (["predict", "--model", ".", "--input", "x.npy", "--output", "y.npz"], "x.npy"),
+    (["detect"], "`--input` and `--output` must be given"),
+    (["detect", "--input", "x.txt", "--output", "y.csv"], "`--input` must be a .npy, .csv or .parquet file"),
+    (["detect", "--model", "nowhere", "--input", "x.npy", "--output", "y.csv"], "`--model` must be an exported file"),
+    (["detect", "--model", ".", "--input", "x.npy", "--output", "y.csv"], "`--input` must be an existing file"),
+    (["detect", "--model", ".", "--input", ".npy", "--output", "y.npz"], "`--input` must be a .npy"),
 ]
 # For each flag, values that would fail after the whole training, or never end.
 TOO_LARGE = {
@@ -95,7 +106,7 @@ def test_help_errors_and_predict_import_no_tensorflow(run_new_python, tmp_path):
 
         folder, model, errors = sys.argv[1], sys.argv[2], json.loads(sys.argv[3])
         helps = [["--help"], ["--version"], *([name, "--help"] for name in
-                 ("train", "evaluate", "generate", "export", "verify", "predict"))]
+                 ("train", "evaluate", "generate", "export", "verify", "predict", "detect"))]
         printed = []
         for arguments in [*errors, *helps]:
             out, error = io.StringIO(), io.StringIO()
@@ -185,7 +196,14 @@ def test_the_help_says_what_each_command_and_each_flag_is_for(capsys):
     with pytest.raises(SystemExit):
         commands.main(["--help"])
     output = " ".join(capsys.readouterr().out.split())
-    for command in (commands.train, commands.evaluate, commands.generate, commands.export, commands.predict):
+    for command in (
+        commands.train,
+        commands.evaluate,
+        commands.generate,
+        commands.export,
+        commands.predict,
+        commands.detect,
+    ):
         first = inspect.getdoc(command).splitlines()[0]
         assert f"{command.__name__} {first}" in output
     with pytest.raises(SystemExit):

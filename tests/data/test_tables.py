@@ -135,12 +135,18 @@ def test_a_column_that_says_nothing_is_named(values, message):
         assert read(FRAME.assign(k=values)).train.shape == (10, 4)
 
 
+def read_rows(path):
+    x, names = tables.rows(tables.frame(path), str(path))
+    assert names == tables.names(path)
+    return x
+
+
 def test_rows_to_ask_about_may_be_alone_and_have_missing_values(tmp_path, recwarn):
     FRAME.iloc[:1].to_csv(tmp_path / "a.csv")
     with pytest.warns(UserWarning, match="no name and counts the rows"):
-        np.testing.assert_array_equal(tables.rows(tmp_path / "a.csv"), FRAME.iloc[:1].to_numpy(float))
+        np.testing.assert_array_equal(read_rows(tmp_path / "a.csv"), FRAME.iloc[:1].to_numpy(float))
     (tmp_path / "b.csv").write_text("a,b\n1,\n1,2\n1,3\n")
-    np.testing.assert_array_equal(tables.rows(tmp_path / "b.csv"), [[1, np.nan], [1, 2], [1, 3]])
+    np.testing.assert_array_equal(read_rows(tmp_path / "b.csv"), [[1, np.nan], [1, 2], [1, 3]])
     assert tables.names(tmp_path / "b.csv") == ["a", "b"]
     assert not recwarn
 

@@ -81,7 +81,7 @@ def test_the_figures_against_pca_are_those_of_the_example():
 
 
 def test_the_flags_that_the_readme_names_exist(capsys):
-    for command in ("train", "evaluate", "generate", "export", "verify", "predict"):
+    for command in ("train", "evaluate", "generate", "export", "verify", "predict", "detect"):
         with pytest.raises(SystemExit):
             commands.main([command, "--help"])
     output = capsys.readouterr().out

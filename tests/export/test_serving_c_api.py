@@ -19,6 +19,7 @@ INPUTS = {
     "generate": ["epsilon"],
     "score": ["x", "epsilon"],
     "serving_default": ["x"],
+    "detect": ["x"],
 }
 INVALID_ARGUMENT = 3
 
@@ -82,8 +83,13 @@ def received(served, tmp_path_factory, run_new_python):
     folder = tmp_path_factory.mktemp("requests")
     content = saved_model_pb2.SavedModel.FromString((version / "saved_model.pb").read_bytes())
     signatures = content.meta_graphs[0].signature_def
+    # Only one of the models is calibrated, and has `detect`.
+    asked = {
+        kind: {key: request for key, request in requests.items() if request[0] in signatures}
+        for kind, requests in REQUESTS.items()
+    }
     written = {}
-    for kind, requests in REQUESTS.items():
+    for kind, requests in asked.items():
         for key, (signature, inputs) in requests.items():
             definition = signatures[signature]
             feeds = {
@@ -103,12 +109,13 @@ def received(served, tmp_path_factory, run_new_python):
         outputs[request][output] = value
     return {
         kind: {key: (*codes[f"{kind}/{key}"], outputs[f"{kind}/{key}"]) for key in requests}
-        for kind, requests in REQUESTS.items()
+        for kind, requests in asked.items()
     }
 
 
 def test_a_good_request_gets_the_numbers_of_keras(served, received):
     model = served[0]
+    detection = model.export_signatures().get("detect")
     values = {**inputs_of("score", 5), **inputs_of("decode", 5)}
     x, z, epsilon = values["x"], values["z"], values["epsilon"]
     expected = {
@@ -118,8 +125,10 @@ def test_a_good_request_gets_the_numbers_of_keras(served, received):
         "generate": {"mean": model.decode(epsilon)},  # The prior is N(0, I).
         "score": model.score(x, epsilon),
         "serving_default": {"mean": model.reconstruct(x), **model.score(x)},
+        **({} if detection is None else {"detect": detection.of_model({"x": x})}),
     }
     for kind in ("good", "last"):
+        assert received[kind].keys() == expected.keys()
         for signature, (code, message, outputs) in received[kind].items():
             assert code == 0, message
             assert outputs.keys() == expected[signature].keys()

@@ -17,7 +17,7 @@ from tfvae import export, likelihoods, networks
 from tfvae.export import expected_range, serving, units
 
 OFFSET, SCALE = np.array([5.0, 0.0, -3.0, 1e4]), np.array([2.0, 0.1, 1.0, 300.0])
-NORMALIZED = ["encode", "decode", "reconstruct", "generate", "score"]
+NORMALIZED = ["encode", "decode", "reconstruct", "generate", "score", "detect"]
 
 
 def data(n=9):
@@ -35,7 +35,9 @@ def model_data(raw):
 
 @pytest.fixture(scope="module")
 def model():
-    return linear_vae()
+    model = linear_vae()
+    model.calibrate(data(50), false_alarm_rate=0.1)
+    return model
 
 
 @pytest.fixture(scope="module")
@@ -71,6 +73,8 @@ def test_raw_data_go_in_and_raw_means_come_out(model, client):
     close(client.decode(noise), raw_of(model.decode(noise)))
     close(client.generate(noise), raw_of(model.decode(noise)))
     close(client.reconstruct(raw), raw_of(model.reconstruct(x)))
+    for name, value in model.detect(x).items():
+        close(client.detect(raw)[name], value)
     answers = client.run("serving_default", x=raw)
     close(answers.pop("mean"), raw_of(model.reconstruct(x)))
     assert set(answers) == set(model.score(x))
@@ -87,6 +91,7 @@ def test_the_models_units_are_there_by_name(model, client):
     close(client.run("decode_normalized", z=noise)["mean"], model.decode(noise))
     close(client.run("generate_normalized", epsilon=noise)["mean"], model.decode(noise))
     close(client.run("score_normalized", x=x, epsilon=noise)["elbo"], model.score(x, noise)["elbo"])
+    close(client.run("detect_normalized", x=x)["contributions"], model.detect(x)["contributions"])
 
 
 def test_verify_takes_the_models_units_and_asks_in_those_of_each_file(model, files, exported):
@@ -97,7 +102,7 @@ def test_verify_takes_the_models_units_and_asks_in_those_of_each_file(model, fil
     for row in result.agreements:
         signatures[row.format].add(row.signature)
         assert row.max_difference <= 1e-5 * max(row.max_value, 1)
-    assert {name: len(found) for name, found in signatures.items()} == {"SavedModel": 13, "TFLite": 8}
+    assert {name: len(found) for name, found in signatures.items()} == {"SavedModel": 15, "TFLite": 8}
     assert [cost.elbo_difference for cost in result.costs] == pytest.approx([0, 0, 0], abs=1e-5)
 
 

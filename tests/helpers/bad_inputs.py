@@ -105,7 +105,12 @@ def flag_values() -> Iterator[Case]:
         ("export runs/x", "keep", NO_NUMBERS),
         ("export runs/x", "quantize", ("int4", "", "[]")),
         ("export runs/x", "format", ("pb", "[]")),
+        ("export runs/x", "threshold", ("nan", "inf", "abc", "", "[]")),
+        ("export runs/x", "false_alarm_rate", ("0", "1", "-1", "nan", "abc", "", "[]")),
+        ("export runs/x", "contamination", ("0", "1", "-1", "nan", "abc", "", "[]")),
         ("predict --output y.npz", "input", ("", "x.csv", "nowhere.npy")),
+        ("detect --output y.csv", "input", ("", "x.csv", "nowhere.npy")),
+        ("detect --input x.npy", "output", ("", "y.npz", "nowhere/y.csv")),
     ):
         for value in wrong:
             yield Case("flag values", f"{command} --{flag} {value!r}", [*command.split(), f"--{flag}={value}"])
@@ -165,8 +170,13 @@ def data_files() -> Iterator[Case]:
         yield Case("data files", f"folder/d.png: {what}", ["train", "folder", *TRAIN[2:]], make)
     for what, make in (damaged("x.npy", DAMAGES) | holding("x.npy", ARRAYS) | in_place_of("x.npy")).items():
         codes = EITHER if what in ("NaN", "infinity", "one row") else USAGE
-        arguments = ["predict", "--model", "saved_models/x", "--input", "x.npy", "--output", "y.npz"]
-        yield Case("data files", f"predict: {what}", arguments, make, codes=codes)
+        for command, output in (("predict", "y.npz"), ("detect", "y.csv")):
+            arguments = [command, "--model", "saved_models/x", "--input", "x.npy", "--output", output]
+            yield Case("data files", f"{command}: {what}", arguments, make, codes=codes)
+    # What is right for a training of these columns may be wrong for a model of others.
+    for what, make in (damaged("d.csv", DAMAGES) | in_place_of("d.csv")).items():
+        arguments = ["detect", "--model", "saved_models/x", "--input", "d.csv", "--output", "y.csv"]
+        yield Case("data files", f"detect, d.csv: {what}", arguments, make)
 
 
 COMMANDS = {
@@ -268,6 +278,7 @@ def exports() -> Iterator[Case]:
         "cut": b'{"tfvae_version": "0.2',
         "binary": bytes(range(256)),
         "100000 brackets": b"[" * 100_000,
+        "a threshold that is wrong": b'{"threshold": []}',
         "types that are wrong": b'{"tfvae_version": 3, "scaling": [], "expected_range": "no", "sha256": {}}',
     }
     for name, model in descriptions.items():
@@ -297,6 +308,9 @@ def odd_paths() -> Iterator[Case]:
         "predict --model": ["predict", "--model", "{}", "--input", "x.npy", "--output", "y.npz"],
         "predict --input": ["predict", "--model", "saved_models/x", "--input", "{}", "--output", "y.npz"],
         "predict --output": ["predict", "--model", "saved_models/x", "--input", "x.npy", "--output", "{}"],
+        "detect --model": ["detect", "--model", "{}", "--input", "x.npy", "--output", "y.csv"],
+        "detect --input": ["detect", "--model", "saved_models/x", "--input", "{}", "--output", "y.csv"],
+        "detect --output": ["detect", "--model", "saved_models/x", "--input", "x.npy", "--output", "{}"],
         "generate --output": ["generate", "runs/x", "--n", "2", "--output", "{}"],
         "train --runs": [*TRAIN, "--runs", "{}"],
     }

@@ -28,6 +28,8 @@ LIKELIHOODS = {
     "Bernoulli": likelihoods.Bernoulli,
     "ContinuousBernoulli": likelihoods.ContinuousBernoulli,
 }
+# The case whose model is calibrated, so that its exports have `detect`.
+CALIBRATED = "dense-Normal"
 IMAGES = [f"{network}-{likelihood}" for network in NETWORKS for likelihood in LIKELIHOODS]
 
 
@@ -52,6 +54,8 @@ class Exported:
     def __init__(self, case, folder):
         self.case, self.folder = case, folder
         self.model = linear_vae() if case == "linear" else image_vae(case)
+        if case == CALIBRATED:
+            self.model.calibrate(self.model.export_data(None), false_alarm_rate=0.1)
 
     @contextlib.contextmanager
     def _alone(self):

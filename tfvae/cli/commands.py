@@ -1,4 +1,4 @@
-"""The command line: `tfvae train`, `evaluate`, `generate`, `export`, `verify` and `predict`.
+"""The command line: `tfvae train`, `evaluate`, `generate`, `export`, `verify`, `predict` and `detect`.
 
 Each command is a function, and its arguments are the command's flags. Their help texts are the descriptions under
 `Args:`. The parts of the model are chosen by class name: `--likelihood Normal --likelihood.scale 0.1`.
@@ -19,9 +19,10 @@ from jsonargparse import Namespace, get_loader, set_loader, set_parsing_settings
 
 import tfvae
 from tfvae import files
-from tfvae.cli import flags, noise, parser, parts, paths, train_command, yaml_files
+from tfvae.cli import flags, noise, parser, parts, paths, rows, train_command, yaml_files
+from tfvae.cli.detect_command import detect
 from tfvae.cli.train_command import train
-from tfvae.data import numpy_files, tables
+from tfvae.data import tables
 
 if TYPE_CHECKING:
     from tfvae.data import Pipelines
@@ -119,6 +120,9 @@ def export(
     quantize: Literal["float16", "dynamic", "int8"] | None = None,
     latency: bool = True,
     format: Literal["onnx"] | None = None,
+    threshold: Annotated[float | None, flags.optional(flags.NUMBER)] = None,
+    false_alarm_rate: Annotated[float | None, flags.optional(flags.RATE)] = None,
+    contamination: Annotated[float | None, flags.optional(flags.RATE)] = None,
     allow_import: flags.Modules = (),
 ) -> None:
     """Exports a trained model to a SavedModel and two .tflite files, or to ONNX, and compares all with the Keras model.
@@ -136,6 +140,10 @@ def export(
         latency: measure the latency of the exports.
         format: onnx writes <output>/onnx/ alone, a folder of ONNX models, which needs pip install 'tfvae[onnx]'; the
             arguments keep, batching and quantize are then not for it.
+        threshold: calibrates the model before, so that what has a score above this, in nats above that of typical
+            held-out data, is an anomaly. model.keras of the run gets it too.
+        false_alarm_rate: the same with the threshold that this share of data like the held-out ones is above.
+        contamination: the same for held-out data of which this share are anomalies.
         allow_import: modules of your own with parts of the model.
     """
     with parser.exit_on_errors(parser.USAGE_ERROR):
@@ -144,10 +152,24 @@ def export(
                 "`--keep`, `--batching` and `--quantize` must not be given with `--format`. Received: "
                 f"--format {format}"
             )
+        given = {"threshold": threshold, "false_alarm_rate": false_alarm_rate, "contamination": contamination}
+        calibration = {name: value for name, value in given.items() if value is not None}
+        if len(calibration) > 1:
+            raise ValueError(
+                "At most one of `--threshold`, `--false_alarm_rate` and `--contamination` must be given. Received: "
+                + " ".join(f"--{name} {value:g}" for name, value in calibration.items())
+            )
         folder = Path(output) if output else Path("saved_models") / paths.name_of(run)
         paths.check_export(folder, "--output")
         model, pipelines = _load(run, allow_import)
-    from tfvae.cli import exports
+        from tfvae.cli import exports
+        from tfvae.cli import run_folder as runs_module
+        from tfvae.cli.run_training import RunLock
+
+        if calibration:
+            with RunLock() as run_lock:
+                run_lock.lock(Path(run))
+                runs_module.calibrate(model, Path(run), runs_module.held_out(pipelines), **calibration)
 
     with parser.exit_on_errors(1), noise.hidden():
         if format == "onnx":
@@ -218,14 +240,11 @@ def predict(
         seed: seed of the draws.
     """
     with parser.exit_on_errors(parser.USAGE_ERROR):
-        suffix = Path(input).suffix.lower()
-        if suffix not in (".npy", *tables.SUFFIXES):
-            raise ValueError(f"`--input` must be a .npy, .csv or .parquet file. Received: {input}")
+        source = rows.check(input)
         paths.check_existing(model, "--model", "an exported file or folder")
         paths.check_existing(input, "--input", "an existing file")
         written = paths.check_output(output, ".npz")
-        is_array = suffix == ".npy"
-        x = numpy_files.read(Path(input), "--input")[0] if is_array else tables.rows(Path(input))
+        x = rows.read(source).x
         with noise.hidden():
             exported = tfvae.export.load(model)
             with warnings.catch_warnings():
@@ -261,7 +280,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """
     set_loader("yaml", _load_yaml, (yaml.YAMLError,))
     words = parser.with_underscores(sys.argv[1:] if arguments is None else arguments)
-    commands = (train, evaluate, generate, export, verify, predict)
+    commands = (train, evaluate, generate, export, verify, predict, detect)
     parsers = {command.__name__: _command_parser(command) for command in commands}
     others, choices = parts.split(words) if words[:1] == ["train"] else (words, [])
     name, chosen = _parse(parsers, others)

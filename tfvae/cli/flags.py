@@ -129,6 +129,12 @@ def _read_fraction(value: Any) -> float:
     return value
 
 
+def _read_number(value: Any) -> float:
+    if isinstance(value, bool) or not math.isfinite(value := float(value)):
+        raise ValueError
+    return value
+
+
 def _read_nothing(value: Any) -> None:
     if value not in (None, "null"):
         raise ValueError
@@ -184,7 +190,9 @@ FRACTION = Kind("a number from 0 to below 1", _read_fraction)
 IMAGE_SIZE = Kind(f"one or two integers from 1 to {_MOST_PIXELS}, such as 32 or 32,48", _read_image_size)
 LATENT_DIM = integer(1, _MOST_LATENT)
 MODULES = Kind("names of modules, such as my_parts", _read_modules)
+NUMBER = Kind("a finite number", _read_number)
 POSITIVE = number(0, math.inf)
+RATE = number(0, 1)
 # TensorFlow takes seeds of 32 bits, and NumPy none below 0.
 SEED = integer(0, 2**31 - 1)
 SWITCH = Kind("true or false", _read_switch)

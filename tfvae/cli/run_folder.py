@@ -12,6 +12,7 @@ from tfvae import data as data_module
 from tfvae import files, plots
 from tfvae.cli import yaml_files
 from tfvae.data import Rows, loading, tables
+from tfvae.detection.thresholds import least_rate
 from tfvae.evaluation import rate_distortion
 from tfvae.models.vae import VAE
 
@@ -25,6 +26,8 @@ _DATA_ARGUMENTS: dict[str, tuple[type, ...]] = {
     "skip_unreadable": (bool,),
     "seed": (int,),
 }
+# The rate of false alarms that a training calibrates its model for.
+_FALSE_ALARM_RATE = 0.01
 # The values of those that runs of earlier versions lack.
 _EARLIER = {"skip_unreadable": False}
 
@@ -142,6 +145,26 @@ def _evaluation_of_rows(rows: int, columns: int, figures: list[tuple[str, float]
     # Without bits per dimension, which mean nothing where numbers are beside categories.
     lines = [f"{f'held out: {rows} rows of {columns} columns':<50}{'nats per row':>14}"]
     return "\n".join([*lines, *(f"{label:<50}{nats:>14.3f}" for label, nats in figures)])
+
+
+def calibrate(model: VAE, folder: Path, x: np.ndarray, **given: float) -> None:
+    """Calibrates the model of a run for anomaly detection, saves it, and prints the threshold.
+
+    Args:
+        model: the model.
+        folder: the folder of the run.
+        x: held-out data [N, ...].
+        given: the rate or threshold, by its name in `tfvae.VAE.calibrate`; by default a `false_alarm_rate` of 0.01, or
+            the least for which there are enough rows.
+    """
+    if not given:
+        given = {"false_alarm_rate": max(_FALSE_ALARM_RATE, least_rate(len(x)))}
+    found = model.calibrate(x, **given)
+    model.save(folder / "model.keras")
+    rate = "" if found.rate is None else f" of {found.rate:.3g}"
+    print(
+        f"Anomalies have a score above {found.value:.4g} nats: {found.method}{rate}, on {found.rows} held-out examples"
+    )
 
 
 def draw(model: VAE, x: np.ndarray, folder: Path, seed: int) -> None:

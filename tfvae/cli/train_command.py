@@ -78,7 +78,7 @@ def train(
     config_yaml: str = "",
     run_lock: "RunLock",
 ) -> None:
-    """Trains a VAE, evaluates it on held-out data, draws pictures and exports it.
+    """Trains a VAE, calibrates and evaluates it on held-out data, draws pictures and exports it.
 
     Writes <runs>/<name>/ (model.keras, history.csv, config.yaml, evaluation.txt, reconstructions.png, samples.png,
     latent.png, history.png; for a table table.txt, and marginals.png and anomalies.png in the place of the first two
@@ -207,6 +207,8 @@ def train(
         return
     # A copy made outside of the strategy: within it, the other workers would have to take part.
     model = runs_module.load_model(run)
+    if model.likelihood.factorises:
+        runs_module.calibrate(model, run, held_out)
     evaluation = "left out by --evaluate false"
     if evaluate:
         evaluation = runs_module.evaluation(model, held_out, num_samples, seed)

@@ -29,7 +29,7 @@ def read(path: Path) -> np.ndarray:
         ImportError: the extra `tables` is not installed.
         ValueError: the file is not a table of numbers, or a `.csv` file does not have one name for each column.
     """
-    return from_frame(_read(path), f"source='{path}'")
+    return from_frame(frame(path), f"source='{path}'")
 
 
 def frame(path: Path) -> Any:
@@ -50,15 +50,22 @@ def frame(path: Path) -> Any:
     return _features(_read(path), f"source='{path}'")
 
 
-def rows(path: Path) -> np.ndarray:
-    """Reads the rows of a table to pass to a trained model: [N, D], float64, with NaN for a missing value.
+def rows(frame: Any, received: str) -> tuple[np.ndarray, list[str]]:
+    """The rows of a table to pass to a trained model, and the names of their columns.
+
+    Args:
+        frame: see `checks.is_frame`.
+        received: what error messages call the frame.
+
+    Returns:
+        The rows [N, D], float64, with NaN for a missing value; and D names.
 
     Raises:
-        ImportError: see `read`.
         ValueError: see `read`.
     """
-    received = f"source='{path}'"
-    return checks.frame_to_numpy(_features(_read(path), received), "source", received).astype(np.float64)
+    features = _features(frame, received)
+    x = checks.frame_to_numpy(features, "source", received).astype(np.float64)
+    return x, [str(name) for name in features.columns]
 
 
 def names(path: Path) -> list[str]:
@@ -68,7 +75,7 @@ def names(path: Path) -> list[str]:
         ImportError: see `read`.
         ValueError: see `read`.
     """
-    return [str(name) for name in _features(_read(path), f"source='{path}'").columns]
+    return [str(name) for name in frame(path).columns]
 
 
 def write(rows: Any, path: Path, names: Sequence[str] | None = None) -> None:

@@ -75,8 +75,9 @@ class Typical:
         self._observed: Any = 0
         self._kl, self._rows = 0.0, 0
 
-    def add(self, nats: np.ndarray, kl: np.ndarray, is_observed: np.ndarray | None) -> None:
+    def add(self, nats: tf.Tensor, kl: tf.Tensor, is_observed: tf.Tensor | None) -> None:
         """Adds terms: see `Decision.outputs`."""
+        nats, kl = np.asarray(nats), np.asarray(kl)
         self._nats += nats.sum(axis=0, dtype=np.float64)
         self._observed += len(nats) if is_observed is None else np.count_nonzero(is_observed, axis=0)
         self._kl += kl.sum(dtype=np.float64)

@@ -10,8 +10,8 @@ from numpy.typing import ArrayLike
 
 from tfvae import checks
 
-# The fewest rows for the fit of a tail, and the fewest times a rate. With them, in nine samples of ten from exponential,
-# Pareto, t, gamma and normal distributions, the share above the threshold is at most some ten times what was asked for.
+# The fewest rows for the fit of a tail, and the fewest times a rate. With them the share above the threshold is at most
+# some ten times the rate, in nine samples of ten from an exponential, Pareto, t, gamma or normal distribution.
 _FEWEST_OF_TAIL = 200
 _FEWEST_TIMES_RATE = 0.1
 # What a rate times a number of rows may be off by, for lack of digits.
@@ -75,9 +75,9 @@ def threshold(
         UserWarning: the scores are too few for the rate. The threshold of a `false_alarm_rate` is then the largest
             score, and its `rate` what that holds, 1 / (n + 1).
 
-    Reference: Vovk et al. 2005, Algorithmic Learning in a Random World, for the quantile; Siffer et al. 2017, Anomaly
-    Detection in Streams with Extreme Value Theory, equation 1; Vehtari et al. 2024, Pareto Smoothed Importance Sampling,
-    for m.
+    Reference: Vovk et al. 2005, Algorithmic Learning in a Random World, for the conformal rank; Siffer et al. 2017,
+    Anomaly Detection in Streams with Extreme Value Theory, equation 1; for m Vehtari et al. 2024, Pareto Smoothed
+    Importance Sampling.
     """
     name, rate = chosen(contamination=contamination, false_alarm_rate=false_alarm_rate, tail=tail)
     values = checks.to_numpy(scores, "scores")
@@ -137,8 +137,8 @@ def _of_tail(scores: np.ndarray, rate: float) -> tuple[float, float]:
     exceedances = scores[scores > start] - start
     if len(np.unique(exceedances)) < 5:
         raise ValueError(
-            "`scores` must have at least 5 different values in their upper tail, the fifth above the others, for `tail`. "
-            f"Received: {rows} scores with {len(np.unique(exceedances))}"
+            "`scores` must have at least 5 different values in their upper tail, their highest fifth or less, for "
+            f"`tail`. Received: {rows} scores with {len(np.unique(exceedances))}"
         )
     share = len(exceedances) / rows
     if rate >= share:

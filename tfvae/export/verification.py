@@ -267,13 +267,13 @@ def _questions_by_file(
         if key not in found:
             found[key] = _questions(model, x, units.read(model, exported.metadata, x), rows)
         own = found[key].items()
-        asked.append({name: each for name, each in own if name in exported.signatures or not each.signature.draws})
-        if "detect" in asked[-1] and "detect" not in exported.signatures:
-            raise ValueError(
-                "An exported file must be of the model as it is: export it again, because it was calibrated since. "
-                f"Received: {exported!r}, without `detect`"
-            )
+        asked.append({name: each for name, each in own if name in exported.signatures or not _may_lack(each.signature)})
     return asked
+
+
+def _may_lack(signature: Signature) -> bool:
+    """Whether a file may be without a signature: one that draws, or one that decides, if it is from before that."""
+    return signature.draws or bool(signature.jumps)
 
 
 def _given(files: Mapping[str, Paths | None]) -> list[tuple[str, str | os.PathLike[str]]]:

@@ -1,5 +1,6 @@
 """Anomaly detection by autoencoders: a score, a decision, and how much each element of x adds to the score."""
 
+import abc
 import dataclasses
 import math
 from collections.abc import Iterator, MutableMapping
@@ -15,7 +16,7 @@ from tfvae.exportable import Signature
 from tfvae.numerics import is_number
 
 
-class AnomalyDetector(keras.Model):
+class AnomalyDetector(keras.Model, abc.ABC):
     """The methods of an autoencoder that is calibrated for anomaly detection.
 
     Attributes:
@@ -114,13 +115,9 @@ class AnomalyDetector(keras.Model):
     def _typical(self, x: Any, batch_size: int, kept: Decision | None = None) -> Typical:
         """The sums over the data, or over those rows that a decision does not take for anomalies."""
         sums = Typical()
-        for terms in self._terms_of(x, batch_size):
-            nats, kl, is_observed = (None if term is None else term.numpy() for term in terms)
-            if kept is not None:
-                rows = kept.outputs(*terms)["is_anomaly"].numpy() == 0
-                nats, kl = nats[rows], kl[rows]
-                is_observed = None if is_observed is None else is_observed[rows]
-            sums.add(nats, kl, is_observed)
+        for nats, kl, is_observed in self._terms_of(x, batch_size):
+            rows = np.ones(len(kl), bool) if kept is None else kept.outputs(nats, kl, is_observed)["is_anomaly"] == 0
+            sums.add(nats[rows], kl[rows], None if is_observed is None else is_observed[rows])
         return sums
 
     def _anomaly_scores(self, x: Any, decision: Decision, batch_size: int) -> np.ndarray:
@@ -138,6 +135,10 @@ class AnomalyDetector(keras.Model):
         """The terms of the bound for each batch: see `Decision.outputs`."""
         for batch in self._checked_batches(x, batch_size, self.denoises):
             yield self._run(self._terms_by_element, batch)
+
+    @abc.abstractmethod
+    def _checked_batches(self, x: Any, batch_size: int, is_encoded_only: bool = False) -> Iterator[Any]:
+        """Float32 batches [B, ...] of arrays or of a dataset, each checked before it is yielded."""
 
     def _terms_by_element(self, x: Any) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor | None]:
         scores, parameters = self._scored(x)
