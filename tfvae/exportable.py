@@ -17,6 +17,27 @@ Arrays = dict[str, np.ndarray]
 
 
 @dataclasses.dataclass(frozen=True)
+class NamedColumns:
+    """How x [B, D], the numbers and codes of a table, is made of named inputs, one a column of the table.
+
+    Formats that take texts have these inputs in the place of x.
+
+    Args:
+        specs: their names, dtypes (float32, or string) and shapes, [None].
+        in_graph: a function from their tensors by name to x, which is infinite where a value is not of its column.
+        raw: a function from x [N, D] to the inputs by name, each [N].
+        arguments: the names of the inputs by those of the columns, which may hold any characters.
+        meanings: what each input is, by name, in words.
+    """
+
+    specs: tuple[tf.TensorSpec, ...]
+    in_graph: Callable[[Mapping[str, tf.Tensor]], tf.Tensor]
+    raw: Callable[[np.ndarray], Arrays]
+    arguments: Mapping[str, str]
+    meanings: Mapping[str, str]
+
+
+@dataclasses.dataclass(frozen=True)
 class Signature:
     """One function of an export: a signature of a SavedModel or of a .tflite file.
 
@@ -35,6 +56,7 @@ class Signature:
             than float32 lacks it, and so may a file of an earlier version.
         jumps: for each output [N] that is 1 where another is above a number and otherwise 0, by name, the name of the
             other and the number. Rounding may put the other on either side of it.
+        columns: what stands in the place of the input x in formats that take texts; None means x itself.
     """
 
     function: Callable[..., dict[str, tf.Tensor]]
@@ -45,6 +67,26 @@ class Signature:
     meaning: str = ""
     draws: bool = False
     jumps: Mapping[str, tuple[str, float]] = dataclasses.field(default_factory=dict)
+    columns: NamedColumns | None = None
+
+    @property
+    def named_inputs(self) -> tuple[tf.TensorSpec, ...]:
+        """The inputs in formats that take texts."""
+        if self.columns is None:
+            return self.inputs
+        parts = (self.columns.specs if spec.name == "x" else (spec,) for spec in self.inputs)
+        return tuple(spec for part in parts for spec in part)
+
+    def named(self, inputs: Arrays) -> Arrays:
+        """The inputs by name in formats that take texts.
+
+        Args:
+            inputs: arrays by the names of `inputs`.
+        """
+        if self.columns is None:
+            return inputs
+        others = {name: array for name, array in inputs.items() if name != "x"}
+        return {**self.columns.raw(inputs["x"]), **others}
 
     def of_model(self, inputs: Arrays) -> Arrays:
         """The model's own outputs, by name.
@@ -75,7 +117,7 @@ class Exportable(metaclass=abc.ABCMeta):
     # The signature with the outputs of `predict`, whose latency `tfvae.export.verify` measures.
     timed_signature: ClassVar[str] = "serving_default"
     # Whether an export may take raw data and scale them itself: x = (raw - offset) / scale.
-    takes_units: ClassVar[bool] = True
+    takes_units: bool = True
 
     @abc.abstractmethod
     def export_signatures(self, x: Any = None) -> dict[str, Signature]:

@@ -13,7 +13,7 @@ import pytest
 
 from tests.helpers.exports import EVENT_SHAPE, LATENT_DIM, Scaled
 from tfvae import export
-from tfvae.export import client as client_module
+from tfvae.export import opening
 from tfvae.export.formats import compiled_model
 
 X = np.random.default_rng(0).integers(0, 2, (3, *EVENT_SHAPE)).astype(np.float32)
@@ -257,7 +257,7 @@ def test_a_pair_that_is_published_while_it_is_opened_is_read_again(pair, monkeyp
 
     monkeypatch.setattr(time, "sleep", publish)
     assert export.load(pair).metadata == json.loads(right)
-    assert waited == [client_module._PUBLISHING_SECONDS]
+    assert waited == [opening._PUBLISHING_SECONDS]
 
 
 # Damage

@@ -116,7 +116,7 @@ def test_a_file_of_raw_units_without_its_description_is_not_verified(model, file
 def test_an_export_that_scales_in_another_way_than_it_says_is_refused(model, tmp_path, monkeypatch):
     wrong = units.make(model, OFFSET, 1.001 * SCALE)
     right = serving.Endpoints
-    monkeypatch.setattr(serving, "Endpoints", lambda model, x, scaling: right(model, x=x, scaling=wrong))
+    monkeypatch.setattr(serving, "Endpoints", lambda model, x, scaling, **others: right(model, x=x, scaling=wrong))
     with pytest.raises(ValueError, match=r"^The SavedModel must agree"):
         export.saved_model(model, tmp_path / "model", offset=OFFSET, scale=SCALE)
     assert not [path for path in (tmp_path / "model").iterdir() if path.name.isdecimal()]

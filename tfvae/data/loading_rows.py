@@ -7,7 +7,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from tfvae.data import loading
-from tfvae.data.table import Table, frame_of
+from tfvae.data.schema import frame_of
+from tfvae.data.table import Table
 
 
 class Rows(NamedTuple):

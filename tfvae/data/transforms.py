@@ -10,6 +10,7 @@ The functions are monotone, so that ranks and outliers remain, and are inverted 
 Reference: Yeo & Johnson 2000, A New Family of Power Transformations to Improve Normality or Symmetry.
 """
 
+import itertools
 import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -103,19 +104,15 @@ class Transforms:
     def _apply(self, tensor: Any, functions: Mapping[str, Any]) -> Any:
         import tensorflow as tf
 
-        columns = tf.split(tensor, len(self._transforms), axis=-1)
-        groups: list[tuple[str, list[int]]] = []
-        for index, transform in enumerate(self._transforms):
-            if not groups or groups[-1][0] != transform["name"]:
-                groups.append((transform["name"], []))
-            groups[-1][1].append(index)
-        parts = []
-        for name, indices in groups:
-            together = tf.concat([columns[index] for index in indices], axis=-1)
-            if name != "identity":
-                together = functions[name](together, [self._transforms[index] for index in indices])
-            parts.append(together)
-        return tf.concat(parts, axis=-1)
+        groups = [
+            (name, list(group)) for name, group in itertools.groupby(self._transforms, key=lambda each: each["name"])
+        ]
+        parts = tf.split(tensor, [len(group) for _, group in groups], axis=-1) if len(groups) > 1 else [tensor]
+        applied = [
+            part if name == "identity" else functions[name](part, group)
+            for part, (name, group) in zip(parts, groups, strict=True)
+        ]
+        return tf.concat(applied, axis=-1) if len(applied) > 1 else applied[0]
 
 
 def _parameter(transforms: Sequence[Mapping[str, Any]], name: str, like: Any) -> Any:

@@ -6,7 +6,6 @@ Keras and TFP are not needed here, and TensorFlow only for a SavedModel.
 import functools
 import os
 import reprlib
-import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, Literal, TypeVar, cast
@@ -15,15 +14,15 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from tfvae import checks, chunks, renamed
-from tfvae.export import descriptions, expected_range, formats
-from tfvae.export.formats.format import Call, Format, Opened, Shapes
+from tfvae.export import expected_range, formats
+from tfvae.export.formats.format import Call, Shapes
+from tfvae.export.opening import open_with_description
+from tfvae.export.table_rows import TableRows, are_rows
 
 # The most rows that are computed at a time, so that memory does not grow with the data.
 _BATCH_SIZE = 256
 # The signatures of a VAE, and those of variational inference, by which a file is recognised if its metadata are lost.
 _SIGNATURES = ({"encode", "decode", "reconstruct", "generate", "score"}, {"sample", "serving_default"})
-# How long an export may take between the two renames that publish a file and its description.
-_PUBLISHING_SECONDS = 0.3
 
 _Method = TypeVar("_Method", bound=Callable[..., Any])
 
@@ -67,6 +66,13 @@ class ExportedModel:
     exported `tfvae.ConditionalVAE` the methods also take `condition=` [N, C], for a `tfvae.SemiSupervisedVAE` `label=`
     [N].
 
+    Where x is taken, the model of a table takes rows: a data frame of pandas, polars or pyarrow, a dictionary of
+    columns, or a dictionary or a list of dictionaries of values; for `predict` also the columns as keyword arguments.
+    It also takes arrays of numbers and codes [N, D], with the columns `metadata["columns"]` and the codes of
+    `metadata["codes"]`. `generate` and `generate_sample` then give a `pandas.DataFrame`, and so do `reconstruct` and
+    `reconstruct_sample` if they are given rows; otherwise x and means are numbers and codes, which `rows` turns into
+    rows.
+
     Args:
         call: a function that calls a signature, from its name and its inputs by name to its outputs by name.
         shapes: the shape of each input of each signature; the first size is None for a batch of any size.
@@ -78,14 +84,17 @@ class ExportedModel:
     def __init__(self, call: Call, shapes: Shapes, metadata: dict[str, Any], source: str = "") -> None:
         self.metadata = metadata
         self.signatures = tuple(shapes)
-        self._call = call
-        self._shapes = shapes
+        self._table = TableRows(metadata) if "table" in metadata else None
+        self._call = call if self._table is None else self._table.call(call, shapes)
+        self._shapes = shapes if self._table is None else self._table.shapes(shapes)
         self._source = source
         self._ranges = _ranges(metadata)
 
     def __repr__(self) -> str:
         """The format, path, signatures and units, in one line."""
         signatures = ", ".join(f"{name}({', '.join(_inputs(shapes))})" for name, shapes in self._shapes.items())
+        if self._table is not None:
+            return f"<ExportedModel: {self._source}; signatures: {signatures}; x: rows, or numbers and codes>"
         units = f"units of x: {self.metadata.get('units', 'model' if self.metadata else 'unknown')}"
         # What an export of version 0.2 says, which leaves it to the caller to scale x.
         normalization = self.metadata.get("normalization")
@@ -110,30 +119,32 @@ class ExportedModel:
         return self.run("decode", z=z, **condition)["mean"]
 
     @_of_signature("reconstruct")
-    def reconstruct(self, x: ArrayLike, **condition: ArrayLike) -> np.ndarray:
-        """The mean of p(x|z) [N, ...] at the mean of q(z|x), for x [N, ...]."""
-        return self.run("reconstruct", x=x, **condition)["mean"]
+    def reconstruct(self, x: Any, **condition: ArrayLike) -> Any:
+        """The mean of p(x|z) [N, ...] at the mean of q(z|x), for x [N, ...]; of rows a `pandas.DataFrame`."""
+        return self._like(x, self.run("reconstruct", x=x, **condition)["mean"])
 
     @_of_signature("generate")
-    def generate(self, epsilon: ArrayLike, **condition: ArrayLike) -> np.ndarray:
-        """The mean of p(x|z) [N, ...] at the draws z from the prior computed from noise epsilon ~ N(0, I) [N, L]."""
-        return self.run("generate", epsilon=epsilon, **condition)["mean"]
+    def generate(self, epsilon: ArrayLike, **condition: ArrayLike) -> Any:
+        """The mean of p(x|z) [N, ...] at the draws z from the prior computed from noise epsilon ~ N(0, I) [N, L].
+
+        Of a table it is a `pandas.DataFrame` of N rows.
+        """
+        return self._made(self.run("generate", epsilon=epsilon, **condition)["mean"])
 
     @_of_signature("generate_sample")
-    def generate_sample(self, epsilon: ArrayLike, uniform: ArrayLike, **condition: ArrayLike) -> np.ndarray:
-        """Draws of x [N, ...] with the spread of data, where `generate` gives the mean of p(x|z).
+    def generate_sample(self, epsilon: ArrayLike, uniform: ArrayLike, **condition: ArrayLike) -> Any:
+        """Draws of x [N, ...] with the spread of data, where `generate` gives the mean of p(x|z); of a table, rows.
 
         `noise("generate_sample", N)` makes the noise, epsilon ~ N(0, I) [N, L] for z and uniform [N, ..., 2 C] for x
         [N, ..., C].
         """
-        return self.run("generate_sample", epsilon=epsilon, uniform=uniform, **condition)["sample"]
+        return self._made(self.run("generate_sample", epsilon=epsilon, uniform=uniform, **condition)["sample"])
 
     @_of_signature("reconstruct_sample")
-    def reconstruct_sample(
-        self, x: ArrayLike, epsilon: ArrayLike, uniform: ArrayLike, **condition: ArrayLike
-    ) -> np.ndarray:
-        """Draws of p(x|z) [N, ...] at z ~ q(z|x), for x [N, ...] and noise as for `generate_sample`."""
-        return self.run("reconstruct_sample", x=x, epsilon=epsilon, uniform=uniform, **condition)["sample"]
+    def reconstruct_sample(self, x: Any, epsilon: ArrayLike, uniform: ArrayLike, **condition: ArrayLike) -> Any:
+        """Draws of p(x|z) [N, ...] at z ~ q(z|x), for x [N, ...] and noise as for `generate_sample`; of rows, rows."""
+        drawn = self.run("reconstruct_sample", x=x, epsilon=epsilon, uniform=uniform, **condition)["sample"]
+        return self._like(x, drawn)
 
     @_of_signature("score")
     def score(self, x: ArrayLike, epsilon: ArrayLike, **condition: ArrayLike) -> dict[str, np.ndarray]:
@@ -171,7 +182,7 @@ class ExportedModel:
         return self.run("sample", epsilon=epsilon)
 
     @_of_signature("serving_default")
-    def predict(self, x: ArrayLike | None = None, **inputs: ArrayLike) -> dict[str, np.ndarray]:
+    def predict(self, x: Any = None, **inputs: Any) -> dict[str, np.ndarray]:
         """The outputs of the signature `serving_default` by name, each [N, ...].
 
         For a VAE they are the mean of p(x|z) and the scores at the mean of q(z|x); for variational inference `mean` and
@@ -179,7 +190,7 @@ class ExportedModel:
 
         Args:
             x: the input of this name [N, ...], if there is one.
-            inputs: the other inputs by name, each with N rows.
+            inputs: the other inputs by name, each with N rows; or, for a model of a table, its columns by name.
 
         Raises:
             ValueError: an input is missing or invalid: see `run`.
@@ -205,31 +216,53 @@ class ExportedModel:
         shapes = self._shapes_of(signature)
         return {name: draw((rows, *shapes[name][1:]), np.float32) for name, draw in draws.items() if name in shapes}
 
-    def run(self, signature: str, **arguments: ArrayLike) -> dict[str, np.ndarray]:
+    def rows(self, array: ArrayLike, seed: int = 0) -> Any:
+        """Converts what a model of a table gave to rows.
+
+        Args:
+            array: a `sample` [N, D], or a `mean` [N, M], of which the most probable categories are taken.
+            seed: draws which of the rare categories a row has.
+
+        Returns:
+            A `pandas.DataFrame` of N rows with the columns, dtypes and categories of the table.
+
+        Raises:
+            ValueError: the model is not of a table, or the array has another shape.
+        """
+        if self._table is None:
+            raise ValueError("The model must be of a table, as tfvae.VAE.of_table makes it. Received: another model")
+        return self._table.rows(array, seed)
+
+    def run(self, signature: str, **arguments: Any) -> dict[str, np.ndarray]:
         """Calls a signature.
 
         Args:
             signature: its name, one of `signatures`.
-            arguments: its inputs by name, each with N rows.
+            arguments: its inputs by name, each with N rows; for a model of a table, x may be given by columns.
 
         Returns:
             Its outputs by name, float32.
 
         Raises:
             ValueError: there is no such signature or input, or an input has the wrong shape or dtype, no rows, or a
-                value that is not finite in float32.
+                value that is not finite in float32, or not one of its column.
 
         Warns:
             UserWarning: x is beyond the range of the data of the export by more than its width. Pixels that were scaled
                 although the export scales them are within the range, and show only in the score.
         """
         shapes = self._shapes_of(signature)
+        if self._table is not None:
+            arguments = self._table.gathered(arguments, shapes)
         if set(arguments) != set(shapes):
             expected = " and ".join(f"`{name}`" for name in shapes)
             raise ValueError(f"The inputs of {signature} must be {expected}. Received: {list(arguments)}")
         arrays = {}
         for name, shape in shapes.items():
-            array = checks.to_numpy(arguments[name], name)
+            if self._table is not None and name == "x":
+                array = self._table.codes(arguments[name])
+            else:
+                array = checks.to_numpy(arguments[name], name)
             checks.check_shape(array, shape[1:], name)
             if array.dtype != np.float32:
                 with np.errstate(over="ignore"):
@@ -244,7 +277,8 @@ class ExportedModel:
                 _check_labels(arrays[name], -1 if "x" in shapes else 0, self.metadata["num_classes"])
         checks.check_same_length(**arrays)
         if self._ranges and "x" in arrays:
-            self._ranges[signature.endswith("_normalized")].check(arrays["x"])
+            names = None if self._table is None else self._table.names
+            self._ranges[signature.endswith("_normalized")].check(arrays["x"], names=names)
         rows = len(next(iter(arrays.values())))
         fixed = next(iter(shapes.values()))[0]
         if fixed is not None and rows % fixed:
@@ -258,6 +292,13 @@ class ExportedModel:
         ]
         joined = {name: np.concatenate([output[name] for output in outputs]) for name in outputs[0]}
         return renamed.Scores.of_export(joined)
+
+    def _made(self, array: np.ndarray) -> Any:
+        return array if self._table is None else self._table.rows(array)
+
+    def _like(self, x: Any, array: np.ndarray) -> Any:
+        """A value of x in the form of x: as rows if this was."""
+        return self._made(array) if are_rows(x) else array
 
     def _shapes_of(self, signature: str) -> dict[str, tuple[int | None, ...]]:
         if signature not in self._shapes:
@@ -296,7 +337,7 @@ def load(
     if runtime is not None and runtime not in file_format.runtimes:
         names = " or ".join(map(repr, (*file_format.runtimes, None)))
         raise ValueError(f"`runtime` must be {names} for the format {file_format.name}. Received: runtime={runtime!r}")
-    opened, metadata = _open_with_description(file_format, path, num_threads, runtime)
+    opened, metadata = open_with_description(file_format, path, num_threads, runtime)
     is_ours = opened.is_ours or "tfvae_version" in metadata
     if not is_ours and not any(set(opened.shapes) >= signatures for signatures in _SIGNATURES):
         raise ValueError(
@@ -305,47 +346,6 @@ def load(
         )
     source = f"{file_format.name} {str(path)!r}" + (f" in {runtime}" if runtime else "")
     return ExportedModel(opened.call, opened.shapes, metadata, source)
-
-
-def _open_with_description(
-    file_format: Format, path: Path, num_threads: int | None, runtime: str | None
-) -> tuple[Opened, dict[str, Any]]:
-    """Reads the description of a model, and opens it.
-
-    Raises:
-        ValueError: the description belongs to another export, or a file is damaged.
-    """
-    open_ = file_format.runtimes[runtime] if runtime else file_format.open
-    description = file_format.description(path)
-    # Twice, because an export may be publishing the two at this moment.
-    for seconds in (_PUBLISHING_SECONDS, 0):
-        metadata = descriptions.read(description)
-        try:
-            _check_regular(path)
-            opened = open_(path, num_threads)
-        except ImportError:
-            raise
-        except Exception as error:  # TensorFlow raises errors of many classes for damaged files.
-            if isinstance(error, ValueError | OSError) and str(path) in str(error):
-                raise
-            raise ValueError(f"`path` must be an export that is whole. Received: {str(path)!r}: {error}") from error
-        if opened.sha256 is None or metadata.get("sha256", opened.sha256) == opened.sha256:
-            return opened, metadata
-        time.sleep(seconds)
-    raise ValueError(
-        f"`path` must be of the same export as its description: export the model again, copy both files of one export, "
-        f"or remove {str(description)!r} to open the model without it. Received: path={str(path)!r} with the SHA-256 "
-        f"{opened.sha256}, described for {metadata['sha256']}"
-    )
-
-
-def _check_regular(path: Path) -> None:
-    """Raises ValueError if an export holds a pipe, whose writer its reader would wait for, or a device."""
-    for file in (path, *path.rglob("*")):
-        if file.exists() and not (file.is_file() or file.is_dir()):
-            raise ValueError(
-                f"`path` must be an export that is whole. Received: {str(file)!r}, which is not a regular file"
-            )
 
 
 def _inputs(shapes: dict[str, tuple[int | None, ...]]) -> list[str]:

@@ -84,6 +84,12 @@ def _is_threshold(value: Any) -> bool:
     return isinstance(value, dict) and type(value.get("value")) in (int, float) and _is_text(value.get("method"))
 
 
+def _is_table(value: Any) -> bool:
+    return isinstance(value, list) and all(
+        isinstance(column, dict) and _is_text(column.get("name")) and _is_text(column.get("kind")) for column in value
+    )
+
+
 # The entries that `tfvae.export` itself writes or reads: a check of each, and what it must be.
 _ENTRIES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "tfvae_version": (_is_text, "a string"),
@@ -96,5 +102,7 @@ _ENTRIES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "scaling": (_is_scaling, "null, or an object with the finite numbers offset and scale, of which scale is not 0"),
     "expected_range": (_is_range, "null, or an object with low and high, numbers or lists of the same length"),
     "threshold": (_is_threshold, "an object with the number value and the text method"),
+    "table": (_is_table, "a list of columns, objects with the texts name and kind"),
+    "inputs": (lambda value: isinstance(value, dict) and all(map(_is_text, value.values())), "an object of texts"),
     "normalization": (_is_normalization, "null, or an object with a formula and the numbers offset and scale"),
 }

@@ -6,11 +6,12 @@ import string
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import tensorflow as tf
 
 from tfvae.export import units
 from tfvae.export.endpoints import Endpoints
-from tfvae.exportable import Exportable, Signature
+from tfvae.exportable import Exportable, NamedColumns, Signature
 
 
 def files(
@@ -21,10 +22,11 @@ def files(
     scaling: units.Units | None = None,
     batching: bool = False,
 ) -> dict[str, str]:
-    """The text of each file, by file name.
+    """The text of each file, by file name, for a format that takes texts.
 
     Every template of a README has the fields `name`; `serve`, how to start a server; `ask`, requests by REST and gRPC;
-    `rows`, what B means; `signatures`, a table of the signatures; and `units`, what is in raw units.
+    `rows`, what B means; `signatures`, a table of the signatures; `units`, what is in raw units; and `columns`, a table
+    of the named columns that stand in the place of x, if there are any.
 
     Args:
         model: the model.
@@ -34,13 +36,16 @@ def files(
         scaling: the units of the signatures.
         batching: whether to write a batching.config, and to start the server with it.
     """
-    requests = {key: signature.request for key, signature in signatures.items() if signature.request is not None}
+    requests = {key: _row(signature) for key, signature in signatures.items() if signature.request is not None}
+    columns = signatures["serving_default"].columns
     serve = _filled("serve.md", {"name": name, "flags": _BATCHING_FLAGS.format(name=name) if batching else ""})
     fields = {
         "name": name,
         "serve": serve + (_filled("batching.md", {}) if batching else ""),
         "ask": _ask(name, model.export_description(), signatures["serving_default"], list(requests)),
-        "rows": f"B is any number of rows{', up to 1024 with batching.config' if batching else ''}; all are float32.",
+        "rows": f"B is any number of rows{', up to 1024 with batching.config' if batching else ''}; all are float32"
+        f"{'' if columns is None else ', but for columns that are texts'}.",
+        "columns": "" if columns is None else _table_of_columns(columns),
         "signatures": _table(signatures, endpoints),
         "units": "" if scaling is None else _filled("units.md", {"names": _normalized_names(signatures)}),
     }
@@ -49,11 +54,29 @@ def files(
     if batching:
         texts["batching.config"] = _filled("batching.config", fields)
     for key, row in requests.items():
-        inputs = [spec.name for spec in signatures[key].inputs]
-        columns = {column: [row[column] if isinstance(row, dict) else row] for column in inputs}
+        inputs = [spec.name for spec in signatures[key].named_inputs]
+        by_input = {name: [row[name] if isinstance(row, dict) else row] for name in inputs}
         texts[f"requests/{key}.json"] = _request(key, {"instances": [row]})
-        texts[f"requests/{key}.columns.json"] = _request(key, {"inputs": columns})
+        texts[f"requests/{key}.columns.json"] = _request(key, {"inputs": by_input})
     return texts
+
+
+def _row(signature: Signature) -> Any:
+    """The row of a request, with named columns in the place of x if there are any."""
+    if signature.columns is None:
+        return signature.request
+    is_named = isinstance(signature.request, Mapping)
+    given = signature.request if is_named else {signature.inputs[0].name: signature.request}
+    if "x" not in given:
+        return signature.request
+    raw = signature.columns.raw(np.array([given["x"]]))
+    others = {name: value for name, value in given.items() if name != "x"}
+    return {**{name: _short(array[0]) for name, array in raw.items()}, **others}
+
+
+def _short(value: Any) -> Any:
+    """A text, or a float32 number with no more digits than it needs."""
+    return value if isinstance(value, str) else float(str(value))
 
 
 _BATCHING_FLAGS = " \\\n        --enable_batching --batching_parameters_file=/models/{name}/batching.config"
@@ -77,14 +100,37 @@ def _ask(name: str, description: Mapping[str, Any], signature: Signature, reques
         "questions": "".join(
             f"    curl -d @requests/{file}.json {address}\n" for key in requests for file in (key, f"{key}.columns")
         ),
+        "types": "float32" if signature.columns is None else "float32, or strings",
         "tensors": "".join(
-            f'    request.inputs["{spec.name}"].CopyFrom('
-            f"tf.make_tensor_proto(np.zeros({[1, *spec.shape[1:]]}, np.float32)))\n"
-            for spec in signature.inputs
+            f'    request.inputs["{spec.name}"].CopyFrom(tf.make_tensor_proto({_tensor(signature, spec)}))\n'
+            for spec in signature.named_inputs
         ),
         "wrong": f"{wrong}, or a value that is not a valid label," if "num_classes" in description else wrong,
     }
-    return _filled("ask.md", fields) + (_filled("missing.md", {}) if missing_values else "")
+    if signature.columns is not None:
+        fields["wrong"] = (
+            "infinity, a number that is not\n0 or 1, or not a count, where it must be, or a text that is not a date"
+        )
+    has_nan_in_x = missing_values and signature.columns is None
+    return _filled("ask.md", fields) + (_filled("missing.md", {}) if has_nan_in_x else "")
+
+
+def _tensor(signature: Signature, spec: tf.TensorSpec) -> str:
+    """Python code of an input with one row: that of the request if it is a column of a table, or else zeros."""
+    if signature.columns is None or spec not in signature.columns.specs:
+        return f"np.zeros({[1, *spec.shape[1:]]}, np.float32)"
+    value = _row(signature)[spec.name]
+    return f"[{json.dumps(value)}]" if spec.dtype == tf.string else f"[{value}], tf.float32"
+
+
+def _table_of_columns(columns: NamedColumns) -> str:
+    lines = ["| column | input | type | |", "| --- | --- | --- | --- |"]
+    names = {argument: column for column, argument in columns.arguments.items()}
+    for spec in columns.specs:
+        dtype = "string" if spec.dtype == tf.string else "float32"
+        cells = (names[spec.name], spec.name, dtype, columns.meanings[spec.name])
+        lines.append(f"| {' | '.join(' '.join(cell.split()).replace('|', chr(92) + '|') for cell in cells)} |")
+    return "\n".join(lines)
 
 
 def _table(signatures: Mapping[str, Signature], endpoints: Endpoints) -> str:
@@ -92,9 +138,11 @@ def _table(signatures: Mapping[str, Signature], endpoints: Endpoints) -> str:
     lines = ["| signature | inputs | outputs | |", "| --- | --- | --- | --- |"]
     for name, signature in signatures.items():
         outputs = endpoints.signatures_by_name[name].structured_outputs
-        inputs = {spec.name: spec for spec in signature.inputs}
+        taken = [spec for spec in signature.inputs if signature.columns is None or spec.name != "x"]
+        first = [] if signature.columns is None else ["the columns [B]"]
+        inputs = ", ".join([*first, *filter(None, [_shapes({spec.name: spec for spec in taken})])])
         meaning = signature.meaning.replace("|", "\\|")
-        lines.append(f"| {name} | {_shapes(inputs)} | {_shapes(outputs)} | {meaning} |")
+        lines.append(f"| {name} | {inputs} | {_shapes(outputs)} | {meaning} |")
     return "\n".join(lines)
 
 

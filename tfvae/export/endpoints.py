@@ -55,6 +55,11 @@ class Endpoints(tf.Module):
     Each function except `serving_default` and those that draw is there in the model's units too, as `encode_normalized`
     and so on. Nats are always those of a density of the model's units.
 
+    For a model of a table, x is numbers and codes [B, D], and so are `sample` and, but for probabilities, `mean`. With
+    `takes_texts`, named inputs [B], one a column of the table, stand in the place of x: raw values, which are texts for
+    categories that are texts and for dates. NaN and "" are missing values, and categories that the table does not have
+    are the others.
+
     A row with a wrong value gets NaN in every output, and the other rows get what they would get without it. Wrong are
     NaN, infinity, and a `label` that is none; NaN in x is right where the likelihood allows missing values. Inputs of a
     wrong shape, or with different numbers of rows, are refused.
@@ -67,6 +72,7 @@ class Endpoints(tf.Module):
             take and give the model's units.
         marks_wrong_rows: whether a row with a wrong value gets NaN; False is for formats without NaN.
         is_coarse: whether the arithmetic is coarser than that of float32; the functions that draw are then left out.
+        takes_texts: whether a model of a table takes its columns by name.
 
     Raises:
         ValueError: the model is not built, or x is missing or invalid.
@@ -81,6 +87,7 @@ class Endpoints(tf.Module):
         scaling: units.Units | None = None,
         marks_wrong_rows: bool = True,
         is_coarse: bool = False,
+        takes_texts: bool = False,
     ) -> None:
         super().__init__(name="tfvae")
         check_kind(model)
@@ -88,7 +95,7 @@ class Endpoints(tf.Module):
         self.parameters = [weight.value for weight in model.export_weights()]
         description = model.export_description() if marks_wrong_rows else None
         self.signatures_by_name = {
-            name: _graph(signature, batch_size, description)
+            name: _graph(signature, batch_size, description, takes_texts)
             for name, signature in units.signatures(model, scaling, x).items()
             if not (is_coarse and signature.draws)
         }
@@ -144,11 +151,14 @@ def check_kind(model: Exportable, file_format: str | None = None) -> None:
         )
 
 
-def _graph(signature: Signature, batch_size: int | None, description: Mapping[str, Any] | None) -> Any:
+def _graph(
+    signature: Signature, batch_size: int | None, description: Mapping[str, Any] | None, takes_texts: bool
+) -> Any:
     """The concrete function of a signature, which marks wrong rows if it is given the model's description."""
-    specs = tuple(tf.TensorSpec([batch_size, *spec.shape[1:]], spec.dtype, name=spec.name) for spec in signature.inputs)
+    inputs = signature.named_inputs if takes_texts else signature.inputs
+    specs = tuple(tf.TensorSpec([batch_size, *spec.shape[1:]], spec.dtype, name=spec.name) for spec in inputs)
     function = tf.function(
-        _checked(signature.function, specs, description), input_signature=specs, autograph=False
+        _checked(signature, specs, description, takes_texts), input_signature=specs, autograph=False
     ).get_concrete_function()
     of_python = [node.name for node in _nodes(function) if node.op in _PYTHON]
     if of_python:
@@ -167,11 +177,12 @@ def _nodes(function: Any) -> list[Any]:
 
 
 def _checked(
-    function: Callable[..., dict[str, tf.Tensor]],
+    signature: Signature,
     specs: tuple[tf.TensorSpec, ...],
     description: Mapping[str, Any] | None,
+    takes_texts: bool,
 ) -> Callable[..., dict[str, tf.Tensor]]:
-    """The function, with checks of its inputs in the graph.
+    """The function of a signature, with checks of its inputs in the graph.
 
     A server passes on what a client sends, and an input of the wrong rank to a convolution kills the server's process.
     """
@@ -183,10 +194,13 @@ def _checked(
             tf.debugging.assert_equal(
                 tf.shape(tensor)[0], tf.shape(first)[0], "the inputs differ in their number of rows"
             )
-        outputs = function(first, *others)
+        named = {spec.name: tensor for spec, tensor in zip(specs, (first, *others), strict=True)}
+        if takes_texts and signature.columns is not None:
+            named["x"] = signature.columns.in_graph(named)
+        named = {spec.name: named[spec.name] for spec in signature.inputs}
+        outputs = signature.function(*named.values())
         shapes = {name: [-1, *output.shape[1:]] for name, output in outputs.items()}
         if description is not None:
-            named = {spec.name: tensor for spec, tensor in zip(specs, (first, *others), strict=True)}
             wrong = _nan_where_wrong(named, description)
             outputs = {name: _plus(output, wrong) for name, output in outputs.items()}
         if first.shape[0] is not None:

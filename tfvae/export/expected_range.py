@@ -1,7 +1,7 @@
 """The range of the data that an export was given, and the warning of data far outside of it. It needs NumPy alone."""
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -42,21 +42,25 @@ class ExpectedRange:
         self._low, self._high = low, high
         self._least, self._most = (low - width).astype(np.float32), (high + width).astype(np.float32)
 
-    def check(self, x: np.ndarray, argument: str = "x") -> None:
+    def check(self, x: np.ndarray, argument: str = "x", names: Sequence[str] | None = None) -> None:
         """Warns if any value is far outside.
 
         Args:
             x: [N, ...]; NaN, which marks a missing value, is not outside.
             argument: its name.
+            names: the names of the columns of x [N, D], which the warning then says.
         """
         is_far = (x < self._least) | (x > self._most)
         if not is_far.any():
             return
         first = tuple(int(index) for index in np.unravel_index(np.argmax(is_far), x.shape))
         low, high = (np.broadcast_to(end, x.shape[1:])[first[1:]] for end in (self._low, self._high))
+        what, received = f"`{argument}`", argument
+        if names is not None:
+            what, received = f'Column "{names[first[1]]}"', "a row"
         warnings.warn(
-            f"`{argument}` should be like the data of the export, which lie from {low:g} to {high:g}; check its units. "
-            f"Received: {argument} with the value {x[first]:g} at index {list(first)}, and {np.count_nonzero(is_far)} "
+            f"{what} should be like the data of the export, which lie from {low:g} to {high:g}; check its units. "
+            f"Received: {received} with the value {x[first]:g} at index {list(first)}, and {np.count_nonzero(is_far)} "
             "such values in all",
             UserWarning,
             stacklevel=4,

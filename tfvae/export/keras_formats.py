@@ -11,6 +11,7 @@ from numpy.typing import ArrayLike
 from tfvae.export import folders, units
 from tfvae.export.device import tflite
 from tfvae.export.endpoints import Endpoints
+from tfvae.export.formats import FORMATS
 from tfvae.export.metadata import metadata
 from tfvae.export.onnx_runtime import onnx
 from tfvae.exportable import Exportable
@@ -27,9 +28,11 @@ def _saved_model(
     """Writes a single SavedModel, with nothing beside it."""
     model.check_exportable()
     scaling = units.make(model, offset, scale, x)
-    description = metadata(model, scaling, x)
+    takes_texts = FORMATS["saved_model"].takes_texts
+    description = metadata(model, scaling, x, takes_texts)
     model = model.in_float32()
-    return folders.write("saved_model", model, Endpoints(model, x=x, scaling=scaling), Path(path), description, x=x)
+    endpoints = Endpoints(model, x=x, scaling=scaling, takes_texts=takes_texts)
+    return folders.write("saved_model", model, endpoints, Path(path), description, x=x)
 
 
 _FORMATS: dict[str, Callable[..., Path]] = {"tf_saved_model": _saved_model, "litert": tflite, "onnx": onnx}

@@ -14,20 +14,24 @@ from tfvae.export import expected_range, units
 from tfvae.exportable import Exportable, Signature
 
 
-def metadata(model: Exportable, scaling: units.Units | None = None, x: Any = None) -> dict[str, Any]:
+def metadata(
+    model: Exportable, scaling: units.Units | None = None, x: Any = None, takes_texts: bool = False
+) -> dict[str, Any]:
     """Describes an export of a model.
 
     Args:
         model: the model.
         scaling: the units of the export, from `tfvae.export.units.make`.
         x: the data that were passed to the export, or None.
+        takes_texts: whether the columns of a table are named inputs.
 
     Returns:
         Ready for JSON: the version of tfvae, the model's own description, what the inputs and outputs mean, and an
         example; if the model `takes_units`, also the units of x, how they become those of the model, and the range of
-        the data, in the units of x.
+        the data, in the units of x; if the columns of a table are named inputs, `inputs`, their names by column.
     """
     signatures = units.signatures(model, scaling, x)
+    columns = signatures["serving_default"].columns if takes_texts else None
     description = {
         "tfvae_version": importlib.metadata.version("tfvae"),
         **model.export_description(),
@@ -37,13 +41,21 @@ def metadata(model: Exportable, scaling: units.Units | None = None, x: Any = Non
         description["units"] = "model" if scaling is None else "raw"
         description["scaling"] = None if scaling is None else scaling.describe()
         description["expected_range"] = _range(scaling, x)
-    return {**description, "axes": _axes(signatures), "example": _example(model, scaling, signatures)}
+    if columns is not None:
+        description["inputs"] = dict(columns.arguments)
+        description["meanings"] |= columns.meanings
+    return {
+        **description,
+        "axes": _axes(signatures, takes_texts),
+        "example": _example(model, scaling, signatures, takes_texts),
+    }
 
 
 def write_json(path: Path, content: dict[str, Any]) -> None:
     """Writes a JSON file for people to read, which appears complete or not at all; an array of numbers is one line."""
     text = json.dumps(content, indent=2)
-    text = re.sub(r"\[[^\"{}]*\]", lambda array: re.sub(r"\s*\n\s*", "", array[0]).replace(",", ", "), text)
+    # Only where a line ends in the bracket, because there may be brackets in a string.
+    text = re.sub(r"\[\n[^\"{}]*\]", lambda array: re.sub(r"\s*\n\s*", "", array[0]).replace(",", ", "), text)
     files.write_text(path, text + "\n")
 
 
@@ -55,9 +67,13 @@ def _range(scaling: units.Units | None, x: Any) -> dict[str, Any] | None:
     return expected_range.of(array if scaling is None else scaling.to_raw({"x": array})["x"])
 
 
-def _axes(signatures: Mapping[str, Signature]) -> dict[str, str]:
+def _axes(signatures: Mapping[str, Signature], takes_texts: bool) -> dict[str, str]:
     """The names of the axes of each input, from the slowest to the fastest."""
-    specs = {spec.name: spec for signature in signatures.values() for spec in signature.inputs}
+    specs = {
+        spec.name: spec
+        for signature in signatures.values()
+        for spec in (signature.named_inputs if takes_texts else signature.inputs)
+    }
     return {name: _axes_of(spec.shape[1:]) for name, spec in specs.items()}
 
 
@@ -67,12 +83,17 @@ def _axes_of(shape: tuple[int, ...]) -> str:
     return ", ".join(("example", *names.get(len(shape), [f"axis {number + 1}" for number in range(len(shape))])))
 
 
-def _example(model: Exportable, scaling: units.Units | None, signatures: Mapping[str, Signature]) -> dict[str, Any]:
+def _example(
+    model: Exportable, scaling: units.Units | None, signatures: Mapping[str, Signature], takes_texts: bool
+) -> dict[str, Any]:
     """One row of inputs of `serving_default`, and its outputs."""
     inputs = model.export_example(signatures)
     if scaling is not None:
         inputs = scaling.to_raw(inputs)
-    outputs = signatures["serving_default"].of_model(inputs)
+    signature = signatures["serving_default"]
+    outputs = signature.of_model(inputs)
+    if takes_texts:
+        inputs = signature.named(inputs)
     return {
         "signature": "serving_default",
         **{
@@ -83,7 +104,9 @@ def _example(model: Exportable, scaling: units.Units | None, signatures: Mapping
 
 
 def _short(array: np.ndarray) -> Any:
-    """Nested lists of float32 numbers, each with no more digits than it needs; None for NaN, which JSON lacks."""
+    """Nested lists of texts, or of float32 numbers with no more digits than needed; None for NaN, which JSON lacks."""
+    if array.dtype == object:
+        return array.tolist()
     if array.ndim:
         return [_short(part) for part in array]
     return float(str(np.float32(array))) if np.isfinite(array) else None

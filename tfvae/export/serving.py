@@ -73,8 +73,8 @@ def saved_model(
         x = model.export_data(x)
     scaling = units.make(model, offset, scale, x)
     model = model.in_float32()
-    description = metadata(model, scaling, x)
-    endpoints = Endpoints(model, x=x, scaling=scaling)
+    description = metadata(model, scaling, x, file_format.takes_texts)
+    endpoints = Endpoints(model, x=x, scaling=scaling, takes_texts=file_format.takes_texts)
     folder = Path(path)
     # Resolved, because "." and links must give a name too.
     name = folder.resolve().name
@@ -95,7 +95,7 @@ def saved_model(
         signatures = units.signatures(model, scaling, x)
         for document, text in documents.files(model, signatures, endpoints, name, scaling, batching).items():
             (folder / document).parent.mkdir(exist_ok=True)
-            (temporary / "document").write_text(text)
+            (temporary / "document").write_text(text, encoding="utf-8")
             files.move_in(temporary / "document", folder / document)
         version = folder / str(1 + max((int(path.name) for path in _numbered(folder)), default=0))
         files.move_in(content, version)

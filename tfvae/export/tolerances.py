@@ -65,18 +65,19 @@ class Sizes(NamedTuple):
         return np.minimum(together, alone + self.rounding)
 
 
-def spread_of_data(model: Exportable, x: Any) -> dict[str, np.ndarray]:
-    """The standard deviation of the data, in the model's units, for each output that is in the units of the data.
+def spread_of_data(model: Exportable, x: Any, is_table: bool = False) -> dict[str, np.ndarray]:
+    """The standard deviation of the data, in the units of the model's signatures, for each output that is in those.
 
     Args:
         model: the model.
-        x: the result of its `export_data`.
+        x: the result of its `export_data`; of a model of a table, numbers and codes.
+        is_table: whether it is a model of a table.
 
     Returns:
         By the name of the output, an array that broadcasts to the output for one example.
     """
     data = x.get("x") if isinstance(x, Mapping) else x
-    if not model.takes_units or data is None:
+    if not (model.takes_units or is_table) or data is None:
         return {}
     spread = _spread(np.asarray(data, np.float32)).astype(np.float32)
     return {name: scale for name, (_, scale) in model.export_units(np.zeros_like(spread), spread).items()}

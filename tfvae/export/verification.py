@@ -240,9 +240,11 @@ def _questions(model: Exportable, x: Any, scaling: units.Units | None, rows: int
             name: {argument: np.resize(array, (rows, *np.shape(array)[1:])) for argument, array in inputs.items()}
             for name, inputs in examples.items()
         }
-    spread = tolerances.spread_of_data(model, x)
+    signatures = units.signatures(model, scaling, x)
+    is_table = signatures["serving_default"].columns is not None
+    spread = tolerances.spread_of_data(model, examples["serving_default"] if is_table else x, is_table)
     questions = {}
-    for name, signature in units.signatures(model, scaling, x).items():
+    for name, signature in signatures.items():
         outputs = signature.of_model(examples[name])
         of_signature = None if name.endswith(units.SUFFIX) else scaling
         sizes = {output: tolerances.sizes(output, array, of_signature, spread) for output, array in outputs.items()}

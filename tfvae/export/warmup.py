@@ -20,12 +20,13 @@ def write(path: Path, endpoints: Endpoints, model_name: str, scaling: units.Unit
         path: the file to write.
         endpoints: the functions that are served.
         model_name: the name under which the model is served.
-        scaling: the units of the signatures, so that the requests are 0 in the model's units.
+        scaling: the units of the signatures, so that the requests are 0 in the model's units. Texts are missing ones.
     """
     with tf.io.TFRecordWriter(str(path)) as writer:
         for signature, function in endpoints.signatures_by_name.items():
             inputs = {
-                spec.name: np.zeros([1, *spec.shape[1:]], np.float32) for spec in function.structured_input_signature[0]
+                spec.name: np.full([1, *spec.shape[1:]], b"" if spec.dtype == tf.string else np.float32(0))
+                for spec in function.structured_input_signature[0]
             }
             if scaling is not None and not signature.endswith(units.SUFFIX):
                 inputs = scaling.to_raw(inputs)

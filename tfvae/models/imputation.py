@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from tfvae import checks, seeds
-from tfvae.data.table import frame_of, is_rows
+from tfvae.data.schema import frame_of, is_rows
 from tfvae.models import completion
 from tfvae.models.conditional import ConditionalVAE
 from tfvae.models.rows import filled

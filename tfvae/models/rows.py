@@ -1,5 +1,6 @@
 """Models of tables: rows become x before a model reads them, and what it gives becomes rows again."""
 
+import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
@@ -8,14 +9,16 @@ import numpy as np
 import tensorflow as tf
 
 from tfvae import checks, networks
-from tfvae.data.columns import COUNT
+from tfvae.data.columns import COUNT, NUMBER
 from tfvae.data.columns.column import missing
 from tfvae.data.table import Table
-from tfvae.exportable import Signature
+from tfvae.exportable import NamedColumns, Signature
 from tfvae.likelihoods import Likelihood
 
 # The outputs of signatures that are in the units of x.
 _OF_X = ("mean", "sample")
+# The largest rounding of a number in float32, relative to how much the numbers differ.
+_LARGEST_STEP = 1e-3
 
 
 def checked_table(table: Any, likelihood: Likelihood) -> Table:
@@ -103,12 +106,23 @@ def filled(table: Table, rows: Any, x: np.ndarray) -> Any:
     return completed.set_axis(rows.index)
 
 
-def in_codes(table: Table, signature: Signature) -> Signature:
+def named_columns(table: Table) -> NamedColumns:
+    """The columns of a table as the named inputs of an export."""
+    columns = {column.name: column for column in table.columns}
+    meanings = {}
+    for name, argument in table.arguments.items():
+        column = columns[name]
+        meanings[argument] = f"{column.kind}: {column.description}"
+    return NamedColumns(table.specs(), table.in_graph, table.raw, table.arguments, meanings)
+
+
+def in_codes(table: Table, signature: Signature, columns: NamedColumns) -> Signature:
     """The signature with the same names, which takes and gives numbers and codes instead of x.
 
     Args:
         table: the table.
         signature: a function of x, or one that gives `mean` or `sample` in the units of x.
+        columns: the result of `named_columns`.
     """
     names = [spec.name for spec in signature.inputs]
 
@@ -121,16 +135,60 @@ def in_codes(table: Table, signature: Signature) -> Signature:
         of_x = {name: table.from_codes(array) if name == "x" else array for name, array in inputs.items()}
         outputs = signature.of_model(of_x)
         return {
-            name: np.asarray(table.inverse(tf.constant(array, tf.float64)), np.float32) if name in _OF_X else array
+            name: table.to_codes(array).astype(np.float32) if name in _OF_X else array
             for name, array in outputs.items()
         }
 
-    return Signature(
-        function,
-        signature.inputs,
-        expected,
-        signature.terms,
-        signature.request,
-        signature.meaning,
-        signature.draws,
+    request = signature.request
+    if request is not None and "x" in names:
+        typical = table.typical[0].tolist()
+        request = {**request, "x": typical} if isinstance(request, Mapping) else typical
+    return dataclasses.replace(
+        signature,
+        function=function,
+        expected=expected,
+        request=request,
+        columns=columns if "x" in names else None,
     )
+
+
+def of_a_row(table: Table, x: np.ndarray, *, is_drawn: bool) -> np.ndarray:
+    """The x of the rows that are closest to x, which may be of no row.
+
+    Args:
+        table: the table.
+        x: an array [N, D].
+        is_drawn: whether a model drew x; its rows are then within the range of the data.
+    """
+    if is_drawn:
+        return table.transform(table.rows(x))
+    raw = table.raw(table.to_codes(x))
+    return table.transform({name: raw[argument] for name, argument in table.arguments.items()})
+
+
+def check_float32(table: Table) -> None:
+    """Raises ValueError if float32, in which exports take rows, has too few digits for a column."""
+    for part in table.parts:
+        labels = [label for label in part.labels if isinstance(label, int | float)]
+        if len(set(np.asarray(labels, np.float32).tolist())) < len(set(labels)):
+            raise ValueError(
+                f'Column "{part.name}" must have values that are different in float32, in which an export takes them: '
+                f"make texts of them. Received: {checks.shown(labels)}"
+            )
+        if part.content != NUMBER or part.range is None:
+            continue
+        step, scale = float(np.spacing(np.float32(np.abs(part.range).max()))), _scale(part.transform or {})
+        if step > _LARGEST_STEP * scale:
+            raise ValueError(
+                f'Column "{part.name}" must have numbers that keep their digits in float32, in which an export takes '
+                f"them: subtract a constant before. Received: numbers up to {np.abs(part.range).max():g}, which are "
+                f"rounded to {step:g} where they differ by some {scale:g}"
+            )
+
+
+def _scale(transform: Mapping[str, Any]) -> float:
+    """By how much the numbers of a transformation differ."""
+    if transform["name"] == "quantile":
+        low, high = np.interp([-1, 1], transform["levels"], transform["knots"])
+        return float(high - low) / 2
+    return float(transform["width"] if transform["name"] == "yeo_johnson" else transform["scale"])

@@ -216,7 +216,8 @@ class AutoencoderExport(Exportable, keras.Model):
         }
         if self.likelihood.samples_from_noise:
             inputs = {"generate_sample": examples["generate"], "reconstruct_sample": examples["score"]}
-            signatures = self.export_signatures()
+            # Those of x, which a model of a table replaces by those of numbers and codes.
+            signatures = AutoencoderExport.export_signatures(self)
             for name, others in inputs.items():
                 examples[name] = {**others, "uniform": self._steady_noise(signatures[name], others)}
         return examples
@@ -330,8 +331,12 @@ class AutoencoderExport(Exportable, keras.Model):
         if not np.isfinite(x).all():
             raise ValueError("`model` must generate finite data. Received: a model that generates NaN or infinity")
         if self.likelihood.allows_missing:
-            x = np.where(np.random.default_rng(2).uniform(size=x.shape) < 0.5, np.float32(np.nan), x)
+            x = np.where(self._missing_in_draws(x.shape), np.float32(np.nan), x)
         return self._together(x, *conditions)
+
+    def _missing_in_draws(self, shape: tuple[int, ...]) -> np.ndarray:
+        """Which elements of drawn data are missing, about half of them."""
+        return np.random.default_rng(2).uniform(size=shape) < 0.5
 
 
 def _spec(name: str, shape: tuple[int, ...]) -> tf.TensorSpec:

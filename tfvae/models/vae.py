@@ -10,9 +10,11 @@ import tensorflow as tf
 import tensorflow_probability as tfp
 
 from tfvae import checks, elbo
-from tfvae.data.table import Table, is_rows
+from tfvae.data.schema import is_rows
+from tfvae.data.table import Table
 from tfvae.likelihoods import Likelihood, Normal
 from tfvae.models import autoencoder, completion, parts, rows
+from tfvae.models.table_export import TableExport
 from tfvae.objectives import Objective
 from tfvae.posteriors import DiagonalNormal, Posterior
 from tfvae.priors import Prior, StandardNormal
@@ -24,7 +26,7 @@ _DRAWS_GIVEN = 10_000
 
 
 @keras.saving.register_keras_serializable("tfvae")
-class VAE(autoencoder.Autoencoder):
+class VAE(TableExport, autoencoder.Autoencoder):
     """A variational autoencoder.
 
     q(z|x) = posterior(encoder(x)),  p(x|z) = likelihood(decoder(z)),  p(z) = prior
@@ -78,6 +80,7 @@ class VAE(autoencoder.Autoencoder):
         self.prior = parts.checked_part("prior", prior, *self._prior_kinds, default=StandardNormal)
         self.likelihood = parts.checked_part("likelihood", likelihood, Likelihood, default=Normal)
         self.table = None if table is None else rows.checked_table(table, self.likelihood)
+        self.takes_units = self.table is None
         parts.set_latent_dim("posterior", self.posterior, self.latent_dim)
         parts.set_latent_dim("prior", self.prior, self.latent_dim)
         parts.check_densities(self.posterior, self.prior, self.objective)

@@ -11,6 +11,8 @@ from tfvae.data.columns.column import BINARY, CATEGORY, Column, Part, missing, w
 _RARE = 5
 _MOST_LABELS = 100
 _MOST_DESCRIBED = 3
+# The label of the last code.
+OTHER = "other"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -53,6 +55,17 @@ class Boolean(Column):
         if self.dtype in ("bool", "boolean", "object"):
             return self.restored(x.map(bool, "ignore"))
         return self.restored(x.astype("Float64"))
+
+    def in_graph(self, values: Any) -> Any:
+        """The values, which are 0 or 1: see `Column`."""
+        import tensorflow as tf
+
+        is_wrong = tf.not_equal(values, 0.0) & tf.not_equal(values, 1.0) & ~tf.math.is_nan(values)
+        return tf.where(is_wrong, np.inf, values)[:, tf.newaxis]
+
+    def raw(self, codes: np.ndarray) -> np.ndarray:
+        """The codes: see `Column`."""
+        return codes[:, 0]
 
     @property
     def description(self) -> str:
@@ -109,14 +122,15 @@ class Category(Column):
     @property
     def parts(self) -> tuple[Part, ...]:
         """The code."""
-        return (Part(self.name, CATEGORY, len(self.labels) + 1),)
+        return (Part(self.name, CATEGORY, len(self.labels) + 1, labels=(*self.labels, OTHER)),)
 
     def codes(self, values: Any) -> np.ndarray:
         """The codes: see `Column`."""
-        other = float(len(self.labels))
-        key = _text if self.takes_text else _number
-        codes = {key(label): float(code) for code, label in enumerate(self.labels)}
+        other, key, codes = float(len(self.labels)), self._key, self._codes
         distinct = {value: codes.get(key(value), other) for value in values.dropna().unique()}
+        infinite = () if self.takes_text else [value for value in distinct if abs(key(value) or 0.0) == np.inf]
+        if infinite:
+            raise wrong(self.name, values, values.isin(infinite).to_numpy(bool), "finite numbers")
         x = values.map(distinct, na_action="ignore").to_numpy(np.float64, na_value=np.nan)
         return np.where(missing(values), np.nan, x)[:, np.newaxis]
 
@@ -139,6 +153,42 @@ class Category(Column):
             dtype = pd.CategoricalDtype(list(self.categories), self.ordered)
             return pd.Series(x, dtype=object).astype(dtype).rename(self.name)
         return self.restored(pd.Series(x, dtype=object))
+
+    def in_graph(self, values: Any) -> Any:
+        """The codes: see `Column`."""
+        import tensorflow as tf
+
+        values = tf.strings.strip(values) if self.takes_text else values
+        keys = tf.constant(list(self._codes), values.dtype)
+        other = np.float32(len(self.labels))
+        before_other = np.array(list(self._codes.values()), np.float32) - other
+        is_label = tf.cast(tf.equal(values[:, tf.newaxis], keys), tf.float32)
+        code = tf.reduce_sum(is_label * before_other, axis=1) + other
+        if self.takes_text:
+            return tf.where(tf.equal(values, ""), np.nan, code)[:, tf.newaxis]
+        # NaN stays NaN, and infinity becomes infinity.
+        is_finite = tf.math.is_finite(values)
+        return tf.where(is_finite, code, values)[:, tf.newaxis]
+
+    def raw(self, codes: np.ndarray) -> np.ndarray:
+        """The categories, with one that is none of them for the last code: see `Column`."""
+        if self.takes_text:
+            other = OTHER
+            while other in self._codes:
+                other += "_"
+            values = np.array([*map(_text, self.labels), other, ""], object)
+        else:
+            values = np.array([*self.labels, max(map(float, self.labels)) + 1, np.nan], np.float64)
+        return values[np.where(np.isnan(codes[:, 0]), len(self.labels) + 1, codes[:, 0]).astype(int)]
+
+    @property
+    def _key(self) -> Any:
+        return _text if self.takes_text else _number
+
+    @property
+    def _codes(self) -> dict[Any, float]:
+        """The codes by what equal categories share."""
+        return {self._key(label): float(code) for code, label in enumerate(self.labels)}
 
     @property
     def description(self) -> str:

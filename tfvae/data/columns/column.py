@@ -27,12 +27,16 @@ class Part(NamedTuple):
         content: what it holds: `NUMBER`, `BINARY`, `COUNT` or `CATEGORY`.
         num_classes: the number of codes of a `CATEGORY`; 0 otherwise.
         transform: how its values become those of x: see `tfvae.data.transforms`.
+        labels: what the codes of a `CATEGORY` stand for, in their order.
+        range: the least and the greatest value in the data, of numbers and counts.
     """
 
     name: str
     content: str
     num_classes: int = 0
     transform: dict[str, Any] | None = None
+    labels: tuple[Any, ...] = ()
+    range: tuple[float, float] | None = None
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -91,6 +95,22 @@ class Column(abc.ABC):
             codes: what `codes` returns, or draws of it.
             rng: draws what the codes do not determine.
         """
+
+    def in_graph(self, values: Any) -> Any:
+        """Converts raw values to numbers and codes as `codes` does, by ops of TensorFlow.
+
+        Args:
+            values: a tensor [B] of texts if the column `takes_text`, and of numbers otherwise, in which "" and NaN are
+                missing.
+
+        Returns:
+            A tensor [B, P], float32, with infinity where a value is not of the column.
+        """
+        raise NotImplementedError(f"A column without parts, such as one of kind {self.kind}, is not in a graph")
+
+    def raw(self, codes: np.ndarray) -> np.ndarray:
+        """Converts numbers and codes [N, P] to raw values [N] as `in_graph` takes them, neither clipped nor rounded."""
+        raise NotImplementedError(f"A column without parts, such as one of kind {self.kind}, has no codes")
 
     @property
     def description(self) -> str:

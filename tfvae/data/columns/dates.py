@@ -7,13 +7,18 @@ from typing import Any, ClassVar
 import numpy as np
 
 from tfvae.data import transforms
+from tfvae.data.columns import iso_dates
 from tfvae.data.columns.column import CATEGORY, NUMBER, Column, Part, check_read, missing, wrong
 
 _DAY = np.timedelta64(1, "D")
 # Months matter where the dates span two years.
 _TWO_YEARS = 730.0
 _EXPECTED = "dates, such as 2024-05-31 or 2024-05-31T13:45:00"
-_PERIODS = {"month": 12, "weekday": 7, "hour": 24}
+_LABELS: dict[str, tuple[Any, ...]] = {
+    "month": tuple(range(1, 13)),
+    "weekday": ("Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday"),
+    "hour": tuple(range(24)),
+}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -71,8 +76,10 @@ class Date(Column):
     @property
     def parts(self) -> tuple[Part, ...]:
         """The day, and the codes of the cycles."""
-        cycles = (Part(f"{self.name}_{name}", CATEGORY, _PERIODS[name]) for name in self.cycles)
-        return (Part(self.name, NUMBER, transform=self.transform), *cycles)
+        cycles = (
+            Part(f"{self.name}_{name}", CATEGORY, len(_LABELS[name]), labels=_LABELS[name]) for name in self.cycles
+        )
+        return (Part(self.name, NUMBER, transform=self.transform, range=(self.low, self.high)), *cycles)
 
     def codes(self, values: Any) -> np.ndarray:
         """The days since the reference, and the codes of the cycles: see `Column`."""
@@ -112,6 +119,15 @@ class Date(Column):
         if zone is not None:
             dates = dates.dt.tz_localize(zone, ambiguous="NaT", nonexistent="shift_forward")
         return self.restored(dates)
+
+    def in_graph(self, values: Any) -> Any:
+        """The days since the reference, and the codes of the cycles, by the clock: see `Column`."""
+        return iso_dates.parsed(values, np.datetime64(self.reference, "D").astype(int), self.cycles)
+
+    def raw(self, codes: np.ndarray) -> np.ndarray:
+        """ISO texts of the dates: see `Column`."""
+        given = dict(zip(self.cycles, codes[:, 1:].T, strict=True))
+        return iso_dates.texts(codes[:, 0], np.datetime64(self.reference, "us"), given)
 
     @property
     def description(self) -> str:

@@ -58,8 +58,11 @@ class Number(Column):
     @property
     def parts(self) -> tuple[Part, ...]:
         """The number, and the code of a spike if there are any."""
-        number = Part(self.name, NUMBER, transform=self.transform)
-        return (number, Part(f"{self.name}_spike", CATEGORY, len(self.spikes) + 1)) if self.spikes else (number,)
+        number = Part(self.name, NUMBER, transform=self.transform, range=(self.low, self.high))
+        if not self.spikes:
+            return (number,)
+        labels = (f"not {' or '.join(f'{spike:g}' for spike in self.spikes)}", *self.spikes)
+        return (number, Part(f"{self.name}_spike", CATEGORY, len(labels), labels=labels))
 
     def codes(self, values: Any) -> np.ndarray:
         """The numbers, with NaN for spikes, whose codes are 1, 2, ...: see `Column`."""
@@ -83,6 +86,24 @@ class Number(Column):
             highest = np.iinfo(integer[0]).max
             x = np.minimum(x, highest if int(float(highest)) == highest else np.nextafter(float(highest), 0))
         return self.restored(_of_numbers(x, self.dtype))
+
+    def in_graph(self, values: Any) -> Any:
+        """The numbers, and the codes of spikes: see `Column`."""
+        import tensorflow as tf
+
+        if not self.spikes:
+            return values[:, tf.newaxis]
+        is_spike = tf.cast(tf.equal(values[:, tf.newaxis], np.array(self.spikes, np.float32)), tf.float32)
+        code = tf.reduce_sum(is_spike * np.arange(1.0, len(self.spikes) + 1, dtype=np.float32), axis=1)
+        number, code = tf.where(code > 0, np.nan, values), tf.where(tf.math.is_nan(values), np.nan, code)
+        return tf.stack([number, code], axis=1)
+
+    def raw(self, codes: np.ndarray) -> np.ndarray:
+        """The numbers, and the spikes where a code says so: see `Column`."""
+        if not self.spikes:
+            return codes[:, 0]
+        spikes = np.array([np.nan, *self.spikes])[np.nan_to_num(codes[:, 1]).astype(int)]
+        return np.where(np.isnan(codes[:, 1]), np.nan, np.where(codes[:, 1] > 0, spikes, codes[:, 0]))
 
     @property
     def description(self) -> str:
@@ -119,7 +140,8 @@ class Count(Column):
     @property
     def parts(self) -> tuple[Part, ...]:
         """The count."""
-        return (Part(self.name, COUNT, transform={"name": "identity", "mean": self.mean, "stddev": self.stddev}),)
+        transform = {"name": "identity", "mean": self.mean, "stddev": self.stddev}
+        return (Part(self.name, COUNT, transform=transform, range=(0, self.high)),)
 
     def codes(self, values: Any) -> np.ndarray:
         """The counts: see `Column`."""
@@ -133,6 +155,17 @@ class Count(Column):
         """The counts, rounded: see `Column`."""
         del rng
         return self.restored(np.maximum(np.round(codes[:, 0]), 0))
+
+    def in_graph(self, values: Any) -> Any:
+        """The counts: see `Column`."""
+        import tensorflow as tf
+
+        is_wrong = (values < 0) | tf.not_equal(values, tf.floor(values)) & ~tf.math.is_nan(values)
+        return tf.where(is_wrong, np.inf, values)[:, tf.newaxis]
+
+    def raw(self, codes: np.ndarray) -> np.ndarray:
+        """The counts: see `Column`."""
+        return codes[:, 0]
 
     @property
     def description(self) -> str:

@@ -50,6 +50,7 @@ class Format(NamedTuple):
         other_runtimes: the runtimes, by name, with which a file is compared before it is published, besides that of
             `open`. Each is given a single row.
         runtimes: the runtimes among which a client may choose, by name, each a function like `open`.
+        takes_texts: whether inputs may be texts, so that a model of a table takes its columns by name.
     """
 
     name: str
@@ -61,3 +62,4 @@ class Format(NamedTuple):
     tolerance: float = 1e-4
     other_runtimes: Mapping[str, Answer] = MappingProxyType({})
     runtimes: Mapping[str, Callable[[Path, int | None], Opened]] = MappingProxyType({})
+    takes_texts: bool = False

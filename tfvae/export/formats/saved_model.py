@@ -48,4 +48,4 @@ def _description(path: Path) -> Path:
     return path / "assets.extra" / "metadata.json"
 
 
-FORMAT = Format("SavedModel", _write, _find, _open, _description)
+FORMAT = Format("SavedModel", _write, _find, _open, _description, takes_texts=True)
