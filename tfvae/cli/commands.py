@@ -8,7 +8,6 @@ TensorFlow is imported inside the functions, once the arguments are valid and th
 
 import contextlib
 import sys
-import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -19,8 +18,9 @@ from jsonargparse import Namespace, get_loader, set_loader, set_parsing_settings
 
 import tfvae
 from tfvae import files
-from tfvae.cli import flags, noise, parser, parts, paths, rows, train_command, yaml_files
+from tfvae.cli import flags, noise, parser, parts, paths, train_command, yaml_files
 from tfvae.cli.detect_command import detect
+from tfvae.cli.predict_command import predict
 from tfvae.cli.train_command import train
 from tfvae.data import tables
 
@@ -221,55 +221,6 @@ def verify(
         if written:
             write_json(written, verification.to_dict())
     print(verification)
-
-
-def predict(
-    *, model: str = "saved_models/digits", input: str, output: str, sample: bool = False, seed: flags.Seed = 0
-) -> None:
-    """Runs an exported model: what its signature `serving_default` makes of the examples in a file.
-
-    Args:
-        model: a folder of versions, a SavedModel, a .tflite file or a folder of ONNX models.
-        input: a .npy file of x [N, ...], or a .csv or .parquet table with the columns of the training in their order;
-            in the units that the export takes: after `tfvae train` those of the source, such as pixels from 0 to 255,
-            which the export scales itself.
-        output: the .npz file to write, for a VAE with mean (in the same units), elbo, reconstruction_log_likelihood and
-            kl at the mean of q(z|x), and the parameters of q(z|x).
-        sample: also write sample, a draw of what the model takes each example for, with the spread of data, which the
-            mean does not have.
-        seed: seed of the draws.
-    """
-    with parser.exit_on_errors(parser.USAGE_ERROR):
-        source = rows.check(input)
-        paths.check_existing(model, "--model", "an exported file or folder")
-        paths.check_existing(input, "--input", "an existing file")
-        written = paths.check_output(output, ".npz")
-        x = rows.read(source).x
-        with noise.hidden():
-            exported = tfvae.export.load(model)
-            with warnings.catch_warnings():
-                # Both signatures warn of the same x.
-                warnings.simplefilter("once")
-                outputs = exported.predict(x)
-                if "encode" in exported.signatures:
-                    outputs |= exported.encode(x)
-                if sample:
-                    outputs["sample"] = _reconstruct_sample(exported, x, seed)
-        # Opened here, because NumPy adds a suffix to a name.
-        with files.replacing(written) as temporary, temporary.open("wb") as file:
-            np.savez(file, **outputs)
-    print(f"Wrote {output} ({', '.join(outputs)} of {len(x)} examples)")
-
-
-def _reconstruct_sample(exported: Any, x: np.ndarray, seed: int) -> np.ndarray:
-    """Draws what an exported model takes examples for."""
-    name = "reconstruct_sample"
-    if name not in exported.signatures:
-        raise ValueError(
-            "`--sample` needs an export that draws, which those for counts and those in int8 do not. Received: "
-            f"{exported!r}"
-        )
-    return exported.reconstruct_sample(x, **exported.noise(name, len(x), seed))
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

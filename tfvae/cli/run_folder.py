@@ -163,7 +163,8 @@ def calibrate(model: VAE, folder: Path, x: np.ndarray, **given: float) -> None:
     model.save(folder / "model.keras")
     rate = "" if found.rate is None else f" of {found.rate:.3g}"
     print(
-        f"Anomalies have a score above {found.value:.4g} nats: {found.method}{rate}, on {found.rows} held-out examples"
+        f"Anomalies have a score above {found.value:.4g} nats: {found.method}{rate}, on {found.rows} held-out "
+        + ("examples" if model.table is None else "rows")
     )
 
 

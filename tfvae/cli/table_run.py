@@ -1,5 +1,6 @@
 """What is different in the run of a table: its model, its evaluation, its unusual rows and its pictures."""
 
+import re
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,7 +16,7 @@ from tfvae.likelihoods.location_scale import LocationScale
 from tfvae.models.vae import VAE
 
 _MOST_ROWS, _MOST_REASONS = 5, 3
-_MOST_CHARACTERS, _MOST_CHARACTERS_OF_A_KEY = 40, 36
+_MOST_CHARACTERS = 40
 
 
 class UnusualRows(NamedTuple):
@@ -80,28 +81,29 @@ def unusual_rows(model: VAE, rows: Any) -> UnusualRows:
     for position in order:
         row = rows.iloc[[position]]
         # Free text is taken for an identifier too, but names no row.
-        short = [name for name in identifiers if len(str(row[name].iloc[0])) <= _MOST_CHARACTERS_OF_A_KEY]
-        names = [f"row {row.index[0]}", *(_labelled(name, row[name]) for name in short)]
+        keys = [name for name in identifiers if not re.search(r"\s", str(row[name].iloc[0]))]
+        names = [f"row {row.index[0]}", *(_labelled(name, row[name]) for name in keys)]
         titles.append(f"{', '.join(names)}: score {found['score'][position]:.1f} nats")
         labels.append([_labelled(name, row[name]) for name in table.kinds])
     return UnusualRows(titles, labels, nats[order])
 
 
-def draw(model: VAE, x: np.ndarray, rows: Any, unusual: UnusualRows, folder: Path, seed: int) -> None:
+def draw(model: VAE, x: np.ndarray, rows: Any, unusual: UnusualRows | None, folder: Path, seed: int) -> None:
     """Writes marginals.png, anomalies.png and latent.png.
 
     Args:
         model: the model.
         x: held-out data [N, D].
         rows: the same as rows, a `pandas.DataFrame`.
-        unusual: those of them that are unusual.
+        unusual: those of them that are unusual; None for a model that does not detect any, without anomalies.png.
         folder: the folder of the run.
         seed: the seed of the generated rows.
     """
     generated = model.generate(len(rows), seed=seed, sample=True)
     run_folder.write_picture(plots.marginals(rows, generated, model.table.kinds), folder / "marginals.png")
-    picture = plots.contributions(unusual.nats, unusual.labels, unusual.titles)
-    run_folder.write_picture(picture, folder / "anomalies.png")
+    if unusual is not None:
+        picture = plots.contributions(unusual.nats, unusual.labels, unusual.titles)
+        run_folder.write_picture(picture, folder / "anomalies.png")
     z = np.asarray(model.posterior.center(model.encode(x)))
     run_folder.write_picture(plots.latent(z), folder / "latent.png")
 

@@ -215,9 +215,9 @@ def train(
         print("\n" + evaluation)
     if rows is not None:
         held_out_rows = rows.held_out.head(len(held_out))
-        model.calibrate(held_out, threshold=0.0)
-        unusual = table_run.unusual_rows(model, held_out_rows)
-        print(f"\nThe most unusual of these rows, and what adds most to their scores:\n{unusual}")
+        unusual = None if model.decision is None else table_run.unusual_rows(model, held_out_rows)
+        if unusual is not None:
+            print(f"\nThe most unusual held-out rows, with what adds most to their scores:\n{unusual}")
     if pictures:
         history = run_training.history(run)
         if history:
