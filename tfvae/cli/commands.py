@@ -95,12 +95,12 @@ def generate(
             if model.table is None:
                 picture = plots.samples(made)
             else:
-                real = runs_module.load_rows(paths.check_run(run), model).held_out
+                real = runs_module.load_rows(paths.check_run(run), model.table).held_out
                 picture = plots.marginals(real, made, model.table.kinds)
             runs_module.write_picture(picture, path)
         else:
             if model.table is None:
-                pipelines = runs_module.load_data(Path(run), model)
+                pipelines = runs_module.load_data(Path(run))
                 offset, scale = model.export_units(pipelines.offset, pipelines.scale)["sample" if sample else "mean"]
                 made = made * scale + offset
             with files.replacing(path) as written:
@@ -318,4 +318,4 @@ def _load(run: str, modules: Sequence[str], data: str | None = None) -> tuple["V
     model = _load_model(run, modules)
     from tfvae.cli import run_folder as runs_module
 
-    return model, runs_module.load_data(Path(run), model, data)
+    return model, runs_module.load_data(Path(run), data, model.table)

@@ -34,7 +34,7 @@ PARTS: dict[str, dict[str, tuple[str, ...]]] = {
     "likelihood": {
         "Bernoulli": (),
         "Categorical": ("num_classes",),
-        "Columns": ("columns",),
+        "Columns": ("columns", "names"),
         "ContinuousBernoulli": (),
         "DiscretizedLogistic": (),
         "DiscretizedLogisticMixture": ("num_components",),

@@ -13,13 +13,13 @@ class Rows(NamedTuple):
     """Rows for a model, and what they were read from.
 
     Attributes:
-        x: what the model takes: an array [N, ...] or, for the model of a table, a data frame of pandas.
-        names: the names of the columns of x; None for an array.
+        x: what the model takes, [N, ...]: for the model of a table numbers and codes.
+        names: the names of the columns of the table; None for an array.
         frame: the whole table, as it is in the file, as a data frame of pandas; None for an array.
-        schema: what the columns of x are, for the model of a table.
+        schema: what the columns of the table are, for the model of a table.
     """
 
-    x: Any
+    x: np.ndarray
     names: list[str] | None = None
     frame: Any = None
     schema: Schema | None = None
@@ -59,9 +59,8 @@ def of_model(given: np.ndarray | Any, path: Path, exported: Any) -> Rows:
     """
     schema = Schema(exported.metadata["table"]) if "table" in exported.metadata else None
     if isinstance(given, np.ndarray):
-        # Those of the model of a table are numbers and codes.
         return Rows(given, None if schema is None else list(schema.names))
     if schema is not None:
-        return Rows(given, list(schema.kinds), given, schema)
+        return Rows(schema.checked_codes(schema.codes(given)), list(schema.kinds), given, schema)
     x, names = tables.rows(given, f"source='{path}'")
     return Rows(x, names, given)

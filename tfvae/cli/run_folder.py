@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from tfvae import data as data_module
 from tfvae import files, plots
 from tfvae.cli import yaml_files
-from tfvae.data import Rows, loading, tables
+from tfvae.data import Rows, Table, loading, tables
 from tfvae.detection.thresholds import least_rate
 from tfvae.evaluation import rate_distortion
 from tfvae.models.vae import VAE
@@ -67,32 +67,27 @@ def read_config(folder: Path) -> dict[str, Any]:
     return config
 
 
-def load_data(folder: Path, model: VAE, source: str | None = None) -> loading.Pipelines:
+def load_data(folder: Path, source: str | None = None, table: Table | None = None) -> loading.Pipelines:
     """Loads the data that a run was trained on, or other data, split and scaled in the same way.
 
     Args:
         folder: the folder of the run.
-        model: its model.
         source: other data, by name or path.
-
-    Raises:
-        ValueError: the data cannot be read.
+        table: that of the model, if it has one.
     """
-    return load_rows(folder, model, source).pipelines if model.table else _load_arrays(folder, source)
-
-
-def load_rows(folder: Path, model: VAE, source: str | None = None) -> Rows:
-    """Loads the rows of a table as `load_data` does, for the model of a table."""
-    config = read_config(folder)
-    arguments = {name: config[name] for name in ("batch_size", "validation_fraction", "seed")}
-    return data_module.load_rows(source or config["data"], model.table, **arguments)
-
-
-def _load_arrays(folder: Path, source: str | None) -> loading.Pipelines:
+    if table is not None:
+        return load_rows(folder, table, source).pipelines
     config = read_config(folder)
     arguments = {name: config[name] for name in _DATA_ARGUMENTS}
     data = arguments.pop("data")
     return loading.load(source or data, **arguments)
+
+
+def load_rows(folder: Path, table: Table, source: str | None = None) -> Rows:
+    """Loads the rows that a run of a table was trained on, or others, as `load_data` does."""
+    config = read_config(folder)
+    arguments = {name: config[name] for name in ("batch_size", "validation_fraction", "seed")}
+    return data_module.load_rows(source or config["data"], table, **arguments)
 
 
 def column_names(folder: Path) -> list[str]:
