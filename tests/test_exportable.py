@@ -263,7 +263,8 @@ def calls(counted, function):
     [name if name in ("VAE", "hierarchical") else pytest.param(name, marks=pytest.mark.slow) for name in COUNTED],
 )
 def test_a_signature_runs_each_network_once(name):
-    model, counted, _ = COUNTED[name]()
+    model, counted, data = COUNTED[name]()
+    model.calibrate(data, threshold=1.0)
     used = {
         "encode": ENCODING,
         "decode": DECODING,
@@ -273,9 +274,10 @@ def test_a_signature_runs_each_network_once(name):
         "serving_default": BOTH,
         "generate_sample": DECODING,
         "reconstruct_sample": BOTH,
+        "detect": BOTH,
     }
     if name == "semi-supervised":
-        of_x = ("encode", "reconstruct", "score", "serving_default", "reconstruct_sample")
+        of_x = ("encode", "reconstruct", "score", "serving_default", "reconstruct_sample", "detect")
         used = {signature: (*of, *["classifier"] * (signature in of_x)) for signature, of in used.items()}
         used["classify"] = ("classifier",)
     if name == "hierarchical":

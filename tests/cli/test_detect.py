@@ -111,6 +111,11 @@ def test_what_cannot_be_flagged_is_one_line(in_folder, file, x, capsys, exported
     frame.to_csv("x.csv", index=False)
     line = error_line(capsys, [*arguments, "x.csv", "--model", exported_without])
     assert "`--model` must be an export of a calibrated model" in line
+    (in_folder / "zero.csv").symlink_to("/dev/zero")
+    for command in ("detect", "predict"):
+        output = "y.csv" if command == "detect" else "y.npz"
+        line = error_line(capsys, [command, "--input", "zero.csv", "--model", file, "--output", output])
+        assert "it is missing, or no regular file" in line
     assert not (in_folder / "y.csv").exists()
 
 

@@ -142,7 +142,7 @@ def _evaluation_of_rows(rows: int, columns: int, figures: list[tuple[str, float]
     return "\n".join([*lines, *(f"{label:<50}{nats:>14.3f}" for label, nats in figures)])
 
 
-def calibrate(model: VAE, folder: Path, x: np.ndarray, **given: float) -> None:
+def calibrate(model: VAE, folder: Path, x: np.ndarray, **given: Any) -> None:
     """Calibrates the model of a run for anomaly detection, saves it, and prints the threshold.
 
     Args:

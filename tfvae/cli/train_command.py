@@ -207,7 +207,7 @@ def train(
         return
     # A copy made outside of the strategy: within it, the other workers would have to take part.
     model = runs_module.load_model(run)
-    if model.likelihood.factorises:
+    if model.decision is None and model.likelihood.factorises:
         runs_module.calibrate(model, run, held_out)
     evaluation = "left out by --evaluate false"
     if evaluate:

@@ -103,6 +103,9 @@ def _read(path: Path) -> Any:
         from pyarrow import parquet
     except ImportError as error:
         raise ImportError(f"Tables need pip install 'tfvae[tables]'. Received: source='{path}'") from error
+    # A device has no end, and opening a pipe would wait for a writer.
+    if not path.is_file():
+        raise _invalid("a readable table", f"source='{path}': it is missing, or no regular file")
     if path.suffix.lower() == ".csv":
         return _read_csv(path, pd)
     with _readable(path):
