@@ -284,7 +284,7 @@ def _check_of_table(chosen: Namespace) -> None:
     if not path.is_file() or path.stat().st_size <= _SMALL_TABLE:
         # Training reads the table again, and gives the warnings.
         with warnings.catch_warnings(action="ignore"):
-            guess.chosen(tables.frame(path), chosen.kinds or {}, chosen.drop or (), chosen.columns)
+            guess.chosen(tables.features(path), chosen.kinds or {}, chosen.drop or (), chosen.columns)
 
 
 def check_likelihood_of_table(name: str) -> None:

@@ -255,7 +255,7 @@ def frame_of(source: Any) -> Any:
     except ImportError as error:
         raise ImportError(f"Tables need pip install 'tfvae[tables]'. Received: {checks.shown(source)}") from error
     if isinstance(source, str | os.PathLike):
-        return tables.frame(Path(source))
+        return tables.features(Path(source))
     if isinstance(source, Mapping):
         is_one = not any(hasattr(value, "__len__") and not isinstance(value, str) for value in source.values())
         source = pd.DataFrame([dict(source)] if is_one else dict(source))

@@ -32,22 +32,16 @@ def read(path: Path) -> np.ndarray:
     return from_frame(frame(path), f"source='{path}'")
 
 
-def frame(path: Path) -> Any:
+def features(path: Path) -> Any:
     """Reads a `.csv` or `.parquet` table of any values, without an unnamed first column that only counts the rows.
 
     Raises:
         ImportError: see `read`.
-        FileNotFoundError: there is no such file.
         ValueError: the file is not a table, or does not have one name for each column.
     """
     if not is_table(path):
         raise _invalid("a .csv or .parquet file", f"source='{path}'")
-    if not path.exists():
-        raise FileNotFoundError(f"`source` must be an existing file. Received: source='{path}'")
-    # Opening a pipe would wait for a writer.
-    if not path.is_file():
-        raise _invalid("a regular file", f"source='{path}'")
-    return _features(_read(path), f"source='{path}'")
+    return _features(frame(path), f"source='{path}'")
 
 
 def rows(frame: Any, received: str) -> tuple[np.ndarray, list[str]]:
@@ -75,7 +69,7 @@ def names(path: Path) -> list[str]:
         ImportError: see `read`.
         ValueError: see `read`.
     """
-    return [str(name) for name in frame(path).columns]
+    return [str(name) for name in _features(frame(path), f"source='{path}'").columns]
 
 
 def write(rows: Any, path: Path, names: Sequence[str] | None = None) -> None:
@@ -97,7 +91,13 @@ def write(rows: Any, path: Path, names: Sequence[str] | None = None) -> None:
         raise ValueError(f"{expected}. Received: {checks.brief(error)}") from error
 
 
-def _read(path: Path) -> Any:
+def frame(path: Path) -> Any:
+    """Reads a `.csv` or `.parquet` table as a data frame of pandas.
+
+    Raises:
+        ImportError: the extra `tables` is not installed.
+        ValueError: the file is not a table, or a `.csv` file does not have one name for each column.
+    """
     try:
         import pandas as pd
         from pyarrow import parquet
