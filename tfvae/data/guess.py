@@ -11,7 +11,7 @@ from tfvae import checks
 from tfvae.data.columns import KINDS, Boolean, Category, Column, Constant, Count, Date, Identifier, Number
 from tfvae.data.columns.column import FEW_WRONG, missing
 from tfvae.data.columns.dates import _dates
-from tfvae.data.columns.numbers import _numbers
+from tfvae.data.columns.numbers import _numbers, read
 
 # A number of so few values is a category, and a text of more values than the second, mostly different, is free text.
 _FEW, _MANY = 10, 50
@@ -105,7 +105,7 @@ def _recognised(name: str, values: Any) -> tuple[type[Column], str]:
             f'Column "{name}" must hold numbers, bools, texts, categories, dates or durations: drop it, or convert it. '
             f"Received: dtype {dtype}"
         )
-    x = found.to_numpy(np.float64)
+    x = read(name, found)
     if set(np.unique(x)) <= {0.0, 1.0}:
         return Boolean, "0 and 1"
     return _of_numbers(name, x, distinct)

@@ -15,7 +15,7 @@ from tfvae.plots.figures import BLUE, ORANGE, check_positive, finite, new_figure
 # The most bars of a column of categories, and the most characters of a text.
 _MOST_BARS = 8
 _MOST_CHARACTERS = 14
-_MOST_CHARACTERS_OF_A_NAME = 20
+_MOST_CHARACTERS_OF_A_NAME = 16
 _BINS = 30
 # Histograms end where this share of the real values lies beyond, or outliers would leave no room for the others.
 _TAIL = 0.005
@@ -116,7 +116,7 @@ def contributions(
         axes.set_yticks(places, [_shown(texts[column], 44) for column in order])
         axes.axvline(0, color="black", linewidth=0.6)
         plain(axes)
-        axes.set_title(_shown(title, 80), size=9, loc="left")
+        axes.set_title(_shown(title, 64), size=9, loc="left")
         axes.tick_params(labelbottom=index == len(nats) - 1)
     return figure
 

@@ -144,6 +144,8 @@ def _dates(values: Any) -> Any:
 
     if values.dtype.kind == "M" or hasattr(values.dtype, "tz"):
         return values
+    if values.dtype.kind in "iufb":
+        return None
     try:
         return pd.to_datetime(values.where(~missing(values), None), errors="coerce", format="ISO8601")
     except (ValueError, TypeError):

@@ -38,7 +38,7 @@ class Number(Column):
     @classmethod
     def learn(cls, values: Any, **common: Any) -> "Number":
         """Makes the column from its values: see `Column`."""
-        x = _read(common["name"], values)
+        x = read(common["name"], values)
         x = x[~np.isnan(x)]
         distinct, counts = np.unique(x, return_counts=True)
         order = np.argsort(-counts, kind="stable")[:_MOST_SPIKES]
@@ -66,7 +66,7 @@ class Number(Column):
 
     def codes(self, values: Any) -> np.ndarray:
         """The numbers, with NaN for spikes, whose codes are 1, 2, ...: see `Column`."""
-        x = _read(self.name, values)
+        x = read(self.name, values)
         if not self.spikes:
             return x[:, np.newaxis]
         code = (x[:, np.newaxis] == self.spikes) @ np.arange(1.0, len(self.spikes) + 1)
@@ -189,7 +189,7 @@ def _numbers(values: Any) -> np.ndarray:
     return x.to_numpy(np.float64, na_value=np.nan)
 
 
-def _read(name: str, values: Any) -> np.ndarray:
+def read(name: str, values: Any) -> np.ndarray:
     """Raw values as finite numbers, with NaN for missing ones and for a few that are not numbers."""
     x = _numbers(values)
     check_read(name, values, np.isnan(x) & ~missing(values), "numbers")
