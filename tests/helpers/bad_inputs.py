@@ -158,7 +158,9 @@ def data_files() -> Iterator[Case]:
         makers = damaged(name, damages) | in_place_of(name)
         for what, make in makers.items():
             # The first bytes of a .parquet file are looked at by no reader, and the table is right without them.
-            codes = EITHER if (name, what) == ("d.parquet", "flipped at 0%") else USAGE
+            # In a table that is cut, values of the last row are missing.
+            is_right = (name, what) in (("d.parquet", "flipped at 0%"), ("d.csv", "cut to a half"))
+            codes = EITHER if is_right else USAGE
             yield Case("data files", f"{name}: {what}", arguments, make, codes=codes, before=WITHOUT_EXPORTS)
     for what, make in holding("d.npy", ARRAYS).items():
         yield Case("data files", f"d.npy: {what}", ["train", "d.npy", *TRAIN[2:]], make)

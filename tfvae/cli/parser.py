@@ -39,12 +39,21 @@ class Parser(ArgumentParser):
     Attributes:
         known_flags: the flags among which a similar one is found for one that does not exist.
         positional: the name of the argument that is not a flag.
+        positional_default: its value if neither the command line nor a file gives it.
         commands: the commands of which one must be given.
     """
 
     known_flags: Sequence[str] = ()
     positional: str | None = None
+    positional_default: Any = None
     commands: Sequence[str] = ()
+
+    def get_defaults(self, *args: Any, **kwargs: Any) -> Any:
+        """The defaults of all arguments."""
+        defaults = super().get_defaults(*args, **kwargs)
+        if self.positional is not None and defaults.get(self.positional) is None:
+            defaults[self.positional] = self.positional_default
+        return defaults
 
     def parse_path(self, cfg_path: Any, *args: Any, **kwargs: Any) -> Any:
         """Reads a file of arguments."""
@@ -126,12 +135,14 @@ def command_parser(
         elif parameter.kind is parameter.KEYWORD_ONLY or name != next(iter(parameters)):
             container.add_argument(f"--{name}", default=parameter.default, **keywords)
         else:
-            container.add_argument(name, nargs="?", default=parameter.default, **keywords)
+            # argparse would set a default after a file of `--config` has been read, whose entry would be lost.
+            keywords["help"] += f" (default: {parameter.default})"
+            container.add_argument(name, nargs="?", default=argparse.SUPPRESS, **keywords)
     if part_types is not None:
         parser.set_defaults(parts.DEFAULTS)
     first = next(iter(parameters.values()))
     if first.kind is not first.KEYWORD_ONLY and first.default is not first.empty:
-        parser.positional = first.name
+        parser.positional, parser.positional_default = first.name, first.default
     parser.known_flags = [name for name in parameters if name not in (*skip, parser.positional)]
     return parser
 
