@@ -61,7 +61,7 @@ def _flagged(given: rows.Rows, outputs: dict[str, np.ndarray]) -> Any:
         table = pd.DataFrame(given.x, columns=names)
     else:
         table = pd.DataFrame(index=range(len(given.x)))
-    added = {"score": outputs["score"], "is_anomaly": outputs["is_anomaly"]}
+    added: dict[str, Any] = {"score": outputs["score"], "is_anomaly": outputs["is_anomaly"]}
     # Stable, so that of columns that say the same the first comes first.
     order = np.argsort(-contributions, axis=1, kind="stable")[:, :_REASONS]
     for number, column in enumerate(order.T, start=1):

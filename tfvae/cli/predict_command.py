@@ -64,7 +64,7 @@ def _drawn(exported: Any, x: Any, seed: int) -> np.ndarray:
     return exported.run(name, x=x, **exported.noise(name, len(x), seed))["sample"]
 
 
-def _write(outputs: dict[str, np.ndarray], given: rows.Rows, exported: Any, path: Path, seed: int) -> None:
+def _write(outputs: dict[str, Any], given: rows.Rows, exported: Any, path: Path, seed: int) -> None:
     """Writes outputs to a file of arrays, or to a table."""
     if not tables.is_table(path):
         # Opened here, because NumPy adds a suffix to a name.

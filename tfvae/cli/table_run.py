@@ -65,14 +65,14 @@ def make_model(
     return VAE.of_table(table, latent_dim, hidden, activation, of_rows, **others)
 
 
-def unusual_rows(model: VAE, rows: Any) -> UnusualRows:
+def unusual_rows(model: VAE, table: Table, rows: Any) -> UnusualRows:
     """Finds the rows of the highest anomaly scores, and what each column adds to these.
 
     Args:
         model: a model that is calibrated.
+        table: its table.
         rows: held-out rows, a `pandas.DataFrame`.
     """
-    table = model.table
     found = model.detect(rows)
     nats = table.by_column(found["contributions"])
     order = np.argsort(-found["score"], kind="stable")[:_MOST_ROWS]
@@ -88,11 +88,14 @@ def unusual_rows(model: VAE, rows: Any) -> UnusualRows:
     return UnusualRows(titles, labels, nats[order])
 
 
-def draw(model: VAE, x: np.ndarray, rows: Any, unusual: UnusualRows | None, folder: Path, seed: int) -> None:
+def draw(
+    model: VAE, table: Table, x: np.ndarray, rows: Any, unusual: UnusualRows | None, folder: Path, seed: int
+) -> None:
     """Writes marginals.png, anomalies.png and latent.png.
 
     Args:
         model: the model.
+        table: its table.
         x: held-out data [N, D].
         rows: the same as rows, a `pandas.DataFrame`.
         unusual: those of them that are unusual; None for a model that does not detect any, without anomalies.png.
@@ -100,7 +103,7 @@ def draw(model: VAE, x: np.ndarray, rows: Any, unusual: UnusualRows | None, fold
         seed: the seed of the generated rows.
     """
     generated = model.generate(len(rows), seed=seed, sample=True)
-    run_folder.write_picture(plots.marginals(rows, generated, model.table.kinds), folder / "marginals.png")
+    run_folder.write_picture(plots.marginals(rows, generated, table.kinds), folder / "marginals.png")
     if unusual is not None:
         picture = plots.contributions(unusual.nats, unusual.labels, unusual.titles)
         run_folder.write_picture(picture, folder / "anomalies.png")

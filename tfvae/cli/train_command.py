@@ -215,7 +215,7 @@ def train(
         print("\n" + evaluation)
     if rows is not None:
         held_out_rows = rows.held_out.head(len(held_out))
-        unusual = None if model.decision is None else table_run.unusual_rows(model, held_out_rows)
+        unusual = None if model.decision is None else table_run.unusual_rows(model, rows.table, held_out_rows)
         if unusual is not None:
             print(f"\nThe most unusual held-out rows, with what adds most to their scores:\n{unusual}")
     if pictures:
@@ -223,7 +223,7 @@ def train(
         if history:
             runs_module.write_picture(plots.history(history), run / "history.png")
         if rows is not None:
-            table_run.draw(model, held_out, held_out_rows, unusual, run, seed)
+            table_run.draw(model, rows.table, held_out, held_out_rows, unusual, run, seed)
         else:
             runs_module.draw(model, held_out, run, seed)
     if export != "none":

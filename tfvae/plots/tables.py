@@ -170,7 +170,7 @@ class _Histogram:
             clipped = np.clip(values, edges[0], edges[-1])
             weights = np.full(len(values), 1 / len(values))
             kind: Any = {"histtype": "stepfilled", "alpha": 0.35} if label == "real" else {"histtype": "step"}
-            axes.hist(clipped, edges, weights=weights, color=color, label=label, linewidth=1.4, **kind)
+            axes.hist(clipped, edges.tolist(), weights=weights, color=color, label=label, linewidth=1.4, **kind)
         # The shapes tell how frequent values are.
         axes.set_yticks([])
         axes.xaxis.set_major_locator(MaxNLocator(nbins=4))
