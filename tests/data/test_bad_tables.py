@@ -175,3 +175,13 @@ def test_numbers_as_texts_keep_their_digits():
     np.testing.assert_allclose(
         table.rows(table.transform(frame))["c"].astype(float), frame["c"].astype(float), rtol=1e-6
     )
+
+
+@pytest.mark.parametrize("sign", [1, -1])
+def test_an_outlier_is_far_from_the_others_in_x_too(sign):
+    rng = np.random.default_rng(0)
+    # Such amounts are most normal with a power of which a bound of 3 standard deviations is the limit.
+    frame = pd.DataFrame({"amount": sign * np.exp(rng.normal(3, 1, 3000))})
+    table = Table.learn(frame)
+    near, far = table.transform(pd.DataFrame({"amount": [sign * 1e3, sign * 1e6]}))[:, 0]
+    assert sign * far > sign * near + 3

@@ -25,8 +25,8 @@ _MOST_ROWS = 100_000
 _KNOTS = 33
 # The least distance of two knots relative to the range: the slope between closer ones would amplify roundings.
 _CLOSEST = 1e-4
-# Yeo-Johnson's exponent is kept where the inverse does not overflow.
-_LARGEST_POWER = 4.0
+# Yeo-Johnson's exponent is kept where the transformation has no bound, or no outlier would be far from the others.
+_LEAST_POWER, _LARGEST_POWER = 0.0, 2.0
 # A smaller scale is none in float32.
 _TINY = float(np.finfo(np.float32).tiny)
 
@@ -55,7 +55,7 @@ def learn(values: np.ndarray) -> dict[str, Any]:
         centre = {"centre": float(median), "width": _positive(high - low, v.std())}
         u = (v - centre["centre"]) / centre["width"]
         try:
-            power = float(np.clip(stats.yeojohnson_normmax(u), -_LARGEST_POWER, _LARGEST_POWER))
+            power = float(np.clip(stats.yeojohnson_normmax(u), _LEAST_POWER, _LARGEST_POWER))
         except ValueError:
             # Of numbers so far apart that no power is found.
             power = 1.0

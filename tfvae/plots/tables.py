@@ -15,7 +15,7 @@ from tfvae.plots.figures import BLUE, ORANGE, check_positive, finite, new_figure
 # The most bars of a column of categories, and the most characters of a text.
 _MOST_BARS = 8
 _MOST_CHARACTERS = 14
-_MOST_CHARACTERS_OF_A_NAME = 16
+_MOST_CHARACTERS_OF_A_NAME = 30
 _BINS = 30
 # Histograms end where this share of the real values lies beyond, or outliers would leave no room for the others.
 _TAIL = 0.005
@@ -67,13 +67,13 @@ def marginals(real: Any, generated: Any, kinds: Mapping[str, str] | None = None,
     title = "Columns of real and generated rows, the least alike first"
     if len(panels) > len(shown):
         title += f" ({len(shown)} of {len(panels)})"
-    figure = new_figure(title, max(3 * columns, 6), 2.3 * rows + 0.8)
+    figure = new_figure(title, max(3 * columns, 6), 2.4 * rows + 0.8)
     for index, panel in enumerate(shown):
         axes = figure.add_subplot(rows, columns, index + 1)
         panel.draw(axes)
         plain(axes)
         name = _shown(panel.name, _MOST_CHARACTERS_OF_A_NAME)
-        axes.set_title(f"{name}: {panel.measure} {panel.distance:.2f}", size=9, loc="left")
+        axes.set_title(f"{name}\n{panel.measure} {panel.distance:.2f}", size=8, loc="left")
     handles = figure.axes[0].get_legend_handles_labels()
     figure.legend(*handles, loc="outside lower right", ncols=2, fontsize="small", frameon=False)
     return figure
