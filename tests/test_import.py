@@ -93,6 +93,8 @@ MADE_BY_MODELS = {
     "MaskedDense",
     "_Accuracy",
     "_Constant",
+    # Its configuration is part of that of the model.
+    "Table",
     "_Perplexity",
 }
 # Base classes of the models, which nobody makes an object of.

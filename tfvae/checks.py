@@ -1,12 +1,14 @@
 """Checks of arrays and numbers that come from the user; they need nothing but NumPy."""
 
+import collections
 import contextlib
+import difflib
 import math
 import numbers
 import os
 import pathlib
 import reprlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -59,6 +61,23 @@ def shown_names(names: Any, most: int = 10) -> str:
     names = list(names)
     first = ", ".join(str(name)[:_SHOWN] for name in names[:most])
     return first if len(names) <= most else f"{first}, ... ({len(names)} in all)"
+
+
+def check_distinct(argument: str, names: Sequence[str]) -> None:
+    """Raises ValueError if two columns of a table have one name."""
+    repeated = [name for name, count in collections.Counter(names).items() if count > 1]
+    if repeated:
+        raise ValueError(
+            f"`{argument}` must be a table whose columns have different names. Received: several columns with the name "
+            f"{shown_names(map(shown, repeated))}"
+        )
+
+
+def did_you_mean(name: str, names: Iterable[str], prefix: str = "") -> str:
+    """A question that names, after a prefix, the one of several names that is most like another; "" if none is."""
+    by_lower = {each.lower(): each for each in names}
+    found = difflib.get_close_matches(name.lower(), by_lower, n=1)
+    return f" (did you mean {prefix}{by_lower[found[0]]}?)" if found else ""
 
 
 def memory_bytes() -> int:

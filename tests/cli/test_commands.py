@@ -336,14 +336,6 @@ def test_predict_takes_the_rows_of_a_table(in_empty, suffix):
     assert np.load("y.npz")["y"].tolist() == [[2, 3], [2, 3]]
 
 
-def test_a_table_that_cannot_be_trained_on_is_refused_before_tensorflow_is_needed(in_empty, monkeypatch, capsys):
-    monkeypatch.setattr(commands.noise, "import_tensorflow", lambda: pytest.fail("TensorFlow was imported"))
-    Path("t.csv").write_text("a,city\n1,Bern\n2,Rome\n")
-    with pytest.raises(SystemExit):
-        commands.main(["train", "t.csv"])
-    assert "non-numeric columns city (str)" in capsys.readouterr().err
-
-
 def test_predict_takes_an_export_of_a_model_without_an_encoder(tmp_path):
     exported, x, y = (str(tmp_path / name) for name in ("model.tflite", "x.npy", "y.npz"))
     tfvae.export.tflite(Scaled(), exported, quantize="float16")

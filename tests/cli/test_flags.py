@@ -182,6 +182,25 @@ def test_a_count_is_nothing_but_an_integer(value):
         flags.COUNT(value)
 
 
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (["--config", "config.yaml"], "x.npy"),
+        (["--config=config.yaml", "y.npy"], "y.npy"),
+        ([], "digits"),
+        (["y.npy"], "y.npy"),
+    ],
+)
+def test_a_file_may_name_the_data(words, expected, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    Path("config.yaml").write_text("data: x.npy")
+    with pytest.raises(SystemExit):
+        commands.main(["train", *words, "--print_config"])
+    assert yaml.safe_load(capsys.readouterr().out)["data"] == expected
+    if expected != "digits":
+        assert f"Received: {expected}" in error_of(capsys, ["train", *words])
+
+
 def test_a_dash_in_the_name_of_a_flag_is_an_underscore(capsys):
     words = ["train", "--latent-dim", "3", "--likelihood.scale=a-b", "-x-y", "a-b"]
     underscored = ["train", "--latent_dim", "3", "--likelihood.scale=a-b", "-x-y", "a-b"]

@@ -205,7 +205,7 @@ def test_times_of_a_zone_are_by_its_clock_however_they_are_given():
 
 WRONG_ROWS = {
     "a text": ({"a": ["x"]}, 'Column "a" must hold numbers. Received: .*x.* in row 0'),
-    "infinite": ({"a": [np.inf]}, 'Column "a" must hold finite numbers. Received: inf in row 0'),
+    "infinite": ({"a": [np.inf]}, 'Column "a" must hold finite numbers in float32. Received: inf in row 0'),
     "no count": ({"b": [1.5]}, 'Column "b" must hold counts, whole numbers of at least 0. Received: 1.5 in row 0'),
     "no date": ({"c": ["31.05.2023"]}, 'Column "c" must hold dates, such as 2024-05-31'),
     "no bool": ({"d": ["perhaps"]}, 'Column "d" must hold True, False, 1 or 0. Received: .*perhaps'),

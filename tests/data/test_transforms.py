@@ -15,7 +15,7 @@ RNG = np.random.default_rng(0)
 N = 3000
 VALUES = {
     "standard": RNG.normal(40, 7, N),
-    "yeo_johnson": RNG.gamma(1.0, 3.0, N),
+    "yeo_johnson": RNG.gamma(3.0, 3.0, N),
     "quantile": RNG.standard_cauchy(N),
 }
 LEARNED = {name: transforms.learn(values) for name, values in VALUES.items()}
@@ -91,7 +91,7 @@ def test_several_columns_are_transformed_in_a_graph_as_one_by_one():
     columns = [*(VALUES[name] for name in names), VALUES["standard"]]
     x = tf.function(together.forward, autograph=False)(tf.constant(np.stack(columns, axis=1))).numpy()
     for position, name in enumerate(names):
-        np.testing.assert_allclose(x[:, position], forward(LEARNED[name], columns[position]), rtol=1e-12)
+        np.testing.assert_allclose(x[:, position], forward(LEARNED[name], columns[position]), rtol=1e-11)
     np.testing.assert_array_equal(x[:, 4], columns[4])
     back = tf.function(together.inverse, autograph=False)(tf.constant(x)).numpy()
     np.testing.assert_allclose(back, np.stack(columns, axis=1), rtol=1e-8, atol=1e-8)

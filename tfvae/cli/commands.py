@@ -8,7 +8,6 @@ TensorFlow is imported inside the functions, once the arguments are valid and th
 
 import contextlib
 import sys
-import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -19,8 +18,9 @@ from jsonargparse import Namespace, get_loader, set_loader, set_parsing_settings
 
 import tfvae
 from tfvae import files
-from tfvae.cli import flags, noise, parser, parts, paths, rows, train_command, yaml_files
+from tfvae.cli import flags, noise, parser, parts, paths, train_command, yaml_files
 from tfvae.cli.detect_command import detect
+from tfvae.cli.predict_command import predict
 from tfvae.cli.train_command import train
 from tfvae.data import tables
 
@@ -69,34 +69,45 @@ def generate(
 
     Args:
         run: the folder of the run.
-        output: the file to write: a picture (.png), an array (.npy) or, for a run of a table, a table with the same
-            columns (.csv); arrays and tables are in the units of the run's data.
+        output: the file to write: a picture (.png), an array (.npy) in the units of the run's data or, for a run of a
+            table, rows with its columns (.csv or .parquet); the picture then shows its columns beside those of real
+            rows.
         n: number of examples.
         sample: draw from p(x|z), for synthetic data with the spread of real data, instead of taking its mean.
         seed: seed of the draws.
         allow_import: modules of your own with parts of the model.
     """
     with parser.exit_on_errors(parser.USAGE_ERROR):
-        path = paths.check_output(output, ".png", ".npy", ".csv")
+        path = paths.check_output(output, ".png", ".npy", *tables.SUFFIXES)
         if path.suffix == ".png" and n > _MOST_IN_A_PICTURE:
             raise ValueError(f"`--n` must be at most {_MOST_IN_A_PICTURE} for a picture. Received: {n}")
         model = _load_model(run, allow_import, with_data=path.suffix != ".png")
         from tfvae import plots
         from tfvae.cli import run_folder as runs_module
 
-        names = runs_module.column_names(Path(run)) if path.suffix == ".csv" else None
-        x = model.generate(n, seed=seed, sample=sample)
+        is_array = path.suffix == ".npy"
+        if model.table is not None and is_array:
+            raise ValueError(f"`--output` must end in .png, .csv or .parquet for a run of a table. Received: {output}")
+        # Read before anything is made: the data of the run may be no table.
+        names = runs_module.column_names(Path(run)) if tables.is_table(path) and model.table is None else None
+        made = model.generate(n, seed=seed, sample=sample)
         if path.suffix == ".png":
-            runs_module.write_picture(plots.samples(x), path)
+            if model.table is None:
+                picture = plots.samples(made)
+            else:
+                real = runs_module.load_rows(paths.check_run(run), model.table).held_out
+                picture = plots.marginals(real, made, model.table.kinds)
+            runs_module.write_picture(picture, path)
         else:
-            pipelines = runs_module.load_data(Path(run))
-            offset, scale = model.export_units(pipelines.offset, pipelines.scale)["sample" if sample else "mean"]
-            raw = x * scale + offset
+            if model.table is None:
+                pipelines = runs_module.load_data(Path(run))
+                offset, scale = model.export_units(pipelines.offset, pipelines.scale)["sample" if sample else "mean"]
+                made = made * scale + offset
             with files.replacing(path) as written:
-                if names is None:
-                    np.save(written, raw)
+                if is_array:
+                    np.save(written, made)
                 else:
-                    tables.write_csv(raw, names, written)
+                    tables.write(made, written, names)
     print(f"Wrote {path}")
 
 
@@ -212,55 +223,6 @@ def verify(
     print(verification)
 
 
-def predict(
-    *, model: str = "saved_models/digits", input: str, output: str, sample: bool = False, seed: flags.Seed = 0
-) -> None:
-    """Runs an exported model: what its signature `serving_default` makes of the examples in a file.
-
-    Args:
-        model: a folder of versions, a SavedModel, a .tflite file or a folder of ONNX models.
-        input: a .npy file of x [N, ...], or a .csv or .parquet table with the columns of the training in their order;
-            in the units that the export takes: after `tfvae train` those of the source, such as pixels from 0 to 255,
-            which the export scales itself.
-        output: the .npz file to write, for a VAE with mean (in the same units), elbo, reconstruction_log_likelihood and
-            kl at the mean of q(z|x), and the parameters of q(z|x).
-        sample: also write sample, a draw of what the model takes each example for, with the spread of data, which the
-            mean does not have.
-        seed: seed of the draws.
-    """
-    with parser.exit_on_errors(parser.USAGE_ERROR):
-        source = rows.check(input)
-        paths.check_existing(model, "--model", "an exported file or folder")
-        paths.check_existing(input, "--input", "an existing file")
-        written = paths.check_output(output, ".npz")
-        x = rows.read(source).x
-        with noise.hidden():
-            exported = tfvae.export.load(model)
-            with warnings.catch_warnings():
-                # Both signatures warn of the same x.
-                warnings.simplefilter("once")
-                outputs = exported.predict(x)
-                if "encode" in exported.signatures:
-                    outputs |= exported.encode(x)
-                if sample:
-                    outputs["sample"] = _reconstruct_sample(exported, x, seed)
-        # Opened here, because NumPy adds a suffix to a name.
-        with files.replacing(written) as temporary, temporary.open("wb") as file:
-            np.savez(file, **outputs)
-    print(f"Wrote {output} ({', '.join(outputs)} of {len(x)} examples)")
-
-
-def _reconstruct_sample(exported: Any, x: np.ndarray, seed: int) -> np.ndarray:
-    """Draws what an exported model takes examples for."""
-    name = "reconstruct_sample"
-    if name not in exported.signatures:
-        raise ValueError(
-            "`--sample` needs an export that draws, which those for counts and those in int8 do not. Received: "
-            f"{exported!r}"
-        )
-    return exported.reconstruct_sample(x, **exported.noise(name, len(x), seed))
-
-
 def main(arguments: Sequence[str] | None = None) -> None:
     """Runs the command line.
 
@@ -356,4 +318,4 @@ def _load(run: str, modules: Sequence[str], data: str | None = None) -> tuple["V
     model = _load_model(run, modules)
     from tfvae.cli import run_folder as runs_module
 
-    return model, runs_module.load_data(Path(run), data)
+    return model, runs_module.load_data(Path(run), data, model.table)

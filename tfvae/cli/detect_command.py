@@ -21,14 +21,15 @@ def detect(*, model: str = "saved_models/digits", input: str, output: str) -> No
         input: the rows, as for `tfvae predict`.
         output: the .csv or .parquet table to write, the rows with score, in nats above the typical score; is_anomaly;
             and the columns that add most to the score, from the first, with how many nats each adds (reason_1,
-            reason_1_nats, ...). Columns of a .npy file are named by their index, and pictures are not copied.
+            reason_1_nats, ...), and for the model of a table the value (reason_1_value). Columns of a .npy file are
+            named by their index, and pictures are not copied.
     """
     with parser.exit_on_errors(parser.USAGE_ERROR):
         source = rows.check(input)
         paths.check_existing(model, "--model", "an exported file or folder")
         paths.check_existing(input, "--input", "an existing file")
         written = paths.check_output(output, *tables.SUFFIXES)
-        given = rows.read(source)
+        read = rows.read(source)
         with noise.hidden():
             exported = tfvae.export.load(model)
             if "detect" not in exported.signatures:
@@ -36,9 +37,10 @@ def detect(*, model: str = "saved_models/digits", input: str, output: str) -> No
                     "`--model` must be an export of a calibrated model, which `tfvae train` writes, and "
                     f"`tfvae export --false_alarm_rate 0.01` for an earlier run. Received: {exported!r}"
                 )
+            given = rows.of_model(read, source, exported)
             outputs = exported.detect(given.x)
         with files.replacing(written) as temporary:
-            tables.write(_flagged(given, outputs), temporary, written.suffix)
+            tables.write(_flagged(given, outputs), temporary)
     count = np.count_nonzero(outputs["is_anomaly"])
     print(f"Wrote {output} ({count} of {len(given.x)} rows are anomalies)")
 
@@ -47,21 +49,29 @@ def _flagged(given: rows.Rows, outputs: dict[str, np.ndarray]) -> Any:
     """The rows with the decision and its reasons, as a data frame of pandas."""
     import pandas as pd
 
-    shape = given.x.shape[1:]
-    contributions = outputs["contributions"].reshape(len(given.x), -1)
+    contributions = outputs["contributions"]
+    shape = contributions.shape[1:]
     names = given.names or [",".join(map(str, index)) for index in np.ndindex(*shape)]
-    added = {"score": outputs["score"], "is_anomaly": outputs["is_anomaly"]}
-    # Stable, so that of columns that say the same the first comes first.
-    order = np.argsort(-contributions, axis=1, kind="stable")[:, :_REASONS]
-    for number, column in enumerate(order.T, start=1):
-        added[f"reason_{number}"] = np.array(names, object)[column]
-        added[f"reason_{number}_nats"] = np.take_along_axis(contributions, column[:, None], axis=1)[:, 0]
+    contributions = contributions.reshape(len(given.x), -1)
+    if given.schema is not None:
+        contributions = given.schema.by_column(contributions)
     if given.frame is not None:
         table = given.frame
     elif len(shape) == 1:
         table = pd.DataFrame(given.x, columns=names)
     else:
         table = pd.DataFrame(index=range(len(given.x)))
+    added: dict[str, Any] = {"score": outputs["score"], "is_anomaly": outputs["is_anomaly"]}
+    # Stable, so that of columns that say the same the first comes first.
+    order = np.argsort(-contributions, axis=1, kind="stable")[:, :_REASONS]
+    for number, column in enumerate(order.T, start=1):
+        added[f"reason_{number}"] = np.array(names, object)[column]
+        if given.schema is not None:
+            # As texts, because those of one column of the output are of several columns of the table.
+            values = given.frame[names].astype(object).to_numpy()
+            of_reason = np.take_along_axis(values, column[:, None], axis=1)[:, 0]
+            added[f"reason_{number}_value"] = ["" if pd.isna(value) else str(value) for value in of_reason]
+        added[f"reason_{number}_nats"] = np.take_along_axis(contributions, column[:, None], axis=1)[:, 0]
     taken = [str(name) for name in table.columns if str(name) in added]
     if taken:
         raise ValueError(

@@ -1,7 +1,7 @@
 """The exports that the commands write."""
 
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from tfvae import export as export_module
 from tfvae.cli import run_folder as runs_module
@@ -34,7 +34,7 @@ def write(
         latency: whether to measure the latency.
     """
     x = runs_module.held_out(pipelines)
-    units = {"offset": pipelines.offset, "scale": pipelines.scale}
+    units = _units(model, pipelines)
     # From the training data: the held-out data measure what int8 costs.
     calibration = next(pipelines.train.unbatch().batch(256).as_numpy_iterator())
     files_by_batch: dict[Literal[1] | None, Path] = {
@@ -63,10 +63,15 @@ def write(
 def write_onnx(model: VAE, folder: Path, pipelines: Pipelines, *, latency: bool = True) -> None:
     """Exports the model to ONNX, and prints how far the outputs are from the model's."""
     x = runs_module.held_out(pipelines)
-    export_module.onnx(model, folder, x=x, offset=pipelines.offset, scale=pipelines.scale)
+    export_module.onnx(model, folder, x=x, **_units(model, pipelines))
     verification = export_module.verify(model, onnx=folder, x=x, timed_calls=timed_calls(latency))
     print(f"\nExported to {folder}/; compared with the Keras model on {len(x)} examples:\n")
     print(verification)
+
+
+def _units(model: VAE, pipelines: Pipelines) -> dict[str, Any]:
+    """What an export needs to take raw data; a model of a table has it."""
+    return {} if model.table is not None else {"offset": pipelines.offset, "scale": pipelines.scale}
 
 
 def timed_calls(latency: bool) -> int:

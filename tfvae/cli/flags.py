@@ -1,11 +1,12 @@
 """What the flags of the commands accept: each kind of value is read and checked before anything else is imported."""
 
 import argparse
+import csv
 import math
 import reprlib
 import types
 import typing
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
 # Beyond these a value is a slip, and would only fail, or never end, long after the command has started.
@@ -16,7 +17,7 @@ _MOST_LAYERS = 100
 _MOST_PIXELS = 10**4
 _MOST_DEVICES = 64
 # What reading a value raises: AttributeError for a number where text is needed.
-_NOT_OF_THIS_KIND = (AttributeError, OverflowError, TypeError, ValueError)
+_NOT_OF_THIS_KIND = (AttributeError, OverflowError, TypeError, ValueError, csv.Error)
 
 
 class FlagError(argparse.ArgumentTypeError, ValueError):
@@ -153,6 +154,27 @@ def _read_image_size(value: Any) -> list[int]:
     return size if len(size) == 2 else size * 2
 
 
+def _read_names(value: Any) -> list[str]:
+    if isinstance(value, str):
+        # Commas within quotation marks are part of a name.
+        value = next(csv.reader([value.strip().removeprefix("[").removesuffix("]")], skipinitialspace=True))
+    if not isinstance(value, list | tuple) or not value or not all(value):
+        raise ValueError
+    return [str(name) for name in value]
+
+
+def _read_kinds(value: Any) -> dict[str, str]:
+    if not isinstance(value, Mapping):
+        # The name of a column may have a "=" too.
+        pairs = [pair.rpartition("=") for pair in _read_names(value)]
+        value = {name: kind for name, _, kind in pairs}
+        if len(value) < len(pairs):
+            raise ValueError
+    if not value or not all(value) or not all(value.values()):
+        raise ValueError
+    return {str(name): str(kind) for name, kind in value.items()}
+
+
 def _read_modules(value: Any) -> list[str]:
     modules = words(value)
     if not all(name.isidentifier() for module in modules for name in module.split(".")):
@@ -160,6 +182,8 @@ def _read_modules(value: Any) -> list[str]:
     return modules
 
 
+COLUMN_KINDS = Kind("columns with their kinds, such as age=count,zip=category", _read_kinds)
+COLUMN_NAMES = Kind("names of columns, such as age,zip", _read_names)
 COUNT = integer(1, MOST)
 DEVICES = integer(1, _MOST_DEVICES)
 FRACTION = Kind("a number from 0 to below 1", _read_fraction)

@@ -12,6 +12,7 @@ from typing import Any, NoReturn
 import docstring_parser
 from jsonargparse import ArgumentParser
 
+from tfvae import checks
 from tfvae.cli import flags, parts, yaml_files
 
 USAGE_ERROR = 2
@@ -39,12 +40,21 @@ class Parser(ArgumentParser):
     Attributes:
         known_flags: the flags among which a similar one is found for one that does not exist.
         positional: the name of the argument that is not a flag.
+        positional_default: its value if neither the command line nor a file gives it.
         commands: the commands of which one must be given.
     """
 
     known_flags: Sequence[str] = ()
     positional: str | None = None
+    positional_default: Any = None
     commands: Sequence[str] = ()
+
+    def get_defaults(self, *args: Any, **kwargs: Any) -> Any:
+        """The defaults of all arguments."""
+        defaults = super().get_defaults(*args, **kwargs)
+        if self.positional is not None and defaults.get(self.positional) is None:
+            defaults[self.positional] = self.positional_default
+        return defaults
 
     def parse_path(self, cfg_path: Any, *args: Any, **kwargs: Any) -> Any:
         """Reads a file of arguments."""
@@ -126,12 +136,14 @@ def command_parser(
         elif parameter.kind is parameter.KEYWORD_ONLY or name != next(iter(parameters)):
             container.add_argument(f"--{name}", default=parameter.default, **keywords)
         else:
-            container.add_argument(name, nargs="?", default=parameter.default, **keywords)
+            # argparse would set a default after a file of `--config` has been read, whose entry would be lost.
+            keywords["help"] += f" (default: {parameter.default})"
+            container.add_argument(name, nargs="?", default=argparse.SUPPRESS, **keywords)
     if part_types is not None:
         parser.set_defaults(parts.DEFAULTS)
     first = next(iter(parameters.values()))
     if first.kind is not first.KEYWORD_ONLY and first.default is not first.empty:
-        parser.positional = first.name
+        parser.positional, parser.positional_default = first.name, first.default
     parser.known_flags = [name for name in parameters if name not in (*skip, parser.positional)]
     return parser
 
@@ -158,18 +170,16 @@ def _in_words_of_the_user(message: str, parser: Parser) -> str:
         word = unrecognized["words"].split()[0].partition("=")[0]
         if word == f"--{parser.positional}":
             return f"`{parser.positional}` must be given without `{word}`. Received: {unrecognized['words']}"
-        found = parts.nearest(word.removeprefix("--"), parser.known_flags) if word.startswith("--") else None
-        return f"{message}{f' (did you mean --{found}?)' if found else ''}"
+        flag = word.removeprefix("--")
+        return message + (checks.did_you_mean(flag, parser.known_flags, "--") if flag != word else "")
     if unknown := _UNKNOWN_NAME.fullmatch(message):
-        found = parts.nearest(unknown["name"], parser.known_flags)
-        hint = f" (did you mean {found}?)" if found else ""
+        hint = checks.did_you_mean(unknown["name"], parser.known_flags)
         return f"`--config` must be a file of arguments of the command. Received: {unknown['name']}{hint}"
     if no_command := _NO_COMMAND.match(message):
         expected = f"The command must be one of {', '.join(parser.commands)}"
         if (name := no_command["name"]) is None:
             return f"{expected}; see `tfvae --help`"
-        found = parts.nearest(name, parser.commands)
-        return f"{expected}{f' (did you mean {found}?)' if found else ''}. Received: {name}"
+        return f"{expected}{checks.did_you_mean(name, parser.commands)}. Received: {name}"
     if required := _REQUIRED.fullmatch(message):
         names = (name.rpartition(".")[2] for name in required["names"].split(", "))
         return f"{' and '.join(f'`--{name}`' for name in names)} must be given"

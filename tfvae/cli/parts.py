@@ -3,9 +3,10 @@
 A table, because importing the parts takes seconds, and an error or a help text should not.
 """
 
-import difflib
 from collections.abc import Mapping, Sequence
 from typing import Any
+
+from tfvae import checks
 
 # For each flag, the parts and the arguments that each takes.
 PARTS: dict[str, dict[str, tuple[str, ...]]] = {
@@ -33,7 +34,7 @@ PARTS: dict[str, dict[str, tuple[str, ...]]] = {
     "likelihood": {
         "Bernoulli": (),
         "Categorical": ("num_classes",),
-        "Columns": ("columns",),
+        "Columns": ("columns", "names"),
         "ContinuousBernoulli": (),
         "DiscretizedLogistic": (),
         "DiscretizedLogisticMixture": ("num_components",),
@@ -156,22 +157,10 @@ def check(slot: str, choice: Mapping[str, Any], given: Sequence[tuple[str, str, 
     if name not in PARTS[slot] or (module and not f"{module}.".startswith(f"{room}.")):
         raise ValueError(
             f"`--{slot}` must be one of {', '.join(PARTS[slot])}, or a class of a module that `--allow_import` names"
-            f"{_nearest(name, PARTS[slot])}. Received: {path}"
+            f"{checks.did_you_mean(name, PARTS[slot])}. Received: {path}"
         )
     names = {*choice.get("init_args", {}), *choice.keys() - _OWN_KEYS}
     taken = PARTS[slot][name]
     for argument in sorted(names - {*taken, *LAYER_ARGUMENTS}):
         expected = f"must be among `--{slot}.{f'`, `--{slot}.'.join(taken)}`" if taken else "must not be given"
         raise ValueError(f"Arguments of the {slot} {name} {expected}. Received: --{slot}.{argument}")
-
-
-def nearest(name: str, names: Sequence[str] | Mapping[str, Any]) -> str | None:
-    """The name that is most like another, whatever the case of its letters; None if none is."""
-    by_lower = {each.lower(): each for each in names}
-    found = difflib.get_close_matches(name.lower(), by_lower, n=1)
-    return by_lower[found[0]] if found else None
-
-
-def _nearest(name: str, names: Sequence[str] | Mapping[str, Any]) -> str:
-    found = nearest(name, names)
-    return f" (did you mean {found}?)" if found else ""

@@ -8,9 +8,10 @@ import keras
 import numpy as np
 from matplotlib.figure import Figure
 
+from tfvae import data as data_module
 from tfvae import files, plots
 from tfvae.cli import yaml_files
-from tfvae.data import loading, tables
+from tfvae.data import Rows, Table, loading, tables
 from tfvae.detection.thresholds import least_rate
 from tfvae.evaluation import rate_distortion
 from tfvae.models.vae import VAE
@@ -66,12 +67,27 @@ def read_config(folder: Path) -> dict[str, Any]:
     return config
 
 
-def load_data(folder: Path, source: str | None = None) -> loading.Pipelines:
-    """Loads the data that a run was trained on, or other data, split and scaled in the same way."""
+def load_data(folder: Path, source: str | None = None, table: Table | None = None) -> loading.Pipelines:
+    """Loads the data that a run was trained on, or other data, split and scaled in the same way.
+
+    Args:
+        folder: the folder of the run.
+        source: other data, by name or path.
+        table: that of the model, if it has one.
+    """
+    if table is not None:
+        return load_rows(folder, table, source).pipelines
     config = read_config(folder)
     arguments = {name: config[name] for name in _DATA_ARGUMENTS}
     data = arguments.pop("data")
     return loading.load(source or data, **arguments)
+
+
+def load_rows(folder: Path, table: Table, source: str | None = None) -> Rows:
+    """Loads the rows that a run of a table was trained on, or others, as `load_data` does."""
+    config = read_config(folder)
+    arguments = {name: config[name] for name in ("batch_size", "validation_fraction", "seed")}
+    return data_module.load_rows(source or config["data"], table, **arguments)
 
 
 def column_names(folder: Path) -> list[str]:
@@ -81,7 +97,7 @@ def column_names(folder: Path) -> list[str]:
         ValueError: the data of the run are not a table.
     """
     source = Path(read_config(folder)["data"])
-    if source.suffix.lower() not in tables.SUFFIXES:
+    if not tables.is_table(source):
         raise ValueError(
             f"`--output` must end in .png or .npy if the run is not of a table. Received: a run of {source}"
         )
@@ -95,7 +111,7 @@ def held_out(pipelines: loading.Pipelines) -> np.ndarray:
 
 
 def evaluation(model: VAE, x: np.ndarray, num_samples: int, seed: int) -> str:
-    """A table of the bound and of log p(x) on held-out data, in nats per example and bits per dimension.
+    """A table of the bound and of log p(x) on held-out data, in nats per example and, but for rows, bits per dimension.
 
     Args:
         model: the model.
@@ -105,15 +121,25 @@ def evaluation(model: VAE, x: np.ndarray, num_samples: int, seed: int) -> str:
     """
     rate, distortion = rate_distortion(model, x, seed=seed)
     log_likelihood = float(np.mean(model.log_likelihood(x, num_samples, seed=seed)))
+    figures = [
+        ("ELBO", -(rate + distortion)),
+        (f"log-likelihood (importance sampling, K = {num_samples})", log_likelihood),
+        ("KL", rate),
+    ]
+    if model.table is not None:
+        return _evaluation_of_rows(len(x), len(model.table.kinds), figures)
     dimensions = math.prod(x.shape[1:])
     lines = [f"{f'held out: {len(x)} examples of {dimensions} dimensions':<50}{'nats':>10}{'bits/dim':>10}"]
-    for label, nats, sign in (
-        ("ELBO", -(rate + distortion), -1),
-        (f"log-likelihood (importance sampling, K = {num_samples})", log_likelihood, -1),
-        ("KL", rate, 1),
-    ):
+    for label, nats in figures:
+        sign = 1 if label == "KL" else -1
         lines.append(f"{label:<50}{nats:>10.3f}{sign * nats / (dimensions * math.log(2)):>10.4f}")
     return "\n".join(lines)
+
+
+def _evaluation_of_rows(rows: int, columns: int, figures: list[tuple[str, float]]) -> str:
+    # Without bits per dimension, which mean nothing where numbers are beside categories.
+    lines = [f"{f'held out: {rows} rows of {columns} columns':<50}{'nats per row':>14}"]
+    return "\n".join([*lines, *(f"{label:<50}{nats:>14.3f}" for label, nats in figures)])
 
 
 def calibrate(model: VAE, folder: Path, x: np.ndarray, **given: Any) -> None:
@@ -132,7 +158,8 @@ def calibrate(model: VAE, folder: Path, x: np.ndarray, **given: Any) -> None:
     model.save(folder / "model.keras")
     rate = "" if found.rate is None else f" of {found.rate:.3g}"
     print(
-        f"Anomalies have a score above {found.value:.4g} nats: {found.method}{rate}, on {found.rows} held-out examples"
+        f"Anomalies have a score above {found.value:.4g} nats: {found.method}{rate}, on {found.rows} held-out "
+        + ("examples" if model.table is None else "rows")
     )
 
 

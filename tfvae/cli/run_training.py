@@ -139,7 +139,8 @@ def start(folder: Path, config: str, *, resume: bool, overwrite: bool) -> None:
     for name in ("evaluation.txt", "model.keras"):
         (folder / name).unlink(missing_ok=True)
     _remove_checkpoints(folder)
-    (folder / "history.csv").unlink(missing_ok=True)
+    for name in ("history.csv", "table.txt"):
+        (folder / name).unlink(missing_ok=True)
     files.write_text(folder / "config.yaml", config)
 
 
@@ -216,7 +217,7 @@ def make_networks(
     Raises:
         ValueError: the networks do not fit in memory.
     """
-    _check_memory(event_shape, latent_dim, hidden, filters if network == "convolutional" else ())
+    check_memory(event_shape, latent_dim, hidden, filters if network == "convolutional" else ())
     output_shape = likelihood.parameter_shape(event_shape)
     if network == "dense":
         return (
@@ -229,10 +230,10 @@ def make_networks(
     )
 
 
-def _check_memory(
-    event_shape: tuple[int, ...], latent_dim: int, hidden: tuple[int, ...], filters: tuple[int, ...]
+def check_memory(
+    event_shape: tuple[int, ...], latent_dim: int, hidden: tuple[int, ...], filters: tuple[int, ...] = ()
 ) -> None:
-    """Raises ValueError if the networks are so large that the machine could not train them."""
+    """Raises ValueError if the networks are so large that the machine could not train them: see `make_networks`."""
     channels = (event_shape[-1], *filters)
     # Each convolution halves height and width.
     sides = [-(-side // 2 ** len(filters)) for side in event_shape[:-1]] if filters else event_shape[:-1]

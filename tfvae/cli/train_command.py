@@ -3,7 +3,7 @@
 import importlib
 import re
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -12,7 +12,7 @@ from jsonargparse import Namespace
 from tfvae import files
 from tfvae.cli import ending, flags, noise, parts, paths
 from tfvae.cli.parser import USAGE_ERROR, exit_on_errors
-from tfvae.data import tables
+from tfvae.data import guess, tables
 
 if TYPE_CHECKING:
     from tfvae.cli.run_training import RunLock
@@ -20,9 +20,12 @@ if TYPE_CHECKING:
 # A table of at most so many bytes is read before TensorFlow is imported, so that its errors come at once; a larger one
 # would take long to be read twice.
 _SMALL_TABLE = 2**26
+# The likelihoods that numbers of a table may have.
+_OF_NUMBERS = ("Normal", "Laplace", "StudentT")
 
 GROUPS = {
     "data": ("data", "batch_size", "validation_fraction", "binarize", "image_size", "skip_unreadable"),
+    "columns of a table": ("drop", "columns", "kinds"),
     "networks": ("network", "hidden", "filters", "activation", "latent_dim"),
     "parts of the model": ("posterior", "prior", "likelihood", "objective", "allow_import"),
     "training": ("learning_rate", "epochs", "steps_per_execution", "jit_compile", "seed"),
@@ -41,6 +44,9 @@ def train(
     binarize: Literal["dynamic", "threshold"] | None = None,
     image_size: Annotated[Sequence[int] | None, flags.optional(flags.IMAGE_SIZE)] = None,
     skip_unreadable: bool = False,
+    drop: Annotated[Sequence[str] | None, flags.optional(flags.COLUMN_NAMES)] = None,
+    columns: Annotated[Sequence[str] | None, flags.optional(flags.COLUMN_NAMES)] = None,
+    kinds: Annotated[Mapping[str, str] | None, flags.optional(flags.COLUMN_KINDS)] = None,
     network: Literal["dense", "convolutional"] = "dense",
     hidden: Annotated[Sequence[int], flags.WIDTHS] = (256, 128),
     filters: Annotated[Sequence[int], flags.WIDTHS] = (32, 64),
@@ -75,7 +81,8 @@ def train(
     """Trains a VAE, calibrates and evaluates it on held-out data, draws pictures and exports it.
 
     Writes <runs>/<name>/ (model.keras, history.csv, config.yaml, evaluation.txt, reconstructions.png, samples.png,
-    latent.png, history.png), and in <saved_models>/<name>/ the exports <version>/, <name>.tflite and
+    latent.png, history.png; for a table table.txt, and marginals.png and anomalies.png in the place of the first two
+    pictures), and in <saved_models>/<name>/ the exports <version>/, <name>.tflite and
     <name>_batch1.tflite.
 
     Args:
@@ -87,6 +94,10 @@ def train(
         binarize: makes values in [0, 1] binary: dynamic draws them anew in each epoch, threshold compares with 0.5.
         image_size: height and width to which the images of a folder are resized, such as 32 or 32,48.
         skip_unreadable: leave out the images of a folder that cannot be read, with a warning that counts them.
+        drop: columns of a table to leave out, such as "note,zip".
+        columns: the columns of a table to take; by default all.
+        kinds: what columns of a table are, such as age=count,zip=category, where the table that is printed at the start
+            is wrong; a kind is number, count, bool, category, date, constant or identifier.
         network: kind of encoder and decoder.
         hidden: widths of the encoder's dense layers, such as 256,128; the decoder mirrors them.
         filters: filters of the encoder's convolutions, such as 32,64; the decoder mirrors them.
@@ -94,7 +105,7 @@ def train(
         latent_dim: dimension of the latent space.
         posterior: the family of the approximate posterior q(z|x).
         prior: the prior p(z).
-        likelihood: the likelihood p(x|z).
+        likelihood: the likelihood p(x|z); for a table, that of its numbers, whose learned scale is one for each column.
         objective: the bound that training maximises.
         allow_import: modules of your own, such as my_parts, whose classes may be parts of the model.
         learning_rate: Adam's initial learning rate; it falls to 0 along a cosine.
@@ -124,7 +135,7 @@ def train(
 
     from tfvae import data as data_module
     from tfvae import plots
-    from tfvae.cli import exports, run_training
+    from tfvae.cli import exports, run_training, table_run
     from tfvae.cli import run_folder as runs_module
     from tfvae.distribute import strategies
     from tfvae.models.vae import VAE
@@ -147,28 +158,46 @@ def train(
             ending.catch_sigterm_again()
         chief = strategies.workers(chosen)[0] == 0
     with exit_on_errors(USAGE_ERROR), chosen.scope():
-        pipelines = data_module.load(
-            data,
-            batch_size=batch_size,
-            validation_fraction=validation_fraction,
-            binarize=binarize,
-            image_size=None if image_size is None else (image_size[0], image_size[1]),
-            skip_unreadable=skip_unreadable,
-            seed=seed,
-        )
+        rows, model_parts = None, {"posterior": posterior, "prior": prior, "objective": objective}
+        if tables.is_table(data):
+            rows = data_module.load_rows(
+                data,
+                kinds=kinds,
+                drop=drop or (),
+                columns=columns,
+                batch_size=batch_size,
+                validation_fraction=validation_fraction,
+                seed=seed,
+            )
+            pipelines = rows.pipelines
+        else:
+            pipelines = data_module.load(
+                data,
+                batch_size=batch_size,
+                validation_fraction=validation_fraction,
+                binarize=binarize,
+                image_size=None if image_size is None else (image_size[0], image_size[1]),
+                skip_unreadable=skip_unreadable,
+                seed=seed,
+            )
         keras.utils.set_random_seed(seed)
         held_out = runs_module.held_out(pipelines)
-        event_shape = held_out.shape[1:]
-        encoder, decoder = run_training.make_networks(
-            network, event_shape, latent_dim, likelihood, tuple(hidden), tuple(filters), activation
-        )
-        model = VAE(encoder, decoder, latent_dim, posterior, prior, likelihood, objective)
+        if rows is not None:
+            model = table_run.make_model(rows.table, likelihood, latent_dim, tuple(hidden), activation, **model_parts)
+        else:
+            encoder, decoder = run_training.make_networks(
+                network, held_out.shape[1:], latent_dim, likelihood, tuple(hidden), tuple(filters), activation
+            )
+            model = VAE(encoder, decoder, latent_dim, likelihood=likelihood, **model_parts)
         model.check_data(held_out)
         schedule = keras.optimizers.schedules.CosineDecay(learning_rate, epochs * len(pipelines.train))
         model.compile(keras.optimizers.Adam(schedule), steps_per_execution=steps_per_execution, jit_compile=jit_compile)
         if chief and not trained:
             run_lock.lock(run)
             run_training.start(run, config_yaml, resume=resume, overwrite=overwrite)
+            if rows is not None:
+                files.write_text(run / "table.txt", f"{rows.table}\n")
+                print(f"{rows.table}\n")
     if not trained:
         try:
             run_training.fit(model, pipelines, run, epochs=epochs, save_freq=save_freq, chief=chief)
@@ -184,11 +213,19 @@ def train(
     if evaluate:
         evaluation = runs_module.evaluation(model, held_out, num_samples, seed)
         print("\n" + evaluation)
+    if rows is not None:
+        held_out_rows = rows.held_out.head(len(held_out))
+        unusual = None if model.decision is None else table_run.unusual_rows(model, rows.table, held_out_rows)
+        if unusual is not None:
+            print(f"\nThe most unusual held-out rows, with what adds most to their scores:\n{unusual}")
     if pictures:
         history = run_training.history(run)
         if history:
             runs_module.write_picture(plots.history(history), run / "history.png")
-        runs_module.draw(model, held_out, run, seed)
+        if rows is not None:
+            table_run.draw(model, rows.table, held_out, held_out_rows, unusual, run, seed)
+        else:
+            runs_module.draw(model, held_out, run, seed)
     if export != "none":
         with exit_on_errors(1), noise.hidden():
             exports.write(model, Path(saved_models) / run.name, pipelines, formats=export, latency=latency)
@@ -224,13 +261,40 @@ def check(chosen: Namespace, choices: Sequence[tuple[str, str, str]]) -> None:
             "`--binarize` makes x 0 or 1, which needs `--likelihood Bernoulli`. Received: --likelihood " + likelihood
         )
     paths.check_data(chosen.data)
-    table = Path(chosen.data)
-    if table.suffix.lower() in tables.SUFFIXES and table.is_file() and table.stat().st_size <= _SMALL_TABLE:
-        # Training reads the table again, and gives the warnings.
-        with warnings.catch_warnings(action="ignore"):
-            tables.read(table)
+    if tables.is_table(chosen.data):
+        _check_of_table(chosen)
+        if "likelihood" in known:
+            check_likelihood_of_table(likelihood)
+    else:
+        for flag in ("drop", "columns", "kinds"):
+            if chosen[flag] is not None:
+                raise ValueError(
+                    f"`--{flag}` must be given for a .csv or .parquet table alone. Received: {chosen.data}"
+                )
     if chosen.export != "none":
         paths.check_export(Path(chosen.saved_models) / name, "--saved_models")
+
+
+def _check_of_table(chosen: Namespace) -> None:
+    """Raises ValueError unless the table can be read, and the flags are those of a table with such columns."""
+    for flag, value in (("binarize", None), ("image_size", None), ("skip_unreadable", False), ("network", "dense")):
+        if chosen[flag] != value:
+            raise ValueError(f"`--{flag}` must not be given for a table. Received: {chosen[flag]}")
+    path = Path(chosen.data)
+    if not path.is_file() or path.stat().st_size <= _SMALL_TABLE:
+        # Training reads the table again, and gives the warnings.
+        with warnings.catch_warnings(action="ignore"):
+            guess.chosen(tables.features(path), chosen.kinds or {}, chosen.drop or (), chosen.columns)
+
+
+def check_likelihood_of_table(name: str) -> None:
+    """Raises ValueError unless the likelihood of a name may be that of the numbers of a table."""
+    if name in parts.PARTS["likelihood"] and name not in _OF_NUMBERS:
+        raise ValueError(
+            f"`--likelihood` must be {', '.join(_OF_NUMBERS[:-1])} or {_OF_NUMBERS[-1]} for a table, because it is "
+            "that of the numbers; --kinds decides that of the other columns, as in --kinds age=count. Received: "
+            f"--likelihood {name}"
+        )
 
 
 def import_allowed(modules: Sequence[str]) -> None:

@@ -10,10 +10,16 @@ from tfvae._lazy import lazy_attributes
 
 if TYPE_CHECKING:
     from tfvae.data.loading import IMAGE_SUFFIXES, NAMES, Arrays, Pipelines, load, read
+    from tfvae.data.loading_rows import Rows, load_rows
     from tfvae.data.table import Table
 
-__all__ = ["IMAGE_SUFFIXES", "NAMES", "Arrays", "Pipelines", "Table", "load", "read"]
+__all__ = ["IMAGE_SUFFIXES", "NAMES", "Arrays", "Pipelines", "Rows", "Table", "load", "load_rows", "read"]
 
 __getattr__, __dir__ = lazy_attributes(
-    __name__, {"tfvae.data.loading": [name for name in __all__ if name != "Table"], "tfvae.data.table": ["Table"]}
+    __name__,
+    {
+        "tfvae.data.loading": ["IMAGE_SUFFIXES", "NAMES", "Arrays", "Pipelines", "load", "read"],
+        "tfvae.data.loading_rows": ["Rows", "load_rows"],
+        "tfvae.data.table": ["Table"],
+    },
 )

@@ -2,7 +2,7 @@
 
 import re
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -40,6 +40,35 @@ _AMOUNT = re.compile(r"[-+(]?\s*[$€£¥]?\s*[-+]?\d{1,3}([.,' ]?\d{3})*([.,]\d
 _FIRST_DATE, _LAST_DATE = 18_000_101, 22_001_231
 
 
+def chosen(frame: Any, kinds: Mapping[str, str], drop: Sequence[str], columns: Sequence[str] | None) -> Any:
+    """The columns of a data frame that the user takes, as a frame: see `tfvae.data.Table.learn`.
+
+    Raises:
+        ValueError: a name is not of a column, a kind is none, or no column is left.
+    """
+    for argument, names in (("kinds", kinds), ("drop", drop), ("columns", columns or ())):
+        unknown = [name for name in names if name not in frame.columns]
+        if isinstance(names, str) or unknown:
+            nearest = "" if isinstance(names, str) else checks.did_you_mean(str(unknown[0]), frame.columns)
+            raise ValueError(
+                f"`{argument}` must name columns of the table, {checks.shown_names(frame.columns)}{nearest}. Received: "
+                f"{argument}={checks.shown(names)}"
+            )
+    for name, kind in kinds.items():
+        if kind not in KINDS:
+            raise ValueError(
+                f"`kinds` must be among {', '.join(KINDS)}{checks.did_you_mean(str(kind), KINDS)}. Received: "
+                f"{checks.shown(kind)} for the column {checks.shown(name)}"
+            )
+    kept = [name for name in (frame.columns if columns is None else columns) if name not in drop]
+    if not kept:
+        raise ValueError(f"`drop` must leave a column. Received: drop={checks.shown(drop)}")
+    absent = [name for name in kinds if name not in kept]
+    if absent:
+        raise ValueError(f"`kinds` must be of columns that are taken. Received: kinds of {checks.shown_names(absent)}")
+    return frame[list(dict.fromkeys(kept))]
+
+
 def columns_of(frame: Any, kinds: Mapping[str, str]) -> list[Column]:
     """What each column of a data frame is.
 
@@ -52,7 +81,7 @@ def columns_of(frame: Any, kinds: Mapping[str, str]) -> list[Column]:
     """
     columns = []
     for name in frame.columns:
-        values = frame[name].reset_index(drop=True)
+        values = frame[name]
         kind, why = (KINDS[kinds[name]], "set by kinds") if name in kinds else _recognised(str(name), values)
         blanks = _blanks(str(name), kind, values)
         found = values[~missing(values) & ~is_among(values, blanks)]
@@ -87,6 +116,11 @@ def _recognised(name: str, values: Any) -> tuple[type[Column], str]:
     distinct = found.astype(object).nunique()
     if distinct == 1:
         return Constant, "one value"
+    if dtype.startswith(("period", "interval", "Sparse[complex")):
+        raise ValueError(
+            f'Column "{name}" must hold numbers, bools, texts, categories, dates or durations: drop it, or convert it. '
+            f"Received: dtype {dtype}"
+        )
     if dtype in ("bool", "boolean"):
         return Boolean, f"dtype {dtype}"
     if kind == "M" or dtype.startswith("datetime"):
@@ -98,6 +132,9 @@ def _recognised(name: str, values: Any) -> tuple[type[Column], str]:
     if dtype in ("object", "str", "string"):
         return _of_texts(name, found, distinct)
     x = found.to_numpy(np.float64)
+    if (np.abs(x) > np.finfo(np.float32).max).any():
+        # Refused by the column, which names the value.
+        return Number, "numbers"
     if set(np.unique(x)) <= {0.0, 1.0}:
         return Boolean, "0 and 1"
     return _of_numbers(name, x, distinct)
@@ -172,7 +209,10 @@ def _blanks(name: str, kind: type[Column], values: Any) -> tuple[str, ...]:
     others = is_text & ~is_among(_lower(values), _BLANKS)
     expected = "dates" if kind is Date else "numbers"
     if others.mean() > 1 - _MOST:
-        raise ValueError(f'Column "{name}" must hold {expected}. Received: {checks.shown_names(list(texts), 5)}')
+        first = values[others].astype(object).iloc[0]
+        raise ValueError(
+            f'Column "{name}" must hold {expected}. Received: {checks.shown(first)} in row {values.index[others][0]}'
+        )
     warnings.warn(
         f'Column "{name}" holds {expected}, but in {int(is_text.sum())} rows texts, which are taken for missing '
         f"values: {checks.shown_names(list(texts), 5)}",

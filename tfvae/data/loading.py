@@ -100,8 +100,9 @@ def load(
     source = cast("str | Path | ArrayLike", source)
     train, validation, unit = read(source, image_size=image_size, skip_unreadable=skip_unreadable)
     if validation is None:
-        train, validation = _split(train, validation_fraction, rng)
-    order = epochs.shuffled_batches(len(train), batch_size, seed=int(rng.integers(2**31 - 1)))
+        kept, held_out = split(len(train), validation_fraction, rng)
+        train, validation = train[kept], train[held_out]
+    order_seed = int(rng.integers(2**31 - 1))
     if unit is None:
         offset = train.mean(axis=0).astype(np.float32)
         # The computed deviation of a constant column may be a rounding error rather than exactly zero.
@@ -120,20 +121,47 @@ def load(
     elif binarize == "dynamic":
         probability = validation / np.float32(unit)
         validation = (rng.random(validation.shape, np.float32) < probability) * validation.dtype.type(unit)
+    batches = batches_in_memory(
+        train, validation, batch_size=batch_size, seed=order_seed, unit=unit, is_random=binarize == "dynamic"
+    )
+    return Pipelines(*batches, offset, scale)
+
+
+def batches_in_memory(
+    train: np.ndarray,
+    validation: np.ndarray,
+    *,
+    batch_size: int,
+    seed: int,
+    unit: float = 1.0,
+    is_random: bool = False,
+) -> tuple[tf.data.Dataset, tf.data.Dataset]:
+    """Makes the training batches, in an order that depends on the seed and the epoch alone, and those of validation.
+
+    Args:
+        train: the training data `[N, ...event]`.
+        validation: the validation data `[M, ...event]`.
+        batch_size: the number of examples in a batch.
+        seed: of the order.
+        unit: the value that becomes 1.
+        is_random: whether the training batches are drawn, x ~ Bernoulli(p = train / unit).
+    """
+    order = epochs.shuffled_batches(len(train), batch_size, seed=seed)
     # Otherwise TensorFlow would place the data on a GPU and copy each batch back to the CPU for the pipeline.
     with tf.device("CPU:0"):
         train_rows, validation_rows = tf.constant(train), tf.constant(validation)
 
     def train_batch(indices: tf.Tensor, noise_seed: tf.Tensor) -> tf.Tensor:
         x = tf.cast(tf.gather(train_rows, indices), tf.float32) / unit
-        if binarize == "dynamic":
+        if is_random:
             x = tf.cast(tf.random.stateless_uniform(tf.shape(x), noise_seed) < x, tf.float32)
         return x
 
-    train_batches = epochs.read_ahead(order, train_batch)
     in_order = tf.data.Dataset.from_tensor_slices(validation_rows).batch(batch_size)
-    validation_batches = epochs.read_ahead(in_order, lambda rows: tf.cast(rows, tf.float32) / unit)
-    return Pipelines(train_batches, validation_batches, offset, scale)
+    return (
+        epochs.read_ahead(order, train_batch),
+        epochs.read_ahead(in_order, lambda rows: tf.cast(rows, tf.float32) / unit),
+    )
 
 
 def read(
@@ -323,10 +351,15 @@ def _finite(x: np.ndarray) -> np.ndarray:
     return x
 
 
-def _split(x: np.ndarray, fraction: float, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    num_validation = round(fraction * len(x))
-    if not 0 < num_validation < len(x):
+def split(count: int, fraction: float, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    """Draws which of `count` examples are for training and which are held out.
+
+    Raises:
+        ValueError: there would be none of the one or of the other.
+    """
+    num_validation = round(fraction * count)
+    if not 0 < num_validation < count:
         expected = "`validation_fraction` must leave at least one example for training and one for validation"
-        raise _invalid(expected, f"validation_fraction={fraction} of {len(x)} examples")
-    permutation = rng.permutation(len(x))
-    return x[permutation[num_validation:]], x[permutation[:num_validation]]
+        raise _invalid(expected, f"validation_fraction={fraction} of {count} examples")
+    permutation = rng.permutation(count)
+    return permutation[num_validation:], permutation[:num_validation]

@@ -85,6 +85,20 @@ class Schema:
         """For each column of x, the name of the column of the table that it belongs to."""
         return tuple(self.columns[index].name for index, _ in self._places)
 
+    @property
+    def kinds(self) -> dict[str, str]:
+        """The kinds of the columns that a model uses, by name."""
+        used = {index for index, _ in self._places}
+        return {column.name: column.kind for index, column in enumerate(self.columns) if index in used}
+
+    def by_column(self, contributions: np.ndarray) -> np.ndarray:
+        """Sums what the columns of x contribute to a score, [N, D], over those of each column of `kinds`: [N, C]."""
+        position = {name: index for index, name in enumerate(self.kinds)}
+        sums = np.zeros([len(contributions), len(position)])
+        for name, column in zip(self.owners(), np.asarray(contributions).T, strict=True):
+            sums[:, position[name]] += column
+        return sums
+
     def codes(self, rows: Any) -> np.ndarray:
         """Converts rows to numbers and codes, which the exported models without texts take.
 
@@ -102,7 +116,7 @@ class Schema:
         frame = frame_of(rows)
         self._check_columns(frame)
         parts = {
-            index: self.columns[index].codes(frame[self.columns[index].name].reset_index(drop=True))
+            index: self.columns[index].codes(frame[self.columns[index].name])
             for index in {index for index, _ in self._places}
         }
         return np.stack([parts[index][:, position] for index, position in self._places], axis=1)
@@ -191,7 +205,12 @@ class Schema:
 
     def __str__(self) -> str:
         rows = [("column", "taken for", "because of", "values")] + [
-            (column.name, column.kind + (", with gaps" if column.has_gaps else ""), column.why, column.description)
+            (
+                _in_a_cell(column.name, 40),
+                column.kind + (", with gaps" if column.has_gaps else ""),
+                column.why,
+                _in_a_cell(column.description, 80),
+            )
             for column in self.columns
         ]
         widths = [max(len(row[position]) for row in rows) for position in range(3)]
@@ -253,7 +272,9 @@ def frame_of(source: Any) -> Any:
         )
     if source.empty:
         raise ValueError(f"`source` must be a table with rows and columns. Received: a table of shape {source.shape}")
-    return source.rename(columns=str)
+    source = source.set_axis([str(name) for name in source.columns], axis=1)
+    checks.check_distinct("source", list(source.columns))
+    return source
 
 
 def is_rows(data: Any) -> bool:
@@ -266,6 +287,12 @@ def is_rows(data: Any) -> bool:
 def _is_argument(name: str) -> bool:
     is_name = re.fullmatch("[A-Za-z][A-Za-z0-9_]*", name) is not None
     return is_name and name.lower() not in _TAKEN and not keyword.iskeyword(name)
+
+
+def _in_a_cell(text: str, most: int) -> str:
+    """A text in one line of at most so many characters."""
+    text = " ".join(text.split())
+    return text if len(text) <= most else f"{text[: most - 1]}…"
 
 
 def _transform_order(part: Part) -> int:

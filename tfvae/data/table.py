@@ -4,19 +4,20 @@ import functools
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Self
 
-import keras
 import numpy as np
 import tensorflow as tf
 
-from tfvae import checks, likelihoods
-from tfvae.data.columns import BINARY, CATEGORY, COUNT, KINDS, NUMBER, Column
-from tfvae.data.guess import columns_of
+from tfvae import chunks, likelihoods
+from tfvae.data.columns import BINARY, CATEGORY, COUNT, NUMBER, Column
+from tfvae.data.guess import chosen, columns_of
 from tfvae.data.schema import Schema, frame_of
 from tfvae.data.transforms import Transforms
 from tfvae.numerics import is_number
 
+# The most rows that are transformed at a time, in float64 and with copies.
+_MOST_ROWS = 65_536
 
-@keras.saving.register_keras_serializable("tfvae.data")
+
 class Table(Schema):
     """What the columns of a table are, how its rows become x [N, D], and how x becomes rows again.
 
@@ -61,20 +62,7 @@ class Table(Schema):
         """
         frame = frame_of(source)
         kinds = dict(kinds or {})
-        for argument, names in (("kinds", kinds), ("drop", drop), ("columns", columns or ())):
-            unknown = [name for name in names if name not in frame.columns]
-            if isinstance(names, str) or unknown:
-                raise ValueError(
-                    f"`{argument}` must name columns of the table, {checks.shown_names(frame.columns)}. Received: "
-                    f"{argument}={checks.shown(names)}"
-                )
-        for name, kind in kinds.items():
-            if kind not in KINDS:
-                raise ValueError(f'`kinds` must be among {list(KINDS)}. Received: "{kind}" for the column "{name}"')
-        kept = [name for name in (frame.columns if columns is None else columns) if name not in drop]
-        if not kept:
-            raise ValueError(f"`drop` must leave a column. Received: drop={checks.shown(drop)}")
-        return cls(columns_of(frame[kept], kinds))
+        return cls(columns_of(chosen(frame, kinds, drop, columns), kinds))
 
     def transform(self, rows: Any) -> np.ndarray:
         """Converts rows to x [N, D], float32, with NaN for missing values.
@@ -89,7 +77,9 @@ class Table(Schema):
 
     def from_codes(self, codes: Any) -> np.ndarray:
         """Converts numbers and codes [N, D] to x [N, D], float32."""
-        return self.forward(tf.convert_to_tensor(codes, tf.float64)).numpy().astype(np.float32)
+        codes = np.asarray(codes, np.float64)
+        parts = (codes[part] for part in chunks.slices(len(codes), _MOST_ROWS))
+        return np.concatenate([self.forward(tf.constant(part)).numpy().astype(np.float32) for part in parts])
 
     def forward(self, codes: tf.Tensor) -> tf.Tensor:
         """Converts numbers and codes [B, D] to x [B, D], as tensors, in a graph or not."""

@@ -17,6 +17,11 @@ _UNNAMED = re.compile(r"Unnamed: \d+")
 SUFFIXES = (".csv", ".parquet")
 
 
+def is_table(path: str | Path) -> bool:
+    """Whether a path is that of a table, by its suffix."""
+    return Path(path).suffix.lower() in SUFFIXES
+
+
 def read(path: Path) -> np.ndarray:
     """Reads a `.csv` or `.parquet` table to train on, as `from_frame` returns it.
 
@@ -32,11 +37,10 @@ def features(path: Path) -> Any:
 
     Raises:
         ImportError: see `read`.
-        FileNotFoundError: there is no such file.
         ValueError: the file is not a table, or does not have one name for each column.
     """
-    if path.suffix.lower() not in SUFFIXES:
-        raise ValueError(f"`source` must be a .csv or .parquet file. Received: source='{path}'")
+    if not is_table(path):
+        raise _invalid("a .csv or .parquet file", f"source='{path}'")
     return _features(frame(path), f"source='{path}'")
 
 
@@ -68,19 +72,23 @@ def names(path: Path) -> list[str]:
     return [str(name) for name in _features(frame(path), f"source='{path}'").columns]
 
 
-def write_csv(x: np.ndarray, names: Sequence[str], path: Path) -> None:
-    """Writes rows [N, D] as a `.csv` table with the given names."""
+def write(rows: Any, path: Path, names: Sequence[str] | None = None) -> None:
+    """Writes a data frame of pandas, or an array [N, D] with names of its columns, as a `.csv` or `.parquet` table.
+
+    Raises:
+        ValueError: a column of a `.parquet` table has values of several kinds.
+    """
     import pandas as pd
 
-    write(pd.DataFrame(x, columns=list(names)), path, ".csv")
-
-
-def write(frame: Any, path: Path, suffix: str) -> None:
-    """Writes a data frame of pandas, without its index, as a table of the kind that the suffix says."""
-    if suffix == ".csv":
+    frame = rows if names is None else pd.DataFrame(rows, columns=list(names))
+    if path.suffix == ".csv":
         frame.to_csv(path, index=False)
-    else:
+        return
+    try:
         frame.to_parquet(path, index=False)
+    except (TypeError, ValueError) as error:
+        expected = "`output` must be a .csv table for columns that hold values of several kinds"
+        raise ValueError(f"{expected}. Received: {checks.brief(error)}") from error
 
 
 def frame(path: Path) -> Any:
@@ -195,6 +203,8 @@ def _read_csv(path: Path, pd: Any) -> Any:
     with _readable(path):
         first_row = pd.read_csv(path, header=None, nrows=1, dtype=str).iloc[0]
     names = first_row.dropna().tolist()
+    # pandas would number those after the first.
+    checks.check_distinct("source", names)
     separator = next((each for each in ";\t|" if len(first_row) == 1 and each in "".join(names)), None)
     if separator is not None:
         raise _invalid(

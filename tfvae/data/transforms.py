@@ -26,8 +26,10 @@ _KNOTS = 33
 # The least distance of two knots, relative to their size and to the range of the middle half: the slope between closer
 # ones would amplify roundings of float32.
 _CLOSEST, _CLOSEST_IN_RANGE = 1e-4, 1e-9
-# Yeo-Johnson's exponent is kept where the inverse does not overflow.
-_LARGEST_POWER = 4.0
+# Yeo-Johnson's exponent is kept where the transformation has no bound, or no outlier would be far from the others.
+_LEAST_POWER, _LARGEST_POWER = 0.0, 2.0
+# A smaller scale is none in float32.
+_TINY = float(np.finfo(np.float32).tiny)
 
 
 def learn(values: np.ndarray) -> dict[str, Any]:
@@ -53,7 +55,11 @@ def learn(values: np.ndarray) -> dict[str, Any]:
         low, median, high = np.quantile(v, [0.25, 0.5, 0.75])
         centre = {"centre": float(median), "width": _positive(high - low, v.std())}
         u = (v - centre["centre"]) / centre["width"]
-        power = float(np.clip(stats.yeojohnson_normmax(u), -_LARGEST_POWER, _LARGEST_POWER))
+        try:
+            power = float(np.clip(stats.yeojohnson_normmax(u), _LEAST_POWER, _LARGEST_POWER))
+        except ValueError:
+            # Of numbers so far apart that no power is found.
+            power = 1.0
         powered = np.asarray(stats.yeojohnson(u, power))
         if np.isfinite(powered).all() and _is_normal(stats, powered):
             moments = {"loc": float(powered.mean()), "scale": _positive(powered.std())}
@@ -75,7 +81,7 @@ def _is_normal(stats: Any, v: np.ndarray) -> bool:
 
 
 def _positive(scale: float, otherwise: float = 1.0) -> float:
-    return float(scale) if scale > 0 else float(otherwise) if otherwise > 0 else 1.0
+    return next((float(each) for each in (scale, otherwise) if each > _TINY), 1.0)
 
 
 class Transforms:

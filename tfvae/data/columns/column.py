@@ -2,6 +2,7 @@
 
 import abc
 import dataclasses
+import warnings
 from collections.abc import Container
 from typing import Any, ClassVar, NamedTuple
 
@@ -11,6 +12,8 @@ from tfvae import checks
 
 # What a part of x holds: real numbers, 0 or 1, counts, or codes of classes.
 NUMBER, BINARY, COUNT, CATEGORY = "number", "binary", "count", "category"
+# A smaller share of the values of a column may be of another kind than the others: they are taken for missing ones.
+FEW_WRONG = 0.05
 # The dtypes of pandas that have no missing value, and those that have one.
 _NULLABLE = {"bool": "boolean"} | {
     f"{sign}int{bits}": f"{sign.upper()}Int{bits}" for sign in ("", "u") for bits in (8, 16, 32, 64)
@@ -133,12 +136,35 @@ class Column(abc.ABC):
         dtype = _NULLABLE.get(self.dtype, self.dtype) if series.isna().any() else self.dtype
         return series.astype(dtype).rename(self.name)
 
+    def check_read(self, values: Any, is_wrong: np.ndarray, expected: str) -> None:
+        """Warns that a few values cannot be read, and are taken for missing ones.
+
+        Args:
+            values: a `pandas.Series` of raw values.
+            is_wrong: which of them cannot be read.
+            expected: what they must be, in words.
+
+        Raises:
+            ValueError: they are more than a few.
+        """
+        if not is_wrong.any():
+            return
+        if is_wrong.sum() >= FEW_WRONG * (~missing(values)).sum():
+            raise self.wrong(values, is_wrong, expected)
+        distinct = values[is_wrong].map(checks.shown).unique()
+        warnings.warn(
+            f'Column "{self.name}" must hold {expected}, but {int(is_wrong.sum())} values are none, and are taken for '
+            f"missing ones: {checks.shown_names(distinct, 5)}",
+            stacklevel=2,
+        )
+
     def wrong(self, values: Any, is_wrong: np.ndarray, expected: str) -> ValueError:
         """The error for values that are not of the column, which names the column and the first of them."""
         position = int(np.flatnonzero(is_wrong)[0])
         value = values.iloc[position]
         received = checks.shown(value.item() if isinstance(value, np.generic) else value)
-        return ValueError(f'Column "{self.name}" must hold {expected}. Received: {received} in row {position}')
+        row = values.index[position]
+        return ValueError(f'Column "{self.name}" must hold {expected}. Received: {received} in row {row}')
 
 
 def missing(values: Any) -> np.ndarray:

@@ -105,9 +105,8 @@ class Date(Column):
         if dates is None:
             dates = pd.Series(pd.NaT, values.index)
         is_wrong = dates.isna().to_numpy(bool) & ~missing(values)
-        if is_wrong.any():
-            example = f"{pd.Timestamp(2024, 5, 31, 13, 45):{self.format or '%Y-%m-%dT%H:%M:%S'}}"
-            raise self.wrong(values, is_wrong, f"dates, such as {example}")
+        example = f"{pd.Timestamp(2024, 5, 31, 13, 45):{self.format or '%Y-%m-%dT%H:%M:%S'}}"
+        self.check_read(values, is_wrong, f"dates, such as {example}")
         if dates.isna().all():
             return np.full([len(values), len(self.parts)], np.nan)
         if dates.dt.tz is not None:
@@ -272,7 +271,10 @@ def _texts(values: Any) -> Any:
     import pandas as pd
 
     if not _is_numeric(values):
-        return values.astype(object)
+        # pandas would take numbers among them for times.
+        return values.astype(object).map(
+            lambda value: str(value) if isinstance(value, int | float) else value, "ignore"
+        )
     x = values.to_numpy(np.float64, na_value=np.nan)
     is_whole = np.isfinite(x) & (x % 1 == 0)
     texts = [f"{number:.0f}" if whole else None for number, whole in zip(x, is_whole, strict=True)]

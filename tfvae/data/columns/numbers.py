@@ -71,11 +71,10 @@ class Number(Column):
         """The numbers, with NaN for spikes, whose codes are 1, 2, ...: see `Column`."""
         values = self.known(values)
         x = numbers_of(values)
-        is_wrong = np.isnan(x) & ~missing(values)
-        if is_wrong.any():
-            raise self.wrong(values, is_wrong, "numbers")
-        if np.isinf(x).any():
-            raise self.wrong(values, np.isinf(x), "finite numbers")
+        self.check_read(values, np.isnan(x) & ~missing(values), "numbers")
+        is_large = np.abs(x) > np.finfo(np.float32).max
+        if is_large.any():
+            raise self.wrong(values, is_large, "finite numbers in float32")
         if not self.spikes:
             return x[:, np.newaxis]
         code = (x[:, np.newaxis] == self.spikes) @ np.arange(1.0, len(self.spikes) + 1)
@@ -162,9 +161,11 @@ class Count(Column):
         """The counts: see `Column`."""
         values = self.known(values)
         x = numbers_of(values)
-        is_wrong = np.where(np.isnan(x), ~missing(values), (x < 0) | (x != np.floor(x)) | np.isinf(x))
+        expected = "counts, whole numbers of at least 0"
+        self.check_read(values, np.isnan(x) & ~missing(values), expected)
+        is_wrong = (x < 0) | (x != np.floor(x)) & ~np.isnan(x) | np.isinf(x)
         if is_wrong.any():
-            raise self.wrong(values, is_wrong, "counts, whole numbers of at least 0")
+            raise self.wrong(values, is_wrong, expected)
         return x[:, np.newaxis]
 
     def values(self, codes: np.ndarray, rng: np.random.Generator) -> Any:
@@ -197,6 +198,9 @@ def numbers_of(values: Any) -> np.ndarray:
     values = values.infer_objects()
     if values.dtype.kind == "m":
         x = values.dt.total_seconds()
+    elif values.dtype.kind == "M":
+        # Its nanoseconds are numbers, but not what is meant.
+        return np.full(len(values), np.nan)
     elif values.dtype == object or str(values.dtype) in ("str", "string", "category"):
         x = pd.to_numeric(values.astype(object).where(values.notna(), None), errors="coerce")
     else:

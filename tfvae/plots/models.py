@@ -1,8 +1,4 @@
-"""Plots of a model: reconstructions, samples, the latent space and the training history.
-
-Each function returns a `matplotlib.figure.Figure`, to be saved by `figure.savefig(path)`. It is made without pyplot, so
-there is no global state, no figure to close and no need for a display.
-"""
+"""Plots of a model: reconstructions, samples, the latent space and the training history."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -12,10 +8,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from tfvae import renamed
+from tfvae import checks, renamed
+from tfvae.plots.figures import BLUE, ORANGE, check_positive, finite, new_figure, plain
 
-# Of Okabe and Ito's palette: they can be told apart with every common form of colour blindness.
-_BLUE, _ORANGE = "#0072B2", "#D55E00"
 _METRICS = {"elbo": "ELBO", "reconstruction_log_likelihood": "Reconstruction\nlog-likelihood", "kl": "KL divergence"}
 
 
@@ -34,7 +29,7 @@ def reconstructions(x: np.ndarray, reconstruction: np.ndarray, max_examples: int
     Raises:
         ValueError: the shapes differ, there is no example, or a value drawn is not finite.
     """
-    _check_positive("max_examples", max_examples)
+    check_positive("max_examples", max_examples)
     if np.shape(x) != np.shape(reconstruction):
         shapes = f"x.shape={np.shape(x)}, reconstruction.shape={np.shape(reconstruction)}"
         raise ValueError(f"`reconstruction` must have the shape of `x`. Received: {shapes}")
@@ -58,7 +53,7 @@ def samples(x: np.ndarray, columns: int = 8) -> Figure:
     Raises:
         ValueError: there is no example or a value is not finite.
     """
-    _check_positive("columns", columns)
+    check_positive("columns", columns)
     x = _examples("x", x)
     if _is_image(x.shape[1:]):
         return _image_grid("Samples", x[np.newaxis], columns)
@@ -82,18 +77,18 @@ def latent(loc: np.ndarray, x: np.ndarray | None = None, max_points: int = 2000)
     Raises:
         ValueError: `loc` is not `[B, L]`, `x` has a different B, there is no example, or a value drawn is not finite.
     """
-    _check_positive("max_points", max_points)
+    check_positive("max_points", max_points)
     loc = _examples("loc", loc)
     if loc.ndim != 2:
         raise ValueError(f"`loc` must have the shape [B, L]. Received: loc.shape={loc.shape}")
     if x is not None and np.shape(x)[:1] != (len(loc),):
         shapes = f"x.shape={np.shape(x)}, loc.shape={loc.shape}"
         raise ValueError(f"`x` must hold one example per row of `loc`. Received: {shapes}")
-    figure = _figure("Posterior means", 7, 4 if loc.shape[1] == 1 else 7.3)
+    figure = new_figure("Posterior means", 7, 4 if loc.shape[1] == 1 else 7.3)
     axes = figure.add_subplot()
-    _plain(axes)
+    plain(axes)
     if loc.shape[1] == 1:
-        axes.hist(loc[:, 0], bins=40, color=_BLUE, edgecolor="white", linewidth=0.5)
+        axes.hist(loc[:, 0], bins=40, color=BLUE, edgecolor="white", linewidth=0.5)
         axes.set(xlabel="latent dimension 1", ylabel="examples")
         return figure
     name, points = ("latent dimension", loc) if loc.shape[1] == 2 else ("principal component", _principal(loc))
@@ -101,7 +96,7 @@ def latent(loc: np.ndarray, x: np.ndarray | None = None, max_points: int = 2000)
     labels = [f"{name} {number} ({share:.0%} of the variance)" for number, share in enumerate(shares, start=1)]
     shown = np.unique(np.linspace(0, len(loc) - 1, min(max_points, len(loc))).astype(int))
     points = points[shown]
-    axes.scatter(points[:, 0], points[:, 1], s=10, color=_BLUE, alpha=0.4, linewidths=0)
+    axes.scatter(points[:, 0], points[:, 1], s=10, color=BLUE, alpha=0.4, linewidths=0)
     centre = (points.min(axis=0) + points.max(axis=0)) / 2
     radius = 0.55 * np.ptp(points, axis=0).max() or 1.0
     if x is not None and _is_image(np.shape(x)[1:]):
@@ -130,11 +125,11 @@ def history(history: Mapping[str, Sequence[float]]) -> Figure:
     present = [metric for metric in _METRICS if metric in history or f"val_{metric}" in history]
     if not present:
         raise ValueError(f"`history` must have at least one of {list(_METRICS)}. Received: {list(history)}")
-    figure = _figure("Training history", 4 * len(present), 3.6)
+    figure = new_figure("Training history", 4 * len(present), 3.6)
     for index, metric in enumerate(present):
         axes = figure.add_subplot(1, len(present), index + 1)
         epochs = len(history[metric if metric in history else f"val_{metric}"])
-        for key, label, color in [(metric, "training", _BLUE), (f"val_{metric}", "validation", _ORANGE)]:
+        for key, label, color in [(metric, "training", BLUE), (f"val_{metric}", "validation", ORANGE)]:
             if key in history:
                 values = history[key]
                 every = max(epochs // len(values), 1)
@@ -142,7 +137,7 @@ def history(history: Mapping[str, Sequence[float]]) -> Figure:
         axes.set(xlabel="epoch", ylabel=f"{_METRICS[metric]} (nats per example)")
         axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
         axes.grid(alpha=0.3)
-        _plain(axes)
+        plain(axes)
         if index == 0:
             axes.legend(fontsize="small", frameon=False)
     return figure
@@ -174,16 +169,16 @@ def _line_grid(title: str, series: Mapping[str, np.ndarray], columns: int) -> Fi
     count = len(next(iter(series.values())))
     columns = min(columns, count)
     rows = math.ceil(count / columns)
-    figure = _figure(title, np.clip(2.5 * columns, 6, 10), 1.6 * rows + 0.8)
+    figure = new_figure(title, np.clip(2.5 * columns, 6, 10), 1.6 * rows + 0.8)
     figure.supxlabel("dimension", fontsize="medium")
     figure.supylabel("value", fontsize="medium")
     first = None
     for index in range(count):
         axes = figure.add_subplot(rows, columns, index + 1, sharex=first, sharey=first)
         first = first or axes
-        for (label, values), color in zip(series.items(), [_BLUE, _ORANGE], strict=False):
+        for (label, values), color in zip(series.items(), [BLUE, ORANGE], strict=False):
             axes.plot(values[index].ravel(), ".-", color=color, label=label, linewidth=1.2, markersize=4)
-        _plain(axes)
+        plain(axes)
         axes.tick_params(labelbottom=index + columns >= count, labelleft=index % columns == 0)
     if len(series) > 1:
         figure.legend(handles=figure.axes[0].lines, loc="outside lower right", ncols=2, fontsize="small", frameon=False)
@@ -222,34 +217,12 @@ def _is_image(event_shape: tuple[int, ...]) -> bool:
     return len(event_shape) == 3 and event_shape[-1] in (1, 3)
 
 
-def _figure(title: str, width: float, height: float) -> Figure:
-    figure = Figure((width, height), dpi=120, layout="constrained")
-    figure.suptitle(title)
-    return figure
-
-
-def _plain(axes: Axes) -> None:
-    axes.tick_params(labelsize="small")
-    axes.spines[["top", "right"]].set_visible(False)
-
-
 def _examples(argument: str, value: np.ndarray, rows: slice | np.ndarray = slice(None)) -> np.ndarray:
+    if checks.is_frame(value):
+        raise ValueError(
+            f"`{argument}` must be an array, in which the order of the dimensions means something. Of the rows of a "
+            "table, tfvae.plots.marginals draws the columns. Received: a data frame"
+        )
     if np.ndim(value) < 2:
         raise ValueError(f"`{argument}` must have the shape [B, ...]. Received: shape={np.shape(value)}")
-    return _finite(argument, np.asarray(value)[rows])
-
-
-def _finite(argument: str, values: np.ndarray) -> np.ndarray:
-    values = np.asarray(values, dtype=float)
-    bad = np.count_nonzero(~np.isfinite(values))
-    if bad or values.size == 0:
-        raise ValueError(
-            f"`{argument}` must hold finite values, at least one. "
-            f"Received: {values.size} values, {bad} of them NaN or infinite"
-        )
-    return values
-
-
-def _check_positive(argument: str, value: int) -> None:
-    if value < 1:
-        raise ValueError(f"`{argument}` must be at least 1. Received: {argument}={value}")
+    return finite(argument, np.asarray(value)[rows])

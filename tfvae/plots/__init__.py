@@ -1,0 +1,10 @@
+"""Plots of a model: reconstructions, samples, the latent space, the training history, and tables.
+
+Each function returns a `matplotlib.figure.Figure`, to be saved by `figure.savefig(path)`. It is made without pyplot, so
+there is no global state, no figure to close and no need for a display.
+"""
+
+from tfvae.plots.models import history, latent, reconstructions, samples
+from tfvae.plots.tables import contributions, marginals
+
+__all__ = ["contributions", "history", "latent", "marginals", "reconstructions", "samples"]
