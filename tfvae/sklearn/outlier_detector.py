@@ -1,0 +1,172 @@
+"""A detector of anomalies in tables: an ensemble of VAEs of different capacity."""
+
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import ArrayLike
+from sklearn.base import OutlierMixin
+from sklearn.utils.validation import check_is_fitted
+
+from tfvae import checks
+from tfvae.sklearn.estimator import VAEEstimator, noise_for
+from tfvae.sklearn.members import Design, Terms
+
+Score = Literal["elbo", "log_likelihood", "reconstruction_log_likelihood"]
+_SCORES = Score.__args__  # type: ignore[attr-defined]
+
+
+class VAEOutlierDetector(OutlierMixin, VAEEstimator):
+    """Detects anomalies: rows that VAEs, fitted on the table with its anomalies, give a low bound on log p(x).
+
+    score(x) = sum over the VAEs m of w_m ELBO_m(x),  w_m proportional to 1 / sd of ELBO_m over X,  sum of w_m = 1
+
+    The VAEs differ in capacity: one with few latent variables and one scale for all columns sees what is far from
+    everything; one with many latent variables and a scale for each column sees what is wrong in its neighbourhood. The
+    weights give each the same say, and the score is still in nats. Student's t likelihood lets the anomalies among the
+    training data change the model less. At most 100,000 rows, drawn at random, are trained on; a tenth of them is held
+    out to stop the training.
+
+    Args:
+        n_estimators: the number of VAEs, small ones and large ones in turn.
+        latent_dim: the latent dimension of all VAEs; "auto" means 2 for the small ones and 16 for the large ones.
+        hidden: the widths of the encoder's layers, which the decoder has in reverse; "auto" means (32,) for the small
+            VAEs and (128,) for the large ones.
+        score: what is summed: "elbo"; "log_likelihood", the estimate of log p(x) by importance sampling; or
+            "reconstruction_log_likelihood", E_q[log p(x|z)].
+        contamination: the share of anomalies in the training data, in (0, 0.5], from which `offset_` follows.
+        num_samples: the number of draws of z for each row, the same noise for all rows.
+        max_epochs: the most passes over the training data; "auto" means 1200 steps of 128 rows.
+        random_state: a seed or a generator, as in scikit-learn.
+        verbose: as for `keras.Model.fit`.
+
+    Attributes:
+        members_: the fitted VAEs, as designs and weights; `vaes_` are `tfvae.VAE`.
+        weights_: w_m of each.
+        scaler_: the scikit-learn scaler that standardises the columns.
+        offset_: `decision_function` is `score_samples` minus this.
+        threshold_: the score -`score_samples`, in nats, above which a row is an anomaly: -`offset_`.
+        typical_: what `contributions` are relative to: the mean over the training data of each of its columns [D + 1].
+        n_features_in_: D.
+        feature_names_in_: the names of the columns, if X was a data frame with names that are all strings.
+    """
+
+    _steps = 1200
+
+    def __init__(
+        self,
+        *,
+        n_estimators: int = 2,
+        latent_dim: int | Literal["auto"] = "auto",
+        hidden: Sequence[int] | Literal["auto"] = "auto",
+        score: Score = "elbo",
+        contamination: float = 0.1,
+        num_samples: int = 16,
+        max_epochs: int | Literal["auto"] = "auto",
+        random_state: Any = None,
+        verbose: int = 0,
+    ) -> None:
+        self.n_estimators = n_estimators
+        self.latent_dim = latent_dim
+        self.hidden = hidden
+        self.score = score
+        self.contamination = contamination
+        self.num_samples = num_samples
+        self.max_epochs = max_epochs
+        self.random_state = random_state
+        self.verbose = verbose
+
+    def score_samples(self, X: ArrayLike) -> np.ndarray:  # noqa: N803
+        """How normal rows are.
+
+        Args:
+            X: the table [N, D].
+
+        Returns:
+            The weighted mean of the VAEs' scores [N], in nats for standardised columns; higher is more normal.
+        """
+        return self._scores(self._terms(self._rows(X)))
+
+    def decision_function(self, X: ArrayLike) -> np.ndarray:  # noqa: N803
+        """The score of rows above the threshold.
+
+        Args:
+            X: the table [N, D].
+
+        Returns:
+            `score_samples` minus `offset_` [N], in nats; negative for anomalies.
+        """
+        return self.score_samples(X) - self.offset_
+
+    def predict(self, X: ArrayLike) -> np.ndarray:  # noqa: N803
+        """Whether rows are normal.
+
+        Args:
+            X: the table [N, D].
+
+        Returns:
+            -1 for anomalies and 1 for the other rows [N].
+        """
+        return np.where(self.decision_function(X) < 0, -1, 1)
+
+    def contributions(self, X: ArrayLike) -> np.ndarray:  # noqa: N803
+        """How much each column adds to the anomaly score of rows, beyond what it adds to that of an average row.
+
+        Args:
+            X: the table [N, D].
+
+        Returns:
+            Nats [N, D + 1], positive where a column is less likely than in an average row of the training data. The
+            last column is the KL divergence, what the latent variables of the row cost. A row sums to -`score_samples`
+            minus the sum of `typical_`; with score="log_likelihood" the last column is whatever is left to that sum.
+        """
+        return self._parts(self._terms(self._rows(X))) - self.typical_
+
+    def _designs(self, columns: int) -> Sequence[Design]:
+        small = Design(columns, self._latent_dim(2), self._hidden((32,)), "learned")
+        large = Design(columns, self._latent_dim(16), self._hidden((128,)), "per_dimension")
+        return [(small, large)[number % 2] for number in range(self.n_estimators)]
+
+    def _check_arguments(self) -> None:
+        super()._check_arguments()
+        checks.positive_integer("n_estimators", self.n_estimators)
+        checks.positive_integer("num_samples", self.num_samples)
+        contamination = checks.number("contamination", self.contamination)
+        if not 0 < contamination <= 0.5:
+            raise ValueError(
+                f"`contamination` must be in the interval (0, 0.5]. Received: contamination={self.contamination}"
+            )
+        if self.score not in _SCORES:
+            names = ", ".join(f'"{name}"' for name in _SCORES)
+            raise ValueError(f"`score` must be one of {names}. Received: score={checks.shown(self.score)}")
+
+    def _fitted(self, rows: np.ndarray, random: np.random.RandomState) -> None:
+        self._noise = [noise_for(member, self.num_samples, random) for member in self.members_]
+        terms = self._terms(rows)
+        spread = np.array([self._score(each).std() for each in terms])
+        # Without spread, as of rows that are all equal, no VAE has more to say than another.
+        precision = 1 / spread if (spread > 0).all() else np.ones(len(spread))
+        self.weights_ = precision / precision.sum()
+        self.typical_ = self._parts(terms).mean(axis=0)
+        self.offset_ = float(np.quantile(self._scores(terms), self.contamination))
+        self.threshold_ = -self.offset_
+
+    def _terms(self, rows: np.ndarray) -> list[Terms]:
+        check_is_fitted(self)
+        return [member.terms(rows, noise) for member, noise in zip(self.members_, self._noise, strict=True)]
+
+    def _score(self, terms: Terms) -> np.ndarray:
+        """The score [N] of one VAE."""
+        if self.score == "log_likelihood":
+            return terms.log_density
+        return terms.elbo if self.score == "elbo" else terms.log_likelihood.sum(axis=1)
+
+    def _scores(self, terms: list[Terms]) -> np.ndarray:
+        """The weighted mean of the VAEs' scores [N]."""
+        return sum(weight * self._score(each) for weight, each in zip(self.weights_, terms, strict=True))
+
+    def _parts(self, terms: list[Terms]) -> np.ndarray:
+        """The parts [N, D + 1] of the negative scores: those of the columns, then the rest."""
+        columns = -sum(weight * each.log_likelihood for weight, each in zip(self.weights_, terms, strict=True))
+        rest = -self._scores(terms) - columns.sum(axis=1)
+        return np.concatenate([columns, rest[:, np.newaxis]], axis=1)
