@@ -97,8 +97,8 @@ class VAEDensity(DensityMixin, VAEEstimator):
         rows = self.members_[0].run(lambda vae: vae.generate(n_samples, seed=seed, sample=True))
         return self.scaler_.inverse_transform(rows.astype(np.float64))
 
-    def _designs(self, columns: int) -> Sequence[Design]:
-        return [Design(columns, self._latent_dim(min(8, columns + 1)), self._hidden((64, 64)))]
+    def _designs(self, columns: int) -> list[tuple[Design, float]]:
+        return [(Design(columns, self._latent_dim(min(8, columns + 1)), self._hidden((64, 64))), 1.0)]
 
     def _check_arguments(self) -> None:
         super()._check_arguments()

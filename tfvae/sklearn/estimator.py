@@ -16,9 +16,8 @@ from tfvae.sklearn.members import BATCH_SIZE, Design, Member, train
 
 # Rows beyond these change little, and take longer to train on than they are worth.
 _MOST_ROWS = 100_000
-# The share of the rows that is held out, and the fewest rows of which some are.
+# The share of the rows that is held out to stop the training.
 _HELD_OUT = 0.1
-_FEWEST_ROWS = 100
 _MOST_HELD_OUT = 5_000
 # Standardised values beyond this are as good as infinite, but must be finite in float32 when they are squared.
 _FARTHEST = 1e6
@@ -38,6 +37,8 @@ class VAEEstimator(BaseEstimator):
     _allows_missing = False
     # The most training steps that `max_epochs="auto"` allows; early stopping may end before.
     _steps: int
+    # Of fewer rows none are held out.
+    _fewest_to_hold_out = 100
 
     def fit(self, X: ArrayLike, y: Any = None) -> Self:  # noqa: N803
         """Fits the VAEs.
@@ -56,13 +57,14 @@ class VAEEstimator(BaseEstimator):
         rows = self._rows(X, reset=True)
         random = check_random_state(self.random_state)
         chosen = random.permutation(len(rows))[:_MOST_ROWS]
-        held_out = min(int(_HELD_OUT * len(chosen)), _MOST_HELD_OUT) if len(chosen) >= _FEWEST_ROWS else 0
+        held_out = min(int(_HELD_OUT * len(chosen)), _MOST_HELD_OUT)
+        held_out = held_out if len(chosen) >= self._fewest_to_hold_out else 0
         aside = rows[chosen[:held_out]] if held_out else None
         chosen = chosen[held_out:]
         steps = self._steps if self.max_epochs == "auto" else self.max_epochs * -(-len(chosen) // BATCH_SIZE)
         self.members_ = [
-            train(design, rows[chosen], aside, steps, int(random.randint(2**31 - 1)), self.verbose)
-            for design in self._designs(rows.shape[1])
+            train(design, rows[chosen], aside, max(1, round(share * steps)), _seed(random), self.verbose)
+            for design, share in self._designs(rows.shape[1])
         ]
         self._fitted(rows, random)
         return self
@@ -73,8 +75,8 @@ class VAEEstimator(BaseEstimator):
         check_is_fitted(self)
         return [member.vae() for member in self.members_]
 
-    def _designs(self, columns: int) -> Sequence[Design]:
-        """The designs of the VAEs, for a number of columns."""
+    def _designs(self, columns: int) -> list[tuple[Design, float]]:
+        """The designs of the VAEs for a number of columns, each with its share of the training steps."""
         raise NotImplementedError
 
     def _fitted(self, rows: np.ndarray, random: np.random.RandomState) -> None:
@@ -131,6 +133,10 @@ class VAEEstimator(BaseEstimator):
     def _standardised(self, x: np.ndarray) -> np.ndarray:
         """The rows that the VAEs take, of what `_values` returns."""
         return np.clip(self.scaler_.transform(x), -_FARTHEST, _FARTHEST).astype(np.float32)
+
+
+def _seed(random: np.random.RandomState) -> int:
+    return int(random.randint(2**31 - 1))
 
 
 def noise_for(member: Member, num_samples: int, random: np.random.RandomState) -> np.ndarray:

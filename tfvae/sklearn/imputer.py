@@ -80,8 +80,10 @@ class VAEImputer(OneToOneFeatureMixin, TransformerMixin, VAEEstimator):
         tags.input_tags.allow_nan = True
         return tags
 
-    def _designs(self, columns: int) -> Sequence[Design]:
-        return [Design(columns, self._latent_dim(8), self._hidden((64, 64)), allows_missing=True, num_samples=20)]
+    def _designs(self, columns: int) -> list[tuple[Design, float]]:
+        return [
+            (Design(columns, self._latent_dim(8), self._hidden((64, 64)), allows_missing=True, num_samples=20), 1.0)
+        ]
 
     def _check_arguments(self) -> None:
         super()._check_arguments()

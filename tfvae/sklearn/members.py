@@ -22,7 +22,7 @@ BATCH_SIZE = 128
 # The end of an epoch of Keras costs as much as many steps of a small model, so small tables are repeated to this many.
 _STEPS_PER_EPOCH = 50
 # Epochs without a better bound of the held-out rows, after which training stops.
-_PATIENCE = 5
+_PATIENCE = 10
 # Rows are evaluated in batches of exactly this size, because the last bits of float32 depend on the size of a batch,
 # and the score of a row must not depend on the rows beside it.
 _ROWS = 256
@@ -41,6 +41,7 @@ class Design(NamedTuple):
         hidden: the widths of the layers of the encoder, which the decoder has in reverse.
         scale: the scale of the Student's t likelihood, as `tfvae.likelihoods.StudentT` takes it.
         allows_missing: whether x may hold NaN.
+        beta: the weight of the KL divergence in training.
         num_samples: the number of draws of z in training, of which more than 1 make the bound that of the IWAE.
     """
 
@@ -49,6 +50,7 @@ class Design(NamedTuple):
     hidden: tuple[int, ...]
     scale: str = "per_dimension"
     allows_missing: bool = False
+    beta: float = 1.0
     num_samples: int = 1
 
     def build(self) -> VAE:
@@ -60,7 +62,7 @@ class Design(NamedTuple):
             likelihood = likelihoods.Missing(likelihood, fill=False)
         parameters = likelihood.parameter_shape(shape)
         decoder = networks.dense_decoder(self.latent_dim, parameters, self.hidden[::-1])
-        objective = objectives.ELBO() if self.num_samples == 1 else objectives.IWAE(self.num_samples)
+        objective = objectives.ELBO(self.beta) if self.num_samples == 1 else objectives.IWAE(self.num_samples)
         vae = VAE(encoder, decoder, self.latent_dim, likelihood=likelihood, objective=objective)
         vae.compile(keras.optimizers.Adam(_LEARNING_RATE))
         # Columns may well be independent, which a user of an estimator need not hear of. Through __dict__, because

@@ -12,8 +12,11 @@ from tfvae import checks
 from tfvae.sklearn.estimator import VAEEstimator, noise_for
 from tfvae.sklearn.members import Design, Terms
 
-Score = Literal["elbo", "log_likelihood", "reconstruction_log_likelihood"]
-_SCORES = Score.__args__  # type: ignore[attr-defined]
+Criterion = Literal["elbo", "log_likelihood", "reconstruction_log_likelihood"]
+_CRITERIA = Criterion.__args__  # type: ignore[attr-defined]
+
+# With this weight of the KL divergence, hardly any information about a row passes through z.
+_BETA_OF_COLUMNS = 5.0
 
 
 class VAEOutlierDetector(OutlierMixin, VAEEstimator):
@@ -21,22 +24,23 @@ class VAEOutlierDetector(OutlierMixin, VAEEstimator):
 
     score(x) = sum over the VAEs m of w_m ELBO_m(x),  w_m proportional to 1 / sd of ELBO_m over X,  sum of w_m = 1
 
-    The VAEs differ in capacity: one with few latent variables and one scale for all columns sees what is far from
-    everything; one with many latent variables and a scale for each column sees what is wrong in its neighbourhood. The
-    weights give each the same say, and the score is still in nats. Student's t likelihood lets the anomalies among the
-    training data change the model less. At most 100,000 rows, drawn at random, are trained on; a tenth of them is held
-    out to stop the training.
+    The VAEs differ in capacity. The first learns hardly more than the distribution of each column, and sees values that
+    are rare; a small one with one scale for all columns sees rows that are far from all others; a large one with a
+    scale for each column sees rows that are unlike those nearby. The weights give each the same say, and the score is
+    still in nats. Student's t likelihood lets the anomalies among the training data change the models less. At most
+    100,000 rows, drawn at random, are trained on; of 1000 rows or more, a tenth is held out to stop the training.
 
     Args:
-        n_estimators: the number of VAEs, small ones and large ones in turn.
-        latent_dim: the latent dimension of all VAEs; "auto" means 2 for the small ones and 16 for the large ones.
-        hidden: the widths of the encoder's layers, which the decoder has in reverse; "auto" means (32,) for the small
-            VAEs and (128,) for the large ones.
-        score: what is summed: "elbo"; "log_likelihood", the estimate of log p(x) by importance sampling; or
+        n_estimators: the number of VAEs: one of each of the three kinds, another large one, and so on in turn.
+        latent_dim: the latent dimension of all VAEs; "auto" means 2, and 16 for the large ones.
+        hidden: the widths of the encoder's layers, which the decoder has in reverse; "auto" means (32,), and (128,) for
+            the large ones.
+        criterion: what is summed: "elbo"; "log_likelihood", the estimate of log p(x) by importance sampling; or
             "reconstruction_log_likelihood", E_q[log p(x|z)].
         contamination: the share of anomalies in the training data, in (0, 0.5], from which `offset_` follows.
         num_samples: the number of draws of z for each row, the same noise for all rows.
-        max_epochs: the most passes over the training data; "auto" means 1200 steps of 128 rows.
+        max_epochs: the most passes over the training data; "auto" means 1200 steps of 128
+            rows, a quarter of them for VAEs of the first kind.
         random_state: a seed or a generator, as in scikit-learn.
         verbose: as for `keras.Model.fit`.
 
@@ -52,14 +56,15 @@ class VAEOutlierDetector(OutlierMixin, VAEEstimator):
     """
 
     _steps = 1200
+    _fewest_to_hold_out = 1000
 
     def __init__(
         self,
         *,
-        n_estimators: int = 2,
+        n_estimators: int = 4,
         latent_dim: int | Literal["auto"] = "auto",
         hidden: Sequence[int] | Literal["auto"] = "auto",
-        score: Score = "elbo",
+        criterion: Criterion = "elbo",
         contamination: float = 0.1,
         num_samples: int = 16,
         max_epochs: int | Literal["auto"] = "auto",
@@ -69,7 +74,7 @@ class VAEOutlierDetector(OutlierMixin, VAEEstimator):
         self.n_estimators = n_estimators
         self.latent_dim = latent_dim
         self.hidden = hidden
-        self.score = score
+        self.criterion = criterion
         self.contamination = contamination
         self.num_samples = num_samples
         self.max_epochs = max_epochs
@@ -117,15 +122,22 @@ class VAEOutlierDetector(OutlierMixin, VAEEstimator):
 
         Returns:
             Nats [N, D + 1], positive where a column is less likely than in an average row of the training data. The
-            last column is the KL divergence, what the latent variables of the row cost. A row sums to -`score_samples`
-            minus the sum of `typical_`; with score="log_likelihood" the last column is whatever is left to that sum.
+            last column is the KL divergence, what the latent variables of the row cost; with
+            criterion="log_likelihood" it is whatever the bound falls short. A row sums to -`score_samples` minus the
+            sum of `typical_`.
         """
         return self._parts(self._terms(self._rows(X))) - self.typical_
 
-    def _designs(self, columns: int) -> Sequence[Design]:
-        small = Design(columns, self._latent_dim(2), self._hidden((32,)), "learned")
-        large = Design(columns, self._latent_dim(16), self._hidden((128,)), "per_dimension")
-        return [(small, large)[number % 2] for number in range(self.n_estimators)]
+    def _designs(self, columns: int) -> list[tuple[Design, float]]:
+        few, many = self._latent_dim(2), self._latent_dim(16)
+        small, large = self._hidden((32,)), self._hidden((128,))
+        kinds = [
+            (Design(columns, few, small, "per_dimension", beta=_BETA_OF_COLUMNS), 0.25),
+            (Design(columns, few, small, "learned"), 1.0),
+            # Twice, for half of the say: it alone sees anomalies that no column shows.
+            *[(Design(columns, many, large, "per_dimension"), 1.0)] * 2,
+        ]
+        return [kinds[number % len(kinds)] for number in range(self.n_estimators)]
 
     def _check_arguments(self) -> None:
         super()._check_arguments()
@@ -136,9 +148,9 @@ class VAEOutlierDetector(OutlierMixin, VAEEstimator):
             raise ValueError(
                 f"`contamination` must be in the interval (0, 0.5]. Received: contamination={self.contamination}"
             )
-        if self.score not in _SCORES:
-            names = ", ".join(f'"{name}"' for name in _SCORES)
-            raise ValueError(f"`score` must be one of {names}. Received: score={checks.shown(self.score)}")
+        if self.criterion not in _CRITERIA:
+            names = ", ".join(f'"{name}"' for name in _CRITERIA)
+            raise ValueError(f"`criterion` must be one of {names}. Received: criterion={checks.shown(self.criterion)}")
 
     def _fitted(self, rows: np.ndarray, random: np.random.RandomState) -> None:
         self._noise = [noise_for(member, self.num_samples, random) for member in self.members_]
@@ -157,9 +169,9 @@ class VAEOutlierDetector(OutlierMixin, VAEEstimator):
 
     def _score(self, terms: Terms) -> np.ndarray:
         """The score [N] of one VAE."""
-        if self.score == "log_likelihood":
+        if self.criterion == "log_likelihood":
             return terms.log_density
-        return terms.elbo if self.score == "elbo" else terms.log_likelihood.sum(axis=1)
+        return terms.elbo if self.criterion == "elbo" else terms.log_likelihood.sum(axis=1)
 
     def _scores(self, terms: list[Terms]) -> np.ndarray:
         """The weighted mean of the VAEs' scores [N]."""

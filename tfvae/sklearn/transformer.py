@@ -77,5 +77,5 @@ class VAETransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, VAEEstim
         """L, from which scikit-learn makes the names of the columns."""
         return self.members_[0].design.latent_dim
 
-    def _designs(self, columns: int) -> Sequence[Design]:
-        return [Design(columns, self._latent_dim(2), self._hidden((64, 64)))]
+    def _designs(self, columns: int) -> list[tuple[Design, float]]:
+        return [(Design(columns, self._latent_dim(2), self._hidden((64, 64))), 1.0)]
