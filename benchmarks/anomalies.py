@@ -3,12 +3,13 @@
 FOLDER holds .npz files, each a table X [N, D] and labels y [N], 1 for an anomaly, such as the data sets of ADBench
 (https://github.com/Minqi824/ADBench). For each file and seed, 70% of the rows, with the anomalies among them, are
 fitted without labels, and the other rows are scored. All methods have their defaults and get the same standardised
-columns. The methods of PyOD need the package pyod, its neural ones torch too: the extra `benchmarks`.
+columns. The methods of PyOD need the extra `benchmarks`, and are left out without it.
 
 Reference: Han et al. 2022, ADBench: Anomaly Detection Benchmark.
 """
 
 import argparse
+import importlib.util
 import json
 import time
 import warnings
@@ -81,6 +82,7 @@ METHODS: dict[str, Method] = {
     "PyOD VAE": pyod_vae,
     "PyOD AutoEncoder": pyod_autoencoder,
 }
+OF_PYOD = ("kNN", "ECOD", "PyOD VAE", "PyOD AutoEncoder")
 
 
 def split(path: Path, seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -133,7 +135,7 @@ def table(results: Iterable[dict]) -> str:
 
 
 def main() -> None:
-    """Measures what FILE does not hold yet, and prints the table."""
+    """Measures what the output file does not hold yet, and prints the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path, help="the folder of the .npz files")
     parser.add_argument("--sets", nargs="+", help="names of files, without .npz; all by default")
@@ -143,6 +145,9 @@ def main() -> None:
     options = parser.parse_args()
     warnings.simplefilter("ignore")
     paths = [options.folder / f"{name}.npz" for name in options.sets] if options.sets else options.folder.glob("*.npz")
+    if importlib.util.find_spec("pyod") is None:
+        print(f"pyod is not installed, so these are left out: {', '.join(OF_PYOD)}")
+        options.methods = [method for method in options.methods if method not in OF_PYOD]
     done = {}
     if options.output and options.output.exists():
         done = {

@@ -56,17 +56,15 @@ class VAEEstimator(BaseEstimator):
         self._check_arguments()
         rows = self._rows(X, reset=True)
         random = check_random_state(self.random_state)
-        chosen = random.permutation(len(rows))[:_MOST_ROWS]
-        held_out = min(int(_HELD_OUT * len(chosen)), _MOST_HELD_OUT)
-        held_out = held_out if len(chosen) >= self._fewest_to_hold_out else 0
-        aside = rows[chosen[:held_out]] if held_out else None
-        chosen = chosen[held_out:]
-        steps = self._steps if self.max_epochs == "auto" else self.max_epochs * -(-len(chosen) // BATCH_SIZE)
+        known = random.permutation(len(rows))[:_MOST_ROWS]
+        held_out = min(int(_HELD_OUT * len(known)), _MOST_HELD_OUT) if len(known) >= self._fewest_to_hold_out else 0
+        aside, trained = rows[known[:held_out]] if held_out else None, rows[known[held_out:]]
+        steps = self._steps if self.max_epochs == "auto" else self.max_epochs * -(-len(trained) // BATCH_SIZE)
         self.members_ = [
-            train(design, rows[chosen], aside, max(1, round(share * steps)), _seed(random), self.verbose)
+            train(design, trained, aside, max(1, round(share * steps)), _seed(random), self.verbose)
             for design, share in self._designs(rows.shape[1])
         ]
-        self._fitted(rows, random)
+        self._fitted(rows[known], random)
         return self
 
     @property
@@ -80,7 +78,7 @@ class VAEEstimator(BaseEstimator):
         raise NotImplementedError
 
     def _fitted(self, rows: np.ndarray, random: np.random.RandomState) -> None:
-        """Sets the attributes that depend on the fitted VAEs, given the standardised rows [N, D]."""
+        """Sets the attributes that depend on the fitted VAEs, given the standardised rows that were used."""
 
     def _check_arguments(self) -> None:
         """Raises ValueError for an argument that is out of its range."""
