@@ -145,9 +145,10 @@ def main() -> None:
     options = parser.parse_args()
     warnings.simplefilter("ignore")
     paths = [options.folder / f"{name}.npz" for name in options.sets] if options.sets else options.folder.glob("*.npz")
-    if importlib.util.find_spec("pyod") is None:
-        print(f"pyod is not installed, so these are left out: {', '.join(OF_PYOD)}")
-        options.methods = [method for method in options.methods if method not in OF_PYOD]
+    left_out = set(OF_PYOD) & set(options.methods) if importlib.util.find_spec("pyod") is None else set()
+    if left_out:
+        print(f"pyod is not installed, so these are left out: {', '.join(sorted(left_out))}")
+        options.methods = [method for method in options.methods if method not in left_out]
     done = {}
     if options.output and options.output.exists():
         done = {

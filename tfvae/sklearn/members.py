@@ -15,6 +15,7 @@ import tensorflow as tf
 
 from tfvae import likelihoods, networks, objectives
 from tfvae.callbacks import PosteriorCollapseWarning
+from tfvae.likelihoods.location_scale import Scale
 from tfvae.models.vae import VAE
 
 _LEARNING_RATE = 3e-3
@@ -48,7 +49,7 @@ class Design(NamedTuple):
     columns: int
     latent_dim: int
     hidden: tuple[int, ...]
-    scale: str = "per_dimension"
+    scale: Scale = "per_dimension"
     allows_missing: bool = False
     beta: float = 1.0
     num_samples: int = 1
