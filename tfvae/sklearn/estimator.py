@@ -16,8 +16,9 @@ from tfvae.sklearn.members import BATCH_SIZE, Design, Member, train
 
 # Rows beyond these change little, and take longer to train on than they are worth.
 _MOST_ROWS = 100_000
-# The share of the rows that is held out to stop the training.
+# The share of the rows that is held out to stop the training; of fewer rows none are.
 _HELD_OUT = 0.1
+_FEWEST_TO_HOLD_OUT = 100
 _MOST_HELD_OUT = 5_000
 # Standardised values beyond this are as good as infinite, but must be finite in float32 when they are squared.
 _FARTHEST = 1e6
@@ -37,8 +38,8 @@ class VAEEstimator(BaseEstimator):
     _allows_missing = False
     # The most training steps that `max_epochs="auto"` allows; early stopping may end before.
     _steps: int
-    # Of fewer rows none are held out.
-    _fewest_to_hold_out = 100
+    # Whether rows are held out to stop the training.
+    _stops_early = True
 
     def fit(self, X: ArrayLike, y: Any = None) -> Self:  # noqa: N803
         """Fits the VAEs.
@@ -57,7 +58,8 @@ class VAEEstimator(BaseEstimator):
         rows = self._rows(X, reset=True)
         random = check_random_state(self.random_state)
         known = random.permutation(len(rows))[:_MOST_ROWS]
-        held_out = min(int(_HELD_OUT * len(known)), _MOST_HELD_OUT) if len(known) >= self._fewest_to_hold_out else 0
+        holds_out = self._stops_early and len(known) >= _FEWEST_TO_HOLD_OUT
+        held_out = min(int(_HELD_OUT * len(known)), _MOST_HELD_OUT) if holds_out else 0
         aside, trained = rows[known[:held_out]] if held_out else None, rows[known[held_out:]]
         steps = self._steps if self.max_epochs == "auto" else self.max_epochs * -(-len(trained) // BATCH_SIZE)
         self.members_ = [

@@ -29,9 +29,8 @@ class VAEOutlierDetector(OutlierMixin, VAEEstimator):
     The VAEs differ in capacity. The first learns hardly more than the distribution of each column, and sees values that
     are rare; a small one with one scale for all columns sees rows that are far from all others; large ones with a scale
     for each column see rows that are unlike those nearby. The weights give each the same say, and the score is still in
-    nats. Student's t likelihood lets the anomalies among the training data change the models less. At most 100,000
-    rows, drawn at random, are used: of 1000 or more, a tenth is held out to stop the training, and weights and
-    threshold rest on all of them.
+    nats. Student's t likelihood lets the anomalies among the training data change the models less. The training is
+    short, and does not stop early. At most 100,000 rows, drawn at random, are used, for training, weights and threshold.
 
     Args:
         n_estimators: the number of VAEs: one of each of the three kinds, another large one, and so on in turn.
@@ -42,8 +41,8 @@ class VAEOutlierDetector(OutlierMixin, VAEEstimator):
             "reconstruction_log_likelihood", E_q[log p(x|z)].
         contamination: the share of anomalies in the training data, in (0, 0.5], from which `offset_` follows.
         num_samples: the number of draws of z for each row, the same noise for all rows.
-        max_epochs: the most passes over the training data; "auto" means 1200 steps of 128
-            rows, a quarter of them for VAEs of the first kind.
+        max_epochs: the number of passes over the training data; "auto" means 1200 steps of 128 rows, and a quarter of
+            either for VAEs of the first kind.
         random_state: a seed or a generator, as in scikit-learn.
         verbose: as for `keras.Model.fit`.
 
@@ -59,7 +58,8 @@ class VAEOutlierDetector(OutlierMixin, VAEEstimator):
     """
 
     _steps = 1200
-    _fewest_to_hold_out = 1000
+    # So few steps cannot overfit, and the anomalies among held-out rows, which stop it too early, made results worse.
+    _stops_early = False
 
     def __init__(
         self,
