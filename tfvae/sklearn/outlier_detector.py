@@ -30,7 +30,7 @@ class VAEOutlierDetector(OutlierMixin, VAEEstimator):
     are rare; a small one with one scale for all columns sees rows that are far from all others; large ones with a scale
     for each column see rows that are unlike those nearby. The weights give each the same say, and the score is still in
     nats. Student's t likelihood lets the anomalies among the training data change the models less. The training is
-    short, and does not stop early. At most 100,000 rows, drawn at random, are used, for training, weights and threshold.
+    short, and does not stop early. At most 100,000 rows, drawn at random, are used in all.
 
     Args:
         n_estimators: the number of VAEs: one of each of the three kinds, another large one, and so on in turn.
