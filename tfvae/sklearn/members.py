@@ -40,7 +40,8 @@ class Design(NamedTuple):
         columns: D, the number of columns.
         latent_dim: L.
         hidden: the widths of the layers of the encoder, which the decoder has in reverse.
-        scale: the scale of the Student's t likelihood, as `tfvae.likelihoods.StudentT` takes it.
+        scale: the scale of the likelihood, as `tfvae.likelihoods.StudentT` takes it.
+        is_normal: whether the likelihood is `Normal`; otherwise it is `StudentT`.
         allows_missing: whether x may hold NaN.
         beta: the weight of the KL divergence in training.
         num_samples: the number of draws of z in training, of which more than 1 make the bound that of the IWAE.
@@ -50,13 +51,16 @@ class Design(NamedTuple):
     latent_dim: int
     hidden: tuple[int, ...]
     scale: Scale = "per_dimension"
+    is_normal: bool = False
     allows_missing: bool = False
     beta: float = 1.0
     num_samples: int = 1
 
     def build(self) -> VAE:
         """A new, compiled VAE of this design."""
-        likelihood: likelihoods.Likelihood = likelihoods.StudentT(df=_DF, scale=self.scale)
+        likelihood: likelihoods.Likelihood = (
+            likelihoods.Normal(self.scale) if self.is_normal else likelihoods.StudentT(_DF, self.scale)
+        )
         shape = (self.columns,)
         encoder = networks.dense_encoder(shape, self.hidden, missing_mask=self.allows_missing)
         if self.allows_missing:
