@@ -17,7 +17,7 @@ FLOORS = [
     {"priors", "training"},
     {"models"},
     {"inference"},
-    {"evaluation", "export"},
+    {"evaluation", "export", "sklearn"},
     {"cli"},
     # The entry point of the command, and public aliases of modules that are in other rooms.
     {"__main__", "epochs", "shards", "strategies"},

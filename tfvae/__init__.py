@@ -23,6 +23,7 @@ if TYPE_CHECKING:
         posteriors,
         priors,
         shards,
+        sklearn,
         strategies,
     )
     from tfvae.distribute.strategies import strategy
@@ -65,6 +66,7 @@ __all__ = [
     "posteriors",
     "priors",
     "shards",
+    "sklearn",
     "strategies",
     "strategy",
 ]
@@ -85,6 +87,7 @@ __getattr__, __dir__ = lazy_attributes(
         "tfvae.posteriors": [],
         "tfvae.priors": [],
         "tfvae.shards": [],
+        "tfvae.sklearn": [],
         "tfvae.strategies": [],
         "tfvae.distribute.strategies": ["strategy"],
         "tfvae.inference.draws": ["Draws"],

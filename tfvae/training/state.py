@@ -53,6 +53,18 @@ class StatefulModel(private_apis.HookedModel):
         self._noise_state.assign_add([0, 1])
         return tf.random.experimental.stateless_fold_in(seed, replicas.index())
 
+    def begin_anew(self, seed: int) -> None:
+        """Lets the next `fit` be the first one of a model with this seed: its noise and its order of arrays.
+
+        The weights and the state of the optimizer are the caller's to set.
+
+        Args:
+            seed: the seed from which all seeds of this model are derived.
+        """
+        self._noise_state.assign([seed, 0])
+        self._progress.epoch = self._progress.step = self._progress.first_pass = 0
+        self._progress.loaded = False
+
     def save_own_variables(self, store: MutableMapping[str, Any]) -> None:
         """Saves the model's own weights, and what training needs to continue exactly."""
         super().save_own_variables(store)

@@ -1,0 +1,190 @@
+"""A detector of anomalies in tables: an ensemble of VAEs of different capacity."""
+
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import ArrayLike
+from sklearn.base import OutlierMixin
+from sklearn.utils.validation import check_is_fitted
+
+from tfvae import checks, chunks
+from tfvae.sklearn.estimator import VAEEstimator, noise_for
+from tfvae.sklearn.members import Design, Terms
+
+Criterion = Literal["elbo", "log_likelihood", "reconstruction_log_likelihood"]
+_CRITERIA = Criterion.__args__  # type: ignore[attr-defined]
+
+# So many rows, whose terms of each column are in memory together: 0.1 GB for 100 columns and four VAEs.
+_ROWS_AT_A_TIME = 2**15
+# With this weight of the KL divergence, hardly any information about a row passes through z.
+_BETA_OF_COLUMNS = 5.0
+
+
+class VAEOutlierDetector(OutlierMixin, VAEEstimator):
+    """Detects anomalies: rows that VAEs, fitted on the table with its anomalies, give a low bound on log p(x).
+
+    score(x) = sum over the VAEs m of w_m ELBO_m(x),  w_m proportional to 1 / sd of ELBO_m over X,  sum of w_m = 1
+
+    The VAEs differ in capacity. The first learns hardly more than the distribution of each column, and sees values that
+    are rare; a small one with one scale for all columns sees rows that are far from all others; a large one with a
+    scale for each column sees rows that are unlike those nearby. The likelihood of these is Student's t, so that the
+    anomalies among the training data change them less; but then a single wild value weighs little among many columns. A
+    second large one, with the normal likelihood, sees it. The weights give each the same say, and the score is still in
+    nats. The training is short, and does not stop early. At most 100,000 rows, drawn at random, are used in all.
+
+    Args:
+        n_estimators: the number of VAEs: one of each of the four kinds, and so on in turn.
+        latent_dim: the latent dimension of all VAEs; "auto" means 2, and 16 for the large ones.
+        hidden: the widths of the encoder's layers, which the decoder has in reverse; "auto" means (32,), and (128,) for
+            the large ones.
+        criterion: what is summed: "elbo"; "log_likelihood", the estimate of log p(x) by importance sampling; or
+            "reconstruction_log_likelihood", E_q[log p(x|z)].
+        contamination: the share of anomalies in the training data, in (0, 0.5], from which `offset_` follows.
+        num_samples: the number of draws of z for each row, the same noise for all rows.
+        max_epochs: the number of passes over the training data; "auto" means 1200 steps of 128 rows, and a quarter of
+            either for VAEs of the first kind.
+        random_state: a seed or a generator, as in scikit-learn.
+        verbose: as for `keras.Model.fit`.
+
+    Attributes:
+        members_: the fitted VAEs, as designs and weights; `vaes_` are `tfvae.VAE`.
+        weights_: w_m of each.
+        scaler_: the scikit-learn scaler that standardises the columns.
+        offset_: `decision_function` is `score_samples` minus this.
+        threshold_: the score -`score_samples`, in nats, above which a row is an anomaly: -`offset_`.
+        typical_: what `contributions` are relative to: the mean over the training data of each of its columns [D + 1].
+        n_features_in_: D.
+        feature_names_in_: the names of the columns, if X was a data frame with names that are all strings.
+    """
+
+    _steps = 1200
+    # So few steps cannot overfit, and the anomalies among held-out rows, which stop it too early, made results worse.
+    _stops_early = False
+
+    def __init__(
+        self,
+        *,
+        n_estimators: int = 4,
+        latent_dim: int | Literal["auto"] = "auto",
+        hidden: Sequence[int] | Literal["auto"] = "auto",
+        criterion: Criterion = "elbo",
+        contamination: float = 0.1,
+        num_samples: int = 16,
+        max_epochs: int | Literal["auto"] = "auto",
+        random_state: Any = None,
+        verbose: int = 0,
+    ) -> None:
+        self.n_estimators = n_estimators
+        self.latent_dim = latent_dim
+        self.hidden = hidden
+        self.criterion = criterion
+        self.contamination = contamination
+        self.num_samples = num_samples
+        self.max_epochs = max_epochs
+        self.random_state = random_state
+        self.verbose = verbose
+
+    def score_samples(self, X: ArrayLike) -> np.ndarray:  # noqa: N803
+        """How normal rows are.
+
+        Args:
+            X: the table [N, D].
+
+        Returns:
+            The weighted mean of the VAEs' scores [N], in nats for standardised columns; higher is more normal.
+        """
+        rows = self._rows(X)
+        parts = (rows[part] for part in chunks.slices(len(rows), _ROWS_AT_A_TIME))
+        return np.concatenate([self._scores(self._terms(part)) for part in parts])
+
+    def decision_function(self, X: ArrayLike) -> np.ndarray:  # noqa: N803
+        """The score of rows above the threshold.
+
+        Args:
+            X: the table [N, D].
+
+        Returns:
+            `score_samples` minus `offset_` [N], in nats; negative for anomalies.
+        """
+        return self.score_samples(X) - self.offset_
+
+    def predict(self, X: ArrayLike) -> np.ndarray:  # noqa: N803
+        """Whether rows are normal.
+
+        Args:
+            X: the table [N, D].
+
+        Returns:
+            -1 for anomalies and 1 for the other rows [N].
+        """
+        return np.where(self.decision_function(X) < 0, -1, 1)
+
+    def contributions(self, X: ArrayLike) -> np.ndarray:  # noqa: N803
+        """How much each column adds to the anomaly score of rows, beyond what it adds to that of an average row.
+
+        Args:
+            X: the table [N, D].
+
+        Returns:
+            Nats [N, D + 1], positive where a column is less likely than in an average row of the training data. The
+            last column is the KL divergence, what the latent variables of the row cost; with
+            criterion="log_likelihood" it is whatever the bound falls short. A row sums to -`score_samples` minus the
+            sum of `typical_`.
+        """
+        return self._parts(self._terms(self._rows(X))) - self.typical_
+
+    def _designs(self, columns: int) -> list[tuple[Design, float]]:
+        few, many = self._latent_dim(2), self._latent_dim(16)
+        small, large = self._hidden((32,)), self._hidden((128,))
+        kinds = [
+            (Design(columns, few, small, "per_dimension", beta=_BETA_OF_COLUMNS), 0.25),
+            (Design(columns, few, small, "learned"), 1.0),
+            (Design(columns, many, large, "per_dimension"), 1.0),
+            (Design(columns, many, large, "per_dimension", is_normal=True), 1.0),
+        ]
+        return [kinds[number % len(kinds)] for number in range(self.n_estimators)]
+
+    def _check_arguments(self) -> None:
+        super()._check_arguments()
+        checks.positive_integer("n_estimators", self.n_estimators)
+        checks.positive_integer("num_samples", self.num_samples)
+        contamination = checks.number("contamination", self.contamination)
+        if not 0 < contamination <= 0.5:
+            raise ValueError(
+                f"`contamination` must be in the interval (0, 0.5]. Received: contamination={self.contamination}"
+            )
+        if self.criterion not in _CRITERIA:
+            names = ", ".join(f'"{name}"' for name in _CRITERIA)
+            raise ValueError(f"`criterion` must be one of {names}. Received: criterion={checks.shown(self.criterion)}")
+
+    def _fitted(self, rows: np.ndarray, random: np.random.RandomState) -> None:
+        self._noise = [noise_for(member, self.num_samples, random) for member in self.members_]
+        terms = self._terms(rows)
+        spread = np.array([self._score(each).std() for each in terms])
+        # Without spread, as of rows that are all equal, no VAE has more to say than another.
+        precision = 1 / spread if (spread > 0).all() else np.ones(len(spread))
+        self.weights_ = precision / precision.sum()
+        self.typical_ = self._parts(terms).mean(axis=0)
+        self.offset_ = float(np.quantile(self._scores(terms), self.contamination))
+        self.threshold_ = -self.offset_
+
+    def _terms(self, rows: np.ndarray) -> list[Terms]:
+        check_is_fitted(self)
+        return [member.terms(rows, noise) for member, noise in zip(self.members_, self._noise, strict=True)]
+
+    def _score(self, terms: Terms) -> np.ndarray:
+        """The score [N] of one VAE."""
+        if self.criterion == "log_likelihood":
+            return terms.log_density
+        return terms.elbo if self.criterion == "elbo" else terms.log_likelihood.sum(axis=1)
+
+    def _scores(self, terms: list[Terms]) -> np.ndarray:
+        """The weighted mean of the VAEs' scores [N]."""
+        return sum(weight * self._score(each) for weight, each in zip(self.weights_, terms, strict=True))
+
+    def _parts(self, terms: list[Terms]) -> np.ndarray:
+        """The parts [N, D + 1] of the negative scores: those of the columns, then the rest."""
+        columns = -sum(weight * each.log_likelihood for weight, each in zip(self.weights_, terms, strict=True))
+        rest = -self._scores(terms) - columns.sum(axis=1)
+        return np.concatenate([columns, rest[:, np.newaxis]], axis=1)
