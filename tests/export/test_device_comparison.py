@@ -14,7 +14,7 @@ from tfvae.export.formats import compiled_model
 
 def with_computed_shapes(monkeypatch):
     """Exports outputs as they come, most of them reshaped to a shape that the graph computes."""
-    monkeypatch.setattr(endpoints, "_checked", lambda function, *_: lambda *tensors: function(*tensors))
+    monkeypatch.setattr(endpoints, "_checked", lambda signature, *_: lambda *tensors: signature.function(*tensors))
 
 
 def test_a_computed_shape_has_a_batch_of_one_because_one_interface_does_not_write_it(tmp_path, monkeypatch):

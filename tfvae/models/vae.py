@@ -230,11 +230,10 @@ class VAE(TableExport, autoencoder.Autoencoder):
 
         For rows of a table the result is a `pandas.DataFrame` of the values that the model takes them for.
         """
-        state = self._seed(seed)
         made = super().reconstruct(x, batch_size, sample, seed)
         if self.table is None or not is_rows(x):
             return made
-        return self._rows(made if sample else self.likelihood.to_data(made), state)
+        return self._rows(made if sample else self.likelihood.to_data(made), self._seed(seed))
 
     def _rows(self, x: np.ndarray, seed: tf.Tensor) -> Any:
         """The rows of the table that x [N, D] stands for."""
