@@ -9,6 +9,8 @@ from tfvae import files
 from tfvae.cli import noise, parser, paths, rows
 from tfvae.data import tables
 
+# More decimals of nats say nothing about a row.
+_DECIMALS = 4
 # How many columns are named as reasons.
 _REASONS = 3
 
@@ -71,7 +73,8 @@ def _flagged(given: rows.Rows, outputs: dict[str, np.ndarray]) -> Any:
             values = given.frame[names].astype(object).to_numpy()
             of_reason = np.take_along_axis(values, column[:, None], axis=1)[:, 0]
             added[f"reason_{number}_value"] = ["" if pd.isna(value) else str(value) for value in of_reason]
-        added[f"reason_{number}_nats"] = np.take_along_axis(contributions, column[:, None], axis=1)[:, 0]
+        nats = np.take_along_axis(contributions, column[:, None], axis=1)[:, 0]
+        added[f"reason_{number}_nats"] = np.round(nats.astype(np.float64), _DECIMALS)
     taken = [str(name) for name in table.columns if str(name) in added]
     if taken:
         raise ValueError(

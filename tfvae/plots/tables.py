@@ -104,12 +104,11 @@ def contributions(
             f"shape {list(nats.shape)}, {len(labels)} lists and {len(titles)} titles"
         )
     shown = min(max_columns, nats.shape[1])
-    figure = new_figure("What makes rows unusual", 7, (0.26 * shown + 0.55) * len(nats) + 0.9)
+    figure = new_figure("What makes rows unusual", 7, (0.26 * shown + 0.75) * len(nats) + 0.9)
     figure.supxlabel("contribution to the score (nats)", fontsize="medium")
-    first = None
     for index, (row, texts, title) in enumerate(zip(nats, labels, titles, strict=True)):
-        axes = figure.add_subplot(len(nats), 1, index + 1, sharex=first)
-        first = first or axes
+        # Each with a scale of its own, beside which the reasons of other rows could not be seen.
+        axes = figure.add_subplot(len(nats), 1, index + 1)
         order = np.argsort(-row, kind="stable")[:shown]
         places = np.arange(shown)[::-1]
         axes.barh(places, row[order], color=np.where(row[order] > 0, ORANGE, BLUE).tolist(), height=0.7)
@@ -117,7 +116,7 @@ def contributions(
         axes.axvline(0, color="black", linewidth=0.6)
         plain(axes)
         axes.set_title(_shown(title, 64), size=9, loc="left")
-        axes.tick_params(labelbottom=index == len(nats) - 1)
+        axes.tick_params(axis="x", labelsize=8)
     return figure
 
 
