@@ -27,7 +27,7 @@ _LARGEST_STEP = 1e-3
 _MEANINGS = {
     "score": "how unusual the row is, in nats: 0 for an average row of the training data, and high for anomalies",
     "is_anomaly": "1 if the score is above the threshold, otherwise 0",
-    "contributions": "what each column adds to the score, in nats; beside them, kl is the rest of the score",
+    "contributions": "what each of `columns` adds to the score, in nats; beside them, kl is the rest of the score",
     "kl": "what the latent variables add to the score, in nats",
 }
 
@@ -61,7 +61,9 @@ class DetectorModel(Exportable, keras.Model):
 
         Returns:
             `score` [N], -`score_samples` minus what is typical of it, in nats; `is_anomaly`, bool [N], as `predict`
-            decides; and `contributions` [N, D] and `kl` [N], the columns of `contributions`, which sum to the score.
+            decides; and `contributions` [N, D] and `kl` [N], the columns of `VAEOutlierDetector.contributions`, which
+            sum to the score. Of a table, they are of the columns of x, as those of `tfvae.VAE.detect`;
+            `detector.table_.by_column` sums them over those of a column of the table.
         """
         return self._detected(self.detector._rows(X))
 
@@ -99,7 +101,7 @@ class DetectorModel(Exportable, keras.Model):
         if steps.max() > _LARGEST_STEP:
             column = int(steps.argmax())
             raise ValueError(
-                f'Column "{self._columns[column]}" must have numbers that keep their digits in float32, in which an '
+                f'Column "{self._names[column]}" must have numbers that keep their digits in float32, in which an '
                 f"export takes them: subtract a constant before. Received: numbers about {mean[column]:g}, which are "
                 f"rounded to {steps[column]:.1e} of their standard deviation"
             )
@@ -167,11 +169,11 @@ class DetectorModel(Exportable, keras.Model):
         return _MEANINGS
 
     def export_description(self) -> dict[str, Any]:
-        """What a caller must know: see `Exportable`. `contributions` are of the columns `columns`."""
+        """What a caller must know: see `Exportable`. Of a table its columns, and what the codes in x stand for."""
         table = self.detector.table_
         threshold = {"threshold": self.decision.threshold.to_dict()}
         if table is None:
-            return {"missing_values": False, "columns": self._columns, **threshold}
+            return {"missing_values": False, "columns": self._names, **threshold}
         return {
             "missing_values": True,
             "columns": list(table.names),
@@ -187,14 +189,13 @@ class DetectorModel(Exportable, keras.Model):
         Args:
             signatures: the result of `export_signatures`.
         """
-        own = ("detector.md", {"names": ", ".join(self._columns)})
+        own = ("detector.md", {"names": ", ".join(self.export_description()["columns"])})
         return [("model.md", {}), own] + ([] if self.detector.table_ is None else [("columns.md", {})])
 
     @property
-    def _columns(self) -> list[str]:
+    def _names(self) -> list[str]:
+        """The names of the columns of an array, or of a data frame of numbers."""
         names = getattr(self.detector, "feature_names_in_", None)
-        if names is None and self.detector.table_ is not None:
-            names = [column.name for column in self.detector.table_.columns]
         return [f"x{index}" for index in range(self.detector.n_features_in_)] if names is None else list(names)
 
     def _example(self) -> np.ndarray:

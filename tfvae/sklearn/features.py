@@ -65,12 +65,13 @@ class Features:
 
     @property
     def owners(self) -> np.ndarray:
-        """Which feature is of which column of the table [F, D], 1 or 0. Unused columns have none."""
+        """Which feature is of which column of x [F, C], 1 or 0."""
+        return np.eye(len(self.table.parts))[self._parts]
+
+    def by_column(self, of_x: np.ndarray) -> np.ndarray:
+        """Sums what is of the columns of x [N, C] over those of each column of the table [N, D]; 0 for unused ones."""
         names = [column.name for column in self.table.columns]
-        owners = self.table.owners()
-        matrix = np.zeros([len(self._parts), len(names)])
-        matrix[np.arange(len(matrix)), [names.index(owners[part]) for part in self._parts]] = 1
-        return matrix
+        return of_x @ np.eye(len(names))[[names.index(owner) for owner in self.table.owners()]]
 
     def __call__(self, rows: Any) -> np.ndarray:
         """The features [N, F], float64, with NaN for missing values, of a data frame."""

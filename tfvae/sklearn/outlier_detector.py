@@ -142,7 +142,7 @@ class VAEOutlierDetector(OutlierMixin, VAEEstimator):
             criterion="log_likelihood" it is whatever the bound falls short. A row sums to -`score_samples` minus the
             sum of `typical_`.
         """
-        return self._contributions(self._rows(X))
+        return self._by_column(self._contributions(self._rows(X)))
 
     def to_model(self) -> DetectorModel:
         """The detector as a Keras model that `tfvae.export` takes, with the scaler, the VAEs and the threshold inside.
@@ -157,10 +157,10 @@ class VAEOutlierDetector(OutlierMixin, VAEEstimator):
 
     @property
     def decision(self) -> Decision:
-        """What is typical of the parts of the score, and the threshold of what a score is above the typical one."""
+        """What is typical of the parts of the score, and the threshold of a score that is 0 for an average row."""
         check_is_fitted(self)
-        limit = dataclasses.replace(self._threshold, value=self.threshold_ - float(self.typical_.sum()))
-        return Decision(self.typical_[:-1], float(self.typical_[-1]), limit)
+        limit = dataclasses.replace(self._threshold, value=self.threshold_ - float(self._typical.sum()))
+        return Decision(self._typical[:-1], float(self._typical[-1]), limit)
 
     def set_threshold(
         self,
@@ -238,7 +238,8 @@ class VAEOutlierDetector(OutlierMixin, VAEEstimator):
         # Without spread, as of rows that are all equal, no VAE has more to say than another.
         precision = 1 / spread if (spread > 0).all() else np.ones(len(spread))
         self.weights_ = precision / precision.sum()
-        self.typical_ = self._parts(terms).mean(axis=0)
+        self._typical = self._parts(terms).mean(axis=0)
+        self.typical_ = self._by_column(self._typical[np.newaxis])[0]
         self._set_threshold(threshold(-self._scores(terms), contamination=self.contamination))
 
     def _terms(self, rows: np.ndarray) -> list[Terms]:
@@ -263,16 +264,22 @@ class VAEOutlierDetector(OutlierMixin, VAEEstimator):
         return sum(weight * self._score(each) for weight, each in zip(self.weights_, terms, strict=True))
 
     def _contributions(self, rows: np.ndarray) -> np.ndarray:
-        """The contributions [N, D + 1] of standardised rows."""
-        contributions = self._parts(self._terms(rows)) - self.typical_
+        """What the columns, or those of a table's x, and then the rest add to the scores of rows, [N, C + 1]."""
+        contributions = self._parts(self._terms(rows)) - self._typical
         if self.table_ is not None:
             # Exactly 0, not but for rounding, and not -0.
             is_observed = ~np.isnan(rows) @ self._features.owners > 0
             contributions[:, :-1] = np.where(is_observed, contributions[:, :-1], 0.0)
         return contributions
 
+    def _by_column(self, parts: np.ndarray) -> np.ndarray:
+        """Sums what is of the columns of a table's x, and the rest, [N, C + 1] over those of each column [N, D + 1]."""
+        if self.table_ is None:
+            return parts
+        return np.concatenate([self._features.by_column(parts[:, :-1]), parts[:, -1:]], axis=1)
+
     def _parts(self, terms: list[Terms]) -> np.ndarray:
-        """The parts [N, D + 1] of the negative scores: those of the columns, then the rest."""
+        """The parts [N, C + 1] of the negative scores: those of the columns, or of a table's x, then the rest."""
         columns = -sum(weight * each.log_likelihood for weight, each in zip(self.weights_, terms, strict=True))
         rest = -self._scores(terms) - columns.sum(axis=1)
         if self.table_ is not None:
