@@ -160,6 +160,8 @@ class VAEEstimator(BaseEstimator):
                     f"{checks.shown_names(sorted(set(map(str, frame_of(X).dtypes))))}"
                 )
         elif is_table(X) or has_gaps(X):
+            if len(X) < 2:
+                raise ValueError(f"`X` must have at least 2 rows. Received: {len(X)}")
             self.table_ = Table.learn(X)
             self._features = Features(self.table_)
 
@@ -170,10 +172,7 @@ class VAEEstimator(BaseEstimator):
                 f"on. Received: {checks.shown(X)}"
             )
         validate_data(self, X, reset=reset, skip_check_array=True)
-        frame = frame_of(X)
-        if reset and len(frame) < 2:
-            raise ValueError(f"`X` must have at least 2 rows. Received: {len(frame)} row")
-        return self._features(frame)
+        return self._features(frame_of(X))
 
     def _complete(self, rows: np.ndarray) -> np.ndarray:
         """The rows that the VAEs take, in which missing values of a table are the mean of their column."""
