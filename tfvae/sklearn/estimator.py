@@ -151,7 +151,7 @@ class VAEEstimator(BaseEstimator):
             )
         return x
 
-    def _learn_table(self, X: ArrayLike) -> None:  # noqa: N803
+    def _learn_table(self, X: Any) -> None:  # noqa: N803
         self.table_ = None
         if self._instead_of_table is not None:
             if is_table(X):
