@@ -11,6 +11,7 @@ EXAMPLES = Path(__file__).parents[2] / "examples"
 
 def test_no_example_without_a_test():
     assert {path.name for path in EXAMPLES.glob("*.py")} == {
+        "anomalies.py",
         "cluster.py",
         "digits_against_pca.py",
         "eight_schools.py",
@@ -26,6 +27,18 @@ def run(run_python):
     """Runs an example with arguments, and returns what it printed."""
     code = "import runpy, sys; sys.argv[:] = sys.argv[1:]; runpy.run_path(sys.argv[0], run_name='__main__')"
     return lambda name, *arguments: run_python(code, EXAMPLES / name, *arguments)
+
+
+# Default tests train, calibrate and export such models.
+@pytest.mark.slow
+def test_anomalies_are_found_with_their_reasons(run):
+    lines = run("anomalies.py").splitlines()
+    reasons = [line.split(": ")[2].split()[0] for line in lines if re.match("row [012]:", line)]
+    assert reasons == ["channel", "items", "ordered"]
+    # One in a hundred of the others is expected to be flagged.
+    assert sum(line.startswith("row ") for line in lines) < 12
+    assert any(line.startswith("the exported file: ") and line.endswith("anomaly: True") for line in lines)
+    assert "the estimator, row 2: ordered" in lines
 
 
 @pytest.mark.slow

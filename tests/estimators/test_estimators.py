@@ -59,21 +59,6 @@ def test_all_checks_of_scikit_learn(estimator, check):
     check(estimator)
 
 
-@pytest.fixture(scope="module")
-def table():
-    """A table of 300 rows whose 3 columns have means of 50, scales of 1, 10 and 100, and depend on each other."""
-    rng = np.random.default_rng(0)
-    z = rng.normal(size=300)
-    noise = rng.normal(size=(300, 3))
-    return 50 + np.stack([z, z, -z], axis=1) * [1, 10, 100] + noise * [0.3, 3, 30]
-
-
-@pytest.fixture(scope="module")
-def detector(table):
-    arguments = {"latent_dim": 1, "hidden": (8,), "max_epochs": 30}
-    return VAEOutlierDetector(n_estimators=2, contamination=0.05, random_state=0, **arguments).fit(table)
-
-
 def test_a_planted_anomaly_is_detected_and_its_column_named(detector, table):
     planted = table[:3].copy()
     planted[:, 1] += 200

@@ -10,6 +10,7 @@ from tests.helpers.exports import EVENT_SHAPE, linear_vae
 from tfvae import export
 from tfvae.export import verification
 from tfvae.exportable import Signature
+from tfvae.sklearn import VAEOutlierDetector
 
 OUTPUTS = {"score", "is_anomaly", "contributions", "kl"}
 
@@ -78,6 +79,26 @@ def test_quantised_files_detect(shared, x, tmp_path, quantize):
     is_far = np.abs(expected["score"] - shared.model.decision.threshold.value) > coarse
     assert is_far.any()
     np.testing.assert_array_equal(received["is_anomaly"][is_far], expected["is_anomaly"][is_far])
+
+
+@pytest.mark.slow
+def test_a_saved_model_of_an_estimator_answers_with_tensorflow_alone(run_with_tensorflow, tmp_path):
+    x = np.random.default_rng(0).normal(size=(300, 3)).astype(np.float32)
+    detector = VAEOutlierDetector(max_epochs=3, random_state=0).fit(x)
+    version = export.saved_model(detector.to_model(), tmp_path / "detector")
+    np.savez(tmp_path / "expected.npz", x=x, **detector.to_model().detect(x))
+    run_with_tensorflow(
+        """
+        import sys, numpy as np, tensorflow as tf
+
+        detect = tf.saved_model.load(sys.argv[1]).signatures["detect"]
+        expected = np.load(sys.argv[2])
+        for name, found in detect(x=tf.constant(expected["x"])).items():
+            np.testing.assert_allclose(found, expected[name], rtol=1e-5, atol=1e-4, err_msg=name)
+        """,
+        version,
+        tmp_path / "expected.npz",
+    )
 
 
 @pytest.mark.slow

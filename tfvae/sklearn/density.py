@@ -40,6 +40,8 @@ class VAEDensity(DensityMixin, VAEEstimator):
     """
 
     _steps = 3000
+    # A density of one-hot columns means nothing.
+    _instead_of_table = "for other columns take tfvae.VAE.of_table(table), whose evaluate gives log p(x) of rows"
 
     def __init__(
         self,

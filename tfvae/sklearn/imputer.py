@@ -39,6 +39,7 @@ class VAEImputer(OneToOneFeatureMixin, TransformerMixin, VAEEstimator):
 
     _allows_missing = True
     _steps = 1500
+    _instead_of_table = "for other columns take tfvae.impute(vae, X), with a model of tfvae.VAE.of_table(table)"
 
     def __init__(
         self,

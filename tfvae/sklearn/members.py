@@ -94,6 +94,17 @@ class Terms(NamedTuple):
         """The bound on log p(x) [N]."""
         return self.log_likelihood.sum(axis=1) - self.kl
 
+    def with_expected(self, is_missing: np.ndarray, expected: np.ndarray) -> "Terms":
+        """The terms of rows in which missing values are as likely as observed ones are on average.
+
+        Args:
+            is_missing: which values are missing, bool [N, D].
+            expected: the mean of log p(x_j|z) of the observed values of each column [D].
+        """
+        log_likelihood = np.where(is_missing, expected, self.log_likelihood)
+        more = (log_likelihood - self.log_likelihood).sum(axis=1)
+        return Terms(log_likelihood, self.kl, self.log_density + more)
+
 
 class Member(NamedTuple):
     """One fitted VAE.

@@ -1,5 +1,6 @@
 """A detector of anomalies in tables: an ensemble of VAEs of different capacity."""
 
+import dataclasses
 from collections.abc import Sequence
 from typing import Any, Literal
 
@@ -9,6 +10,9 @@ from sklearn.base import OutlierMixin
 from sklearn.utils.validation import check_is_fitted
 
 from tfvae import checks, chunks
+from tfvae.detection.decision import Decision
+from tfvae.detection.thresholds import Threshold, chosen, threshold
+from tfvae.sklearn.detector_model import DetectorModel
 from tfvae.sklearn.estimator import VAEEstimator, noise_for
 from tfvae.sklearn.members import Design, Terms
 
@@ -33,6 +37,10 @@ class VAEOutlierDetector(OutlierMixin, VAEEstimator):
     second large one, with the normal likelihood, sees it. The weights give each the same say, and the score is still in
     nats. The training is short, and does not stop early. At most 100,000 rows, drawn at random, are used in all.
 
+    A data frame may have columns of text, categories, bools and dates, and gaps. What each column is, a
+    `tfvae.data.Table` says; the VAEs are then of the standardised numbers, the bools and the one-hot categories that
+    stand for it. A missing value is as likely as the average of its column, so that it adds nothing to the score.
+
     Args:
         n_estimators: the number of VAEs: one of each of the four kinds, and so on in turn.
         latent_dim: the latent dimension of all VAEs; "auto" means 2, and 16 for the large ones.
@@ -50,10 +58,12 @@ class VAEOutlierDetector(OutlierMixin, VAEEstimator):
     Attributes:
         members_: the fitted VAEs, as designs and weights; `vaes_` are `tfvae.VAE`.
         weights_: w_m of each.
-        scaler_: the scikit-learn scaler that standardises the columns.
+        scaler_: the scikit-learn scaler that standardises the columns; of a table it only centres bools and categories.
         offset_: `decision_function` is `score_samples` minus this.
         threshold_: the score -`score_samples`, in nats, above which a row is an anomaly: -`offset_`.
         typical_: what `contributions` are relative to: the mean over the training data of each of its columns [D + 1].
+        table_: the `tfvae.data.Table` that was learned of a data frame with other columns than numbers, or with gaps;
+            otherwise None.
         n_features_in_: D.
         feature_names_in_: the names of the columns, if X was a data frame with names that are all strings.
     """
@@ -132,7 +142,61 @@ class VAEOutlierDetector(OutlierMixin, VAEEstimator):
             criterion="log_likelihood" it is whatever the bound falls short. A row sums to -`score_samples` minus the
             sum of `typical_`.
         """
-        return self._parts(self._terms(self._rows(X))) - self.typical_
+        return self._by_column(self._contributions(self._rows(X)))
+
+    def to_model(self) -> DetectorModel:
+        """The detector as a Keras model that `tfvae.export` takes, with the scaler, the VAEs and the threshold inside.
+
+        Its exports take raw rows, and have the signature `detect`: see `DetectorModel.detect`.
+
+        Returns:
+            The model, of the detector as it is now.
+        """
+        check_is_fitted(self)
+        return DetectorModel(self)
+
+    @property
+    def decision(self) -> Decision:
+        """What is typical of the parts of the score, and the threshold of a score that is 0 for an average row."""
+        check_is_fitted(self)
+        limit = dataclasses.replace(self._threshold, value=self.threshold_ - float(self._typical.sum()))
+        return Decision(self._typical[:-1], float(self._typical[-1]), limit)
+
+    def set_threshold(
+        self,
+        X: ArrayLike,  # noqa: N803
+        *,
+        false_alarm_rate: float | None = None,
+        tail: float | None = None,
+    ) -> Threshold:
+        """Sets `threshold_` and `offset_` by rows without anomalies, instead of by `contamination`.
+
+        One of the rates is given; `tfvae.detection.threshold` says which suits what.
+
+        Args:
+            X: the table [N, D], of rows that the detector was not fitted on.
+            false_alarm_rate: the share of rows without anomalies that may be above the threshold.
+            tail: as `false_alarm_rate`, for rates below 1 / N.
+
+        Returns:
+            The threshold, with what it rests on.
+
+        Raises:
+            ValueError: not exactly one rate is given, it is out of its range, or X is invalid.
+
+        Warns:
+            UserWarning: X has too few rows for the rate.
+        """
+        name, rate = chosen(false_alarm_rate=false_alarm_rate, tail=tail)
+        rates: dict[str, float] = {name: rate}
+        found = threshold(-self.score_samples(X), **rates)
+        self._set_threshold(found)
+        return found
+
+    def _set_threshold(self, found: Threshold) -> None:
+        self._threshold = found
+        self.threshold_ = found.value
+        self.offset_ = -found.value
 
     def _designs(self, columns: int) -> list[tuple[Design, float]]:
         few, many = self._latent_dim(2), self._latent_dim(16)
@@ -160,17 +224,33 @@ class VAEOutlierDetector(OutlierMixin, VAEEstimator):
 
     def _fitted(self, rows: np.ndarray, random: np.random.RandomState) -> None:
         self._noise = [noise_for(member, self.num_samples, random) for member in self.members_]
+        # What an observed value costs each VAE on average, for the features of a table, whose values may be missing.
+        self._expected: list[np.ndarray] = []
+        if self.table_ is not None:
+            observed = ~np.isnan(rows)
+            number = np.maximum(observed.sum(axis=0), 1)
+            self._expected = [
+                each.log_likelihood.sum(axis=0, where=observed) / number
+                for each in self._evaluated(self._complete(rows))
+            ]
         terms = self._terms(rows)
         spread = np.array([self._score(each).std() for each in terms])
         # Without spread, as of rows that are all equal, no VAE has more to say than another.
         precision = 1 / spread if (spread > 0).all() else np.ones(len(spread))
         self.weights_ = precision / precision.sum()
-        self.typical_ = self._parts(terms).mean(axis=0)
-        self.offset_ = float(np.quantile(self._scores(terms), self.contamination))
-        self.threshold_ = -self.offset_
+        self._typical = self._parts(terms).mean(axis=0)
+        self.typical_ = self._by_column(self._typical[np.newaxis])[0]
+        self._set_threshold(threshold(-self._scores(terms), contamination=self.contamination))
 
     def _terms(self, rows: np.ndarray) -> list[Terms]:
         check_is_fitted(self)
+        if self.table_ is None:
+            return self._evaluated(rows)
+        terms = self._evaluated(self._complete(rows))
+        is_missing = np.isnan(rows)
+        return [each.with_expected(is_missing, mean) for each, mean in zip(terms, self._expected, strict=True)]
+
+    def _evaluated(self, rows: np.ndarray) -> list[Terms]:
         return [member.terms(rows, noise) for member, noise in zip(self.members_, self._noise, strict=True)]
 
     def _score(self, terms: Terms) -> np.ndarray:
@@ -183,8 +263,25 @@ class VAEOutlierDetector(OutlierMixin, VAEEstimator):
         """The weighted mean of the VAEs' scores [N]."""
         return sum(weight * self._score(each) for weight, each in zip(self.weights_, terms, strict=True))
 
+    def _contributions(self, rows: np.ndarray) -> np.ndarray:
+        """What the columns, or those of a table's x, and then the rest add to the scores of rows, [N, C + 1]."""
+        contributions = self._parts(self._terms(rows)) - self._typical
+        if self.table_ is not None:
+            # Exactly 0, not but for rounding, and not -0.
+            is_observed = ~np.isnan(rows) @ self._features.owners > 0
+            contributions[:, :-1] = np.where(is_observed, contributions[:, :-1], 0.0)
+        return contributions
+
+    def _by_column(self, parts: np.ndarray) -> np.ndarray:
+        """Sums what is of the columns of a table's x, and the rest, [N, C + 1] over those of each column [N, D + 1]."""
+        if self.table_ is None:
+            return parts
+        return np.concatenate([self._features.by_column(parts[:, :-1]), parts[:, -1:]], axis=1)
+
     def _parts(self, terms: list[Terms]) -> np.ndarray:
-        """The parts [N, D + 1] of the negative scores: those of the columns, then the rest."""
+        """The parts [N, C + 1] of the negative scores: those of the columns, or of a table's x, then the rest."""
         columns = -sum(weight * each.log_likelihood for weight, each in zip(self.weights_, terms, strict=True))
         rest = -self._scores(terms) - columns.sum(axis=1)
+        if self.table_ is not None:
+            columns = columns @ self._features.owners
         return np.concatenate([columns, rest[:, np.newaxis]], axis=1)

@@ -15,6 +15,8 @@ from tfvae.sklearn.members import Design
 class VAETransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, VAEEstimator):
     """Transforms a table to the means of q(z|x) of a VAE: fewer columns, from which the table can be rebuilt.
 
+    A data frame may have columns of text, categories, bools and dates, and gaps: see `tfvae.data.Table`.
+
     Args:
         latent_dim: L, the number of columns that come out; "auto" means 2.
         hidden: the widths of the encoder's layers, which the decoder has in reverse; "auto" means (64, 64).
@@ -24,7 +26,9 @@ class VAETransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, VAEEstim
 
     Attributes:
         members_: the fitted VAE, as its design and weights; `vaes_` holds a `tfvae.VAE`.
-        scaler_: the scikit-learn scaler that standardises the columns.
+        scaler_: the scikit-learn scaler that standardises the columns; of a table it only centres bools and categories.
+        table_: the `tfvae.data.Table` that was learned of a data frame with other columns than numbers, or with gaps;
+            otherwise None.
         n_features_in_: D.
         feature_names_in_: the names of the columns, if X was a data frame with names that are all strings.
     """
@@ -56,21 +60,22 @@ class VAETransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, VAEEstim
             The means [N, L].
         """
         rows = self._rows(X)
-        return self.members_[0].means(rows)
+        return self.members_[0].means(self._complete(rows))
 
-    def inverse_transform(self, X: ArrayLike) -> np.ndarray:  # noqa: N803
+    def inverse_transform(self, X: ArrayLike) -> Any:  # noqa: N803
         """Computes the location of p(x|z).
 
         Args:
             X: latent variables z [N, L], as `transform` returns them.
 
         Returns:
-            The rows [N, D], in the units of the table.
+            The rows [N, D], in the units of the table; a data frame if the estimator has a `table_`.
         """
         check_is_fitted(self)
         z = check_array(X, dtype=np.float64)
         rows = self.members_[0].run(lambda vae: vae.decode(z))
-        return self.scaler_.inverse_transform(rows.astype(np.float64))
+        rows = self.scaler_.inverse_transform(rows.astype(np.float64))
+        return rows if self.table_ is None else self.table_.rows(self._features.x(rows))
 
     @property
     def _n_features_out(self) -> int:
