@@ -95,6 +95,8 @@ MADE_BY_MODELS = {
     "_Constant",
     # Its configuration is part of that of the model.
     "Table",
+    # It is for exports alone, and refuses to be saved.
+    "DetectorModel",
     "_Perplexity",
 }
 # Base classes of the models, which nobody makes an object of.
