@@ -82,6 +82,11 @@ def test_dates_of_any_year_are_drawn(first, last, tmp_path):
     plots.marginals(frame, frame, {"when": "date"}).savefig(tmp_path / "dates.png")
 
 
+def test_texts_that_are_no_numbers_and_no_iso_dates_are_bars():
+    frame = pd.DataFrame({"when": ["31.05.2024", "01.06.2024"] * 5})
+    assert titles(plots.marginals(frame, frame, {"when": "date"})) == ["when\nTV 0.00"]
+
+
 def test_only_the_columns_that_are_least_alike_are_drawn(rng):
     real = pd.DataFrame(rng.normal(size=(50, 40))).add_prefix("column_")
     generated = real.assign(column_17=real["column_17"] + 9)

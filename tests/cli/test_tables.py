@@ -110,6 +110,19 @@ def test_the_most_unusual_rows_are_printed_with_the_columns_that_say_most(traine
     assert sum(line.startswith("row ") for line in lines) == 5
 
 
+@pytest.mark.parametrize("format", ["%d.%m.%Y", "%Y%m%d"])
+def test_dates_of_any_format_are_drawn_as_dates(format, monkeypatch, tmp_path):
+    frame = orders()
+    frame["when"] = pd.to_datetime(frame["when"]).dt.strftime(format)
+    table, drawn = Table.learn(frame), []
+    model = tfvae.VAE.of_table(table, 2, (8,))
+    monkeypatch.setattr(run_folder, "write_picture", lambda figure, path: drawn.append(figure))
+    table_run.draw(model, table, table.transform(frame), frame, None, tmp_path, 0)
+    panel = next(axes for axes in drawn[0].axes if axes.get_title("left").startswith("when\nKS"))
+    # Days since 1970.
+    assert 19_000 < np.mean(panel.get_xlim()) < 20_000
+
+
 @pytest.mark.parametrize("suffix", [".csv", ".parquet"])
 def test_generate_writes_rows_with_the_columns_and_categories_of_the_table(in_trained, suffix):
     commands.main(["generate", "runs/orders", "--output", f"rows{suffix}", "--n", "30", "--sample"])

@@ -267,3 +267,13 @@ def test_texts_of_amounts_are_left_out_with_a_warning():
     amounts = [f"${value:,.2f}" for value in RNG.lognormal(7, 1, N)]
     with pytest.warns(UserWarning, match=r'"price" holds texts such as "\$.*convert them to numbers'):
         assert kind_of(amounts, "price") == "identifier"
+
+
+def test_texts_of_amounts_of_which_some_are_equal_are_categories_with_a_warning():
+    amounts = [f"{value % 60}%" for value in range(N)]
+    with pytest.warns(UserWarning, match=r'"share" holds texts such as "0%", which are taken for categories'):
+        assert kind_of(amounts, "share") == "category"
+
+
+def test_codes_that_are_different_in_each_of_a_few_rows_are_identifiers():
+    assert kind_of(list(range(10_000, 88_000, 2_600)), "zip") == "identifier"

@@ -10,7 +10,9 @@ from tfvae import plots
 from tfvae.cli import run_folder, run_training
 from tfvae.cli.train_command import check_likelihood_of_table
 from tfvae.data import Table
+from tfvae.data.columns import Date
 from tfvae.data.columns.column import missing
+from tfvae.data.columns.dates import dates_of
 from tfvae.likelihoods import Likelihood
 from tfvae.likelihoods.location_scale import LocationScale
 from tfvae.models.vae import VAE
@@ -103,12 +105,23 @@ def draw(
         seed: the seed of the generated rows.
     """
     generated = model.generate(len(rows), seed=seed, sample=True)
-    run_folder.write_picture(plots.marginals(rows, generated, table.kinds), folder / "marginals.png")
+    figure = plots.marginals(_with_dates(table, rows), _with_dates(table, generated), table.kinds)
+    run_folder.write_picture(figure, folder / "marginals.png")
     if unusual is not None:
         picture = plots.contributions(unusual.nats, unusual.labels, unusual.titles)
         run_folder.write_picture(picture, folder / "anomalies.png")
     z = np.asarray(model.posterior.center(model.encode(x)))
     run_folder.write_picture(plots.latent(z), folder / "latent.png")
+
+
+def _with_dates(table: Table, rows: Any) -> Any:
+    """Rows with dates in the place of texts and numbers that are dates, whose format only the table knows."""
+    read = {
+        column.name: dates_of(column.known(rows[column.name]), column.format)
+        for column in table.columns
+        if isinstance(column, Date)
+    }
+    return rows.assign(**{name: dates for name, dates in read.items() if dates is not None})
 
 
 def _labelled(name: str, value: Any) -> str:

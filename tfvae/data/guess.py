@@ -154,13 +154,16 @@ def _of_texts(name: str, found: Any, distinct: int) -> tuple[type[Column], str]:
                 return of_numbers if of_numbers[0] is Identifier else (Number, "texts that are numbers")
         elif are_dates:
             return Date, "texts that are dates"
-    if (distinct > _MANY and distinct > len(found) / 2) or distinct == len(found) > _FEW:
-        if len(known) and _match(_AMOUNT, known).mean() >= _MOST and np.isnan(x).mean() > 1 - _MOST:
-            warnings.warn(
-                f'Column "{name}" holds texts such as "{known.iloc[0]}", which are left out: if they are amounts, '
-                "convert them to numbers first",
-                stacklevel=2,
-            )
+    is_left_out = (distinct > _MANY and distinct > len(found) / 2) or distinct == len(found) > _FEW
+    are_texts = len(known) > 0 and np.isnan(x).mean() > 1 - _MOST
+    if (is_left_out or distinct > _MANY) and are_texts and _match(_AMOUNT, known).mean() >= _MOST:
+        warnings.warn(
+            f'Column "{name}" holds texts such as "{known.iloc[0]}", which are '
+            f"{'left out' if is_left_out else 'taken for categories'}: if they are amounts, convert them to numbers "
+            "first",
+            stacklevel=2,
+        )
+    if is_left_out:
         return Identifier, f"{distinct} different texts in {len(found)} rows"
     if distinct > _MANY and _CODE.search(name):
         return Identifier, "its name, and many different texts"
@@ -177,7 +180,9 @@ def _of_numbers(name: str, x: np.ndarray, distinct: int) -> tuple[type[Column], 
     if distinct <= _FEW and len(x) >= 10 * distinct:
         return Category, f"{distinct} different numbers"
     if is_whole and _CODE.search(name):
-        return (Identifier, "its name, and many different values") if distinct > _MANY else (Category, "its name")
+        if is_key or distinct > _MANY:
+            return Identifier, "its name, and many different values"
+        return Category, "its name"
     if is_whole and x.min() >= _FIRST_DATE and x.max() <= _LAST_DATE:
         import pandas as pd
 

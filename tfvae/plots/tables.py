@@ -33,7 +33,8 @@ def marginals(real: Any, generated: Any, kinds: Mapping[str, str] | None = None,
         real: real rows, as a `pandas.DataFrame`.
         generated: rows of `generate(n, sample=True)`.
         kinds: the columns to draw and the kind of each, such as `vae.table.kinds`: "number", "count" and "date" become
-            histograms. None means all columns, numbers and dates of which become histograms.
+            histograms, but for texts that are neither numbers nor dates of ISO 8601. None means all columns, numbers
+            and dates of which become histograms.
         max_columns: how many columns to draw at most.
 
     Returns:
@@ -56,8 +57,8 @@ def marginals(real: Any, generated: Any, kinds: Mapping[str, str] | None = None,
         if not all(map(len, pair)):
             continue
         kind = kinds[name] if kinds is not None else "number" if pair[0].dtype.kind in "iufmM" else "category"
-        make = _Histogram if kind in ("number", "count", "date") else _Bars
-        panels.append(make(str(name), *pair))
+        is_histogram = kind in ("number", "count", "date") and all(len(_numbers(values)[0]) for values in pair)
+        panels.append((_Histogram if is_histogram else _Bars)(str(name), *pair))
     if not panels:
         raise ValueError("`real` and `generated` must have a column with values in common. Received: none")
     panels.sort(key=lambda panel: -panel.distance)
@@ -127,8 +128,7 @@ class _Histogram:
 
     def __init__(self, name: str, real: Any, generated: Any) -> None:
         self.name = name
-        self.is_date = False
-        self.real, self.generated = (self._numbers(values) for values in (real, generated))
+        (self.real, self.is_date), (self.generated, _) = _numbers(real), _numbers(generated)
         if self.is_date and np.ptp(self.real) > _CENTURY:
             # As plain years, because matplotlib knows no dates around the years 1 and 9999.
             self.is_date = False
@@ -136,22 +136,6 @@ class _Histogram:
         both = np.sort(np.concatenate([self.real, self.generated]))
         shares = [np.searchsorted(np.sort(x), both, side="right") / len(x) for x in (self.real, self.generated)]
         self.distance = float(np.abs(shares[0] - shares[1]).max())
-
-    def _numbers(self, values: Any) -> np.ndarray:
-        """Values as numbers; dates as days since 1970, as matplotlib counts them."""
-        import pandas as pd
-
-        if values.dtype.kind == "m":
-            return values.dt.total_seconds().to_numpy(np.float64)
-        x = values if values.dtype.kind in "iufbM" or hasattr(values.dtype, "tz") else pd.to_numeric(values, "coerce")
-        if not hasattr(x, "dt") and x.isna().all():
-            x = pd.to_datetime(values, errors="coerce", format="ISO8601", utc=True)
-        if hasattr(x, "dt"):
-            self.is_date = True
-            x = x if x.dt.tz is None else x.dt.tz_localize(None)
-            x = (x - pd.Timestamp("1970-01-01")) / np.timedelta64(1, "D")
-        x = x.to_numpy(np.float64, na_value=np.nan)
-        return x[np.isfinite(x)]
 
     def draw(self, axes: Axes) -> None:
         """Draws both histograms over the range of the real values, with what is beyond it in the outer bins."""
@@ -213,6 +197,23 @@ class _Bars:
             alpha = 0.5 if label == "real" else 1.0
             axes.barh(places + shift, heights, height=0.38, color=color, alpha=alpha, label=label)
         axes.set_yticks(places, names)
+
+
+def _numbers(values: Any) -> tuple[np.ndarray, bool]:
+    """Values as numbers, dates as days since 1970, as matplotlib counts them; and whether they are dates."""
+    import pandas as pd
+
+    if values.dtype.kind == "m":
+        return values.dt.total_seconds().to_numpy(np.float64), False
+    x = values if values.dtype.kind in "iufbM" or hasattr(values.dtype, "tz") else pd.to_numeric(values, "coerce")
+    if not hasattr(x, "dt") and x.isna().all():
+        x = pd.to_datetime(values, errors="coerce", format="ISO8601", utc=True)
+    is_date = hasattr(x, "dt")
+    if is_date:
+        x = x if x.dt.tz is None else x.dt.tz_localize(None)
+        x = (x - pd.Timestamp("1970-01-01")) / np.timedelta64(1, "D")
+    x = x.to_numpy(np.float64, na_value=np.nan)
+    return x[np.isfinite(x)], is_date
 
 
 def _shown(text: str, most: int) -> str:
