@@ -182,3 +182,11 @@ def test_an_outlier_is_far_from_the_others_in_x_too(sign):
     table = Table.learn(frame)
     near, far = table.transform(pd.DataFrame({"amount": [sign * 1e3, sign * 1e6]}))[:, 0]
     assert sign * far > sign * near + 3
+
+
+def test_a_text_of_a_file_that_pandas_takes_for_missing_is_told(tmp_path):
+    countries = ["NA" if row == 3 else ("DE", "FR", "")[row % 3] for row in range(60)]
+    (tmp_path / "x.csv").write_text("country,amount\n" + "".join(f"{country},NA\n" for country in countries))
+    with pytest.warns(UserWarning, match='Column "country" has 1 texts that are read as missing values, NA: rename'):
+        country = Table.learn(tmp_path / "x.csv").columns[0]
+    assert set(country.labels) == {"DE", "FR"}

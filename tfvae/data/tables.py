@@ -41,7 +41,29 @@ def features(path: Path) -> Any:
     """
     if not is_table(path):
         raise _invalid("a .csv or .parquet file", f"source='{path}'")
-    return _features(frame(path), f"source='{path}'")
+    table = _features(frame(path), f"source='{path}'")
+    _warn_of_blanks(path, table)
+    return table
+
+
+def _warn_of_blanks(path: Path, table: Any) -> None:
+    """Warns of texts such as NA, the code of a country, in columns of texts: pandas reads them as missing."""
+    import pandas as pd
+
+    is_text = [not pd.api.types.is_numeric_dtype(dtype) for dtype in table.dtypes]
+    columns = [name for name, text in zip(table.columns, is_text, strict=True) if text and table[name].isna().any()]
+    if not columns or path.suffix.lower() != ".csv":
+        return
+    texts = pd.read_csv(path, index_col=False, usecols=columns, dtype=str, keep_default_na=False)
+    for name in columns:
+        found = texts[name][table[name].isna().to_numpy()]
+        found = found[found.str.strip() != ""]
+        if len(found):
+            warnings.warn(
+                f'Column "{name}" has {len(found)} texts that are read as missing values, '
+                f"{checks.shown_names(found.unique(), 5)}: rename them in the file if they are values",
+                stacklevel=2,
+            )
 
 
 def rows(frame: Any, received: str) -> tuple[np.ndarray, list[str]]:
