@@ -19,9 +19,9 @@ _ROWS = 2**14
 _COUNT = 4
 # Draws of the Gaussian at which the density is checked.
 _DRAWS = 256
-# A density with a finite integral must have fallen at these multiples of its scale. Further out, rounding errors in
-# float32 would be as large as the scale in another direction.
-_FAR = (1e2, 1e3)
+# A density with a finite integral must have fallen at one of these multiples of its scale. Further out, rounding errors
+# in float32 would be as large as the scale in another direction; a small positive number may be 0 before that.
+_FAR = (5.0, 1e2, 1e3)
 # Draws of the Gaussian from which it must have fallen so far, beside its mean.
 _ORIGINS = 4
 # How many points far out are evaluated at a time.
