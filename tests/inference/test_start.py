@@ -201,6 +201,64 @@ def test_a_density_that_has_no_posterior_is_refused(case, full):
         coordinates(model, latents, full=full)
 
 
+MANY = {
+    "flat": (lambda x: tf.reduce_sum(normal(x[:, 1:]), axis=1), (501,), r"constrain x\. Received: one that is flat"),
+    "no data": (lambda x: 0.0 * tf.reduce_sum(x, axis=1), (600,), r"constrain x\. Received: one that is flat"),
+    "only differences": (
+        lambda x: tf.reduce_sum(normal(x - tf.reduce_mean(x, axis=1, keepdims=True)), axis=1),
+        (501,),
+        r"constrain x\. Received: one that is flat",
+    ),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("case", MANY)
+def test_a_density_of_many_dimensions_that_has_no_posterior_is_refused(case):
+    log_density, shape, message = MANY[case]
+    with pytest.raises(ValueError, match=rf"^`model` must have a posterior that is proper.*{message}"):
+        coordinates(lambda latents, _: log_density(latents["x"]), {"x": shape})
+
+
+def groups(count, tau, seed):
+    """A centred model of groups, whose density is unbounded where the groups are equal and tau goes to 0."""
+    generator = np.random.default_rng(seed)
+    y = generator.normal(generator.normal(0.0, 5.0), tau, count) + generator.normal(size=count)
+    return tfd.JointDistributionNamedAutoBatched(
+        {
+            "mu": tfd.Normal(0.0, 5.0),
+            "tau": tfd.HalfNormal(2.0),
+            "theta": lambda mu, tau: tfd.Sample(tfd.Normal(mu, tau), count),
+            "y": lambda theta: tfd.Independent(tfd.Normal(theta, 1.0), 1),
+        }
+    ).experimental_pin(y=y.astype(np.float32))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("count", [10, 30, 60])
+@pytest.mark.parametrize("seed", [0, 1])
+def test_centred_groups_are_taken(count, seed):
+    found = coordinates(groups(count, 0.3, seed), None)
+    # A finite ELBO is that of draws which float32 can tell apart.
+    assert np.isfinite(found.elbo)
+
+
+@pytest.mark.slow
+def test_a_density_that_grows_along_a_single_line_is_taken():
+    # Where all three are equal, the density grows without bound as the logarithm of their scale falls.
+    def model(latents, _):
+        x, log_scale = latents["x"], latents["log_scale"]
+        rows = tfd.Normal(0.0, tf.exp(log_scale)[:, None]).log_prob(x) + tfd.Normal(0.0, 1.0).log_prob(x)
+        return tf.reduce_sum(rows, axis=1) + log_scale - tf.exp(log_scale)
+
+    assert np.isfinite(coordinates(model, {"x": (3,), "log_scale": ()}).elbo)
+
+
+def test_a_positive_number_that_may_round_to_0_is_taken():
+    found = coordinates(lambda latents, _: tfd.Gamma(0.5, 1.0).log_prob(latents["x"]), {"x": Latent((), tfb.Exp())})
+    assert np.isfinite(found.elbo)
+
+
 @pytest.mark.parametrize(
     "known",
     [tfd.Normal(3.0, 0.01), tfd.StudentT(3.0, 0.0, 2.0), tfd.Cauchy(1.0, 1.0), tfd.Logistic(0.0, 5.0)],

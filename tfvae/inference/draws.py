@@ -243,7 +243,9 @@ def _psis(log_weights: np.ndarray) -> tuple[np.ndarray, float]:
     if size < FEWEST_DRAWS:
         return log_weights - np.logaddexp.reduce(log_weights), math.nan
     impossible = np.mean(log_weights == -np.inf)
-    log_weights, pareto_k = _import_arviz().psislw(log_weights)
+    # Of the parameters that the fit averages over, it overflows for those whose likelihood is 0.
+    with np.errstate(over="ignore"):
+        log_weights, pareto_k = _import_arviz().psislw(log_weights)
     # Weights of 0 do not enter the tail, so a posterior that is 0 where q is not must be noticed here.
     return np.asarray(log_weights), math.inf if impossible > _FEW else float(pareto_k)
 
