@@ -7,7 +7,7 @@ import tensorflow_probability as tfp
 from scipy import stats
 
 from tfvae import Latent
-from tfvae.inference import observations
+from tfvae.inference import newton, observations, start
 from tfvae.inference.joint_density import JointDensity
 from tfvae.inference.start import standard_coordinates
 from tfvae.inference.targets import target
@@ -243,15 +243,16 @@ def test_centred_groups_are_taken(count, seed):
     assert np.isfinite(found.elbo)
 
 
-@pytest.mark.slow
-def test_a_density_that_grows_along_a_single_line_is_taken():
-    # Where all three are equal, the density grows without bound as the logarithm of their scale falls.
-    def model(latents, _):
-        x, log_scale = latents["x"], latents["log_scale"]
-        rows = tfd.Normal(0.0, tf.exp(log_scale)[:, None]).log_prob(x) + tfd.Normal(0.0, 1.0).log_prob(x)
-        return tf.reduce_sum(rows, axis=1) + log_scale - tf.exp(log_scale)
+def test_a_density_that_is_flat_along_a_single_line_is_taken():
+    # Where x is 0 it does not fall as t grows, but the range of x in which it is high narrows.
+    def log_density(z):
+        t, x = tf.unstack(z, axis=1)
+        return normal(x) * (1.0 + tf.nn.softplus(t) ** 4) + tf.math.log_sigmoid(t)
 
-    assert np.isfinite(coordinates(model, {"x": (3,), "log_scale": ()}).elbo)
+    known = target(lambda latents, _: latents["x"], {"t": (), "x": ()})
+    start._check_proper(known, newton.Gaussian(np.zeros(2), np.eye(2), 0.0), log_density)
+    with pytest.raises(ValueError, match=r"constrain t\. Received: one that is flat"):
+        start._check_proper(known, newton.Gaussian(np.zeros(2), np.eye(2), 0.0), lambda z: normal(z[:, 1]))
 
 
 def test_a_positive_number_that_may_round_to_0_is_taken():
