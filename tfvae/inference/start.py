@@ -189,8 +189,8 @@ def _check_proper(target: Target, gaussian: newton.Gaussian, log_density: Callab
     axes = np.concatenate([axes, -axes])
     for origin, height in zip(origins, heights, strict=True):
         for distance in _FAR:
-            parts = np.array_split(axes, math.ceil(len(axes) / _CHUNK)) if len(axes) else []
-            far = [log_density(tf.constant(origin + distance * part, tf.float32)).numpy() for part in parts]
+            chunks = np.array_split(axes, math.ceil(len(axes) / _CHUNK)) if len(axes) else []
+            far = [log_density(tf.constant(origin + distance * part, tf.float32)).numpy() for part in chunks]
             # A density that falls no faster than 1 / distance along a line has no finite integral.
             axes = axes[np.concatenate([*far, []]) >= height - 0.9 * np.log(distance)]
     if len(axes):
