@@ -101,3 +101,13 @@ def test_a_gaussian_that_float32_cannot_resolve_is_no_candidate():
     # The spacing of float32 at 1000, 6.1e-5, times the standard deviation of a uniform rounding error.
     assert rounding[1] == pytest.approx(6.1e-5 / 12**0.5 / 1e-4, rel=0.1)
     assert rounding[0] < 1e-6
+
+
+@pytest.mark.parametrize(("power", "is_resolved"), [(1, True), (2, False), (3, False)])
+def test_powers_of_a_covariate_far_from_0_are_not_resolved(power, is_resolved):
+    # The upper triangular factor of x^T x gives the posterior of the coefficients on powers of the calendar year.
+    year = np.arange(1950, 2021) / 2000.0
+    factor = np.linalg.qr(np.vander(year, power + 1), mode="r")
+    covariance = np.linalg.inv(factor.T @ factor)
+    found = newton.unresolved(newton.Gaussian(np.zeros(power + 1), np.linalg.cholesky(covariance), 0.0))
+    assert found is None if is_resolved else found.all()

@@ -205,6 +205,17 @@ def rounding(loc: np.ndarray, scale: np.ndarray, draws: np.ndarray) -> np.ndarra
     return np.sqrt(np.mean(linalg.solve_triangular(scale, errors.T, lower=True) ** 2, axis=1))
 
 
+def unresolved(gaussian: Gaussian) -> np.ndarray | None:
+    """Which coordinates [L] take part in a direction whose curvature is at the lower bound; None if there is none."""
+    if gaussian.scale.ndim == 1:
+        return None
+    inverse = np.linalg.inv(gaussian.scale)
+    precision = inverse.T @ inverse
+    scales = np.sqrt(np.diag(precision))
+    curvature, directions = np.linalg.eigh(precision / scales[:, None] / scales)
+    return abs(directions[:, 0]) > 0.1 if curvature[0] < 3.0 * _FLOOR * curvature[-1] else None
+
+
 def principal_axes(gaussian: Gaussian, log_density: LogDensity) -> np.ndarray:
     """The principal axes [M, L] of a Gaussian, each as long as one standard deviation.
 

@@ -167,6 +167,14 @@ def _warn_of_rounding(target: Target, gaussian: newton.Gaussian) -> None:
             "into it: subtract a constant from the data.",
             stacklevel=5,
         )
+    direction = newton.unresolved(gaussian)
+    if direction is not None:
+        names = ", ".join(name for name, part in target.space.split(direction).items() if part.any())
+        warnings.warn(
+            f"The curvature of the posterior of {names} differs by more between directions than float32 can resolve, "
+            "so that q may be wrong: centre and scale the covariates, above all powers of one that is far from 0.",
+            stacklevel=5,
+        )
 
 
 def _latents(target: Target, points: np.ndarray) -> dict[str, np.ndarray]:
