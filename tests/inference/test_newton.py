@@ -89,3 +89,25 @@ def test_very_low_densities_do_not_overflow():
 def test_no_start_with_derivatives_is_refused():
     with pytest.raises(ValueError, match=r"^`model` must have a density whose first and second.*Received: "):
         newton.approximate(lambda z: tf.sqrt(z[:, 0]), np.zeros((1, 1)))
+
+
+def test_a_gaussian_that_float32_cannot_resolve_is_no_candidate():
+    # At a large distance from 0, the draws of the narrow component would all be rounded to its mode.
+    mixture = tfd.MixtureSameFamily(tfd.Categorical(probs=[0.9, 0.1]), tfd.Normal([1e3, -1.0], [1e-6, 1.0]))
+    found = newton.approximate(lambda z: mixture.log_prob(z[:, 0]), np.array([[1e3], [-2.0]]))
+    assert found.loc[0] == pytest.approx(-1.0, abs=0.05)
+    loc, scale, noise = np.array([1.0, 1e3]), np.array([[1.0, 0.0], [0.0, 1e-4]]), np.random.default_rng(0)
+    rounding = newton.rounding(loc, scale, loc + noise.standard_normal([1000, 2]) @ scale.T)
+    # The spacing of float32 at 1000, 6.1e-5, times the standard deviation of a uniform rounding error.
+    assert rounding[1] == pytest.approx(6.1e-5 / 12**0.5 / 1e-4, rel=0.1)
+    assert rounding[0] < 1e-6
+
+
+@pytest.mark.parametrize(("power", "is_resolved"), [(1, True), (2, False), (3, False)])
+def test_powers_of_a_covariate_far_from_0_are_not_resolved(power, is_resolved):
+    # The upper triangular factor of x^T x gives the posterior of the coefficients on powers of the calendar year.
+    year = np.arange(1950, 2021) / 2000.0
+    factor = np.linalg.qr(np.vander(year, power + 1), mode="r")
+    covariance = np.linalg.inv(factor.T @ factor)
+    found = newton.unresolved(newton.Gaussian(np.zeros(power + 1), np.linalg.cholesky(covariance), 0.0))
+    assert found is None if is_resolved else found.all()

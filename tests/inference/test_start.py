@@ -7,7 +7,7 @@ import tensorflow_probability as tfp
 from scipy import stats
 
 from tfvae import Latent
-from tfvae.inference import observations
+from tfvae.inference import newton, observations, start
 from tfvae.inference.joint_density import JointDensity
 from tfvae.inference.start import standard_coordinates
 from tfvae.inference.targets import target
@@ -199,6 +199,65 @@ def test_a_density_that_has_no_posterior_is_refused(case, full):
     model, latents, message = BAD[case]
     with pytest.raises(ValueError, match=rf"(?s)^`model` must have a .*{message}"):
         coordinates(model, latents, full=full)
+
+
+MANY = {
+    "flat": (lambda x: tf.reduce_sum(normal(x[:, 1:]), axis=1), (501,), r"constrain x\. Received: one that is flat"),
+    "no data": (lambda x: 0.0 * tf.reduce_sum(x, axis=1), (600,), r"constrain x\. Received: one that is flat"),
+    "only differences": (
+        lambda x: tf.reduce_sum(normal(x - tf.reduce_mean(x, axis=1, keepdims=True)), axis=1),
+        (501,),
+        r"constrain x\. Received: one that is flat",
+    ),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("case", MANY)
+def test_a_density_of_many_dimensions_that_has_no_posterior_is_refused(case):
+    log_density, shape, message = MANY[case]
+    with pytest.raises(ValueError, match=rf"^`model` must have a posterior that is proper.*{message}"):
+        coordinates(lambda latents, _: log_density(latents["x"]), {"x": shape})
+
+
+def groups(count, tau, seed):
+    """A centred model of groups, whose density is unbounded where the groups are equal and tau goes to 0."""
+    generator = np.random.default_rng(seed)
+    y = generator.normal(generator.normal(0.0, 5.0), tau, count) + generator.normal(size=count)
+    return tfd.JointDistributionNamedAutoBatched(
+        {
+            "mu": tfd.Normal(0.0, 5.0),
+            "tau": tfd.HalfNormal(2.0),
+            "theta": lambda mu, tau: tfd.Sample(tfd.Normal(mu, tau), count),
+            "y": lambda theta: tfd.Independent(tfd.Normal(theta, 1.0), 1),
+        }
+    ).experimental_pin(y=y.astype(np.float32))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("count", [10, 30, 60])
+@pytest.mark.parametrize("seed", [0, 1])
+def test_centred_groups_are_taken(count, seed):
+    found = coordinates(groups(count, 0.3, seed), None)
+    # A finite ELBO is that of draws which float32 can tell apart.
+    assert np.isfinite(found.elbo)
+
+
+def test_a_density_that_is_flat_along_a_single_line_is_taken():
+    # Where x is 0 it does not fall as t grows, but the range of x in which it is high narrows.
+    def log_density(z):
+        t, x = tf.unstack(z, axis=1)
+        return normal(x) * (1.0 + tf.nn.softplus(t) ** 4) + tf.math.log_sigmoid(t)
+
+    known = target(lambda latents, _: latents["x"], {"t": (), "x": ()})
+    start._check_proper(known, newton.Gaussian(np.zeros(2), np.eye(2), 0.0), log_density)
+    with pytest.raises(ValueError, match=r"constrain t\. Received: one that is flat"):
+        start._check_proper(known, newton.Gaussian(np.zeros(2), np.eye(2), 0.0), lambda z: normal(z[:, 1]))
+
+
+def test_a_positive_number_that_may_round_to_0_is_taken():
+    found = coordinates(lambda latents, _: tfd.Gamma(0.5, 1.0).log_prob(latents["x"]), {"x": Latent((), tfb.Exp())})
+    assert np.isfinite(found.elbo)
 
 
 @pytest.mark.parametrize(

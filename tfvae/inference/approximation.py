@@ -29,6 +29,7 @@ class Approximation(keras.layers.Layer):
         kwargs: the arguments of `keras.layers.Layer`.
 
     Attributes:
+        dim: L.
         loc: [L], not trained.
         scale: [L] if the family has `scales_only` or L is above 500, else lower triangular [L, L]; not trained.
         standardized: 1 once the coordinates are set, 0 before.
@@ -42,7 +43,7 @@ class Approximation(keras.layers.Layer):
                 "`posterior` must give log q(z) at any z, as CouplingFlow and InverseAutoregressiveFlow do. Received: "
                 f"{type(posterior).__name__}, which gives log q(z) only at its own draws"
             )
-        posterior.latent_dim = dim
+        self.dim = posterior.latent_dim = dim
         if not posterior.built:
             posterior.build((None, 0))
         self.posterior = posterior

@@ -6,7 +6,7 @@ import importlib
 import math
 import warnings
 from collections.abc import Callable, Iterator, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -23,11 +23,28 @@ PARETO_K_LIMIT = 0.7
 # The standard deviation of the weights, relative to their mean, below which q is close to the posterior whatever the
 # tail of the weights.
 HARDLY_VARIES = 0.3
+# The standard deviation of the weights of a check below which they have no tail to speak of: by the Cauchy-Schwarz
+# inequality, the means of q are then right to this many standard deviations.
+_NO_TAIL = 0.1
 # With fewer draws, too few lie in the tail to fit a distribution to it.
 FEWEST_DRAWS = 25
 # Log weights count as equal if they differ by less than this, plus what rounding in float32 adds at their size.
 _EQUAL = 1e-3
 _ROUNDING = 4.0 * float(np.finfo(np.float32).eps)
+
+
+class Check(NamedTuple):
+    """What more draws of q tell of it: see `tfvae.inference.check`.
+
+    Attributes:
+        log_weights: log p(data, z) - log q(z) [M] of more draws, in nats.
+        is_moved: whether the posterior has another mean or standard deviation than q.
+        is_wrong: whether it has another one than q even after correction by the weights.
+    """
+
+    log_weights: np.ndarray
+    is_moved: bool
+    is_wrong: bool
 
 
 @dataclasses.dataclass(frozen=True, repr=False)
@@ -41,6 +58,7 @@ class Draws(Mapping[str, np.ndarray]):
     Args:
         latents: the draws by name, each [S, ...].
         log_weights: log p(data, z) - log q(z) [S], in nats.
+        check: what more draws of q tell of it, or None.
 
     Reference: Yao et al. 2018, Yes, but Did It Work?: Evaluating Variational Inference, algorithm 1; Vehtari et al.
     2024, Pareto Smoothed Importance Sampling.
@@ -48,6 +66,7 @@ class Draws(Mapping[str, np.ndarray]):
 
     latents: dict[str, np.ndarray]
     log_weights: np.ndarray
+    check: Check | None = None
 
     def __repr__(self) -> str:
         """The shapes of the draws, and how far they can be trusted."""
@@ -73,13 +92,34 @@ class Draws(Mapping[str, np.ndarray]):
         """The standard error of the ELBO, in nats."""
         return float(np.std(self.log_weights, ddof=1) / math.sqrt(len(self.log_weights)))
 
-    @property
+    @functools.cached_property
     def pareto_k(self) -> float:
         """The estimated shape k-hat of the tail of the importance weights: below 0.5 good, above 0.7 not to be trusted.
 
-        It is -inf if all weights are equal, and NaN if there are fewer than 25 draws.
+        It is -inf if all weights are equal or if those of a check hardly vary, and NaN if there are fewer than 25
+        draws. If there is a check, k-hat is that of its weights, with two standard errors added if the weights do not
+        correct q: it is then at least that far above 0.7. The same is added where k-hat cannot be told from 0.7 and the
+        check found that the posterior has another mean or standard deviation than q, and subtracted where it has not.
         """
-        return self._psis[1]
+        if self.check is None:
+            return self._psis[1]
+        k = _psis(self.check.log_weights)[1]
+        if not math.isfinite(k):
+            return k
+        margin = _margin(k, len(self.check.log_weights))
+        if self.check.is_wrong:
+            return max(k, PARETO_K_LIMIT) + margin
+        if _deviation(self.check.log_weights) < _NO_TAIL:
+            return -math.inf
+        if abs(k - PARETO_K_LIMIT) > margin:
+            return k
+        return k + (margin if self.check.is_moved else -margin)
+
+    @property
+    def may_be_far(self) -> bool:
+        """Whether k-hat is above 0.7 or within two standard errors of it."""
+        k = self.pareto_k
+        return math.isfinite(k) and k + _margin(k, len(self.log_weights)) > PARETO_K_LIMIT
 
     @property
     def weights(self) -> np.ndarray:
@@ -96,9 +136,7 @@ class Draws(Mapping[str, np.ndarray]):
         """Warns if k-hat is above 0.7: q is far from the posterior, or k-hat itself cannot be estimated."""
         if len(self.log_weights) < FEWEST_DRAWS or self.pareto_k <= PARETO_K_LIMIT:
             return
-        with np.errstate(invalid="ignore"):
-            # NaN, which is not small, if a weight is NaN or infinite.
-            deviation = float(np.std(np.exp(self.log_weights.astype(float) - self.log_evidence)))
+        deviation = _deviation(self.log_weights if self.check is None else self.check.log_weights)
         if deviation < HARDLY_VARIES:
             warnings.warn(
                 f"k-hat is {self.pareto_k:.2f}, above {PARETO_K_LIMIT}, but the importance weights hardly vary: their "
@@ -116,18 +154,7 @@ class Draws(Mapping[str, np.ndarray]):
 
     @functools.cached_property
     def _psis(self) -> tuple[np.ndarray, float]:
-        log_weights = self.log_weights.astype(float)
-        if np.isnan(log_weights).any() or (log_weights == np.inf).any():
-            return np.full(len(log_weights), -math.log(len(log_weights))), math.inf
-        # Otherwise a tail, of arbitrary shape, would be fitted to rounding errors alone.
-        if np.ptp(log_weights) <= _EQUAL + _ROUNDING * abs(log_weights.max()):
-            return np.full(len(log_weights), -math.log(len(log_weights))), -math.inf
-        if len(log_weights) < FEWEST_DRAWS:
-            return log_weights - self.log_evidence - math.log(len(log_weights)), math.nan
-        impossible = np.mean(log_weights == -np.inf)
-        log_weights, pareto_k = _import_arviz().psislw(log_weights)
-        # Weights of 0 do not enter the tail, so a posterior that is 0 where q is not must be noticed here.
-        return np.asarray(log_weights), math.inf if impossible > _FEW else float(pareto_k)
+        return _psis(self.log_weights)
 
     def expectation(
         self, function: Callable[[dict[str, np.ndarray]], np.ndarray], *, corrected: bool = True
@@ -202,6 +229,37 @@ class Draws(Mapping[str, np.ndarray]):
             return np.full(len(self.log_weights), 1.0 / len(self.log_weights))
         # Normalised again, because `Generator.choice` tolerates almost no rounding error in the sum.
         return self.weights / self.weights.sum()
+
+
+def _psis(log_weights: np.ndarray) -> tuple[np.ndarray, float]:
+    """The smoothed log weights [S], of which the sum of the weights is 1, and k-hat."""
+    log_weights = log_weights.astype(float)
+    size = len(log_weights)
+    if np.isnan(log_weights).any() or (log_weights == np.inf).any():
+        return np.full(size, -math.log(size)), math.inf
+    # Otherwise a tail, of arbitrary shape, would be fitted to rounding errors alone.
+    if np.ptp(log_weights) <= _EQUAL + _ROUNDING * abs(log_weights.max()):
+        return np.full(size, -math.log(size)), -math.inf
+    if size < FEWEST_DRAWS:
+        return log_weights - np.logaddexp.reduce(log_weights), math.nan
+    impossible = np.mean(log_weights == -np.inf)
+    # Of the parameters that the fit averages over, it overflows for those whose likelihood is 0.
+    with np.errstate(over="ignore"):
+        log_weights, pareto_k = _import_arviz().psislw(log_weights)
+    # Weights of 0 do not enter the tail, so a posterior that is 0 where q is not must be noticed here.
+    return np.asarray(log_weights), math.inf if impossible > _FEW else float(pareto_k)
+
+
+def _margin(pareto_k: float, size: int) -> float:
+    """Two standard errors of k-hat from a number of weights, as of its maximum likelihood estimate."""
+    return 2.0 * (1.0 + pareto_k) / math.sqrt(min(size / 5.0, 3.0 * math.sqrt(size)))
+
+
+def _deviation(log_weights: np.ndarray) -> float:
+    """The standard deviation of weights, relative to their mean; NaN, which is not small, if one is NaN or infinite."""
+    with np.errstate(invalid="ignore"):
+        weights = np.exp(log_weights.astype(float) - log_weights.max())
+        return float(np.std(weights) / np.mean(weights))
 
 
 def _import_arviz() -> Any:

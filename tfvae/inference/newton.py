@@ -11,12 +11,15 @@ et al. 2018, Fast and Scalable Bayesian Deep Learning by Weight-Perturbation, eq
 """
 
 import math
+import warnings
 from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
 import tensorflow as tf
 import tensorflow_probability as tfp
+from scipy import linalg
+from scipy.sparse.linalg import LinearOperator, lobpcg
 
 LogDensity = Callable[[tf.Tensor], tf.Tensor]
 
@@ -34,6 +37,12 @@ FEW = 0.02
 _SMALL_GAIN = 1e-3
 # Lower bound of the curvatures, relative to the highest, in coordinates scaled by the diagonal.
 _FLOOR = 1e-6
+# How far rounding to float32 may move a draw, in standard deviations of the Gaussian.
+_MAX_ROUNDING = 0.1
+# The most iterations by which the flattest direction of many dimensions is sought, and the lowest curvature along it,
+# in coordinates scaled by the diagonal: further out, an error of the direction itself would make the density fall.
+_FLAT_ITERATIONS = 100
+_LOWEST_CURVATURE = 1e-2
 
 
 class Gaussian(NamedTuple):
@@ -42,12 +51,17 @@ class Gaussian(NamedTuple):
     Attributes:
         loc: [L].
         scale: lower triangular [L, L], or [L] for a diagonal.
-        elbo: the ELBO of the density with this Gaussian as q, in nats; NaN if it was not computed.
+        elbo: the ELBO of the density with this Gaussian as q, in nats; NaN if it was not computed, -inf if float32
+            cannot represent its draws or the density overflows at many of them.
     """
 
     loc: np.ndarray
     scale: np.ndarray
     elbo: float
+
+    def draws(self, noise: np.ndarray) -> np.ndarray:
+        """Maps noise u ~ N(0, I) [S, L] to draws z [S, L]."""
+        return self.loc + (noise @ self.scale.T if self.scale.ndim == 2 else noise * self.scale)
 
     def diagonal(self) -> "Gaussian":
         """The diagonal q that minimises KL(q || self): its variances are 1 / diag(precision), not the marginal ones."""
@@ -125,7 +139,7 @@ def approximate(log_density: LogDensity, starts: np.ndarray) -> Gaussian:
             step = _step_at(point)
             move, gain = step.newton(damping)
             gaussian = _gaussian(point, step, values, noise)
-            if best is None or gaussian.elbo > best.elbo:
+            if gaussian.elbo > (-math.inf if best is None else best.elbo):
                 best = gaussian
             # float32 has seven digits, so a smaller gain would be lost in rounding.
             if gain < _SMALL_GAIN + 1e-7 * abs(point.value):
@@ -166,22 +180,85 @@ def approximate_diagonally(log_density: LogDensity, starts: np.ndarray) -> Gauss
 
     loc = minimize(tf.constant(start, tf.float32))
 
+    times_hessian = _hessian_vector_product(log_density, loc)
+    signs = np.random.default_rng(0).choice([-1.0, 1.0], size=[64, len(start)])
+    # The mean over random signs of s * (H s) is the diagonal of H (Hutchinson 1989).
+    products = [-sign * times_hessian(tf.constant(sign, tf.float32)).numpy() for sign in signs]
+    diagonal = np.mean(products, axis=0, dtype=float)
+    typical = np.median(np.abs(diagonal))
+    diagonal = np.maximum(np.abs(diagonal), _FLOOR * typical if typical > 0 else 1.0)
+    return Gaussian(loc.numpy().astype(float), 1.0 / np.sqrt(diagonal), math.nan)
+
+
+def rounding(loc: np.ndarray, scale: np.ndarray, draws: np.ndarray) -> np.ndarray:
+    """How far rounding to float32 moves draws of a Gaussian, in its standard deviations.
+
+    Args:
+        loc: the mean [L].
+        scale: lower triangular [L, L].
+        draws: draws z [S, L] of the Gaussian, in double precision.
+
+    Returns:
+        The root mean square [L] of the rounding errors of u, where z = loc + scale u.
+    """
+    errors = np.float32(draws).astype(float) - draws
+    return np.sqrt(np.mean(linalg.solve_triangular(scale, errors.T, lower=True) ** 2, axis=1))
+
+
+def unresolved(gaussian: Gaussian) -> np.ndarray | None:
+    """Which coordinates [L] take part in a direction whose curvature is at the lower bound; None if there is none."""
+    if gaussian.scale.ndim == 1:
+        return None
+    inverse = np.linalg.inv(gaussian.scale)
+    precision = inverse.T @ inverse
+    scales = np.sqrt(np.diag(precision))
+    curvature, directions = np.linalg.eigh(precision / scales[:, None] / scales)
+    return abs(directions[:, 0]) > 0.1 if curvature[0] < 3.0 * _FLOOR * curvature[-1] else None
+
+
+def principal_axes(gaussian: Gaussian, log_density: LogDensity) -> np.ndarray:
+    """The principal axes [M, L] of a Gaussian, each as long as one standard deviation.
+
+    A diagonal Gaussian knows only its coordinates, so the direction in which the density is most flat, as far as ten
+    standard deviations of a coordinate, is added.
+
+    Args:
+        gaussian: the Gaussian.
+        log_density: the density that it approximates.
+    """
+    if gaussian.scale.ndim == 2:
+        directions, lengths, _ = np.linalg.svd(gaussian.scale)
+        return lengths[:, None] * directions.T
+    loc, scale = tf.constant(gaussian.loc, tf.float32), gaussian.scale
+    times_hessian = _hessian_vector_product(log_density, loc)
+
+    def times_precision(u: np.ndarray) -> np.ndarray:
+        return -scale * times_hessian(tf.constant(scale * u.ravel(), tf.float32)).numpy()
+
+    operator = LinearOperator((len(scale), len(scale)), matvec=times_precision, dtype=float)
+    start = np.random.default_rng(0).standard_normal([len(scale), 1])
+    with warnings.catch_warnings():
+        # It warns of a direction that it did not find to the tolerance, which is then not flat to it either.
+        warnings.simplefilter("ignore", UserWarning)
+        curvature, direction = lobpcg(operator, start, largest=False, tol=1e-6, maxiter=_FLAT_ITERATIONS)
+    flattest = scale * direction[:, 0] / math.sqrt(max(curvature[0], _LOWEST_CURVATURE))
+    return np.concatenate([flattest[np.newaxis], np.diag(scale)])
+
+
+def _hessian_vector_product(log_density: LogDensity, loc: tf.Tensor) -> Callable[[tf.Tensor], tf.Tensor]:
+    """Makes a function that multiplies the Hessian at loc [L] by a vector [L]."""
+
     @tf.function
-    def curvature_along(direction: tf.Tensor) -> tf.Tensor:
+    def product(direction: tf.Tensor) -> tf.Tensor:
         with tf.GradientTape() as outer:
             outer.watch(loc)
             with tf.GradientTape() as inner:
                 inner.watch(loc)
                 value = log_density(loc[tf.newaxis])[0]
             slope = tf.reduce_sum(inner.gradient(value, loc) * direction)
-        return -direction * outer.gradient(slope, loc)
+        return outer.gradient(slope, loc, unconnected_gradients=tf.UnconnectedGradients.ZERO)
 
-    signs = np.random.default_rng(0).choice([-1.0, 1.0], size=[64, len(start)])
-    # The mean over random signs of s * (H s) is the diagonal of H (Hutchinson 1989).
-    diagonal = np.mean([curvature_along(tf.constant(sign, tf.float32)) for sign in signs], axis=0, dtype=float)
-    typical = np.median(np.abs(diagonal))
-    diagonal = np.maximum(np.abs(diagonal), _FLOOR * typical if typical > 0 else 1.0)
-    return Gaussian(loc.numpy().astype(float), 1.0 / np.sqrt(diagonal), math.nan)
+    return product
 
 
 def _functions(log_density: LogDensity, dim: int) -> tuple[Callable[[np.ndarray], _Point], LogDensity]:
@@ -266,7 +343,12 @@ def _gaussian(point: _Point, step: _Step, values: Callable[[np.ndarray], np.ndar
     scale = np.transpose(np.linalg.qr(root.T, mode="r"))
     scale *= np.sign(np.diag(scale))
     loc = point.z + step.newton(0.0)[0]
-    log_density = _penalized(values(loc + noise @ scale.T))
+    draws = loc + noise @ scale.T
+    # A density may grow without bound where it has little mass, as does that of groups whose scale goes to 0. Draws so
+    # close together that float32 rounds them to the point of highest density would seem to have an ever higher ELBO.
+    if rounding(loc, scale, draws).max() > _MAX_ROUNDING:
+        return Gaussian(loc, scale, -math.inf)
+    log_density = _penalized(values(draws))
     entropy = np.log(np.diag(scale)).sum() + 0.5 * len(loc) * (1.0 + math.log(2.0 * math.pi))
     elbo = float(np.mean(log_density) + entropy)
     return Gaussian(loc, scale, elbo if math.isfinite(elbo) else -math.inf)

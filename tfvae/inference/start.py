@@ -1,5 +1,6 @@
 """Where a fit starts: finds standard coordinates, and checks the density at plausible points before the first step."""
 
+import math
 import warnings
 from collections.abc import Callable
 from typing import Any
@@ -18,9 +19,13 @@ _ROWS = 2**14
 _COUNT = 4
 # Draws of the Gaussian at which the density is checked.
 _DRAWS = 256
-# A density with a finite integral must have fallen at these multiples of its scale. Further out, rounding errors in
-# float32 would be as large as the scale in another direction.
-_FAR = (1e2, 1e3)
+# A density with a finite integral must have fallen at one of these multiples of its scale. Further out, rounding errors
+# in float32 would be as large as the scale in another direction; a small positive number may be 0 before that.
+_FAR = (5.0, 1e2, 1e3)
+# Draws of the Gaussian from which it must have fallen so far, beside its mean.
+_ORIGINS = 4
+# How many points far out are evaluated at a time.
+_CHUNK = 1024
 _PROPER = "`model` must have a posterior that is proper: one whose density falls in every direction"
 
 
@@ -57,7 +62,7 @@ def standard_coordinates(
         gaussian = newton.approximate_diagonally(log_density, points)
     else:
         gaussian = newton.approximate(log_density, points)
-        _check_proper(target, gaussian, log_density)
+    _check_proper(target, gaussian, log_density)
     _check_support(target, gaussian, log_density)
     _warn_of_rounding(target, gaussian)
     if data.whole:
@@ -139,9 +144,7 @@ def _missing(data: Any) -> str:
 
 def _check_support(target: Target, gaussian: newton.Gaussian, log_density: Callable[[tf.Tensor], tf.Tensor]) -> None:
     """Raises ValueError if the density is 0 or not finite in a part of the space near its mode."""
-    noise = np.random.default_rng(0).standard_normal([_DRAWS, target.space.dim])
-    moves = noise @ gaussian.scale.T if gaussian.scale.ndim == 2 else noise * gaussian.scale
-    points = gaussian.loc + moves
+    points = gaussian.draws(np.random.default_rng(0).standard_normal([_DRAWS, target.space.dim]))
     values = log_density(tf.constant(points, tf.float32)).numpy()
     wrong = ~np.isfinite(values)
     if np.mean(wrong) > newton.FEW:
@@ -164,6 +167,14 @@ def _warn_of_rounding(target: Target, gaussian: newton.Gaussian) -> None:
             "into it: subtract a constant from the data.",
             stacklevel=5,
         )
+    direction = newton.unresolved(gaussian)
+    if direction is not None:
+        names = ", ".join(name for name, part in target.space.split(direction).items() if part.any())
+        warnings.warn(
+            f"The curvature of the posterior of {names} differs by more between directions than float32 can resolve, "
+            "so that q may be wrong: centre and scale the covariates, above all powers of one that is far from 0.",
+            stacklevel=5,
+        )
 
 
 def _latents(target: Target, points: np.ndarray) -> dict[str, np.ndarray]:
@@ -172,20 +183,26 @@ def _latents(target: Target, points: np.ndarray) -> dict[str, np.ndarray]:
 
 
 def _check_proper(target: Target, gaussian: newton.Gaussian, log_density: Callable[[tf.Tensor], tf.Tensor]) -> None:
-    """Raises ValueError if the density has no finite integral along one of the principal axes of the Gaussian."""
-    # A direction in which the density is flat shows up as a long principal axis.
-    directions, lengths, _ = np.linalg.svd(gaussian.scale)
-    axes = np.concatenate([lengths[:, None] * directions.T, -lengths[:, None] * directions.T])
-    here = log_density(tf.constant(gaussian.loc[np.newaxis], tf.float32)).numpy()[0]
-    if not np.isfinite(here):
+    """Raises ValueError if the density has no finite integral along lines that are parallel to a principal axis.
+
+    The mean alone does not tell: a proper density may grow without bound along a single line, as that of groups whose
+    effects are equal does when their scale goes to 0.
+    """
+    noise = np.random.default_rng(0).standard_normal([_ORIGINS, target.space.dim])
+    origins = np.concatenate([gaussian.loc[np.newaxis], gaussian.draws(noise)])
+    heights = log_density(tf.constant(origins, tf.float32)).numpy()
+    if not np.isfinite(heights[0]):
         raise ValueError(f"{_PROPER}. Received: one that grows without bound")
-    flat = np.ones(len(axes), bool)
-    for distance in _FAR:
-        there = log_density(tf.constant(gaussian.loc + distance * axes, tf.float32)).numpy()
-        # A density that falls no faster than 1 / distance along a line has no finite integral.
-        flat &= there >= here - 0.9 * np.log(distance)
-    if flat.any():
-        axis = np.abs(axes[int(np.argmax(flat))])
+    axes = newton.principal_axes(gaussian, log_density)
+    axes = np.concatenate([axes, -axes])
+    for origin, height in zip(origins, heights, strict=True):
+        for distance in _FAR:
+            chunks = np.array_split(axes, math.ceil(len(axes) / _CHUNK)) if len(axes) else []
+            far = [log_density(tf.constant(origin + distance * part, tf.float32)).numpy() for part in chunks]
+            # A density that falls no faster than 1 / distance along a line has no finite integral.
+            axes = axes[np.concatenate([*far, []]) >= height - 0.9 * np.log(distance)]
+    if len(axes):
+        axis = np.abs(axes[0])
         parts = target.space.split(axis > 1e-3 * axis.max())
         names = ", ".join(name for name, part in parts.items() if part.any())
         raise ValueError(f"{_PROPER}; data or a prior must constrain {names}. Received: one that is flat along them")

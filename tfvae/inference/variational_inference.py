@@ -13,6 +13,7 @@ from tfvae import checks, chunks, elbo, seeds
 from tfvae.callbacks import Convergence
 from tfvae.inference import observations, prediction
 from tfvae.inference.approximation import Approximation
+from tfvae.inference.check import checked
 from tfvae.inference.control_variate import ControlVariate
 from tfvae.inference.draws import Draws
 from tfvae.inference.joint_density import JointDensity
@@ -251,7 +252,7 @@ class VariationalInference(PosteriorExport, VariationalModel):
             seed: the same seed gives the same draws; None draws anew at each call.
 
         Returns:
-            The draws. A warning is given if their k-hat is above 0.7.
+            The draws. A warning is given if their k-hat is above 0.7: see `tfvae.inference.check`.
 
         Raises:
             ValueError: x is not all of the data.
@@ -268,6 +269,8 @@ class VariationalInference(PosteriorExport, VariationalModel):
         log_weights = self._log_joint(z, data, seed) - log_q.numpy()
         latents = {name: value.numpy() for name, value in self._run(self.space.constrain, z)[0].items()}
         draws = Draws(latents, log_weights)
+        if data.whole and self.local is None:
+            draws = checked(draws, self.approximation, lambda z: self._log_joint(z, data, seed), seed)
         draws.warn_where_far()
         return draws
 
