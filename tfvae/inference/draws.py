@@ -40,18 +40,21 @@ class Draws(Mapping[str, np.ndarray]):
 
     Args:
         latents: the draws by name, each [S, ...].
-        log_weights: log p(data, z) - log q(z) [S], in nats.
+        log_weights: log p(data, z) - log q(z) [S], in nats; None if p(data, z) is not known. k-hat is then NaN, no
+            estimate is corrected, and there is no ELBO.
 
     Reference: Yao et al. 2018, Yes, but Did It Work?: Evaluating Variational Inference, algorithm 1; Vehtari et al.
     2024, Pareto Smoothed Importance Sampling.
     """
 
     latents: dict[str, np.ndarray]
-    log_weights: np.ndarray
+    log_weights: np.ndarray | None
 
     def __repr__(self) -> str:
         """The shapes of the draws, and how far they can be trusted."""
         shapes = ", ".join(f"{name}: {list(values.shape)}" for name, values in self.latents.items())
+        if self.log_weights is None:
+            return f"Draws({shapes}; without weights)"
         return f"Draws({shapes}; pareto_k={self.pareto_k:.2f}, elbo={self.elbo:.6g})"
 
     def __getitem__(self, name: str) -> np.ndarray:
@@ -66,19 +69,22 @@ class Draws(Mapping[str, np.ndarray]):
     @property
     def elbo(self) -> float:
         """The evidence lower bound on log p(data), in nats, estimated as the mean of the log weights."""
-        return float(np.mean(self.log_weights))
+        return float(np.mean(self._known_log_weights))
 
     @property
     def elbo_standard_error(self) -> float:
         """The standard error of the ELBO, in nats."""
-        return float(np.std(self.log_weights, ddof=1) / math.sqrt(len(self.log_weights)))
+        log_weights = self._known_log_weights
+        return float(np.std(log_weights, ddof=1) / math.sqrt(len(log_weights)))
 
     @property
     def pareto_k(self) -> float:
         """The estimated shape k-hat of the tail of the importance weights: below 0.5 good, above 0.7 not to be trusted.
 
-        It is -inf if all weights are equal, and NaN if there are fewer than 25 draws.
+        It is -inf if all weights are equal, and NaN if there are fewer than 25 draws, or no weights.
         """
+        if self.log_weights is None:
+            return math.nan
         return self._psis[1]
 
     @property
@@ -89,12 +95,32 @@ class Draws(Mapping[str, np.ndarray]):
     @property
     def log_evidence(self) -> float:
         """The estimate of log p(data) by importance sampling, in nats."""
-        highest = self.log_weights.max()
-        return float(highest + np.log(np.mean(np.exp(self.log_weights - highest))))
+        log_weights = self._known_log_weights
+        highest = log_weights.max()
+        return float(highest + np.log(np.mean(np.exp(log_weights - highest))))
+
+    @property
+    def _size(self) -> int:
+        return len(next(iter(self.latents.values())))
+
+    @property
+    def _known_log_weights(self) -> np.ndarray:
+        if self.log_weights is None:
+            raise ValueError(
+                "The draws have no weights, because p(data, z) is not known: give the model a `log_likelihood`, or a "
+                "joint distribution that includes the data. Received: draws without `log_weights`"
+            )
+        return self.log_weights
+
+    @property
+    def is_far(self) -> bool:
+        """Whether k-hat is known and above 0.7."""
+        known = self.log_weights is not None and len(self.log_weights) >= FEWEST_DRAWS
+        return known and not self.pareto_k <= PARETO_K_LIMIT
 
     def warn_where_far(self) -> None:
         """Warns if k-hat is above 0.7: q is far from the posterior, or k-hat itself cannot be estimated."""
-        if len(self.log_weights) < FEWEST_DRAWS or self.pareto_k <= PARETO_K_LIMIT:
+        if not self.is_far:
             return
         with np.errstate(invalid="ignore"):
             # NaN, which is not small, if a weight is NaN or infinite.
@@ -116,7 +142,7 @@ class Draws(Mapping[str, np.ndarray]):
 
     @functools.cached_property
     def _psis(self) -> tuple[np.ndarray, float]:
-        log_weights = self.log_weights.astype(float)
+        log_weights = self._known_log_weights.astype(float)
         if np.isnan(log_weights).any() or (log_weights == np.inf).any():
             return np.full(len(log_weights), -math.log(len(log_weights))), math.inf
         # Otherwise a tail, of arbitrary shape, would be fitted to rounding errors alone.
@@ -157,7 +183,7 @@ class Draws(Mapping[str, np.ndarray]):
         Raises:
             ValueError: `num_samples` is out of its range.
         """
-        size = len(self.log_weights)
+        size = self._size
         num_samples = size if num_samples is None else checks.positive_integer("num_samples", num_samples)
         rows = np.random.default_rng(seed).choice(size, size=num_samples, p=self._weights(True))
         return {name: values[rows] for name, values in self.latents.items()}
@@ -191,15 +217,16 @@ class Draws(Mapping[str, np.ndarray]):
             seed: the seed of the resampling.
         """
         arviz = _import_arviz()
-        posterior = self.resample(seed=seed) if corrected else self.latents
+        posterior = self.resample(seed=seed) if corrected and self.log_weights is not None else self.latents
+        known = {} if self.log_weights is None else {"pareto_k": self.pareto_k, "elbo": self.elbo}
         return arviz.from_dict(
             posterior={name: values[np.newaxis] for name, values in posterior.items()},
-            attrs={"inference_library": "tfvae", "pareto_k": self.pareto_k, "elbo": self.elbo},
+            attrs={"inference_library": "tfvae", **known},
         )
 
     def _weights(self, corrected: bool) -> np.ndarray:
-        if not corrected:
-            return np.full(len(self.log_weights), 1.0 / len(self.log_weights))
+        if not corrected or self.log_weights is None:
+            return np.full(self._size, 1.0 / self._size)
         # Normalised again, because `Generator.choice` tolerates almost no rounding error in the sum.
         return self.weights / self.weights.sum()
 
