@@ -2,7 +2,7 @@
 
 import math
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Self
 
 import keras
@@ -182,8 +182,9 @@ class AmortizedInference(AmortizedExport, VariationalModel):
         """
         if not isinstance(x, dict):
             raise ValueError(
-                f"`x` must be a dictionary with the keys {', '.join(self._simulations.names)}: latent variables, and "
-                f"the data simulated from them. Received: x of type {type(x).__name__}"
+                "`x` must be None, a dictionary with the keys " + ", ".join(self._simulations.names) + ", latent "
+                "variables and the data simulated from them, or a tf.data.Dataset of such. Received: x of type "
+                f"{type(x).__name__}"
             )
         checks.check_same_length(**x)
         self._check_x(x[self.data])
@@ -221,24 +222,29 @@ class AmortizedInference(AmortizedExport, VariationalModel):
                 "`prior` and `simulator` must be given to AmortizedInference to simulate; without them give `fit` "
                 f"pairs, as a dictionary with the keys {', '.join(self._simulations.names)}. Received: no simulator"
             )
+        return self._simulator(num_pairs)(seed)
+
+    def _simulator(self, num_pairs: int) -> Callable[[tf.Tensor], dict[str, tf.Tensor]]:
+        """The function of a seed that simulates so many pairs, as a graph."""
         key = "simulate", num_pairs
         if key not in self._functions:
             draw = self._simulations.draw
             self._functions[key] = tf.function(lambda seed: draw(num_pairs, seed), autograph=False)
-        return self._functions[key](seed)
+        return self._functions[key]
 
     def _online(self, batch_size: int) -> tf.data.Dataset:
         """Batches of new pairs without end, which depend on the model's seed and on how many it was trained on."""
         # Checked by one batch outside of the pipeline, whose errors would be hard to read.
         first = self._simulated(batch_size, self._stream_seed(0))
         self.check_data({name: value.numpy() for name, value in first.items()})
-        seed, draw = self._stream_seed(1), self._simulations.draw
-        dataset = tf.data.Dataset.counter(int(self.steps_taken)).map(
-            lambda step: draw(batch_size, tf.random.experimental.stateless_fold_in(seed, tf.cast(step, tf.int32))),
-            num_parallel_calls=2,
-            deterministic=True,
-        )
-        return dataset.prefetch(4)
+        seed, simulator = self._stream_seed(1), self._simulator(batch_size)
+
+        @tf.autograph.experimental.do_not_convert
+        def batch(step: tf.Tensor) -> dict[str, tf.Tensor]:
+            return simulator(tf.random.experimental.stateless_fold_in(seed, tf.cast(step, tf.int32)))
+
+        steps = tf.data.Dataset.counter(int(self.steps_taken))
+        return steps.map(batch, num_parallel_calls=2, deterministic=True).prefetch(4)
 
     def _stream_seed(self, stream: int) -> tf.Tensor:
         """The seed of one use of simulations, so that uses do not share draws."""
@@ -294,7 +300,9 @@ class AmortizedInference(AmortizedExport, VariationalModel):
             kwargs.setdefault("steps_per_epoch", _STEPS_PER_EPOCH)
             x = self._online(checks.positive_integer("batch_size", _BATCH_SIZE if batch_size is None else batch_size))
             batch_size = None
-        elif isinstance(x, dict):
+        elif not isinstance(x, tf.data.Dataset):
+            if not isinstance(x, dict):
+                self.check_data(x)
             x = {name: checks.to_numpy(value, name) for name, value in self.unpack(x)[0].items()}
             self.check_data(x)
             batch_size = _BATCH_SIZE if batch_size is None else batch_size
@@ -371,7 +379,9 @@ class AmortizedInference(AmortizedExport, VariationalModel):
         log_q, is_inside = self._log_prob(x, x[self.data], sampling.training)
         log_q = tf.where(is_inside, log_q, 0.0)
         zeros = tf.zeros_like(log_q)
-        return elbo.ElboTerms(log_q[tf.newaxis], zeros[tf.newaxis], zeros[tf.newaxis], zeros, metrics={"log_posterior": log_q})
+        return elbo.ElboTerms(
+            log_q[tf.newaxis], zeros[tf.newaxis], zeros[tf.newaxis], zeros, metrics={"log_posterior": log_q}
+        )
 
     def _features(self, x: tf.Tensor, training: bool = False) -> tf.Tensor:
         """The features [B, F] of data sets x [B, ...]."""
@@ -380,8 +390,10 @@ class AmortizedInference(AmortizedExport, VariationalModel):
             return tf.reshape(x, [-1, math.prod(self.event_shape)])
         return tf.cast(self.encoder(x, training=training), tf.float32)
 
-    def _log_prob(self, latents: dict[str, tf.Tensor], x: tf.Tensor, training: bool = False) -> tuple[tf.Tensor, tf.Tensor]:
-        """log q(theta | x) [B] in the units of theta, and whether theta is inside of the support [B]."""
+    def _log_prob(
+        self, latents: dict[str, tf.Tensor], x: tf.Tensor, training: bool = False
+    ) -> tuple[tf.Tensor, tf.Tensor]:
+        """Log q(theta | x) [B] in the units of theta, and whether theta is inside of the support [B]."""
         z = self.space.unconstrain(latents)
         is_inside = tf.reduce_all(tf.math.is_finite(z), axis=-1)
         z = tf.where(is_inside[:, tf.newaxis], z, self.theta_loc)
@@ -432,12 +444,9 @@ class AmortizedInference(AmortizedExport, VariationalModel):
             ValueError: x is not valid, or the model is not fitted.
         """
         x, is_one = self._data_sets(x, "sample")
-        num_samples, seed = checks.positive_integer("num_samples", num_samples), self._seed(seed)
         self._warn_where_unlike(x)
         results: list[Draws] = []
-        for part, part_seed in seeds.for_slices(len(x), max(1, _CHUNK_DRAWS // num_samples), seed):
-            given = tf.constant(x[part])
-            values, log_q = self._run(self._draw, given, part_seed, num_samples=num_samples)
+        for given, values, log_q in self._chunks_of_draws(x, num_samples, self._seed(seed)):
             for row in range(len(given)):
                 latents = {name: value[:, row] for name, value in values.items()}
                 log_weights = None
@@ -448,6 +457,30 @@ class AmortizedInference(AmortizedExport, VariationalModel):
                 results.append(Draws({name: value.numpy() for name, value in latents.items()}, log_weights))
         self._warn_where_far(results)
         return results[0] if is_one else results
+
+    def sample_latents(self, x: Any, num_samples: int, *, seed: int | None = None) -> dict[str, np.ndarray]:
+        """Draws latent variables from q(theta | x) of many data sets, without weights and warnings.
+
+        Args:
+            x: N data sets [N, ...].
+            num_samples: S.
+            seed: as for `sample`.
+
+        Returns:
+            The draws by name, each [S, N, ...].
+        """
+        x, _ = self._data_sets(x, "sample_latents")
+        parts = [values for _, values, _ in self._chunks_of_draws(x, num_samples, self._seed(seed))]
+        return {name: np.concatenate([part[name].numpy() for part in parts], axis=1) for name in self.space.names}
+
+    def _chunks_of_draws(
+        self, x: np.ndarray, num_samples: int, seed: tf.Tensor
+    ) -> Iterator[tuple[tf.Tensor, dict[str, tf.Tensor], tf.Tensor]]:
+        """Data sets in chunks, with their draws by name, each [S, B, ...], and log q(theta | x) [S, B]."""
+        num_samples = checks.positive_integer("num_samples", num_samples)
+        for part, part_seed in seeds.for_slices(len(x), max(1, _CHUNK_DRAWS // num_samples), seed):
+            given = tf.constant(x[part])
+            yield given, *self._run(self._draw, given, part_seed, num_samples=num_samples)
 
     def _log_joint(self, latents: dict[str, tf.Tensor], x: tf.Tensor) -> tf.Tensor:
         return self._simulations.log_joint(latents, x)
@@ -469,8 +502,8 @@ class AmortizedInference(AmortizedExport, VariationalModel):
         if not isinstance(theta, Mapping):
             if len(self.space.names) != 1:
                 raise ValueError(
-                    f"`theta` must be a dictionary with the keys {', '.join(self.space.names)}. Received: theta of type "
-                    f"{type(theta).__name__}"
+                    f"`theta` must be a dictionary with the keys {', '.join(self.space.names)}. Received: theta of "
+                    f"type {type(theta).__name__}"
                 )
             theta = {self.space.names[0]: theta}
         values = pairs.checked_latents(self.space, theta)
@@ -517,8 +550,8 @@ class AmortizedInference(AmortizedExport, VariationalModel):
         if len(unlike):
             warnings.warn(
                 f"`x` is unlike all data sets that were simulated ({len(unlike)} of {len(x)}, the first at index "
-                f"{unlike[0]}): q was not trained on such data, and need not be near the posterior. Check the simulator "
-                "and the units of x, or widen the prior.",
+                f"{unlike[0]}): q was not trained on such data, and need not be near the posterior. Check the "
+                "simulator and the units of x, or widen the prior.",
                 stacklevel=3,
             )
 

@@ -94,7 +94,8 @@ class LatentSpace:
         flat = [tf.convert_to_tensor(values[name], tf.float32) for name in self.names]
         parts = tf.nest.flatten(self._bijector.inverse(tf.nest.pack_sequence_as(self._structure, flat)))
         rows = tf.shape(flat[0])[0]
-        return tf.concat([tf.reshape(part, [rows, -1]) for part in parts], axis=-1)
+        sized = zip(parts, self._sizes, strict=True)
+        return tf.concat([tf.reshape(part, [rows, size]) for part, size in sized], axis=-1)
 
 
 def space(latents: Mapping[str, Latent | Sequence[int]] | tfd.JointDistribution) -> LatentSpace:

@@ -11,7 +11,7 @@ from tfvae import checks
 from tfvae.inference.latents import LatentSpace
 from tfvae.training.batch import unpack_named
 
-# The share of pairs of which one in ten says when a training ends.
+# The share of pairs by which it is decided when a training ends.
 _HELD_OUT = 0.1
 
 
@@ -28,7 +28,8 @@ def checked_latents(space: LatentSpace, values: Mapping[str, Any]) -> dict[str, 
     missing = [name for name in space.names if name not in values]
     if missing:
         raise ValueError(
-            f"`theta` must hold the latent variables {', '.join(space.names)}. Received: none of the name {missing[0]!r}"
+            f"`theta` must hold the latent variables {', '.join(space.names)}. Received: none of the name "
+            f"{missing[0]!r}"
         )
     arrays = {name: checks.to_numpy(values[name], name) for name in space.names}
     for name, shape in space.shapes.items():
@@ -80,11 +81,6 @@ def first(x: Any, names: tuple[str, ...], count: int) -> dict[str, np.ndarray]:
     if isinstance(x, dict):
         step = -(-len(next(iter(x.values()))) // count)
         return {name: x[name][::step] for name in names}
-    if not isinstance(x, tf.data.Dataset):
-        raise ValueError(
-            f"`x` must be None, a dictionary of arrays with the keys {', '.join(names)}, or a tf.data.Dataset of such. "
-            f"Received: x of type {type(x).__name__}"
-        )
     batches, rows = [], 0
     for element in x:
         batch = {name: np.asarray(value) for name, value in unpack_named(element, names)[0].items()}

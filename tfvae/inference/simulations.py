@@ -63,9 +63,7 @@ def simulations(
     names = list(variables(prior))
     unconstrained = space(prior if latents is None else latents)
     if sorted(unconstrained.names) != sorted(names):
-        raise ValueError(
-            f"`latents` must be the variables of `prior`, {names}. Received: {list(unconstrained.names)}"
-        )
+        raise ValueError(f"`latents` must be the variables of `prior`, {names}. Received: {list(unconstrained.names)}")
 
     def given(values: Mapping[str, tf.Tensor]) -> Any:
         return values[_THETA] if is_plain else dict(values)

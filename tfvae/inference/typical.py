@@ -38,7 +38,7 @@ class TypicalFeatures(keras.layers.Layer):
         Args:
             features: those of simulated data sets.
         """
-        fitted, held = features[::2].astype(np.float64), features[1::2]
+        fitted, held = features[::2].astype(np.float64), features[1::2].astype(np.float32)
         self.mean.assign(fitted.mean(axis=0))
         scales = np.maximum(fitted.std(axis=0), 1e-30)
         values, vectors = np.linalg.eigh(np.cov((fitted / scales).T).reshape([features.shape[1]] * 2))

@@ -160,9 +160,7 @@ class SplineFlow(FlowPosterior):
     def build(self, input_shape: tuple[int | None, int]) -> None:
         """Creates the heads and the networks for features [B, F]."""
         super().build(input_shape)
-        self.networks = splines.networks(
-            self.latent_dim, self.num_couplings, self.bins, self.hidden, input_shape[-1]
-        )
+        self.networks = splines.networks(self.latent_dim, self.num_couplings, self.bins, self.hidden, input_shape[-1])
 
     def get_config(self) -> dict[str, Any]:
         """The constructor's arguments."""
