@@ -47,7 +47,7 @@ GROUPS = tfd.JointDistributionNamed(
 def fitted():
     """The Gaussian model after two steps, which suffices for all that does not depend on the accuracy of q."""
     keras.utils.set_random_seed(0)
-    model = gaussian()
+    model = gaussian(posterior=posteriors.DiagonalNormal())
     model.fit(epochs=1, steps_per_epoch=2, batch_size=64, verbose=0)
     return model
 
@@ -102,6 +102,7 @@ def test_the_metric_is_the_mean_log_density_in_the_units_of_theta(exact):
     assert metrics["loss"] == pytest.approx(-expected, rel=1e-5)
 
 
+@pytest.mark.slow
 def test_the_density_of_constrained_variables_integrates_to_1():
     keras.utils.set_random_seed(0)
     model = AmortizedInference(tfd.Beta(2.0, 3.0), lambda theta, seed: theta[:, None] * 10.0, posterior=small())
@@ -136,9 +137,10 @@ def test_unlike_data_cause_a_warning_and_one_in_a_thousand_others(exact):
 # Fit
 
 
+@pytest.mark.slow
 def test_fit_online_is_reproducible_and_standardises(fitted):
     keras.utils.set_random_seed(0)
-    again = gaussian()
+    again = gaussian(posterior=posteriors.DiagonalNormal())
     again.fit(epochs=1, steps_per_epoch=2, batch_size=64, verbose=0)
     for one, other in zip(fitted.weights, again.weights, strict=True):
         np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-6)
@@ -147,6 +149,7 @@ def test_fit_online_is_reproducible_and_standardises(fitted):
     assert int(fitted.optimizer.iterations) == 2
 
 
+@pytest.mark.slow
 def test_fit_takes_arrays_and_datasets_of_named_latent_variables():
     keras.utils.set_random_seed(0)
     model = AmortizedInference(GROUPS, "y", posterior=small())
@@ -168,6 +171,7 @@ def test_fit_takes_arrays_and_datasets_of_named_latent_variables():
     assert int(model.optimizer.iterations) == 4
 
 
+@pytest.mark.slow
 def test_a_fit_without_epochs_stops_by_held_out_pairs_and_keeps_the_learning_rate(monkeypatch):
     from tfvae.inference import amortized_inference
 
@@ -180,7 +184,7 @@ def test_a_fit_without_epochs_stops_by_held_out_pairs_and_keeps_the_learning_rat
 
 
 def test_a_model_without_prior_is_fitted_on_pairs_alone():
-    model = AmortizedInference(latents={"rate": Latent((), tfb.Exp())}, posterior=small())
+    model = AmortizedInference(latents={"rate": Latent((), tfb.Exp())}, posterior=posteriors.DiagonalNormal())
     generator = np.random.default_rng(0)
     pairs = {"rate": generator.gamma(2.0, size=50), "x": generator.normal(size=(50, 2))}
     model.fit(pairs, epochs=1, batch_size=50, verbose=0)
@@ -194,6 +198,7 @@ def test_a_model_without_prior_is_fitted_on_pairs_alone():
         model.fit()
 
 
+@pytest.mark.slow
 def test_a_draw_at_the_edge_of_the_support_does_not_end_the_training():
     # Half of the draws of this prior are 0 in float32.
     model = AmortizedInference(tfd.Gamma(0.01, 1.0), lambda theta, seed: theta[:, None], posterior=small())
@@ -228,6 +233,7 @@ def test_features_of_a_set_do_not_depend_on_its_order_but_on_its_size():
         assert np.abs(encoder(np.concatenate([x, x], axis=1)) - encoder(x)).max() > 1e-3
 
 
+@pytest.mark.slow
 def test_a_model_of_sets_takes_sets_of_any_size_and_order():
     keras.utils.set_random_seed(0)
     model = AmortizedInference(

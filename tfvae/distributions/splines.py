@@ -111,7 +111,7 @@ class SplineCoupling(tfb.Bijector):
     def _computed(self, given: tf.Tensor, inverse: bool) -> tuple[tf.Tensor, tf.Tensor]:
         kept_at, changed_at = halves(given.shape[-1], self.index)
         kept, changed = tf.gather(given, kept_at, axis=-1), tf.gather(given, changed_at, axis=-1)
-        shift, log_scale, knots = self._knots(kept, len(changed_at))
+        shift, log_scale, knots = self._knots(given, kept, len(changed_at))
         if inverse:
             changed, log_slope = _spline((changed - shift) * tf.exp(-log_scale), *knots, inverse=True)
             log_det = -(log_slope + log_scale)
@@ -123,19 +123,19 @@ class SplineCoupling(tfb.Bijector):
         return values, tf.reduce_sum(log_det, axis=-1)
 
     def _knots(
-        self, kept: tf.Tensor, count: int
+        self, given: tf.Tensor, kept: tf.Tensor, count: int
     ) -> tuple[tf.Tensor, tf.Tensor, tuple[tf.Tensor, tf.Tensor, tf.Tensor]]:
         """The shift and log scale [..., B, C] of the C dimensions changed, and the widths, heights and slopes."""
-        leading = tf.shape(kept)[:-1]
-        features = self.features
-        if not kept.shape[-1] + features.shape[-1]:
-            features = tf.ones(tf.concat([tf.shape(features)[:-1], [1]], axis=0))
-        features = tf.broadcast_to(features, tf.concat([leading, [features.shape[-1]]], axis=0))
-        inputs = tf.concat([kept, features], axis=-1)
+        # Broadcast by a sum, and constant shapes where that is possible: LiteRT's CompiledModel misreads computed ones.
+        row = tf.zeros_like(given[..., :1])
+        features = self.features + row if self.features.shape[-1] else row[..., :0]
+        inputs = tf.concat([kept, features], axis=-1) if kept.shape[-1] + features.shape[-1] else row + 1.0
+        is_flat, leading = given.shape.rank == 2, tf.shape(given)[:-1]
         # A Keras network takes only one batch axis.
-        raw = self.network(tf.reshape(inputs, [-1, inputs.shape[-1]]))
+        raw = self.network(inputs if is_flat else tf.reshape(inputs, [-1, inputs.shape[-1]]))
         bins = (raw.shape[-1] // count - 1) // 3
-        raw = tf.reshape(raw, tf.concat([leading, [count, 3 * bins + 1]], axis=0))
+        sizes = [count, 3 * bins + 1]
+        raw = tf.reshape(raw, [-1, *sizes] if is_flat else tf.concat([leading, sizes], axis=0))
         widths, heights, slopes, affine = tf.split(raw, [bins, bins, bins - 1, 2], axis=-1)
         shift, log_scale = affine[..., 0], _MAX_LOG_SCALE * tf.tanh(affine[..., 1] / _MAX_LOG_SCALE)
         slopes = _MIN_SLOPE + softplus(slopes + _UNIT_SLOPE)

@@ -43,6 +43,6 @@ __getattr__, __dir__ = lazy_attributes(
             "kl_per_dimension",
             "rate_distortion",
         ],
-        "tfvae.evaluation.recovery": ["Recovery", "recovery"],
+        "tfvae.evaluation.simulated": ["Recovery", "recovery"],
     },
 )

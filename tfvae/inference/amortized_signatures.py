@@ -44,13 +44,13 @@ class AmortizedExport(Exportable, keras.Model):
             x: has no effect.
         """
         of_x, epsilon = _spec("x", self.event_shape), _spec("epsilon", (self.space.dim,))
-        latents = [_spec(f"{name}", shape) for name, shape in self.space.shapes.items()]
+        latents = [_spec(name, shape) for name, shape in self.space.shapes.items()]
 
         def sample(x: tf.Tensor, epsilon: tf.Tensor) -> dict[str, tf.Tensor]:
             parameters = self.posterior(self._features(x))
             values, _ = self._constrained(self.posterior.sample_from(parameters, epsilon))
-            # Without `identity`, an output that is the input tensor itself would lose its name.
-            return {name: tf.identity(value) for name, value in values.items()}
+            # Constant shapes, because LiteRT's CompiledModel misreads those that a bijector of TFP computes.
+            return {name: tf.reshape(values[name], [-1, *shape]) for name, shape in self.space.shapes.items()}
 
         def log_prob(x: tf.Tensor, *values: tf.Tensor) -> dict[str, tf.Tensor]:
             log_q, is_inside = self._log_prob(dict(zip(self.space.names, values, strict=True)), x)

@@ -73,8 +73,10 @@ class LatentSpace:
         Returns:
             The latent variables by name, each [S, ...], and the log determinant [S] of the Jacobian.
         """
+        # Constant shapes where that is possible: LiteRT's CompiledModel misreads computed ones.
+        leading = [-1] if z.shape.rank == 2 else tf.shape(z)[:-1]
         parts = [
-            tf.reshape(part, tf.concat([tf.shape(z)[:-1], shape], axis=0))
+            tf.reshape(part, [*leading, *shape] if z.shape.rank == 2 else tf.concat([leading, shape], axis=0))
             for part, shape in zip(tf.split(z, self._sizes, axis=-1), self._unconstrained_shapes, strict=True)
         ]
         unconstrained = tf.nest.pack_sequence_as(self._unconstrained_structure, parts)
