@@ -92,16 +92,16 @@ def recovery(
         pairs = {name: checks.to_numpy(value, name) for name, value in model.unpack(pairs)[0].items()}
         model.check_data(pairs)
     draws = model.sample_latents(pairs[model.data], num_draws, seed=seed + 1)
-    parts: tuple[dict[str, np.ndarray], ...] = ({}, {}, {}, {})
+    found = Recovery({}, {}, {}, {}, num_draws)
     for name, shape in model.space.shapes.items():
         for index in np.ndindex(*shape):
             label = f"{name}[{', '.join(map(str, index))}]" if index else name
             values = draws[name][(..., *index)].astype(np.float64)
             truth = pairs[name][(slice(None), *index)].astype(np.float64)
-            found = truth, values.mean(axis=0), values.std(axis=0, ddof=1), np.sum(values < truth, axis=0)
-            for part, value in zip(parts, found, strict=True):
-                part[label] = value
-    return Recovery(*parts, num_draws)
+            found.truth[label] = truth
+            found.mean[label], found.sd[label] = values.mean(axis=0), values.std(axis=0, ddof=1)
+            found.ranks[label] = np.sum(values < truth, axis=0)
+    return found
 
 
 def _p_value(ranks: np.ndarray, num_draws: int) -> float:

@@ -1,20 +1,19 @@
 """`AmortizedInference`, the Keras model that learns the posterior for all data sets at once, from simulated ones."""
 
 import math
-import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, Self
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Self, cast
 
 import keras
 import numpy as np
 import tensorflow as tf
 import tensorflow_probability as tfp
 
-from tfvae import checks, chunks, elbo, seeds
+from tfvae import checks, chunks, elbo
 from tfvae.inference import pairs
-from tfvae.inference.amortized_signatures import AmortizedExport
-from tfvae.inference.draws import Draws
+from tfvae.inference.amortized_posterior import AmortizedPosterior
 from tfvae.inference.latents import Latent, check_family
+from tfvae.inference.simulating import SimulatingModel
 from tfvae.inference.simulations import simulations
 from tfvae.inference.typical import TypicalFeatures
 from tfvae.models import parts
@@ -33,13 +32,11 @@ _EPOCHS, _MOST_EPOCHS = 100, 1000
 _PATIENCE = 20
 # How many pairs, at most, standardise the coordinates, and how many say which data are typical.
 _STANDARDISING, _TYPICAL = 10_000, 4000
-# The most draws times data sets that are computed at a time.
-_CHUNK_DRAWS = 2**15
 _MEAN_DRAWS = 200
 
 
 @keras.saving.register_keras_serializable("tfvae")
-class AmortizedInference(AmortizedExport, VariationalModel):
+class AmortizedInference(AmortizedPosterior, SimulatingModel, VariationalModel):
     """An approximation q(theta | x) of the posterior p(theta | x) for all data sets x, learned from simulated pairs.
 
     `fit` maximises E[log q(theta | x)] over pairs theta ~ p(theta), x ~ p(x | theta), and so minimises the mean of
@@ -74,6 +71,11 @@ class AmortizedInference(AmortizedExport, VariationalModel):
     """
 
     _metric_names = ("log_posterior",)
+    theta_loc: keras.Variable
+    theta_scale: keras.Variable
+    x_loc: keras.Variable
+    x_scale: keras.Variable
+    standardized: keras.Variable
 
     def __init__(
         self,
@@ -105,8 +107,8 @@ class AmortizedInference(AmortizedExport, VariationalModel):
             )
         parts.set_latent_dim("posterior", self.posterior, self.space.dim)
         # None until the model is built.
-        self.event_shape: tuple[int | None, ...] | None = None
-        self.typical: TypicalFeatures | None = None
+        self.event_shape = None  # type: ignore[assignment]
+        self.typical = None  # type: ignore[assignment]
 
     @property
     def data(self) -> str:
@@ -123,7 +125,7 @@ class AmortizedInference(AmortizedExport, VariationalModel):
             return
         shape = tuple(input_shape[1:])
         if self.encoder is None:
-            features = keras.KerasTensor((None, math.prod(shape)))
+            features = keras.KerasTensor((None, math.prod(cast("tuple[int, ...]", shape))))
         else:
             declared = (parts.input_shapes(self.encoder) or [(None, *shape)])[0][1:]
             if len(declared) != len(shape) or any(
@@ -198,58 +200,6 @@ class AmortizedInference(AmortizedExport, VariationalModel):
                 self.build((None, *x.shape[1:]))
         pairs.check_shape(x, self.event_shape, self.data)
         checks.check_finite(x, self.data)
-
-    def simulate(self, num_pairs: int, *, seed: int | None = None) -> dict[str, np.ndarray]:
-        """Draws pairs from the prior and the simulator.
-
-        Args:
-            num_pairs: N.
-            seed: the same seed gives the same pairs; None draws anew at each call.
-
-        Returns:
-            The latent variables and the data by name, each [N, ...], in the form that `fit` takes.
-
-        Raises:
-            ValueError: the model has no prior or no simulator.
-        """
-        num_pairs = checks.positive_integer("num_pairs", num_pairs)
-        drawn = self._simulated(num_pairs, self._seed(seed))
-        return {name: value.numpy() for name, value in drawn.items()}
-
-    def _simulated(self, num_pairs: int, seed: tf.Tensor) -> dict[str, tf.Tensor]:
-        if self._simulations.draw is None:
-            raise ValueError(
-                "`prior` and `simulator` must be given to AmortizedInference to simulate; without them give `fit` "
-                f"pairs, as a dictionary with the keys {', '.join(self._simulations.names)}. Received: no simulator"
-            )
-        return self._simulator(num_pairs)(seed)
-
-    def _simulator(self, num_pairs: int) -> Callable[[tf.Tensor], dict[str, tf.Tensor]]:
-        """The function of a seed that simulates so many pairs, as a graph."""
-        key = "simulate", num_pairs
-        if key not in self._functions:
-            draw = self._simulations.draw
-            self._functions[key] = tf.function(lambda seed: draw(num_pairs, seed), autograph=False)
-        return self._functions[key]
-
-    def _online(self, batch_size: int) -> tf.data.Dataset:
-        """Batches of new pairs without end, which depend on the model's seed and on how many it was trained on."""
-        # Checked by one batch outside of the pipeline, whose errors would be hard to read.
-        first = self._simulated(batch_size, self._stream_seed(0))
-        self.check_data({name: value.numpy() for name, value in first.items()})
-        seed, simulator = self._stream_seed(1), self._simulator(batch_size)
-
-        @tf.autograph.experimental.do_not_convert
-        def batch(step: tf.Tensor) -> dict[str, tf.Tensor]:
-            return simulator(tf.random.experimental.stateless_fold_in(seed, tf.cast(step, tf.int32)))
-
-        steps = tf.data.Dataset.counter(int(self.steps_taken))
-        return steps.map(batch, num_parallel_calls=2, deterministic=True).prefetch(4)
-
-    def _stream_seed(self, stream: int) -> tf.Tensor:
-        """The seed of one use of simulations, so that uses do not share draws."""
-        seed = tf.constant([self.noise_seed % 2**31, 0], tf.int32)
-        return tf.random.experimental.stateless_fold_in(seed, stream)
 
     def fit(
         self,
@@ -387,7 +337,7 @@ class AmortizedInference(AmortizedExport, VariationalModel):
         """The features [B, F] of data sets x [B, ...]."""
         x = (x - self.x_loc) / self.x_scale
         if self.encoder is None:
-            return tf.reshape(x, [-1, math.prod(self.event_shape)])
+            return tf.reshape(x, [-1, math.prod(cast("tuple[int, ...]", self.event_shape))])
         return tf.cast(self.encoder(x, training=training), tf.float32)
 
     def _log_prob(
@@ -425,157 +375,6 @@ class AmortizedInference(AmortizedExport, VariationalModel):
         """
         values, _ = self._draw(tf.cast(x, tf.float32), tf.constant([0, 0]), _MEAN_DRAWS)
         return {name: tf.reduce_mean(value, axis=0) for name, value in values.items()}
-
-    # What comes out
-
-    def sample(self, x: Any, num_samples: int = 2000, *, seed: int | None = None) -> Draws | list[Draws]:
-        """Draws latent variables from q(theta | x), with importance weights where p(x, theta) is known.
-
-        Args:
-            x: one data set [...], or N data sets [N, ...].
-            num_samples: S.
-            seed: the same seed gives the same draws; None draws anew at each call.
-
-        Returns:
-            The draws of the one data set; or a list of those of each of the N. A warning says which data sets are
-            unlike all simulated ones, and where k-hat is above 0.7.
-
-        Raises:
-            ValueError: x is not valid, or the model is not fitted.
-        """
-        x, is_one = self._data_sets(x, "sample")
-        self._warn_where_unlike(x)
-        results: list[Draws] = []
-        for given, values, log_q in self._chunks_of_draws(x, num_samples, self._seed(seed)):
-            for row in range(len(given)):
-                latents = {name: value[:, row] for name, value in values.items()}
-                log_weights = None
-                if self._simulations.log_joint is not None:
-                    repeated = tf.repeat(given[row : row + 1], num_samples, axis=0)
-                    log_joint = self._run(self._log_joint, latents, repeated)
-                    log_weights = log_joint.numpy().astype(float) - log_q[:, row].numpy()
-                results.append(Draws({name: value.numpy() for name, value in latents.items()}, log_weights))
-        self._warn_where_far(results)
-        return results[0] if is_one else results
-
-    def sample_latents(self, x: Any, num_samples: int, *, seed: int | None = None) -> dict[str, np.ndarray]:
-        """Draws latent variables from q(theta | x) of many data sets, without weights and warnings.
-
-        Args:
-            x: N data sets [N, ...].
-            num_samples: S.
-            seed: as for `sample`.
-
-        Returns:
-            The draws by name, each [S, N, ...].
-        """
-        x, _ = self._data_sets(x, "sample_latents")
-        parts = [values for _, values, _ in self._chunks_of_draws(x, num_samples, self._seed(seed))]
-        return {name: np.concatenate([part[name].numpy() for part in parts], axis=1) for name in self.space.names}
-
-    def _chunks_of_draws(
-        self, x: np.ndarray, num_samples: int, seed: tf.Tensor
-    ) -> Iterator[tuple[tf.Tensor, dict[str, tf.Tensor], tf.Tensor]]:
-        """Data sets in chunks, with their draws by name, each [S, B, ...], and log q(theta | x) [S, B]."""
-        num_samples = checks.positive_integer("num_samples", num_samples)
-        for part, part_seed in seeds.for_slices(len(x), max(1, _CHUNK_DRAWS // num_samples), seed):
-            given = tf.constant(x[part])
-            yield given, *self._run(self._draw, given, part_seed, num_samples=num_samples)
-
-    def _log_joint(self, latents: dict[str, tf.Tensor], x: tf.Tensor) -> tf.Tensor:
-        return self._simulations.log_joint(latents, x)
-
-    def log_prob(self, theta: Any, x: Any) -> np.ndarray:
-        """Evaluates log q(theta | x), a density over the latent variables in their own units.
-
-        Args:
-            theta: the latent variables by name, each [N, ...]; or the array, if `theta` is the only one.
-            x: data sets [N, ...]; or one data set [...], for all of the N values.
-
-        Returns:
-            The log density [N], in nats; -inf outside of the support.
-
-        Raises:
-            ValueError: theta or x is not valid, or the model is not fitted.
-        """
-        x, is_one = self._data_sets(x, "log_prob")
-        if not isinstance(theta, Mapping):
-            if len(self.space.names) != 1:
-                raise ValueError(
-                    f"`theta` must be a dictionary with the keys {', '.join(self.space.names)}. Received: theta of "
-                    f"type {type(theta).__name__}"
-                )
-            theta = {self.space.names[0]: theta}
-        values = pairs.checked_latents(self.space, theta)
-        rows = len(next(iter(values.values())))
-        if is_one:
-            x = np.repeat(x, rows, axis=0)
-        checks.check_same_length(theta=next(iter(values.values())), x=x)
-        results = []
-        for part in chunks.slices(rows, _CHUNK_DRAWS // 4):
-            latents = {name: tf.constant(value[part]) for name, value in values.items()}
-            log_q, is_inside = self._run(self._log_prob, latents, tf.constant(x[part]))
-            results.append(tf.where(is_inside, log_q, -math.inf).numpy())
-        return np.concatenate(results)
-
-    def unlikeness(self, x: Any) -> np.ndarray:
-        """How unlike the simulated data sets these are: above 1, `sample` warns.
-
-        It is the Mahalanobis distance of the features of x from those of simulated data sets, divided by the distance
-        that one in a thousand of these exceeds.
-
-        Args:
-            x: one data set [...], or N data sets [N, ...].
-
-        Returns:
-            The relative distance [N], of one data set too.
-
-        Reference: Schmitt et al. 2023, Detecting Model Misspecification in Amortized Bayesian Inference with Neural
-        Networks, section 3, with a distance for each data set.
-        """
-        x, _ = self._data_sets(x, "unlikeness")
-        return self._unlikeness(x)
-
-    def _unlikeness(self, x: np.ndarray) -> np.ndarray:
-        found = [
-            self._run(self._relative_distance, tf.constant(x[part])).numpy() for part in chunks.slices(len(x), 500)
-        ]
-        return np.concatenate(found)
-
-    def _relative_distance(self, x: tf.Tensor) -> tf.Tensor:
-        return self.typical.relative_distance(self._features(x))
-
-    def _warn_where_unlike(self, x: np.ndarray) -> None:
-        unlike = np.flatnonzero(self._unlikeness(x) > 1.0)
-        if len(unlike):
-            warnings.warn(
-                f"`x` is unlike all data sets that were simulated ({len(unlike)} of {len(x)}, the first at index "
-                f"{unlike[0]}): q was not trained on such data, and need not be near the posterior. Check the "
-                "simulator and the units of x, or widen the prior.",
-                stacklevel=3,
-            )
-
-    def _warn_where_far(self, results: list[Draws]) -> None:
-        if len(results) == 1:
-            results[0].warn_where_far()
-            return
-        far = [index for index, draws in enumerate(results) if draws.is_far]
-        if far:
-            warnings.warn(
-                f"q is far from the posterior of {len(far)} of {len(results)} data sets, the first at index {far[0]}: "
-                "their k-hat is above 0.7. Train longer, or with a richer `encoder` or `posterior`.",
-                stacklevel=3,
-            )
-
-    def _data_sets(self, x: Any, method: str) -> tuple[np.ndarray, bool]:
-        """Data sets as an array [N, ...], and whether there is one without an axis for N."""
-        if self.event_shape is None or float(self.standardized) == 0.0:
-            raise ValueError(f"Fit the model before `{method}()`. Received: a model that is not fitted")
-        x = checks.to_numpy(x, self.data)
-        is_one = x.ndim == len(self.event_shape)
-        x = x[np.newaxis] if is_one else x
-        self._check_x(x)
-        return x.astype(np.float32), is_one
 
     def get_config(self) -> dict[str, Any]:
         """The constructor's arguments that a file can hold, and the names of those that are the user's own code."""

@@ -124,7 +124,7 @@ class Draws(Mapping[str, np.ndarray]):
             return
         with np.errstate(invalid="ignore"):
             # NaN, which is not small, if a weight is NaN or infinite.
-            deviation = float(np.std(np.exp(self.log_weights.astype(float) - self.log_evidence)))
+            deviation = float(np.std(np.exp(self._known_log_weights.astype(float) - self.log_evidence)))
         if deviation < HARDLY_VARIES:
             warnings.warn(
                 f"k-hat is {self.pareto_k:.2f}, above {PARETO_K_LIMIT}, but the importance weights hardly vary: their "

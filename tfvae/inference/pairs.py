@@ -81,7 +81,8 @@ def first(x: Any, names: tuple[str, ...], count: int) -> dict[str, np.ndarray]:
     if isinstance(x, dict):
         step = -(-len(next(iter(x.values()))) // count)
         return {name: x[name][::step] for name in names}
-    batches, rows = [], 0
+    batches: list[dict[str, np.ndarray]] = []
+    rows = 0
     for element in x:
         batch = {name: np.asarray(value) for name, value in unpack_named(element, names)[0].items()}
         if batches and any(batch[name].shape[1:] != batches[0][name].shape[1:] for name in names):

@@ -54,7 +54,8 @@ def simulations(
     """
     _check(prior, simulator, latents, log_likelihood)
     if prior is None:
-        return _checked(Simulations(space(latents), _DATA, None, None, set(latents) == {_THETA}))
+        unconstrained = space(latents)  # type: ignore[arg-type]
+        return _checked(Simulations(unconstrained, _DATA, None, None, unconstrained.names == (_THETA,)))
     if isinstance(simulator, str):
         return _of_joint(prior, simulator, latents)
     is_plain = not isinstance(prior, tfd.JointDistribution)
