@@ -71,11 +71,11 @@ class AmortizedInference(AmortizedPosterior, SimulatingModel, VariationalModel):
     """
 
     _metric_names = ("log_posterior",)
-    theta_loc: keras.Variable
-    theta_scale: keras.Variable
-    x_loc: keras.Variable
-    x_scale: keras.Variable
-    standardized: keras.Variable
+    theta_loc: Any
+    theta_scale: Any
+    x_loc: Any
+    x_scale: Any
+    standardized: Any
 
     def __init__(
         self,
@@ -139,20 +139,18 @@ class AmortizedInference(AmortizedPosterior, SimulatingModel, VariationalModel):
             # Sizes that the encoder leaves open may differ between data sets.
             shape = tuple(declared)
         parts.build(self.posterior, features.shape)
-        constants = {"dtype": "float32", "trainable": False, "autocast": False}
         # One number for each size of the last axis; but elements of a set, whose number is open, have one in common.
         of_x = shape[-1:] if shape and shape[-1] is not None else ()
-        self.theta_loc = self.add_weight(name="theta_loc", shape=(self.space.dim,), initializer="zeros", **constants)
-        self.theta_scale = self.add_weight(name="theta_scale", shape=(self.space.dim,), initializer="ones", **constants)
-        self.x_loc = self.add_weight(name="x_loc", shape=of_x, initializer="zeros", **constants)
-        self.x_scale = self.add_weight(name="x_scale", shape=of_x, initializer="ones", **constants)
-        self.standardized = self.add_weight(name="standardized", shape=(), initializer="zeros", **constants)
+        weights = {"theta_loc": (self.space.dim,), "theta_scale": (self.space.dim,), "x_loc": of_x, "x_scale": of_x}
+        for name, size in {**weights, "standardized": ()}.items():
+            given = {"shape": size, "initializer": "ones" if name.endswith("scale") else "zeros", "name": name}
+            setattr(self, name, self.add_weight(**given, dtype="float32", trainable=False, autocast=False))
         self.typical = TypicalFeatures(features.shape[-1])
         self.event_shape = shape
         self.built = True
 
     def operations_per_example(self, layers: LayerTraits) -> float:
-        """Estimates the number of floating-point operations per pair in a training step: see `Trainer`."""
+        """The number of floating-point operations per pair in a training step: see `Trainer`."""
         return 3.0 * layers.operations
 
     # What `fit` trains on
@@ -270,17 +268,6 @@ class AmortizedInference(AmortizedPosterior, SimulatingModel, VariationalModel):
                 self.optimizer.learning_rate = rate
         self._note_typical(some)
         return history
-
-    def evaluate(self, x: Any = None, **kwargs: Any) -> Any:
-        """Computes the metrics on pairs: `keras.Model.evaluate`.
-
-        Args:
-            x: pairs, as for `fit`.
-            kwargs: the other arguments of `keras.Model.evaluate`.
-        """
-        if x is None:
-            raise ValueError("`x` must be pairs, such as those of `simulate`. Received: x=None")
-        return super().evaluate(x, **kwargs)
 
     def warm_up_kl(self, start: float = 1.0, steps: int = 1) -> None:
         """Refuses a warm-up, for there is no KL divergence: see `Trainer.warm_up_kl`."""

@@ -54,7 +54,7 @@ def simulations(
     """
     _check(prior, simulator, latents, log_likelihood)
     if prior is None:
-        unconstrained = space(latents)  # type: ignore[arg-type]
+        unconstrained = space(latents)
         return _checked(Simulations(unconstrained, _DATA, None, None, unconstrained.names == (_THETA,)))
     if isinstance(simulator, str):
         return _of_joint(prior, simulator, latents)
