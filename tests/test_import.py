@@ -105,6 +105,7 @@ BASES = {
     "AutoencoderExport",
     "HookedModel",
     "PosteriorExport",
+    "SimulatingModel",
     "StatefulModel",
     "TableExport",
 }
