@@ -22,6 +22,7 @@ INDEPENDENT = (posteriors.DiagonalNormal, posteriors.Laplace, priors.StandardNor
 WITHOUT_MEAN = (
     posteriors.CouplingFlow,
     posteriors.InverseAutoregressiveFlow,
+    posteriors.SplineFlow,
     posteriors.SylvesterFlow,
     posteriors.RelaxedOneHotCategorical,
     posteriors.PowerSpherical,

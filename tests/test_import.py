@@ -91,6 +91,7 @@ MADE_BY_MODELS = {
     "ControlVariate",
     "LocalLatents",
     "MaskedDense",
+    "TypicalFeatures",
     "_Accuracy",
     "_Constant",
     # Its configuration is part of that of the model.
@@ -100,7 +101,16 @@ MADE_BY_MODELS = {
     "_Perplexity",
 }
 # Base classes of the models, which nobody makes an object of.
-BASES = {"AutoencoderExport", "HookedModel", "PosteriorExport", "StatefulModel", "TableExport"}
+BASES = {
+    "AmortizedExport",
+    "AmortizedPosterior",
+    "AutoencoderExport",
+    "HookedModel",
+    "PosteriorExport",
+    "SimulatingModel",
+    "StatefulModel",
+    "TableExport",
+}
 
 
 def serializable_classes():

@@ -39,6 +39,7 @@ CASES = [
     (posteriors.LowRankNormal, {"latent_dim": 2, "rank": 1}),
     (posteriors.CouplingFlow, {"latent_dim": 2, "num_couplings": 2, "hidden": 4}),
     (posteriors.InverseAutoregressiveFlow, {"latent_dim": 2, "num_flows": 2, "hidden": 4}),
+    (posteriors.SplineFlow, {"latent_dim": 2, "num_couplings": 2, "bins": 3, "hidden": 4}),
     (posteriors.SylvesterFlow, {"latent_dim": 2, "num_flows": 2}),
     (posteriors.Laplace, {"latent_dim": 2}),
     (posteriors.PowerSpherical, {"latent_dim": 2}),

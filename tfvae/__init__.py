@@ -27,6 +27,7 @@ if TYPE_CHECKING:
         strategies,
     )
     from tfvae.distribute.strategies import strategy
+    from tfvae.inference.amortized_inference import AmortizedInference
     from tfvae.inference.draws import Draws
     from tfvae.inference.latents import Latent
     from tfvae.inference.local_latents import LocalLatents
@@ -44,6 +45,7 @@ __version__ = "0.3.0.dev0"
 __all__ = [
     "VAE",
     "VQVAE",
+    "AmortizedInference",
     "ConditionalVAE",
     "Draws",
     "HierarchicalVAE",
@@ -90,6 +92,7 @@ __getattr__, __dir__ = lazy_attributes(
         "tfvae.sklearn": [],
         "tfvae.strategies": [],
         "tfvae.distribute.strategies": ["strategy"],
+        "tfvae.inference.amortized_inference": ["AmortizedInference"],
         "tfvae.inference.draws": ["Draws"],
         "tfvae.inference.latents": ["Latent"],
         "tfvae.inference.local_latents": ["LocalLatents"],
@@ -114,6 +117,7 @@ import_with_keras(
         "tfvae.models.semi_supervised",
         "tfvae.models.hierarchical",
         "tfvae.models.vq",
+        "tfvae.inference.amortized_inference",
         "tfvae.inference.variational_inference",
         "tfvae.networks",
     ],

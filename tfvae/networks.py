@@ -147,6 +147,66 @@ def row_encoder(
     return keras.Model(x, _dense(features, hidden, activation), name=name)
 
 
+def set_encoder(
+    item_shape: Sequence[int],
+    num_items: int | None = None,
+    item_hidden: Sequence[int] = (64, 64),
+    hidden: Sequence[int] = (64, 32),
+    activation: str | Callable = "silu",
+    name: str = "encoder",
+) -> keras.Model:
+    """A network of sets, whose features do not depend on the order of the elements: DeepSets.
+
+    features = hidden layers of (mean over the elements of item layers(element), log n)
+
+    Args:
+        item_shape: the shape of one element: () for a number, (D,) for a vector.
+        num_items: n, the number of elements; None leaves it open, for sets of different sizes. Exports need it.
+        item_hidden: the width of each dense layer that reads one element.
+        hidden: the width of each dense layer that reads the set.
+        activation: the activation of every layer, by Keras name or as a function.
+        name: the name of the model.
+
+    Returns:
+        A model from x `[B, n, *item_shape]` to features `[B, hidden[-1]]`.
+
+    Raises:
+        ValueError: `item_shape` has more than one entry, or a size is not a positive integer.
+
+    Reference: Zaheer et al. 2017, Deep Sets, equation 4.
+    """
+    item_shape = _sizes("item_shape", item_shape)
+    if len(item_shape) > 1:
+        raise ValueError(
+            f"`item_shape` must be () for numbers or (D,) for vectors. Received: item_shape={checks.shown(item_shape)}"
+        )
+    num_items = None if num_items is None else checks.positive_integer("num_items", num_items)
+    item_hidden, hidden = _sizes("item_hidden", item_hidden, min_length=1), _sizes("hidden", hidden, min_length=1)
+    x = keras.Input((num_items, *item_shape), name="x")
+    items = x if item_shape else keras.layers.Reshape((-1 if num_items is None else num_items, 1))(x)
+    pooled = SetMean()(_dense(items, item_hidden, activation))
+    return keras.Model(x, _dense(pooled, hidden, activation), name=name)
+
+
+@keras.saving.register_keras_serializable("tfvae.networks")
+class SetMean(keras.layers.Layer):
+    """The mean over the elements of a set and, beside it, the logarithm of their number: [B, n, F] to [B, F + 1].
+
+    Args:
+        kwargs: the arguments of `keras.layers.Layer`.
+    """
+
+    def call(self, items: Any) -> Any:
+        """Returns the mean and log n, side by side [B, F + 1]."""
+        mean = keras.ops.mean(items, axis=1)
+        number = keras.ops.cast(keras.ops.shape(items)[1], mean.dtype)
+        return keras.ops.concatenate([mean, keras.ops.log(number) + 0.0 * mean[:, :1]], axis=-1)
+
+    def compute_output_shape(self, input_shape: tuple[int, ...]) -> tuple[int, ...]:
+        """The shape [B, F + 1]."""
+        return (input_shape[0], input_shape[-1] + 1)
+
+
 def dense_encoder(
     event_shape: Sequence[int],
     hidden: Sequence[int] = (256, 128),

@@ -21,6 +21,7 @@ FAMILIES = {
     "LowRankNormal": functools.partial(posteriors.LowRankNormal, rank=2),
     "CouplingFlow": functools.partial(posteriors.CouplingFlow, num_couplings=2, hidden=4),
     "InverseAutoregressiveFlow": functools.partial(posteriors.InverseAutoregressiveFlow, num_flows=2, hidden=4),
+    "SplineFlow": functools.partial(posteriors.SplineFlow, num_couplings=2, bins=4, hidden=4),
     "SylvesterFlow": functools.partial(posteriors.SylvesterFlow, num_flows=2),
     "Laplace": posteriors.Laplace,
 }
@@ -163,6 +164,7 @@ EXPORTED = {
         functools.partial(posteriors.InverseAutoregressiveFlow, num_flows=2, hidden=4),
         priors.Normal,
     ),
+    "SplineFlow": (functools.partial(posteriors.SplineFlow, num_couplings=2, bins=4, hidden=4), None),
     "SylvesterFlow": (functools.partial(posteriors.SylvesterFlow, num_flows=2), None),
     "RelaxedOneHotCategorical": (
         functools.partial(RELAXED, temperature=0.2),

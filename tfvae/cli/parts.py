@@ -19,6 +19,7 @@ PARTS: dict[str, dict[str, tuple[str, ...]]] = {
         "LowRankNormal": ("rank",),
         "PowerSpherical": (),
         "RelaxedOneHotCategorical": ("num_categories", "temperature"),
+        "SplineFlow": ("num_couplings", "bins", "hidden"),
         "SylvesterFlow": ("num_flows",),
         "VonMisesFisher": (),
     },

@@ -1,7 +1,7 @@
 """Measures of a trained model: log p(x), what its latent variables hold, and why its bound falls short of log p(x).
 
 The functions take a `tfvae.VAE`, some of them other models too, and return nats; the disentanglement scores take arrays
-of codes and of the factors that these are compared with.
+of codes and of the factors that these are compared with, and `recovery` a `tfvae.AmortizedInference`.
 """
 
 from tfvae._lazy import lazy_attributes
@@ -13,6 +13,7 @@ __all__ = [
     "Information",
     "LogLikelihood",
     "RateDistortion",
+    "Recovery",
     "active_units",
     "amortization_gap",
     "annealed_importance_sampling",
@@ -23,6 +24,7 @@ __all__ = [
     "mutual_information",
     "mutual_information_gap",
     "rate_distortion",
+    "recovery",
     "sap",
 ]
 
@@ -41,5 +43,6 @@ __getattr__, __dir__ = lazy_attributes(
             "kl_per_dimension",
             "rate_distortion",
         ],
+        "tfvae.evaluation.simulated": ["Recovery", "recovery"],
     },
 )

@@ -177,9 +177,14 @@ class ExportedModel:
         return self.run("classify", x=x)["probabilities"]
 
     @_of_signature("sample")
-    def sample(self, epsilon: ArrayLike) -> dict[str, np.ndarray]:
-        """Variational inference: draws of the latent variables by name, each [N, ...], from noise epsilon [N, L]."""
-        return self.run("sample", epsilon=epsilon)
+    def sample(self, epsilon: ArrayLike, **data: ArrayLike) -> dict[str, np.ndarray]:
+        """Inference: draws of the latent variables by name, each [N, ...], from noise epsilon [N, L].
+
+        Args:
+            epsilon: the noise.
+            data: for amortised inference, the data sets x [N, ...], one for each row of noise.
+        """
+        return self.run("sample", epsilon=epsilon, **data)
 
     @_of_signature("serving_default")
     def predict(self, x: Any = None, **inputs: Any) -> dict[str, np.ndarray]:

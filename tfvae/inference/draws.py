@@ -57,7 +57,8 @@ class Draws(Mapping[str, np.ndarray]):
 
     Args:
         latents: the draws by name, each [S, ...].
-        log_weights: log p(data, z) - log q(z) [S], in nats.
+        log_weights: log p(data, z) - log q(z) [S], in nats; None if p(data, z) is not known. k-hat is then NaN, no
+            estimate is corrected, and there is no ELBO.
         check: what more draws of q tell of it, or None.
 
     Reference: Yao et al. 2018, Yes, but Did It Work?: Evaluating Variational Inference, algorithm 1; Vehtari et al.
@@ -65,12 +66,14 @@ class Draws(Mapping[str, np.ndarray]):
     """
 
     latents: dict[str, np.ndarray]
-    log_weights: np.ndarray
+    log_weights: np.ndarray | None
     check: Check | None = None
 
     def __repr__(self) -> str:
         """The shapes of the draws, and how far they can be trusted."""
         shapes = ", ".join(f"{name}: {list(values.shape)}" for name, values in self.latents.items())
+        if self.log_weights is None:
+            return f"Draws({shapes}; without weights)"
         return f"Draws({shapes}; pareto_k={self.pareto_k:.2f}, elbo={self.elbo:.6g})"
 
     def __getitem__(self, name: str) -> np.ndarray:
@@ -85,22 +88,25 @@ class Draws(Mapping[str, np.ndarray]):
     @property
     def elbo(self) -> float:
         """The evidence lower bound on log p(data), in nats, estimated as the mean of the log weights."""
-        return float(np.mean(self.log_weights))
+        return float(np.mean(self._known_log_weights))
 
     @property
     def elbo_standard_error(self) -> float:
         """The standard error of the ELBO, in nats."""
-        return float(np.std(self.log_weights, ddof=1) / math.sqrt(len(self.log_weights)))
+        log_weights = self._known_log_weights
+        return float(np.std(log_weights, ddof=1) / math.sqrt(len(log_weights)))
 
     @functools.cached_property
     def pareto_k(self) -> float:
         """The estimated shape k-hat of the tail of the importance weights: below 0.5 good, above 0.7 not to be trusted.
 
-        It is -inf if all weights are equal or if those of a check hardly vary, and NaN if there are fewer than 25
+        It is NaN if there are no weights, -inf if all weights are equal or if those of a check hardly vary, and NaN if there are fewer than 25
         draws. If there is a check, k-hat is that of its weights, with two standard errors added if the weights do not
         correct q: it is then at least that far above 0.7. The same is added where k-hat cannot be told from 0.7 and the
         check found that the posterior has another mean or standard deviation than q, and subtracted where it has not.
         """
+        if self.log_weights is None:
+            return math.nan
         if self.check is None:
             return self._psis[1]
         k = _psis(self.check.log_weights)[1]
@@ -119,7 +125,7 @@ class Draws(Mapping[str, np.ndarray]):
     def may_be_far(self) -> bool:
         """Whether k-hat is above 0.7 or within two standard errors of it."""
         k = self.pareto_k
-        return math.isfinite(k) and k + _margin(k, len(self.log_weights)) > PARETO_K_LIMIT
+        return math.isfinite(k) and k + _margin(k, len(self._known_log_weights)) > PARETO_K_LIMIT
 
     @property
     def weights(self) -> np.ndarray:
@@ -129,14 +135,34 @@ class Draws(Mapping[str, np.ndarray]):
     @property
     def log_evidence(self) -> float:
         """The estimate of log p(data) by importance sampling, in nats."""
-        highest = self.log_weights.max()
-        return float(highest + np.log(np.mean(np.exp(self.log_weights - highest))))
+        log_weights = self._known_log_weights
+        highest = log_weights.max()
+        return float(highest + np.log(np.mean(np.exp(log_weights - highest))))
+
+    @property
+    def _size(self) -> int:
+        return len(next(iter(self.latents.values())))
+
+    @property
+    def _known_log_weights(self) -> np.ndarray:
+        if self.log_weights is None:
+            raise ValueError(
+                "The draws have no weights, because p(data, z) is not known: give the model a `log_likelihood`, or a "
+                "joint distribution that includes the data. Received: draws without `log_weights`"
+            )
+        return self.log_weights
+
+    @property
+    def is_far(self) -> bool:
+        """Whether k-hat is known and above 0.7."""
+        known = self.log_weights is not None and len(self.log_weights) >= FEWEST_DRAWS
+        return known and not self.pareto_k <= PARETO_K_LIMIT
 
     def warn_where_far(self) -> None:
         """Warns if k-hat is above 0.7: q is far from the posterior, or k-hat itself cannot be estimated."""
-        if len(self.log_weights) < FEWEST_DRAWS or self.pareto_k <= PARETO_K_LIMIT:
+        if not self.is_far:
             return
-        deviation = _deviation(self.log_weights if self.check is None else self.check.log_weights)
+        deviation = _deviation(self._known_log_weights if self.check is None else self.check.log_weights)
         if deviation < HARDLY_VARIES:
             warnings.warn(
                 f"k-hat is {self.pareto_k:.2f}, above {PARETO_K_LIMIT}, but the importance weights hardly vary: their "
@@ -154,7 +180,7 @@ class Draws(Mapping[str, np.ndarray]):
 
     @functools.cached_property
     def _psis(self) -> tuple[np.ndarray, float]:
-        return _psis(self.log_weights)
+        return _psis(self._known_log_weights)
 
     def expectation(
         self, function: Callable[[dict[str, np.ndarray]], np.ndarray], *, corrected: bool = True
@@ -184,7 +210,7 @@ class Draws(Mapping[str, np.ndarray]):
         Raises:
             ValueError: `num_samples` is out of its range.
         """
-        size = len(self.log_weights)
+        size = self._size
         num_samples = size if num_samples is None else checks.positive_integer("num_samples", num_samples)
         rows = np.random.default_rng(seed).choice(size, size=num_samples, p=self._weights(True))
         return {name: values[rows] for name, values in self.latents.items()}
@@ -218,15 +244,16 @@ class Draws(Mapping[str, np.ndarray]):
             seed: the seed of the resampling.
         """
         arviz = _import_arviz()
-        posterior = self.resample(seed=seed) if corrected else self.latents
+        posterior = self.resample(seed=seed) if corrected and self.log_weights is not None else self.latents
+        known = {} if self.log_weights is None else {"pareto_k": self.pareto_k, "elbo": self.elbo}
         return arviz.from_dict(
             posterior={name: values[np.newaxis] for name, values in posterior.items()},
-            attrs={"inference_library": "tfvae", "pareto_k": self.pareto_k, "elbo": self.elbo},
+            attrs={"inference_library": "tfvae", **known},
         )
 
     def _weights(self, corrected: bool) -> np.ndarray:
-        if not corrected:
-            return np.full(len(self.log_weights), 1.0 / len(self.log_weights))
+        if not corrected or self.log_weights is None:
+            return np.full(self._size, 1.0 / self._size)
         # Normalised again, because `Generator.choice` tolerates almost no rounding error in the sum.
         return self.weights / self.weights.sum()
 

@@ -73,8 +73,10 @@ class LatentSpace:
         Returns:
             The latent variables by name, each [S, ...], and the log determinant [S] of the Jacobian.
         """
+        # Constant shapes where that is possible: LiteRT's CompiledModel misreads computed ones.
+        leading = [-1] if z.shape.rank == 2 else tf.shape(z)[:-1]
         parts = [
-            tf.reshape(part, tf.concat([tf.shape(z)[:-1], shape], axis=0))
+            tf.reshape(part, [*leading, *shape] if z.shape.rank == 2 else tf.concat([leading, shape], axis=0))
             for part, shape in zip(tf.split(z, self._sizes, axis=-1), self._unconstrained_shapes, strict=True)
         ]
         unconstrained = tf.nest.pack_sequence_as(self._unconstrained_structure, parts)
@@ -94,7 +96,8 @@ class LatentSpace:
         flat = [tf.convert_to_tensor(values[name], tf.float32) for name in self.names]
         parts = tf.nest.flatten(self._bijector.inverse(tf.nest.pack_sequence_as(self._structure, flat)))
         rows = tf.shape(flat[0])[0]
-        return tf.concat([tf.reshape(part, [rows, -1]) for part in parts], axis=-1)
+        sized = zip(parts, self._sizes, strict=True)
+        return tf.concat([tf.reshape(part, [rows, size]) for part, size in sized], axis=-1)
 
 
 def space(latents: Mapping[str, Latent | Sequence[int]] | tfd.JointDistribution) -> LatentSpace:

@@ -4,7 +4,7 @@ import abc
 import functools
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import Any, ClassVar
 
 import keras
 import tensorflow as tf
@@ -39,11 +39,14 @@ class VariationalModel(Trainer):
         kwargs: the arguments of `keras.Model`.
     """
 
+    # The metrics beside the loss.
+    _metric_names: ClassVar[tuple[str, ...]] = ("elbo", "reconstruction_log_likelihood", "kl")
+
     def __init__(self, objective: Objective | None = None, **kwargs: Any) -> None:
         # Without autocast, because log-densities need x in float32. Each network casts x to its own dtype policy.
         super().__init__(autocast=False, **kwargs)
         self.objective = ELBO() if objective is None else objective
-        self._trackers = [keras.metrics.Mean(name=name) for name in ("elbo", "reconstruction_log_likelihood", "kl")]
+        self._trackers = [keras.metrics.Mean(name=name) for name in self._metric_names]
         self._trackers += self._more_metrics()
         # Set through __dict__, because Keras would otherwise try to save these graphs with the model.
         self.__dict__["_functions"] = {}

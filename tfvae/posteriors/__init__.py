@@ -5,7 +5,7 @@
 tensors but not a distribution.
 """
 
-from tfvae.posteriors.flow import CouplingFlow, InverseAutoregressiveFlow, SylvesterFlow
+from tfvae.posteriors.flow import CouplingFlow, InverseAutoregressiveFlow, SplineFlow, SylvesterFlow
 from tfvae.posteriors.laplace import Laplace
 from tfvae.posteriors.normal import DiagonalNormal, FullCovarianceNormal, LowRankNormal
 from tfvae.posteriors.posterior import Posterior
@@ -22,6 +22,7 @@ __all__ = [
     "Posterior",
     "PowerSpherical",
     "RelaxedOneHotCategorical",
+    "SplineFlow",
     "SylvesterFlow",
     "VonMisesFisher",
 ]
