@@ -36,7 +36,7 @@ def checked(
         seed: int32 [2], a stateless seed.
     """
     count = min(_DRAWS, _ELEMENTS // approximation.dim)
-    if not draws.may_be_far or len(draws.log_weights) >= count:
+    if draws.log_weights is None or not draws.may_be_far or len(draws.log_weights) >= count:
         return draws
 
     def values(function: Callable[[tf.Tensor], Any], z: np.ndarray) -> np.ndarray:
@@ -64,9 +64,10 @@ def checked(
     log_weights = np.concatenate([log_p, log_p_wide]) - np.logaddexp.reduce(log_densities + log_shares, axis=0)
     posterior = _moments(np.concatenate([z, wide]), np.exp(log_weights - log_weights.max()))
     is_moved = _differ(posterior, _moments(z, np.ones(count)))
-    corrected = Draws({}, log_p - log_q)
+    log_weights = log_p - log_q
+    corrected = Draws({}, log_weights)
     return dataclasses.replace(
-        draws, check=Check(corrected.log_weights, is_moved, _differ(posterior, _moments(z, corrected.weights)))
+        draws, check=Check(log_weights, is_moved, _differ(posterior, _moments(z, corrected.weights)))
     )
 
 
