@@ -231,7 +231,7 @@ def _read_csv(path: Path, pd: Any) -> Any:
     if separator is not None:
         raise _invalid(
             "a table whose fields are separated by commas; pandas.read_csv(path, sep=..., decimal=...) reads others, "
-            "and tfvae.data.load takes what it gives",
+            "its to_csv(new_path, index=False) writes such a table, and tfvae.data.Table.learn takes the frame itself",
             f"source='{path}', which seems to be separated by {separator!r}",
         )
     if all(map(_is_number, names)):
