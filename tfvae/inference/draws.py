@@ -100,11 +100,11 @@ class Draws(Mapping[str, np.ndarray]):
     def pareto_k(self) -> float:
         """The estimated shape k-hat of the tail of the importance weights: below 0.5 good, above 0.7 not to be trusted.
 
-        It is -inf if all weights are equal or if those of a check hardly vary, and NaN if there are fewer than 25 draws,
-        or no weights. If there is a check, k-hat is that of its weights, with two standard errors added if the weights
-        do not correct q: it is then at least that far above 0.7. The same is added where k-hat cannot be told from 0.7
-        and the check found that the posterior has another mean or standard deviation than q, and subtracted where it
-        has not.
+        It is -inf if all weights are equal or if those of a check hardly vary, and NaN if there are fewer than 25
+        draws, or no weights. If there is a check, k-hat is that of its weights, with two standard errors added if the
+        weights do not correct q: it is then at least that far above 0.7. The same is added where k-hat cannot be told
+        from 0.7 and the check found that the posterior has another mean or standard deviation than q, and subtracted
+        where it has not.
         """
         if self.log_weights is None:
             return math.nan
