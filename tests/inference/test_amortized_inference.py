@@ -343,7 +343,7 @@ def test_the_posterior_of_a_linear_gaussian_model_is_found():
 def test_quantiles_of_a_constrained_latent_variable_are_exact(prior, distribution, x, exact):
     keras.utils.set_random_seed(0)
     model = AmortizedInference(prior, lambda theta, seed: distribution(theta).sample(seed=seed)[:, None])
-    model.fit(epochs=40, verbose=0)
+    model.fit(verbose=0)
     for count, draws in zip(x, model.sample(np.array(x), 20_000, seed=0), strict=True):
         posterior = exact(count[0])
         # Probabilities of the intervals between exact quantiles, which hold a tenth each.
