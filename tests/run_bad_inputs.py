@@ -20,7 +20,8 @@ import time
 
 import numpy as np
 
-from tests.helpers.bad_inputs import QUICK, TRAIN, Case, cases
+from tests.helpers.bad_case import QUICK, TRAIN, Case
+from tests.helpers.bad_inputs import cases
 from tests.helpers.processes import COMMAND, Processes
 
 CPU_SECONDS = 20

@@ -201,7 +201,7 @@ def test_the_walk_finds_modules_classes_functions_methods_and_properties():
         "tfvae.models.vae.VAE.__init__",
         "tfvae.elbo.ElboTerms.elbo",
         "tfvae.training.batch.peek",
-        "tfvae.networks.dense_encoder",
+        "tfvae.networks.dense.dense_encoder",
     } <= names
     assert "tfvae.models.vae.VariationalModel" not in names
 

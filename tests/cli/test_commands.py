@@ -18,7 +18,6 @@ import yaml
 from sklearn.datasets import load_digits
 
 import tfvae
-from tests.helpers.exports import Scaled
 from tests.helpers.usage import error_line
 from tfvae.cli import commands, exports, run_folder
 from tfvae.export import verification
@@ -327,23 +326,6 @@ def test_verify_and_predict_take_the_exports(in_trained, capsys):
         np.testing.assert_allclose(outputs["elbo"], model.score(x)["elbo"], rtol=1e-4)
 
 
-@pytest.mark.parametrize("suffix", [".CSV", ".parquet"])
-def test_predict_takes_the_rows_of_a_table(in_empty, suffix):
-    tfvae.export.tflite(Scaled(), "model.tflite", quantize="float16")
-    frame = pd.DataFrame({"a": [1, 1], "b": [True, True]})
-    getattr(frame, f"to_{suffix[1:].lower()}")(f"x{suffix}", index=False)
-    commands.main(["predict", "--model", "model.tflite", "--input", f"x{suffix}", "--output", "y.npz"])
-    assert np.load("y.npz")["y"].tolist() == [[2, 3], [2, 3]]
-
-
-def test_predict_takes_an_export_of_a_model_without_an_encoder(tmp_path):
-    exported, x, y = (str(tmp_path / name) for name in ("model.tflite", "x.npy", "y.npz"))
-    tfvae.export.tflite(Scaled(), exported, quantize="float16")
-    np.save(x, np.ones([2, 2]))
-    commands.main(["predict", "--model", exported, "--input", x, "--output", y])
-    assert {name: array.tolist() for name, array in np.load(y).items()} == {"y": [[2, 3], [2, 3]]}
-
-
 @pytest.mark.slow
 def test_export_quantises_and_prunes(in_trained):
     shutil.copytree("saved_models/digits", "small")
@@ -411,11 +393,3 @@ def test_export_changes_the_threshold_without_a_training(in_trained, tmp_path, f
     assert (threshold["value"] if flag == "threshold" else threshold["rate"]) == value
     # And what comes after has it too.
     commands.main(["verify", str(tmp_path / "digits"), "--saved_model", str(folder), "--latency", "false"])
-
-
-@pytest.mark.parametrize(("rows", "rate"), [(360, 0.01), (20, 1 / 21)])
-def test_the_rate_is_one_for_which_there_are_enough_rows(tmp_path, x, tiny_vae, rows, rate):
-    model = tiny_vae()
-    run_folder.calibrate(model, tmp_path, np.resize(x, (rows, 4)))
-    assert model.decision.threshold.rate == pytest.approx(rate)
-    assert keras.saving.load_model(tmp_path / "model.keras").decision.threshold == model.decision.threshold

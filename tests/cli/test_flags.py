@@ -348,39 +348,6 @@ def test_a_warning_is_one_line():
     assert noise.warning_line(UserWarning("a\nb"), UserWarning, "file.py", 3) == "tfvae: warning: a b\n"
 
 
-def test_predict_warns_once_of_data_far_from_those_of_the_export(tmp_path, recwarn):
-    np.save(tmp_path / "x.npy", np.full((3, 8, 8, 1), 777.0))
-    exported = ROOT / "saved_models/digits_example/digits_example.tflite"
-    arguments = ["--model", exported, "--input", tmp_path / "x.npy", "--output", tmp_path / "y.npz"]
-    with pytest.warns(UserWarning, match="777") as warned:
-        commands.main(["predict", *map(str, arguments)])
-    assert len(warned) == 1
-
-
-def header_of_terabytes(path):
-    with path.open("wb") as file:
-        np.lib.format.write_array_header_1_0(file, {"descr": "<f4", "fortran_order": False, "shape": (10**12, 64)})
-
-
-NO_ARRAYS = {
-    "a pipe": os.mkfifo,
-    "a link to /dev/null": lambda path: path.symlink_to("/dev/null"),
-    "a folder": os.mkdir,
-    "nothing in it": Path.touch,
-    "a header of terabytes": header_of_terabytes,
-    "objects": lambda path: np.save(path, np.array([{}]), allow_pickle=True),
-}
-
-
-@pytest.mark.parametrize("what", NO_ARRAYS)
-def test_predict_names_an_input_that_is_no_array(what, tmp_path, capsys):
-    NO_ARRAYS[what](tmp_path / "x.npy")
-    arguments = ["--model", ROOT, "--input", tmp_path / "x.npy", "--output", tmp_path / "y.npz"]
-    line = error_of(capsys, ["predict", *map(str, arguments)])
-    assert "`--input` must be a readable .npy" in line
-    assert f"Received: --input='{tmp_path}/x.npy': " in line
-
-
 @pytest.mark.parametrize("command", [["export", "link"], ["export", "--output", "link"]])
 def test_a_link_to_itself_is_refused(command, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)

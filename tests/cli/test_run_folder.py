@@ -81,3 +81,11 @@ def test_a_config_of_something_else_is_named(line, wrong, tmp_path):
     name = line.split(":")[0]
     with pytest.raises(ValueError, match=f"Received: .*config.yaml, with .*{name}"):
         run_folder.load_data(tmp_path)
+
+
+@pytest.mark.parametrize(("rows", "rate"), [(360, 0.01), (20, 1 / 21)])
+def test_the_rate_is_one_for_which_there_are_enough_rows(tmp_path, x, tiny_vae, rows, rate):
+    model = tiny_vae()
+    run_folder.calibrate(model, tmp_path, np.resize(x, (rows, 4)))
+    assert model.decision.threshold.rate == pytest.approx(rate)
+    assert keras.saving.load_model(tmp_path / "model.keras").decision.threshold == model.decision.threshold
