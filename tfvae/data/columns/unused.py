@@ -9,8 +9,21 @@ from tfvae.data.columns.categories import categorical, categories_of, plain
 from tfvae.data.columns.column import Column, Part, missing
 
 
+class Unused(Column):
+    """A column without parts in x."""
+
+    @property
+    def parts(self) -> tuple[Part, ...]:
+        """None."""
+        return ()
+
+    def codes(self, values: Any) -> np.ndarray:
+        """An array without columns, whatever the values: see `Column`."""
+        return np.empty([len(values), 0])
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Constant(Column):
+class Constant(Unused):
     """A column with the same value in all rows, or with none.
 
     Args:
@@ -30,15 +43,6 @@ class Constant(Column):
         found = values[~missing(values)]
         return cls(value=plain(found.iloc[0]) if len(found) else None, **categories_of(values), **common)
 
-    @property
-    def parts(self) -> tuple[Part, ...]:
-        """None."""
-        return ()
-
-    def codes(self, values: Any) -> np.ndarray:
-        """An array without columns, whatever the values: see `Column`."""
-        return np.empty([len(values), 0])
-
     def values(self, codes: np.ndarray, rng: np.random.Generator) -> Any:
         """The value in each row: see `Column`."""
         import pandas as pd
@@ -54,7 +58,7 @@ class Constant(Column):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Identifier(Column):
+class Identifier(Unused):
     """A column that tells rows apart, such as a number, a key or free text, and says nothing else about them."""
 
     kind: ClassVar[str] = "identifier"
@@ -64,15 +68,6 @@ class Identifier(Column):
         """Makes the column, whatever its values: see `Column`."""
         del values
         return cls(**common)
-
-    @property
-    def parts(self) -> tuple[Part, ...]:
-        """None."""
-        return ()
-
-    def codes(self, values: Any) -> np.ndarray:
-        """An array without columns, whatever the values: see `Column`."""
-        return np.empty([len(values), 0])
 
     def values(self, codes: np.ndarray, rng: np.random.Generator) -> Any:
         """Numbers that count the rows, as texts in a column of texts: see `Column`."""
