@@ -8,10 +8,15 @@ import tensorflow as tf
 import tensorflow_probability as tfp
 from scipy import optimize
 
-from tfvae.inference import newton
+from tfvae.inference import newton, precision
+from tfvae.inference.density import LogDensity
 
 tfd = tfp.distributions
 ENTROPY = 0.5 * math.log(2 * math.pi * math.e)
+
+
+def approximate(log_density, starts):
+    return newton.approximate(LogDensity(log_density, starts.shape[1]), starts)
 
 
 def correlated(dim, condition):
@@ -31,7 +36,7 @@ def test_a_gaussian_is_found_exactly(condition):
         deviation = z - tf.constant(loc, tf.float32)
         return 7.0 - 0.5 * tf.einsum("si,ij,sj->s", deviation, tf.constant(precision, tf.float32), deviation)
 
-    found = newton.approximate(log_density, np.zeros((1, 5)))
+    found = approximate(log_density, np.zeros((1, 5)))
     assert np.array_equal(found.scale, np.tril(found.scale))
     sd = np.sqrt(np.diag(covariance))
     np.testing.assert_allclose(found.loc / sd, loc / sd, atol=0.01)
@@ -57,7 +62,7 @@ DENSITIES = {
 @pytest.mark.parametrize("name", ["skewed", "flat top", pytest.param("heavy tails", marks=pytest.mark.slow)])
 def test_the_elbo_is_near_that_of_the_best_gaussian(name):
     log_density = DENSITIES[name]
-    found = newton.approximate(log_density, np.array([[1.0], [-1.0]]))
+    found = approximate(log_density, np.array([[1.0], [-1.0]]))
     best = -optimize.minimize(
         lambda p: -gauss_hermite_elbo(log_density, p[0], math.exp(p[1])), [0.5, -1.0], method="Nelder-Mead"
     ).fun
@@ -67,7 +72,7 @@ def test_the_elbo_is_near_that_of_the_best_gaussian(name):
 
 def test_the_higher_mode_is_taken():
     mixture = tfd.MixtureSameFamily(tfd.Categorical(probs=[0.1, 0.9]), tfd.Normal([-5.0, 5.0], [1.0, 1.0]))
-    found = newton.approximate(lambda z: mixture.log_prob(z[:, 0]), np.array([[-6.0], [-4.0], [4.0]]))
+    found = approximate(lambda z: mixture.log_prob(z[:, 0]), np.array([[-6.0], [-4.0], [4.0]]))
     assert found.loc[0] == pytest.approx(5.0, abs=0.05)
     assert found.elbo == pytest.approx(math.log(0.9), abs=0.05)
 
@@ -76,28 +81,28 @@ def test_a_start_without_a_density_is_passed_over():
     def log_density(z):
         return tf.where(z[:, 0] > 0.0, tfd.Normal(20.0, 1.0).log_prob(z[:, 0]), -np.inf)
 
-    found = newton.approximate(log_density, np.array([[-1.0], [2.0]]))
+    found = approximate(log_density, np.array([[-1.0], [2.0]]))
     assert found.loc[0] == pytest.approx(20.0, abs=0.01)
 
 
 def test_very_low_densities_do_not_overflow():
     # The largest numbers of float32, of which the sum of two is infinite.
-    found = newton.approximate(lambda z: tf.where(z[:, 0] < 1.0, -0.5 * z[:, 0] ** 2, -3e38), np.zeros((1, 1)))
+    found = approximate(lambda z: tf.where(z[:, 0] < 1.0, -0.5 * z[:, 0] ** 2, -3e38), np.zeros((1, 1)))
     assert -3e38 < found.elbo < -1e37
 
 
 def test_no_start_with_derivatives_is_refused():
     with pytest.raises(ValueError, match=r"^`model` must have a density whose first and second.*Received: "):
-        newton.approximate(lambda z: tf.sqrt(z[:, 0]), np.zeros((1, 1)))
+        approximate(lambda z: tf.sqrt(z[:, 0]), np.zeros((1, 1)))
 
 
 def test_a_gaussian_that_float32_cannot_resolve_is_no_candidate():
     # At a large distance from 0, the draws of the narrow component would all be rounded to its mode.
     mixture = tfd.MixtureSameFamily(tfd.Categorical(probs=[0.9, 0.1]), tfd.Normal([1e3, -1.0], [1e-6, 1.0]))
-    found = newton.approximate(lambda z: mixture.log_prob(z[:, 0]), np.array([[1e3], [-2.0]]))
+    found = approximate(lambda z: mixture.log_prob(z[:, 0]), np.array([[1e3], [-2.0]]))
     assert found.loc[0] == pytest.approx(-1.0, abs=0.05)
     loc, scale, noise = np.array([1.0, 1e3]), np.array([[1.0, 0.0], [0.0, 1e-4]]), np.random.default_rng(0)
-    rounding = newton.rounding(loc, scale, loc + noise.standard_normal([1000, 2]) @ scale.T)
+    rounding = precision.rounding(loc, scale, loc + noise.standard_normal([1000, 2]) @ scale.T)
     # The spacing of float32 at 1000, 6.1e-5, times the standard deviation of a uniform rounding error.
     assert rounding[1] == pytest.approx(6.1e-5 / 12**0.5 / 1e-4, rel=0.1)
     assert rounding[0] < 1e-6
@@ -109,5 +114,5 @@ def test_powers_of_a_covariate_far_from_0_are_not_resolved(power, is_resolved):
     year = np.arange(1950, 2021) / 2000.0
     factor = np.linalg.qr(np.vander(year, power + 1), mode="r")
     covariance = np.linalg.inv(factor.T @ factor)
-    found = newton.unresolved(newton.Gaussian(np.zeros(power + 1), np.linalg.cholesky(covariance), 0.0))
+    found = precision.unresolved(np.linalg.cholesky(covariance), float(np.finfo(np.float32).eps))
     assert found is None if is_resolved else found.all()

@@ -8,6 +8,7 @@ from scipy import stats
 
 from tfvae import Latent
 from tfvae.inference import newton, observations, start
+from tfvae.inference.density import LogDensity
 from tfvae.inference.joint_density import JointDensity
 from tfvae.inference.start import standard_coordinates
 from tfvae.inference.targets import target
@@ -19,7 +20,7 @@ tfd = tfp.distributions
 def coordinates(model, latents, *, full=True, seed=0):
     joint = JointDensity(target(model, latents), None)
     data = observations.read(None, num_data=None, replicas=1, seed=lambda: 0)
-    gaussian = standard_coordinates(joint, data, joint.of_all_rows(data), seed)
+    gaussian = standard_coordinates(joint, data, joint.of_all_rows(data), seed).gaussian
     return gaussian if full else gaussian.diagonal()
 
 
@@ -250,9 +251,10 @@ def test_a_density_that_is_flat_along_a_single_line_is_taken():
         return normal(x) * (1.0 + tf.nn.softplus(t) ** 4) + tf.math.log_sigmoid(t)
 
     known = target(lambda latents, _: latents["x"], {"t": (), "x": ()})
-    start._check_proper(known, newton.Gaussian(np.zeros(2), np.eye(2), 0.0), log_density)
+    start._check_proper(known, newton.Gaussian(np.zeros(2), np.eye(2), 0.0), LogDensity(log_density, 2))
+    flat = LogDensity(lambda z: normal(z[:, 1]), 2)
     with pytest.raises(ValueError, match=r"constrain t\. Received: one that is flat"):
-        start._check_proper(known, newton.Gaussian(np.zeros(2), np.eye(2), 0.0), lambda z: normal(z[:, 1]))
+        start._check_proper(known, newton.Gaussian(np.zeros(2), np.eye(2), 0.0), flat)
 
 
 def test_a_positive_number_that_may_round_to_0_is_taken():

@@ -41,7 +41,9 @@ def checked(
 
     def values(function: Callable[[tf.Tensor], Any], z: np.ndarray) -> np.ndarray:
         parts = [z[part] for part in chunks.slices(len(z), _CHUNK)]
-        return np.concatenate([np.asarray(function(tf.constant(part, tf.float32)), float) for part in parts])
+        return np.concatenate(
+            [np.asarray(function(tf.constant(part, approximation.variable_dtype)), float) for part in parts]
+        )
 
     z, log_q = (each.numpy().astype(float) for each in approximation.sample(count, seed))
     # As much wider as the two still overlap in any number of dimensions: the variance of their log ratio does not grow.

@@ -57,7 +57,7 @@ class ControlVariate(keras.layers.Layer):
 
     def __init__(self, dim: int, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        frozen = {"dtype": "float32", "trainable": False, "autocast": False, "initializer": "zeros"}
+        frozen = {"dtype": self.variable_dtype, "trainable": False, "autocast": False, "initializer": "zeros"}
         self.point = self.add_weight(name="point", shape=(dim,), **frozen)
         self.value = self.add_weight(name="value", shape=(), **frozen)
         self.gradient = self.add_weight(name="gradient", shape=(dim,), **frozen)
@@ -88,13 +88,16 @@ class ControlVariate(keras.layers.Layer):
 
 
 def of_all_rows(
-    log_likelihood: Callable[[tf.Tensor, Any], tf.Tensor], batches: Callable[[], Iterable[Any]]
+    log_likelihood: Callable[[tf.Tensor, Any], tf.Tensor],
+    batches: Callable[[], Iterable[Any]],
+    dtype: tf.DType = tf.float32,
 ) -> Callable[[np.ndarray], AtPoint]:
     """Makes a function that evaluates the log-likelihood of all of the data at a point [L], in one pass over batches.
 
     Args:
         log_likelihood: maps z [1, L] and some rows to log p(rows | z) [1], in nats.
         batches: returns an iterable over all of the data, in batches.
+        dtype: that of z.
     """
 
     @tf.function(reduce_retracing=True, autograph=False)
@@ -105,7 +108,7 @@ def of_all_rows(
         return value[0], tape.gradient(value, z)[0]
 
     def evaluate(point: np.ndarray) -> AtPoint:
-        z = tf.constant(point[np.newaxis], tf.float32)
+        z = tf.constant(point[np.newaxis], dtype)
         value, gradient = 0.0, np.zeros(len(point))
         for rows in batches():
             part, slope = of_batch(z, rows)
@@ -119,6 +122,7 @@ def recentre(
     gaussian: newton.Gaussian,
     evaluate: Callable[[np.ndarray], AtPoint],
     log_prior: Callable[[tf.Tensor], tf.Tensor],
+    dtype: tf.DType = tf.float32,
 ) -> newton.Gaussian:
     """Moves a Gaussian, found from a part of the data, to the mode of the posterior given all of the data.
 
@@ -128,10 +132,11 @@ def recentre(
         gaussian: a Gaussian near the posterior.
         evaluate: a function made by `of_all_rows`.
         log_prior: maps z [1, L] to log p(z) [1], in nats.
+        dtype: that of z.
     """
 
     def with_prior(point: np.ndarray) -> AtPoint:
-        at_point, z = evaluate(point), tf.constant(point[np.newaxis], tf.float32)
+        at_point, z = evaluate(point), tf.constant(point[np.newaxis], dtype)
         with tf.GradientTape() as tape:
             tape.watch(z)
             value = log_prior(z)

@@ -111,11 +111,12 @@ class Draws(Mapping[str, np.ndarray]):
         if self.check is None:
             return self._psis[1]
         k = _psis(self.check.log_weights)[1]
+        if self.check.is_wrong:
+            k = max(k, PARETO_K_LIMIT)
+            return k + _margin(k, len(self.check.log_weights))
         if not math.isfinite(k):
             return k
         margin = _margin(k, len(self.check.log_weights))
-        if self.check.is_wrong:
-            return max(k, PARETO_K_LIMIT) + margin
         if _deviation(self.check.log_weights) < _NO_TAIL:
             return -math.inf
         if abs(k - PARETO_K_LIMIT) > margin:

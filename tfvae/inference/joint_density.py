@@ -18,11 +18,13 @@ class JointDensity:
     Args:
         target: the density that the user wrote, as `tfvae.inference.targets.target` read it.
         local: the latent variables that each row of the data has of its own, or None.
+        dtype: the precision in which it is computed.
     """
 
-    def __init__(self, target: Target, local: LocalLatents | None) -> None:
+    def __init__(self, target: Target, local: LocalLatents | None, dtype: tf.DType = tf.float32) -> None:
         self.target = target
         self.local = local
+        self.dtype = dtype
 
     def log_densities(
         self,
@@ -51,7 +53,7 @@ class JointDensity:
         values, log_jacobian, log_local = self._latents(z, x, seed, path, training)
         log_prior, log_likelihood = self.target.log_densities(values, _data(x))
         if len(log_likelihood.shape) == 2:
-            rows = tf.cast(tf.shape(log_likelihood)[1], tf.float32)
+            rows = tf.cast(tf.shape(log_likelihood)[1], self.dtype)
             scale = 1.0 if num_data is None else num_data / rows
             log_likelihood = scale * tf.reduce_sum(log_likelihood, axis=1)
             log_local = None if log_local is None else scale * tf.reduce_sum(log_local, axis=1)
@@ -64,7 +66,7 @@ class JointDensity:
         def of_rows(z: tf.Tensor, rows: Any) -> tf.Tensor:
             return self.log_densities(z, rows, num_data=None)[1]
 
-        return control_variate.of_all_rows(of_rows, lambda: observations.one_pass(data))
+        return control_variate.of_all_rows(of_rows, lambda: observations.one_pass(data), self.dtype)
 
     def check(self, x: Any, *, whole: bool, replicas: int) -> None:
         """Raises ValueError unless the density has the required shapes.
@@ -86,7 +88,7 @@ class JointDensity:
                 must_split = "several replicas share the data"
         rows = len(tf.nest.flatten(x)[0])
         # S must differ from B, so that an axis of rows cannot pass for one of draws.
-        z = tf.zeros([3 if rows != 3 else 4, self.target.space.dim])
+        z = tf.zeros([3 if rows != 3 else 4, self.target.space.dim], self.dtype)
         # As a graph: see `Target.check`.
         graph = tf.function(lambda: self._latents(z, x, tf.constant([0, 0]), None, False)[0], autograph=False)
         values = graph.get_concrete_function()()

@@ -91,9 +91,14 @@ class LatentSpace:
         """Splits one unconstrained vector z [L] into its parts by name."""
         return dict(zip(self.names, np.split(z, np.cumsum(self._sizes)[:-1]), strict=True))
 
-    def unconstrain(self, values: Mapping[str, Any]) -> tf.Tensor:
-        """Maps latent variables by name, each [S, ...], to the unconstrained vector z [S, L]."""
-        flat = [tf.convert_to_tensor(values[name], tf.float32) for name in self.names]
+    def unconstrain(self, values: Mapping[str, Any], dtype: tf.DType = tf.float32) -> tf.Tensor:
+        """Maps latent variables by name, each [S, ...], to the unconstrained vector z [S, L].
+
+        Args:
+            values: the latent variables.
+            dtype: that of the vector.
+        """
+        flat = [tf.convert_to_tensor(values[name], dtype) for name in self.names]
         parts = tf.nest.flatten(self._bijector.inverse(tf.nest.pack_sequence_as(self._structure, flat)))
         rows = tf.shape(flat[0])[0]
         sized = zip(parts, self._sizes, strict=True)

@@ -15,6 +15,8 @@ _NONE = "no data"
 # With at most this many rows, each step takes all of them.
 _WHOLE_ROWS = 4096
 _BATCH_SIZE = 1024
+# The most that rounding may add to the standard deviation of data, relative to it.
+_MAX_ROUNDED = 0.01
 
 
 class Observations(NamedTuple):
@@ -39,6 +41,7 @@ def read(
     num_data: int | None,
     replicas: int,
     seed: Callable[[], int],
+    dtype: tf.DType = tf.float32,
 ) -> Observations:
     """Makes a dataset from the arguments of `fit`.
 
@@ -50,6 +53,7 @@ def read(
         num_data: N if the user gave it, else None.
         replicas: how many replicas share a batch.
         seed: returns the seed of the order of the rows.
+        dtype: what floats become.
 
     Raises:
         ValueError: the arguments are not valid data, or N is unknown or differs from `num_data`.
@@ -77,8 +81,8 @@ def read(
                 "`x` must be a dataset of x or (x, y): sample weights belong in the model's log-likelihood. Received: "
                 f"elements of {parts} parts"
             )
-        return Observations(x.map(_one), num_data, False)
-    arrays = _arrays(x, "x") if y is None else (_arrays(x, "x"), _arrays(y, "y"))
+        return Observations(x.map(functools.partial(_one, dtype)), num_data, False)
+    arrays = _arrays(x, "x", dtype) if y is None else (_arrays(x, "x", dtype), _arrays(y, "y", dtype))
     rows = check_rows(arrays)
     if num_data not in (None, rows):
         raise ValueError(
@@ -127,10 +131,15 @@ def first_rows(dataset: tf.data.Dataset, count: int) -> Any:
     return tf.nest.map_structure(lambda *parts: tf.concat(parts, axis=0), *batches)
 
 
-def cast(x: Any) -> tf.Tensor:
-    """Converts data to the tensors that a log joint density takes: floats become float32, integers stay as they are."""
+def cast(x: Any, dtype: tf.DType = tf.float32) -> tf.Tensor:
+    """Converts data to the tensors that a log joint density takes: integers stay as they are.
+
+    Args:
+        x: the data.
+        dtype: what floats become.
+    """
     x = tf.convert_to_tensor(x)
-    return tf.cast(x, tf.float32) if x.dtype.is_floating else x
+    return tf.cast(x, dtype) if x.dtype.is_floating else x
 
 
 def check_unused(arguments: dict[str, Any]) -> None:
@@ -170,29 +179,46 @@ def check_rows(arrays: Any) -> int:
     return lengths.pop()
 
 
-def _arrays(data: Any, argument: str) -> Any:
+def _arrays(data: Any, argument: str, dtype: tf.DType) -> Any:
     """Converts data to arrays of finite numbers, in the structure of the data.
 
     Args:
         data: an array, or a dictionary or tuple of arrays.
         argument: the name of the argument, for error messages.
+        dtype: what floats become.
     """
     if isinstance(data, Mapping):
-        return {name: _arrays(part, f"{argument}[{name!r}]") for name, part in data.items()}
+        return {name: _arrays(part, f"{argument}[{name!r}]", dtype) for name, part in data.items()}
     if type(data) in (tuple, list):
-        return type(data)(_arrays(part, f"{argument}[{index}]") for index, part in enumerate(data))
-    return tf.nest.map_structure(functools.partial(_array, argument=argument), data)
+        return type(data)(_arrays(part, f"{argument}[{index}]", dtype) for index, part in enumerate(data))
+    return tf.nest.map_structure(functools.partial(_array, argument=argument, dtype=dtype), data)
 
 
-def _array(x: Any, argument: str) -> np.ndarray:
+def _array(x: Any, argument: str, dtype: tf.DType) -> np.ndarray:
     x = checks.to_numpy(x, argument)
-    if np.issubdtype(x.dtype, np.floating):
-        checks.check_finite(np.atleast_1d(x), argument)
-        return x.astype(np.float32, copy=False)
-    return x
+    if not np.issubdtype(x.dtype, np.floating):
+        return x
+    checks.check_finite(np.atleast_1d(x), argument)
+    cast = x.astype(dtype.as_numpy_dtype, copy=False)
+    if cast.dtype.itemsize < x.dtype.itemsize and x.ndim:
+        _check_rounding(x, cast, argument)
+    return cast
 
 
-def _one(*element: Any) -> tuple[Any]:
+def _check_rounding(x: np.ndarray, cast: np.ndarray, argument: str) -> None:
+    """Raises ValueError if rounding an array [N, ...] takes much of what differs between its rows."""
+    spread = np.std(x - x[:1], axis=0)
+    rounded = np.sqrt(np.mean((cast.astype(x.dtype) - x) ** 2, axis=0))
+    lost = np.atleast_1d((rounded > _MAX_ROUNDED * spread) & (spread > 0.0) & (np.ptp(x, axis=0) > 0.0))
+    if lost.any():
+        first = x.reshape([len(x), -1])[:, np.argmax(lost)]
+        raise ValueError(
+            f"`{argument}` must keep in {cast.dtype.name} what differs between its rows: subtract a constant, or pass "
+            f'dtype="float64" to VariationalInference. Received: values from {first.min():.17g} to {first.max():.17g}'
+        )
+
+
+def _one(dtype: tf.DType, *element: Any) -> tuple[Any]:
     """Packs an element of a user's dataset, x or (x, y), into the 1-tuple that `Observations` describes."""
     data = element[0] if len(element) == 1 else element
-    return (tf.nest.map_structure(cast, data),)
+    return (tf.nest.map_structure(lambda part: cast(part, dtype), data),)

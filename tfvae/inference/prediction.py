@@ -27,7 +27,7 @@ def moments(predictive: _Predictive | None, latents: dict[str, tf.Tensor], x: An
     Raises:
         ValueError: `predictive` is None.
     """
-    distribution = _checked(predictive)(latents, tf.nest.map_structure(observations.cast, x))
+    distribution = _checked(predictive)(latents, _cast(x, latents))
     means = distribution.mean()
     variance = tf.reduce_mean(distribution.variance(), axis=0) + tf.math.reduce_variance(means, axis=0)
     return {"mean": tf.reduce_mean(means, axis=0), "stddev": tf.sqrt(variance)}
@@ -53,8 +53,14 @@ def draws(
     """
     if x is None and isinstance(model, tfp.experimental.distributions.JointDistributionPinned):
         return _replicate(model, latents, seed)
-    distribution = _checked(predictive)(latents, tf.nest.map_structure(observations.cast, x))
+    distribution = _checked(predictive)(latents, _cast(x, latents))
     return distribution.sample(seed=seed).numpy()
+
+
+def _cast(x: Any, latents: dict[str, tf.Tensor]) -> Any:
+    """Converts new data to tensors of the precision of the latent variables."""
+    dtype = next(iter(latents.values())).dtype
+    return tf.nest.map_structure(lambda part: observations.cast(part, dtype), x)
 
 
 def _checked(predictive: _Predictive | None) -> _Predictive:

@@ -29,6 +29,8 @@ class PosteriorExport(Exportable, keras.Model):
         """Raises an error if the model cannot be exported: see `Exportable`."""
         if self.local is not None:
             raise NotImplementedError("a model with local latent variables has no export")
+        if self.compute_dtype == "float64":
+            raise NotImplementedError("a model in float64 has no export, because exports take and give float32")
         if float(self.approximation.standardized) == 0.0:
             raise ValueError("`model` must be fitted before it is exported. Received: a model that is not")
 

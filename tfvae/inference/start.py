@@ -1,14 +1,14 @@
 """Where a fit starts: finds standard coordinates, and checks the density at plausible points before the first step."""
 
 import math
-import warnings
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import tensorflow as tf
 
-from tfvae.inference import control_variate, newton, observations
+from tfvae.inference import control_variate, modes, newton, observations, precision
+from tfvae.inference.density import LogDensity
 from tfvae.inference.joint_density import JointDensity
 from tfvae.inference.latents import describe
 from tfvae.inference.targets import Target
@@ -20,7 +20,7 @@ _COUNT = 4
 # Draws of the Gaussian at which the density is checked.
 _DRAWS = 256
 # A density with a finite integral must have fallen at one of these multiples of its scale. Further out, rounding errors
-# in float32 would be as large as the scale in another direction; a small positive number may be 0 before that.
+# of float32 would be as large as the scale in another direction; a small positive number may be 0 before that.
 _FAR = (5.0, 1e2, 1e3)
 # Draws of the Gaussian from which it must have fallen so far, beside its mean.
 _ORIGINS = 4
@@ -29,12 +29,26 @@ _CHUNK = 1024
 _PROPER = "`model` must have a posterior that is proper: one whose density falls in every direction"
 
 
+class Start(NamedTuple):
+    """Where a fit starts.
+
+    Attributes:
+        gaussian: its mean and scale define the coordinates in which q is fitted.
+        modes: the modes of the posterior, of which the first is at the Gaussian.
+        density: the log density, given the data by which the Gaussian was found.
+    """
+
+    gaussian: newton.Gaussian
+    modes: list[modes.Mode]
+    density: LogDensity
+
+
 def standard_coordinates(
     joint: JointDensity,
     data: observations.Observations,
     of_all_rows: Callable[[np.ndarray], control_variate.AtPoint],
     seed: int,
-) -> newton.Gaussian:
+) -> Start:
     """Finds a Gaussian near the posterior, whose mean and scale define the coordinates in which q is fitted.
 
     If the data come in batches, its scale comes from about the first 16,384 rows, and its mean is then moved to the
@@ -47,27 +61,37 @@ def standard_coordinates(
         seed: the same seed gives the same Gaussian.
 
     Raises:
-        ValueError: the density is NaN or infinite at a starting point, finite at none of them, or improper.
+        ValueError: the density is NaN or infinite at a starting point, finite at none of them, or improper; or it needs
+            a higher precision.
     """
     target, rows = joint.target, observations.first_rows(data.dataset, 1 if data.whole else _ROWS)
 
-    @tf.function(reduce_retracing=True, autograph=False)
     def log_density(z: tf.Tensor) -> tf.Tensor:
         log_prior, log_likelihood, _ = joint.log_densities(z, rows, num_data=data.num_data)
         return log_prior + log_likelihood
 
-    points = _points(target, seed)
-    _check_finite(target, points, log_density(tf.constant(points, tf.float32)).numpy(), rows)
+    density = LogDensity(log_density, target.space.dim, joint.dtype)
+    points = _points(joint, seed)
+    _check_finite(joint, points, density(points), rows)
     if target.space.dim > newton.FULL_CURVATURE_DIM:
-        gaussian = newton.approximate_diagonally(log_density, points)
+        gaussian = newton.approximate_diagonally(density, points)
+        found = [modes.Mode(gaussian, 1.0)]
     else:
-        gaussian = newton.approximate(log_density, points)
-    _check_proper(target, gaussian, log_density)
-    _check_support(target, gaussian, log_density)
-    _warn_of_rounding(target, gaussian)
+        ascents = [newton.ascend(density, point) for point in points]
+        found = modes.separate(density, ascents, newton.refined(density, newton.best(ascents, density)), seed)
+        gaussian = found[0].gaussian
+    _check_proper(target, gaussian, density)
+    _check_support(joint, gaussian, density)
+    if precision.unresolved(gaussian.scale, density.epsilon) is not None:
+        gaussian = newton.refined(density, gaussian, whiten=True)
+    _check_precision(target, gaussian, density)
     if data.whole:
-        return gaussian
-    return control_variate.recentre(gaussian, of_all_rows, lambda z: joint.log_densities(z, rows, num_data=None)[0])
+        return Start(gaussian, found, density)
+
+    def log_prior(z: tf.Tensor) -> tf.Tensor:
+        return joint.log_densities(z, rows, num_data=None)[0]
+
+    return Start(control_variate.recentre(gaussian, of_all_rows, log_prior, joint.dtype), found, density)
 
 
 def check_start(joint: JointDensity, data: observations.Observations, seed: int) -> None:
@@ -78,29 +102,30 @@ def check_start(joint: JointDensity, data: observations.Observations, seed: int)
         data: the data.
         seed: the seed of the starting points.
     """
-    points, rows = _points(joint.target, seed), observations.first_rows(data.dataset, 1)
+    points, rows = _points(joint, seed), observations.first_rows(data.dataset, 1)
     z, noise_seed = tf.constant(points, tf.float32), tf.constant([seed, 0])
     log_prior, log_likelihood, _ = joint.log_densities(z, rows, num_data=data.num_data, seed=noise_seed)
-    _check_finite(joint.target, points, (log_prior + log_likelihood).numpy(), rows)
+    _check_finite(joint, points, (log_prior + log_likelihood).numpy(), rows)
 
 
-def _points(target: Target, seed: int) -> np.ndarray:
+def _points(joint: JointDensity, seed: int) -> np.ndarray:
     """Points [M, L] in the unconstrained space: the origin, and draws of the prior, or uniform ones without a prior."""
+    target = joint.target
     shape = (_COUNT - 1, target.space.dim)
     # The range in which Stan draws its initial values.
     points = np.random.default_rng(seed).uniform(-2.0, 2.0, shape)
     if target.starts is not None:
         draws = target.starts(_COUNT - 1, tf.constant([seed, 0]))
-        plausible = tf.function(target.space.unconstrain, autograph=False)(draws).numpy()
+        plausible = tf.function(lambda: target.space.unconstrain(draws, joint.dtype), autograph=False)().numpy()
         points = np.where(np.isfinite(plausible).all(axis=1, keepdims=True), plausible, points)
     return np.concatenate([np.zeros((1, target.space.dim)), points])
 
 
-def _check_finite(target: Target, points: np.ndarray, values: np.ndarray, rows: Any) -> None:
+def _check_finite(joint: JointDensity, points: np.ndarray, values: np.ndarray, rows: Any) -> None:
     """Raises ValueError if the density is NaN or infinite at one of the points, or 0 at all of them.
 
     Args:
-        target: the model.
+        joint: the joint density.
         points: the points [M, L].
         values: the log density at the points [M].
         rows: the data with which it was evaluated, or None.
@@ -108,14 +133,16 @@ def _check_finite(target: Target, points: np.ndarray, values: np.ndarray, rows: 
     wrong = np.isnan(values) | (values == np.inf)
     if not wrong.any() and np.isfinite(values).any():
         return
-    missing = "" if not np.isnan(values).any() else _missing(rows if target.pins is None else dict(target.pins))
+    missing = (
+        "" if not np.isnan(values).any() else _missing(rows if joint.target.pins is None else dict(joint.target.pins))
+    )
     if missing:
         raise ValueError(
             "`model` must have a log joint density that is never NaN; leave missing observations out, or sum only over "
             f"those that are there. Received: observations that hold NaN, {missing}"
         )
     row = int(np.argmax(wrong))
-    latents = _latents(target, points)
+    latents = _latents(joint, points)
     hint = (
         "; a latent variable on a constrained space needs the bijector of that space, and a matrix that is factorised "
         "may need jitter"
@@ -142,47 +169,41 @@ def _missing(data: Any) -> str:
     return ", ".join(found)
 
 
-def _check_support(target: Target, gaussian: newton.Gaussian, log_density: Callable[[tf.Tensor], tf.Tensor]) -> None:
+def _check_support(joint: JointDensity, gaussian: newton.Gaussian, density: LogDensity) -> None:
     """Raises ValueError if the density is 0 or not finite in a part of the space near its mode."""
-    points = gaussian.draws(np.random.default_rng(0).standard_normal([_DRAWS, target.space.dim]))
-    values = log_density(tf.constant(points, tf.float32)).numpy()
+    points = gaussian.draws(np.random.default_rng(0).standard_normal([_DRAWS, density.dim]))
+    values = density(points)
     wrong = ~np.isfinite(values)
     if np.mean(wrong) > newton.FEW:
         row = int(np.argmax(wrong))
         raise ValueError(
             "`model` must have a density above 0 where the latent variables meet their constraints; a latent variable "
             f"on a constrained space needs the bijector of that space. Received: {values[row]} near the mode, at "
-            f"{describe(_latents(target, points), row)}"
+            f"{describe(_latents(joint, points), row)}"
         )
 
 
-def _warn_of_rounding(target: Target, gaussian: newton.Gaussian) -> None:
-    """Warns of a posterior so narrow, relative to its distance from 0, that few float32 numbers fall into it."""
-    deviations = np.linalg.norm(gaussian.scale, axis=1) if gaussian.scale.ndim == 2 else gaussian.scale
-    narrow = deviations < 16.0 * np.finfo(np.float32).eps * np.abs(gaussian.loc)
-    if narrow.any():
-        names = ", ".join(name for name, part in target.space.split(narrow).items() if part.any())
-        warnings.warn(
-            f"The posterior of {names} is so narrow, relative to its distance from 0, that few float32 numbers fall "
-            "into it: subtract a constant from the data.",
-            stacklevel=5,
-        )
-    direction = newton.unresolved(gaussian)
-    if direction is not None:
-        names = ", ".join(name for name, part in target.space.split(direction).items() if part.any())
-        warnings.warn(
-            f"The curvature of the posterior of {names} differs by more between directions than float32 can resolve, "
-            "so that q may be wrong: centre and scale the covariates, above all powers of one that is far from 0.",
-            stacklevel=5,
-        )
+def _check_precision(target: Target, gaussian: newton.Gaussian, density: LogDensity) -> None:
+    """Raises ValueError if the precision in which the density is computed is not enough for it near a Gaussian."""
+    found = precision.insufficient(density, gaussian.loc, gaussian.scale)
+    if found is None:
+        return
+    is_part, why = found
+    names = ", ".join(name for name, part in target.space.split(is_part).items() if part.any())
+    dtype = density.dtype.name
+    higher = ', or pass dtype="float64" and give data and constants in float64' if dtype == "float32" else ""
+    raise ValueError(
+        f"`model` must have a posterior that {dtype} can resolve; centre and scale the data of {names}, above all "
+        f"powers of a covariate that is far from 0{higher}. Received: a posterior of {names} where {why} in {dtype}"
+    )
 
 
-def _latents(target: Target, points: np.ndarray) -> dict[str, np.ndarray]:
-    values, _ = target.space.constrain(tf.constant(points, tf.float32))
+def _latents(joint: JointDensity, points: np.ndarray) -> dict[str, np.ndarray]:
+    values, _ = joint.target.space.constrain(tf.constant(points, joint.dtype))
     return {name: value.numpy() for name, value in values.items()}
 
 
-def _check_proper(target: Target, gaussian: newton.Gaussian, log_density: Callable[[tf.Tensor], tf.Tensor]) -> None:
+def _check_proper(target: Target, gaussian: newton.Gaussian, density: LogDensity) -> None:
     """Raises ValueError if the density has no finite integral along lines that are parallel to a principal axis.
 
     The mean alone does not tell: a proper density may grow without bound along a single line, as that of groups whose
@@ -190,19 +211,22 @@ def _check_proper(target: Target, gaussian: newton.Gaussian, log_density: Callab
     """
     noise = np.random.default_rng(0).standard_normal([_ORIGINS, target.space.dim])
     origins = np.concatenate([gaussian.loc[np.newaxis], gaussian.draws(noise)])
-    heights = log_density(tf.constant(origins, tf.float32)).numpy()
+    heights = density(origins)
+    dtype = density.dtype.name
     if not np.isfinite(heights[0]):
-        raise ValueError(f"{_PROPER}. Received: one that grows without bound")
-    axes = newton.principal_axes(gaussian, log_density)
+        raise ValueError(f"{_PROPER}. Received: one that grows without bound in {dtype}")
+    axes = newton.principal_axes(gaussian, density)
     axes = np.concatenate([axes, -axes])
     for origin, height in zip(origins, heights, strict=True):
         for distance in _FAR:
             chunks = np.array_split(axes, math.ceil(len(axes) / _CHUNK)) if len(axes) else []
-            far = [log_density(tf.constant(origin + distance * part, tf.float32)).numpy() for part in chunks]
+            far = [density(origin + distance * part) for part in chunks]
             # A density that falls no faster than 1 / distance along a line has no finite integral.
             axes = axes[np.concatenate([*far, []]) >= height - 0.9 * np.log(distance)]
     if len(axes):
         axis = np.abs(axes[0])
         parts = target.space.split(axis > 1e-3 * axis.max())
         names = ", ".join(name for name, part in parts.items() if part.any())
-        raise ValueError(f"{_PROPER}; data or a prior must constrain {names}. Received: one that is flat along them")
+        raise ValueError(
+            f"{_PROPER}; data or a prior must constrain {names}. Received: one that is flat along them in {dtype}"
+        )

@@ -82,9 +82,11 @@ class Target(NamedTuple):
             if str(error).startswith("`model`"):
                 raise
             inputs = {name: list(value.shape) for name, value in values.items()}
+            dtype = next(iter(values.values())).dtype.name
             data = None if x is None else tf.nest.map_structure(lambda part: (part.dtype.name, list(part.shape)), x)
             raise ValueError(
-                "`model` must take float32 latent variables and the data, as TensorFlow tensors. Received: for latent "
+                f"`model` must take {dtype} latent variables and the data, as TensorFlow tensors; "
+                'VariationalInference(..., dtype="float64") passes float64. Received: for latent '
                 f"variables of shapes {checks.shown(inputs)} and data {checks.shown(data)} it raised "
                 f"{type(error).__name__}: {checks.brief(error)}"
             ) from error
@@ -104,18 +106,23 @@ class Target(NamedTuple):
             )
 
 
-def target(model: Any, latents: Mapping[str, Latent | Sequence[int]] | tfd.JointDistribution | None) -> Target:
+def target(
+    model: Any,
+    latents: Mapping[str, Latent | Sequence[int]] | tfd.JointDistribution | None,
+    dtype: tf.DType = tf.float32,
+) -> Target:
     """Reads a user's Bayesian model.
 
     Args:
         model: see `tfvae.VariationalInference`.
         latents: see `tfvae.VariationalInference`.
+        dtype: the precision in which the model computes.
 
     Raises:
         ValueError: `model` is neither a pinned joint distribution nor a function, or `latents` does not fit it.
     """
     if isinstance(model, tfp.experimental.distributions.JointDistributionPinned):
-        return _of_pinned(model, latents)
+        return _of_pinned(model, latents, dtype)
     if isinstance(model, tfd.Distribution) or not callable(model):
         raise ValueError(
             "`model` must be a joint distribution whose observations are pinned, such as joint.experimental_pin(y=y), "
@@ -128,17 +135,24 @@ def target(model: Any, latents: Mapping[str, Latent | Sequence[int]] | tfd.Joint
         )
     unconstrained, starts = space(latents), None
     if isinstance(latents, tfd.JointDistribution):
-        starts = functools.partial(_plausible, unconstrained, latents.sample, latents.log_prob)
-    return Target(unconstrained, lambda values, data: _split(model(values, data)), starts)
+        starts = functools.partial(_plausible, unconstrained, latents.sample, latents.log_prob, dtype)
+    return Target(unconstrained, lambda values, data: _split(model(values, data), dtype), starts)
 
 
-def _split(density: Any) -> LogDensities:
+def _split(density: Any, dtype: tf.DType) -> LogDensities:
     """Splits the result of a user's function: log p(data, latents), or log p(latents) and log p(data | latents)."""
     parts = density if isinstance(density, tuple | list) else (density,)
     try:
-        parts = [tf.cast(part, tf.float32) for part in parts]
+        parts = [tf.convert_to_tensor(part) for part in parts]
+        is_less = any(part.dtype.size < dtype.size for part in parts)
+        parts = [tf.cast(part, dtype) for part in parts]
     except (ValueError, TypeError, tf.errors.OpError) as error:
         raise ValueError(f"{_MUST_GIVE}. Received: {checks.shown(density)}") from error
+    if is_less and dtype == tf.float64:
+        raise ValueError(
+            "`model` must compute in float64, as `dtype` says: constants and casts of its own in float32 would round "
+            "it. Received: a log density in float32"
+        )
     if len(parts) not in (1, 2):
         raise ValueError(f"{_MUST_GIVE}. Received: {len(parts)} parts")
     return LogDensities(*parts) if len(parts) == 2 else LogDensities(tf.zeros_like(parts[0]), parts[0])
@@ -160,7 +174,7 @@ def _check_pins(model: Any) -> None:
             )
 
 
-def _of_pinned(model: Any, latents: Any) -> Target:
+def _of_pinned(model: Any, latents: Any, dtype: tf.DType) -> Target:
     """Makes the target of a joint distribution with pinned observations."""
     _check_pins(model)
     shapes = variables(model)
@@ -181,7 +195,7 @@ def _of_pinned(model: Any, latents: Any) -> Target:
     def log_prior(values: Any) -> tf.Tensor:
         return tf.add_n(tf.nest.flatten(model.unnormalized_log_prob_parts(values).unpinned))
 
-    starts = functools.partial(_plausible, unconstrained, model.sample_unpinned, log_prior)
+    starts = functools.partial(_plausible, unconstrained, model.sample_unpinned, log_prior, dtype)
     return Target(unconstrained, log_densities, starts, model.pins)
 
 
@@ -189,6 +203,7 @@ def _plausible(
     unconstrained: LatentSpace,
     sample: Callable[..., Any],
     log_prob: Callable[[Any], tf.Tensor],
+    dtype: tf.DType,
     count: int,
     seed: tf.Tensor,
 ) -> dict[str, tf.Tensor]:
@@ -198,6 +213,7 @@ def _plausible(
         unconstrained: the latent variables.
         sample: draws from the distribution.
         log_prob: the log density at draws [S].
+        dtype: the precision of the draws.
         count: the number of draws.
         seed: a stateless seed.
     """
@@ -205,10 +221,10 @@ def _plausible(
 
     def draw() -> list[tf.Tensor]:
         draws = sample(count, seed=seed)
-        flat = [tf.cast(part, tf.float32) for part in tf.nest.flatten(draws)]
+        flat = [tf.cast(part, dtype) for part in tf.nest.flatten(draws)]
         # A vague Gamma, for example, often draws a number so small that it, or what comes back from the unconstrained
         # space, is 0 in float32, where the density is infinite.
-        back, _ = unconstrained.constrain(unconstrained.unconstrain(dict(zip(names, flat, strict=True))))
+        back, _ = unconstrained.constrain(unconstrained.unconstrain(dict(zip(names, flat, strict=True)), dtype))
         is_inside = tf.math.is_finite(log_prob(tf.nest.pack_sequence_as(draws, [back[name] for name in names])))
         return [tf.where(tf.reshape(is_inside, [-1] + [1] * (len(part.shape) - 1)), part, math.nan) for part in flat]
 

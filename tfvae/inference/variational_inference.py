@@ -1,6 +1,8 @@
 """`VariationalInference`, the Keras model that approximates the posterior of a user's own Bayesian model."""
 
+import dataclasses
 import math
+import warnings
 from collections.abc import Callable, Mapping, MutableMapping, Sequence
 from typing import Any, Self
 
@@ -11,16 +13,16 @@ import tensorflow_probability as tfp
 
 from tfvae import checks, chunks, elbo, seeds
 from tfvae.callbacks import Convergence
-from tfvae.inference import observations, prediction
+from tfvae.inference import modes, observations, prediction
 from tfvae.inference.approximation import Approximation
 from tfvae.inference.check import checked
 from tfvae.inference.control_variate import ControlVariate
-from tfvae.inference.draws import Draws
+from tfvae.inference.draws import Check, Draws
 from tfvae.inference.joint_density import JointDensity
 from tfvae.inference.latents import Latent
 from tfvae.inference.local_latents import LocalLatents
 from tfvae.inference.signatures import PosteriorExport
-from tfvae.inference.start import check_start, standard_coordinates
+from tfvae.inference.start import Start, check_start, standard_coordinates
 from tfvae.inference.targets import target
 from tfvae.models import parts
 from tfvae.models.variational_model import VariationalModel
@@ -68,7 +70,8 @@ class VariationalInference(PosteriorExport, VariationalModel):
         local: the latent variables that each row has of its own; `model` gets them by name too, each [S, B, ...].
         predictive: a function of the latent variables by name, each [S, ...], and of new data x [B, ...] that returns
             the distribution of the predicted quantity, with batch shape [S, B]; or None.
-        kwargs: the arguments of `keras.Model`.
+        kwargs: the arguments of `keras.Model`. With `dtype="float64"` the latent variables and the data are float64,
+            for posteriors that float32 cannot resolve; the family of q stays in float32, in standard coordinates.
 
     Raises:
         ValueError: an argument has the wrong type or is out of its range, or the arguments do not fit together.
@@ -93,7 +96,9 @@ class VariationalInference(PosteriorExport, VariationalModel):
         super().__init__(objective, **kwargs)
         # Set past Keras's `__setattr__`, which would track the layers and variables inside of these.
         given = {"model": model, "latents": latents, "local": local, "predictive": predictive}
-        self.__dict__.update(_joint=JointDensity(target(model, latents), local), _given=given, _data=None)
+        dtype = tf.float64 if self.compute_dtype == "float64" else tf.float32
+        joint = JointDensity(target(model, latents, dtype), local, dtype)
+        self.__dict__.update(_joint=joint, _given=given, _data=None)
         self.num_data = None if num_data is None else checks.positive_integer("num_data", num_data, maximum=2**63 - 1)
         self.space = self._joint.target.space
         self.posterior = parts.checked_part("posterior", posterior, Posterior, default=FullCovarianceNormal)
@@ -107,10 +112,14 @@ class VariationalInference(PosteriorExport, VariationalModel):
                 f"`local` must be a tfvae.LocalLatents, with other names than {list(self.space.names)}. Received: "
                 f"{checks.shown(local if not isinstance(local, LocalLatents) else list(local.space.names))}"
             )
+        if local is not None and dtype == tf.float64:
+            raise ValueError(
+                '`local` must be None with dtype="float64": its encoder computes in float32. Received: both'
+            )
         if not (predictive is None or callable(predictive)):
             raise ValueError(f"`predictive` must be a function. Received: {checks.shown(predictive)}")
-        self.approximation = Approximation(self.posterior, self.space.dim)
-        self.control_variate = ControlVariate(self.space.dim)
+        self.approximation = Approximation(self.posterior, self.space.dim, dtype=dtype.name)
+        self.control_variate = ControlVariate(self.space.dim, dtype=dtype.name)
         self.__dict__["_controlled"] = False
         self.built = True
 
@@ -133,7 +142,7 @@ class VariationalInference(PosteriorExport, VariationalModel):
         rows = tf.shape(tf.nest.flatten(x)[0])[0]
         terms = (log_likelihood, log_prior, log_posterior + log_local)
         # One column for each row, so that means over rows and replicas weight a batch by its size.
-        columns = [tf.repeat(term[:, tf.newaxis], rows, axis=1) for term in terms]
+        columns = [tf.repeat(tf.cast(term, tf.float32)[:, tf.newaxis], rows, axis=1) for term in terms]
         kl = tf.reduce_mean(columns[2] - columns[1], axis=0)
         return elbo.ElboTerms(columns[0], columns[1], columns[2], kl)
 
@@ -157,8 +166,8 @@ class VariationalInference(PosteriorExport, VariationalModel):
         return (x if y is None else (x, y)), None
 
     def cast(self, x: tf.Tensor) -> tf.Tensor:
-        """Converts data to the tensors that `model` takes: floats become float32, integers stay as they are."""
-        return observations.cast(x)
+        """Converts data to the tensors that `model` takes: floats get the model's dtype, integers stay as they are."""
+        return observations.cast(x, self._joint.dtype)
 
     def check_data(self, x: Any) -> None:
         """Raises ValueError unless the data are rows of finite numbers."""
@@ -207,7 +216,7 @@ class VariationalInference(PosteriorExport, VariationalModel):
         if not self.compiled:
             with self.distribute_strategy.scope():
                 self.compile(keras.optimizers.Adam(_LEARNING_RATE), steps_per_execution=_STEPS_PER_EXECUTION)
-        self._standardize(data)
+        start = self._standardize(data)
         dataset = data.dataset.repeat(_STEPS_PER_EPOCH) if data.whole else data.dataset
         automatic = epochs is None
         if automatic:
@@ -217,6 +226,11 @@ class VariationalInference(PosteriorExport, VariationalModel):
                 dataset = dataset.repeat()
                 kwargs.setdefault("steps_per_epoch", _STEPS_PER_EPOCH)
         history = super().fit(dataset, epochs=epochs, callbacks=callbacks, **kwargs)
+        if start is not None:
+            missed = modes.missed(start.modes[1:], start.density, self.approximation)
+            self.approximation.missed.assign(sum(mode.share for mode in missed))
+            if missed:
+                warnings.warn(modes.message(start.modes[0], missed, self.space), stacklevel=2)
         self.__dict__["_data"] = (x, y)
         if automatic and data.whole:
             self.draw()  # Warns if q is far from the posterior.
@@ -271,6 +285,8 @@ class VariationalInference(PosteriorExport, VariationalModel):
         draws = Draws(latents, log_weights)
         if data.whole and self.local is None:
             draws = checked(draws, self.approximation, lambda z: self._log_joint(z, data, seed), seed)
+        if float(self.approximation.missed) > 0.0:
+            draws = dataclasses.replace(draws, check=Check(log_weights, is_moved=True, is_wrong=True))
         draws.warn_where_far()
         return draws
 
@@ -319,7 +335,12 @@ class VariationalInference(PosteriorExport, VariationalModel):
     def _read(self, x: Any, y: Any, batch_size: int | None) -> observations.Observations:
         """The data as a dataset, after checking its first batch and the shapes of the density for that batch."""
         replicas = self.distribute_strategy.num_replicas_in_sync
-        known = {"num_data": self.num_data, "replicas": replicas, "seed": self._progress.get_seed}
+        known = {
+            "num_data": self.num_data,
+            "replicas": replicas,
+            "seed": self._progress.get_seed,
+            "dtype": self._joint.dtype,
+        }
         if x is not None and self._joint.target.pins is not None:
             raise ValueError(f"`x` must be None where the data are pinned. Received: x of type {type(x).__name__}")
         data = observations.read(x, y, batch_size=batch_size, **known)
@@ -330,21 +351,23 @@ class VariationalInference(PosteriorExport, VariationalModel):
         self.num_data = data.num_data
         return data
 
-    def _standardize(self, data: observations.Observations) -> None:
+    def _standardize(self, data: observations.Observations) -> Start | None:
         """Standardises the coordinates unless they are already, and sets the control variate for batches."""
         if self.local is not None:
             check_start(self._joint, data, self.noise_seed % 2**31)
-            return
-        evaluate = self._joint.of_all_rows(data)
+            return None
+        evaluate, start = self._joint.of_all_rows(data), None
         if keras.ops.convert_to_numpy(self.approximation.standardized) == 0.0:
             seed = self.noise_seed % 2**31
-            self.approximation.set_coordinates(standard_coordinates(self._joint, data, evaluate, seed))
+            start = standard_coordinates(self._joint, data, evaluate, seed)
+            self.approximation.set_coordinates(start.gaussian)
         # Set for these data: an earlier fit may have been of all data at once, or of batches.
         if self._controlled == data.whole:
             self.__dict__["_controlled"] = not data.whole
             self.train_function = None
         if not data.whole:
             self.control_variate.set(evaluate(keras.ops.convert_to_numpy(self.approximation.loc).astype(float)))
+        return start
 
     def _log_joint(self, z: tf.Tensor, data: observations.Observations, seed: tf.Tensor) -> np.ndarray:
         """Evaluates log p(data, z) [S] at z [S, L], in chunks of rows and draws."""

@@ -1,0 +1,217 @@
+"""Finds the separate modes of a posterior, and how much of its mass lies at each.
+
+KL(q || p) prefers one of several modes, and importance weights see only what q covers. So Newton's method starts from
+several points, among them some that are far from the modes known so far and where the density is much higher than these
+explain. Two ends are separate modes if the density falls along every path that was tried between them.
+
+Reference: Raftery & Bao 2010, Estimating and Projecting Trends in HIV/AIDS Generalized Epidemics Using Incremental
+Mixture Importance Sampling, for the starts; Yao et al. 2022, Stacking for Non-mixing Bayesian Computations.
+"""
+
+import itertools
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+import tensorflow as tf
+
+from tfvae.inference import newton
+from tfvae.inference.approximation import Approximation
+from tfvae.inference.density import LogDensity
+from tfvae.inference.latents import LatentSpace, describe
+
+# With more dimensions, an ascent takes too long for further ones.
+_MOST_DIM = 50
+# Points far from the modes, in bands of distances in multiples of the radius of a Gaussian, of which each gives starts.
+_FAR_POINTS, _BANDS, _STARTS = 128, (1.5, 4.0, 10.0, 25.0), 2
+_ROUNDS, _MOST_MODES = 3, 8
+# Two modes are this many standard deviations apart or more, and the density falls between them by so many nats.
+_APART, _DIP = 3.0, 1.0
+_PATH, _RELAXATIONS = 17, 40
+# Draws by which the shares of the mass are found, and the lowest share that counts.
+_DRAWS, _LOWEST_SHARE = 512, 0.01
+# By how many nats the typical log weight at a mode that q misses is above that of q's own draws.
+_MISSED = 3.0
+
+
+class Mode(NamedTuple):
+    """One of the modes of a density.
+
+    Attributes:
+        gaussian: a Gaussian near it.
+        share: the share of the mass that lies near it, of all that lies near the modes that were found.
+    """
+
+    gaussian: newton.Gaussian
+    share: float
+
+
+def separate(
+    density: LogDensity, ascents: Sequence[newton.Ascent | None], gaussian: newton.Gaussian, seed: int
+) -> list[Mode]:
+    """Finds the modes with at least 1% of the mass, the largest first.
+
+    Args:
+        density: the density.
+        ascents: what Newton's method found from the first starts.
+        gaussian: the best Gaussian among them, refined.
+        seed: the seed of further starts.
+    """
+    generator = np.random.default_rng(seed)
+    found, news = [gaussian], [gaussian]
+    for _ in range(_ROUNDS):
+        if density.dim <= _MOST_DIM:
+            far = [start for each in news for start in _far_starts(density, each, generator)]
+            ascents = [*ascents, *(newton.ascend(density, start) for start in far)]
+        news = []
+        for ascent in ascents:
+            is_usable = ascent is not None and ascent.is_mode and ascent.best is not None
+            if is_usable and len(found) < _MOST_MODES and _is_apart(density, found, ascent):
+                news.append(newton.refined(density, ascent.best))
+                found.append(news[-1])
+        if not news:
+            break
+        ascents = []
+    if len(found) == 1:
+        return [Mode(gaussian, 1.0)]
+    shares = _shares(density, found).tolist()
+    modes = [Mode(each, share) for each, share in zip(found, shares, strict=True) if share >= _LOWEST_SHARE]
+    return sorted(modes, key=lambda mode: -mode.share)
+
+
+def missed(others: Sequence[Mode], density: LogDensity, approximation: Approximation) -> list[Mode]:
+    """Which of the modes q does not cover: there the density is far above what the draws of q say.
+
+    Args:
+        others: the modes other than the one at which q started.
+        density: the density.
+        approximation: q.
+    """
+    if not others:
+        return []
+    z, log_q = (each.numpy().astype(float) for each in approximation.sample(_DRAWS, tf.constant([0, 0])))
+    log_evidence = _log_mean_exp(density(z) - log_q)
+    found = []
+    for mode in others:
+        draws = mode.gaussian.draws(np.random.default_rng(0).standard_normal([_DRAWS, density.dim]))
+        log_weights = density(draws) - approximation.log_prob(draws.astype(density.dtype.as_numpy_dtype)).numpy()
+        if np.median(log_weights) > log_evidence + _MISSED:
+            found.append(mode)
+    return found
+
+
+def message(at: Mode, others: Sequence[Mode], space: LatentSpace) -> str:
+    """Says where the modes are, in terms of the latent variables that differ between them.
+
+    Args:
+        at: the mode at which q is.
+        others: the modes that q misses.
+        space: the latent variables.
+    """
+    modes = [at, *others]
+    locs = np.stack([mode.gaussian.loc for mode in modes])
+    deviations = np.min([mode.gaussian.deviations for mode in modes], axis=0)
+    is_part = space.split(np.ptp(locs, axis=0) > _APART * deviations)
+    values, _ = space.constrain(tf.constant(locs, tf.float32))
+    shown = {name: value.numpy() for name, value in values.items() if is_part[name].any()}
+    places = [f"{describe(shown, row)} ({mode.share:.0%} of the mass)" for row, mode in enumerate(modes)]
+    return (
+        f"The posterior of {', '.join(shown)} has several modes, and q is at one of them: it is at {places[0]}, "
+        f"and not at {'; '.join(places[1:])}. Its draws are of that mode alone. Where the modes say "
+        "the same with other labels or signs, constrain the order or a sign (tfb.Ascending(), tfb.Exp()); otherwise "
+        "draw from the posterior by MCMC."
+    )
+
+
+def _far_starts(density: LogDensity, gaussian: newton.Gaussian, generator: np.random.Generator) -> list[np.ndarray]:
+    """Points [L] far from a Gaussian where the density is most above it, and its mirror image, for signs."""
+    radius = math.sqrt(density.dim) + 1.0
+    starts = [-gaussian.loc]
+    for low, high in itertools.pairwise(_BANDS):
+        noise = generator.standard_normal([_FAR_POINTS, density.dim])
+        distances = radius * np.exp(generator.uniform(math.log(low), math.log(high), [_FAR_POINTS, 1]))
+        points = gaussian.draws(noise / np.linalg.norm(noise, axis=1, keepdims=True) * distances)
+        excess = density(points) + 0.5 * distances[:, 0] ** 2
+        best = np.argsort(np.where(np.isfinite(excess), excess, -np.inf))[-_STARTS:]
+        starts.extend(points[best[np.isfinite(excess[best])]])
+    return starts
+
+
+def _is_apart(density: LogDensity, found: Sequence[newton.Gaussian], ascent: newton.Ascent) -> bool:
+    """Whether a local maximum is a mode of its own, beside those that were found."""
+    z = ascent.last.z
+    pairs = [pair for each in found for pair in ((z, each), (each.loc, ascent.best))]
+    if min(np.linalg.norm(gaussian.standardized(point[np.newaxis])) for point, gaussian in pairs) < _APART:
+        return False
+    return all(dip(density, each, z) > _DIP for each in found)
+
+
+def dip(density: LogDensity, gaussian: newton.Gaussian, end: np.ndarray) -> float:
+    """By how many nats a density falls between the mean of a Gaussian and another point, along the best path found.
+
+    The path is a line first. While the density falls along it, its points move uphill, but not along the path, as a
+    ridge may be bent.
+
+    Args:
+        density: the density.
+        gaussian: the Gaussian.
+        end: the other point [L].
+    """
+    path = gaussian.loc + np.linspace(0.0, 1.0, _PATH)[:, np.newaxis] * (end - gaussian.loc)
+    values = density(path)
+    lowest, rates = _fall(values), np.full([_PATH - 2, 1], 0.5)
+    for _ in range(_RELAXATIONS):
+        if lowest < _DIP or not np.isfinite(values).all():
+            break
+        # In units of each coordinate alone: what is correlated at one end of a bent ridge is not at the other.
+        white = path / gaussian.deviations
+        slopes = density.derivatives(path, np.zeros_like(path))[1] * gaussian.deviations
+        tangents = white[2:] - white[:-2]
+        tangents /= np.linalg.norm(tangents, axis=1, keepdims=True)
+        across = slopes[1:-1] - np.sum(slopes[1:-1] * tangents, axis=1, keepdims=True) * tangents
+        across /= np.maximum(np.linalg.norm(across, axis=1, keepdims=True), 1.0)
+        moved = path.copy()
+        moved[1:-1] += rates * across * gaussian.deviations
+        is_higher = density(moved) > values
+        rates = np.where(is_higher[1:-1, np.newaxis], rates, 0.5 * rates)
+        path = np.where(is_higher[:, np.newaxis], moved, path)
+        # The points are spread along the path again, so that none of its parts goes unseen.
+        white = path / gaussian.deviations
+        lengths = np.concatenate([[0.0], np.cumsum(np.linalg.norm(np.diff(white, axis=0), axis=1))])
+        even = np.linspace(0.0, lengths[-1], _PATH)
+        path = np.stack([np.interp(even, lengths, column) for column in path.T], axis=1)
+        values = density(path)
+        lowest = min(lowest, _fall(values))
+    return lowest
+
+
+def _fall(values: np.ndarray) -> float:
+    """How far the values along a path fall below the lower of its ends; infinite where there is no density."""
+    inner = np.where(np.isfinite(values[1:-1]), values[1:-1], -np.inf)
+    return float(min(values[0], values[-1]) - inner.min())
+
+
+def _shares(density: LogDensity, gaussians: Sequence[newton.Gaussian]) -> np.ndarray:
+    """The weights [M] of the mixture of Gaussians that is nearest to a density, by importance sampling and EM."""
+    noise = np.random.default_rng(0).standard_normal([_DRAWS, density.dim])
+    draws = np.concatenate([each.draws(noise) for each in gaussians])
+    log_q = np.stack([_log_prob(each, draws) for each in gaussians])
+    log_p = density(draws)
+    log_weights = np.where(np.isfinite(log_p), log_p, -np.inf) - np.logaddexp.reduce(log_q, axis=0)
+    weights = np.exp(log_weights - log_weights.max())
+    shares = np.full(len(gaussians), 1.0 / len(gaussians))
+    for _ in range(100):
+        log_joint = log_q + np.log(np.maximum(shares, 1e-300))[:, np.newaxis]
+        responsibilities = np.exp(log_joint - np.logaddexp.reduce(log_joint, axis=0))
+        shares = responsibilities @ weights / weights.sum()
+    return shares
+
+
+def _log_prob(gaussian: newton.Gaussian, z: np.ndarray) -> np.ndarray:
+    log_volume = np.log(np.diag(gaussian.scale)).sum() + 0.5 * z.shape[1] * math.log(2.0 * math.pi)
+    return -0.5 * np.sum(gaussian.standardized(z) ** 2, axis=1) - log_volume
+
+
+def _log_mean_exp(values: np.ndarray) -> float:
+    return float(np.logaddexp.reduce(values) - math.log(len(values)))
