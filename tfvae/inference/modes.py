@@ -8,8 +8,10 @@ Reference: Raftery & Bao 2010, Estimating and Projecting Trends in HIV/AIDS Gene
 Mixture Importance Sampling, for the starts; Yao et al. 2022, Stacking for Non-mixing Bayesian Computations.
 """
 
+import dataclasses
 import itertools
 import math
+import warnings
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -19,6 +21,7 @@ import tensorflow as tf
 from tfvae.inference import newton
 from tfvae.inference.approximation import Approximation
 from tfvae.inference.density import LogDensity
+from tfvae.inference.draws import Check, Draws
 from tfvae.inference.latents import LatentSpace, describe
 
 # With more dimensions, an ascent takes too long for further ones.
@@ -99,6 +102,38 @@ def missed(others: Sequence[Mode], density: LogDensity, approximation: Approxima
         if np.median(log_weights) > log_evidence + _MISSED:
             found.append(mode)
     return found
+
+
+def warn_of_missed(
+    modes: Sequence[Mode], density: LogDensity, approximation: Approximation, space: LatentSpace
+) -> None:
+    """Finds the share of the mass that q misses, stores it with q, and warns of it.
+
+    Args:
+        modes: the modes, of which the first is the one at which q started.
+        density: the density.
+        approximation: q.
+        space: the latent variables.
+    """
+    found = missed(modes[1:], density, approximation)
+    approximation.missed.assign(sum(mode.share for mode in found))
+    if found:
+        warnings.warn(message(modes[0], found, space), stacklevel=3)
+
+
+def flagged(draws: Draws, approximation: Approximation) -> Draws:
+    """Marks draws of a q that misses modes, whose weights cannot tell, as not to be trusted, and warns of it.
+
+    Args:
+        draws: the draws.
+        approximation: q.
+    """
+    warnings.warn(
+        f"q misses modes of the posterior that hold {float(approximation.missed):.0%} of its mass, which `fit` named: "
+        "neither the draws nor their importance weights are to be trusted for the whole posterior.",
+        stacklevel=3,
+    )
+    return dataclasses.replace(draws, check=Check(draws.log_weights, is_moved=True, is_wrong=True))
 
 
 def message(at: Mode, others: Sequence[Mode], space: LatentSpace) -> str:

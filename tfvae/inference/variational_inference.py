@@ -1,8 +1,6 @@
 """`VariationalInference`, the Keras model that approximates the posterior of a user's own Bayesian model."""
 
-import dataclasses
 import math
-import warnings
 from collections.abc import Callable, Mapping, MutableMapping, Sequence
 from typing import Any, Self
 
@@ -17,7 +15,7 @@ from tfvae.inference import modes, observations, prediction
 from tfvae.inference.approximation import Approximation
 from tfvae.inference.check import checked
 from tfvae.inference.control_variate import ControlVariate
-from tfvae.inference.draws import Check, Draws
+from tfvae.inference.draws import Draws
 from tfvae.inference.joint_density import JointDensity
 from tfvae.inference.latents import Latent
 from tfvae.inference.local_latents import LocalLatents
@@ -227,12 +225,9 @@ class VariationalInference(PosteriorExport, VariationalModel):
                 kwargs.setdefault("steps_per_epoch", _STEPS_PER_EPOCH)
         history = super().fit(dataset, epochs=epochs, callbacks=callbacks, **kwargs)
         if start is not None:
-            missed = modes.missed(start.modes[1:], start.density, self.approximation)
-            self.approximation.missed.assign(sum(mode.share for mode in missed))
-            if missed:
-                warnings.warn(modes.message(start.modes[0], missed, self.space), stacklevel=2)
+            modes.warn_of_missed(start.modes, start.density, self.approximation, self.space)
         self.__dict__["_data"] = (x, y)
-        if automatic and data.whole:
+        if automatic and data.whole and float(self.approximation.missed) == 0.0:
             self.draw()  # Warns if q is far from the posterior.
         return history
 
@@ -286,7 +281,7 @@ class VariationalInference(PosteriorExport, VariationalModel):
         if data.whole and self.local is None:
             draws = checked(draws, self.approximation, lambda z: self._log_joint(z, data, seed), seed)
         if float(self.approximation.missed) > 0.0:
-            draws = dataclasses.replace(draws, check=Check(log_weights, is_moved=True, is_wrong=True))
+            return modes.flagged(draws, self.approximation)
         draws.warn_where_far()
         return draws
 
