@@ -4,19 +4,64 @@ import warnings
 from collections.abc import Callable
 from typing import Any
 
+import keras
 import numpy as np
 import tensorflow as tf
 import tensorflow_probability as tfp
 
+from tfvae import checks
 from tfvae.inference import observations
 from tfvae.inference.latents import variables
 
 tfd = tfp.distributions
 
+_PREDICTIVE_DRAWS = 200
+
 _Predictive = Callable[[dict[str, tf.Tensor], Any], tfd.Distribution]
 
 
-def moments(predictive: _Predictive | None, latents: dict[str, tf.Tensor], x: Any) -> dict[str, tf.Tensor]:
+class Prediction(keras.Model):
+    """The methods of `tfvae.VariationalInference` that predict."""
+
+    def posterior_predictive(self, x: Any = None, num_samples: int = 1000, *, seed: int | None = None) -> Any:
+        """Draws data from the posterior predictive distribution.
+
+        Args:
+            x: new data [N, ...] in the form that `predictive` takes; None for a pinned joint distribution.
+            num_samples: S.
+            seed: the same seed gives the same draws; None draws anew at each call.
+
+        Returns:
+            Draws [S, N, ...] of the quantity that `predictive` predicts; for a pinned joint distribution, draws of the
+            pinned variables by name, each [S, ...].
+        """
+        self._check_fitted("posterior_predictive")
+        z_seed, x_seed = tf.random.experimental.stateless_split(self._seed(seed), 2)
+        num_samples = checks.positive_integer("num_samples", num_samples)
+        z, _ = self.approximation.sample(num_samples, z_seed)
+        latents, _ = self._run(self.space.constrain, z)
+        return _draws(self._given["model"], self.predictive, latents, x, x_seed)
+
+    def call(self, x: Any, training: bool = False) -> tf.Tensor:
+        """The mean [B, ...] of the posterior predictive distribution, over 200 draws of q that are always the same.
+
+        Args:
+            x: new data [B, ...] in the form that `predictive` takes.
+            training: has no effect.
+        """
+        return self.predict_moments(x)["mean"]
+
+    def predict_moments(self, x: Any) -> dict[str, tf.Tensor]:
+        """The `mean` and the `stddev` [B, ...] of the posterior predictive distribution, over the draws of `call`.
+
+        Args:
+            x: new data [B, ...] in the form that `predictive` takes.
+        """
+        z, _ = self.approximation.draw(_PREDICTIVE_DRAWS, tf.constant([0, 0]))
+        return _moments(self.predictive, self.space.constrain(z)[0], x)
+
+
+def _moments(predictive: _Predictive | None, latents: dict[str, tf.Tensor], x: Any) -> dict[str, tf.Tensor]:
     """Computes the `mean` and the `stddev` [B, ...] of the posterior predictive distribution.
 
     Args:
@@ -33,7 +78,7 @@ def moments(predictive: _Predictive | None, latents: dict[str, tf.Tensor], x: An
     return {"mean": tf.reduce_mean(means, axis=0), "stddev": tf.sqrt(variance)}
 
 
-def draws(
+def _draws(
     model: Any, predictive: _Predictive | None, latents: dict[str, tf.Tensor], x: Any, seed: tf.Tensor
 ) -> np.ndarray | dict[str, np.ndarray]:
     """Draws data from the posterior predictive distribution, once for each draw of the latent variables.
