@@ -40,7 +40,63 @@ class Prediction(keras.Model):
         num_samples = checks.positive_integer("num_samples", num_samples)
         z, _ = self.approximation.sample(num_samples, z_seed)
         latents, _ = self._run(self.space.constrain, z)
-        return _draws(self._given["model"], self.predictive, latents, x, x_seed)
+        return self._predicted(latents, x, x_seed)
+
+    def prior_predictive(self, x: Any = None, num_samples: int = 1000, *, seed: int | None = None) -> Any:
+        """Draws data from the prior predictive distribution: what the model expects before it sees data.
+
+        Args:
+            x: data [N, ...] in the form that `predictive` takes; None for a pinned joint distribution.
+            num_samples: S.
+            seed: the same seed gives the same draws; None draws anew at each call.
+
+        Returns:
+            As for `posterior_predictive`.
+
+        Raises:
+            ValueError: the model is neither a pinned joint distribution, nor a function with `predictive` and with
+                `latents` as a joint distribution, the prior.
+        """
+        prior_seed, x_seed = tf.unstack(tf.random.experimental.stateless_split(self._seed(seed), 2))
+        num_samples = checks.positive_integer("num_samples", num_samples)
+        prior, predicted = self._prior(num_samples, prior_seed)
+        if not prior:
+            raise ValueError(
+                "`latents` must be a joint distribution, the prior, or `model` a pinned joint distribution, to draw "
+                f"from the prior. Received: latents={checks.shown(self._given['latents'])}"
+            )
+        if predicted and x is None:
+            return {name: value.numpy() for name, value in predicted.items()}
+        return self._predicted(prior, x, x_seed)
+
+    def _prior(self, num_samples: int, seed: tf.Tensor) -> tuple[dict[str, tf.Tensor], dict[str, tf.Tensor]]:
+        """Draws from the prior the latent variables, and the pinned ones, by name; empty where there is none."""
+        model, latents = self._given["model"], self._given["latents"]
+        pins = self._joint.target.pins
+        joint = latents if pins is None else model.distribution
+        if not isinstance(joint, tfd.JointDistribution):
+            return {}, {}
+        drawn = _sampled(joint, seed, num_samples)
+        names = [name for name in drawn if name not in (pins or {})]
+        return {name: drawn.pop(name) for name in names}, drawn
+
+    def _predicted(self, latents: dict[str, tf.Tensor], x: Any, seed: tf.Tensor) -> np.ndarray | dict[str, np.ndarray]:
+        """Draws data, once for each draw of the latent variables: see `posterior_predictive`.
+
+        Args:
+            latents: the latent variables by name, each [S, ...].
+            x: new data [N, ...]; or None to replicate the pinned data of a joint distribution.
+            seed: int32 [2], a stateless seed.
+
+        Raises:
+            ValueError: `predictive` is None and there are no pinned data to replicate.
+        """
+        pins = self._joint.target.pins
+        if x is None and pins is not None:
+            drawn = _sampled(self._given["model"].distribution, seed, **latents)
+            return {name: value.numpy() for name, value in drawn.items() if name in pins}
+        distribution = _checked(self.predictive)(latents, tf.nest.map_structure(observations.cast, x))
+        return distribution.sample(seed=seed).numpy()
 
     def call(self, x: Any, training: bool = False) -> tf.Tensor:
         """The mean [B, ...] of the posterior predictive distribution, over 200 draws of q that are always the same.
@@ -78,30 +134,6 @@ def _moments(predictive: _Predictive | None, latents: dict[str, tf.Tensor], x: A
     return {"mean": tf.reduce_mean(means, axis=0), "stddev": tf.sqrt(variance)}
 
 
-def _draws(
-    model: Any, predictive: _Predictive | None, latents: dict[str, tf.Tensor], x: Any, seed: tf.Tensor
-) -> np.ndarray | dict[str, np.ndarray]:
-    """Draws data from the posterior predictive distribution, once for each draw of the latent variables.
-
-    Args:
-        model: the Bayesian model.
-        predictive: see `tfvae.VariationalInference`.
-        latents: the latent variables by name, each [S, ...].
-        x: new data [N, ...]; or None to replicate the pinned data of a joint distribution.
-        seed: int32 [2], a stateless seed.
-
-    Returns:
-        Draws [S, N, ...] from `predictive`; or of the pinned variables, by name, each [S, ...].
-
-    Raises:
-        ValueError: `predictive` is None and there are no pinned data to replicate.
-    """
-    if x is None and isinstance(model, tfp.experimental.distributions.JointDistributionPinned):
-        return _replicate(model, latents, seed)
-    distribution = _checked(predictive)(latents, tf.nest.map_structure(observations.cast, x))
-    return distribution.sample(seed=seed).numpy()
-
-
 def _checked(predictive: _Predictive | None) -> _Predictive:
     if predictive is None:
         raise ValueError(
@@ -110,11 +142,10 @@ def _checked(predictive: _Predictive | None) -> _Predictive:
     return predictive
 
 
-def _replicate(model: Any, latents: dict[str, tf.Tensor], seed: tf.Tensor) -> dict[str, np.ndarray]:
-    """Draws the pinned variables of a joint distribution, by name, each [S, ...], given latent variables [S, ...]."""
-    joint = model.distribution
+def _sampled(joint: Any, seed: tf.Tensor, *sample_shape: int, **given: tf.Tensor) -> dict[str, tf.Tensor]:
+    """Draws the variables of a joint distribution by name, of which some may be given."""
     with warnings.catch_warnings():
+        # TFP warns that it must draw the variables one after the other with a Tensor seed.
         warnings.filterwarnings("ignore", message="Saw Tensor seed")
-        draws = tf.function(lambda: joint.sample(seed=seed, **latents), autograph=False)()
-    draws = dict(zip(variables(joint), tf.nest.flatten(draws), strict=True))
-    return {name: draw.numpy() for name, draw in draws.items() if name not in latents}
+        drawn = tf.function(lambda: joint.sample(*sample_shape, seed=seed, **given), autograph=False)()
+    return dict(zip(variables(joint), tf.nest.flatten(drawn), strict=True))

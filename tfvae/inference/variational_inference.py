@@ -13,6 +13,7 @@ from tfvae import checks, chunks, elbo, seeds
 from tfvae.callbacks import Convergence
 from tfvae.inference import observations
 from tfvae.inference.approximation import Approximation
+from tfvae.inference.arviz_groups import ArvizExport
 from tfvae.inference.check import checked
 from tfvae.inference.control_variate import ControlVariate
 from tfvae.inference.draws import Draws
@@ -41,7 +42,7 @@ _CHUNK_ELEMENTS = 2**21
 
 
 @keras.saving.register_keras_serializable("tfvae")
-class VariationalInference(Prediction, PosteriorExport, VariationalModel):
+class VariationalInference(ArvizExport, Prediction, PosteriorExport, VariationalModel):
     """An approximation q(z) of the posterior p(z | data) of a Bayesian model.
 
     `fit` maximises the ELBO, E_q[log p(data, z) - log q(z)] <= log p(data), and so minimises KL(q(z) || p(z | data)).
