@@ -11,6 +11,7 @@ import tensorflow as tf
 from tfvae import chunks, seeds
 from tfvae.inference import observations, pointwise
 from tfvae.inference.draws import Arrays, import_arviz, tree
+from tfvae.inference.enumeration import Enumerated
 
 if TYPE_CHECKING:
     import xarray
@@ -146,8 +147,9 @@ class ArvizExport(keras.Model):
             )
         if pins is not None:
             predicted = {} if seed is None else self._predicted(latents, None, seed)
+            of_each = model.log_likelihood_of_each if isinstance(model, Enumerated) else pointwise.of_pins(model)
             return {
-                "log_likelihood": _chained(pointwise.of_pins(model)(latents)),
+                "log_likelihood": _chained(of_each(latents)),
                 "posterior_predictive": _chained(predicted),
                 "observed_data": {name: np.asarray(value) for name, value in pins.items()},
             }

@@ -65,20 +65,39 @@ def of_pins(model: Any) -> Callable[[dict[str, tf.Tensor]], dict[str, tf.Tensor]
 def of_draws(
     of_one: Callable[[dict[str, tf.Tensor]], dict[str, tf.Tensor]], size: int
 ) -> Callable[[dict[str, tf.Tensor]], dict[str, tf.Tensor]]:
-    """Makes a function of S draws from a function of one, which is evaluated for many at a time.
+    """Makes a function of S draws from a function of one.
 
     Args:
         of_one: maps one value of each latent variable to tensors by name.
         size: the number of elements of its largest tensor.
     """
+
     # One draw at a time for the joint distribution, so that it has no batch, of which the kinds of joint distributions
-    # differ in what they do with it.
-    each = tf.function(lambda latents: tf.vectorized_map(of_one, latents), autograph=False, reduce_retracing=True)
+    # differ in what they do with it. As a loop, because TensorFlow vectorises some ops wrongly, such as tf.roll.
+    def of_some(latents: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
+        specs = {name: tf.TensorSpec(value.shape[1:], value.dtype) for name, value in latents.items()}
+        graph = tf.function(of_one, autograph=False).get_concrete_function(specs)
+        signature = tf.nest.map_structure(lambda out: tf.TensorSpec(out.shape, out.dtype), graph.structured_outputs)
+        return tf.map_fn(of_one, latents, fn_output_signature=signature)
+
+    return in_chunks(of_some, size)
+
+
+def in_chunks(
+    function: Callable[[dict[str, tf.Tensor]], dict[str, tf.Tensor]], size: int
+) -> Callable[[dict[str, tf.Tensor]], dict[str, tf.Tensor]]:
+    """Makes a function of S draws that evaluates another, as a graph, for a few of them at a time.
+
+    Args:
+        function: maps latent variables by name, each [S, ...], to tensors by name, each [S, ...].
+        size: the number of elements that it needs for a draw.
+    """
+    graph = tf.function(function, autograph=False, reduce_retracing=True)
 
     def of_all(latents: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
         rows = len(next(iter(latents.values())))
         parts = [
-            each({name: tf.convert_to_tensor(value[part]) for name, value in latents.items()})
+            graph({name: tf.convert_to_tensor(value[part]) for name, value in latents.items()})
             for part in chunks.slices(rows, chunks.rows_within(CHUNK_ELEMENTS, size))
         ]
         return {name: tf.concat([part[name] for part in parts], axis=0) for name in parts[0]}

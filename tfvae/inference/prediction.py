@@ -77,8 +77,7 @@ class Prediction(keras.Model):
         if not isinstance(joint, tfd.JointDistribution):
             return {}, {}
         drawn = _sampled(joint, seed, num_samples)
-        names = [name for name in drawn if name not in (pins or {})]
-        return {name: drawn.pop(name) for name in names}, drawn
+        return {name: drawn[name] for name in self.space.names}, {name: drawn[name] for name in pins or {}}
 
     def _predicted(self, latents: dict[str, tf.Tensor], x: Any, seed: tf.Tensor) -> np.ndarray | dict[str, np.ndarray]:
         """Draws data, once for each draw of the latent variables: see `posterior_predictive`.

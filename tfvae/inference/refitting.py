@@ -6,6 +6,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from tfvae.inference.enumeration import Enumerated
 from tfvae.inference.latents import variables
 from tfvae.inference.targets import target
 from tfvae.inference.variational_inference import VariationalInference
@@ -81,10 +82,12 @@ class Refitting:
 
 def _with_pins_as_data(pinned: Any) -> Any:
     """A function of latent variables by name and of observations by name, each [1, ...], with their log densities."""
-    joint, names = pinned.distribution, list(pinned.pins)
+    is_enumerated = isinstance(pinned, Enumerated)
+    names = list(pinned.observed if is_enumerated else pinned.pins)
 
     def log_joint(latents: dict[str, tf.Tensor], data: dict[str, tf.Tensor]) -> tuple[tf.Tensor, tf.Tensor]:
-        model = joint.experimental_pin(**{name: data[name][0] for name in names})
+        observed = {name: data[name][0] for name in names}
+        model = pinned.with_observed(observed) if is_enumerated else pinned.distribution.experimental_pin(**observed)
         values = tf.nest.pack_sequence_as(model.dtype, [latents[name] for name in variables(model)])
         parts = model.unnormalized_log_prob_parts(values)
         return tf.add_n(tf.nest.flatten(parts.unpinned)), tf.add_n(tf.nest.flatten(parts.pinned))[:, tf.newaxis]
