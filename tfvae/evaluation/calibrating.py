@@ -47,7 +47,10 @@ class Calibration:
         """How many data sets and draws there are, and the smallest p-value."""
         sizes = f"{len(next(iter(self.ranks.values())))} data sets, {self.num_draws} draws of each"
         failures = f", {len(self.failures)} failures" if self.failures else ""
-        far = "" if self.pareto_k is None else f", k-hat above {PARETO_K_LIMIT} in {self._share_far:.0%}"
+        far = ""
+        if self.pareto_k is not None:
+            # A k-hat that is NaN counts too.
+            far = f", k-hat above {PARETO_K_LIMIT} in {np.mean(~(self.pareto_k <= PARETO_K_LIMIT)):.0%}"
         return f"Calibration({', '.join(self.ranks)}; {sizes}{failures}{far}; p_value={self.p_value:.2g})"
 
     @property
@@ -55,10 +58,6 @@ class Calibration:
         """The smallest p-value of all ranks and symmetries, times their number: small if the inference is not right."""
         table = self.summary()[["rank_p_value", "symmetry_p_value"]].to_numpy()
         return float(min(1.0, np.nanmin(table) * table.size))
-
-    @property
-    def _share_far(self) -> float:
-        return float(np.mean(~(self.pareto_k <= PARETO_K_LIMIT)))
 
     def summary(self) -> "pandas.DataFrame":
         """A table with one row for each element of each latent variable.

@@ -13,7 +13,7 @@ from tfvae.inference.variational_inference import VariationalInference
 if TYPE_CHECKING:
     import pandas
 
-_STATISTICS = {"mean": np.mean, "sd": np.std, "min": np.min, "max": np.max}
+_STATISTICS: dict[str, Callable[[Any], Any]] = {"mean": np.mean, "sd": np.std, "min": np.min, "max": np.max}
 
 
 @dataclasses.dataclass(frozen=True, repr=False)

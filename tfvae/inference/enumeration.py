@@ -103,7 +103,7 @@ class Enumerated(tfp.experimental.distributions.JointDistributionPinned):
         others = {name: tf.reduce_sum(each, axis=list(range(1, each.shape.rank))) for name, each in others.items()}
         return tf.reduce_logsumexp(inside, axis=1), others
 
-    def log_likelihood_of_each(self, latents: Mapping[str, tf.Tensor]) -> dict[str, np.ndarray]:
+    def log_likelihood_of_each(self, latents: dict[str, tf.Tensor]) -> dict[str, np.ndarray]:
         """Evaluates the log-likelihood of each observation, or of each pinned variable where these are not independent.
 
         Args:
@@ -199,15 +199,16 @@ def enumerated(model: Any, names: Sequence[str]) -> Enumerated:
     plate = plates[names[0]]
     combinations = math.prod(len(each) for each in supports.values())
     if all(each == plate for each in plates.values()) and combinations <= _MOST_STATES:
-        states = [
-            np.stack([np.broadcast_to(value, shapes[name]) for value in column])
-            for name, column in zip(names, zip(*itertools.product(*supports.values()), strict=True), strict=True)
-        ]
-        one_by_one = Enumerated(model, dict(zip(names, states, strict=True)), plate)
+        columns = zip(*itertools.product(*supports.values()), strict=True)
+        filled = {
+            name: np.stack([np.broadcast_to(value, shapes[name]) for value in column])
+            for name, column in zip(names, columns, strict=True)
+        }
+        one_by_one = Enumerated(model, filled, plate)
         _check_vectorised(one_by_one, values)
         inside = _inside(one_by_one, values)
         if inside is not None:
-            return Enumerated(model, one_by_one.states, plate, inside)
+            return Enumerated(model, filled, plate, inside)
     sizes = {name: math.prod(plates[name]) for name in names}
     combinations = math.prod(len(supports[name]) ** size for name, size in sizes.items())
     if combinations > _MOST_STATES:
@@ -216,8 +217,7 @@ def enumerated(model: Any, names: Sequence[str]) -> Enumerated:
             "joint density depends on one of their elements alone; sum them out in a density of your own, such as a "
             f"tfd.HiddenMarkovModel. Received: {', '.join(names)} with {combinations:.3g} combinations"
         )
-    columns = [supports[name] for name in names for _ in range(sizes[name])]
-    every = list(itertools.product(*columns))
+    every = list(itertools.product(*(supports[name] for name in names for _ in range(sizes[name]))))
     states, start = {}, 0
     for name in names:
         stop = start + sizes[name]
