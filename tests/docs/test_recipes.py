@@ -122,7 +122,7 @@ def test_every_recipe_has_a_reference():
 def test_a_recipe_finds_the_posterior(recipe):
     run = {}
     exec(python(PAGE.split("\n## ")[0]) + python(SECTIONS[recipe]), run)
-    table = run["inference"].draw(8000, seed=1).summary()
+    table = run["inference"].draw(20_000, seed=1).summary()
     assert run["inference"].draw(2000, seed=2).pareto_k < 0.7
     for name, (mean, sd) in REFERENCES[recipe](run).items():
         assert abs(table.loc[name, "mean"] - mean) < 0.06 * sd, name
