@@ -39,7 +39,7 @@ POSTERIORS = {
 }
 LEARNING_RATES = (0.1, 0.01)
 DRAWS = 10_000
-PACKAGES = ("tfvae", "tensorflow", "tensorflow-probability", "keras", "arviz")
+PACKAGES = ("tfvae", "tensorflow", "tensorflow-probability", "keras", "arviz-stats")
 
 
 def fit(model: Model, reference: dict[str, Any], family: str, seed: int) -> dict[str, Any]:

@@ -2,7 +2,6 @@
 
 import contextlib
 import gc
-import importlib
 import json
 import os
 import socket
@@ -10,7 +9,6 @@ import subprocess
 import sys
 import textwrap
 import time
-import warnings
 from pathlib import Path
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
@@ -44,15 +42,6 @@ LONGEST = (
     "export/test_device.py",
     "docs/test_examples.py",
 )
-
-
-def pytest_configure(config):
-    if not hasattr(config, "workerinput"):
-        # On its first import of a day, ArviZ warns and writes the date to a file, which fails if two processes do so at
-        # once. So this process does, before the others start.
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", FutureWarning)
-            importlib.import_module("arviz")
 
 
 def pytest_collection_modifyitems(items):

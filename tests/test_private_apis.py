@@ -173,6 +173,19 @@ USES = [
         "_flat_resolve_names",
         "`names_of`: latent variables of a joint distribution that is made of a list",
     ),
+    *(
+        (
+            "TFP",
+            module(path, "tensorflow_probability.python"),
+            name,
+            "`joint_bijector`: the constraints of a joint distribution with a Dirichlet",
+        )
+        for path, name in (
+            ("distributions.joint_distribution", "_DefaultJointBijector"),
+            ("distributions.joint_distribution", "_DefaultJointBijectorAutoBatched"),
+            ("experimental.distributions.joint_distribution_pinned", "_DefaultJointBijectorAutoBatchedWithPins"),
+        )
+    ),
     (
         "TensorFlow",
         module("convert_phase", "tensorflow.lite.python"),
@@ -329,6 +342,17 @@ def test_weights_in_memory_are_those_that_keras_writes(tmp_path):
 def test_variables_of_a_list_have_names():
     joint = tfd.JointDistributionSequential([tfd.Normal(0.0, 1.0), lambda a: tfd.Normal(a, 1.0)])
     assert list(private_apis.names_of(joint)) == list(joint.resolve_graph()[i][0] for i in range(2))
+
+
+@pytest.mark.parametrize("make", [tfd.JointDistributionNamed, tfd.JointDistributionNamedAutoBatched])
+def test_the_bijector_of_a_joint_distribution_is_that_of_tfp(make):
+    joint = make({"a": tfd.HalfNormal(1.0), "b": lambda a: tfd.Uniform(-a, 0.0), "y": tfd.Normal(0.0, 1.0)})
+    for model in (joint, joint.experimental_pin(y=0.0)):
+        made = private_apis.joint_bijector(model, lambda each: each.experimental_default_event_space_bijector())
+        expected = model.experimental_default_event_space_bijector()
+        assert type(made) is type(expected)
+        z = tf.nest.map_structure(lambda shape: tf.constant([0.5, -1.0]), model.event_shape)
+        tf.nest.map_structure(np.testing.assert_array_equal, made.forward(z), expected.forward(z))
 
 
 def test_an_op_that_tflite_has_not_is_a_converter_error():

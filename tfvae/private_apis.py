@@ -217,6 +217,27 @@ def is_compiled_by_xla(graph: tf.Graph) -> bool:
     return control_flow_util.GraphOrParentsInXlaContext(graph)
 
 
+def joint_bijector(joint: Any, of_distribution: Callable[[Any], Any]) -> Any:
+    """The bijector to the support of a joint distribution, pinned or not, made of those of its variables.
+
+    It is `joint.experimental_default_event_space_bijector()`, but that a function gives the bijector of a variable.
+
+    Args:
+        joint: the joint distribution.
+        of_distribution: maps the distribution of a variable to its bijector.
+    """
+    from tensorflow_probability.python.distributions import joint_distribution
+    from tensorflow_probability.python.experimental.distributions import joint_distribution_pinned
+
+    if not joint.use_vectorized_map:
+        kind = joint_distribution._DefaultJointBijector
+    elif isinstance(joint, joint_distribution_pinned.JointDistributionPinned):
+        kind = joint_distribution_pinned._DefaultJointBijectorAutoBatchedWithPins
+    else:
+        kind = joint_distribution._DefaultJointBijectorAutoBatched
+    return kind(joint, bijector_fn=of_distribution)
+
+
 def names_of(joint: Any) -> list[str]:
     """The names of the variables of a joint distribution: TFP's `JointDistribution._flat_resolve_names`.
 

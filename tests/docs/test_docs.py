@@ -17,7 +17,7 @@ PAGES = sorted(DOCS.glob("*.md"))
 RESULTS = [DOCS / "results.md", DOCS / "performance.md"]
 # Pages that only the slow tests run: default tests of the README, of inference, of the estimators, of the models, of
 # the data, of the evaluation and of the strategies call the same functions.
-RUN_SLOWLY = ("amortized", "anomalies", "data", "device", "distributed", "evaluation", "inference", "models")
+RUN_SLOWLY = ("amortized", "anomalies", "data", "device", "distributed", "evaluation", "inference", "models", "recipes")
 SLOW = [DOCS / f"{name}.md" for name in RUN_SLOWLY]
 
 

@@ -1,9 +1,11 @@
 """Draws with importance weights: against ArviZ's PSIS and NumPy, and the warning about unreliable draws."""
 
 import functools
+import sys
 import warnings
 
-import arviz
+import arviz_base
+import arviz_stats
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -56,7 +58,8 @@ def test_log_evidence(draws):
 
 
 def test_weights_are_those_of_arviz(draws):
-    log_weights, pareto_k = arviz.psislw(draws.log_weights.copy())
+    # ArviZ takes the log-likelihood of an observation to leave out, whose weight is its inverse.
+    log_weights, pareto_k = arviz_stats.base.array_stats.psislw(-draws.log_weights)
     np.testing.assert_allclose(draws.weights, np.exp(log_weights))
     assert draws.pareto_k == float(pareto_k)
     assert draws.weights.sum() == pytest.approx(1.0)
@@ -128,17 +131,44 @@ def test_a_number_of_draws_that_is_none_is_refused(draws, num_samples):
         draws.resample(num_samples)
 
 
-def test_inference_data_of_arviz(draws):
+def test_a_tree_of_arviz(draws):
     data = draws.to_arviz()
-    assert isinstance(data, arviz.InferenceData)
+    assert set(data.groups) == {"/", "/posterior", "/sample_stats"}
     assert dict(data.posterior.sizes) == {"chain": 1, "draw": 4000, "m_dim_0": 2, "m_dim_1": 3, "v_dim_0": 2}
     assert set(data.posterior.data_vars) == {"x", "m", "v"}
     np.testing.assert_array_equal(data.posterior["x"][0], draws.resample(seed=0)["x"])
-    np.testing.assert_array_equal(draws.to_arviz(corrected=False).posterior["m"][0], draws["m"])
+    # The weights stay with their draws.
+    order = np.argsort(draws["x"])
+    places = order[np.searchsorted(draws["x"], data.posterior["x"][0], sorter=order)]
+    np.testing.assert_array_equal(data.sample_stats["log_weights"][0], draws.log_weights[places])
+    assert float(data.sample_stats["pareto_k"]) == draws.pareto_k
+    of_q = draws.to_arviz(corrected=False)
+    np.testing.assert_array_equal(of_q.posterior["m"][0], draws["m"])
+    np.testing.assert_array_equal(of_q.sample_stats["log_weights"][0], draws.log_weights)
     assert data.attrs["inference_library"] == "tfvae"
     assert data.attrs["pareto_k"] == draws.pareto_k
     assert data.attrs["elbo"] == draws.elbo
-    assert arviz.summary(data, var_names=["x"], kind="stats").loc["x", "mean"] == pytest.approx(0.3, abs=0.1)
+    summary = arviz_stats.summary(data, var_names=["x"], kind="stats", round_to=None)
+    assert summary.loc["x", "mean"] == pytest.approx(0.3, abs=0.1)
+
+
+def test_a_tree_of_draws_without_weights_has_the_posterior_alone(draws):
+    data = Draws(draws.latents, None).to_arviz()
+    assert set(data.groups) == {"/", "/posterior"}
+    np.testing.assert_array_equal(data.posterior["x"][0], draws["x"])
+
+
+def test_a_tree_needs_arviz(draws, monkeypatch):
+    monkeypatch.setitem(sys.modules, arviz_base.__name__, None)
+    with pytest.raises(ImportError, match=r"pip install 'tfvae\[arviz\]'. Received: "):
+        draws.to_arviz()
+
+
+def test_weights_whose_largest_are_all_equal_have_no_tail_to_fit():
+    log_weights = np.where(np.arange(2000) < 500, 1.0, 0.0)
+    draws = Draws({"x": log_weights}, log_weights)
+    assert draws.pareto_k == np.inf
+    np.testing.assert_allclose(draws.weights, np.exp(log_weights) / np.exp(log_weights).sum())
 
 
 @pytest.mark.parametrize("level", [0.0, -1e4, 1e6])

@@ -150,6 +150,37 @@ def test_names_shapes_and_supports_of_a_joint_distribution(kind):
     np.testing.assert_allclose(log_jacobian, expected(unconstrained, ranks), rtol=1e-4)
 
 
+@pytest.mark.parametrize("make", [tfd.JointDistributionNamed, tfd.JointDistributionNamedAutoBatched])
+@pytest.mark.parametrize("is_pinned", [False, True])
+def test_a_dirichlet_has_the_bijector_of_a_simplex(make, is_pinned):
+    joint = make(
+        {
+            "a": tfd.HalfNormal(1.0),
+            "p": tfd.Dirichlet([2.0, 3.0, 4.0]),
+            "rows": tfd.Sample(tfd.Dirichlet([1.0, 1.0]), 3),
+            "soft": tfd.RelaxedOneHotCategorical(0.5, probs=[0.2, 0.8]),
+            "y": lambda a: tfd.Normal(0.0, a),
+        }
+    )
+    latents = space(joint.experimental_pin(y=1.0) if is_pinned else joint)
+    assert latents.dim == 1 + 2 + 3 + 1 + (not is_pinned)
+    z = np.random.default_rng(0).normal(size=(4, latents.dim)).astype("float32")
+    values, log_jacobian = latents.constrain(tf.constant(z))
+    alone = {
+        "a": Latent((), tfb.Softplus()),
+        "p": Latent((3,), tfb.IteratedSigmoidCentered()),
+        "rows": Latent((3, 2), tfb.IteratedSigmoidCentered()),
+        "soft": Latent((2,), tfb.IteratedSigmoidCentered()),
+        **({} if is_pinned else {"y": ()}),
+    }
+    expected, expected_log_jacobian = space(alone).constrain(tf.constant(z))
+    for name in ("p", "rows", "soft"):
+        np.testing.assert_allclose(values[name], expected[name], rtol=1e-5)
+        np.testing.assert_allclose(tf.reduce_sum(values[name], axis=-1), 1.0, rtol=1e-5)
+    np.testing.assert_allclose(log_jacobian, expected_log_jacobian, rtol=1e-4)
+    np.testing.assert_allclose(latents.unconstrain(values), z, atol=1e-3)
+
+
 def test_a_point_is_described():
     values = {"mu": np.array([1.0, 2.0]), "tau": np.arange(20.0).reshape(2, 10)}
     assert describe(values, 1) == "mu=2, tau=[10. 11. ... 18. 19.]"

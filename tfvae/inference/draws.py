@@ -13,8 +13,10 @@ import numpy as np
 from tfvae import checks
 
 if TYPE_CHECKING:
-    import arviz
     import pandas
+    import xarray
+
+Arrays = dict[str, np.ndarray]
 
 # The share of draws with a density of 0 that rounding in float32 may explain.
 _FEW = 0.01
@@ -212,9 +214,8 @@ class Draws(Mapping[str, np.ndarray]):
         Raises:
             ValueError: `num_samples` is out of its range.
         """
-        size = self._size
-        num_samples = size if num_samples is None else checks.positive_integer("num_samples", num_samples)
-        rows = np.random.default_rng(seed).choice(size, size=num_samples, p=self._weights(True))
+        num_samples = self._size if num_samples is None else checks.positive_integer("num_samples", num_samples)
+        rows = self._resampled(num_samples, seed)
         return {name: values[rows] for name, values in self.latents.items()}
 
     def summary(self, *, corrected: bool = True) -> "pandas.DataFrame":
@@ -238,20 +239,37 @@ class Draws(Mapping[str, np.ndarray]):
         table = pandas.DataFrame.from_dict(rows, orient="index")
         return table.assign(pareto_k=self.pareto_k)
 
-    def to_arviz(self, *, corrected: bool = True, seed: int = 0) -> "arviz.InferenceData":
-        """Converts the draws to ArviZ's InferenceData, for its plots, as one chain.
+    def to_arviz(self, *, corrected: bool = True, seed: int = 0) -> "xarray.DataTree":
+        """Gives the draws to ArviZ as one chain: the groups `posterior` and, where there are weights, `sample_stats`.
+
+        `VariationalInference.to_arviz` gives the groups of the data and of the prior too.
 
         Args:
             corrected: whether to resample the draws by their smoothed importance weights; False gives the draws of q.
             seed: the seed of the resampling.
+
+        Raises:
+            ImportError: the extra `arviz` is not installed.
         """
-        arviz = _import_arviz()
-        posterior = self.resample(seed=seed) if corrected and self.log_weights is not None else self.latents
-        known = {} if self.log_weights is None else {"pareto_k": self.pareto_k, "elbo": self.elbo}
-        return arviz.from_dict(
-            posterior={name: values[np.newaxis] for name, values in posterior.items()},
-            attrs={"inference_library": "tfvae", **known},
-        )
+        return tree(self.groups(corrected=corrected, seed=seed), self)
+
+    def groups(self, *, corrected: bool = True, seed: int = 0) -> dict[str, Arrays]:
+        """The draws, each [1, S, ...], and their log weights [1, S], by the names of ArviZ's groups.
+
+        Args:
+            corrected: see `to_arviz`.
+            seed: see `to_arviz`.
+        """
+        rows = self._resampled(self._size, seed) if corrected and self.log_weights is not None else slice(None)
+        known = {} if self.log_weights is None else {"log_weights": self.log_weights[rows][np.newaxis]}
+        return {
+            "posterior": {name: values[rows][np.newaxis] for name, values in self.latents.items()},
+            "sample_stats": known,
+        }
+
+    def _resampled(self, num_samples: int, seed: int | None) -> np.ndarray:
+        """The rows of draws resampled in proportion to their weights."""
+        return np.random.default_rng(seed).choice(self._size, size=num_samples, p=self._weights(True))
 
     def _weights(self, corrected: bool) -> np.ndarray:
         if not corrected or self.log_weights is None:
@@ -271,17 +289,26 @@ def _psis(log_weights: np.ndarray) -> tuple[np.ndarray, float]:
         return np.full(size, -math.log(size)), -math.inf
     if size < FEWEST_DRAWS:
         return log_weights - np.logaddexp.reduce(log_weights), math.nan
+    if np.sort(log_weights)[-int(_tail_size(size))] == log_weights.max():
+        # The largest weights are all equal, so that no tail can be fitted to them.
+        return log_weights - np.logaddexp.reduce(log_weights), math.inf
     impossible = np.mean(log_weights == -np.inf)
     # Of the parameters that the fit averages over, it overflows for those whose likelihood is 0.
     with np.errstate(over="ignore"):
-        log_weights, pareto_k = _import_arviz().psislw(log_weights)
+        # It takes the log-likelihood of an observation to leave out, whose weight is its inverse.
+        log_weights, pareto_k = importlib.import_module("arviz_stats.base").array_stats.psislw(-log_weights)
     # Weights of 0 do not enter the tail, so a posterior that is 0 where q is not must be noticed here.
     return np.asarray(log_weights), math.inf if impossible > _FEW else float(pareto_k)
 
 
 def _margin(pareto_k: float, size: int) -> float:
     """Two standard errors of k-hat from a number of weights, as of its maximum likelihood estimate."""
-    return 2.0 * (1.0 + pareto_k) / math.sqrt(min(size / 5.0, 3.0 * math.sqrt(size)))
+    return 2.0 * (1.0 + pareto_k) / math.sqrt(_tail_size(size))
+
+
+def _tail_size(size: int) -> float:
+    """How many of a number of weights are taken for their tail."""
+    return min(size / 5.0, 3.0 * math.sqrt(size))
 
 
 def _deviation(log_weights: np.ndarray) -> float:
@@ -291,11 +318,34 @@ def _deviation(log_weights: np.ndarray) -> float:
         return float(np.std(weights) / np.mean(weights))
 
 
-def _import_arviz() -> Any:
-    with warnings.catch_warnings():
-        # ArviZ warns at import that its next version will differ.
-        warnings.simplefilter("ignore", FutureWarning)
-        return importlib.import_module("arviz")
+def import_arviz() -> Any:
+    """The module `arviz_base`.
+
+    Raises:
+        ImportError: the extra `arviz` is not installed.
+    """
+    try:
+        importlib.import_module("xarray")
+        return importlib.import_module("arviz_base")
+    except ImportError as error:
+        raise ImportError(f"ArviZ's trees need pip install 'tfvae[arviz]'. Received: {error}") from error
+
+
+def tree(groups: Mapping[str, Arrays], draws: Draws) -> "xarray.DataTree":
+    """Makes ArviZ's tree of groups, without those that are empty, and notes k-hat and the ELBO.
+
+    Args:
+        groups: the arrays of each group by name.
+        draws: the draws from which the groups were made.
+    """
+    known = {} if draws.log_weights is None else {"pareto_k": draws.pareto_k, "elbo": draws.elbo}
+    made = import_arviz().from_dict(
+        {name: group for name, group in groups.items() if group},
+        attrs={"/": {"inference_library": "tfvae", **known}},
+    )
+    if known:
+        made["sample_stats"] = made["sample_stats"].to_dataset().assign(pareto_k=draws.pareto_k)
+    return made
 
 
 def _moments(values: np.ndarray, weights: np.ndarray) -> dict[str, Any]:

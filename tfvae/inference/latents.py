@@ -117,19 +117,19 @@ def space(latents: Mapping[str, Latent | Sequence[int]] | tfd.JointDistribution)
     """
     if isinstance(latents, tfd.JointDistribution | tfp.experimental.distributions.JointDistributionPinned):
         try:
-            bijector = latents.experimental_default_event_space_bijector()
+            bijector = private_apis.joint_bijector(latents, _bijector)
         except AttributeError as error:
             # A discrete variable has no bijector, which TFP does not notice.
             raise ValueError(
                 "`model` must have continuous latent variables, because q is a density. Sum a discrete one out of the "
-                "joint density, for example by a tfd.MixtureSameFamily over the data. Received: "
+                "joint density, by tfvae.inference.enumerated or a tfd.MixtureSameFamily over the data. Received: "
                 f"{', '.join(_discrete(latents))}"
             ) from error
         except (TypeError, NotImplementedError) as error:
-            # TFP 0.25 fails to make one for a Dirichlet with NumPy 2.4.
+            # TFP 0.25 fails to make some with NumPy 2.4.
             raise ValueError(
-                "`latents` must give the bijectors of this joint distribution, for which TFP cannot make them, for "
-                "example tfb.IteratedSigmoidCentered() for a Dirichlet. Received: a joint distribution over "
+                "`latents` must give the bijectors of this joint distribution, for which TFP cannot make them, as a "
+                "dictionary of all latent variables. Received: a joint distribution over "
                 f"{variables(latents)}"
             ) from error
         return LatentSpace(latents.event_shape, bijector, list(variables(latents)))
@@ -145,6 +145,17 @@ def space(latents: Mapping[str, Latent | Sequence[int]] | tfd.JointDistribution)
     return LatentSpace(shapes, tfb.JointMap(bijectors), list(shapes))
 
 
+def _bijector(distribution: tfd.Distribution) -> tfb.Bijector | None:
+    """The bijector to the support of a distribution; None if it is discrete."""
+    inner = distribution
+    while isinstance(inner, tfd.Independent | tfd.Sample | tfd.BatchBroadcast):
+        inner = inner.distribution
+    if isinstance(inner, tfd.Dirichlet | tfd.RelaxedOneHotCategorical):
+        # TFP 0.25 fails to make its own, SoftmaxCentered, with NumPy 2.4.
+        return tfb.IteratedSigmoidCentered()
+    return distribution.experimental_default_event_space_bijector()
+
+
 def _discrete(latents: Any) -> list[str]:
     """Describes the variables of a joint distribution that have no bijector, because they are discrete."""
     joint = getattr(latents, "distribution", latents)
@@ -152,7 +163,7 @@ def _discrete(latents: Any) -> list[str]:
     return [
         f"the discrete latent variable {name!r}, a {type(each).__name__}"
         for name, each in distributions
-        if name in variables(latents) and each.experimental_default_event_space_bijector() is None
+        if name in variables(latents) and _bijector(each) is None
     ]
 
 

@@ -4,19 +4,119 @@ import warnings
 from collections.abc import Callable
 from typing import Any
 
+import keras
 import numpy as np
 import tensorflow as tf
 import tensorflow_probability as tfp
 
+from tfvae import checks
 from tfvae.inference import observations
 from tfvae.inference.latents import variables
 
 tfd = tfp.distributions
 
+_PREDICTIVE_DRAWS = 200
+
 _Predictive = Callable[[dict[str, tf.Tensor], Any], tfd.Distribution]
 
 
-def moments(predictive: _Predictive | None, latents: dict[str, tf.Tensor], x: Any) -> dict[str, tf.Tensor]:
+class Prediction(keras.Model):
+    """The methods of `tfvae.VariationalInference` that predict."""
+
+    def posterior_predictive(self, x: Any = None, num_samples: int = 1000, *, seed: int | None = None) -> Any:
+        """Draws data from the posterior predictive distribution.
+
+        Args:
+            x: new data [N, ...] in the form that `predictive` takes; None for a pinned joint distribution.
+            num_samples: S.
+            seed: the same seed gives the same draws; None draws anew at each call.
+
+        Returns:
+            Draws [S, N, ...] of the quantity that `predictive` predicts; for a pinned joint distribution, draws of the
+            pinned variables by name, each [S, ...].
+        """
+        self._check_fitted("posterior_predictive")
+        z_seed, x_seed = tf.random.experimental.stateless_split(self._seed(seed), 2)
+        num_samples = checks.positive_integer("num_samples", num_samples)
+        z, _ = self.approximation.sample(num_samples, z_seed)
+        latents, _ = self._run(self.space.constrain, z)
+        return self._predicted(latents, x, x_seed)
+
+    def prior_predictive(self, x: Any = None, num_samples: int = 1000, *, seed: int | None = None) -> Any:
+        """Draws data from the prior predictive distribution: what the model expects before it sees data.
+
+        Args:
+            x: data [N, ...] in the form that `predictive` takes; None for a pinned joint distribution.
+            num_samples: S.
+            seed: the same seed gives the same draws; None draws anew at each call.
+
+        Returns:
+            As for `posterior_predictive`.
+
+        Raises:
+            ValueError: the model is neither a pinned joint distribution, nor a function with `predictive` and with
+                `latents` as a joint distribution, the prior.
+        """
+        prior_seed, x_seed = tf.unstack(tf.random.experimental.stateless_split(self._seed(seed), 2))
+        num_samples = checks.positive_integer("num_samples", num_samples)
+        prior, predicted = self._prior(num_samples, prior_seed)
+        if not prior:
+            raise ValueError(
+                "`latents` must be a joint distribution, the prior, or `model` a pinned joint distribution, to draw "
+                f"from the prior. Received: latents={checks.shown(self._given['latents'])}"
+            )
+        if predicted and x is None:
+            return {name: value.numpy() for name, value in predicted.items()}
+        return self._predicted(prior, x, x_seed)
+
+    def _prior(self, num_samples: int, seed: tf.Tensor) -> tuple[dict[str, tf.Tensor], dict[str, tf.Tensor]]:
+        """Draws from the prior the latent variables, and the pinned ones, by name; empty where there is none."""
+        model, latents = self._given["model"], self._given["latents"]
+        pins = self._joint.target.pins
+        joint = latents if pins is None else model.distribution
+        if not isinstance(joint, tfd.JointDistribution):
+            return {}, {}
+        drawn = _sampled(joint, seed, num_samples)
+        return {name: drawn[name] for name in self.space.names}, {name: drawn[name] for name in pins or {}}
+
+    def _predicted(self, latents: dict[str, tf.Tensor], x: Any, seed: tf.Tensor) -> np.ndarray | dict[str, np.ndarray]:
+        """Draws data, once for each draw of the latent variables: see `posterior_predictive`.
+
+        Args:
+            latents: the latent variables by name, each [S, ...].
+            x: new data [N, ...]; or None to replicate the pinned data of a joint distribution.
+            seed: int32 [2], a stateless seed.
+
+        Raises:
+            ValueError: `predictive` is None and there are no pinned data to replicate.
+        """
+        pins = self._joint.target.pins
+        if x is None and pins is not None:
+            drawn = _sampled(self._given["model"].distribution, seed, **latents)
+            return {name: value.numpy() for name, value in drawn.items() if name in pins}
+        distribution = _checked(self.predictive)(latents, _cast(x, latents))
+        return distribution.sample(seed=seed).numpy()
+
+    def call(self, x: Any, training: bool = False) -> tf.Tensor:
+        """The mean [B, ...] of the posterior predictive distribution, over 200 draws of q that are always the same.
+
+        Args:
+            x: new data [B, ...] in the form that `predictive` takes.
+            training: has no effect.
+        """
+        return self.predict_moments(x)["mean"]
+
+    def predict_moments(self, x: Any) -> dict[str, tf.Tensor]:
+        """The `mean` and the `stddev` [B, ...] of the posterior predictive distribution, over the draws of `call`.
+
+        Args:
+            x: new data [B, ...] in the form that `predictive` takes.
+        """
+        z, _ = self.approximation.draw(_PREDICTIVE_DRAWS, tf.constant([0, 0]))
+        return _moments(self.predictive, self.space.constrain(z)[0], x)
+
+
+def _moments(predictive: _Predictive | None, latents: dict[str, tf.Tensor], x: Any) -> dict[str, tf.Tensor]:
     """Computes the `mean` and the `stddev` [B, ...] of the posterior predictive distribution.
 
     Args:
@@ -33,30 +133,6 @@ def moments(predictive: _Predictive | None, latents: dict[str, tf.Tensor], x: An
     return {"mean": tf.reduce_mean(means, axis=0), "stddev": tf.sqrt(variance)}
 
 
-def draws(
-    model: Any, predictive: _Predictive | None, latents: dict[str, tf.Tensor], x: Any, seed: tf.Tensor
-) -> np.ndarray | dict[str, np.ndarray]:
-    """Draws data from the posterior predictive distribution, once for each draw of the latent variables.
-
-    Args:
-        model: the Bayesian model.
-        predictive: see `tfvae.VariationalInference`.
-        latents: the latent variables by name, each [S, ...].
-        x: new data [N, ...]; or None to replicate the pinned data of a joint distribution.
-        seed: int32 [2], a stateless seed.
-
-    Returns:
-        Draws [S, N, ...] from `predictive`; or of the pinned variables, by name, each [S, ...].
-
-    Raises:
-        ValueError: `predictive` is None and there are no pinned data to replicate.
-    """
-    if x is None and isinstance(model, tfp.experimental.distributions.JointDistributionPinned):
-        return _replicate(model, latents, seed)
-    distribution = _checked(predictive)(latents, _cast(x, latents))
-    return distribution.sample(seed=seed).numpy()
-
-
 def _cast(x: Any, latents: dict[str, tf.Tensor]) -> Any:
     """Converts new data to tensors of the precision of the latent variables."""
     dtype = next(iter(latents.values())).dtype
@@ -71,11 +147,10 @@ def _checked(predictive: _Predictive | None) -> _Predictive:
     return predictive
 
 
-def _replicate(model: Any, latents: dict[str, tf.Tensor], seed: tf.Tensor) -> dict[str, np.ndarray]:
-    """Draws the pinned variables of a joint distribution, by name, each [S, ...], given latent variables [S, ...]."""
-    joint = model.distribution
+def _sampled(joint: Any, seed: tf.Tensor, *sample_shape: int, **given: tf.Tensor) -> dict[str, tf.Tensor]:
+    """Draws the variables of a joint distribution by name, of which some may be given."""
     with warnings.catch_warnings():
+        # TFP warns that it must draw the variables one after the other with a Tensor seed.
         warnings.filterwarnings("ignore", message="Saw Tensor seed")
-        draws = tf.function(lambda: joint.sample(seed=seed, **latents), autograph=False)()
-    draws = dict(zip(variables(joint), tf.nest.flatten(draws), strict=True))
-    return {name: draw.numpy() for name, draw in draws.items() if name not in latents}
+        drawn = tf.function(lambda: joint.sample(*sample_shape, seed=seed, **given), autograph=False)()
+    return dict(zip(variables(joint), tf.nest.flatten(drawn), strict=True))

@@ -196,7 +196,8 @@ def _of_pinned(model: Any, latents: Any, dtype: tf.DType) -> Target:
         return tf.add_n(tf.nest.flatten(model.unnormalized_log_prob_parts(values).unpinned))
 
     starts = functools.partial(_plausible, unconstrained, model.sample_unpinned, log_prior, dtype)
-    return Target(unconstrained, log_densities, starts, model.pins)
+    # Discrete variables that are summed out are pins only to TFP.
+    return Target(unconstrained, log_densities, starts, getattr(model, "observed", model.pins))
 
 
 def _plausible(

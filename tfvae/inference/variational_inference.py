@@ -11,14 +11,16 @@ import tensorflow_probability as tfp
 
 from tfvae import checks, chunks, elbo, seeds
 from tfvae.callbacks import Convergence
-from tfvae.inference import modes, observations, prediction
+from tfvae.inference import modes, observations
 from tfvae.inference.approximation import Approximation
+from tfvae.inference.arviz_groups import ArvizExport
 from tfvae.inference.check import checked
 from tfvae.inference.control_variate import ControlVariate
 from tfvae.inference.draws import Draws
 from tfvae.inference.joint_density import JointDensity
 from tfvae.inference.latents import Latent
 from tfvae.inference.local_latents import LocalLatents
+from tfvae.inference.prediction import Prediction
 from tfvae.inference.signatures import PosteriorExport
 from tfvae.inference.start import Start, check_start, standard_coordinates
 from tfvae.inference.targets import target
@@ -35,13 +37,12 @@ _LEARNING_RATE = 0.02
 _STEPS_PER_EXECUTION = 10
 _STEPS_PER_EPOCH = 100
 _MAX_EPOCHS = 1000
-_PREDICTIVE_DRAWS = 200
 # The most draws times rows that `draw` evaluates at a time.
 _CHUNK_ELEMENTS = 2**21
 
 
 @keras.saving.register_keras_serializable("tfvae")
-class VariationalInference(PosteriorExport, VariationalModel):
+class VariationalInference(ArvizExport, Prediction, PosteriorExport, VariationalModel):
     """An approximation q(z) of the posterior p(z | data) of a Bayesian model.
 
     `fit` maximises the ELBO, E_q[log p(data, z) - log q(z)] <= log p(data), and so minimises KL(q(z) || p(z | data)).
@@ -284,43 +285,6 @@ class VariationalInference(PosteriorExport, VariationalModel):
             return modes.flagged(draws, self.approximation)
         draws.warn_where_far()
         return draws
-
-    def posterior_predictive(self, x: Any = None, num_samples: int = 1000, *, seed: int | None = None) -> Any:
-        """Draws data from the posterior predictive distribution.
-
-        Args:
-            x: new data [N, ...] in the form that `predictive` takes; None for a pinned joint distribution.
-            num_samples: S.
-            seed: the same seed gives the same draws; None draws anew at each call.
-
-        Returns:
-            Draws [S, N, ...] of the quantity that `predictive` predicts; for a pinned joint distribution, draws of the
-            pinned variables by name, each [S, ...].
-        """
-        self._check_fitted("posterior_predictive")
-        z_seed, x_seed = tf.random.experimental.stateless_split(self._seed(seed), 2)
-        num_samples = checks.positive_integer("num_samples", num_samples)
-        z, _ = self.approximation.sample(num_samples, z_seed)
-        latents, _ = self._run(self.space.constrain, z)
-        return prediction.draws(self._given["model"], self.predictive, latents, x, x_seed)
-
-    def call(self, x: Any, training: bool = False) -> tf.Tensor:
-        """The mean [B, ...] of the posterior predictive distribution, over 200 draws of q that are always the same.
-
-        Args:
-            x: new data [B, ...] in the form that `predictive` takes.
-            training: has no effect.
-        """
-        return self.predict_moments(x)["mean"]
-
-    def predict_moments(self, x: Any) -> dict[str, tf.Tensor]:
-        """The `mean` and the `stddev` [B, ...] of the posterior predictive distribution, over the draws of `call`.
-
-        Args:
-            x: new data [B, ...] in the form that `predictive` takes.
-        """
-        z, _ = self.approximation.draw(_PREDICTIVE_DRAWS, tf.constant([0, 0]))
-        return prediction.moments(self.predictive, self.space.constrain(z)[0], x)
 
     def _check_fitted(self, method: str) -> None:
         is_standardized = keras.ops.convert_to_numpy(self.approximation.standardized) != 0.0
