@@ -8,10 +8,13 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from tfvae.inference import control_variate, newton, observations
+from tfvae.inference import control_variate, newton, observations, structured_start
 from tfvae.inference.joint_density import JointDensity
 from tfvae.inference.latents import describe
+from tfvae.inference.nested_laplace import StructuredGaussian
+from tfvae.inference.structured_normal import StructuredNormal
 from tfvae.inference.targets import Target
+from tfvae.posteriors import Posterior
 
 # The rows from which the curvature is found if the data come in batches.
 _ROWS = 2**14
@@ -34,7 +37,8 @@ def standard_coordinates(
     data: observations.Observations,
     of_all_rows: Callable[[np.ndarray], control_variate.AtPoint],
     seed: int,
-) -> newton.Gaussian:
+    posterior: Posterior | None = None,
+) -> newton.Gaussian | StructuredGaussian:
     """Finds a Gaussian near the posterior, whose mean and scale define the coordinates in which q is fitted.
 
     If the data come in batches, its scale comes from about the first 16,384 rows, and its mean is then moved to the
@@ -45,18 +49,29 @@ def standard_coordinates(
         data: the data.
         of_all_rows: evaluates the log-likelihood of all of the data at a point.
         seed: the same seed gives the same Gaussian.
+        posterior: the family of q, which is told of the structure found if it is a `StructuredNormal`.
 
     Raises:
         ValueError: the density is NaN or infinite at a starting point, finite at none of them, or improper.
     """
     target, rows = joint.target, observations.first_rows(data.dataset, 1 if data.whole else _ROWS)
+    points = _points(target, seed)
+    if isinstance(posterior, StructuredNormal):
+        derivatives = structured_start.Derivatives(joint, data)
+        _check_finite(target, points, derivatives.values(points), rows)
+        structured = structured_start.approximate(target, derivatives, points, posterior)
+        if structured is not None:
+            _check_proper(target, structured, derivatives.log_density)
+            _check_named(target, structured_start.flat(structured, derivatives.gradients, _FAR))
+            _check_support(target, structured, derivatives.log_density)
+            _warn_of_rounding(target, structured)
+            return structured
 
     @tf.function(reduce_retracing=True, autograph=False)
     def log_density(z: tf.Tensor) -> tf.Tensor:
         log_prior, log_likelihood, _ = joint.log_densities(z, rows, num_data=data.num_data)
         return log_prior + log_likelihood
 
-    points = _points(target, seed)
     _check_finite(target, points, log_density(tf.constant(points, tf.float32)).numpy(), rows)
     if target.space.dim > newton.FULL_CURVATURE_DIM:
         gaussian = newton.approximate_diagonally(log_density, points)
@@ -142,7 +157,9 @@ def _missing(data: Any) -> str:
     return ", ".join(found)
 
 
-def _check_support(target: Target, gaussian: newton.Gaussian, log_density: Callable[[tf.Tensor], tf.Tensor]) -> None:
+def _check_support(
+    target: Target, gaussian: newton.Gaussian | StructuredGaussian, log_density: Callable[[tf.Tensor], tf.Tensor]
+) -> None:
     """Raises ValueError if the density is 0 or not finite in a part of the space near its mode."""
     points = gaussian.draws(np.random.default_rng(0).standard_normal([_DRAWS, target.space.dim]))
     values = log_density(tf.constant(points, tf.float32)).numpy()
@@ -156,7 +173,7 @@ def _check_support(target: Target, gaussian: newton.Gaussian, log_density: Calla
         )
 
 
-def _warn_of_rounding(target: Target, gaussian: newton.Gaussian) -> None:
+def _warn_of_rounding(target: Target, gaussian: newton.Gaussian | StructuredGaussian) -> None:
     """Warns of a posterior so narrow, relative to its distance from 0, that few float32 numbers fall into it."""
     deviations = np.linalg.norm(gaussian.scale, axis=1) if gaussian.scale.ndim == 2 else gaussian.scale
     narrow = deviations < 16.0 * np.finfo(np.float32).eps * np.abs(gaussian.loc)
@@ -182,7 +199,9 @@ def _latents(target: Target, points: np.ndarray) -> dict[str, np.ndarray]:
     return {name: value.numpy() for name, value in values.items()}
 
 
-def _check_proper(target: Target, gaussian: newton.Gaussian, log_density: Callable[[tf.Tensor], tf.Tensor]) -> None:
+def _check_proper(
+    target: Target, gaussian: newton.Gaussian | StructuredGaussian, log_density: Callable[[tf.Tensor], tf.Tensor]
+) -> None:
     """Raises ValueError if the density has no finite integral along lines that are parallel to a principal axis.
 
     The mean alone does not tell: a proper density may grow without bound along a single line, as that of groups whose
@@ -193,7 +212,8 @@ def _check_proper(target: Target, gaussian: newton.Gaussian, log_density: Callab
     heights = log_density(tf.constant(origins, tf.float32)).numpy()
     if not np.isfinite(heights[0]):
         raise ValueError(f"{_PROPER}. Received: one that grows without bound")
-    axes = newton.principal_axes(gaussian, log_density)
+    is_structured = isinstance(gaussian, StructuredGaussian)
+    axes = gaussian.global_axes() if is_structured else newton.principal_axes(gaussian, log_density)
     axes = np.concatenate([axes, -axes])
     for origin, height in zip(origins, heights, strict=True):
         for distance in _FAR:
@@ -203,6 +223,11 @@ def _check_proper(target: Target, gaussian: newton.Gaussian, log_density: Callab
             axes = axes[np.concatenate([*far, []]) >= height - 0.9 * np.log(distance)]
     if len(axes):
         axis = np.abs(axes[0])
-        parts = target.space.split(axis > 1e-3 * axis.max())
-        names = ", ".join(name for name, part in parts.items() if part.any())
+        _check_named(target, axis > 1e-3 * axis.max())
+
+
+def _check_named(target: Target, flat: np.ndarray) -> None:
+    """Raises ValueError if the density is flat along some coordinates [L]."""
+    if flat.any():
+        names = ", ".join(name for name, part in target.space.split(flat).items() if part.any())
         raise ValueError(f"{_PROPER}; data or a prior must constrain {names}. Received: one that is flat along them")

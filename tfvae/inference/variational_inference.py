@@ -32,6 +32,8 @@ tfd = tfp.distributions
 
 _NUM_SAMPLES = 32
 _LEARNING_RATE = 0.02
+# With more, the learning rate falls as the root of their number, as the noise of all together would otherwise grow.
+_FEW_DIMENSIONS = 50
 _STEPS_PER_EXECUTION = 10
 _STEPS_PER_EPOCH = 100
 _MAX_EPOCHS = 1000
@@ -206,7 +208,7 @@ class VariationalInference(PosteriorExport, VariationalModel):
             )
         if not self.compiled:
             with self.distribute_strategy.scope():
-                self.compile(keras.optimizers.Adam(_LEARNING_RATE), steps_per_execution=_STEPS_PER_EXECUTION)
+                self.compile(keras.optimizers.Adam(_LEARNING_RATE * min(1.0, math.sqrt(_FEW_DIMENSIONS / self.space.dim))), steps_per_execution=_STEPS_PER_EXECUTION)
         self._standardize(data)
         dataset = data.dataset.repeat(_STEPS_PER_EPOCH) if data.whole else data.dataset
         automatic = epochs is None
@@ -338,7 +340,8 @@ class VariationalInference(PosteriorExport, VariationalModel):
         evaluate = self._joint.of_all_rows(data)
         if keras.ops.convert_to_numpy(self.approximation.standardized) == 0.0:
             seed = self.noise_seed % 2**31
-            self.approximation.set_coordinates(standard_coordinates(self._joint, data, evaluate, seed))
+            coordinates = standard_coordinates(self._joint, data, evaluate, seed, self.posterior)
+            self.approximation.set_coordinates(coordinates)
         # Set for these data: an earlier fit may have been of all data at once, or of batches.
         if self._controlled == data.whole:
             self.__dict__["_controlled"] = not data.whole
