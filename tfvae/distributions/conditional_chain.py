@@ -1,5 +1,6 @@
 """The map of a normal distribution of a few global variables and of many local ones, each local of a few neighbours."""
 
+import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -13,21 +14,24 @@ tfb = tfp.bijectors
 class ConditionalChain(tfb.Bijector):
     """Maps noise epsilon [..., L] to z [..., L]: first the global variables, then the local ones given these.
 
-        v = loc + T epsilon_global,  z_global = root v
-        z_local = R^-T (shift + slope v) + (I + K(v))^-T (exp(-log_precision(v)) epsilon_local)
+        v = loc + T a(epsilon_global),  z_global = root v,  f = (v, sqrt(1 + v^2) - 1)
+        z_local = R^-T (shift + slope f) + (I + K(f))^-T (exp(-log_precision(f)) epsilon_local)
 
-    T and root are lower triangular, K(v) and R - I lower triangular with zeros on and more than W places below the
-    diagonal. So the precision of the local variables given the global ones is (I + K) exp(2 log_precision) (I + K)^T,
-    and log_precision and K are linear in v: the conditional scales and correlations depend on the global variables.
+    T and root are lower triangular; a, which acts on each element, is the sinh-arcsinh map of Jones & Pewsey 2009, moved
+    so that a(0) = 0. K(f) and R - I are lower triangular with zeros on and more than W places below the diagonal. So
+    the precision of the local variables given the global ones is (I + K) exp(2 log_precision) (I + K)^T. log_precision
+    and K are linear in f: the conditional scales and correlations depend on the global variables, as the means do, in
+    one way below their centre and in another above it.
 
     Args:
-        parameters: `loc` [G], `tril` [G, G] and `root` [G, G]; `shift` [N], `slope` [N, G], `log_precision` [N] and
-            `log_precision_slope` [N, G]; and `band` [W, N], `band_slope` [W, N, G] and `start_band` [W, N], where row k
-            and column j hold the element (j, j - k - 1) of K(0), of its derivative and of R.
+        parameters: `loc`, `skewness` and `log_tailweight` [G], `tril` and `root` [G, G]; `shift` [N], `slope` [N, 2G],
+            `log_precision` [N] and `log_precision_slope` [N, 2G]; and `band` [W, N], `band_slope` [W, N, 2G] and
+            `start_band` [W, N], where row k and column j hold the element (j, j - k - 1) of K(0), of its derivative and
+            of R.
         order: the places in z of the global variables and then of the local ones, a permutation of 0 ... L - 1.
 
     Reference: Tan et al. 2020, Conditionally Structured Variational Gaussian Approximation with Importance Weights,
-    section 3.
+    section 3, with functions f that are not linear.
     """
 
     def __init__(self, parameters: Mapping[str, tf.Tensor], order: np.ndarray) -> None:
@@ -37,51 +41,82 @@ class ConditionalChain(tfb.Bijector):
         self._width = int(parameters["band"].shape[0])
         super().__init__(forward_min_event_ndims=1, name="conditional_chain")
 
+    def log_prob_of_globals(self, z: tf.Tensor) -> tf.Tensor:
+        """The log density [S] of the global variables of z [S, L] alone, in nats, if the noise is normal."""
+        noise, _ = self._global_noise(tf.gather(z, self._order[: self._globals], axis=1))
+        log_noise = -0.5 * tf.reduce_sum(noise**2, axis=-1) - 0.5 * self._globals * math.log(2.0 * math.pi)
+        return log_noise - self._global_log_det(noise)
+
     def _forward(self, x: tf.Tensor) -> tf.Tensor:
-        given = self._given
-        noise = x[..., self._globals :]
-        v = given["loc"] + tf.matmul(_rows(x[..., : self._globals]), given["tril"], transpose_b=True)
+        rows = _rows(x)
+        v = self._v(rows[:, : self._globals])
         center, log_precision, band = self._conditional(v)
-        local = center + _solve(band, tf.exp(-log_precision) * _rows(noise))
-        z = tf.concat([tf.matmul(v, given["root"], transpose_b=True), local], axis=-1)
+        local = center + _solve(band, tf.exp(-log_precision) * rows[:, self._globals :])
+        z = tf.concat([tf.matmul(v, self._given["root"], transpose_b=True), local], axis=-1)
         return tf.reshape(_permute(z, self._inverse_order, self._order), tf.shape(x))
 
     def _inverse(self, y: tf.Tensor) -> tf.Tensor:
-        return self._noise(y)[0]
+        return tf.reshape(tf.concat(self._noise(y)[:2], axis=-1), tf.shape(y))
 
     def _forward_log_det_jacobian(self, x: tf.Tensor) -> tf.Tensor:
-        given = self._given
-        v = given["loc"] + tf.matmul(_rows(x[..., : self._globals]), given["tril"], transpose_b=True)
-        return tf.reshape(self._log_det(self._log_precision(v)), tf.shape(x)[:-1])
+        noise = _rows(x)[:, : self._globals]
+        log_det = self._global_log_det(noise) - tf.reduce_sum(self._log_precision(_features(self._v(noise))), axis=-1)
+        return tf.reshape(log_det, tf.shape(x)[:-1])
 
     def _inverse_log_det_jacobian(self, y: tf.Tensor) -> tf.Tensor:
-        return tf.reshape(-self._log_det(self._noise(y)[1]), tf.shape(y)[:-1])
+        noise, _, log_precision = self._noise(y)
+        log_det = self._global_log_det(noise) - tf.reduce_sum(log_precision, axis=-1)
+        return tf.reshape(-log_det, tf.shape(y)[:-1])
 
-    def _noise(self, y: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        """The noise [..., L] that is mapped to y, and the log precisions [S, N] there."""
-        given = self._given
+    def _v(self, noise: tf.Tensor) -> tf.Tensor:
+        skewness, tailweight = self._given["skewness"], tf.exp(self._given["log_tailweight"])
+        bent = tf.sinh(tailweight * (tf.asinh(noise) + skewness)) - tf.sinh(tailweight * skewness)
+        return self._given["loc"] + tf.matmul(bent, self._given["tril"], transpose_b=True)
+
+    def _global_noise(self, z: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        """The noise [S, G] and v [S, G] of global variables [S, G]."""
+        v = _solve_rows(self._given["root"], z)
+        skewness, tailweight = self._given["skewness"], tf.exp(self._given["log_tailweight"])
+        bent = _solve_rows(self._given["tril"], v - self._given["loc"])
+        return tf.sinh(tf.asinh(bent + tf.sinh(tailweight * skewness)) / tailweight - skewness), v
+
+    def _global_log_det(self, noise: tf.Tensor) -> tf.Tensor:
+        """The log determinant [S] of the Jacobian of the global variables."""
+        log_tailweight = self._given["log_tailweight"]
+        argument = tf.exp(log_tailweight) * (tf.asinh(noise) + self._given["skewness"])
+        # log cosh, which would overflow.
+        size = tf.abs(argument)
+        log_cosh = size + tf.math.log1p(tf.exp(-2.0 * size)) - math.log(2.0)
+        bent = tf.reduce_sum(log_cosh + log_tailweight - 0.5 * tf.math.log1p(noise**2), axis=-1)
+        diagonals = [tf.linalg.diag_part(self._given[name]) for name in ("tril", "root")]
+        return bent + tf.add_n([tf.reduce_sum(tf.math.log(diagonal)) for diagonal in diagonals])
+
+    def _noise(self, y: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+        """The noise that is mapped to y, global [S, G] and local [S, N], and the log precisions [S, N] there."""
         z = _permute(_rows(y), self._order, self._inverse_order)
-        v = _solve_rows(given["root"], z[:, : self._globals])
-        noise = _solve_rows(given["tril"], v - given["loc"])
+        noise, v = self._global_noise(z[:, : self._globals])
         center, log_precision, band = self._conditional(v)
-        local = tf.exp(log_precision) * _multiply(band, z[:, self._globals :] - center)
-        return tf.reshape(tf.concat([noise, local], axis=-1), tf.shape(y)), log_precision
+        return noise, tf.exp(log_precision) * _multiply(band, z[:, self._globals :] - center), log_precision
 
-    def _log_precision(self, v: tf.Tensor) -> tf.Tensor:
-        return self._given["log_precision"] + tf.matmul(v, self._given["log_precision_slope"], transpose_b=True)
+    def _log_precision(self, features: tf.Tensor) -> tf.Tensor:
+        slope = self._given["log_precision_slope"]
+        return self._given["log_precision"] + tf.matmul(features, slope, transpose_b=True)
 
     def _conditional(self, v: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, list[tf.Tensor]]:
         """The centre and the log precisions [S, N] of the local variables given v [S, G], and the rows of K [S, N]."""
-        given = self._given
-        center = given["shift"] + tf.matmul(v, given["slope"], transpose_b=True)
+        given, features = self._given, _features(v)
+        center = given["shift"] + tf.matmul(features, given["slope"], transpose_b=True)
         center = _solve([given["start_band"][k] for k in range(self._width)], center)
-        band = [given["band"][k] + tf.matmul(v, given["band_slope"][k], transpose_b=True) for k in range(self._width)]
-        return center, self._log_precision(v), band
+        band = [
+            given["band"][k] + tf.matmul(features, given["band_slope"][k], transpose_b=True) for k in range(self._width)
+        ]
+        return center, self._log_precision(features), band
 
-    def _log_det(self, log_precision: tf.Tensor) -> tf.Tensor:
-        diagonals = [tf.linalg.diag_part(self._given[name]) for name in ("tril", "root")]
-        constant = tf.add_n([tf.reduce_sum(tf.math.log(tf.abs(diagonal))) for diagonal in diagonals])
-        return constant - tf.reduce_sum(log_precision, axis=-1)
+
+def _features(v: tf.Tensor) -> tf.Tensor:
+    """The functions f [S, 2G] of v [S, G]: see `ConditionalChain`."""
+    # The difference of the roots would lose digits near 0.
+    return tf.concat([v, v**2 / (1.0 + tf.sqrt(1.0 + v**2))], axis=-1)
 
 
 def _rows(x: tf.Tensor) -> tf.Tensor:

@@ -12,6 +12,7 @@ Approximations, sections 3.1 and 3.2; Tan et al. 2020, Conditionally Structured 
 Importance Weights, section 3.
 """
 
+import math
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -62,13 +63,14 @@ class StructuredGaussian(NamedTuple):
         """Maps noise u ~ N(0, I) [S, L] to draws z [S, L]."""
         size, start, order = self.pattern.num_globals, self.start, self.pattern.order
         v, noise = noise[:, :size], noise[:, size:]
-        local = np.exp(-v @ start["log_precision_slope"].T) * noise
-        band = start["band"] + np.einsum("wng,sg->swn", start["band_slope"], v)
+        features = np.concatenate([v, np.sqrt(1.0 + v**2) - 1.0], axis=1)
+        local = np.exp(-features @ start["log_precision_slope"].T) * noise
+        band = start["band"] + np.einsum("wng,sg->swn", start["band_slope"], features)
         for place in range(local.shape[1] - 1, -1, -1) if band.shape[1] else ():
             for k in range(1, band.shape[1] + 1):
                 if place + k < local.shape[1]:
                     local[:, place] -= band[:, k - 1, place + k] * local[:, place + k]
-        local += _solve_unit(start["band"], start["slope"] @ v.T).T
+        local += _solve_unit(start["band"], start["slope"] @ features.T).T
         u = np.empty_like(np.concatenate([v, local], axis=1))
         u[:, order] = np.concatenate([v @ start["root"].T, local], axis=1)
         return self.loc + self.scale * u
@@ -77,7 +79,7 @@ class StructuredGaussian(NamedTuple):
         """The principal axes [G, L] of the global variables, each of one standard deviation; the local ones follow."""
         size, start = self.pattern.num_globals, self.start
         u = np.zeros([size, len(self.loc)])
-        local = _solve_unit(start["band"], start["slope"]).T
+        local = _solve_unit(start["band"], start["slope"][:, :size]).T
         u[:, self.pattern.order] = np.concatenate([start["root"].T, local], axis=1)
         return self.scale * u
 
@@ -253,12 +255,12 @@ class _Search:
         """The Gaussian at a state, given a covariance [G, G] of the global variables."""
         follow = self.dependence(state)[1] if self.size else np.zeros([self.count, 0])
         root = np.linalg.cholesky(metric)
-        log_slope = np.zeros([self.count, self.size])
-        band_slope = np.zeros([len(self.pattern.mask), self.count, self.size])
+        size = self.size
+        log_slope = np.zeros([self.count, 2 * size])
+        band_slope = np.zeros([len(self.pattern.mask), self.count, 2 * size])
         if 0 < self.size <= _MAX_DIFFERENCES:
             for _ in range(2):
                 away = self.differences(state, root, follow)
-                size = self.size
                 change = (away.slope[size:] - away.slope[:size]) @ root / (2.0 * _REACH)
                 covariance = _positive(0.5 * (change + change.T))
                 root = root @ np.linalg.cholesky(covariance)
@@ -267,12 +269,12 @@ class _Search:
                     state = trial
                 follow = self.dependence(state)[1]
             away = self.differences(state, root, follow)
-            plus, minus = (_modified(part) for part in (away.root[:size], away.root[size:]))
-            log_slope = ((np.log(plus[0]) - np.log(minus[0])) / (2.0 * _REACH)).T
-            band_slope = np.moveaxis((plus[1] - minus[1]) / (2.0 * _REACH), 0, 2)
-            slope = ((away.local[:size] - away.local[size:]) / (2.0 * _REACH)).T
+            diagonals, bands = _modified(np.concatenate([away.root, state.root]))
+            log_slope = _halves(np.log(diagonals), size).T
+            band_slope = np.moveaxis(_halves(bands, size), 0, 2)
+            slope = _halves(np.concatenate([away.local, state.local]), size).T
         else:
-            slope = follow @ root
+            slope = np.concatenate([follow @ root, np.zeros([self.count, size])], axis=1)
         diagonal, band = (part[0] for part in _modified(state.root))
         local_scale = 1.0 / diagonal
         global_scale = np.sqrt(np.sum(root**2, axis=1))
@@ -299,6 +301,18 @@ class _Search:
         """The states at one standard deviation along each principal axis, [G] forward and then [G] backward."""
         moves = _REACH * np.concatenate([root.T, -root.T])
         return self.state(state.globals + moves, state.local + moves @ follow.T)
+
+
+def _halves(values: np.ndarray, size: int) -> np.ndarray:
+    """The coefficients [2G, ...] of the two features of each global variable, from values [2G + 1, ...].
+
+    Args:
+        values: those at one standard deviation along each axis, forward and then backward, and in the middle.
+        size: G.
+    """
+    forward, backward = values[:size] - values[-1], values[size:-1] - values[-1]
+    even = 0.5 * (forward + backward) / (math.sqrt(1.0 + _REACH**2) - 1.0)
+    return np.concatenate([0.5 * (forward - backward) / _REACH, even])
 
 
 def _rounding(value: float) -> float:

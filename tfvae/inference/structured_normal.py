@@ -23,10 +23,11 @@ tfd = tfp.distributions
 class StructuredNormal(Posterior):
     """A family of q for many latent variables of groups or of time steps, most of which depend only on a few others.
 
-    It is normal with a full covariance over the few global latent variables; given these, normal with a banded
-    precision over the local ones. The conditional mean of the local variables, the logarithms of their conditional scales and their regressions on
-    each other are linear in the global variables. So the family has no closed-form marginals, and contains posteriors
-    whose local scales depend on a global variable, as in a hierarchical model, centred or not.
+    Given the few global latent variables, the local ones are normal with a banded precision. Their conditional means,
+    the logarithms of their conditional scales and their regressions on each other are functions of the global
+    variables, so that the family is near posteriors whose local scales depend on a global variable, as in a hierarchical
+    model, centred or not. The global variables have a normal distribution with a full covariance, bent by a skewness
+    and a tail weight for each.
 
     The local variables, and which of them depend on each other, are found at the first `fit`: see
     `tfvae.inference.structure`. Where nothing is found, the family is one normal distribution with a full covariance.
@@ -59,13 +60,15 @@ class StructuredNormal(Posterior):
         size, local = self.pattern.num_globals, len(self.pattern.node)
         width = len(self.pattern.mask)
         self._add("loc", [size])
+        self._add("skewness", [size])
+        self._add("log_tailweight", [size])
         self._add("tril", [size * (size + 1) // 2])
         self._add("shift", [local])
-        self._add("slope", [local, size])
+        self._add("slope", [local, 2 * size])
         self._add("log_precision", [local])
-        self._add("log_precision_slope", [local, size])
+        self._add("log_precision_slope", [local, 2 * size])
         self._add("band", [width, local])
-        self._add("band_slope", [width, local, size])
+        self._add("band_slope", [width, local, 2 * size])
         self._add("root", [size, size], trainable=False, initializer="identity")
         self._add("start_band", [width, local], trainable=False)
 
@@ -111,9 +114,7 @@ class StructuredNormal(Posterior):
             parameters: what `call` returns.
             z: the latent variables.
         """
-        globals_ = tf.gather(z, self.pattern.order[: self.pattern.num_globals], axis=1)
-        loc, root = (tf.linalg.matvec(parameters["root"], parameters["loc"]), parameters["root"] @ parameters["tril"])
-        return tfd.MultivariateNormalTriL(loc, root).log_prob(globals_)
+        return self._chain(parameters).log_prob_of_globals(z)
 
     def center(self, parameters: dict[str, tf.Tensor]) -> tf.Tensor:
         """The z [B, L] of noise 0."""
@@ -142,6 +143,6 @@ class StructuredNormal(Posterior):
 
 
 _NAMES = (
-    *("loc", "tril", "root", "shift", "slope", "log_precision", "log_precision_slope"),
+    *("loc", "skewness", "log_tailweight", "tril", "root", "shift", "slope", "log_precision", "log_precision_slope"),
     *("band", "band_slope", "start_band"),
 )

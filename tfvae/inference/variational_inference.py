@@ -208,7 +208,10 @@ class VariationalInference(PosteriorExport, VariationalModel):
             )
         if not self.compiled:
             with self.distribute_strategy.scope():
-                self.compile(keras.optimizers.Adam(_LEARNING_RATE * min(1.0, math.sqrt(_FEW_DIMENSIONS / self.space.dim))), steps_per_execution=_STEPS_PER_EXECUTION)
+                self.compile(
+                    keras.optimizers.Adam(_LEARNING_RATE * min(1.0, math.sqrt(_FEW_DIMENSIONS / self.space.dim))),
+                    steps_per_execution=_STEPS_PER_EXECUTION,
+                )
         self._standardize(data)
         dataset = data.dataset.repeat(_STEPS_PER_EPOCH) if data.whole else data.dataset
         automatic = epochs is None
