@@ -38,6 +38,7 @@ def standard_coordinates(
     of_all_rows: Callable[[np.ndarray], control_variate.AtPoint],
     seed: int,
     posterior: Posterior | None = None,
+    derivatives: structured_start.Derivatives | None = None,
 ) -> newton.Gaussian | StructuredGaussian:
     """Finds a Gaussian near the posterior, whose mean and scale define the coordinates in which q is fitted.
 
@@ -49,7 +50,8 @@ def standard_coordinates(
         data: the data.
         of_all_rows: evaluates the log-likelihood of all of the data at a point.
         seed: the same seed gives the same Gaussian.
-        posterior: the family of q, which is told of the structure found if it is a `StructuredNormal`.
+        posterior: the family of q.
+        derivatives: those of the density, from which the structure of a `StructuredNormal` is found.
 
     Raises:
         ValueError: the density is NaN or infinite at a starting point, finite at none of them, or improper.
@@ -57,7 +59,6 @@ def standard_coordinates(
     target, rows = joint.target, observations.first_rows(data.dataset, 1 if data.whole else _ROWS)
     points = _points(target, seed)
     if isinstance(posterior, StructuredNormal):
-        derivatives = structured_start.Derivatives(joint, data)
         _check_finite(target, points, derivatives.values(points), rows)
         structured = structured_start.approximate(target, derivatives, points, posterior)
         if structured is not None:

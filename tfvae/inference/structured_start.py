@@ -7,10 +7,11 @@ import numpy as np
 import tensorflow as tf
 
 from tfvae import chunks
-from tfvae.inference import nested_laplace, observations, structure
+from tfvae.inference import control_variate, nested_laplace, observations, structure
 from tfvae.inference.joint_density import JointDensity
 from tfvae.inference.structured_normal import StructuredNormal
 from tfvae.inference.targets import Target
+from tfvae.posteriors import Posterior
 
 # The most rows of data that are evaluated at a time, and the most that are kept in memory.
 _BLOCK_ROWS, _KEPT_ROWS = 2**16, 2**21
@@ -44,18 +45,33 @@ class Derivatives:
         """The values [R] and gradients [R, L]: see `nested_laplace.Gradients`."""
         return self._sums("gradients", points)
 
-    def products(self, points: np.ndarray, vectors: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Also the products with vectors [R, L]: see `nested_laplace.Products`."""
-        return self._sums("products", points, vectors)
+    def products(
+        self, points: np.ndarray, vectors: np.ndarray, with_prior: bool = True
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Also the products with vectors [R, L]: see `nested_laplace.Products`. Without the prior if so asked."""
+        return self._sums("products", points, vectors, with_prior=with_prior)
 
-    def _sums(self, name: str, *arrays: np.ndarray) -> list[np.ndarray]:
+    def curvature(self, posterior: Posterior, point: np.ndarray) -> control_variate.Curvature | None:
+        """The Hessian of the log-likelihood, without the prior, at a point [L]; None if its pattern is not known."""
+        if not isinstance(posterior, StructuredNormal):
+            return None
+        pattern = posterior.pattern
+        size, order = pattern.num_globals, pattern.order
+        vectors = np.zeros([size + len(pattern.probes), self._dim])
+        vectors[np.arange(size), order[:size]] = 1.0
+        vectors[size:, order[size:]] = pattern.probes
+        products = self.products(np.repeat(point[np.newaxis], len(vectors), axis=0), vectors, False)[2][:, order]
+        band = pattern.band(products[size:, size:])
+        return control_variate.Curvature(order, products[:size, :size], products[:size, size:], band)
+
+    def _sums(self, name: str, *arrays: np.ndarray, with_prior: bool = True) -> list[np.ndarray]:
         """Sums what a function gives over all blocks of rows."""
         total: list[np.ndarray] = []
         for index, (rows, count) in enumerate(self._blocks()):
             if not self._functions:
                 self._functions = _functions(self._joint, rows, is_first_of_many=not self._is_one_block)
             size = chunks.rows_within(_CHUNK_ELEMENTS, max(count, self._dim))
-            is_first = tf.constant(index == 0)
+            is_first = tf.constant(with_prior and index == 0)
             parts = [
                 self._functions[name](*(tf.constant(each[part], tf.float32) for each in arrays), rows, is_first)
                 for part in chunks.slices(len(arrays[0]), size)

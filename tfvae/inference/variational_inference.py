@@ -21,6 +21,7 @@ from tfvae.inference.latents import Latent
 from tfvae.inference.local_latents import LocalLatents
 from tfvae.inference.signatures import PosteriorExport
 from tfvae.inference.start import check_start, standard_coordinates
+from tfvae.inference.structured_start import Derivatives
 from tfvae.inference.targets import target
 from tfvae.models import parts
 from tfvae.models.variational_model import VariationalModel
@@ -340,17 +341,18 @@ class VariationalInference(PosteriorExport, VariationalModel):
         if self.local is not None:
             check_start(self._joint, data, self.noise_seed % 2**31)
             return
-        evaluate = self._joint.of_all_rows(data)
+        evaluate, derivatives = self._joint.of_all_rows(data), Derivatives(self._joint, data)
         if keras.ops.convert_to_numpy(self.approximation.standardized) == 0.0:
             seed = self.noise_seed % 2**31
-            coordinates = standard_coordinates(self._joint, data, evaluate, seed, self.posterior)
+            coordinates = standard_coordinates(self._joint, data, evaluate, seed, self.posterior, derivatives)
             self.approximation.set_coordinates(coordinates)
         # Set for these data: an earlier fit may have been of all data at once, or of batches.
         if self._controlled == data.whole:
             self.__dict__["_controlled"] = not data.whole
             self.train_function = None
         if not data.whole:
-            self.control_variate.set(evaluate(keras.ops.convert_to_numpy(self.approximation.loc).astype(float)))
+            point = keras.ops.convert_to_numpy(self.approximation.loc).astype(float)
+            self.control_variate.set(evaluate(point), derivatives.curvature(self.posterior, point))
 
     def _log_joint(self, z: tf.Tensor, data: observations.Observations, seed: tf.Tensor) -> np.ndarray:
         """Evaluates log p(data, z) [S] at z [S, L], in chunks of rows and draws."""
