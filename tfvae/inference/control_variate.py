@@ -10,8 +10,8 @@ is nearly linear around z0. So
 has the same mean over batches, and its noise vanishes as N grows.
 
 Where the coordinates are many and each row tells only of a few of them, as in groups, the quadratic terms of a batch
-have much noise too: of most groups it holds no row. If the sparse Hessian at z0 is known, these terms are subtracted and
-added in the same way.
+have much noise too: of most groups it holds no row. If the sparse Hessian at z0 is known, these terms are subtracted
+and added in the same way.
 
 Reference: Baker et al. 2019, Control Variates for Stochastic Gradient MCMC, section 3.1; Johnson & Zhang 2013,
 Accelerating Stochastic Gradient Descent using Predictive Variance Reduction, section 2.
@@ -106,7 +106,7 @@ class ControlVariate(keras.layers.Layer):
     def _quadratic(
         self, moves: tf.Tensor, point: tf.Tensor, log_likelihood: Callable[[tf.Tensor], tf.Tensor]
     ) -> tf.Tensor:
-        """The quadratic terms [S] of all of the data, minus those of the batch, at moves [S, L] from the fixed point."""
+        """The quadratic terms [S] of all data, minus those of the batch, at moves [S, L] from the fixed point."""
         fixed = tf.stop_gradient(moves)
         points = tf.repeat(point, moves.shape[0], axis=0)
         with tf.GradientTape(watch_accessed_variables=False) as outer:

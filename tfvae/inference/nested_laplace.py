@@ -19,6 +19,7 @@ from typing import NamedTuple
 import numpy as np
 from scipy import linalg
 
+from tfvae.inference import newton
 from tfvae.inference.structure import Pattern
 
 # Evaluates the log density at points [R, L]: values [R] and gradients [R, L].
@@ -84,6 +85,14 @@ class StructuredGaussian(NamedTuple):
         return self.scale * u
 
 
+def without_structure(gaussian: newton.Gaussian) -> StructuredGaussian:
+    """A Gaussian all of whose variables are global."""
+    scale, dim = gaussian.scale, len(gaussian.loc)
+    lengths = np.linalg.norm(scale, axis=1) if scale.ndim == 2 else scale
+    root = scale / lengths[:, np.newaxis] if scale.ndim == 2 else np.eye(dim)
+    return StructuredGaussian(Pattern((), 0, dim), gaussian.loc, lengths, gaussian.elbo, {"root": root})
+
+
 class _State(NamedTuple):
     """The local Gaussians at P values of the global variables, and what they give for these.
 
@@ -124,7 +133,7 @@ class _Search:
     def __init__(self, pattern: Pattern, gradients: Gradients, products: Products) -> None:
         self.pattern, self.gradients, self.products = pattern, gradients, products
         self.size, self.count = pattern.num_globals, len(pattern.node)
-        pairs = int(np.clip(_NUMBERS // max(1, self.count), _FEWEST_PAIRS, _MOST_PAIRS))
+        pairs = int(np.clip(_NUMBERS // self.count, _FEWEST_PAIRS, _MOST_PAIRS)) if self.count else 1
         half = np.random.default_rng(0).standard_normal([pairs, self.count])
         self.noise = np.concatenate([half, -half])
 
@@ -213,7 +222,7 @@ class _Search:
         return _State(globals_, local, root, np.where(is_finite, value, -np.inf), slope)
 
     def dependence(self, state: _State) -> tuple[np.ndarray, np.ndarray]:
-        """The curvature [G, G] along the global variables if the local ones follow their mode, and its slopes [N, G]."""
+        """The curvature [G, G] along the global variables if the local ones follow their mode, whose slopes [N, G]."""
         point = self.join(state.globals, state.local)
         vectors = np.eye(self.pattern.dim)[self.pattern.order[: self.size]]
         hessian = self.products(np.repeat(point, self.size, axis=0), vectors)[2][:, self.pattern.order]

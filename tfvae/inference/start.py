@@ -9,10 +9,12 @@ import numpy as np
 import tensorflow as tf
 
 from tfvae.inference import control_variate, newton, observations, structured_start
+from tfvae.inference.approximation import Approximation
 from tfvae.inference.joint_density import JointDensity
 from tfvae.inference.latents import describe
-from tfvae.inference.nested_laplace import StructuredGaussian
+from tfvae.inference.nested_laplace import StructuredGaussian, without_structure
 from tfvae.inference.structured_normal import StructuredNormal
+from tfvae.inference.structured_start import Derivatives
 from tfvae.inference.targets import Target
 from tfvae.posteriors import Posterior
 
@@ -32,13 +34,41 @@ _CHUNK = 1024
 _PROPER = "`model` must have a posterior that is proper: one whose density falls in every direction"
 
 
+def standardize(
+    approximation: Approximation,
+    control: control_variate.ControlVariate,
+    joint: JointDensity,
+    data: observations.Observations,
+    seed: int,
+) -> None:
+    """Sets the coordinates of q, unless they are set already, and for batches the control variate.
+
+    Args:
+        approximation: q.
+        control: the control variate.
+        joint: the joint density.
+        data: the data.
+        seed: see `standard_coordinates`.
+
+    Raises:
+        ValueError: see `standard_coordinates`.
+    """
+    of_all_rows, derivatives = joint.of_all_rows(data), Derivatives(joint, data)
+    if approximation.standardized.numpy() == 0.0:
+        posterior = approximation.posterior
+        approximation.set_coordinates(standard_coordinates(joint, data, of_all_rows, seed, posterior, derivatives))
+    if not data.whole:
+        point = approximation.loc.numpy().astype(float)
+        control.set(of_all_rows(point), derivatives.curvature(approximation.posterior, point))
+
+
 def standard_coordinates(
     joint: JointDensity,
     data: observations.Observations,
     of_all_rows: Callable[[np.ndarray], control_variate.AtPoint],
     seed: int,
     posterior: Posterior | None = None,
-    derivatives: structured_start.Derivatives | None = None,
+    derivatives: Derivatives | None = None,
 ) -> newton.Gaussian | StructuredGaussian:
     """Finds a Gaussian near the posterior, whose mean and scale define the coordinates in which q is fitted.
 
@@ -81,9 +111,11 @@ def standard_coordinates(
     _check_proper(target, gaussian, log_density)
     _check_support(target, gaussian, log_density)
     _warn_of_rounding(target, gaussian)
-    if data.whole:
-        return gaussian
-    return control_variate.recentre(gaussian, of_all_rows, lambda z: joint.log_densities(z, rows, num_data=None)[0])
+    if not data.whole:
+        gaussian = control_variate.recentre(
+            gaussian, of_all_rows, lambda z: joint.log_densities(z, rows, num_data=None)[0]
+        )
+    return without_structure(gaussian) if isinstance(posterior, StructuredNormal) else gaussian
 
 
 def check_start(joint: JointDensity, data: observations.Observations, seed: int) -> None:

@@ -22,7 +22,7 @@ Products = Callable[[np.ndarray, np.ndarray], np.ndarray]
 # How far apart nodes that depend on each other may be, in the order in which these are tried.
 _WIDTHS = (0, 1, 2, 4, 8, 16)
 # The most places below the diagonal, and global variables.
-_MAX_BAND, MAX_GLOBALS = 64, 500
+_MAX_BAND, MAX_GLOBALS = 64, 1000
 # Fewer nodes are no axis of groups or of time.
 _FEWEST_NODES = 5
 # By how much a product with the whole Hessian may differ, relative to the size of its terms: rounding in float32.

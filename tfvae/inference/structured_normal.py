@@ -14,9 +14,22 @@ from tfvae.distributions.conditional_chain import ConditionalChain
 from tfvae.distributions.normal import Normal
 from tfvae.inference.structure import Pattern
 from tfvae.numerics import positive
-from tfvae.posteriors import Posterior
+from tfvae.posteriors import FullCovarianceNormal, Posterior
 
 tfd = tfp.distributions
+
+
+# The parameters of a `ConditionalChain`.
+_NAMES = (
+    *("loc", "skewness", "log_tailweight", "tril", "root", "shift", "slope", "log_precision", "log_precision_slope"),
+    *("band", "band_slope", "start_band"),
+)
+
+# With more, q is a `StructuredNormal` by default.
+_MANY_DIMENSIONS = 100
+_LEARNING_RATE = 0.02
+# With more, the learning rate falls as the root of their number, as the noise of all together would otherwise grow.
+_FEW_DIMENSIONS = 50
 
 
 @keras.saving.register_keras_serializable("tfvae")
@@ -25,8 +38,8 @@ class StructuredNormal(Posterior):
 
     Given the few global latent variables, the local ones are normal with a banded precision. Their conditional means,
     the logarithms of their conditional scales and their regressions on each other are functions of the global
-    variables, so that the family is near posteriors whose local scales depend on a global variable, as in a hierarchical
-    model, centred or not. The global variables have a normal distribution with a full covariance, bent by a skewness
+    variables, so that the family is near posteriors whose local scales depend on a global variable, as in a
+    hierarchical model, centred or not. The global variables have a normal distribution with a full covariance, bent by a skewness
     and a tail weight for each.
 
     The local variables, and which of them depend on each other, are found at the first `fit`: see
@@ -142,7 +155,31 @@ class StructuredNormal(Posterior):
         return ConditionalChain({name: parameters[name] for name in _NAMES}, self.pattern.order)
 
 
-_NAMES = (
-    *("loc", "skewness", "log_tailweight", "tril", "root", "shift", "slope", "log_precision", "log_precision_slope"),
-    *("band", "band_slope", "start_band"),
-)
+def default_family(posterior: Posterior | None, dim: int, local: Any) -> type[Posterior]:
+    """The family of q if none is given: `StructuredNormal` for many dimensions.
+
+    Args:
+        posterior: the family that is given.
+        dim: L.
+        local: the latent variables that each row has of its own, or None.
+
+    Raises:
+        ValueError: the family given is a `StructuredNormal`, but the structure will not be looked for.
+    """
+    if isinstance(posterior, StructuredNormal) and local is not None:
+        raise ValueError(
+            "`posterior` must be another family than StructuredNormal if rows have `local` latent variables, such as "
+            "FullCovarianceNormal. Received: a StructuredNormal"
+        )
+    return StructuredNormal if dim > _MANY_DIMENSIONS and local is None else FullCovarianceNormal
+
+
+def default_learning_rate(posterior: Posterior, dim: int) -> float:
+    """The learning rate with which a family is fitted if the model is not compiled.
+
+    Args:
+        posterior: the family.
+        dim: L.
+    """
+    is_lower = isinstance(posterior, StructuredNormal) and dim > _FEW_DIMENSIONS
+    return _LEARNING_RATE * math.sqrt(_FEW_DIMENSIONS / dim) if is_lower else _LEARNING_RATE

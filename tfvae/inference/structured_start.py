@@ -7,7 +7,7 @@ import numpy as np
 import tensorflow as tf
 
 from tfvae import chunks
-from tfvae.inference import control_variate, nested_laplace, observations, structure
+from tfvae.inference import control_variate, nested_laplace, newton, observations, structure
 from tfvae.inference.joint_density import JointDensity
 from tfvae.inference.structured_normal import StructuredNormal
 from tfvae.inference.targets import Target
@@ -17,6 +17,8 @@ from tfvae.posteriors import Posterior
 _BLOCK_ROWS, _KEPT_ROWS = 2**16, 2**21
 # The most points times rows, or times latent variables, that are evaluated at a time.
 _CHUNK_ELEMENTS = 2**20
+# At how many points the Hessian must have the pattern.
+_TRIED_POINTS = 2
 
 
 class Derivatives:
@@ -53,9 +55,9 @@ class Derivatives:
 
     def curvature(self, posterior: Posterior, point: np.ndarray) -> control_variate.Curvature | None:
         """The Hessian of the log-likelihood, without the prior, at a point [L]; None if its pattern is not known."""
-        if not isinstance(posterior, StructuredNormal):
+        pattern = posterior.pattern if isinstance(posterior, StructuredNormal) else None
+        if pattern is None or not len(pattern.node):
             return None
-        pattern = posterior.pattern
         size, order = pattern.num_globals, pattern.order
         vectors = np.zeros([size + len(pattern.probes), self._dim])
         vectors[np.arange(size), order[:size]] = 1.0
@@ -111,16 +113,19 @@ def approximate(
         posterior: the family of q, in which the Gaussian is set.
 
     Returns:
-        The Gaussian; None if there is no structure and the dimensions are too few, or too many, to do without.
+        The Gaussian; None if no structure is found and the dimensions are few enough, or too many, to do without.
     """
     pattern = posterior.pattern
     if pattern is None:
-        finite = points[1:][np.isfinite(derivatives.values(points[1:]))]
+        finite = points[np.isfinite(derivatives.values(points))]
+        # At the origin, elements of the Hessian may be 0 that are not so elsewhere.
         pattern = structure.find(
-            target.space.unconstrained_shapes, lambda *at: derivatives.products(*at)[2], finite[:2]
+            target.space.unconstrained_shapes, lambda *at: derivatives.products(*at)[2], finite[-_TRIED_POINTS:]
         )
-    if pattern is None:
+    if pattern is None and newton.FULL_CURVATURE_DIM < target.space.dim <= structure.MAX_GLOBALS:
         pattern = structure.Pattern((), 0, target.space.dim)
+    if pattern is None or not (len(pattern.node) or target.space.dim > newton.FULL_CURVATURE_DIM):
+        return None
     return nested_laplace.approximate(pattern, derivatives.gradients, derivatives.products, points)
 
 
