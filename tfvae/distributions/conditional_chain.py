@@ -18,10 +18,9 @@ class ConditionalChain(tfb.Bijector):
         z_local = R^-T (shift + slope f) + (I + K(f))^-T (exp(-log_precision(f)) epsilon_local)
 
     T and root are lower triangular; a, which acts on each element, is the sinh-arcsinh map of Jones & Pewsey 2009,
-    moved so that a(0) = 0. K(f) and R - I are lower triangular with zeros on and more than W places below the diagonal. So
-    the precision of the local variables given the global ones is (I + K) exp(2 log_precision) (I + K)^T. log_precision
-    and K are linear in f: the conditional scales and correlations depend on the global variables, as the means do, in
-    one way below their centre and in another above it.
+    moved so that a(0) = 0. K(f) and R - I are lower triangular with zeros on and more than W places below the diagonal.
+    So the precision of the local variables given the global ones is (I + K) exp(2 log_precision) (I + K)^T. Its parts,
+    as the means, are linear in f: they depend on a global variable in one way below its centre, in another above it.
 
     Args:
         parameters: `loc`, `skewness` and `log_tailweight` [G], `tril` and `root` [G, G]; `shift` [N], `slope` [N, 2G],

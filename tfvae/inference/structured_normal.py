@@ -39,8 +39,8 @@ class StructuredNormal(Posterior):
     Given the few global latent variables, the local ones are normal with a banded precision. Their conditional means,
     the logarithms of their conditional scales and their regressions on each other are functions of the global
     variables, so that the family is near posteriors whose local scales depend on a global variable, as in a
-    hierarchical model, centred or not. The global variables have a normal distribution with a full covariance, bent by a skewness
-    and a tail weight for each.
+    hierarchical model, centred or not. The global variables have a normal distribution with a full covariance, bent by
+    a skewness and a tail weight for each.
 
     The local variables, and which of them depend on each other, are found at the first `fit`: see
     `tfvae.inference.structure`. Where nothing is found, the family is one normal distribution with a full covariance.
