@@ -51,7 +51,7 @@ class ConditionalChain(tfb.Bijector):
         v = self._v(rows[:, : self._globals])
         center, log_precision, band = self._conditional(v)
         local = center + _solve(band, tf.exp(-log_precision) * rows[:, self._globals :])
-        z = tf.concat([tf.matmul(v, self._given["root"], transpose_b=True), local], axis=-1)
+        z = tf.concat([linear(v, self._given["root"]), local], axis=-1)
         return tf.reshape(_permute(z, self._inverse_order, self._order), tf.shape(x))
 
     def _inverse(self, y: tf.Tensor) -> tf.Tensor:
@@ -70,7 +70,7 @@ class ConditionalChain(tfb.Bijector):
     def _v(self, noise: tf.Tensor) -> tf.Tensor:
         skewness, tailweight = self._given["skewness"], tf.exp(self._given["log_tailweight"])
         bent = tf.sinh(tailweight * (tf.asinh(noise) + skewness)) - tf.sinh(tailweight * skewness)
-        return self._given["loc"] + tf.matmul(bent, self._given["tril"], transpose_b=True)
+        return self._given["loc"] + linear(bent, self._given["tril"])
 
     def _global_noise(self, z: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         """The noise [S, G] and v [S, G] of global variables [S, G]."""
@@ -99,15 +99,15 @@ class ConditionalChain(tfb.Bijector):
 
     def _log_precision(self, features: tf.Tensor) -> tf.Tensor:
         slope = self._given["log_precision_slope"]
-        return self._given["log_precision"] + tf.matmul(features, slope, transpose_b=True)
+        return self._given["log_precision"] + linear(features, slope)
 
     def _conditional(self, v: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, list[tf.Tensor]]:
         """The centre and the log precisions [S, N] of the local variables given v [S, G], and the rows of K [S, N]."""
         given, features = self._given, _features(v)
-        center = given["shift"] + tf.matmul(features, given["slope"], transpose_b=True)
+        center = given["shift"] + linear(features, given["slope"])
         center = _solve([given["start_band"][k] for k in range(self._width)], center)
         band = [
-            given["band"][k] + tf.matmul(features, given["band_slope"][k], transpose_b=True) for k in range(self._width)
+            given["band"][k] + linear(features, given["band_slope"][k]) for k in range(self._width)
         ]
         return center, self._log_precision(features), band
 
@@ -123,8 +123,17 @@ def _rows(x: tf.Tensor) -> tf.Tensor:
     return tf.reshape(x, [-1, x.shape[-1]])
 
 
+def linear(x: tf.Tensor, matrix: tf.Tensor) -> tf.Tensor:
+    """Multiplies the rows x [S, G] by a matrix [N, G]. Where G or N is 0, oneDNN would abort the process."""
+    if 0 in matrix.shape:
+        return tf.zeros([tf.shape(x)[0], matrix.shape[0]])
+    return tf.matmul(x, matrix, transpose_b=True)
+
+
 def _solve_rows(lower: tf.Tensor, rows: tf.Tensor) -> tf.Tensor:
     """Solves lower x = row for each of the rows [S, G]."""
+    if 0 in lower.shape:
+        return rows
     return tf.transpose(tf.linalg.triangular_solve(lower, tf.transpose(rows)))
 
 

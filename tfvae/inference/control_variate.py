@@ -24,6 +24,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from tfvae.distributions.conditional_chain import linear
 from tfvae.inference import newton
 
 # The most passes over the data in `recentre`.
@@ -126,11 +127,11 @@ class ControlVariate(keras.layers.Layer):
         size = full.shape[0]
         moves = tf.gather(moves, order, axis=1)
         first, rest = moves[:, :size], moves[:, size:]
-        product = band[0] * rest + tf.matmul(first, cross)
+        product = band[0] * rest + linear(first, tf.transpose(cross))
         for k in range(1, band.shape[0]):
             below = band[k, :-k]
             product += tf.pad(below * rest[:, :-k], [[0, 0], [k, 0]]) + tf.pad(below * rest[:, k:], [[0, 0], [0, k]])
-        product = tf.concat([tf.matmul(first, full) + tf.matmul(rest, cross, transpose_b=True), product], axis=1)
+        product = tf.concat([linear(first, full) + linear(rest, cross), product], axis=1)
         return tf.gather(product, tf.argsort(order), axis=1)
 
     def set(self, at_point: AtPoint, curvature: Curvature | None = None) -> None:

@@ -224,7 +224,7 @@ class _Search:
     def dependence(self, state: _State) -> tuple[np.ndarray, np.ndarray]:
         """The curvature [G, G] along the global variables if the local ones follow their mode, whose slopes [N, G]."""
         point = self.join(state.globals, state.local)
-        vectors = np.eye(self.pattern.dim)[self.pattern.order[: self.size]]
+        vectors = self.join(np.eye(self.size), np.zeros([self.size, self.count]))
         hessian = self.products(np.repeat(point, self.size, axis=0), vectors)[2][:, self.pattern.order]
         cross = hessian[:, self.size :].T
         follow = linalg.cho_solve_banded((state.root[0], True), cross)

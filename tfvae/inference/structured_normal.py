@@ -89,7 +89,7 @@ class StructuredNormal(Posterior):
         """Sets the pattern, and the variables to those of a Gaussian near the posterior.
 
         Args:
-            pattern: the pattern; another than that of an earlier fit is an error.
+            pattern: the pattern, which is kept if there is one already.
             values: variables by name, in the coordinates of the `Approximation`; the others stay.
         """
         if self.pattern is None:
@@ -136,6 +136,19 @@ class StructuredNormal(Posterior):
     def sample_from(self, parameters: dict[str, tf.Tensor], epsilon: tf.Tensor) -> tf.Tensor:
         """The sample z [B, L] of noise epsilon [B, L], that of the global variables first."""
         return self._chain(parameters).forward(epsilon)
+
+    def load_own_variables(self, store: Any) -> None:
+        """Loads the variables.
+
+        Raises:
+            ValueError: the structure is not known yet, on which the shapes of the variables depend.
+        """
+        if not self.built and len(store.keys()):
+            raise ValueError(
+                "The weights of a StructuredNormal can be loaded only once its structure is known: load the whole model "
+                "with keras.saving.load_model, or fit it first. Received: weights for a model that is not fitted"
+            )
+        super().load_own_variables(store)
 
     def get_config(self) -> dict[str, Any]:
         """The constructor's arguments."""
