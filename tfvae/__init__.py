@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from tfvae.inference.draws import Draws
     from tfvae.inference.latents import Latent
     from tfvae.inference.local_latents import LocalLatents
+    from tfvae.inference.structured_normal import StructuredNormal
     from tfvae.inference.variational_inference import VariationalInference
     from tfvae.models.conditional import ConditionalVAE
     from tfvae.models.hierarchical import HierarchicalVAE
@@ -53,6 +54,7 @@ __all__ = [
     "Latent",
     "LocalLatents",
     "SemiSupervisedVAE",
+    "StructuredNormal",
     "VariationalInference",
     "VariationalModel",
     "callbacks",
@@ -99,6 +101,7 @@ __getattr__, __dir__ = lazy_attributes(
         "tfvae.inference.draws": ["Draws"],
         "tfvae.inference.latents": ["Latent"],
         "tfvae.inference.local_latents": ["LocalLatents"],
+        "tfvae.inference.structured_normal": ["StructuredNormal"],
         "tfvae.inference.variational_inference": ["VariationalInference"],
         "tfvae.models.conditional": ["ConditionalVAE"],
         "tfvae.models.hierarchical": ["HierarchicalVAE"],

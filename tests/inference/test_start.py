@@ -251,7 +251,8 @@ def test_a_density_that_is_flat_along_a_single_line_is_taken():
         return normal(x) * (1.0 + tf.nn.softplus(t) ** 4) + tf.math.log_sigmoid(t)
 
     known = target(lambda latents, _: latents["x"], {"t": (), "x": ()})
-    start._check_proper(known, newton.Gaussian(np.zeros(2), np.eye(2), 0.0), LogDensity(log_density, 2))
+    gaussian, density = newton.Gaussian(np.zeros(2), np.eye(2), 0.0), LogDensity(log_density, 2)
+    start._check_proper(known, gaussian, density, lambda: newton.principal_axes(gaussian, density))
     flat = LogDensity(lambda z: normal(z[:, 1]), 2)
     with pytest.raises(ValueError, match=r"constrain t\. Received: one that is flat"):
         start._check_proper(known, newton.Gaussian(np.zeros(2), np.eye(2), 0.0), flat)

@@ -9,6 +9,8 @@ import tensorflow_probability as tfp
 from tfvae import chunks, elbo, seeds
 from tfvae.inference import newton
 from tfvae.inference.latents import check_family
+from tfvae.inference.nested_laplace import StructuredGaussian
+from tfvae.inference.structured_normal import StructuredNormal
 from tfvae.posteriors import Posterior
 
 tfd = tfp.distributions
@@ -46,7 +48,8 @@ class Approximation(keras.layers.Layer):
                 f"{type(posterior).__name__}, which gives log q(z) only at its own draws"
             )
         self.dim = posterior.latent_dim = dim
-        if not posterior.built:
+        # The variables of a structure are made once it is found.
+        if not posterior.built and not (isinstance(posterior, StructuredNormal) and posterior.pattern is None):
             posterior.build((None, 0))
         self.posterior = posterior
         self.is_full = not posterior.scales_only and dim <= newton.FULL_CURVATURE_DIM
@@ -61,13 +64,22 @@ class Approximation(keras.layers.Layer):
         self.__dict__["_functions"] = {
             "draw": tf.function(lambda seed: self.draw(_CHUNK, seed), autograph=False),
             "draw_standard": tf.function(self._draw_standard, autograph=False),
-            "log_prob_standard": tf.function(
-                lambda u: self._distribution().log_prob(u[:, tf.newaxis])[:, 0], autograph=False
-            ),
+            "log_prob_standard": tf.function(self._log_prob_standard, autograph=False),
         }
 
-    def set_coordinates(self, gaussian: newton.Gaussian) -> None:
+    @property
+    def _num_globals(self) -> int:
+        return self.posterior.pattern.num_globals if isinstance(self.posterior, StructuredNormal) else 0
+
+    @property
+    def compared_sizes(self) -> list[int]:
+        """How many variables each row of `log_prob_standard` is the density of [K]."""
+        return [self.dim, self._num_globals] if self._num_globals else [self.dim]
+
+    def set_coordinates(self, gaussian: newton.Gaussian | StructuredGaussian) -> None:
         """Sets loc and scale to those of a Gaussian, or of its best diagonal approximation if scale is a vector."""
+        if isinstance(gaussian, StructuredGaussian):
+            self.posterior.start_at(gaussian.pattern, gaussian.start)
         if gaussian.scale.ndim == 2 and not self.is_full:
             gaussian = gaussian.diagonal()
         self.loc.assign(gaussian.loc)
@@ -103,11 +115,14 @@ class Approximation(keras.layers.Layer):
         return tuple(tf.concat(each, axis=0)[:num_samples] for each in zip(*draws, strict=True))
 
     def sample_standard(self) -> tuple[tf.Tensor, tf.Tensor]:
-        """Draws u [1000, L], always from the same noise, and evaluates log q(u) [1000], to compare two states of q."""
+        """Draws u [1000, L], always from the same noise, to compare two states of q, and evaluates its densities."""
         return self._functions["draw_standard"]()
 
     def log_prob_standard(self, u: tf.Tensor) -> tf.Tensor:
-        """Evaluates log q(u) [S] of u [S, L]. Unlike z, u does not lose precision in float32 if loc is far from 0."""
+        """Evaluates log q(u) [K, S] of u [S, L]: of all variables, and if some are global also of these alone.
+
+        Unlike z, u does not lose precision in float32 if loc is far from 0.
+        """
         return self._functions["log_prob_standard"](u)
 
     def sample_from(self, epsilon: tf.Tensor) -> tf.Tensor:
@@ -117,7 +132,13 @@ class Approximation(keras.layers.Layer):
 
     def _draw_standard(self) -> tuple[tf.Tensor, tf.Tensor]:
         draws = elbo.draw(self._distribution(), _COMPARED_DRAWS, seed=tf.constant([0, 0]))
-        return draws.z[:, 0], draws.log_posterior[:, 0]
+        return draws.z[:, 0], self._log_prob_standard(draws.z[:, 0])
+
+    def _log_prob_standard(self, u: tf.Tensor) -> tf.Tensor:
+        log_probs = [self._distribution().log_prob(u[:, tf.newaxis])[:, 0]]
+        if self._num_globals:
+            log_probs.append(self.posterior.log_prob_of_globals(self.posterior(tf.zeros([1, 0])), u))
+        return tf.stack(log_probs)
 
     def _distribution(self) -> tfd.Distribution:
         """The distribution of u, with batch shape [1] and event shape [L]."""

@@ -9,6 +9,10 @@ is nearly linear around z0. So
 
 has the same mean over batches, and its noise vanishes as N grows.
 
+Where the coordinates are many and each row tells only of a few of them, as in groups, the quadratic terms of a batch
+have much noise too: of most groups it holds no row. If the sparse Hessian at z0 is known, these terms are subtracted
+and added in the same way.
+
 Reference: Baker et al. 2019, Control Variates for Stochastic Gradient MCMC, section 3.1; Johnson & Zhang 2013,
 Accelerating Stochastic Gradient Descent using Predictive Variance Reduction, section 2.
 """
@@ -20,6 +24,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from tfvae.distributions.conditional_chain import linear
 from tfvae.inference import newton
 
 # The most passes over the data in `recentre`.
@@ -42,6 +47,22 @@ class AtPoint(NamedTuple):
     gradient: np.ndarray
 
 
+class Curvature(NamedTuple):
+    """The Hessian of a log-likelihood at one point, where it is banded but for some rows and columns.
+
+    Attributes:
+        order: the places in z [L] of the G variables of these rows, and then of the other N.
+        full: [G, G].
+        cross: [G, N].
+        band: [W + 1, N]; row k and column j hold the element (j + k, j).
+    """
+
+    order: np.ndarray
+    full: np.ndarray
+    cross: np.ndarray
+    band: np.ndarray
+
+
 class ControlVariate(keras.layers.Layer):
     """The fixed point z0, and the log-likelihood of all of the data there, as weights that are not trained.
 
@@ -62,6 +83,8 @@ class ControlVariate(keras.layers.Layer):
         self.value = self.add_weight(name="value", shape=(), **frozen)
         self.gradient = self.add_weight(name="gradient", shape=(dim,), **frozen)
         self.built = True
+        # Set past Keras's `__setattr__`: it is found anew at each fit, and so need not be saved.
+        self.__dict__["_curvature"] = None
 
     def correction(self, z: tf.Tensor, log_likelihood: Callable[[tf.Tensor], tf.Tensor]) -> tf.Tensor:
         """Computes what to add to the log-likelihood of a batch at z, d(z0) + (z - z0)^T grad d(z0).
@@ -74,14 +97,55 @@ class ControlVariate(keras.layers.Layer):
             The correction [S], in nats, whose mean over batches is 0.
         """
         point = self.point.value[tf.newaxis]
+        quadratic = 0.0 if self._curvature is None else self._quadratic(z - point, point, log_likelihood)
         with tf.GradientTape(watch_accessed_variables=False) as tape:
             tape.watch(point)
             value = log_likelihood(point)
         difference = self.gradient - tf.stop_gradient(tape.gradient(value, point))
-        return tf.stop_gradient(self.value - value) + tf.reduce_sum((z - point) * difference, axis=-1)
+        return tf.stop_gradient(self.value - value) + tf.reduce_sum((z - point) * difference, axis=-1) + quadratic
 
-    def set(self, at_point: AtPoint) -> None:
-        """Sets the fixed point, and the log-likelihood of all of the data there."""
+    def _quadratic(
+        self, moves: tf.Tensor, point: tf.Tensor, log_likelihood: Callable[[tf.Tensor], tf.Tensor]
+    ) -> tf.Tensor:
+        """The quadratic terms [S] of all data, minus those of the batch, at moves [S, L] from the fixed point."""
+        fixed = tf.stop_gradient(moves)
+        points = tf.repeat(point, moves.shape[0], axis=0)
+        with tf.GradientTape(watch_accessed_variables=False) as outer:
+            outer.watch(points)
+            with tf.GradientTape(watch_accessed_variables=False) as inner:
+                inner.watch(points)
+                values = log_likelihood(points)
+            along = tf.reduce_sum(inner.gradient(values, points) * fixed, axis=-1)
+        product = outer.gradient(along, points, unconnected_gradients=tf.UnconnectedGradients.ZERO)
+        change = tf.stop_gradient(self._times_curvature(fixed) - product)
+        # Its value is moves^T change / 2, and its gradient change.
+        return tf.reduce_sum((moves - 0.5 * fixed) * change, axis=-1)
+
+    def _times_curvature(self, moves: tf.Tensor) -> tf.Tensor:
+        """Multiplies moves [S, L] by the Hessian."""
+        order, full, cross, band = self._curvature
+        size = full.shape[0]
+        moves = tf.gather(moves, order, axis=1)
+        first, rest = moves[:, :size], moves[:, size:]
+        product = band[0] * rest + linear(first, tf.transpose(cross))
+        for k in range(1, band.shape[0]):
+            below = band[k, :-k]
+            product += tf.pad(below * rest[:, :-k], [[0, 0], [k, 0]]) + tf.pad(below * rest[:, k:], [[0, 0], [0, k]])
+        product = tf.concat([linear(first, full) + linear(rest, cross), product], axis=1)
+        return tf.gather(product, tf.argsort(order), axis=1)
+
+    def set(self, at_point: AtPoint, curvature: Curvature | None = None) -> None:
+        """Sets the fixed point, and the log-likelihood of all of the data there, perhaps with its Hessian."""
+        if curvature is not None and self._curvature is None:
+            dtypes = (tf.int32, tf.float32, tf.float32, tf.float32)
+            variables = [
+                tf.Variable(tf.cast(part, dtype), trainable=False)
+                for part, dtype in zip(curvature, dtypes, strict=True)
+            ]
+            self.__dict__["_curvature"] = Curvature(*variables)
+        elif curvature is not None:
+            for variable, part in zip(self._curvature, curvature, strict=True):
+                variable.assign(tf.cast(part, variable.dtype))
         self.point.assign(at_point.point)
         self.value.assign(at_point.value)
         self.gradient.assign(at_point.gradient)

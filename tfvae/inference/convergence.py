@@ -23,7 +23,8 @@ class Convergence(keras.callbacks.Callback):
     goes through stages. A stage ends when the means over the two halves of its later iterates give the same q; the next
     starts from the mean of both, with half the learning rate. The fit ends when two successive stages give the same q.
     Two are the same when the symmetrised KL divergence between them, estimated from draws, is below tolerance^2 per
-    dimension; for a Gaussian this is a shift of each mean by `tolerance` standard deviations.
+    dimension; for a Gaussian this is a shift of each mean by `tolerance` standard deviations. The global variables of a
+    `StructuredNormal` are also compared alone, because an error of a few of them would be small beside all others.
 
     `fit(epochs=None)` adds it. If another callback resumes an interrupted fit, the stages start again from the first.
 
@@ -123,7 +124,8 @@ class Convergence(keras.callbacks.Callback):
         ratio = self.model.approximation.log_prob_standard(u).numpy() - log_first.numpy()
         self._assign(now)
         # E_q[(r/q - 1) log(r/q)] = KL(r || q) + KL(q || r), where every draw contributes a term that is not negative.
-        return not np.mean(np.expm1(np.clip(ratio, -20.0, 20.0)) * ratio) < u.shape[1] * self.tolerance**2
+        divergences = np.mean(np.expm1(np.clip(ratio, -20.0, 20.0)) * ratio, axis=1)
+        return not np.all(divergences < np.multiply(self.model.approximation.compared_sizes, self.tolerance**2))
 
     def _weights(self) -> np.ndarray:
         return np.concatenate([np.ravel(v) for v in map(keras.ops.convert_to_numpy, self.model.trainable_variables)])

@@ -1,9 +1,24 @@
 """A log density of an unconstrained vector, with its derivatives, each traced once for any number of points."""
 
 from collections.abc import Callable
+from typing import Protocol
 
 import numpy as np
 import tensorflow as tf
+
+
+class Density(Protocol):
+    """What gives a log density and its derivatives as `LogDensity` does."""
+
+    dim: int
+    dtype: tf.DType
+    epsilon: float
+
+    def __call__(self, z: np.ndarray, /) -> np.ndarray:
+        """See `LogDensity`."""
+
+    def derivatives(self, z: np.ndarray, directions: np.ndarray, /) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """See `LogDensity`."""
 
 
 class LogDensity:

@@ -45,6 +45,7 @@ class LatentSpace:
     Attributes:
         names: the names.
         dim: L.
+        unconstrained_shapes: the shapes of their parts of z.
     """
 
     def __init__(self, shapes: Any, bijector: tfb.Bijector, names: Sequence[str]) -> None:
@@ -54,9 +55,9 @@ class LatentSpace:
         self._structure = tf.nest.map_structure(tf.TensorShape, shapes)
         unconstrained = bijector.inverse_event_shape(self._structure)
         self._shapes = [tuple(shape.as_list()) for shape in tf.nest.flatten(self._structure)]
-        self._unconstrained_shapes = [tuple(shape.as_list()) for shape in tf.nest.flatten(unconstrained)]
+        self.unconstrained_shapes = [tuple(shape.as_list()) for shape in tf.nest.flatten(unconstrained)]
         self._unconstrained_structure = unconstrained
-        self._sizes = [math.prod(shape) for shape in self._unconstrained_shapes]
+        self._sizes = [math.prod(shape) for shape in self.unconstrained_shapes]
         self.dim = sum(self._sizes)
 
     @property
@@ -77,10 +78,10 @@ class LatentSpace:
         leading = [-1] if z.shape.rank == 2 else tf.shape(z)[:-1]
         parts = [
             tf.reshape(part, [*leading, *shape] if z.shape.rank == 2 else tf.concat([leading, shape], axis=0))
-            for part, shape in zip(tf.split(z, self._sizes, axis=-1), self._unconstrained_shapes, strict=True)
+            for part, shape in zip(tf.split(z, self._sizes, axis=-1), self.unconstrained_shapes, strict=True)
         ]
         unconstrained = tf.nest.pack_sequence_as(self._unconstrained_structure, parts)
-        ranks = [len(shape) for shape in self._unconstrained_shapes]
+        ranks = [len(shape) for shape in self.unconstrained_shapes]
         log_jacobian = self._bijector.forward_log_det_jacobian(
             unconstrained, tf.nest.pack_sequence_as(self._unconstrained_structure, ranks)
         )

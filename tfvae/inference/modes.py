@@ -20,7 +20,7 @@ import tensorflow as tf
 
 from tfvae.inference import newton
 from tfvae.inference.approximation import Approximation
-from tfvae.inference.density import LogDensity
+from tfvae.inference.density import Density, LogDensity
 from tfvae.inference.draws import Check, Draws
 from tfvae.inference.latents import LatentSpace, describe
 
@@ -83,7 +83,7 @@ def separate(
     return sorted(modes, key=lambda mode: -mode.share)
 
 
-def missed(others: Sequence[Mode], density: LogDensity, approximation: Approximation) -> list[Mode]:
+def missed(others: Sequence[Mode], density: Density, approximation: Approximation) -> list[Mode]:
     """Which of the modes q does not cover: there the density is far above what the draws of q say.
 
     Args:
@@ -104,13 +104,11 @@ def missed(others: Sequence[Mode], density: LogDensity, approximation: Approxima
     return found
 
 
-def warn_of_missed(
-    modes: Sequence[Mode], density: LogDensity, approximation: Approximation, space: LatentSpace
-) -> None:
+def warn_of_missed(modes: Sequence[Mode], density: Density, approximation: Approximation, space: LatentSpace) -> None:
     """Finds the share of the mass that q misses, stores it with q, and warns of it.
 
     Args:
-        modes: the modes, of which the first is the one at which q started.
+        modes: the modes, of which the first is the one at which q started; empty where none were sought.
         density: the density.
         approximation: q.
         space: the latent variables.

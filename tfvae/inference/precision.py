@@ -7,7 +7,7 @@ rounding errors in the log density, its gradient and its curvature. Each of thes
 import numpy as np
 import tensorflow as tf
 
-from tfvae.inference.density import LogDensity
+from tfvae.inference.density import Density
 
 # How far rounding may move a draw of the posterior, or the point where the gradient is 0, in standard deviations.
 MAX_ROUNDING = 0.2
@@ -67,7 +67,7 @@ def unresolved(scale: np.ndarray, epsilon: float) -> np.ndarray | None:
     return abs(directions[:, 0]) > 0.1 if curvature[0] < 3.0 * floor(epsilon) * curvature[-1] else None
 
 
-def noise(density: LogDensity, loc: np.ndarray, scale: np.ndarray) -> tuple[float, np.ndarray]:
+def noise(density: Density, loc: np.ndarray, scale: np.ndarray) -> tuple[float, np.ndarray]:
     """The rounding errors of a log density and its gradient near the mean of a Gaussian.
 
     The second difference f(u) + f(-u) - 2 f(0) of a smooth function vanishes with the distance of the points; that of
@@ -97,7 +97,7 @@ def noise(density: LogDensity, loc: np.ndarray, scale: np.ndarray) -> tuple[floa
     return max(float(found[0][0]), spacing), found[1]
 
 
-def insufficient(density: LogDensity, loc: np.ndarray, scale: np.ndarray) -> tuple[np.ndarray, str] | None:
+def insufficient(density: Density, loc: np.ndarray, scale: np.ndarray) -> tuple[np.ndarray, str] | None:
     """Which coordinates [L] cannot be computed in the precision of a density, and how that shows; None if all can.
 
     Args:
@@ -125,7 +125,7 @@ def insufficient(density: LogDensity, loc: np.ndarray, scale: np.ndarray) -> tup
     return None
 
 
-def _mean_curvature(density: LogDensity, loc: np.ndarray, scale: np.ndarray) -> np.ndarray:
+def _mean_curvature(density: Density, loc: np.ndarray, scale: np.ndarray) -> np.ndarray:
     """The eigenvalues [L] of the mean negative Hessian of u, z = loc + scale u, over draws: 1 at the best Gaussian."""
     half = np.random.default_rng(5).standard_normal([_CURVATURE_PAIRS, len(loc)]) @ scale.T
     total = np.zeros_like(scale)

@@ -7,11 +7,16 @@ from typing import Any, NamedTuple
 import numpy as np
 import tensorflow as tf
 
-from tfvae.inference import control_variate, modes, newton, observations, precision
-from tfvae.inference.density import LogDensity
+from tfvae.inference import control_variate, modes, newton, observations, precision, structured_start
+from tfvae.inference.approximation import Approximation
+from tfvae.inference.density import Density, LogDensity
 from tfvae.inference.joint_density import JointDensity
 from tfvae.inference.latents import describe
+from tfvae.inference.nested_laplace import StructuredGaussian, without_structure
+from tfvae.inference.structured_normal import StructuredNormal
+from tfvae.inference.structured_start import Derivatives
 from tfvae.inference.targets import Target
+from tfvae.posteriors import Posterior
 
 # The rows from which the curvature is found if the data come in batches.
 _ROWS = 2**14
@@ -34,13 +39,45 @@ class Start(NamedTuple):
 
     Attributes:
         gaussian: its mean and scale define the coordinates in which q is fitted.
-        modes: the modes of the posterior, of which the first is at the Gaussian.
+        modes: the modes of the posterior, of which the first is at the Gaussian; empty where none were sought.
         density: the log density, given the data by which the Gaussian was found.
     """
 
-    gaussian: newton.Gaussian
+    gaussian: newton.Gaussian | StructuredGaussian
     modes: list[modes.Mode]
-    density: LogDensity
+    density: Density
+
+
+def standardize(
+    approximation: Approximation,
+    control: control_variate.ControlVariate,
+    joint: JointDensity,
+    data: observations.Observations,
+    seed: int,
+) -> Start | None:
+    """Sets the coordinates of q, unless they are set already, and for batches the control variate.
+
+    Args:
+        approximation: q.
+        control: the control variate.
+        joint: the joint density.
+        data: the data.
+        seed: see `standard_coordinates`.
+
+    Returns:
+        Where the fit starts; None if the coordinates were set already.
+
+    Raises:
+        ValueError: see `standard_coordinates`.
+    """
+    of_all_rows, derivatives, start = joint.of_all_rows(data), Derivatives(joint, data), None
+    if approximation.standardized.numpy() == 0.0:
+        start = standard_coordinates(joint, data, of_all_rows, seed, approximation.posterior, derivatives)
+        approximation.set_coordinates(start.gaussian)
+    if not data.whole:
+        point = approximation.loc.numpy().astype(float)
+        control.set(of_all_rows(point), derivatives.curvature(approximation.posterior, point))
+    return start
 
 
 def standard_coordinates(
@@ -48,6 +85,8 @@ def standard_coordinates(
     data: observations.Observations,
     of_all_rows: Callable[[np.ndarray], control_variate.AtPoint],
     seed: int,
+    posterior: Posterior | None = None,
+    derivatives: Derivatives | None = None,
 ) -> Start:
     """Finds a Gaussian near the posterior, whose mean and scale define the coordinates in which q is fitted.
 
@@ -59,19 +98,31 @@ def standard_coordinates(
         data: the data.
         of_all_rows: evaluates the log-likelihood of all of the data at a point.
         seed: the same seed gives the same Gaussian.
+        posterior: the family of q.
+        derivatives: those of the density, from which the structure of a `StructuredNormal` is found.
 
     Raises:
         ValueError: the density is NaN or infinite at a starting point, finite at none of them, or improper; or it needs
             a higher precision.
     """
     target, rows = joint.target, observations.first_rows(data.dataset, 1 if data.whole else _ROWS)
+    points = _points(joint, seed)
+    if isinstance(posterior, StructuredNormal):
+        derivatives = Derivatives(joint, data) if derivatives is None else derivatives
+        _check_finite(joint, points, derivatives(points), rows)
+        structured = structured_start.approximate(target, derivatives, points, posterior)
+        if structured is not None:
+            _check_proper(target, structured, derivatives, structured.global_axes)
+            _check_flat(target, structured_start.flat(structured, derivatives.gradients, _FAR), derivatives.dtype.name)
+            _check_support(joint, structured, derivatives)
+            _check_precision(target, structured, derivatives)
+            return Start(structured, [], derivatives)
 
     def log_density(z: tf.Tensor) -> tf.Tensor:
         log_prior, log_likelihood, _ = joint.log_densities(z, rows, num_data=data.num_data)
         return log_prior + log_likelihood
 
     density = LogDensity(log_density, target.space.dim, joint.dtype)
-    points = _points(joint, seed)
     _check_finite(joint, points, density(points), rows)
     if target.space.dim > newton.FULL_CURVATURE_DIM:
         gaussian = newton.approximate_diagonally(density, points)
@@ -80,18 +131,18 @@ def standard_coordinates(
         ascents = [newton.ascend(density, point) for point in points]
         found = modes.separate(density, ascents, newton.refined(density, newton.best(ascents, density)), seed)
         gaussian = found[0].gaussian
-    _check_proper(target, gaussian, density)
+    _check_proper(target, gaussian, density, lambda: newton.principal_axes(gaussian, density))
     _check_support(joint, gaussian, density)
     if precision.unresolved(gaussian.scale, density.epsilon) is not None:
         gaussian = newton.refined(density, gaussian, whiten=True)
     _check_precision(target, gaussian, density)
-    if data.whole:
-        return Start(gaussian, found, density)
+    if not data.whole:
 
-    def log_prior(z: tf.Tensor) -> tf.Tensor:
-        return joint.log_densities(z, rows, num_data=None)[0]
+        def log_prior(z: tf.Tensor) -> tf.Tensor:
+            return joint.log_densities(z, rows, num_data=None)[0]
 
-    return Start(control_variate.recentre(gaussian, of_all_rows, log_prior, joint.dtype), found, density)
+        gaussian = control_variate.recentre(gaussian, of_all_rows, log_prior, joint.dtype)
+    return Start(without_structure(gaussian) if isinstance(posterior, StructuredNormal) else gaussian, found, density)
 
 
 def check_start(joint: JointDensity, data: observations.Observations, seed: int) -> None:
@@ -169,7 +220,7 @@ def _missing(data: Any) -> str:
     return ", ".join(found)
 
 
-def _check_support(joint: JointDensity, gaussian: newton.Gaussian, density: LogDensity) -> None:
+def _check_support(joint: JointDensity, gaussian: newton.Gaussian | StructuredGaussian, density: Density) -> None:
     """Raises ValueError if the density is 0 or not finite in a part of the space near its mode."""
     points = gaussian.draws(np.random.default_rng(0).standard_normal([_DRAWS, density.dim]))
     values = density(points)
@@ -183,7 +234,7 @@ def _check_support(joint: JointDensity, gaussian: newton.Gaussian, density: LogD
         )
 
 
-def _check_precision(target: Target, gaussian: newton.Gaussian, density: LogDensity) -> None:
+def _check_precision(target: Target, gaussian: newton.Gaussian | StructuredGaussian, density: Density) -> None:
     """Raises ValueError if the precision in which the density is computed is not enough for it near a Gaussian."""
     found = precision.insufficient(density, gaussian.loc, gaussian.scale)
     if found is None:
@@ -203,7 +254,12 @@ def _latents(joint: JointDensity, points: np.ndarray) -> dict[str, np.ndarray]:
     return {name: value.numpy() for name, value in values.items()}
 
 
-def _check_proper(target: Target, gaussian: newton.Gaussian, density: LogDensity) -> None:
+def _check_proper(
+    target: Target,
+    gaussian: newton.Gaussian | StructuredGaussian,
+    density: Density,
+    principal_axes: Callable[[], np.ndarray],
+) -> None:
     """Raises ValueError if the density has no finite integral along lines that are parallel to a principal axis.
 
     The mean alone does not tell: a proper density may grow without bound along a single line, as that of groups whose
@@ -215,7 +271,7 @@ def _check_proper(target: Target, gaussian: newton.Gaussian, density: LogDensity
     dtype = density.dtype.name
     if not np.isfinite(heights[0]):
         raise ValueError(f"{_PROPER}. Received: one that grows without bound in {dtype}")
-    axes = newton.principal_axes(gaussian, density)
+    axes = principal_axes()
     axes = np.concatenate([axes, -axes])
     for origin, height in zip(origins, heights, strict=True):
         for distance in _FAR:
@@ -225,8 +281,13 @@ def _check_proper(target: Target, gaussian: newton.Gaussian, density: LogDensity
             axes = axes[np.concatenate([*far, []]) >= height - 0.9 * np.log(distance)]
     if len(axes):
         axis = np.abs(axes[0])
-        parts = target.space.split(axis > 1e-3 * axis.max())
-        names = ", ".join(name for name, part in parts.items() if part.any())
+        _check_flat(target, axis > 1e-3 * axis.max(), dtype)
+
+
+def _check_flat(target: Target, is_flat: np.ndarray, dtype: str) -> None:
+    """Raises ValueError if the density is flat along some coordinates [L]."""
+    if is_flat.any():
+        names = ", ".join(name for name, part in target.space.split(is_flat).items() if part.any())
         raise ValueError(
             f"{_PROPER}; data or a prior must constrain {names}. Received: one that is flat along them in {dtype}"
         )

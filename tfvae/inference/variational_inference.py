@@ -22,18 +22,18 @@ from tfvae.inference.latents import Latent
 from tfvae.inference.local_latents import LocalLatents
 from tfvae.inference.prediction import Prediction
 from tfvae.inference.signatures import PosteriorExport
-from tfvae.inference.start import Start, check_start, standard_coordinates
+from tfvae.inference.start import Start, check_start, standardize
+from tfvae.inference.structured_normal import default_family, default_learning_rate
 from tfvae.inference.targets import target
 from tfvae.models import parts
 from tfvae.models.variational_model import VariationalModel
 from tfvae.objectives import ELBO, Objective
-from tfvae.posteriors import FullCovarianceNormal, Posterior
+from tfvae.posteriors import Posterior
 from tfvae.training.batch import Batch
 
 tfd = tfp.distributions
 
 _NUM_SAMPLES = 32
-_LEARNING_RATE = 0.02
 _STEPS_PER_EXECUTION = 10
 _STEPS_PER_EPOCH = 100
 _MAX_EPOCHS = 1000
@@ -64,7 +64,8 @@ class VariationalInference(ArvizExport, Prediction, PosteriorExport, Variational
             prior, which gives the shapes and supports. None takes those of a pinned joint distribution.
         num_data: N, the number of rows of all of the data, to which batches are scaled; None takes it from arrays.
         posterior: the family of q: `DiagonalNormal()` (mean-field), `FullCovarianceNormal()`, `LowRankNormal()`,
-            `CouplingFlow()` or one of your own; None means `FullCovarianceNormal()`.
+            `CouplingFlow()` or one of your own; None means `FullCovarianceNormal()`, or `StructuredNormal()` if L is
+            above 100 and there are no `local` variables.
         objective: what is maximised; None means the ELBO of 32 draws with the gradient of Roeder et al. 2017.
         local: the latent variables that each row has of its own; `model` gets them by name too, each [S, B, ...].
         predictive: a function of the latent variables by name, each [S, ...], and of new data x [B, ...] that returns
@@ -100,7 +101,8 @@ class VariationalInference(ArvizExport, Prediction, PosteriorExport, Variational
         self.__dict__.update(_joint=joint, _given=given, _data=None)
         self.num_data = None if num_data is None else checks.positive_integer("num_data", num_data, maximum=2**63 - 1)
         self.space = self._joint.target.space
-        self.posterior = parts.checked_part("posterior", posterior, Posterior, default=FullCovarianceNormal)
+        default = default_family(posterior, self.space.dim, local)
+        self.posterior = parts.checked_part("posterior", posterior, Posterior, default=default)
         self.local = local
         self.predictive = predictive
         parts.checked_part("objective", self.objective, Objective)
@@ -214,7 +216,8 @@ class VariationalInference(ArvizExport, Prediction, PosteriorExport, Variational
             )
         if not self.compiled:
             with self.distribute_strategy.scope():
-                self.compile(keras.optimizers.Adam(_LEARNING_RATE), steps_per_execution=_STEPS_PER_EXECUTION)
+                adam = keras.optimizers.Adam(default_learning_rate(self.posterior, self.space.dim))
+                self.compile(adam, steps_per_execution=_STEPS_PER_EXECUTION)
         start = self._standardize(data)
         dataset = data.dataset.repeat(_STEPS_PER_EPOCH) if data.whole else data.dataset
         automatic = epochs is None
@@ -312,20 +315,16 @@ class VariationalInference(ArvizExport, Prediction, PosteriorExport, Variational
 
     def _standardize(self, data: observations.Observations) -> Start | None:
         """Standardises the coordinates unless they are already, and sets the control variate for batches."""
+        seed = self.noise_seed % 2**31
         if self.local is not None:
-            check_start(self._joint, data, self.noise_seed % 2**31)
+            check_start(self._joint, data, seed)
             return None
-        evaluate, start = self._joint.of_all_rows(data), None
-        if keras.ops.convert_to_numpy(self.approximation.standardized) == 0.0:
-            seed = self.noise_seed % 2**31
-            start = standard_coordinates(self._joint, data, evaluate, seed)
-            self.approximation.set_coordinates(start.gaussian)
+        with self.distribute_strategy.scope():
+            start = standardize(self.approximation, self.control_variate, self._joint, data, seed)
         # Set for these data: an earlier fit may have been of all data at once, or of batches.
         if self._controlled == data.whole:
             self.__dict__["_controlled"] = not data.whole
             self.train_function = None
-        if not data.whole:
-            self.control_variate.set(evaluate(keras.ops.convert_to_numpy(self.approximation.loc).astype(float)))
         return start
 
     def _log_joint(self, z: tf.Tensor, data: observations.Observations, seed: tf.Tensor) -> np.ndarray:
