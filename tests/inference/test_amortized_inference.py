@@ -219,6 +219,13 @@ def test_a_model_is_saved_and_loaded(fitted, tmp_path):
     np.testing.assert_allclose(again.unlikeness(x), fitted.unlikeness(x), rtol=1e-5)
 
 
+def test_the_repr_shows_what_matters_to_a_model_without_a_bound(exact):
+    text = repr(exact)
+    assert text.startswith("AmortizedInference(posterior=DiagonalNormal(latent_dim=2")
+    assert "event_shape=(2,)" in text
+    assert "objective" not in text
+
+
 # Sets
 
 

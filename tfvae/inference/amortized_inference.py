@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Self, cast
+from typing import Any, cast
 
 import keras
 import numpy as np
@@ -71,6 +71,9 @@ class AmortizedInference(AmortizedPosterior, SimulatingModel, VariationalModel):
     """
 
     _metric_names = ("log_posterior",)
+    _shown = ("posterior", "event_shape")
+    _saved = ("encoder", "posterior")
+    _optional = ("simulator", "log_likelihood")
     theta_loc: Any
     theta_scale: Any
     x_loc: Any
@@ -362,30 +365,3 @@ class AmortizedInference(AmortizedPosterior, SimulatingModel, VariationalModel):
         """
         values, _ = self._draw(tf.cast(x, tf.float32), tf.constant([0, 0]), _MEAN_DRAWS)
         return {name: tf.reduce_mean(value, axis=0) for name, value in values.items()}
-
-    def get_config(self) -> dict[str, Any]:
-        """The constructor's arguments that a file can hold, and the names of those that are the user's own code."""
-        parts = {name: keras.saving.serialize_keras_object(getattr(self, name)) for name in ("encoder", "posterior")}
-        simulator = self._given["simulator"]
-        own = [name for name, value in self._given.items() if value is not None and not isinstance(value, str)]
-        config = {**super().get_config(), **parts, "own": own}
-        return config | ({"simulator": simulator} if isinstance(simulator, str) else {})
-
-    @classmethod
-    def from_config(cls, config: dict[str, Any], custom_objects: dict[str, Any] | None = None) -> Self:
-        """Makes the model that `get_config` described, with new weights.
-
-        A file holds q, but not the prior and the functions. Pass the prior, or `latents` if these were given, and the
-        functions that are needed, under the names of the constructor's arguments, as
-        `keras.saving.load_model(path, custom_objects={"prior": prior, ...})`.
-        """
-        config = dict(config)
-        own = {name: keras.saving.get_registered_object(name, custom_objects) for name in config.pop("own")}
-        missing = [name for name in ("prior", "latents") if name in own and own[name] is None]
-        if missing:
-            raise ValueError(
-                f"`custom_objects` must hold {missing}, which a file cannot hold: load_model(path, custom_objects="
-                f"{{{missing[0]!r}: ...}}). Received: nothing under these names"
-            )
-        made = {name: keras.saving.deserialize_keras_object(config[name]) for name in ("encoder", "posterior")}
-        return cls(**{**config, **made, **own})
