@@ -9,6 +9,7 @@ from sklearn.datasets import load_digits
 from sklearn.decomposition import PCA
 
 from tfvae import plots
+from tfvae.evaluation.simulated import Recovery
 
 
 @pytest.fixture(scope="module")
@@ -250,3 +251,47 @@ NAN_IMAGES = np.full((2, 8, 8, 1), np.nan)
 def test_errors(call, message):
     with pytest.raises(ValueError, match=message + r".* Received: "):
         call()
+
+
+@pytest.fixture(scope="module")
+def found():
+    """300 data sets, of which the first latent variable is recovered well, the second hardly, the third is constant."""
+    rng = np.random.default_rng(0)
+    found = Recovery({}, {}, {}, {}, 99)
+    for name, noise in (("a", 0.1), ("b[0]", 3.0)):
+        truth = rng.normal(size=300)
+        shrinkage = 1 / (1 + noise**2)
+        found.truth[name], found.mean[name] = truth, shrinkage * (truth + noise * rng.normal(size=300))
+        found.sd[name] = np.full(300, noise * np.sqrt(shrinkage))
+        found.ranks[name] = rng.integers(0, 100, 300)
+    found.truth["c"], found.mean["c"], found.sd["c"] = np.ones(300), rng.normal(1, 0.1, 300), np.full(300, 0.1)
+    found.ranks["c"] = rng.integers(0, 100, 300)
+    return found
+
+
+def test_recovery_shows_means_over_known_values_the_worst_first(found):
+    figure = plots.recovery(found)
+    assert [axes.get_title("left").split("\n")[0] for axes in figure.axes] == ["b[0]", "a", "c"]
+    points = figure.axes[1].get_lines()[1].get_xydata()
+    np.testing.assert_allclose(points, np.stack([found.truth["a"], found.mean["a"]], axis=1))
+    (bars,) = figure.axes[1].containers[0].lines[2]
+    lengths = [segment[1, 1] - segment[0, 1] for segment in bars.get_segments()]
+    np.testing.assert_allclose(lengths, 2 * found.sd["a"])
+    assert "2 of 3" in plots.recovery(found, max_latents=2).get_suptitle()
+
+
+def test_contraction_shows_errors_in_standard_deviations(found):
+    figure = plots.contraction(found)
+    panel = {axes.get_title("left").split("\n")[0]: axes for axes in figure.axes}["a"]
+    points = np.concatenate([line.get_xydata() for line in panel.get_lines()[3:]])
+    z = (found.mean["a"] - found.truth["a"]) / found.sd["a"]
+    np.testing.assert_allclose(np.sort(points[:, 1]), np.sort(z))
+    np.testing.assert_allclose(points[:, 0], 1 - found.sd["a"][0] ** 2 / found.truth["a"].var())
+
+
+@pytest.mark.parametrize("plot", [plots.recovery, plots.contraction])
+def test_plots_of_recovery_refuse_what_is_none(plot, found):
+    with pytest.raises(ValueError, match=r"^`found` must be what tfvae\.evaluation\.recovery returns\. Received: 3$"):
+        plot(3)
+    with pytest.raises(ValueError, match=r"^`max_latents` must be at least 1\. Received: max_latents=0$"):
+        plot(found, max_latents=0)
