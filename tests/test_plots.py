@@ -8,7 +8,7 @@ import pytest
 from sklearn.datasets import load_digits
 from sklearn.decomposition import PCA
 
-from tfvae import evaluation, plots
+from tfvae import plots
 
 
 @pytest.fixture(scope="module")
@@ -250,31 +250,3 @@ NAN_IMAGES = np.full((2, 8, 8, 1), np.nan)
 def test_errors(call, message):
     with pytest.raises(ValueError, match=message + r".* Received: "):
         call()
-
-
-def test_calibration_shows_the_ranks_the_band_and_where_they_leave_it():
-    generator = np.random.default_rng(0)
-    ranks = {"right": generator.integers(0, 100, 80), "low": generator.integers(0, 50, 80)}
-    result = evaluation.Calibration(ranks, 99)
-    figure = plots.calibration(result)
-    of_low, _, of_right, p = figure.axes
-    assert of_low.get_title(loc="left").startswith("low\nranks p=0.000")
-    bands = result.bands("right")
-    np.testing.assert_array_equal(of_right.lines[0].get_ydata(), bands.difference)
-    assert len(of_right.lines[1].get_xdata()) == 0
-    assert len(of_low.lines[1].get_xdata()) > 10
-    assert sum(bar.get_height() for bar in p.patches) == 80
-    assert p.get_title(loc="left").startswith("\nsymmetry p=")
-    assert len(plots.calibration(result, max_latents=1).axes) == 2
-    with pytest.raises(ValueError, match="`max_latents` must be at least 1"):
-        plots.calibration(result, max_latents=0)
-
-
-def test_a_predictive_check_shows_the_data_among_the_replications():
-    values = {"mean": np.random.default_rng(0).normal(size=50), "count": np.arange(50) % 3, "constant": np.ones(50)}
-    figure = plots.predictive_check(evaluation.PredictiveCheck({"mean": 0.5, "count": 9.0, "constant": 1.0}, values))
-    assert [axes.get_title(loc="left") for axes in figure.axes][1:] == ["count\np=0", "constant\np=0.5"]
-    for axes, line in zip(figure.axes, (0.5, 9.0, 1.0), strict=True):
-        assert sum(bar.get_height() for bar in axes.patches) == 50
-        assert axes.lines[0].get_xdata()[0] == line
-    assert [bar.get_height() for bar in figure.axes[1].patches] == [17, 17, 16]

@@ -10,6 +10,7 @@ import tensorflow_probability as tfp
 from scipy import stats
 
 from tfvae import AmortizedInference, Latent, callbacks, evaluation, networks, objectives, posteriors
+from tfvae.data import epochs
 
 tfb, tfd = tfp.bijectors, tfp.distributions
 
@@ -149,6 +150,54 @@ def test_fit_online_is_reproducible_and_standardises(fitted):
     assert int(fitted.optimizer.iterations) == 2
 
 
+def test_simulated_batches_depend_on_the_seed_and_the_epoch_alone():
+    def batches(initial_seed, seed, epoch):
+        keras.utils.set_random_seed(initial_seed)
+        model = gaussian(posterior=posteriors.DiagonalNormal())
+        dataset = model._online(3, 2)
+        # As a checkpoint does, which is loaded when the dataset is made already.
+        model._progress.seed = seed
+        epochs.set_epoch(epoch)
+        try:
+            return np.stack([batch["x"] for batch in dataset])
+        finally:
+            epochs.set_epoch(None)
+
+    first = batches(0, 5, 1)
+    assert first.shape == (2, 3, 2)
+    np.testing.assert_array_equal(batches(1, 5, 1), first)
+    assert not np.isclose(batches(0, 5, 2), first).any()
+    assert not np.isclose(batches(0, 6, 1), first).any()
+    assert not np.isclose(first[0], first[1]).any()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("steps", [2, 4, 6])
+def test_an_online_fit_that_is_killed_continues_exactly(steps, tmp_path):
+    class Kill(keras.callbacks.Callback):
+        def on_train_batch_end(self, batch, logs=None):
+            if int(self.model.optimizer.iterations) == steps:
+                raise KeyboardInterrupt
+
+    def fit(seed, folder, *more):
+        keras.utils.set_random_seed(seed)
+        model = gaussian(posterior=posteriors.DiagonalNormal())
+        saving = callbacks.Checkpoints(tmp_path / folder, save_freq=1)
+        history = model.fit(epochs=3, steps_per_epoch=4, batch_size=16, verbose=0, callbacks=[saving, *more])
+        return model, history
+
+    expected, whole = fit(0, "whole")
+    with pytest.raises(KeyboardInterrupt):
+        fit(0, "killed", Kill())
+    # Another process has another seed, unless the user sets it.
+    resumed, rest = fit(1, "killed")
+    for one, other in zip(resumed.weights, expected.weights, strict=True):
+        np.testing.assert_array_equal(one, other)
+    np.testing.assert_array_equal(rest.history["loss"], whole.history["loss"][-len(rest.epoch) :])
+    x = np.array([1.0, -2.0])
+    np.testing.assert_array_equal(resumed.sample(x, 9, seed=0)["theta"], expected.sample(x, 9, seed=0)["theta"])
+
+
 @pytest.mark.slow
 def test_fit_takes_arrays_and_datasets_of_named_latent_variables():
     keras.utils.set_random_seed(0)
@@ -219,18 +268,40 @@ def test_a_model_is_saved_and_loaded(fitted, tmp_path):
     np.testing.assert_allclose(again.unlikeness(x), fitted.unlikeness(x), rtol=1e-5)
 
 
+def test_the_repr_shows_what_matters_to_a_model_without_a_bound(exact):
+    text = repr(exact)
+    assert text.startswith("AmortizedInference(posterior=DiagonalNormal(latent_dim=2")
+    assert "event_shape=(2,)" in text
+    assert "objective" not in text
+
+
 # Sets
 
 
-def test_features_of_a_set_do_not_depend_on_its_order_but_on_its_size():
+@pytest.mark.parametrize("kind", [networks.set_encoder, networks.set_transformer])
+def test_features_of_a_set_do_not_depend_on_its_order_but_on_its_size(kind):
     keras.utils.set_random_seed(0)
     for shape in ((), (3,)):
-        encoder = networks.set_encoder(shape, item_hidden=(8,), hidden=(4,))
+        encoder = kind(shape)
         x = np.random.default_rng(0).normal(size=(2, 7, *shape)).astype("float32")
         order = np.random.default_rng(1).permutation(7)
         np.testing.assert_allclose(encoder(x[:, order]), encoder(x), rtol=1e-5, atol=1e-6)
-        assert encoder(x).shape == (2, 4)
+        assert encoder(x).shape == (2, 32)
         assert np.abs(encoder(np.concatenate([x, x], axis=1)) - encoder(x)).max() > 1e-3
+
+
+def test_sets_of_numbers_are_standardised_as_one():
+    keras.utils.set_random_seed(0)
+    encoder = networks.set_encoder((), 6, item_hidden=(4,), hidden=(4,))
+    model = AmortizedInference(PRIOR, lambda theta, seed: tf.tile(theta, [1, 3]), encoder, small())
+    pairs = model.simulate(50, seed=0)
+    model.check_data(pairs)
+    model._standardize(pairs)
+    assert float(model.x_loc) == pytest.approx(pairs["x"].mean(), rel=1e-4)
+    theta = pairs["theta"][:1]
+    np.testing.assert_allclose(
+        model.log_prob(theta, pairs["x"][0, ::-1]), model.log_prob(theta, pairs["x"][0]), rtol=1e-5
+    )
 
 
 @pytest.mark.slow

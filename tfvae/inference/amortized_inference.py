@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Self, cast
+from typing import Any, cast
 
 import keras
 import numpy as np
@@ -54,8 +54,8 @@ class AmortizedInference(AmortizedPosterior, SimulatingModel, VariationalModel):
             of TensorFlow ops; theta [B, ...] is a tensor for a plain prior, and a dictionary of tensors by name for a
             joint distribution; seed is int32 [2], a stateless seed. Or the name of the data, if `prior` is a joint
             distribution that includes them. None if pairs are given to `fit`.
-        encoder: a Keras model from x [B, ...] to features [B, F], such as `tfvae.networks.set_encoder`; None takes the
-            numbers of x as the features.
+        encoder: a Keras model from x [B, ...] to features [B, F], such as `tfvae.networks.set_encoder`,
+            `set_transformer` or `series_encoder`; None takes the numbers of x as the features.
         posterior: the family of q; None means `SplineFlow()`.
         latents: as for `tfvae.VariationalInference`; None takes the shapes and constraints of `prior`.
         log_likelihood: a function `log_likelihood(theta, x)` that returns log p(x | theta) [S] for theta [S, ...], in
@@ -71,6 +71,9 @@ class AmortizedInference(AmortizedPosterior, SimulatingModel, VariationalModel):
     """
 
     _metric_names = ("log_posterior",)
+    _shown = ("posterior", "event_shape")
+    _saved = ("encoder", "posterior")
+    _optional = ("simulator", "log_likelihood")
     theta_loc: Any
     theta_scale: Any
     x_loc: Any
@@ -139,8 +142,8 @@ class AmortizedInference(AmortizedPosterior, SimulatingModel, VariationalModel):
             # Sizes that the encoder leaves open may differ between data sets.
             shape = tuple(declared)
         parts.build(self.posterior, features.shape)
-        # One number for each size of the last axis; but elements of a set, whose number is open, have one in common.
-        of_x = shape[-1:] if shape and shape[-1] is not None else ()
+        # One number for each size of the last axis; but the elements of a set of numbers have one in common.
+        of_x = shape[-1:] if shape and shape[-1] is not None and not pairs.is_of_numbers(self.encoder) else ()
         weights = {"theta_loc": (self.space.dim,), "theta_scale": (self.space.dim,), "x_loc": of_x, "x_scale": of_x}
         for name, size in {**weights, "standardized": ()}.items():
             given = {"shape": size, "initializer": "ones" if name.endswith("scale") else "zeros", "name": name}
@@ -223,7 +226,9 @@ class AmortizedInference(AmortizedPosterior, SimulatingModel, VariationalModel):
                 pairs, or of `validation_data`, has not fallen for 20 epochs, and then takes the best weights. The
                 learning rate falls to 0 along a cosine online, and by steps on arrays.
             callbacks: as for `keras.Model.fit`.
-            kwargs: the other arguments of `keras.Model.fit`. Online, `steps_per_epoch` is 100 unless it is given.
+            kwargs: the other arguments of `keras.Model.fit`. Online, `steps_per_epoch` is 100 unless it is given. With
+                `tfvae.callbacks.Checkpoints` a training that is interrupted continues as if it had not been; on arrays,
+                if `epochs` is given.
 
         Returns:
             The history.
@@ -245,8 +250,9 @@ class AmortizedInference(AmortizedPosterior, SimulatingModel, VariationalModel):
             for name in ("validation_split", "sample_weight"):
                 if kwargs.get(name):
                     raise ValueError(f"`{name}` needs pairs as `x`. Received: x=None, {name}={kwargs[name]!r}")
-            kwargs.setdefault("steps_per_epoch", _STEPS_PER_EPOCH)
-            x = self._online(checks.positive_integer("batch_size", _BATCH_SIZE if batch_size is None else batch_size))
+            steps = checks.positive_integer("steps_per_epoch", kwargs.pop("steps_per_epoch", None) or _STEPS_PER_EPOCH)
+            size = checks.positive_integer("batch_size", _BATCH_SIZE if batch_size is None else batch_size)
+            x = self._online(size, steps)
             batch_size = None
         elif not isinstance(x, tf.data.Dataset):
             if not isinstance(x, dict):
@@ -254,9 +260,8 @@ class AmortizedInference(AmortizedPosterior, SimulatingModel, VariationalModel):
             x = {name: checks.to_numpy(value, name) for name, value in self.unpack(x)[0].items()}
             self.check_data(x)
             batch_size = _BATCH_SIZE if batch_size is None else batch_size
-        some = self._some_pairs(x, online)
         if float(self.standardized) == 0.0:
-            self._standardize(some)
+            self._standardize(self._some_pairs(x, online))
         if automatic:
             epochs, more = pairs.automatic(self.optimizer, kwargs, online, _EPOCHS, _MOST_EPOCHS, _PATIENCE)
             callbacks += more
@@ -266,7 +271,8 @@ class AmortizedInference(AmortizedPosterior, SimulatingModel, VariationalModel):
         finally:
             if automatic and not pairs.has_schedule(self.optimizer):
                 self.optimizer.learning_rate = rate
-        self._note_typical(some)
+        # Not those before the training, which may have gone on from a checkpoint of another seed.
+        self._note_typical(self._some_pairs(x, online))
         return history
 
     def warm_up_kl(self, start: float = 1.0, steps: int = 1) -> None:
@@ -362,30 +368,3 @@ class AmortizedInference(AmortizedPosterior, SimulatingModel, VariationalModel):
         """
         values, _ = self._draw(tf.cast(x, tf.float32), tf.constant([0, 0]), _MEAN_DRAWS)
         return {name: tf.reduce_mean(value, axis=0) for name, value in values.items()}
-
-    def get_config(self) -> dict[str, Any]:
-        """The constructor's arguments that a file can hold, and the names of those that are the user's own code."""
-        parts = {name: keras.saving.serialize_keras_object(getattr(self, name)) for name in ("encoder", "posterior")}
-        simulator = self._given["simulator"]
-        own = [name for name, value in self._given.items() if value is not None and not isinstance(value, str)]
-        config = {**super().get_config(), **parts, "own": own}
-        return config | ({"simulator": simulator} if isinstance(simulator, str) else {})
-
-    @classmethod
-    def from_config(cls, config: dict[str, Any], custom_objects: dict[str, Any] | None = None) -> Self:
-        """Makes the model that `get_config` described, with new weights.
-
-        A file holds q, but not the prior and the functions. Pass the prior, or `latents` if these were given, and the
-        functions that are needed, under the names of the constructor's arguments, as
-        `keras.saving.load_model(path, custom_objects={"prior": prior, ...})`.
-        """
-        config = dict(config)
-        own = {name: keras.saving.get_registered_object(name, custom_objects) for name in config.pop("own")}
-        missing = [name for name in ("prior", "latents") if name in own and own[name] is None]
-        if missing:
-            raise ValueError(
-                f"`custom_objects` must hold {missing}, which a file cannot hold: load_model(path, custom_objects="
-                f"{{{missing[0]!r}: ...}}). Received: nothing under these names"
-            )
-        made = {name: keras.saving.deserialize_keras_object(config[name]) for name in ("encoder", "posterior")}
-        return cls(**{**config, **made, **own})

@@ -1,14 +1,13 @@
 """How amortised inference is exported: it implements the contract of `tfvae.exportable`."""
 
-from collections.abc import Mapping
 from typing import Any
 
-import keras
 import numpy as np
 import tensorflow as tf
 
 from tfvae import checks
-from tfvae.exportable import Arrays, Exportable, Signature
+from tfvae.exportable import Arrays, Signature
+from tfvae.inference.users_model import UsersModel
 
 _DRAWN_ROWS = 64
 _OF_DRAWS = "one draw of the latent variables from q(theta | x) for each row of x and of noise epsilon from N(0, I)"
@@ -16,11 +15,12 @@ _OF_DENSITY = "log q(theta | x), in nats, at latent variables in their own units
 _OF_UNLIKENESS = "how unlike the simulated data x is: above 1, q was not trained on such data"
 
 
-class AmortizedExport(Exportable, keras.Model):
+class AmortizedExport(UsersModel):
     """The signatures of amortised inference, which `export_signatures` lists."""
 
     timed_signature = "sample"
     takes_units = False
+    _readme = "amortized.md"
 
     def check_exportable(self) -> None:
         """Raises an error if the model cannot be exported: see `Exportable`."""
@@ -103,23 +103,6 @@ class AmortizedExport(Exportable, keras.Model):
             "unlikeness": {"x": x},
             "serving_default": sample,
         }
-
-    def export_description(self) -> dict[str, Any]:
-        """The latent variables with their shapes, the dimension of the unconstrained space, and the family of q."""
-        return {
-            "latents": {name: list(shape) for name, shape in self.space.shapes.items()},
-            "dim": self.space.dim,
-            "posterior": type(self.posterior).__name__,
-        }
-
-    def export_readme(self, signatures: Mapping[str, Signature]) -> list[tuple[str, dict[str, Any]]]:
-        """The sections of the README: see `Exportable`.
-
-        Args:
-            signatures: has no effect.
-        """
-        latents = ", ".join(f"{name} {list(shape)}" for name, shape in self.space.shapes.items())
-        return [("amortized.md", {"latents": latents})]
 
 
 def _spec(name: str, shape: tuple[int, ...]) -> tf.TensorSpec:

@@ -9,6 +9,7 @@ import tensorflow as tf
 
 from tfvae import checks
 from tfvae.inference.latents import LatentSpace
+from tfvae.networks import SetMean
 from tfvae.training.batch import unpack_named
 
 # The share of pairs by which it is decided when a training ends.
@@ -103,6 +104,12 @@ def moments(values: np.ndarray, rank: int) -> tuple[np.ndarray, np.ndarray]:
     values = values.astype(np.float64)
     loc, scale = values.mean(axis=axes), values.std(axis=axes)
     return loc, np.where(scale > 1e-6 * (np.abs(loc) + 1e-30), scale, 1.0)
+
+
+def is_of_numbers(encoder: keras.Model | None) -> bool:
+    """Whether an encoder of `tfvae.networks` takes each number of x [B, n] for an element of a set or a series."""
+    layers = getattr(encoder, "layers", [])
+    return any(isinstance(layer, SetMean) for layer in layers) and len(encoder.input_shape) == 2
 
 
 def has_schedule(optimizer: keras.optimizers.Optimizer) -> bool:

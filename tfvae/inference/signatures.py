@@ -2,16 +2,16 @@
 
 import dataclasses
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
-import keras
 import numpy as np
 import tensorflow as tf
 
 from tfvae import checks
-from tfvae.exportable import Arrays, Exportable, Signature
+from tfvae.exportable import Arrays, Signature
 from tfvae.inference import observations
+from tfvae.inference.users_model import UsersModel
 
 # Enough to reveal a wrong weight or op, and few enough to take no time.
 _DRAWS = 64
@@ -19,11 +19,12 @@ _OF_DRAWS = "one draw of the latent variables from q for each row of noise epsil
 _OF_PREDICTIONS = "the mean and the standard deviation of the posterior predictive distribution"
 
 
-class PosteriorExport(Exportable, keras.Model):
+class PosteriorExport(UsersModel):
     """The signatures of a fitted posterior: see `tfvae.export.PosteriorEndpoints`."""
 
     export_formats = ("SavedModel",)
     takes_units = False
+    _readme = "posterior.md"
 
     def check_exportable(self) -> None:
         """Raises an error if the model cannot be exported: see `Exportable`."""
@@ -88,23 +89,6 @@ class PosteriorExport(Exportable, keras.Model):
         if x is not None:
             examples["predict"] = {name: array.astype(np.float32) for name, array in _columns(x).items()}
         return {**examples, "serving_default": examples.get("predict", examples["sample"])}
-
-    def export_description(self) -> dict[str, Any]:
-        """The latent variables with their shapes, the dimension of the unconstrained space, and the family of q."""
-        return {
-            "latents": {name: list(shape) for name, shape in self.space.shapes.items()},
-            "dim": self.space.dim,
-            "posterior": type(self.posterior).__name__,
-        }
-
-    def export_readme(self, signatures: Mapping[str, Signature]) -> list[tuple[str, dict[str, Any]]]:
-        """The sections of the README: see `Exportable`.
-
-        Args:
-            signatures: has no effect.
-        """
-        latents = ", ".join(f"{name} {list(shape)}" for name, shape in self.space.shapes.items())
-        return [("posterior.md", {"latents": latents})]
 
     def _prediction(
         self, x: Any

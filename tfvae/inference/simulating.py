@@ -7,6 +7,7 @@ import numpy as np
 import tensorflow as tf
 
 from tfvae import checks
+from tfvae.data import epochs
 
 
 class SimulatingModel(keras.Model):
@@ -45,19 +46,21 @@ class SimulatingModel(keras.Model):
             self._functions[key] = tf.function(lambda seed: draw(num_pairs, seed), autograph=False)
         return self._functions[key]
 
-    def _online(self, batch_size: int) -> tf.data.Dataset:
-        """Batches of new pairs without end, which depend on the model's seed and on how many it was trained on."""
+    def _online(self, batch_size: int, steps_per_epoch: int) -> tf.data.Dataset:
+        """Batches of new pairs for one epoch, which depend on the model's seed, the epoch and the step alone."""
         # Checked by one batch outside of the pipeline, whose errors would be hard to read.
         first = self._simulated(batch_size, self._stream_seed(0))
         self.check_data({name: value.numpy() for name, value in first.items()})
-        seed, simulator = self._stream_seed(1), self._simulator(batch_size)
+        simulator = self._simulator(batch_size)
 
-        @tf.autograph.experimental.do_not_convert
-        def batch(step: tf.Tensor) -> dict[str, tf.Tensor]:
-            return simulator(tf.random.experimental.stateless_fold_in(seed, tf.cast(step, tf.int32)))
+        def one_pass(seed: tf.Tensor) -> tf.data.Dataset:
+            seeds_of_steps = tf.data.Dataset.range(steps_per_epoch).map(
+                lambda step: tf.random.experimental.stateless_fold_in(seed, tf.cast(step, tf.int32))
+            )
+            return epochs.read_ahead(seeds_of_steps, tf.autograph.experimental.do_not_convert(simulator))
 
-        steps = tf.data.Dataset.counter(int(self.steps_taken))
-        return steps.map(batch, num_parallel_calls=2, deterministic=True).prefetch(4)
+        passes = epochs.ordered(one_pass, seed=self._progress.get_seed)
+        return passes.apply(tf.data.experimental.assert_cardinality(steps_per_epoch))
 
     def _stream_seed(self, stream: int) -> tf.Tensor:
         """The seed of one use of simulations, so that uses do not share draws."""

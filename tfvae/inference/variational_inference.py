@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Mapping, MutableMapping, Sequence
-from typing import Any, Self
+from typing import Any
 
 import keras
 import numpy as np
@@ -79,6 +79,8 @@ class VariationalInference(ArvizExport, Prediction, PosteriorExport, Variational
     Reference: Kucukelbir et al. 2017, Automatic Differentiation Variational Inference, sections 2.3 to 2.6; Hoffman et
     al. 2013, Stochastic Variational Inference, section 2.4.
     """
+
+    _saved = ("posterior", "objective")
 
     def __init__(
         self,
@@ -357,24 +359,4 @@ class VariationalInference(ArvizExport, Prediction, PosteriorExport, Variational
 
     def get_config(self) -> dict[str, Any]:
         """The constructor's arguments that a file can hold, and the names of those that are the user's own code."""
-        parts = {name: keras.saving.serialize_keras_object(getattr(self, name)) for name in ("posterior", "objective")}
-        own = [name for name, value in self._given.items() if value is not None]
-        return {**super().get_config(), "num_data": self.num_data, **parts, "own": own}
-
-    @classmethod
-    def from_config(cls, config: dict[str, Any], custom_objects: dict[str, Any] | None = None) -> Self:
-        """Makes the model that `get_config` described, with new weights.
-
-        A file holds q, but not the user's Bayesian model. Pass that, under the names of the constructor's arguments, as
-        `keras.saving.load_model(path, custom_objects={"model": model, ...})`.
-        """
-        config = dict(config)
-        own = {name: keras.saving.get_registered_object(name, custom_objects) for name in config.pop("own")}
-        missing = [name for name, value in own.items() if value is None]
-        if missing:
-            raise ValueError(
-                f"`custom_objects` must hold {missing}, which a file cannot hold: load_model(path, custom_objects="
-                f"{{{missing[0]!r}: ...}}). Received: nothing under these names"
-            )
-        parts = {name: keras.saving.deserialize_keras_object(config[name]) for name in ("posterior", "objective")}
-        return cls(**{**config, **parts, **own})
+        return {**super().get_config(), "num_data": self.num_data}

@@ -16,7 +16,6 @@ from tfvae.training.batch import Batch
 from tfvae.training.step import Minimizer
 from tfvae.training.trainer import Trainer
 
-# The attributes of models that their `repr` shows, where they have them.
 _SHOWN = ("latent_dim", "latent_dims", "posterior", "posteriors", "prior", "likelihood", "objective", "event_shape")
 
 
@@ -41,6 +40,8 @@ class VariationalModel(Trainer):
 
     # The metrics beside the loss.
     _metric_names: ClassVar[tuple[str, ...]] = ("elbo", "reconstruction_log_likelihood", "kl")
+    # The attributes that the `repr` shows, where the model has them.
+    _shown: ClassVar[tuple[str, ...]] = _SHOWN
 
     def __init__(self, objective: Objective | None = None, **kwargs: Any) -> None:
         # Without autocast, because log-densities need x in float32. Each network casts x to its own dtype policy.
@@ -53,7 +54,7 @@ class VariationalModel(Trainer):
 
     def __repr__(self) -> str:
         """The parts of the model, the shape of its data and the number of its trainable weights."""
-        shown = [f"{name}={_described(getattr(self, name))}" for name in _SHOWN if hasattr(self, name)]
+        shown = [f"{name}={_described(getattr(self, name))}" for name in self._shown if hasattr(self, name)]
         count = sum(math.prod(variable.shape) for variable in self.trainable_variables)
         weights = f"{count:,} trainable weights" if self.built else "not built"
         return f"{type(self).__name__}({', '.join(shown)}, {weights})"

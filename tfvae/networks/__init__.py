@@ -5,17 +5,22 @@ model with the same shapes can take their place.
 """
 
 from tfvae.networks.convolutional import convolutional_decoder, convolutional_encoder
-from tfvae.networks.dense import dense_decoder, dense_encoder, row_encoder, set_encoder
-from tfvae.networks.layers import MissingMask, RowFeatures, SetMean
+from tfvae.networks.dense import dense_decoder, dense_encoder, row_encoder
+from tfvae.networks.layers import MissingMask, RowFeatures, SeriesSummary, SetAttention, SetMean
+from tfvae.networks.sequences import series_encoder, set_encoder, set_transformer
 
 __all__ = [
     "MissingMask",
     "RowFeatures",
+    "SeriesSummary",
+    "SetAttention",
     "SetMean",
     "convolutional_decoder",
     "convolutional_encoder",
     "dense_decoder",
     "dense_encoder",
     "row_encoder",
+    "series_encoder",
     "set_encoder",
+    "set_transformer",
 ]

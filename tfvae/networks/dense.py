@@ -1,4 +1,4 @@
-"""Dense encoders and decoders: of arrays, of the rows of a table, and of sets."""
+"""Dense encoders and decoders: of arrays, and of the rows of a table."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -7,7 +7,7 @@ import keras
 
 from tfvae import checks
 from tfvae.networks import building
-from tfvae.networks.layers import MissingMask, RowFeatures, SetMean
+from tfvae.networks.layers import MissingMask, RowFeatures
 
 
 def dense_encoder(
@@ -106,47 +106,3 @@ def row_encoder(
     x = keras.Input((len(num_classes),), name="x")
     features = RowFeatures(num_classes, log_moments)(x)
     return keras.Model(x, building.dense(features, hidden, activation), name=name)
-
-
-def set_encoder(
-    item_shape: Sequence[int],
-    num_items: int | None = None,
-    item_hidden: Sequence[int] = (64, 64),
-    hidden: Sequence[int] = (64, 32),
-    activation: str | Callable = "silu",
-    name: str = "encoder",
-) -> keras.Model:
-    """A network of sets, whose features do not depend on the order of the elements: DeepSets.
-
-    features = hidden layers of (mean over the elements of item layers(element), log n)
-
-    Args:
-        item_shape: the shape of one element: () for a number, (D,) for a vector.
-        num_items: n, the number of elements; None leaves it open, for sets of different sizes. Exports need it.
-        item_hidden: the width of each dense layer that reads one element.
-        hidden: the width of each dense layer that reads the set.
-        activation: the activation of every layer, by Keras name or as a function.
-        name: the name of the model.
-
-    Returns:
-        A model from x `[B, n, *item_shape]` to features `[B, hidden[-1]]`.
-
-    Raises:
-        ValueError: `item_shape` has more than one entry, or a size is not a positive integer.
-
-    Reference: Zaheer et al. 2017, Deep Sets, equation 4.
-    """
-    item_shape = building.sizes("item_shape", item_shape)
-    if len(item_shape) > 1:
-        raise ValueError(
-            f"`item_shape` must be () for numbers or (D,) for vectors. Received: item_shape={checks.shown(item_shape)}"
-        )
-    num_items = None if num_items is None else checks.positive_integer("num_items", num_items)
-    item_hidden, hidden = (
-        building.sizes("item_hidden", item_hidden, min_length=1),
-        building.sizes("hidden", hidden, min_length=1),
-    )
-    x = keras.Input((num_items, *item_shape), name="x")
-    items = x if item_shape else keras.layers.Reshape((-1 if num_items is None else num_items, 1))(x)
-    pooled = SetMean()(building.dense(items, item_hidden, activation))
-    return keras.Model(x, building.dense(pooled, hidden, activation), name=name)

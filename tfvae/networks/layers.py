@@ -124,6 +124,85 @@ class SetMean(keras.layers.Layer):
         return (input_shape[0], input_shape[-1] + 1)
 
 
+@keras.saving.register_keras_serializable("tfvae.networks")
+class SeriesSummary(SetMean):
+    """The last step of a series beside what `SetMean` gives: [B, T, F] to [B, 2 F + 1].
+
+    Args:
+        kwargs: the arguments of `keras.layers.Layer`.
+    """
+
+    def call(self, items: Any) -> Any:
+        """Returns the last step, the mean and log T, side by side [B, 2 F + 1]."""
+        return keras.ops.concatenate([items[:, -1], super().call(items)], axis=-1)
+
+    def compute_output_shape(self, input_shape: tuple[int, ...]) -> tuple[int, ...]:
+        """The shape [B, 2 F + 1]."""
+        return (input_shape[0], 2 * input_shape[-1] + 1)
+
+
+@keras.saving.register_keras_serializable("tfvae.networks")
+class SetAttention(keras.layers.Layer):
+    """A block in which each element of a set attends to all of them: [B, n, F] to [B, n, F].
+
+    y = x + attention(normalised x);  y + dense(normalised y)
+
+    With `is_pooling` a trainable query attends to the elements in their place: [B, n, F] to [B, F].
+
+    Args:
+        num_heads: the number of heads, a divisor of F.
+        activation: the activation of the dense layer, by Keras name or as a function.
+        is_pooling: whether the result is one vector for the whole set.
+        kwargs: the arguments of `keras.layers.Layer`.
+
+    Reference: Lee et al. 2019, Set Transformer, equations 6, 7, 8 and 11.
+    """
+
+    def __init__(
+        self, num_heads: int, activation: str | Callable = "silu", is_pooling: bool = False, **kwargs: Any
+    ) -> None:
+        super().__init__(**kwargs)
+        self.num_heads, self.is_pooling = num_heads, is_pooling
+        self.activation = keras.activations.get(activation)
+
+    def build(self, input_shape: tuple[int | None, ...]) -> None:
+        """Creates the layers for elements [B, n, F]."""
+        width, policy = input_shape[-1], self.dtype_policy
+        self.before = keras.layers.LayerNormalization(dtype=policy)
+        self.after = keras.layers.LayerNormalization(dtype=policy)
+        self.attention = keras.layers.MultiHeadAttention(self.num_heads, width // self.num_heads, dtype=policy)
+        self.dense = keras.layers.Dense(width, activation=self.activation, dtype=policy)
+        queries = (input_shape[0], 1, width) if self.is_pooling else input_shape
+        if self.is_pooling:
+            self.query = self.add_weight(name="query", shape=(1, 1, width), initializer="glorot_uniform")
+        self.before.build(input_shape)
+        self.attention.build(queries, input_shape)
+        self.after.build(queries)
+        self.dense.build(queries)
+        self.built = True
+
+    def call(self, items: Any) -> Any:
+        """Returns the elements [B, n, F] after the block, or the vector [B, F]."""
+        normalised = self.before(items)
+        queries, start = normalised, items
+        if self.is_pooling:
+            # Broadcast by a sum: TFLite's other ways take a shape that is computed.
+            queries = start = self.query + 0.0 * items[:, :1]
+        result = start + self.attention(queries, normalised)
+        result = result + self.dense(self.after(result))
+        return result[:, 0] if self.is_pooling else result
+
+    def compute_output_shape(self, input_shape: tuple[int | None, ...]) -> tuple[int | None, ...]:
+        """The shape [B, n, F], or [B, F]."""
+        return (input_shape[0], input_shape[-1]) if self.is_pooling else tuple(input_shape)
+
+    def get_config(self) -> dict[str, Any]:
+        """The constructor's arguments."""
+        activation = keras.activations.serialize(self.activation)
+        own = {"num_heads": self.num_heads, "activation": activation, "is_pooling": self.is_pooling}
+        return {**super().get_config(), **own}
+
+
 def _is_number(x: Any) -> Any:
     """Which elements are not NaN: see `tfvae.numerics.is_number`."""
     return keras.ops.absolute(x) > -1

@@ -6,15 +6,18 @@ there is no global state, no figure to close and no need for a display.
 
 from tfvae.plots.inference import calibration, predictive_check
 from tfvae.plots.models import history, latent, reconstructions, samples
+from tfvae.plots.recovery import contraction, recovery
 from tfvae.plots.tables import contributions, marginals
 
 __all__ = [
     "calibration",
+    "contraction",
     "contributions",
     "history",
     "latent",
     "marginals",
     "predictive_check",
     "reconstructions",
+    "recovery",
     "samples",
 ]
