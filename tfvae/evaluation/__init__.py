@@ -14,18 +14,21 @@ __all__ = [
     "LogLikelihood",
     "RateDistortion",
     "Recovery",
+    "Traversals",
     "active_units",
     "amortization_gap",
     "annealed_importance_sampling",
     "dci",
     "factor_vae_score",
     "importance_sampling",
+    "interpolations",
     "kl_per_dimension",
     "mutual_information",
     "mutual_information_gap",
     "rate_distortion",
     "recovery",
     "sap",
+    "traversals",
 ]
 
 __getattr__, __dir__ = lazy_attributes(
@@ -44,5 +47,6 @@ __getattr__, __dir__ = lazy_attributes(
             "rate_distortion",
         ],
         "tfvae.evaluation.simulated": ["Recovery", "recovery"],
+        "tfvae.evaluation.walks": ["Traversals", "interpolations", "traversals"],
     },
 )
