@@ -18,6 +18,7 @@ FLOORS = [
     {"models"},
     {"inference"},
     {"evaluation", "export", "sklearn"},
+    {"reporting"},
     {"cli"},
     # The entry point of the command, and public aliases of modules that are in other rooms.
     {"__main__", "epochs", "shards", "strategies"},

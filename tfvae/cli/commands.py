@@ -53,8 +53,10 @@ def evaluate(
             paths.check_data(data)
         model, pipelines = _load(run, allow_import, data)
     from tfvae.cli import run_folder as runs_module
+    from tfvae.reporting.measures import measure
 
-    print(runs_module.evaluation(model, runs_module.held_out(pipelines), num_samples, seed))
+    x = runs_module.held_out(pipelines)
+    print(runs_module.evaluation(model, x, measure(model, x, num_samples, seed)))
 
 
 def generate(
@@ -255,13 +257,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
         keywords = vars(parsers["train"].instantiate(chosen))
         keywords["config_yaml"] = parsers["train"].dump(chosen, skip_unset=False)
     # Around the whole command, because all workers take part in making the model too.
-    with RunLock() as run_lock, strategies.naming_a_lost_worker():
-        train(**keywords, run_lock=run_lock)
+    with RunLock() as run_lock, strategies.naming_a_lost_worker(), noise.noted_warnings() as given:
+        train(**keywords, warnings_given=given, run_lock=run_lock)
 
 
 def _command_parser(command: Any, part_types: dict[str, type] | None = None) -> parser.Parser:
     groups = train_command.GROUPS if command is train else {}
-    return parser.command_parser(command, groups, skip=["config_yaml", "run_lock"], part_types=part_types)
+    return parser.command_parser(
+        command, groups, skip=["config_yaml", "warnings_given", "run_lock"], part_types=part_types
+    )
 
 
 def _parse(parsers: dict[str, parser.Parser], words: Sequence[str]) -> tuple[str, Namespace]:
