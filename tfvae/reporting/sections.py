@@ -103,10 +103,10 @@ def warnings_given(subject: Subject) -> Section | None:
 def origin(subject: Subject) -> Section:
     """The parts of the model, the versions of the packages, and the further facts."""
     model = subject.model
-    parts = [
-        [slot, repr(getattr(model, slot))] for slot in ("posterior", "prior", "likelihood", "objective", "optimizer")
-    ]
-    body = "<h3>Parts</h3>" + code("\n".join(f"{slot}: {part}" for slot, part in parts if part != "None"))
+    parts = {slot: repr(getattr(model, slot)) for slot in ("posterior", "prior", "likelihood", "objective")}
+    if model.compiled:
+        parts["optimizer"] = type(model.optimizer).__name__
+    body = "<h3>Parts</h3>" + code("\n".join(f"{slot}: {part}" for slot, part in parts.items()))
     for name, network in (("Encoder", model.encoder), ("Decoder", model.decoder)):
         layers = [f"{layer.name}: {type(layer).__name__}, {layer.count_params():,} weights" for layer in network.layers]
         body += f"<h3>{name}</h3>" + code("\n".join(layers))
