@@ -1,4 +1,4 @@
-"""The command line: `tfvae train`, `evaluate`, `generate`, `export`, `verify`, `predict` and `detect`.
+"""The command line: `tfvae train`, `evaluate`, `generate`, `export`, `verify`, `predict`, `detect` and `explore`.
 
 Each command is a function, and its arguments are the command's flags. Their help texts are the descriptions under
 `Args:`. The parts of the model are chosen by class name: `--likelihood Normal --likelihood.scale 0.1`.
@@ -20,6 +20,7 @@ import tfvae
 from tfvae import files
 from tfvae.cli import flags, noise, parser, parts, paths, train_command, yaml_files
 from tfvae.cli.detect_command import detect
+from tfvae.cli.explore_command import explore
 from tfvae.cli.predict_command import predict
 from tfvae.cli.train_command import train
 from tfvae.data import tables
@@ -233,7 +234,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """
     set_loader("yaml", _load_yaml, (yaml.YAMLError,))
     words = parser.with_underscores(sys.argv[1:] if arguments is None else arguments)
-    commands = (train, evaluate, generate, export, verify, predict, detect)
+    commands = (train, evaluate, generate, export, verify, predict, detect, explore)
     parsers = {command.__name__: _command_parser(command) for command in commands}
     others, choices = parts.split(words) if words[:1] == ["train"] else (words, [])
     name, chosen = _parse(parsers, others)

@@ -103,7 +103,8 @@ def report(
     made += [sections.exports(subject), sections.warnings_given(subject), sections.origin(subject)]
     title = path.resolve().parent.name if title is None else title
     text = page(title, _lead(subject), [section for section in made if section is not None])
-    files.write_text(path, text)
+    with files.replacing(path) as written:
+        written.write_text(text, encoding="utf-8")
     return path
 
 
