@@ -17,7 +17,9 @@ FLOORS = [
     {"priors", "training"},
     {"models"},
     {"inference"},
-    {"evaluation", "export", "sklearn"},
+    {"evaluation", "sklearn"},
+    {"export"},
+    {"reporting"},
     {"cli"},
     # The entry point of the command, and public aliases of modules that are in other rooms.
     {"__main__", "epochs", "shards", "strategies"},

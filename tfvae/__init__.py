@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from tfvae.models.vae import VAE
     from tfvae.models.variational_model import VariationalModel
     from tfvae.models.vq import VQVAE
+    from tfvae.reporting.document import report
 
 __version__ = "0.3.0.dev0"
 
@@ -71,6 +72,7 @@ __all__ = [
     "plots",
     "posteriors",
     "priors",
+    "report",
     "shards",
     "sklearn",
     "strategies",
@@ -110,6 +112,7 @@ __getattr__, __dir__ = lazy_attributes(
         "tfvae.models.vae": ["VAE"],
         "tfvae.models.variational_model": ["VariationalModel"],
         "tfvae.models.vq": ["VQVAE"],
+        "tfvae.reporting.document": ["report"],
     },
 )
 

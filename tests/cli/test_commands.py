@@ -23,7 +23,8 @@ from tfvae.cli import commands, exports, run_folder
 from tfvae.export import verification
 
 ROOT = Path(__file__).parents[2]
-SMALL = ["--epochs", "2", "--hidden", "[16]", "--latent_dim", "2", "--num_samples", "20"]
+# Without the report, which is tested on tables and in tests/reporting.
+SMALL = ["--epochs", "2", "--hidden", "[16]", "--latent_dim", "2", "--num_samples", "20", "--report", "false"]
 
 
 @pytest.fixture(scope="module", autouse=True)

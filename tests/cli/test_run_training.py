@@ -21,6 +21,7 @@ def after(monkeypatch):
     called = []
     monkeypatch.setattr(run_folder, "evaluation", lambda *_: called.append("evaluation") or "the evaluation")
     monkeypatch.setattr(run_folder, "draw", lambda *_: called.append("draw"))
+    monkeypatch.setattr(run_folder, "report", lambda *_: called.append("report"))
     monkeypatch.setattr(plots, "history", lambda *_: types.SimpleNamespace(savefig=lambda path: path.touch()))
     monkeypatch.setattr(exports, "write", lambda *_, **__: called.append("export"))
     return called
@@ -109,7 +110,7 @@ def test_a_run_that_is_cut_goes_on_as_it_began_or_is_refused(train, train_cut, r
     assert contents(folder) == before
     assert after == []
     train("--resume", "--save_freq", "100")
-    assert after == ["evaluation", "draw", "export"]
+    assert after == ["evaluation", "draw", "export", "report"]
     assert len(run_training.history(folder)["loss"]) == 2
     assert names(folder) == ["config.yaml", "evaluation.txt", "history.csv", "history.png", "model.keras"]
 
@@ -122,7 +123,7 @@ def test_a_run_that_is_cut_again_and_again_ends_as_one_that_was_not(train, train
     # Interrupted at the end of an epoch, and in the middle of the next.
     train_cut(1, 0, "--resume", "true", "--save_freq", "7")
     train_cut(1, 44, "--resume", "--strategy", "one_device")
-    assert after == ["evaluation", "draw", "export"]
+    assert after == ["evaluation", "draw", "export", "report"]
     train("--resume", "--save_freq", "100")
     uncut = folder.with_name("uncut")
     assert (folder / "history.csv").read_bytes() == (uncut / "history.csv").read_bytes()
@@ -156,7 +157,7 @@ def test_a_run_that_is_complete_is_left_alone(train, refused, folder, after, cap
     (folder / "evaluation.txt").unlink()
     after.clear()
     train("--resume", callbacks=[Cut(0, 1)])
-    assert after == ["evaluation", "draw", "export"]
+    assert after == ["evaluation", "draw", "export", "report"]
     assert (folder / "evaluation.txt").read_text() == "the evaluation\n"
     # These two were written again; nothing else changed.
     for name in ("evaluation.txt", "history.png"):

@@ -18,6 +18,7 @@ from tfvae.cli import commands, flags, run_folder, table_run
 from tfvae.data import Table
 
 SMALL = ["--epochs", "1", "--hidden", "8", "--latent_dim", "2", "--num_samples", "4", "--latency", "false"]
+SMALL += ["--report", "false"]
 KINDS = {
     "order_id": "identifier",
     "channel": "category",
@@ -59,7 +60,12 @@ def trained(tmp_path_factory):
         patch.chdir(folder)
         # The row with the planted amount is held out, too.
         commands.main(
-            ["train", "orders.csv", *SMALL, "--export", "none", "--validation_fraction", "0.5", "--seed", "1"]
+            [
+                *["train", "orders.csv", "--export", "none", "--validation_fraction", "0.5", "--seed", "1"],
+                *SMALL,
+                "--report",
+                "true",
+            ]
         )
     (folder / "printed.txt").write_text(printed.getvalue())
     return folder
@@ -74,7 +80,7 @@ def in_trained(trained, monkeypatch):
 def test_a_training_prints_and_keeps_what_the_columns_are_and_draws_them(trained):
     run = trained / "runs/orders"
     names = {"model.keras", "history.csv", "config.yaml", "evaluation.txt", ".lock", "table.txt"}
-    names |= {"marginals.png", "anomalies.png", "latent.png", "history.png"}
+    names |= {"marginals.png", "anomalies.png", "latent.png", "history.png", "report.html"}
     assert {path.name for path in run.iterdir()} == names
     printed = (trained / "printed.txt").read_text()
     model = run_folder.load_model(run)

@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from tfvae.callbacks.warm_up import KLWarmUp
     from tfvae.callbacks.warnings import FrozenWarning, NonFiniteLossWarning, PosteriorCollapseWarning
     from tfvae.inference.convergence import Convergence
+    from tfvae.reporting.pictures import Pictures
 
 __all__ = [
     "Checkpoint",
@@ -17,6 +18,7 @@ __all__ = [
     "FrozenWarning",
     "KLWarmUp",
     "NonFiniteLossWarning",
+    "Pictures",
     "PosteriorCollapseWarning",
 ]
 
@@ -26,7 +28,8 @@ __getattr__, __dir__ = lazy_attributes(
         "tfvae.callbacks.checkpoints": ["Checkpoint", "Checkpoints"],
         "tfvae.callbacks.warm_up": ["KLWarmUp"],
         "tfvae.callbacks.warnings": ["FrozenWarning", "NonFiniteLossWarning", "PosteriorCollapseWarning"],
-        # Defined in `tfvae.inference`, because it depends on how q is fitted; public here, with the other callbacks.
+        # Defined where what they depend on is; public here, with the other callbacks.
         "tfvae.inference.convergence": ["Convergence"],
+        "tfvae.reporting.pictures": ["Pictures"],
     },
 )

@@ -1,4 +1,4 @@
-"""The command line: `tfvae train`, `evaluate`, `generate`, `export`, `verify`, `predict` and `detect`.
+"""The command line: `tfvae train`, `evaluate`, `generate`, `export`, `verify`, `predict`, `detect` and `explore`.
 
 Each command is a function, and its arguments are the command's flags. Their help texts are the descriptions under
 `Args:`. The parts of the model are chosen by class name: `--likelihood Normal --likelihood.scale 0.1`.
@@ -20,6 +20,7 @@ import tfvae
 from tfvae import files
 from tfvae.cli import flags, noise, parser, parts, paths, train_command, yaml_files
 from tfvae.cli.detect_command import detect
+from tfvae.cli.explore_command import explore
 from tfvae.cli.predict_command import predict
 from tfvae.cli.train_command import train
 from tfvae.data import tables
@@ -53,8 +54,10 @@ def evaluate(
             paths.check_data(data)
         model, pipelines = _load(run, allow_import, data)
     from tfvae.cli import run_folder as runs_module
+    from tfvae.reporting.measures import measure
 
-    print(runs_module.evaluation(model, runs_module.held_out(pipelines), num_samples, seed))
+    x = runs_module.held_out(pipelines)
+    print(runs_module.evaluation(model, x, measure(model, x, num_samples, seed)))
 
 
 def generate(
@@ -231,7 +234,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """
     set_loader("yaml", _load_yaml, (yaml.YAMLError,))
     words = parser.with_underscores(sys.argv[1:] if arguments is None else arguments)
-    commands = (train, evaluate, generate, export, verify, predict, detect)
+    commands = (train, evaluate, generate, export, verify, predict, detect, explore)
     parsers = {command.__name__: _command_parser(command) for command in commands}
     others, choices = parts.split(words) if words[:1] == ["train"] else (words, [])
     name, chosen = _parse(parsers, others)
@@ -255,13 +258,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
         keywords = vars(parsers["train"].instantiate(chosen))
         keywords["config_yaml"] = parsers["train"].dump(chosen, skip_unset=False)
     # Around the whole command, because all workers take part in making the model too.
-    with RunLock() as run_lock, strategies.naming_a_lost_worker():
-        train(**keywords, run_lock=run_lock)
+    with RunLock() as run_lock, strategies.naming_a_lost_worker(), noise.noted_warnings() as given:
+        train(**keywords, warnings_given=given, run_lock=run_lock)
 
 
 def _command_parser(command: Any, part_types: dict[str, type] | None = None) -> parser.Parser:
     groups = train_command.GROUPS if command is train else {}
-    return parser.command_parser(command, groups, skip=["config_yaml", "run_lock"], part_types=part_types)
+    return parser.command_parser(
+        command, groups, skip=["config_yaml", "warnings_given", "run_lock"], part_types=part_types
+    )
 
 
 def _parse(parsers: dict[str, parser.Parser], words: Sequence[str]) -> tuple[str, Namespace]:

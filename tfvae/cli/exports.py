@@ -7,6 +7,7 @@ from tfvae import export as export_module
 from tfvae.cli import run_folder as runs_module
 from tfvae.data import Pipelines
 from tfvae.export.metadata import write_json
+from tfvae.export.report import Verification
 from tfvae.models.vae import VAE
 
 
@@ -20,7 +21,7 @@ def write(
     *,
     formats: Literal["all", "saved_model", "tflite"] = "all",
     latency: bool = True,
-) -> None:
+) -> Verification:
     """Exports the model, and prints and writes how far the outputs of the exports are from the model's.
 
     Args:
@@ -32,6 +33,9 @@ def write(
         quantize: see `tfvae.export.tflite`.
         formats: which formats to write.
         latency: whether to measure the latency.
+
+    Returns:
+        The comparison.
     """
     x = runs_module.held_out(pipelines)
     units = _units(model, pipelines)
@@ -58,6 +62,7 @@ def write(
         places.append(" and ".join(map(str, tflite)))
     print(f"\nExported to {', '.join(places)}; compared with the Keras model on {len(x)} examples:\n")
     print(verification)
+    return verification
 
 
 def write_onnx(model: VAE, folder: Path, pipelines: Pipelines, *, latency: bool = True) -> None:

@@ -5,7 +5,9 @@ import os
 import re
 import sys
 import tempfile
+import warnings
 from collections.abc import Iterator
+from typing import Any
 
 # Written by C++ before TensorFlow reads TF_CPP_MIN_LOG_LEVEL: lines of level INFO, the line that announces them, and
 # the search for a GPU where there is no driver (error 303).
@@ -41,6 +43,21 @@ def import_tensorflow() -> None:
         import tensorflow as tf
 
         tf.config.list_physical_devices()
+
+
+@contextlib.contextmanager
+def noted_warnings() -> Iterator[list[str]]:
+    """Notes the warnings that are given, which are shown as before."""
+    noted: list[str] = []
+    with warnings.catch_warnings():
+        show = warnings.showwarning
+
+        def show_and_note(message: Warning | str, *arguments: Any, **others: Any) -> None:
+            noted.append(" ".join(str(message).split()))
+            show(message, *arguments, **others)
+
+        warnings.showwarning = show_and_note
+        yield noted
 
 
 def warning_line(

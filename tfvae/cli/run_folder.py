@@ -1,6 +1,7 @@
 """The folder of a run: reads the model and the data back for the other commands, writes evaluation and pictures."""
 
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,11 +11,14 @@ from matplotlib.figure import Figure
 
 from tfvae import data as data_module
 from tfvae import files, plots
-from tfvae.cli import yaml_files
+from tfvae.cli import run_training, yaml_files
 from tfvae.data import Rows, Table, loading, tables
 from tfvae.detection.thresholds import least_rate
-from tfvae.evaluation import rate_distortion
+from tfvae.export.report import Verification
 from tfvae.models.vae import VAE
+from tfvae.reporting.document import report as write_report
+from tfvae.reporting.measures import Measures
+from tfvae.reporting.subject import MOST_EXAMPLES
 
 # The entries of config.yaml that are needed to read the data again, and their types.
 _DATA_ARGUMENTS: dict[str, tuple[type, ...]] = {
@@ -110,22 +114,15 @@ def held_out(pipelines: loading.Pipelines) -> np.ndarray:
     return next(examples.as_numpy_iterator())
 
 
-def evaluation(model: VAE, x: np.ndarray, num_samples: int, seed: int) -> str:
+def evaluation(model: VAE, x: np.ndarray, measures: Measures) -> str:
     """A table of the bound and of log p(x) on held-out data, in nats per example and, but for rows, bits per dimension.
 
     Args:
         model: the model.
         x: the data [N, ...].
-        num_samples: draws of z per example for the importance-sampled log-likelihood.
-        seed: the seed of the draws.
+        measures: what was measured of them.
     """
-    rate, distortion = rate_distortion(model, x, seed=seed)
-    log_likelihood = float(np.mean(model.log_likelihood(x, num_samples, seed=seed)))
-    figures = [
-        ("ELBO", -(rate + distortion)),
-        (f"log-likelihood (importance sampling, K = {num_samples})", log_likelihood),
-        ("KL", rate),
-    ]
+    figures = [(label, float(np.mean(values))) for label, values in measures.labelled().items()]
     if model.table is not None:
         return _evaluation_of_rows(len(x), len(model.table.kinds), figures)
     dimensions = math.prod(x.shape[1:])
@@ -163,20 +160,68 @@ def calibrate(model: VAE, folder: Path, x: np.ndarray, **given: Any) -> None:
     )
 
 
-def draw(model: VAE, x: np.ndarray, folder: Path, seed: int) -> None:
+def draw(model: VAE, x: np.ndarray, labels: np.ndarray | None, folder: Path, seed: int) -> None:
     """Writes reconstructions.png, samples.png and latent.png.
 
     Args:
         model: the model.
         x: held-out data [N, ...].
+        labels: the class of each example [N], or None.
         folder: the folder of the run.
         seed: the seed of the samples.
     """
-    to_data = model.likelihood.to_data
-    write_picture(plots.reconstructions(x, to_data(model.reconstruct(x))), folder / "reconstructions.png")
-    write_picture(plots.samples(to_data(model.generate(64, seed=seed))), folder / "samples.png")
+    to_data, limits = model.likelihood.to_data, (float(x.min()), float(x.max()))
+    reconstructions = plots.reconstructions(x, to_data(model.reconstruct(x)), limits=limits)
+    write_picture(reconstructions, folder / "reconstructions.png")
+    write_picture(plots.samples(to_data(model.generate(64, seed=seed)), limits=limits), folder / "samples.png")
     z = np.asarray(model.posterior.center(model.encode(x)))
-    write_picture(plots.latent(z, x), folder / "latent.png")
+    labels = None if labels is None else labels[: len(x)]
+    write_picture(plots.latent(z, x, labels=labels, limits=limits), folder / "latent.png")
+
+
+def report(
+    model: VAE,
+    folder: Path,
+    pipelines: loading.Pipelines,
+    data: Any,
+    measures: Measures | None,
+    verification: Verification | None,
+    warnings: Sequence[str],
+    num_samples: int,
+    seed: int,
+) -> None:
+    """Writes report.html.
+
+    Args:
+        model: the model.
+        folder: the folder of the run.
+        pipelines: the data of the run.
+        data: held-out examples, or rows.
+        measures: what was measured of them, or None.
+        verification: the comparison with the exports, or None.
+        warnings: those that were given.
+        num_samples: draws of z per example for log p(x).
+        seed: the seed of the draws.
+    """
+    config = (folder / "config.yaml").read_text(encoding="utf-8")
+    train = None
+    labels = None if pipelines.labels is None else pipelines.labels[: len(data)]
+    if model.table is None:
+        train = next(pipelines.train.unbatch().take(MOST_EXAMPLES).batch(MOST_EXAMPLES).as_numpy_iterator())
+    write_report(
+        model,
+        data,
+        folder / "report.html",
+        labels=labels,
+        train=train,
+        history=run_training.history(folder),
+        verification=verification,
+        facts={"Command": f"tfvae train --config config.yaml --name {folder.name}", "config.yaml": config},
+        warnings=warnings,
+        measures=measures,
+        num_samples=num_samples,
+        seed=seed,
+    )
 
 
 def write_picture(figure: Figure, path: Path) -> None:

@@ -30,7 +30,7 @@ GROUPS = {
     "parts of the model": ("posterior", "prior", "likelihood", "objective", "allow_import"),
     "training": ("learning_rate", "epochs", "steps_per_execution", "jit_compile", "seed"),
     "devices": ("strategy", "devices", "worker_timeout"),
-    "after the training": ("evaluate", "num_samples", "pictures", "export", "latency"),
+    "after the training": ("evaluate", "num_samples", "pictures", "report", "export", "latency"),
     "the run and its files": ("name", "runs", "saved_models", "save_freq", "resume", "overwrite"),
 }
 
@@ -69,6 +69,7 @@ def train(
     evaluate: bool = True,
     num_samples: flags.Count = 1000,
     pictures: bool = True,
+    report: bool = True,
     export: Literal["all", "saved_model", "tflite", "none"] = "all",
     latency: bool = True,
     seed: flags.Seed = 0,
@@ -76,13 +77,14 @@ def train(
     saved_models: str = "saved_models",
     overwrite: bool = False,
     config_yaml: str = "",
+    warnings_given: Sequence[str] = (),
     run_lock: "RunLock",
 ) -> None:
-    """Trains a VAE, calibrates and evaluates it on held-out data, draws pictures and exports it.
+    """Trains a VAE, calibrates and evaluates it on held-out data, draws pictures, writes a report and exports it.
 
-    Writes <runs>/<name>/ (model.keras, history.csv, config.yaml, evaluation.txt, reconstructions.png, samples.png,
-    latent.png, history.png; for a table table.txt, and marginals.png and anomalies.png in the place of the first two
-    pictures), and in <saved_models>/<name>/ the exports <version>/, <name>.tflite and
+    Writes <runs>/<name>/ (model.keras, history.csv, config.yaml, evaluation.txt, report.html, reconstructions.png,
+    samples.png, latent.png, history.png; for a table table.txt, and marginals.png and anomalies.png in the place of the
+    first two pictures), and in <saved_models>/<name>/ the exports <version>/, <name>.tflite and
     <name>_batch1.tflite.
 
     Args:
@@ -121,6 +123,7 @@ def train(
         evaluate: compute the held-out bound and log-likelihood after the training.
         num_samples: draws of z per example for the importance-sampled log-likelihood.
         pictures: draw reconstructions, samples, the latent space and the history after the training.
+        report: write report.html after the training: the evaluation and pictures of all kinds in one page.
         export: what to export after the training.
         latency: measure the latency of the exports.
         seed: seed of the weights, the noise, the split and the order of the data.
@@ -128,6 +131,7 @@ def train(
         saved_models: folder of the exported models.
         overwrite: overwrite an earlier run of this name.
         config_yaml: the text of the run's config.yaml; the command line supplies it.
+        warnings_given: the warnings so far; the command line supplies them.
         run_lock: keeps other processes from training this run; the command line supplies it.
     """
     import keras
@@ -139,6 +143,8 @@ def train(
     from tfvae.cli import run_folder as runs_module
     from tfvae.distribute import strategies
     from tfvae.models.vae import VAE
+    from tfvae.reporting import rows_of_table
+    from tfvae.reporting.measures import measure
 
     with exit_on_errors(USAGE_ERROR):
         import_allowed(allow_import)
@@ -209,13 +215,14 @@ def train(
     model = runs_module.load_model(run)
     if model.decision is None and model.likelihood.factorises:
         runs_module.calibrate(model, run, held_out)
-    evaluation = "left out by --evaluate false"
+    evaluation, measures = "left out by --evaluate false", None
     if evaluate:
-        evaluation = runs_module.evaluation(model, held_out, num_samples, seed)
+        measures = measure(model, held_out, num_samples, seed)
+        evaluation = runs_module.evaluation(model, held_out, measures)
         print("\n" + evaluation)
     if rows is not None:
         held_out_rows = rows.held_out.head(len(held_out))
-        unusual = None if model.decision is None else table_run.unusual_rows(model, rows.table, held_out_rows)
+        unusual = None if model.decision is None else rows_of_table.unusual_rows(model, rows.table, held_out_rows)
         if unusual is not None:
             print(f"\nThe most unusual held-out rows, with what adds most to their scores:\n{unusual}")
     if pictures:
@@ -225,14 +232,23 @@ def train(
         if rows is not None:
             table_run.draw(model, rows.table, held_out, held_out_rows, unusual, run, seed)
         else:
-            runs_module.draw(model, held_out, run, seed)
+            runs_module.draw(model, held_out, pipelines.labels, run, seed)
+    verification = None
     if export != "none":
         with exit_on_errors(1), noise.hidden():
-            exports.write(model, Path(saved_models) / run.name, pipelines, formats=export, latency=latency)
+            verification = exports.write(
+                model, Path(saved_models) / run.name, pipelines, formats=export, latency=latency
+            )
+    if report:
+        data_of_report = held_out if rows is None else held_out_rows
+        runs_module.report(
+            model, run, pipelines, data_of_report, measures, verification, warnings_given, num_samples, seed
+        )
     # Written last, because its presence marks a complete run.
     files.write_text(run / "evaluation.txt", evaluation + "\n")
     print(
-        f"\nWrote {run}/ (model.keras, history.csv, config.yaml, evaluation.txt{' and pictures' if pictures else ''})"
+        f"\nWrote {run}/ (model.keras, history.csv, config.yaml, evaluation.txt"
+        f"{', pictures' if pictures else ''}{', report.html' if report else ''})"
     )
 
 

@@ -3,7 +3,7 @@
 import contextlib
 import math
 import zipfile
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import IO, NamedTuple
 
@@ -48,6 +48,22 @@ def read(path: Path, argument: str) -> tuple[np.ndarray, np.ndarray | None]:
     name = array_name(names, path, argument)
     with_test = name == "x_train" and "x_test" in names
     return _read(path, name, argument), _read(path, "x_test", argument) if with_test else None
+
+
+def read_named(path: Path, names: Sequence[str], argument: str) -> np.ndarray | None:
+    """Reads the first array that an `.npz` file has under one of some names; None if it has none of them.
+
+    Args:
+        path: the file.
+        names: the names.
+        argument: the name of the caller's argument, for error messages.
+
+    Raises:
+        ValueError: the array cannot be read, holds pickled objects or does not fit in memory.
+    """
+    there = _names(path, argument)
+    found = next((name for name in names if name in there), None)
+    return None if found is None else _read(path, found, argument)
 
 
 def open_array(path: Path, argument: str, stack: contextlib.ExitStack, name: str | None = None) -> OpenArray:

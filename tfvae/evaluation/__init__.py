@@ -17,6 +17,7 @@ __all__ = [
     "PredictiveCheck",
     "RateDistortion",
     "Recovery",
+    "Traversals",
     "active_units",
     "amortization_gap",
     "annealed_importance_sampling",
@@ -24,6 +25,7 @@ __all__ = [
     "dci",
     "factor_vae_score",
     "importance_sampling",
+    "interpolations",
     "kl_per_dimension",
     "mutual_information",
     "mutual_information_gap",
@@ -31,6 +33,7 @@ __all__ = [
     "rate_distortion",
     "recovery",
     "sap",
+    "traversals",
 ]
 
 __getattr__, __dir__ = lazy_attributes(
@@ -51,5 +54,6 @@ __getattr__, __dir__ = lazy_attributes(
         ],
         "tfvae.evaluation.predictive_checks": ["PredictiveCheck", "predictive_check"],
         "tfvae.evaluation.simulated": ["Recovery", "recovery"],
+        "tfvae.evaluation.walks": ["Traversals", "interpolations", "traversals"],
     },
 )

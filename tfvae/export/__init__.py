@@ -21,6 +21,7 @@ __all__ = [
     "saved_model",
     "tflite",
     "verify",
+    "web",
 ]
 
 __getattr__, __dir__ = lazy_attributes(
@@ -28,6 +29,7 @@ __getattr__, __dir__ = lazy_attributes(
     {
         "tfvae.export.client": ["ExportedModel", "load"],
         "tfvae.export.device": ["tflite"],
+        "tfvae.export.explorer": ["web"],
         "tfvae.export.endpoints": ["Endpoints", "PosteriorEndpoints"],
         "tfvae.export.onnx_runtime": ["onnx"],
         "tfvae.export.serving": ["saved_model"],

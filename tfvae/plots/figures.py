@@ -2,17 +2,51 @@
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
+from matplotlib.figure import Figure, SubFigure
 
-# Of Okabe and Ito's palette: they can be told apart with every common form of colour blindness.
-BLUE, ORANGE = "#0072B2", "#D55E00"
+from tfvae import checks
+
+# Okabe and Ito's palette: they can be told apart with every common form of colour blindness.
+COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+BLUE, ORANGE = COLORS[:2]
+# One for each turn through the colours.
+MARKERS = ("o", "^", "s", "X", "D", "v", "P")
 
 
-def new_figure(title: str, width: float, height: float) -> Figure:
-    """A figure with a title, whose sizes are in inches."""
-    figure = Figure((width, height), dpi=120, layout="constrained")
+def new_figure(title: str, width: float, height: float, ax: Axes | None = None) -> Figure | SubFigure:
+    """A figure with a title, or a part of one.
+
+    Args:
+        title: the title.
+        width: in inches, of a new figure.
+        height: in inches, of a new figure.
+        ax: the axes that give their place to what is drawn; None makes a figure.
+
+    Raises:
+        ValueError: `ax` is not one of the axes of a grid.
+    """
+    figure: Figure | SubFigure
+    if ax is None:
+        figure = Figure((width, height), dpi=120, layout="constrained")
+    else:
+        place = ax.get_subplotspec() if isinstance(ax, Axes) else None
+        if place is None:
+            received = "axes of no grid" if isinstance(ax, Axes) else checks.shown(ax)
+            raise ValueError(
+                "`ax` must be matplotlib axes in a grid, such as `figure, ax = plt.subplots()` makes. Received: "
+                f"ax={received}"
+            )
+        figure = ax.figure.add_subfigure(place)
+        ax.remove()
     figure.suptitle(title)
     return figure
+
+
+def whole(figure: Figure | SubFigure) -> Figure:
+    """The figure that a part belongs to."""
+    found = figure.get_figure(root=True)
+    assert isinstance(found, Figure)
+    return found
 
 
 def plain(axes: Axes) -> None:

@@ -4,14 +4,15 @@ import math
 from typing import Any
 
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from tfvae.plots.figures import BLUE, ORANGE, check_positive, new_figure, plain
+from tfvae.plots.figures import BLUE, ORANGE, check_positive, new_figure, plain, whole
 
 _BINS = 20
 
 
-def calibration(result: Any, probability: float = 0.95, max_latents: int = 12) -> Figure:
+def calibration(result: Any, probability: float = 0.95, max_latents: int = 12, *, ax: Axes | None = None) -> Figure:
     """Draws a `tfvae.evaluation.Calibration`, with two panels for each latent variable.
 
     The first is the distribution function of the ranks, less that of uniform ones, which lies within the band
@@ -23,6 +24,7 @@ def calibration(result: Any, probability: float = 0.95, max_latents: int = 12) -
         result: what `tfvae.evaluation.calibration` returned.
         probability: that the ranks of a right inference stay within the band of a panel.
         max_latents: how many latent variables to draw at most, those of the smallest p-values first.
+        ax: the axes of a grid that give their place to the plot; None makes a figure.
 
     Returns:
         The figure.
@@ -38,7 +40,7 @@ def calibration(result: Any, probability: float = 0.95, max_latents: int = 12) -
     title = "Ranks of known values among draws"
     if len(order) < len(table):
         title += f" ({len(order)} of {len(table)} latent variables)"
-    figure = new_figure(title, 5.0 * pairs, 1.9 * rows + 0.9)
+    figure = new_figure(title, 5.0 * pairs, 1.9 * rows + 0.9, ax)
     figure.supxlabel("share of draws below the known value", fontsize="medium")
     for index, name in enumerate(order):
         bands, p = result.bands(name, probability), (result.ranks[name] + 0.5) / (result.num_draws + 1)
@@ -58,21 +60,22 @@ def calibration(result: Any, probability: float = 0.95, max_latents: int = 12) -
         axes.set_title(f"\nsymmetry p={table.loc[name, 'symmetry_p_value']:.2g}", size=8, loc="left")
         axes.set_xlim(0.0, 1.0)
         plain(axes)
-    return figure
+    return whole(figure)
 
 
-def predictive_check(result: Any) -> Figure:
+def predictive_check(result: Any, *, ax: Axes | None = None) -> Figure:
     """Draws a `tfvae.evaluation.PredictiveCheck`: each statistic of the data in the histogram of its replications.
 
     Args:
         result: what `tfvae.evaluation.predictive_check` returned.
+        ax: the axes of a grid that give their place to the plot; None makes a figure.
 
     Returns:
         The figure, with one panel for each statistic.
     """
     columns = min(4, len(result.observed))
     rows = math.ceil(len(result.observed) / columns)
-    figure = new_figure("Statistics of the data and of replications", max(2.6 * columns, 5.0), 2.1 * rows + 0.9)
+    figure = new_figure("Statistics of the data and of replications", max(2.6 * columns, 5.0), 2.1 * rows + 0.9, ax)
     for index, (name, observed) in enumerate(result.observed.items()):
         axes = figure.add_subplot(rows, columns, index + 1)
         values = result.replicated[name]
@@ -90,4 +93,4 @@ def predictive_check(result: Any) -> Figure:
         plain(axes)
     handles = figure.axes[0].get_legend_handles_labels()
     figure.legend(*handles, loc="outside lower right", ncols=2, fontsize="small", frameon=False)
-    return figure
+    return whole(figure)

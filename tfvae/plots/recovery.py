@@ -9,13 +9,13 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from tfvae import checks
-from tfvae.plots.figures import BLUE, ORANGE, check_positive, new_figure, plain
+from tfvae.plots.figures import BLUE, ORANGE, check_positive, new_figure, plain, whole
 
 # With more points than this the bars of single ones could not be told apart.
 _MOST_BARS = 300
 
 
-def recovery(found: Any, max_latents: int = 12) -> Figure:
+def recovery(found: Any, max_latents: int = 12, *, ax: Axes | None = None) -> Figure:
     """Draws the posterior mean of each latent variable over the known value, with bars of one standard deviation.
 
     Points on the diagonal are recovered exactly; points at one height say that the data tell nothing.
@@ -23,6 +23,7 @@ def recovery(found: Any, max_latents: int = 12) -> Figure:
     Args:
         found: what `tfvae.evaluation.recovery` returned.
         max_latents: how many latent variables to draw at most, those of the lowest correlation first.
+        ax: the axes of a grid that give their place to the plot; None makes a figure.
 
     Returns:
         The figure, with one panel for each latent variable.
@@ -50,10 +51,10 @@ def recovery(found: Any, max_latents: int = 12) -> Figure:
         axes.set_title(f"{name}\ncorrelation {table.loc[name, 'correlation']:.2f}", size=8, loc="left")
 
     order = table["correlation"].sort_values(kind="stable").index
-    return _panels("Posterior mean over known value", ("known value", "posterior mean"), order, max_latents, draw)
+    return _panels("Posterior mean over known value", ("known value", "posterior mean"), order, max_latents, draw, ax)
 
 
-def contraction(found: Any, max_latents: int = 12) -> Figure:
+def contraction(found: Any, max_latents: int = 12, *, ax: Axes | None = None) -> Figure:
     """Draws for each data set how far off the posterior mean is over how far the posterior contracts.
 
     The error is in posterior standard deviations (z), and contraction is 1 - posterior variance / variance of the known
@@ -63,6 +64,7 @@ def contraction(found: Any, max_latents: int = 12) -> Figure:
     Args:
         found: what `tfvae.evaluation.recovery` returned.
         max_latents: how many latent variables to draw at most, those of the lowest contraction first.
+        ax: the axes of a grid that give their place to the plot; None makes a figure.
 
     Returns:
         The figure, with one panel for each latent variable.
@@ -88,7 +90,7 @@ def contraction(found: Any, max_latents: int = 12) -> Figure:
 
     order = table["contraction"].sort_values(kind="stable").index
     title = "Error over contraction of the posterior"
-    return _panels(title, ("contraction", "(mean - known value) / sd"), order, max_latents, draw)
+    return _panels(title, ("contraction", "(mean - known value) / sd"), order, max_latents, draw, ax)
 
 
 def _summary(found: Any, max_latents: int) -> Any:
@@ -99,7 +101,12 @@ def _summary(found: Any, max_latents: int) -> Any:
 
 
 def _panels(
-    title: str, labels: tuple[str, str], order: Any, max_latents: int, draw: Callable[[Axes, str], None]
+    title: str,
+    labels: tuple[str, str],
+    order: Any,
+    max_latents: int,
+    draw: Callable[[Axes, str], None],
+    ax: Axes | None,
 ) -> Figure:
     """A figure with a panel for each of the first latent variables of an order."""
     shown = list(order[:max_latents])
@@ -107,11 +114,11 @@ def _panels(
     rows = math.ceil(len(shown) / columns)
     if len(order) > len(shown):
         title += f" ({len(shown)} of {len(order)} latent variables)"
-    figure = new_figure(title, max(2.5 * columns, 5.0), 2.5 * rows + 0.9)
+    figure = new_figure(title, max(2.5 * columns, 5.0), 2.5 * rows + 0.9, ax)
     figure.supxlabel(labels[0], fontsize="medium")
     figure.supylabel(labels[1], fontsize="medium")
     for index, name in enumerate(shown):
         axes = figure.add_subplot(rows, columns, index + 1)
         draw(axes, name)
         plain(axes)
-    return figure
+    return whole(figure)

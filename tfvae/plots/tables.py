@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from tfvae import checks
-from tfvae.plots.figures import BLUE, ORANGE, check_positive, finite, new_figure, plain
+from tfvae.plots.figures import BLUE, ORANGE, check_positive, finite, new_figure, plain, whole
 
 # The most bars of a column of categories, and the most characters of a text.
 _MOST_BARS = 8
@@ -22,7 +22,14 @@ _TAIL = 0.005
 _CENTURY = 36_525.0
 
 
-def marginals(real: Any, generated: Any, kinds: Mapping[str, str] | None = None, max_columns: int = 24) -> Figure:
+def marginals(
+    real: Any,
+    generated: Any,
+    kinds: Mapping[str, str] | None = None,
+    max_columns: int = 24,
+    *,
+    ax: Axes | None = None,
+) -> Figure:
     """Draws the distribution of each column of a table, of real rows beside generated ones.
 
     Numbers, counts and dates are drawn as histograms, with KS, the Kolmogorov-Smirnov distance of the two
@@ -36,6 +43,7 @@ def marginals(real: Any, generated: Any, kinds: Mapping[str, str] | None = None,
             histograms, but for texts that are neither numbers nor dates of ISO 8601. None means all columns, numbers
             and dates of which become histograms.
         max_columns: how many columns to draw at most.
+        ax: the axes of a grid that give their place to the plot; None makes a figure.
 
     Returns:
         The figure, with one panel per column.
@@ -68,7 +76,7 @@ def marginals(real: Any, generated: Any, kinds: Mapping[str, str] | None = None,
     title = "Columns of real and generated rows, the least alike first"
     if len(panels) > len(shown):
         title += f" ({len(shown)} of {len(panels)})"
-    figure = new_figure(title, max(3 * columns, 6), 2.4 * rows + 0.8)
+    figure = new_figure(title, max(3 * columns, 6), 2.4 * rows + 0.8, ax)
     for index, panel in enumerate(shown):
         axes = figure.add_subplot(rows, columns, index + 1)
         panel.draw(axes)
@@ -77,11 +85,16 @@ def marginals(real: Any, generated: Any, kinds: Mapping[str, str] | None = None,
         axes.set_title(f"{name}\n{panel.measure} {panel.distance:.2f}", size=8, loc="left")
     handles = figure.axes[0].get_legend_handles_labels()
     figure.legend(*handles, loc="outside lower right", ncols=2, fontsize="small", frameon=False)
-    return figure
+    return whole(figure)
 
 
 def contributions(
-    nats: np.ndarray, labels: Sequence[Sequence[str]], titles: Sequence[str], max_columns: int = 6
+    nats: np.ndarray,
+    labels: Sequence[Sequence[str]],
+    titles: Sequence[str],
+    max_columns: int = 6,
+    *,
+    ax: Axes | None = None,
 ) -> Figure:
     """Draws what each column adds to the anomaly score of rows, as bars: high for what is unusual.
 
@@ -90,6 +103,7 @@ def contributions(
         labels: for each row the texts of its C columns, such as "amount = 3.5".
         titles: a text for each row.
         max_columns: how many columns of a row to draw at most, from those that add most.
+        ax: the axes of a grid that give their place to the plot; None makes a figure.
 
     Returns:
         The figure, with one panel per row.
@@ -105,7 +119,7 @@ def contributions(
             f"shape {list(nats.shape)}, {len(labels)} lists and {len(titles)} titles"
         )
     shown = min(max_columns, nats.shape[1])
-    figure = new_figure("What makes rows unusual", 7, (0.26 * shown + 0.75) * len(nats) + 0.9)
+    figure = new_figure("What makes rows unusual", 7, (0.26 * shown + 0.75) * len(nats) + 0.9, ax)
     figure.supxlabel("contribution to the score (nats)", fontsize="medium")
     for index, (row, texts, title) in enumerate(zip(nats, labels, titles, strict=True)):
         # Each with a scale of its own, beside which the reasons of other rows could not be seen.
@@ -118,7 +132,7 @@ def contributions(
         plain(axes)
         axes.set_title(_shown(title, 64), size=9, loc="left")
         axes.tick_params(axis="x", labelsize=8)
-    return figure
+    return whole(figure)
 
 
 class _Histogram:

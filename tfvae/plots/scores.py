@@ -1,0 +1,48 @@
+"""Plots of anomaly scores."""
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from tfvae.plots.figures import BLUE, ORANGE, finite, new_figure, plain, whole
+
+_BINS = 60
+# The share of the scores, on either side, that lie in the outermost bars.
+_TAIL = 0.002
+
+
+def anomalies(score: np.ndarray, threshold: float | None = None, *, ax: Axes | None = None) -> Figure:
+    """Draws how the anomaly scores of examples are distributed, and the threshold between typical and unusual ones.
+
+    Args:
+        score: the scores [N] of `detect`, in nats.
+        threshold: the score above which an example is an anomaly, such as `model.decision.threshold.value`, or None.
+        ax: the axes of a grid that give their place to the plot; None makes a figure.
+
+    Returns:
+        The figure. The outermost bars hold all scores beyond them.
+
+    Raises:
+        ValueError: there is no score, or one is not finite.
+    """
+    score = finite("score", np.ravel(score))
+    low, high = np.quantile(score, [_TAIL, 1.0 - _TAIL])
+    if threshold is not None:
+        threshold = float(finite("threshold", np.asarray(threshold)))
+        low, high = min(low, threshold), max(high, threshold)
+    margin = 0.05 * (high - low) or 0.5
+    figure = new_figure("Anomaly scores", 7, 3.4, ax)
+    axes = figure.add_subplot()
+    edges = np.linspace(low - margin, high + margin, _BINS + 1)
+    counts, _ = np.histogram(np.clip(score, edges[0], edges[-1]), edges)
+    is_above = edges[:-1] >= (np.inf if threshold is None else threshold)
+    colors = np.where(is_above, ORANGE, BLUE).tolist()
+    axes.bar(edges[:-1], counts, np.diff(edges), align="edge", color=colors, edgecolor="white", linewidth=0.4)
+    if threshold is not None:
+        axes.axvline(threshold, color="black", linewidth=1.2, linestyle="--")
+        share = np.mean(score > threshold)
+        axes.set_title(f"{share:.2%} of {len(score)} above the threshold of {threshold:.4g} nats", size="small")
+    axes.set(xlabel="score (nats)", ylabel="examples", yscale="symlog")
+    axes.set_ylim(0.0)
+    plain(axes)
+    return whole(figure)

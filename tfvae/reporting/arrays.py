@@ -1,0 +1,124 @@
+"""The sections of a report on data that are arrays: pictures, series and vectors."""
+
+import numpy as np
+from matplotlib.figure import Figure
+from sklearn.neighbors import NearestNeighbors
+
+from tfvae import evaluation, plots
+from tfvae.plots.examples import is_image
+from tfvae.reporting import sections
+from tfvae.reporting.page import Section, picture, text
+from tfvae.reporting.subject import Subject
+
+_EXAMPLES = 16
+_SAMPLES = 64
+_WAYS = 4
+_UNUSUAL = 8
+# As many dimensions are traversed at most.
+_MOST_TRAVERSED = 12
+
+
+def reconstructions(subject: Subject) -> Section:
+    """Held-out examples beside their reconstructions."""
+    x = subject.x[:_EXAMPLES]
+    figure = plots.reconstructions(x, _drawable(subject, subject.model.reconstruct(x)), limits=subject.limits)
+    return Section("Reconstructions", _picture(subject, figure, "Held-out examples and their reconstructions"))
+
+
+def samples(subject: Subject) -> Section | None:
+    """What the model generates: the means of p(x|z), draws from it, and the nearest training examples."""
+    if not sections.decodes(subject):
+        return None
+    model, seed = subject.model, subject.seed
+    means = _drawable(subject, model.generate(_SAMPLES, seed=seed))
+    draws = _drawable(subject, model.generate(_SAMPLES, seed=seed, sample=True))
+    count = _SAMPLES if is_image(subject.x.shape[1:]) else _EXAMPLES
+    body = ""
+    for title, x in (("Means of p(x|z), for z of the prior", means), ("Draws from p(x|z), for the same z", draws)):
+        figure = plots.samples(x[:count], limits=subject.limits)
+        body += f"<h3>{title}</h3>" + _picture(subject, figure, f"Generated examples: {title.lower()}")
+    if subject.train is not None and len(subject.train):
+        nearest = _nearest(means[:_EXAMPLES], subject.train)
+        figure = plots.reconstructions(means[:_EXAMPLES], nearest, limits=subject.limits)
+        figure.suptitle("Samples above, the nearest training examples below")
+        body += "<h3>Nearest training examples</h3>" + text(
+            "The nearest by Euclidean distance. Samples that equal them would have been learned by heart."
+        )
+        body += _picture(subject, figure, "Generated examples, and the training example nearest to each")
+    return Section("Samples", body)
+
+
+def traversals(subject: Subject) -> Section | None:
+    """What changes along each active latent dimension."""
+    if not sections.decodes(subject) or subject.model.posterior.support != "real" or len(subject.x) < 2:
+        return None
+    try:
+        found = evaluation.traversals(subject.model, subject.x, seed=subject.seed)
+    except ValueError as error:
+        return Section("Along each latent dimension", text(str(error)))
+    x = _drawable(subject, found.x)[:_MOST_TRAVERSED]
+    figure = plots.traversals(x, found.labels[:_MOST_TRAVERSED], found.values, limits=subject.limits)
+    body = text(
+        "From the dimension of highest KL divergence on, in standard deviations of z; the other dimensions stay at "
+        "their mean."
+    )
+    return Section("Along each latent dimension", body + _picture(subject, figure, "What each dimension of z changes"))
+
+
+def interpolations(subject: Subject) -> Section | None:
+    """Ways between pairs of held-out examples, of different classes if these are known."""
+    if not sections.decodes(subject) or len(subject.x) < 2:
+        return None
+    first, last = _pairs(subject)
+    found = evaluation.interpolations(subject.model, subject.x[first], subject.x[last])
+    figure = plots.interpolations(_drawable(subject, found), limits=subject.limits)
+    return Section("Between two examples", _picture(subject, figure, "Ways between two examples, through latent space"))
+
+
+def unusual(subject: Subject) -> Section | None:
+    """The held-out examples of highest score, and where in them the score comes from."""
+    if subject.model.decision is None:
+        return None
+    found = subject.model.detect(subject.x)
+    order = np.argsort(-found["score"], kind="stable")[:_UNUSUAL]
+    x, nats = subject.x[order], found["contributions"][order].reshape(len(order), *subject.x.shape[1:])
+    body = sections.scores(subject)
+    scores = ", ".join(f"{score:.1f}" for score in found["score"][order])
+    body += f"<h3>The most unusual</h3>{text(f'Their scores, from the left: {scores} nats.')}"
+    reconstruction = _drawable(subject, subject.model.reconstruct(x))
+    figure = plots.reconstructions(x, reconstruction, limits=subject.limits)
+    body += _picture(subject, figure, "The most unusual held-out examples and their reconstructions")
+    if is_image(subject.x.shape[1:]):
+        nats = nats.sum(axis=-1, keepdims=True)
+    figure = plots.samples(nats)
+    figure.suptitle("What each element adds to the score: light for much")
+    body += _picture(subject, figure, "What each element of the most unusual examples adds to their scores")
+    return Section("Unusual examples", body)
+
+
+def _drawable(subject: Subject, x: np.ndarray) -> np.ndarray:
+    return np.asarray(subject.model.likelihood.to_data(x))
+
+
+def _picture(subject: Subject, figure: Figure, description: str) -> str:
+    return picture(figure, description, as_pixels=is_image(subject.x.shape[1:]))
+
+
+def _nearest(x: np.ndarray, train: np.ndarray) -> np.ndarray:
+    rows = NearestNeighbors(n_neighbors=1).fit(train.reshape(len(train), -1))
+    return train[rows.kneighbors(x.reshape(len(x), -1), return_distance=False)[:, 0]]
+
+
+def _pairs(subject: Subject) -> tuple[np.ndarray, np.ndarray]:
+    """The rows of the first and of the last example of each way."""
+    generator = np.random.default_rng(subject.seed)
+    order = generator.permutation(len(subject.x))
+    first, others = order[:_WAYS], np.roll(order, -_WAYS)[: min(_WAYS, len(order))]
+    if subject.labels is None:
+        return first, others
+    labels = np.asarray(subject.labels)
+    last = [
+        next((row for row in np.roll(order, -place - 1) if labels[row] != labels[start]), other)
+        for place, (start, other) in enumerate(zip(first, others, strict=True))
+    ]
+    return first, np.array(last)

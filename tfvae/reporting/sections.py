@@ -1,0 +1,122 @@
+"""The sections of a report that every model has: figures, curves, latent space, scores, exports and origin."""
+
+import math
+import platform
+from importlib import metadata
+
+import numpy as np
+
+from tfvae import evaluation, plots
+from tfvae.models.conditional import ConditionalVAE
+from tfvae.models.semi_supervised import SemiSupervisedVAE
+from tfvae.plots.bars import bars
+from tfvae.reporting.measures import Measures, standard_error
+from tfvae.reporting.page import Section, code, picture, table, text
+from tfvae.reporting.subject import Subject
+
+_PACKAGES = ("tfvae", "keras", "tensorflow", "tensorflow-probability")
+
+
+def held_out(subject: Subject, measures: Measures) -> Section:
+    """The bound, log p(x) and the KL divergence, with their standard errors."""
+    dimensions = math.prod(subject.x.shape[1:])
+    in_bits = subject.rows is None
+    rows = []
+    for label, values in measures.labelled().items():
+        mean, error = float(np.mean(values)), standard_error(values)
+        row = [label, f"{mean:.3f}", f"{error:.3f}"]
+        if in_bits:
+            sign = 1 if label == "KL" else -1
+            row.append(f"{sign * mean / (dimensions * math.log(2)):.4f}")
+        rows.append(row)
+    header = ["", "nats per example" if in_bits else "nats per row", "standard error"]
+    body = table([*header, "bits per dimension"] if in_bits else header, rows)
+    active = evaluation.active_units(subject.model, subject.x, seed=subject.seed).count if len(subject.x) > 1 else None
+    if active is not None:
+        body += text(f"{active} of {subject.model.latent_dim} latent dimensions are active.")
+    return Section("Held-out data", body)
+
+
+def curves(subject: Subject) -> Section | None:
+    """The history of the training, if it is known."""
+    if not subject.history:
+        return None
+    figure = plots.history(subject.history)
+    return Section("Training", picture(figure, "The bound and its two terms, for each epoch of the training"))
+
+
+def latent_space(subject: Subject) -> Section:
+    """The map of the posterior means, and the KL divergence of each dimension."""
+    model, x = subject.model, subject.x
+    z = np.asarray(model.posterior.center(model.encode(x)))
+    shown = x if subject.rows is None else None
+    by_class = "" if subject.labels is None else ", coloured by class"
+    body = picture(
+        plots.latent(z, shown, labels=subject.labels, limits=None if shown is None else subject.limits),
+        f"Each held-out example at its place in the latent space{by_class}",
+        as_pixels=True,
+    )
+    try:
+        kl = evaluation.kl_per_dimension(model, x, seed=subject.seed)
+    except ValueError as error:
+        return Section("Latent space", body + text(f"The KL divergence by dimension is left out: {error}"))
+    order = np.argsort(-kl, kind="stable")
+    figure = bars("KL divergence of each dimension", [f"z[{place}]" for place in order], kl[order], "nats")
+    return Section("Latent space", body + picture(figure, "The KL divergence of each latent dimension, in nats"))
+
+
+def scores(subject: Subject) -> str:
+    """The distribution of the anomaly scores, as HTML."""
+    model = subject.model
+    assert model.decision is not None
+    found = model.detect(subject.x)
+    figure = plots.anomalies(found["score"], model.decision.threshold.value)
+    return picture(figure, "How many held-out examples have which anomaly score, and the threshold")
+
+
+def exports(subject: Subject) -> Section | None:
+    """How far the exports are from the model, if they were compared."""
+    if subject.verification is None:
+        return None
+    agreements = subject.verification["agreements"]
+    names = list(dict.fromkeys(row["format"] for row in agreements))
+    found = {(row["format"], row["signature"], row["output"]): row for row in agreements}
+    rows = []
+    for signature, output in dict.fromkeys((row["signature"], row["output"]) for row in agreements):
+        cells = [found.get((name, signature, output)) for name in names]
+        largest = max(cell["max_value"] for cell in cells if cell is not None)
+        differences = ["" if cell is None else f"{cell['max_difference']:.1e}" for cell in cells]
+        rows.append([f"{signature}: {output}", f"{largest:.4g}", *differences])
+    costs = [[row["format"], f"{row['size']:,}"] for row in subject.verification["costs"] if row["size"] is not None]
+    lead = f"The largest differences from the Keras model on {subject.verification['num_examples']} examples."
+    body = text(lead) + table(["output", "largest value", *names], rows) + table(["format", "bytes"], costs)
+    return Section("Exports", body)
+
+
+def warnings_given(subject: Subject) -> Section | None:
+    """The warnings that were given, if any."""
+    if not subject.warnings:
+        return None
+    return Section("Warnings", "".join(text(words) for words in dict.fromkeys(subject.warnings)))
+
+
+def origin(subject: Subject) -> Section:
+    """The parts of the model, the versions of the packages, and the further facts."""
+    model = subject.model
+    parts = {slot: repr(getattr(model, slot)) for slot in ("posterior", "prior", "likelihood", "objective")}
+    if model.compiled:
+        parts["optimizer"] = type(model.optimizer).__name__
+    body = "<h3>Parts</h3>" + code("\n".join(f"{slot}: {part}" for slot, part in parts.items()))
+    for name, network in (("Encoder", model.encoder), ("Decoder", model.decoder)):
+        layers = [f"{layer.name}: {type(layer).__name__}, {layer.count_params():,} weights" for layer in network.layers]
+        body += f"<h3>{name}</h3>" + code("\n".join(layers))
+    for name, words in subject.facts.items():
+        body += f"<h3>{name}</h3>" + code(words)
+    versions = [f"{name} {metadata.version(name)}" for name in _PACKAGES]
+    versions.append(f"Python {platform.python_version()}, {platform.system()} {platform.machine()}")
+    return Section("How it was made", body + "<h3>Versions</h3>" + code("\n".join(versions)))
+
+
+def decodes(subject: Subject) -> bool:
+    """Whether the model generates from z alone."""
+    return not isinstance(subject.model, ConditionalVAE | SemiSupervisedVAE)
