@@ -5,7 +5,6 @@ TensorFlow evaluates it for `tfvae` and JAX for NumPyro, in the precision of the
 are given where there is a closed form or a quadrature: see `exact_moments.py`.
 """
 
-import itertools
 from collections.abc import Callable
 from typing import Any
 
@@ -13,7 +12,7 @@ import exact_moments
 import keras
 import numpy as np
 from keras import ops
-from log_densities import Model, Values, half_cauchy, half_normal, normal, times, total
+from log_densities import Model, Values, half_cauchy, half_normal, normal, scan, times, total
 from scipy import special
 
 if keras.backend.backend() == "jax":
@@ -180,25 +179,23 @@ def epidemic(seed: int) -> Model:
         new = rates[0] * state[0] * state[1]
         return -new, new - rates[1] * state[1]
 
-    def infected(first: Any, rates: tuple[Any, Any]) -> list[Any]:
-        state, shares = (1.0 - first, first), []
-        for step in range(100):
+    def infected(first: Any, rates: tuple[Any, Any]) -> Any:
+        def step(state: tuple[Any, Any], _: Any) -> tuple[Any, Any]:
             k1 = slopes(state, rates)
             k2 = slopes(tuple(s + 0.5 * length * k for s, k in zip(state, k1, strict=True)), rates)
             k3 = slopes(tuple(s + 0.5 * length * k for s, k in zip(state, k2, strict=True)), rates)
             k4 = slopes(tuple(s + length * k for s, k in zip(state, k3, strict=True)), rates)
             parts = zip(state, k1, k2, k3, k4, strict=True)
-            state = tuple(s + length / 6.0 * (a + 2.0 * b + 2.0 * c + d) for s, a, b, c, d in parts)
-            if step % 5 == 4:
-                shares.append(state[1])
-        return shares
+            return tuple(s + length / 6.0 * (a + 2.0 * b + 2.0 * c + d) for s, a, b, c, d in parts)
+
+        return scan(step, (1.0 - first, first), np.arange(100.0))[1][4::5]
 
     noise = np.random.default_rng(seed).standard_normal(20)
-    y = np.array(infected(0.01, (0.8, 0.3))) + 0.02 * noise
+    y = np.asarray(infected(np.full(1, 0.01), (0.8, 0.3)))[:, 0].astype(float) + 0.02 * noise
 
     def log_joint(latents: Values) -> Any:
         beta, gamma, first, sigma = (latents[name] for name in ("beta", "gamma", "first", "sigma"))
-        shares = ops.stack(infected(first, (beta, gamma)), axis=1)
+        shares = ops.transpose(infected(first, (beta, gamma)))
         prior = half_normal(beta, 2.0) + half_normal(gamma, 2.0) + half_normal(sigma, 0.5) + 19.0 * ops.log1p(-first)
         return prior + total(normal(y, shares, sigma[:, None]))
 
@@ -215,11 +212,15 @@ def arma(seed: int) -> Model:
 
     def log_joint(latents: Values) -> Any:
         mu, phi, theta, sigma = (latents[name] for name in ("mu", "phi", "theta", "sigma"))
-        errors = [y[0] - mu - phi * mu]
-        for before, now in itertools.pairwise(y):
-            errors.append(now - (mu + phi * before + theta * errors[-1]))
+
+        def step(error: tuple[Any], now: Any) -> tuple[Any]:
+            return (now[1] - (mu + phi * now[0] + theta * error[0]),)
+
+        first = y[0] - mu - phi * mu
+        later = scan(step, (first,), np.stack([y[:-1], y[1:]], axis=1))[0]
+        errors = ops.transpose(ops.concatenate([first[None], later]))
         prior = normal(mu, 0.0, 10.0) + normal(phi, 0.0, 2.0) + normal(theta, 0.0, 2.0) + half_cauchy(sigma, 2.5)
-        return prior + total(normal(ops.stack(errors, axis=1), 0.0, sigma[:, None]))
+        return prior + total(normal(errors, 0.0, sigma[:, None]))
 
     return Model({"mu": ((), None), "phi": ((), None), "theta": ((), None), "sigma": ((), "positive")}, log_joint)
 

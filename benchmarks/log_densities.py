@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+import keras
 import numpy as np
 from exact_moments import Moments
 from keras import ops
@@ -60,3 +61,24 @@ def total(x: Any) -> Any:
 def times(x: np.ndarray, beta: Any) -> Any:
     """The products [S, N] of x [N, D] and beta [S, D]."""
     return ops.matmul(beta, ops.convert_to_tensor(x.T, dtype=beta.dtype))
+
+
+def scan(step: Callable[[Any, Any], Any], state: Any, inputs: np.ndarray) -> Any:
+    """Applies state = step(state, input) to each input in turn, as the users of each library write it.
+
+    Args:
+        step: the step.
+        state: the first state, a tuple of tensors [S].
+        inputs: one row for each step [T, ...].
+
+    Returns:
+        The states after each step, a tuple of tensors [T, S].
+    """
+    if keras.backend.backend() == "jax":
+        # XLA takes minutes to compile a loop that is unrolled.
+        return ops.scan(lambda before, row: (step(before, row),) * 2, state, ops.convert_to_tensor(inputs))[1]
+    states = []
+    for row in inputs:
+        state = step(state, row)
+        states.append(state)
+    return tuple(ops.stack(parts) for parts in zip(*states, strict=True))
