@@ -26,8 +26,8 @@ def disturbed(part, num_features):
     """Builds the part and gives it random weights in place of the initial ones."""
     part.build((None, num_features))
     generator = np.random.default_rng(2)
-    # Large weights make splines so steep that the grids and the determinants of the tests cannot follow.
-    scale = 0.3 if isinstance(part, posteriors.SplineFlow) else 0.7
+    # Large weights make splines and couplings so steep that the grids and the determinants of the tests cannot follow.
+    scale = 0.3 if isinstance(part, posteriors.CouplingFlow | posteriors.SplineFlow) else 0.7
     part.set_weights([generator.normal(scale=scale, size=weight.shape) for weight in part.get_weights()])
     return part
 

@@ -8,9 +8,11 @@ if TYPE_CHECKING:
     from tfvae.callbacks.checkpoints import Checkpoint, Checkpoints
     from tfvae.callbacks.warm_up import KLWarmUp
     from tfvae.callbacks.warnings import FrozenWarning, NonFiniteLossWarning, PosteriorCollapseWarning
+    from tfvae.inference.annealing import Annealing
     from tfvae.inference.convergence import Convergence
 
 __all__ = [
+    "Annealing",
     "Checkpoint",
     "Checkpoints",
     "Convergence",
@@ -26,7 +28,8 @@ __getattr__, __dir__ = lazy_attributes(
         "tfvae.callbacks.checkpoints": ["Checkpoint", "Checkpoints"],
         "tfvae.callbacks.warm_up": ["KLWarmUp"],
         "tfvae.callbacks.warnings": ["FrozenWarning", "NonFiniteLossWarning", "PosteriorCollapseWarning"],
-        # Defined in `tfvae.inference`, because it depends on how q is fitted; public here, with the other callbacks.
+        # Defined in `tfvae.inference`, because they depend on how q is fitted; public here, with the other callbacks.
+        "tfvae.inference.annealing": ["Annealing"],
         "tfvae.inference.convergence": ["Convergence"],
     },
 )
