@@ -16,6 +16,9 @@ draws are compared with exact moments or, where there are none, with those of NU
 - CPU s: the CPU seconds of `fit`, including tracing, but not the imports, beside those of NUTS, whose error, and ratio
   of standard deviations, follow where the moments are exact.
 
+With `--refine` a fit that is flagged is followed by `inference.refine()`. Its row shows the error of its chains, R-hat
+in place of k-hat, and its own CPU seconds.
+
 A row whose model, family and seed are in the JSON lines is not run again: delete it there to repeat it. A draw of 4,000
 has a Monte Carlo error of 0.05 in the worst of a few hundred means.
 """
@@ -41,8 +44,8 @@ FAMILIES = ("default", "coupling", "spline")
 UNRELATED = (DeprecationWarning, PendingDeprecationWarning, FutureWarning)
 
 
-def fit(name: str, family: str, seed: int, references: Path | None) -> dict[str, Any]:
-    """Fits one model, and compares it with its reference."""
+def fit(name: str, family: str, seed: int, references: Path | None, *, refine: bool) -> dict[str, Any]:
+    """Fits one model, refines it if it is flagged and that is asked for, and compares it with its reference."""
     import keras
     import tensorflow as tf
     import tensorflow_probability as tfp
@@ -86,10 +89,25 @@ def fit(name: str, family: str, seed: int, references: Path | None) -> dict[str,
     if truth and "error" not in row:
         row["q"] = compare(moments(model.compared(draws.latents)), truth)
         row["psis"] = compare(moments(model.compared(draws.resample(seed=seed))), truth)
+    if refine and "error" not in row and row["warnings"]:
+        row["refined"] = refined(inference, model, truth, seed)
     row["nuts"] = {key: value for key, value in nuts.items() if key not in ("moments", "model", "seed")}
     if model.exact and "moments" in nuts:
         row["nuts"] |= compare(nuts["moments"], model.exact)
     return {**row, "reference": "exact" if model.exact else "NUTS" if truth else None}
+
+
+def refined(inference: Any, model: Any, truth: dict[str, Any] | None, seed: int) -> dict[str, Any]:
+    """Runs the chains that follow a fit, and compares them with the reference."""
+    cpu = time.process_time()
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", UserWarning)
+        chains = inference.refine(seed=seed)
+    texts = [str(each.message)[:300] for each in caught if issubclass(each.category, UserWarning)]
+    row = {"warnings": texts, "cpu_seconds": time.process_time() - cpu}
+    row["r_hat"] = max(float(np.max(each)) for each in chains.r_hat.values())
+    row["ess"] = min(float(np.min(each)) for each in chains.ess.values())
+    return {**row, "psis": compare(moments(model.compared(dict(chains))), truth)} if truth else row
 
 
 def read_reference(name: str, seed: int, folder: Path | None) -> dict[str, Any]:
@@ -156,12 +174,16 @@ def line(row: dict[str, Any]) -> str:
     def number(value: float | None, digits: str) -> str:
         return "" if value is None else format(value, digits)
 
-    nuts = row.get("nuts", {})
+    nuts, chains = row.get("nuts", {}), row.get("refined")
     name = row["model"] if row["family"] == "default" else f"{row['model']}, {row['family']}"
+    below = ""
+    if chains:
+        below = f"\n{'  refined':<32}{verdict(chains):>14}{'':>25}{compared(chains.get('psis'))}"
+        below += f"{chains['r_hat']:>7.2f}{chains['cpu_seconds']:>8.1f}"
     return (
         f"{name:<32}{verdict(row):>14}{compared(row.get('q'))}{compared(row.get('psis'))}"
         f"{number(row.get('pareto_k'), '.2f'):>7}{number(row.get('cpu_seconds'), '.1f'):>8}"
-        f"{number(nuts.get('cpu_seconds'), '.1f'):>8}{compared(nuts)}"
+        f"{number(nuts.get('cpu_seconds'), '.1f'):>8}{compared(nuts)}{below}"
     )
 
 
@@ -170,6 +192,7 @@ def run(name: str, family: str, arguments: argparse.Namespace) -> dict[str, Any]
     command = [sys.executable, __file__, "--here", "--only", name, "--family", family, "--seed", str(arguments.seed)]
     if arguments.references is not None:
         command += ["--references", str(arguments.references)]
+    command += ["--refine"] * arguments.refine
     try:
         done = subprocess.run(command, stdout=subprocess.PIPE, timeout=arguments.timeout, check=False)
     except subprocess.TimeoutExpired:
@@ -186,12 +209,14 @@ def main() -> None:
     parser.add_argument("--json-lines", type=Path, help="a file for the rows, to which each is added")
     parser.add_argument("--only", nargs="+", help="names of the models to run; all by default")
     parser.add_argument("--family", nargs="+", choices=FAMILIES, default=["default"])
+    parser.add_argument("--refine", action="store_true", help="refine what is flagged")
     parser.add_argument("--seed", type=int, default=0, help="of the data and of the fit")
     parser.add_argument("--timeout", type=float, default=300.0, help="wall-clock seconds for one model")
     parser.add_argument("--here", action="store_true", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.here:
-        row = fit(arguments.only[0], arguments.family[0], arguments.seed, arguments.references)
+        given = arguments.only[0], arguments.family[0], arguments.seed, arguments.references
+        row = fit(*given, refine=arguments.refine)
         print(json.dumps(row, default=float))
         return
     from hard_models import MODELS

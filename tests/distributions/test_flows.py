@@ -302,3 +302,29 @@ def test_the_flow_prior_is_sample_from_of_noise():
 def test_flows_of_one_dimension_are_refused_where_there_is_nothing_to_depend_on(parts):
     with pytest.raises(ValueError, match=r"^`latent_dim` must be at least 2 .*Received: latent_dim=1$"):
         VAE(dense_encoder((4,), hidden=()), dense_decoder(1, (4,), hidden=()), 1, **parts)
+
+
+@pytest.mark.parametrize(("num_couplings", "latent_dim"), [(1, 3), (4, 5)])
+def test_mixed_couplings_start_as_the_identity(num_couplings, latent_dim):
+    posterior = posteriors.CouplingFlow(latent_dim, num_couplings=num_couplings, hidden=4)
+    posterior.build((None, 0))
+    epsilon = noise(6, latent_dim)
+    parameters = posterior(tf.zeros([6, 0]))
+    np.testing.assert_allclose(posterior.sample_from(parameters, epsilon), epsilon, atol=1e-6)
+
+
+def test_a_scale_of_mixed_couplings_may_be_exp_3():
+    for mixed, bound in ((True, 3.0), (False, 1.0)):
+        posterior = posteriors.CouplingFlow(2, num_couplings=1, hidden=4, mixed=mixed)
+        posterior.build((None, 0))
+        # The bias of the last layer: a shift of 0 and the largest log scale.
+        posterior.networks[0].layers[-1].bias.assign([0.0, 100.0])
+        z = posterior.sample_from(posterior(tf.zeros([1, 0])), tf.ones([1, 2]))
+        assert np.max(z) == pytest.approx(np.exp(bound), rel=1e-5)
+
+
+def test_a_flow_that_was_saved_before_its_couplings_were_mixed_is_not_mixed():
+    config = posteriors.CouplingFlow(2).get_config()
+    assert config.pop("mixed")
+    assert not posteriors.CouplingFlow.from_config(config).mixed
+    assert posteriors.CouplingFlow.from_config({**config, "mixed": True}).mixed
