@@ -84,6 +84,6 @@ def test_flows_take_more_draws_and_shorter_steps():
 
 
 @pytest.mark.slow
-def test_a_flow_is_fitted_for_60_epochs():
+def test_a_flow_is_fitted_for_100_epochs():
     model = build(posterior=posteriors.SplineFlow(num_couplings=2, bins=4, hidden=8))
-    assert len(model.fit(Y, verbose=0).epoch) == 60
+    assert len(model.fit(Y, verbose=0).epoch) == 100

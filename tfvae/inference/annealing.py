@@ -11,7 +11,7 @@ from tfvae.posteriors import Posterior
 from tfvae.posteriors.flow import FlowPosterior
 
 # With other families Adam may take longer steps: their parameters are those of z itself, in standard coordinates.
-_LEARNING_RATES = {True: 0.005, False: 0.02}
+_LEARNING_RATES = {True: 0.01, False: 0.02}
 # A flow that bends far has draws of which the gradients differ far.
 _NUM_SAMPLES = {True: 64, False: 32}
 # Epochs without a finite loss before giving up: one draw that overflows spoils only one epoch.
@@ -35,7 +35,7 @@ class Annealing(keras.callbacks.Callback):
     period.
     """
 
-    def __init__(self, epochs: int = 60) -> None:
+    def __init__(self, epochs: int = 100) -> None:
         super().__init__()
         self.epochs = checks.positive_integer("epochs", epochs)
 

@@ -15,6 +15,7 @@ import warnings
 from collections.abc import Callable
 from typing import Any
 
+import keras
 import numpy as np
 import tensorflow as tf
 import tensorflow_probability as tfp
@@ -38,11 +39,11 @@ _MOMENT_DRAWS = 4000
 _Map = Callable[[tf.Tensor], tuple[tf.Tensor, tf.Tensor]]
 
 
-class Refinement:
+class Refinement(keras.Model):
     """What `VariationalInference` inherits: a method that draws from the posterior itself, near q."""
 
     def refine(
-        self: Any,
+        self,
         num_samples: int = 1000,
         num_chains: int = 4,
         num_warm_up: int = 500,
