@@ -26,8 +26,8 @@ def disturbed(part, num_features):
     """Builds the part and gives it random weights in place of the initial ones."""
     part.build((None, num_features))
     generator = np.random.default_rng(2)
-    # Large weights make splines so steep that the grids and the determinants of the tests cannot follow.
-    scale = 0.3 if isinstance(part, posteriors.SplineFlow) else 0.7
+    # Large weights make splines and couplings so steep that the grids and the determinants of the tests cannot follow.
+    scale = 0.3 if isinstance(part, posteriors.CouplingFlow | posteriors.SplineFlow) else 0.7
     part.set_weights([generator.normal(scale=scale, size=weight.shape) for weight in part.get_weights()])
     return part
 
@@ -302,3 +302,29 @@ def test_the_flow_prior_is_sample_from_of_noise():
 def test_flows_of_one_dimension_are_refused_where_there_is_nothing_to_depend_on(parts):
     with pytest.raises(ValueError, match=r"^`latent_dim` must be at least 2 .*Received: latent_dim=1$"):
         VAE(dense_encoder((4,), hidden=()), dense_decoder(1, (4,), hidden=()), 1, **parts)
+
+
+@pytest.mark.parametrize(("num_couplings", "latent_dim"), [(1, 3), (4, 5)])
+def test_mixed_couplings_start_as_the_identity(num_couplings, latent_dim):
+    posterior = posteriors.CouplingFlow(latent_dim, num_couplings=num_couplings, hidden=4)
+    posterior.build((None, 0))
+    epsilon = noise(6, latent_dim)
+    parameters = posterior(tf.zeros([6, 0]))
+    np.testing.assert_allclose(posterior.sample_from(parameters, epsilon), epsilon, rtol=1e-5, atol=1e-5)
+
+
+def test_a_scale_of_mixed_couplings_may_be_exp_3():
+    for mixed, bound in ((True, 3.0), (False, 1.0)):
+        posterior = posteriors.CouplingFlow(2, num_couplings=1, hidden=4, mixed=mixed)
+        posterior.build((None, 0))
+        # The bias of the last layer: a shift of 0 and the largest log scale.
+        posterior.networks[0].layers[-1].bias.assign([0.0, 100.0])
+        z = posterior.sample_from(posterior(tf.zeros([1, 0])), tf.ones([1, 2]))
+        assert np.max(z) == pytest.approx(np.exp(bound), rel=1e-5)
+
+
+def test_a_flow_that_was_saved_before_its_couplings_were_mixed_is_not_mixed():
+    config = posteriors.CouplingFlow(2).get_config()
+    assert config.pop("mixed")
+    assert not posteriors.CouplingFlow.from_config(config).mixed
+    assert posteriors.CouplingFlow.from_config({**config, "mixed": True}).mixed

@@ -13,6 +13,8 @@ tfb = tfp.bijectors
 
 # The diagonals of a Sylvester flow stay below this: at 1 a flow may collapse a direction in float32.
 _MAX_DIAGONAL = 0.99
+# Scales of a coupling whose halves are mixed are between exp(-3) and exp(3).
+_MAX_LOG_SCALE = 3.0
 
 
 def check_latent_dim(flow: str, latent_dim: int) -> None:
@@ -53,25 +55,66 @@ def coupling_networks(latent_dim: int, num_couplings: int, hidden: int, num_feat
     return networks
 
 
-def couplings(networks: list[keras.Model], latent_dim: int, features: tf.Tensor | None = None) -> list[tfb.Bijector]:
+def couplings(
+    networks: list[keras.Model], latent_dim: int, features: tf.Tensor | None = None, *, mixed: bool = False
+) -> list[tfb.Bijector]:
     """Makes affine couplings; the half of the input that is kept alternates from one to the next.
 
     Args:
         networks: those of `coupling_networks`, one for each coupling.
         latent_dim: L.
         features: [B, F], or None if the networks read no features.
+        mixed: whether each pair of couplings divides the dimensions into other halves, and whether each scale may be
+            between exp(-3) and exp(3); otherwise it is between 1/e and e.
 
     Reference: Dinh et al. 2017, Density Estimation Using Real NVP, equations 7 and 8.
     """
     kept = latent_dim // 2
-    return [
+    bound = _MAX_LOG_SCALE if mixed else 1.0
+    chain: list[tfb.Bijector] = []
+    for index, network in enumerate(networks):
+        order = np.random.default_rng(index // 2).permutation(latent_dim)
+        if mixed and index % 2 == 0:
+            chain.append(Reorder(order))
         # A negative number keeps the last dimensions, a positive one the first.
-        tfb.RealNVP(
-            num_masked=kept if index % 2 == 0 else -kept,
-            shift_and_log_scale_fn=functools.partial(_shift_and_log_scale, network, features),
+        shift_and_log_scale = functools.partial(_shift_and_log_scale, network, features, bound)
+        chain.append(tfb.RealNVP(kept if index % 2 == 0 else -kept, shift_and_log_scale_fn=shift_and_log_scale))
+        if mixed and (index % 2 == 1 or index == len(networks) - 1):
+            chain.append(Reorder(np.argsort(order)))
+    return chain
+
+
+class Reorder(tfb.Bijector):
+    """The map from u [..., L] to its dimensions in another order.
+
+    It stands in for `Permute` of TFP, which computes the inverse order by an op that TFLite lacks.
+
+    Args:
+        order: the dimension of u at each place of the result [L].
+    """
+
+    def __init__(self, order: np.ndarray) -> None:
+        self.order, self.inverse_order = order.astype(np.int32), np.argsort(order).astype(np.int32)
+        super().__init__(
+            forward_min_event_ndims=1,
+            is_constant_jacobian=True,
+            parameters={"order": tuple(order.tolist())},
+            name="reorder",
         )
-        for index, network in enumerate(networks)
-    ]
+
+    @classmethod
+    def _parameter_properties(cls, dtype: Any) -> dict[str, Any]:
+        # No parameter has a batch shape: the batch shape is that of the noise.
+        return {}
+
+    def _forward(self, u: tf.Tensor) -> tf.Tensor:
+        return tf.gather(u, self.order, axis=-1)
+
+    def _inverse(self, z: tf.Tensor) -> tf.Tensor:
+        return tf.gather(z, self.inverse_order, axis=-1)
+
+    def _forward_log_det_jacobian(self, u: tf.Tensor) -> tf.Tensor:
+        return tf.zeros([], u.dtype)
 
 
 class Affine(tfb.Bijector):
@@ -172,7 +215,7 @@ class InverseAutoregressive(tfb.Bijector):
     def __init__(self, network: keras.Model, features: tf.Tensor) -> None:
         # A new object each time: TFP caches the values of bijectors by their parameters, and would give old values
         # once the weights of the network have changed.
-        self.shift_and_log_scale = functools.partial(_shift_and_log_scale, network, features)
+        self.shift_and_log_scale = functools.partial(_shift_and_log_scale, network, features, 1.0)
         parameters = {"shift_and_log_scale": self.shift_and_log_scale}
         super().__init__(forward_min_event_ndims=1, parameters=parameters, name="inverse_autoregressive")
 
@@ -213,7 +256,7 @@ class InverseAutoregressive(tfb.Bijector):
 
 
 def _shift_and_log_scale(
-    network: keras.Model, features: tf.Tensor | None, z: tf.Tensor, *_: Any, **kwargs: Any
+    network: keras.Model, features: tf.Tensor | None, bound: float, z: tf.Tensor, *_: Any, **kwargs: Any
 ) -> tuple[tf.Tensor, tf.Tensor]:
     """The shift and log scale [..., B, units] of the dimensions a flow changes, from those it reads [..., B, K]."""
     leading = tf.shape(z)[:-1]
@@ -224,8 +267,8 @@ def _shift_and_log_scale(
     outputs = network(tf.reshape(z, [-1, z.shape[-1]]))
     outputs = tf.reshape(outputs, tf.concat([leading, tf.shape(outputs)[-1:]], axis=0))
     shift, log_scale = tf.split(outputs, 2, axis=-1)
-    # Scales between 1/e and e, so that several flows do not carry a draw far from all others.
-    return shift, tf.tanh(log_scale)
+    # Scales between exp(-bound) and exp(bound), so that several flows do not carry a draw far from all others.
+    return shift, bound * tf.tanh(log_scale / bound)
 
 
 class Sylvester(tfb.Bijector):

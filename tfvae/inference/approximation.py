@@ -130,6 +130,15 @@ class Approximation(keras.layers.Layer):
         parameters = self.posterior(tf.zeros([tf.shape(epsilon)[0], 0]))
         return self._to_z(self.posterior.sample_from(parameters, epsilon))
 
+    def sample_and_log_jacobian_from(self, epsilon: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        """The draw z [B, L] of `sample_from`, and log N(epsilon | 0, I) - log q(z) [B], less a constant.
+
+        That is log |det dz / d epsilon|, which is known up to a constant here.
+        """
+        u, log_q = self.posterior.sample_and_log_prob_from(self.posterior(tf.zeros([tf.shape(epsilon)[0], 0])), epsilon)
+        z = self._to_z(u)
+        return z, tf.cast(-0.5 * tf.reduce_sum(epsilon**2, axis=-1) - log_q, z.dtype)
+
     def _draw_standard(self) -> tuple[tf.Tensor, tf.Tensor]:
         draws = elbo.draw(self._distribution(), _COMPARED_DRAWS, seed=tf.constant([0, 0]))
         return draws.z[:, 0], self._log_prob_standard(draws.z[:, 0])

@@ -26,7 +26,8 @@ class Convergence(keras.callbacks.Callback):
     dimension; for a Gaussian this is a shift of each mean by `tolerance` standard deviations. The global variables of a
     `StructuredNormal` are also compared alone, because an error of a few of them would be small beside all others.
 
-    `fit(epochs=None)` adds it. If another callback resumes an interrupted fit, the stages start again from the first.
+    `fit(epochs=None)` adds it, except for flows, which get an `Annealing`. If another callback resumes an interrupted
+    fit, the stages start again from the first.
 
     Args:
         tolerance: how close two q must be to count as the same, in standard deviations, > 0.
@@ -46,13 +47,6 @@ class Convergence(keras.callbacks.Callback):
             raise ValueError(f"`tolerance` must be a number above 0. Received: tolerance={checks.shown(tolerance)}")
         self.tolerance = tolerance
         self.max_epochs = checks.positive_integer("max_epochs", max_epochs)
-
-    @classmethod
-    def added_to(cls, callbacks: Any) -> list[keras.callbacks.Callback]:
-        """The callbacks given to `fit`, in any form that Keras takes, as a list that has a `Convergence` in it."""
-        callbacks = getattr(callbacks, "callbacks", callbacks) or []
-        callbacks = list(callbacks) if isinstance(callbacks, list | tuple) else [callbacks]
-        return callbacks if any(isinstance(each, cls) for each in callbacks) else [*callbacks, cls()]
 
     def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
         """Starts the first stage."""

@@ -10,8 +10,7 @@ import tensorflow as tf
 import tensorflow_probability as tfp
 
 from tfvae import checks, chunks, elbo, seeds
-from tfvae.callbacks import Convergence
-from tfvae.inference import modes, observations
+from tfvae.inference import annealing, modes, observations
 from tfvae.inference.approximation import Approximation
 from tfvae.inference.arviz_groups import ArvizExport
 from tfvae.inference.check import checked
@@ -21,9 +20,10 @@ from tfvae.inference.joint_density import JointDensity
 from tfvae.inference.latents import Latent
 from tfvae.inference.local_latents import LocalLatents
 from tfvae.inference.prediction import Prediction
+from tfvae.inference.refine import Refinement
 from tfvae.inference.signatures import PosteriorExport
 from tfvae.inference.start import Start, check_start, standardize
-from tfvae.inference.structured_normal import default_family, default_learning_rate
+from tfvae.inference.structured_normal import default_family
 from tfvae.inference.targets import target
 from tfvae.models import parts
 from tfvae.models.variational_model import VariationalModel
@@ -33,7 +33,6 @@ from tfvae.training.batch import Batch
 
 tfd = tfp.distributions
 
-_NUM_SAMPLES = 32
 _STEPS_PER_EXECUTION = 10
 _STEPS_PER_EPOCH = 100
 _MAX_EPOCHS = 1000
@@ -42,7 +41,7 @@ _CHUNK_ELEMENTS = 2**21
 
 
 @keras.saving.register_keras_serializable("tfvae")
-class VariationalInference(ArvizExport, Prediction, PosteriorExport, VariationalModel):
+class VariationalInference(ArvizExport, Prediction, PosteriorExport, Refinement, VariationalModel):
     """An approximation q(z) of the posterior p(z | data) of a Bayesian model.
 
     `fit` maximises the ELBO, E_q[log p(data, z) - log q(z)] <= log p(data), and so minimises KL(q(z) || p(z | data)).
@@ -66,7 +65,7 @@ class VariationalInference(ArvizExport, Prediction, PosteriorExport, Variational
         posterior: the family of q: `DiagonalNormal()` (mean-field), `FullCovarianceNormal()`, `LowRankNormal()`,
             `CouplingFlow()` or one of your own; None means `FullCovarianceNormal()`, or `StructuredNormal()` if L is
             above 100 and there are no `local` variables.
-        objective: what is maximised; None means the ELBO of 32 draws with the gradient of Roeder et al. 2017.
+        objective: what is maximised; None means the ELBO of 32 draws, 64 for a flow (gradient of Roeder et al. 2017).
         local: the latent variables that each row has of its own; `model` gets them by name too, each [S, B, ...].
         predictive: a function of the latent variables by name, each [S, ...], and of new data x [B, ...] that returns
             the distribution of the predicted quantity, with batch shape [S, B]; or None.
@@ -94,7 +93,7 @@ class VariationalInference(ArvizExport, Prediction, PosteriorExport, Variational
         **kwargs: Any,
     ) -> None:
         if objective is None:
-            objective = ELBO(num_samples=_NUM_SAMPLES, sticking_the_landing=True)
+            objective = ELBO(num_samples=annealing.num_samples(posterior), sticking_the_landing=True)
         super().__init__(objective, **kwargs)
         # Set past Keras's `__setattr__`, which would track the layers and variables inside of these.
         given = {"model": model, "latents": latents, "local": local, "predictive": predictive}
@@ -199,7 +198,8 @@ class VariationalInference(ArvizExport, Prediction, PosteriorExport, Variational
                 `tf.data.Dataset` of batches of such; or None if `model` contains its own data.
             y: if given, the data are the tuple (x, y).
             batch_size: B; None takes all rows if there are at most 4096, and 1024 otherwise.
-            epochs: None continues until q has converged: see `tfvae.callbacks.Convergence`.
+            epochs: None continues until q has converged: see `tfvae.callbacks.Convergence`; or, for a flow, for the
+                epochs of `tfvae.callbacks.Annealing`.
             callbacks: as for `keras.Model.fit`.
             kwargs: the other arguments of `keras.Model.fit`.
 
@@ -218,14 +218,14 @@ class VariationalInference(ArvizExport, Prediction, PosteriorExport, Variational
             )
         if not self.compiled:
             with self.distribute_strategy.scope():
-                adam = keras.optimizers.Adam(default_learning_rate(self.posterior, self.space.dim))
-                self.compile(adam, steps_per_execution=_STEPS_PER_EXECUTION)
+                optimizer = annealing.optimizer(self.posterior, self.space.dim)
+                self.compile(optimizer, steps_per_execution=_STEPS_PER_EXECUTION)
         start = self._standardize(data)
         dataset = data.dataset.repeat(_STEPS_PER_EPOCH) if data.whole else data.dataset
         automatic = epochs is None
         if automatic:
             epochs = _MAX_EPOCHS
-            callbacks = Convergence.added_to(callbacks)
+            callbacks = annealing.ending(self.posterior, callbacks)
             if not data.whole:  # A pass over large data takes too long to check for convergence only after each.
                 dataset = dataset.repeat()
                 kwargs.setdefault("steps_per_epoch", _STEPS_PER_EPOCH)

@@ -1,7 +1,7 @@
 """Posteriors by normalizing flows: standard normal noise, transformed by invertible functions."""
 
 import abc
-from typing import Any
+from typing import Any, Self
 
 import keras
 import tensorflow as tf
@@ -52,6 +52,9 @@ class CouplingFlow(FlowPosterior):
         latent_dim: L, at least 2, or None to take the model's.
         num_couplings: the number of couplings, one after the other; the half that is left unchanged alternates.
         hidden: units of the hidden layer of each network.
+        mixed: whether each pair of couplings divides z into other halves, so that all dimensions can depend on each
+            other, and whether each may scale by up to exp(3) in place of e. Flows that were saved before this argument
+            existed load with False.
         kwargs: the arguments of `keras.layers.Layer`.
 
     Raises:
@@ -61,10 +64,18 @@ class CouplingFlow(FlowPosterior):
     Variational Inference with Normalizing Flows, section 3.
     """
 
-    def __init__(self, latent_dim: int | None = None, num_couplings: int = 6, hidden: int = 32, **kwargs: Any) -> None:
+    def __init__(
+        self,
+        latent_dim: int | None = None,
+        num_couplings: int = 6,
+        hidden: int = 32,
+        mixed: bool = True,
+        **kwargs: Any,
+    ) -> None:
         super().__init__(latent_dim, **kwargs)
         self.num_couplings = checks.positive_integer("num_couplings", num_couplings)
         self.hidden = checks.positive_integer("hidden", hidden)
+        self.mixed = checks.boolean("mixed", mixed)
         self.networks: list[keras.layers.Layer] = []
 
     def build(self, input_shape: tuple[int | None, int]) -> None:
@@ -75,10 +86,16 @@ class CouplingFlow(FlowPosterior):
 
     def get_config(self) -> dict[str, Any]:
         """The constructor's arguments."""
-        return {**super().get_config(), "num_couplings": self.num_couplings, "hidden": self.hidden}
+        own = {name: getattr(self, name) for name in ("num_couplings", "hidden", "mixed")}
+        return {**super().get_config(), **own}
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> Self:
+        """Makes the flow that `get_config` described."""
+        return super().from_config({"mixed": False, **config})
 
     def _flow(self, parameters: dict[str, tf.Tensor]) -> list[tfb.Bijector]:
-        return flows.couplings(self.networks, self.latent_dim, parameters["features"])
+        return flows.couplings(self.networks, self.latent_dim, parameters["features"], mixed=self.mixed)
 
 
 @keras.saving.register_keras_serializable(PACKAGE)
