@@ -20,6 +20,8 @@ tfd = tfp.distributions
 class Normal:
     """A normal q of independent z, with the methods of an `Approximation`."""
 
+    variable_dtype = "float32"
+
     def __init__(self, loc, scale):
         self.dim = len(loc)
         self.normal = stats.norm(loc, scale)

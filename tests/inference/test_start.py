@@ -255,7 +255,7 @@ def test_a_density_that_is_flat_along_a_single_line_is_taken():
     start._check_proper(known, gaussian, density, lambda: newton.principal_axes(gaussian, density))
     flat = LogDensity(lambda z: normal(z[:, 1]), 2)
     with pytest.raises(ValueError, match=r"constrain t\. Received: one that is flat"):
-        start._check_proper(known, newton.Gaussian(np.zeros(2), np.eye(2), 0.0), flat)
+        start._check_proper(known, gaussian, flat, lambda: newton.principal_axes(gaussian, flat))
 
 
 def test_a_positive_number_that_may_round_to_0_is_taken():

@@ -68,6 +68,12 @@ class Approximation(keras.layers.Layer):
         }
 
     @property
+    def misses_modes(self) -> bool:
+        """Whether there are modes that q does not cover."""
+        # With replicas, `float` of a variable fails.
+        return bool(keras.ops.convert_to_numpy(self.missed) > 0.0)
+
+    @property
     def _num_globals(self) -> int:
         return self.posterior.pattern.num_globals if isinstance(self.posterior, StructuredNormal) else 0
 
