@@ -89,6 +89,15 @@ def test_classes_of_one_dimension_are_stacked():
     assert [sum(bar.get_height() for bar in bars) for bars in axes.containers] == [70, 30]
 
 
+def test_a_few_points_far_off_leave_room_for_the_others_and_are_counted():
+    loc = np.random.default_rng(0).normal(size=(200, 2))
+    loc[7] = 1e4
+    axes = plots.latent(loc).axes[0]
+    assert axes.get_xlim()[1] < 10
+    assert axes.get_title() == "1 of 200 points lie beyond the frame"
+    assert plots.latent(loc[:7]).axes[0].get_title() == ""
+
+
 def test_many_numbers_are_a_scale_of_colours():
     loc = np.random.default_rng(0).normal(size=(50, 2))
     figure = plots.latent(loc, labels=loc[:, 0])

@@ -18,6 +18,9 @@ from tfvae.plots.figures import BLUE, COLORS, MARKERS, ORANGE, check_positive, f
 _METRICS = {"elbo": "ELBO", "reconstruction_log_likelihood": "Reconstruction\nlog-likelihood", "kl": "KL divergence"}
 # With more different values, numbers are no classes.
 _MOST_NUMBERS = 20
+# The share of points, on either side, that may lie beyond the frame of a map, if all are so many times as far apart as
+# the others.
+_FEW, _FAR = 0.02, 4.0
 
 
 def latent(
@@ -83,8 +86,7 @@ def latent(
     else:
         for label, rows, color, marker in groups:
             axes.scatter(*points[rows & is_shown].T, color=color, marker=marker, label=label, **style)
-    centre = (points[is_shown].min(axis=0) + points[is_shown].max(axis=0)) / 2
-    radius = 0.55 * np.ptp(points[is_shown], axis=0).max() or 1.0
+    centre, radius = _frame(points[is_shown])
     if x is not None and is_image(np.shape(x)[1:]):
         images = displayable(examples("x", x, is_shown), limits)
         frames = None if labels is None else groups.colors[is_shown]
@@ -92,8 +94,20 @@ def latent(
     # One scale for both axes, so that distances on the page are distances in the latent space.
     xlim, ylim = np.transpose([centre - radius, centre + radius])
     axes.set(xlabel=texts[0], ylabel=texts[1], xlim=xlim, ylim=ylim, aspect="equal")
+    outside = int(np.sum(np.abs(points[is_shown] - centre).max(axis=1) > radius))
+    if outside:
+        axes.set_title(f"{outside} of {np.sum(is_shown)} points lie beyond the frame", size="small")
     groups.explain(figure, axes)
     return whole(figure)
+
+
+def _frame(points: np.ndarray) -> tuple[np.ndarray, float]:
+    """The centre [2] of a map and half its width: of all points [N, 2], unless a few of them lie far off."""
+    low, high = points.min(axis=0), points.max(axis=0)
+    inner = np.quantile(points, [_FEW, 1.0 - _FEW], axis=0)
+    if np.max(high - low) > _FAR * np.max(inner[1] - inner[0]) > 0.0:
+        return inner.mean(axis=0), float(np.max(inner[1] - inner[0]))
+    return (low + high) / 2, float(0.55 * np.max(high - low)) or 1.0
 
 
 def history(history: Mapping[str, Sequence[float]], *, ax: Axes | None = None) -> Figure:

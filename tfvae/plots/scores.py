@@ -7,8 +7,8 @@ from matplotlib.figure import Figure
 from tfvae.plots.figures import BLUE, ORANGE, finite, new_figure, plain, whole
 
 _BINS = 60
-# The share of the scores, on either side, that lie in the outermost bars.
-_TAIL = 0.002
+# The share of the scores, on either side, that lie in the outermost bars: a single wild one would leave no room else.
+_TAIL = 0.02
 
 
 def anomalies(score: np.ndarray, threshold: float | None = None, *, ax: Axes | None = None) -> Figure:
