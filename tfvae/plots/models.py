@@ -106,7 +106,7 @@ def _frame(points: np.ndarray) -> tuple[np.ndarray, float]:
     low, high = points.min(axis=0), points.max(axis=0)
     inner = np.quantile(points, [_FEW, 1.0 - _FEW], axis=0)
     if np.max(high - low) > _FAR * np.max(inner[1] - inner[0]) > 0.0:
-        return inner.mean(axis=0), float(np.max(inner[1] - inner[0]))
+        return inner.mean(axis=0), float(1.25 * np.max(inner[1] - inner[0]))
     return (low + high) / 2, float(0.55 * np.max(high - low)) or 1.0
 
 
