@@ -266,8 +266,8 @@ def test_variational_inference_is_calibrated_and_a_mean_field_is_found_out():
     ).experimental_pin(y=np.zeros(30, np.float32))
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        right = calibration(VariationalInference(joint), num_datasets=50)
-        wrong = calibration(VariationalInference(joint, posterior=posteriors.DiagonalNormal()), num_datasets=50)
+        right = calibration(VariationalInference(joint), num_datasets=30)
+        wrong = calibration(VariationalInference(joint, posterior=posteriors.DiagonalNormal()), num_datasets=30)
     assert right.p_value > 0.05
     assert (right.pareto_k < 0.7).all()
     assert wrong.p_value < 0.01
