@@ -12,6 +12,7 @@ EXAMPLES = Path(__file__).parents[2] / "examples"
 def test_no_example_without_a_test():
     assert {path.name for path in EXAMPLES.glob("*.py")} == {
         "anomalies.py",
+        "calibration.py",
         "cluster.py",
         "digits_against_pca.py",
         "eight_schools.py",
@@ -77,3 +78,11 @@ def test_eight_schools_prints_the_effects_of_long_markov_chains(run):
     # The means of 10,000 draws in posteriordb (Magnusson et al. 2024), whose standard deviations are about 5.
     expected = [6.15, 4.94, 3.91, 4.80, 3.61, 4.05, 6.32, 4.88]
     np.testing.assert_allclose(effects, expected, atol=0.35)
+
+
+# A slow test in evaluation/test_calibrating.py says more of the numbers.
+@pytest.mark.slow
+def test_calibration_prints_a_row_for_each_latent_variable(run):
+    lines = run("calibration.py", "--datasets", "3").splitlines()
+    assert [line.split()[0] for line in lines[-3:]] == ["beta[0]", "beta[1]", "beta[2]"]
+    assert "3 data sets" in lines[-5]

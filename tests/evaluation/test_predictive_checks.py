@@ -78,5 +78,7 @@ def test_wrong_statistics_are_refused(statistics, message):
 def test_what_has_no_replications_is_refused():
     with pytest.raises(ValueError, match=r"`predictive` must be given .* Received: predictive=None"):
         predictive_check(VariationalInference(log_joint, PRIOR), x=Y)
+    with pytest.raises(ValueError, match=r"The data must be an array y, or x where there is no y, .*Received: {'y'"):
+        predictive_check(VariationalInference(log_joint, PRIOR, predictive=predictive), x={"y": Y})
     with pytest.raises(ValueError, match=r"`inference` must be a tfvae.VariationalInference. Received: 3"):
         predictive_check(3)

@@ -119,8 +119,8 @@ def calibration(
         simulate: a function of a seed, an int, that draws the latent variables by name from the prior, and a data set
             from them, and returns both; the data are in the form given to `fit`, x or (x, y), or the observations by
             name for a pinned joint distribution. None simulates from the model itself: a pinned joint distribution; a
-            function with `predictive` and `latents` as a joint distribution that was fitted to (x, y), whose x all
-            data sets then share; or what `AmortizedInference` has to simulate with.
+            function with `predictive` and `latents` as a joint distribution that was fitted to arrays x and y, whose x
+            all data sets then share, or to x alone; or what `AmortizedInference` has to simulate with.
         num_datasets: N.
         num_draws: S, the number of draws for each data set.
         corrected: whether the draws are weighted by their smoothed importance weights; False ranks among draws of q.
@@ -213,16 +213,19 @@ def from_model(inference: VariationalInference, num_datasets: int, seed: int) ->
     prior_seed, x_seed = tf.unstack(tf.random.experimental.stateless_split(tf.constant([seed, 0]), 2))
     prior, pinned = inference._prior(num_datasets, prior_seed)
     x, y = inference._data or (None, None)
-    if not prior or not (pinned or (inference.predictive is not None and y is not None)):
+    is_known = inference.predictive is not None and (y is not None or isinstance(x, np.ndarray | tf.Tensor))
+    if not prior or not (pinned or is_known):
         raise ValueError(
             "`simulate` must be given, a function of a seed that returns latent variables by name and data, unless the "
             "model is a pinned joint distribution, or has `predictive` and a joint distribution as `latents` and was "
-            "fitted to (x, y). Received: simulate=None"
+            "fitted to arrays x, or x and y. Received: simulate=None"
         )
     predicted = pinned or {"y": inference._predicted(prior, x, x_seed)}
     known = [{name: np.asarray(value)[index] for name, value in prior.items()} for index in range(num_datasets)]
     data = [{name: np.asarray(value)[index] for name, value in predicted.items()} for index in range(num_datasets)]
-    return list(zip(known, data if pinned else [(x, each["y"]) for each in data], strict=True))
+    if not pinned:
+        data = [each["y"] if y is None else (x, each["y"]) for each in data]
+    return list(zip(known, data, strict=True))
 
 
 def _checked(pair: Any, inference: VariationalInference) -> tuple[dict[str, np.ndarray], Any]:

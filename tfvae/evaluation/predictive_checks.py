@@ -103,6 +103,11 @@ def predictive_check(
             "`predictive` must be given to VariationalInference, or `model` be a pinned joint distribution, for "
             "replications of the data. Received: predictive=None"
         )
+    if pins is None and not isinstance(x if y is None else y, np.ndarray | tf.Tensor | list):
+        raise ValueError(
+            "The data must be an array y, or x where there is no y, of which `statistics` are taken. Received: "
+            f"{checks.shown(x if y is None else y)}"
+        )
     draws = inference.draw(num_samples, x, y, seed=seed)
     latents = {name: tf.constant(value) for name, value in draws.resample(seed=seed).items()}
     replicated = inference._predicted(latents, x, tf.constant([seed, 1]))

@@ -142,11 +142,33 @@ class Enumerated(tfp.experimental.distributions.JointDistributionPinned):
             args: a structure of the latent variables.
             kwargs: or the latent variables by name.
         """
-        values = dict(zip(variables(self), tf.nest.flatten(args[0] if args else kwargs), strict=True))
+        values = kwargs or dict(zip(variables(self), tf.nest.flatten(args[0] if len(args) == 1 else args), strict=True))
         each, others = self.log_prob_of_each(values)
         pinned = {name: others.pop(name) for name in self.observed if name in others}
         summed = tf.reduce_sum(each, axis=list(range(1, each.shape.rank)))
         return _Parts({**pinned, "summed out": summed}, {**others, "": tf.zeros_like(summed)})
+
+    # In every other form too, for those of TFP would be of the state that is pinned.
+    log_prob_parts = unnormalized_log_prob_parts
+
+    def log_prob(self, *args: Any, **kwargs: Any) -> tf.Tensor:
+        """The log density [S] of the continuous latent variables and the observations, in nats.
+
+        Args:
+            args: a structure of the latent variables, each [S, ...].
+            kwargs: or the latent variables by name.
+        """
+        return tf.add_n(tf.nest.flatten(self.unnormalized_log_prob_parts(*args, **kwargs)))
+
+    unnormalized_log_prob = log_prob
+
+    def experimental_pin(self, *args: Any, **kwargs: Any) -> Any:
+        """Refused: pin all observations before discrete variables are summed out."""
+        raise NotImplementedError("all observations must be pinned before discrete variables are summed out")
+
+    def unpin(self, *args: str) -> Any:
+        """Refused, as `experimental_pin` is."""
+        return self.experimental_pin()
 
     def sample_unpinned(self, sample_shape: Any = (), seed: Any = None) -> Any:
         """Draws the continuous latent variables.
@@ -225,7 +247,7 @@ def enumerated(model: Any, names: Sequence[str]) -> Enumerated:
         start = stop
     jointly = Enumerated(model, states, ())
     _check_vectorised(jointly, values)
-    return jointly
+    return Enumerated(model, states, (), _inside(jointly, values))
 
 
 def _check_vectorised(model: Enumerated, values: Mapping[str, tf.Tensor]) -> None:
