@@ -145,6 +145,8 @@ def automatic(
         return epochs, [keras.callbacks.LearningRateScheduler(cosine)] if plain else []
     if given.get("validation_data") is None and not given.get("validation_split"):
         given["validation_split"] = _HELD_OUT
-    slower = keras.callbacks.ReduceLROnPlateau("val_loss", factor=0.5, patience=patience // 3, min_delta=0.0)
-    stopping = keras.callbacks.EarlyStopping("val_loss", patience=patience, restore_best_weights=True)
+    # Not the loss, to which layers with regularisers add.
+    watched: dict[str, Any] = {"monitor": "val_log_posterior", "mode": "max", "min_delta": 0.0}
+    slower = keras.callbacks.ReduceLROnPlateau(factor=0.5, patience=patience // 3, **watched)
+    stopping = keras.callbacks.EarlyStopping(patience=patience, restore_best_weights=True, **watched)
     return most_epochs, [slower, stopping] if plain else [stopping]
