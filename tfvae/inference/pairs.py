@@ -108,8 +108,9 @@ def moments(values: np.ndarray, rank: int) -> tuple[np.ndarray, np.ndarray]:
 
 def is_of_numbers(encoder: keras.Model | None) -> bool:
     """Whether an encoder of `tfvae.networks` takes each number of x [B, n] for an element of a set or a series."""
-    layers = getattr(encoder, "layers", [])
-    return any(isinstance(layer, SetMean) for layer in layers) and len(encoder.input_shape) == 2
+    # A subclassed model has no input shape, and None no layers.
+    layers, shape = getattr(encoder, "layers", []), getattr(encoder, "input_shape", ())
+    return len(shape) == 2 and any(isinstance(layer, SetMean) for layer in layers)
 
 
 def has_schedule(optimizer: keras.optimizers.Optimizer) -> bool:
