@@ -9,7 +9,7 @@ import tensorflow as tf
 import tensorflow_probability as tfp
 from scipy import stats
 
-from tfvae import AmortizedInference, Latent, callbacks, evaluation, networks, objectives, posteriors
+from tfvae import AmortizedInference, Latent, callbacks, elbo, evaluation, networks, objectives, posteriors
 from tfvae.data import epochs
 
 tfb, tfd = tfp.bijectors, tfp.distributions
@@ -232,11 +232,30 @@ def test_a_fit_without_epochs_stops_by_held_out_pairs_and_keeps_the_learning_rat
     assert float(model.optimizer.learning_rate) == pytest.approx(1e-3)
 
 
-def test_a_model_without_prior_is_fitted_on_pairs_alone():
+def test_kernels_are_drawn_to_0_in_training(exact):
+    pairs = {name: tf.constant(value) for name, value in exact.simulate(3, seed=0).items()}
+    exact.decay.assign(0.5)
+    try:
+        trained, evaluated = (
+            exact.elbo_terms(pairs, elbo.Sampling(1, tf.constant([0, 0]), training=training))
+            for training in (True, False)
+        )
+    finally:
+        exact.decay.assign(0.0)
+    kernels = [exact.posterior.loc_head.kernel, exact.posterior.scale_head.kernel]
+    expected = -0.5 * 0.5 * sum(np.square(kernel).sum() for kernel in kernels)
+    np.testing.assert_allclose(trained.auxiliary, np.full(3, expected), rtol=1e-5)
+    assert evaluated.auxiliary == 0.0
+
+
+def test_a_model_without_prior_is_fitted_on_pairs_alone(fitted):
+    # Less so the more pairs there are, and not at all online.
+    assert float(fitted.decay) == 0.0
     model = AmortizedInference(latents={"rate": Latent((), tfb.Exp())}, posterior=posteriors.DiagonalNormal())
     generator = np.random.default_rng(0)
     pairs = {"rate": generator.gamma(2.0, size=50), "x": generator.normal(size=(50, 2))}
     model.fit(pairs, epochs=1, batch_size=50, verbose=0)
+    assert float(model.decay) == pytest.approx(80.0 / 50)
     draws = model.sample(pairs["x"][0], 30, seed=0)
     assert (draws["rate"] > 0).all()
     assert np.isnan(draws.pareto_k)
@@ -293,7 +312,7 @@ def test_features_of_a_set_do_not_depend_on_its_order_but_on_its_size(kind):
 def test_sets_of_numbers_are_standardised_as_one():
     keras.utils.set_random_seed(0)
     encoder = networks.set_encoder((), 6, item_hidden=(4,), hidden=(4,))
-    model = AmortizedInference(PRIOR, lambda theta, seed: tf.tile(theta, [1, 3]), encoder, small())
+    model = AmortizedInference(PRIOR, lambda theta, seed: tf.tile(theta, [1, 3]), encoder, posteriors.DiagonalNormal())
     pairs = model.simulate(50, seed=0)
     model.check_data(pairs)
     model._standardize(pairs)

@@ -108,8 +108,9 @@ def moments(values: np.ndarray, rank: int) -> tuple[np.ndarray, np.ndarray]:
 
 def is_of_numbers(encoder: keras.Model | None) -> bool:
     """Whether an encoder of `tfvae.networks` takes each number of x [B, n] for an element of a set or a series."""
-    layers = getattr(encoder, "layers", [])
-    return any(isinstance(layer, SetMean) for layer in layers) and len(encoder.input_shape) == 2
+    # A subclassed model has no input shape, and None no layers.
+    layers, shape = getattr(encoder, "layers", []), getattr(encoder, "input_shape", ())
+    return len(shape) == 2 and any(isinstance(layer, SetMean) for layer in layers)
 
 
 def has_schedule(optimizer: keras.optimizers.Optimizer) -> bool:
@@ -145,6 +146,8 @@ def automatic(
         return epochs, [keras.callbacks.LearningRateScheduler(cosine)] if plain else []
     if given.get("validation_data") is None and not given.get("validation_split"):
         given["validation_split"] = _HELD_OUT
-    slower = keras.callbacks.ReduceLROnPlateau("val_loss", factor=0.5, patience=patience // 3, min_delta=0.0)
-    stopping = keras.callbacks.EarlyStopping("val_loss", patience=patience, restore_best_weights=True)
+    # Not the loss, to which layers with regularisers add.
+    watched: dict[str, Any] = {"monitor": "val_log_posterior", "mode": "max", "min_delta": 0.0}
+    slower = keras.callbacks.ReduceLROnPlateau(factor=0.5, patience=patience // 3, **watched)
+    stopping = keras.callbacks.EarlyStopping(patience=patience, restore_best_weights=True, **watched)
     return most_epochs, [slower, stopping] if plain else [stopping]

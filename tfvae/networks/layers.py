@@ -165,7 +165,7 @@ class SetAttention(keras.layers.Layer):
         self.num_heads, self.is_pooling = num_heads, is_pooling
         self.activation = keras.activations.get(activation)
 
-    def build(self, input_shape: tuple[int | None, ...]) -> None:
+    def build(self, input_shape: tuple[int | None, int | None, int]) -> None:
         """Creates the layers for elements [B, n, F]."""
         width, policy = input_shape[-1], self.dtype_policy
         self.before = keras.layers.LayerNormalization(dtype=policy)
