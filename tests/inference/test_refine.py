@@ -9,8 +9,7 @@ import tensorflow_probability as tfp
 from arviz_stats.base import array_stats
 
 from tests.inference.test_variational_inference import MEAN, SD, Y, build, log_joint
-from tfvae import LocalLatents, VariationalInference, networks, posteriors
-from tfvae.inference.chains import Chains
+from tfvae import Chains, LocalLatents, VariationalInference, networks, posteriors
 from tfvae.inference.newton import Gaussian
 from tfvae.inference.refine import _coordinates, _start
 
