@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     )
     from tfvae.distribute.strategies import strategy
     from tfvae.inference.amortized_inference import AmortizedInference
+    from tfvae.inference.chains import Chains
     from tfvae.inference.draws import Draws
     from tfvae.inference.latents import Latent
     from tfvae.inference.local_latents import LocalLatents
@@ -49,6 +50,7 @@ __all__ = [
     "VAE",
     "VQVAE",
     "AmortizedInference",
+    "Chains",
     "ConditionalVAE",
     "Draws",
     "HierarchicalVAE",
@@ -100,6 +102,7 @@ __getattr__, __dir__ = lazy_attributes(
         "tfvae.strategies": [],
         "tfvae.distribute.strategies": ["strategy"],
         "tfvae.inference.amortized_inference": ["AmortizedInference"],
+        "tfvae.inference.chains": ["Chains"],
         "tfvae.inference.draws": ["Draws"],
         "tfvae.inference.latents": ["Latent"],
         "tfvae.inference.local_latents": ["LocalLatents"],

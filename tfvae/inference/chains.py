@@ -18,7 +18,7 @@ R_HAT_LIMIT = 1.05
 # With fewer effective draws, neither estimates nor R-hat itself are to be trusted.
 FEWEST_EFFECTIVE = 100.0
 # The share of steps that may diverge.
-_FEW = 0.001
+_FEW = 0.005
 
 
 @dataclasses.dataclass(frozen=True, repr=False)

@@ -15,7 +15,6 @@ import warnings
 from collections.abc import Callable
 from typing import Any
 
-import keras
 import numpy as np
 import tensorflow as tf
 import tensorflow_probability as tfp
@@ -24,6 +23,7 @@ from tfvae import checks
 from tfvae.inference import newton, observations
 from tfvae.inference.approximation import Approximation
 from tfvae.inference.chains import Chains
+from tfvae.inference.latents import LatentSpace
 from tfvae.posteriors import Posterior
 from tfvae.training.loop import CANNOT_COMPILE
 
@@ -39,8 +39,18 @@ _MOMENT_DRAWS = 4000
 _Map = Callable[[tf.Tensor], tuple[tf.Tensor, tf.Tensor]]
 
 
-class Refinement(keras.Model):
+class Refinement:
     """What `VariationalInference` inherits: a method that draws from the posterior itself, near q."""
+
+    # What it needs of `VariationalInference`.
+    approximation: Approximation
+    local: Any
+    space: LatentSpace
+    _joint: Any
+    _data: Any
+    _check_fitted: Any
+    _read: Any
+    _seed: Any
 
     def refine(
         self,
