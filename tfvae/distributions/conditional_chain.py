@@ -106,9 +106,7 @@ class ConditionalChain(tfb.Bijector):
         given, features = self._given, _features(v)
         center = given["shift"] + linear(features, given["slope"])
         center = _solve([given["start_band"][k] for k in range(self._width)], center)
-        band = [
-            given["band"][k] + linear(features, given["band_slope"][k]) for k in range(self._width)
-        ]
+        band = [given["band"][k] + linear(features, given["band_slope"][k]) for k in range(self._width)]
         return center, self._log_precision(features), band
 
 

@@ -26,7 +26,7 @@ _NAMES = (
 )
 
 # With more, q is a `StructuredNormal` by default.
-_MANY_DIMENSIONS = 100
+_MANY_DIMENSIONS = 20
 _LEARNING_RATE = 0.02
 # With more, the learning rate falls as the root of their number, as the noise of all together would otherwise grow.
 _FEW_DIMENSIONS = 50
@@ -145,8 +145,8 @@ class StructuredNormal(Posterior):
         """
         if not self.built and len(store.keys()):
             raise ValueError(
-                "The weights of a StructuredNormal can be loaded only once its structure is known: load the whole model "
-                "with keras.saving.load_model, or fit it first. Received: weights for a model that is not fitted"
+                "The weights of a StructuredNormal can be loaded only once its structure is known: load the model with "
+                "keras.saving.load_model, or fit it first. Received: weights for a model that is not fitted"
             )
         super().load_own_variables(store)
 

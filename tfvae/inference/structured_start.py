@@ -117,11 +117,10 @@ def approximate(
     """
     pattern = posterior.pattern
     if pattern is None:
-        finite = points[np.isfinite(derivatives.values(points))]
         # At the origin, elements of the Hessian may be 0 that are not so elsewhere.
-        pattern = structure.find(
-            target.space.unconstrained_shapes, lambda *at: derivatives.products(*at)[2], finite[-_TRIED_POINTS:]
-        )
+        tried = points[np.isfinite(derivatives.values(points))][-_TRIED_POINTS:]
+        shapes = target.space.unconstrained_shapes
+        pattern = structure.find(shapes, derivatives.values, lambda *at: derivatives.products(*at)[2], tried)
     if pattern is None and newton.FULL_CURVATURE_DIM < target.space.dim <= structure.MAX_GLOBALS:
         pattern = structure.Pattern((), 0, target.space.dim)
     if pattern is None or not (len(pattern.node) or target.space.dim > newton.FULL_CURVATURE_DIM):
