@@ -149,7 +149,7 @@ def fit(log_joint, latents, data, **arguments):
     keras.utils.set_random_seed(0)
     model = VariationalInference(log_joint, latents)
     with warnings.catch_warnings():
-        warnings.simplefilter("error")
+        warnings.simplefilter("error", UserWarning)
         model.fit(data, verbose=0, **arguments)
     return model
 

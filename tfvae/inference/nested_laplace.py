@@ -133,7 +133,7 @@ class _Search:
     def __init__(self, pattern: Pattern, gradients: Gradients, products: Products) -> None:
         self.pattern, self.gradients, self.products = pattern, gradients, products
         self.size, self.count = pattern.num_globals, len(pattern.node)
-        pairs = int(np.clip(_NUMBERS // self.count, _FEWEST_PAIRS, _MOST_PAIRS)) if self.count else 1
+        pairs = int(np.clip(_NUMBERS // self.count, _FEWEST_PAIRS, _MOST_PAIRS))
         half = np.random.default_rng(0).standard_normal([pairs, self.count])
         self.noise = np.concatenate([half, -half])
 
@@ -345,7 +345,8 @@ def _root(precision: np.ndarray, damping: float) -> tuple[np.ndarray, float]:
 
 def _solve_root(root: np.ndarray, x: np.ndarray) -> np.ndarray:
     """Multiplies x [N, S] by the inverse transpose of a root [W + 1, N]."""
-    return linalg.lapack.dtbtrs(root, x, uplo="L", trans="T")[0]
+    # LAPACK would write beyond the end of an array without columns.
+    return linalg.lapack.dtbtrs(root, x, uplo="L", trans="T")[0] if x.size else x
 
 
 def _solve_unit(band: np.ndarray, x: np.ndarray) -> np.ndarray:

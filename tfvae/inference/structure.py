@@ -22,7 +22,7 @@ Products = Callable[[np.ndarray, np.ndarray], np.ndarray]
 # How far apart nodes that depend on each other may be, in the order in which these are tried.
 _WIDTHS = (0, 1, 2, 4, 8, 16)
 # The most places below the diagonal, and global variables.
-_MAX_BAND, MAX_GLOBALS = 64, 1000
+_MAX_BAND, _MAX_GLOBALS = 64, 300
 # Fewer nodes are no axis of groups or of time.
 _FEWEST_NODES = 5
 # By how much a product with the whole Hessian may differ, relative to the size of its terms: rounding in float32.
@@ -145,7 +145,7 @@ def find(
     signs = generator.choice([-1.0, 1.0], size=[2, dim]) * generator.uniform(0.5, 1.0, size=[2, dim])
     tried = []
     for candidate in candidates:
-        if candidate in tried or dim - sum(math.prod(each.shape) for each in candidate) > MAX_GLOBALS:
+        if candidate in tried or dim - sum(math.prod(each.shape) for each in candidate) > _MAX_GLOBALS:
             continue
         tried.append(candidate)
         if any(_are_coupled(Pattern(candidate, 0, dim), values, point, signs[0]) for point in points):

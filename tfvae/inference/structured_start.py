@@ -1,5 +1,6 @@
 """Where the fit of a `StructuredNormal` starts: the derivatives of the density given all rows, and what they tell."""
 
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -113,7 +114,7 @@ def approximate(
         posterior: the family of q, in which the Gaussian is set.
 
     Returns:
-        The Gaussian; None if no structure is found and the dimensions are few enough, or too many, to do without.
+        The Gaussian; None if no structure is found, of which a warning is given for many dimensions.
     """
     pattern = posterior.pattern
     if pattern is None:
@@ -121,9 +122,15 @@ def approximate(
         tried = points[np.isfinite(derivatives.values(points))][-_TRIED_POINTS:]
         shapes = target.space.unconstrained_shapes
         pattern = structure.find(shapes, derivatives.values, lambda *at: derivatives.products(*at)[2], tried)
-    if pattern is None and newton.FULL_CURVATURE_DIM < target.space.dim <= structure.MAX_GLOBALS:
-        pattern = structure.Pattern((), 0, target.space.dim)
-    if pattern is None or not (len(pattern.node) or target.space.dim > newton.FULL_CURVATURE_DIM):
+    if pattern is None and target.space.dim > newton.FULL_CURVATURE_DIM:
+        warnings.warn(
+            f"The {target.space.dim} latent variables, {', '.join(target.space.names)}, all depend on each other, as "
+            "far as the curvature of their density tells, so that q has a full covariance: the fit will be slow, and "
+            "may be poor. Write series by the variables themselves and not by the sum of their steps, or try another "
+            "`posterior`, such as LowRankNormal().",
+            stacklevel=6,
+        )
+    if pattern is None or not len(pattern.node):
         return None
     return nested_laplace.approximate(pattern, derivatives.gradients, derivatives.products, points)
 
