@@ -141,13 +141,13 @@ class _Search:
         """See `approximate`."""
         starts = starts[:, self.pattern.order]
         state = self.state(starts[:, : self.size], starts[:, self.size :])
-        best, metric = None, None
+        best: _State | None = None
         for index in np.argsort(-state.value):
             if not np.isfinite(state.value[index]):
                 continue
             found = self.climb(state.at(index))
             if best is None or found[0].value[0] > best.value[0]:
-                best, metric = found
+                (best, metric) = found
         if best is None:
             raise ValueError(
                 "`model` must have a density whose first and second derivatives are finite where the fit starts. "

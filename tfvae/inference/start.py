@@ -88,7 +88,7 @@ def standard_coordinates(
     """
     target, rows = joint.target, observations.first_rows(data.dataset, 1 if data.whole else _ROWS)
     points = _points(target, seed)
-    if isinstance(posterior, StructuredNormal):
+    if derivatives is not None and isinstance(posterior, StructuredNormal):
         _check_finite(target, points, derivatives.values(points), rows)
         structured = structured_start.approximate(target, derivatives, points, posterior)
         if structured is not None:
@@ -217,7 +217,7 @@ def _warn_of_rounding(target: Target, gaussian: newton.Gaussian | StructuredGaus
             "into it: subtract a constant from the data.",
             stacklevel=5,
         )
-    direction = newton.unresolved(gaussian)
+    direction = None if isinstance(gaussian, StructuredGaussian) else newton.unresolved(gaussian)
     if direction is not None:
         names = ", ".join(name for name, part in target.space.split(direction).items() if part.any())
         warnings.warn(
@@ -245,8 +245,10 @@ def _check_proper(
     heights = log_density(tf.constant(origins, tf.float32)).numpy()
     if not np.isfinite(heights[0]):
         raise ValueError(f"{_PROPER}. Received: one that grows without bound")
-    is_structured = isinstance(gaussian, StructuredGaussian)
-    axes = gaussian.global_axes() if is_structured else newton.principal_axes(gaussian, log_density)
+    if isinstance(gaussian, StructuredGaussian):
+        axes = gaussian.global_axes()
+    else:
+        axes = newton.principal_axes(gaussian, log_density)
     axes = np.concatenate([axes, -axes])
     for origin, height in zip(origins, heights, strict=True):
         for distance in _FAR:

@@ -59,7 +59,8 @@ class StructuredNormal(Posterior):
 
     def __init__(self, latent_dim: int | None = None, pattern: Mapping[str, Any] | None = None, **kwargs: Any) -> None:
         super().__init__(latent_dim, **kwargs)
-        self.pattern: Pattern | None = None
+        # None until `fit` finds it.
+        self.pattern: Pattern = None  # type: ignore[assignment]
         if pattern is not None:
             self.pattern = Pattern(pattern["blocks"], pattern["width"], pattern["dim"])
 

@@ -46,13 +46,15 @@ class Derivatives:
 
     def gradients(self, points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """The values [R] and gradients [R, L]: see `nested_laplace.Gradients`."""
-        return self._sums("gradients", points)
+        values, gradients = self._sums("gradients", points)
+        return values, gradients
 
     def products(
         self, points: np.ndarray, vectors: np.ndarray, with_prior: bool = True
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Also the products with vectors [R, L]: see `nested_laplace.Products`. Without the prior if so asked."""
-        return self._sums("products", points, vectors, with_prior=with_prior)
+        values, gradients, products = self._sums("products", points, vectors, with_prior=with_prior)
+        return values, gradients, products
 
     def curvature(self, posterior: Posterior, point: np.ndarray) -> control_variate.Curvature | None:
         """The Hessian of the log-likelihood, without the prior, at a point [L]; None if its pattern is not known."""
@@ -164,7 +166,8 @@ def flat(
 
 def _joined(data: observations.Observations) -> Iterator[tuple[Any, int]]:
     """Joins the batches of the data to blocks."""
-    batches, count = [], 0
+    batches: list[Any] = []
+    count = 0
 
     def block() -> tuple[Any, int]:
         return tf.nest.map_structure(lambda *parts: tf.concat(parts, axis=0), *batches), count
