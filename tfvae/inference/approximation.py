@@ -86,7 +86,7 @@ class Approximation(keras.layers.Layer):
         """Sets loc and scale to those of a Gaussian, or of its best diagonal approximation if scale is a vector."""
         if isinstance(gaussian, StructuredGaussian):
             self.posterior.start_at(gaussian.pattern, gaussian.start)
-        if gaussian.scale.ndim == 2 and not self.is_full:
+        elif gaussian.scale.ndim == 2 and not self.is_full:
             gaussian = gaussian.diagonal()
         self.loc.assign(gaussian.loc)
         self.scale.assign(gaussian.scale)

@@ -133,7 +133,7 @@ class _Search:
     def __init__(self, pattern: Pattern, gradients: Gradients, products: Products) -> None:
         self.pattern, self.gradients, self.products = pattern, gradients, products
         self.size, self.count = pattern.num_globals, len(pattern.node)
-        pairs = int(np.clip(_NUMBERS // self.count, _FEWEST_PAIRS, _MOST_PAIRS)) if self.count else 1
+        pairs = int(np.clip(_NUMBERS // self.count, _FEWEST_PAIRS, _MOST_PAIRS))
         half = np.random.default_rng(0).standard_normal([pairs, self.count])
         self.noise = np.concatenate([half, -half])
 
@@ -141,13 +141,13 @@ class _Search:
         """See `approximate`."""
         starts = starts[:, self.pattern.order]
         state = self.state(starts[:, : self.size], starts[:, self.size :])
-        best, metric = None, None
+        best: _State | None = None
         for index in np.argsort(-state.value):
             if not np.isfinite(state.value[index]):
                 continue
             found = self.climb(state.at(index))
             if best is None or found[0].value[0] > best.value[0]:
-                best, metric = found
+                (best, metric) = found
         if best is None:
             raise ValueError(
                 "`model` must have a density whose first and second derivatives are finite where the fit starts. "
@@ -345,7 +345,8 @@ def _root(precision: np.ndarray, damping: float) -> tuple[np.ndarray, float]:
 
 def _solve_root(root: np.ndarray, x: np.ndarray) -> np.ndarray:
     """Multiplies x [N, S] by the inverse transpose of a root [W + 1, N]."""
-    return linalg.lapack.dtbtrs(root, x, uplo="L", trans="T")[0]
+    # LAPACK would write beyond the end of an array without columns.
+    return linalg.lapack.dtbtrs(root, x, uplo="L", trans="T")[0] if x.size else x
 
 
 def _solve_unit(band: np.ndarray, x: np.ndarray) -> np.ndarray:

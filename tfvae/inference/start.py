@@ -107,8 +107,7 @@ def standard_coordinates(
     """
     target, rows = joint.target, observations.first_rows(data.dataset, 1 if data.whole else _ROWS)
     points = _points(joint, seed)
-    if isinstance(posterior, StructuredNormal):
-        derivatives = Derivatives(joint, data) if derivatives is None else derivatives
+    if derivatives is not None and isinstance(posterior, StructuredNormal):
         _check_finite(joint, points, derivatives(points), rows)
         structured = structured_start.approximate(target, derivatives, points, posterior)
         if structured is not None:

@@ -22,7 +22,7 @@ Products = Callable[[np.ndarray, np.ndarray], np.ndarray]
 # How far apart nodes that depend on each other may be, in the order in which these are tried.
 _WIDTHS = (0, 1, 2, 4, 8, 16)
 # The most places below the diagonal, and global variables.
-_MAX_BAND, MAX_GLOBALS = 64, 1000
+_MAX_BAND, _MAX_GLOBALS = 64, 300
 # Fewer nodes are no axis of groups or of time.
 _FEWEST_NODES = 5
 # By how much a product with the whole Hessian may differ, relative to the size of its terms: rounding in float32.
@@ -116,12 +116,18 @@ class Pattern:
         return near
 
 
-def find(shapes: Sequence[tuple[int, ...]], products: Products, points: np.ndarray) -> Pattern | None:
+def find(
+    shapes: Sequence[tuple[int, ...]],
+    values: Callable[[np.ndarray], np.ndarray],
+    products: Products,
+    points: np.ndarray,
+) -> Pattern | None:
     """Finds the pattern of the Hessian of a log density, or None if it has none that is of use.
 
     Args:
         shapes: the unconstrained shapes of the latent variables, in their order in z.
-        products: multiplies the Hessians at points by vectors.
+        values: evaluates the log density at points [R, L].
+        products: multiplies the Hessians at points by vectors. It is not called where the values tell enough.
         points: plausible points [M, L] at which the Hessian is finite.
     """
     sizes = [math.prod(shape) for shape in shapes]
@@ -139,9 +145,11 @@ def find(shapes: Sequence[tuple[int, ...]], products: Products, points: np.ndarr
     signs = generator.choice([-1.0, 1.0], size=[2, dim]) * generator.uniform(0.5, 1.0, size=[2, dim])
     tried = []
     for candidate in candidates:
-        if candidate in tried or dim - sum(math.prod(each.shape) for each in candidate) > MAX_GLOBALS:
+        if candidate in tried or dim - sum(math.prod(each.shape) for each in candidate) > _MAX_GLOBALS:
             continue
         tried.append(candidate)
+        if any(_are_coupled(Pattern(candidate, 0, dim), values, point, signs[0]) for point in points):
+            continue
         for width in _WIDTHS:
             pattern = Pattern(candidate, width, dim)
             if 2 * len(pattern.mask) > dim or len(pattern.mask) > _MAX_BAND:
@@ -149,6 +157,22 @@ def find(shapes: Sequence[tuple[int, ...]], products: Products, points: np.ndarr
             if all(_holds(pattern, products, point, signs) for point in points):
                 return pattern
     return None
+
+
+def _are_coupled(
+    pattern: Pattern, values: Callable[[np.ndarray], np.ndarray], point: np.ndarray, move: np.ndarray
+) -> bool:
+    """Whether the first third of the nodes clearly depends on the last third, by a difference of values."""
+    local, moves = pattern.order[pattern.num_globals :], np.zeros([4, pattern.dim])
+    third = np.zeros(len(local), int)
+    for block in pattern.blocks:
+        inside = np.isin(local, _places(block))
+        third[inside] = 3 * (pattern.node[inside] - pattern.node[inside].min()) // block.shape[block.axis]
+    moves[[[1], [3]], local[third == 0]] = 0.5 * move[local[third == 0]]
+    moves[[[2], [3]], local[third == 2]] = 0.5 * move[local[third == 2]]
+    middle, first, last, both = values(point + moves)
+    sizes = np.abs([middle, first, last, both])
+    return bool(abs(both - first - last + middle) > 1e-5 * sizes.max() + 1e-3)
 
 
 def _holds(pattern: Pattern, products: Products, point: np.ndarray, vectors: np.ndarray) -> bool:

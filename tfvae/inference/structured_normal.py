@@ -26,7 +26,7 @@ _NAMES = (
 )
 
 # With more, q is a `StructuredNormal` by default.
-_MANY_DIMENSIONS = 100
+_MANY_DIMENSIONS = 20
 _LEARNING_RATE = 0.02
 # With more, the learning rate falls as the root of their number, as the noise of all together would otherwise grow.
 _FEW_DIMENSIONS = 50
@@ -59,7 +59,8 @@ class StructuredNormal(Posterior):
 
     def __init__(self, latent_dim: int | None = None, pattern: Mapping[str, Any] | None = None, **kwargs: Any) -> None:
         super().__init__(latent_dim, **kwargs)
-        self.pattern: Pattern | None = None
+        # None until `fit` finds it.
+        self.pattern: Pattern = None  # type: ignore[assignment]
         if pattern is not None:
             self.pattern = Pattern(pattern["blocks"], pattern["width"], pattern["dim"])
 
@@ -103,10 +104,13 @@ class StructuredNormal(Posterior):
         """The parameters, which are the same for every row of features [B, 0]: see `ConditionalChain`."""
         mask = tf.constant(self.pattern.mask, tf.float32)
         values = {name: tf.convert_to_tensor(getattr(self, f"_{name}")) for name in _NAMES}
-        raw = tfp.math.fill_triangular(values["tril"])
-        identity = tf.eye(self.pattern.num_globals)
-        diagonal = positive(tf.reduce_sum(raw * identity, axis=-1, keepdims=True))
-        values["tril"] = raw * (1 - identity) + diagonal * identity
+        if self.pattern.num_globals:
+            raw = tfp.math.fill_triangular(values["tril"])
+            identity = tf.eye(self.pattern.num_globals)
+            diagonal = positive(tf.reduce_sum(raw * identity, axis=-1, keepdims=True))
+            values["tril"] = raw * (1 - identity) + diagonal * identity
+        else:  # TensorFlow would divide by the size 0.
+            values["tril"] = tf.zeros([0, 0])
         values["band"] = mask * values["band"]
         values["band_slope"] = mask[..., tf.newaxis] * values["band_slope"]
         return {**values, "batch": tf.zeros(tf.shape(features)[:1])}
@@ -136,19 +140,6 @@ class StructuredNormal(Posterior):
     def sample_from(self, parameters: dict[str, tf.Tensor], epsilon: tf.Tensor) -> tf.Tensor:
         """The sample z [B, L] of noise epsilon [B, L], that of the global variables first."""
         return self._chain(parameters).forward(epsilon)
-
-    def load_own_variables(self, store: Any) -> None:
-        """Loads the variables.
-
-        Raises:
-            ValueError: the structure is not known yet, on which the shapes of the variables depend.
-        """
-        if not self.built and len(store.keys()):
-            raise ValueError(
-                "The weights of a StructuredNormal can be loaded only once its structure is known: load the whole model "
-                "with keras.saving.load_model, or fit it first. Received: weights for a model that is not fitted"
-            )
-        super().load_own_variables(store)
 
     def get_config(self) -> dict[str, Any]:
         """The constructor's arguments."""

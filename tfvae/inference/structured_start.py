@@ -1,5 +1,6 @@
 """Where the fit of a `StructuredNormal` starts: the derivatives of the density given all rows, and what they tell."""
 
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -51,13 +52,15 @@ class Derivatives:
 
     def gradients(self, points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """The values [R] and gradients [R, L]: see `nested_laplace.Gradients`."""
-        return self._sums("gradients", points)
+        values, gradients = self._sums("gradients", points)
+        return values, gradients
 
     def products(
         self, points: np.ndarray, vectors: np.ndarray, with_prior: bool = True
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Also the products with vectors [R, L]: see `nested_laplace.Products`. Without the prior if so asked."""
-        return self._sums("products", points, vectors, with_prior=with_prior)
+        values, gradients, products = self._sums("products", points, vectors, with_prior=with_prior)
+        return values, gradients, products
 
     def curvature(self, posterior: Posterior, point: np.ndarray) -> control_variate.Curvature | None:
         """The Hessian of the log-likelihood, without the prior, at a point [L]; None if its pattern is not known."""
@@ -119,18 +122,23 @@ def approximate(
         posterior: the family of q, in which the Gaussian is set.
 
     Returns:
-        The Gaussian; None if no structure is found and the dimensions are few enough, or too many, to do without.
+        The Gaussian; None if no structure is found, of which a warning is given for many dimensions.
     """
     pattern = posterior.pattern
     if pattern is None:
-        finite = points[np.isfinite(derivatives(points))]
         # At the origin, elements of the Hessian may be 0 that are not so elsewhere.
-        pattern = structure.find(
-            target.space.unconstrained_shapes, lambda *at: derivatives.products(*at)[2], finite[-_TRIED_POINTS:]
+        tried = points[np.isfinite(derivatives(points))][-_TRIED_POINTS:]
+        shapes = target.space.unconstrained_shapes
+        pattern = structure.find(shapes, derivatives, lambda *at: derivatives.products(*at)[2], tried)
+    if pattern is None and target.space.dim > newton.FULL_CURVATURE_DIM:
+        warnings.warn(
+            f"The {target.space.dim} latent variables, {', '.join(target.space.names)}, all depend on each other, as "
+            "far as the curvature of their density tells, so that q has a full covariance: the fit will be slow, and "
+            "may be poor. Write series by the variables themselves and not by the sum of their steps, or try another "
+            "`posterior`, such as LowRankNormal().",
+            stacklevel=6,
         )
-    if pattern is None and newton.FULL_CURVATURE_DIM < target.space.dim <= structure.MAX_GLOBALS:
-        pattern = structure.Pattern((), 0, target.space.dim)
-    if pattern is None or not (len(pattern.node) or target.space.dim > newton.FULL_CURVATURE_DIM):
+    if pattern is None or not len(pattern.node):
         return None
     return nested_laplace.approximate(pattern, derivatives.gradients, derivatives.products, points)
 
@@ -164,7 +172,8 @@ def flat(
 
 def _joined(data: observations.Observations) -> Iterator[tuple[Any, int]]:
     """Joins the batches of the data to blocks."""
-    batches, count = [], 0
+    batches: list[Any] = []
+    count = 0
 
     def block() -> tuple[Any, int]:
         return tf.nest.map_structure(lambda *parts: tf.concat(parts, axis=0), *batches), count

@@ -64,7 +64,7 @@ class VariationalInference(ArvizExport, Prediction, PosteriorExport, Refinement,
         num_data: N, the number of rows of all of the data, to which batches are scaled; None takes it from arrays.
         posterior: the family of q: `DiagonalNormal()` (mean-field), `FullCovarianceNormal()`, `LowRankNormal()`,
             `CouplingFlow()` or one of your own; None means `FullCovarianceNormal()`, or `StructuredNormal()` if L is
-            above 100 and there are no `local` variables.
+            above 20 and there are no `local` variables.
         objective: what is maximised; None means the ELBO of 32 draws, 64 for a flow (gradient of Roeder et al. 2017).
         local: the latent variables that each row has of its own; `model` gets them by name too, each [S, B, ...].
         predictive: a function of the latent variables by name, each [S, ...], and of new data x [B, ...] that returns
