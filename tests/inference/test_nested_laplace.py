@@ -92,7 +92,7 @@ def start(log_joint, latents, data):
     read = observations.read(data, num_data=None, replicas=1, seed=lambda: 0)
     derivatives = Derivatives(joint, read)
     posterior = StructuredNormal(joint.target.space.dim)
-    gaussian = standard_coordinates(joint, read, joint.of_all_rows(read), 0, posterior, derivatives)
+    gaussian = standard_coordinates(joint, read, joint.of_all_rows(read), 0, posterior, derivatives).gaussian
     noise = np.random.default_rng(0).standard_normal([2000, joint.target.space.dim])
     z = tf.constant(gaussian.draws(np.concatenate([noise, -noise])), tf.float32)
     return gaussian, {name: value.numpy() for name, value in joint.target.space.constrain(z)[0].items()}
