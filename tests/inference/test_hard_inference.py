@@ -137,12 +137,14 @@ def test_what_a_density_raises_is_told_with_what_it_was_given():
         model.fit(verbose=0)
 
 
-def test_a_posterior_that_float32_cannot_resolve_is_warned_of():
+def test_a_posterior_that_float32_cannot_resolve_is_refused():
     y = tf.constant(1e7 + np.random.default_rng(0).normal(size=100), tf.float32)
     model = VariationalInference(
         lambda latents, _: tf.reduce_sum(tfd.Normal(latents["m"][:, None], 1.0).log_prob(y), axis=1), {"m": ()}
     )
-    with pytest.warns(UserWarning, match="^The posterior of m is so narrow"):
+    with pytest.raises(
+        ValueError, match=r"^`model` must have a posterior that float32 can resolve.*of m.*Received: a pos"
+    ):
         model.fit(epochs=1, verbose=0)
 
 

@@ -15,6 +15,7 @@ import warnings
 from collections.abc import Sequence
 from typing import NamedTuple
 
+import keras
 import numpy as np
 import tensorflow as tf
 
@@ -128,8 +129,9 @@ def flagged(draws: Draws, approximation: Approximation) -> Draws:
         draws: the draws.
         approximation: q.
     """
+    share = float(keras.ops.convert_to_numpy(approximation.missed))
     warnings.warn(
-        f"q misses modes of the posterior that hold {float(approximation.missed):.0%} of its mass, which `fit` named: "
+        f"q misses modes of the posterior that hold {share:.0%} of its mass, which `fit` named: "
         "neither the draws nor their importance weights are to be trusted for the whole posterior.",
         stacklevel=3,
     )

@@ -227,7 +227,7 @@ class VariationalInference(PosteriorExport, VariationalModel):
         if start is not None:
             modes.warn_of_missed(start.modes, start.density, self.approximation, self.space)
         self.__dict__["_data"] = (x, y)
-        if automatic and data.whole and float(self.approximation.missed) == 0.0:
+        if automatic and data.whole and not self.approximation.misses_modes:
             self.draw()  # Warns if q is far from the posterior.
         return history
 
@@ -280,7 +280,7 @@ class VariationalInference(PosteriorExport, VariationalModel):
         draws = Draws(latents, log_weights)
         if data.whole and self.local is None:
             draws = checked(draws, self.approximation, lambda z: self._log_joint(z, data, seed), seed)
-        if float(self.approximation.missed) > 0.0:
+        if self.approximation.misses_modes:
             return modes.flagged(draws, self.approximation)
         draws.warn_where_far()
         return draws
