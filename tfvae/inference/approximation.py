@@ -36,7 +36,7 @@ class Approximation(keras.layers.Layer):
         loc: [L], not trained.
         scale: [L] if the family has `scales_only` or L is above 500, else lower triangular [L, L]; not trained.
         standardized: 1 once the coordinates are set, 0 before.
-        missed: the share of the mass of the posterior that is at modes which q does not cover, as far as is known.
+        missed: the share of the mass of the posterior at modes that q does not cover, as far as is known; not trained.
     """
 
     def __init__(self, posterior: Posterior, dim: int, **kwargs: Any) -> None:
@@ -63,6 +63,9 @@ class Approximation(keras.layers.Layer):
         # Set past Keras's `__setattr__`, which would track these functions and try to save them.
         self.__dict__["_functions"] = {
             "draw": tf.function(lambda seed: self.draw(_CHUNK, seed), autograph=False),
+            "log_prob": tf.function(
+                self._log_prob, input_signature=[tf.TensorSpec([None, dim], self.variable_dtype)], autograph=False
+            ),
             "draw_standard": tf.function(self._draw_standard, autograph=False),
             "log_prob_standard": tf.function(self._log_prob_standard, autograph=False),
         }
@@ -92,6 +95,11 @@ class Approximation(keras.layers.Layer):
         self.scale.assign(gaussian.scale)
         self.standardized.assign(1.0)
 
+    @property
+    def misses_modes(self) -> bool:
+        """Whether the posterior is known to have modes that q does not cover."""
+        return bool(keras.ops.convert_to_numpy(self.missed) > 0.0)
+
     def draw(self, num_samples: int, seed: tf.Tensor, path: elbo.Path | None = None) -> tuple[tf.Tensor, tf.Tensor]:
         """Draws z [S, L] from q, and evaluates log q(z) [S], in nats.
 
@@ -105,6 +113,9 @@ class Approximation(keras.layers.Layer):
 
     def log_prob(self, z: tf.Tensor) -> tf.Tensor:
         """Evaluates log q(z) [S] of z [S, L], in nats."""
+        return self._functions["log_prob"](z)
+
+    def _log_prob(self, z: tf.Tensor) -> tf.Tensor:
         u, scale = z - self.loc, self.scale.value
         u = tf.linalg.triangular_solve(scale, u[..., tf.newaxis])[..., 0] if self.is_full else u / scale
         return self._log_q(self._distribution().log_prob(tf.cast(u, tf.float32)[:, tf.newaxis])[:, 0])

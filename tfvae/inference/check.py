@@ -41,11 +41,10 @@ def checked(
 
     def values(function: Callable[[tf.Tensor], Any], z: np.ndarray) -> np.ndarray:
         parts = [z[part] for part in chunks.slices(len(z), _CHUNK)]
-        return np.concatenate(
-            [np.asarray(function(tf.constant(part, approximation.variable_dtype)), float) for part in parts]
-        )
+        return np.concatenate([np.asarray(function(tf.constant(part, dtype)), float) for part in parts])
 
-    z, log_q = (each.numpy().astype(float) for each in approximation.sample(count, seed))
+    z, log_q = approximation.sample(count, seed)
+    dtype, z, log_q = z.dtype, z.numpy().astype(float), log_q.numpy().astype(float)
     # As much wider as the two still overlap in any number of dimensions: the variance of their log ratio does not grow.
     factor = math.sqrt(1.0 + 3.0 / math.sqrt(approximation.dim))
     log_volume = approximation.dim * math.log(factor)
