@@ -222,7 +222,9 @@ def from_model(inference: VariationalInference, num_datasets: int, seed: int) ->
         )
     predicted = pinned or {"y": inference._predicted(prior, x, x_seed)}
     known = [{name: np.asarray(value)[index] for name, value in prior.items()} for index in range(num_datasets)]
-    data = [{name: np.asarray(value)[index] for name, value in predicted.items()} for index in range(num_datasets)]
+    data: list[Any] = [
+        {name: np.asarray(value)[index] for name, value in predicted.items()} for index in range(num_datasets)
+    ]
     if not pinned:
         data = [each["y"] if y is None else (x, each["y"]) for each in data]
     return list(zip(known, data, strict=True))

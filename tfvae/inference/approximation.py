@@ -72,7 +72,7 @@ class Approximation(keras.layers.Layer):
 
     @property
     def misses_modes(self) -> bool:
-        """Whether there are modes that q does not cover."""
+        """Whether the posterior is known to have modes that q does not cover."""
         # With replicas, `float` of a variable fails.
         return bool(keras.ops.convert_to_numpy(self.missed) > 0.0)
 
@@ -94,11 +94,6 @@ class Approximation(keras.layers.Layer):
         self.loc.assign(gaussian.loc)
         self.scale.assign(gaussian.scale)
         self.standardized.assign(1.0)
-
-    @property
-    def misses_modes(self) -> bool:
-        """Whether the posterior is known to have modes that q does not cover."""
-        return bool(keras.ops.convert_to_numpy(self.missed) > 0.0)
 
     def draw(self, num_samples: int, seed: tf.Tensor, path: elbo.Path | None = None) -> tuple[tf.Tensor, tf.Tensor]:
         """Draws z [S, L] from q, and evaluates log q(z) [S], in nats.

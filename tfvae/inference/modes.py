@@ -70,8 +70,9 @@ def separate(
             ascents = [*ascents, *(newton.ascend(density, start) for start in far)]
         news = []
         for ascent in ascents:
-            is_usable = ascent is not None and ascent.is_mode and ascent.best is not None
-            if is_usable and len(found) < _MOST_MODES and _is_apart(density, found, ascent):
+            if ascent is None or ascent.best is None or not ascent.is_mode:
+                continue
+            if len(found) < _MOST_MODES and _is_apart(density, found, ascent.last.z, ascent.best):
                 news.append(newton.refined(density, ascent.best))
                 found.append(news[-1])
         if not news:
@@ -127,6 +128,7 @@ def flagged(draws: Draws, approximation: Approximation) -> Draws:
         draws: the draws.
         approximation: q.
     """
+    assert draws.log_weights is not None
     share = float(keras.ops.convert_to_numpy(approximation.missed))
     warnings.warn(
         f"q misses modes of the posterior that hold {share:.0%} of its mass, which `fit` named: "
@@ -173,10 +175,9 @@ def _far_starts(density: LogDensity, gaussian: newton.Gaussian, generator: np.ra
     return starts
 
 
-def _is_apart(density: LogDensity, found: Sequence[newton.Gaussian], ascent: newton.Ascent) -> bool:
-    """Whether a local maximum is a mode of its own, beside those that were found."""
-    z = ascent.last.z
-    pairs = [pair for each in found for pair in ((z, each), (each.loc, ascent.best))]
+def _is_apart(density: LogDensity, found: Sequence[newton.Gaussian], z: np.ndarray, nearby: newton.Gaussian) -> bool:
+    """Whether a local maximum [L], with a Gaussian near it, is a mode of its own, beside those that were found."""
+    pairs = [pair for each in found for pair in ((z, each), (each.loc, nearby))]
     if min(np.linalg.norm(gaussian.standardized(point[np.newaxis])) for point, gaussian in pairs) < _APART:
         return False
     return all(dip(density, each, z) > _DIP for each in found)
