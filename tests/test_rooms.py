@@ -17,8 +17,7 @@ FLOORS = [
     {"priors", "training"},
     {"models"},
     {"inference"},
-    {"evaluation", "sklearn"},
-    {"export"},
+    {"evaluation", "export", "sklearn"},
     {"reporting"},
     {"cli"},
     # The entry point of the command, and public aliases of modules that are in other rooms.

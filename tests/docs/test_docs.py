@@ -17,7 +17,7 @@ PAGES = sorted(DOCS.glob("*.md"))
 RESULTS = [DOCS / "results.md", DOCS / "performance.md"]
 # Pages that only the slow tests run: default tests of the README, of inference, of the estimators, of the models, of
 # the data, of the evaluation and of the strategies call the same functions.
-RUN_SLOWLY = ("amortized", "anomalies", "data", "device", "distributed", "evaluation", "inference", "models", "recipes")
+RUN_SLOWLY = ("amortized", "anomalies", "data", "device", "distributed", "evaluation", "inference", "models", "parts", "recipes")
 SLOW = [DOCS / f"{name}.md" for name in RUN_SLOWLY]
 
 
@@ -57,11 +57,11 @@ def test_every_strategy_is_described():
 
 def test_the_flags_that_the_pages_name_exist(capsys):
     pages = [page for page in PAGES if page not in RESULTS]
-    texts = [re.sub(r"python benchmarks/[^`]*", "", page.read_text()) for page in pages]
+    texts = [re.sub(r"python (benchmarks|examples)/[^`]*", "", page.read_text()) for page in pages]
     flags = {flag for text in texts for flag in re.findall(r"--([a-z_]+)", text)}
     of_the_server = {"enable_batching"}
     known = set()
-    for command in ("train", "export", "generate"):
+    for command in ("train", "export", "generate", "explore"):
         with pytest.raises(SystemExit):
             commands.main([command, "--print_config"])
         known |= set(yaml.safe_load(capsys.readouterr().out))

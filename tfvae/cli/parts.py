@@ -11,7 +11,7 @@ from tfvae import checks
 # For each flag, the parts and the arguments that each takes.
 PARTS: dict[str, dict[str, tuple[str, ...]]] = {
     "posterior": {
-        "CouplingFlow": ("num_couplings", "hidden"),
+        "CouplingFlow": ("num_couplings", "hidden", "mixed"),
         "DiagonalNormal": (),
         "FullCovarianceNormal": (),
         "InverseAutoregressiveFlow": ("num_flows", "hidden"),

@@ -13,6 +13,7 @@ from tfvae import data as data_module
 from tfvae import files, plots
 from tfvae.cli import run_training, yaml_files
 from tfvae.data import Rows, Table, loading, tables
+from tfvae.data.labels import of_validation
 from tfvae.detection.thresholds import least_rate
 from tfvae.export.report import Verification
 from tfvae.models.vae import VAE
@@ -94,6 +95,21 @@ def load_rows(folder: Path, table: Table, source: str | None = None) -> Rows:
     return data_module.load_rows(source or config["data"], table, **arguments)
 
 
+def labels(folder: Path, count: int) -> np.ndarray | None:
+    """The classes of the first held-out examples of a run [count], or None if they are not known.
+
+    Args:
+        folder: the folder of the run.
+        count: how many.
+    """
+    config = read_config(folder)
+    # Of a folder of which some pictures were left out, it is not known which classes are there.
+    if config["skip_unreadable"]:
+        return None
+    found = of_validation(config["data"], validation_fraction=config["validation_fraction"], seed=config["seed"])
+    return None if found is None or len(found) < count else found[:count]
+
+
 def column_names(folder: Path) -> list[str]:
     """The names of the columns of the table that a run was trained on.
 
@@ -160,13 +176,12 @@ def calibrate(model: VAE, folder: Path, x: np.ndarray, **given: Any) -> None:
     )
 
 
-def draw(model: VAE, x: np.ndarray, labels: np.ndarray | None, folder: Path, seed: int) -> None:
+def draw(model: VAE, x: np.ndarray, folder: Path, seed: int) -> None:
     """Writes reconstructions.png, samples.png and latent.png.
 
     Args:
         model: the model.
         x: held-out data [N, ...].
-        labels: the class of each example [N], or None.
         folder: the folder of the run.
         seed: the seed of the samples.
     """
@@ -175,8 +190,7 @@ def draw(model: VAE, x: np.ndarray, labels: np.ndarray | None, folder: Path, see
     write_picture(reconstructions, folder / "reconstructions.png")
     write_picture(plots.samples(to_data(model.generate(64, seed=seed)), limits=limits), folder / "samples.png")
     z = np.asarray(model.posterior.center(model.encode(x)))
-    labels = None if labels is None else labels[: len(x)]
-    write_picture(plots.latent(z, x, labels=labels, limits=limits), folder / "latent.png")
+    write_picture(plots.latent(z, x, labels=labels(folder, len(x)), limits=limits), folder / "latent.png")
 
 
 def report(
@@ -205,14 +219,13 @@ def report(
     """
     config = (folder / "config.yaml").read_text(encoding="utf-8")
     train = None
-    labels = None if pipelines.labels is None else pipelines.labels[: len(data)]
     if model.table is None:
         train = next(pipelines.train.unbatch().take(MOST_EXAMPLES).batch(MOST_EXAMPLES).as_numpy_iterator())
     write_report(
         model,
         data,
         folder / "report.html",
-        labels=labels,
+        labels=labels(folder, len(data)) if model.table is None else None,
         train=train,
         history=run_training.history(folder),
         verification=verification,

@@ -232,7 +232,7 @@ def train(
         if rows is not None:
             table_run.draw(model, rows.table, held_out, held_out_rows, unusual, run, seed)
         else:
-            runs_module.draw(model, held_out, pipelines.labels, run, seed)
+            runs_module.draw(model, held_out, run, seed)
     verification = None
     if export != "none":
         with exit_on_errors(1), noise.hidden():

@@ -1,53 +1,52 @@
 """The classes of examples, where a data set has them: they are not learned from, but colour the latent space."""
 
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import keras
 import numpy as np
 
-from tfvae.data import numpy_files, pictures
-
-_DIGITS = "digits"
+from tfvae.data import loading, numpy_files, pictures
 
 
-class Labels(NamedTuple):
-    """The class of each example, in the order of `tfvae.data.loading.read`.
-
-    Attributes:
-        train: of the examples [N], or None if it is not known.
-        validation: of the official test split [M], or None if there is none or it is not known.
-    """
-
-    train: np.ndarray | None
-    validation: np.ndarray | None
-
-
-def labels(source: Any, names: tuple[str, ...]) -> Labels:
-    """Finds the classes of a data set.
+def of_validation(source: Any, *, validation_fraction: float = 0.2, seed: int = 0) -> np.ndarray | None:
+    """The classes of the examples that `tfvae.data.load` holds out of a data set.
 
     They are the target of a named data set; the arrays y_train and y_test, or y, of an `.npz` file; or the subfolders
     of a folder of pictures, if all of these are in subfolders.
 
     Args:
-        source: what `tfvae.data.loading.read` read.
-        names: those of the data sets.
+        source: as for `tfvae.data.load`; of a folder, all pictures must have been read.
+        validation_fraction: as for `tfvae.data.load`.
+        seed: as for `tfvae.data.load`.
+
+    Returns:
+        The class of each held-out example [M]; None if it is not known.
     """
+    train, validation = _labels(source)
+    if validation is not None or train is None:
+        return validation
+    return train[loading.split(len(train), validation_fraction, np.random.default_rng(seed))[1]]
+
+
+def _labels(source: Any) -> tuple[np.ndarray | None, np.ndarray | None]:
+    """The classes of all examples, and those of the official test split if there is one."""
     if not isinstance(source, str | Path):
-        return Labels(None, None)
-    if source == _DIGITS:
+        return None, None
+    if source == "digits":
         from sklearn.datasets import load_digits
 
-        return Labels(load_digits().target, None)
-    if source in names:
+        return load_digits().target, None
+    if source in loading.NAMES:
         (_, train), (_, test) = getattr(keras.datasets, str(source)).load_data()
-        return Labels(np.ravel(train), np.ravel(test))
+        return np.ravel(train), np.ravel(test)
     path = Path(source)
     if path.is_dir():
-        return Labels(_subfolders(path), None)
-    if path.suffix.lower() == ".npz":
-        return Labels(*(_of_file(path, names) for names in (("y_train", "y"), ("y_test",))))
-    return Labels(None, None)
+        return _subfolders(path), None
+    if path.suffix.lower() == ".npz" and path.is_file():
+        train, test = (_of_file(path, names) for names in (("y_train", "y"), ("y_test",)))
+        return train, test
+    return None, None
 
 
 def _subfolders(folder: Path) -> np.ndarray | None:

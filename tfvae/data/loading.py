@@ -12,7 +12,7 @@ import tensorflow as tf
 from numpy.typing import ArrayLike
 
 from tfvae import checks
-from tfvae.data import epochs, labels, numpy_files, pictures, shards, tables
+from tfvae.data import epochs, numpy_files, pictures, shards, tables
 
 NAMES = ("digits", "mnist", "fashion_mnist", "cifar10", "cifar100")
 IMAGE_SUFFIXES = pictures.SUFFIXES
@@ -43,14 +43,12 @@ class Pipelines(NamedTuple):
         validation: batches `[B, ...event]`, float32, the same at each iteration.
         offset: float32: 0, or for a table the mean `[D]` of each column of the training split.
         scale: float32: one number, or for a table the standard deviation `[D]` of each column of the training split.
-        labels: the class of each validation example `[M]`, where the data set has classes: see `tfvae.data.labels`.
     """
 
     train: tf.data.Dataset
     validation: tf.data.Dataset
     offset: np.ndarray
     scale: np.ndarray
-    labels: np.ndarray | None = None
 
 
 def load(
@@ -101,14 +99,9 @@ def load(
         return _stream(shards.look(source, "source"), batch_size, validation_fraction, binarize, rng)
     source = cast("str | Path | ArrayLike", source)
     train, validation, unit = read(source, image_size=image_size, skip_unreadable=skip_unreadable)
-    classes = labels.labels(source, NAMES)
-    known = classes.validation
     if validation is None:
         kept, held_out = split(len(train), validation_fraction, rng)
-        # Of a folder of which some pictures were left out, it is not known which classes are there.
-        known = classes.train[held_out] if classes.train is not None and len(classes.train) == len(train) else None
         train, validation = train[kept], train[held_out]
-    known = known if known is not None and len(known) == len(validation) else None
     order_seed = int(rng.integers(2**31 - 1))
     if unit is None:
         offset = train.mean(axis=0).astype(np.float32)
@@ -131,7 +124,7 @@ def load(
     batches = batches_in_memory(
         train, validation, batch_size=batch_size, seed=order_seed, unit=unit, is_random=binarize == "dynamic"
     )
-    return Pipelines(*batches, offset, scale, known)
+    return Pipelines(*batches, offset, scale)
 
 
 def batches_in_memory(

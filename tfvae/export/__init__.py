@@ -29,12 +29,13 @@ __getattr__, __dir__ = lazy_attributes(
     {
         "tfvae.export.client": ["ExportedModel", "load"],
         "tfvae.export.device": ["tflite"],
-        "tfvae.export.explorer": ["web"],
         "tfvae.export.endpoints": ["Endpoints", "PosteriorEndpoints"],
         "tfvae.export.onnx_runtime": ["onnx"],
         "tfvae.export.serving": ["saved_model"],
         "tfvae.export.report": ["Agreement", "Cost", "Verification"],
         "tfvae.export.verification": ["verify"],
+        # Defined above this room, because it knows models; public here, with the other exports.
+        "tfvae.reporting.explorer": ["web"],
         "tfvae.exportable": ["Exportable", "NamedColumns", "Signature"],
     },
 )

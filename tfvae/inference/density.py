@@ -1,27 +1,29 @@
 """A log density of an unconstrained vector, with its derivatives, each traced once for any number of points."""
 
+import abc
 from collections.abc import Callable
-from typing import Protocol
 
 import numpy as np
 import tensorflow as tf
 
 
-class Density(Protocol):
+class Density(abc.ABC):
     """What gives a log density and its derivatives as `LogDensity` does."""
 
     dim: int
     dtype: tf.DType
     epsilon: float
 
-    def __call__(self, z: np.ndarray, /) -> np.ndarray:
+    @abc.abstractmethod
+    def __call__(self, z: np.ndarray) -> np.ndarray:
         """See `LogDensity`."""
 
-    def derivatives(self, z: np.ndarray, directions: np.ndarray, /) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    @abc.abstractmethod
+    def derivatives(self, z: np.ndarray, directions: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """See `LogDensity`."""
 
 
-class LogDensity:
+class LogDensity(Density):
     """A log density that takes and returns arrays in double precision, and is computed in a precision of its own.
 
     Args:

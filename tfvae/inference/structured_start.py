@@ -9,6 +9,7 @@ import tensorflow as tf
 
 from tfvae import chunks
 from tfvae.inference import control_variate, nested_laplace, newton, observations, structure
+from tfvae.inference.density import Density
 from tfvae.inference.joint_density import JointDensity
 from tfvae.inference.structured_normal import StructuredNormal
 from tfvae.inference.targets import Target
@@ -22,7 +23,7 @@ _CHUNK_ELEMENTS = 2**20
 _TRIED_POINTS = 2
 
 
-class Derivatives:
+class Derivatives(Density):
     """The log density given all rows of the data, with its derivatives, at points z [R, L]: see `LogDensity`.
 
     Args:
@@ -42,13 +43,13 @@ class Derivatives:
         self._kept: list[tuple[Any, int]] | None = None
         self._functions: dict[str, Callable[..., Any]] = {}
 
-    def __call__(self, points: np.ndarray) -> np.ndarray:
+    def __call__(self, z: np.ndarray) -> np.ndarray:
         """The values [R] at points [R, L]."""
-        return self._sums("values", points)[0]
+        return self._sums("values", z)[0]
 
-    def derivatives(self, points: np.ndarray, directions: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    def derivatives(self, z: np.ndarray, directions: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """The values [R], the gradients [R, L] and the products of the Hessians with directions [R, L]."""
-        return self.products(points, directions)
+        return self.products(z, directions)
 
     def gradients(self, points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """The values [R] and gradients [R, L]: see `nested_laplace.Gradients`."""

@@ -210,7 +210,7 @@ def _packed(path: Path) -> str:
 
 
 def _page(title: str, model: VAE, config: dict[str, Any], sources: dict[str, dict[str, str]]) -> str:
-    folder = importlib.resources.files("tfvae.export") / "web"
+    folder = importlib.resources.files("tfvae.reporting") / "web"
     page, script, loader = (
         (folder / name).read_text(encoding="utf-8") for name in ("page.html", "explore.js", "runtime.js")
     )

@@ -4,7 +4,7 @@ The tests that open the page need Chromium with its driver, selenium, and LiteRT
 
     apt-get install chromium chromium-driver
     npm install --prefix FOLDER @litertjs/core
-    LITERTJS_MODULES=FOLDER/node_modules pytest -m browser tests/export/test_explorer.py
+    LITERTJS_MODULES=FOLDER/node_modules pytest -m browser tests/reporting/test_explorer.py
 """
 
 import functools
