@@ -6,6 +6,7 @@ import time
 import pytest
 
 
+@pytest.mark.slow
 def test_workers_that_fail_or_last_too_long_are_killed(run_workers, tmp_path):
     script = """
         import json, os, pathlib, sys, time

@@ -68,6 +68,7 @@ def test_a_new_format_is_written_and_opened(model, file):
     assert {path.name for path in file.parent.iterdir()} == {"model.zip", "model.zip.json"}
 
 
+@pytest.mark.slow
 def test_a_new_format_is_verified_beside_the_others(model, file, tmp_path):
     tflite = export.tflite(model, tmp_path / "model.tflite")
     result = export.verify(model, zip=file, tflite=tflite, x=X, timed_calls=1)

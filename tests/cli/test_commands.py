@@ -133,6 +133,7 @@ def test_train_prints_the_evaluation_and_the_comparison(trained):
     assert [re.split(r"\s{2,}", line)[0] for line in costs.splitlines()[1:5]] == ["Keras", *header[3:]]
 
 
+@pytest.mark.slow
 def test_config_of_a_run_repeats_it(in_trained, without_evaluation):
     config = yaml.safe_load((in_trained / "runs/digits/config.yaml").read_text())
     assert config["hidden"] == [16]

@@ -70,6 +70,7 @@ def test_a_chief_and_a_worker_start_at_different_times(run_workers):
         assert report == {**expected, "chief": index == 0}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("absent", [2, pytest.param(0, marks=pytest.mark.slow)])
 def test_a_worker_that_never_starts_is_named_in_all(run_workers, absent):
     printed = run_workers(

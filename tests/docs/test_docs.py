@@ -15,9 +15,10 @@ DOCS = Path(__file__).parents[2] / "docs"
 PAGES = sorted(DOCS.glob("*.md"))
 # Pages of results: tables, each with the benchmark command that made it.
 RESULTS = [DOCS / "results.md", DOCS / "performance.md"]
-# Pages that only the slow tests run: default tests of the README, of inference, of the estimators, of the models, of
-# the data, of the evaluation and of the strategies call the same functions.
-RUN_SLOWLY = ("amortized", "anomalies", "data", "device", "distributed", "evaluation", "inference", "models", "parts", "recipes")
+# Pages that only the slow tests run: default tests of the README, of inference, of the estimators, of the models and
+# their parts, of the data, of the evaluation and of the strategies call the same functions.
+RUN_SLOWLY = ("amortized", "anomalies", "data", "device", "distributed", "evaluation", "inference", "models", "parts")
+RUN_SLOWLY += ("recipes",)
 SLOW = [DOCS / f"{name}.md" for name in RUN_SLOWLY]
 
 

@@ -54,6 +54,7 @@ def model():
     return of_sets(6, posteriors.SplineFlow(num_couplings=2, bins=3, hidden=4))
 
 
+@pytest.mark.slow
 def test_a_device_draws_as_the_model_does(model, tmp_path):
     path = export.tflite(model, tmp_path / "model.tflite")
     compare(model, export.load(path), 1e-3)

@@ -18,6 +18,7 @@ def row_by_row(client):
     return {row: client.encode(X[row : row + 1]) for row in (0, 1, 254, 255, 256, 257, 511, 512, 513, 599)}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rows", [1, 255, 256, 257, 512, 600])
 def test_any_number_of_rows_is_answered_row_by_row(client, row_by_row, rows):
     received = client.encode(X[:rows])

@@ -210,6 +210,7 @@ def test_scores_at_extreme_outputs_are_finite_and_those_of_keras(tmp_path, likel
     assert means[0] < 0.01 < 0.49 < means[outputs == 0] < 0.51 < 0.99 < means[-1]
 
 
+@pytest.mark.slow
 def test_the_scale_of_the_posterior_is_softplus_for_features_of_any_size(tmp_path):
     encoder, decoder = networks.dense_encoder((2,), hidden=()), networks.dense_decoder(2, (2,), hidden=(4,))
     model = tfvae.VAE(encoder, decoder, 2)
@@ -221,6 +222,7 @@ def test_the_scale_of_the_posterior_is_softplus_for_features_of_any_size(tmp_pat
     assert np.all(np.isfinite(exported.score(x, noise(5, 2))["elbo"]))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("likelihood", "logit", "expected"),
     [
@@ -239,6 +241,7 @@ def test_log_likelihoods_that_are_all_but_zero_do_not_stop_the_export(tmp_path, 
     np.testing.assert_allclose(score["reconstruction_log_likelihood"], expected, atol=784 * 1.2e-7)
 
 
+@pytest.mark.slow
 def test_an_output_without_more_axes_than_two_is_not_reshaped(small):
     content = schema.ModelT.InitFromPackedBuf(small[1].read_bytes(), 0)
     for definition in content.signatureDefs:
@@ -263,6 +266,7 @@ def test_the_same_call_gives_the_same_answer_in_any_interpreter(small):
                 np.testing.assert_array_equal(again[name], value)
 
 
+@pytest.mark.slow
 def test_a_fixed_batch_is_static_in_the_file_and_takes_any_number_of_rows_from_the_client(tmp_path):
     model = build("convolutional", "Normal(learned)")
     file = export.tflite(model, tmp_path / "model.tflite", batch_size=1)

@@ -17,6 +17,7 @@ def with_computed_shapes(monkeypatch):
     monkeypatch.setattr(endpoints, "_checked", lambda signature, *_: lambda *tensors: signature.function(*tensors))
 
 
+@pytest.mark.slow
 def test_a_computed_shape_has_a_batch_of_one_because_one_interface_does_not_write_it(tmp_path, monkeypatch):
     with_computed_shapes(monkeypatch)
     model = WithOp(lambda x: tf.reshape(x, tf.stack([tf.shape(x)[0], 1, 2])))
@@ -26,6 +27,7 @@ def test_a_computed_shape_has_a_batch_of_one_because_one_interface_does_not_writ
     assert export.load(file).metadata["batch_size"] == 1
 
 
+@pytest.mark.slow
 def test_a_file_that_the_other_interface_cannot_run_is_refused(tmp_path, monkeypatch):
     monkeypatch.setattr(compiled_model, "__file__", str(tmp_path / "missing.py"))
     with pytest.raises(ValueError, match=r"^The TFLite in CompiledModel must run before .* exit code 2"):

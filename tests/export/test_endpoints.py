@@ -267,6 +267,7 @@ def answers(model, x, epsilon):
     return {**model.encode(x), "decoded": model.decode(epsilon), **model.score(x, epsilon)}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("policy", "file_format", "build_model"),
     [
@@ -302,6 +303,7 @@ def test_a_model_in_float32_is_not_copied():
     assert model.in_float32() is model
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("file_format", ["saved_model", pytest.param("tflite", marks=pytest.mark.slow)])
 def test_own_networks_with_batch_normalization_and_dropout_export_their_inference(tmp_path, file_format):
     model = build_of_own_networks()

@@ -22,6 +22,7 @@ def test_its_arguments_are_those_of_keras():
     assert [p.default for p in received.values()] == [p.default for p in expected.values()]
 
 
+@pytest.mark.slow
 def test_a_saved_model_right_after_fit(tmp_path, capsys):
     vae = linear_vae()
     vae.compile(keras.optimizers.Adam(), jit_compile=False)

@@ -34,6 +34,7 @@ def test_weights_are_stored_once(large):
     assert file.stat().st_size < 1.02 * parameters + 80_000
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("quantize", "constants", "size", "nats"),
     [

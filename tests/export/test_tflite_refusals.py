@@ -71,6 +71,7 @@ def test_a_function_in_python_is_refused_by_every_format(tmp_path):
     assert not (tmp_path / "model.tflite").is_file()
 
 
+@pytest.mark.slow
 def test_what_fails_for_any_batch_alone_is_written_for_a_batch_of_one(tmp_path):
     # Converts, but LiteRT gives no rows or, in other graphs, refuses to run it.
     model = WithOp(lambda x: tf.math.lgamma(tf.square(x) + 1.0))

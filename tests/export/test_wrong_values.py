@@ -37,6 +37,7 @@ def wrong_values(name, inputs, may_miss):
     return [np.inf, -np.inf] if name == "x" and may_miss else [np.nan, np.inf, -np.inf]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("kind", "file_format"),
     [

@@ -235,6 +235,7 @@ def test_a_fit_in_batches_is_the_posterior_of_a_large_data_set(large):
     np.testing.assert_allclose(np.corrcoef(z.T), covariance / np.outer(sd, sd), atol=0.1)
 
 
+@pytest.mark.slow
 def test_a_fit_takes_the_sums_of_its_own_data():
     """One step shows it: without a correction, or with that of other data, a batch of 100 is tens of nats off."""
     model = VariationalInference(log_joint, {"w": (DIM,)})

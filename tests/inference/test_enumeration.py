@@ -84,6 +84,7 @@ def chain(steps, axis=0):
     return tfd.JointDistributionCoroutine(model)
 
 
+@pytest.mark.slow
 def test_elements_that_depend_on_each_other_are_summed_out_jointly():
     model = enumerated(chain(5).experimental_pin(y=Y), ["z"])
     assert model.plate == ()
@@ -134,6 +135,7 @@ def test_several_discrete_variables_are_summed_out_together():
     np.testing.assert_allclose(found, [logsumexp(terms)], rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_observations_and_predictions_of_a_mixture():
     inference = VariationalInference(enumerated(mixture(False).experimental_pin(y=Y), ["z"]))
     assert inference.space.shapes == {"mu": (2,), "w": ()}

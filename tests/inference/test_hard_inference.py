@@ -94,6 +94,7 @@ def test_arguments_are_checked(case):
 # Difficult posteriors
 
 
+@pytest.mark.slow
 def test_a_funnel_is_fitted_and_flagged():
     # A centred hierarchical model, whose density is unbounded in the neck of its funnel.
     effect, error = [28.0, 8.0, -3.0, 7.0, -1.0, 1.0, 18.0, 12.0], [15.0, 10.0, 16.0, 11.0, 9.0, 11.0, 10.0, 18.0]

@@ -191,6 +191,7 @@ def test_gradients_of_batches_are_unbiased(objective):
     assert not np.allclose(parts[0][1][0], whole[0], rtol=1e-2)
 
 
+@pytest.mark.slow
 def test_a_dataset_is_streamed():
     generator = np.random.default_rng(0)
     y = generator.normal(5.0, 2.0, size=8000).astype("float32")

@@ -358,6 +358,7 @@ def test_an_export_takes_the_condition_as_an_input(network, arguments, file_form
     assert max(row.max_difference for row in report.agreements) < 1e-4
 
 
+@pytest.mark.slow
 def test_the_warm_up_requests_and_the_documents_hold_the_condition(tmp_path):
     path = export.saved_model(image_model(), tmp_path / "model")
     from tensorflow_serving.apis import prediction_log_pb2

@@ -315,6 +315,7 @@ def expected_score(model, x, epsilon):
 
 
 # The default test of docs/models.md writes a ladder to a TFLite file.
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("ladder", "file_format"),
     [

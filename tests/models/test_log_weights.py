@@ -62,6 +62,7 @@ def test_off_it_the_estimate_is_within_its_monte_carlo_error():
     assert abs(scores.mean()) < 5 / np.sqrt(len(scores))
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("always")
 def test_the_draws_follow_from_the_seed_whatever_else_there_is_to_estimate(bits):
     vae = binary_vae()

@@ -268,6 +268,7 @@ def test_parts_that_do_not_fit_are_refused(other, message):
 
 
 # A TFLite file with labels is written by default, and so compared, in export/test_tflite_metadata.py.
+@pytest.mark.slow
 @pytest.mark.parametrize("file_format", ["saved_model", pytest.param("tflite", marks=pytest.mark.slow)])
 def test_an_export_classifies_and_takes_labels(file_format, tmp_path):
     vae = build(latent_dim=2, hidden=(8,), label_prior=LABEL_PRIOR)

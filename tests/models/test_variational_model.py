@@ -196,6 +196,7 @@ def test_sample_weights_that_are_wrong_are_named_before_training(sample_weight, 
     assert vae.optimizer.iterations == 0
 
 
+@pytest.mark.slow
 def test_what_is_frozen_after_a_fit_stays_as_it_is(x, tiny_vae):
     vae = compiled(tiny_vae(), keras.optimizers.Adam(0.1))
     vae.fit(x, verbose=0)

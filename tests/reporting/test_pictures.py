@@ -22,6 +22,7 @@ def fitted(tiny_vae, x):
     return fit
 
 
+@pytest.mark.slow
 def test_pictures_are_drawn_every_few_epochs_and_at_the_end_and_change_no_weight(fitted, x, tmp_path):
     model = fitted([Pictures(4 * x, tmp_path, every=2)])
     assert sorted(folder.name for folder in tmp_path.iterdir()) == ["epoch_0002", "epoch_0003"]
