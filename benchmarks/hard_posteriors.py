@@ -168,8 +168,8 @@ def line(row: dict[str, Any]) -> str:
 
     def compared(part: dict[str, Any] | None) -> str:
         if not part or "mean_error" not in part:
-            return f"{'':>9}{'':>16}"
-        return f"{part['mean_error']:>9.3g}" + "{:.2g} to {:.2g}".format(*part["sd_ratio"]).rjust(16)
+            return f"{'':>9}{'':>20}"
+        return f"{part['mean_error']:>9.3g}" + "{:.2g} to {:.2g}".format(*part["sd_ratio"]).rjust(20)
 
     def number(value: float | None, digits: str) -> str:
         return "" if value is None else format(value, digits)
@@ -178,7 +178,7 @@ def line(row: dict[str, Any]) -> str:
     name = row["model"] if row["family"] == "default" else f"{row['model']}, {row['family']}"
     below = ""
     if chains:
-        below = f"\n{'  refined':<32}{verdict(chains):>14}{'':>25}{compared(chains.get('psis'))}"
+        below = f"\n{'  refined':<32}{verdict(chains):>14}{'':>29}{compared(chains.get('psis'))}"
         below += f"{chains['r_hat']:>7.2f}{chains['cpu_seconds']:>8.1f}"
     return (
         f"{name:<32}{verdict(row):>14}{compared(row.get('q'))}{compared(row.get('psis'))}"
@@ -229,8 +229,8 @@ def main() -> None:
         rows = [json.loads(text) for text in arguments.json_lines.read_text().splitlines()]
         done = {(row["model"], row["family"], row["seed"]): row for row in rows}
     table = []
-    compared = f"{'error':>9}{'sd ratio':>16}"
-    print(f"{'':<32}{'verdict':>14}{compared}{'PSIS':>9}{'sd ratio':>16}{'k-hat':>7}{'CPU s':>8}{'NUTS':>8}{compared}")
+    compared = f"{'error':>9}{'sd ratio':>20}"
+    print(f"{'':<32}{'verdict':>14}{compared}{'PSIS':>9}{'sd ratio':>20}{'k-hat':>7}{'CPU s':>8}{'NUTS':>8}{compared}")
     for name in arguments.only or MODELS:
         for family in arguments.family:
             key = (name, family, arguments.seed)

@@ -79,8 +79,8 @@ def test_arviz_gets_an_axis_of_chains(chains):
     [
         ({"a": np.arange(4.0)[:, None] * np.ones(100)}, 0, "^The chains do not agree on a: R-hat is up to "),
         ({"a": np.ones((4, 100))}, 0, "^The chains do not agree on a: R-hat is up to nan"),
-        ({"a": np.random.default_rng(0).normal(size=(4, 20))}, 0, r"^The draws of a are worth only \d\d independent"),
-        ({"a": np.random.default_rng(0).normal(size=(4, 100))}, 5, "^5 of 400 steps diverged"),
+        ({"a": np.random.default_rng(0).normal(size=(4, 90))}, 0, r"^The draws of a are worth only 3\d\d independent"),
+        ({"a": np.random.default_rng(0).normal(size=(4, 1000))}, 30, "^30 of 4000 steps diverged"),
     ],
 )
 def test_what_is_wrong_with_chains_is_warned_of(latents, divergences, message):
@@ -91,7 +91,7 @@ def test_what_is_wrong_with_chains_is_warned_of(latents, divergences, message):
 def test_good_chains_are_not_warned_of():
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        Chains({"a": np.random.default_rng(0).normal(size=(4, 100))}).warn_where_apart()
+        Chains({"a": np.random.default_rng(0).normal(size=(4, 1000))}).warn_where_apart()
 
 
 # Arguments
@@ -193,13 +193,14 @@ def test_chains_move_in_the_noise_of_q_with_all_rows(monkeypatch):
 @pytest.mark.slow
 def test_chains_from_a_q_that_is_wrong_give_the_posterior():
     model = placed(build(), [MEAN + SD], [0.6 * SD])
-    chains = model.refine(400, 4, 100, Y, seed=0)
-    assert chains.by_chain["mu"].shape == (4, 400)
+    chains = model.refine(1000, 4, 100, Y, seed=0)
+    assert chains.by_chain["mu"].shape == (4, 1000)
     assert_exact(chains, "mu", MEAN, SD)
-    assert np.all(chains.r_hat["mu"] < 1.05)
 
 
+# The chains are short.
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:The (chains|draws)")
 def test_a_model_that_xla_cannot_compile_runs_without_it():
     def unknown(latents, y):
         # XLA has no strings, whatever comes of them.

@@ -13,9 +13,9 @@ if TYPE_CHECKING:
     import pandas
     import xarray
 
-# Above this R-hat, the chains do not agree.
-R_HAT_LIMIT = 1.05
-# With fewer effective draws, neither estimates nor R-hat itself are to be trusted.
+# Above this R-hat, the chains do not agree; with fewer effective draws for each chain, R-hat itself is not to be
+# trusted (Vehtari et al. 2021, section 4).
+R_HAT_LIMIT = 1.01
 FEWEST_EFFECTIVE = 100.0
 # The share of steps that may diverge.
 _FEW = 0.005
@@ -65,11 +65,12 @@ class Chains(Mapping[str, np.ndarray]):
     def warn_where_apart(self) -> None:
         """Warns if the chains do not agree, move too little, or diverge."""
         apart = [name for name, values in self.r_hat.items() if not np.all(values <= R_HAT_LIMIT)]
-        few = [name for name, values in self.ess.items() if not np.all(values >= FEWEST_EFFECTIVE)]
-        steps = np.prod(next(iter(self.by_chain.values())).shape[:2])
+        num_chains, num_samples = next(iter(self.by_chain.values())).shape[:2]
+        fewest, steps = FEWEST_EFFECTIVE * num_chains, num_chains * num_samples
+        few = [name for name, values in self.ess.items() if not np.all(values >= fewest)]
         if apart:
             warnings.warn(
-                f"The chains do not agree on {', '.join(apart)}: R-hat is up to {_most(self.r_hat):.2f}, above "
+                f"The chains do not agree on {', '.join(apart)}: R-hat is up to {_most(self.r_hat):.3g}, above "
                 f"{R_HAT_LIMIT}. The posterior may have several modes, between which the chains do not move; or they "
                 "are too short: increase `num_samples` and `num_warm_up`, or take other coordinates for the model "
                 "(non-centred, logarithms).",
@@ -78,7 +79,7 @@ class Chains(Mapping[str, np.ndarray]):
         elif few:
             warnings.warn(
                 f"The draws of {', '.join(few)} are worth only {-_most(self.ess, -1.0):.0f} independent ones, fewer "
-                f"than {FEWEST_EFFECTIVE:.0f}: increase `num_samples`.",
+                f"than {fewest:.0f}: increase `num_samples`.",
                 stacklevel=3,
             )
         if self.num_divergences > _FEW * steps:
