@@ -32,8 +32,6 @@ _MAX_LOCAL_STEPS, _MAX_GLOBAL_STEPS = 50, 60
 _SMALL_GAIN = 1e-2
 # Pairs of draws of the local variables, as many as make so many numbers, within bounds.
 _NUMBERS, _FEWEST_PAIRS, _MOST_PAIRS = 2**12, 4, 64
-# With more global variables, the local Gaussian is taken to have the same scales wherever they are.
-_MAX_DIFFERENCES = 100
 # The longest step of the global variables, in standard deviations.
 _LONGEST = 4.0
 # Lower bound of the curvatures of the global variables, relative to the highest.
@@ -124,7 +122,7 @@ def approximate(pattern: Pattern, gradients: Gradients, products: Products, star
         starts: points [M, L] to start from, of which at least one must have a finite density.
 
     Returns:
-        The Gaussian found from the start from which the density of the global variables ends highest.
+        The Gaussian found from the start from which it ends at the largest integral.
     """
     return _Search(pattern, gradients, products).run(starts)
 
@@ -142,12 +140,15 @@ class _Search:
         starts = starts[:, self.pattern.order]
         state = self.state(starts[:, : self.size], starts[:, self.size :])
         best: _State | None = None
+        highest = -np.inf
         for index in np.argsort(-state.value):
             if not np.isfinite(state.value[index]):
                 continue
             found = self.climb(state.at(index))
-            if best is None or found[0].value[0] > best.value[0]:
-                (best, metric) = found
+            # By the integral and not the height, so that a narrow peak counts little.
+            evidence = found[0].value[0] + 0.5 * np.linalg.slogdet(found[1])[1]
+            if best is None or evidence > highest:
+                (best, metric), highest = found, evidence
         if best is None:
             raise ValueError(
                 "`model` must have a density whose first and second derivatives are finite where the fit starts. "
@@ -202,9 +203,11 @@ class _Search:
             if not moving.any():
                 break
         local[~np.isfinite(value)] = np.nan
-        roots = np.stack(
-            [_root(each, 0.0)[0] if np.isfinite(at) else each for each, at in zip(precision, value, strict=True)]
-        )
+        # Where the density is not finite, any root will do.
+        unit = np.zeros_like(precision[0])
+        unit[0] = 1.0
+        pairs = zip(precision, np.isfinite(value), strict=True)
+        roots = np.stack([_root(each, 0.0)[0] if is_finite else unit for each, is_finite in pairs])
         return local, roots
 
     def state(self, globals_: np.ndarray, local: np.ndarray) -> _State:
@@ -265,11 +268,13 @@ class _Search:
         follow = self.dependence(state)[1] if self.size else np.zeros([self.count, 0])
         root = np.linalg.cholesky(metric)
         size = self.size
-        log_slope = np.zeros([self.count, 2 * size])
+        slope, log_slope = np.zeros([self.count, 2 * size]), np.zeros([self.count, 2 * size])
         band_slope = np.zeros([len(self.pattern.mask), self.count, 2 * size])
-        if 0 < self.size <= _MAX_DIFFERENCES:
+        if size:
             for _ in range(2):
                 away = self.differences(state, root, follow)
+                if not np.isfinite(away.value).all():
+                    break
                 change = (away.slope[size:] - away.slope[:size]) @ root / (2.0 * _REACH)
                 covariance = _positive(0.5 * (change + change.T))
                 root = root @ np.linalg.cholesky(covariance)
@@ -278,12 +283,13 @@ class _Search:
                     state = trial
                 follow = self.dependence(state)[1]
             away = self.differences(state, root, follow)
-            diagonals, bands = _modified(np.concatenate([away.root, state.root]))
-            log_slope = _halves(np.log(diagonals), size).T
-            band_slope = np.moveaxis(_halves(bands, size), 0, 2)
-            slope = _halves(np.concatenate([away.local, state.local]), size).T
-        else:
-            slope = np.concatenate([follow @ root, np.zeros([self.count, size])], axis=1)
+            if np.isfinite(away.value).all():
+                diagonals, bands = _modified(np.concatenate([away.root, state.root]))
+                log_slope = _halves(np.log(diagonals), size).T
+                band_slope = np.moveaxis(_halves(bands, size), 0, 2)
+                slope = _halves(np.concatenate([away.local, state.local]), size).T
+            else:  # The density overflows one standard deviation away.
+                slope[:, :size] = follow @ root
         diagonal, band = (part[0] for part in _modified(state.root))
         local_scale = 1.0 / diagonal
         global_scale = np.sqrt(np.sum(root**2, axis=1))

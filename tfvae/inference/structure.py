@@ -21,8 +21,9 @@ Products = Callable[[np.ndarray, np.ndarray], np.ndarray]
 
 # How far apart nodes that depend on each other may be, in the order in which these are tried.
 _WIDTHS = (0, 1, 2, 4, 8, 16)
-# The most places below the diagonal, and global variables.
-_MAX_BAND, _MAX_GLOBALS = 64, 300
+# The most places below the diagonal, and global variables, which the start does not integrate out: with the effects of
+# a second grouping among them, their density may grow without bound as the scale of these goes to 0.
+_MAX_BAND, _MAX_GLOBALS = 64, 50
 # Fewer nodes are no axis of groups or of time.
 _FEWEST_NODES = 5
 # By how much a product with the whole Hessian may differ, relative to the size of its terms: rounding in float32.
