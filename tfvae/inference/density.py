@@ -6,6 +6,9 @@ from collections.abc import Callable
 import numpy as np
 import tensorflow as tf
 
+# With more dimensions, a whole Hessian is not computed, and one point is differentiated at a time.
+_FULL_DIM, _FEWEST_ROWS = 500, 4
+
 
 class Density(abc.ABC):
     """What gives a log density and its derivatives as `LogDensity` does."""
@@ -43,10 +46,13 @@ class LogDensity(Density):
         self.dim = dim
         self.dtype = dtype
         self.epsilon = float(np.finfo(dtype.as_numpy_dtype).eps)
-        points = tf.TensorSpec([None, dim], dtype)
-        # Without a signature, each number of points would be traced, which takes longer than to evaluate them.
+        # Without a signature, each number of points would be traced, which takes longer than to evaluate them. The
+        # derivatives take a fixed number of points, that of the columns of a Hessian: with an unknown one they have
+        # half as many operations again.
+        self._rows = max(dim, _FEWEST_ROWS) if dim <= _FULL_DIM else 1
+        points, rows = tf.TensorSpec([None, dim], dtype), tf.TensorSpec([self._rows, dim], dtype)
         self._values = tf.function(function, input_signature=[points], autograph=False)
-        self._derivatives = tf.function(self._differentiate, input_signature=[points, points], autograph=False)
+        self._derivatives = tf.function(self._differentiate, input_signature=[rows, rows], autograph=False)
 
     def __call__(self, z: np.ndarray) -> np.ndarray:
         """Evaluates the log density [S] at z [S, L]."""
@@ -59,8 +65,14 @@ class LogDensity(Density):
             z: the points [S, L].
             directions: one direction for each point [S, L].
         """
-        found = self._derivatives(tf.constant(z, self.dtype), tf.constant(directions, self.dtype))
-        return tuple(each.numpy().astype(float) for each in found)
+        count, found = len(z), []
+        missing = -count % self._rows
+        z, directions = (np.concatenate([each, np.repeat(each[-1:], missing, axis=0)]) for each in (z, directions))
+        for start in range(0, len(z), self._rows):
+            part = slice(start, start + self._rows)
+            outputs = self._derivatives(tf.constant(z[part], self.dtype), tf.constant(directions[part], self.dtype))
+            found.append([each.numpy().astype(float) for each in outputs])
+        return tuple(np.concatenate(each)[:count] for each in zip(*found, strict=True))
 
     def _differentiate(self, z: tf.Tensor, directions: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
         # Reverse mode twice works for every op that has a gradient.

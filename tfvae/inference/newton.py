@@ -28,8 +28,6 @@ _MAX_ITERATIONS = 200
 # Draws from which the ELBO of an iterate is estimated.
 _ELBO_DRAWS = 256
 _MAX_REFINEMENTS = 30
-# How many numbers the points have that are evaluated together with their Hessians.
-_CHUNK = 512
 # Antithetic pairs of draws over which the curvature is averaged.
 _CURVATURE_PAIRS = 4
 # The share of draws whose density may be 0 or overflow because of rounding.
@@ -267,15 +265,14 @@ def principal_axes(gaussian: Gaussian, density: LogDensity) -> np.ndarray:
 
 def _evaluate(density: LogDensity, points: np.ndarray, axes: np.ndarray) -> list[_Point]:
     """The log density with its derivatives at some points [P, L]."""
-    dim, found = points.shape[1], []
-    for some in np.array_split(points, math.ceil(points.size / _CHUNK)):
-        # One row for each column of the Hessian.
-        parts = density.derivatives(np.repeat(some, dim, axis=0), np.tile(axes.T, [len(some), 1]))
-        values, gradients, hessians = (each.reshape([len(some), dim, *each.shape[1:]]) for each in parts)
-        for z, value, gradient, hessian in zip(some, values, gradients, hessians, strict=True):
-            with np.errstate(invalid="ignore", over="ignore"):
-                slope, curvature = gradient[0] @ axes, hessian @ axes
-            found.append(_Point(z, axes, float(value[0]), slope, -(curvature + curvature.T) / 2.0))
+    (count, dim), found = points.shape, []
+    # One row for each column of the Hessian.
+    parts = density.derivatives(np.repeat(points, dim, axis=0), np.tile(axes.T, [count, 1]))
+    values, gradients, hessians = (each.reshape([count, dim, *each.shape[1:]]) for each in parts)
+    for z, value, gradient, hessian in zip(points, values, gradients, hessians, strict=True):
+        with np.errstate(invalid="ignore", over="ignore"):
+            slope, curvature = gradient[0] @ axes, hessian @ axes
+        found.append(_Point(z, axes, float(value[0]), slope, -(curvature + curvature.T) / 2.0))
     return found
 
 
