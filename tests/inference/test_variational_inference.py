@@ -14,8 +14,7 @@ from tfvae import VariationalInference, posteriors
 from tfvae.elbo import Path, Sampling
 from tfvae.objectives import ELBO, IWAE
 
-tfb = tfp.bijectors
-tfd = tfp.distributions
+tfb, tfd = tfp.bijectors, tfp.distributions
 
 # y ~ N(mu, 2) and mu ~ N(0, 3), so the posterior is N(MEAN, SD).
 Y = np.random.default_rng(0).normal(1.0, 2.0, size=12).astype("float32")

@@ -22,10 +22,8 @@ SHIFT = np.log(np.e - 1)
 
 def data(n=40):
     generator = np.random.default_rng(0)
-    return {
-        "x": generator.normal(size=(n, D)).astype("float32"),
-        "condition": generator.normal(size=(n, C)).astype("float32"),
-    }
+    x, condition = (generator.normal(size=(n, size)).astype("float32") for size in (D, C))
+    return {"x": x, "condition": condition}
 
 
 def build(latent_dim=1, hidden=(), **arguments):

@@ -222,11 +222,10 @@ def from_model(inference: VariationalInference, num_datasets: int, seed: int) ->
         )
     predicted = pinned or {"y": inference._predicted(prior, x, x_seed)}
     known = [{name: np.asarray(value)[index] for name, value in prior.items()} for index in range(num_datasets)]
-    data: list[Any] = [
-        {name: np.asarray(value)[index] for name, value in predicted.items()} for index in range(num_datasets)
-    ]
+    drawn = [{name: np.asarray(value)[index] for name, value in predicted.items()} for index in range(num_datasets)]
+    data: list[Any] = drawn
     if not pinned:
-        data = [each["y"] if y is None else (x, each["y"]) for each in data]
+        data = [each["y"] if y is None else (x, each["y"]) for each in drawn]
     return list(zip(known, data, strict=True))
 
 
