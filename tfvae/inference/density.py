@@ -55,7 +55,8 @@ class LogDensity:
             part = slice(start, start + self._rows)
             outputs = self._derivatives(tf.constant(z[part], self.dtype), tf.constant(directions[part], self.dtype))
             found.append([each.numpy().astype(float) for each in outputs])
-        return tuple(np.concatenate(each)[:count] for each in zip(*found, strict=True))
+        values, gradients, products = (np.concatenate(each)[:count] for each in zip(*found, strict=True))
+        return values, gradients, products
 
     def _differentiate(self, z: tf.Tensor, directions: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
         # Reverse mode twice works for every op that has a gradient.
