@@ -2,6 +2,7 @@
 
 import warnings
 
+import keras
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -177,10 +178,9 @@ def test_a_cubic_in_the_calendar_year_is_refused_in_float32_and_right_in_float64
     np.testing.assert_allclose(draws["b"].mean(axis=0) / sd, mean / sd, atol=0.1)
     np.testing.assert_allclose(draws["b"].std(axis=0) / sd, 1.0, atol=0.1)
     np.testing.assert_allclose(model.posterior_predictive(x, 1000, seed=0).mean(axis=0), x @ mean, atol=0.6)
+    np.testing.assert_allclose(model.predict(x, verbose=0), model.predict_moments(x)["mean"], rtol=1e-9)
     model.save(tmp_path / "cubic.keras")
     own = {"model": regression, "latents": latents, "predictive": predictive}
-    import keras
-
     again = keras.saving.load_model(tmp_path / "cubic.keras", custom_objects=own)
     np.testing.assert_allclose(again.draw(100, x, y, seed=1)["b"], model.draw(100, seed=1)["b"], rtol=1e-12)
 

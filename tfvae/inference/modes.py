@@ -8,7 +8,6 @@ Reference: Raftery & Bao 2010, Estimating and Projecting Trends in HIV/AIDS Gene
 Mixture Importance Sampling, for the starts; Yao et al. 2022, Stacking for Non-mixing Bayesian Computations.
 """
 
-import dataclasses
 import itertools
 import math
 import warnings
@@ -70,9 +69,9 @@ def separate(
             ascents = [*ascents, *(newton.ascend(density, start) for start in far)]
         news = []
         for ascent in ascents:
-            if ascent is None or ascent.best is None or not ascent.is_mode:
+            if ascent is None or ascent.best is None or not ascent.is_mode or len(found) == _MOST_MODES:
                 continue
-            if len(found) < _MOST_MODES and _is_apart(density, found, ascent.last.z, ascent.best):
+            if _is_apart(density, found, ascent.last.z, ascent.best):
                 news.append(newton.refined(density, ascent.best))
                 found.append(news[-1])
         if not news:
@@ -121,21 +120,21 @@ def warn_of_missed(modes: Sequence[Mode], density: Density, approximation: Appro
         warnings.warn(message(modes[0], found, space), stacklevel=3)
 
 
-def flagged(draws: Draws, approximation: Approximation) -> Draws:
+def flagged(latents: dict[str, np.ndarray], log_weights: np.ndarray, approximation: Approximation) -> Draws:
     """Marks draws of a q that misses modes, whose weights cannot tell, as not to be trusted, and warns of it.
 
     Args:
-        draws: the draws.
+        latents: see `Draws`.
+        log_weights: see `Draws`.
         approximation: q.
     """
-    assert draws.log_weights is not None
     share = float(keras.ops.convert_to_numpy(approximation.missed))
     warnings.warn(
         f"q misses modes of the posterior that hold {share:.0%} of its mass, which `fit` named: "
         "neither the draws nor their importance weights are to be trusted for the whole posterior.",
         stacklevel=3,
     )
-    return dataclasses.replace(draws, check=Check(draws.log_weights, is_moved=True, is_wrong=True))
+    return Draws(latents, log_weights, Check(log_weights, is_moved=True, is_wrong=True))
 
 
 def message(at: Mode, others: Sequence[Mode], space: LatentSpace) -> str:
@@ -175,9 +174,9 @@ def _far_starts(density: LogDensity, gaussian: newton.Gaussian, generator: np.ra
     return starts
 
 
-def _is_apart(density: LogDensity, found: Sequence[newton.Gaussian], z: np.ndarray, nearby: newton.Gaussian) -> bool:
-    """Whether a local maximum [L], with a Gaussian near it, is a mode of its own, beside those that were found."""
-    pairs = [pair for each in found for pair in ((z, each), (each.loc, nearby))]
+def _is_apart(density: LogDensity, found: Sequence[newton.Gaussian], z: np.ndarray, near: newton.Gaussian) -> bool:
+    """Whether a local maximum z [L], with a Gaussian near it, is a mode of its own beside those that were found."""
+    pairs = [pair for each in found for pair in ((z, each), (each.loc, near))]
     if min(np.linalg.norm(gaussian.standardized(point[np.newaxis])) for point, gaussian in pairs) < _APART:
         return False
     return all(dip(density, each, z) > _DIP for each in found)

@@ -97,6 +97,19 @@ class Prediction(keras.Model):
         distribution = _checked(self.predictive)(latents, _cast(x, latents))
         return distribution.sample(seed=seed).numpy()
 
+    def predict(self, x: Any, batch_size: int | None = None, **kwargs: Any) -> Any:
+        """The mean of the posterior predictive distribution: `keras.Model.predict`.
+
+        Args:
+            x: new data [N, ...] in the form that `predictive` takes, or a `tf.data.Dataset` of batches of such.
+            batch_size: as for `keras.Model.predict`.
+            kwargs: the other arguments of `keras.Model.predict`.
+        """
+        if self._joint.dtype == tf.float64 and not isinstance(x, tf.data.Dataset):
+            # Keras would round arrays to float32.
+            x, batch_size = tf.data.Dataset.from_tensor_slices(x).batch(batch_size or len(tf.nest.flatten(x)[0])), None
+        return super().predict(x, batch_size=batch_size, **kwargs)
+
     def call(self, x: Any, training: bool = False) -> tf.Tensor:
         """The mean [B, ...] of the posterior predictive distribution, over 200 draws of q that are always the same.
 

@@ -287,7 +287,7 @@ class VariationalInference(ArvizExport, Prediction, PosteriorExport, Refinement,
         if data.whole and self.local is None:
             draws = checked(draws, self.approximation, lambda z: self._log_joint(z, data, seed), seed)
         if self.approximation.misses_modes:
-            return modes.flagged(draws, self.approximation)
+            return modes.flagged(latents, log_weights, self.approximation)
         draws.warn_where_far()
         return draws
 
