@@ -255,7 +255,7 @@ def test_a_model_without_prior_is_fitted_on_pairs_alone(fitted):
     generator = np.random.default_rng(0)
     pairs = {"rate": generator.gamma(2.0, size=50), "x": generator.normal(size=(50, 2))}
     model.fit(pairs, epochs=1, batch_size=50, verbose=0)
-    assert float(model.decay) == pytest.approx(160.0 / 50)
+    assert float(model.decay) == pytest.approx(80.0 / 50)
     draws = model.sample(pairs["x"][0], 30, seed=0)
     assert (draws["rate"] > 0).all()
     assert np.isnan(draws.pareto_k)

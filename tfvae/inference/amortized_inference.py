@@ -31,7 +31,7 @@ _STEPS_PER_EPOCH = 100
 _EPOCHS, _MOST_EPOCHS = 100, 1000
 _PATIENCE = 20
 # That of the normal prior of each weight of a kernel, in trainings on a finite number of pairs.
-_PRIOR_PRECISION = 160.0
+_PRIOR_PRECISION = 80.0
 # How many pairs, at most, standardise the coordinates, and how many say which data are typical.
 _STANDARDISING, _TYPICAL = 10_000, 4000
 _MEAN_DRAWS = 200
