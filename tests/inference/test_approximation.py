@@ -144,3 +144,11 @@ def test_the_coordinates_are_the_middle_of_a_family_at_its_start():
 def test_a_family_of_another_dimension_is_refused():
     with pytest.raises(ValueError, match=r"^`posterior` must have latent_dim=3.*Received: latent_dim=2$"):
         Approximation(posteriors.DiagonalNormal(2), DIM)
+
+
+def test_weights_of_earlier_versions_are_loaded():
+    first, second = build("DiagonalNormal"), build("DiagonalNormal", started=True)
+    weights = {str(index): weight.numpy() for index, weight in enumerate((first.loc, first.scale, first.standardized))}
+    second.load_own_variables({**weights, "0": weights["0"] + 1.0})
+    np.testing.assert_array_equal(second.loc.numpy(), first.loc.numpy() + 1.0)
+    assert not second.misses_modes

@@ -1,5 +1,6 @@
 """The approximate posterior q(z): a family of distributions over u, in coordinates z = loc + scale u."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import keras
@@ -150,6 +151,15 @@ class Approximation(keras.layers.Layer):
         u, log_q = self.posterior.sample_and_log_prob_from(self.posterior(tf.zeros([tf.shape(epsilon)[0], 0])), epsilon)
         z = self._to_z(u)
         return z, tf.cast(-0.5 * tf.reduce_sum(epsilon**2, axis=-1) - log_q, z.dtype)
+
+    def load_own_variables(self, store: Mapping[str, Any]) -> None:
+        """Loads the weights that `save_own_variables` saved; files of earlier versions lack the last of them."""
+        variables = (self.loc, self.scale, self.standardized)
+        if len(store.keys()) != len(variables):
+            super().load_own_variables(store)
+            return
+        for index, variable in enumerate(variables):
+            variable.assign(store[str(index)])
 
     def _draw_standard(self) -> tuple[tf.Tensor, tf.Tensor]:
         draws = elbo.draw(self._distribution(), _COMPARED_DRAWS, seed=tf.constant([0, 0]))
