@@ -234,6 +234,7 @@ def test_export_writes_the_next_version(in_trained):
     }
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:The posterior has collapsed")
 def test_parts_are_chosen_by_flags(in_empty, without_evaluation):
     arguments = ["--likelihood.scale", "0.3", "--objective.beta", "4", "--posterior", "DiagonalNormal"]
@@ -258,6 +259,7 @@ def test_parts_are_chosen_by_flags(in_empty, without_evaluation):
     assert any(isinstance(layer, keras.layers.Conv2D) for layer in model.encoder.layers)
 
 
+@pytest.mark.slow
 def test_binary_data(in_empty, without_exports, capsys):
     message = error_line(capsys, ["train", "--binarize", "dynamic"])
     assert "--likelihood Bernoulli" in message

@@ -357,6 +357,7 @@ def two_workers(run_workers):
     return list(zip(*(json.loads(output.splitlines()[-1]) for output in outputs), strict=True))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", range(len(CASES)), ids=map(str, CASES))
 def test_two_workers_read_each_row_once_in_as_many_steps(two_workers, case):
     (counts, batch_size, shuffle), workers = CASES[case], two_workers[case]

@@ -34,10 +34,10 @@ from tfvae.elbo import ElboTerms, Sampling
 
 # The number of replicas, the optimizer and the mode; the slow cases complete the list of each.
 CASES = [
-    (2, "momentum", "4 steps at once by xla"),
+    (2, "momentum", "4 steps at once"),
 ]
 SLOW_CASES = [
-    (2, "momentum", "4 steps at once"),
+    (2, "momentum", "4 steps at once by xla"),
     (2, "Adam", "4 steps at once by xla"),
     (1, "momentum", "graph"),
     (2, "clipnorm", "eager"),

@@ -24,6 +24,7 @@ def changed(detector):
     return copy.copy(detector)
 
 
+@pytest.mark.slow
 def test_the_threshold_of_contamination_is_that_of_tfvae_detection(detector, table):
     scores = -detector.score_samples(table)
     assert detector.threshold_ == detection.threshold(scores, contamination=0.05).value

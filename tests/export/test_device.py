@@ -256,6 +256,7 @@ def test_an_output_without_more_axes_than_two_is_not_reshaped(small):
             assert OPERATORS[last[output.tensorIndex]] == expected, (definition.signatureKey, output.name)
 
 
+@pytest.mark.slow
 def test_the_same_call_gives_the_same_answer_in_any_interpreter(small):
     model, file = small
     first, second = runners(file), runners(file)

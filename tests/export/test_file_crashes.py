@@ -127,6 +127,7 @@ def test_a_kill_before_any_step_leaves_no_pair_of_two_exports(processes, path, t
     assert names(path.parent) == {"model.tflite", "model.json", ".tmp-of-another-program"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "has_digest",
     [pytest.param(True, marks=pytest.mark.slow, id="of this version"), pytest.param(False, id="of an earlier version")],

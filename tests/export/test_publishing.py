@@ -219,6 +219,7 @@ def test_data_of_another_shape_or_a_model_of_nan_is_refused(tiny_vae, folder):
     assert contents(folder / "1") == before
 
 
+@pytest.mark.slow
 def test_the_state_of_training_stays_behind(tmp_path, tiny_vae):
     model = tiny_vae()
     model.compile("adam")

@@ -27,6 +27,7 @@ def large(tmp_path_factory):
     )
 
 
+@pytest.mark.slow
 def test_weights_are_stored_once(large):
     model, file = large[0], large[1](None)
     parameters = 4 * model.count_params()

@@ -176,6 +176,7 @@ SNAPSHOTS = """
 """
 
 
+@pytest.mark.slow
 def test_a_kill_before_any_step_leaves_what_serves_and_what_the_next_export_mends(processes, model, folder, tmp_path):
     # A killed process leaves what is on disk at that moment, so copies of the folder simulate kills at exact moments.
     (tmp_path / "moments").mkdir()

@@ -74,6 +74,7 @@ def test_a_wrong_row_gets_nan_and_the_others_what_they_get_without_it(written, k
     assert tried >= 2 * len(shapes)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("file_format", ["saved_model", pytest.param("tflite", marks=pytest.mark.slow)])
 def test_missing_values_are_right_where_the_likelihood_allows_them(written, file_format):
     call, shapes, *_ = formats.FORMATS[file_format].open(written("Columns", file_format), 1)
@@ -82,6 +83,7 @@ def test_missing_values_are_right_where_the_likelihood_allows_them(written, file
     assert all(np.isfinite(output).all() for output in call("score", inputs).values())
 
 
+@pytest.mark.slow
 def test_the_only_assertion_in_the_graph_is_that_the_inputs_have_equally_many_rows(written):
     loaded = tf.saved_model.load(str(written("SemiSupervisedVAE", "saved_model")))
     inputs = kinds.inputs_of({"x": (None, kinds.D), "label": (None,)}, ROWS)

@@ -136,6 +136,7 @@ def test_the_sums_over_all_rows_are_those_of_numpy():
     np.testing.assert_array_equal(found.point, point)
 
 
+@pytest.mark.slow
 def test_the_noise_of_a_batch_all_but_vanishes_near_the_mode(large):
     """The noise of the gradient that trains q, with the same draws for each batch."""
     data, mode, covariance = large

@@ -117,6 +117,7 @@ def test_a_funnel_is_fitted_and_flagged():
     assert draws.pareto_k > 0.7
 
 
+@pytest.mark.slow
 def test_a_callback_that_is_there_is_not_added_again():
     model = build()
     history = model.fit(Y, callbacks=Convergence(tolerance=0.5), verbose=0)

@@ -17,8 +17,7 @@ from tfvae.objectives import ELBO, IWAE
 tfb, tfd = tfp.bijectors, tfp.distributions
 
 # y ~ N(mu, 2) and mu ~ N(0, 3), so the posterior is N(MEAN, SD).
-Y = np.random.default_rng(0).normal(1.0, 2.0, size=12).astype("float32")
-PRECISION = 1 / 9 + 12 / 4
+Y, PRECISION = np.random.default_rng(0).normal(1.0, 2.0, size=12).astype("float32"), 1 / 9 + 12 / 4
 MEAN, SD = Y.astype(float).sum() / 4 / PRECISION, PRECISION**-0.5
 LOG_EVIDENCE = stats.multivariate_normal(np.zeros(12), 9.0 + 4.0 * np.eye(12)).logpdf(Y)
 
@@ -211,6 +210,7 @@ def test_a_dataset_is_streamed():
     assert set(taken) == set(range(0, 8000, 1000))
 
 
+@pytest.mark.slow
 def test_a_dataset_that_repeats_for_ever_is_taken_once_where_all_of_the_data_are_meant():
     dataset = tf.data.Dataset.from_tensor_slices(Y).batch(6).repeat()
     model = build(num_data=12)

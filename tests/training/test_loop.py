@@ -103,6 +103,7 @@ class FollowingWithNoise(Following):
         return super().elbo_terms(x + tf.random.stateless_normal(tf.shape(x), sampling.seed), sampling)
 
 
+@pytest.mark.slow
 def test_a_cut_within_an_execution_changes_no_digit(x):
     results = []
     for counts in ([4], [2, 2]):
