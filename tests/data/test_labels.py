@@ -1,5 +1,7 @@
 """The classes of held-out examples are those of the examples that `load` holds out."""
 
+import warnings
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -49,3 +51,35 @@ def test_what_has_no_classes(tmp_path):
     Image.fromarray(np.zeros((3, 3), "uint8")).save(tmp_path / "0.png")
     for source in (tmp_path / "a.npy", tmp_path / "a.npz", tmp_path, np.zeros((5, 2))):
         assert labels.of_validation(source) is None
+
+
+@pytest.mark.parametrize(
+    "y",
+    [
+        {"y": np.arange(9)},
+        {"y_train": np.arange(5)},
+        {"x_train": np.zeros((5, 2)), "x_test": np.zeros((3, 2)), "y_train": np.arange(5)},
+        {"x_train": np.zeros((5, 2)), "x_test": np.zeros((3, 2)), "y_train": np.arange(5), "y_test": np.arange(5)},
+    ],
+    ids=["another length", "no x_train", "no y_test", "another length of y_test"],
+)
+def test_classes_that_do_not_fit_the_examples_are_none(y, tmp_path):
+    np.savez(tmp_path / "a.npz", **{"x": np.zeros((5, 2), "float32"), **y} if "x_train" not in y else y)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert labels.of_validation(tmp_path / "a.npz") is None
+
+
+@pytest.mark.parametrize(
+    ("y", "message"),
+    [
+        (np.array([f"class {number}" for number in range(400)]), "Received: [0-9]+ classes"),
+        (np.full(400, np.nan), "Received: classes that are NaN or infinite"),
+        (np.array([None] * 400, object), "pickled objects"),
+    ],
+    ids=["many", "NaN", "objects"],
+)
+def test_classes_that_cannot_be_shown_are_warned_of(y, message, tmp_path):
+    np.savez(tmp_path / "a.npz", x=np.zeros((400, 2), "float32"), y=y)
+    with pytest.warns(UserWarning, match=message):
+        assert labels.of_validation(tmp_path / "a.npz") is None

@@ -207,3 +207,24 @@ def test_draws_of_the_prior_predictive_distribution(pinned):
 def test_what_a_prior_predictive_distribution_needs(arguments, message):
     with pytest.raises(ValueError, match=message):
         VariationalInference(log_joint, **arguments).prior_predictive(np.ones(3), 10)
+
+
+def test_each_replication_of_an_automatically_batched_joint_distribution_has_noise_of_its_own():
+    joint = tfd.JointDistributionNamedAutoBatched(
+        {"m": tfd.Normal(0.0, 10.0), "y": lambda m: tfd.Sample(tfd.Normal(m, 2.0), 20)}
+    )
+    model = VariationalInference(joint.experimental_pin(y=np.zeros(20, "float32")))
+    model.approximation.set_coordinates(Gaussian(np.zeros(1), 1e-3 * np.eye(1), np.nan))
+    drawn = model.posterior_predictive(num_samples=300, seed=0)["y"]
+    # Of 300 independent draws, the error of the standard deviation is 4%, and that of a correlation 0.06.
+    np.testing.assert_allclose(drawn.std(axis=0), 2.0, rtol=0.2)
+    assert np.abs(np.corrcoef(drawn[::2].ravel(), drawn[1::2].ravel())[0, 1]) < 5 / np.sqrt(150 * 20)
+
+
+def test_data_without_x_are_refused(pinned):
+    model = VariationalInference(log_joint, {"mu": ()}, predictive=predictive)
+    model.approximation.set_coordinates(Gaussian(np.zeros(1), np.eye(1), np.nan))
+    with pytest.raises(ValueError, match=r"^`x` must be the data that `predictive` takes\. Received: x=None$"):
+        model.posterior_predictive()
+    with pytest.raises(ValueError, match=r"^`x` must be given where `y` is\. Received: x=None, and y$"):
+        model.draw(10, y=Y)

@@ -272,3 +272,12 @@ def test_seeds_of_draws():
     assert np.any(model.draw(150)["x"] != model.draw(150)["x"])
     with pytest.raises(ValueError, match=r"^`num_samples` must be an integer.*Received: num_samples=0"):
         model.draw(0)
+
+
+def test_weights_of_which_many_equal_the_cutoff_of_the_tail_are_not_nan():
+    # 2,000 weights of two values and a few above: the smallest of the tail is also that below it.
+    log_weights = np.concatenate([np.full(1000, -2.0), np.zeros(970), np.linspace(0.1, 1.0, 30)])
+    draws = Draws({"x": np.arange(2000.0)}, log_weights)
+    np.testing.assert_allclose(draws.weights.sum(), 1.0)
+    assert np.isfinite(draws.summary().to_numpy()[:, :-1].astype(float)).all()
+    assert len(draws.resample(seed=0)["x"]) == 2000

@@ -116,3 +116,21 @@ def test_a_posterior_with_two_modes_is_flagged(tmp_path):
     again.load_weights(tmp_path / "two.weights.h5")
     with pytest.warns(UserWarning, match="q misses modes of the posterior that hold 10% of its mass"):
         assert again.draw(seed=0).pareto_k > 0.7
+
+
+@pytest.mark.slow
+def test_modes_are_sought_although_there_is_a_structure():
+    group = np.repeat(np.arange(30), 4).astype("int32")
+    y = np.random.default_rng(0).normal(0.0, 30.0, 120)
+    y = (y - y.mean()).astype("float32")
+
+    def log_joint(latents, data):
+        group, y = data
+        m = latents["m"]
+        log_prior = tf.reduce_logsumexp([tfd.Normal(loc, 1.0).log_prob(m) for loc in (-20.0, 20.0)], axis=0)
+        log_prior += tf.reduce_sum(tfd.Normal(m[:, None], 1.0).log_prob(latents["theta"]), axis=1)
+        return log_prior, tfd.Normal(tf.gather(latents["theta"], group, axis=1), 30.0).log_prob(y)
+
+    model = VariationalInference(log_joint, {"m": (), "theta": (30,)})
+    with pytest.warns(UserWarning, match=r"^The posterior of m, theta has several modes.*50% of the mass"):
+        model.fit(group, y, verbose=0)

@@ -199,3 +199,30 @@ def test_a_joint_distribution_in_float64():
     draws = model.draw(4000, seed=0)
     assert draws["mean"].mean() == pytest.approx(y.mean(), abs=0.02)
     assert draws["mean"].std() == pytest.approx(50**-0.5, rel=0.05)
+
+
+@pytest.mark.slow
+def test_groups_in_batches_in_float64():
+    group = np.repeat(np.arange(60), 5).astype("int32")
+    y = np.random.default_rng(0).normal(np.random.default_rng(1).normal(1.0, 0.5, 60)[group], 1.0)
+
+    def log_joint(latents, data):
+        group, y = data
+        mu, tau, theta = latents["mu"], latents["tau"], latents["theta"]
+        one = tf.constant(1.0, tf.float64)
+        log_prior = tfd.Normal(0 * one, 5 * one).log_prob(mu) + tfd.HalfNormal(2 * one).log_prob(tau)
+        log_prior += tf.reduce_sum(tfd.Normal(mu[:, None], tau[:, None]).log_prob(theta), axis=1)
+        return log_prior, tfd.Normal(tf.gather(theta, group, axis=1), one).log_prob(y)
+
+    latents = {"mu": (), "tau": Latent((), tfb.Exp()), "theta": (60,)}
+    found = []
+    for batch_size in (100, None):
+        model = VariationalInference(log_joint, latents, dtype="float64")
+        model.fit(group, y, batch_size=batch_size, verbose=0)
+        found.append(model.draw(2000, seed=0)["mu"])
+    np.testing.assert_allclose(found[0].mean(), found[1].mean(), atol=0.2 * found[1].std())
+
+
+def test_other_precisions_are_refused():
+    with pytest.raises(ValueError, match=r'^`dtype` must be "float32" or "float64"\. Received: dtype=\'float16\'$'):
+        VariationalInference(lambda latents, _: latents["m"], {"m": ()}, dtype="float16")

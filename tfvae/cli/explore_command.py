@@ -31,13 +31,13 @@ def explore(
     noise.import_tensorflow()
     train_command.import_allowed(allow_import)
     from tfvae.cli import run_folder
-    from tfvae.reporting.explorer import INSTALL, web
+    from tfvae.reporting.explorer import INSTALL, MOST_CLASSES, web
 
     with parser.exit_on_errors(parser.USAGE_ERROR):
         model = run_folder.load_model(folder)
         pipelines = run_folder.load_data(folder, None, model.table)
         x = run_folder.held_out(pipelines)
-        labels = run_folder.labels(folder, len(x))
+        labels = run_folder.labels(folder, len(x), most_classes=MOST_CLASSES)
         with noise.hidden():
             page = web(
                 model,

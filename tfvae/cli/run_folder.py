@@ -95,18 +95,20 @@ def load_rows(folder: Path, table: Table, source: str | None = None) -> Rows:
     return data_module.load_rows(source or config["data"], table, **arguments)
 
 
-def labels(folder: Path, count: int) -> np.ndarray | None:
+def labels(folder: Path, count: int, **limits: int) -> np.ndarray | None:
     """The classes of the first held-out examples of a run [count], or None if they are not known.
 
     Args:
         folder: the folder of the run.
         count: how many.
+        limits: `most_classes` of `tfvae.data.labels.of_validation`, if there is a limit of its own.
     """
     config = read_config(folder)
     # Of a folder of which some pictures were left out, it is not known which classes are there.
     if config["skip_unreadable"]:
         return None
-    found = of_validation(config["data"], validation_fraction=config["validation_fraction"], seed=config["seed"])
+    arguments = {name: config[name] for name in ("validation_fraction", "seed")}
+    found = of_validation(config["data"], **arguments, **limits)
     return None if found is None or len(found) < count else found[:count]
 
 

@@ -3,7 +3,7 @@
 import contextlib
 import math
 import zipfile
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import IO, NamedTuple
 
@@ -44,26 +44,30 @@ def read(path: Path, argument: str) -> tuple[np.ndarray, np.ndarray | None]:
     """
     if path.suffix.lower() == ".npy":
         return _read(path, None, argument), None
-    names = _names(path, argument)
-    name = array_name(names, path, argument)
-    with_test = name == "x_train" and "x_test" in names
+    there = names(path, argument)
+    name = array_name(there, path, argument)
+    with_test = name == "x_train" and "x_test" in there
     return _read(path, name, argument), _read(path, "x_test", argument) if with_test else None
 
 
-def read_named(path: Path, names: Sequence[str], argument: str) -> np.ndarray | None:
-    """Reads the first array that an `.npz` file has under one of some names; None if it has none of them.
+def read_named(path: Path, name: str, argument: str) -> np.ndarray:
+    """Reads an array of an `.npz` file.
 
     Args:
         path: the file.
-        names: the names.
+        name: the array.
         argument: the name of the caller's argument, for error messages.
 
     Raises:
         ValueError: the array cannot be read, holds pickled objects or does not fit in memory.
     """
-    there = _names(path, argument)
-    found = next((name for name in names if name in there), None)
-    return None if found is None else _read(path, found, argument)
+    return _read(path, name, argument)
+
+
+def length(path: Path, name: str, argument: str) -> int:
+    """The number of rows of an array of an `.npz` file: see `read_named`."""
+    with contextlib.ExitStack() as stack:
+        return (*open_array(path, argument, stack, name).shape, 0)[0]
 
 
 def open_array(path: Path, argument: str, stack: contextlib.ExitStack, name: str | None = None) -> OpenArray:
@@ -84,7 +88,7 @@ def open_array(path: Path, argument: str, stack: contextlib.ExitStack, name: str
         if not path.is_file():
             raise ValueError("it is missing, or no regular file")
     if is_archive and name is None:
-        name = array_name(_names(path, argument), path, argument)
+        name = array_name(names(path, argument), path, argument)
     with readable(path, argument):
         if is_archive:
             archive = stack.enter_context(zipfile.ZipFile(path))
@@ -137,7 +141,8 @@ def array_name(names: Collection[str], path: Path, argument: str) -> str:
     )
 
 
-def _names(path: Path, argument: str) -> list[str]:
+def names(path: Path, argument: str) -> list[str]:
+    """The names of the arrays of an `.npz` file."""
     with readable(path, argument), zipfile.ZipFile(path) as archive:
         return [name.removesuffix(".npy") for name in archive.namelist() if name.endswith(".npy")]
 

@@ -97,7 +97,7 @@ def predictive_check(
     if not isinstance(statistics, Mapping) or not statistics or not all(map(callable, statistics.values())):
         raise ValueError(f"`statistics` must be a dictionary of functions. Received: {checks.shown(statistics)}")
     pins = inference._joint.target.pins
-    x, y = (inference._data or (None, None)) if x is None else (x, y)
+    x, y = inference._all_data(x, y)
     if pins is None and inference.predictive is None:
         raise ValueError(
             "`predictive` must be given to VariationalInference, or `model` be a pinned joint distribution, for "

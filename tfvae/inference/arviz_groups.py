@@ -57,7 +57,7 @@ class ArvizExport(keras.Model):
             ValueError: x is not all of the data, or a group is too large for memory.
         """
         import_arviz()
-        x, y = (self._data or (None, None)) if x is None else (x, y)
+        x, y = self._all_data(x, y)
         draws = self.draw(num_samples, x, y, batch_size, seed=seed)
         groups = draws.groups(corrected=corrected, seed=seed)
         latents = {name: tf.constant(value[0]) for name, value in groups["posterior"].items()}
@@ -101,7 +101,7 @@ class ArvizExport(keras.Model):
         Reference: Magnusson et al. 2019, Bayesian Leave-One-Out Cross-Validation for Large Data, section 2.2.
         """
         arviz_base = import_arviz()
-        x, y = (self._data or (None, None)) if x is None else (x, y)
+        x, y = self._all_data(x, y)
         draws = self.draw(num_samples, x, y, batch_size, seed=seed)
         latents = {name: tf.constant(value) for name, value in draws.latents.items()}
         groups = self._groups_of_data({"posterior": latents}, self._read(x, y, batch_size), None)

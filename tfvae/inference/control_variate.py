@@ -137,7 +137,7 @@ class ControlVariate(keras.layers.Layer):
     def set(self, at_point: AtPoint, curvature: Curvature | None = None) -> None:
         """Sets the fixed point, and the log-likelihood of all of the data there, perhaps with its Hessian."""
         if curvature is not None and self._curvature is None:
-            dtypes = (tf.int32, tf.float32, tf.float32, tf.float32)
+            dtypes = (tf.int32, *(3 * [self.variable_dtype]))
             variables = [
                 tf.Variable(tf.cast(part, dtype), trainable=False)
                 for part, dtype in zip(curvature, dtypes, strict=True)

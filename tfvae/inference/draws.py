@@ -295,11 +295,14 @@ def _psis(log_weights: np.ndarray) -> tuple[np.ndarray, float]:
         return log_weights - np.logaddexp.reduce(log_weights), math.inf
     impossible = np.mean(log_weights == -np.inf)
     # Of the parameters that the fit averages over, it overflows for those whose likelihood is 0.
-    with np.errstate(over="ignore"):
+    with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
         # It takes the log-likelihood of an observation to leave out, whose weight is its inverse.
-        log_weights, pareto_k = importlib.import_module("arviz_stats.base").array_stats.psislw(-log_weights)
+        smoothed, pareto_k = importlib.import_module("arviz_stats.base").array_stats.psislw(-log_weights)
+    if np.isnan(smoothed).any():
+        # Many weights of the tail equal the smallest of it, to which none can be fitted.
+        return log_weights - np.logaddexp.reduce(log_weights), math.inf
     # Weights of 0 do not enter the tail, so a posterior that is 0 where q is not must be noticed here.
-    return np.asarray(log_weights), math.inf if impossible > _FEW else float(pareto_k)
+    return np.asarray(smoothed), math.inf if impossible > _FEW else float(pareto_k)
 
 
 def _margin(pareto_k: float, size: int) -> float:

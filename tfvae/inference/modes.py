@@ -25,7 +25,7 @@ from tfvae.inference.draws import Check, Draws
 from tfvae.inference.latents import LatentSpace, describe
 
 # With more dimensions, an ascent takes too long for further ones.
-_MOST_DIM = 50
+MOST_DIM = 50
 # Points far from the modes, in bands of distances in multiples of the radius of a Gaussian, of which each gives starts.
 _FAR_POINTS, _BANDS, _STARTS = 128, (1.5, 4.0, 10.0, 25.0), 2
 _ROUNDS, _MOST_MODES = 3, 8
@@ -64,7 +64,7 @@ def separate(
     generator = np.random.default_rng(seed)
     found, news = [gaussian], [gaussian]
     for _ in range(_ROUNDS):
-        if density.dim <= _MOST_DIM:
+        if density.dim <= MOST_DIM:
             far = [start for each in news for start in _far_starts(density, each, generator)]
             ascents = [*ascents, *(newton.ascend(density, start) for start in far)]
         news = []

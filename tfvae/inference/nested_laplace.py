@@ -36,6 +36,9 @@ _NUMBERS, _FEWEST_PAIRS, _MOST_PAIRS = 2**12, 4, 64
 _LONGEST = 4.0
 # Lower bound of the curvatures of the global variables, relative to the highest.
 _FLOOR = 1e-6
+# Two ends of starts have a similar share of the mass if the logarithms of their integrals differ by at most so many
+# nats, and are at different places if they are so many standard deviations apart.
+_SIMILAR, _FAR = 4.6, 5.0
 # How far differences go along the principal axes, in standard deviations.
 _REACH = 1.0
 
@@ -50,6 +53,7 @@ class StructuredGaussian(NamedTuple):
             given the other global ones.
         elbo: NaN, as it is not computed.
         start: the variables of `StructuredNormal` by name, in coordinates u = (z - loc) / scale.
+        others: where other starts ended [L], far from loc in the global variables, with a similar share of the mass.
     """
 
     pattern: Pattern
@@ -57,6 +61,12 @@ class StructuredGaussian(NamedTuple):
     scale: np.ndarray
     elbo: float
     start: dict[str, np.ndarray]
+    others: tuple[np.ndarray, ...] = ()
+
+    @property
+    def deviations(self) -> np.ndarray:
+        """Lower bounds of the standard deviations [L]: see `scale`."""
+        return self.scale
 
     def draws(self, noise: np.ndarray) -> np.ndarray:
         """Maps noise u ~ N(0, I) [S, L] to draws z [S, L]."""
@@ -139,22 +149,25 @@ class _Search:
         """See `approximate`."""
         starts = starts[:, self.pattern.order]
         state = self.state(starts[:, : self.size], starts[:, self.size :])
-        best: _State | None = None
-        highest = -np.inf
+        ends: list[tuple[float, _State, np.ndarray]] = []
         for index in np.argsort(-state.value):
             if not np.isfinite(state.value[index]):
                 continue
             found = self.climb(state.at(index))
             # By the integral and not the height, so that a narrow peak counts little.
-            evidence = found[0].value[0] + 0.5 * np.linalg.slogdet(found[1])[1]
-            if best is None or evidence > highest:
-                (best, metric), highest = found, evidence
-        if best is None:
+            ends.append((found[0].value[0] + 0.5 * np.linalg.slogdet(found[1])[1], *found))
+        if not ends:
             raise ValueError(
                 "`model` must have a density whose first and second derivatives are finite where the fit starts. "
                 "Received: derivatives that are NaN or infinite"
             )
-        return self.gaussian(best, metric)
+        highest, best, metric = max(ends, key=lambda end: end[0])
+        others = [
+            self.join(state.globals[0], state.local[0])
+            for evidence, state, own in ends
+            if evidence > highest - _SIMILAR and _is_far(state.globals[0] - best.globals[0], metric, own)
+        ]
+        return self.gaussian(best, metric)._replace(others=tuple(others))
 
     def join(self, globals_: np.ndarray, local: np.ndarray) -> np.ndarray:
         """The points z [..., L] of global [..., G] and local [..., N] variables."""
@@ -386,3 +399,8 @@ def _updated(metric: np.ndarray, move: np.ndarray, change: np.ndarray) -> np.nda
     """The BFGS update of an inverse curvature, by a move and the change of the negative gradient."""
     left = np.eye(len(move)) - np.outer(move, change) / (move @ change)
     return left @ metric @ left.T + np.outer(move, move) / (move @ change)
+
+
+def _is_far(move: np.ndarray, *covariances: np.ndarray) -> bool:
+    """Whether a move [G] of the global variables is long by each of some covariances [G, G]."""
+    return bool(len(move)) and all(move @ np.linalg.solve(each, move) > _FAR**2 for each in covariances)

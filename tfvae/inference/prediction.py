@@ -12,6 +12,7 @@ import tensorflow_probability as tfp
 from tfvae import checks
 from tfvae.inference import observations
 from tfvae.inference.latents import variables
+from tfvae.inference.targets import AUTO_BATCHED
 
 tfd = tfp.distributions
 
@@ -94,8 +95,10 @@ class Prediction(keras.Model):
         if x is None and pins is not None:
             drawn = _sampled(self._given["model"].distribution, seed, **latents)
             return {name: value.numpy() for name, value in drawn.items() if name in pins}
-        distribution = _checked(self.predictive)(latents, _cast(x, latents))
-        return distribution.sample(seed=seed).numpy()
+        predictive = _checked(self.predictive)
+        if x is None:
+            raise ValueError("`x` must be the data that `predictive` takes. Received: x=None")
+        return predictive(latents, _cast(x, latents)).sample(seed=seed).numpy()
 
     def predict(self, x: Any, batch_size: int | None = None, **kwargs: Any) -> Any:
         """The mean of the posterior predictive distribution: `keras.Model.predict`.
@@ -162,8 +165,21 @@ def _checked(predictive: _Predictive | None) -> _Predictive:
 
 def _sampled(joint: Any, seed: tf.Tensor, *sample_shape: int, **given: tf.Tensor) -> dict[str, tf.Tensor]:
     """Draws the variables of a joint distribution by name, of which some may be given."""
+
+    def draw() -> Any:
+        if not given or not isinstance(joint, AUTO_BATCHED):
+            return joint.sample(*sample_shape, seed=seed, **given)
+        # Given a batch of values, automatic batching would take the same noise for each of them.
+        count = len(next(iter(given.values())))
+        seeds = tf.random.experimental.stateless_split(seed, count)
+        return tf.map_fn(
+            lambda one: joint.sample(seed=one[0], **one[1]),
+            (seeds, given),
+            fn_output_signature=tf.nest.map_structure(tf.as_dtype, joint.dtype),
+        )
+
     with warnings.catch_warnings():
         # TFP warns that it must draw the variables one after the other with a Tensor seed.
         warnings.filterwarnings("ignore", message="Saw Tensor seed")
-        drawn = tf.function(lambda: joint.sample(*sample_shape, seed=seed, **given), autograph=False)()
+        drawn = tf.function(draw, autograph=False)()
     return dict(zip(variables(joint), tf.nest.flatten(drawn), strict=True))

@@ -49,6 +49,7 @@ class Refinement:
     _joint: Any
     _data: Any
     _check_fitted: Any
+    _all_data: Any
     _read: Any
     _seed: Any
 
@@ -66,7 +67,8 @@ class Refinement:
 
         The better q is, the fewer steps the chains need. They find no mode that q knows nothing of. Each step takes all
         rows of the data at once, which must fit into memory: data that come in batches are joined. XLA compiles the
-        chains; it takes seconds once, and makes each step many times faster.
+        chains, which takes seconds once and makes each step many times faster; it cannot where q is a
+        `StructuredNormal` of a series.
 
         Args:
             num_samples: S, the number of draws that are kept of each chain.
@@ -91,8 +93,7 @@ class Refinement:
         if self.local is not None:
             raise NotImplementedError("a model with local latent variables cannot be refined: only q of them is known")
         self._check_fitted("refine")
-        if x is None and self._data is not None:
-            x, y = self._data
+        x, y = self._all_data(x, y)
         data = self._read(x, y, None)
         rows = tf.nest.map_structure(lambda *parts: tf.concat(parts, axis=0), *observations.one_pass(data))
         seeds = tf.unstack(tf.random.experimental.stateless_split(self._seed(seed), 3))
@@ -126,7 +127,10 @@ class Refinement:
         try:
             draws, is_divergent = _graph(sample, jit_compile=True)(start, seeds[2], rows)
         except CANNOT_COMPILE as error:
-            warnings.warn(f"XLA cannot compile the chains, so they run without it: {error}", stacklevel=2)
+            warnings.warn(
+                f"XLA cannot compile the chains, so they run without it, and slowly: {checks.brief(error)}",
+                stacklevel=2,
+            )
             draws, is_divergent = _graph(sample)(start, seeds[2], rows)
         flat = tf.reshape(tf.transpose(draws, [1, 0, 2]), [-1, self.space.dim])
         latents = _graph(lambda epsilon: self.space.constrain(to_z(epsilon)[0])[0])(flat)

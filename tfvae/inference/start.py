@@ -1,6 +1,7 @@
 """Where a fit starts: finds standard coordinates, and checks the density at plausible points before the first step."""
 
 import math
+import warnings
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -31,6 +32,8 @@ _FAR = (5.0, 1e2, 1e3)
 _ORIGINS = 4
 # How many points far out are evaluated at a time.
 _CHUNK = 1024
+# How far apart the ends of starts are that count as different, in standard deviations.
+_APART = 5.0
 _PROPER = "`model` must have a posterior that is proper: one whose density falls in every direction"
 
 
@@ -107,29 +110,28 @@ def standard_coordinates(
     """
     target, rows = joint.target, observations.first_rows(data.dataset, 1 if data.whole else _ROWS)
     points = _points(joint, seed)
+    structured = None
     if derivatives is not None and isinstance(posterior, StructuredNormal):
         _check_finite(joint, points, derivatives(points), rows)
         structured = structured_start.approximate(target, derivatives, points, posterior)
-        if structured is not None:
-            _check_proper(target, structured, derivatives, structured.global_axes)
-            _check_flat(target, structured_start.flat(structured, derivatives.gradients, _FAR), derivatives.dtype.name)
-            _check_support(joint, structured, derivatives)
-            _check_precision(target, structured, derivatives)
-            return Start(structured, [], derivatives)
 
     def log_density(z: tf.Tensor) -> tf.Tensor:
         log_prior, log_likelihood, _ = joint.log_densities(z, rows, num_data=data.num_data)
         return log_prior + log_likelihood
 
     density = LogDensity(log_density, target.space.dim, joint.dtype)
-    _check_finite(joint, points, density(points), rows)
-    if target.space.dim > newton.FULL_CURVATURE_DIM:
-        gaussian = newton.approximate_diagonally(density, points)
-        found = [modes.Mode(gaussian, 1.0)]
-    else:
-        ascents = [newton.ascend(density, point) for point in points]
-        found = modes.separate(density, ascents, newton.refined(density, newton.best(ascents, density)), seed)
-        gaussian = found[0].gaussian
+    if structured is None:
+        _check_finite(joint, points, density(points), rows)
+    # The structure is that of one mode: others are sought without it.
+    found = [] if structured is not None and target.space.dim > modes.MOST_DIM else _modes(density, points, seed)
+    if structured is not None and derivatives is not None and len(found) <= 1:
+        _check_proper(target, structured, derivatives, structured.global_axes)
+        _check_flat(target, structured_start.flat(structured, derivatives.gradients, _FAR), derivatives.dtype.name)
+        _check_support(joint, structured, derivatives)
+        _check_precision(target, structured, derivatives)
+        _warn_of_ends(target, structured)
+        return Start(structured, [], derivatives)
+    gaussian = found[0].gaussian
     _check_proper(target, gaussian, density, lambda: newton.principal_axes(gaussian, density))
     _check_support(joint, gaussian, density)
     if precision.unresolved(gaussian.scale, density.epsilon) is not None:
@@ -142,6 +144,14 @@ def standard_coordinates(
 
         gaussian = control_variate.recentre(gaussian, of_all_rows, log_prior, joint.dtype)
     return Start(without_structure(gaussian) if isinstance(posterior, StructuredNormal) else gaussian, found, density)
+
+
+def _modes(density: LogDensity, points: np.ndarray, seed: int) -> list[modes.Mode]:
+    """The modes with at least 1% of the mass, the largest first; in many dimensions only the nearest one."""
+    if density.dim > newton.FULL_CURVATURE_DIM:
+        return [modes.Mode(newton.approximate_diagonally(density, points), 1.0)]
+    ascents = [newton.ascend(density, point) for point in points]
+    return modes.separate(density, ascents, newton.refined(density, newton.best(ascents, density)), seed)
 
 
 def check_start(joint: JointDensity, data: observations.Observations, seed: int) -> None:
@@ -233,6 +243,21 @@ def _check_support(joint: JointDensity, gaussian: newton.Gaussian | StructuredGa
         )
 
 
+def _warn_of_ends(target: Target, structured: StructuredGaussian) -> None:
+    """Warns if another of the starts ended elsewhere, where there may be a good part of the mass too."""
+    if not len(structured.others):
+        return
+    ends = np.stack([structured.loc, *structured.others])
+    is_part = target.space.split(np.ptp(ends, axis=0) > _APART * structured.deviations)
+    names = ", ".join(name for name, part in is_part.items() if part.any())
+    warnings.warn(
+        f"The posterior of {names} may have several modes: the starts of the fit ended at {len(ends)} places that are "
+        "far apart and have a similar share of the mass, and q is at one of them. Where they say the same with other "
+        "labels or signs, constrain the order or a sign (tfb.Ascending(), tfb.Exp()).",
+        stacklevel=6,
+    )
+
+
 def _check_precision(target: Target, gaussian: newton.Gaussian | StructuredGaussian, density: Density) -> None:
     """Raises ValueError if the precision in which the density is computed is not enough for it near a Gaussian."""
     found = precision.insufficient(density, gaussian.loc, gaussian.scale)
@@ -287,6 +312,9 @@ def _check_flat(target: Target, is_flat: np.ndarray, dtype: str) -> None:
     """Raises ValueError if the density is flat along some coordinates [L]."""
     if is_flat.any():
         names = ", ".join(name for name, part in target.space.split(is_flat).items() if part.any())
+        hint = ""
+        if dtype == "float32":
+            hint = ' (if yours does, float32 cannot resolve it: centre and scale the data, or pass dtype="float64")'
         raise ValueError(
-            f"{_PROPER}; data or a prior must constrain {names}. Received: one that is flat along them in {dtype}"
+            f"{_PROPER}{hint}; data or a prior must constrain {names}. Received: one that is flat along them in {dtype}"
         )

@@ -17,7 +17,7 @@ tfd = tfp.distributions
 # The errors that a user's function may raise for tensors that it does not accept.
 _FAILURES = (TypeError, ValueError, AttributeError, IndexError, NotImplementedError, tf.errors.OpError)
 
-_AUTO_BATCHED = (
+AUTO_BATCHED = (
     tfd.JointDistributionNamedAutoBatched,
     tfd.JointDistributionCoroutineAutoBatched,
     tfd.JointDistributionSequentialAutoBatched,
@@ -165,7 +165,7 @@ def _check_pins(model: Any) -> None:
         shape, expected = tuple(value.shape), shapes[name]
         more = len(shape) - len(expected)
         # Without automatic batching, the shape of a variable lacks the axes that its parameters give it.
-        is_batch = not isinstance(model.distribution, _AUTO_BATCHED) or set(shape[:more]) <= {1}
+        is_batch = not isinstance(model.distribution, AUTO_BATCHED) or set(shape[:more]) <= {1}
         if more < 0 or shape[more:] != expected or not is_batch:
             raise ValueError(
                 f"`model` must be pinned to observations of the shapes of its variables, here {list(expected)} for "

@@ -92,6 +92,8 @@ class VariationalInference(ArvizExport, Prediction, PosteriorExport, Refinement,
         predictive: Callable[[dict[str, tf.Tensor], Any], tfd.Distribution] | None = None,
         **kwargs: Any,
     ) -> None:
+        if isinstance(kwargs.get("dtype"), str) and kwargs["dtype"] not in ("float32", "float64"):
+            raise ValueError(f'`dtype` must be "float32" or "float64". Received: dtype={kwargs["dtype"]!r}')
         if objective is None:
             objective = ELBO(num_samples=annealing.num_samples(posterior), sticking_the_landing=True)
         super().__init__(objective, **kwargs)
@@ -273,11 +275,8 @@ class VariationalInference(ArvizExport, Prediction, PosteriorExport, Refinement,
             ValueError: x is not all of the data.
         """
         num_samples = checks.positive_integer("num_samples", num_samples)
-        if x is None and self._data is not None:
-            x, y = self._data
-        if x is None and self.num_data:
-            raise ValueError("`x` must be given: a loaded model has no data. Received: x=None")
         self._check_fitted("draw")
+        x, y = self._all_data(x, y)
         data = self._read(x, y, batch_size)
         seed = self._seed(seed)
         z, log_q = self.approximation.sample(num_samples, seed)
@@ -290,6 +289,16 @@ class VariationalInference(ArvizExport, Prediction, PosteriorExport, Refinement,
             return modes.flagged(latents, log_weights, self.approximation)
         draws.warn_where_far()
         return draws
+
+    def _all_data(self, x: Any, y: Any) -> tuple[Any, Any]:
+        """The data that are given, or, if there are none, those of the last `fit`."""
+        if x is None and y is not None:
+            raise ValueError("`x` must be given where `y` is. Received: x=None, and y")
+        if x is None and self._data is not None:
+            return self._data
+        if x is None and self.num_data:
+            raise ValueError("`x` must be given: a loaded model has no data. Received: x=None")
+        return x, y
 
     def _check_fitted(self, method: str) -> None:
         is_standardized = keras.ops.convert_to_numpy(self.approximation.standardized) != 0.0

@@ -20,6 +20,7 @@ def reconstructions(
     reconstruction: np.ndarray,
     max_examples: int = 16,
     *,
+    names: tuple[str, str] = ("original", "reconstruction"),
     limits: tuple[float, float] | None = None,
     ax: Axes | None = None,
 ) -> Figure:
@@ -30,6 +31,7 @@ def reconstructions(
             flattened dimensions.
         reconstruction: their reconstructions, of the same shape.
         max_examples: how many examples to draw at most, from the first on.
+        names: what the two are.
         limits: see `samples`.
         ax: the axes of a grid that give their place to the plot; None makes a figure.
 
@@ -47,8 +49,8 @@ def reconstructions(
     reconstruction = examples("reconstruction", reconstruction, slice(max_examples))
     if is_image(x.shape[1:]):
         both = displayable(np.stack([x, reconstruction]), limits)
-        return _image_grid("Originals above, reconstructions below", both, 8, ax)
-    return _line_grid("Reconstructions", {"original": x, "reconstruction": reconstruction}, 4, ax)
+        return _image_grid(f"{names[0].capitalize()}s above, {names[1]}s below", both, 8, ax)
+    return _line_grid(f"{names[1].capitalize()}s", dict(zip(names, (x, reconstruction), strict=True)), 4, ax)
 
 
 def samples(

@@ -34,6 +34,9 @@ def anomalies(score: np.ndarray, threshold: float | None = None, *, ax: Axes | N
     figure = new_figure("Anomaly scores", 7, 3.4, ax)
     axes = figure.add_subplot()
     edges = np.linspace(low - margin, high + margin, _BINS + 1)
+    if threshold is not None:
+        # So that no bar is on both sides of it.
+        edges += threshold - edges[np.argmin(np.abs(edges - threshold))]
     counts, _ = np.histogram(np.clip(score, edges[0], edges[-1]), edges)
     is_above = edges[:-1] >= (np.inf if threshold is None else threshold)
     colors = np.where(is_above, ORANGE, BLUE).tolist()

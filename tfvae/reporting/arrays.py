@@ -25,10 +25,8 @@ def reconstructions(subject: Subject) -> Section:
     return Section("Reconstructions", _picture(subject, figure, "Held-out examples and their reconstructions"))
 
 
-def samples(subject: Subject) -> Section | None:
+def samples(subject: Subject) -> Section:
     """What the model generates: the means of p(x|z), draws from it, and the nearest training examples."""
-    if not sections.decodes(subject):
-        return None
     model, seed = subject.model, subject.seed
     means = _drawable(subject, model.generate(_SAMPLES, seed=seed))
     draws = _drawable(subject, model.generate(_SAMPLES, seed=seed, sample=True))
@@ -39,10 +37,11 @@ def samples(subject: Subject) -> Section | None:
         body += f"<h3>{title}</h3>" + _picture(subject, figure, f"Generated examples: {title.lower()}")
     if subject.train is not None and len(subject.train):
         nearest = _nearest(means[:_EXAMPLES], subject.train)
-        figure = plots.reconstructions(means[:_EXAMPLES], nearest, limits=subject.limits)
-        figure.suptitle("Samples above, the nearest training examples below")
+        figure = plots.reconstructions(
+            means[:_EXAMPLES], nearest, names=("sample", "nearest training example"), limits=subject.limits
+        )
         body += "<h3>Nearest training examples</h3>" + text(
-            "The nearest by Euclidean distance. Samples that equal them would have been learned by heart."
+            "The nearest by Euclidean distance. A sample that equals one would be a copy of it."
         )
         body += _picture(subject, figure, "Generated examples, and the training example nearest to each")
     return Section("Samples", body)
@@ -50,7 +49,7 @@ def samples(subject: Subject) -> Section | None:
 
 def traversals(subject: Subject) -> Section | None:
     """What changes along each active latent dimension."""
-    if not sections.decodes(subject) or subject.model.posterior.support != "real" or len(subject.x) < 2:
+    if subject.model.posterior.support != "real" or len(subject.x) < 2:
         return None
     try:
         found = evaluation.traversals(subject.model, subject.x, seed=subject.seed)
@@ -58,16 +57,17 @@ def traversals(subject: Subject) -> Section | None:
         return Section("Along each latent dimension", text(str(error)))
     x = _drawable(subject, found.x)[:_MOST_TRAVERSED]
     figure = plots.traversals(x, found.labels[:_MOST_TRAVERSED], found.values, limits=subject.limits)
+    measure = "variance" if np.isnan(found.kl).any() else "KL divergence"
     body = text(
-        "From the dimension of highest KL divergence on, in standard deviations of z; the other dimensions stay at "
-        "their mean."
+        f"From the dimension of highest {measure} on, in standard deviations of z; the other dimensions stay at their "
+        "mean."
     )
     return Section("Along each latent dimension", body + _picture(subject, figure, "What each dimension of z changes"))
 
 
 def interpolations(subject: Subject) -> Section | None:
     """Ways between pairs of held-out examples, of different classes if these are known."""
-    if not sections.decodes(subject) or len(subject.x) < 2:
+    if len(subject.x) < 2:
         return None
     first, last = _pairs(subject)
     found = evaluation.interpolations(subject.model, subject.x[first], subject.x[last])
@@ -84,14 +84,15 @@ def unusual(subject: Subject) -> Section | None:
     x, nats = subject.x[order], found["contributions"][order].reshape(len(order), *subject.x.shape[1:])
     body = sections.scores(subject)
     scores = ", ".join(f"{score:.1f}" for score in found["score"][order])
-    body += f"<h3>The most unusual</h3>{text(f'Their scores, from the left: {scores} nats.')}"
+    body += f"<h3>The most unusual</h3>{text(f'Their scores, in the order of the pictures: {scores} nats.')}"
     reconstruction = _drawable(subject, subject.model.reconstruct(x))
     figure = plots.reconstructions(x, reconstruction, limits=subject.limits)
     body += _picture(subject, figure, "The most unusual held-out examples and their reconstructions")
     if is_image(subject.x.shape[1:]):
         nats = nats.sum(axis=-1, keepdims=True)
     figure = plots.samples(nats)
-    figure.suptitle("What each element adds to the score: light for much")
+    lightness = ", light for much" if is_image(subject.x.shape[1:]) else ", in nats"
+    figure.suptitle(f"What each element adds to the score{lightness}")
     body += _picture(subject, figure, "What each element of the most unusual examples adds to their scores")
     return Section("Unusual examples", body)
 
@@ -113,7 +114,7 @@ def _pairs(subject: Subject) -> tuple[np.ndarray, np.ndarray]:
     """The rows of the first and of the last example of each way."""
     generator = np.random.default_rng(subject.seed)
     order = generator.permutation(len(subject.x))
-    first, others = order[:_WAYS], np.roll(order, -_WAYS)[: min(_WAYS, len(order))]
+    first, others = order[:_WAYS], np.roll(order, -1 - len(order) // 2)[:_WAYS]
     if subject.labels is None:
         return first, others
     labels = np.asarray(subject.labels)

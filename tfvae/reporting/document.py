@@ -8,8 +8,10 @@ from typing import Any
 import numpy as np
 
 from tfvae import checks, files
-from tfvae.data.schema import is_rows
+from tfvae.data.schema import frame_of, is_rows
 from tfvae.export.report import Verification
+from tfvae.models.conditional import ConditionalVAE
+from tfvae.models.semi_supervised import SemiSupervisedVAE
 from tfvae.models.vae import VAE
 from tfvae.reporting import arrays, sections, table_sections
 from tfvae.reporting.measures import Measures, measure
@@ -73,10 +75,18 @@ def report(
     """
     path = Path(path)
     path = path / "report.html" if path.is_dir() else path
-    if not isinstance(model, VAE) or not model.built:
-        raise ValueError(f"`model` must be a tfvae.VAE that was trained. Received: {checks.shown(model)}")
+    if not isinstance(model, VAE) or isinstance(model, ConditionalVAE | SemiSupervisedVAE) or not model.built:
+        raise ValueError(
+            "`model` must be a tfvae.VAE without conditions or labels, which was trained. Received: "
+            f"{checks.shown(model)}"
+        )
     num_samples = checks.positive_integer("num_samples", num_samples)
-    rows = data.iloc[:MOST_EXAMPLES] if model.table is not None and is_rows(data) else None
+    if (model.table is not None) != is_rows(data):
+        expected = "an array" if model.table is None else "rows, such as a data frame, because the model is of a table"
+        raise ValueError(f"`data` must be {expected}. Received: {checks.shown(data)}")
+    rows = None if model.table is None else frame_of(data).iloc[:MOST_EXAMPLES]
+    if not (np.ndim(data) and len(data) if rows is None else len(rows)):
+        raise ValueError(f"`data` must hold examples [N, ...]. Received: {checks.shown(data)}")
     x = np.asarray(data[:MOST_EXAMPLES] if rows is None else model.of_rows(rows), np.float32)
     model.check_data(x)
     if labels is not None:
@@ -84,6 +94,10 @@ def report(
         if labels.shape != (len(data),):
             raise ValueError(f"`labels` must have the shape [{len(data)}]. Received: shape {list(labels.shape)}")
         labels = labels[:MOST_EXAMPLES]
+    if train is not None and rows is None and np.shape(train)[1:] != x.shape[1:]:
+        raise ValueError(
+            f"`train` must hold examples of the shape {list(x.shape[1:])}. Received: {list(np.shape(train)[1:])}"
+        )
     subject = Subject(
         model,
         x,

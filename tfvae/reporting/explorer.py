@@ -39,7 +39,7 @@ _CDN = "https://cdn.jsdelivr.net/npm/@litertjs/"
 # How LiteRT.js is fetched.
 INSTALL = f"npm install @litertjs/core@{_VERSION}"
 # How many examples the page has to choose from, how many points its map has, and how many classes its legend.
-_EXAMPLES, _POINTS, _MOST_CLASSES = 24, 500, 14
+_EXAMPLES, _POINTS, MOST_CLASSES = 24, 500, 14
 _PRIOR_DRAWS = 256
 # The standard deviation of a dimension that does not depend on x.
 _LEAST_SPREAD = 1e-3
@@ -86,17 +86,19 @@ def web(
     """
     folder = Path(folder)
     _check(model, runtime, single_file)
-    x = np.asarray(x, np.float32)[:_POINTS]
+    x = np.asarray(x, np.float32)
     model.check_data(x)
     if len(x) < 2:
         raise ValueError(f"`x` must hold at least 2 examples. Received: {len(x)}")
     if labels is not None:
-        labels = np.asarray(labels)[:_POINTS]
-        if labels.shape != (len(x),) or len(np.unique(labels)) > _MOST_CLASSES:
+        labels = np.asarray(labels)
+        if labels.shape != (len(x),) or len(np.unique(labels)) > MOST_CLASSES:
             raise ValueError(
-                f"`labels` must have the shape [{len(x)}] and at most {_MOST_CLASSES} classes. Received: shape "
+                f"`labels` must have the shape [{len(x)}] and at most {MOST_CLASSES} classes. Received: shape "
                 f"{list(labels.shape)} and {len(np.unique(labels))} classes"
             )
+        labels = labels[:_POINTS]
+    x = x[:_POINTS]
     title = folder.resolve().name if title is None else title
     config = _config(model, x, labels, offset, scale, seed)
     folder.mkdir(parents=True, exist_ok=True)
@@ -187,7 +189,7 @@ def _config(model: VAE, x: np.ndarray, labels: np.ndarray | None, offset: Any, s
 
 
 def _rounded(values: Any) -> list[Any]:
-    return json.loads(json.dumps(np.round(np.asarray(values, float), 5).tolist()))
+    return np.round(np.asarray(values, float), 5).tolist()
 
 
 def _sources(model: Path, runtime: Path | None, single_file: bool) -> dict[str, dict[str, str]]:

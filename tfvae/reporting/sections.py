@@ -7,8 +7,6 @@ from importlib import metadata
 import numpy as np
 
 from tfvae import evaluation, plots
-from tfvae.models.conditional import ConditionalVAE
-from tfvae.models.semi_supervised import SemiSupervisedVAE
 from tfvae.plots.bars import bars
 from tfvae.reporting.measures import Measures, standard_error
 from tfvae.reporting.page import Section, code, picture, table, text
@@ -58,8 +56,9 @@ def latent_space(subject: Subject) -> Section:
     )
     try:
         kl = evaluation.kl_per_dimension(model, x, seed=subject.seed)
-    except ValueError as error:
-        return Section("Latent space", body + text(f"The KL divergence by dimension is left out: {error}"))
+    except ValueError:
+        why = "The KL divergence has no parts by dimension: those of q(z|x) or of p(z) are not independent."
+        return Section("Latent space", body + text(why))
     order = np.argsort(-kl, kind="stable")
     figure = bars("KL divergence of each dimension", [f"z[{place}]" for place in order], kl[order], "nats")
     return Section("Latent space", body + picture(figure, "The KL divergence of each latent dimension, in nats"))
@@ -115,8 +114,3 @@ def origin(subject: Subject) -> Section:
     versions = [f"{name} {metadata.version(name)}" for name in _PACKAGES]
     versions.append(f"Python {platform.python_version()}, {platform.system()} {platform.machine()}")
     return Section("How it was made", body + "<h3>Versions</h3>" + code("\n".join(versions)))
-
-
-def decodes(subject: Subject) -> bool:
-    """Whether the model generates from z alone."""
-    return not isinstance(subject.model, ConditionalVAE | SemiSupervisedVAE)

@@ -275,7 +275,7 @@ function paintReasons(contributions) {
 }
 
 function nameOf(place) {
-  if (!isImage) return config.names ? config.names[place] : `element ${place}`;
+  if (!isImage) return `element ${place}`;
   const pixel = Math.floor(place / channels);
   return `row ${Math.floor(pixel / width)}, column ${pixel % width}`;
 }
@@ -399,6 +399,19 @@ async function showSamples(seed) {
 
 // Start
 
+window.addEventListener("hashchange", () => model && fromAddress());
+
+// Shows the z, or the sample of the seed, that the address says.
+function fromAddress() {
+  const given = new URLSearchParams(location.hash.slice(1));
+  const numbers = (given.get("z") || "").split(",").map(Number);
+  if (given.get("z") && numbers.length === z.length && numbers.every(Number.isFinite)) {
+    z.set(numbers);
+    return show();
+  }
+  return sampleZ(Number(given.get("seed") || 0) >>> 0);
+}
+
 async function start() {
   const {loadAndCompile, loadLiteRt, Tensor: kind, runtimePath, modelBytes} = await window.tfvaeRuntime();
   Tensor = kind;
@@ -416,14 +429,7 @@ async function start() {
   });
   byId("more").addEventListener("click", () => showSamples(crypto.getRandomValues(new Uint32Array(1))[0]));
   byId("parts").hidden = false;
-  const given = new URLSearchParams(location.hash.slice(1));
-  const numbers = (given.get("z") || "").split(",").map(Number);
-  if (numbers.length === z.length && numbers.every(Number.isFinite) && given.get("z")) {
-    z.set(numbers);
-    await show();
-  } else {
-    await sampleZ(Number(given.get("seed") || 0) >>> 0);
-  }
+  await fromAddress();
   await examine();
   await showSamples(1);
   byId("status").textContent = "The model is ready. It runs on this machine; nothing is sent anywhere.";
