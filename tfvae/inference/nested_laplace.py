@@ -36,8 +36,7 @@ _NUMBERS, _FEWEST_PAIRS, _MOST_PAIRS = 2**12, 4, 64
 _LONGEST = 4.0
 # Lower bound of the curvatures of the global variables, relative to the highest.
 _FLOOR = 1e-6
-# Two ends of starts have a similar share of the mass if the logarithms of their integrals differ by at most so many
-# nats, and are at different places if they are so many standard deviations apart.
+# The ends of two starts that have a similar share of the mass, in nats, and are far apart, in standard deviations.
 _SIMILAR, _FAR = 4.6, 5.0
 # How far differences go along the principal axes, in standard deviations.
 _REACH = 1.0
@@ -62,11 +61,6 @@ class StructuredGaussian(NamedTuple):
     elbo: float
     start: dict[str, np.ndarray]
     others: tuple[np.ndarray, ...] = ()
-
-    @property
-    def deviations(self) -> np.ndarray:
-        """Lower bounds of the standard deviations [L]: see `scale`."""
-        return self.scale
 
     def draws(self, noise: np.ndarray) -> np.ndarray:
         """Maps noise u ~ N(0, I) [S, L] to draws z [S, L]."""

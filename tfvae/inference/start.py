@@ -248,7 +248,7 @@ def _warn_of_ends(target: Target, structured: StructuredGaussian) -> None:
     if not len(structured.others):
         return
     ends = np.stack([structured.loc, *structured.others])
-    is_part = target.space.split(np.ptp(ends, axis=0) > _APART * structured.deviations)
+    is_part = target.space.split(np.ptp(ends, axis=0) > _APART * structured.scale)
     names = ", ".join(name for name, part in is_part.items() if part.any())
     warnings.warn(
         f"The posterior of {names} may have several modes: the starts of the fit ended at {len(ends)} places that are "
