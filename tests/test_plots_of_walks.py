@@ -1,6 +1,7 @@
 """Plots of walks, scores and classes, and plots in the place of axes that the user made."""
 
 import numpy as np
+import pandas as pd
 import pytest
 from matplotlib.figure import Figure
 from sklearn.datasets import load_digits
@@ -107,7 +108,7 @@ def test_many_numbers_are_a_scale_of_colours():
 
 @pytest.mark.parametrize("name", plots.__all__)
 def test_every_plot_takes_the_place_of_axes_of_a_grid(name, walks):
-    frame = pytest.importorskip("pandas").DataFrame({"a": [1.0, 2.0, 3.0]})
+    frame = pd.DataFrame({"a": [1.0, 2.0, 3.0]})
     calls = {
         "anomalies": lambda ax: plots.anomalies(np.arange(9.0), ax=ax),
         "calibration": lambda ax: plots.calibration(Calibration({"a": np.arange(50)}, 99), ax=ax),

@@ -47,7 +47,6 @@ class Refinement:
     local: Any
     space: LatentSpace
     _joint: Any
-    _data: Any
     _check_fitted: Any
     _all_data: Any
     _read: Any
