@@ -145,7 +145,7 @@ def test_a_model_of_a_users_own_is_exported_compared_and_opened(file_format, tmp
 def test_the_files_beside_a_model_of_a_users_own_name_its_signatures_and_its_request(tmp_path):
     export.saved_model(sums(), tmp_path / "own", x=X)
     readme = (tmp_path / "own/README.md").read_text()
-    assert readme.startswith("# own\n")
+    assert readme.startswith("---\ntags:\n- tfvae\n---\n\n# own\n")
     assert "$PWD:/models/own" in readme
     assert "    curl -d @requests/serving_default.json http://localhost:8501/v1/models/own:predict\n" in readme
     assert re.findall(r"^\| (\w+) \| (x.*) \| (.*?) \| ", readme, re.MULTILINE) == [

@@ -118,6 +118,9 @@ class Exportable(metaclass=abc.ABCMeta):
     timed_signature: ClassVar[str] = "serving_default"
     # Whether an export may take raw data and scale them itself: x = (raw - offset) / scale.
     takes_units: bool = True
+    # For model cards: tags by which the model is found, and sentences on what any model of this kind cannot do.
+    export_tags: ClassVar[tuple[str, ...]] = ()
+    export_limits: ClassVar[str] = "The answers are for data like those of the training."
 
     @abc.abstractmethod
     def export_signatures(self, x: Any = None) -> dict[str, Signature]:

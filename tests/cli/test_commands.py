@@ -90,6 +90,12 @@ def test_train_writes_the_run_and_the_exports(trained):
     assert len(rows) == 2
     assert float(rows[1]["val_elbo"]) > float(rows[0]["val_elbo"])
     assert (trained / "saved_models/digits/1/saved_model.pb").is_file()
+    card = (trained / "saved_models/digits/README.md").read_text().split("## Model card")[1]
+    assert "- **Data:** `digits`; held out is" in card
+    assert "- **Made by:** `tfvae train " in card
+    assert [line.strip() for line in (run / "evaluation.txt").read_text().splitlines()] == [
+        line.strip() for line in card.split("```text\n")[1].split("  ```")[0].splitlines()
+    ]
     for name, batch_size in (("digits", None), ("digits_batch1", 1)):
         assert (trained / f"saved_models/digits/{name}.tflite").is_file()
         description = json.loads((trained / f"saved_models/digits/{name}.json").read_text())
@@ -216,8 +222,12 @@ def test_export_is_given_the_folder_and_its_name(in_trained, monkeypatch):
     options = ["--keep", "2", "--batching", "true", "--quantize", "float16", "--latency", "false"]
     for arguments in ([], ["--output", "elsewhere", *options]):
         commands.main(["export", "runs/digits", *arguments])
-    pipelines = [arguments.pop(2) for arguments in map(list, given)]
-    assert [(dim, folder, *rest) for dim, folder, _, *rest in given] == [
+    arguments_given = [list(arguments) for arguments in given]
+    pipelines = [arguments.pop(2) for arguments in arguments_given]
+    # And what is known of the run, for the model card.
+    cards = [arguments.pop(2) for arguments in arguments_given]
+    assert all(card.data.startswith("`digits`; ") and "ELBO" in card.figures for card in cards)
+    assert [tuple(arguments) for arguments in arguments_given] == [
         (2, Path("saved_models/digits"), None, False, None, True),
         (2, Path("elsewhere"), 2, True, "float16", False),
     ]

@@ -18,7 +18,7 @@ RESULTS = [DOCS / "results.md", DOCS / "performance.md"]
 # Pages that only the slow tests run: default tests of the README, of inference, of the estimators, of the models and
 # their parts, of the data, of the evaluation and of the strategies call the same functions.
 RUN_SLOWLY = ("amortized", "anomalies", "data", "device", "distributed", "evaluation", "inference", "models", "parts")
-RUN_SLOWLY += ("performance", "recipes", "results")
+RUN_SLOWLY += ("performance", "recipes", "results", "sharing")
 SLOW = [DOCS / f"{name}.md" for name in RUN_SLOWLY]
 
 

@@ -178,7 +178,8 @@ def export(
         if format == "onnx":
             exports.write_onnx(model, folder / "onnx", pipelines, latency=latency)
             return
-        exports.write(model, folder, pipelines, keep, batching, quantize, latency=latency)
+        card = runs_module.card(Path(run))
+        exports.write(model, folder, pipelines, card, keep, batching, quantize, latency=latency)
 
 
 def verify(

@@ -15,6 +15,7 @@ def write(
     model: VAE,
     folder: Path,
     pipelines: Pipelines,
+    card: export_module.Card,
     keep: int | None = None,
     batching: bool = False,
     quantize: Literal["float16", "dynamic", "int8"] | None = None,
@@ -28,6 +29,7 @@ def write(
         model: the model.
         folder: the folder of its exports.
         pipelines: the data of the run.
+        card: what is known of the run, for the model card.
         keep: see `tfvae.export.saved_model`.
         batching: see `tfvae.export.saved_model`.
         quantize: see `tfvae.export.tflite`.
@@ -53,7 +55,7 @@ def write(
     # Last, because a running server may load the new version at once.
     version = None
     if formats != "tflite":
-        version = export_module.saved_model(model, folder, keep=keep, batching=batching, x=x, **units)
+        version = export_module.saved_model(model, folder, keep=keep, batching=batching, card=card, x=x, **units)
     calls = timed_calls(latency)
     verification = export_module.verify(model, saved_model=version, tflite=tflite or None, x=x, timed_calls=calls)
     write_json(folder / "verification.json", verification.to_dict())

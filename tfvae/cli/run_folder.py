@@ -15,6 +15,7 @@ from tfvae.cli import run_training, yaml_files
 from tfvae.data import Rows, Table, loading, tables
 from tfvae.data.labels import of_validation
 from tfvae.detection.thresholds import least_rate
+from tfvae.export.card import Card
 from tfvae.export.report import Verification
 from tfvae.models.vae import VAE
 from tfvae.reporting.document import report as write_report
@@ -33,6 +34,8 @@ _DATA_ARGUMENTS: dict[str, tuple[type, ...]] = {
 }
 # The rate of false alarms that a training calibrates its model for.
 _FALSE_ALARM_RATE = 0.01
+# The most bytes of an evaluation.txt that is read; it has a few lines.
+_MAX_EVALUATION = 100_000
 # The values of those that runs of earlier versions lack.
 _EARLIER = {"skip_unreadable": False}
 
@@ -155,6 +158,26 @@ def _evaluation_of_rows(rows: int, columns: int, figures: list[tuple[str, float]
     # Without bits per dimension, which mean nothing where numbers are beside categories.
     lines = [f"{f'held out: {rows} rows of {columns} columns':<50}{'nats per row':>14}"]
     return "\n".join([*lines, *(f"{label:<50}{nats:>14.3f}" for label, nats in figures)])
+
+
+def card(folder: Path, evaluated: str | None = None) -> Card:
+    """What is known of a run, for the model card of its exports.
+
+    Args:
+        folder: the folder of the run.
+        evaluated: the text of its evaluation.txt, if that is not written yet.
+    """
+    config, path = read_config(folder), folder / "evaluation.txt"
+    if evaluated is None and path.is_file():
+        evaluated = files.read_text(path, _MAX_EVALUATION)
+    table = None if evaluated is None else "\n".join(["```text", *evaluated.strip().splitlines(), "```"])
+    # The name alone, because a path may say what is not to be published.
+    return Card(
+        data=f"`{Path(config['data']).name}`; held out is its own test split if it has one, or else "
+        f"{config['validation_fraction']:g} of it, chosen at random by the seed {config['seed']}",
+        figures=table,
+        command=f"tfvae train --config config.yaml --name {folder.name}",
+    )
 
 
 def calibrate(model: VAE, folder: Path, x: np.ndarray, **given: Any) -> None:

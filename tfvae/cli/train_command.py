@@ -237,7 +237,12 @@ def train(
     if export != "none":
         with exit_on_errors(1), noise.hidden():
             verification = exports.write(
-                model, Path(saved_models) / run.name, pipelines, formats=export, latency=latency
+                model,
+                Path(saved_models) / run.name,
+                pipelines,
+                runs_module.card(run, evaluation),
+                formats=export,
+                latency=latency,
             )
     if report:
         data_of_report = held_out if rows is None else held_out_rows

@@ -8,6 +8,7 @@ from tfvae._lazy import lazy_attributes
 
 __all__ = [
     "Agreement",
+    "Card",
     "Cost",
     "Endpoints",
     "Exportable",
@@ -27,6 +28,7 @@ __all__ = [
 __getattr__, __dir__ = lazy_attributes(
     __name__,
     {
+        "tfvae.export.card": ["Card"],
         "tfvae.export.client": ["ExportedModel", "load"],
         "tfvae.export.device": ["tflite"],
         "tfvae.export.endpoints": ["Endpoints", "PosteriorEndpoints"],

@@ -13,6 +13,7 @@ from numpy.typing import ArrayLike
 from tfvae import files
 from tfvae.checks import boolean, positive_integer
 from tfvae.export import documents, units, warmup
+from tfvae.export.card import Card, checked, head, section
 from tfvae.export.endpoints import Endpoints, check_kind
 from tfvae.export.formats import FORMATS
 from tfvae.export.metadata import metadata, write_json
@@ -29,6 +30,7 @@ def saved_model(
     *,
     keep: int | None = None,
     batching: bool = False,
+    card: Card | None = None,
     x: ArrayLike | None = None,
     offset: ArrayLike | None = None,
     scale: ArrayLike | None = None,
@@ -48,6 +50,7 @@ def saved_model(
             of them is removed. A newer version that does not load is left there, with a warning that names it.
         batching: whether to write batching.config too, and to show how to start a server with it, which then gathers
             requests into batches; docs/serving.md says when this pays and what it puts at risk.
+        card: what its maker says of the model, for the model card in README.md.
         x: data as for `fit`, for the comparison; None draws them from the model. For variational inference with
             `predictive`, new data in the form that it takes, whose shapes also become those of the inputs.
         offset: with `scale`, how raw data become those of the model, x = (raw - offset) / scale: numbers, or arrays
@@ -59,6 +62,7 @@ def saved_model(
         The folder of the new version, whose number is one above the highest there.
 
     Raises:
+        TypeError: `card` is not a `tfvae.export.Card`.
         ValueError: the model is not built, `keep` is out of its range, or the export does not agree with the model.
         NotImplementedError: a part of the model cannot be exported.
         OSError: the folder cannot be written.
@@ -66,6 +70,7 @@ def saved_model(
     if keep is not None:
         keep = positive_integer("keep", keep)
     batching = boolean("batching", batching)
+    card = checked(card)
     file_format = FORMATS["saved_model"]
     check_kind(model, file_format.name)
     model.check_exportable()
@@ -93,11 +98,15 @@ def saved_model(
         check_agreement(model, saved_model=content, x=x)
         warmup.write(content / _WARMUP, endpoints, name, scaling)
         signatures = units.signatures(model, scaling, x)
-        for document, text in documents.files(model, signatures, endpoints, name, scaling, batching).items():
+        version = folder / str(1 + max((int(path.name) for path in _numbered(folder)), default=0))
+        texts = documents.files(model, signatures, endpoints, name, scaling, batching)
+        texts["README.md"] = f"{head(model, card)}\n{texts['README.md']}\n" + section(
+            model, card, content, version.name
+        )
+        for document, text in texts.items():
             (folder / document).parent.mkdir(exist_ok=True)
             (temporary / "document").write_text(text, encoding="utf-8")
             files.move_in(temporary / "document", folder / document)
-        version = folder / str(1 + max((int(path.name) for path in _numbered(folder)), default=0))
         files.move_in(content, version)
         for old in _superseded(folder, keep) if keep else ():
             # First moved to where the server does not look, so that it never sees half of a version; then removed.

@@ -18,6 +18,11 @@ class UsersModel(Exportable, keras.Model):
     _saved: ClassVar[tuple[str, ...]]
     # The user's own code without which a loaded model still says what q is.
     _optional: ClassVar[tuple[str, ...]] = ()
+    export_tags = ("variational-inference",)
+    export_limits = (
+        "The posterior is an approximation, which is as good as its importance weights say (k-hat), to that of a "
+        "model which may be wrong."
+    )
     # The section of an export's README.
     _readme: ClassVar[str]
 

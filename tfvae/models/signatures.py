@@ -37,6 +37,11 @@ class AutoencoderExport(Exportable, keras.Model):
     """The signatures of an autoencoder: see `tfvae.export.Endpoints`."""
 
     timed_signature = "reconstruct"
+    export_tags = ("variational-autoencoder",)
+    export_limits = (
+        "x unlike the data of the training is reconstructed as if it were like them: only its score tells. "
+        "The ELBO is a lower bound on log p(x)."
+    )
     # What the signatures take in addition to x, z or epsilon, with the shape for one example.
     _given_shapes: ClassVar[dict[str, tuple[int, ...]]] = {}
     # A sentence on these inputs, for the README of an export.

@@ -113,6 +113,14 @@ class VQVAE(autoencoder.Autoencoder):
         self.code_shape = tuple(vectors.shape[1:-1])
         self.event_shape = event_shape
 
+    @property
+    def _description(self) -> dict[str, Any]:
+        return {
+            "num_codes": self.num_codes,
+            "code_shape": list(self.code_shape),
+            "likelihood": type(self.likelihood).__name__,
+        }
+
     def call(self, x: tf.Tensor, training: bool = False) -> tf.Tensor:
         """The reconstruction [B, ...]: the mean of p(x|z).
 

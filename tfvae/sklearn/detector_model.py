@@ -45,6 +45,11 @@ class DetectorModel(Exportable, keras.Model):
     # Rows are raw already.
     takes_units = False
     timed_signature = "detect"
+    export_tags = ("variational-autoencoder", "anomaly-detection")
+    export_limits = (
+        "An anomaly is a row unlike those of the training, harmful or not; what is like them is not found. The rate of "
+        "false alarms holds for data like those of the calibration."
+    )
 
     def __init__(self, detector: "VAEOutlierDetector") -> None:
         super().__init__(name="detector")

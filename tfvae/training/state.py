@@ -1,5 +1,6 @@
 """A model whose files contain everything that its training needs to continue exactly."""
 
+import importlib
 import os
 import pathlib
 import random
@@ -105,16 +106,25 @@ class StatefulModel(private_apis.HookedModel):
         return super().get_config()
 
     def save(self, filepath: str | os.PathLike[str], overwrite: bool = True, **kwargs: Any) -> None:
-        """Saves the model: `keras.Model.save`, except that the file appears complete or not at all.
+        """Saves the model: `keras.Model.save`, except that a file appears complete or not at all.
+
+        "hf://<namespace>/<name>" is a repository of the Hugging Face Hub, which is made if it is not there. The model
+        gets a model card there, and `keras.saving.load_model` of the same text loads it where tfvae is imported. This
+        needs tfvae[hub], and a login: the command `hf auth login`, or a token in the variable HF_TOKEN.
 
         Args:
-            filepath: the file, ending in .keras.
+            filepath: the file, ending in .keras; or a repository.
             overwrite: whether to replace an existing file without asking the user.
-            kwargs: the other arguments of `keras.Model.save`.
+            kwargs: the other arguments of `keras.Model.save`; and `card`, a `tfvae.export.Card`, for a repository.
 
         Raises:
+            ImportError: huggingface_hub is not installed.
             ValueError: the file is one in HDF5.
         """
+        if str(filepath).startswith("hf://"):
+            # By name, because a training must not depend on the exports.
+            importlib.import_module("tfvae.export.hub").save(self, str(filepath), **kwargs)
+            return
         files.check_whole_model(filepath)
         with files.replacing_local(filepath, ".keras", overwrite) as path:
             super().save(path, overwrite, **kwargs)
