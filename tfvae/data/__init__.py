@@ -11,9 +11,23 @@ from tfvae._lazy import lazy_attributes
 if TYPE_CHECKING:
     from tfvae.data.loading import IMAGE_SUFFIXES, NAMES, Arrays, Pipelines, load, read
     from tfvae.data.loading_rows import Rows, load_rows
+    from tfvae.data.sequences import Windows, pad, windows
     from tfvae.data.table import Table
 
-__all__ = ["IMAGE_SUFFIXES", "NAMES", "Arrays", "Pipelines", "Rows", "Table", "load", "load_rows", "read"]
+__all__ = [
+    "IMAGE_SUFFIXES",
+    "NAMES",
+    "Arrays",
+    "Pipelines",
+    "Rows",
+    "Table",
+    "Windows",
+    "load",
+    "load_rows",
+    "pad",
+    "read",
+    "windows",
+]
 
 __getattr__, __dir__ = lazy_attributes(
     __name__,
@@ -21,5 +35,6 @@ __getattr__, __dir__ = lazy_attributes(
         "tfvae.data.loading": ["IMAGE_SUFFIXES", "NAMES", "Arrays", "Pipelines", "load", "read"],
         "tfvae.data.loading_rows": ["Rows", "load_rows"],
         "tfvae.data.table": ["Table"],
+        "tfvae.data.sequences": ["Windows", "pad", "windows"],
     },
 )
