@@ -30,7 +30,7 @@ from tfvae.models.vae import VAE
 _CHECKPOINTS = "checkpoints"
 # The arguments that may differ when a run is resumed, because they do not affect the trained model.
 _FREE = {"strategy", "devices", "worker_timeout", "save_freq", "resume", "overwrite", "runs", "saved_models", "epochs"}
-_FREE |= {"allow_import", "evaluate", "pictures", "report", "export", "latency"}
+_FREE |= {"allow_import", "evaluate", "pictures", "report", "export", "latency", "label"}
 # The most bytes of a history.csv that is read, which is that of some 10,000 epochs.
 _MAX_HISTORY = 10_000_000
 

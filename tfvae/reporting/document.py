@@ -16,7 +16,7 @@ from tfvae.models.vae import VAE
 from tfvae.reporting import arrays, sections, table_sections
 from tfvae.reporting.measures import Measures, measure
 from tfvae.reporting.page import Section, page
-from tfvae.reporting.subject import MOST_EXAMPLES, Subject
+from tfvae.reporting.subject import MOST_EXAMPLES, Subject, classes
 
 _OF_ARRAYS = (
     arrays.reconstructions,
@@ -57,7 +57,8 @@ def report(
         data: held-out data: an array [N, ...], or a data frame for a model of a table. The first 10,000 are used.
         path: the file, or a folder that is there, in which it becomes report.html. An earlier one is replaced.
         title: the title; None means the name of the folder.
-        labels: the class of each example [N], which colours the latent space and chooses the pairs of interpolations.
+        labels: the class of each example [N], which colours the latent space and chooses the pairs of interpolations; for
+            a model of a table also the name of a column of `data`, which the model need not use.
         train: data that the model was trained on, among which the nearest of each sample is sought.
         history: `fit(...).history`.
         verification: what `tfvae.export.verify` returned, or the content of verification.json.
@@ -89,11 +90,8 @@ def report(
         raise ValueError(f"`data` must hold examples [N, ...]. Received: {checks.shown(data)}")
     x = np.asarray(data[:MOST_EXAMPLES] if rows is None else model.of_rows(rows), np.float32)
     model.check_data(x)
-    if labels is not None:
-        labels = np.asarray(labels)
-        if labels.shape != (len(data),):
-            raise ValueError(f"`labels` must have the shape [{len(data)}]. Received: shape {list(labels.shape)}")
-        labels = labels[:MOST_EXAMPLES]
+    labels = classes(labels, None if rows is None else frame_of(data), len(data))
+    labels = None if labels is None else labels[:MOST_EXAMPLES]
     if train is not None and rows is None and np.shape(train)[1:] != x.shape[1:]:
         raise ValueError(
             f"`train` must hold examples of the shape {list(x.shape[1:])}. Received: {list(np.shape(train)[1:])}"

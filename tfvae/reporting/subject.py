@@ -12,6 +12,33 @@ from tfvae.models.vae import VAE
 MOST_EXAMPLES = 10_000
 
 
+def classes(labels: Any, rows: Any, count: int) -> np.ndarray | None:
+    """The class of each example [N], or a number for each; None if they are not known.
+
+    Args:
+        labels: them, or the name of a column of `rows`, or None.
+        rows: the examples as rows, a `pandas.DataFrame`; None for arrays.
+        count: N.
+
+    Raises:
+        ValueError: there is no such column, or not one label for each example.
+    """
+    if labels is None:
+        return None
+    if isinstance(labels, str):
+        if rows is None or labels not in rows:
+            expected = "an array, because `x` has no columns" if rows is None else f"one of the columns {list(rows)}"
+            raise ValueError(f"`labels` must be {expected}. Received: labels={labels!r}")
+        column = rows[labels]
+        if column.dtype.kind not in "iuf" or column.isna().any():
+            column = column.astype(object).where(column.notna(), "missing").map(str)
+        labels = column
+    labels = np.asarray(labels)
+    if labels.shape != (count,):
+        raise ValueError(f"`labels` must have the shape [{count}]. Received: shape {list(labels.shape)}")
+    return labels
+
+
 @dataclasses.dataclass(frozen=True)
 class Subject:
     """What the sections are made of.
