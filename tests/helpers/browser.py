@@ -1,4 +1,4 @@
-"""Chromium without a window: opens pages, serves folders, and reads and moves what is on the page to explore a model."""
+"""Chromium without a window: opens and serves pages, and reads and moves what is on the page to explore a model."""
 
 import functools
 import http.server

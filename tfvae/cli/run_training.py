@@ -20,8 +20,8 @@ import yaml
 
 from tfvae import checks, files, networks, renamed
 from tfvae.callbacks import Checkpoints
-from tfvae.cli import yaml_files
-from tfvae.cli.progress import ProgressLine
+from tfvae.cli import record, yaml_files
+from tfvae.cli.progress import ProgressLine, RecordTime
 from tfvae.data import Pipelines
 from tfvae.distribute import strategies
 from tfvae.likelihoods import Likelihood
@@ -139,7 +139,7 @@ def start(folder: Path, config: str, *, resume: bool, overwrite: bool) -> None:
     for name in ("evaluation.txt", "model.keras"):
         (folder / name).unlink(missing_ok=True)
     _remove_checkpoints(folder)
-    for name in ("history.csv", "table.txt"):
+    for name in ("history.csv", "table.txt", record.FILE):
         (folder / name).unlink(missing_ok=True)
     files.write_text(folder / "config.yaml", config)
 
@@ -287,6 +287,7 @@ def fit(
                 initial_value_threshold=min(losses, default=None),
             ),
             ProgressLine(),
+            RecordTime(folder),
         ]
     with cleanup:
         model.fit(

@@ -7,12 +7,14 @@ from sklearn.neighbors import NearestNeighbors
 from tfvae import evaluation, plots
 from tfvae.plots.examples import is_image
 from tfvae.reporting import sections
-from tfvae.reporting.page import Section, picture, text
+from tfvae.reporting.page import Section, picture, table, text
 from tfvae.reporting.subject import Subject
 
 _EXAMPLES = 16
 _SAMPLES = 64
 _WAYS = 4
+# How many conditions there are samples of, and how many of each; and how many numbers of a condition are shown.
+_CONDITIONS, _OF_EACH, _MOST_NUMBERS = 10, 8, 12
 _UNUSUAL = 8
 # As many dimensions are traversed at most.
 _MOST_TRAVERSED = 12
@@ -21,7 +23,8 @@ _MOST_TRAVERSED = 12
 def reconstructions(subject: Subject) -> Section:
     """Held-out examples beside their reconstructions."""
     x = subject.x[:_EXAMPLES]
-    figure = plots.reconstructions(x, _drawable(subject, subject.model.reconstruct(x)), limits=subject.limits)
+    made = _drawable(subject, subject.model.reconstruct(subject.data(slice(_EXAMPLES))))
+    figure = plots.reconstructions(x, made, limits=subject.limits)
     return Section("Reconstructions", _picture(subject, figure, "Held-out examples and their reconstructions"))
 
 
@@ -36,15 +39,34 @@ def samples(subject: Subject) -> Section:
         figure = plots.samples(x[:count], limits=subject.limits)
         body += f"<h3>{title}</h3>" + _picture(subject, figure, f"Generated examples: {title.lower()}")
     if subject.train is not None and len(subject.train):
-        nearest = _nearest(means[:_EXAMPLES], subject.train)
-        figure = plots.reconstructions(
-            means[:_EXAMPLES], nearest, names=("sample", "nearest training example"), limits=subject.limits
-        )
-        body += "<h3>Nearest training examples</h3>" + text(
-            "The nearest by Euclidean distance. A sample that equals one would be a copy of it."
-        )
-        body += _picture(subject, figure, "Generated examples, and the training example nearest to each")
+        body += _nearest_of(subject, means[:_EXAMPLES])
     return Section("Samples", body)
+
+
+def samples_given(subject: Subject) -> Section:
+    """What the model generates given each class or condition."""
+    (name, given), model = next(iter(subject.given.items())), subject.model
+    known = given[given >= 0] if name == "label" else given
+    distinct = np.unique(known, axis=0)
+    if len(distinct) > _CONDITIONS:
+        lead = f"Means of p(x|z) given the {name} of each of the first held-out examples, one in each row."
+        distinct = known[:_CONDITIONS]
+    else:
+        lead = f"Means of p(x|z) given each {name} that the held-out examples have, one in each row."
+    repeated = np.repeat(distinct, _OF_EACH, axis=0)
+    means = _drawable(subject, model.generate(repeated, seed=subject.seed))
+    body = text(lead) + _picture(subject, plots.samples(means, _OF_EACH, limits=subject.limits), lead)
+    rows = [[f"row {place}", _shown(values)] for place, values in enumerate(distinct, start=1)]
+    body += table(["", name], rows)
+    if subject.train is not None and len(subject.train):
+        body += _nearest_of(subject, means[::_OF_EACH])
+    return Section("Samples", body)
+
+
+def _shown(values: np.ndarray) -> str:
+    return ", ".join(f"{value:.4g}" for value in np.ravel(values)[:_MOST_NUMBERS]) + (
+        ", ..." if np.size(values) > _MOST_NUMBERS else ""
+    )
 
 
 def traversals(subject: Subject) -> Section | None:
@@ -79,13 +101,13 @@ def unusual(subject: Subject) -> Section | None:
     """The held-out examples of highest score, and where in them the score comes from."""
     if subject.model.decision is None:
         return None
-    found = subject.model.detect(subject.x)
+    found = subject.model.detect(subject.data())
     order = np.argsort(-found["score"], kind="stable")[:_UNUSUAL]
     x, nats = subject.x[order], found["contributions"][order].reshape(len(order), *subject.x.shape[1:])
     body = sections.scores(subject)
     scores = ", ".join(f"{score:.1f}" for score in found["score"][order])
     body += f"<h3>The most unusual</h3>{text(f'Their scores, in the order of the pictures: {scores} nats.')}"
-    reconstruction = _drawable(subject, subject.model.reconstruct(x))
+    reconstruction = _drawable(subject, subject.model.reconstruct(subject.data(order)))
     figure = plots.reconstructions(x, reconstruction, limits=subject.limits)
     body += _picture(subject, figure, "The most unusual held-out examples and their reconstructions")
     if is_image(subject.x.shape[1:]):
@@ -103,6 +125,17 @@ def _drawable(subject: Subject, x: np.ndarray) -> np.ndarray:
 
 def _picture(subject: Subject, figure: Figure, description: str) -> str:
     return picture(figure, description, as_pixels=is_image(subject.x.shape[1:]))
+
+
+def _nearest_of(subject: Subject, means: np.ndarray) -> str:
+    """Generated examples beside the training examples that are nearest to them, as HTML."""
+    assert subject.train is not None
+    figure = plots.reconstructions(
+        means, _nearest(means, subject.train), names=("sample", "nearest training example"), limits=subject.limits
+    )
+    lead = "The nearest by Euclidean distance. A sample that equals one would be a copy of it."
+    shown = _picture(subject, figure, "Generated examples, and the training example nearest to each")
+    return f"<h3>Nearest training examples</h3>{text(lead)}{shown}"
 
 
 def _nearest(x: np.ndarray, train: np.ndarray) -> np.ndarray:

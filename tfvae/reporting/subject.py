@@ -46,12 +46,13 @@ class Subject:
     Args:
         model: the model.
         x: held-out data [N, ...], as the model takes them.
+        given: what they are given, by name: the conditions [N, C] or the labels [N]; empty for a model without them.
         rows: the same as rows, a `pandas.DataFrame`, for a model of a table; or None.
         train: data that the model was trained on [M, ...], or None.
         labels: the class of each held-out example [N], or None.
         history: see `tfvae.plots.history`; empty if it is not known.
         verification: what `tfvae.export.verify` found, or its `to_dict()`; or None.
-        facts: further facts for the head of the report, by name.
+        facts: further facts by name.
         warnings: warnings that were given.
         num_samples: draws of z for each example for log p(x).
         seed: of all draws.
@@ -59,6 +60,7 @@ class Subject:
 
     model: VAE
     x: np.ndarray
+    given: Mapping[str, np.ndarray]
     rows: Any
     train: np.ndarray | None
     labels: np.ndarray | None
@@ -68,6 +70,12 @@ class Subject:
     warnings: Sequence[str]
     num_samples: int
     seed: int
+
+    def data(self, rows: Any = slice(None)) -> Any:
+        """The held-out examples of some rows, in the form that the methods of the model take."""
+        if not self.given:
+            return self.x[rows]
+        return {"x": self.x[rows], **{name: values[rows] for name, values in self.given.items()}}
 
     @property
     def limits(self) -> tuple[float, float]:
