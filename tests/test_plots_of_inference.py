@@ -81,7 +81,7 @@ def test_plots_of_recovery_refuse_what_is_none(plot, found):
 
 
 def test_a_posterior_has_the_interval_the_weighted_mean_and_the_known_value_of_each_element():
-    values = np.random.default_rng(0).normal(size=(2000, 2)) + [0.0, 5.0]
+    values = np.random.default_rng(0).normal(size=(2000, 2)) + np.array([0.0, 5.0])
     log_weights = values[:, 0]
     draws = Draws({"mu": values, "k": np.arange(2000) % 3}, log_weights)
     figure = plots.posterior(draws, truth={"mu": [1.0, 5.0]})

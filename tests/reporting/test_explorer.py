@@ -16,6 +16,7 @@ from PIL import Image
 from sklearn.datasets import load_digits
 
 import tfvae
+from tests.helpers import table_rows
 from tests.helpers.browser import choose, score_of, serve, set_slider, text, values, violations, wait
 from tfvae import export
 from tfvae.cli import commands
@@ -74,8 +75,16 @@ def test_errors(vae, digits, tmp_path):
         (lambda: export.web(vae, tmp_path, digits[:1]), r"`x` must hold at least 2"),
         (
             lambda: export.web(vae, tmp_path, digits, labels=range(60)),
-            r"`labels` must have the shape \[60\] and at most",
+            r"`labels` must have at most 14 classes",
         ),
+        (lambda: export.web(vae, tmp_path, digits, labels=[1]), r"`labels` must have the shape \[60\]"),
+        (lambda: export.web(vae, tmp_path, digits, labels="class"), r"`labels` must be an array"),
+        (lambda: export.web(table_rows.table_vae(), tmp_path, digits), r"`x` must be rows"),
+        (
+            lambda: export.web(table_rows.table_vae(), tmp_path, table_rows.frame(), labels="class"),
+            r"`labels` must be one of the columns",
+        ),
+        (lambda: export.web(vae, tmp_path, digits, num_examples=-1), r"`num_examples` must be"),
         (lambda: export.web(vae, tmp_path, digits, single_file=True), r"`runtime` must be given for a single file"),
         (lambda: export.web(vae, tmp_path, digits, runtime=tmp_path), r"`runtime` must be the folder node_modules"),
     ):
@@ -191,9 +200,9 @@ def tiny(event_shape, **parts):
 KINDS = {
     "colours": ((6, 5, 3), lambda: {}),
     "vectors": ((40,), lambda: {}),
-    "mixture": ((8, 8, 1), lambda: {"prior": tfvae.priors.NormalMixture(3)}),
-    "vamp": ((6,), lambda: {"prior": tfvae.priors.VampPrior(np.random.default_rng(1).uniform(size=(4, 6)))}),
-    "flow": ((6,), lambda: {"prior": tfvae.priors.RealNVP(2)}),
+    "mixture": ((8, 8, 1), lambda: {"prior": tfvae.priors.NormalMixture(num_components=3)}),
+    "vamp": ((6,), lambda: {"prior": tfvae.priors.VampPrior(num_components=4)}),
+    "flow": ((6,), lambda: {"prior": tfvae.priors.Flow(num_couplings=2)}),
 }
 
 

@@ -11,7 +11,8 @@ from matplotlib.figure import Figure
 
 from tfvae import data as data_module
 from tfvae import files, plots
-from tfvae.cli import run_training, yaml_files
+from tfvae.cli import record, run_training, yaml_files
+from tfvae.cli.progress import duration
 from tfvae.data import Rows, Table, loading, tables
 from tfvae.data.labels import of_validation
 from tfvae.detection.thresholds import least_rate
@@ -205,6 +206,9 @@ def report(
     warnings: Sequence[str],
     num_samples: int,
     seed: int,
+    *,
+    label: str | None,
+    command: str,
 ) -> None:
     """Writes report.html.
 
@@ -218,8 +222,20 @@ def report(
         warnings: those that were given.
         num_samples: draws of z per example for log p(x).
         seed: the seed of the draws.
+        label: the column of the rows that colours the latent space, or None.
+        command: the command that made the run, as it was typed; empty if it is not known.
     """
     config = (folder / "config.yaml").read_text(encoding="utf-8")
+    known = record.read(folder)
+    facts = {
+        "Data": str(read_config(folder)["data"]),
+        "Training": f"{pipelines.num_train:,} examples",
+        "Held out": f"{len(data):,} examples" + (", the first of them" if len(data) == MOST_EXAMPLES else ""),
+    }
+    if "seconds" in known:
+        facts["Training"] += f", {known['epochs']} epochs in {duration(known['seconds'])}"
+    if command:
+        facts["Command"] = command
     train = None
     if model.table is None:
         train = next(pipelines.train.unbatch().take(MOST_EXAMPLES).batch(MOST_EXAMPLES).as_numpy_iterator())
@@ -227,11 +243,11 @@ def report(
         model,
         data,
         folder / "report.html",
-        labels=labels(folder, len(data)) if model.table is None else None,
+        labels=labels(folder, len(data)) if model.table is None else label,
         train=train,
         history=run_training.history(folder),
         verification=verification,
-        facts={"Command": f"tfvae train --config config.yaml --name {folder.name}", "config.yaml": config},
+        facts=facts | {"config.yaml": config},
         warnings=warnings,
         measures=measures,
         num_samples=num_samples,

@@ -43,12 +43,14 @@ class Pipelines(NamedTuple):
         validation: batches `[B, ...event]`, float32, the same at each iteration.
         offset: float32: 0, or for a table the mean `[D]` of each column of the training split.
         scale: float32: one number, or for a table the standard deviation `[D]` of each column of the training split.
+        num_train: the number of training examples.
     """
 
     train: tf.data.Dataset
     validation: tf.data.Dataset
     offset: np.ndarray
     scale: np.ndarray
+    num_train: int
 
 
 def load(
@@ -124,7 +126,7 @@ def load(
     batches = batches_in_memory(
         train, validation, batch_size=batch_size, seed=order_seed, unit=unit, is_random=binarize == "dynamic"
     )
-    return Pipelines(*batches, offset, scale)
+    return Pipelines(*batches, offset, scale, len(train))
 
 
 def batches_in_memory(
@@ -273,7 +275,8 @@ def _stream(
 
     train = batches(permutation[num_validation:], shuffle=True)
     validation = batches(permutation[:num_validation], shuffle=False)
-    return Pipelines(train, validation, np.zeros((), np.float32), np.asarray(unit, np.float32))
+    num_train = sum(files.subset(permutation[num_validation:]).rows)
+    return Pipelines(train, validation, np.zeros((), np.float32), np.asarray(unit, np.float32), num_train)
 
 
 def _read_file(path: Path) -> Arrays:

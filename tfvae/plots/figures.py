@@ -20,8 +20,8 @@ def new_figure(title: str, width: float, height: float, ax: Axes | None = None) 
         title: the title.
         width: in inches, of a new figure.
         height: in inches, of a new figure.
-        ax: the axes that give their place to what is drawn; None makes a figure. Their figure becomes one of constrained
-            layout, unless it has another layout engine.
+        ax: the axes that give their place to what is drawn; None makes a figure. Their figure gets the constrained
+            layout, unless it has another.
 
     Raises:
         ValueError: `ax` is not one of the axes of a grid.

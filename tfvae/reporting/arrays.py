@@ -56,8 +56,8 @@ def samples_given(subject: Subject) -> Section:
     repeated = np.repeat(distinct, _OF_EACH, axis=0)
     means = _drawable(subject, model.generate(repeated, seed=subject.seed))
     body = text(lead) + _picture(subject, plots.samples(means, _OF_EACH, limits=subject.limits), lead)
-    rows = [[f"row {place}", _shown(values)] for place, values in enumerate(distinct, start=1)]
-    body += table(["", name], rows)
+    rows = [[str(place), _shown(values)] for place, values in enumerate(distinct, start=1)]
+    body += table(["row", name], rows)
     if subject.train is not None and len(subject.train):
         body += _nearest_of(subject, means[::_OF_EACH])
     return Section("Samples", body)
@@ -73,10 +73,13 @@ def traversals(subject: Subject) -> Section | None:
     """What changes along each active latent dimension."""
     if subject.model.posterior.support != "real" or len(subject.x) < 2:
         return None
-    try:
-        found = evaluation.traversals(subject.model, subject.x, seed=subject.seed)
-    except ValueError as error:
-        return Section("Along each latent dimension", text(str(error)))
+    if not evaluation.active_units(subject.model, subject.x, seed=subject.seed).count:
+        words = (
+            "No dimension is active: q(z|x) is the same for all examples, which is called collapse. More training, a "
+            "larger decoder or tfvae.callbacks.KLWarmUp may help."
+        )
+        return Section("Along each latent dimension", text(words))
+    found = evaluation.traversals(subject.model, subject.x, seed=subject.seed)
     x = _drawable(subject, found.x)[:_MOST_TRAVERSED]
     figure = plots.traversals(x, found.labels[:_MOST_TRAVERSED], found.values, limits=subject.limits)
     measure = "variance" if np.isnan(found.kl).any() else "KL divergence"

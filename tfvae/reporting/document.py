@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from tfvae import checks, files
+from tfvae.data import tables
 from tfvae.data.schema import frame_of, is_rows
 from tfvae.export.report import Verification
 from tfvae.models.conditional import ConditionalVAE
@@ -17,8 +18,6 @@ from tfvae.reporting.measures import Measures, measure
 from tfvae.reporting.page import Section, listed, page, text
 from tfvae.reporting.subject import MOST_EXAMPLES, Subject, classes
 
-# As many classes have colours and shapes of their own.
-_MOST_CLASSES = 49
 _OF_ARRAYS = (
     arrays.reconstructions,
     arrays.samples,
@@ -138,7 +137,8 @@ def _examples(model: VAE, data: Any) -> tuple[np.ndarray, dict[str, np.ndarray],
         raise ValueError(f"`data` must hold examples [N, ...]. Received: {checks.shown(data)}")
     if rows is not None:
         arrays_of["x"] = model.of_rows(rows)
-    arrays_of = {name: np.asarray(each[:MOST_EXAMPLES], np.float32) for name, each in arrays_of.items()}
+    arrays_of = {name: np.asarray(each[:MOST_EXAMPLES]) for name, each in arrays_of.items()}
+    arrays_of["x"] = arrays_of["x"].astype(np.float32)
     model.check_data(arrays_of if has_given else arrays_of["x"])
     return arrays_of.pop("x"), arrays_of, rows
 
@@ -152,7 +152,7 @@ def _labels_of(given: Mapping[str, np.ndarray]) -> np.ndarray | None:
     if condition is None or condition.shape[1] < 2:
         return None
     is_one_hot = np.isin(condition, (0, 1)).all() and (condition.sum(axis=1) == 1).all()
-    return condition.argmax(axis=1).astype(str) if is_one_hot and condition.shape[1] <= _MOST_CLASSES else None
+    return condition.argmax(axis=1).astype(str) if is_one_hot and condition.shape[1] <= tables.MOST_CLASSES else None
 
 
 def _lead(subject: Subject) -> str:

@@ -81,6 +81,9 @@ def picture(figure: Figure, description: str, *, as_pixels: bool = False) -> str
         description: what it shows, for those who cannot see it.
         as_pixels: PNG in the place of SVG, for pictures that consist of pixels.
     """
+    # As a text of the page, whose size does not change with that of the figure.
+    title = figure.get_suptitle()
+    figure.suptitle("")
     written = io.BytesIO()
     if as_pixels:
         figure.savefig(written, format="png", dpi=120)
@@ -94,12 +97,18 @@ def picture(figure: Figure, description: str, *, as_pixels: bool = False) -> str
         shown = svg[svg.index("<svg") :].replace("<svg", f'<svg role="img" aria-label="{html.escape(description)}"', 1)
     least = _least_width(figure)
     hint = '<p class="hint">Wider than the screen: it scrolls sideways.</p>'
-    return f'<div class="figure w{least}" tabindex="0">{shown}</div>{hint}'
+    caption = f"<figcaption>{html.escape(title)}</figcaption>" if title else ""
+    return f'<figure>{caption}<div class="figure w{least}" tabindex="0">{shown}</div>{hint}</figure>'
 
 
 def _least_width(figure: Figure) -> int:
     """The width, one of `_WIDTHS`, below which the smallest text of a figure would be hard to read."""
-    sizes = [words.get_fontsize() for words in figure.findobj(Text) if words.get_visible() and words.get_text()]
+    axes_off = [axis for axes in figure.axes if not axes.axison for axis in (axes.xaxis, axes.yaxis)]
+    hidden = {words for axis in axes_off for words in axis.findobj(Text)}
+    shown = [words for words in figure.findobj(Text) if words.get_visible() and words.get_text()]
+    sizes = [words.get_fontsize() for words in shown if words not in hidden]
+    if not sizes:
+        return _WIDTHS[0]
     # In CSS pixels, of which 96 are an inch, and 4 are 3 points.
-    least = figure.get_figwidth() * 96 * _LEAST_TEXT / (min(sizes, default=_LEAST_TEXT) * 4 / 3)
+    least = figure.get_figwidth() * 96 * _LEAST_TEXT / (min(sizes) * 4 / 3)
     return next((width for width in _WIDTHS if 16 * width >= least), _WIDTHS[-1])

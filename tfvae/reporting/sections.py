@@ -27,7 +27,7 @@ def held_out(subject: Subject, measures: Measures) -> Section:
             sign = 1 if label == "KL" else -1
             row.append(f"{sign * mean / (dimensions * math.log(2)):.4f}")
         rows.append(row)
-    header = ["", "nats per example" if in_bits else "nats per row", "standard error"]
+    header = ["measure", "nats per example" if in_bits else "nats per row", "standard error"]
     body = table([*header, "bits per dimension"] if in_bits else header, rows)
     if len(subject.x) > 1:
         active = evaluation.active_units(subject.model, subject.data(), seed=subject.seed).count

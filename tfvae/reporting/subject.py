@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from tfvae.data import tables
 from tfvae.models.vae import VAE
 
 # As many held-out examples are reported on at most, and as many training examples searched for the nearest.
@@ -21,18 +22,14 @@ def classes(labels: Any, rows: Any, count: int) -> np.ndarray | None:
         count: N.
 
     Raises:
-        ValueError: there is no such column, or not one label for each example.
+        ValueError: there is no such column, it has too many classes, or there is not one label for each example.
     """
     if labels is None:
         return None
     if isinstance(labels, str):
-        if rows is None or labels not in rows:
-            expected = "an array, because `x` has no columns" if rows is None else f"one of the columns {list(rows)}"
-            raise ValueError(f"`labels` must be {expected}. Received: labels={labels!r}")
-        column = rows[labels]
-        if column.dtype.kind not in "iuf" or column.isna().any():
-            column = column.astype(object).where(column.notna(), "missing").map(str)
-        labels = column
+        if rows is None:
+            raise ValueError(f"`labels` must be an array, because `x` has no columns. Received: labels={labels!r}")
+        labels = tables.classes(rows, labels, "labels")
     labels = np.asarray(labels)
     if labels.shape != (count,):
         raise ValueError(f"`labels` must have the shape [{count}]. Received: shape {list(labels.shape)}")
