@@ -63,8 +63,7 @@ def trained(tmp_path_factory):
             [
                 *["train", "orders.csv", "--export", "none", "--validation_fraction", "0.5", "--seed", "1"],
                 *SMALL,
-                "--report",
-                "true",
+                *["--report", "true", "--label", "channel"],
             ]
         )
     (folder / "printed.txt").write_text(printed.getvalue())
@@ -79,7 +78,7 @@ def in_trained(trained, monkeypatch):
 
 def test_a_training_prints_and_keeps_what_the_columns_are_and_draws_them(trained):
     run = trained / "runs/orders"
-    names = {"model.keras", "history.csv", "config.yaml", "evaluation.txt", ".lock", "table.txt"}
+    names = {"model.keras", "history.csv", "config.yaml", "training.json", "evaluation.txt", ".lock", "table.txt"}
     names |= {"marginals.png", "anomalies.png", "latent.png", "history.png", "report.html"}
     assert {path.name for path in run.iterdir()} == names
     printed = (trained / "printed.txt").read_text()
@@ -89,6 +88,16 @@ def test_a_training_prints_and_keeps_what_the_columns_are_and_draws_them(trained
     assert {column.name: column.kind for column in model.table.columns} == KINDS
     assert re.search(r"held out: 60 rows of 5 columns +nats per row\nELBO", printed)
     assert "bits" not in printed
+
+
+def test_the_report_says_what_was_trained_on_what_how_long_and_by_which_command(trained):
+    text = (trained / "runs/orders/report.html").read_text(encoding="utf-8")
+    facts = dict(re.findall(r"<dt>(.*?)</dt><dd>(.*?)</dd>", text))
+    assert facts["Data"] == "orders.csv"
+    assert re.fullmatch(r"60 examples, 1 epoch in \d.*(s|min)", facts["Training"])
+    assert facts["Held out"] == "60 examples"
+    assert facts["Command"].startswith("tfvae train orders.csv --export none --validation_fraction 0.5 --seed 1")
+    assert "coloured by class" in text
 
 
 def test_the_table_is_learned_from_the_training_part_alone(trained):

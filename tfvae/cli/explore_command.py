@@ -1,7 +1,7 @@
 """`tfvae explore`: the page on which the model of a run is explored in the browser."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 from tfvae.cli import flags, noise, parser, paths, train_command
 
@@ -41,6 +41,7 @@ def explore(
 
     with parser.exit_on_errors(parser.USAGE_ERROR):
         model = run_folder.load_model(folder)
+        labels: Any
         if model.table is None:
             pipelines = run_folder.load_data(folder)
             x = run_folder.held_out(pipelines)

@@ -233,7 +233,8 @@ def report(
         "Held out": f"{len(data):,} examples" + (", the first of them" if len(data) == MOST_EXAMPLES else ""),
     }
     if "seconds" in known:
-        facts["Training"] += f", {known['epochs']} epochs in {duration(known['seconds'])}"
+        epochs = known["epochs"]
+        facts["Training"] += f", {epochs} epoch{'' if epochs == 1 else 's'} in {duration(known['seconds'])}"
     if command:
         facts["Command"] = command
     train = None

@@ -68,7 +68,8 @@ def posterior(
         axes = figure.add_subplot(rows, columns, index + 1)
         mass = np.full(len(values), 1.0 / len(values)) if weights is None else weights
         low, high = _quantiles(values, mass, probability)
-        axes.hist(*_binned(values), weights=mass, color=BLUE, alpha=0.35)
+        binned, edges = _binned(values)
+        axes.hist(binned, edges.tolist(), weights=mass, color=BLUE, alpha=0.35)
         axes.plot([low, high], [0.0, 0.0], color=BLUE, linewidth=4, solid_capstyle="butt", label=f"{probability:.0%}")
         axes.axvline(float(mass @ values), color=BLUE, linewidth=1.2, label="mean")
         if value is not None:

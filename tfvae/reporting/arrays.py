@@ -5,6 +5,7 @@ from matplotlib.figure import Figure
 from sklearn.neighbors import NearestNeighbors
 
 from tfvae import evaluation, plots
+from tfvae.models.conditional import ConditionalVAE
 from tfvae.plots.examples import is_image
 from tfvae.reporting import sections
 from tfvae.reporting.page import Section, picture, table, text
@@ -37,7 +38,8 @@ def samples(subject: Subject) -> Section:
     body = ""
     for title, x in (("Means of p(x|z), for z of the prior", means), ("Draws from p(x|z), for the same z", draws)):
         figure = plots.samples(x[:count], limits=subject.limits)
-        body += f"<h3>{title}</h3>" + _picture(subject, figure, f"Generated examples: {title.lower()}")
+        figure.suptitle(title)
+        body += _picture(subject, figure, f"Generated examples: {title.lower()}")
     if subject.train is not None and len(subject.train):
         body += _nearest_of(subject, means[:_EXAMPLES])
     return Section("Samples", body)
@@ -46,6 +48,7 @@ def samples(subject: Subject) -> Section:
 def samples_given(subject: Subject) -> Section:
     """What the model generates given each class or condition."""
     (name, given), model = next(iter(subject.given.items())), subject.model
+    assert isinstance(model, ConditionalVAE)
     known = given[given >= 0] if name == "label" else given
     distinct = np.unique(known, axis=0)
     if len(distinct) > _CONDITIONS:
@@ -55,7 +58,9 @@ def samples_given(subject: Subject) -> Section:
         lead = f"Means of p(x|z) given each {name} that the held-out examples have, one in each row."
     repeated = np.repeat(distinct, _OF_EACH, axis=0)
     means = _drawable(subject, model.generate(repeated, seed=subject.seed))
-    body = text(lead) + _picture(subject, plots.samples(means, _OF_EACH, limits=subject.limits), lead)
+    figure = plots.samples(means, _OF_EACH, limits=subject.limits)
+    figure.suptitle(lead)
+    body = _picture(subject, figure, lead)
     rows = [[str(place), _shown(values)] for place, values in enumerate(distinct, start=1)]
     body += table(["row", name], rows)
     if subject.train is not None and len(subject.train):
@@ -97,6 +102,7 @@ def interpolations(subject: Subject) -> Section | None:
     first, last = _pairs(subject)
     found = evaluation.interpolations(subject.model, subject.x[first], subject.x[last])
     figure = plots.interpolations(_drawable(subject, found), limits=subject.limits)
+    figure.suptitle("From an example on the left to one on the right, by even steps of z")
     return Section("Between two examples", _picture(subject, figure, "Ways between two examples, through latent space"))
 
 

@@ -139,7 +139,8 @@ def _examples(model: VAE, data: Any) -> tuple[np.ndarray, dict[str, np.ndarray],
         arrays_of["x"] = model.of_rows(rows)
     arrays_of = {name: np.asarray(each[:MOST_EXAMPLES]) for name, each in arrays_of.items()}
     arrays_of["x"] = arrays_of["x"].astype(np.float32)
-    model.check_data(arrays_of if has_given else arrays_of["x"])
+    checked: Any = arrays_of if has_given else arrays_of["x"]
+    model.check_data(checked)
     return arrays_of.pop("x"), arrays_of, rows
 
 

@@ -86,7 +86,7 @@ def picture(figure: Figure, description: str, *, as_pixels: bool = False) -> str
     figure.suptitle("")
     written = io.BytesIO()
     if as_pixels:
-        figure.savefig(written, format="png", dpi=120)
+        figure.savefig(written, format="png", dpi=120, bbox_inches="tight", pad_inches=0.05)
         source = f"data:image/png;base64,{base64.b64encode(written.getvalue()).decode()}"
         shown = f'<img src="{source}" alt="{html.escape(description)}">'
     else:
@@ -98,7 +98,8 @@ def picture(figure: Figure, description: str, *, as_pixels: bool = False) -> str
     least = _least_width(figure)
     hint = '<p class="hint">Wider than the screen: it scrolls sideways.</p>'
     caption = f"<figcaption>{html.escape(title)}</figcaption>" if title else ""
-    return f'<figure>{caption}<div class="figure w{least}" tabindex="0">{shown}</div>{hint}</figure>'
+    kind = " pixels" if as_pixels else ""
+    return f'<figure>{caption}<div class="figure{kind} w{least}" tabindex="0">{shown}</div>{hint}</figure>'
 
 
 def _least_width(figure: Figure) -> int:
@@ -106,7 +107,7 @@ def _least_width(figure: Figure) -> int:
     axes_off = [axis for axes in figure.axes if not axes.axison for axis in (axes.xaxis, axes.yaxis)]
     hidden = {words for axis in axes_off for words in axis.findobj(Text)}
     shown = [words for words in figure.findobj(Text) if words.get_visible() and words.get_text()]
-    sizes = [words.get_fontsize() for words in shown if words not in hidden]
+    sizes = [float(words.get_fontsize()) for words in shown if words not in hidden]
     if not sizes:
         return _WIDTHS[0]
     # In CSS pixels, of which 96 are an inch, and 4 are 3 points.

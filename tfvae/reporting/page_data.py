@@ -13,6 +13,8 @@ from tfvae.plots.examples import is_image
 from tfvae.priors import StandardNormal
 
 _PRIOR_DRAWS = 256
+# Greater whole numbers are written with an exponent.
+_MOST_WHOLE = 1e15
 # The standard deviation of a dimension that does not depend on x.
 _LEAST_SPREAD = 1e-3
 
@@ -153,9 +155,10 @@ def _texts(table: Table, rows: Any) -> list[list[str]]:
 
 def _text(value: Any) -> str:
     """A value as a text; of a whole number without decimals."""
-    if isinstance(value, float | np.floating):
-        return f"{value:.0f}" if value == np.floor(value) and abs(value) < 1e15 else repr(float(value))
-    return str(value)
+    if not isinstance(value, float | np.floating):
+        return str(value)
+    number = float(value)
+    return f"{number:.0f}" if number.is_integer() and abs(number) < _MOST_WHOLE else repr(number)
 
 
 def _rounded(values: Any) -> list[Any]:

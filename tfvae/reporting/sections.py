@@ -7,6 +7,7 @@ from importlib import metadata
 import numpy as np
 
 from tfvae import evaluation, plots
+from tfvae.models.semi_supervised import SemiSupervisedVAE
 from tfvae.plots.bars import bars
 from tfvae.reporting.measures import Measures, standard_error
 from tfvae.reporting.page import Section, code, picture, table, text
@@ -66,6 +67,7 @@ def latent_space(subject: Subject) -> Section:
 
 def classes(subject: Subject) -> Section | None:
     """How often the classifier of a `SemiSupervisedVAE` is right, and which classes it takes for which."""
+    assert isinstance(subject.model, SemiSupervisedVAE)
     label = subject.given["label"].astype(int)
     is_known = label >= 0
     if not is_known.any():
