@@ -14,7 +14,7 @@ import tfvae
 from tests.helpers import browser, table_rows
 from tfvae import plots
 from tfvae.networks import dense_decoder, dense_encoder
-from tfvae.reporting import arrays, document, sections
+from tfvae.reporting import arrays, document, sections, table_sections
 from tfvae.reporting import page as page_module
 from tfvae.reporting.measures import measure
 from tfvae.reporting.subject import Subject
@@ -148,12 +148,15 @@ def test_a_report_of_a_table_has_columns_rows_and_reasons(tmp_path):
     rows = table_rows.frame(40, seed=2)
     with pytest.warns(UserWarning, match="rows"):
         model.calibrate(rows, false_alarm_rate=0.01)
-    page = read(tfvae.report(model, rows, tmp_path, num_samples=5))
-    expected = ["Held-out data", "Columns", "Generated rows", "Latent space", "Unusual rows", "How it was made"]
+    page = read(tfvae.report(model, rows, tmp_path, num_samples=5, train=table_rows.frame(30, seed=3)))
+    expected = ["Held-out data", "Columns", "Generated rows", "Latent space", "Along each latent dimension"]
+    expected += ["Between two rows", "Unusual rows", "How it was made"]
     assert page.headings == expected
+    assert {"+2 sd", "50%", "order time"} <= set(page.cells)
     assert "nats per row" in page.cells
     text = (tmp_path / "report.html").read_text(encoding="utf-8")
     assert "phöne" in text
+    assert "Of 40 generated rows, 0 equal a row of the training." in text
     assert "score" in text
 
 
@@ -169,7 +172,7 @@ def conditional():
     return model
 
 
-def test_samples_are_given_each_condition_or_those_of_the_first_examples():
+def test_samples_are_given_each_condition_or_those_of_the_first_examples(monkeypatch):
     model = conditional()
     shown = Subject(
         model, np.random.default_rng(0).uniform(size=(30, 8, 8, 1)), {}, None, None, None, {}, None, {}, [], 1, 0
@@ -177,9 +180,9 @@ def test_samples_are_given_each_condition_or_those_of_the_first_examples():
     few = np.eye(10, dtype="float32")[[3, 3, 7] * 10]
     section = arrays.samples_given(dataclasses.replace(shown, given={"condition": few}))
     assert section.body.count('<th scope="row">') == 2
-    many = np.random.default_rng(0).uniform(size=(30, 10)).astype("float32")
-    section = arrays.samples_given(dataclasses.replace(shown, given={"condition": many}))
-    assert section.body.count('<th scope="row">') == 10
+    monkeypatch.setattr(arrays, "_CONDITIONS", 1)
+    section = arrays.samples_given(dataclasses.replace(shown, given={"condition": few}))
+    assert section.body.count('<th scope="row">') == 1
 
 
 @pytest.mark.slow
@@ -226,6 +229,21 @@ def test_a_column_colours_the_latent_space_of_a_table(tmp_path, monkeypatch):
     monkeypatch.setattr(document, "_OF_TABLES", (sections.latent_space,))
     tfvae.report(model, rows.assign(group=["a", None, "b"] * 10), tmp_path, labels="group", num_samples=5)
     assert list(seen[0]) == ["a", "missing", "b"] * 10
+
+
+def test_distances_to_the_nearest_row_count_gaps_codes_and_units():
+    table = table_rows.table_vae().table
+    rows = table_rows.frame(20)
+    x = table.transform(rows)
+    np.testing.assert_array_equal(table_sections._nearest(table, x, x[::-1]), np.zeros(20))
+    other = x[:1].copy()
+    channel, height = table.names.index("channel"), table.names.index("height")
+    other[0, channel] = (other[0, channel] + 2) % 4
+    other[0, height] = np.nan if not np.isnan(other[0, height]) else 0.0
+    items = table.names.index("items")
+    other[0, items] = 2 * other[0, items] + 1
+    expected = 2 + np.log(2) / table.parts[items].transform["stddev"]
+    np.testing.assert_allclose(table_sections._nearest(table, other, x[:1]), [expected])
 
 
 def test_text_in_figures_stays_readable_on_a_phone():

@@ -237,9 +237,7 @@ def report(
         facts["Training"] += f", {epochs} epoch{'' if epochs == 1 else 's'} in {duration(known['seconds'])}"
     if command:
         facts["Command"] = command
-    train = None
-    if model.table is None:
-        train = next(pipelines.train.unbatch().take(MOST_EXAMPLES).batch(MOST_EXAMPLES).as_numpy_iterator())
+    train = next(pipelines.train.unbatch().take(MOST_EXAMPLES).batch(MOST_EXAMPLES).as_numpy_iterator())
     write_report(
         model,
         data,

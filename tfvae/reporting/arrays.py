@@ -76,22 +76,12 @@ def _shown(values: np.ndarray) -> str:
 
 def traversals(subject: Subject) -> Section | None:
     """What changes along each active latent dimension."""
-    if subject.model.posterior.support != "real" or len(subject.x) < 2:
-        return None
-    if not evaluation.active_units(subject.model, subject.x, seed=subject.seed).count:
-        words = (
-            "No dimension is active: q(z|x) is the same for all examples, which is called collapse. More training, a "
-            "larger decoder or tfvae.callbacks.KLWarmUp may help."
-        )
-        return Section("Along each latent dimension", text(words))
-    found = evaluation.traversals(subject.model, subject.x, seed=subject.seed)
+    found = sections.traversals(subject)
+    if found is None or isinstance(found, Section):
+        return found
     x = _drawable(subject, found.x)[:_MOST_TRAVERSED]
     figure = plots.traversals(x, found.labels[:_MOST_TRAVERSED], found.values, limits=subject.limits)
-    measure = "variance" if np.isnan(found.kl).any() else "KL divergence"
-    body = text(
-        f"From the dimension of highest {measure} on, in standard deviations of z; the other dimensions stay at their "
-        "mean."
-    )
+    body = text(sections.of_traversals(found))
     return Section("Along each latent dimension", body + _picture(subject, figure, "What each dimension of z changes"))
 
 
@@ -99,7 +89,7 @@ def interpolations(subject: Subject) -> Section | None:
     """Ways between pairs of held-out examples, of different classes if these are known."""
     if len(subject.x) < 2:
         return None
-    first, last = _pairs(subject)
+    first, last = sections.pairs(subject, _WAYS)
     found = evaluation.interpolations(subject.model, subject.x[first], subject.x[last])
     figure = plots.interpolations(_drawable(subject, found), limits=subject.limits)
     figure.suptitle("From an example on the left to one on the right, by even steps of z")
@@ -150,18 +140,3 @@ def _nearest_of(subject: Subject, means: np.ndarray) -> str:
 def _nearest(x: np.ndarray, train: np.ndarray) -> np.ndarray:
     rows = NearestNeighbors(n_neighbors=1).fit(train.reshape(len(train), -1))
     return train[rows.kneighbors(x.reshape(len(x), -1), return_distance=False)[:, 0]]
-
-
-def _pairs(subject: Subject) -> tuple[np.ndarray, np.ndarray]:
-    """The rows of the first and of the last example of each way."""
-    generator = np.random.default_rng(subject.seed)
-    order = generator.permutation(len(subject.x))
-    first, others = order[:_WAYS], np.roll(order, -1 - len(order) // 2)[:_WAYS]
-    if subject.labels is None:
-        return first, others
-    labels = np.asarray(subject.labels)
-    last = [
-        next((row for row in np.roll(order, -place - 1) if labels[row] != labels[start]), other)
-        for place, (start, other) in enumerate(zip(first, others, strict=True))
-    ]
-    return first, np.array(last)

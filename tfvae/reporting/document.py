@@ -28,7 +28,14 @@ _OF_ARRAYS = (
 )
 _OF_CONDITIONS = (arrays.reconstructions, arrays.samples_given, sections.latent_space, arrays.unusual)
 _OF_LABELS = (sections.classes, *_OF_CONDITIONS)
-_OF_TABLES = (table_sections.columns, table_sections.generated, sections.latent_space, table_sections.unusual)
+_OF_TABLES = (
+    table_sections.columns,
+    table_sections.generated,
+    sections.latent_space,
+    table_sections.traversals,
+    table_sections.interpolations,
+    table_sections.unusual,
+)
 
 
 def report(
@@ -87,8 +94,8 @@ def report(
     labels = classes(labels, rows, len(x))
     if labels is None:
         labels = _labels_of(given)
-    train_x = train["x"] if isinstance(train, Mapping) else train
-    if train is not None and rows is None and np.shape(train_x)[1:] != x.shape[1:]:
+    train_x = model.of_rows(train) if rows is not None else train["x"] if isinstance(train, Mapping) else train
+    if train is not None and np.shape(train_x)[1:] != x.shape[1:]:
         raise ValueError(
             f"`train` must hold examples of the shape {list(x.shape[1:])}. Received: {list(np.shape(train_x)[1:])}"
         )
@@ -97,7 +104,7 @@ def report(
         x,
         given,
         rows,
-        None if train is None or rows is not None else np.asarray(train_x[:MOST_EXAMPLES], np.float32),
+        None if train is None else np.asarray(train_x[:MOST_EXAMPLES], np.float32),
         labels,
         history or {},
         verification.to_dict() if isinstance(verification, Verification) else verification,

@@ -65,6 +65,43 @@ def latent_space(subject: Subject) -> Section:
     return Section("Latent space", body + picture(figure, "The KL divergence of each latent dimension, in nats"))
 
 
+def traversals(subject: Subject) -> evaluation.Traversals | Section | None:
+    """What changes along each active latent dimension; a section that says that there is none; or None for others."""
+    if subject.model.posterior.support != "real" or len(subject.x) < 2:
+        return None
+    if not evaluation.active_units(subject.model, subject.x, seed=subject.seed).count:
+        words = (
+            "No dimension is active: q(z|x) is the same for all examples, which is called collapse. More training, a "
+            "larger decoder or tfvae.callbacks.KLWarmUp may help."
+        )
+        return Section("Along each latent dimension", text(words))
+    return evaluation.traversals(subject.model, subject.x, seed=subject.seed)
+
+
+def of_traversals(found: evaluation.Traversals) -> str:
+    """What is in the pictures or tables of traversals."""
+    measure = "variance" if np.isnan(found.kl).any() else "KL divergence"
+    return (
+        f"From the dimension of highest {measure} on, in standard deviations of z; the other dimensions stay at their "
+        "mean."
+    )
+
+
+def pairs(subject: Subject, count: int) -> tuple[np.ndarray, np.ndarray]:
+    """The rows of the first and of the last example of each way."""
+    generator = np.random.default_rng(subject.seed)
+    order = generator.permutation(len(subject.x))
+    first, others = order[:count], np.roll(order, -1 - len(order) // 2)[:count]
+    if subject.labels is None:
+        return first, others
+    labels = np.asarray(subject.labels)
+    last = [
+        next((row for row in np.roll(order, -place - 1) if labels[row] != labels[start]), other)
+        for place, (start, other) in enumerate(zip(first, others, strict=True))
+    ]
+    return first, np.array(last)
+
+
 def classes(subject: Subject) -> Section | None:
     """How often the classifier of a `SemiSupervisedVAE` is right, and which classes it takes for which."""
     assert isinstance(subject.model, SemiSupervisedVAE)

@@ -81,12 +81,13 @@ function makeSliders() {
 
 const map = byId("map");
 const mapped = {across: config.order[0], up: config.order[Math.min(1, config.order.length - 1)]};
-// How far the map and the sliders go, in units of z: as far as all examples, but for those that are very far.
+// How far the map and the sliders go, in units of z: as far as nearly all examples.
 const [LEAST_REACH, MOST_REACH] = [3.5, 10];
 const inUnits = (value, dimension) => (value - config.z_mean[dimension]) / config.z_sd[dimension];
 const reach = Array.from(z, (_, dimension) => {
-  const farthest = Math.max(...config.points.map((point) => Math.abs(inUnits(point[dimension], dimension))));
-  return Math.min(Math.max(LEAST_REACH, Math.ceil(farthest * 1.05 * 2) / 2), MOST_REACH);
+  const far = config.points.map((point) => Math.abs(inUnits(point[dimension], dimension))).sort((a, b) => a - b);
+  const nearlyAll = far[Math.floor(0.98 * (far.length - 1))];
+  return Math.min(Math.max(LEAST_REACH, Math.ceil(nearlyAll * 1.05 * 2) / 2), MOST_REACH);
 });
 
 // What is farther is at the edge.
@@ -247,7 +248,7 @@ async function start() {
   byId("generated-row").hidden = !isTable;
   byId("example-figure").hidden = !isImage;
   // Tables are wide.
-  for (const name of ["examine", "samples-section"]) byId(name).classList.toggle("across", isTable);
+  for (const name of ["examine", "samples-section"]) byId(name).classList.toggle("across", !isImage);
   byId("sample").addEventListener("click", () => sampleZ(crypto.getRandomValues(new Uint32Array(1))[0]));
   byId("seed").addEventListener("change", () => sampleZ(Number(byId("seed").value) >>> 0));
   byId("centre").addEventListener("click", () => {

@@ -26,7 +26,7 @@ function paintLines(canvas, series, least, legend = []) {
   canvas.classList.add("chart");
   [canvas.width, canvas.height] = [480, 300];
   const context = canvas.getContext("2d");
-  const [left, right, top, bottom] = [62, 470, legend.length ? 34 : 12, 256];
+  const [left, right, top, bottom] = [74, 470, legend.length ? 34 : 12, 256];
   const all = [...least, ...series.flat()].filter(Number.isFinite);
   const [from, to] = [Math.min(...all), Math.max(...all)];
   const last = Math.max(series[0].length - 1, 1);

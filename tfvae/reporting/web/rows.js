@@ -81,7 +81,7 @@ function textsOf(columns, mean) {
 const indexOfLargest = (values) => values.indexOf(Math.max(...values));
 const within = (value, low, high) => Math.min(Math.max(value, low), high);
 const rounded = (value, decimals) =>
-  String(decimals === null ? Number(value.toPrecision(7)) : Number(value.toFixed(decimals)) + 0);
+  String(decimals === null ? Number(value.toPrecision(5)) : Number(value.toFixed(decimals)) + 0);
 
 const TEXTS = {
   number(column, [[number], codes]) {
