@@ -226,10 +226,14 @@ def report(
         command: the command that made the run, as it was typed; empty if it is not known.
     """
     config = (folder / "config.yaml").read_text(encoding="utf-8")
-    known = record.read(folder)
+    known, settings = record.read(folder), read_config(folder)
+    train = next(pipelines.train.unbatch().take(MOST_EXAMPLES).batch(MOST_EXAMPLES).as_numpy_iterator())
+    # To count more, all would have to be read.
+    is_all = len(train) < MOST_EXAMPLES
+    count = f"{len(train):,}" if is_all else f"some {len(pipelines.train) * settings['batch_size']:,}"
     facts = {
-        "Data": str(read_config(folder)["data"]),
-        "Training": f"{pipelines.num_train:,} examples",
+        "Data": str(settings["data"]),
+        "Training": f"{count} examples",
         "Held out": f"{len(data):,} examples" + (", the first of them" if len(data) == MOST_EXAMPLES else ""),
     }
     if "seconds" in known:
@@ -237,7 +241,6 @@ def report(
         facts["Training"] += f", {epochs} epoch{'' if epochs == 1 else 's'} in {duration(known['seconds'])}"
     if command:
         facts["Command"] = command
-    train = next(pipelines.train.unbatch().take(MOST_EXAMPLES).batch(MOST_EXAMPLES).as_numpy_iterator())
     write_report(
         model,
         data,

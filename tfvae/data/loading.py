@@ -43,14 +43,12 @@ class Pipelines(NamedTuple):
         validation: batches `[B, ...event]`, float32, the same at each iteration.
         offset: float32: 0, or for a table the mean `[D]` of each column of the training split.
         scale: float32: one number, or for a table the standard deviation `[D]` of each column of the training split.
-        num_train: the number of training examples.
     """
 
     train: tf.data.Dataset
     validation: tf.data.Dataset
     offset: np.ndarray
     scale: np.ndarray
-    num_train: int
 
 
 def load(
@@ -126,7 +124,7 @@ def load(
     batches = batches_in_memory(
         train, validation, batch_size=batch_size, seed=order_seed, unit=unit, is_random=binarize == "dynamic"
     )
-    return Pipelines(*batches, offset, scale, len(train))
+    return Pipelines(*batches, offset, scale)
 
 
 def batches_in_memory(
@@ -275,8 +273,7 @@ def _stream(
 
     train = batches(permutation[num_validation:], shuffle=True)
     validation = batches(permutation[:num_validation], shuffle=False)
-    num_train = sum(files.subset(permutation[num_validation:]).rows)
-    return Pipelines(train, validation, np.zeros((), np.float32), np.asarray(unit, np.float32), num_train)
+    return Pipelines(train, validation, np.zeros((), np.float32), np.asarray(unit, np.float32))
 
 
 def _read_file(path: Path) -> Arrays:

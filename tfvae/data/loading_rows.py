@@ -63,5 +63,5 @@ def load_rows(
     train, validation = loading.batches_in_memory(
         x[kept], x[held_out], batch_size=batch_size, seed=int(rng.integers(2**31 - 1))
     )
-    pipelines = loading.Pipelines(train, validation, np.zeros((), np.float32), np.ones((), np.float32), len(kept))
+    pipelines = loading.Pipelines(train, validation, np.zeros((), np.float32), np.ones((), np.float32))
     return Rows(table, pipelines, frame.iloc[held_out])
