@@ -100,6 +100,20 @@ def test_the_report_says_what_was_trained_on_what_how_long_and_by_which_command(
     assert "coloured by class" in text
 
 
+def test_more_training_examples_than_a_report_reads_are_counted_by_batches(trained, monkeypatch):
+    seen = {}
+    monkeypatch.setattr(run_folder, "write_report", lambda *_, **given: seen.update(given))
+    monkeypatch.setattr(run_folder, "MOST_EXAMPLES", 50)
+    run = trained / "runs/orders"
+    model = run_folder.load_model(run)
+    rows = run_folder.load_rows(run, model.table, str(trained / "orders.csv"))
+    arguments = (model, run, rows.pipelines, rows.held_out, None, None, [], 1, 0)
+    run_folder.report(*arguments, label=None, command="")
+    assert len(seen["train"]) == 50
+    assert seen["facts"]["Training"].startswith("some 64 examples, 1 epoch in ")
+    assert "Command" not in seen["facts"]
+
+
 def test_the_table_is_learned_from_the_training_part_alone(trained):
     run, frame = trained / "runs/orders", orders()
     table = run_folder.load_model(run).table
@@ -182,6 +196,7 @@ def test_a_likelihood_is_that_of_the_numbers_with_a_scale_for_each():
     [
         (["--drop", "chanel"], "`drop` must name columns of the table, order_id, channel"),
         (["--drop", "chanel"], "(did you mean channel?). Received: drop=['chanel']"),
+        (["--label", "chanel"], "`--label` must be one of the columns order_id, channel"),
         (["--columns", "amount,Items"], "(did you mean items?)"),
         (["--kinds", "amount=counts"], "(did you mean count?). Received: 'counts' for the column 'amount'"),
         (["--kinds", "amuont=count"], "(did you mean amount?)"),
@@ -204,6 +219,8 @@ def test_flags_of_a_table_need_one(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     line = error_line(capsys, ["train", "digits", "--drop", "a"])
     assert "`--drop` must be given for a .csv or .parquet table alone. Received: digits" in line
+    line = error_line(capsys, ["train", "digits", "--label", "a"])
+    assert "`--label` must be given for a .csv or .parquet table alone. Received: digits" in line
 
 
 @pytest.mark.parametrize(

@@ -18,6 +18,7 @@ from sklearn.datasets import load_digits
 import tfvae
 from tests.helpers import table_rows
 from tests.helpers.browser import choose, score_of, serve, set_slider, text, values, violations, wait
+from tests.helpers.usage import error_line
 from tfvae import export
 from tfvae.cli import commands
 from tfvae.networks import dense_decoder, dense_encoder
@@ -247,6 +248,8 @@ def test_the_command_writes_a_page_that_works(single_file, open_page, runtime, t
     commands.main(["explore", "--runtime", str(runtime), "--single_file", str(single_file).lower()])
     page = tmp_path / "runs" / "digits" / "explore" / "index.html"
     assert str(page.relative_to(tmp_path)) in capsys.readouterr().out
+    line = error_line(capsys, ["explore", "--label", "a"])
+    assert "`--label` must be given for the run of a table alone. Received: --label a" in line
     saved_model = export.load(tmp_path / "saved_models" / "digits")
     for address in [page.as_uri()] if single_file else serve(page.parent):
         driver = open_page(f"{address}#z=1,-1")
