@@ -50,7 +50,8 @@ def samples_given(subject: Subject) -> Section:
     (name, given), model = next(iter(subject.given.items())), subject.model
     assert isinstance(model, ConditionalVAE)
     known = given[given >= 0] if name == "label" else given
-    distinct = np.unique(known, axis=0)
+    # Of one-hot conditions, the first class first.
+    distinct = np.unique(known, axis=0)[:: 1 if name == "label" else -1]
     if len(distinct) > _CONDITIONS:
         lead = f"Means of p(x|z) given the {name} of each of the first held-out examples, one in each row."
         distinct = known[:_CONDITIONS]

@@ -104,10 +104,11 @@ def picture(figure: Figure, description: str, *, as_pixels: bool = False) -> str
 
 def _least_width(figure: Figure) -> int:
     """The width, one of `_WIDTHS`, below which the smallest text of a figure would be hard to read."""
-    axes_off = [axis for axes in figure.axes if not axes.axison for axis in (axes.xaxis, axes.yaxis)]
-    hidden = {words for axis in axes_off for words in axis.findobj(Text)}
-    shown = [words for words in figure.findobj(Text) if words.get_visible() and words.get_text()]
-    sizes = [float(words.get_fontsize()) for words in shown if words not in hidden]
+    texts = [*figure.texts, *(words for legend in figure.legends for words in legend.get_texts())]
+    for axes in figure.axes:
+        # Axes that are switched off show no ticks, and making these would take longer than all else.
+        texts += axes.findobj(Text) if axes.axison else [each for each in axes.get_children() if isinstance(each, Text)]
+    sizes = [float(words.get_fontsize()) for words in texts if words.get_visible() and words.get_text()]
     if not sizes:
         return _WIDTHS[0]
     # In CSS pixels, of which 96 are an inch, and 4 are 3 points.

@@ -31,8 +31,7 @@ def held_out(subject: Subject, measures: Measures) -> Section:
     header = ["measure", "nats per example" if in_bits else "nats per row", "standard error"]
     body = table([*header, "bits per dimension"] if in_bits else header, rows)
     if len(subject.x) > 1:
-        active = evaluation.active_units(subject.model, subject.data(), seed=subject.seed).count
-        body += text(f"{active} of {subject.model.latent_dim} latent dimensions are active.")
+        body += text(f"{subject.active} of {subject.model.latent_dim} latent dimensions are active.")
     return Section("Held-out data", body)
 
 
@@ -69,7 +68,7 @@ def traversals(subject: Subject) -> evaluation.Traversals | Section | None:
     """What changes along each active latent dimension; a section that says that there is none; or None for others."""
     if subject.model.posterior.support != "real" or len(subject.x) < 2:
         return None
-    if not evaluation.active_units(subject.model, subject.x, seed=subject.seed).count:
+    if not subject.active:
         words = (
             "No dimension is active: q(z|x) is the same for all examples, which is called collapse. More training, a "
             "larger decoder or tfvae.callbacks.KLWarmUp may help."

@@ -1,12 +1,14 @@
 """What a report is about: a trained model, data that it was not trained on, and what is known of the training."""
 
 import dataclasses
+import functools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from tfvae.data import tables
+from tfvae.evaluation import active_units
 from tfvae.models.vae import VAE
 
 # As many held-out examples are reported on at most, and as many training examples searched for the nearest.
@@ -73,6 +75,11 @@ class Subject:
         if not self.given:
             return self.x[rows]
         return {"x": self.x[rows], **{name: values[rows] for name, values in self.given.items()}}
+
+    @functools.cached_property
+    def active(self) -> int:
+        """How many latent dimensions are active, of 2 examples at least."""
+        return active_units(self.model, self.data(), seed=self.seed).count
 
     @property
     def limits(self) -> tuple[float, float]:
