@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from tfvae import files, likelihoods, plots
-from tfvae.cli import commands, exports, run_folder, run_training
+from tfvae.cli import commands, exports, record, run_folder, run_training
 from tfvae.models.vae import VAE
 
 # Two epochs of 45 steps.
@@ -21,7 +21,7 @@ def after(monkeypatch):
     called = []
     monkeypatch.setattr(run_folder, "evaluation", lambda *_: called.append("evaluation") or "the evaluation")
     monkeypatch.setattr(run_folder, "draw", lambda *_: called.append("draw"))
-    monkeypatch.setattr(run_folder, "report", lambda *_: called.append("report"))
+    monkeypatch.setattr(run_folder, "report", lambda *_, **__: called.append("report"))
     monkeypatch.setattr(plots, "history", lambda *_: types.SimpleNamespace(savefig=lambda path: path.touch()))
     monkeypatch.setattr(exports, "write", lambda *_, **__: called.append("export"))
     return called
@@ -93,7 +93,7 @@ def contents(folder):
 
 
 def names(folder):
-    return sorted(path.name for path in folder.iterdir() if path.name != files.LOCK)
+    return sorted(path.name for path in folder.iterdir() if path.name not in (files.LOCK, record.FILE))
 
 
 def weights(folder):
@@ -109,7 +109,14 @@ def test_a_run_that_is_cut_goes_on_as_it_began_or_is_refused(train, train_cut, r
     assert "`--likelihood` must be as in" in refused("--resume", "--likelihood.scale", "0.5")
     assert contents(folder) == before
     assert after == []
+    known = record.read(folder)
+    assert known["epochs"] == 1
+    assert known["seconds"] > 0
+    record.add(folder, seconds=1000.0)
     train("--resume", "--save_freq", "100")
+    # The time before the interruption counts, too.
+    assert 1000 < record.read(folder)["seconds"] < 1100
+    assert record.read(folder)["epochs"] == 2
     assert after == ["evaluation", "draw", "export", "report"]
     assert len(run_training.history(folder)["loss"]) == 2
     assert names(folder) == ["config.yaml", "evaluation.txt", "history.csv", "history.png", "model.keras"]

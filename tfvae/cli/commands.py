@@ -7,6 +7,7 @@ TensorFlow is imported inside the functions, once the arguments are valid and th
 """
 
 import contextlib
+import shlex
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -260,13 +261,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
         keywords["config_yaml"] = parsers["train"].dump(chosen, skip_unset=False)
     # Around the whole command, because all workers take part in making the model too.
     with RunLock() as run_lock, strategies.naming_a_lost_worker(), noise.noted_warnings() as given:
-        train(**keywords, warnings_given=given, run_lock=run_lock)
+        typed = shlex.join(["tfvae", *(sys.argv[1:] if arguments is None else arguments)])
+        train(**keywords, command=typed, warnings_given=given, run_lock=run_lock)
 
 
 def _command_parser(command: Any, part_types: dict[str, type] | None = None) -> parser.Parser:
     groups = train_command.GROUPS if command is train else {}
     return parser.command_parser(
-        command, groups, skip=["config_yaml", "warnings_given", "run_lock"], part_types=part_types
+        command, groups, skip=["config_yaml", "command", "warnings_given", "run_lock"], part_types=part_types
     )
 
 

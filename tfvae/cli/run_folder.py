@@ -11,7 +11,8 @@ from matplotlib.figure import Figure
 
 from tfvae import data as data_module
 from tfvae import files, plots
-from tfvae.cli import run_training, yaml_files
+from tfvae.cli import record, run_training, yaml_files
+from tfvae.cli.progress import duration
 from tfvae.data import Rows, Table, loading, tables
 from tfvae.data.labels import of_validation
 from tfvae.detection.thresholds import least_rate
@@ -228,6 +229,9 @@ def report(
     warnings: Sequence[str],
     num_samples: int,
     seed: int,
+    *,
+    label: str | None,
+    command: str,
 ) -> None:
     """Writes report.html.
 
@@ -241,20 +245,34 @@ def report(
         warnings: those that were given.
         num_samples: draws of z per example for log p(x).
         seed: the seed of the draws.
+        label: the column of the rows that colours the latent space, or None.
+        command: the command that made the run, as it was typed; empty if it is not known.
     """
     config = (folder / "config.yaml").read_text(encoding="utf-8")
-    train = None
-    if model.table is None:
-        train = next(pipelines.train.unbatch().take(MOST_EXAMPLES).batch(MOST_EXAMPLES).as_numpy_iterator())
+    known, settings = record.read(folder), read_config(folder)
+    train = next(pipelines.train.unbatch().take(MOST_EXAMPLES).batch(MOST_EXAMPLES).as_numpy_iterator())
+    # To count more, all would have to be read.
+    is_all = len(train) < MOST_EXAMPLES
+    count = f"{len(train):,}" if is_all else f"some {len(pipelines.train) * settings['batch_size']:,}"
+    facts = {
+        "Data": str(settings["data"]),
+        "Training": f"{count} examples",
+        "Held out": f"{len(data):,} examples" + (", the first of them" if len(data) == MOST_EXAMPLES else ""),
+    }
+    if "seconds" in known:
+        epochs = known["epochs"]
+        facts["Training"] += f", {epochs} epoch{'' if epochs == 1 else 's'} in {duration(known['seconds'])}"
+    if command:
+        facts["Command"] = command
     write_report(
         model,
         data,
         folder / "report.html",
-        labels=labels(folder, len(data)) if model.table is None else None,
+        labels=labels(folder, len(data)) if model.table is None else label,
         train=train,
         history=run_training.history(folder),
         verification=verification,
-        facts={"Command": f"tfvae train --config config.yaml --name {folder.name}", "config.yaml": config},
+        facts=facts | {"config.yaml": config},
         warnings=warnings,
         measures=measures,
         num_samples=num_samples,

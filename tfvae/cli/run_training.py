@@ -20,8 +20,8 @@ import yaml
 
 from tfvae import checks, files, networks, renamed
 from tfvae.callbacks import Checkpoints
-from tfvae.cli import yaml_files
-from tfvae.cli.progress import ProgressLine
+from tfvae.cli import record, yaml_files
+from tfvae.cli.progress import ProgressLine, RecordTime
 from tfvae.data import Pipelines
 from tfvae.distribute import strategies
 from tfvae.likelihoods import Likelihood
@@ -30,7 +30,7 @@ from tfvae.models.vae import VAE
 _CHECKPOINTS = "checkpoints"
 # The arguments that may differ when a run is resumed, because they do not affect the trained model.
 _FREE = {"strategy", "devices", "worker_timeout", "save_freq", "resume", "overwrite", "runs", "saved_models", "epochs"}
-_FREE |= {"allow_import", "evaluate", "pictures", "report", "export", "latency"}
+_FREE |= {"allow_import", "evaluate", "pictures", "report", "export", "latency", "label"}
 # The most bytes of a history.csv that is read, which is that of some 10,000 epochs.
 _MAX_HISTORY = 10_000_000
 
@@ -139,7 +139,7 @@ def start(folder: Path, config: str, *, resume: bool, overwrite: bool) -> None:
     for name in ("evaluation.txt", "model.keras"):
         (folder / name).unlink(missing_ok=True)
     _remove_checkpoints(folder)
-    for name in ("history.csv", "table.txt"):
+    for name in ("history.csv", "table.txt", record.FILE):
         (folder / name).unlink(missing_ok=True)
     files.write_text(folder / "config.yaml", config)
 
@@ -287,6 +287,7 @@ def fit(
                 initial_value_threshold=min(losses, default=None),
             ),
             ProgressLine(),
+            RecordTime(folder),
         ]
     with cleanup:
         model.fit(

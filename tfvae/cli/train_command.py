@@ -25,7 +25,7 @@ _OF_NUMBERS = ("Normal", "Laplace", "StudentT")
 
 GROUPS = {
     "data": ("data", "batch_size", "validation_fraction", "binarize", "image_size", "skip_unreadable"),
-    "columns of a table": ("drop", "columns", "kinds"),
+    "columns of a table": ("drop", "columns", "kinds", "label"),
     "networks": ("network", "hidden", "filters", "activation", "latent_dim"),
     "parts of the model": ("posterior", "prior", "likelihood", "objective", "allow_import"),
     "training": ("learning_rate", "epochs", "steps_per_execution", "jit_compile", "seed"),
@@ -47,6 +47,7 @@ def train(
     drop: Annotated[Sequence[str] | None, flags.optional(flags.COLUMN_NAMES)] = None,
     columns: Annotated[Sequence[str] | None, flags.optional(flags.COLUMN_NAMES)] = None,
     kinds: Annotated[Mapping[str, str] | None, flags.optional(flags.COLUMN_KINDS)] = None,
+    label: str | None = None,
     network: Literal["dense", "convolutional"] = "dense",
     hidden: Annotated[Sequence[int], flags.WIDTHS] = (256, 128),
     filters: Annotated[Sequence[int], flags.WIDTHS] = (32, 64),
@@ -77,6 +78,7 @@ def train(
     saved_models: str = "saved_models",
     overwrite: bool = False,
     config_yaml: str = "",
+    command: str = "",
     warnings_given: Sequence[str] = (),
     run_lock: "RunLock",
 ) -> None:
@@ -100,6 +102,8 @@ def train(
         columns: the columns of a table to take; by default all.
         kinds: what columns of a table are, such as age=count,zip=category, where the table that is printed at the start
             is wrong; a kind is number, count, bool, category, date, constant or identifier.
+        label: column of a table that colours the latent space in the report; the model learns it too, unless --drop
+            has it.
         network: kind of encoder and decoder.
         hidden: widths of the encoder's dense layers, such as 256,128; the decoder mirrors them.
         filters: filters of the encoder's convolutions, such as 32,64; the decoder mirrors them.
@@ -131,6 +135,7 @@ def train(
         saved_models: folder of the exported models.
         overwrite: overwrite an earlier run of this name.
         config_yaml: the text of the run's config.yaml; the command line supplies it.
+        command: the command as it was typed; the command line supplies it.
         warnings_given: the warnings so far; the command line supplies them.
         run_lock: keeps other processes from training this run; the command line supplies it.
     """
@@ -247,7 +252,17 @@ def train(
     if report:
         data_of_report = held_out if rows is None else held_out_rows
         runs_module.report(
-            model, run, pipelines, data_of_report, measures, verification, warnings_given, num_samples, seed
+            model,
+            run,
+            pipelines,
+            data_of_report,
+            measures,
+            verification,
+            warnings_given,
+            num_samples,
+            seed,
+            label=label,
+            command=command,
         )
     # Written last, because its presence marks a complete run.
     files.write_text(run / "evaluation.txt", evaluation + "\n")
@@ -287,7 +302,7 @@ def check(chosen: Namespace, choices: Sequence[tuple[str, str, str]]) -> None:
         if "likelihood" in known:
             check_likelihood_of_table(likelihood)
     else:
-        for flag in ("drop", "columns", "kinds"):
+        for flag in ("drop", "columns", "kinds", "label"):
             if chosen[flag] is not None:
                 raise ValueError(
                     f"`--{flag}` must be given for a .csv or .parquet table alone. Received: {chosen.data}"
@@ -305,7 +320,10 @@ def _check_of_table(chosen: Namespace) -> None:
     if not path.is_file() or path.stat().st_size <= _SMALL_TABLE:
         # Training reads the table again, and gives the warnings.
         with warnings.catch_warnings(action="ignore"):
-            guess.chosen(tables.features(path), chosen.kinds or {}, chosen.drop or (), chosen.columns)
+            frame = tables.features(path)
+            guess.chosen(frame, chosen.kinds or {}, chosen.drop or (), chosen.columns)
+            if chosen.label is not None:
+                tables.classes(frame, chosen.label, "--label")
 
 
 def check_likelihood_of_table(name: str) -> None:
