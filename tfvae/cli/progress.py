@@ -1,11 +1,14 @@
-"""The progress of a training, as one line for each epoch."""
+"""The progress of a training, as one line for each epoch, and the time that it takes."""
 
 import shutil
 import sys
 import time
+from pathlib import Path
 from typing import Any
 
 import keras
+
+from tfvae.cli import record
 
 # How often the line of the current epoch is written anew in a terminal.
 _SECONDS = 0.2
@@ -74,6 +77,27 @@ class ProgressLine(keras.callbacks.Callback):
         began, at = self._since
         done = self._position() - at
         return (time.monotonic() - began) / done * (epochs - self._position()) if done > 0 else None
+
+
+class RecordTime(keras.callbacks.Callback):
+    """Records how many epochs were trained, and for how many seconds, those before an interruption included.
+
+    Args:
+        folder: the folder of the run.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__()
+        self._folder = folder
+        self._began = 0.0
+
+    def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
+        """Notes the time."""
+        self._began = time.monotonic() - float(record.read(self._folder).get("seconds", 0.0))
+
+    def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
+        """Writes the record."""
+        record.add(self._folder, epochs=epoch + 1, seconds=round(time.monotonic() - self._began, 3))
 
 
 def _duration(seconds: float) -> str:
