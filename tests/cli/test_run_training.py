@@ -12,6 +12,7 @@ from tfvae.cli import commands, exports, run_folder, run_training
 from tfvae.cli.history import cut_history, history
 from tfvae.models.vae import VAE
 
+COMPLETE = ["config.yaml", "evaluation.txt", "history.csv", "history.png", "model.keras"]
 # Two epochs of 45 steps.
 TRAIN = ["train", "digits", "--epochs", "2", "--hidden", "[16]", "--latent_dim", "2", "--num_samples", "20"]
 
@@ -113,7 +114,7 @@ def test_a_run_that_is_cut_goes_on_as_it_began_or_is_refused(train, train_cut, r
     train("--resume", "--save_freq", "100")
     assert after == ["evaluation", "draw", "export", "report"]
     assert len(history(folder)["loss"]) == 2
-    assert names(folder) == ["config.yaml", "evaluation.txt", "history.csv", "history.png", "model.keras"]
+    assert names(folder) == [*COMPLETE, "training.json"]
 
 
 # The default test of kills, in test_run_kills.py, compares trainings that are resumed with one that was not cut.
@@ -160,8 +161,8 @@ def test_a_run_that_is_complete_is_left_alone(train, refused, folder, after, cap
     train("--resume", callbacks=[Cut(0, 1)])
     assert after == ["evaluation", "draw", "export", "report"]
     assert (folder / "evaluation.txt").read_text() == "the evaluation\n"
-    # These two were written again; nothing else changed.
-    for name in ("evaluation.txt", "history.png"):
+    # These were written again; nothing else changed.
+    for name in ("evaluation.txt", "history.png", "training.json"):
         del before[folder / name]
     assert contents(folder).items() > before.items()
 
@@ -169,7 +170,7 @@ def test_a_run_that_is_complete_is_left_alone(train, refused, folder, after, cap
 @pytest.mark.parametrize("value", [[], pytest.param(["true"], marks=pytest.mark.slow)], ids=["", "true"])
 def test_a_run_that_is_overwritten_starts_anew(value, train, train_cut, folder):
     train_cut(1, 20)
-    assert names(folder) == ["checkpoints", "config.yaml", "history.csv", "model.keras"]
+    assert names(folder) == ["checkpoints", "config.yaml", "history.csv", "model.keras", "training.json"]
     train_cut(0, 1, "--overwrite", *value, "--latent_dim", "3")
     assert names(folder) == ["checkpoints", "config.yaml", "history.csv"]
     (checkpoint,) = names(folder / "checkpoints")
@@ -197,7 +198,7 @@ def test_a_run_that_diverges_keeps_its_history_and_its_best_model(cut, train, tr
         train("--resume", callbacks=[Diverge()])
     losses = history(folder)["loss"]
     assert np.isfinite(losses).tolist() == [True, False]
-    assert names(folder) == ["config.yaml", "history.csv", "model.keras"]
+    assert names(folder) == ["config.yaml", "history.csv", "model.keras", "training.json"]
     assert all(np.isfinite(value).all() for value in weights(folder))
     assert "pass --overwrite" in refused("--resume")
     assert after == []
@@ -316,7 +317,7 @@ def test_more_epochs_go_on_from_a_trained_model(two, tiny_vae, capsys):
     assert model.progress == (2, 0)
     for value, expected in zip(model.get_weights(), weights(two), strict=True):
         np.testing.assert_array_equal(value, expected)
-    assert names(two) == ["checkpoints", "config.yaml", "history.csv", "model.keras"]
+    assert names(two) == ["checkpoints", "config.yaml", "history.csv", "model.keras", "training.json"]
 
 
 @pytest.mark.slow
@@ -329,7 +330,7 @@ def test_a_training_goes_on_to_more_epochs(cut, train, train_cut, folder, after)
     train("--resume", "--epochs", "4")
     assert len(history(folder)["loss"]) == 4
     assert run_training.is_trained(folder, 4)
-    assert names(folder) == ["config.yaml", "evaluation.txt", "history.csv", "history.png", "model.keras"]
+    assert names(folder) == [*COMPLETE, "training.json"]
     before = contents(folder)
     train("--resume", "--epochs", "4")
     assert contents(folder) == before

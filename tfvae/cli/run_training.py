@@ -383,7 +383,7 @@ def check_same(config: dict[str, Any], received: dict[str, Any], folder: Path) -
         received: that of the new one.
         folder: the folder of the run.
     """
-    config = _EARLIER | config
+    config, received = _EARLIER | config, _EARLIER | received
     for name in sorted({*config, *received} - _FREE):
         if config.get(name) != received.get(name):
             raise ValueError(

@@ -22,12 +22,14 @@ def choices(chosen: Namespace) -> list[Namespace]:
         chosen: the arguments of the command.
 
     Raises:
-        ValueError: the folder for the runs of the seeds is itself a run.
+        ValueError: the folder for the runs of the seeds is itself a run, or the folder for one run has those of seeds.
     """
-    if chosen.seeds is None:
-        return [chosen]
     name = chosen.name or Path(chosen.data).stem
     folder = Path(chosen.runs) / name
+    if chosen.seeds is None:
+        if any(folder.glob("seed-*/config.yaml")):
+            raise ValueError(f"`--name` must not be that of the runs of several seeds. Received: {folder}")
+        return [chosen]
     if (folder / "config.yaml").exists():
         raise ValueError(f"`--name` must be that of no run, to hold a run for each seed. Received: {folder}, a run")
     made = []

@@ -29,8 +29,10 @@ GROUPS = {
     "columns of a table": ("drop", "columns", "kinds"),
     "networks": ("network", "hidden", "filters", "activation", "latent_dim"),
     "parts of the model": ("posterior", "prior", "likelihood", "objective", "allow_import"),
-    "training": ("learning_rate", "schedule", "epochs", "early_stopping", "callbacks", "steps_per_execution"),
-    "random numbers and XLA": ("seed", "seeds", "split_seed", "jit_compile"),
+    "training": (
+        *("learning_rate", "schedule", "epochs", "early_stopping", "callbacks", "steps_per_execution", "jit_compile"),
+        *("seed", "seeds", "split_seed"),
+    ),
     "devices": ("strategy", "devices", "worker_timeout"),
     "after the training": ("evaluate", "num_samples", "pictures", "report", "export", "latency"),
     "the run and its files": ("name", "runs", "saved_models", "save_freq", "resume", "overwrite"),

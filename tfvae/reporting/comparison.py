@@ -28,6 +28,7 @@ FIGURES = {
     "weights": ("weights", _OF_SIZES),
     "bytes": (".tflite bytes", _OF_SIZES),
 }
+_OF_QUALITY = ("elbo", "log_likelihood", "kl", "active_units")
 # The pictures of a run, and what they show.
 PICTURES = {
     "samples.png": "Samples",
@@ -106,13 +107,17 @@ class Comparison:
         """The headings of a table, and its cells."""
         names = [name for name in FIGURES if any(not math.isnan(row.figure(name)[0]) for row in rows)]
         differing = _differing(rows)
-        header = ["run", "seeds", *differing, *(FIGURES[name][0] for name in names)]
+        # What is measured of the model, then what was chosen for it, then what it costs.
+        first = [name for name in names if name in _OF_QUALITY]
+        others = [name for name in names if name not in _OF_QUALITY]
+        header = ["run", "seeds", *(FIGURES[name][0] for name in first), *differing]
         lines = []
         for row in rows:
-            arguments = row.runs[0].arguments
-            figures = [_cell(*row.figure(name), FIGURES[name][1]) for name in names]
-            lines.append([row.name, str(len(row.runs)), *(arguments.get(name, "") for name in differing), *figures])
-        return header, lines
+            cells = {name: _cell(*row.figure(name), FIGURES[name][1]) for name in names}
+            chosen = [row.runs[0].arguments.get(name, "") for name in differing]
+            line = [row.name, str(len(row.runs)), *(cells[name] for name in first), *chosen]
+            lines.append([*line, *(cells[name] for name in others)])
+        return [*header, *(FIGURES[name][0] for name in others)], lines
 
     def notes(self, rows: Sequence[Row]) -> list[str]:
         """What must be known to read a table."""
@@ -123,7 +128,8 @@ class Comparison:
 
     def heading(self, rows: Sequence[Row]) -> str:
         """What the runs of a table were evaluated on."""
-        return f"Held out: {rows[0].runs[0].data}"
+        number = next(number for number, table in enumerate(self.tables, start=1) if table is rows)
+        return f"Held out{f' ({number})' if len(self.tables) > 1 else ''}: {rows[0].runs[0].data}"
 
     @property
     def warning(self) -> str | None:
@@ -187,7 +193,10 @@ class Comparison:
         """The whole HTML page."""
         sections = []
         for rows in self.tables:
-            body = table(*self.cells(rows)) + "".join(text(note) for note in self.notes(rows))
+            # A mean and its error stay on one line.
+            body = table(*self.cells(rows)).replace(" ± ", "&nbsp;±&nbsp;") + "".join(
+                text(note) for note in self.notes(rows)
+            )
             curves = _curves(rows)
             if curves is not None:
                 body += "<h3>The held-out bound in training</h3>"
