@@ -92,6 +92,7 @@ def test_runs_that_cannot_be_compared_are_named_with_the_reason(run, capsys, tmp
     (run("cut") / "checkpoints").mkdir()
     record.add(run("nan"), diverged=True)
     (run("damaged") / "config.yaml").write_text("a: [")
+    record.add(run("wrong"), evaluation={"elbo": 3})
     unevaluated = run("unevaluated")
     (unevaluated / "training.json").unlink()
     left_out = run("left_out")
@@ -106,6 +107,7 @@ def test_runs_that_cannot_be_compared_are_named_with_the_reason(run, capsys, tmp
     assert lines["runs/unevaluated"] == "trained, but not evaluated yet; --resume goes on"
     assert lines["runs/left_out"] == "trained, but its evaluation was left out or is damaged"
     assert lines["runs/stray.txt"] == lines["nowhere"] == "not a run: it has no config.yaml"
+    assert lines["runs/wrong"].startswith("training.json is damaged: KeyError")
     assert "runs/good" in out
     assert "`runs` must be folders that `tfvae train` wrote. Received: nowhere" in error_line(
         capsys, ["compare", "nowhere"]
@@ -152,7 +154,15 @@ def test_the_csv_has_a_row_for_each_run(run, capsys, tmp_path):
 
 def arguments(**changed):
     defaults = {"name": None, "data": "digits", "runs": "runs", "saved_models": "saved", "split_seed": None}
+    defaults["strategy"] = "auto"
     return Namespace(**{**defaults, "seed": 0, "seeds": [3, 5], "resume": False, "overwrite": False, **changed})
+
+
+def test_several_workers_train_no_seeds(monkeypatch):
+    for changed in ({"strategy": "multi_worker"}, {}):
+        monkeypatch.setenv("TF_CONFIG", "{}")
+        with pytest.raises(ValueError, match=r"`--seeds` must not be given for several workers"):
+            seeds.choices(arguments(**changed))
 
 
 def test_each_seed_has_a_run_on_the_same_split(tmp_path, monkeypatch):

@@ -100,26 +100,37 @@ def _read(folder: Path) -> "Run":
     known, epochs = record.read(folder), history(folder)
     _check_complete(folder, config, known, epochs)
     evaluation = known.get("evaluation") or _evaluation(folder)
-    figures = {name: evaluation[name]["mean"] for name in _NAMES.values() if name in evaluation}
+    try:
+        figures = _figures(evaluation, known, epochs)
+        data = f"{int(evaluation['examples'])} examples of {config.get('data')}"
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"{record.FILE} is damaged: {type(error).__name__}: {error}") from error
+    split = {name: config.get(name) for name in _OF_SPLIT}
+    return Run(
+        name=str(folder),
+        seed=config["seed"],
+        arguments={name: _shown(value) for name, value in config.items() if name not in _NOT_COMPARED},
+        figures=figures,
+        held_out=evaluation.get("held_out") or json.dumps(split, sort_keys=True, default=str),
+        data=data,
+        history=epochs,
+        pictures={name: folder / name for name in PICTURES if (folder / name).is_file()},
+    )
+
+
+def _figures(
+    evaluation: Mapping[str, Any], known: Mapping[str, Any], epochs: Mapping[str, Sequence[float]]
+) -> dict[str, float]:
+    """The figures of a run that are known, by their names in `tfvae.reporting.comparison.FIGURES`."""
     sizes = known.get("bytes", {})
-    others = {
+    found = {name: evaluation[name]["mean"] for name in _NAMES.values()} | {
         "active_units": evaluation.get("active_units"),
         "epoch": known.get("best_epoch") or known.get("epochs") or (len(epochs.get("loss", [])) or None),
         "seconds": known.get("seconds"),
         "weights": known.get("weights"),
         "bytes": next((size for name, size in sizes.items() if "tflite" in name.lower()), None),
     }
-    split = {name: config.get(name) for name in _OF_SPLIT}
-    return Run(
-        name=str(folder),
-        seed=config["seed"],
-        arguments={name: _shown(value) for name, value in config.items() if name not in _NOT_COMPARED},
-        figures=figures | {name: value for name, value in others.items() if value is not None},
-        held_out=evaluation.get("held_out") or json.dumps(split, sort_keys=True, default=str),
-        data=f"{evaluation['examples']} examples of {config.get('data')}",
-        history=epochs,
-        pictures={name: folder / name for name in PICTURES if (folder / name).is_file()},
-    )
+    return {name: float(value) for name, value in found.items() if value is not None}
 
 
 def _check_complete(

@@ -1,5 +1,6 @@
 """`tfvae train --seeds`: one run for each seed, and their comparison."""
 
+import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -22,7 +23,8 @@ def choices(chosen: Namespace) -> list[Namespace]:
         chosen: the arguments of the command.
 
     Raises:
-        ValueError: the folder for the runs of the seeds is itself a run, or the folder for one run has those of seeds.
+        ValueError: the folder for the runs of the seeds is itself a run, or the folder for one run has those of seeds;
+            or there are several workers, which cannot meet again for the next seed.
     """
     name = chosen.name or Path(chosen.data).stem
     folder = Path(chosen.runs) / name
@@ -30,6 +32,8 @@ def choices(chosen: Namespace) -> list[Namespace]:
         if any(folder.glob("seed-*/config.yaml")):
             raise ValueError(f"`--name` must not be that of the runs of several seeds. Received: {folder}")
         return [chosen]
+    if chosen.strategy == "multi_worker" or (chosen.strategy == "auto" and "TF_CONFIG" in os.environ):
+        raise ValueError(f"`--seeds` must not be given for several workers. Received: --seeds {chosen.seeds}")
     if (folder / "config.yaml").exists():
         raise ValueError(f"`--name` must be that of no run, to hold a run for each seed. Received: {folder}, a run")
     made = []
