@@ -107,7 +107,7 @@ def test_runs_that_cannot_be_compared_are_named_with_the_reason(run, capsys, tmp
     assert lines["runs/unevaluated"] == "trained, but not evaluated yet; --resume goes on"
     assert lines["runs/left_out"] == "trained, but its evaluation was left out or is damaged"
     assert lines["runs/stray.txt"] == lines["nowhere"] == "not a run: it has no config.yaml"
-    assert lines["runs/wrong"].startswith("training.json is damaged: KeyError")
+    assert lines["runs/wrong"].startswith("training.json is damaged: ")
     assert "runs/good" in out
     assert "`runs` must be folders that `tfvae train` wrote. Received: nowhere" in error_line(
         capsys, ["compare", "nowhere"]
@@ -203,7 +203,7 @@ def test_a_seed_that_diverges_is_named_and_the_others_are_trained(run, monkeypat
     monkeypatch.setattr(seeds, "compare", lambda folders, output: setattr(compared, "folders", (folders, output)))
     runs = seeds.choices(arguments())
     configs = ["data: digits\n"] * 2
-    with pytest.raises(SystemExit, match=r"tfvae: the training diverged of runs/digits/seed-3"):
+    with pytest.raises(SystemExit, match=r"tfvae: the training of runs/digits/seed-3 diverged"):
         seeds.train_each(runs, configs, train)
     assert trained == [0, 1]
     assert compared.folders == (["runs/digits/seed-3", "runs/digits/seed-5"], "runs/digits/compare.html")

@@ -86,4 +86,4 @@ def train_each(runs: Sequence[Namespace], configs: Sequence[str], train: Callabl
             diverged.append(folder)
     compare([str(folder) for folder in folders], output=str(folders[0].parent / "compare.html"))
     if diverged:
-        raise SystemExit(f"tfvae: the training diverged of {', '.join(map(str, diverged))}")
+        raise SystemExit(f"tfvae: the training of {', '.join(map(str, diverged))} diverged")
