@@ -80,11 +80,17 @@ def table_values(output, label):
 
 def test_train_writes_the_run_and_the_exports(trained):
     run = trained / "runs" / "digits"
-    names = {"model.keras", "history.csv", "config.yaml", "evaluation.txt", ".lock"}
+    names = {"model.keras", "history.csv", "config.yaml", "training.json", "evaluation.txt", ".lock"}
     names |= {"reconstructions.png", "samples.png", "latent.png", "history.png"}
     assert {path.name for path in run.iterdir()} == names
     for path in run.glob("*.png"):
         assert path.read_bytes().startswith(b"\x89PNG")
+    known = json.loads((run / "training.json").read_text())
+    assert known["seconds"] > 0
+    assert known["epochs"] == 2
+    assert known["weights"] == keras.saving.load_model(run / "model.keras").count_params()
+    assert known["bytes"]["TFLite"] == (trained / "saved_models/digits/digits.tflite").stat().st_size
+    assert f"{known['evaluation']['elbo']['mean']:.3f}" in (run / "evaluation.txt").read_text()
     with open(run / "history.csv", newline="") as file:
         rows = list(csv.DictReader(file))
     assert len(rows) == 2
@@ -289,7 +295,8 @@ def test_a_model_file_with_code_in_it_is_refused(in_empty, capsys):
 def test_a_run_that_diverges_says_so_and_keeps_its_history(in_empty, capsys):
     with pytest.warns(UserWarning, match="The loss was nan in epoch 1"), pytest.raises(SystemExit, match="diverged"):
         commands.main(["train", *SMALL, "--learning_rate", "1e30"])
-    assert {path.name for path in (in_empty / "runs/digits").iterdir()} == {".lock", "config.yaml", "history.csv"}
+    written = {".lock", "config.yaml", "history.csv", "training.json"}
+    assert {path.name for path in (in_empty / "runs/digits").iterdir()} == written
     assert not (in_empty / "saved_models").exists()
 
 
@@ -299,7 +306,7 @@ def test_what_follows_a_training_can_be_left_out(in_trained, tmp_path):
         (tmp_path / "digits" / name).unlink()
     left_out = ["--evaluate", "false", "--pictures", "false", "--export", "none"]
     commands.main(["train", *SMALL, "--runs", str(tmp_path), "--saved_models", str(tmp_path), "--resume", *left_out])
-    written = [".lock", "config.yaml", "evaluation.txt", "history.csv", "model.keras"]
+    written = [".lock", "config.yaml", "evaluation.txt", "history.csv", "model.keras", "training.json"]
     assert sorted(path.name for path in (tmp_path / "digits").iterdir()) == written
     assert (tmp_path / "digits/evaluation.txt").read_text() == "left out by --evaluate false\n"
 

@@ -26,7 +26,7 @@ ROOMS = {"posterior": posteriors, "prior": priors, "likelihood": likelihoods, "o
 ERRORS = [
     (
         [],
-        "The command must be one of train, evaluate, generate, export, verify, predict, detect, explore; see `tfvae",
+        "The command must be one of train, evaluate, generate, export, verify, predict, detect, explore, compare; see",
     ),
     (["trian"], "(did you mean train?). Received: trian"),
     (["train", "--data", "x.npy"], "`data` must be given without `--data`. Received: --data"),

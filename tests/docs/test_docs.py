@@ -19,7 +19,9 @@ RESULTS = [DOCS / "results.md", DOCS / "performance.md"]
 # their parts, of the data, of the evaluation and of the strategies call the same functions.
 RUN_SLOWLY = ("amortized", "anomalies", "data", "device", "distributed", "evaluation", "inference", "models", "parts")
 RUN_SLOWLY += ("performance", "recipes", "results", "sharing")
-SLOW = [DOCS / f"{name}.md" for name in RUN_SLOWLY]
+# Pages whose code needs packages that the extra `test` does not bring.
+EXTRA = [DOCS / "tuning.md"]
+SLOW = EXTRA + [DOCS / f"{name}.md" for name in RUN_SLOWLY]
 
 
 def table(text, heading):
@@ -31,7 +33,10 @@ def table(text, heading):
 
 @pytest.mark.parametrize(
     "page",
-    [pytest.param(page, marks=[pytest.mark.slow] * (page in SLOW)) for page in PAGES],
+    [
+        pytest.param(page, marks=[pytest.mark.slow] * (page in SLOW) + [pytest.mark.extra] * (page in EXTRA))
+        for page in PAGES
+    ],
     ids=lambda page: page.name,
 )
 def test_the_names_of_a_page_exist_and_its_python_runs_from_top_to_bottom(page, run_python, tmp_path):
@@ -60,13 +65,13 @@ def test_the_flags_that_the_pages_name_exist(capsys):
     pages = [page for page in PAGES if page not in RESULTS]
     texts = [re.sub(r"python (benchmarks|examples)/[^`]*", "", page.read_text()) for page in pages]
     flags = {flag for text in texts for flag in re.findall(r"--([a-z_]+)", text)}
-    of_the_server = {"enable_batching"}
+    of_others = {"enable_batching", "logdir"}
     known = set()
-    for command in ("train", "export", "generate", "explore"):
+    for command in ("train", "export", "generate", "explore", "compare"):
         with pytest.raises(SystemExit):
             commands.main([command, "--print_config"])
         known |= set(yaml.safe_load(capsys.readouterr().out))
-    assert flags - of_the_server <= known
+    assert flags - of_others <= known
 
 
 @pytest.mark.parametrize("page", RESULTS, ids=lambda page: page.name)

@@ -11,16 +11,18 @@ from matplotlib.figure import Figure
 
 from tfvae import data as data_module
 from tfvae import files, plots
-from tfvae.cli import record, run_training, yaml_files
+from tfvae.cli import record, yaml_files
+from tfvae.cli.history import history
 from tfvae.cli.progress import duration
 from tfvae.data import Rows, Table, loading, tables
 from tfvae.data.labels import of_validation
 from tfvae.detection.thresholds import least_rate
+from tfvae.evaluation import active_units
 from tfvae.export.card import Card
 from tfvae.export.report import Verification
 from tfvae.models.vae import VAE
 from tfvae.reporting.document import report as write_report
-from tfvae.reporting.measures import Measures
+from tfvae.reporting.measures import Measures, standard_error
 from tfvae.reporting.subject import MOST_EXAMPLES
 
 # The entries of config.yaml that are needed to read the data again, and their types.
@@ -38,7 +40,7 @@ _FALSE_ALARM_RATE = 0.01
 # The most bytes of an evaluation.txt that is read; it has a few lines.
 _MAX_EVALUATION = 100_000
 # The values of those that runs of earlier versions lack.
-_EARLIER = {"skip_unreadable": False}
+_EARLIER = {"skip_unreadable": False, "split_seed": None}
 
 
 def load_model(folder: Path) -> VAE:
@@ -61,7 +63,7 @@ def load_model(folder: Path) -> VAE:
 
 
 def read_config(folder: Path) -> dict[str, Any]:
-    """Reads the config.yaml of a run.
+    """Reads the config.yaml of a run, with that seed which its data have.
 
     Raises:
         ValueError: the file is damaged.
@@ -69,10 +71,12 @@ def read_config(folder: Path) -> dict[str, Any]:
     """
     path = folder / "config.yaml"
     config = _EARLIER | yaml_files.read(path)
-    for name, types in _DATA_ARGUMENTS.items():
+    for name, types in (_DATA_ARGUMENTS | {"split_seed": (int, type(None))}).items():
         if not isinstance(config.get(name, ...), types):
             received = f"{name}: {config[name]!r}" if name in config else f"no {name}"
             raise ValueError(f"A config.yaml that `tfvae train` wrote was expected. Received: {path}, with {received}")
+    if config["split_seed"] is not None:
+        config["seed"] = config["split_seed"]
     return config
 
 
@@ -181,6 +185,32 @@ def card(folder: Path, evaluated: str | None = None) -> Card:
     )
 
 
+def measured(model: VAE, x: np.ndarray, measures: Measures, seed: int) -> dict[str, Any]:
+    """What the record of a run has of its evaluation.
+
+    Args:
+        model: the model.
+        x: the data [N, ...].
+        measures: what was measured of them.
+        seed: the seed of the draws.
+    """
+    figures = {
+        name: {"mean": float(np.mean(values)), "standard_error": standard_error(values)}
+        for name, values in (("elbo", measures.elbo), ("log_likelihood", measures.log_likelihood), ("kl", measures.kl))
+    }
+    active = active_units(model, x, seed=seed).count if len(x) > 1 else None
+    return {
+        "evaluation": {
+            **figures,
+            "num_samples": measures.num_samples,
+            "examples": len(x),
+            "held_out": record.digest(x),
+            "active_units": active,
+            "latent_dim": model.latent_dim,
+        }
+    }
+
+
 def calibrate(model: VAE, folder: Path, x: np.ndarray, **given: Any) -> None:
     """Calibrates the model of a run for anomaly detection, saves it, and prints the threshold.
 
@@ -270,7 +300,7 @@ def report(
         folder / "report.html",
         labels=labels(folder, len(data)) if model.table is None else label,
         train=train,
-        history=run_training.history(folder),
+        history=history(folder),
         verification=verification,
         facts=facts | {"config.yaml": config},
         warnings=warnings,
