@@ -20,8 +20,8 @@ exclude_patterns = ["_build"]
 html_theme = "furo"
 html_title = f"tfvae {version}"
 html_show_copyright = False
-# The pages are Markdown, which says more to a reader of their source than the copy that Sphinx would keep.
-html_copy_source = False
+html_static_path = ["static"]
+html_css_files = ["site.css"]
 
 # Links of the kind `serving.md#tables`.
 myst_heading_anchors = 3
@@ -43,8 +43,10 @@ autodoc_typehints_description_target = "documented"
 autodoc_inherit_docstrings = False
 autodoc_default_options = {
     "members": True,
-    # Every layer and model has these, and they say nothing of the one.
-    "exclude-members": "build, call, compute_output_shape, from_config, get_config",
+    # Keras calls these of every layer and model, and what they do is what it documents.
+    "exclude-members": "build, call, compile_from_config, compute_output_shape, from_config, get_config, "
+    "load_own_variables, make_test_function, make_train_function, predict_on_batch, predict_step, save, "
+    "save_own_variables, save_weights, test_step, train_on_batch, train_step",
 }
 napoleon_numpy_docstring = False
 napoleon_use_ivar = True

@@ -1,9 +1,11 @@
 """How pages and docstrings are read, beyond what MyST, autodoc and napoleon know."""
 
+import inspect
 import re
 from typing import Any
 
 from sphinx.application import Sphinx
+from sphinx.util.inspect import stringify_signature
 
 
 def leave_out(app: Sphinx, what: str, name: str, member: Any, skip: bool, options: Any) -> bool | None:
@@ -12,6 +14,17 @@ def leave_out(app: Sphinx, what: str, name: str, member: Any, skip: bool, option
     module = getattr(source, "__module__", None)
     foreign = isinstance(module, str) and not module.startswith("tfvae")
     return True if foreign or type(member).__name__ == "_tuplegetter" else None
+
+
+def sign(
+    app: Sphinx, what: str, name: str, member: Any, options: Any, signature: str, returned: str | None
+) -> tuple[str, str | None] | None:
+    """Gives layers and models the signature of their constructor, which Keras hides behind a `__new__`."""
+    if what != "class" or signature != "(*args, **kwargs)":
+        return None
+    constructor = inspect.signature(member.__init__)
+    without_self = constructor.replace(parameters=list(constructor.parameters.values())[1:])
+    return stringify_signature(without_self, show_annotation=False), returned
 
 
 def escape(app: Sphinx, what: str, name: str, member: Any, options: Any, lines: list[str]) -> None:
@@ -30,6 +43,7 @@ def setup(app: Sphinx) -> dict[str, bool]:
     """Called by Sphinx."""
     app.connect("source-read", link_to_project)
     app.connect("autodoc-skip-member", leave_out)
+    app.connect("autodoc-process-signature", sign)
     # Before napoleon, which writes stars of its own.
     app.connect("autodoc-process-docstring", escape, priority=400)
     return {"parallel_read_safe": True}

@@ -14,7 +14,9 @@ MOST_CPU_SECONDS = 120
 def code_of(name):
     """The cells of a notebook as a program: a plot is shown by nobody, and a last line has no value."""
     cells = re.findall(
-        r"^```\{code-cell\} ipython3\n(?:(?::.*\n)+\n)?(.*?)^```$", (NOTEBOOKS / f"{name}.md").read_text(), re.M | re.S
+        r"^```\{code-cell\} ipython3\n(?:(?::[^\n]*\n)+\n)?(.*?)^```$",
+        (NOTEBOOKS / f"{name}.md").read_text(),
+        re.M | re.S,
     )
     return "\n".join(cells).replace("%matplotlib inline\n", "import matplotlib\nmatplotlib.use('svg')\n")
 
