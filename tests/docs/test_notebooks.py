@@ -8,16 +8,13 @@ import pytest
 NOTEBOOKS = Path(__file__).parents[2] / "docs/notebooks"
 NAMES = sorted(path.stem for path in NOTEBOOKS.glob("*.md") if path.stem != "index")
 # Of the process itself, which waits for others in one of the notebooks, on a machine with other work.
-MOST_CPU_SECONDS = 120
+MOST_CPU_SECONDS = 90
 
 
 def code_of(name):
     """The cells of a notebook as a program: a plot is shown by nobody, and a last line has no value."""
-    cells = re.findall(
-        r"^```\{code-cell\} ipython3\n(?:(?::[^\n]*\n)+\n)?(.*?)^```$",
-        (NOTEBOOKS / f"{name}.md").read_text(),
-        re.M | re.S,
-    )
+    text = (NOTEBOOKS / f"{name}.md").read_text()
+    cells = re.findall(r"^```\{code-cell\} ipython3\n(?:(?::[^\n]*\n)+\n)?(.*?)^```$", text, re.M | re.S)
     return "\n".join(cells).replace("%matplotlib inline\n", "import matplotlib\nmatplotlib.use('svg')\n")
 
 
