@@ -110,7 +110,8 @@ def standard_coordinates(
     structured: list[modes.Mode[StructuredGaussian]] = []
     if derivatives is not None and isinstance(posterior, StructuredNormal):
         _check_finite(joint, points, derivatives(points), rows)
-        structured = structured_start.approximate(target, derivatives, points, posterior)
+        structured, is_flat = structured_start.approximate(target, derivatives, points, posterior)
+        _check_flat(target, is_flat, derivatives.dtype.name)
 
     def log_density(z: tf.Tensor) -> tf.Tensor:
         log_prior, log_likelihood, _ = joint.log_densities(z, rows, num_data=data.num_data)

@@ -24,6 +24,39 @@ _MOST_LEVELS = 8
 _SLOPE = 0.3
 # Local variables are moved as far, in smaller steps.
 _DISTANCES = 3.0 * 1.3 ** np.arange(17)
+# How many numbers of the precision of a density there must be in a standard deviation.
+_SPACINGS = 16.0
+# How far out a density of global variables is followed, in standard deviations, and how far it must fall at each of the
+# last steps, in nats. With a finite integral it falls by the logarithm of the ratio of their distances at least, 0.35.
+_FAR, _FALL, _LAST = 4.0 * 2.0 ** (0.5 * np.arange(25)), 0.15, 2
+
+
+def flat(search: Search, density: Density, end: End) -> np.ndarray:
+    """Which global variables [L] have a density that does not fall, far out along one of them.
+
+    The local variables are integrated out: their scale may go to 0, where their own density grows without bound.
+
+    Args:
+        search: finds Gaussians near the density.
+        density: the density.
+        end: where the density is followed from; from the origin, if the end is so far out that it is not resolved.
+    """
+    remaining = np.zeros(density.dim, bool)
+    if not search.size:
+        return remaining
+    state, deviations = end.state, np.sqrt(np.diag(end.metric))
+    if not _is_resolved(end, density.epsilon):
+        state = search.state(np.zeros_like(state.globals), np.zeros_like(state.local))
+        deviations = np.ones(search.size)
+    of_globals = _OfGlobals(search, density, [state])
+    for index, deviation in enumerate(deviations):
+        for sign in (-1.0, 1.0):
+            globals_ = np.repeat(state.globals, len(_FAR), axis=0)
+            globals_[:, index] += sign * deviation * _FAR
+            values = of_globals(globals_)
+            falls = -np.diff(values[np.isfinite(values)])[-_LAST:]
+            remaining[search.pattern.order[index]] |= len(falls) == _LAST and bool(np.all(falls < _FALL))
+    return remaining
 
 
 def separate(
@@ -65,8 +98,9 @@ class _Modes:
     def add(self, end: End) -> None:
         """Adds an end to those that were found, if it has a good part of the mass and is a mode of its own."""
         highest = max(each.evidence for each in self.found)
-        is_large = end.evidence > highest + np.log(modes.LOWEST_SHARE)
-        if is_large and len(self.found) < modes.MOST_MODES and all(self.are_apart(each, end) for each in self.found):
+        if len(self.found) == modes.MOST_MODES or not end.evidence > highest + np.log(modes.LOWEST_SHARE):
+            return
+        if _is_resolved(end, self.density.epsilon) and all(self.are_apart(each, end) for each in self.found):
             self.found.append(end)
 
     def are_apart(self, first: End, second: End) -> bool:
@@ -80,7 +114,7 @@ class _Modes:
         if not _are_moved(first.state, second.state):
             return False
         density = _OfLocals(self.search, self.density, first.state.globals)
-        gaussian = newton.Gaussian(first.state.local[0], _deviations(first.state), np.nan)
+        gaussian = newton.Gaussian(first.state.local[0], _deviations(first.state.root)[0], np.nan)
         return modes.dip(density, gaussian, second.state.local[0]) > modes.DIP
 
     def starts(self, end: End) -> list[State]:
@@ -104,7 +138,7 @@ class _Modes:
     def moved(self, state: State) -> np.ndarray:
         """Local variables [P, N] of which one is moved to where the density rises along it, away from its mode."""
         search, probes = self.search, self.search.pattern.probes
-        deviations = _deviations(state)
+        deviations = _deviations(state.root)[0]
         found: list[tuple[float, int, float]] = []
         for sign in (1.0, -1.0):
             moves = sign * _DISTANCES[:, np.newaxis, np.newaxis] * probes * deviations
@@ -189,12 +223,18 @@ class _OfGlobals(Density):
         return state.value, state.slope, np.zeros_like(directions)
 
     def integrated(self, globals_: np.ndarray, guesses: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """The values [P], and the modes of the local variables [P, N], sought from others."""
+        """The values [P], NaN where they are rounding errors, and the modes of the local variables [P, N].
+
+        Args:
+            globals_: the global variables [P, G].
+            guesses: local variables [P, N] near their modes.
+        """
         local, root = self.search.modes(globals_, guesses)
-        return self.density(self.search.join(globals_, local)) - np.log(root[:, 0]).sum(axis=1), local
+        values = self.density(self.search.join(globals_, local)) - np.log(root[:, 0]).sum(axis=1)
+        return np.where(_are_resolved(local, root, self.epsilon), values, np.nan), local
 
     def guesses(self, globals_: np.ndarray) -> np.ndarray:
-        """Local variables [P, N] near their mode given global ones [P, G]: of those tried, where the density is highest."""
+        """Local variables [P, N] near their mode given global ones [P, G]: the best of some guesses."""
         tried = []
         for state, follow in zip(self.states, self.follow, strict=True):
             tried += [
@@ -223,15 +263,27 @@ class _OfLocals(Density):
         return values, gradients[:, self.search.pattern.order[self.search.size :]], np.zeros_like(directions)
 
 
-def _deviations(state: State) -> np.ndarray:
-    """The standard deviations [N] of the local variables of a state, given all others."""
-    root, total = state.root[0], np.zeros(state.local.shape[1])
-    for k, row in enumerate(root):
-        total[k:] += row[: len(row) - k] ** 2
+def _deviations(root: np.ndarray) -> np.ndarray:
+    """The standard deviations [P, N] of local variables given all others, by the roots [P, W + 1, N]."""
+    total = np.zeros_like(root[:, 0])
+    for k in range(root.shape[1]):
+        total[:, k:] += root[:, k, : total.shape[1] - k] ** 2
     return 1.0 / np.sqrt(total)
+
+
+def _are_resolved(local: np.ndarray, root: np.ndarray, epsilon: float) -> np.ndarray:
+    """Whether numbers of a precision epsilon lie dense enough [P] for all local variables [P, N]."""
+    return np.all(_deviations(root) > _SPACINGS * epsilon * np.abs(local), axis=1)
+
+
+def _is_resolved(end: End, epsilon: float) -> bool:
+    """Whether the precision of a density is enough for the Gaussian at an end."""
+    deviations = np.sqrt(np.diag(end.metric))
+    is_dense = np.all(deviations > _SPACINGS * epsilon * np.abs(end.state.globals[0]))
+    return bool(is_dense and _are_resolved(end.state.local, end.state.root, epsilon)[0])
 
 
 def _are_moved(first: State, second: State) -> bool:
     """Whether one of the local variables differs between two states."""
-    deviations = np.maximum(_deviations(first), _deviations(second))
-    return bool(np.max(np.abs(first.local[0] - second.local[0]) / deviations) > modes.APART)
+    deviations = np.maximum(_deviations(first.root), _deviations(second.root))
+    return bool(np.max(np.abs(first.local - second.local) / deviations) > modes.APART)

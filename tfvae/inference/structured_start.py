@@ -113,7 +113,7 @@ class Derivatives(Density):
 
 def approximate(
     target: Target, derivatives: Derivatives, points: np.ndarray, posterior: StructuredNormal
-) -> list[modes.Mode[nested_laplace.StructuredGaussian]]:
+) -> tuple[list[modes.Mode[nested_laplace.StructuredGaussian]], np.ndarray]:
     """Finds the structure of a posterior, unless `posterior` knows it, and a Gaussian near each of its modes.
 
     Args:
@@ -124,7 +124,8 @@ def approximate(
 
     Returns:
         The modes, the largest first: only one up to `modes.MOST_DIM` dimensions, where they are sought without the
-        structure. None if no structure is found, of which a warning is given for many dimensions.
+        structure. None if no structure is found, of which a warning is given for many dimensions. And which global
+        variables [L] have a density that does not fall far out.
     """
     pattern = posterior.pattern
     if pattern is None:
@@ -141,13 +142,14 @@ def approximate(
             stacklevel=6,
         )
     if pattern is None or not len(pattern.node):
-        return []
+        return [], np.zeros(derivatives.dim, bool)
     search = nested_laplace.Search(pattern, derivatives.gradients, derivatives.products)
     ends = search.ends(points)
-    if derivatives.dim > modes.MOST_DIM:
-        return structured_modes.separate(search, derivatives, ends, target.space.unconstrained_shapes)
     best = max(ends, key=lambda end: end.evidence)
-    return [modes.Mode(search.gaussian(best.state, best.metric), 1.0)]
+    is_flat = structured_modes.flat(search, derivatives, best)
+    if derivatives.dim > modes.MOST_DIM:
+        return structured_modes.separate(search, derivatives, ends, target.space.unconstrained_shapes), is_flat
+    return [modes.Mode(search.gaussian(best.state, best.metric), 1.0)], is_flat
 
 
 def flat(
