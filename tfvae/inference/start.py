@@ -1,8 +1,7 @@
 """Where a fit starts: finds standard coordinates, and checks the density at plausible points before the first step."""
 
 import math
-import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -32,8 +31,6 @@ _FAR = (5.0, 1e2, 1e3)
 _ORIGINS = 4
 # How many points far out are evaluated at a time.
 _CHUNK = 1024
-# How far apart the ends of starts are that count as different, in standard deviations.
-_APART = 5.0
 _PROPER = "`model` must have a posterior that is proper: one whose density falls in every direction"
 
 
@@ -47,7 +44,7 @@ class Start(NamedTuple):
     """
 
     gaussian: newton.Gaussian | StructuredGaussian
-    modes: list[modes.Mode]
+    modes: Sequence[modes.Mode[Any]]
     density: Density
 
 
@@ -110,27 +107,29 @@ def standard_coordinates(
     """
     target, rows = joint.target, observations.first_rows(data.dataset, 1 if data.whole else _ROWS)
     points = _points(joint, seed)
-    structured = None
+    structured: list[modes.Mode[StructuredGaussian]] = []
     if derivatives is not None and isinstance(posterior, StructuredNormal):
         _check_finite(joint, points, derivatives(points), rows)
-        structured = structured_start.approximate(target, derivatives, points, posterior)
+        structured, is_flat = structured_start.approximate(target, derivatives, points, posterior)
+        _check_flat(target, is_flat, derivatives.dtype.name)
 
     def log_density(z: tf.Tensor) -> tf.Tensor:
         log_prior, log_likelihood, _ = joint.log_densities(z, rows, num_data=data.num_data)
         return log_prior + log_likelihood
 
     density = LogDensity(log_density, target.space.dim, joint.dtype)
-    if structured is None:
+    if not structured:
         _check_finite(joint, points, density(points), rows)
-    # The structure is that of one mode: others are sought without it.
-    found = [] if structured is not None and target.space.dim > modes.MOST_DIM else _modes(density, points, seed)
-    if structured is not None and derivatives is not None and len(found) <= 1:
-        _check_proper(target, structured, derivatives, structured.global_axes)
-        _check_flat(target, structured_start.flat(structured, derivatives.gradients, _FAR), derivatives.dtype.name)
-        _check_support(joint, structured, derivatives)
-        _check_precision(target, structured, derivatives)
-        _warn_of_ends(target, structured)
-        return Start(structured, [], derivatives)
+    # Up to a few dimensions, modes are sought without the structure, which is that of one mode.
+    is_sought = not structured or target.space.dim <= modes.MOST_DIM
+    found = _modes(density, points, seed, target.space.unconstrained_shapes) if is_sought else []
+    if structured and derivatives is not None and len(found) <= 1:
+        nested = structured[0].gaussian
+        _check_proper(target, nested, derivatives, nested.global_axes)
+        _check_flat(target, structured_start.flat(nested, derivatives.gradients, _FAR), derivatives.dtype.name)
+        _check_support(joint, nested, derivatives)
+        _check_precision(target, nested, derivatives)
+        return Start(nested, structured, derivatives)
     gaussian = found[0].gaussian
     _check_proper(target, gaussian, density, lambda: newton.principal_axes(gaussian, density))
     _check_support(joint, gaussian, density)
@@ -146,12 +145,14 @@ def standard_coordinates(
     return Start(without_structure(gaussian) if isinstance(posterior, StructuredNormal) else gaussian, found, density)
 
 
-def _modes(density: LogDensity, points: np.ndarray, seed: int) -> list[modes.Mode]:
+def _modes(
+    density: LogDensity, points: np.ndarray, seed: int, shapes: Sequence[tuple[int, ...]]
+) -> list[modes.Mode[newton.Gaussian]]:
     """The modes with at least 1% of the mass, the largest first; in many dimensions only the nearest one."""
     if density.dim > newton.FULL_CURVATURE_DIM:
         return [modes.Mode(newton.approximate_diagonally(density, points), 1.0)]
     ascents = [newton.ascend(density, point) for point in points]
-    return modes.separate(density, ascents, newton.refined(density, newton.best(ascents, density)), seed)
+    return modes.separate(density, ascents, newton.refined(density, newton.best(ascents, density)), seed, shapes)
 
 
 def check_start(joint: JointDensity, data: observations.Observations, seed: int) -> None:
@@ -241,21 +242,6 @@ def _check_support(joint: JointDensity, gaussian: newton.Gaussian | StructuredGa
             f"on a constrained space needs the bijector of that space. Received: {values[row]} near the mode, at "
             f"{describe(_latents(joint, points), row)}"
         )
-
-
-def _warn_of_ends(target: Target, structured: StructuredGaussian) -> None:
-    """Warns if another of the starts ended elsewhere, where there may be a good part of the mass too."""
-    if not len(structured.others):
-        return
-    ends = np.stack([structured.loc, *structured.others])
-    is_part = target.space.split(np.ptp(ends, axis=0) > _APART * structured.scale)
-    names = ", ".join(name for name, part in is_part.items() if part.any())
-    warnings.warn(
-        f"The posterior of {names} may have several modes: the starts of the fit ended at {len(ends)} places that are "
-        "far apart and have a similar share of the mass, and q is at one of them. Where they say the same with other "
-        "labels or signs, constrain the order or a sign (tfb.Ascending(), tfb.Exp()).",
-        stacklevel=6,
-    )
 
 
 def _check_precision(target: Target, gaussian: newton.Gaussian | StructuredGaussian, density: Density) -> None:
