@@ -86,10 +86,6 @@ def test_train_writes_the_run_and_the_exports(trained):
     for path in run.glob("*.png"):
         assert path.read_bytes().startswith(b"\x89PNG")
     known = json.loads((run / "training.json").read_text())
-    assert known["seconds"] > 0
-    assert known["epochs"] == 2
-    assert known["weights"] == keras.saving.load_model(run / "model.keras").count_params()
-    assert known["bytes"]["TFLite"] == (trained / "saved_models/digits/digits.tflite").stat().st_size
     assert f"{known['evaluation']['elbo']['mean']:.3f}" in (run / "evaluation.txt").read_text()
     with open(run / "history.csv", newline="") as file:
         rows = list(csv.DictReader(file))
