@@ -91,10 +91,10 @@ def test_another_level_of_all_groups_is_found_from_one_side():
 
 def test_two_modes_of_a_single_local_variable_are_found():
     several = found(Known(single))
-    assert len(several) == 2
-    first, second = (mode.gaussian.loc[1:] for mode in several)
-    assert abs(first[3] - second[3]) > 5.0
-    np.testing.assert_allclose(np.delete(first, 3), np.delete(second, 3), atol=0.5)
+    # The others follow it, for the data hardly tell.
+    first, second = (mode.gaussian.loc for mode in several)
+    assert abs(first[4] - second[4]) > 5.0
+    np.testing.assert_allclose(first, -second, atol=0.05)
 
 
 def test_one_mode_is_not_taken_for_several():
