@@ -7,7 +7,7 @@ import keras
 import tensorflow as tf
 import tensorflow_probability as tfp
 
-from tfvae import chunks, elbo, seeds
+from tfvae import chunks, elbo, graphs, seeds
 from tfvae.inference import newton
 from tfvae.inference.latents import check_family
 from tfvae.inference.nested_laplace import StructuredGaussian
@@ -63,12 +63,10 @@ class Approximation(keras.layers.Layer):
         self.built = True
         # Set past Keras's `__setattr__`, which would track these functions and try to save them.
         self.__dict__["_functions"] = {
-            "draw": tf.function(lambda seed: self.draw(_CHUNK, seed), autograph=False),
-            "log_prob": tf.function(
-                self._log_prob, input_signature=[tf.TensorSpec([None, dim], self.variable_dtype)], autograph=False
-            ),
-            "draw_standard": tf.function(self._draw_standard, autograph=False),
-            "log_prob_standard": tf.function(self._log_prob_standard, autograph=False),
+            "draw": graphs.graph(lambda seed: self.draw(_CHUNK, seed)),
+            "log_prob": graphs.graph(self._log_prob, input_signature=[tf.TensorSpec([None, dim], self.variable_dtype)]),
+            "draw_standard": graphs.graph(self._draw_standard),
+            "log_prob_standard": graphs.graph(self._log_prob_standard),
         }
 
     @property

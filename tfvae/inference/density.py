@@ -6,6 +6,8 @@ from collections.abc import Callable
 import numpy as np
 import tensorflow as tf
 
+from tfvae import graphs
+
 # With more dimensions, a whole Hessian is not computed, and one point is differentiated at a time.
 _FULL_DIM, _FEWEST_ROWS = 500, 4
 
@@ -51,8 +53,8 @@ class LogDensity(Density):
         # half as many operations again.
         self._rows = max(dim, _FEWEST_ROWS) if dim <= _FULL_DIM else 1
         points, rows = tf.TensorSpec([None, dim], dtype), tf.TensorSpec([self._rows, dim], dtype)
-        self._values = tf.function(function, input_signature=[points], autograph=False)
-        self._derivatives = tf.function(self._differentiate, input_signature=[rows, rows], autograph=False)
+        self._values = graphs.graph(function, input_signature=[points])
+        self._derivatives = graphs.graph(self._differentiate, input_signature=[rows, rows])
 
     def __call__(self, z: np.ndarray) -> np.ndarray:
         """Evaluates the log density [S] at z [S, L]."""

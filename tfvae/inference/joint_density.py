@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from tfvae import elbo
+from tfvae import elbo, graphs
 from tfvae.inference import control_variate, observations
 from tfvae.inference.local_latents import LocalLatents
 from tfvae.inference.targets import Target
@@ -90,7 +90,7 @@ class JointDensity:
         # S must differ from B, so that an axis of rows cannot pass for one of draws.
         z = tf.zeros([3 if rows != 3 else 4, self.target.space.dim], self.dtype)
         # As a graph: see `Target.check`.
-        graph = tf.function(lambda: self._latents(z, x, tf.constant([0, 0]), None, False)[0], autograph=False)
+        graph = graphs.graph(lambda: self._latents(z, x, tf.constant([0, 0]), None, False)[0])
         values = graph.get_concrete_function()()
         self.target.check(values, _data(x), whole=whole, must_split=must_split)
 

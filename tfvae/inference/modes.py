@@ -61,7 +61,7 @@ def separate(
     ascents: Sequence[newton.Ascent | None],
     gaussian: newton.Gaussian,
     seed: int,
-    shapes: Sequence[tuple[int, ...]] = (),
+    shapes: Sequence[tuple[int, ...]],
 ) -> list[Mode[newton.Gaussian]]:
     """Finds the modes with at least 1% of the mass, the largest first.
 

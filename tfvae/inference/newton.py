@@ -19,6 +19,7 @@ import tensorflow as tf
 import tensorflow_probability as tfp
 from scipy.sparse.linalg import LinearOperator, lobpcg
 
+from tfvae import graphs
 from tfvae.inference import precision
 from tfvae.inference.density import LogDensity
 
@@ -138,22 +139,6 @@ class Ascent(NamedTuple):
     is_mode: bool
 
 
-def approximate(density: LogDensity, starts: np.ndarray) -> Gaussian:
-    """Finds a Gaussian near most of the mass of a density.
-
-    Args:
-        density: the density.
-        starts: points [M, L] to start from, of which at least one must have a finite density.
-
-    Returns:
-        The Gaussian with the highest ELBO over all iterates from all starts, refined.
-
-    Raises:
-        ValueError: the density has no finite gradient at any start.
-    """
-    return refined(density, best([ascend(density, start) for start in starts], density))
-
-
 def ascend(density: LogDensity, start: np.ndarray) -> Ascent | None:
     """Goes uphill from a point [L] by Newton's method; None if the density has no finite derivatives there.
 
@@ -213,12 +198,12 @@ def approximate_diagonally(density: LogDensity, starts: np.ndarray) -> Gaussian:
 
     Args:
         density: the density.
-        starts: see `approximate`; the one of highest density is used.
+        starts: points [M, L], of which the one of highest density is used.
     """
     values = density(starts)
     start = starts[np.nanargmax(np.where(np.isfinite(values), values, np.nan))]
 
-    @tf.function
+    @graphs.graph
     def minimize(start: tf.Tensor) -> tf.Tensor:
         def loss_and_gradient(z: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
             return tfp.math.value_and_gradient(lambda z: -density.function(z[tf.newaxis])[0], z)

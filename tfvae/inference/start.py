@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import tensorflow as tf
 
+from tfvae import graphs
 from tfvae.inference import control_variate, modes, newton, observations, precision, structured_start
 from tfvae.inference.approximation import Approximation
 from tfvae.inference.density import Density, LogDensity
@@ -177,7 +178,7 @@ def _points(joint: JointDensity, seed: int) -> np.ndarray:
     points = np.random.default_rng(seed).uniform(-2.0, 2.0, shape)
     if target.starts is not None:
         draws = target.starts(_COUNT - 1, tf.constant([seed, 0]))
-        plausible = tf.function(lambda: target.space.unconstrain(draws, joint.dtype), autograph=False)().numpy()
+        plausible = graphs.graph(lambda: target.space.unconstrain(draws, joint.dtype))().numpy()
         points = np.where(np.isfinite(plausible).all(axis=1, keepdims=True), plausible, points)
     return np.concatenate([np.zeros((1, target.space.dim)), points])
 

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from tfvae import chunks
+from tfvae import chunks, graphs
 from tfvae.inference import control_variate, modes, nested_laplace, newton, observations, structure, structured_modes
 from tfvae.inference.density import Density
 from tfvae.inference.joint_density import JointDensity
@@ -216,7 +216,7 @@ def _functions(joint: JointDensity, rows: Any, *, is_first_of_many: bool) -> dic
     points = tf.TensorSpec([None, joint.target.space.dim], joint.dtype)
     given = (tf.nest.map_structure(spec, rows), tf.TensorSpec([], tf.bool))
     # Traced once: the others call its graph.
-    density = tf.function(density, input_signature=[points, *given], autograph=False)
+    density = graphs.graph(density, input_signature=[points, *given])
 
     def gradients(z: tf.Tensor, rows: Any, with_prior: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         with tf.GradientTape() as tape:
@@ -235,6 +235,6 @@ def _functions(joint: JointDensity, rows: Any, *, is_first_of_many: bool) -> dic
 
     return {
         "values": lambda *arguments: (density(*arguments),),
-        "gradients": tf.function(gradients, input_signature=[points, *given], autograph=False),
-        "products": tf.function(products, input_signature=[points, points, *given], autograph=False),
+        "gradients": graphs.graph(gradients, input_signature=[points, *given]),
+        "products": graphs.graph(products, input_signature=[points, points, *given]),
     }

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import tensorflow as tf
 import tensorflow_probability as tfp
 
-from tfvae import checks
+from tfvae import checks, graphs
 from tfvae.inference.latents import Latent, LatentSpace, space, variables
 
 tfd = tfp.distributions
@@ -72,7 +72,7 @@ class Target(NamedTuple):
                 densities = self.log_densities(values, x)
             else:
                 # As a graph: TFP would trace a joint distribution at each call, and TensorFlow warn of that.
-                graph = tf.function(lambda: self.log_densities(values, x), autograph=False)
+                graph = graphs.graph(lambda: self.log_densities(values, x))
                 densities = graph.get_concrete_function()()
         except KeyError as error:
             raise ValueError(
@@ -232,4 +232,4 @@ def _plausible(
     with warnings.catch_warnings():
         # TFP warns that it must draw the variables one after the other with a Tensor seed.
         warnings.filterwarnings("ignore", message="Saw Tensor seed")
-        return dict(zip(names, tf.function(draw, autograph=False)(), strict=True))
+        return dict(zip(names, graphs.graph(draw)(), strict=True))
