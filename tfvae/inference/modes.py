@@ -20,7 +20,7 @@ import tensorflow as tf
 
 from tfvae.inference import newton
 from tfvae.inference.approximation import Approximation
-from tfvae.inference.density import Density, LogDensity
+from tfvae.inference.density import Density
 from tfvae.inference.draws import Check, Draws
 from tfvae.inference.latents import LatentSpace, describe
 
@@ -51,7 +51,7 @@ class Mode(NamedTuple):
 
 
 def separate(
-    density: LogDensity, ascents: Sequence[newton.Ascent | None], gaussian: newton.Gaussian, seed: int
+    density: Density, ascents: Sequence[newton.Ascent | None], gaussian: newton.Gaussian, seed: int
 ) -> list[Mode]:
     """Finds the modes with at least 1% of the mass, the largest first.
 
@@ -160,7 +160,7 @@ def message(at: Mode, others: Sequence[Mode], space: LatentSpace) -> str:
     )
 
 
-def _far_starts(density: LogDensity, gaussian: newton.Gaussian, generator: np.random.Generator) -> list[np.ndarray]:
+def _far_starts(density: Density, gaussian: newton.Gaussian, generator: np.random.Generator) -> list[np.ndarray]:
     """Points [L] far from a Gaussian where the density is most above it, and its mirror image, for signs."""
     radius = math.sqrt(density.dim) + 1.0
     starts = [-gaussian.loc]
@@ -174,7 +174,7 @@ def _far_starts(density: LogDensity, gaussian: newton.Gaussian, generator: np.ra
     return starts
 
 
-def _is_apart(density: LogDensity, found: Sequence[newton.Gaussian], z: np.ndarray, near: newton.Gaussian) -> bool:
+def _is_apart(density: Density, found: Sequence[newton.Gaussian], z: np.ndarray, near: newton.Gaussian) -> bool:
     """Whether a local maximum z [L], with a Gaussian near it, is a mode of its own beside those that were found."""
     pairs = [pair for each in found for pair in ((z, each), (each.loc, near))]
     if min(np.linalg.norm(gaussian.standardized(point[np.newaxis])) for point, gaussian in pairs) < _APART:
@@ -182,7 +182,7 @@ def _is_apart(density: LogDensity, found: Sequence[newton.Gaussian], z: np.ndarr
     return all(dip(density, each, z) > _DIP for each in found)
 
 
-def dip(density: LogDensity, gaussian: newton.Gaussian, end: np.ndarray) -> float:
+def dip(density: Density, gaussian: newton.Gaussian, end: np.ndarray) -> float:
     """By how many nats a density falls between the mean of a Gaussian and another point, along the best path found.
 
     The path is a line first. While the density falls along it, its points move uphill, but not along the path, as a
@@ -227,7 +227,7 @@ def _fall(values: np.ndarray) -> float:
     return float(min(values[0], values[-1]) - inner.min())
 
 
-def _shares(density: LogDensity, gaussians: Sequence[newton.Gaussian]) -> np.ndarray:
+def _shares(density: Density, gaussians: Sequence[newton.Gaussian]) -> np.ndarray:
     """The weights [M] of the mixture of Gaussians that is nearest to a density, by importance sampling and EM."""
     noise = np.random.default_rng(0).standard_normal([_DRAWS, density.dim])
     draws = np.concatenate([each.draws(noise) for each in gaussians])

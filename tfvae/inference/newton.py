@@ -20,7 +20,7 @@ import tensorflow_probability as tfp
 from scipy.sparse.linalg import LinearOperator, lobpcg
 
 from tfvae.inference import precision
-from tfvae.inference.density import LogDensity
+from tfvae.inference.density import Density, LogDensity
 
 # With more dimensions the matrix of curvatures is too large, and only its diagonal is computed.
 FULL_CURVATURE_DIM = 500
@@ -138,7 +138,7 @@ class Ascent(NamedTuple):
     is_mode: bool
 
 
-def approximate(density: LogDensity, starts: np.ndarray) -> Gaussian:
+def approximate(density: Density, starts: np.ndarray) -> Gaussian:
     """Finds a Gaussian near most of the mass of a density.
 
     Args:
@@ -154,7 +154,7 @@ def approximate(density: LogDensity, starts: np.ndarray) -> Gaussian:
     return refined(density, best([ascend(density, start) for start in starts], density))
 
 
-def ascend(density: LogDensity, start: np.ndarray) -> Ascent | None:
+def ascend(density: Density, start: np.ndarray) -> Ascent | None:
     """Goes uphill from a point [L] by Newton's method; None if the density has no finite derivatives there.
 
     Args:
@@ -185,7 +185,7 @@ def ascend(density: LogDensity, start: np.ndarray) -> Ascent | None:
     return Ascent(best, point, is_mode)
 
 
-def best(ascents: list[Ascent | None], density: LogDensity) -> Gaussian:
+def best(ascents: list[Ascent | None], density: Density) -> Gaussian:
     """The Gaussian with the highest ELBO, or else the one at the highest point.
 
     Args:
@@ -235,7 +235,7 @@ def approximate_diagonally(density: LogDensity, starts: np.ndarray) -> Gaussian:
     return Gaussian(loc, 1.0 / np.sqrt(diagonal), math.nan)
 
 
-def principal_axes(gaussian: Gaussian, density: LogDensity) -> np.ndarray:
+def principal_axes(gaussian: Gaussian, density: Density) -> np.ndarray:
     """The principal axes [M, L] of a Gaussian, each as long as one standard deviation.
 
     A diagonal Gaussian knows only its coordinates, so the direction in which the density is most flat, as far as ten
@@ -263,7 +263,7 @@ def principal_axes(gaussian: Gaussian, density: LogDensity) -> np.ndarray:
     return np.concatenate([flattest[np.newaxis], np.diag(scale)])
 
 
-def _evaluate(density: LogDensity, points: np.ndarray, axes: np.ndarray) -> list[_Point]:
+def _evaluate(density: Density, points: np.ndarray, axes: np.ndarray) -> list[_Point]:
     """The log density with its derivatives at some points [P, L]."""
     (count, dim), found = points.shape, []
     # One row for each column of the Hessian.
@@ -276,7 +276,7 @@ def _evaluate(density: LogDensity, points: np.ndarray, axes: np.ndarray) -> list
     return found
 
 
-def refined(density: LogDensity, gaussian: Gaussian, *, whiten: bool = False) -> Gaussian:
+def refined(density: Density, gaussian: Gaussian, *, whiten: bool = False) -> Gaussian:
     """Takes natural gradient steps on the ELBO for as long as they raise it.
 
     Args:
@@ -319,7 +319,7 @@ def _penalized(values: np.ndarray) -> np.ndarray:
     return np.where(finite, values, values[finite].min() - 100.0)
 
 
-def _step_at(point: _Point, density: LogDensity) -> _Step:
+def _step_at(point: _Point, density: Density) -> _Step:
     diagonal = np.abs(np.diag(point.precision))
     # A coordinate without curvature is not scaled.
     scales = 1.0 / np.sqrt(np.where(diagonal > 0.0, diagonal, 1.0))
@@ -328,7 +328,7 @@ def _step_at(point: _Point, density: LogDensity) -> _Step:
     return _Step(scales, curvature, directions, slope, precision.floor(density.epsilon))
 
 
-def _gaussian(point: _Point, step: _Step, density: LogDensity) -> Gaussian:
+def _gaussian(point: _Point, step: _Step, density: Density) -> Gaussian:
     """The Gaussian whose log density is the quadratic model at a point, centred at the mode of that model."""
     curvature = np.maximum(np.abs(step.curvature), step.floor)
     root = point.axes @ (step.scales[:, None] * step.directions / np.sqrt(curvature))

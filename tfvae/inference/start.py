@@ -109,7 +109,7 @@ def standard_coordinates(
             a higher precision.
     """
     target, rows = joint.target, observations.first_rows(data.dataset, 1 if data.whole else _ROWS)
-    points = _points(joint, seed)
+    points = starting_points(joint, seed)
     structured = None
     if derivatives is not None and isinstance(posterior, StructuredNormal):
         _check_finite(joint, points, derivatives(points), rows)
@@ -123,7 +123,10 @@ def standard_coordinates(
     if structured is None:
         _check_finite(joint, points, density(points), rows)
     # The structure is that of one mode: others are sought without it.
-    found = [] if structured is not None and target.space.dim > modes.MOST_DIM else _modes(density, points, seed)
+    if target.space.dim > newton.FULL_CURVATURE_DIM and structured is None:
+        found = [modes.Mode(newton.approximate_diagonally(density, points), 1.0)]
+    else:
+        found = [] if structured is not None and target.space.dim > modes.MOST_DIM else _modes(density, points, seed)
     if structured is not None and derivatives is not None and len(found) <= 1:
         _check_proper(target, structured, derivatives, structured.global_axes)
         _check_flat(target, structured_start.flat(structured, derivatives.gradients, _FAR), derivatives.dtype.name)
@@ -131,12 +134,7 @@ def standard_coordinates(
         _check_precision(target, structured, derivatives)
         _warn_of_ends(target, structured)
         return Start(structured, [], derivatives)
-    gaussian = found[0].gaussian
-    _check_proper(target, gaussian, density, lambda: newton.principal_axes(gaussian, density))
-    _check_support(joint, gaussian, density)
-    if precision.unresolved(gaussian.scale, density.epsilon) is not None:
-        gaussian = newton.refined(density, gaussian, whiten=True)
-    _check_precision(target, gaussian, density)
+    gaussian = _checked(joint, found[0].gaussian, density)
     if not data.whole:
 
         def log_prior(z: tf.Tensor) -> tf.Tensor:
@@ -146,10 +144,33 @@ def standard_coordinates(
     return Start(without_structure(gaussian) if isinstance(posterior, StructuredNormal) else gaussian, found, density)
 
 
-def _modes(density: LogDensity, points: np.ndarray, seed: int) -> list[modes.Mode]:
-    """The modes with at least 1% of the mass, the largest first; in many dimensions only the nearest one."""
-    if density.dim > newton.FULL_CURVATURE_DIM:
-        return [modes.Mode(newton.approximate_diagonally(density, points), 1.0)]
+def start_from(joint: JointDensity, density: Density, points: np.ndarray, rows: Any, seed: int) -> Start:
+    """As `standard_coordinates`, without a structure, for a density that is computed already.
+
+    Args:
+        joint: the joint density.
+        density: the log density given all of the data.
+        points: those of `starting_points`.
+        rows: the data.
+        seed: see `standard_coordinates`.
+    """
+    _check_finite(joint, points, density(points), rows)
+    found = _modes(density, points, seed)
+    return Start(_checked(joint, found[0].gaussian, density), found, density)
+
+
+def _checked(joint: JointDensity, gaussian: newton.Gaussian, density: Density) -> newton.Gaussian:
+    """A Gaussian near a density that is proper and can be resolved, perhaps refined; raises ValueError for others."""
+    _check_proper(joint.target, gaussian, density, lambda: newton.principal_axes(gaussian, density))
+    _check_support(joint, gaussian, density)
+    if precision.unresolved(gaussian.scale, density.epsilon) is not None:
+        gaussian = newton.refined(density, gaussian, whiten=True)
+    _check_precision(joint.target, gaussian, density)
+    return gaussian
+
+
+def _modes(density: Density, points: np.ndarray, seed: int) -> list[modes.Mode]:
+    """The modes with at least 1% of the mass, the largest first."""
     ascents = [newton.ascend(density, point) for point in points]
     return modes.separate(density, ascents, newton.refined(density, newton.best(ascents, density)), seed)
 
@@ -162,13 +183,13 @@ def check_start(joint: JointDensity, data: observations.Observations, seed: int)
         data: the data.
         seed: the seed of the starting points.
     """
-    points, rows = _points(joint, seed), observations.first_rows(data.dataset, 1)
+    points, rows = starting_points(joint, seed), observations.first_rows(data.dataset, 1)
     z, noise_seed = tf.constant(points, tf.float32), tf.constant([seed, 0])
     log_prior, log_likelihood, _ = joint.log_densities(z, rows, num_data=data.num_data, seed=noise_seed)
     _check_finite(joint, points, (log_prior + log_likelihood).numpy(), rows)
 
 
-def _points(joint: JointDensity, seed: int) -> np.ndarray:
+def starting_points(joint: JointDensity, seed: int) -> np.ndarray:
     """Points [M, L] in the unconstrained space: the origin, and draws of the prior, or uniform ones without a prior."""
     target = joint.target
     shape = (_COUNT - 1, target.space.dim)
@@ -176,7 +197,7 @@ def _points(joint: JointDensity, seed: int) -> np.ndarray:
     points = np.random.default_rng(seed).uniform(-2.0, 2.0, shape)
     if target.starts is not None:
         draws = target.starts(_COUNT - 1, tf.constant([seed, 0]))
-        plausible = tf.function(lambda: target.space.unconstrain(draws, joint.dtype), autograph=False)().numpy()
+        plausible = joint.unconstrain(draws).numpy()
         points = np.where(np.isfinite(plausible).all(axis=1, keepdims=True), plausible, points)
     return np.concatenate([np.zeros((1, target.space.dim)), points])
 
