@@ -110,9 +110,11 @@ def calibration(
 ) -> Calibration:
     """Simulation-based calibration: simulates data sets, infers, and ranks what the data sets were simulated from.
 
-    A copy of a `tfvae.VariationalInference` is fitted to each data set from the beginning, as `fit` does, by steps that
-    are compiled once. An error in `fit` is noted as a failure, with a warning. Warnings of the fits themselves are not
-    shown, for k-hat is in the result.
+    A copy of a `tfvae.VariationalInference` is fitted to each data set from the beginning, as `fit` does. Data sets of
+    the same shapes are fitted together by one compiled program, where they share the noise of the steps. They are
+    fitted one after the other if there are arguments of `fit`, the model is compiled, q is a flow or a
+    `StructuredNormal`, or TensorFlow cannot vectorise the density. An error in `fit` is noted as a failure, with a
+    warning. Warnings of the fits themselves are not shown, for k-hat is in the result.
 
     Args:
         inference: a `tfvae.VariationalInference`, fitted or not; or a `tfvae.AmortizedInference` that is fitted.

@@ -7,7 +7,7 @@ import numpy as np
 import tensorflow as tf
 
 # With more dimensions, a whole Hessian is not computed, and one point is differentiated at a time.
-_FULL_DIM, _FEWEST_ROWS = 500, 4
+_FULL_DIM, _FEWEST_ROWS = 500, 32
 
 
 class Density(abc.ABC):

@@ -101,7 +101,8 @@ class ManyDensities:
                     self._answer_if_all_wait()
 
         self._running = count
-        threads = [threading.Thread(target=run, args=(index,)) for index in range(count)]
+        # As daemons, so that an interrupted process does not wait for them.
+        threads = [threading.Thread(target=run, args=(index,), daemon=True) for index in range(count)]
         for thread in threads:
             thread.start()
         for thread in threads:

@@ -166,7 +166,9 @@ class ManyFits:
             values, first, second, total, are_finite = state
             step_seed = tf.random.experimental.stateless_fold_in(seed, index)
             gradients = tf.vectorized_map(
-                lambda each: self._gradient(*each, step_seed), (values, frozen, data), fallback_to_while_loop=False
+                lambda each: self._gradient(each[0], each[1], each[2], step_seed),
+                (values, frozen, data),
+                fallback_to_while_loop=False,
             )
             finite = tf.reduce_all(tf.math.is_finite(gradients), axis=1)
             gradients = tf.where(finite[:, tf.newaxis], gradients, 0.0)

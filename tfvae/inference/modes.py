@@ -66,7 +66,7 @@ def separate(
     for _ in range(_ROUNDS):
         if density.dim <= MOST_DIM:
             far = [start for each in news for start in _far_starts(density, each, generator)]
-            ascents = [*ascents, *(newton.ascend(density, start) for start in far)]
+            ascents = [*ascents, *newton.ascend(density, far)]
         news = []
         for ascent in ascents:
             if ascent is None or ascent.best is None or not ascent.is_mode or len(found) == _MOST_MODES:

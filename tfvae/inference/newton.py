@@ -12,6 +12,7 @@ et al. 2018, Fast and Scalable Bayesian Deep Learning by Weight-Perturbation, eq
 
 import math
 import warnings
+from collections.abc import Generator, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -151,18 +152,37 @@ def approximate(density: Density, starts: np.ndarray) -> Gaussian:
     Raises:
         ValueError: the density has no finite gradient at any start.
     """
-    return refined(density, best([ascend(density, start) for start in starts], density))
+    return refined(density, best(ascend(density, starts), density))
 
 
-def ascend(density: Density, start: np.ndarray) -> Ascent | None:
-    """Goes uphill from a point [L] by Newton's method; None if the density has no finite derivatives there.
+def ascend(density: Density, starts: Sequence[np.ndarray] | np.ndarray) -> list[Ascent | None]:
+    """Goes uphill from points [M, L] by Newton's method, from all at the same time.
 
     Args:
         density: the density.
-        start: the point.
+        starts: the points.
+
+    Returns:
+        For each start, what was found; None if the density has no finite derivatives there.
     """
-    axes, damping, best, is_mode = np.eye(len(start)), 1e-3, None, False
-    point = _evaluate(density, start[np.newaxis], axes)[0]
+    found: list[Ascent | None] = [None] * len(starts)
+    ascents = [_ascent(density, start) for start in starts]
+    waiting = {index: next(each) for index, each in enumerate(ascents)}
+    while waiting:
+        points = _evaluate(density, np.stack(list(waiting.values())), np.eye(density.dim))
+        for index, point in zip(list(waiting), points, strict=True):
+            try:
+                waiting[index] = ascents[index].send(point)
+            except StopIteration as end:
+                found[index] = end.value
+                del waiting[index]
+    return found
+
+
+def _ascent(density: Density, start: np.ndarray) -> Generator[np.ndarray, _Point, Ascent | None]:
+    """The steps from one start [L]: yields each point at which it needs the derivatives, and is sent them."""
+    damping, best, is_mode = 1e-3, None, False
+    point = yield start
     if not point.finite:
         return None
     for _ in range(_MAX_ITERATIONS):
@@ -175,7 +195,7 @@ def ascend(density: Density, start: np.ndarray) -> Ascent | None:
         if gain < _SMALL_GAIN + density.epsilon * abs(point.value):
             is_mode = bool(step.curvature.min() > step.floor)
             break
-        trial = _evaluate(density, (point.z + move)[np.newaxis], axes)[0]
+        trial = yield point.z + move
         if trial.finite and trial.value > point.value:
             point, damping = trial, max(damping / 5.0, 1e-9)
         elif damping > 1e9:

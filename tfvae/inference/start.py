@@ -171,7 +171,7 @@ def _checked(joint: JointDensity, gaussian: newton.Gaussian, density: Density) -
 
 def _modes(density: Density, points: np.ndarray, seed: int) -> list[modes.Mode]:
     """The modes with at least 1% of the mass, the largest first."""
-    ascents = [newton.ascend(density, point) for point in points]
+    ascents = newton.ascend(density, points)
     return modes.separate(density, ascents, newton.refined(density, newton.best(ascents, density)), seed)
 
 
