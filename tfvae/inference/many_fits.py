@@ -10,7 +10,7 @@ import tensorflow as tf
 from tfvae.inference import annealing, convergence, modes
 from tfvae.inference.convergence import Convergence, Stages
 from tfvae.inference.many_densities import ManyDensities, specs_of
-from tfvae.inference.start import Start, start_from, starting_points
+from tfvae.inference.start import Start, one_blas_thread, start_from, starting_points
 from tfvae.inference.variational_inference import VariationalInference
 from tfvae.training.batch import Batch
 
@@ -60,6 +60,7 @@ class ManyFits:
         # Traced now, because that may raise an error.
         self._epoch.get_concrete_function()
 
+    @one_blas_thread
     def fit(self, data: Any, seeds: Sequence[int]) -> list[Fitted | Exception]:
         """Fits the model to K data sets.
 

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import tensorflow as tf
+from threadpoolctl import threadpool_limits
 
 from tfvae.inference import control_variate, modes, newton, observations, precision, structured_start
 from tfvae.inference.approximation import Approximation
@@ -34,6 +35,8 @@ _ORIGINS = 4
 _CHUNK = 1024
 # How far apart the ends of starts are that count as different, in standard deviations.
 _APART = 5.0
+# For matrices this small the threads of BLAS cost far more than they save: they wait by spinning.
+one_blas_thread = threadpool_limits.wrap(limits=1, user_api="blas")
 _PROPER = "`model` must have a posterior that is proper: one whose density falls in every direction"
 
 
@@ -51,6 +54,7 @@ class Start(NamedTuple):
     density: Density
 
 
+@one_blas_thread
 def standardize(
     approximation: Approximation,
     control: control_variate.ControlVariate,
