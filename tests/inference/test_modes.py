@@ -25,7 +25,7 @@ def mixture(shares, locs, scales, dim=1):
 
 def found(log_density, dim, starts):
     density = LogDensity(log_density, dim)
-    ascents = [newton.ascend(density, start) for start in starts]
+    ascents = newton.ascend(density, starts)
     return modes.separate(density, ascents, newton.refined(density, newton.best(ascents, density)), 0, [(dim,)])
 
 

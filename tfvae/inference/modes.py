@@ -21,7 +21,7 @@ import tensorflow as tf
 
 from tfvae.inference import newton, valleys
 from tfvae.inference.approximation import Approximation
-from tfvae.inference.density import Density, LogDensity
+from tfvae.inference.density import Density
 from tfvae.inference.draws import Check, Draws
 from tfvae.inference.latents import LatentSpace, describe
 from tfvae.inference.nested_laplace import StructuredGaussian
@@ -57,7 +57,7 @@ class Mode(NamedTuple, Generic[_Gaussian]):
 
 
 def separate(
-    density: LogDensity,
+    density: Density,
     ascents: Sequence[newton.Ascent | None],
     gaussian: newton.Gaussian,
     seed: int,
@@ -77,7 +77,7 @@ def separate(
     for _ in range(_ROUNDS):
         starts_from = _far_starts if density.dim <= MOST_DIM else functools.partial(_beyond, shapes=shapes)
         far = [start for each in news for start in starts_from(density, each, generator)]
-        ascents = [*ascents, *(newton.ascend(density, start) for start in far)]
+        ascents = [*ascents, *newton.ascend(density, far)]
         news = []
         for ascent in ascents:
             if ascent is None or ascent.best is None or not ascent.is_mode or len(found) == MOST_MODES:
@@ -173,7 +173,7 @@ def message(at: Mode[Any], others: Sequence[Mode[Any]], space: LatentSpace) -> s
     )
 
 
-def _far_starts(density: LogDensity, gaussian: newton.Gaussian, generator: np.random.Generator) -> list[np.ndarray]:
+def _far_starts(density: Density, gaussian: newton.Gaussian, generator: np.random.Generator) -> list[np.ndarray]:
     """Points [L] far from a Gaussian where the density is most above it, and its mirror image, for signs."""
     radius = math.sqrt(density.dim) + 1.0
     starts = [-gaussian.loc]
@@ -188,7 +188,7 @@ def _far_starts(density: LogDensity, gaussian: newton.Gaussian, generator: np.ra
 
 
 def _beyond(
-    density: LogDensity, gaussian: newton.Gaussian, generator: np.random.Generator, shapes: Sequence[tuple[int, ...]]
+    density: Density, gaussian: newton.Gaussian, generator: np.random.Generator, shapes: Sequence[tuple[int, ...]]
 ) -> list[np.ndarray]:
     """Points [L] beyond a valley, along few rays from a Gaussian in comparison with all that lies far from it."""
     covariance = gaussian.scale @ gaussian.scale.T
@@ -199,7 +199,7 @@ def _beyond(
     return valleys.starts(density, gaussian.loc, rays, _MOST_BEYOND)
 
 
-def _is_apart(density: LogDensity, found: Sequence[newton.Gaussian], z: np.ndarray, near: newton.Gaussian) -> bool:
+def _is_apart(density: Density, found: Sequence[newton.Gaussian], z: np.ndarray, near: newton.Gaussian) -> bool:
     """Whether a local maximum z [L], with a Gaussian near it, is a mode of its own beside those that were found."""
     pairs = [pair for each in found for pair in ((z, each), (each.loc, near))]
     if min(np.linalg.norm(gaussian.standardized(point[np.newaxis])) for point, gaussian in pairs) < APART:
@@ -252,7 +252,7 @@ def _fall(values: np.ndarray) -> float:
     return float(min(values[0], values[-1]) - inner.min())
 
 
-def _shares(density: LogDensity, gaussians: Sequence[newton.Gaussian]) -> np.ndarray:
+def _shares(density: Density, gaussians: Sequence[newton.Gaussian]) -> np.ndarray:
     """The weights [M] of the mixture of Gaussians that is nearest to a density, by importance sampling and EM."""
     noise = np.random.default_rng(0).standard_normal([_DRAWS, density.dim])
     draws = np.concatenate([each.draws(noise) for each in gaussians])
