@@ -132,7 +132,7 @@ def test_the_page_needs_no_other_file_and_has_the_pictures_in_columns(run, capsy
     run("<b>", latent_dim=3)
     compare(capsys)
     page = (tmp_path / "compare.html").read_text()
-    assert page.count("data:image/png;base64,") == page.count("<figure") == 2
+    assert page.count("data:image/png;base64,") == page.count("<figure style=") == 2
     assert "<b>" not in page
     assert "&lt;b&gt;" in page
     assert 'aria-label="The held-out bound of each run' in page

@@ -95,7 +95,7 @@ def contents(folder):
 
 
 def names(folder):
-    return sorted(path.name for path in folder.iterdir() if path.name not in (files.LOCK, record.FILE))
+    return sorted(path.name for path in folder.iterdir() if path.name != files.LOCK)
 
 
 def weights(folder):

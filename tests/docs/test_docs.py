@@ -74,7 +74,7 @@ def test_the_flags_that_the_pages_name_exist(capsys):
     texts = [re.sub(r"python (benchmarks|examples)/[^`]*", "", page.read_text()) for page in pages]
     flags = {flag for text in texts for flag in re.findall(r"--([a-z_]+)", text)}
     of_others = {"enable_batching", "logdir"}
-    known = set()
+    known = {"config"}
     for command in ("train", "export", "generate", "explore", "compare"):
         with pytest.raises(SystemExit):
             commands.main([command, "--print_config"])
