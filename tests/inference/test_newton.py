@@ -17,7 +17,7 @@ ENTROPY = 0.5 * math.log(2 * math.pi * math.e)
 
 def approximate(log_density, starts):
     density = LogDensity(log_density, starts.shape[1])
-    return newton.refined(density, newton.best([newton.ascend(density, start) for start in starts], density))
+    return newton.refined(density, newton.best(newton.ascend(density, starts), density))
 
 
 def correlated(dim, condition):
