@@ -282,14 +282,8 @@ def train(
     verification = None
     if export != "none":
         with exit_on_errors(1), noise.hidden():
-            verification = exports.write(
-                model,
-                Path(saved_models) / run.name,
-                pipelines,
-                runs_module.card(run, evaluation),
-                formats=export,
-                latency=latency,
-            )
+            folder, card = Path(saved_models) / run.name, runs_module.card(run, evaluation)
+            verification = exports.write(model, folder, pipelines, card, formats=export, latency=latency)
     if verification is not None:
         sizes = {cost.format: cost.size for cost in verification.costs if cost.size is not None}
         record.add(run, bytes=sizes)

@@ -7,9 +7,8 @@ Hessian. The gradient for the global variables is then the mean of that of the j
 (Fisher's identity). These draws always come from the same noise, so that all is a smooth function of the global
 variables; its differences along their principal axes give the curvature, and how the local Gaussian depends on them.
 
-Reference: Rue et al. 2009, Approximate Bayesian Inference for Latent Gaussian Models by using Integrated Nested Laplace
-Approximations, sections 3.1 and 3.2; Tan et al. 2020, Conditionally Structured Variational Gaussian Approximation with
-Importance Weights, section 3.
+Reference: Rue et al. 2009, Approximate Bayesian Inference for Latent Gaussian Models, sections 3.1 and 3.2; Tan et al.
+2020, Conditionally Structured Variational Gaussian Approximation with Importance Weights, section 3.
 """
 
 import math
@@ -28,12 +27,11 @@ Gradients = Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]
 Products = Callable[[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray, np.ndarray]]
 
 _MAX_LOCAL_STEPS, _MAX_GLOBAL_STEPS = 50, 60
-# The expected gain of a step, in nats, below which an iteration ends.
+# The expected gain of a step, in nats, at which an iteration ends.
 _SMALL_GAIN = 1e-2
 # Pairs of draws of the local variables, as many as make so many numbers, within bounds.
 _NUMBERS, _FEWEST_PAIRS, _MOST_PAIRS = 2**12, 4, 64
-# The longest step of the global variables, in standard deviations.
-_LONGEST = 4.0
+_LONGEST = 4.0  # standard deviations, of a step of the global variables
 # Lower bound of the curvatures of the global variables, relative to the highest.
 _FLOOR = 1e-6
 # How far differences go along the principal axes, in standard deviations.
