@@ -5,6 +5,7 @@ import pytest
 
 from tfvae import evaluation, plots
 from tfvae.evaluation.simulated import Recovery
+from tfvae.inference.draws import Draws
 
 
 def test_calibration_shows_the_ranks_the_band_and_where_they_leave_it():
@@ -77,3 +78,58 @@ def test_plots_of_recovery_refuse_what_is_none(plot, found):
         plot(3)
     with pytest.raises(ValueError, match=r"^`max_latents` must be at least 1\. Received: max_latents=0$"):
         plot(found, max_latents=0)
+
+
+def test_a_posterior_has_the_interval_the_weighted_mean_and_the_known_value_of_each_element():
+    values = np.random.default_rng(0).normal(size=(2000, 2)) + np.array([0.0, 5.0])
+    log_weights = values[:, 0]
+    draws = Draws({"mu": values, "k": np.arange(2000) % 3}, log_weights)
+    figure = plots.posterior(draws, truth={"mu": [1.0, 5.0]})
+    assert [axes.get_title(loc="left").split("\n")[0] for axes in figure.axes] == ["mu[0]", "mu[1]", "k"]
+    mean = draws.expectation(lambda z: z["mu"])
+    assert mean[0] > 0.8
+    table = draws.summary()
+    for axes, name, expected, known in zip(figure.axes, table.index, mean, (1.0, 5.0), strict=False):
+        interval, of_mean, of_truth = axes.lines
+        assert of_mean.get_xdata()[0] == pytest.approx(expected)
+        assert of_truth.get_xdata()[0] == known
+        np.testing.assert_allclose(interval.get_xdata(), table.loc[name, ["5%", "95%"]], atol=0.02)
+        assert sum(bar.get_height() for bar in axes.patches) == pytest.approx(1.0)
+    assert len(figure.axes[2].patches) == 3
+    raw = plots.posterior(draws, ["mu"], corrected=False, max_panels=1)
+    assert raw.axes[0].lines[1].get_xdata()[0] == pytest.approx(values[:, 0].mean())
+    assert "1 of 2 elements" in raw.get_suptitle()
+
+
+def test_predictions_are_a_band_beside_the_data():
+    generator = np.random.default_rng(0)
+    figure = plots.predictive({"y": generator.poisson(2.0, (400, 50)), "t": 0.0}, {"y": np.full(50, 2)})
+    (axes,) = figure.axes
+    band, mean, data = axes.patches
+    assert list(mean.get_data().edges[:3]) == [-0.5, 0.5, 1.5]
+    np.testing.assert_allclose(mean.get_data().values[:3], np.exp(-2) * np.array([1, 2, 2]), atol=0.02)
+    assert data.get_data().values[2] == 1.0
+    assert band.get_data().values[2] < 0.5
+    assert band.get_data().baseline[2] > 0.1
+    figure = plots.predictive(generator.normal(size=(30, 4, 5)), np.zeros((4, 5)))
+    assert len(figure.axes) == 1
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: plots.posterior({}), "`draws` must be draws by name"),
+        (lambda: plots.posterior({"a": np.ones(3)}, ["b"]), "`names` must be among"),
+        (lambda: plots.posterior({"a": np.ones(3)}, truth={"b": 1.0}), "`truth` must be among"),
+        (lambda: plots.posterior({"a": np.ones(3)}, truth={"a": [1.0]}), r"`truth` must have the shape \[\] of 'a'"),
+        (lambda: plots.posterior({"a": np.ones(3)}, probability=1.0), "`probability` must be between 0 and 1"),
+        (lambda: plots.posterior({"a": np.ones(3)}, max_panels=0), "`max_panels` must be at least 1"),
+        (lambda: plots.posterior({"a": np.array([np.nan])}), "`draws` must hold finite values"),
+        (lambda: plots.predictive(np.ones((3, 2)), np.ones(3)), r"`replicated` must have the shape \[S, 3\]"),
+        (lambda: plots.predictive({"a": np.ones((3, 2))}, np.ones(2)), "`observed` must be data by name"),
+        (lambda: plots.predictive({"a": np.ones((3, 2))}, {"b": np.ones(2)}), "`observed` must be among"),
+    ],
+)
+def test_posteriors_and_predictions_refuse_what_is_none(call, message):
+    with pytest.raises(ValueError, match=f"^{message}"):
+        call()

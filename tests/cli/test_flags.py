@@ -26,7 +26,7 @@ ROOMS = {"posterior": posteriors, "prior": priors, "likelihood": likelihoods, "o
 ERRORS = [
     (
         [],
-        "The command must be one of train, evaluate, generate, export, verify, predict, detect, explore; see `tfvae",
+        "The command must be one of train, evaluate, generate, export, verify, predict, detect, explore, compare; see",
     ),
     (["trian"], "(did you mean train?). Received: trian"),
     (["train", "--data", "x.npy"], "`data` must be given without `--data`. Received: --data"),
@@ -234,7 +234,7 @@ def test_the_help_says_what_each_command_and_each_flag_is_for(capsys):
     assert "required" not in output
     groups = re.findall(r"^([a-z ]+):$", output, flags=re.MULTILINE)
     assert groups == ["options", *commands.train_command.GROUPS]
-    names = set(inspect.signature(commands.train).parameters) - {"config_yaml", "warnings_given", "run_lock"}
+    names = set(inspect.signature(commands.train).parameters) - {"config_yaml", "command", "warnings_given", "run_lock"}
     assert {name for names in commands.train_command.GROUPS.values() for name in names} == names
     assert len(re.findall(r"default:", output)) >= len(names)
 

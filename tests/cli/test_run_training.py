@@ -8,9 +8,11 @@ import numpy as np
 import pytest
 
 from tfvae import files, likelihoods, plots
-from tfvae.cli import commands, exports, run_folder, run_training
+from tfvae.cli import commands, exports, record, run_folder, run_training
+from tfvae.cli.history import cut_history, history
 from tfvae.models.vae import VAE
 
+COMPLETE = ["config.yaml", "evaluation.txt", "history.csv", "history.png", "model.keras"]
 # Two epochs of 45 steps.
 TRAIN = ["train", "digits", "--epochs", "2", "--hidden", "[16]", "--latent_dim", "2", "--num_samples", "20"]
 
@@ -21,7 +23,7 @@ def after(monkeypatch):
     called = []
     monkeypatch.setattr(run_folder, "evaluation", lambda *_: called.append("evaluation") or "the evaluation")
     monkeypatch.setattr(run_folder, "draw", lambda *_: called.append("draw"))
-    monkeypatch.setattr(run_folder, "report", lambda *_: called.append("report"))
+    monkeypatch.setattr(run_folder, "report", lambda *_, **__: called.append("report"))
     monkeypatch.setattr(plots, "history", lambda *_: types.SimpleNamespace(savefig=lambda path: path.touch()))
     monkeypatch.setattr(exports, "write", lambda *_, **__: called.append("export"))
     return called
@@ -109,10 +111,17 @@ def test_a_run_that_is_cut_goes_on_as_it_began_or_is_refused(train, train_cut, r
     assert "`--likelihood` must be as in" in refused("--resume", "--likelihood.scale", "0.5")
     assert contents(folder) == before
     assert after == []
+    known = record.read(folder)
+    assert known["epochs"] == 1
+    assert known["seconds"] > 0
+    record.add(folder, seconds=1000.0)
     train("--resume", "--save_freq", "100")
+    # The time before the interruption counts, too.
+    assert 1000 < record.read(folder)["seconds"] < 1100
+    assert record.read(folder)["epochs"] == 2
     assert after == ["evaluation", "draw", "export", "report"]
-    assert len(run_training.history(folder)["loss"]) == 2
-    assert names(folder) == ["config.yaml", "evaluation.txt", "history.csv", "history.png", "model.keras"]
+    assert len(history(folder)["loss"]) == 2
+    assert names(folder) == [*COMPLETE, "training.json"]
 
 
 # The default test of kills, in test_run_kills.py, compares trainings that are resumed with one that was not cut.
@@ -136,13 +145,13 @@ def test_a_history_that_an_earlier_version_began_goes_on(tmp_path):
     # The names in the order in which that version wrote them, with one epoch more than there is a checkpoint of.
     path.write_text("epoch,elbo,kl,log_likelihood,loss,val_log_likelihood\r\n0,-1,2,1,3,5\r\n1,0,0,0,0,0\r\n")
     names = ["elbo", "kl", "loss", "reconstruction_log_likelihood", "val_reconstruction_log_likelihood"]
-    assert run_training._cut_history(tmp_path, 1, ["epoch", *names]) == [3]
+    assert cut_history(tmp_path, 1, ["epoch", *names]) == [3]
     logger = keras.callbacks.CSVLogger(path, append=True)
     logger.on_train_begin()
     logger.on_epoch_end(1, dict(zip(names, [-2, 4, 6, 2, 10], strict=True)))
     logger.on_train_end()
     expected = dict(zip(names, [[-1, -2], [2, 4], [3, 6], [1, 2], [5, 10]], strict=True))
-    assert run_training.history(tmp_path) == expected
+    assert history(tmp_path) == expected
 
 
 def test_a_run_that_is_complete_is_left_alone(train, refused, folder, after, capsys, monkeypatch):
@@ -159,8 +168,8 @@ def test_a_run_that_is_complete_is_left_alone(train, refused, folder, after, cap
     train("--resume", callbacks=[Cut(0, 1)])
     assert after == ["evaluation", "draw", "export", "report"]
     assert (folder / "evaluation.txt").read_text() == "the evaluation\n"
-    # These two were written again; nothing else changed.
-    for name in ("evaluation.txt", "history.png"):
+    # These were written again; nothing else changed.
+    for name in ("evaluation.txt", "history.png", "training.json"):
         del before[folder / name]
     assert contents(folder).items() > before.items()
 
@@ -168,7 +177,7 @@ def test_a_run_that_is_complete_is_left_alone(train, refused, folder, after, cap
 @pytest.mark.parametrize("value", [[], pytest.param(["true"], marks=pytest.mark.slow)], ids=["", "true"])
 def test_a_run_that_is_overwritten_starts_anew(value, train, train_cut, folder):
     train_cut(1, 20)
-    assert names(folder) == ["checkpoints", "config.yaml", "history.csv", "model.keras"]
+    assert names(folder) == ["checkpoints", "config.yaml", "history.csv", "model.keras", "training.json"]
     train_cut(0, 1, "--overwrite", *value, "--latent_dim", "3")
     assert names(folder) == ["checkpoints", "config.yaml", "history.csv"]
     (checkpoint,) = names(folder / "checkpoints")
@@ -194,9 +203,9 @@ def test_a_run_that_diverges_keeps_its_history_and_its_best_model(cut, train, tr
         pytest.raises(SystemExit, match=r"tfvae: the training diverged; its history is in runs/digits/history\.csv"),
     ):
         train("--resume", callbacks=[Diverge()])
-    losses = run_training.history(folder)["loss"]
+    losses = history(folder)["loss"]
     assert np.isfinite(losses).tolist() == [True, False]
-    assert names(folder) == ["config.yaml", "history.csv", "model.keras"]
+    assert names(folder) == ["config.yaml", "history.csv", "model.keras", "training.json"]
     assert all(np.isfinite(value).all() for value in weights(folder))
     assert "pass --overwrite" in refused("--resume")
     assert after == []
@@ -235,13 +244,13 @@ def test_a_training_goes_on_without_what_is_lost_of_its_history_and_says_so(dama
     if content is not None:
         (tmp_path / "history.csv").write_bytes(content)
     with pytest.warns(UserWarning, match=f"history of {2 - len(losses)} epochs is lost.*Received: .*history.csv"):
-        assert run_training._cut_history(tmp_path, 2, COLUMNS) == losses
-    assert run_training.history(tmp_path).get("loss", []) == losses
+        assert cut_history(tmp_path, 2, COLUMNS) == losses
+    assert history(tmp_path).get("loss", []) == losses
 
 
 def test_a_history_that_is_whole_is_kept_without_a_word(tmp_path):
     (tmp_path / "history.csv").write_text(WHOLE)
-    assert run_training._cut_history(tmp_path, 2, COLUMNS) == [1.5, 1.0]
+    assert cut_history(tmp_path, 2, COLUMNS) == [1.5, 1.0]
     assert (tmp_path / "history.csv").read_bytes() == WHOLE.encode()
 
 
@@ -249,7 +258,7 @@ def test_a_history_that_is_whole_is_kept_without_a_word(tmp_path):
 def test_a_history_is_not_written_through_a_link(target, tmp_path):
     (tmp_path / "whole").write_text(WHOLE)
     (tmp_path / "history.csv").symlink_to(tmp_path / target)
-    run_training._cut_history(tmp_path, 0, COLUMNS)
+    cut_history(tmp_path, 0, COLUMNS)
     assert not (tmp_path / "history.csv").is_symlink()
     assert (tmp_path / "whole").read_bytes() == WHOLE.encode()
     assert not (tmp_path / "nothing").exists()
@@ -315,7 +324,7 @@ def test_more_epochs_go_on_from_a_trained_model(two, tiny_vae, capsys):
     assert model.progress == (2, 0)
     for value, expected in zip(model.get_weights(), weights(two), strict=True):
         np.testing.assert_array_equal(value, expected)
-    assert names(two) == ["checkpoints", "config.yaml", "history.csv", "model.keras"]
+    assert names(two) == ["checkpoints", "config.yaml", "history.csv", "model.keras", "training.json"]
 
 
 @pytest.mark.slow
@@ -326,9 +335,9 @@ def test_a_training_goes_on_to_more_epochs(cut, train, train_cut, folder, after)
     else:
         train()
     train("--resume", "--epochs", "4")
-    assert len(run_training.history(folder)["loss"]) == 4
+    assert len(history(folder)["loss"]) == 4
     assert run_training.is_trained(folder, 4)
-    assert names(folder) == ["config.yaml", "evaluation.txt", "history.csv", "history.png", "model.keras"]
+    assert names(folder) == [*COMPLETE, "training.json"]
     before = contents(folder)
     train("--resume", "--epochs", "4")
     assert contents(folder) == before

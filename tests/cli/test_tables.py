@@ -63,8 +63,7 @@ def trained(tmp_path_factory):
             [
                 *["train", "orders.csv", "--export", "none", "--validation_fraction", "0.5", "--seed", "1"],
                 *SMALL,
-                "--report",
-                "true",
+                *["--report", "true", "--label", "channel"],
             ]
         )
     (folder / "printed.txt").write_text(printed.getvalue())
@@ -79,7 +78,7 @@ def in_trained(trained, monkeypatch):
 
 def test_a_training_prints_and_keeps_what_the_columns_are_and_draws_them(trained):
     run = trained / "runs/orders"
-    names = {"model.keras", "history.csv", "config.yaml", "evaluation.txt", ".lock", "table.txt"}
+    names = {"model.keras", "history.csv", "config.yaml", "training.json", "evaluation.txt", ".lock", "table.txt"}
     names |= {"marginals.png", "anomalies.png", "latent.png", "history.png", "report.html"}
     assert {path.name for path in run.iterdir()} == names
     printed = (trained / "printed.txt").read_text()
@@ -89,6 +88,30 @@ def test_a_training_prints_and_keeps_what_the_columns_are_and_draws_them(trained
     assert {column.name: column.kind for column in model.table.columns} == KINDS
     assert re.search(r"held out: 60 rows of 5 columns +nats per row\nELBO", printed)
     assert "bits" not in printed
+
+
+def test_the_report_says_what_was_trained_on_what_how_long_and_by_which_command(trained):
+    text = (trained / "runs/orders/report.html").read_text(encoding="utf-8")
+    facts = dict(re.findall(r"<dt>(.*?)</dt><dd>(.*?)</dd>", text))
+    assert facts["Data"] == "orders.csv"
+    assert re.fullmatch(r"60 examples, 1 epoch in \d.*(s|min)", facts["Training"])
+    assert facts["Held out"] == "60 examples"
+    assert facts["Command"].startswith("tfvae train orders.csv --export none --validation_fraction 0.5 --seed 1")
+    assert "coloured by class" in text
+
+
+def test_more_training_examples_than_a_report_reads_are_counted_by_batches(trained, monkeypatch):
+    seen = {}
+    monkeypatch.setattr(run_folder, "write_report", lambda *_, **given: seen.update(given))
+    monkeypatch.setattr(run_folder, "MOST_EXAMPLES", 50)
+    run = trained / "runs/orders"
+    model = run_folder.load_model(run)
+    rows = run_folder.load_rows(run, model.table, str(trained / "orders.csv"))
+    arguments = (model, run, rows.pipelines, rows.held_out, None, None, [], 1, 0)
+    run_folder.report(*arguments, label=None, command="")
+    assert len(seen["train"]) == 50
+    assert seen["facts"]["Training"].startswith("some 64 examples, 1 epoch in ")
+    assert "Command" not in seen["facts"]
 
 
 def test_the_table_is_learned_from_the_training_part_alone(trained):
@@ -173,6 +196,7 @@ def test_a_likelihood_is_that_of_the_numbers_with_a_scale_for_each():
     [
         (["--drop", "chanel"], "`drop` must name columns of the table, order_id, channel"),
         (["--drop", "chanel"], "(did you mean channel?). Received: drop=['chanel']"),
+        (["--label", "chanel"], "`--label` must be one of the columns order_id, channel"),
         (["--columns", "amount,Items"], "(did you mean items?)"),
         (["--kinds", "amount=counts"], "(did you mean count?). Received: 'counts' for the column 'amount'"),
         (["--kinds", "amuont=count"], "(did you mean amount?)"),
@@ -195,6 +219,8 @@ def test_flags_of_a_table_need_one(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     line = error_line(capsys, ["train", "digits", "--drop", "a"])
     assert "`--drop` must be given for a .csv or .parquet table alone. Received: digits" in line
+    line = error_line(capsys, ["train", "digits", "--label", "a"])
+    assert "`--label` must be given for a .csv or .parquet table alone. Received: digits" in line
 
 
 @pytest.mark.parametrize(

@@ -12,14 +12,17 @@ from tfvae.cli import commands
 from tfvae.distribute import strategies
 
 DOCS = Path(__file__).parents[2] / "docs"
-PAGES = sorted(DOCS.glob("*.md"))
+INDEX, GALLERY = DOCS / "index.md", DOCS / "gallery.md"
+PAGES = sorted(set(DOCS.glob("*.md")) - {INDEX, GALLERY})
 # Pages of results: tables, each with the benchmark command that made it.
 RESULTS = [DOCS / "results.md", DOCS / "performance.md"]
 # Pages that only the slow tests run: default tests of the README, of inference, of the estimators, of the models and
 # their parts, of the data, of the evaluation and of the strategies call the same functions.
 RUN_SLOWLY = ("amortized", "anomalies", "data", "device", "distributed", "evaluation", "inference", "models", "parts")
-RUN_SLOWLY += ("performance", "recipes", "results", "sharing")
-SLOW = [DOCS / f"{name}.md" for name in RUN_SLOWLY]
+RUN_SLOWLY += ("coming_from", "complaints", "performance", "recipes", "report", "results", "sharing")
+# Pages whose code needs packages that the extra `test` does not bring.
+EXTRA = [DOCS / "tuning.md"]
+SLOW = EXTRA + [DOCS / f"{name}.md" for name in RUN_SLOWLY]
 
 
 def table(text, heading):
@@ -31,7 +34,10 @@ def table(text, heading):
 
 @pytest.mark.parametrize(
     "page",
-    [pytest.param(page, marks=[pytest.mark.slow] * (page in SLOW)) for page in PAGES],
+    [
+        pytest.param(page, marks=[pytest.mark.slow] * (page in SLOW) + [pytest.mark.extra] * (page in EXTRA))
+        for page in PAGES
+    ],
     ids=lambda page: page.name,
 )
 def test_the_names_of_a_page_exist_and_its_python_runs_from_top_to_bottom(page, run_python, tmp_path):
@@ -42,6 +48,13 @@ def test_the_names_of_a_page_exist_and_its_python_runs_from_top_to_bottom(page, 
     # The names come first, because the imports of the code may define more names.
     names_exist = "import os, sys, tfvae\nos.chdir(sys.argv[1])\nfor name in sys.argv[2:]:\n    eval(name)\n"
     run_python(names_exist + code, tmp_path, *names)
+
+
+def test_every_page_is_in_the_list_and_in_the_table_of_contents():
+    listed, *trees = INDEX.read_text().split("```{toctree}")
+    names = {page.stem for page in [*PAGES, GALLERY]}
+    assert names <= set(re.findall(r"\((\w+)\.md\)", listed))
+    assert names <= set(re.findall(r"^(\w+)$", "\n".join(trees), re.MULTILINE))
 
 
 @pytest.mark.parametrize("slot", [posteriors, priors, likelihoods, objectives], ids=lambda module: module.__name__)
@@ -60,13 +73,13 @@ def test_the_flags_that_the_pages_name_exist(capsys):
     pages = [page for page in PAGES if page not in RESULTS]
     texts = [re.sub(r"python (benchmarks|examples)/[^`]*", "", page.read_text()) for page in pages]
     flags = {flag for text in texts for flag in re.findall(r"--([a-z_]+)", text)}
-    of_the_server = {"enable_batching"}
-    known = set()
-    for command in ("train", "export", "generate", "explore"):
+    of_others = {"enable_batching", "logdir"}
+    known = {"config"}
+    for command in ("train", "export", "generate", "explore", "compare"):
         with pytest.raises(SystemExit):
             commands.main([command, "--print_config"])
         known |= set(yaml.safe_load(capsys.readouterr().out))
-    assert flags - of_the_server <= known
+    assert flags - of_others <= known
 
 
 @pytest.mark.parametrize("page", RESULTS, ids=lambda page: page.name)

@@ -38,14 +38,16 @@ def simulate_by_name(seed):
 
 
 @pytest.mark.parametrize(
-    ("model", "latents", "given"),
+    ("model", "latents", "given", "arguments"),
     [
-        pytest.param(PINNED, None, simulate_by_name, id="pinned"),
-        pytest.param(log_joint, {"mu": ()}, simulate, id="function"),
+        pytest.param(PINNED, None, simulate_by_name, {}, id="pinned"),
+        pytest.param(PINNED, None, simulate_by_name, {"epochs": 1}, id="pinned, one by one"),
+        pytest.param(log_joint, {"mu": ()}, simulate, {}, id="function"),
+        pytest.param(log_joint, {"mu": ()}, simulate, {"epochs": 1}, id="function, one by one"),
     ],
 )
 @pytest.mark.slow
-def test_ranks_are_those_of_the_closed_form(model, latents, given):
+def test_ranks_are_those_of_the_closed_form(model, latents, given, arguments):
     inference = VariationalInference(model, latents)
     pairs = []
 
@@ -53,14 +55,16 @@ def test_ranks_are_those_of_the_closed_form(model, latents, given):
         pairs.append(given(seed))
         return pairs[-1]
 
-    found = calibration(inference, simulate, 3, epochs=1)
+    count = 3 if arguments else 100
+    found = calibration(inference, simulate, count, **arguments)
     means = [np.sum(y["y"] if isinstance(y, dict) else y) / 4 * SD**2 for _, y in pairs]
     expected = stats.norm.cdf([latents["mu"] for latents, _ in pairs], means, SD)
     # Four standard errors of a share of 1000 draws, and a little for one epoch.
     np.testing.assert_allclose(found.ranks["mu"] / 1000, expected, atol=0.08)
     assert np.ptp(found.ranks["mu"]) > 200
     assert found.num_draws == 1000
-    assert found.pareto_k.shape == (3,)
+    assert found.pareto_k.shape == (count,)
+    assert found.p_value > 0.01
     # The model itself is not fitted.
     with pytest.raises(ValueError, match=r"Fit the model before `draw\(\)`"):
         inference.draw(x=None if latents is None else np.zeros(4))
@@ -77,8 +81,8 @@ def test_the_observations_become_an_argument_and_each_fit_begins_anew(monkeypatc
         approximation.standardized.assign(1.0)
 
     monkeypatch.setattr(VariationalInference, "fit", fit)
-    for seed, value in enumerate((1.0, 2.0)):
-        assert refitting.fit({"y": np.full(4, value), "unused": 0}, seed, epochs=7) is copy
+    data = [{"y": np.full(4, value), "unused": 0} for value in (1.0, 2.0)]
+    assert list(refitting.fits(data, [0, 1], epochs=7)) == [copy, copy]
     for seed, (x, noise_seed, loc, standardized, arguments) in enumerate(seen):
         np.testing.assert_array_equal(x["y"], np.full((1, 4), seed + 1.0))
         assert list(x) == ["y"]
@@ -97,7 +101,11 @@ def test_the_observations_become_an_argument_and_each_fit_begins_anew(monkeypatc
 def test_each_fit_begins_anew_by_the_same_compiled_steps():
     model = VariationalInference(PINNED, posterior=posteriors.DiagonalNormal())
     refitting = Refitting(model)
-    fit = lambda y, seed: refitting.fit({"y": np.full(4, y, np.float32)}, seed, epochs=1).draw(200, seed=0)  # noqa: E731
+
+    def fit(y, seed):
+        (fitted,) = refitting.fits([{"y": np.full(4, y, np.float32)}], [seed], epochs=1)
+        return fitted.draw(200, seed=0)
+
     first = fit(1.0, 3)
     steps = refitting.model.train_function
     assert fit(5.0, 4)["mu"].mean() == pytest.approx(20 / 4 * SD**2, abs=0.3)
@@ -151,12 +159,11 @@ def test_data_sets_that_cannot_be_fitted_are_counted(monkeypatch):
         def draw(self, num_samples, seed):
             return Draws({"mu": np.arange(float(num_samples))}, np.zeros(num_samples))
 
-    def fit(self, data, seed):
-        if np.isnan(data["y"]).any():
-            raise ValueError("NaN. Received: NaN")
-        return Fitted()
+    def fits(self, data, seeds):
+        for each in data:
+            yield ValueError("NaN. Received: NaN") if np.isnan(each["y"]).any() else Fitted()
 
-    monkeypatch.setattr(Refitting, "fit", fit)
+    monkeypatch.setattr(Refitting, "fits", fits)
     missing = iter([0.0, np.nan, 0.0])
     simulate = lambda seed: ({"mu": 9.5}, {"y": np.full(4, next(missing))})  # noqa: E731
     with pytest.warns(UserWarning, match=r"1 of 3 data sets could not be fitted .* number 1: NaN. Received: NaN"):
@@ -174,7 +181,7 @@ def test_corrected_ranks_are_weighted(monkeypatch):
             mu = np.linspace(-4.0, 4.0, num_samples)
             return Draws({"mu": mu}, stats.norm.logpdf(mu))
 
-    monkeypatch.setattr(Refitting, "fit", lambda self, data, seed: Fitted())
+    monkeypatch.setattr(Refitting, "fits", lambda self, data, seeds: [Fitted() for _ in data])
     simulate = lambda seed: ({"mu": 1.0}, {"y": np.zeros(4)})  # noqa: E731
     inference = VariationalInference(PINNED)
     assert calibration(inference, simulate, 2).ranks["mu"][0] == 625

@@ -76,3 +76,20 @@ def test_a_model_of_sets_of_any_size_is_not_exported(tmp_path):
     model = of_sets(None, posteriors.DiagonalNormal())
     with pytest.raises(NotImplementedError, match=r"must declare all sizes of x .* of shape \[None, None, 2\]$"):
         export.tflite(model, tmp_path / "model.tflite")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("file_format", ["saved_model", "tflite", "onnx"])
+def test_proportions_are_exported(file_format, tmp_path):
+    keras.utils.set_random_seed(0)
+    prior = tfd.JointDistributionNamed({"share": tfd.Dirichlet([2.0, 3.0, 4.0])})
+    model = AmortizedInference(prior, lambda latents, seed: latents["share"] ** 2)
+    model.fit(model.simulate(64, seed=0), epochs=1, verbose=0)
+    path = tmp_path / ("model.tflite" if file_format == "tflite" else "model")
+    opened = export.load(getattr(export, file_format)(model, path))
+    x = model.simulate(5, seed=1)["x"]
+    epsilon = np.random.default_rng(2).normal(size=(5, 2)).astype("float32")
+    drawn = opened.sample(x=x, epsilon=epsilon)["share"]
+    expected, _ = model._constrained(model.posterior.sample_from(model.posterior(model._features(x)), epsilon))
+    np.testing.assert_allclose(drawn, expected["share"], rtol=1e-4)
+    np.testing.assert_allclose(drawn.sum(axis=1), 1.0, rtol=1e-5)

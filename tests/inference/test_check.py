@@ -26,7 +26,7 @@ class Normal:
         self.dim = len(loc)
         self.normal = stats.norm(loc, scale)
 
-    def sample(self, count, seed):
+    def sample(self, count, seed, chunk=100):
         z = self.normal.rvs([count, self.dim], random_state=int(seed)).astype(np.float32)
         return tf.constant(z), self.log_prob(tf.constant(z))
 

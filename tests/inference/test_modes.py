@@ -25,8 +25,8 @@ def mixture(shares, locs, scales, dim=1):
 
 def found(log_density, dim, starts):
     density = LogDensity(log_density, dim)
-    ascents = [newton.ascend(density, start) for start in starts]
-    return modes.separate(density, ascents, newton.refined(density, newton.best(ascents, density)), 0)
+    ascents = newton.ascend(density, starts)
+    return modes.separate(density, ascents, newton.refined(density, newton.best(ascents, density)), 0, [(dim,)])
 
 
 SEVERAL = {
@@ -35,6 +35,7 @@ SEVERAL = {
     "three": ([0.5, 0.3, 0.2], [0.0, 7.0, -9.0], [1.0, 0.5, 1.0], 1),
     "two dimensions": ([0.6, 0.4], [0.0, 6.0], [1.0, 1.0], 2),
     "ten dimensions": ([0.6, 0.4], [0.0, 8.0], [1.0, 1.0], 10),
+    "sixty dimensions": ([0.6, 0.4], [0.0, 8.0], [1.0, 1.0], 60),
 }
 
 

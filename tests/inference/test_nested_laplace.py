@@ -186,22 +186,3 @@ def test_a_random_walk_is_that_of_the_exact_smoother(count):
     assert error < 0.1
     assert ratio < np.log(1.1)
     assert draws.pareto_k < 0.7
-
-
-@pytest.mark.slow
-def test_starts_that_end_far_apart_in_many_dimensions_are_warned_of():
-    group = np.repeat(np.arange(80), 4).astype("int32")
-    y = np.random.default_rng(0).normal(0.0, 30.0, 320)
-    y = (y - y.mean()).astype("float32")
-
-    def log_joint(latents, data):
-        group, y = data
-        m, theta = latents["m"], latents["theta"]
-        log_prior = tf.reduce_logsumexp([tfd.Normal(loc, 1.0).log_prob(m) for loc in (-20.0, 20.0)], axis=0)
-        log_prior += tf.reduce_sum(tfd.Normal(m[:, None], 1.0).log_prob(theta), axis=1)
-        return log_prior, tfd.Normal(tf.gather(theta, group, axis=1), 30.0).log_prob(y)
-
-    # With some other seeds all starts lie on one side of 0, and end there.
-    keras.utils.set_random_seed(2)
-    with pytest.warns(UserWarning, match=r"^The posterior of m, theta may have several modes: .* ended at 2 places"):
-        VariationalInference(log_joint, {"m": (), "theta": (80,)}).fit(group, y, epochs=1, verbose=0)

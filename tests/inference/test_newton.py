@@ -16,7 +16,8 @@ ENTROPY = 0.5 * math.log(2 * math.pi * math.e)
 
 
 def approximate(log_density, starts):
-    return newton.approximate(LogDensity(log_density, starts.shape[1]), starts)
+    density = LogDensity(log_density, starts.shape[1])
+    return newton.refined(density, newton.best(newton.ascend(density, starts), density))
 
 
 def correlated(dim, condition):

@@ -50,7 +50,7 @@ def found(kind, dtype):
         return -0.5 * tf.reduce_sum((y_cast - tf.matmul(z, x_cast, transpose_b=True)) ** 2, axis=1)
 
     density = LogDensity(log_density, x.shape[1], dtype)
-    gaussian = newton.approximate(density, np.zeros([1, x.shape[1]]))
+    gaussian = newton.refined(density, newton.best(newton.ascend(density, np.zeros([1, x.shape[1]])), density))
     if precision.unresolved(gaussian.scale, density.epsilon) is not None:
         gaussian = newton.refined(density, gaussian, whiten=True)
     return gaussian, precision.insufficient(density, gaussian.loc, gaussian.scale), least_squares(x, y - y.mean())

@@ -3,16 +3,12 @@
 The tests that open the page need Chromium with its driver, selenium, and LiteRT.js, and fail where they are missing:
 
     apt-get install chromium chromium-driver
-    npm install --prefix FOLDER @litertjs/core
-    LITERTJS_MODULES=FOLDER/node_modules pytest -m browser tests/reporting/test_explorer.py
+    npm install --prefix FOLDER @litertjs/core axe-core
+    LITERTJS_MODULES=FOLDER/node_modules pytest -m browser tests/reporting
 """
 
-import functools
-import http.server
 import json
-import os
 import re
-import threading
 
 import numpy as np
 import pytest
@@ -21,10 +17,11 @@ from sklearn.datasets import load_digits
 
 import tfvae
 from tests.helpers import table_rows
+from tests.helpers.browser import choose, score_of, serve, set_slider, text, values, violations, wait
+from tests.helpers.usage import error_line
 from tfvae import export
+from tfvae.cli import commands
 from tfvae.networks import dense_decoder, dense_encoder
-
-WAIT = 60
 
 
 @pytest.fixture(scope="module")
@@ -79,15 +76,21 @@ def test_errors(vae, digits, tmp_path):
         (lambda: export.web(vae, tmp_path, digits[:1]), r"`x` must hold at least 2"),
         (
             lambda: export.web(vae, tmp_path, digits, labels=range(60)),
-            r"`labels` must have the shape \[60\] and at most",
+            r"`labels` must have at most 14 classes",
         ),
+        (lambda: export.web(vae, tmp_path, digits, labels=[1]), r"`labels` must have the shape \[60\]"),
+        (lambda: export.web(vae, tmp_path, digits, labels="class"), r"`labels` must be an array"),
+        (lambda: export.web(table_rows.table_vae(), tmp_path, digits), r"`x` must be rows"),
+        (
+            lambda: export.web(table_rows.table_vae(), tmp_path, table_rows.frame(), labels="class"),
+            r"`labels` must be one of the columns",
+        ),
+        (lambda: export.web(vae, tmp_path, digits, num_examples=-1), r"`num_examples` must be"),
         (lambda: export.web(vae, tmp_path, digits, single_file=True), r"`runtime` must be given for a single file"),
         (lambda: export.web(vae, tmp_path, digits, runtime=tmp_path), r"`runtime` must be the folder node_modules"),
     ):
         with pytest.raises(ValueError, match=message + r"(.|\n)*Received: "):
             call()
-    with pytest.raises(NotImplementedError, match="no rows of tables"):
-        export.web(table_rows.table_vae(), tmp_path, digits)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -95,80 +98,11 @@ def test_errors(vae, digits, tmp_path):
 
 
 @pytest.fixture(scope="module")
-def open_page():
-    """Opens an address in Chromium of some width and waits until the page is ready."""
-    from selenium import webdriver
-
-    drivers = []
-
-    def open_at(address, width=1280, dark=False):
-        options = webdriver.ChromeOptions()
-        for flag in (
-            *("headless=new", "no-sandbox", "disable-gpu", "disable-quic", "no-first-run", "disable-sync"),
-            *("disable-background-networking", "disable-component-update", f"window-size={width},1400"),
-            *(["blink-settings=preferredColorScheme=0"] if dark else []),
-        ):
-            options.add_argument(f"--{flag}")
-        driver = webdriver.Chrome(options=options)
-        drivers.append(driver)
-        driver.get(address)
-        wait(driver, lambda: text(driver, "status") != "Loading the model.")
-        assert text(driver, "status").startswith("The model is ready.")
-        return driver
-
-    yield open_at
-    for driver in drivers:
-        driver.quit()
-
-
-@pytest.fixture(scope="module")
-def runtime():
-    return os.environ["LITERTJS_MODULES"]
-
-
-@pytest.fixture(scope="module")
 def served(vae, digits, runtime, tmp_path_factory):
     """The address of a page on a server that sends no special headers, as static hosts do."""
     folder = tmp_path_factory.mktemp("explore")
     export.web(vae, folder, digits, labels=load_digits().target[:60], offset=0.0, scale=16.0, runtime=runtime)
-
-    class Quiet(http.server.SimpleHTTPRequestHandler):
-        def log_message(self, *_):
-            pass
-
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Quiet, directory=folder)) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        yield f"http://127.0.0.1:{server.server_port}/"
-        server.shutdown()
-
-
-def wait(driver, condition):
-    from selenium.webdriver.support.wait import WebDriverWait
-
-    WebDriverWait(driver, WAIT).until(lambda _: condition())
-
-
-def text(driver, name):
-    return driver.find_element("id", name).text
-
-
-def values(driver):
-    return np.array(json.loads(driver.find_element("id", "generated").get_attribute("data-values")))
-
-
-def set_slider(driver, name, value):
-    before = values(driver)
-    driver.execute_script(
-        "const input = document.getElementById(arguments[0]); input.value = arguments[1];"
-        "input.dispatchEvent(new Event('input'));",
-        name,
-        value,
-    )
-    wait(driver, lambda: not np.array_equal(values(driver), before))
-
-
-def score_of(driver):
-    return float(driver.find_element("id", "verdict").get_attribute("data-score"))
+    yield from serve(folder)
 
 
 browser = [pytest.mark.slow, pytest.mark.browser]
@@ -204,9 +138,7 @@ def test_an_example_and_a_dropped_picture_are_scored_as_python_does(served, open
     driver = open_page(served)
     scores = vae.detect(digits)["score"]
     assert score_of(driver) == pytest.approx(scores[0], abs=1e-3)
-    driver.execute_script(
-        "const s = document.getElementById('example'); s.value = 5; s.dispatchEvent(new Event('change'));"
-    )
+    choose(driver, 5)
     wait(driver, lambda: score_of(driver) == pytest.approx(scores[5], abs=1e-3))
     pixels = np.round(255 * digits[9, ..., 0]).astype("uint8")
     Image.fromarray(pixels).save(tmp_path / "picture.png")
@@ -236,17 +168,90 @@ def test_the_keyboard_moves_z_on_the_map(served, open_page, vae):
 
 @pytest.mark.slow
 @pytest.mark.browser
+def test_an_example_can_be_chosen_again_after_it_was_cleared(served, open_page, vae, digits):
+    driver = open_page(served)
+    scores = vae.detect(np.stack([digits[0], np.zeros_like(digits[0])]))["score"]
+    driver.find_element("id", "clear").click()
+    wait(driver, lambda: score_of(driver) == pytest.approx(scores[1], abs=1e-3))
+    assert driver.find_element("id", "example").get_attribute("value") == "own"
+    choose(driver, 0)
+    wait(driver, lambda: score_of(driver) == pytest.approx(scores[0], abs=1e-3))
+
+
+@pytest.mark.slow
+@pytest.mark.browser
 @pytest.mark.parametrize("dark", [False, True])
-@pytest.mark.parametrize("width", [500, 1280])
-def test_every_control_has_a_name_and_nothing_is_wider_than_the_page(served, open_page, width, dark):
+@pytest.mark.parametrize("width", [390, 1280])
+def test_the_page_is_accessible_and_nothing_is_wider_than_it(served, open_page, width, dark):
     driver = open_page(served, width, dark)
-    names = driver.execute_script(
-        "return [...document.querySelectorAll('input, select, button, canvas')].map("
-        "e => (e.getAttribute('aria-label') || (e.labels && e.labels.length && e.labels[0].textContent) ||"
-        " e.textContent).trim())"
-    )
-    assert len(names) > 20
-    assert all(names)
+    assert violations(driver) == []
     assert driver.execute_script("return document.documentElement.scrollWidth <= window.innerWidth")
     background = driver.execute_script("return getComputedStyle(document.body).backgroundColor")
     assert background == ("rgb(22, 24, 28)" if dark else "rgb(255, 255, 255)")
+
+
+def tiny(event_shape, **parts):
+    """A model of pictures or vectors, not trained, and some data."""
+    x = np.random.default_rng(0).uniform(size=(20, *event_shape)).astype("float32")
+    model = tfvae.VAE(dense_encoder(event_shape, (8,)), dense_decoder(2, event_shape, (8,)), 2, **parts)
+    model.build((None, *event_shape))
+    return model, x
+
+
+KINDS = {
+    "colours": ((6, 5, 3), lambda: {}),
+    "vectors": ((40,), lambda: {}),
+    "mixture": ((8, 8, 1), lambda: {"prior": tfvae.priors.NormalMixture(num_components=3)}),
+    "vamp": ((6,), lambda: {"prior": tfvae.priors.VampPrior(num_components=4)}),
+    "flow": ((6,), lambda: {"prior": tfvae.priors.Flow(num_couplings=2)}),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.browser
+@pytest.mark.parametrize("kind", KINDS)
+def test_pages_of_other_kinds_agree_with_the_saved_model(kind, open_page, runtime, tmp_path):
+    event_shape, parts = KINDS[kind]
+    model, x = tiny(event_shape, **parts())
+    saved_model = export.load(export.saved_model(model, tmp_path / "model", x=x))
+    page = export.web(model, tmp_path / "page", x, runtime=runtime, single_file=True)
+    config = config_of(page)
+    driver = open_page(page.as_uri())
+    units = np.array(config["z_mean"]), np.array(config["z_sd"])
+    if kind in ("colours", "vectors"):
+        np.testing.assert_array_equal(units, [np.zeros(2), np.ones(2)])
+    else:
+        z = saved_model.encode(x)["loc"]
+        np.testing.assert_allclose(units, [z.mean(axis=0), z.std(axis=0)], atol=1e-5)
+        # The first sample is the decoded draw of the prior.
+        drawn = saved_model.decode(np.array(config["prior_draws"], "float32")).reshape(256, -1)
+        assert np.abs(drawn - values(driver)).max(axis=1).min() < 1e-4
+    set_slider(driver, "z1", 1.5)
+    set_slider(driver, "z0", -0.5)
+    z = (units[0] + units[1] * [-0.5, 1.5]).astype("float32")
+    expected = saved_model.decode(z[np.newaxis]).ravel()
+    np.testing.assert_allclose(values(driver), expected, atol=1e-4 * max(1, np.abs(expected).max()))
+    choose(driver, 3)
+    shown = np.array(config["examples"][3], "float32").reshape(1, *event_shape)
+    elbo = saved_model.run("serving_default", x=shown)["elbo"][0]
+    wait(driver, lambda: score_of(driver) == pytest.approx(elbo, rel=1e-4))
+    assert violations(driver) == []
+
+
+@pytest.mark.slow
+@pytest.mark.browser
+@pytest.mark.parametrize("single_file", [False, True])
+def test_the_command_writes_a_page_that_works(single_file, open_page, runtime, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    flags = ["--epochs", "1", "--hidden", "16", "--latent_dim", "2", "--num_samples", "5", "--report", "false"]
+    commands.main(["train", *flags, "--pictures", "false", "--latency", "false"])
+    commands.main(["explore", "--runtime", str(runtime), "--single_file", str(single_file).lower()])
+    page = tmp_path / "runs" / "digits" / "explore" / "index.html"
+    assert str(page.relative_to(tmp_path)) in capsys.readouterr().out
+    line = error_line(capsys, ["explore", "--label", "a"])
+    assert "`--label` must be given for the run of a table alone. Received: --label a" in line
+    saved_model = export.load(tmp_path / "saved_models" / "digits")
+    for address in [page.as_uri()] if single_file else serve(page.parent):
+        driver = open_page(f"{address}#z=1,-1")
+        expected = saved_model.decode(np.array([[1, -1]], "float32")).ravel()
+        np.testing.assert_allclose(values(driver), expected, atol=1e-4 * np.abs(expected).max())

@@ -1,4 +1,4 @@
-"""The command line: `tfvae train`, `evaluate`, `generate`, `export`, `verify`, `predict`, `detect` and `explore`.
+"""The command line, `tfvae`: `train`, `evaluate`, `generate`, `export`, `verify`, `predict`, `detect`, and so on.
 
 Each command is a function, and its arguments are the command's flags. Their help texts are the descriptions under
 `Args:`. The parts of the model are chosen by class name: `--likelihood Normal --likelihood.scale 0.1`.
@@ -7,6 +7,7 @@ TensorFlow is imported inside the functions, once the arguments are valid and th
 """
 
 import contextlib
+import shlex
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -18,7 +19,8 @@ from jsonargparse import Namespace, get_loader, set_loader, set_parsing_settings
 
 import tfvae
 from tfvae import files
-from tfvae.cli import flags, noise, parser, parts, paths, train_command, yaml_files
+from tfvae.cli import chosen_callbacks, flags, noise, parser, parts, paths, seeds, train_command, yaml_files
+from tfvae.cli.compare_command import compare
 from tfvae.cli.detect_command import detect
 from tfvae.cli.explore_command import explore
 from tfvae.cli.predict_command import predict
@@ -235,7 +237,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """
     set_loader("yaml", _load_yaml, (yaml.YAMLError,))
     words = parser.with_underscores(sys.argv[1:] if arguments is None else arguments)
-    commands = (train, evaluate, generate, export, verify, predict, detect, explore)
+    if words[:1] == ["train"]:
+        with parser.exit_on_errors(parser.USAGE_ERROR):
+            words = chosen_callbacks.folded(words, _load_yaml)
+    commands = (train, evaluate, generate, export, verify, predict, detect, explore, compare)
     parsers = {command.__name__: _command_parser(command) for command in commands}
     others, choices = parts.split(words) if words[:1] == ["train"] else (words, [])
     name, chosen = _parse(parsers, others)
@@ -256,17 +261,32 @@ def main(arguments: Sequence[str] | None = None) -> None:
     with parser.exit_on_errors(parser.USAGE_ERROR), _only_imports_from("tfvae", *allowed):
         parsers["train"] = _command_parser(train, part_types=_part_types())
         _, chosen = _parse(parsers, words)
-        keywords = vars(parsers["train"].instantiate(chosen))
-        keywords["config_yaml"] = parsers["train"].dump(chosen, skip_unset=False)
-    # Around the whole command, because all workers take part in making the model too.
-    with RunLock() as run_lock, strategies.naming_a_lost_worker(), noise.noted_warnings() as given:
-        train(**keywords, warnings_given=given, run_lock=run_lock)
+        runs = seeds.choices(chosen)
+        # All at once, because classes of other modules can be imported only here.
+        instantiated = [vars(parsers["train"].instantiate(one)) for one in runs]
+        configs = [parsers["train"].dump(one, skip_unset=False) for one in runs]
+
+    typed = shlex.join(["tfvae", *(sys.argv[1:] if arguments is None else arguments)])
+
+    def train_run(index: int) -> None:
+        # Around the whole command, because all workers take part in making the model too.
+        with RunLock() as run_lock, strategies.naming_a_lost_worker(), noise.noted_warnings() as given:
+            texts = {"config_yaml": configs[index], "command": typed, "warnings_given": given}
+            train(**instantiated[index], **texts, run_lock=run_lock)
+
+    if chosen.seeds is not None:
+        seeds.train_each(runs, configs, train_run)
+        return
+    try:
+        train_run(0)
+    except FloatingPointError as error:
+        raise SystemExit(f"tfvae: {error}") from error
 
 
 def _command_parser(command: Any, part_types: dict[str, type] | None = None) -> parser.Parser:
     groups = train_command.GROUPS if command is train else {}
     return parser.command_parser(
-        command, groups, skip=["config_yaml", "warnings_given", "run_lock"], part_types=part_types
+        command, groups, skip=["config_yaml", "command", "warnings_given", "run_lock"], part_types=part_types
     )
 
 

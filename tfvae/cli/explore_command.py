@@ -1,6 +1,7 @@
 """`tfvae explore`: the page on which the model of a run is explored in the browser."""
 
 from pathlib import Path
+from typing import Annotated, Any
 
 from tfvae.cli import flags, noise, parser, paths, train_command
 
@@ -10,6 +11,8 @@ def explore(
     output: str | None = None,
     runtime: str | None = None,
     single_file: bool = False,
+    examples: Annotated[int | None, flags.optional(flags.integer(0, flags.MOST))] = None,
+    label: str | None = None,
     seed: flags.Seed = 0,
     allow_import: flags.Modules = (),
 ) -> None:
@@ -24,6 +27,9 @@ def explore(
         runtime: the folder node_modules after "npm install @litertjs/core@2.5.3", whose files are copied; without it
             the page fetches LiteRT.js from a CDN, and checks its hashes.
         single_file: put everything into one index.html, which opens without a server; needs --runtime.
+        examples: how many held-out examples can be chosen on the page, which holds them; by default 24, and no rows of
+            a table, which may be of persons: the page then has a typical row alone.
+        label: the column of a table that colours the map; by default that of the training.
         seed: seed of draws from the prior.
         allow_import: modules of your own with parts of the model.
     """
@@ -35,18 +41,27 @@ def explore(
 
     with parser.exit_on_errors(parser.USAGE_ERROR):
         model = run_folder.load_model(folder)
-        pipelines = run_folder.load_data(folder, None, model.table)
-        x = run_folder.held_out(pipelines)
-        labels = run_folder.labels(folder, len(x), most_classes=MOST_CLASSES)
+        labels: Any
+        if model.table is None:
+            pipelines = run_folder.load_data(folder)
+            x = run_folder.held_out(pipelines)
+            if label is not None:
+                raise ValueError(f"`--label` must be given for the run of a table alone. Received: --label {label}")
+            labels = run_folder.labels(folder, len(x), most_classes=MOST_CLASSES)
+            units = {"offset": pipelines.offset, "scale": pipelines.scale}
+        else:
+            x = run_folder.load_rows(folder, model.table).held_out
+            labels = run_folder.read_config(folder).get("label") if label is None else label
+            units = {}
         with noise.hidden():
             page = web(
                 model,
                 folder / "explore" if output is None else Path(output),
                 x,
                 labels=labels,
+                num_examples=examples,
                 title=folder.resolve().name,
-                offset=pipelines.offset,
-                scale=pipelines.scale,
+                **units,
                 runtime=runtime,
                 single_file=single_file,
                 seed=seed,

@@ -175,6 +175,13 @@ def _read_kinds(value: Any) -> dict[str, str]:
     return {str(name): str(kind) for name, kind in value.items()}
 
 
+def _read_seeds(value: Any) -> list[int]:
+    seeds = [SEED.read(word) for word in words(value)]
+    if not seeds or len(set(seeds)) < len(seeds):
+        raise ValueError
+    return seeds
+
+
 def _read_modules(value: Any) -> list[str]:
     modules = words(value)
     if not all(name.isidentifier() for module in modules for name in module.split(".")):
@@ -182,6 +189,8 @@ def _read_modules(value: Any) -> list[str]:
     return modules
 
 
+# Read by `chosen_callbacks`; the parser appends one to another.
+CALLBACKS = Kind("names of callbacks", lambda value: value)
 COLUMN_KINDS = Kind("columns with their kinds, such as age=count,zip=category", _read_kinds)
 COLUMN_NAMES = Kind("names of columns, such as age,zip", _read_names)
 COUNT = integer(1, MOST)
@@ -191,10 +200,12 @@ IMAGE_SIZE = Kind(f"one or two integers from 1 to {_MOST_PIXELS}, such as 32 or 
 LATENT_DIM = integer(1, _MOST_LATENT)
 MODULES = Kind("names of modules, such as my_parts", _read_modules)
 NUMBER = Kind("a finite number", _read_number)
+PATHS = Kind("paths", words)
 POSITIVE = number(0, math.inf)
 RATE = number(0, 1)
 # TensorFlow takes seeds of 32 bits, and NumPy none below 0.
 SEED = integer(0, 2**31 - 1)
+SEEDS = Kind("different seeds, such as 0,1,2", _read_seeds)
 SWITCH = Kind("true or false", _read_switch)
 TEXT = Kind("text", _read_text)
 WIDTHS = Kind(f"integers from 1 to {_MOST_UNITS}, such as 64,32", _read_widths)

@@ -128,6 +128,10 @@ def command_parser(
             continue
         kind = flags.of(parameter.annotation)
         keywords: dict[str, Any] = {"type": kind, "help": description}
+        if kind is flags.CALLBACKS:
+            keywords |= {"type": list[dict[str, Any] | str] | None, "metavar": "NAME"}
+        if kind is flags.PATHS:
+            keywords |= {"type": str, "nargs": "*"}
         if kind is flags.SWITCH:
             # Without a value it means true.
             keywords |= {"nargs": "?", "const": True, "metavar": "true|false"}
@@ -137,13 +141,16 @@ def command_parser(
             container.add_argument(f"--{name}", default=parameter.default, **keywords)
         else:
             # argparse would set a default after a file of `--config` has been read, whose entry would be lost.
-            keywords["help"] += f" (default: {parameter.default})"
-            container.add_argument(name, nargs="?", default=argparse.SUPPRESS, **keywords)
+            shown = parameter.default if isinstance(parameter.default, str) else " ".join(parameter.default)
+            keywords["help"] += f" (default: {shown})"
+            keywords.setdefault("nargs", "?")
+            container.add_argument(name, default=argparse.SUPPRESS, **keywords)
     if part_types is not None:
         parser.set_defaults(parts.DEFAULTS)
     first = next(iter(parameters.values()))
     if first.kind is not first.KEYWORD_ONLY and first.default is not first.empty:
-        parser.positional, parser.positional_default = first.name, first.default
+        default = first.default
+        parser.positional, parser.positional_default = first.name, list(default) if type(default) is tuple else default
     parser.known_flags = [name for name in parameters if name not in (*skip, parser.positional)]
     return parser
 

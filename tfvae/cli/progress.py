@@ -1,11 +1,14 @@
-"""The progress of a training, as one line for each epoch."""
+"""The progress of a training, as one line for each epoch, and the time that it takes."""
 
 import shutil
 import sys
 import time
+from pathlib import Path
 from typing import Any
 
 import keras
+
+from tfvae.cli import record
 
 # How often the line of the current epoch is written anew in a terminal.
 _SECONDS = 0.2
@@ -55,12 +58,12 @@ class ProgressLine(keras.callbacks.Callback):
     def _write(self, logs: dict[str, Any] | None, end: str) -> None:
         epochs, steps = self.params["epochs"], self.params["steps"]
         parts = [f"Epoch {self._epoch + 1}/{epochs}", f"step {self._step}" + (f"/{steps}" if steps else "")]
-        parts.append(_duration(time.monotonic() - self._epoch_began))
+        parts.append(duration(time.monotonic() - self._epoch_began))
         parts += [f"{name} {float(value):.4g}" for name, value in (logs or {}).items()]
         left = self._left(epochs)
         if left:
             # Before the metrics, because a narrow terminal cuts the end.
-            parts.insert(3, f"{_duration(left)} left")
+            parts.insert(3, f"{duration(left)} left")
         line = "  ".join(parts)
         if sys.stdout.isatty():
             width = shutil.get_terminal_size().columns - 1
@@ -76,7 +79,29 @@ class ProgressLine(keras.callbacks.Callback):
         return (time.monotonic() - began) / done * (epochs - self._position()) if done > 0 else None
 
 
-def _duration(seconds: float) -> str:
+class RecordTime(keras.callbacks.Callback):
+    """Records how many epochs were trained, and for how many seconds, those before an interruption included.
+
+    Args:
+        folder: the folder of the run.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__()
+        self._folder = folder
+        self._began = 0.0
+
+    def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
+        """Notes the time."""
+        self._began = time.monotonic() - float(record.read(self._folder).get("seconds", 0.0))
+
+    def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
+        """Writes the record."""
+        record.add(self._folder, epochs=epoch + 1, seconds=round(time.monotonic() - self._began, 3))
+
+
+def duration(seconds: float) -> str:
+    """Seconds in words, such as 5.2 s or 1 h 5 min."""
     if seconds < 60:
         return f"{seconds:.1f} s" if seconds < 10 else f"{seconds:.0f} s"
     minutes = round(seconds / 60)

@@ -11,15 +11,18 @@ from matplotlib.figure import Figure
 
 from tfvae import data as data_module
 from tfvae import files, plots
-from tfvae.cli import run_training, yaml_files
+from tfvae.cli import record, yaml_files
+from tfvae.cli.history import history
+from tfvae.cli.progress import duration
 from tfvae.data import Rows, Table, loading, tables
 from tfvae.data.labels import of_validation
 from tfvae.detection.thresholds import least_rate
+from tfvae.evaluation import active_units
 from tfvae.export.card import Card
 from tfvae.export.report import Verification
 from tfvae.models.vae import VAE
 from tfvae.reporting.document import report as write_report
-from tfvae.reporting.measures import Measures
+from tfvae.reporting.measures import Measures, standard_error
 from tfvae.reporting.subject import MOST_EXAMPLES
 
 # The entries of config.yaml that are needed to read the data again, and their types.
@@ -37,7 +40,7 @@ _FALSE_ALARM_RATE = 0.01
 # The most bytes of an evaluation.txt that is read; it has a few lines.
 _MAX_EVALUATION = 100_000
 # The values of those that runs of earlier versions lack.
-_EARLIER = {"skip_unreadable": False}
+_EARLIER = {"skip_unreadable": False, "split_seed": None}
 
 
 def load_model(folder: Path) -> VAE:
@@ -60,7 +63,7 @@ def load_model(folder: Path) -> VAE:
 
 
 def read_config(folder: Path) -> dict[str, Any]:
-    """Reads the config.yaml of a run.
+    """Reads the config.yaml of a run, with that seed which its data have.
 
     Raises:
         ValueError: the file is damaged.
@@ -68,10 +71,12 @@ def read_config(folder: Path) -> dict[str, Any]:
     """
     path = folder / "config.yaml"
     config = _EARLIER | yaml_files.read(path)
-    for name, types in _DATA_ARGUMENTS.items():
+    for name, types in (_DATA_ARGUMENTS | {"split_seed": (int, type(None))}).items():
         if not isinstance(config.get(name, ...), types):
             received = f"{name}: {config[name]!r}" if name in config else f"no {name}"
             raise ValueError(f"A config.yaml that `tfvae train` wrote was expected. Received: {path}, with {received}")
+    if config["split_seed"] is not None:
+        config["seed"] = config["split_seed"]
     return config
 
 
@@ -180,6 +185,32 @@ def card(folder: Path, evaluated: str | None = None) -> Card:
     )
 
 
+def measured(model: VAE, x: np.ndarray, measures: Measures, seed: int) -> dict[str, Any]:
+    """What the record of a run has of its evaluation.
+
+    Args:
+        model: the model.
+        x: the data [N, ...].
+        measures: what was measured of them.
+        seed: the seed of the draws.
+    """
+    figures = {
+        name: {"mean": float(np.mean(values)), "standard_error": standard_error(values)}
+        for name, values in (("elbo", measures.elbo), ("log_likelihood", measures.log_likelihood), ("kl", measures.kl))
+    }
+    active = active_units(model, x, seed=seed).count if len(x) > 1 else None
+    return {
+        "evaluation": {
+            **figures,
+            "num_samples": measures.num_samples,
+            "examples": len(x),
+            "held_out": record.digest(x),
+            "active_units": active,
+            "latent_dim": model.latent_dim,
+        }
+    }
+
+
 def calibrate(model: VAE, folder: Path, x: np.ndarray, **given: Any) -> None:
     """Calibrates the model of a run for anomaly detection, saves it, and prints the threshold.
 
@@ -228,6 +259,9 @@ def report(
     warnings: Sequence[str],
     num_samples: int,
     seed: int,
+    *,
+    label: str | None,
+    command: str,
 ) -> None:
     """Writes report.html.
 
@@ -241,20 +275,34 @@ def report(
         warnings: those that were given.
         num_samples: draws of z per example for log p(x).
         seed: the seed of the draws.
+        label: the column of the rows that colours the latent space, or None.
+        command: the command that made the run, as it was typed; empty if it is not known.
     """
     config = (folder / "config.yaml").read_text(encoding="utf-8")
-    train = None
-    if model.table is None:
-        train = next(pipelines.train.unbatch().take(MOST_EXAMPLES).batch(MOST_EXAMPLES).as_numpy_iterator())
+    known, settings = record.read(folder), read_config(folder)
+    train = next(pipelines.train.unbatch().take(MOST_EXAMPLES).batch(MOST_EXAMPLES).as_numpy_iterator())
+    # To count more, all would have to be read.
+    is_all = len(train) < MOST_EXAMPLES
+    count = f"{len(train):,}" if is_all else f"some {len(pipelines.train) * settings['batch_size']:,}"
+    facts = {
+        "Data": str(settings["data"]),
+        "Training": f"{count} examples",
+        "Held out": f"{len(data):,} examples" + (", the first of them" if len(data) == MOST_EXAMPLES else ""),
+    }
+    if "seconds" in known:
+        epochs = known["epochs"]
+        facts["Training"] += f", {epochs} epoch{'' if epochs == 1 else 's'} in {duration(known['seconds'])}"
+    if command:
+        facts["Command"] = command
     write_report(
         model,
         data,
         folder / "report.html",
-        labels=labels(folder, len(data)) if model.table is None else None,
+        labels=labels(folder, len(data)) if model.table is None else label,
         train=train,
-        history=run_training.history(folder),
+        history=history(folder),
         verification=verification,
-        facts={"Command": f"tfvae train --config config.yaml --name {folder.name}", "config.yaml": config},
+        facts=facts | {"config.yaml": config},
         warnings=warnings,
         measures=measures,
         num_samples=num_samples,

@@ -1,14 +1,11 @@
 """The training of a run, which can be interrupted at any point and resumed, and the files in its folder meanwhile."""
 
 import contextlib
-import csv
-import io
 import itertools
 import math
 import shutil
-import warnings
 import zipfile
-from collections.abc import Collection
+from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal
@@ -18,10 +15,11 @@ import numpy as np
 import tensorflow as tf
 import yaml
 
-from tfvae import checks, files, networks, renamed
+from tfvae import checks, files, networks
 from tfvae.callbacks import Checkpoints
-from tfvae.cli import yaml_files
-from tfvae.cli.progress import ProgressLine
+from tfvae.cli import early_stopping, record, yaml_files
+from tfvae.cli.history import cut_history, history, history_rows
+from tfvae.cli.progress import ProgressLine, RecordTime
 from tfvae.data import Pipelines
 from tfvae.distribute import strategies
 from tfvae.likelihoods import Likelihood
@@ -30,9 +28,9 @@ from tfvae.models.vae import VAE
 _CHECKPOINTS = "checkpoints"
 # The arguments that may differ when a run is resumed, because they do not affect the trained model.
 _FREE = {"strategy", "devices", "worker_timeout", "save_freq", "resume", "overwrite", "runs", "saved_models", "epochs"}
-_FREE |= {"allow_import", "evaluate", "pictures", "report", "export", "latency"}
-# The most bytes of a history.csv that is read, which is that of some 10,000 epochs.
-_MAX_HISTORY = 10_000_000
+_FREE |= {"allow_import", "evaluate", "pictures", "report", "export", "latency", "label", "seeds"}
+# The values that runs of earlier versions had.
+_EARLIER = {"schedule": "cosine"}
 
 
 class RunLock:
@@ -98,10 +96,13 @@ def is_trained(folder: Path, epochs: int = 0) -> bool:
 
 def _lost_checkpoints(folder: Path, epochs: int) -> bool:
     """Whether a training that ended before its last epoch, as its history says, has no checkpoints."""
-    checkpoints, rows = folder / _CHECKPOINTS, _rows(folder)
+    checkpoints, rows = folder / _CHECKPOINTS, history_rows(folder)
     is_lost = not (checkpoints.is_dir() and any(checkpoints.iterdir()))
-    # The evaluation is written after the last epoch, whatever was lost of the history since.
-    return is_lost and bool(rows) and max(rows) + 1 < epochs and not (folder / "evaluation.txt").exists()
+    if not is_lost or not rows or max(rows) + 1 >= epochs:
+        return False
+    # The evaluation is written after the last epoch, whatever was lost of the history since. A callback may have ended
+    # the training early, as the record then says.
+    return not (folder / "evaluation.txt").exists() and not record.read(folder).get("ended")
 
 
 def start(folder: Path, config: str, *, resume: bool, overwrite: bool) -> None:
@@ -125,7 +126,7 @@ def start(folder: Path, config: str, *, resume: bool, overwrite: bool) -> None:
     if resume and not overwrite and _lost_checkpoints(folder, planned):
         raise ValueError(
             f"`--resume` needs the checkpoints of a training that was interrupted: start it again by --overwrite. "
-            f"Received: {folder}, whose history has {max(_rows(folder)) + 1} epochs, without checkpoints"
+            f"Received: {folder}, whose history has {max(history_rows(folder)) + 1} epochs, without checkpoints"
         )
     if resume and not _lost_checkpoints(folder, planned) and (cut or is_trained(folder)):
         _resume(folder, config)
@@ -139,15 +140,16 @@ def start(folder: Path, config: str, *, resume: bool, overwrite: bool) -> None:
     for name in ("evaluation.txt", "model.keras"):
         (folder / name).unlink(missing_ok=True)
     _remove_checkpoints(folder)
-    for name in ("history.csv", "table.txt"):
+    for name in ("history.csv", "table.txt", record.FILE):
         (folder / name).unlink(missing_ok=True)
+    early_stopping.forget(folder)
     files.write_text(folder / "config.yaml", config)
 
 
 def _resume(folder: Path, config: str) -> None:
     """Checks that the run can go on with a config.yaml, and writes that if it has more epochs."""
     before, now = yaml_files.read(folder / "config.yaml"), yaml.safe_load(config)
-    _check_same(before, now, folder)
+    check_same(before, now, folder)
     epochs = _epochs(before, folder)
     if now["epochs"] < epochs:
         raise ValueError(
@@ -155,7 +157,14 @@ def _resume(folder: Path, config: str) -> None:
             f"Received: {now['epochs']}"
         )
     if not (folder / _CHECKPOINTS).exists():
-        _make_checkpoint(folder, epochs)
+        if now.get("early_stopping") is not None:
+            raise ValueError(
+                f"`--epochs` must be as in {folder / 'config.yaml'}, {epochs}, once a training with --early_stopping "
+                "has ended, because its model is that of its best epoch; start it again by --overwrite. Received: "
+                f"{now['epochs']}"
+            )
+        # A callback may have ended the training before its last epoch.
+        _make_checkpoint(folder, record.read(folder).get("epochs", epochs))
     try:
         Checkpoints(folder / _CHECKPOINTS).newest()
     except ValueError as error:
@@ -164,11 +173,13 @@ def _resume(folder: Path, config: str) -> None:
         # Removed first, because it marks a run that is complete.
         (folder / "evaluation.txt").unlink(missing_ok=True)
         files.write_text(folder / "config.yaml", config)
-        print(
-            f"Going on to {now['epochs']} epochs instead of {epochs}. The learning rate falls to 0 along a cosine over "
-            f"all epochs: from here on it is that of a training of {now['epochs']}, but the epochs before were trained "
-            f"with that of {epochs}, so the result is not that of a training of {now['epochs']} from the start."
+        record.add(folder, ended=False)
+        why = (
+            " The learning rate falls to 0 along a cosine over all epochs: from here on it is that of a training of "
+            f"{now['epochs']}, but the epochs before were trained with that of {epochs}, so the result is not that of "
+            f"a training of {now['epochs']} from the start."
         )
+        print(f"Going on to {now['epochs']} epochs instead of {epochs}." + why * (now.get("schedule") != "constant"))
 
 
 def _make_checkpoint(folder: Path, epochs: int) -> None:
@@ -250,8 +261,21 @@ def check_memory(
         )
 
 
+def metrics(model: VAE) -> list[str]:
+    """The names of the metrics that `fit` computes for each epoch."""
+    return [f"{prefix}{metric.name}" for metric in model.metrics for prefix in ("", "val_")]
+
+
 def fit(
-    model: VAE, pipelines: Pipelines, folder: Path, *, epochs: int, save_freq: int | Literal["epoch"], chief: bool
+    model: VAE,
+    pipelines: Pipelines,
+    folder: Path,
+    *,
+    epochs: int,
+    save_freq: int | Literal["epoch"],
+    chief: bool,
+    patience: int | None = None,
+    chosen: Sequence[keras.callbacks.Callback] = (),
 ) -> None:
     """Trains a model, starting from the newest checkpoint of its run if there is one, and saves it.
 
@@ -262,17 +286,18 @@ def fit(
         epochs: how many passes over the training data.
         save_freq: see `tfvae.callbacks.Checkpoints`.
         chief: whether this process is the one that writes the files.
+        patience: see `early_stopping.EarlyStopping`; None does not stop early.
+        chosen: more callbacks.
 
     Raises:
         FloatingPointError: the training diverged; model.keras then has the epoch of lowest loss, if any was finite.
     """
     checkpoints = Checkpoints(folder / _CHECKPOINTS, save_freq)
     callbacks: list[keras.callbacks.Callback] = [keras.callbacks.TerminateOnNaN()]
-    cleanup = contextlib.ExitStack()
+    cleanup, stopping = contextlib.ExitStack(), None
     if chief:
         newest = checkpoints.newest()
-        metrics = [f"{prefix}{metric.name}" for metric in model.metrics for prefix in ("", "val_")]
-        losses = _cut_history(folder, 0 if newest is None else newest.epoch, ["epoch", *metrics])
+        losses = cut_history(folder, 0 if newest is None else newest.epoch, ["epoch", *metrics(model)])
         logger = keras.callbacks.CSVLogger(folder / "history.csv", append=bool(losses))
         # Keras leaves its file open where a training is interrupted.
         cleanup.callback(logger.on_train_end)
@@ -288,83 +313,46 @@ def fit(
             ),
             ProgressLine(),
         ]
+        if patience is not None:
+            past = {epoch: row["val_elbo"] for epoch, row in history_rows(folder).items()}
+            stopping = early_stopping.EarlyStopping(patience, folder, past)
+            callbacks.append(stopping)
+            if stopping.is_over and newest is not None:
+                # It was interrupted after its last epoch.
+                epochs = newest.epoch
+        callbacks.append(RecordTime(folder))
     with cleanup:
         model.fit(
             pipelines.train,
             validation_data=pipelines.validation,
             epochs=epochs,
             verbose=0,
-            # Checkpoints last, so that the other files already contain every epoch that a checkpoint covers.
-            callbacks=[*callbacks, checkpoints],
+            # Checkpoints last, so that the other files already contain every epoch that a checkpoint covers. The
+            # callbacks that the user chose are after the logger, because some add to the metrics.
+            callbacks=[*callbacks, *chosen, checkpoints],
         )
     losses = history(folder).get("loss", []) if chief else []
     diverged = bool(losses) and not np.isfinite(losses[-1])
     if chief:
         if not diverged:
+            if stopping is not None:
+                stopping.restore()
+                best = stopping.best_epoch + 1
+                print(f"The model is that of epoch {best}, whose held-out bound is the highest of {len(losses)}.")
+                record.add(folder, best_epoch=best)
+            record.add(folder, ended=True, weights=model.count_params())
             model.save(folder / "model.keras")
         elif not np.isfinite(losses).any():
             # `ModelCheckpoint` saves the first epoch whatever its loss.
             (folder / "model.keras").unlink(missing_ok=True)
+        if diverged:
+            record.add(folder, diverged=True)
         # Without checkpoints the run counts as trained.
         _remove_checkpoints(folder)
+        early_stopping.forget(folder)
     _wait_for_workers(model.distribute_strategy)
     if diverged:
         raise FloatingPointError(f"the training diverged; its history is in {folder / 'history.csv'}")
-
-
-def history(folder: Path) -> dict[str, list[float]]:
-    """Reads the metrics of a run from its history.csv: by name, one value for each epoch whose row is whole."""
-    rows = list(_rows(folder).values())
-    return {name: [row[name] for row in rows] for name in rows[0]} if rows else {}
-
-
-def _rows(folder: Path) -> dict[int, dict[str, float]]:
-    """The rows of history.csv that are whole, by epoch, each by the present names of the metrics."""
-    try:
-        text = files.read_text(folder / "history.csv", _MAX_HISTORY)
-        # A number at the end of a last line that has no end may be cut.
-        rows = list(csv.DictReader(io.StringIO(text[: text.rfind("\n") + 1], newline="")))
-    except (FileNotFoundError, ValueError, csv.Error):
-        return {}
-    found: dict[int, dict[str, float]] = {}
-    for row in rows:
-        # What is cut, or of another table, has no number for a name, or no name for a number.
-        with contextlib.suppress(ValueError, TypeError, KeyError, AttributeError):
-            epoch = int(row.pop("epoch"))
-            found[epoch] = {renamed.metric(name): float(value) for name, value in row.items()}
-    return found
-
-
-def _cut_history(folder: Path, epoch: int, columns: Collection[str]) -> list[float]:
-    """Leaves in history.csv the epochs before `epoch`, because the later ones are trained again.
-
-    Args:
-        folder: the folder of the run.
-        epoch: the epoch.
-        columns: what a row holds; others are not of this training, and are removed, with a warning.
-
-    Returns:
-        The losses of the epochs that are left.
-    """
-    path = folder / "history.csv"
-    rows = {number: row for number, row in _rows(folder).items() if {"epoch", *row} == set(columns)}
-    kept = {number: rows[number] for number in range(epoch) if number in rows}
-    lost = [str(number + 1) for number in range(epoch) if number not in rows]
-    if lost:
-        warnings.warn(
-            f"The history of {len(lost)} epochs is lost, because their rows are damaged or missing; the training goes "
-            f"on from its checkpoint. Received: {path}, without epoch {', '.join(lost[:20])}"
-            + (", ..." if len(lost) > 20 else ""),
-            stacklevel=2,
-        )
-    # Replaced in any case: what is there may be a link, which Keras would write through.
-    with files.replacing(path) as written, open(written, "w", newline="") as file:
-        if kept:
-            # The order in which Keras will append the other rows, whatever the names were when these were written.
-            writer = csv.DictWriter(file, ["epoch", *sorted(set(columns) - {"epoch"})])
-            writer.writeheader()
-            writer.writerows({"epoch": number, **row} for number, row in kept.items())
-    return [row["loss"] for row in kept.values()]
 
 
 def _remove_checkpoints(folder: Path) -> None:
@@ -385,7 +373,15 @@ def _wait_for_workers(strategy: tf.distribute.Strategy) -> None:
         tf.function(lambda: strategy.run(one), autograph=False)()
 
 
-def _check_same(config: dict, received: dict, folder: Path) -> None:
+def check_same(config: dict[str, Any], received: dict[str, Any], folder: Path) -> None:
+    """Raises ValueError if a run has another configuration than the one received, in what changes its training.
+
+    Args:
+        config: the content of the config.yaml of the run.
+        received: that of the new one.
+        folder: the folder of the run.
+    """
+    config, received = _EARLIER | config, _EARLIER | received
     for name in sorted({*config, *received} - _FREE):
         if config.get(name) != received.get(name):
             raise ValueError(

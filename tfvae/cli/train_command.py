@@ -7,10 +7,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
+import yaml
 from jsonargparse import Namespace
 
 from tfvae import files
-from tfvae.cli import ending, flags, noise, parts, paths
+from tfvae.cli import chosen_callbacks, ending, flags, noise, parts, paths, yaml_files
 from tfvae.cli.parser import USAGE_ERROR, exit_on_errors
 from tfvae.data import guess, tables
 
@@ -25,10 +26,13 @@ _OF_NUMBERS = ("Normal", "Laplace", "StudentT")
 
 GROUPS = {
     "data": ("data", "batch_size", "validation_fraction", "binarize", "image_size", "skip_unreadable"),
-    "columns of a table": ("drop", "columns", "kinds"),
+    "columns of a table": ("drop", "columns", "kinds", "label"),
     "networks": ("network", "hidden", "filters", "activation", "latent_dim"),
     "parts of the model": ("posterior", "prior", "likelihood", "objective", "allow_import"),
-    "training": ("learning_rate", "epochs", "steps_per_execution", "jit_compile", "seed"),
+    "training": (
+        *("learning_rate", "schedule", "epochs", "early_stopping", "callbacks", "steps_per_execution", "jit_compile"),
+        *("seed", "seeds", "split_seed"),
+    ),
     "devices": ("strategy", "devices", "worker_timeout"),
     "after the training": ("evaluate", "num_samples", "pictures", "report", "export", "latency"),
     "the run and its files": ("name", "runs", "saved_models", "save_freq", "resume", "overwrite"),
@@ -47,6 +51,7 @@ def train(
     drop: Annotated[Sequence[str] | None, flags.optional(flags.COLUMN_NAMES)] = None,
     columns: Annotated[Sequence[str] | None, flags.optional(flags.COLUMN_NAMES)] = None,
     kinds: Annotated[Mapping[str, str] | None, flags.optional(flags.COLUMN_KINDS)] = None,
+    label: str | None = None,
     network: Literal["dense", "convolutional"] = "dense",
     hidden: Annotated[Sequence[int], flags.WIDTHS] = (256, 128),
     filters: Annotated[Sequence[int], flags.WIDTHS] = (32, 64),
@@ -58,7 +63,10 @@ def train(
     objective: Any,
     allow_import: flags.Modules = (),
     learning_rate: Annotated[float, flags.POSITIVE] = 2e-3,
+    schedule: Literal["cosine", "constant"] = "cosine",
     epochs: flags.Count = 120,
+    early_stopping: Annotated[int | None, flags.optional(flags.COUNT)] = None,
+    callbacks: Annotated[Sequence[Any] | None, flags.CALLBACKS] = None,
     steps_per_execution: flags.Count = 1,
     jit_compile: Annotated[bool | Literal["auto"], flags.either(flags.SWITCH, flags.choice(["auto"]))] = "auto",
     strategy: Literal["auto", "one_device", "mirrored", "multi_worker", "tpu"] = "auto",
@@ -73,19 +81,22 @@ def train(
     export: Literal["all", "saved_model", "tflite", "none"] = "all",
     latency: bool = True,
     seed: flags.Seed = 0,
+    seeds: Annotated[Sequence[int] | None, flags.optional(flags.SEEDS)] = None,
+    split_seed: Annotated[int | None, flags.optional(flags.SEED)] = None,
     runs: str = "runs",
     saved_models: str = "saved_models",
     overwrite: bool = False,
     config_yaml: str = "",
+    command: str = "",
     warnings_given: Sequence[str] = (),
     run_lock: "RunLock",
 ) -> None:
     """Trains a VAE, calibrates and evaluates it on held-out data, draws pictures, writes a report and exports it.
 
-    Writes <runs>/<name>/ (model.keras, history.csv, config.yaml, evaluation.txt, report.html, reconstructions.png,
-    samples.png, latent.png, history.png; for a table table.txt, and marginals.png and anomalies.png in the place of the
-    first two pictures), and in <saved_models>/<name>/ the exports <version>/, <name>.tflite and
-    <name>_batch1.tflite.
+    Writes <runs>/<name>/ (model.keras, history.csv, config.yaml, training.json, evaluation.txt, report.html,
+    reconstructions.png, samples.png, latent.png, history.png; for a table table.txt, and marginals.png and
+    anomalies.png in the place of the first two pictures), and in <saved_models>/<name>/ the exports <version>/,
+    <name>.tflite and <name>_batch1.tflite.
 
     Args:
         data: digits, mnist, fashion_mnist, cifar10, cifar100, a .npy, .npz, .csv or .parquet file, an image folder, or
@@ -100,6 +111,8 @@ def train(
         columns: the columns of a table to take; by default all.
         kinds: what columns of a table are, such as age=count,zip=category, where the table that is printed at the start
             is wrong; a kind is number, count, bool, category, date, constant or identifier.
+        label: column of a table that colours the latent space in the report; the model learns it too, unless --drop
+            has it.
         network: kind of encoder and decoder.
         hidden: widths of the encoder's dense layers, such as 256,128; the decoder mirrors them.
         filters: filters of the encoder's convolutions, such as 32,64; the decoder mirrors them.
@@ -110,8 +123,13 @@ def train(
         likelihood: the likelihood p(x|z); for a table, that of its numbers, whose learned scale is one for each column.
         objective: the bound that training maximises.
         allow_import: modules of your own, such as my_parts, whose classes may be parts of the model.
-        learning_rate: Adam's initial learning rate; it falls to 0 along a cosine.
-        epochs: number of passes over the training data.
+        learning_rate: Adam's initial learning rate.
+        schedule: how the learning rate goes on: cosine falls to 0 along a cosine, constant leaves it to callbacks.
+        epochs: number of passes over the training data, at most.
+        early_stopping: number of epochs without a new highest held-out bound, val_elbo, after which the training ends;
+            the model is then that of the best epoch.
+        callbacks: callback of Keras or tfvae, such as TensorBoard, Pictures or ReduceLROnPlateau, or the class path of
+            another; its arguments follow, such as --callbacks.patience 3. Given again, it adds one.
         steps_per_execution: number of steps that run in one call of TensorFlow.
         jit_compile: compile the steps with XLA; auto where that is faster.
         strategy: how to use several devices: auto, one_device, mirrored, multi_worker (each worker runs this command,
@@ -127,10 +145,14 @@ def train(
         export: what to export after the training.
         latency: measure the latency of the exports.
         seed: seed of the weights, the noise, the split and the order of the data.
+        seeds: seeds such as 0,1,2, each of which makes a run <name>/seed-<seed>, on the same split; those that are
+            complete are left, and one that was interrupted goes on. Then compares them, as compare does.
+        split_seed: seed of the split and the order of the data; by default that of --seed, or 0 with --seeds.
         runs: folder of the runs.
         saved_models: folder of the exported models.
         overwrite: overwrite an earlier run of this name.
         config_yaml: the text of the run's config.yaml; the command line supplies it.
+        command: the command as it was typed; the command line supplies it.
         warnings_given: the warnings so far; the command line supplies them.
         run_lock: keeps other processes from training this run; the command line supplies it.
     """
@@ -139,8 +161,9 @@ def train(
 
     from tfvae import data as data_module
     from tfvae import plots
-    from tfvae.cli import exports, run_training, table_run
+    from tfvae.cli import exports, record, run_training, table_run
     from tfvae.cli import run_folder as runs_module
+    from tfvae.cli.history import history
     from tfvae.distribute import strategies
     from tfvae.models.vae import VAE
     from tfvae.reporting import rows_of_table
@@ -148,11 +171,17 @@ def train(
 
     with exit_on_errors(USAGE_ERROR):
         import_allowed(allow_import)
+        chosen_by_name = check_callbacks(callbacks, allow_import, schedule, data)
+        for path, arguments in chosen_by_name:
+            chosen_callbacks.resolve(path, arguments)
         name = name or Path(data).stem
         run = Path(runs) / name
         if run.exists() and strategies.is_chief():
             run_lock.lock(run)
         trained = resume and run_training.is_trained(run, epochs)
+        if trained:
+            config = yaml_files.read(run / "config.yaml")
+            run_training.check_same(config, yaml.safe_load(config_yaml), run)
         if trained and ((run / "evaluation.txt").exists() or not strategies.is_chief()):
             print(f"{run} is trained already")
             return
@@ -162,8 +191,12 @@ def train(
         else:
             chosen = strategies.strategy(strategy, devices=devices, timeout=worker_timeout)
             ending.catch_sigterm_again()
-        chief = strategies.workers(chosen)[0] == 0
+        worker, workers = strategies.workers(chosen)
+        chief = worker == 0
+        if early_stopping is not None and workers > 1:
+            raise ValueError(f"`--early_stopping` must not be given for several workers. Received: {workers} workers")
     with exit_on_errors(USAGE_ERROR), chosen.scope():
+        data_seed = seed if split_seed is None else split_seed
         rows, model_parts = None, {"posterior": posterior, "prior": prior, "objective": objective}
         if tables.is_table(data):
             rows = data_module.load_rows(
@@ -173,7 +206,7 @@ def train(
                 columns=columns,
                 batch_size=batch_size,
                 validation_fraction=validation_fraction,
-                seed=seed,
+                seed=data_seed,
             )
             pipelines = rows.pipelines
         else:
@@ -184,7 +217,7 @@ def train(
                 binarize=binarize,
                 image_size=None if image_size is None else (image_size[0], image_size[1]),
                 skip_unreadable=skip_unreadable,
-                seed=seed,
+                seed=data_seed,
             )
         keras.utils.set_random_seed(seed)
         held_out = runs_module.held_out(pipelines)
@@ -196,8 +229,14 @@ def train(
             )
             model = VAE(encoder, decoder, latent_dim, likelihood=likelihood, **model_parts)
         model.check_data(held_out)
-        schedule = keras.optimizers.schedules.CosineDecay(learning_rate, epochs * len(pipelines.train))
-        model.compile(keras.optimizers.Adam(schedule), steps_per_execution=steps_per_execution, jit_compile=jit_compile)
+        rate: Any = learning_rate
+        if schedule == "cosine":
+            rate = keras.optimizers.schedules.CosineDecay(learning_rate, epochs * len(pipelines.train))
+        model.compile(keras.optimizers.Adam(rate), steps_per_execution=steps_per_execution, jit_compile=jit_compile)
+        further = []
+        if not trained:
+            metrics = run_training.metrics(model)
+            further = chosen_callbacks.make(chosen_by_name, run, held_out, metrics, workers, chief=chief)
         if chief and not trained:
             run_lock.lock(run)
             run_training.start(run, config_yaml, resume=resume, overwrite=overwrite)
@@ -205,10 +244,16 @@ def train(
                 files.write_text(run / "table.txt", f"{rows.table}\n")
                 print(f"{rows.table}\n")
     if not trained:
-        try:
-            run_training.fit(model, pipelines, run, epochs=epochs, save_freq=save_freq, chief=chief)
-        except FloatingPointError as error:
-            raise SystemExit(f"tfvae: {error}") from error
+        run_training.fit(
+            model,
+            pipelines,
+            run,
+            epochs=epochs,
+            save_freq=save_freq,
+            chief=chief,
+            patience=early_stopping,
+            chosen=further,
+        )
     if not chief:
         return
     # A copy made outside of the strategy: within it, the other workers would have to take part.
@@ -219,6 +264,7 @@ def train(
     if evaluate:
         measures = measure(model, held_out, num_samples, seed)
         evaluation = runs_module.evaluation(model, held_out, measures)
+        record.add(run, **runs_module.measured(model, held_out, measures, seed))
         print("\n" + evaluation)
     if rows is not None:
         held_out_rows = rows.held_out.head(len(held_out))
@@ -226,9 +272,9 @@ def train(
         if unusual is not None:
             print(f"\nThe most unusual held-out rows, with what adds most to their scores:\n{unusual}")
     if pictures:
-        history = run_training.history(run)
-        if history:
-            runs_module.write_picture(plots.history(history), run / "history.png")
+        epochs_of_run = history(run)
+        if epochs_of_run:
+            runs_module.write_picture(plots.history(epochs_of_run), run / "history.png")
         if rows is not None:
             table_run.draw(model, rows.table, held_out, held_out_rows, unusual, run, seed)
         else:
@@ -236,18 +282,25 @@ def train(
     verification = None
     if export != "none":
         with exit_on_errors(1), noise.hidden():
-            verification = exports.write(
-                model,
-                Path(saved_models) / run.name,
-                pipelines,
-                runs_module.card(run, evaluation),
-                formats=export,
-                latency=latency,
-            )
+            folder, card = Path(saved_models) / run.name, runs_module.card(run, evaluation)
+            verification = exports.write(model, folder, pipelines, card, formats=export, latency=latency)
+    if verification is not None:
+        sizes = {cost.format: cost.size for cost in verification.costs if cost.size is not None}
+        record.add(run, bytes=sizes)
     if report:
         data_of_report = held_out if rows is None else held_out_rows
         runs_module.report(
-            model, run, pipelines, data_of_report, measures, verification, warnings_given, num_samples, seed
+            model,
+            run,
+            pipelines,
+            data_of_report,
+            measures,
+            verification,
+            warnings_given,
+            num_samples,
+            seed,
+            label=label,
+            command=command,
         )
     # Written last, because its presence marks a complete run.
     files.write_text(run / "evaluation.txt", evaluation + "\n")
@@ -282,18 +335,26 @@ def check(chosen: Namespace, choices: Sequence[tuple[str, str, str]]) -> None:
             "`--binarize` makes x 0 or 1, which needs `--likelihood Bernoulli`. Received: --likelihood " + likelihood
         )
     paths.check_data(chosen.data)
+    check_callbacks(chosen.callbacks, chosen.allow_import, chosen.schedule, chosen.data)
+    if chosen.seeds is not None and chosen.seed != 0:
+        raise ValueError(f"`--seed` must not be given with `--seeds`. Received: --seed {chosen.seed}")
     if tables.is_table(chosen.data):
         _check_of_table(chosen)
         if "likelihood" in known:
             check_likelihood_of_table(likelihood)
     else:
-        for flag in ("drop", "columns", "kinds"):
+        for flag in ("drop", "columns", "kinds", "label"):
             if chosen[flag] is not None:
                 raise ValueError(
                     f"`--{flag}` must be given for a .csv or .parquet table alone. Received: {chosen.data}"
                 )
     if chosen.export != "none":
         paths.check_export(Path(chosen.saved_models) / name, "--saved_models")
+
+
+def check_callbacks(callbacks: Any, allowed: Sequence[str], schedule: str, data: str) -> list[tuple[str, dict]]:
+    """See `chosen_callbacks.check`."""
+    return chosen_callbacks.check(callbacks, allowed, schedule=schedule, is_table=tables.is_table(data))
 
 
 def _check_of_table(chosen: Namespace) -> None:
@@ -305,7 +366,10 @@ def _check_of_table(chosen: Namespace) -> None:
     if not path.is_file() or path.stat().st_size <= _SMALL_TABLE:
         # Training reads the table again, and gives the warnings.
         with warnings.catch_warnings(action="ignore"):
-            guess.chosen(tables.features(path), chosen.kinds or {}, chosen.drop or (), chosen.columns)
+            frame = tables.features(path)
+            guess.chosen(frame, chosen.kinds or {}, chosen.drop or (), chosen.columns)
+            if chosen.label is not None:
+                tables.classes(frame, chosen.label, "--label")
 
 
 def check_likelihood_of_table(name: str) -> None:

@@ -7,14 +7,11 @@ from typing import Any
 import keras
 import numpy as np
 
-from tfvae.data import loading, numpy_files, pictures
-
-# As many classes have colours and shapes of their own.
-_MOST_CLASSES = 49
+from tfvae.data import loading, numpy_files, pictures, tables
 
 
 def of_validation(
-    source: Any, *, validation_fraction: float = 0.2, seed: int = 0, most_classes: int = _MOST_CLASSES
+    source: Any, *, validation_fraction: float = 0.2, seed: int = 0, most_classes: int = tables.MOST_CLASSES
 ) -> np.ndarray | None:
     """The classes of the examples that `tfvae.data.load` holds out of a data set.
 

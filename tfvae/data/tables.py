@@ -15,6 +15,8 @@ from tfvae import checks
 _UNNAMED = re.compile(r"Unnamed: \d+")
 
 SUFFIXES = (".csv", ".parquet")
+# As many classes have colours and shapes of their own in plots.
+MOST_CLASSES = 49
 
 
 def is_table(path: str | Path) -> bool:
@@ -92,6 +94,32 @@ def names(path: Path) -> list[str]:
         ValueError: see `read`.
     """
     return [str(name) for name in _features(frame(path), f"source='{path}'").columns]
+
+
+def classes(frame: Any, name: str, argument: str) -> np.ndarray:
+    """The values of a column as classes or, if they are numbers without gaps, as such [N].
+
+    Args:
+        frame: a data frame of pandas.
+        name: the column.
+        argument: what error messages call the name.
+
+    Raises:
+        ValueError: there is no such column, or it has more classes than have colours and shapes of their own.
+    """
+    if name not in frame:
+        raise ValueError(
+            f"`{argument}` must be one of the columns {checks.shown_names(frame.columns)}. Received: {name!r}"
+        )
+    column = frame[name]
+    if column.dtype.kind not in "iuf" or column.isna().any():
+        column = column.astype(object).where(column.notna(), "missing").map(str)
+        if column.nunique() > MOST_CLASSES:
+            raise ValueError(
+                f"`{argument}` must be a column of numbers, or of at most {MOST_CLASSES} classes. Received: {name!r} "
+                f"with {column.nunique()} classes"
+            )
+    return column.to_numpy()
 
 
 def write(rows: Any, path: Path, names: Sequence[str] | None = None) -> None:

@@ -6,7 +6,7 @@ more draw from the posterior of its data set. Its rank among draws from an infer
 
 import dataclasses
 import warnings
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -16,7 +16,7 @@ from tfvae import checks
 from tfvae.evaluation import uniformity
 from tfvae.evaluation.simulated import recovery
 from tfvae.inference.amortized_inference import AmortizedInference
-from tfvae.inference.draws import PARETO_K_LIMIT
+from tfvae.inference.draws import PARETO_K_LIMIT, Draws
 from tfvae.inference.refitting import Refitting
 from tfvae.inference.variational_inference import VariationalInference
 
@@ -110,9 +110,11 @@ def calibration(
 ) -> Calibration:
     """Simulation-based calibration: simulates data sets, infers, and ranks what the data sets were simulated from.
 
-    A copy of a `tfvae.VariationalInference` is fitted to each data set from the beginning, as `fit` does, by steps that
-    are compiled once. An error in `fit` is noted as a failure, with a warning. Warnings of the fits themselves are not
-    shown, for k-hat is in the result.
+    A copy of a `tfvae.VariationalInference` is fitted to each data set from the beginning, as `fit` does. Data sets of
+    the same shapes are fitted together by one compiled program, where they share the noise of the steps. They are
+    fitted one after the other if there are arguments of `fit`, the model is compiled, q is a flow or a
+    `StructuredNormal`, or TensorFlow cannot vectorise the density. An error in `fit` is noted as a failure, with a
+    warning. Warnings of the fits themselves are not shown, for k-hat is in the result.
 
     Args:
         inference: a `tfvae.VariationalInference`, fitted or not; or a `tfvae.AmortizedInference` that is fitted.
@@ -172,17 +174,16 @@ def _calibration(
         corrected: see `calibration`.
         fit_arguments: see `calibration`.
     """
-    refitting = Refitting(inference)
+    seeds, simulated = zip(*pairs, strict=True)
+    checked = [_checked(pair, inference) for pair in simulated]
     ranks: dict[str, list[float]] = {}
     pareto_k, failures = [], {}
-    for index, (seed, pair) in enumerate(pairs):
-        known, data = _checked(pair, inference)
-        try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")
-                draws = refitting.fit(data, seed, **fit_arguments).draw(num_draws, seed=seed)
-        except ValueError as error:
-            failures[index] = str(error)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        fits = list(_drawn(inference, [data for _, data in checked], seeds, num_draws, fit_arguments))
+    for index, ((known, _), draws) in enumerate(zip(checked, fits, strict=True)):
+        if isinstance(draws, ValueError):
+            failures[index] = str(draws)
             continue
         weights = draws.weights if corrected else np.full(num_draws, 1.0 / num_draws)
         pareto_k.append(draws.pareto_k)
@@ -202,6 +203,21 @@ def _calibration(
         )
     arrays = {name: np.array(values, int) for name, values in ranks.items()}
     return Calibration(arrays, num_draws, np.array(pareto_k), failures)
+
+
+def _drawn(
+    inference: VariationalInference,
+    data: Sequence[Any],
+    seeds: Sequence[int],
+    num_draws: int,
+    fit_arguments: Mapping[str, Any],
+) -> Iterator[Draws | ValueError]:
+    """The draws for each data set, or the error of its fit."""
+    for seed, fitted in zip(seeds, Refitting(inference).fits(data, seeds, **fit_arguments), strict=True):
+        try:
+            yield fitted if isinstance(fitted, ValueError) else fitted.draw(num_draws, seed=seed)
+        except ValueError as error:
+            yield error
 
 
 def from_model(inference: VariationalInference, num_datasets: int, seed: int) -> list[tuple[dict[str, Any], Any]]:

@@ -132,12 +132,28 @@ def rate_distortion(
     """
     check_model(model, HierarchicalVAE)
     num_samples = checks.positive_integer("num_samples", num_samples)
+    of_examples = rates_and_distortions(model, x, num_samples, batch_size, seed)
+    return RateDistortion(*(float(values.mean()) for values in of_examples))
+
+
+def rates_and_distortions(
+    model: VAE | HierarchicalVAE, x: Any, num_samples: int, batch_size: int, seed: int | None
+) -> tuple[np.ndarray, np.ndarray]:
+    """The rate and the distortion of each example, each [N], in nats; the bound is minus their sum.
+
+    Args:
+        model: the model.
+        x: see `rate_distortion`.
+        num_samples: see `rate_distortion`.
+        batch_size: see `rate_distortion`.
+        seed: see `rate_distortion`.
+    """
     rates, distortions = [], []
     for batch, batch_seed in seeded(model, x, batch_size, seed):
         terms = model.elbo_terms(batch, Sampling(num_samples=num_samples, seed=batch_seed))
         rates.append(terms.kl)
         distortions.append(-tf.reduce_mean(terms.reconstruction_log_likelihood, axis=0))
-    return RateDistortion(*(float(np.concatenate(values).mean(dtype=float)) for values in (rates, distortions)))
+    return np.concatenate(rates).astype(float), np.concatenate(distortions).astype(float)
 
 
 def _means(model: VAE, x: Any, seed: tf.Tensor) -> np.ndarray:

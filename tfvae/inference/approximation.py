@@ -7,7 +7,7 @@ import keras
 import tensorflow as tf
 import tensorflow_probability as tfp
 
-from tfvae import chunks, elbo, seeds
+from tfvae import chunks, elbo, graphs, seeds
 from tfvae.inference import newton
 from tfvae.inference.latents import check_family
 from tfvae.inference.nested_laplace import StructuredGaussian
@@ -16,7 +16,7 @@ from tfvae.posteriors import Posterior
 
 tfd = tfp.distributions
 
-# Draws made in one call of the graph.
+# Draws made in one call of a graph, unless it is said otherwise.
 _CHUNK = 100
 _COMPARED_DRAWS = 1000
 
@@ -63,12 +63,10 @@ class Approximation(keras.layers.Layer):
         self.built = True
         # Set past Keras's `__setattr__`, which would track these functions and try to save them.
         self.__dict__["_functions"] = {
-            "draw": tf.function(lambda seed: self.draw(_CHUNK, seed), autograph=False),
-            "log_prob": tf.function(
-                self._log_prob, input_signature=[tf.TensorSpec([None, dim], self.variable_dtype)], autograph=False
-            ),
-            "draw_standard": tf.function(self._draw_standard, autograph=False),
-            "log_prob_standard": tf.function(self._log_prob_standard, autograph=False),
+            "draw": graphs.graph(self.draw),
+            "log_prob": graphs.graph(self._log_prob, input_signature=[tf.TensorSpec([None, dim], self.variable_dtype)]),
+            "draw_standard": graphs.graph(self._draw_standard),
+            "log_prob_standard": graphs.graph(self._log_prob_standard),
         }
 
     @property
@@ -116,15 +114,16 @@ class Approximation(keras.layers.Layer):
         u = tf.linalg.triangular_solve(scale, u[..., tf.newaxis])[..., 0] if self.is_full else u / scale
         return self._log_q(self._distribution().log_prob(tf.cast(u, tf.float32)[:, tf.newaxis])[:, 0])
 
-    def sample(self, num_samples: int, seed: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        """As `draw`, but in graphs of 100 draws each: for one seed, a larger S only adds draws to those of a smaller S.
+    def sample(self, num_samples: int, seed: tf.Tensor, chunk: int = _CHUNK) -> tuple[tf.Tensor, tf.Tensor]:
+        """As `draw`, but in chunks: for one seed, a larger S only adds draws to those of a smaller S.
 
         Args:
             num_samples: S.
             seed: int32 [2], a stateless seed.
+            chunk: the number of draws in each, for which a graph is traced.
         """
-        parts = seeds.for_each(chunks.slices(num_samples, _CHUNK), seed)
-        draws = [self._functions["draw"](part_seed) for _, part_seed in parts]
+        parts = seeds.for_each(chunks.slices(num_samples, chunk), seed)
+        draws = [self._functions["draw"](chunk, part_seed) for _, part_seed in parts]
         return tuple(tf.concat(each, axis=0)[:num_samples] for each in zip(*draws, strict=True))
 
     def sample_standard(self) -> tuple[tf.Tensor, tf.Tensor]:

@@ -43,7 +43,7 @@ def checked(
         parts = [z[part] for part in chunks.slices(len(z), _CHUNK)]
         return np.concatenate([np.asarray(function(tf.constant(part, dtype)), float) for part in parts])
 
-    z, log_q = approximation.sample(count, seed)
+    z, log_q = approximation.sample(count, seed, _CHUNK)
     dtype, z, log_q = z.dtype, z.numpy().astype(float), log_q.numpy().astype(float)
     # As much wider as the two still overlap in any number of dimensions: the variance of their log ratio does not grow.
     factor = math.sqrt(1.0 + 3.0 / math.sqrt(approximation.dim))

@@ -17,6 +17,7 @@ Reference: Baker et al. 2019, Control Variates for Stochastic Gradient MCMC, sec
 Accelerating Stochastic Gradient Descent using Predictive Variance Reduction, section 2.
 """
 
+import functools
 from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
@@ -24,6 +25,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from tfvae import graphs
 from tfvae.distributions.conditional_chain import linear
 from tfvae.inference import newton
 
@@ -164,7 +166,7 @@ def of_all_rows(
         dtype: that of z.
     """
 
-    @tf.function(reduce_retracing=True, autograph=False)
+    @functools.partial(graphs.graph, reduce_retracing=True)
     def of_batch(z: tf.Tensor, rows: Any) -> tuple[tf.Tensor, tf.Tensor]:
         with tf.GradientTape() as tape:
             tape.watch(z)

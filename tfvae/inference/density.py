@@ -6,8 +6,10 @@ from collections.abc import Callable
 import numpy as np
 import tensorflow as tf
 
+from tfvae import graphs
+
 # With more dimensions, a whole Hessian is not computed, and one point is differentiated at a time.
-_FULL_DIM, _FEWEST_ROWS = 500, 4
+_FULL_DIM, _FEWEST_ROWS = 500, 32
 
 
 class Density(abc.ABC):
@@ -51,8 +53,8 @@ class LogDensity(Density):
         # half as many operations again.
         self._rows = max(dim, _FEWEST_ROWS) if dim <= _FULL_DIM else 1
         points, rows = tf.TensorSpec([None, dim], dtype), tf.TensorSpec([self._rows, dim], dtype)
-        self._values = tf.function(function, input_signature=[points], autograph=False)
-        self._derivatives = tf.function(self._differentiate, input_signature=[rows, rows], autograph=False)
+        self._values = graphs.graph(function, input_signature=[points])
+        self._derivatives = graphs.graph(self._differentiate, input_signature=[rows, rows])
 
     def __call__(self, z: np.ndarray) -> np.ndarray:
         """Evaluates the log density [S] at z [S, L]."""
@@ -76,13 +78,26 @@ class LogDensity(Density):
         return values, gradients, products
 
     def _differentiate(self, z: tf.Tensor, directions: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-        # Reverse mode twice works for every op that has a gradient.
-        with tf.GradientTape() as outer:
-            outer.watch(z)
-            with tf.GradientTape() as inner:
-                inner.watch(z)
-                values = self.function(z)
-            gradients = inner.gradient(values, z)
-            along = tf.reduce_sum(gradients * directions, axis=-1)
-        products = outer.gradient(along, z, unconnected_gradients=tf.UnconnectedGradients.ZERO)
-        return values, gradients, products
+        return differentiate(self.function, z, directions)
+
+
+def differentiate(
+    function: Callable[[tf.Tensor], tf.Tensor], z: tf.Tensor, directions: tf.Tensor
+) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+    """A log density [S] at z [S, L], its gradient [S, L] and the product [S, L] of its Hessian with a direction each.
+
+    Args:
+        function: the log density.
+        z: the points.
+        directions: the directions [S, L].
+    """
+    # Reverse mode twice works for every op that has a gradient.
+    with tf.GradientTape() as outer:
+        outer.watch(z)
+        with tf.GradientTape() as inner:
+            inner.watch(z)
+            values = function(z)
+        gradients = inner.gradient(values, z)
+        along = tf.reduce_sum(gradients * directions, axis=-1)
+    products = outer.gradient(along, z, unconnected_gradients=tf.UnconnectedGradients.ZERO)
+    return values, gradients, products

@@ -178,8 +178,9 @@ class Draws(Mapping[str, np.ndarray]):
             warnings.warn(
                 f"q is far from the posterior: k-hat is {self.pareto_k:.2f}, above {PARETO_K_LIMIT}, so that neither "
                 "its draws nor their importance weights are to be trusted. Try a richer `posterior`, such as "
-                "tfvae.posteriors.CouplingFlow(), or other coordinates for the model (non-centred, logarithms), then "
-                "inference.refine(), which draws from the posterior itself by chains that start at q.",
+                "tfvae.StructuredNormal() for groups or tfvae.posteriors.CouplingFlow(), or other coordinates for the "
+                "model (non-centred, logarithms), then inference.refine(), which draws from the posterior itself by "
+                "chains that start at q.",
                 stacklevel=3,
             )
 

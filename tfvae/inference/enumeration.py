@@ -10,7 +10,7 @@ import numpy as np
 import tensorflow as tf
 import tensorflow_probability as tfp
 
-from tfvae import checks
+from tfvae import checks, graphs
 from tfvae.inference.latents import variables
 from tfvae.inference.pointwise import distributions_given, in_chunks, log_prob_of_each, of_draws
 
@@ -259,7 +259,7 @@ def _check_vectorised(model: Enumerated, values: Mapping[str, tf.Tensor]) -> Non
     """
     states = {name: values[name][:1] for name in model.states}
     latents = {name: values[name] for name in variables(model)}
-    factors = tf.function(lambda: model.factors(latents, states), autograph=False)().values()
+    factors = graphs.graph(lambda: model.factors(latents, states))().values()
     found = sum(np.sum(each.numpy().reshape([_POINTS, -1]), axis=1) for each in factors)
     for index, density in enumerate(found):
         one = {name: values[name][0 if name in states else index] for name in values}
@@ -278,9 +278,7 @@ def _drawn(joint: tfd.JointDistribution, pins: Mapping[str, Any]) -> dict[str, t
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Saw Tensor seed")
         seed = tf.constant([0, 0])
-        draw = tf.function(
-            lambda: [joint.sample(seed=seed + index, **pins) for index in range(_POINTS)], autograph=False
-        )
+        draw = graphs.graph(lambda: [joint.sample(seed=seed + index, **pins) for index in range(_POINTS)])
         draws = [tf.nest.flatten(each) for each in draw()]
     return {name: tf.stack(each) for name, each in zip(variables(joint), zip(*draws, strict=True), strict=True)}
 
@@ -320,9 +318,7 @@ def _inside(model: Enumerated, values: Mapping[str, tf.Tensor]) -> list[str] | N
         event = states.shape[1 + len(model.plate) :]
         index = np.broadcast_to(chosen.reshape([1, *model.plate, *[1] * len(event)]), [1, *states.shape[1:]])
         mixed[name] = np.take_along_axis(states, index, axis=0)
-    evaluate = tf.function(
-        lambda: (model.factors(latents, model.states), model.factors(latents, mixed)), autograph=False
-    )
+    evaluate = graphs.graph(lambda: (model.factors(latents, model.states), model.factors(latents, mixed)))
     of_states, of_mixed = ({name: each.numpy() for name, each in found.items()} for found in evaluate())
     inside = []
     for name, found in of_states.items():

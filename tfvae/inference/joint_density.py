@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from tfvae import elbo
+from tfvae import elbo, graphs
 from tfvae.inference import control_variate, observations
 from tfvae.inference.local_latents import LocalLatents
 from tfvae.inference.targets import Target
@@ -25,6 +25,9 @@ class JointDensity:
         self.target = target
         self.local = local
         self.dtype = dtype
+        self._checked: set[str] = set()
+        # As graphs, traced once: TFP is slow without.
+        self.unconstrain = graphs.graph(lambda values: self.target.space.unconstrain(values, dtype))
 
     def log_densities(
         self,
@@ -87,12 +90,17 @@ class JointDensity:
             elif replicas > 1:
                 must_split = "several replicas share the data"
         rows = len(tf.nest.flatten(x)[0])
+        # Other values of the same shapes give the same shapes, and to trace the density takes long.
+        signature = str((tf.nest.map_structure(lambda part: (part.shape, part.dtype), x), whole, must_split))
+        if signature in self._checked:
+            return
         # S must differ from B, so that an axis of rows cannot pass for one of draws.
         z = tf.zeros([3 if rows != 3 else 4, self.target.space.dim], self.dtype)
         # As a graph: see `Target.check`.
-        graph = tf.function(lambda: self._latents(z, x, tf.constant([0, 0]), None, False)[0], autograph=False)
+        graph = graphs.graph(lambda: self._latents(z, x, tf.constant([0, 0]), None, False)[0])
         values = graph.get_concrete_function()()
         self.target.check(values, _data(x), whole=whole, must_split=must_split)
+        self._checked.add(signature)
 
     def _latents(
         self, z: tf.Tensor, x: Any, seed: tf.Tensor | None, path: elbo.Path | None, training: bool

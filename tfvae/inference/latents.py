@@ -13,6 +13,7 @@ import tensorflow as tf
 import tensorflow_probability as tfp
 
 from tfvae import checks, private_apis
+from tfvae.distributions.stick_breaking import StickBreaking
 from tfvae.posteriors import Posterior
 
 tfb = tfp.bijectors
@@ -153,7 +154,7 @@ def _bijector(distribution: tfd.Distribution) -> tfb.Bijector | None:
         inner = inner.distribution
     if isinstance(inner, tfd.Dirichlet | tfd.RelaxedOneHotCategorical):
         # TFP 0.25 fails to make its own, SoftmaxCentered, with NumPy 2.4.
-        return tfb.IteratedSigmoidCentered()
+        return StickBreaking()
     return distribution.experimental_default_event_space_bijector()
 
 
@@ -182,7 +183,8 @@ def _checked(name: str, latent: Any) -> tuple[tf.TensorShape, tfb.Bijector]:
         raise ValueError(_message(name, latent)) from error
     if given != shape:
         raise ValueError(_message(name, latent))
-    return shape, bijector
+    # The same map, which can be exported.
+    return shape, StickBreaking() if type(bijector) is tfb.IteratedSigmoidCentered else bijector
 
 
 def _message(name: str, latent: Any) -> str:

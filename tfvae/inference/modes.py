@@ -8,37 +8,43 @@ Reference: Raftery & Bao 2010, Estimating and Projecting Trends in HIV/AIDS Gene
 Mixture Importance Sampling, for the starts; Yao et al. 2022, Stacking for Non-mixing Bayesian Computations.
 """
 
+import functools
 import itertools
 import math
 import warnings
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, Generic, NamedTuple, TypeVar
 
 import keras
 import numpy as np
 import tensorflow as tf
 
-from tfvae.inference import newton
+from tfvae.inference import newton, valleys
 from tfvae.inference.approximation import Approximation
-from tfvae.inference.density import Density, LogDensity
+from tfvae.inference.density import Density
 from tfvae.inference.draws import Check, Draws
 from tfvae.inference.latents import LatentSpace, describe
+from tfvae.inference.nested_laplace import StructuredGaussian
 
-# With more dimensions, an ascent takes too long for further ones.
+_Gaussian = TypeVar("_Gaussian", newton.Gaussian, StructuredGaussian)
+
+# With more dimensions, an ascent takes too long for any but starts beyond a valley.
 MOST_DIM = 50
 # Points far from the modes, in bands of distances in multiples of the radius of a Gaussian, of which each gives starts.
 _FAR_POINTS, _BANDS, _STARTS = 128, (1.5, 4.0, 10.0, 25.0), 2
-_ROUNDS, _MOST_MODES = 3, 8
+_ROUNDS, MOST_MODES = 3, 8
+# The most starts beyond valleys.
+_MOST_BEYOND = 4
 # Two modes are this many standard deviations apart or more, and the density falls between them by so many nats.
-_APART, _DIP = 3.0, 1.0
+APART, DIP = 3.0, 1.0
 _PATH, _RELAXATIONS = 17, 40
 # Draws by which the shares of the mass are found, and the lowest share that counts.
-_DRAWS, _LOWEST_SHARE = 512, 0.01
+_DRAWS, LOWEST_SHARE = 512, 0.01
 # By how many nats the typical log weight at a mode that q misses is above that of q's own draws.
 _MISSED = 3.0
 
 
-class Mode(NamedTuple):
+class Mode(NamedTuple, Generic[_Gaussian]):
     """One of the modes of a density.
 
     Attributes:
@@ -46,13 +52,17 @@ class Mode(NamedTuple):
         share: the share of the mass that lies near it, of all that lies near the modes that were found.
     """
 
-    gaussian: newton.Gaussian
+    gaussian: _Gaussian
     share: float
 
 
 def separate(
-    density: LogDensity, ascents: Sequence[newton.Ascent | None], gaussian: newton.Gaussian, seed: int
-) -> list[Mode]:
+    density: Density,
+    ascents: Sequence[newton.Ascent | None],
+    gaussian: newton.Gaussian,
+    seed: int,
+    shapes: Sequence[tuple[int, ...]],
+) -> list[Mode[newton.Gaussian]]:
     """Finds the modes with at least 1% of the mass, the largest first.
 
     Args:
@@ -60,16 +70,17 @@ def separate(
         ascents: what Newton's method found from the first starts.
         gaussian: the best Gaussian among them, refined.
         seed: the seed of further starts.
+        shapes: the unconstrained shapes of the latent variables, in their order in z.
     """
     generator = np.random.default_rng(seed)
     found, news = [gaussian], [gaussian]
     for _ in range(_ROUNDS):
-        if density.dim <= MOST_DIM:
-            far = [start for each in news for start in _far_starts(density, each, generator)]
-            ascents = [*ascents, *(newton.ascend(density, start) for start in far)]
+        starts_from = _far_starts if density.dim <= MOST_DIM else functools.partial(_beyond, shapes=shapes)
+        far = [start for each in news for start in starts_from(density, each, generator)]
+        ascents = [*ascents, *newton.ascend(density, far)]
         news = []
         for ascent in ascents:
-            if ascent is None or ascent.best is None or not ascent.is_mode or len(found) == _MOST_MODES:
+            if ascent is None or ascent.best is None or not ascent.is_mode or len(found) == MOST_MODES:
                 continue
             if _is_apart(density, found, ascent.last.z, ascent.best):
                 news.append(newton.refined(density, ascent.best))
@@ -80,11 +91,11 @@ def separate(
     if len(found) == 1:
         return [Mode(gaussian, 1.0)]
     shares = _shares(density, found).tolist()
-    modes = [Mode(each, share) for each, share in zip(found, shares, strict=True) if share >= _LOWEST_SHARE]
+    modes = [Mode(each, share) for each, share in zip(found, shares, strict=True) if share >= LOWEST_SHARE]
     return sorted(modes, key=lambda mode: -mode.share)
 
 
-def missed(others: Sequence[Mode], density: Density, approximation: Approximation) -> list[Mode]:
+def missed(others: Sequence[Mode[Any]], density: Density, approximation: Approximation) -> list[Mode[Any]]:
     """Which of the modes q does not cover: there the density is far above what the draws of q say.
 
     Args:
@@ -105,7 +116,9 @@ def missed(others: Sequence[Mode], density: Density, approximation: Approximatio
     return found
 
 
-def warn_of_missed(modes: Sequence[Mode], density: Density, approximation: Approximation, space: LatentSpace) -> None:
+def warn_of_missed(
+    modes: Sequence[Mode[Any]], density: Density, approximation: Approximation, space: LatentSpace
+) -> None:
     """Finds the share of the mass that q misses, stores it with q, and warns of it.
 
     Args:
@@ -137,7 +150,7 @@ def flagged(latents: dict[str, np.ndarray], log_weights: np.ndarray, approximati
     return Draws(latents, log_weights, Check(log_weights, is_moved=True, is_wrong=True))
 
 
-def message(at: Mode, others: Sequence[Mode], space: LatentSpace) -> str:
+def message(at: Mode[Any], others: Sequence[Mode[Any]], space: LatentSpace) -> str:
     """Says where the modes are, in terms of the latent variables that differ between them.
 
     Args:
@@ -148,7 +161,7 @@ def message(at: Mode, others: Sequence[Mode], space: LatentSpace) -> str:
     modes = [at, *others]
     locs = np.stack([mode.gaussian.loc for mode in modes])
     deviations = np.min([mode.gaussian.deviations for mode in modes], axis=0)
-    is_part = space.split(np.ptp(locs, axis=0) > _APART * deviations)
+    is_part = space.split(np.ptp(locs, axis=0) > APART * deviations)
     values, _ = space.constrain(tf.constant(locs, tf.float32))
     shown = {name: value.numpy() for name, value in values.items() if is_part[name].any()}
     places = [f"{describe(shown, row)} ({mode.share:.0%} of the mass)" for row, mode in enumerate(modes)]
@@ -160,7 +173,7 @@ def message(at: Mode, others: Sequence[Mode], space: LatentSpace) -> str:
     )
 
 
-def _far_starts(density: LogDensity, gaussian: newton.Gaussian, generator: np.random.Generator) -> list[np.ndarray]:
+def _far_starts(density: Density, gaussian: newton.Gaussian, generator: np.random.Generator) -> list[np.ndarray]:
     """Points [L] far from a Gaussian where the density is most above it, and its mirror image, for signs."""
     radius = math.sqrt(density.dim) + 1.0
     starts = [-gaussian.loc]
@@ -174,15 +187,27 @@ def _far_starts(density: LogDensity, gaussian: newton.Gaussian, generator: np.ra
     return starts
 
 
-def _is_apart(density: LogDensity, found: Sequence[newton.Gaussian], z: np.ndarray, near: newton.Gaussian) -> bool:
+def _beyond(
+    density: Density, gaussian: newton.Gaussian, generator: np.random.Generator, shapes: Sequence[tuple[int, ...]]
+) -> list[np.ndarray]:
+    """Points [L] beyond a valley, along few rays from a Gaussian in comparison with all that lies far from it."""
+    covariance = gaussian.scale @ gaussian.scale.T
+    alone = np.diag(gaussian.diagonal().scale)
+    rays = valleys.toward(gaussian.loc, valleys.relabelled(gaussian.loc, shapes))
+    for axes in (valleys.axes(covariance, generator), alone):
+        rays += valleys.outward(gaussian.loc, axes)
+    return valleys.starts(density, gaussian.loc, rays, _MOST_BEYOND)
+
+
+def _is_apart(density: Density, found: Sequence[newton.Gaussian], z: np.ndarray, near: newton.Gaussian) -> bool:
     """Whether a local maximum z [L], with a Gaussian near it, is a mode of its own beside those that were found."""
     pairs = [pair for each in found for pair in ((z, each), (each.loc, near))]
-    if min(np.linalg.norm(gaussian.standardized(point[np.newaxis])) for point, gaussian in pairs) < _APART:
+    if min(np.linalg.norm(gaussian.standardized(point[np.newaxis])) for point, gaussian in pairs) < APART:
         return False
-    return all(dip(density, each, z) > _DIP for each in found)
+    return all(dip(density, each, z) > DIP for each in found)
 
 
-def dip(density: LogDensity, gaussian: newton.Gaussian, end: np.ndarray) -> float:
+def dip(density: Density, gaussian: newton.Gaussian, end: np.ndarray) -> float:
     """By how many nats a density falls between the mean of a Gaussian and another point, along the best path found.
 
     The path is a line first. While the density falls along it, its points move uphill, but not along the path, as a
@@ -197,7 +222,7 @@ def dip(density: LogDensity, gaussian: newton.Gaussian, end: np.ndarray) -> floa
     values = density(path)
     lowest, rates = _fall(values), np.full([_PATH - 2, 1], 0.5)
     for _ in range(_RELAXATIONS):
-        if lowest < _DIP or not np.isfinite(values).all():
+        if lowest < DIP or not np.isfinite(values).all():
             break
         # In units of each coordinate alone: what is correlated at one end of a bent ridge is not at the other.
         white = path / gaussian.deviations
@@ -227,7 +252,7 @@ def _fall(values: np.ndarray) -> float:
     return float(min(values[0], values[-1]) - inner.min())
 
 
-def _shares(density: LogDensity, gaussians: Sequence[newton.Gaussian]) -> np.ndarray:
+def _shares(density: Density, gaussians: Sequence[newton.Gaussian]) -> np.ndarray:
     """The weights [M] of the mixture of Gaussians that is nearest to a density, by importance sampling and EM."""
     noise = np.random.default_rng(0).standard_normal([_DRAWS, density.dim])
     draws = np.concatenate([each.draws(noise) for each in gaussians])

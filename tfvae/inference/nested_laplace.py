@@ -7,9 +7,8 @@ Hessian. The gradient for the global variables is then the mean of that of the j
 (Fisher's identity). These draws always come from the same noise, so that all is a smooth function of the global
 variables; its differences along their principal axes give the curvature, and how the local Gaussian depends on them.
 
-Reference: Rue et al. 2009, Approximate Bayesian Inference for Latent Gaussian Models by using Integrated Nested Laplace
-Approximations, sections 3.1 and 3.2; Tan et al. 2020, Conditionally Structured Variational Gaussian Approximation with
-Importance Weights, section 3.
+Reference: Rue et al. 2009, Approximate Bayesian Inference for Latent Gaussian Models, sections 3.1 and 3.2; Tan et al.
+2020, Conditionally Structured Variational Gaussian Approximation with Importance Weights, section 3.
 """
 
 import math
@@ -28,16 +27,13 @@ Gradients = Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]
 Products = Callable[[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray, np.ndarray]]
 
 _MAX_LOCAL_STEPS, _MAX_GLOBAL_STEPS = 50, 60
-# The expected gain of a step, in nats, below which an iteration ends.
+# The expected gain of a step, in nats, at which an iteration ends.
 _SMALL_GAIN = 1e-2
 # Pairs of draws of the local variables, as many as make so many numbers, within bounds.
 _NUMBERS, _FEWEST_PAIRS, _MOST_PAIRS = 2**12, 4, 64
-# The longest step of the global variables, in standard deviations.
-_LONGEST = 4.0
+_LONGEST = 4.0  # standard deviations, of a step of the global variables
 # Lower bound of the curvatures of the global variables, relative to the highest.
 _FLOOR = 1e-6
-# The ends of two starts that have a similar share of the mass, in nats, and are far apart, in standard deviations.
-_SIMILAR, _FAR = 4.6, 5.0
 # How far differences go along the principal axes, in standard deviations.
 _REACH = 1.0
 
@@ -52,7 +48,6 @@ class StructuredGaussian(NamedTuple):
             given the other global ones.
         elbo: NaN, as it is not computed.
         start: the variables of `StructuredNormal` by name, in coordinates u = (z - loc) / scale.
-        others: where other starts ended [L], far from loc in the global variables, with a similar share of the mass.
     """
 
     pattern: Pattern
@@ -60,7 +55,6 @@ class StructuredGaussian(NamedTuple):
     scale: np.ndarray
     elbo: float
     start: dict[str, np.ndarray]
-    others: tuple[np.ndarray, ...] = ()
 
     def draws(self, noise: np.ndarray) -> np.ndarray:
         """Maps noise u ~ N(0, I) [S, L] to draws z [S, L]."""
@@ -77,6 +71,11 @@ class StructuredGaussian(NamedTuple):
         u = np.empty_like(np.concatenate([v, local], axis=1))
         u[:, order] = np.concatenate([v @ start["root"].T, local], axis=1)
         return self.loc + self.scale * u
+
+    @property
+    def deviations(self) -> np.ndarray:
+        """The standard deviation of each variable [L], as `scale` has it."""
+        return self.scale
 
     def global_axes(self) -> np.ndarray:
         """The principal axes [G, L] of the global variables, each of one standard deviation; the local ones follow."""
@@ -95,7 +94,7 @@ def without_structure(gaussian: newton.Gaussian) -> StructuredGaussian:
     return StructuredGaussian(Pattern((), 0, dim), gaussian.loc, lengths, gaussian.elbo, {"root": root})
 
 
-class _State(NamedTuple):
+class State(NamedTuple):
     """The local Gaussians at P values of the global variables, and what they give for these.
 
     Attributes:
@@ -112,26 +111,38 @@ class _State(NamedTuple):
     value: np.ndarray
     slope: np.ndarray
 
-    def at(self, index: int) -> "_State":
-        return _State(*(part[index : index + 1] for part in self))
+    def at(self, index: int) -> "State":
+        """One of them."""
+        return State(*(part[index : index + 1] for part in self))
 
 
-def approximate(pattern: Pattern, gradients: Gradients, products: Products, starts: np.ndarray) -> StructuredGaussian:
-    """Finds a Gaussian near most of the mass of a density.
+class End(NamedTuple):
+    """Where a climb of the global variables ended.
+
+    Attributes:
+        evidence: an estimate of the logarithm of the mass near it, in nats, up to a constant.
+        state: the local Gaussian there.
+        metric: the covariance [G, G] of the global variables.
+    """
+
+    evidence: float
+    state: State
+    metric: np.ndarray
+
+
+class Search:
+    """Finds Gaussians near a density.
 
     Args:
         pattern: the pattern of its Hessian.
         gradients: see `Gradients`.
         products: see `Products`.
-        starts: points [M, L] to start from, of which at least one must have a finite density.
 
-    Returns:
-        The Gaussian found from the start from which it ends at the largest integral.
+    Attributes:
+        size: G, the number of global variables.
+        count: N, the number of local variables.
     """
-    return _Search(pattern, gradients, products).run(starts)
 
-
-class _Search:
     def __init__(self, pattern: Pattern, gradients: Gradients, products: Products) -> None:
         self.pattern, self.gradients, self.products = pattern, gradients, products
         self.size, self.count = pattern.num_globals, len(pattern.node)
@@ -139,29 +150,23 @@ class _Search:
         half = np.random.default_rng(0).standard_normal([pairs, self.count])
         self.noise = np.concatenate([half, -half])
 
-    def run(self, starts: np.ndarray) -> StructuredGaussian:
-        """See `approximate`."""
+    def ends(self, starts: np.ndarray) -> list[End]:
+        """Where climbs from points [M, L] end, of which at least one must have a finite density."""
         starts = starts[:, self.pattern.order]
         state = self.state(starts[:, : self.size], starts[:, self.size :])
-        ends: list[tuple[float, _State, np.ndarray]] = []
-        for index in np.argsort(-state.value):
-            if not np.isfinite(state.value[index]):
-                continue
-            found = self.climb(state.at(index))
-            # By the integral and not the height, so that a narrow peak counts little.
-            ends.append((found[0].value[0] + 0.5 * np.linalg.slogdet(found[1])[1], *found))
-        if not ends:
+        order = [index for index in np.argsort(-state.value) if np.isfinite(state.value[index])]
+        if not order:
             raise ValueError(
                 "`model` must have a density whose first and second derivatives are finite where the fit starts. "
                 "Received: derivatives that are NaN or infinite"
             )
-        highest, best, metric = max(ends, key=lambda end: end[0])
-        others = [
-            self.join(state.globals[0], state.local[0])
-            for evidence, state, own in ends
-            if evidence > highest - _SIMILAR and _is_far(state.globals[0] - best.globals[0], metric, own)
-        ]
-        return self.gaussian(best, metric)._replace(others=tuple(others))
+        return [self.end(state.at(index)) for index in order]
+
+    def end(self, state: State) -> End:
+        """Where a climb ends that begins at a state."""
+        state, metric = self.climb(state)
+        # By the integral and not the height, so that a narrow peak counts little.
+        return End(float(state.value[0]) + 0.5 * float(np.linalg.slogdet(metric)[1]), state, metric)
 
     def join(self, globals_: np.ndarray, local: np.ndarray) -> np.ndarray:
         """The points z [..., L] of global [..., G] and local [..., N] variables."""
@@ -217,7 +222,7 @@ class _Search:
         roots = np.stack([_root(each, 0.0)[0] if is_finite else unit for each, is_finite in pairs])
         return local, roots
 
-    def state(self, globals_: np.ndarray, local: np.ndarray) -> _State:
+    def state(self, globals_: np.ndarray, local: np.ndarray) -> State:
         """The local Gaussians at P values of the global variables [P, G], sought from local variables [P, N]."""
         local, root = self.modes(globals_, local)
         moves = np.stack([_solve_root(each, self.noise.T).T for each in root])
@@ -229,9 +234,9 @@ class _Search:
         slope = gradients[:, self.pattern.order[: self.size]].reshape(len(local), len(self.noise), -1).mean(axis=1)
         value = values.mean(axis=1) - np.log(root[:, 0]).sum(axis=1)
         is_finite = np.isfinite(value) & np.isfinite(slope).all(axis=1)
-        return _State(globals_, local, root, np.where(is_finite, value, -np.inf), slope)
+        return State(globals_, local, root, np.where(is_finite, value, -np.inf), slope)
 
-    def dependence(self, state: _State) -> tuple[np.ndarray, np.ndarray]:
+    def dependence(self, state: State) -> tuple[np.ndarray, np.ndarray]:
         """The curvature [G, G] along the global variables if the local ones follow their mode, whose slopes [N, G]."""
         point = self.join(state.globals, state.local)
         vectors = self.join(np.eye(self.size), np.zeros([self.size, self.count]))
@@ -241,7 +246,7 @@ class _Search:
         curvature = -hessian[:, : self.size] - cross.T @ follow
         return 0.5 * (curvature + curvature.T), follow
 
-    def climb(self, state: _State) -> tuple[_State, np.ndarray]:
+    def climb(self, state: State) -> tuple[State, np.ndarray]:
         """Moves the global variables uphill by a quasi-Newton method; also gives a root [G, G] of their covariance."""
         if not self.size:
             return state, np.zeros([0, 0])
@@ -270,7 +275,7 @@ class _Search:
                 follow = self.dependence(state)[1]
         return state, metric
 
-    def gaussian(self, state: _State, metric: np.ndarray) -> StructuredGaussian:
+    def gaussian(self, state: State, metric: np.ndarray) -> StructuredGaussian:
         """The Gaussian at a state, given a covariance [G, G] of the global variables."""
         follow = self.dependence(state)[1] if self.size else np.zeros([self.count, 0])
         root = np.linalg.cholesky(metric)
@@ -319,7 +324,7 @@ class _Search:
         }
         return StructuredGaussian(self.pattern, self.join(state.globals, state.local)[0], scale, np.nan, start)
 
-    def differences(self, state: _State, root: np.ndarray, follow: np.ndarray) -> _State:
+    def differences(self, state: State, root: np.ndarray, follow: np.ndarray) -> State:
         """The states at one standard deviation along each principal axis, [G] forward and then [G] backward."""
         moves = _REACH * np.concatenate([root.T, -root.T])
         return self.state(state.globals + moves, state.local + moves @ follow.T)
@@ -393,8 +398,3 @@ def _updated(metric: np.ndarray, move: np.ndarray, change: np.ndarray) -> np.nda
     """The BFGS update of an inverse curvature, by a move and the change of the negative gradient."""
     left = np.eye(len(move)) - np.outer(move, change) / (move @ change)
     return left @ metric @ left.T + np.outer(move, move) / (move @ change)
-
-
-def _is_far(move: np.ndarray, *covariances: np.ndarray) -> bool:
-    """Whether a move [G] of the global variables is long by each of some covariances [G, G]."""
-    return bool(len(move)) and all(move @ np.linalg.solve(each, move) > _FAR**2 for each in covariances)

@@ -12,6 +12,7 @@ et al. 2018, Fast and Scalable Bayesian Deep Learning by Weight-Perturbation, eq
 
 import math
 import warnings
+from collections.abc import Generator, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -19,8 +20,9 @@ import tensorflow as tf
 import tensorflow_probability as tfp
 from scipy.sparse.linalg import LinearOperator, lobpcg
 
+from tfvae import graphs
 from tfvae.inference import precision
-from tfvae.inference.density import LogDensity
+from tfvae.inference.density import Density, LogDensity
 
 # With more dimensions the matrix of curvatures is too large, and only its diagonal is computed.
 FULL_CURVATURE_DIM = 500
@@ -138,31 +140,34 @@ class Ascent(NamedTuple):
     is_mode: bool
 
 
-def approximate(density: LogDensity, starts: np.ndarray) -> Gaussian:
-    """Finds a Gaussian near most of the mass of a density.
+def ascend(density: Density, starts: Sequence[np.ndarray] | np.ndarray) -> list[Ascent | None]:
+    """Goes uphill from points [M, L] by Newton's method, from all at the same time.
 
     Args:
         density: the density.
-        starts: points [M, L] to start from, of which at least one must have a finite density.
+        starts: the points.
 
     Returns:
-        The Gaussian with the highest ELBO over all iterates from all starts, refined.
-
-    Raises:
-        ValueError: the density has no finite gradient at any start.
+        For each start, what was found; None if the density has no finite derivatives there.
     """
-    return refined(density, best([ascend(density, start) for start in starts], density))
+    found: list[Ascent | None] = [None] * len(starts)
+    ascents = [_ascent(density, start) for start in starts]
+    waiting = {index: next(each) for index, each in enumerate(ascents)}
+    while waiting:
+        points = _evaluate(density, np.stack(list(waiting.values())), np.eye(density.dim))
+        for index, point in zip(list(waiting), points, strict=True):
+            try:
+                waiting[index] = ascents[index].send(point)
+            except StopIteration as end:
+                found[index] = end.value
+                del waiting[index]
+    return found
 
 
-def ascend(density: LogDensity, start: np.ndarray) -> Ascent | None:
-    """Goes uphill from a point [L] by Newton's method; None if the density has no finite derivatives there.
-
-    Args:
-        density: the density.
-        start: the point.
-    """
-    axes, damping, best, is_mode = np.eye(len(start)), 1e-3, None, False
-    point = _evaluate(density, start[np.newaxis], axes)[0]
+def _ascent(density: Density, start: np.ndarray) -> Generator[np.ndarray, _Point, Ascent | None]:
+    """The steps from one start [L]: yields each point at which it needs the derivatives, and is sent them."""
+    damping, best, is_mode = 1e-3, None, False
+    point = yield start
     if not point.finite:
         return None
     for _ in range(_MAX_ITERATIONS):
@@ -175,7 +180,7 @@ def ascend(density: LogDensity, start: np.ndarray) -> Ascent | None:
         if gain < _SMALL_GAIN + density.epsilon * abs(point.value):
             is_mode = bool(step.curvature.min() > step.floor)
             break
-        trial = _evaluate(density, (point.z + move)[np.newaxis], axes)[0]
+        trial = yield point.z + move
         if trial.finite and trial.value > point.value:
             point, damping = trial, max(damping / 5.0, 1e-9)
         elif damping > 1e9:
@@ -185,7 +190,7 @@ def ascend(density: LogDensity, start: np.ndarray) -> Ascent | None:
     return Ascent(best, point, is_mode)
 
 
-def best(ascents: list[Ascent | None], density: LogDensity) -> Gaussian:
+def best(ascents: list[Ascent | None], density: Density) -> Gaussian:
     """The Gaussian with the highest ELBO, or else the one at the highest point.
 
     Args:
@@ -213,12 +218,12 @@ def approximate_diagonally(density: LogDensity, starts: np.ndarray) -> Gaussian:
 
     Args:
         density: the density.
-        starts: see `approximate`; the one of highest density is used.
+        starts: points [M, L], of which the one of highest density is used.
     """
     values = density(starts)
     start = starts[np.nanargmax(np.where(np.isfinite(values), values, np.nan))]
 
-    @tf.function
+    @graphs.graph
     def minimize(start: tf.Tensor) -> tf.Tensor:
         def loss_and_gradient(z: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
             return tfp.math.value_and_gradient(lambda z: -density.function(z[tf.newaxis])[0], z)
@@ -235,7 +240,7 @@ def approximate_diagonally(density: LogDensity, starts: np.ndarray) -> Gaussian:
     return Gaussian(loc, 1.0 / np.sqrt(diagonal), math.nan)
 
 
-def principal_axes(gaussian: Gaussian, density: LogDensity) -> np.ndarray:
+def principal_axes(gaussian: Gaussian, density: Density) -> np.ndarray:
     """The principal axes [M, L] of a Gaussian, each as long as one standard deviation.
 
     A diagonal Gaussian knows only its coordinates, so the direction in which the density is most flat, as far as ten
@@ -263,7 +268,7 @@ def principal_axes(gaussian: Gaussian, density: LogDensity) -> np.ndarray:
     return np.concatenate([flattest[np.newaxis], np.diag(scale)])
 
 
-def _evaluate(density: LogDensity, points: np.ndarray, axes: np.ndarray) -> list[_Point]:
+def _evaluate(density: Density, points: np.ndarray, axes: np.ndarray) -> list[_Point]:
     """The log density with its derivatives at some points [P, L]."""
     (count, dim), found = points.shape, []
     # One row for each column of the Hessian.
@@ -276,7 +281,7 @@ def _evaluate(density: LogDensity, points: np.ndarray, axes: np.ndarray) -> list
     return found
 
 
-def refined(density: LogDensity, gaussian: Gaussian, *, whiten: bool = False) -> Gaussian:
+def refined(density: Density, gaussian: Gaussian, *, whiten: bool = False) -> Gaussian:
     """Takes natural gradient steps on the ELBO for as long as they raise it.
 
     Args:
@@ -319,7 +324,7 @@ def _penalized(values: np.ndarray) -> np.ndarray:
     return np.where(finite, values, values[finite].min() - 100.0)
 
 
-def _step_at(point: _Point, density: LogDensity) -> _Step:
+def _step_at(point: _Point, density: Density) -> _Step:
     diagonal = np.abs(np.diag(point.precision))
     # A coordinate without curvature is not scaled.
     scales = 1.0 / np.sqrt(np.where(diagonal > 0.0, diagonal, 1.0))
@@ -328,7 +333,7 @@ def _step_at(point: _Point, density: LogDensity) -> _Step:
     return _Step(scales, curvature, directions, slope, precision.floor(density.epsilon))
 
 
-def _gaussian(point: _Point, step: _Step, density: LogDensity) -> Gaussian:
+def _gaussian(point: _Point, step: _Step, density: Density) -> Gaussian:
     """The Gaussian whose log density is the quadratic model at a point, centred at the mode of that model."""
     curvature = np.maximum(np.abs(step.curvature), step.floor)
     root = point.axes @ (step.scales[:, None] * step.directions / np.sqrt(curvature))

@@ -7,7 +7,7 @@ from typing import Any
 import tensorflow as tf
 import tensorflow_probability as tfp
 
-from tfvae import chunks
+from tfvae import chunks, graphs
 from tfvae.inference.latents import variables
 
 tfd = tfp.distributions
@@ -76,7 +76,7 @@ def of_draws(
     # differ in what they do with it. As a loop, because TensorFlow vectorises some ops wrongly, such as tf.roll.
     def of_some(latents: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
         specs = {name: tf.TensorSpec(value.shape[1:], value.dtype) for name, value in latents.items()}
-        graph = tf.function(of_one, autograph=False).get_concrete_function(specs)
+        graph = graphs.graph(of_one).get_concrete_function(specs)
         signature = tf.nest.map_structure(lambda out: tf.TensorSpec(out.shape, out.dtype), graph.structured_outputs)
         return tf.map_fn(of_one, latents, fn_output_signature=signature)
 
@@ -92,7 +92,7 @@ def in_chunks(
         function: maps latent variables by name, each [S, ...], to tensors by name, each [S, ...].
         size: the number of elements that it needs for a draw.
     """
-    graph = tf.function(function, autograph=False, reduce_retracing=True)
+    graph = graphs.graph(function, reduce_retracing=True)
 
     def of_all(latents: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
         rows = len(next(iter(latents.values())))

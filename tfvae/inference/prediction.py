@@ -9,7 +9,7 @@ import numpy as np
 import tensorflow as tf
 import tensorflow_probability as tfp
 
-from tfvae import checks
+from tfvae import checks, graphs
 from tfvae.inference import observations
 from tfvae.inference.latents import variables
 from tfvae.inference.targets import AUTO_BATCHED
@@ -181,5 +181,5 @@ def _sampled(joint: Any, seed: tf.Tensor, *sample_shape: int, **given: tf.Tensor
     with warnings.catch_warnings():
         # TFP warns that it must draw the variables one after the other with a Tensor seed.
         warnings.filterwarnings("ignore", message="Saw Tensor seed")
-        drawn = tf.function(draw, autograph=False)()
+        drawn = graphs.graph(draw)()
     return dict(zip(variables(joint), tf.nest.flatten(drawn), strict=True))

@@ -19,7 +19,7 @@ import numpy as np
 import tensorflow as tf
 import tensorflow_probability as tfp
 
-from tfvae import checks
+from tfvae import checks, graphs
 from tfvae.inference import newton, observations
 from tfvae.inference.approximation import Approximation
 from tfvae.inference.chains import Chains
@@ -142,7 +142,7 @@ class Refinement:
 
 
 def _graph(function: Callable[..., Any], **kwargs: Any) -> Callable[..., Any]:
-    return tf.function(function, autograph=False, **kwargs)
+    return graphs.graph(function, **kwargs)
 
 
 def _coordinates(approximation: Approximation, seed: tf.Tensor) -> _Map:

@@ -6,7 +6,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from tfvae import checks
+from tfvae import checks, graphs
 from tfvae.data import epochs
 
 
@@ -43,7 +43,7 @@ class SimulatingModel(keras.Model):
         key = "simulate", num_pairs
         if key not in self._functions:
             draw = self._simulations.draw
-            self._functions[key] = tf.function(lambda seed: draw(num_pairs, seed), autograph=False)
+            self._functions[key] = graphs.graph(lambda seed: draw(num_pairs, seed))
         return self._functions[key]
 
     def _online(self, batch_size: int, steps_per_epoch: int) -> tf.data.Dataset:

@@ -1,12 +1,12 @@
 """Where a fit starts: finds standard coordinates, and checks the density at plausible points before the first step."""
 
 import math
-import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 import tensorflow as tf
+from threadpoolctl import threadpool_limits
 
 from tfvae.inference import control_variate, modes, newton, observations, precision, structured_start
 from tfvae.inference.approximation import Approximation
@@ -32,8 +32,8 @@ _FAR = (5.0, 1e2, 1e3)
 _ORIGINS = 4
 # How many points far out are evaluated at a time.
 _CHUNK = 1024
-# How far apart the ends of starts are that count as different, in standard deviations.
-_APART = 5.0
+# For matrices this small the threads of BLAS cost far more than they save: they wait by spinning.
+one_blas_thread = threadpool_limits.wrap(limits=1, user_api="blas")
 _PROPER = "`model` must have a posterior that is proper: one whose density falls in every direction"
 
 
@@ -47,10 +47,11 @@ class Start(NamedTuple):
     """
 
     gaussian: newton.Gaussian | StructuredGaussian
-    modes: list[modes.Mode]
+    modes: Sequence[modes.Mode[Any]]
     density: Density
 
 
+@one_blas_thread
 def standardize(
     approximation: Approximation,
     control: control_variate.ControlVariate,
@@ -109,34 +110,34 @@ def standard_coordinates(
             a higher precision.
     """
     target, rows = joint.target, observations.first_rows(data.dataset, 1 if data.whole else _ROWS)
-    points = _points(joint, seed)
-    structured = None
+    points = starting_points(joint, seed)
+    structured: list[modes.Mode[StructuredGaussian]] = []
     if derivatives is not None and isinstance(posterior, StructuredNormal):
         _check_finite(joint, points, derivatives(points), rows)
-        structured = structured_start.approximate(target, derivatives, points, posterior)
+        structured, is_flat = structured_start.approximate(target, derivatives, points, posterior)
+        _check_flat(target, is_flat, derivatives.dtype.name)
 
     def log_density(z: tf.Tensor) -> tf.Tensor:
         log_prior, log_likelihood, _ = joint.log_densities(z, rows, num_data=data.num_data)
         return log_prior + log_likelihood
 
     density = LogDensity(log_density, target.space.dim, joint.dtype)
-    if structured is None:
+    if not structured:
         _check_finite(joint, points, density(points), rows)
-    # The structure is that of one mode: others are sought without it.
-    found = [] if structured is not None and target.space.dim > modes.MOST_DIM else _modes(density, points, seed)
-    if structured is not None and derivatives is not None and len(found) <= 1:
-        _check_proper(target, structured, derivatives, structured.global_axes)
-        _check_flat(target, structured_start.flat(structured, derivatives.gradients, _FAR), derivatives.dtype.name)
-        _check_support(joint, structured, derivatives)
-        _check_precision(target, structured, derivatives)
-        _warn_of_ends(target, structured)
-        return Start(structured, [], derivatives)
-    gaussian = found[0].gaussian
-    _check_proper(target, gaussian, density, lambda: newton.principal_axes(gaussian, density))
-    _check_support(joint, gaussian, density)
-    if precision.unresolved(gaussian.scale, density.epsilon) is not None:
-        gaussian = newton.refined(density, gaussian, whiten=True)
-    _check_precision(target, gaussian, density)
+    # Up to a few dimensions, modes are sought without the structure, which is that of one mode.
+    is_sought = not structured or target.space.dim <= modes.MOST_DIM
+    if is_sought and target.space.dim > newton.FULL_CURVATURE_DIM:
+        found = [modes.Mode(newton.approximate_diagonally(density, points), 1.0)]
+    else:
+        found = _modes(density, points, seed, target.space.unconstrained_shapes) if is_sought else []
+    if structured and derivatives is not None and len(found) <= 1:
+        nested = structured[0].gaussian
+        _check_proper(target, nested, derivatives, nested.global_axes)
+        _check_flat(target, structured_start.flat(nested, derivatives.gradients, _FAR), derivatives.dtype.name)
+        _check_support(joint, nested, derivatives)
+        _check_precision(target, nested, derivatives)
+        return Start(nested, structured, derivatives)
+    gaussian = _checked(joint, found[0].gaussian, density)
     if not data.whole:
 
         def log_prior(z: tf.Tensor) -> tf.Tensor:
@@ -146,12 +147,37 @@ def standard_coordinates(
     return Start(without_structure(gaussian) if isinstance(posterior, StructuredNormal) else gaussian, found, density)
 
 
-def _modes(density: LogDensity, points: np.ndarray, seed: int) -> list[modes.Mode]:
-    """The modes with at least 1% of the mass, the largest first; in many dimensions only the nearest one."""
-    if density.dim > newton.FULL_CURVATURE_DIM:
-        return [modes.Mode(newton.approximate_diagonally(density, points), 1.0)]
-    ascents = [newton.ascend(density, point) for point in points]
-    return modes.separate(density, ascents, newton.refined(density, newton.best(ascents, density)), seed)
+def start_from(joint: JointDensity, density: Density, points: np.ndarray, rows: Any, seed: int) -> Start:
+    """As `standard_coordinates`, without a structure, for a density that is computed already.
+
+    Args:
+        joint: the joint density.
+        density: the log density given all of the data.
+        points: those of `starting_points`.
+        rows: the data.
+        seed: see `standard_coordinates`.
+    """
+    _check_finite(joint, points, density(points), rows)
+    found = _modes(density, points, seed, joint.target.space.unconstrained_shapes)
+    return Start(_checked(joint, found[0].gaussian, density), found, density)
+
+
+def _checked(joint: JointDensity, gaussian: newton.Gaussian, density: Density) -> newton.Gaussian:
+    """A Gaussian near a density that is proper and can be resolved, perhaps refined; raises ValueError for others."""
+    _check_proper(joint.target, gaussian, density, lambda: newton.principal_axes(gaussian, density))
+    _check_support(joint, gaussian, density)
+    if precision.unresolved(gaussian.scale, density.epsilon) is not None:
+        gaussian = newton.refined(density, gaussian, whiten=True)
+    _check_precision(joint.target, gaussian, density)
+    return gaussian
+
+
+def _modes(
+    density: Density, points: np.ndarray, seed: int, shapes: Sequence[tuple[int, ...]]
+) -> list[modes.Mode[newton.Gaussian]]:
+    """The modes with at least 1% of the mass, the largest first."""
+    ascents = newton.ascend(density, points)
+    return modes.separate(density, ascents, newton.refined(density, newton.best(ascents, density)), seed, shapes)
 
 
 def check_start(joint: JointDensity, data: observations.Observations, seed: int) -> None:
@@ -162,13 +188,13 @@ def check_start(joint: JointDensity, data: observations.Observations, seed: int)
         data: the data.
         seed: the seed of the starting points.
     """
-    points, rows = _points(joint, seed), observations.first_rows(data.dataset, 1)
+    points, rows = starting_points(joint, seed), observations.first_rows(data.dataset, 1)
     z, noise_seed = tf.constant(points, tf.float32), tf.constant([seed, 0])
     log_prior, log_likelihood, _ = joint.log_densities(z, rows, num_data=data.num_data, seed=noise_seed)
     _check_finite(joint, points, (log_prior + log_likelihood).numpy(), rows)
 
 
-def _points(joint: JointDensity, seed: int) -> np.ndarray:
+def starting_points(joint: JointDensity, seed: int) -> np.ndarray:
     """Points [M, L] in the unconstrained space: the origin, and draws of the prior, or uniform ones without a prior."""
     target = joint.target
     shape = (_COUNT - 1, target.space.dim)
@@ -176,7 +202,7 @@ def _points(joint: JointDensity, seed: int) -> np.ndarray:
     points = np.random.default_rng(seed).uniform(-2.0, 2.0, shape)
     if target.starts is not None:
         draws = target.starts(_COUNT - 1, tf.constant([seed, 0]))
-        plausible = tf.function(lambda: target.space.unconstrain(draws, joint.dtype), autograph=False)().numpy()
+        plausible = joint.unconstrain(draws).numpy()
         points = np.where(np.isfinite(plausible).all(axis=1, keepdims=True), plausible, points)
     return np.concatenate([np.zeros((1, target.space.dim)), points])
 
@@ -241,21 +267,6 @@ def _check_support(joint: JointDensity, gaussian: newton.Gaussian | StructuredGa
             f"on a constrained space needs the bijector of that space. Received: {values[row]} near the mode, at "
             f"{describe(_latents(joint, points), row)}"
         )
-
-
-def _warn_of_ends(target: Target, structured: StructuredGaussian) -> None:
-    """Warns if another of the starts ended elsewhere, where there may be a good part of the mass too."""
-    if not len(structured.others):
-        return
-    ends = np.stack([structured.loc, *structured.others])
-    is_part = target.space.split(np.ptp(ends, axis=0) > _APART * structured.scale)
-    names = ", ".join(name for name, part in is_part.items() if part.any())
-    warnings.warn(
-        f"The posterior of {names} may have several modes: the starts of the fit ended at {len(ends)} places that are "
-        "far apart and have a similar share of the mass, and q is at one of them. Where they say the same with other "
-        "labels or signs, constrain the order or a sign (tfb.Ascending(), tfb.Exp()).",
-        stacklevel=6,
-    )
 
 
 def _check_precision(target: Target, gaussian: newton.Gaussian | StructuredGaussian, density: Density) -> None:

@@ -68,7 +68,9 @@ class Pattern:
         first = 0
         for count in counts:
             # [nodes, columns of all variables that share them].
-            segment = np.concatenate([_places(each) for each in self.blocks if each.shape[each.axis] == count], axis=1)
+            segment = np.concatenate(
+                [places_of(each) for each in self.blocks if each.shape[each.axis] == count], axis=1
+            )
             node, column = np.indices(segment.shape)
             places.append(segment.ravel())
             colors.append((column * (2 * width + 1) + node % (2 * width + 1)).ravel())
@@ -167,7 +169,7 @@ def _are_coupled(
     local, moves = pattern.order[pattern.num_globals :], np.zeros([4, pattern.dim])
     third = np.zeros(len(local), int)
     for block in pattern.blocks:
-        inside = np.isin(local, _places(block))
+        inside = np.isin(local, places_of(block))
         third[inside] = 3 * (pattern.node[inside] - pattern.node[inside].min()) // block.shape[block.axis]
     moves[[[1], [3]], local[third == 0]] = 0.5 * move[local[third == 0]]
     moves[[[2], [3]], local[third == 2]] = 0.5 * move[local[third == 2]]
@@ -197,7 +199,11 @@ def multiply(band: np.ndarray, x: np.ndarray) -> np.ndarray:
     return product
 
 
-def _places(block: Block) -> np.ndarray:
-    """The places in z of a variable, [nodes, columns]."""
+def places_of(block: Block) -> np.ndarray:
+    """The places in z of a local variable, [nodes, columns].
+
+    Args:
+        block: the variable.
+    """
     places = block.start + np.arange(math.prod(block.shape)).reshape(block.shape)
     return np.moveaxis(places, block.axis, 0).reshape(block.shape[block.axis], -1)

@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from tfvae import chunks
-from tfvae.inference import control_variate, nested_laplace, newton, observations, structure
+from tfvae import chunks, graphs
+from tfvae.inference import control_variate, modes, nested_laplace, newton, observations, structure, structured_modes
 from tfvae.inference.density import Density
 from tfvae.inference.joint_density import JointDensity
 from tfvae.inference.structured_normal import StructuredNormal
@@ -113,8 +113,8 @@ class Derivatives(Density):
 
 def approximate(
     target: Target, derivatives: Derivatives, points: np.ndarray, posterior: StructuredNormal
-) -> nested_laplace.StructuredGaussian | None:
-    """Finds the structure of a posterior, unless `posterior` knows it, and a Gaussian near it.
+) -> tuple[list[modes.Mode[nested_laplace.StructuredGaussian]], np.ndarray]:
+    """Finds the structure of a posterior, unless `posterior` knows it, and a Gaussian near each of its modes.
 
     Args:
         target: the density.
@@ -123,7 +123,9 @@ def approximate(
         posterior: the family of q, in which the Gaussian is set.
 
     Returns:
-        The Gaussian; None if no structure is found, of which a warning is given for many dimensions.
+        The modes, the largest first: only one up to `modes.MOST_DIM` dimensions, where they are sought without the
+        structure. None if no structure is found, of which a warning is given for many dimensions. And which global
+        variables [L] have a density that does not fall far out.
     """
     pattern = posterior.pattern
     if pattern is None:
@@ -140,8 +142,14 @@ def approximate(
             stacklevel=6,
         )
     if pattern is None or not len(pattern.node):
-        return None
-    return nested_laplace.approximate(pattern, derivatives.gradients, derivatives.products, points)
+        return [], np.zeros(derivatives.dim, bool)
+    search = nested_laplace.Search(pattern, derivatives.gradients, derivatives.products)
+    ends = search.ends(points)
+    best = max(ends, key=lambda end: end.evidence)
+    is_flat = structured_modes.flat(search, derivatives, best)
+    if derivatives.dim > modes.MOST_DIM:
+        return structured_modes.separate(search, derivatives, ends, target.space.unconstrained_shapes), is_flat
+    return [modes.Mode(search.gaussian(best.state, best.metric), 1.0)], is_flat
 
 
 def flat(
@@ -208,7 +216,7 @@ def _functions(joint: JointDensity, rows: Any, *, is_first_of_many: bool) -> dic
     points = tf.TensorSpec([None, joint.target.space.dim], joint.dtype)
     given = (tf.nest.map_structure(spec, rows), tf.TensorSpec([], tf.bool))
     # Traced once: the others call its graph.
-    density = tf.function(density, input_signature=[points, *given], autograph=False)
+    density = graphs.graph(density, input_signature=[points, *given])
 
     def gradients(z: tf.Tensor, rows: Any, with_prior: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         with tf.GradientTape() as tape:
@@ -227,6 +235,6 @@ def _functions(joint: JointDensity, rows: Any, *, is_first_of_many: bool) -> dic
 
     return {
         "values": lambda *arguments: (density(*arguments),),
-        "gradients": tf.function(gradients, input_signature=[points, *given], autograph=False),
-        "products": tf.function(products, input_signature=[points, points, *given], autograph=False),
+        "gradients": graphs.graph(gradients, input_signature=[points, *given]),
+        "products": graphs.graph(products, input_signature=[points, points, *given]),
     }

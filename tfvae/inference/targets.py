@@ -1,6 +1,5 @@
 """Reads the user's Bayesian model, in any of its forms, into one kind of joint density of latent variables and data."""
 
-import functools
 import math
 import warnings
 from collections.abc import Callable, Mapping, Sequence
@@ -9,13 +8,13 @@ from typing import Any, NamedTuple
 import tensorflow as tf
 import tensorflow_probability as tfp
 
-from tfvae import checks
+from tfvae import checks, graphs
 from tfvae.inference.latents import Latent, LatentSpace, space, variables
 
 tfd = tfp.distributions
 
 # The errors that a user's function may raise for tensors that it does not accept.
-_FAILURES = (TypeError, ValueError, AttributeError, IndexError, NotImplementedError, tf.errors.OpError)
+FAILURES = (TypeError, ValueError, AttributeError, IndexError, NotImplementedError, tf.errors.OpError)
 
 AUTO_BATCHED = (
     tfd.JointDistributionNamedAutoBatched,
@@ -72,13 +71,13 @@ class Target(NamedTuple):
                 densities = self.log_densities(values, x)
             else:
                 # As a graph: TFP would trace a joint distribution at each call, and TensorFlow warn of that.
-                graph = tf.function(lambda: self.log_densities(values, x), autograph=False)
+                graph = graphs.graph(lambda: self.log_densities(values, x))
                 densities = graph.get_concrete_function()()
         except KeyError as error:
             raise ValueError(
                 f"`model` must take the names of `latents`, {sorted(values)}. Received: a model that asks for {error}"
             ) from error
-        except _FAILURES as error:
+        except FAILURES as error:
             if str(error).startswith("`model`"):
                 raise
             inputs = {name: list(value.shape) for name, value in values.items()}
@@ -135,7 +134,7 @@ def target(
         )
     unconstrained, starts = space(latents), None
     if isinstance(latents, tfd.JointDistribution):
-        starts = functools.partial(_plausible, unconstrained, latents.sample, latents.log_prob, dtype)
+        starts = _plausible(unconstrained, latents.sample, latents.log_prob, dtype)
     return Target(unconstrained, lambda values, data: _split(model(values, data), dtype), starts)
 
 
@@ -195,7 +194,7 @@ def _of_pinned(model: Any, latents: Any, dtype: tf.DType) -> Target:
     def log_prior(values: Any) -> tf.Tensor:
         return tf.add_n(tf.nest.flatten(model.unnormalized_log_prob_parts(values).unpinned))
 
-    starts = functools.partial(_plausible, unconstrained, model.sample_unpinned, log_prior, dtype)
+    starts = _plausible(unconstrained, model.sample_unpinned, log_prior, dtype)
     # Discrete variables that are summed out are pins only to TFP.
     return Target(unconstrained, log_densities, starts, getattr(model, "observed", model.pins))
 
@@ -205,22 +204,18 @@ def _plausible(
     sample: Callable[..., Any],
     log_prob: Callable[[Any], tf.Tensor],
     dtype: tf.DType,
-    count: int,
-    seed: tf.Tensor,
-) -> dict[str, tf.Tensor]:
-    """Draws `count` values of each latent variable from a joint distribution, by name: see `Target.starts`.
+) -> Callable[[int, tf.Tensor], dict[str, tf.Tensor]]:
+    """Makes a function that draws from a joint distribution: see `Target.starts`.
 
     Args:
         unconstrained: the latent variables.
         sample: draws from the distribution.
         log_prob: the log density at draws [S].
         dtype: the precision of the draws.
-        count: the number of draws.
-        seed: a stateless seed.
     """
     names = unconstrained.names
 
-    def draw() -> list[tf.Tensor]:
+    def draw(count: int, seed: tf.Tensor) -> list[tf.Tensor]:
         draws = sample(count, seed=seed)
         flat = [tf.cast(part, dtype) for part in tf.nest.flatten(draws)]
         # A vague Gamma, for example, often draws a number so small that it, or what comes back from the unconstrained
@@ -229,7 +224,12 @@ def _plausible(
         is_inside = tf.math.is_finite(log_prob(tf.nest.pack_sequence_as(draws, [back[name] for name in names])))
         return [tf.where(tf.reshape(is_inside, [-1] + [1] * (len(part.shape) - 1)), part, math.nan) for part in flat]
 
-    with warnings.catch_warnings():
-        # TFP warns that it must draw the variables one after the other with a Tensor seed.
-        warnings.filterwarnings("ignore", message="Saw Tensor seed")
-        return dict(zip(names, tf.function(draw, autograph=False)(), strict=True))
+    drawn = graphs.graph(draw)
+
+    def starts(count: int, seed: tf.Tensor) -> dict[str, tf.Tensor]:
+        with warnings.catch_warnings():
+            # TFP warns that it must draw the variables one after the other with a Tensor seed.
+            warnings.filterwarnings("ignore", message="Saw Tensor seed")
+            return dict(zip(names, drawn(count, seed), strict=True))
+
+    return starts

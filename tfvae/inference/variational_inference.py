@@ -278,6 +278,8 @@ class VariationalInference(ArvizExport, Prediction, PosteriorExport, Refinement,
         self._check_fitted("draw")
         x, y = self._all_data(x, y)
         data = self._read(x, y, batch_size)
+        if data.whole:
+            data = data._replace(dataset=list(data.dataset))
         seed = self._seed(seed)
         z, log_q = self.approximation.sample(num_samples, seed)
         log_weights = self._log_joint(z, data, seed) - log_q.numpy()

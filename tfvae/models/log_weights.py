@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from tfvae import chunks, private_apis, seeds
+from tfvae import chunks, graphs, private_apis, seeds
 from tfvae.models.variational_model import VariationalModel
 from tfvae.training import loop
 from tfvae.training.plan import LayerTraits
@@ -101,7 +101,7 @@ def _by_xla(model: VariationalModel, batch: Any, num_samples: int, seed: tf.Tens
 
             return tf.map_fn(one, seeds, fn_output_signature=tf.float32)
 
-        model._functions[key] = tf.function(rounds, jit_compile=True, autograph=False)
+        model._functions[key] = graphs.graph(rounds, jit_compile=True)
     function, number = model._functions[key], -(-num_samples // draws)
     count = min(number, _CHUNKS_AT_A_TIME * -(-number // (_CHUNKS_AT_A_TIME * _ROUNDS)))
     size = -(-number // count)

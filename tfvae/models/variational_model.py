@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 import keras
 import tensorflow as tf
 
-from tfvae import checks
+from tfvae import checks, graphs
 from tfvae.elbo import ElboTerms, Path, Sampling
 from tfvae.objectives import ELBO, Objective
 from tfvae.training.batch import Batch
@@ -128,9 +128,7 @@ class VariationalModel(Trainer):
         jit_compile = bool(self.jit_compile)
         key = (function.__name__, jit_compile, *constants.items())
         if key not in self._functions:
-            self._functions[key] = tf.function(
-                function_of_tensors, autograph=False, reduce_retracing=True, jit_compile=jit_compile
-            )
+            self._functions[key] = graphs.graph(function_of_tensors, reduce_retracing=True, jit_compile=jit_compile)
         return self._functions[key](*tensors)
 
     def _seed(self, seed: int | None) -> tf.Tensor:

@@ -8,6 +8,7 @@ a figure that the user made.
 from tfvae.plots.examples import interpolations, reconstructions, samples, traversals
 from tfvae.plots.inference import calibration, predictive_check
 from tfvae.plots.models import history, latent
+from tfvae.plots.posterior import posterior, predictive
 from tfvae.plots.recovery import contraction, recovery
 from tfvae.plots.scores import anomalies
 from tfvae.plots.tables import contributions, marginals
@@ -21,6 +22,8 @@ __all__ = [
     "interpolations",
     "latent",
     "marginals",
+    "posterior",
+    "predictive",
     "predictive_check",
     "reconstructions",
     "recovery",

@@ -20,7 +20,8 @@ def new_figure(title: str, width: float, height: float, ax: Axes | None = None) 
         title: the title.
         width: in inches, of a new figure.
         height: in inches, of a new figure.
-        ax: the axes that give their place to what is drawn; None makes a figure.
+        ax: the axes that give their place to what is drawn; None makes a figure. Their figure gets the constrained
+            layout, unless it has another.
 
     Raises:
         ValueError: `ax` is not one of the axes of a grid.
@@ -36,6 +37,10 @@ def new_figure(title: str, width: float, height: float, ax: Axes | None = None) 
                 "`ax` must be matplotlib axes in a grid, such as `figure, ax = plt.subplots()` makes. Received: "
                 f"ax={received}"
             )
+        root = ax.get_figure(root=True)
+        # Without it, titles and labels of the plot would overlap those beside it.
+        if root is not None and root.get_layout_engine() is None:
+            root.set_layout_engine("constrained")
         figure = ax.figure.add_subfigure(place)
         ax.remove()
     figure.suptitle(title)

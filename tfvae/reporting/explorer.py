@@ -14,12 +14,13 @@ from typing import Any
 import numpy as np
 
 from tfvae import checks, files
-from tfvae.evaluation import kl_per_dimension
+from tfvae.data.schema import frame_of, is_rows
 from tfvae.export.device import tflite
 from tfvae.models.conditional import ConditionalVAE
 from tfvae.models.semi_supervised import SemiSupervisedVAE
 from tfvae.models.vae import VAE
-from tfvae.priors import StandardNormal
+from tfvae.reporting import page_data
+from tfvae.reporting.subject import classes
 
 # The version of LiteRT.js that was tested, and the SHA-384 of each of its files that the page loads.
 _VERSION = "2.5.3"
@@ -38,11 +39,10 @@ _RUNTIME = {
 _CDN = "https://cdn.jsdelivr.net/npm/@litertjs/"
 # How LiteRT.js is fetched.
 INSTALL = f"npm install @litertjs/core@{_VERSION}"
-# How many examples the page has to choose from, how many points its map has, and how many classes its legend.
+# The parts of the script, which is one module, in their order.
+_SCRIPTS = ("model.js", "paint.js", "rows.js", "examine.js", "explore.js")
+# How many examples of arrays the page has to choose from, how many points its map has, and how many classes its legend.
 _EXAMPLES, _POINTS, MOST_CLASSES = 24, 500, 14
-_PRIOR_DRAWS = 256
-# The standard deviation of a dimension that does not depend on x.
-_LEAST_SPREAD = 1e-3
 
 
 def web(
@@ -51,6 +51,7 @@ def web(
     x: Any,
     *,
     labels: Any = None,
+    num_examples: int | None = None,
     title: str | None = None,
     offset: Any = None,
     scale: Any = None,
@@ -64,11 +65,15 @@ def web(
     or dropped on the page stays there.
 
     Args:
-        model: a `tfvae.VAE` without conditions, of arrays, whose z are real vectors.
+        model: a `tfvae.VAE` without conditions, whose z are real vectors. For a model of a table, the page has a form
+            with a field for each column, and takes rows of a .csv file.
         folder: the folder, made if it is not there; index.html and the files of an earlier page are replaced.
-        x: examples [N, ...] in the model's units, at least 2, such as held-out data. The first 24 can be chosen on the
-            page, and the first 500 are the points of its map.
-        labels: the class of each example [N], of at most 14, which colours the map; or None.
+        x: examples [N, ...] in the model's units, or rows for a model of a table; at least 2, such as held-out data.
+            z of the first 500 are the points of the map.
+        labels: the class of each example [N], of at most 14, which colours the map; or None. For a model of a table
+            also the name of a column of `x`.
+        num_examples: how many examples can be chosen on the page, which holds them, from the first on. None means 24 of
+            arrays, and no rows of a table, because these may be of persons: the page then has a typical row alone.
         title: the title; None means the name of the folder.
         offset: see `tfvae.export.tflite`.
         scale: see `tfvae.export.tflite`.
@@ -82,25 +87,28 @@ def web(
 
     Raises:
         ValueError: the model or an argument is not of the required kind, or LiteRT.js is not in `runtime`.
-        NotImplementedError: the model is of a table.
+        NotImplementedError: a part of the model cannot be exported.
     """
     folder = Path(folder)
     _check(model, runtime, single_file)
-    x = np.asarray(x, np.float32)
+    rows = None if model.table is None or not is_rows(x) else frame_of(x)
+    if model.table is not None and rows is None:
+        raise ValueError(f"`x` must be rows, because the model is of a table. Received: {checks.shown(x)}")
+    if num_examples is None:
+        num_examples = _EXAMPLES if rows is None else 0
+    num_examples = checks.positive_integer("num_examples", num_examples, minimum=0)
+    labels = classes(labels, rows, len(x))
+    if labels is not None and len(np.unique(labels)) > MOST_CLASSES:
+        raise ValueError(
+            f"`labels` must have at most {MOST_CLASSES} classes. Received: {len(np.unique(labels))} classes"
+        )
+    x = np.asarray(x if rows is None else model.of_rows(rows), np.float32)
     model.check_data(x)
     if len(x) < 2:
         raise ValueError(f"`x` must hold at least 2 examples. Received: {len(x)}")
-    if labels is not None:
-        labels = np.asarray(labels)
-        if labels.shape != (len(x),) or len(np.unique(labels)) > MOST_CLASSES:
-            raise ValueError(
-                f"`labels` must have the shape [{len(x)}] and at most {MOST_CLASSES} classes. Received: shape "
-                f"{list(labels.shape)} and {len(np.unique(labels))} classes"
-            )
-        labels = labels[:_POINTS]
-    x = x[:_POINTS]
+    x, labels = x[:_POINTS], None if labels is None else labels[:_POINTS]
     title = folder.resolve().name if title is None else title
-    config = _config(model, x, labels, offset, scale, seed)
+    config = page_data.of_model(model, x, rows, labels, num_examples, offset, scale, seed)
     folder.mkdir(parents=True, exist_ok=True)
     with files.temporary_folder(folder) as temporary:
         written = tflite(model, temporary / "model.tflite", batch_size=1, x=x, offset=offset, scale=scale)
@@ -122,8 +130,6 @@ def web(
 def _check(model: Any, runtime: Any, single_file: bool) -> None:
     if not isinstance(model, VAE) or isinstance(model, ConditionalVAE | SemiSupervisedVAE) or not model.built:
         raise ValueError(f"`model` must be a tfvae.VAE without conditions, built. Received: {checks.shown(model)}")
-    if model.table is not None:
-        raise NotImplementedError("`model` must be of arrays: the page has no rows of tables yet. Received: a table's")
     if model.posterior.support != "real":
         raise ValueError(
             "`model` must have z that are real vectors, for the sliders. Received: a posterior "
@@ -148,50 +154,6 @@ def _package(runtime: Path) -> Path:
     return runtime / "@litertjs"
 
 
-def _config(model: VAE, x: np.ndarray, labels: np.ndarray | None, offset: Any, scale: Any, seed: int) -> dict[str, Any]:
-    """What the script of the page must know, in raw units."""
-    z = np.asarray(model.posterior.center(model.encode(x)))
-    try:
-        kl = kl_per_dimension(model, x, seed=seed)
-    except ValueError:  # Of dimensions that depend on one another.
-        kl = np.full(model.latent_dim, np.nan)
-    order = np.argsort(-(z.var(axis=0) if np.isnan(kl).any() else kl), kind="stable")
-    raw = x if scale is None else x * np.asarray(scale) + np.asarray(offset)
-    is_image = x.ndim == 4 and x.shape[-1] in (1, 3)
-    known = {} if labels is None else {"labels": [str(each) for each in labels]}
-    names = [f"example {place + 1}" for place in range(min(_EXAMPLES, len(x)))]
-    if known:
-        names = [f"{name}, {label}" for name, label in zip(names, known["labels"], strict=False)]
-    decision = model.decision
-    # The units of the sliders and of the map: those of the prior, or those of the examples where it is not N(0, I).
-    center, spread, draws = np.zeros(model.latent_dim), np.ones(model.latent_dim), None
-    if not isinstance(model.prior, StandardNormal):
-        center, spread = z.mean(axis=0), np.maximum(z.std(axis=0), _LEAST_SPREAD)
-        draws = _rounded(model.prior.distribution().sample(_PRIOR_DRAWS, seed=[seed, 0]))
-    return {
-        "kind": "image" if is_image else "vector",
-        "event_shape": list(x.shape[1:]),
-        "latent_dim": model.latent_dim,
-        "limits": [float(raw.min()), float(raw.max())],
-        "order": order.tolist(),
-        "kl": [None if np.isnan(each) else float(each) for each in kl],
-        "z_mean": _rounded(center),
-        "z_sd": _rounded(spread),
-        "prior_draws": draws,
-        "points": _rounded(z),
-        "examples": _rounded(raw[:_EXAMPLES].reshape(min(_EXAMPLES, len(x)), -1)),
-        "example_names": names,
-        **known,
-        "classes": sorted(set(known["labels"])) if known else None,
-        "detects": decision is not None,
-        "threshold": None if decision is None else float(decision.threshold.value),
-    }
-
-
-def _rounded(values: Any) -> list[Any]:
-    return np.round(np.asarray(values, float), 5).tolist()
-
-
 def _sources(model: Path, runtime: Path | None, single_file: bool) -> dict[str, dict[str, str]]:
     """Where the script finds each file."""
     sources = {}
@@ -213,9 +175,10 @@ def _packed(path: Path) -> str:
 
 def _page(title: str, model: VAE, config: dict[str, Any], sources: dict[str, dict[str, str]]) -> str:
     folder = importlib.resources.files("tfvae.reporting") / "web"
-    page, script, loader = (
-        (folder / name).read_text(encoding="utf-8") for name in ("page.html", "explore.js", "runtime.js")
+    page, loader, *scripts = (
+        (folder / name).read_text(encoding="utf-8") for name in ("page.html", "runtime.js", *_SCRIPTS)
     )
+    script = "\n".join(scripts)
     # No text in JSON may end the element.
     config_json, sources_json = (json.dumps(part).replace("<", "\\u003c") for part in (config, sources))
     lead = f"A {type(model).__name__} with {model.count_params():,} weights and {model.latent_dim} latent dimensions."

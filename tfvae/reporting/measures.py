@@ -4,10 +4,8 @@ import math
 from typing import Any, NamedTuple
 
 import numpy as np
-import tensorflow as tf
 
-from tfvae.elbo import Sampling
-from tfvae.evaluation.batches import seeded
+from tfvae.evaluation.latent_space import rates_and_distortions
 from tfvae.models.vae import VAE
 
 # Draws of z for the two terms of the bound.
@@ -48,12 +46,7 @@ def measure(model: VAE, x: Any, num_samples: int, seed: int) -> Measures:
         num_samples: K, the draws of z for each example for log p(x).
         seed: the seed of the draws.
     """
-    rates, distortions = [], []
-    for batch, batch_seed in seeded(model, x, _BATCH_SIZE, seed):
-        terms = model.elbo_terms(batch, Sampling(num_samples=_NUM_SAMPLES, seed=batch_seed))
-        rates.append(terms.kl)
-        distortions.append(-tf.reduce_mean(terms.reconstruction_log_likelihood, axis=0))
-    kl, distortion = (np.concatenate(parts).astype(float) for parts in (rates, distortions))
+    kl, distortion = rates_and_distortions(model, x, _NUM_SAMPLES, _BATCH_SIZE, seed)
     log_likelihood = np.asarray(model.log_likelihood(x, num_samples, seed=seed), float)
     return Measures(-(kl + distortion), log_likelihood, kl, num_samples)
 

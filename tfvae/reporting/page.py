@@ -5,11 +5,17 @@ import html
 import importlib.resources
 import io
 import string
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 import matplotlib
 from matplotlib.figure import Figure
+from matplotlib.text import Text
+
+# The least size of text in figures, in CSS pixels.
+_LEAST_TEXT = 9
+# The least widths of figures, in rem of 16 CSS pixels, each with a class in the style of the page.
+_WIDTHS = (21, 28, 36, 44, 52, 60)
 
 
 class Section(NamedTuple):
@@ -62,6 +68,11 @@ def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     return f'<div class="wide" tabindex="0"><table>{head}<tbody>{body}</tbody></table></div>'
 
 
+def listed(facts: Mapping[str, str]) -> str:
+    """Short texts with their names."""
+    return "<dl>" + "".join(f"<dt>{html.escape(n)}</dt><dd>{html.escape(f)}</dd>" for n, f in facts.items()) + "</dl>"
+
+
 def picture(figure: Figure, description: str, *, as_pixels: bool = False) -> str:
     """A figure in the page.
 
@@ -70,14 +81,36 @@ def picture(figure: Figure, description: str, *, as_pixels: bool = False) -> str
         description: what it shows, for those who cannot see it.
         as_pixels: PNG in the place of SVG, for pictures that consist of pixels.
     """
+    # As a text of the page, whose size does not change with that of the figure.
+    title = figure.get_suptitle()
+    figure.suptitle("")
     written = io.BytesIO()
     if as_pixels:
-        figure.savefig(written, format="png", dpi=120)
+        figure.savefig(written, format="png", dpi=120, bbox_inches="tight", pad_inches=0.05)
         source = f"data:image/png;base64,{base64.b64encode(written.getvalue()).decode()}"
-        return f'<img src="{source}" alt="{html.escape(description)}">'
-    # Text as text, which can be read aloud and searched, and ids that are the same in every run.
-    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": description}):
-        figure.savefig(written, format="svg", metadata={"Date": None})
-    svg = written.getvalue().decode()
-    svg = svg[svg.index("<svg") :].replace("<svg", f'<svg role="img" aria-label="{html.escape(description)}"', 1)
-    return f'<div class="figure" tabindex="0">{svg}</div>'
+        shown = f'<img src="{source}" alt="{html.escape(description)}">'
+    else:
+        # Text as text, which can be read aloud and searched, and ids that are the same in every run.
+        with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": description}):
+            figure.savefig(written, format="svg", metadata={"Date": None})
+        svg = written.getvalue().decode()
+        shown = svg[svg.index("<svg") :].replace("<svg", f'<svg role="img" aria-label="{html.escape(description)}"', 1)
+    least = _least_width(figure)
+    hint = '<p class="hint">Wider than the screen: it scrolls sideways.</p>'
+    caption = f"<figcaption>{html.escape(title)}</figcaption>" if title else ""
+    kind = " pixels" if as_pixels else ""
+    return f'<figure>{caption}<div class="figure{kind} w{least}" tabindex="0">{shown}</div>{hint}</figure>'
+
+
+def _least_width(figure: Figure) -> int:
+    """The width, one of `_WIDTHS`, below which the smallest text of a figure would be hard to read."""
+    texts = [*figure.texts, *(words for legend in figure.legends for words in legend.get_texts())]
+    for axes in figure.axes:
+        # Axes that are switched off show no ticks, and making these would take longer than all else.
+        texts += axes.findobj(Text) if axes.axison else [each for each in axes.get_children() if isinstance(each, Text)]
+    sizes = [float(words.get_fontsize()) for words in texts if words.get_visible() and words.get_text()]
+    if not sizes:
+        return _WIDTHS[0]
+    # In CSS pixels, of which 96 are an inch, and 4 are 3 points.
+    least = figure.get_figwidth() * 96 * _LEAST_TEXT / (min(sizes) * 4 / 3)
+    return next((width for width in _WIDTHS if 16 * width >= least), _WIDTHS[-1])

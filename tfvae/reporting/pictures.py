@@ -1,5 +1,6 @@
 """The callback that draws what a model does while it trains."""
 
+import importlib.util
 import io
 from pathlib import Path
 from typing import Any
@@ -51,12 +52,10 @@ class Pictures(keras.callbacks.Callback):
         self.folder = None if folder is None else Path(folder)
         self.every = checks.positive_integer("every", every)
         self.seed = checks.seed_number(seed)
-        self._writer = None
-        if log_dir is not None:
-            try:
-                self._writer = tf.summary.create_file_writer(str(log_dir))
-            except ImportError as error:
-                raise ImportError(f"`log_dir` needs `pip install tensorboard`. Received: {log_dir}") from error
+        if log_dir is not None and importlib.util.find_spec("tensorboard") is None:
+            raise ImportError(f"`log_dir` needs `pip install 'tfvae[tensorboard]'`. Received: {log_dir}")
+        self._log_dir = log_dir
+        self._writer: Any = None
         self._drawn = self._epoch = -1
 
     def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
@@ -64,6 +63,9 @@ class Pictures(keras.callbacks.Callback):
         if not isinstance(self.model, VAE) or isinstance(self.model, ConditionalVAE | SemiSupervisedVAE):
             raise ValueError(f"`Pictures` needs a tfvae.VAE without conditions. Received: {checks.shown(self.model)}")
         self.model.check_data(self.x)
+        # Not before, because it makes the folder.
+        if self._log_dir is not None and self._writer is None:
+            self._writer = tf.summary.create_file_writer(str(self._log_dir))
         self._drawn = self._epoch = -1
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:

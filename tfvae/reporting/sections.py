@@ -7,6 +7,7 @@ from importlib import metadata
 import numpy as np
 
 from tfvae import evaluation, plots
+from tfvae.models.semi_supervised import SemiSupervisedVAE
 from tfvae.plots.bars import bars
 from tfvae.reporting.measures import Measures, standard_error
 from tfvae.reporting.page import Section, code, picture, table, text
@@ -27,11 +28,10 @@ def held_out(subject: Subject, measures: Measures) -> Section:
             sign = 1 if label == "KL" else -1
             row.append(f"{sign * mean / (dimensions * math.log(2)):.4f}")
         rows.append(row)
-    header = ["", "nats per example" if in_bits else "nats per row", "standard error"]
+    header = ["measure", "nats per example" if in_bits else "nats per row", "standard error"]
     body = table([*header, "bits per dimension"] if in_bits else header, rows)
-    active = evaluation.active_units(subject.model, subject.x, seed=subject.seed).count if len(subject.x) > 1 else None
-    if active is not None:
-        body += text(f"{active} of {subject.model.latent_dim} latent dimensions are active.")
+    if len(subject.x) > 1:
+        body += text(f"{subject.active} of {subject.model.latent_dim} latent dimensions are active.")
     return Section("Held-out data", body)
 
 
@@ -46,7 +46,7 @@ def curves(subject: Subject) -> Section | None:
 def latent_space(subject: Subject) -> Section:
     """The map of the posterior means, and the KL divergence of each dimension."""
     model, x = subject.model, subject.x
-    z = np.asarray(model.posterior.center(model.encode(x)))
+    z = np.asarray(model.posterior.center(model.encode(subject.data())))
     shown = x if subject.rows is None else None
     by_class = "" if subject.labels is None else ", coloured by class"
     body = picture(
@@ -55,7 +55,7 @@ def latent_space(subject: Subject) -> Section:
         as_pixels=True,
     )
     try:
-        kl = evaluation.kl_per_dimension(model, x, seed=subject.seed)
+        kl = evaluation.kl_per_dimension(model, subject.data(), seed=subject.seed)
     except ValueError:
         why = "The KL divergence has no parts by dimension: those of q(z|x) or of p(z) are not independent."
         return Section("Latent space", body + text(why))
@@ -64,11 +64,64 @@ def latent_space(subject: Subject) -> Section:
     return Section("Latent space", body + picture(figure, "The KL divergence of each latent dimension, in nats"))
 
 
+def traversals(subject: Subject) -> evaluation.Traversals | Section | None:
+    """What changes along each active latent dimension; a section that says that there is none; or None for others."""
+    if subject.model.posterior.support != "real" or len(subject.x) < 2:
+        return None
+    if not subject.active:
+        words = (
+            "No dimension is active: q(z|x) is the same for all examples, which is called collapse. More training, a "
+            "larger decoder or tfvae.callbacks.KLWarmUp may help."
+        )
+        return Section("Along each latent dimension", text(words))
+    return evaluation.traversals(subject.model, subject.x, seed=subject.seed)
+
+
+def of_traversals(found: evaluation.Traversals) -> str:
+    """What is in the pictures or tables of traversals."""
+    measure = "variance" if np.isnan(found.kl).any() else "KL divergence"
+    return (
+        f"From the dimension of highest {measure} on, in standard deviations of z; the other dimensions stay at their "
+        "mean."
+    )
+
+
+def pairs(subject: Subject, count: int) -> tuple[np.ndarray, np.ndarray]:
+    """The rows of the first and of the last example of each way."""
+    generator = np.random.default_rng(subject.seed)
+    order = generator.permutation(len(subject.x))
+    first, others = order[:count], np.roll(order, -1 - len(order) // 2)[:count]
+    if subject.labels is None:
+        return first, others
+    labels = np.asarray(subject.labels)
+    last = [
+        next((row for row in np.roll(order, -place - 1) if labels[row] != labels[start]), other)
+        for place, (start, other) in enumerate(zip(first, others, strict=True))
+    ]
+    return first, np.array(last)
+
+
+def classes(subject: Subject) -> Section | None:
+    """How often the classifier of a `SemiSupervisedVAE` is right, and which classes it takes for which."""
+    assert isinstance(subject.model, SemiSupervisedVAE)
+    label = subject.given["label"].astype(int)
+    is_known = label >= 0
+    if not is_known.any():
+        return None
+    found = subject.model.classify(subject.x[is_known]).argmax(axis=1)
+    right = np.mean(found == label[is_known])
+    body = text(f"The most probable class is right for {right:.1%} of the {is_known.sum():,} examples with a label.")
+    names = np.unique(np.concatenate([label[is_known], found]))
+    counts = [[np.sum((label[is_known] == a) & (found == b)) for b in names] for a in names]
+    rows = [[f"class {name}", *map(str, row)] for name, row in zip(names, counts, strict=True)]
+    return Section("Classes", body + table(["taken for", *map(str, names)], rows))
+
+
 def scores(subject: Subject) -> str:
     """The distribution of the anomaly scores, as HTML."""
     model = subject.model
     assert model.decision is not None
-    found = model.detect(subject.x)
+    found = model.detect(subject.data())
     figure = plots.anomalies(found["score"], model.decision.threshold.value)
     return picture(figure, "How many held-out examples have which anomaly score, and the threshold")
 
@@ -110,6 +163,9 @@ def origin(subject: Subject) -> Section:
         layers = [f"{layer.name}: {type(layer).__name__}, {layer.count_params():,} weights" for layer in network.layers]
         body += f"<h3>{name}</h3>" + code("\n".join(layers))
     for name, words in subject.facts.items():
+        if "\n" not in words:
+            # In the head of the report.
+            continue
         body += f"<h3>{name}</h3>" + code(words)
     versions = [f"{name} {metadata.version(name)}" for name in _PACKAGES]
     versions.append(f"Python {platform.python_version()}, {platform.system()} {platform.machine()}")

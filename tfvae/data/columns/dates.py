@@ -110,7 +110,7 @@ class Date(Column):
         if dates.isna().all():
             return np.full([len(values), len(self.parts)], np.nan)
         if dates.dt.tz is not None:
-            zone = self._zone
+            zone = self.zone
             dates = (dates if zone is None else dates.dt.tz_convert(zone)).dt.tz_localize(None)
         codes = _cyclic(dates)
         return np.stack([_days(dates, pd.Timestamp(self.reference)), *(codes[name] for name in self.cycles)], axis=1)
@@ -129,9 +129,9 @@ class Date(Column):
         if self.format is not None:
             texts = dates.dt.strftime(self.format)
             return self.restored(texts if self._is_text else pd.to_numeric(texts).astype("Float64"))
-        if self._zone is not None:
+        if self.zone is not None:
             summer = np.ones(len(dates), bool)
-            dates = dates.dt.tz_localize(self._zone, ambiguous=summer, nonexistent="shift_forward")
+            dates = dates.dt.tz_localize(self.zone, ambiguous=summer, nonexistent="shift_forward")
         elif self.dtype == "object" and not self.has_times:
             dates = dates.dt.date
         return self.restored(dates)
@@ -143,16 +143,16 @@ class Date(Column):
         for blank in self.blanks:
             values = tf.where(tf.equal(tf.strings.strip(values), blank), "", values)
         texts = values if self.format is None else iso_dates.of_format(values, self.format)
-        day_0 = np.datetime64(self._day_0, "D").astype(int)
-        return iso_dates.parsed(texts, day_0, self.cycles, takes_zones=self._zone is None)
+        day_0 = np.datetime64(self.day_0, "D").astype(int)
+        return iso_dates.parsed(texts, day_0, self.cycles, takes_zones=self.zone is None)
 
     def raw(self, codes: np.ndarray) -> np.ndarray:
         """ISO texts of the dates: see `Column`."""
         given = dict(zip(self.cycles, codes[:, 1:].T, strict=True))
-        return iso_dates.texts(codes[:, 0], np.datetime64(self._day_0, "us"), given)
+        return iso_dates.texts(codes[:, 0], np.datetime64(self.day_0, "us"), given)
 
     @property
-    def _day_0(self) -> str:
+    def day_0(self) -> str:
         """The date of the reference, without its time zone."""
         return self.reference[: len("2024-05-31")]
 
@@ -167,7 +167,7 @@ class Date(Column):
         return f"{first} to {last}" + (f"; with {', '.join(self.cycles)}" if self.cycles else "")
 
     @property
-    def _zone(self) -> Any:
+    def zone(self) -> Any:
         """The time zone of the dates in a data frame; None if they have none."""
         import pandas as pd
 

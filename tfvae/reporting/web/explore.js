@@ -1,86 +1,4 @@
-// The page that explores a model: z by sliders and on a map, examples with their scores, and samples.
-
-const config = JSON.parse(document.getElementById("config").textContent);
-const byId = (id) => document.getElementById(id);
-const [low, high] = config.limits;
-const isImage = config.kind === "image";
-const [height, width, channels] = isImage ? config.event_shape : [0, 0, 0];
-const size = config.event_shape.reduce((a, b) => a * b, 1);
-const COLORS = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#777777"];
-
-let model;
-let Tensor;
-
-// Calls of the model, one after the other: its memory is not safe for two at a time.
-let last = Promise.resolve();
-function run(signature, inputs) {
-  const call = last.then(async () => {
-    const tensors = {};
-    for (const [name, {shape, values}] of Object.entries(inputs)) tensors[name] = new Tensor(values, shape);
-    const found = await model.signatures[signature].run(tensors);
-    const outputs = {};
-    for (const [name, tensor] of Object.entries(found)) {
-      outputs[name] = Array.from(tensor.toTypedArray());
-      tensor.delete();
-    }
-    Object.values(tensors).forEach((tensor) => tensor.delete());
-    return outputs;
-  });
-  last = call.catch(() => undefined);
-  return call;
-}
-
-const decode = async (z) => (await run("decode", {z: {shape: [1, z.length], values: Float32Array.from(z)}})).mean;
-const asInput = (values) => ({x: {shape: [1, ...config.event_shape], values: Float32Array.from(values)}});
-
-// Random numbers that follow from a seed: mulberry32, and normal ones by Box and Muller.
-function randomNumbers(seed) {
-  let state = seed >>> 0;
-  const uniform = () => {
-    state = (state + 0x6d2b79f5) >>> 0;
-    let mixed = Math.imul(state ^ (state >>> 15), state | 1);
-    mixed = (mixed + Math.imul(mixed ^ (mixed >>> 7), mixed | 61)) ^ mixed;
-    return ((mixed ^ (mixed >>> 14)) >>> 0) / 4294967296;
-  };
-  const normal = () => Math.sqrt(-2 * Math.log(1 - uniform())) * Math.cos(2 * Math.PI * uniform());
-  return {uniform, normal};
-}
-
-function paint(canvas, values, [from, to] = [low, high]) {
-  if (!isImage) return paintLine(canvas, [values], from, to);
-  canvas.width = width;
-  canvas.height = height;
-  const context = canvas.getContext("2d");
-  const pixels = context.createImageData(width, height);
-  for (let place = 0; place < width * height; place++) {
-    for (let channel = 0; channel < 3; channel++) {
-      const value = values[place * channels + (channels === 1 ? 0 : channel)];
-      pixels.data[4 * place + channel] = 255 * Math.min(1, Math.max(0, (value - from) / (to - from)));
-    }
-    pixels.data[4 * place + 3] = 255;
-  }
-  context.putImageData(pixels, 0, 0);
-  return undefined;
-}
-
-function paintLine(canvas, series, from, to) {
-  canvas.classList.add("chart");
-  canvas.width = 480;
-  canvas.height = 300;
-  const context = canvas.getContext("2d");
-  context.lineWidth = 2;
-  series.forEach((values, index) => {
-    context.strokeStyle = COLORS[index];
-    context.beginPath();
-    values.forEach((value, place) => {
-      const across = 10 + (460 * place) / Math.max(values.length - 1, 1);
-      const down = 290 - (280 * (value - from)) / (to - from || 1);
-      if (place) context.lineTo(across, down);
-      else context.moveTo(across, down);
-    });
-    context.stroke();
-  });
-}
+// The page that explores a model: z by sliders and on a map, and samples.
 
 // Generate
 
@@ -91,18 +9,28 @@ let wanted = 0;
 async function show() {
   const request = ++wanted;
   sliders.forEach(({dimension, input, output}) => {
-    const inUnits = (z[dimension] - config.z_mean[dimension]) / config.z_sd[dimension];
-    input.value = inUnits;
-    output.value = inUnits.toFixed(2);
-    input.setAttribute("aria-valuetext", `${inUnits.toFixed(2)} standard deviations`);
+    const value = inUnits(z[dimension], dimension);
+    input.value = value;
+    output.value = value.toFixed(2);
+    input.setAttribute("aria-valuetext", `${value.toFixed(2)} standard deviations`);
   });
   paintMap();
   const mean = await decode(z);
   // Only the latest z is painted, whatever the order in which the answers come.
   if (request === wanted) {
-    paint(byId("generated"), mean);
+    showDecoded(mean);
     byId("generated").dataset.values = JSON.stringify(mean);
   }
+}
+
+function showDecoded(mean) {
+  if (config.kind !== "table") {
+    paint(byId("generated"), mean);
+    return;
+  }
+  const found = textsOf(columns, mean);
+  const body = makeTable(byId("generated-row"), ["Column", "Value"], "The row that z is decoded to");
+  columns.forEach(({name}, index) => showValue(addLine(body, name, [""]).cells[1], found[index]));
 }
 
 function remember(words) {
@@ -134,7 +62,7 @@ function makeSliders() {
     const input = document.createElement("input");
     const output = document.createElement("output");
     input.type = "range";
-    [input.min, input.max, input.step, input.id] = [-3, 3, 0.05, `z${dimension}`];
+    [input.min, input.max, input.step, input.id] = [-reach[dimension], reach[dimension], 0.05, `z${dimension}`];
     label.htmlFor = output.htmlFor = input.id;
     const kl = config.kl[dimension];
     label.textContent = `z[${dimension}]${kl === null ? "" : `, ${kl.toFixed(2)} nats`}`;
@@ -153,17 +81,27 @@ function makeSliders() {
 
 const map = byId("map");
 const mapped = {across: config.order[0], up: config.order[Math.min(1, config.order.length - 1)]};
-const REACH = 3.5;
+// How far the map and the sliders go, in units of z: as far as nearly all examples.
+const [LEAST_REACH, MOST_REACH] = [3.5, 10];
+const inUnits = (value, dimension) => (value - config.z_mean[dimension]) / config.z_sd[dimension];
+const reach = Array.from(z, (_, dimension) => {
+  const far = config.points.map((point) => Math.abs(inUnits(point[dimension], dimension))).sort((a, b) => a - b);
+  const nearlyAll = far[Math.floor(0.98 * (far.length - 1))];
+  return Math.min(Math.max(LEAST_REACH, Math.ceil(nearlyAll * 1.05 * 2) / 2), MOST_REACH);
+});
 
+// What is farther is at the edge.
 const toMap = (value, dimension, extent) =>
-  (extent * ((value - config.z_mean[dimension]) / config.z_sd[dimension] + REACH)) / (2 * REACH);
+  (extent * (within(inUnits(value, dimension), -reach[dimension], reach[dimension]) + reach[dimension])) /
+  (2 * reach[dimension]);
 const fromMap = (place, dimension, extent) =>
-  config.z_mean[dimension] + config.z_sd[dimension] * ((2 * REACH * place) / extent - REACH);
+  config.z_mean[dimension] + config.z_sd[dimension] * reach[dimension] * ((2 * place) / extent - 1);
 
 function paintMap() {
   const context = map.getContext("2d");
   const style = getComputedStyle(document.documentElement);
   context.clearRect(0, 0, map.width, map.height);
+  paintGrid(context, style.getPropertyValue("--weak"));
   const classes = config.classes;
   config.points.forEach((point, index) => {
     const place = classes ? classes.indexOf(config.labels[index]) : -1;
@@ -185,6 +123,29 @@ function paintMap() {
   const down = map.height - toMap(z[mapped.up], mapped.up, map.height);
   context.arc(across, down, 8, 0, 2 * Math.PI);
   context.stroke();
+}
+
+// Lines at whole units of z, with their numbers.
+function paintGrid(context, color) {
+  context.fillStyle = context.strokeStyle = color;
+  context.lineWidth = 1;
+  context.font = "15px system-ui, sans-serif";
+  for (const axis of ["across", "up"]) {
+    const dimension = mapped[axis];
+    const most = Math.floor(reach[dimension]);
+    const step = most > 5 ? 5 : most > 3 ? 2 : 1;
+    for (let unit = -Math.floor(most / step) * step; unit <= most; unit += step) {
+      const place = (map.width * (unit + reach[dimension])) / (2 * reach[dimension]);
+      context.globalAlpha = 0.25;
+      context.beginPath();
+      context.moveTo(...(axis === "across" ? [place, 0] : [0, map.height - place]));
+      context.lineTo(...(axis === "across" ? [place, map.height] : [map.width, map.height - place]));
+      context.stroke();
+      context.globalAlpha = 1;
+      if (axis === "across") context.fillText(unit, place + 3, map.height - 5);
+      else if (unit > -most) context.fillText(unit, 3, map.height - place - 4);
+    }
+  }
 }
 
 function moveTo(event) {
@@ -220,181 +181,44 @@ function makeMap() {
   }
   (config.classes || []).forEach((name, place) => {
     const mark = document.createElement("span");
-    mark.textContent = place < COLORS.length ? "■ " : "□ ";
-    mark.style.color = COLORS[place % COLORS.length];
-    mark.setAttribute("aria-hidden", "true");
-    byId("legend").append(mark, `${name}  `);
+    mark.className = "mark";
+    mark.style.borderColor = COLORS[place % COLORS.length];
+    if (place < COLORS.length) mark.style.background = COLORS[place % COLORS.length];
+    const entry = document.createElement("span");
+    entry.append(mark, name);
+    byId("legend").append(entry);
   });
-}
-
-// Examine
-
-let x = Float64Array.from(config.examples[0]);
-
-async function examine() {
-  paint(byId("drawing"), x);
-  const outputs = await run(config.detects ? "detect" : "serving_default", asInput(x));
-  const {mean} = await run("reconstruct", asInput(x));
-  if (isImage) paint(byId("reconstruction"), mean);
-  else paintLine(byId("reconstruction"), [Array.from(x), mean], low, high);
-  const verdict = byId("verdict");
-  if (!config.detects) {
-    verdict.textContent = `ELBO ${outputs.elbo[0].toFixed(2)} nats`;
-    verdict.dataset.score = outputs.elbo[0];
-    return;
-  }
-  const isAnomaly = outputs.is_anomaly[0] > 0.5;
-  verdict.className = isAnomaly ? "alarm" : "";
-  verdict.dataset.score = outputs.score[0];
-  verdict.textContent =
-    `${isAnomaly ? "Unusual" : "Typical"}: score ${outputs.score[0].toFixed(2)} nats, ` +
-    `threshold ${config.threshold.toFixed(2)}`;
-  paintReasons(outputs.contributions);
-}
-
-function paintReasons(contributions) {
-  const largest = Math.max(...contributions.map(Math.abs), 1e-9);
-  if (isImage) {
-    const sums = [];
-    for (let place = 0; place < width * height; place++) {
-      const sum = contributions.slice(place * channels, (place + 1) * channels).reduce((a, b) => a + b, 0);
-      for (let channel = 0; channel < channels; channel++) sums.push(sum);
-    }
-    paint(byId("reasons"), sums, [0, Math.max(...sums, 1e-9)]);
-  } else {
-    paintLine(byId("reasons"), [contributions], -largest, largest);
-  }
-  const order = contributions.map((_, place) => place).sort((a, b) => contributions[b] - contributions[a]);
-  byId("reasons-list").replaceChildren(
-    ...order.slice(0, 3).map((place) => {
-      const item = document.createElement("li");
-      item.textContent = `${nameOf(place)}: ${contributions[place] >= 0 ? "+" : ""}${contributions[place].toFixed(2)} nats`;
-      return item;
-    }),
-  );
-}
-
-function nameOf(place) {
-  if (!isImage) return `element ${place}`;
-  const pixel = Math.floor(place / channels);
-  return `row ${Math.floor(pixel / width)}, column ${pixel % width}`;
-}
-
-function setX(values) {
-  x = Float64Array.from(values);
-  return examine();
-}
-
-function makeExamine() {
-  config.examples.forEach((_, index) => byId("example").add(new Option(config.example_names[index], index)));
-  byId("example").addEventListener("change", () => setX(config.examples[byId("example").value]));
-  byId("reasons-figure").hidden = !config.detects;
-  if (isImage) makeDrawing();
-  else makeFields();
-}
-
-function makeDrawing() {
-  const own = byId("own");
-  own.innerHTML =
-    '<p><label>Picture <input id="file" type="file" accept="image/*"></label>' +
-    '<button id="clear" type="button">Clear</button></p>' +
-    '<p class="weak">Choose or drop a picture, or draw on the example with a pointer.</p>';
-  const drawing = byId("drawing");
-  const dot = (event) => {
-    const box = drawing.getBoundingClientRect();
-    const [across, down] = [((event.clientX - box.left) / box.width) * width, ((event.clientY - box.top) / box.height) * height];
-    const radius = Math.max(0.8, width / 24);
-    for (let row = 0; row < height; row++) {
-      for (let column = 0; column < width; column++) {
-        const near = 1 - Math.hypot(column + 0.5 - across, row + 0.5 - down) / (2 * radius);
-        if (near <= 0) continue;
-        for (let channel = 0; channel < channels; channel++) {
-          const place = (row * width + column) * channels + channel;
-          x[place] = Math.max(x[place], low + Math.min(1, 1.6 * near) * (high - low));
-        }
-      }
-    }
-    examine();
-  };
-  drawing.addEventListener("pointerdown", (event) => {
-    drawing.setPointerCapture(event.pointerId);
-    dot(event);
-  });
-  drawing.addEventListener("pointermove", (event) => event.buttons && dot(event));
-  byId("clear").addEventListener("click", () => setX(new Float64Array(size).fill(low)));
-  byId("file").addEventListener("change", (event) => takePicture(event.target.files[0]));
-  const area = byId("examine");
-  area.addEventListener("dragover", (event) => {
-    event.preventDefault();
-    area.classList.add("dropping");
-  });
-  area.addEventListener("dragleave", () => area.classList.remove("dropping"));
-  area.addEventListener("drop", (event) => {
-    event.preventDefault();
-    area.classList.remove("dropping");
-    if (event.dataTransfer.files.length) takePicture(event.dataTransfer.files[0]);
-  });
-}
-
-async function takePicture(file) {
-  let bitmap;
-  try {
-    bitmap = await createImageBitmap(file, {resizeWidth: width, resizeHeight: height, resizeQuality: "high"});
-  } catch (error) {
-    byId("verdict").textContent = `${file ? file.name : "The file"} is not a picture that the browser can read.`;
-    return;
-  }
-  const canvas = new OffscreenCanvas(width, height);
-  const context = canvas.getContext("2d");
-  context.drawImage(bitmap, 0, 0, width, height);
-  const {data} = context.getImageData(0, 0, width, height);
-  const values = new Float64Array(size);
-  for (let place = 0; place < width * height; place++) {
-    const [red, green, blue] = [data[4 * place], data[4 * place + 1], data[4 * place + 2]];
-    const parts = channels === 1 ? [0.299 * red + 0.587 * green + 0.114 * blue] : [red, green, blue];
-    parts.forEach((part, channel) => (values[place * channels + channel] = low + (part / 255) * (high - low)));
-  }
-  await setX(values);
-}
-
-function makeFields() {
-  const fields = document.createElement("div");
-  fields.className = "fields";
-  const inputs = [];
-  for (let place = 0; place < Math.min(size, 30); place++) {
-    const label = document.createElement("label");
-    const input = document.createElement("input");
-    [input.type, input.step, input.id] = ["number", "any", `x${place}`];
-    label.htmlFor = input.id;
-    label.textContent = nameOf(place);
-    input.addEventListener("input", () => {
-      if (input.value === "" || !Number.isFinite(input.valueAsNumber)) return;
-      x[place] = input.valueAsNumber;
-      examine();
-    });
-    inputs.push(input);
-    fields.append(label, input);
-  }
-  const fill = () => inputs.forEach((input, place) => (input.value = Number(x[place].toPrecision(6))));
-  byId("example").addEventListener("change", fill);
-  byId("own").append(fields);
-  fill();
 }
 
 // Samples
 
+const NUM_SAMPLES = 16;
+
 async function showSamples(seed) {
   const random = randomNumbers(seed);
+  const means = [];
+  for (let count = 0; count < NUM_SAMPLES; count++) means.push(await decode(drawZ(random)));
   const area = byId("samples");
-  area.replaceChildren();
-  for (let count = 0; count < 16; count++) {
-    const canvas = document.createElement("canvas");
-    canvas.className = isImage ? "small" : "middle";
-    canvas.setAttribute("role", "img");
-    canvas.setAttribute("aria-label", `Sample ${count + 1}`);
-    area.append(canvas);
-    paint(canvas, await decode(drawZ(random)));
+  if (config.kind === "table") {
+    const numbers = means.map((_, index) => String(index + 1));
+    const body = makeTable(area, ["Column", ...numbers], "Rows for z of the prior");
+    const found = means.map((mean) => textsOf(columns, mean));
+    columns.forEach(({name}, index) => addLine(body, name, found.map((texts) => texts[index].text)));
+    return;
   }
+  const canvases = (isImage ? means : [means]).map((mean, index) => {
+    const canvas = document.createElement("canvas");
+    canvas.setAttribute("role", "img");
+    canvas.setAttribute("aria-label", isImage ? `Sample ${index + 1}` : `${NUM_SAMPLES} samples as lines`);
+    if (isImage) {
+      canvas.className = "small";
+      paint(canvas, mean);
+    } else {
+      paintLines(canvas, mean, config.limits);
+    }
+    return canvas;
+  });
+  area.replaceChildren(...canvases);
 }
 
 // Start
@@ -419,7 +243,12 @@ async function start() {
   model = await loadAndCompile(modelBytes, {accelerator: "wasm"});
   makeSliders();
   makeMap();
-  makeExamine();
+  const isTable = config.kind === "table";
+  byId("generated").hidden = byId("reconstruction-figure").hidden = isTable;
+  byId("generated-row").hidden = !isTable;
+  byId("example-figure").hidden = !isImage;
+  // Tables are wide.
+  for (const name of ["examine", "samples-section"]) byId(name).classList.toggle("across", !isImage);
   byId("sample").addEventListener("click", () => sampleZ(crypto.getRandomValues(new Uint32Array(1))[0]));
   byId("seed").addEventListener("change", () => sampleZ(Number(byId("seed").value) >>> 0));
   byId("centre").addEventListener("click", () => {
@@ -430,7 +259,7 @@ async function start() {
   byId("more").addEventListener("click", () => showSamples(crypto.getRandomValues(new Uint32Array(1))[0]));
   byId("parts").hidden = false;
   await fromAddress();
-  await examine();
+  await makeExamine();
   await showSamples(1);
   byId("status").textContent = "The model is ready. It runs on this machine; nothing is sent anywhere.";
 }
