@@ -98,8 +98,8 @@ def windows(
                 f"length={length}, where the longest has {longest} steps {part} the split"
             )
     (train, train_starts), (validation, validation_starts) = parts
-    scaled = [((x - offset) / scale).astype(np.float32) for x in (train, validation)]
-    return Windows(*scaled, offset, scale, channels, train_starts, validation_starts)
+    train, validation = (((x - offset) / scale).astype(np.float32) for x in (train, validation))
+    return Windows(train, validation, offset, scale, channels, train_starts, validation_starts)
 
 
 def pad(sequences: Any, length: int | None = None) -> np.ndarray:
@@ -118,7 +118,7 @@ def pad(sequences: Any, length: int | None = None) -> np.ndarray:
     rows = sequences.to_list() if hasattr(sequences, "to_list") else list(sequences)
     if not rows:
         raise ValueError("`sequences` must hold at least one sequence. Received: none")
-    arrays = []
+    arrays: list[np.ndarray] = []
     for index, row in enumerate(rows):
         array = checks.to_numpy(row, "sequences") if np.size(row) else np.empty(0)
         array = array[:, np.newaxis] if array.ndim == 1 else array
