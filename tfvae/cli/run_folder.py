@@ -292,6 +292,8 @@ def report(
     if "seconds" in known:
         epochs = known["epochs"]
         facts["Training"] += f", {epochs} epoch{'' if epochs == 1 else 's'} in {duration(known['seconds'])}"
+        if known.get("best_epoch", epochs) != epochs:
+            facts["Training"] += f"; the weights are those of epoch {known['best_epoch']}"
     if command:
         facts["Command"] = command
     write_report(
