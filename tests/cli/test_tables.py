@@ -111,15 +111,13 @@ def test_a_report_counts_training_examples_by_batches_and_says_of_which_epoch_th
     run_folder.report(*arguments, label=None, command="")
     assert len(seen["train"]) == 50
     assert seen["facts"]["Training"].startswith("some 64 examples, 1 epoch in ")
-    assert "Command" not in seen["facts"]
+    assert {"Command", "Weights"}.isdisjoint(seen["facts"])
     # As a run that was stopped early says, whose weights are not those of its last epoch.
     of_run = {"epochs": 37, "seconds": 50.0, "best_epoch": 29}
     monkeypatch.setattr(run_folder.record, "read", lambda _: of_run)
     run_folder.report(*arguments, label=None, command="")
-    assert seen["facts"]["Training"].endswith(", 37 epochs in 50 s; the weights are those of epoch 29")
-    of_run["best_epoch"] = 37
-    run_folder.report(*arguments, label=None, command="")
     assert seen["facts"]["Training"].endswith(", 37 epochs in 50 s")
+    assert seen["facts"]["Weights"] == "those of epoch 29, whose held-out bound is the highest"
 
 
 def test_the_table_is_learned_from_the_training_part_alone(trained):

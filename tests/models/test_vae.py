@@ -339,6 +339,7 @@ def test_the_repr_of_a_part_shows_the_parts_within_it_and_cuts_long_lists():
         "names=['a', 'b', 'c', 'd', 'e', 'f', 'g', 'h', ... (10 in all)]), fill=True)"
     )
     assert described(CouplingFlow(3)) == "CouplingFlow(latent_dim=3, num_couplings=6, hidden=32, mixed=True)"
+    assert described(keras.optimizers.Adam(1e-3)) == "Adam(learning_rate=0.001)"
     # A network as an argument of a part would fill pages.
     network = keras.saving.serialize_keras_object(keras.Sequential([keras.Input((2,))]))
 

@@ -289,11 +289,11 @@ def report(
         "Training": f"{count} examples",
         "Held out": f"{len(data):,} examples" + (", the first of them" if len(data) == MOST_EXAMPLES else ""),
     }
+    if "best_epoch" in known:
+        facts["Weights"] = f"those of epoch {known['best_epoch']}, whose held-out bound is the highest"
     if "seconds" in known:
         epochs = known["epochs"]
         facts["Training"] += f", {epochs} epoch{'' if epochs == 1 else 's'} in {duration(known['seconds'])}"
-        if known.get("best_epoch", epochs) != epochs:
-            facts["Training"] += f"; the weights are those of epoch {known['best_epoch']}"
     if command:
         facts["Command"] = command
     write_report(

@@ -141,9 +141,16 @@ class VariationalModel(Trainer):
 
 
 def described(part: Any) -> str:
-    """A part as in code, with its arguments, those of parts within it too; long lists are cut."""
+    """A part as in code, with its arguments, those of parts within it too; long lists are cut.
+
+    Args:
+        part: a layer, a list of such, an optimizer, of which the learning rate is shown, or anything that has a `repr`.
+    """
     if isinstance(part, list):
         return f"[{', '.join(map(described, part))}]"
+    if isinstance(part, keras.optimizers.Optimizer):
+        # It has a dozen more, which hardly anyone sets.
+        return _as_call(type(part).__name__, {"learning_rate": part.get_config()["learning_rate"]})
     if not isinstance(part, keras.layers.Layer):
         return repr(part)
     return _as_call(type(part).__name__, part.get_config())
@@ -164,6 +171,9 @@ def _as_argument(value: Any) -> str:
         return f"{{{_cut(value, [f'{key!r}: {_as_argument(each)}' for key, each in _first(value.items())])}}}"
     if isinstance(value, list | tuple):
         return f"[{_cut(value, [_as_argument(each) for each in _first(value)])}]"
+    if isinstance(value, float):
+        # To the digits of float32, in which Keras keeps what it varies.
+        value = float(f"{value:.7g}")
     return checks.shown(value)
 
 

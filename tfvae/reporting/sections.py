@@ -174,7 +174,7 @@ def origin(subject: Subject) -> Section:
     model = subject.model
     parts = {slot: described(getattr(model, slot)) for slot in ("posterior", "prior", "likelihood", "objective")}
     if model.compiled:
-        parts["optimizer"] = type(model.optimizer).__name__
+        parts["optimizer"] = described(model.optimizer)
     body = "<h3>Parts</h3>" + code("\n".join(f"{slot}: {part}" for slot, part in parts.items()))
     for name, network in (("Encoder", model.encoder), ("Decoder", model.decoder)):
         layers = [f"{layer.name}: {type(layer).__name__}, {layer.count_params():,} weights" for layer in network.layers]
