@@ -71,6 +71,11 @@ def test_scores_above_the_threshold_have_another_colour():
     assert f"{np.mean(score > 1.0):.2%} of 500" in axes.get_title()
     assert axes.lines[0].get_xdata()[0] == 1.0
     assert len({bar.get_facecolor() for bar in plots.anomalies(score).axes[0].patches}) == 1
+    # A score that equals the threshold, as the highest of those it was calibrated on, is not above it.
+    axes = plots.anomalies([0.1, 0.2, 0.7, 0.7], 0.7).axes[0]
+    assert axes.get_title().startswith("0.00% of 4")
+    assert sum(bar.get_height() for bar in axes.patches if bar.get_x() >= 0.7) == 0
+    assert sum(bar.get_height() for bar in axes.patches) == 4
 
 
 @pytest.mark.parametrize(

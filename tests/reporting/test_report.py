@@ -147,7 +147,7 @@ def test_no_active_dimension_is_a_collapse_only_if_the_kl_divergence_is_near_0(k
 def test_the_parts_and_the_weights_are_those_of_every_other_place(vae, digits):
     subject = Subject(vae, digits, {}, None, None, None, {}, None, {}, [], 10, 0)
     parts = html.unescape(sections.origin(subject).body)
-    assert "posterior: DiagonalNormal(latent_dim=2)" in parts
+    assert "<dt>posterior</dt><dd>DiagonalNormal(latent_dim=2)</dd>" in parts
     assert "built=" not in parts
     count = sum(part.count_params() for part in (vae.encoder, vae.decoder, vae.posterior))
     assert f"with {count:,} weights" in document._lead(subject)

@@ -39,8 +39,11 @@ def anomalies(score: np.ndarray, threshold: float | None = None, *, ax: Axes | N
     edges = np.linspace(low - margin, high + margin, _BINS + 1)
     if threshold is not None:
         # So that no bar is on both sides of it.
-        edges += threshold - edges[np.argmin(np.abs(edges - threshold))]
-    counts, _ = np.histogram(np.clip(score, edges[0], edges[-1]), edges)
+        place = np.argmin(np.abs(edges - threshold))
+        edges += threshold - edges[place]
+        edges[place] = threshold
+    # Each bar holds its right edge, not its left: a score that equals the threshold is not above it.
+    counts = np.histogram(-np.clip(score, edges[0], edges[-1]), -edges[::-1])[0][::-1]
     is_above = edges[:-1] >= (np.inf if threshold is None else threshold)
     colors = np.where(is_above, ORANGE, BLUE).tolist()
     axes.bar(edges[:-1], counts, np.diff(edges), align="edge", color=colors, edgecolor="white", linewidth=0.4)

@@ -13,7 +13,7 @@ from tfvae.models.semi_supervised import SemiSupervisedVAE
 from tfvae.models.variational_model import described
 from tfvae.plots.bars import bars
 from tfvae.reporting.measures import standard_error
-from tfvae.reporting.page import Section, code, picture, table, text
+from tfvae.reporting.page import Section, code, listed, picture, table, text
 from tfvae.reporting.subject import Subject
 
 _PACKAGES = ("tfvae", "keras", "tensorflow", "tensorflow-probability")
@@ -175,7 +175,7 @@ def origin(subject: Subject) -> Section:
     parts = {slot: described(getattr(model, slot)) for slot in ("posterior", "prior", "likelihood", "objective")}
     if model.compiled:
         parts["optimizer"] = described(model.optimizer)
-    body = "<h3>Parts</h3>" + code("\n".join(f"{slot}: {part}" for slot, part in parts.items()))
+    body = "<h3>Parts</h3>" + listed(parts)
     for name, network in (("Encoder", model.encoder), ("Decoder", model.decoder)):
         layers = [f"{layer.name}: {type(layer).__name__}, {layer.count_params():,} weights" for layer in network.layers]
         body += f"<h3>{name}</h3>" + code("\n".join(layers))
