@@ -62,9 +62,10 @@ def latent(
             what = "example" if name == "x" else "label"
             shapes = f"{name}.shape={np.shape(given)}, loc.shape={loc.shape}"
             raise ValueError(f"`{name}` must hold one {what} per row of `loc`. Received: {shapes}")
-    if np.ndim(labels) > 1:
-        raise ValueError(f"`labels` must have the shape [B]. Received: labels.shape={np.shape(labels)}")
-    groups = _Groups(len(loc), None if labels is None else np.asarray(labels))
+    labels = None if labels is None else np.asarray(labels)
+    if labels is not None and labels.ndim > 1:
+        raise ValueError(f"`labels` must have the shape [B]. Received: labels.shape={labels.shape}")
+    groups = _Groups(len(loc), labels)
     figure = new_figure("Posterior means", 7.0 if labels is None else 7.8, 4 if loc.shape[1] == 1 else 7.3, ax)
     axes = figure.add_subplot()
     plain(axes)
