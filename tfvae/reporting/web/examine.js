@@ -223,7 +223,8 @@ const fields = [];
 
 // The row as a form: for each column its value, its reconstruction, and what it adds to the score.
 function makeFields() {
-  const head = ["Column", "Value", "Reconstruction", ...(config.detects ? ["Adds, nats"] : [])];
+  // With a soft hyphen, for narrow screens.
+  const head = ["Column", "Value", "Recon\u00adstruction", ...(config.detects ? ["Adds, nats"] : [])];
   const body = makeTable(byId("row"), head, "The row, its reconstruction, and what adds to its score");
   columns.slice(0, config.kind === "table" ? columns.length : MOST_FIELDS).forEach((column, index) => {
     const input = document.createElement(["category", "bool"].includes(column.kind) ? "select" : "input");
