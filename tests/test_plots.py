@@ -245,6 +245,14 @@ NAN_IMAGES = np.full((2, 8, 8, 1), np.nan)
         (lambda: plots.latent(ONES, NAN_IMAGES), r"`x` must hold finite values"),
         (lambda: plots.latent(ONES, max_points=0), r"`max_points` must be at least 1"),
         (lambda: plots.history({"loss": [1.0]}), r"`history` must have at least one of .*elbo"),
+        (lambda: plots.history({"elbo": [1.0], "val_elbo": []}), r"`history` must have a value for each epoch"),
+        (lambda: plots.history({"val_elbo": []}), r"`history` must have a value for each epoch"),
+        (lambda: plots.history({"elbo": 1.0}), r"`history` must have a value for each epoch"),
+        (lambda: plots.history(None), r"`history` must be what `fit\(\.\.\.\)\.history` holds"),
+        (lambda: plots.samples([["a"]]), r"`x` must hold numbers"),
+        (lambda: plots.reconstructions(ONES, ONES, names=("a",)), r"`names` must be two texts"),
+        (lambda: plots.latent(ONES, labels=["a", None]), r"`labels` must be all texts or all numbers"),
+        (lambda: plots.latent(ONES, labels=ONES), r"`labels` must have the shape \[B\]"),
     ],
 )
 def test_errors(call, message):

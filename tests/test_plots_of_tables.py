@@ -140,6 +140,8 @@ NANS = pd.DataFrame({"a": [np.nan]})
         (lambda: plots.marginals(NANS, np.ones((2, 2))), "`generated` must be a data frame"),
         (lambda: plots.marginals(NANS, NANS), "must have a column with values in common"),
         (lambda: plots.marginals(NANS, NANS, {"b": "number"}), "must have the column 'b'"),
+        (lambda: plots.marginals(NANS, NANS, ["a"]), "`kinds` must be the kinds of columns by name"),
+        (lambda: plots.marginals(NANS[["a", "a"]], NANS), "`real` must be a table whose columns have different names"),
         (lambda: plots.marginals(NANS, NANS, max_columns=0), "`max_columns` must be at least 1"),
         (lambda: plots.contributions(np.ones((1, 2)), [["a"]], ["t"]), r"`nats` must have the shape \[B, C\]"),
         (lambda: plots.contributions(np.full((1, 1), np.nan), [["a"]], ["t"]), "`nats` must hold finite values"),

@@ -71,6 +71,21 @@ def test_scores_above_the_threshold_have_another_colour():
     assert f"{np.mean(score > 1.0):.2%} of 500" in axes.get_title()
     assert axes.lines[0].get_xdata()[0] == 1.0
     assert len({bar.get_facecolor() for bar in plots.anomalies(score).axes[0].patches}) == 1
+    # A score that equals the threshold, as the highest of those it was calibrated on, is not above it.
+    axes = plots.anomalies([0.1, 0.2, 0.7, 0.7], 0.7).axes[0]
+    assert axes.get_title().startswith("0.00% of 4")
+    assert sum(bar.get_height() for bar in axes.patches if bar.get_x() >= 0.7) == 0
+    assert sum(bar.get_height() for bar in axes.patches) == 4
+
+
+@pytest.mark.parametrize(
+    ("most", "expected"),
+    [(1, "0 1"), (4, "0 1 2 3 4"), (30, "0 1 2 5 10 20"), (600, "0 1 10 100"), (40_000, "0 1 10 100 1,000 10,000")],
+)
+def test_the_counts_of_scores_are_marked_with_whole_numbers(most, expected):
+    axes = plots.anomalies(np.repeat([0.0, 1.0], [most, 1])).axes[0]
+    assert [label.get_text() for label in axes.get_yticklabels()] == expected.split()
+    assert len(axes.get_yticks(minor=True)) == 0
 
 
 def test_classes_have_colours_and_shapes_of_their_own():
@@ -152,11 +167,13 @@ def test_every_plot_takes_the_place_of_axes_of_a_grid(name, walks):
             r"`x` must have the shape \[D, V, \.\.\.\]",
         ),
         (lambda x: plots.samples(x[0], limits=(1.0, 0.0)), r"`limits` must be two numbers, the lower one first"),
+        (lambda x: plots.samples(x[0], limits=1.0), r"`limits` must be two numbers"),
         (lambda x: plots.samples(x[0], ax=Figure().add_axes((0, 0, 1, 1))), r"`ax` must be matplotlib axes in a grid"),
         (lambda x: plots.samples(x[0], ax="left"), r"`ax` must be matplotlib axes in a grid"),
         (lambda x: plots.latent(np.ones((3, 2)), labels=[1, 2]), r"`labels` must hold one label per row of `loc`"),
         (lambda x: plots.latent(np.ones((50, 2)), labels=list(map(str, range(50)))), r"at most 49 classes"),
         (lambda x: plots.anomalies([np.nan]), r"`score` must hold finite values"),
+        (lambda x: plots.anomalies([1.0], [1.0, 2.0]), r"`threshold` must be one number"),
     ],
 )
 def test_errors(call, message, walks):

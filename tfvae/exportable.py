@@ -3,6 +3,7 @@
 import abc
 import dataclasses
 import importlib
+import math
 import os
 from collections.abc import Callable, Mapping
 from typing import Any, ClassVar, Self
@@ -265,3 +266,8 @@ class Exportable(metaclass=abc.ABCMeta):
             those that `tfvae.export.documents` provides to every template.
         """
         return [("model.md", {})]
+
+
+def weight_count(model: Exportable) -> int:
+    """How many numbers the weights of a model are, without the state of its noise, which `count_params` counts too."""
+    return sum(math.prod(variable.shape) for variable in model.export_weights())

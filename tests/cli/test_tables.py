@@ -100,7 +100,7 @@ def test_the_report_says_what_was_trained_on_what_how_long_and_by_which_command(
     assert "coloured by class" in text
 
 
-def test_more_training_examples_than_a_report_reads_are_counted_by_batches(trained, monkeypatch):
+def test_a_report_counts_training_examples_by_batches_and_says_of_which_epoch_the_weights_are(trained, monkeypatch):
     seen = {}
     monkeypatch.setattr(run_folder, "write_report", lambda *_, **given: seen.update(given))
     monkeypatch.setattr(run_folder, "MOST_EXAMPLES", 50)
@@ -111,7 +111,13 @@ def test_more_training_examples_than_a_report_reads_are_counted_by_batches(train
     run_folder.report(*arguments, label=None, command="")
     assert len(seen["train"]) == 50
     assert seen["facts"]["Training"].startswith("some 64 examples, 1 epoch in ")
-    assert "Command" not in seen["facts"]
+    assert {"Command", "Weights"}.isdisjoint(seen["facts"])
+    # As a run that was stopped early says, whose weights are not those of its last epoch.
+    of_run = {"epochs": 37, "seconds": 50.0, "best_epoch": 29}
+    monkeypatch.setattr(run_folder.record, "read", lambda _: of_run)
+    run_folder.report(*arguments, label=None, command="")
+    assert seen["facts"]["Training"].endswith(", 37 epochs in 50 s")
+    assert seen["facts"]["Weights"] == "those of epoch 29, whose held-out bound is the highest"
 
 
 def test_the_table_is_learned_from_the_training_part_alone(trained):

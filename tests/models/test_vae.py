@@ -8,10 +8,11 @@ from scipy import stats
 
 import tfvae.models.autoencoder
 from tfvae import VAE
-from tfvae.likelihoods import Normal
+from tfvae.likelihoods import Bernoulli, Columns, Missing, Normal
+from tfvae.models.variational_model import described
 from tfvae.networks import dense_decoder, dense_encoder
 from tfvae.objectives import ELBO
-from tfvae.posteriors import DiagonalNormal
+from tfvae.posteriors import CouplingFlow, DiagonalNormal
 from tfvae.priors import StandardNormal
 
 # Networks
@@ -329,3 +330,21 @@ def test_the_repr_says_what_the_model_is_made_of(tiny_vae, lazy_vae):
     # Encoder 4 * 8 + 8, heads 2 * (8 * 2 + 2), decoder 2 * 8 + 8 + 8 * 4 + 4.
     assert text.endswith("event_shape=(4,), 136 trainable weights)")
     assert repr(lazy_vae()).endswith("not built)")
+
+
+def test_the_repr_of_a_part_shows_the_parts_within_it_and_cuts_long_lists():
+    columns = Columns({"a": (Normal("learned"), 2), "b": (Bernoulli(), 8)}, names=list("abcdefghij"))
+    assert described(Missing(columns)) == (
+        "Missing(likelihood=Columns(columns={'a': [Normal(scale='learned'), 2], 'b': [Bernoulli(), 8]}, "
+        "names=['a', 'b', 'c', 'd', 'e', 'f', 'g', 'h', ... (10 in all)]), fill=True)"
+    )
+    assert described(CouplingFlow(3)) == "CouplingFlow(latent_dim=3, num_couplings=6, hidden=32, mixed=True)"
+    assert described(keras.optimizers.Adam(1e-3)) == "Adam(learning_rate=0.001)"
+    # A network as an argument of a part would fill pages.
+    network = keras.saving.serialize_keras_object(keras.Sequential([keras.Input((2,))]))
+
+    class WithNetwork(Bernoulli):
+        def get_config(self):
+            return {**super().get_config(), "network": network}
+
+    assert described(WithNetwork()) == "WithNetwork(network=Sequential(...))"

@@ -132,6 +132,26 @@ def test_the_form_refuses_what_is_not_of_a_column_and_takes_what_is_missing(page
         driver.execute_script("document.getElementById('pasted').value = arguments[0]", pasted)
         driver.find_element("id", "use").click()
         wait(driver, lambda message=message: message in text(driver, "verdict"))
+        assert text(driver, "reasons-list") == ""
+        cells = driver.find_elements("css selector", "#row tbody td:nth-child(n + 3)")
+        assert len(cells) == 20
+        assert all(cell.text == "" for cell in cells)
+
+
+@pytest.mark.slow
+@browser
+def test_a_value_that_was_refused_is_not_forgotten_by_the_next_change(page, open_page, model):
+    driver = open_page(page.as_uri())
+    names = list(model.table.kinds)
+    for name, value in (("height", "tall"), ("amount", "3.5")):
+        driver.execute_script(
+            "const i = document.getElementById(arguments[0]); i.value = arguments[1];"
+            "i.dispatchEvent(new Event('input'));",
+            f"x{names.index(name)}",
+            value,
+        )
+        wait(driver, lambda: 'Column "height" must hold numbers' in text(driver, "verdict"))
+    assert np.isnan(score_of(driver))
 
 
 @pytest.mark.slow
@@ -142,3 +162,9 @@ def test_the_page_is_accessible_and_nothing_is_wider_than_it(page, open_page, wi
     driver = open_page(page.as_uri(), width, dark)
     assert violations(driver) == []
     assert driver.execute_script("return document.documentElement.scrollWidth <= window.innerWidth")
+    # What each column adds to the score is in sight, whole.
+    assert driver.execute_script(
+        "const row = document.getElementById('row'); return row.scrollWidth <= row.clientWidth"
+        " && [...row.querySelectorAll('th, td')].every(cell => cell.scrollWidth <= cell.clientWidth + 1)"
+    )
+    assert "0 for what is typical" in text(driver, "about-score")

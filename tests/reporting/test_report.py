@@ -1,6 +1,7 @@
 """A report holds what was measured, in one file that asks nothing of the network."""
 
 import dataclasses
+import html
 import html.parser
 import re
 
@@ -13,10 +14,12 @@ from sklearn.datasets import load_digits
 import tfvae
 from tests.helpers import browser, table_rows
 from tfvae import plots
+from tfvae.callbacks.warnings import COLLAPSE_ADVICE
+from tfvae.export import card
 from tfvae.networks import dense_decoder, dense_encoder
-from tfvae.reporting import arrays, document, sections, table_sections
+from tfvae.reporting import arrays, document, explorer, sections, table_sections
 from tfvae.reporting import page as page_module
-from tfvae.reporting.measures import measure
+from tfvae.reporting.measures import Measures, measure
 from tfvae.reporting.subject import Subject
 
 VOID = {"meta", "img", "br", "link"}
@@ -124,6 +127,32 @@ def test_a_report_of_pictures_has_all_that_is_known(vae, digits, tmp_path):
     assert "<h3>Command</h3>" not in text
     assert "&lt;digits&gt; &amp; co" in text
     assert "<digits>" not in text
+
+
+@pytest.mark.parametrize(
+    ("kl", "words", "absent"),
+    [(0.01, COLLAPSE_ADVICE, "not collapsed"), (0.405, "the posterior has not collapsed", COLLAPSE_ADVICE)],
+)
+def test_no_active_dimension_is_a_collapse_only_if_the_kl_divergence_is_near_0(kl, words, absent, vae, digits):
+    measured = Measures(np.zeros(40), np.zeros(40), np.full(40, kl), 10)
+    subject = Subject(vae, digits, {}, None, None, None, {}, None, {}, [], 10, 0, measured)
+    subject.__dict__["active"] = 0
+    assert "0 of 2 latent dimensions are active" in sections.held_out(subject).body
+    body = html.unescape(sections.traversals(subject).body)
+    assert f"variance of at most 0.01 over the examples. KL(q(z|x) || p(z)) is {kl:.3g} nats" in body
+    assert words in body
+    assert absent not in body
+
+
+def test_the_parts_and_the_weights_are_those_of_every_other_place(vae, digits):
+    subject = Subject(vae, digits, {}, None, None, None, {}, None, {}, [], 10, 0)
+    parts = html.unescape(sections.origin(subject).body)
+    assert "<dt>posterior</dt><dd>DiagonalNormal(latent_dim=2)</dd>" in parts
+    assert "built=" not in parts
+    count = sum(part.count_params() for part in (vae.encoder, vae.decoder, vae.posterior))
+    assert f"with {count:,} weights" in document._lead(subject)
+    assert f"with {count:,} weights" in explorer._page("title", vae, {}, {})
+    assert f"{count:,} weights" in card._parts(vae)
 
 
 def test_what_is_not_known_is_left_out(vae, digits, tmp_path):

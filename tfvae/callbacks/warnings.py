@@ -8,7 +8,12 @@ import keras
 
 # In nats per example. The noise of training leaves a collapsed posterior a KL divergence of up to about this much, with
 # up to some 30 latent dimensions.
-_COLLAPSED = 0.05
+COLLAPSED = 0.05
+# What helps against it, wherever it is found.
+COLLAPSE_ADVICE = (
+    "Try `tfvae.callbacks.KLWarmUp`, free bits, a smaller `beta`, a weaker decoder, or a likelihood with a smaller "
+    "`scale`."
+)
 
 
 class NonFiniteLossWarning(keras.callbacks.Callback):
@@ -66,12 +71,11 @@ class PosteriorCollapseWarning(keras.callbacks.Callback):
         is_whole = float(keras.ops.convert_to_numpy(self.model.kl_weight)) == 1.0
         for name in getattr(self.model, "collapsing", ("kl",)):
             kl = float((logs or {}).get(name, math.inf)) if is_whole else math.inf
-            if kl <= self._last.get(name, math.inf) < _COLLAPSED and not self._has_warned:
+            if kl <= self._last.get(name, math.inf) < COLLAPSED and not self._has_warned:
                 self._has_warned = True
                 warnings.warn(
                     f"The posterior has collapsed to the prior: KL(q(z|x) || p(z)), the metric `{name}`, was {kl:.2g} "
-                    f"nats in epoch {epoch + 1}, so z says almost nothing about x. Try `tfvae.callbacks.KLWarmUp`, "
-                    "free bits, a smaller `beta`, a weaker decoder, or a likelihood with a smaller `scale`.",
+                    f"nats in epoch {epoch + 1}, so z says almost nothing about x. {COLLAPSE_ADVICE}",
                     stacklevel=2,
                 )
             self._last[name] = kl

@@ -289,6 +289,8 @@ def report(
         "Training": f"{count} examples",
         "Held out": f"{len(data):,} examples" + (", the first of them" if len(data) == MOST_EXAMPLES else ""),
     }
+    if "best_epoch" in known:
+        facts["Weights"] = f"those of epoch {known['best_epoch']}, whose held-out bound is the highest"
     if "seconds" in known:
         epochs = known["epochs"]
         facts["Training"] += f", {epochs} epoch{'' if epochs == 1 else 's'} in {duration(known['seconds'])}"

@@ -22,6 +22,7 @@ from tfvae.cli.history import cut_history, history, history_rows
 from tfvae.cli.progress import ProgressLine, RecordTime
 from tfvae.data import Pipelines
 from tfvae.distribute import strategies
+from tfvae.exportable import weight_count
 from tfvae.likelihoods import Likelihood
 from tfvae.models.vae import VAE
 
@@ -340,7 +341,7 @@ def fit(
                 best = stopping.best_epoch + 1
                 print(f"The model is that of epoch {best}, whose held-out bound is the highest of {len(losses)}.")
                 record.add(folder, best_epoch=best)
-            record.add(folder, ended=True, weights=model.count_params())
+            record.add(folder, ended=True, weights=weight_count(model))
             model.save(folder / "model.keras")
         elif not np.isfinite(losses).any():
             # `ModelCheckpoint` saves the first epoch whatever its loss.

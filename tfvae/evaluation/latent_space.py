@@ -17,6 +17,8 @@ tfd = tfp.distributions
 
 # Draws of z, where a moment or a divergence has no closed form.
 _NUM_SAMPLES = 64
+# The variance of the posterior mean above which a unit is active.
+ACTIVE = 0.01
 
 
 class ActiveUnits(NamedTuple):
@@ -45,7 +47,7 @@ class RateDistortion(NamedTuple):
 
 
 def active_units(
-    model: VAE, x: Any, threshold: float = 0.01, *, batch_size: int = 256, seed: int | None = None
+    model: VAE, x: Any, threshold: float = ACTIVE, *, batch_size: int = 256, seed: int | None = None
 ) -> ActiveUnits:
     """Counts the latent dimensions whose posterior mean varies with x.
 

@@ -7,7 +7,7 @@ import numpy as np
 
 from tfvae import checks
 from tfvae.evaluation.batches import check_model, seeded
-from tfvae.evaluation.latent_space import active_units, kl_per_dimension
+from tfvae.evaluation.latent_space import ACTIVE, active_units, kl_per_dimension
 from tfvae.models.conditional import ConditionalVAE
 from tfvae.models.semi_supervised import SemiSupervisedVAE
 from tfvae.models.vae import VAE
@@ -86,8 +86,9 @@ def traversals(
     if dimensions is None:
         if not active:
             raise ValueError(
-                "`model` must have an active latent dimension: the posterior of each is the same for all examples, "
-                "which is called collapse; tfvae.callbacks.KLWarmUp helps. Received: a model without one"
+                "`model` must have an active latent dimension; `dimensions` chooses those that are not. Received: "
+                f"posterior means whose variances over the examples are at most {variances.max():.2g}, where those of "
+                f"active dimensions are above {ACTIVE:g}"
             )
         order = np.argsort(-(variances if np.isnan(kl).any() else kl), kind="stable")
         chosen = order[np.isin(order, np.argsort(-variances, kind="stable")[:active])]

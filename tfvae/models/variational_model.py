@@ -2,8 +2,9 @@
 
 import abc
 import functools
+import itertools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sized
 from typing import Any, ClassVar
 
 import keras
@@ -17,6 +18,10 @@ from tfvae.training.step import Minimizer
 from tfvae.training.trainer import Trainer
 
 _SHOWN = ("latent_dim", "latent_dims", "posterior", "posteriors", "prior", "likelihood", "objective", "event_shape")
+# The arguments that every layer has.
+_OF_EVERY_LAYER = ("name", "trainable", "dtype")
+# As many elements of a list are shown of an argument.
+_MOST_SHOWN = 8
 
 
 class VariationalModel(Trainer):
@@ -54,7 +59,7 @@ class VariationalModel(Trainer):
 
     def __repr__(self) -> str:
         """The parts of the model, the shape of its data and the number of its trainable weights."""
-        shown = [f"{name}={_described(getattr(self, name))}" for name in self._shown if hasattr(self, name)]
+        shown = [f"{name}={described(getattr(self, name))}" for name in self._shown if hasattr(self, name)]
         count = sum(math.prod(variable.shape) for variable in self.trainable_variables)
         weights = f"{count:,} trainable weights" if self.built else "not built"
         return f"{type(self).__name__}({', '.join(shown)}, {weights})"
@@ -135,13 +140,47 @@ class VariationalModel(Trainer):
         return self.next_seed() if seed is None else tf.constant([checks.seed_number(seed), 0], tf.int32)
 
 
-def _described(part: Any) -> str:
-    """A part as in code, with those of its arguments that are numbers or texts."""
+def described(part: Any) -> str:
+    """A part as in code, with its arguments, those of parts within it too; long lists are cut.
+
+    Args:
+        part: a layer, a list of such, an optimizer, of which the learning rate is shown, or anything that has a `repr`.
+    """
     if isinstance(part, list):
-        return f"[{', '.join(map(_described, part))}]"
+        return f"[{', '.join(map(described, part))}]"
+    if isinstance(part, keras.optimizers.Optimizer):
+        # It has a dozen more, which hardly anyone sets.
+        return _as_call(type(part).__name__, {"learning_rate": part.get_config()["learning_rate"]})
     if not isinstance(part, keras.layers.Layer):
         return repr(part)
-    own = set(part.get_config()) - set(keras.layers.Layer().get_config())
-    values = {name: value for name, value in part.get_config().items() if name in own and value is not None}
-    shown = [f"{name}={value!r}" for name, value in values.items() if isinstance(value, bool | int | float | str)]
-    return f"{type(part).__name__}({', '.join(shown)})"
+    return _as_call(type(part).__name__, part.get_config())
+
+
+def _as_call(name: str, config: dict[str, Any]) -> str:
+    if "layers" in config:
+        # Of a network, whose layers would take pages.
+        return f"{name}(...)"
+    own = {key: value for key, value in config.items() if key not in _OF_EVERY_LAYER and value is not None}
+    return f"{name}({', '.join(f'{key}={_as_argument(value)}' for key, value in own.items())})"
+
+
+def _as_argument(value: Any) -> str:
+    if isinstance(value, dict) and {"class_name", "config"} <= set(value):
+        return _as_call(value["class_name"], value["config"])
+    if isinstance(value, dict):
+        return f"{{{_cut(value, [f'{key!r}: {_as_argument(each)}' for key, each in _first(value.items())])}}}"
+    if isinstance(value, list | tuple):
+        return f"[{_cut(value, [_as_argument(each) for each in _first(value)])}]"
+    if isinstance(value, float):
+        # To the digits of float32, in which Keras keeps what it varies.
+        value = float(f"{value:.7g}")
+    return checks.shown(value)
+
+
+def _first(values: Iterable[Any]) -> list[Any]:
+    return list(itertools.islice(values, _MOST_SHOWN))
+
+
+def _cut(values: Sized, shown: list[str]) -> str:
+    more = [f"... ({len(values)} in all)"] if len(values) > len(shown) else []
+    return ", ".join([*shown, *more])

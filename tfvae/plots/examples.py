@@ -42,6 +42,8 @@ def reconstructions(
         ValueError: the shapes differ, there is no example, or a value drawn is not finite.
     """
     check_positive("max_examples", max_examples)
+    if len(names) != 2:
+        raise ValueError(f"`names` must be two texts. Received: names={checks.shown(names)}")
     if np.shape(x) != np.shape(reconstruction):
         shapes = f"x.shape={np.shape(x)}, reconstruction.shape={np.shape(reconstruction)}"
         raise ValueError(f"`reconstruction` must have the shape of `x`. Received: {shapes}")
@@ -151,7 +153,9 @@ def displayable(images: np.ndarray, limits: tuple[float, float] | None = None) -
         # A linear decoder overshoots 0 and 1 in a few pixels: stretching the scale to them would turn the rest grey.
         is_unit = np.abs(images - clipped).sum() <= 0.1 * np.abs(images).sum()
         limits = (0.0, 1.0) if is_unit else (images.min(), max(images.max(), images.min() + 1e-9))
-    elif not (len(limits) == 2 and math.isfinite(limits[1] - limits[0]) and limits[0] < limits[1]):
+    elif np.shape(limits) != (2,) or not (
+        np.asarray(limits).dtype.kind in "iuf" and -math.inf < limits[0] < limits[1] < math.inf
+    ):
         raise ValueError(f"`limits` must be two numbers, the lower one first. Received: limits={checks.shown(limits)}")
     scaled = np.clip((images - limits[0]) / (limits[1] - limits[0]), 0.0, 1.0)
     return scaled[..., 0] if images.shape[-1] == 1 else scaled

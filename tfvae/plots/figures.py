@@ -64,9 +64,12 @@ def finite(argument: str, values: np.ndarray) -> np.ndarray:
     """Values as floats.
 
     Raises:
-        ValueError: one is not finite, or there is none.
+        ValueError: one is no number or not finite, or there is none.
     """
-    values = np.asarray(values, dtype=float)
+    try:
+        values = np.asarray(values, dtype=float)
+    except (TypeError, ValueError):
+        raise ValueError(f"`{argument}` must hold numbers. Received: {checks.shown(values)}") from None
     bad = np.count_nonzero(~np.isfinite(values))
     if bad or values.size == 0:
         raise ValueError(

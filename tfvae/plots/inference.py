@@ -7,6 +7,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from tfvae import checks
 from tfvae.plots.figures import BLUE, ORANGE, check_positive, new_figure, plain, whole
 
 _BINS = 20
@@ -30,8 +31,9 @@ def calibration(result: Any, probability: float = 0.95, max_latents: int = 12, *
         The figure.
 
     Raises:
-        ValueError: `max_latents` is below 1.
+        ValueError: an argument is not valid.
     """
+    _check_result(result, "calibration", "ranks", "bands")
     check_positive("max_latents", max_latents)
     table = result.summary()
     order = table[["rank_p_value", "symmetry_p_value"]].min(axis=1).sort_values(kind="stable").index[:max_latents]
@@ -72,7 +74,11 @@ def predictive_check(result: Any, *, ax: Axes | None = None) -> Figure:
 
     Returns:
         The figure, with one panel for each statistic.
+
+    Raises:
+        ValueError: `result` is something else, or holds no statistic.
     """
+    _check_result(result, "predictive_check", "observed", "replicated")
     columns = min(4, len(result.observed))
     rows = math.ceil(len(result.observed) / columns)
     figure = new_figure("Statistics of the data and of replications", max(2.6 * columns, 5.0), 2.1 * rows + 0.9, ax)
@@ -94,3 +100,12 @@ def predictive_check(result: Any, *, ax: Axes | None = None) -> Figure:
     handles = figure.axes[0].get_legend_handles_labels()
     figure.legend(*handles, loc="outside lower right", ncols=2, fontsize="small", frameon=False)
     return whole(figure)
+
+
+def _check_result(result: Any, function: str, *names: str) -> None:
+    """Raises ValueError unless a result is that of a function of `tfvae.evaluation` and holds something to draw."""
+    if not all(hasattr(result, name) for name in names) or not getattr(result, names[0]):
+        raise ValueError(
+            f"`result` must be what tfvae.evaluation.{function} returns, and not empty. "
+            f"Received: {checks.shown(result)}"
+        )

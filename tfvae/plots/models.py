@@ -11,7 +11,7 @@ from matplotlib.figure import Figure, SubFigure
 from matplotlib.patches import Rectangle
 from matplotlib.ticker import MaxNLocator
 
-from tfvae import renamed
+from tfvae import checks, renamed
 from tfvae.plots.examples import displayable, examples, is_image
 from tfvae.plots.figures import BLUE, COLORS, MARKERS, ORANGE, check_positive, finite, new_figure, plain, whole
 
@@ -62,7 +62,10 @@ def latent(
             what = "example" if name == "x" else "label"
             shapes = f"{name}.shape={np.shape(given)}, loc.shape={loc.shape}"
             raise ValueError(f"`{name}` must hold one {what} per row of `loc`. Received: {shapes}")
-    groups = _Groups(len(loc), None if labels is None else np.asarray(labels))
+    labels = None if labels is None else np.asarray(labels)
+    if labels is not None and labels.ndim > 1:
+        raise ValueError(f"`labels` must have the shape [B]. Received: labels.shape={labels.shape}")
+    groups = _Groups(len(loc), labels)
     figure = new_figure("Posterior means", 7.0 if labels is None else 7.8, 4 if loc.shape[1] == 1 else 7.3, ax)
     axes = figure.add_subplot()
     plain(axes)
@@ -123,12 +126,20 @@ def history(history: Mapping[str, Sequence[float]], *, ax: Axes | None = None) -
         The figure, with one panel per metric.
 
     Raises:
-        ValueError: none of the metrics is present.
+        ValueError: none of the metrics is present, or one has no values.
     """
+    if not isinstance(history, Mapping):
+        raise ValueError(f"`history` must be what `fit(...).history` holds. Received: {checks.shown(history)}")
     history = {renamed.metric(name): values for name, values in history.items()}
     present = [metric for metric in _METRICS if metric in history or f"val_{metric}" in history]
     if not present:
         raise ValueError(f"`history` must have at least one of {list(_METRICS)}. Received: {list(history)}")
+    for name in (name for metric in present for name in (metric, f"val_{metric}") if name in history):
+        if np.ndim(history[name]) != 1 or not len(history[name]):
+            raise ValueError(
+                f"`history` must have a value for each epoch, of one epoch at least. Received: {name} = "
+                f"{checks.shown(history[name])}"
+            )
     figure = new_figure("Training history", 4 * len(present), 3.6, ax)
     for index, metric in enumerate(present):
         axes = figure.add_subplot(1, len(present), index + 1)
@@ -162,7 +173,13 @@ class _Groups:
         self._classes = np.empty(0)
         if labels is None:
             return
-        self._classes = np.unique(labels)
+        try:
+            self._classes = np.unique(labels)
+        except TypeError:
+            raise ValueError(
+                "`labels` must be all texts or all numbers, so that they have an order. Received: "
+                f"{checks.shown_names(sorted({type(label).__name__ for label in labels}))}"
+            ) from None
         if labels.dtype.kind in "iuf" and len(self._classes) > _MOST_NUMBERS:
             self.numbers = finite("labels", labels)
             self.colors = colormaps["cividis"](Normalize()(self.numbers))

@@ -47,6 +47,8 @@ def posterior(
     if not 0.0 < probability < 1.0:
         raise ValueError(f"`probability` must be between 0 and 1. Received: probability={probability}")
     check_positive("max_panels", max_panels)
+    if names is not None and not len(names):
+        raise ValueError("`names` must be those of one latent variable at least, or None for all. Received: no name")
     if not isinstance(draws, Mapping) or not draws:
         raise ValueError(f"`draws` must be draws by name. Received: {type(draws).__name__}")
     for argument, given in (("names", names or ()), ("truth", truth or ())):
@@ -107,7 +109,7 @@ def predictive(replicated: Any, observed: Any, *, ax: Axes | None = None) -> Fig
         observed, replicated = {"": observed}, {"": replicated}
     if not observed or (unknown := [name for name in observed if name not in replicated]):
         received = unknown if observed else "no names"
-        raise ValueError(f"`observed` must be among {list(replicated)}. Received: {received}")
+        raise ValueError(f"`observed` must have names, all among {list(replicated)}. Received: {received}")
     columns = min(3, len(observed))
     rows = math.ceil(len(observed) / columns)
     figure = new_figure("Data and replications", max(3.4 * columns, 5.0), 2.6 * rows + 0.9, ax)
@@ -115,11 +117,12 @@ def predictive(replicated: Any, observed: Any, *, ax: Axes | None = None) -> Fig
         data, draws = np.asarray(of_data), np.asarray(replicated[name])
         if draws.ndim == 0 or draws.shape[1:] != data.shape:
             raise ValueError(
-                f"`replicated` must have the shape [S, {', '.join(map(str, data.shape))}], as `observed` has. "
+                f"`replicated` must have the shape [{', '.join(map(str, ('S', *data.shape)))}], as `observed` has. "
                 f"Received: shape {list(draws.shape)}" + (f" of {name!r}" if name else "")
             )
         axes = figure.add_subplot(rows, columns, index + 1)
-        data, draws = finite("observed", data.ravel()), finite("replicated", draws.reshape(len(draws), -1))
+        # None of either may be missing where they are reshaped.
+        data, draws = finite("observed", data).ravel(), finite("replicated", draws).reshape(len(draws), -1)
         # Few data would be a comb in many bars.
         _, edges = _binned(np.concatenate([data, draws.ravel()]), min(_BINS, 5 + math.isqrt(len(data))))
         share = [np.histogram(np.clip(each, edges[0], edges[-1]), edges)[0] / len(data) for each in (data, *draws)]
@@ -138,6 +141,8 @@ def predictive(replicated: Any, observed: Any, *, ax: Axes | None = None) -> Fig
 def _elements(name: str, values: Any, truth: Any) -> Iterator[tuple[str, np.ndarray, float | None]]:
     """For each element of a latent variable its label, its draws [S] and its known value."""
     values = finite("draws", values)
+    if values.ndim == 0:
+        raise ValueError(f"`draws` must have the shape [S, ...], with S draws. Received: a single value of {name!r}")
     if truth is not None:
         truth = finite("truth", truth)
         if truth.shape != values.shape[1:]:

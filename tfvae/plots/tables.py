@@ -55,6 +55,9 @@ def marginals(
     for argument, frame in (("real", real), ("generated", generated)):
         if not checks.is_frame(frame):
             raise ValueError(f"`{argument}` must be a data frame. Received: {checks.shown(frame)}")
+        checks.check_distinct(argument, list(map(str, frame.columns)))
+    if not (kinds is None or isinstance(kinds, Mapping)):
+        raise ValueError(f"`kinds` must be the kinds of columns by name, or None. Received: {checks.shown(kinds)}")
     panels = []
     for name in real.columns if kinds is None else kinds:
         if name not in real.columns or name not in generated.columns:

@@ -10,11 +10,12 @@ from tfvae import checks, files
 from tfvae.data import tables
 from tfvae.data.schema import frame_of, is_rows
 from tfvae.export.report import Verification
+from tfvae.exportable import weight_count
 from tfvae.models.conditional import ConditionalVAE
 from tfvae.models.semi_supervised import SemiSupervisedVAE
 from tfvae.models.vae import VAE
 from tfvae.reporting import arrays, sections, table_sections
-from tfvae.reporting.measures import Measures, measure
+from tfvae.reporting.measures import Measures
 from tfvae.reporting.page import Section, listed, page, text
 from tfvae.reporting.subject import MOST_EXAMPLES, Subject, classes
 
@@ -112,9 +113,9 @@ def report(
         warnings,
         num_samples,
         seed,
+        measures,
     )
-    measures = measure(model, subject.data(), num_samples, seed) if measures is None else measures
-    made: list[Section | None] = [sections.held_out(subject, measures), sections.curves(subject)]
+    made: list[Section | None] = [sections.held_out(subject), sections.curves(subject)]
     of_kind = _OF_LABELS if "label" in given else _OF_CONDITIONS if given else _OF_ARRAYS
     made += [make(subject) for make in (of_kind if rows is None else _OF_TABLES)]
     made += [sections.exports(subject), sections.warnings_given(subject), sections.origin(subject)]
@@ -167,7 +168,7 @@ def _lead(subject: Subject) -> str:
     model = subject.model
     what = "rows" if subject.rows is not None else f"examples of shape {list(subject.x.shape[1:])}"
     words = (
-        f"A {type(model).__name__} with {model.count_params():,} weights and {model.latent_dim} latent dimensions, "
+        f"A {type(model).__name__} with {weight_count(model):,} weights and {model.latent_dim} latent dimensions, "
         f"evaluated on {len(subject.x):,} {what}."
     )
     short = {name: words for name, words in subject.facts.items() if "\n" not in words}

@@ -16,6 +16,7 @@ import numpy as np
 from tfvae import checks, files
 from tfvae.data.schema import frame_of, is_rows
 from tfvae.export.device import tflite
+from tfvae.exportable import weight_count
 from tfvae.models.conditional import ConditionalVAE
 from tfvae.models.semi_supervised import SemiSupervisedVAE
 from tfvae.models.vae import VAE
@@ -181,7 +182,7 @@ def _page(title: str, model: VAE, config: dict[str, Any], sources: dict[str, dic
     script = "\n".join(scripts)
     # No text in JSON may end the element.
     config_json, sources_json = (json.dumps(part).replace("<", "\\u003c") for part in (config, sources))
-    lead = f"A {type(model).__name__} with {model.count_params():,} weights and {model.latent_dim} latent dimensions."
+    lead = f"A {type(model).__name__} with {weight_count(model):,} weights and {model.latent_dim} latent dimensions."
     runtime = f'<script type="application/json" id="runtime">{sources_json}</script>\n<script>\n{loader}</script>'
     fields = {"title": html.escape(title), "lead": lead, "config": config_json, "runtime": runtime, "script": script}
     return string.Template(page).substitute(fields)

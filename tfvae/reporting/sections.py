@@ -7,21 +7,24 @@ from importlib import metadata
 import numpy as np
 
 from tfvae import evaluation, plots
+from tfvae.callbacks.warnings import COLLAPSE_ADVICE, COLLAPSED
+from tfvae.evaluation.latent_space import ACTIVE
 from tfvae.models.semi_supervised import SemiSupervisedVAE
+from tfvae.models.variational_model import described
 from tfvae.plots.bars import bars
-from tfvae.reporting.measures import Measures, standard_error
-from tfvae.reporting.page import Section, code, picture, table, text
+from tfvae.reporting.measures import standard_error
+from tfvae.reporting.page import Section, code, listed, picture, table, text
 from tfvae.reporting.subject import Subject
 
 _PACKAGES = ("tfvae", "keras", "tensorflow", "tensorflow-probability")
 
 
-def held_out(subject: Subject, measures: Measures) -> Section:
+def held_out(subject: Subject) -> Section:
     """The bound, log p(x) and the KL divergence, with their standard errors."""
     dimensions = math.prod(subject.x.shape[1:])
     in_bits = subject.rows is None
     rows = []
-    for label, values in measures.labelled().items():
+    for label, values in subject.measures.labelled().items():
         mean, error = float(np.mean(values)), standard_error(values)
         row = [label, f"{mean:.3f}", f"{error:.3f}"]
         if in_bits:
@@ -31,7 +34,10 @@ def held_out(subject: Subject, measures: Measures) -> Section:
     header = ["measure", "nats per example" if in_bits else "nats per row", "standard error"]
     body = table([*header, "bits per dimension"] if in_bits else header, rows)
     if len(subject.x) > 1:
-        body += text(f"{subject.active} of {subject.model.latent_dim} latent dimensions are active.")
+        body += text(
+            f"{subject.active} of {subject.model.latent_dim} latent dimensions are active, which means that the "
+            f"variance of the posterior mean over the examples is above {ACTIVE:g}."
+        )
     return Section("Held-out data", body)
 
 
@@ -69,12 +75,23 @@ def traversals(subject: Subject) -> evaluation.Traversals | Section | None:
     if subject.model.posterior.support != "real" or len(subject.x) < 2:
         return None
     if not subject.active:
-        words = (
-            "No dimension is active: q(z|x) is the same for all examples, which is called collapse. More training, a "
-            "larger decoder or tfvae.callbacks.KLWarmUp may help."
-        )
-        return Section("Along each latent dimension", text(words))
+        return Section("Along each latent dimension", text(_of_no_dimension(float(np.mean(subject.measures.kl)))))
     return evaluation.traversals(subject.model, subject.x, seed=subject.seed)
+
+
+def _of_no_dimension(kl: float) -> str:
+    """What it means that no dimension is active, where the KL divergence of all together is `kl` nats."""
+    measured = (
+        f"No dimension is active: the posterior mean of each has a variance of at most {ACTIVE:g} over the examples. "
+        f"KL(q(z|x) || p(z)) is {kl:.3g} nats"
+    )
+    if kl < COLLAPSED:
+        found = "the posterior has collapsed to the prior, and z says almost nothing about x"
+        return f"{measured}: {found}. {COLLAPSE_ADVICE}"
+    return (
+        f"{measured}, so the posterior has not collapsed to the prior, but z says little about x yet. Train for more "
+        "epochs; tfvae.evaluation.traversals draws the dimensions that it is given, active or not."
+    )
 
 
 def of_traversals(found: evaluation.Traversals) -> str:
@@ -155,10 +172,10 @@ def warnings_given(subject: Subject) -> Section | None:
 def origin(subject: Subject) -> Section:
     """The parts of the model, the versions of the packages, and the further facts."""
     model = subject.model
-    parts = {slot: repr(getattr(model, slot)) for slot in ("posterior", "prior", "likelihood", "objective")}
+    parts = {slot: described(getattr(model, slot)) for slot in ("posterior", "prior", "likelihood", "objective")}
     if model.compiled:
-        parts["optimizer"] = type(model.optimizer).__name__
-    body = "<h3>Parts</h3>" + code("\n".join(f"{slot}: {part}" for slot, part in parts.items()))
+        parts["optimizer"] = described(model.optimizer)
+    body = "<h3>Parts</h3>" + listed(parts)
     for name, network in (("Encoder", model.encoder), ("Decoder", model.decoder)):
         layers = [f"{layer.name}: {type(layer).__name__}, {layer.count_params():,} weights" for layer in network.layers]
         body += f"<h3>{name}</h3>" + code("\n".join(layers))

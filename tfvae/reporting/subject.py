@@ -9,7 +9,9 @@ import numpy as np
 
 from tfvae.data import tables
 from tfvae.evaluation import active_units
+from tfvae.evaluation.latent_space import ACTIVE
 from tfvae.models.vae import VAE
+from tfvae.reporting.measures import Measures, measure
 
 # As many held-out examples are reported on at most, and as many training examples searched for the nearest.
 MOST_EXAMPLES = 10_000
@@ -55,6 +57,7 @@ class Subject:
         warnings: warnings that were given.
         num_samples: draws of z for each example for log p(x).
         seed: of all draws.
+        measured: what was measured of the held-out data before, if it was.
     """
 
     model: VAE
@@ -69,6 +72,7 @@ class Subject:
     warnings: Sequence[str]
     num_samples: int
     seed: int
+    measured: Measures | None = None
 
     def data(self, rows: Any = slice(None)) -> Any:
         """The held-out examples of some rows, in the form that the methods of the model take."""
@@ -79,7 +83,14 @@ class Subject:
     @functools.cached_property
     def active(self) -> int:
         """How many latent dimensions are active, of 2 examples at least."""
-        return active_units(self.model, self.data(), seed=self.seed).count
+        return active_units(self.model, self.data(), ACTIVE, seed=self.seed).count
+
+    @functools.cached_property
+    def measures(self) -> Measures:
+        """The bound, log p(x) and the KL divergence of each held-out example."""
+        if self.measured is not None:
+            return self.measured
+        return measure(self.model, self.data(), self.num_samples, self.seed)
 
     @property
     def limits(self) -> tuple[float, float]:

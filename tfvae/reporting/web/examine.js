@@ -44,12 +44,21 @@ async function examine() {
   showReasons(outputs.contributions);
 }
 
-// What cannot be examined is said in the place of the verdict, and nothing else changes.
+// What cannot be examined is said in the place of the verdict, and nothing is left of what was examined before.
 function refuse(message) {
   examined++;
   byId("verdict").className = "alarm";
   byId("verdict").textContent = message;
   delete byId("verdict").dataset.score;
+  delete byId("examine").dataset.reconstruction;
+  byId("reasons-list").replaceChildren();
+  for (const name of ["reconstruction", "reasons"]) {
+    byId(name).getContext("2d").clearRect(0, 0, byId(name).width, byId(name).height);
+  }
+  for (const cell of fields.flatMap(({cells}) => cells)) {
+    cell.replaceChildren();
+    delete cell.dataset.value;
+  }
 }
 
 const nats = (value) => `${value >= 0 ? "+" : ""}${value.toFixed(2)} nats`;
@@ -85,11 +94,12 @@ function setX(values) {
 }
 
 async function setRow(texts) {
+  // What the form shows, even if it is refused: or the next change would bring back a value that is not shown.
+  row = texts;
   try {
     const codes = codesOf(columns, texts);
     const gap = columns.find(({places}) => places.every((place) => Number.isNaN(codes[place])));
     if (gap && !config.takes_missing) throw new Error(`Column "${gap.name}" must have a value. Received: none`);
-    row = texts;
     await setX(codes);
   } catch (error) {
     refuse(error.message);
@@ -121,6 +131,7 @@ function markOwn() {
 
 async function makeExamine() {
   byId("reasons-figure").hidden = !config.detects || config.kind === "table";
+  byId("about-score").hidden = !config.detects;
   const own = document.createElement("option");
   [own.value, own.textContent, own.id, own.hidden] = ["own", "your own", "own-choice", true];
   byId("example").add(own);
@@ -212,7 +223,8 @@ const fields = [];
 
 // The row as a form: for each column its value, its reconstruction, and what it adds to the score.
 function makeFields() {
-  const head = ["Column", "Value", "Reconstruction", ...(config.detects ? ["Adds, nats"] : [])];
+  // With a soft hyphen, for narrow screens.
+  const head = ["Column", "Value", "Recon\u00adstruction", ...(config.detects ? ["Adds, nats"] : [])];
   const body = makeTable(byId("row"), head, "The row, its reconstruction, and what adds to its score");
   columns.slice(0, config.kind === "table" ? columns.length : MOST_FIELDS).forEach((column, index) => {
     const input = document.createElement(["category", "bool"].includes(column.kind) ? "select" : "input");
