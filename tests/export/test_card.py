@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 from tests.helpers.exports import linear_vae
-from tfvae import export
+from tfvae import export, exportable
 from tfvae.export import card as card_module
 
 CARD = export.Card(
@@ -43,6 +43,27 @@ def test_a_published_model_has_a_card_with_the_hashes_of_its_version(exported):
         if file.is_file()
     }
     assert hashes == expected
+
+
+def test_a_card_has_the_hashes_of_the_tflite_files_beside_it(tmp_path):
+    model = linear_vae()
+    export.tflite(model, tmp_path / "model/model.tflite")
+    (tmp_path / "model/other.json").write_text("{}")
+    export.saved_model(model, tmp_path / "model")
+    readme = (tmp_path / "model/README.md").read_text()
+    for name in ("model.tflite", "model.json"):
+        content = (tmp_path / "model" / name).read_bytes()
+        assert f"| {name} | {len(content)} | `{hashlib.sha256(content).hexdigest()}` |" in readme
+    assert "other.json" not in readme
+    assert "when version 1 was published" in readme
+
+
+def test_what_a_user_named_is_text_in_markdown():
+    assert exportable.as_markdown("<b>x</b> | [a](b)\n*c* `d` __e__ f_g\\") == (
+        r"&lt;b&gt;x&lt;/b&gt; \| \[a\](b) \*c\* \`d\` \_\_e\_\_ f_g" + "\\\\"
+    )
+    assert card_module.code_span("a") == "`a`"
+    assert card_module.code_span("a `` b\n<c>") == "``` a `` b <c> ```"
 
 
 def test_a_card_says_what_its_maker_says(tmp_path):

@@ -46,7 +46,7 @@ def command(config: Mapping[str, Any]) -> str:
             for each in value or ():
                 words += _of_callback(parts.read(each))
         else:
-            words += [f"--{name}", _text(value)]
+            words += [f"--{name}", _of_flag(value)]
     return shlex.join(words)
 
 
@@ -74,14 +74,19 @@ def _of_callback(choice: Mapping[str, Any]) -> list[str]:
     return words
 
 
+def _of_flag(value: Any) -> str:
+    """The value of a flag as one word, in which names that have a comma are in quotation marks."""
+    if isinstance(value, Mapping):
+        value = [f"{name}={each}" for name, each in value.items()]
+    if not isinstance(value, list):
+        return _text(value)
+    written = io.StringIO()
+    csv.writer(written, lineterminator="").writerow(value)
+    return written.getvalue()
+
+
 def _text(value: Any) -> str:
-    """A value as one word; of a path its name."""
+    """The value of an argument as one word; of a path its name."""
     if isinstance(value, str):
         return Path(value).name if "/" in value else value
-    if isinstance(value, Mapping) and "class_path" not in value:
-        value = [f"{name}={each}" for name, each in value.items()]
-    if isinstance(value, list):
-        written = io.StringIO()
-        csv.writer(written, lineterminator="").writerow(value)
-        return written.getvalue()
     return json.dumps(value)

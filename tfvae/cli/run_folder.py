@@ -17,7 +17,7 @@ from tfvae.data import Rows, Table, loading, tables
 from tfvae.data.labels import of_validation
 from tfvae.detection.thresholds import least_rate
 from tfvae.evaluation import active_units
-from tfvae.export.card import Card
+from tfvae.export.card import Card, code_span
 from tfvae.export.report import Verification
 from tfvae.models.vae import VAE
 from tfvae.reporting.document import report as write_report
@@ -177,7 +177,7 @@ def card(folder: Path, evaluated: str | None = None) -> Card:
     table = None if evaluated is None else "\n".join(["```text", *evaluated.strip().splitlines(), "```"])
     # The name alone, because a path may say what is not to be published.
     return Card(
-        data=f"`{Path(config['data']).name}`; held out is its own test split if it has one, or else "
+        data=f"{code_span(Path(config['data']).name)}; held out is its own test split if it has one, or else "
         f"{config['validation_fraction']:g} of it, chosen at random by the seed {config['seed']}",
         figures=table,
         # Without the seed of the split in the place of its own, which `read_config` puts there.
