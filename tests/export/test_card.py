@@ -10,6 +10,7 @@ import yaml
 from tests.helpers.exports import linear_vae
 from tfvae import export, exportable
 from tfvae.export import card as card_module
+from tfvae.export import serving
 
 CARD = export.Card(
     data="made by hand",
@@ -45,17 +46,17 @@ def test_a_published_model_has_a_card_with_the_hashes_of_its_version(exported):
     assert hashes == expected
 
 
-def test_a_card_has_the_hashes_of_the_tflite_files_beside_it(tmp_path):
-    model = linear_vae()
-    export.tflite(model, tmp_path / "model/model.tflite")
-    (tmp_path / "model/other.json").write_text("{}")
-    export.saved_model(model, tmp_path / "model")
-    readme = (tmp_path / "model/README.md").read_text()
-    for name in ("model.tflite", "model.json"):
-        content = (tmp_path / "model" / name).read_bytes()
-        assert f"| {name} | {len(content)} | `{hashlib.sha256(content).hexdigest()}` |" in readme
-    assert "other.json" not in readme
-    assert "when version 1 was published" in readme
+def test_a_card_lists_the_tflite_files_that_are_beside_it_and_their_descriptions(tmp_path):
+    for name in ("a.tflite", "a.json", "b.tflite", "other.json"):
+        (tmp_path / name).write_text(name)
+    (tmp_path / "c.tflite").mkdir()
+    (tmp_path / "1").mkdir()
+    beside = serving._tflite_files(tmp_path)
+    assert [path.name for path in beside] == ["a.tflite", "a.json", "b.tflite"]
+    text = card_module.section(linear_vae(), export.Card(), tmp_path / "1", "1", beside)
+    for path in beside:
+        assert f"| {path.name} | {len(path.name)} | `{hashlib.sha256(path.read_bytes()).hexdigest()}` |" in text
+    assert "when version 1 was published" in text
 
 
 def test_what_a_user_named_is_text_in_markdown():
