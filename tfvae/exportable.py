@@ -2,9 +2,11 @@
 
 import abc
 import dataclasses
+import html
 import importlib
 import math
 import os
+import re
 from collections.abc import Callable, Mapping
 from typing import Any, ClassVar, Self
 
@@ -15,6 +17,13 @@ from numpy.typing import ArrayLike
 from tfvae import checks
 
 Arrays = dict[str, np.ndarray]
+# What Markdown takes for more than text, but for an underscore within a word.
+_MARKUP = re.compile(r"([\\`*\[\]|~]|(?<![A-Za-z0-9])_|_(?![A-Za-z0-9]))")
+
+
+def as_markdown(text: str) -> str:
+    """A text of the user's, such as the name of a column, as Markdown that shows it as it is, on one line."""
+    return _MARKUP.sub(r"\\\1", html.escape(" ".join(text.split()), quote=False))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -263,7 +272,7 @@ class Exportable(metaclass=abc.ABCMeta):
 
         Returns:
             For each section, the name of a template in `tfvae/export/templates` and the values of its fields, except
-            those that `tfvae.export.documents` provides to every template.
+            those that `tfvae.export.documents` provides to every template. The values are Markdown.
         """
         return [("model.md", {})]
 

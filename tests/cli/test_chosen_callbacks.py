@@ -20,9 +20,9 @@ def folded(*words):
     return chosen_callbacks.folded(words, commands._load_yaml)
 
 
-def make(folder, *chosen, x=((0.0, 1.0), (1.0, 0.0)), **others):
+def make(folder, *chosen, x=((0.0, 1.0), (1.0, 0.0)), metrics=METRICS, **others):
     found = chosen_callbacks.check(chosen, (), schedule="constant", is_table=False)
-    return chosen_callbacks.make(found, folder, np.array(x), METRICS, **others)
+    return chosen_callbacks.make(found, folder, np.array(x), metrics, **others)
 
 
 @pytest.mark.parametrize(
@@ -107,6 +107,18 @@ def test_a_module_of_ones_own_must_be_allowed(tmp_path, monkeypatch):
         (["--callbacks", "{init_args: {a: 1}}"], "must be names of callbacks, or class_path with init_args"),
         (["--callbacks", "BackupAndRestore"], "each run has checkpoints, as --save_freq says"),
         (["--callbacks", "tfvae.callbacks.Checkpoints"], "each run has checkpoints, as --save_freq says"),
+        (["--callbacks", "OrbaxCheckpoint"], "each run has checkpoints, as --save_freq says"),
+        (["--callbacks", "LambdaCallback", "--callbacks.on_epoch_end", "print"], "it takes functions, which cannot be"),
+        (["--callbacks", "keras.callbacks.LearningRateScheduler", "--callbacks.schedule", "x"], "it takes functions"),
+        (["--callbacks", "SwapEMAWeights"], "it needs an optimizer with `use_ema=True`"),
+        (["--callbacks", "CSVLogger", "--callbacks.filename", "nodir/y.csv"], "in a folder that exists, and can be"),
+        (["--callbacks", "CSVLogger", "--callbacks.filename", "."], "`--callbacks.filename` must be a file, or new"),
+        (["--callbacks", "CSVLogger", "--callbacks.filename", "3"], "must be the path of a file. Received: 3"),
+        (
+            ["--callbacks", "ModelCheckpoint", "--callbacks.filepath", "/dev/null/a.keras"],
+            "in a folder that can be made",
+        ),
+        (["--callbacks", "TensorBoard", "--callbacks.log_dir", "/dev/null"], "`--callbacks.log_dir` must be a folder"),
         (["--callbacks", "ReduceLROnPlateau"], "needs `--schedule constant`. Received: --schedule cosine"),
         (["--early_stopping", "0"], "`--early_stopping` must be an integer from 1 to 1000000, or null"),
         (["--seeds", "1,1"], "`--seeds` must be different seeds, such as 0,1,2"),
@@ -128,6 +140,12 @@ def test_what_is_wrong_is_said_before_tensorflow_is_imported(words, expected, tm
         (["EarlyStopping", "--callbacks.patient", "3"], "(did you mean patience?). Received: --callbacks.patient"),
         (["ReduceLROnPlateau", "--callbacks.patienc", "3", "--schedule", "constant"], "(did you mean patience?)"),
         (["EarlyStopping", "--callbacks.patience", "many"], "`--callbacks.patience` of EarlyStopping must be a number"),
+        (["EarlyStopping", "--callbacks.baseline", "x"], "`--callbacks.baseline` of EarlyStopping must be a number"),
+        (["EarlyStopping", "--callbacks.mode", "up"], "`--callbacks.mode` of EarlyStopping must be auto, min or max"),
+        (["EarlyStopping", "--callbacks.monitor", "3"], "`--callbacks.monitor` of EarlyStopping must be text"),
+        (["EarlyStopping", "--callbacks.restore_best_weights", "1"], "must be true or false. Received: 1"),
+        (["TensorBoard", "--callbacks.update_freq", "x"], "must be batch, epoch or a positive integer. Received: 'x'"),
+        (["CSVLogger", "--callbacks.filename", "y", "--callbacks.separator", "ab"], "must be one character"),
     ],
 )
 def test_what_only_keras_knows_is_said_before_the_data_are_read(words, expected, tmp_path, monkeypatch, capsys):
@@ -144,8 +162,33 @@ def test_what_only_the_run_knows_is_refused(tmp_path):
         make(tmp_path, "ModelCheckpoint")
     with pytest.raises(ValueError, match=r"monitor` of EarlyStopping must be one of elbo, .*mean val_elbo\?.* val_elb"):
         make(tmp_path, {"class_path": "EarlyStopping", "init_args": {"monitor": "val_elb"}})
+    for filepath in ("{val_elb}.keras", "{}.keras", "{epoch:z}.keras"):
+        with pytest.raises(ValueError, match=r"filepath` of ModelCheckpoint must be a path, in which \{epoch\}"):
+            make(tmp_path, {"class_path": "ModelCheckpoint", "init_args": {"filepath": filepath}})
     with pytest.raises(ValueError, match=r"Pictures` must not be given for a table"):
         chosen_callbacks.check(["Pictures"], (), schedule="cosine", is_table=True)
+
+
+@pytest.mark.parametrize(
+    ("monitor", "expected"),
+    [("val_elbo", "max"), ("reconstruction_log_likelihood", "max"), ("val_kl", "min"), ("val_loss", "auto")],
+)
+def test_a_callback_knows_whether_its_metric_is_to_rise(monitor, expected, tmp_path, tiny_vae):
+    made = make(
+        tmp_path,
+        *({"class_path": name, "init_args": {"monitor": monitor}} for name in ("EarlyStopping", "ReduceLROnPlateau")),
+        {"class_path": "ModelCheckpoint", "init_args": {"monitor": monitor, "filepath": "{epoch}.keras"}},
+        metrics=[*METRICS, "val_kl", "reconstruction_log_likelihood"],
+    )
+    for callback in made:
+        assert callback.mode == expected
+        # Keras raises an error here, after the first epoch, if it does not know.
+        callback.set_model(tiny_vae())
+        callback._set_monitor_op()
+    (given,) = make(tmp_path, {"class_path": "EarlyStopping", "init_args": {"monitor": "val_elbo", "mode": "min"}})
+    assert given.mode == "min"
+    with pytest.raises(ValueError, match=r"`--callbacks.mode` of EarlyStopping must be max or min for the metric val_"):
+        make(tmp_path, {"class_path": "EarlyStopping", "init_args": {"monitor": "val_a"}}, metrics=["val_a"])
 
 
 def test_without_tensorboard_one_line_says_what_to_install(monkeypatch, tmp_path):

@@ -2,6 +2,7 @@
 
 import contextlib
 import csv
+import hashlib
 import io
 import json
 import re
@@ -95,7 +96,8 @@ def test_train_writes_the_run_and_the_exports(trained):
     assert "- **Data:** `digits`; held out is" in card
     assert all(line in card for line in (run / "evaluation.txt").read_text().splitlines())
     for name, batch_size in (("digits", None), ("digits_batch1", 1)):
-        assert (trained / f"saved_models/digits/{name}.tflite").is_file()
+        content = (trained / f"saved_models/digits/{name}.tflite").read_bytes()
+        assert f"| {name}.tflite | {len(content)} | `{hashlib.sha256(content).hexdigest()}` |" in card
         description = json.loads((trained / f"saved_models/digits/{name}.json").read_text())
         assert description["batch_size"] == batch_size
         assert description["scaling"]["scale"] == 16.0

@@ -1,6 +1,7 @@
 """`tfvae compare` and `--seeds`: rows of seeds, tables of the same held-out data, and runs that are named instead."""
 
 import csv
+import itertools
 import json
 import math
 import types
@@ -11,6 +12,7 @@ import yaml
 from jsonargparse import Namespace
 from PIL import Image
 
+from tests.helpers import browser
 from tests.helpers.usage import error_line
 from tfvae.cli import commands, compare_command, record, seeds
 
@@ -132,11 +134,43 @@ def test_the_page_needs_no_other_file_and_has_the_pictures_in_columns(run, capsy
     run("<b>", latent_dim=3)
     compare(capsys)
     page = (tmp_path / "compare.html").read_text()
-    assert page.count("data:image/png;base64,") == page.count("<figure style=") == 2
+    assert page.count("data:image/png;base64,") == page.count('<figure style="margin:0">') == 2
+    # An image is as wide as in its file otherwise, over its neighbour.
+    assert page.count('<img style="max-width:100%"') == 2
     assert "<b>" not in page
     assert "&lt;b&gt;" in page
     assert 'aria-label="The held-out bound of each run' in page
     assert "src=" not in page.replace('src="data:', "")
+
+
+@pytest.mark.slow
+@pytest.mark.browser
+@pytest.mark.parametrize("rows", [1, 3])
+@pytest.mark.parametrize("width", [390, 1280])
+def test_pictures_are_beside_each_other_and_whole(width, rows, run, capsys, tmp_path):
+    for number in range(rows):
+        folder = run(f"run {number}", latent_dim=number + 1)
+        Image.fromarray(np.zeros((700, 1024), np.uint8)).save(folder / "samples.png")
+    compare(capsys)
+    page = browser.driver(width)
+    try:
+        page.get(f"file://{tmp_path / 'compare.html'}")
+        images = page.find_elements("css selector", "figure img")
+        places = [each.rect for each in images]
+        columns = [each.find_element("xpath", "..").rect for each in images]
+        wide = page.execute_script("return document.documentElement.scrollWidth")
+    finally:
+        page.quit()
+    assert len(places) == rows
+    for place, column in zip(places, columns, strict=True):
+        assert 250 < place["width"] <= column["width"] + 0.5
+        assert place["height"] == pytest.approx(place["width"] * 700 / 1024, abs=1)
+    for left, right in itertools.pairwise(places):
+        assert left["x"] + left["width"] < right["x"]
+    # The row of pictures may scroll, but the page does not; on a wide screen three fit.
+    assert wide <= width
+    if width == 1280 or rows == 1:
+        assert places[-1]["x"] + places[-1]["width"] <= width
 
 
 def test_the_csv_has_a_row_for_each_run(run, capsys, tmp_path):

@@ -179,7 +179,10 @@ def test_a_run_that_is_overwritten_starts_anew(value, train, train_cut, folder):
     train_cut(1, 20)
     assert names(folder) == ["checkpoints", "config.yaml", "history.csv", "model.keras", "training.json"]
     train_cut(0, 1, "--overwrite", *value, "--latent_dim", "3")
-    assert names(folder) == ["checkpoints", "config.yaml", "history.csv"]
+    assert names(folder) == ["checkpoints", "config.yaml", "history.csv", "training.json"]
+    # The command alone, and that of this training.
+    assert list(record.read(folder)) == ["commands"]
+    assert "--overwrite" in record.texts(folder, "commands")[0]
     (checkpoint,) = names(folder / "checkpoints")
     assert checkpoint.startswith("000000-000000000-")
     assert (folder / "history.csv").read_bytes() == b""

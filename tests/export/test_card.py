@@ -8,8 +8,9 @@ import pytest
 import yaml
 
 from tests.helpers.exports import linear_vae
-from tfvae import export
+from tfvae import export, exportable
 from tfvae.export import card as card_module
+from tfvae.export import serving
 
 CARD = export.Card(
     data="made by hand",
@@ -43,6 +44,27 @@ def test_a_published_model_has_a_card_with_the_hashes_of_its_version(exported):
         if file.is_file()
     }
     assert hashes == expected
+
+
+def test_a_card_lists_the_tflite_files_that_are_beside_it_and_their_descriptions(tmp_path):
+    for name in ("a.tflite", "a.json", "b.tflite", "other.json"):
+        (tmp_path / name).write_text(name)
+    (tmp_path / "c.tflite").mkdir()
+    (tmp_path / "1").mkdir()
+    beside = serving._tflite_files(tmp_path)
+    assert [path.name for path in beside] == ["a.tflite", "a.json", "b.tflite"]
+    text = card_module.section(linear_vae(), export.Card(), tmp_path / "1", "1", beside)
+    for path in beside:
+        assert f"| {path.name} | {len(path.name)} | `{hashlib.sha256(path.read_bytes()).hexdigest()}` |" in text
+    assert "when version 1 was published" in text
+
+
+def test_what_a_user_named_is_text_in_markdown():
+    assert exportable.as_markdown("<b>x</b> | [a](b)\n*c* `d` __e__ f_g\\") == (
+        r"&lt;b&gt;x&lt;/b&gt; \| \[a\](b) \*c\* \`d\` \_\_e\_\_ f_g" + "\\\\"
+    )
+    assert card_module.code_span("a") == "`a`"
+    assert card_module.code_span("a `` b\n<c>") == "``` a `` b <c> ```"
 
 
 def test_a_card_says_what_its_maker_says(tmp_path):

@@ -10,6 +10,41 @@ from tests.helpers.damages import ARRAYS, DAMAGES, FLIPS, YAML, damaged, damaged
 NO_NUMBERS = ("0", "-1", "1.5", "nan", "abc", "", "[]", "{}", "1e400")
 PARTS = ("Nope", "", "[]", "{}", "os.system", "tfvae.priors", "keras.layers.Dense", "1", "null", "ELBO.Normal", "*x")
 
+# Arguments of callbacks that are wrong.
+CALLBACKS = (
+    "BackupAndRestore",
+    "LambdaCallback --callbacks.on_epoch_end print",
+    "LearningRateScheduler --callbacks.schedule print --schedule constant",
+    "SwapEMAWeights",
+    "CallbackList",
+    "ReduceLROnPlateau",
+    "EarlyStopping --callbacks.monitor nope",
+    "EarlyStopping --callbacks.monitor 3",
+    "EarlyStopping --callbacks.mode up",
+    "EarlyStopping --callbacks.patience [",
+    "EarlyStopping --callbacks.patience many",
+    "EarlyStopping --callbacks.baseline x",
+    "EarlyStopping --callbacks.restore_best_weights maybe",
+    "EarlyStopping --callbacks.nonsense 1",
+    "CSVLogger",
+    "CSVLogger --callbacks.filename nowhere/y.csv",
+    "CSVLogger --callbacks.filename runs",
+    "CSVLogger --callbacks.filename x.npy/y.csv",
+    "CSVLogger --callbacks.filename y.csv --callbacks.separator ab",
+    "ModelCheckpoint",
+    "ModelCheckpoint --callbacks.filepath a",
+    "ModelCheckpoint --callbacks.filepath x.npy/a.keras",
+    "ModelCheckpoint --callbacks.filepath a{nope}.keras",
+    "ModelCheckpoint --callbacks.filepath a.keras --callbacks.save_freq 0",
+    "TensorBoard --callbacks.log_dir x.npy",
+    "TensorBoard --callbacks.update_freq x",
+    "TensorBoard --callbacks.profile_batch x",
+    "Pictures --callbacks.every 0",
+    "Pictures --callbacks.folder x.npy",
+    "Pictures --callbacks.x 3",
+    "KLWarmUp --callbacks.steps x",
+)
+
 
 def flag_values() -> Iterator[Case]:
     """Values of flags that are wrong, whatever the data are."""
@@ -40,12 +75,23 @@ def flag_values() -> Iterator[Case]:
         "likelihood.nonsense": ("1",),
         "nonsense": ("1",),
         "config": ("", "nowhere", "a: ["),
+        "callbacks": ("Nope", "os.system", "a b", "{}", "[[]]", "[1]", "{class_path: 1}", "keras.layers.Dense", "["),
+        "callbacks.patience": ("3",),
+        "early_stopping": (*NO_NUMBERS[:-1], "true"),
+        "schedule": ("linear", "", "[]"),
+        "seeds": ("", "[]", "-1", "1.5", "a", "1,1", "0,,1", "nan", "{}"),
+        "split_seed": ("-1", "1.5", "abc", "", "4294967296", "[]"),
+        "label": ("", "a"),
+        "report": ("maybe", "2", "[]"),
     }
     for flag, wrong in values.items():
         for value in wrong:
             # A second occurrence of a flag takes the place of the first.
             name = [] if flag == "name" else ["--name", "other"]
             yield Case("flag values", f"--{flag} {value[:30]!r}", [*TRAIN, *name, f"--{flag}={value}"])
+    for words in CALLBACKS:
+        arguments = [*TRAIN, "--name", "other", *f"--callbacks {words}".split()]
+        yield Case("flag values", f"--callbacks {words}", arguments, before=WITHOUT_EXPORTS)
     for command, flag, wrong in (
         ("evaluate runs/x", "num_samples", NO_NUMBERS),
         ("generate runs/x", "n", NO_NUMBERS),

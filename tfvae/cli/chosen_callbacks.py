@@ -4,6 +4,7 @@ import importlib
 import importlib.util
 import inspect
 import json
+import os
 from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,11 +18,33 @@ if TYPE_CHECKING:
 _FLAG = "--callbacks"
 # The modules whose classes need no --allow_import; in their order a name without a module is looked up.
 _MODULES = ("keras.callbacks", "tfvae.callbacks")
-# What every run has already, in a form that can be resumed.
-_OF_EVERY_RUN = ("BackupAndRestore", "Checkpoints")
-# An argument that has a number as its default, but may be a range.
-_MAY_BE_TEXT = ("profile_batch",)
-_SETS_LEARNING_RATE = ("LearningRateScheduler", "ReduceLROnPlateau")
+_HAS_CHECKPOINTS = "each run has checkpoints, as --save_freq says, and --resume goes on from them"
+_TAKES_FUNCTIONS = (
+    "it takes functions, which cannot be given as text: make a class of your own, whose module `--allow_import` names"
+)
+# What is no callback for a run, and why.
+_NOT_FOR_RUNS = {
+    "BackupAndRestore": _HAS_CHECKPOINTS,
+    "Checkpoints": _HAS_CHECKPOINTS,
+    "OrbaxCheckpoint": _HAS_CHECKPOINTS,
+    "LambdaCallback": _TAKES_FUNCTIONS,
+    "LearningRateScheduler": _TAKES_FUNCTIONS,
+    "SwapEMAWeights": "it needs an optimizer with `use_ema=True`, which that of a run does not have",
+    "Convergence": "it is for `tfvae.VariationalInference`",
+    "Callback": "it does nothing",
+    "CallbackList": "it is no callback itself: give those in it",
+    "History": "each run has its metrics in history.csv",
+    "ProgbarLogger": "each run has a line of its progress",
+}
+# The arguments of callbacks that are paths to write to, and whether they are folders.
+_PATHS = {
+    "CSVLogger": {"filename": False},
+    "ModelCheckpoint": {"filepath": False},
+    "TensorBoard": {"log_dir": True},
+    "Pictures": {"folder": True, "log_dir": True},
+}
+# Whether a metric is to rise or to fall, where Keras does not know it.
+_MODES = {"elbo": "max", "reconstruction_log_likelihood": "max", "kl": "min"}
 
 
 def folded(words: Sequence[str], load: Callable[[str], Any]) -> list[str]:
@@ -110,12 +133,9 @@ def check(chosen: Any, allowed: Sequence[str], *, schedule: str, is_table: bool)
 
 def _check_for_run(name: str, arguments: Mapping[str, Any], schedule: str, is_table: bool) -> None:
     """Raises an error if a callback of Keras or tfvae is not one for the run."""
-    if name in _OF_EVERY_RUN:
-        raise ValueError(
-            f"`{_FLAG}` must not have {name}: each run has checkpoints, as --save_freq says, and --resume goes on from "
-            f"them. Received: {name}"
-        )
-    if name in _SETS_LEARNING_RATE and schedule != "constant":
+    if name in _NOT_FOR_RUNS:
+        raise ValueError(f"`{_FLAG}` must not have {name}: {_NOT_FOR_RUNS[name]}. Received: {name}")
+    if name == "ReduceLROnPlateau" and schedule != "constant":
         raise ValueError(
             f"`{_FLAG} {name}` sets the learning rate, which needs `--schedule constant`. Received: --schedule "
             f"{schedule}"
@@ -125,6 +145,29 @@ def _check_for_run(name: str, arguments: Mapping[str, Any], schedule: str, is_ta
     needs_tensorboard = name == "TensorBoard" or (name == "Pictures" and arguments.get("log_dir") is not None)
     if needs_tensorboard and importlib.util.find_spec("tensorboard") is None:
         raise ImportError(f"`{_FLAG} {name}` needs `pip install 'tfvae[tensorboard]'`. Received: {name}")
+    if name == "RemoteMonitor" and importlib.util.find_spec("requests") is None:
+        raise ImportError(f"`{_FLAG} {name}` needs `pip install requests`. Received: {name}")
+    for argument, is_folder in _PATHS.get(name, {}).items():
+        if arguments.get(argument) is not None:
+            _check_path(argument, arguments[argument], is_folder=is_folder, parents_are_made=name != "CSVLogger")
+
+
+def _check_path(argument: str, path: Any, *, is_folder: bool, parents_are_made: bool) -> None:
+    """Raises ValueError unless a callback can write to a path."""
+    what = "a folder" if is_folder else "a file"
+    if not isinstance(path, str) or not path:
+        raise ValueError(f"`{_FLAG}.{argument}` must be the path of {what}. Received: {path!r}")
+    if "://" in path:
+        return
+    if os.path.exists(path) and os.path.isdir(path) != is_folder:
+        raise ValueError(f"`{_FLAG}.{argument}` must be {what}, or new. Received: {path}, which is something else")
+    parents = Path(path).absolute().parents
+    above = next(each for each in parents if each.exists() or not parents_are_made)
+    if not above.is_dir() or not os.access(above, os.W_OK):
+        raise ValueError(
+            f"`{_FLAG}.{argument}` must be in a folder that {'can be made' if parents_are_made else 'exists'}, and can "
+            f"be written to. Received: {path}"
+        )
 
 
 def resolve(path: str, arguments: Mapping[str, Any]) -> type["keras.callbacks.Callback"]:
@@ -160,13 +203,52 @@ def resolve(path: str, arguments: Mapping[str, Any]) -> type["keras.callbacks.Ca
                 f"The arguments of {path} must be among `{_FLAG}.{f'`, `{_FLAG}.'.join(taken)}`"
                 f"{checks.did_you_mean(argument, taken)}. Received: {_FLAG}.{argument}"
             )
-        if _is_number(taken.get(argument)) and not _is_number(value) and argument not in _MAY_BE_TEXT:
-            raise ValueError(f"`{_FLAG}.{argument}` of {path} must be a number. Received: {value!r}")
+        is_own = not found.__module__.startswith(("keras.", "tfvae."))
+        if (expected := _expected(argument, taken.get(argument), is_own=is_own)) and not expected[1](value):
+            raise ValueError(f"`{_FLAG}.{argument}` of {path} must be {expected[0]}. Received: {value!r}")
     return found
 
 
 def _is_number(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _is_count(value: Any) -> bool:
+    return type(value) is int and value > 0
+
+
+_Check = tuple[str, Callable[[Any], bool]]
+# What arguments of Keras's callbacks must be where their defaults do not say it, and the check of it.
+_VALUES: dict[str, _Check] = {
+    "mode": ("auto, min or max", lambda value: value in ("auto", "min", "max")),
+    "save_freq": ("epoch or a positive integer", lambda value: value == "epoch" or _is_count(value)),
+    "update_freq": (
+        "batch, epoch or a positive integer",
+        lambda value: value in ("batch", "epoch") or _is_count(value),
+    ),
+    "profile_batch": ("an integer, or two such as 2,5", lambda value: isinstance(value, int | str | list)),
+    "separator": ("one character", lambda value: isinstance(value, str) and len(value) == 1),
+    "baseline": ("a number", lambda value: value is None or _is_number(value)),
+    "initial_value_threshold": ("a number", lambda value: value is None or _is_number(value)),
+}
+
+
+def _expected(argument: str, default: Any, *, is_own: bool) -> _Check | None:
+    """What an argument must be, as far as this is known, and the check of it.
+
+    Args:
+        argument: its name.
+        default: its default.
+        is_own: whether it is of a callback of the user's own, which may take more.
+    """
+    if argument in _VALUES and not is_own:
+        return _VALUES[argument]
+    if _is_number(default):
+        return "a number", _is_number
+    if isinstance(default, bool | str) and not is_own:
+        kind = type(default)
+        return "text" if kind is str else "true or false", lambda value: isinstance(value, kind)
+    return None
 
 
 def make(
@@ -226,10 +308,30 @@ def make(
                 f"`{_FLAG}` {path} must be a callback that can be made of its arguments. Received: "
                 f"{json.dumps(given, default=str)}: {type(error).__name__}: {error}"
             ) from error
-        monitor = getattr(made[-1], "monitor", None)
-        if isinstance(monitor, str) and monitor not in metrics and kind.__module__.startswith("keras."):
-            raise ValueError(
-                f"`{_FLAG}.monitor` of {path} must be one of {', '.join(sorted(metrics))}"
-                f"{checks.did_you_mean(monitor, metrics)}. Received: {monitor}"
-            )
+        _check_metrics(made[-1], path, metrics, is_of_keras=kind.__module__.startswith("keras."))
     return made
+
+
+def _check_metrics(
+    callback: "keras.callbacks.Callback", path: str, metrics: Collection[str], *, is_of_keras: bool
+) -> None:
+    """Checks which metrics a callback watches or writes, and says whether the one it watches is to rise or to fall."""
+    monitor = getattr(callback, "monitor", None)
+    if is_of_keras and monitor is not None and monitor not in metrics:
+        raise ValueError(
+            f"`{_FLAG}.monitor` of {path} must be one of {', '.join(sorted(metrics))}"
+            f"{checks.did_you_mean(monitor, metrics)}. Received: {monitor}"
+        )
+    if isinstance(monitor, str) and getattr(callback, "mode", None) == "auto":
+        metric = monitor.removeprefix("val_")
+        callback.mode = _MODES.get(metric, "auto")
+        if is_of_keras and callback.mode == "auto" and metric != "loss":
+            raise ValueError(f"`{_FLAG}.mode` of {path} must be max or min for the metric {monitor}. Received: auto")
+    if is_of_keras and (filepath := getattr(callback, "filepath", None)) is not None:
+        try:
+            filepath.format(epoch=1, batch=1, **dict.fromkeys(metrics, 0.0))
+        except (KeyError, IndexError, ValueError) as error:
+            raise ValueError(
+                f"`{_FLAG}.filepath` of {path} must be a path, in which {{epoch}}, {{batch}} and metrics in braces "
+                f"are filled in, of {', '.join(sorted(metrics))}. Received: {filepath}"
+            ) from error

@@ -2,7 +2,6 @@
 
 import csv
 import glob
-import inspect
 import json
 import math
 import re
@@ -11,7 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from tfvae import files
-from tfvae.cli import flags, parser, parts, paths, record, train_command, yaml_files
+from tfvae.cli import flags, parser, paths, record, yaml_files
+from tfvae.cli.command_of_run import defaults
 from tfvae.cli.history import history
 
 if TYPE_CHECKING:
@@ -96,7 +96,7 @@ def _read(folder: Path) -> "Run":
 
     if not (folder / "config.yaml").exists():
         raise ValueError("not a run: it has no config.yaml")
-    config = _defaults() | yaml_files.read(folder / "config.yaml")
+    config = defaults() | yaml_files.read(folder / "config.yaml")
     known, epochs = record.read(folder), history(folder)
     _check_complete(folder, config, known, epochs)
     evaluation = known.get("evaluation") or _evaluation(folder)
@@ -159,13 +159,6 @@ def _evaluation(folder: Path) -> dict[str, Any]:
     if len(found) < len(_NAMES) or examples is None:
         raise ValueError("trained, but its evaluation was left out or is damaged")
     return {**found, "examples": int(examples[1])}
-
-
-def _defaults() -> dict[str, Any]:
-    """The arguments that a run had where its config.yaml, of an earlier version, does not have them."""
-    parameters = inspect.signature(train_command.train).parameters
-    flags_of_train = [name for names in train_command.GROUPS.values() for name in names if name not in parts.PARTS]
-    return {name: parameters[name].default for name in flags_of_train} | parts.DEFAULTS
 
 
 def _shown(value: Any) -> str:

@@ -9,6 +9,8 @@ import warnings
 from collections.abc import Iterator
 from typing import Any
 
+from tfvae.cli.record import Warnings
+
 # Written by C++ before TensorFlow reads TF_CPP_MIN_LOG_LEVEL: lines of level INFO, the line that announces them, and
 # the search for a GPU where there is no driver (error 303).
 _NOISE = re.compile(
@@ -46,15 +48,15 @@ def import_tensorflow() -> None:
 
 
 @contextlib.contextmanager
-def noted_warnings() -> Iterator[list[str]]:
+def noted_warnings() -> Iterator[Warnings]:
     """Notes the warnings that are given, which are shown as before."""
-    noted: list[str] = []
+    noted = Warnings()
     with warnings.catch_warnings():
         show = warnings.showwarning
 
         def show_and_note(message: Warning | str, *arguments: Any, **others: Any) -> None:
-            noted.append(" ".join(str(message).split()))
             show(message, *arguments, **others)
+            noted.note(" ".join(str(message).split()))
 
         warnings.showwarning = show_and_note
         yield noted

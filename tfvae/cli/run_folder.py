@@ -1,7 +1,6 @@
 """The folder of a run: reads the model and the data back for the other commands, writes evaluation and pictures."""
 
 import math
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,14 +10,14 @@ from matplotlib.figure import Figure
 
 from tfvae import data as data_module
 from tfvae import files, plots
-from tfvae.cli import record, yaml_files
+from tfvae.cli import command_of_run, record, yaml_files
 from tfvae.cli.history import history
 from tfvae.cli.progress import duration
 from tfvae.data import Rows, Table, loading, tables
 from tfvae.data.labels import of_validation
 from tfvae.detection.thresholds import least_rate
 from tfvae.evaluation import active_units
-from tfvae.export.card import Card
+from tfvae.export.card import Card, code_span
 from tfvae.export.report import Verification
 from tfvae.models.vae import VAE
 from tfvae.reporting.document import report as write_report
@@ -178,10 +177,11 @@ def card(folder: Path, evaluated: str | None = None) -> Card:
     table = None if evaluated is None else "\n".join(["```text", *evaluated.strip().splitlines(), "```"])
     # The name alone, because a path may say what is not to be published.
     return Card(
-        data=f"`{Path(config['data']).name}`; held out is its own test split if it has one, or else "
+        data=f"{code_span(Path(config['data']).name)}; held out is its own test split if it has one, or else "
         f"{config['validation_fraction']:g} of it, chosen at random by the seed {config['seed']}",
         figures=table,
-        command=f"tfvae train --config config.yaml --name {folder.name}",
+        # Without the seed of the split in the place of its own, which `read_config` puts there.
+        command=command_of_run.command(yaml_files.read(folder / "config.yaml")),
     )
 
 
@@ -256,12 +256,10 @@ def report(
     data: Any,
     measures: Measures | None,
     verification: Verification | None,
-    warnings: Sequence[str],
     num_samples: int,
     seed: int,
     *,
     label: str | None,
-    command: str,
 ) -> None:
     """Writes report.html.
 
@@ -272,11 +270,9 @@ def report(
         data: held-out examples, or rows.
         measures: what was measured of them, or None.
         verification: the comparison with the exports, or None.
-        warnings: those that were given.
         num_samples: draws of z per example for log p(x).
         seed: the seed of the draws.
         label: the column of the rows that colours the latent space, or None.
-        command: the command that made the run, as it was typed; empty if it is not known.
     """
     config = (folder / "config.yaml").read_text(encoding="utf-8")
     known, settings = record.read(folder), read_config(folder)
@@ -294,8 +290,11 @@ def report(
     if "seconds" in known:
         epochs = known["epochs"]
         facts["Training"] += f", {epochs} epoch{'' if epochs == 1 else 's'} in {duration(known['seconds'])}"
-    if command:
-        facts["Command"] = command
+    first, *others = record.texts(folder, "commands")
+    facts["Command"] = first
+    if others:
+        # What the run is depends on these too, such as by more --epochs.
+        facts["Resumed by"] = "; ".join(others)
     write_report(
         model,
         data,
@@ -305,7 +304,7 @@ def report(
         history=history(folder),
         verification=verification,
         facts=facts | {"config.yaml": config},
-        warnings=warnings,
+        warnings=record.texts(folder, "warnings"),
         measures=measures,
         num_samples=num_samples,
         seed=seed,

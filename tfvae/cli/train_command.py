@@ -11,7 +11,7 @@ import yaml
 from jsonargparse import Namespace
 
 from tfvae import files
-from tfvae.cli import chosen_callbacks, ending, flags, noise, parts, paths, yaml_files
+from tfvae.cli import chosen_callbacks, ending, flags, noise, parts, paths, record, yaml_files
 from tfvae.cli.parser import USAGE_ERROR, exit_on_errors
 from tfvae.data import guess, tables
 
@@ -87,8 +87,8 @@ def train(
     saved_models: str = "saved_models",
     overwrite: bool = False,
     config_yaml: str = "",
-    command: str = "",
-    warnings_given: Sequence[str] = (),
+    command: str,
+    warnings_given: record.Warnings,
     run_lock: "RunLock",
 ) -> None:
     """Trains a VAE, calibrates and evaluates it on held-out data, draws pictures, writes a report and exports it.
@@ -153,7 +153,7 @@ def train(
         overwrite: overwrite an earlier run of this name.
         config_yaml: the text of the run's config.yaml; the command line supplies it.
         command: the command as it was typed; the command line supplies it.
-        warnings_given: the warnings so far; the command line supplies them.
+        warnings_given: notes the warnings; the command line supplies it.
         run_lock: keeps other processes from training this run; the command line supplies it.
     """
     import keras
@@ -161,7 +161,7 @@ def train(
 
     from tfvae import data as data_module
     from tfvae import plots
-    from tfvae.cli import exports, record, run_training, table_run
+    from tfvae.cli import exports, run_training, table_run
     from tfvae.cli import run_folder as runs_module
     from tfvae.cli.history import history
     from tfvae.distribute import strategies
@@ -243,6 +243,9 @@ def train(
             if rows is not None:
                 files.write_text(run / "table.txt", f"{rows.table}\n")
                 print(f"{rows.table}\n")
+        if chief:
+            record.add_texts(run, "commands", [command])
+            warnings_given.keep_in(run)
     if not trained:
         run_training.fit(
             model,
@@ -296,11 +299,9 @@ def train(
             data_of_report,
             measures,
             verification,
-            warnings_given,
             num_samples,
             seed,
             label=label,
-            command=command,
         )
     # Written last, because its presence marks a complete run.
     files.write_text(run / "evaluation.txt", evaluation + "\n")

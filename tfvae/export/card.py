@@ -10,13 +10,15 @@ import dataclasses
 import hashlib
 import math
 import platform
+import re
+from collections.abc import Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from tfvae.exportable import Exportable
+from tfvae.exportable import Exportable, as_markdown
 
 _PACKAGES = ("tfvae", "keras", "tensorflow", "tensorflow-probability")
 _NOT_STATED = "not stated"
@@ -79,7 +81,7 @@ def head(model: Exportable, card: Card, **entries: Any) -> str:
     return f"---\n{yaml.safe_dump(entries, sort_keys=False)}---\n"
 
 
-def section(model: Exportable, card: Card, folder: Path, name: str = "") -> str:
+def section(model: Exportable, card: Card, folder: Path, name: str = "", beside: Sequence[Path] = ()) -> str:
     """The section of the README.md.
 
     Args:
@@ -87,6 +89,7 @@ def section(model: Exportable, card: Card, folder: Path, name: str = "") -> str:
         card: what its maker says of it.
         folder: the folder whose files it lists, with their hashes.
         name: where a reader finds the folder, if it is not that of the README.md.
+        beside: further files to list, which are beside the README.md.
     """
     versions = [f"{name} {metadata.version(name)}" for name in _PACKAGES]
     limits = [model.export_limits, *filter(None, [card.limits])]
@@ -97,14 +100,25 @@ def section(model: Exportable, card: Card, folder: Path, name: str = "") -> str:
         f"- **Data:** {_stated(card.data)}",
         f"- **Parts:** {_parts(model)}",
         f"- **Figures:** {_stated(card.figures)}",
-        f"- **Made by:** {_stated(None if card.command is None else f'`{card.command}`')}; saved by "
+        f"- **Made by:** {_stated(None if card.command is None else code_span(card.command))}; saved by "
         f"{', '.join(versions)}, Python {platform.python_version()}",
         f"- **License:** {_stated(card.license)}",
     ]
     files = sorted(path for path in folder.rglob("*") if path.is_file())
-    rows = [f"| {Path(name, path.relative_to(folder))} | {path.stat().st_size} | `{_hash(path)}` |" for path in files]
+    listed = {str(Path(name, path.relative_to(folder))): path for path in files} | {path.name: path for path in beside}
+    rows = [f"| {as_markdown(key)} | {path.stat().st_size} | `{_hash(path)}` |" for key, path in listed.items()]
     table = ["| file | bytes | SHA-256 |", "| --- | --: | --- |", *rows]
+    if beside:
+        table += ["", f"The hashes are those of the files when version {name} was published. A file that is exported"]
+        table += ["again later has its own hash in the `sha256` of its .json."]
     return "\n".join([lines[0], "", *lines[1:], "", *table]) + "\n"
+
+
+def code_span(text: str) -> str:
+    """A text on one line as code in Markdown, whatever is in it."""
+    fence = "`" * (1 + max((len(run) for run in re.findall("`+", text)), default=0))
+    space = " " if "`" in text else ""
+    return f"{fence}{space}{' '.join(text.split())}{space}{fence}"
 
 
 def _stated(text: str | None) -> str:
@@ -118,7 +132,7 @@ def _parts(model: Exportable) -> str:
     """What the description of the export says of the parts, and how many weights they have."""
     weights = sum(math.prod(variable.value.shape) for variable in model.export_weights())
     described = model.export_description().items()
-    known = [f"{key.replace('_', ' ')} {value}" for key, value in described if _is_short(value)]
+    known = [f"{key.replace('_', ' ')} {as_markdown(str(value))}" for key, value in described if _is_short(value)]
     return ", ".join([type(model).__name__, *known, f"{weights:,} weights"])
 
 

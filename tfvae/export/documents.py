@@ -11,7 +11,7 @@ import tensorflow as tf
 
 from tfvae.export import units
 from tfvae.export.endpoints import Endpoints
-from tfvae.exportable import Exportable, NamedColumns, Signature
+from tfvae.exportable import Exportable, NamedColumns, Signature, as_markdown
 
 
 def files(
@@ -129,7 +129,7 @@ def _table_of_columns(columns: NamedColumns) -> str:
     for spec in columns.specs:
         dtype = "string" if spec.dtype == tf.string else "float32"
         cells = (names[spec.name], spec.name, dtype, columns.meanings[spec.name])
-        lines.append(f"| {' | '.join(' '.join(cell.split()).replace('|', chr(92) + '|') for cell in cells)} |")
+        lines.append(f"| {' | '.join(map(as_markdown, cells))} |")
     return "\n".join(lines)
 
 
@@ -147,7 +147,9 @@ def _table(signatures: Mapping[str, Signature], endpoints: Endpoints) -> str:
 
 
 def _shapes(tensors: Mapping[str, tf.TensorSpec | tf.Tensor]) -> str:
-    return ", ".join(f"{name} [{', '.join(map(str, ('B', *tensor.shape[1:])))}]" for name, tensor in tensors.items())
+    return ", ".join(
+        f"{as_markdown(name)} [{', '.join(map(str, ('B', *tensor.shape[1:])))}]" for name, tensor in tensors.items()
+    )
 
 
 def _request(signature: str, body: dict[str, Any]) -> str:

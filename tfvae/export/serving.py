@@ -101,7 +101,7 @@ def saved_model(
         version = folder / str(1 + max((int(path.name) for path in _numbered(folder)), default=0))
         texts = documents.files(model, signatures, endpoints, name, scaling, batching)
         texts["README.md"] = f"{head(model, card)}\n{texts['README.md']}\n" + section(
-            model, card, content, version.name
+            model, card, content, version.name, _tflite_files(folder)
         )
         for document, text in texts.items():
             (folder / document).parent.mkdir(exist_ok=True)
@@ -112,6 +112,13 @@ def saved_model(
             # First moved to where the server does not look, so that it never sees half of a version; then removed.
             os.rename(old, temporary / old.name)
     return version
+
+
+def _tflite_files(folder: Path) -> list[Path]:
+    """The .tflite files in a folder, each with its description."""
+    found = sorted(path for path in folder.glob("*.tflite") if path.is_file())
+    described = ((path, FORMATS["tflite"].description(path)) for path in found)
+    return [path for pair in described for path in pair if path.is_file()]
 
 
 def _numbered(folder: Path) -> list[Path]:

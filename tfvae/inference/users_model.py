@@ -5,7 +5,7 @@ from typing import Any, ClassVar, Self
 
 import keras
 
-from tfvae.exportable import Exportable, Signature
+from tfvae.exportable import Exportable, Signature, as_markdown
 
 
 class UsersModel(Exportable, keras.Model):
@@ -65,5 +65,5 @@ class UsersModel(Exportable, keras.Model):
         Args:
             signatures: has no effect.
         """
-        latents = ", ".join(f"{name} {list(shape)}" for name, shape in self.space.shapes.items())
+        latents = ", ".join(f"{as_markdown(name)} {list(shape)}" for name, shape in self.space.shapes.items())
         return [(self._readme, {"latents": latents})]

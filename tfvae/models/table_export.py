@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from tfvae.data.table import Table
-from tfvae.exportable import Arrays, Signature
+from tfvae.exportable import Arrays, Signature, as_markdown
 from tfvae.models import rows as rows_module
 from tfvae.models.signatures import AutoencoderExport
 
@@ -107,7 +107,7 @@ class TableExport(AutoencoderExport):
         if self.table is None:
             return sections
         ((_, fields),) = sections
-        return [("table.md", {**fields, "columns_of_x": ", ".join(self.table.names)})]
+        return [("table.md", {**fields, "columns_of_x": ", ".join(map(as_markdown, self.table.names))})]
 
     def _missing_in_draws(self, shape: tuple[int, ...]) -> np.ndarray:
         """Which elements of drawn data are missing, all of a column of the table together."""

@@ -206,7 +206,9 @@ class Comparison:
         if self.left_out:
             sections.append(Section("Not compared", table(["folder", "why"], self.left_out.items())))
         count = sum(len(row.runs) for rows in self.tables for row in rows)
-        lead = text(f"{count} runs, of which those that differ only in their seeds are one row.")
+        lead = text(
+            "1 run." if count == 1 else f"{count} runs, of which those that differ only in their seeds are one row."
+        )
         return page("Runs side by side", lead + (text(self.warning) if self.warning else ""), sections)
 
 
@@ -286,7 +288,8 @@ def _columns(rows: Sequence[Row], name: str, title: str) -> str:
             shown = "<p>No such picture.</p>"
         else:
             source = f"data:image/png;base64,{base64.b64encode(path.read_bytes()).decode()}"
-            shown = f'<img src="{source}" alt="{title} of {caption}">'
-        style = "margin:0;flex:1 0 17rem;max-width:30rem"
-        cells += f'<figure style="{style}"><figcaption>{caption}</figcaption>{shown}</figure>'
-    return f'<h3>{title}</h3><div class="wide" tabindex="0"><div style="display:flex;gap:1rem">{cells}</div></div>'
+            shown = f'<img style="max-width:100%" src="{source}" alt="{title} of {caption}">'
+        cells += f'<figure style="margin:0"><figcaption>{caption}</figcaption>{shown}</figure>'
+    # No column is wider than its share of the page, but where that is too little to see, the row scrolls.
+    style = "display:grid;grid-auto-flow:column;grid-auto-columns:minmax(min(17rem,100%),30rem);gap:1rem"
+    return f'<h3>{title}</h3><div class="wide" tabindex="0"><div style="{style}">{cells}</div></div>'

@@ -9,7 +9,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from tfvae.exportable import Arrays, Exportable, Signature
+from tfvae.exportable import Arrays, Exportable, Signature, as_markdown
 from tfvae.models import rows as rows_module
 from tfvae.models.vae import VAE
 from tfvae.numerics import logsumexp
@@ -194,7 +194,7 @@ class DetectorModel(Exportable, keras.Model):
         Args:
             signatures: the result of `export_signatures`.
         """
-        own = ("detector.md", {"names": ", ".join(self.export_description()["columns"])})
+        own = ("detector.md", {"names": ", ".join(map(as_markdown, self.export_description()["columns"]))})
         return [("model.md", {}), own] + ([] if self.detector.table_ is None else [("columns.md", {})])
 
     @property
