@@ -121,7 +121,7 @@ def test_the_scale_of_groups_whose_density_does_not_fall_is_flat(power, is_flat)
     density = groups(power)
     climbs = search(density)
     (end,) = climbs.ends(np.array([[-0.5, *np.ones(COUNT)]]))
-    flat = structured_modes.flat(climbs, density, end)
+    flat = structured_modes.flat_globals(climbs, density, end)
     assert flat[0] == is_flat
     assert not flat[1:].any()
 
