@@ -10,6 +10,7 @@ from tfvae import Latent, VariationalInference
 from tfvae.inference import structured_modes
 from tfvae.inference.density import Density
 from tfvae.inference.nested_laplace import Search
+from tfvae.inference.start import one_blas_thread
 from tfvae.inference.structure import Block, Pattern
 
 tfb, tfd = tfp.bijectors, tfp.distributions
@@ -48,9 +49,10 @@ def search(density):
     return Search(pattern, density.gradients, density.derivatives)
 
 
-def found(density, starts=(0.0,)):
+@one_blas_thread
+def found(density, starts=(0.0,), local=1.0):
     climbs = search(density)
-    ends = climbs.ends(np.array([[start, *np.ones(COUNT)] for start in starts]))
+    ends = climbs.ends(np.array([[start, *np.full(COUNT, local)] for start in starts]))
     return structured_modes.separate(climbs, density, ends, [(), (COUNT,)])
 
 
@@ -99,6 +101,25 @@ def test_two_modes_of_a_single_local_variable_are_found():
 
 def test_one_mode_is_not_taken_for_several():
     assert len(found(Known(lambda t, theta: level(t, theta, (3.0, 3.0))))) == 1
+
+
+def product(t, theta):
+    """Observations of t theta with noise, where the sign of t and theta is not known."""
+    y = 3.0 * np.random.default_rng(2).standard_normal(COUNT)
+    y += np.sign(y)
+    away, loading = y - t[:, None] * theta, t[:, None]
+    value = -0.5 * np.sum(away**2 + theta**2, axis=1) - t**2 / 50.0
+    of_t, of_theta = np.sum(away * theta, axis=1) - t / 25.0, away * loading - theta
+    tt = -np.sum(theta**2, axis=1) - 1.0 / 25.0
+    return value, of_t, of_theta, tt, away - loading * theta, -(loading**2) - np.ones_like(theta)
+
+
+def test_a_sign_that_variables_share_is_found_from_a_saddle():
+    # At the origin, the gradient is 0.
+    several = found(Known(product), local=0.0)
+    np.testing.assert_allclose([mode.share for mode in several], 0.5, atol=0.05)
+    np.testing.assert_allclose(several[0].gaussian.loc, -several[1].gaussian.loc, atol=0.05)
+    assert abs(several[0].gaussian.loc[0]) > 3.0
 
 
 def groups(power):
