@@ -261,7 +261,8 @@ def dip(density: Density, gaussian: newton.Gaussian, end: np.ndarray) -> float:
     values = density(path)
     lowest, rates = _fall(values), np.full([_PATH - 2, 1], 0.5)
     for _ in range(_RELAXATIONS):
-        if lowest < DIP or not np.isfinite(values).all():
+        # In one dimension there is no other path.
+        if lowest < DIP or path.shape[1] == 1 or not np.isfinite(values).all():
             break
         # In units of each coordinate alone: what is correlated at one end of a bent ridge is not at the other.
         white = path / gaussian.deviations
