@@ -10,6 +10,7 @@ from tfvae import Latent, VariationalInference
 from tfvae.inference import structured_modes
 from tfvae.inference.density import Density
 from tfvae.inference.nested_laplace import Search
+from tfvae.inference.start import one_blas_thread
 from tfvae.inference.structure import Block, Pattern
 
 tfb, tfd = tfp.bijectors, tfp.distributions
@@ -48,9 +49,10 @@ def search(density):
     return Search(pattern, density.gradients, density.derivatives)
 
 
-def found(density, starts=(0.0,)):
+@one_blas_thread
+def found(density, starts=(0.0,), local=1.0):
     climbs = search(density)
-    ends = climbs.ends(np.array([[start, *np.ones(COUNT)] for start in starts]))
+    ends = climbs.ends(np.array([[start, *np.full(COUNT, local)] for start in starts]))
     return structured_modes.separate(climbs, density, ends, [(), (COUNT,)])
 
 
@@ -101,6 +103,25 @@ def test_one_mode_is_not_taken_for_several():
     assert len(found(Known(lambda t, theta: level(t, theta, (3.0, 3.0))))) == 1
 
 
+def product(t, theta):
+    """Observations of t theta with noise, where the sign of t and theta is not known."""
+    y = 3.0 * np.random.default_rng(2).standard_normal(COUNT)
+    y += np.sign(y)
+    away, loading = y - t[:, None] * theta, t[:, None]
+    value = -0.5 * np.sum(away**2 + theta**2, axis=1) - t**2 / 50.0
+    of_t, of_theta = np.sum(away * theta, axis=1) - t / 25.0, away * loading - theta
+    tt = -np.sum(theta**2, axis=1) - 1.0 / 25.0
+    return value, of_t, of_theta, tt, away - loading * theta, -(loading**2) - np.ones_like(theta)
+
+
+def test_a_sign_that_variables_share_is_found_from_a_saddle():
+    # At the origin, the gradient is 0.
+    several = found(Known(product), local=0.0)
+    np.testing.assert_allclose([mode.share for mode in several], 0.5, atol=0.05)
+    np.testing.assert_allclose(several[0].gaussian.loc, -several[1].gaussian.loc, atol=0.05)
+    assert abs(several[0].gaussian.loc[0]) > 3.0
+
+
 def groups(power):
     """Effects theta ~ N(0, exp(t)), whose scale has the prior exp(t)^-power, with data of variance 1 around them."""
     y = np.random.default_rng(0).standard_normal(COUNT) * 1.5
@@ -121,7 +142,7 @@ def test_the_scale_of_groups_whose_density_does_not_fall_is_flat(power, is_flat)
     density = groups(power)
     climbs = search(density)
     (end,) = climbs.ends(np.array([[-0.5, *np.ones(COUNT)]]))
-    flat = structured_modes.flat(climbs, density, end)
+    flat = structured_modes.flat_globals(climbs, density, end)
     assert flat[0] == is_flat
     assert not flat[1:].any()
 

@@ -41,6 +41,30 @@ def test_a_coordinate_is_followed_by_what_depends_on_it():
 def test_labels_are_exchanged_in_all_latent_variables_at_once():
     # m [2], tau [], x [2, 3] and theta [7].
     z = np.arange(16.0)
-    mirrored, swapped = valleys.relabelled(z, [(2,), (), (2, 3), (7,)])[:2]
-    np.testing.assert_array_equal(mirrored, -z)
-    np.testing.assert_array_equal(swapped, [1, 0, 2, 6, 7, 8, 3, 4, 5, *range(9, 16)])
+    others = valleys.relabelled(z, [(2,), (), (2, 3), (7,)])
+    assert [1, 0, 2, 6, 7, 8, 3, 4, 5, *range(9, 16)] in others.tolist()
+
+
+def test_signs_are_those_of_some_latent_variables_and_not_of_an_intercept():
+    # Loadings [3], factors [4], intercepts [3] and the logarithm of a scale.
+    z = np.arange(1.0, 12.0)
+    others = valleys.relabelled(z, [(3,), (4,), (3,), ()]).tolist()
+    signs = np.repeat([-1.0, -1.0, 1.0, 1.0], [3, 4, 3, 1])
+    assert (signs * z).tolist() in others
+    assert (-z).tolist() in others
+    # Of two factors, each has a sign of its own: loadings [3, 2], factors [4, 2] and an intercept.
+    z = np.arange(1.0, 16.0)
+    others = valleys.relabelled(z, [(3, 2), (4, 2), ()]).tolist()
+    assert (np.array([1, -1] * 7 + [1]) * z).tolist() in others
+
+
+def test_images_are_the_best_points_that_are_far_from_each_other():
+    loc, deviations = np.array([5.0, 3.0]), np.array([1.0, np.inf])
+    candidates = np.array([[5.5, 0.0], [-5.0, 0.0], [-5.5, 0.0], [9.0, 0.0], [20.0, 0.0]])
+
+    def density(z):
+        return np.where(z[:, 0] > 15.0, np.nan, -np.abs(np.abs(z[:, 0]) - 5.0))
+
+    found = valleys.images(density, loc, deviations, candidates, most=3, apart=3.0)
+    np.testing.assert_array_equal(found, candidates[[1, 3]])
+    assert len(valleys.images(density, loc, deviations, candidates, most=1, apart=3.0)) == 1

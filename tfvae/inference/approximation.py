@@ -16,7 +16,7 @@ from tfvae.posteriors import Posterior
 
 tfd = tfp.distributions
 
-# Draws made in one call of a graph, unless it is said otherwise.
+# Draws made in one call of a graph, unless a caller sets another number.
 _CHUNK = 100
 _COMPARED_DRAWS = 1000
 

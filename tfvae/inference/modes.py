@@ -8,7 +8,6 @@ Reference: Raftery & Bao 2010, Estimating and Projecting Trends in HIV/AIDS Gene
 Mixture Importance Sampling, for the starts; Yao et al. 2022, Stacking for Non-mixing Bayesian Computations.
 """
 
-import functools
 import itertools
 import math
 import warnings
@@ -28,13 +27,16 @@ from tfvae.inference.nested_laplace import StructuredGaussian
 
 _Gaussian = TypeVar("_Gaussian", newton.Gaussian, StructuredGaussian)
 
-# With more dimensions, an ascent takes too long for any but starts beyond a valley.
+# With more dimensions, an ascent takes too long to begin one anywhere but beyond a valley.
 MOST_DIM = 50
 # Points far from the modes, in bands of distances in multiples of the radius of a Gaussian, of which each gives starts.
 _FAR_POINTS, _BANDS, _STARTS = 128, (1.5, 4.0, 10.0, 25.0), 2
 _ROUNDS, MOST_MODES = 3, 8
-# The most starts beyond valleys.
-_MOST_BEYOND = 4
+# The most starts beyond valleys, and the most images by other signs or labels that are starts, or ends of rays.
+_MOST_BEYOND, _STARTED_IMAGES, MOST_IMAGES = 4, 2, 8
+# Random points far out, and their distances in multiples of the radius of a Gaussian, that are moved uphill by so many
+# steps to see where they lead.
+_SENT, _SENT_BAND, _SENT_STEPS = 24, (10.0, 60.0), 8
 # Two modes are this many standard deviations apart or more, and the density falls between them by so many nats.
 APART, DIP = 3.0, 1.0
 _PATH, _RELAXATIONS = 17, 40
@@ -75,8 +77,8 @@ def separate(
     generator = np.random.default_rng(seed)
     found, news = [gaussian], [gaussian]
     for _ in range(_ROUNDS):
-        starts_from = _far_starts if density.dim <= MOST_DIM else functools.partial(_beyond, shapes=shapes)
-        far = [start for each in news for start in starts_from(density, each, generator)]
+        starts_from = _far_starts if density.dim <= MOST_DIM else _beyond
+        far = [start for each in news for start in starts_from(density, each, generator, shapes)]
         ascents = [*ascents, *newton.ascend(density, far)]
         news = []
         for ascent in ascents:
@@ -143,7 +145,7 @@ def flagged(latents: dict[str, np.ndarray], log_weights: np.ndarray, approximati
     """
     share = float(keras.ops.convert_to_numpy(approximation.missed))
     warnings.warn(
-        f"q misses modes of the posterior that hold {share:.0%} of its mass, which `fit` named: "
+        f"q misses modes of the posterior that hold {_about(share)} of its mass, which `fit` named: "
         "neither the draws nor their importance weights are to be trusted for the whole posterior.",
         stacklevel=3,
     )
@@ -164,7 +166,7 @@ def message(at: Mode[Any], others: Sequence[Mode[Any]], space: LatentSpace) -> s
     is_part = space.split(np.ptp(locs, axis=0) > APART * deviations)
     values, _ = space.constrain(tf.constant(locs, tf.float32))
     shown = {name: value.numpy() for name, value in values.items() if is_part[name].any()}
-    places = [f"{describe(shown, row)} ({mode.share:.0%} of the mass)" for row, mode in enumerate(modes)]
+    places = [f"{describe(shown, row)} ({_about(mode.share)} of the mass)" for row, mode in enumerate(modes)]
     return (
         f"The posterior of {', '.join(shown)} has several modes, and q is at one of them: it is at {places[0]}, "
         f"and not at {'; '.join(places[1:])}. Its draws are of that mode alone. Where the modes say "
@@ -173,10 +175,25 @@ def message(at: Mode[Any], others: Sequence[Mode[Any]], space: LatentSpace) -> s
     )
 
 
-def _far_starts(density: Density, gaussian: newton.Gaussian, generator: np.random.Generator) -> list[np.ndarray]:
-    """Points [L] far from a Gaussian where the density is most above it, and its mirror image, for signs."""
+def _about(share: float) -> str:
+    """A share of the mass, as exactly as it is known: the logarithms of the masses are good to about half a nat."""
+    return f"about {round(share, 1 if 0.1 <= share < 0.95 else 2):.0%}"
+
+
+def _images(
+    density: Density, gaussian: newton.Gaussian, shapes: Sequence[tuple[int, ...]], most: int
+) -> list[np.ndarray]:
+    """The images [L] of the mean of a Gaussian by other signs and labels where the density is highest."""
+    candidates = valleys.relabelled(gaussian.loc, shapes)
+    return valleys.images(density, gaussian.loc, gaussian.deviations, candidates, most, APART)
+
+
+def _far_starts(
+    density: Density, gaussian: newton.Gaussian, generator: np.random.Generator, shapes: Sequence[tuple[int, ...]]
+) -> list[np.ndarray]:
+    """Points [L] far from a Gaussian where the density is most above it, and images by other signs and labels."""
     radius = math.sqrt(density.dim) + 1.0
-    starts = [-gaussian.loc]
+    starts = _images(density, gaussian, shapes, _STARTED_IMAGES)
     for low, high in itertools.pairwise(_BANDS):
         noise = generator.standard_normal([_FAR_POINTS, density.dim])
         distances = radius * np.exp(generator.uniform(math.log(low), math.log(high), [_FAR_POINTS, 1]))
@@ -193,10 +210,32 @@ def _beyond(
     """Points [L] beyond a valley, along few rays from a Gaussian in comparison with all that lies far from it."""
     covariance = gaussian.scale @ gaussian.scale.T
     alone = np.diag(gaussian.diagonal().scale)
-    rays = valleys.toward(gaussian.loc, valleys.relabelled(gaussian.loc, shapes))
+    ends = [*_images(density, gaussian, shapes, MOST_IMAGES), *_uphill(density, gaussian, generator)]
+    rays = valleys.toward(gaussian.loc, ends)
     for axes in (valleys.axes(covariance, generator), alone):
         rays += valleys.outward(gaussian.loc, axes)
     return valleys.starts(density, gaussian.loc, rays, _MOST_BEYOND)
+
+
+def _uphill(density: Density, gaussian: newton.Gaussian, generator: np.random.Generator) -> np.ndarray:
+    """Where random points far from a Gaussian lead [P, L], by a few steps uphill in its standard coordinates.
+
+    Another mode that no axis of the Gaussian points to is the nearer one of many of them.
+    """
+    noise = generator.standard_normal([_SENT, density.dim])
+    low, high = _SENT_BAND
+    distances = np.exp(generator.uniform(math.log(low), math.log(high), [_SENT, 1])) * math.sqrt(density.dim)
+    points = gaussian.draws(noise / np.linalg.norm(noise, axis=1, keepdims=True) * distances)
+    covariance, rates = gaussian.scale @ gaussian.scale.T, np.ones([_SENT, 1])
+    values, slopes, _ = density.derivatives(points, np.zeros_like(points))
+    for _ in range(_SENT_STEPS):
+        trial = points + rates * (slopes @ covariance)
+        trial_values, trial_slopes, _ = density.derivatives(trial, np.zeros_like(points))
+        is_higher = (np.isfinite(trial_slopes).all(axis=1) & (trial_values > values))[:, np.newaxis]
+        points, slopes = np.where(is_higher, trial, points), np.where(is_higher, trial_slopes, slopes)
+        values = np.where(is_higher[:, 0], trial_values, values)
+        rates = np.where(is_higher, rates, 0.25 * rates)
+    return points[np.isfinite(values) & np.isfinite(points).all(axis=1)]
 
 
 def _is_apart(density: Density, found: Sequence[newton.Gaussian], z: np.ndarray, near: newton.Gaussian) -> bool:
@@ -222,7 +261,8 @@ def dip(density: Density, gaussian: newton.Gaussian, end: np.ndarray) -> float:
     values = density(path)
     lowest, rates = _fall(values), np.full([_PATH - 2, 1], 0.5)
     for _ in range(_RELAXATIONS):
-        if lowest < DIP or not np.isfinite(values).all():
+        # In one dimension there is no other path.
+        if lowest < DIP or path.shape[1] == 1 or not np.isfinite(values).all():
             break
         # In units of each coordinate alone: what is correlated at one end of a bent ridge is not at the other.
         white = path / gaussian.deviations

@@ -124,7 +124,7 @@ def standard_coordinates(
     density = LogDensity(log_density, target.space.dim, joint.dtype)
     if not structured:
         _check_finite(joint, points, density(points), rows)
-    # Up to a few dimensions, modes are sought without the structure, which is that of one mode.
+    # Up to 50 dimensions, modes are sought without the structure, which is that of one mode.
     is_sought = not structured or target.space.dim <= modes.MOST_DIM
     if is_sought and target.space.dim > newton.FULL_CURVATURE_DIM:
         found = [modes.Mode(newton.approximate_diagonally(density, points), 1.0)]
@@ -133,7 +133,7 @@ def standard_coordinates(
     if structured and derivatives is not None and len(found) <= 1:
         nested = structured[0].gaussian
         _check_proper(target, nested, derivatives, nested.global_axes)
-        _check_flat(target, structured_start.flat(nested, derivatives.gradients, _FAR), derivatives.dtype.name)
+        _check_flat(target, structured_start.flat_locals(nested, derivatives.gradients, _FAR), derivatives.dtype.name)
         _check_support(joint, nested, derivatives)
         _check_precision(target, nested, derivatives)
         return Start(nested, structured, derivatives)

@@ -14,24 +14,34 @@ from tfvae.inference.density import Density
 from tfvae.inference.nested_laplace import End, Search, State, StructuredGaussian
 from tfvae.inference.structure import multiply, places_of
 
-# The most points at which the local variables are integrated out, and numbers of which these points may consist.
-_FEWEST_POINTS, _MOST_POINTS, _NUMBERS = 44, 400, 2**18
+# At how many points the local variables are integrated out: as many as have this many numbers in all, within bounds, of
+# which the lower one leaves four rays.
+_NUMBERS, _FEWEST_POINTS, _MOST_POINTS = 2**18, 44, 400
 # The most climbs from starts beyond a valley, and from how many local variables, each moved alone, these are chosen.
 _MOST_CLIMBS, _CHOSEN = 4, 32
 # The most latent variables of which all local ones are shifted together.
 _MOST_LEVELS = 8
 # A local variable has another mode where the density rises, along it, by this slope in nats per standard deviation.
 _SLOPE = 0.3
-# Local variables are moved as far, in smaller steps.
+# How far local variables are moved, in standard deviations: as far as along a ray, in smaller steps.
 _DISTANCES = 3.0 * 1.3 ** np.arange(17)
-# How many numbers of the precision of a density there must be in a standard deviation.
+# A standard deviation must be at least this many times the spacing of floating-point numbers there.
 _SPACINGS = 16.0
 # How far out a density of global variables is followed, in standard deviations, and how far it must fall at each of the
 # last steps, in nats. With a finite integral it falls by the logarithm of the ratio of their distances at least, 0.35.
 _FAR, _FALL, _LAST = 4.0 * 2.0 ** (0.5 * np.arange(25)), 0.15, 2
+# From how many modes others are sought, the best ones first, and the most climbs of each kind from all but the first.
+_SEARCHES, _LATER_CLIMBS = 4, 2
+# By how many nats the evidence of an end may be too low, because the curvature that a climb leaves behind is rough; and
+# by how many nats one of two ends that are not apart is surely the better one.
+_ERROR, _BETTER = 5.0, 2.0
+# An end is a saddle if the curvature in one direction is below this, relative to its size there.
+_SADDLE = -0.1
+# Draws of each of several modes, from which their shares of the mass are found.
+_DRAWS = 1024
 
 
-def flat(search: Search, density: Density, end: End) -> np.ndarray:
+def flat_globals(search: Search, density: Density, end: End) -> np.ndarray:
     """Which global variables [L] have a density that does not fall, far out along one of them.
 
     The local variables are integrated out: their scale may go to 0, where their own density grows without bound.
@@ -80,28 +90,43 @@ class _Modes:
 
     def find(self, ends: list[End]) -> list[modes.Mode[StructuredGaussian]]:
         """See `separate`."""
-        best, *others = sorted(ends, key=lambda end: -end.evidence)
-        self.found = [best]
-        for end in others:
+        for end in sorted(ends, key=lambda end: -end.evidence):
             self.add(end)
-        for state in self.starts(best):
-            self.add(self.search.end(state))
-        evidences = np.array([end.evidence for end in self.found])
-        shares = np.exp(evidences - np.logaddexp.reduce(evidences))
-        pairs = sorted(zip(shares, self.found, strict=True), key=lambda pair: -pair[0])
-        return [
-            modes.Mode(self.search.gaussian(end.state, end.metric), float(share))
-            for share, end in pairs
-            if share >= modes.LOWEST_SHARE
-        ]
+        searched: list[End] = []
+        while len(searched) < _SEARCHES:
+            end = next((each for each in self.found if not any(each is other for other in searched)), None)
+            if end is None:
+                break
+            searched.append(end)
+            # Later ones mostly lead back to what is known.
+            most = _MOST_CLIMBS if len(searched) == 1 else _LATER_CLIMBS
+            for state in self.starts(end, most):
+                if not any(_is_near(state, each) for each in self.found):
+                    self.add(self.search.end(state))
+        gaussians = [self.search.gaussian(end.state, end.metric) for end in self.found]
+        if len(gaussians) == 1:
+            return [modes.Mode(gaussians[0], 1.0)]
+        evidences = np.array([_evidence(self.density, gaussian) for gaussian in gaussians])
+        shares = np.exp(evidences - np.logaddexp.reduce(evidences)).tolist()
+        found = [modes.Mode(each, share) for each, share in zip(gaussians, shares, strict=True)]
+        return sorted((mode for mode in found if mode.share >= modes.LOWEST_SHARE), key=lambda mode: -mode.share)
 
     def add(self, end: End) -> None:
         """Adds an end to those that were found, if it has a good part of the mass and is a mode of its own."""
-        highest = max(each.evidence for each in self.found)
-        if len(self.found) == modes.MOST_MODES or not end.evidence > highest + np.log(modes.LOWEST_SHARE):
-            return
-        if _is_resolved(end, self.density.epsilon) and all(self.are_apart(each, end) for each in self.found):
+        if not self.found:
             self.found.append(end)
+            return
+        least = max(each.evidence for each in self.found) + np.log(modes.LOWEST_SHARE) - _ERROR
+        if len(self.found) == modes.MOST_MODES:
+            least = max(least, min(each.evidence for each in self.found))
+        if not end.evidence > least or not _is_resolved(end, self.density.epsilon):
+            return
+        near = [each for each in self.found if not self.are_apart(each, end)]
+        # A climb may have stopped on its way to where this one ended.
+        if all(_is_better(end, each) for each in near):
+            least = end.evidence + np.log(modes.LOWEST_SHARE) - _ERROR
+            kept = [each for each in self.found if each.evidence > least and not any(each is other for other in near)]
+            self.found = sorted([end, *kept], key=lambda each: -each.evidence)[: modes.MOST_MODES]
 
     def are_apart(self, first: End, second: End) -> bool:
         """Whether two ends are far apart, and the density falls between them."""
@@ -117,12 +142,24 @@ class _Modes:
         gaussian = newton.Gaussian(first.state.local[0], _deviations(first.state.root)[0], np.nan)
         return modes.dip(density, gaussian, second.state.local[0]) > modes.DIP
 
-    def starts(self, end: End) -> list[State]:
-        """States beyond a valley, seen from an end; those of the highest density."""
-        found = [self.of_locals(end.state), self.of_globals(end)]
+    def starts(self, end: End, most: int) -> list[State]:
+        """States beyond a valley, seen from an end, those of the highest density; and beside it, if it is a saddle."""
+        found = [self.beside(end), self.of_locals(end.state, most), self.of_globals(end, most)]
         return [state for states in found for state in states]
 
-    def of_locals(self, state: State) -> list[State]:
+    def beside(self, end: End) -> list[State]:
+        """States on both sides of a saddle, such as the one of loadings and factors that are all 0; else none."""
+        if not self.search.size:
+            return []
+        root = np.linalg.cholesky(end.metric)
+        curvature, follow = self.search.dependence(end.state)
+        values, directions = np.linalg.eigh(root.T @ curvature @ root)
+        if not values[0] < _SADDLE:
+            return []
+        moves = np.outer([1.0, -1.0], root @ directions[:, 0])
+        return [self.search.state(end.state.globals + move, end.state.local + follow @ move) for move in moves]
+
+    def of_locals(self, state: State, most: int) -> list[State]:
         """States with other modes of the local variables, given the same global ones."""
         candidates = np.concatenate([self.moved(state), self.shifted(state)])
         globals_ = np.repeat(state.globals, len(candidates), axis=0)
@@ -133,7 +170,7 @@ class _Modes:
             other = State(globals_[:1], local[[index]], root[[index]], values[[index]], np.zeros([1, self.search.size]))
             if np.isfinite(values[index]) and all(_are_moved(each, other) for each in [state, *found]):
                 found.append(other)
-        return [self.search.state(each.globals, each.local) for each in found[:_MOST_CLIMBS]]
+        return [self.search.state(each.globals, each.local) for each in found[:most]]
 
     def moved(self, state: State) -> np.ndarray:
         """Local variables [P, N] of which one is moved to where the density rises along it, away from its mode."""
@@ -168,25 +205,33 @@ class _Modes:
                 levels.append(ones / np.sqrt(max(ones @ multiply(precision, ones), 1e-30)))
         steps = np.concatenate([valleys.DISTANCES, -valleys.DISTANCES])
         at = search.join(state.globals[0], state.local[0])
-        others = np.array(valleys.relabelled(at, self.shapes))[:, search.pattern.order[search.size :]]
+        others = valleys.relabelled(at, self.shapes)
+        others[:, search.pattern.order[: search.size]] = state.globals
+        deviations = search.join(np.full(search.size, np.inf), _deviations(state.root)[0])
+        images = valleys.images(self.density, at, deviations, others, modes.MOST_IMAGES, modes.APART)
         shifts = [state.local + steps[:, np.newaxis] * level for level in levels[:_MOST_LEVELS]]
-        return np.concatenate([*shifts, others])
+        return np.concatenate([*shifts, *(image[np.newaxis, search.pattern.order[search.size :]] for image in images)])
 
-    def of_globals(self, end: End) -> list[State]:
+    def of_globals(self, end: End, most: int) -> list[State]:
         """States at other values of the global variables, where their density is highest beyond a valley."""
         search, state = self.search, end.state
         if not search.size:
             return []
         density = _OfGlobals(search, self.density, [state])
         at = search.join(state.globals[0], state.local[0])
+        points = max(_NUMBERS // (search.count * len(search.pattern.probes)), _FEWEST_POINTS)
+        count = max(min(points, _MOST_POINTS) // len(valleys.DISTANCES), 1)
+        # Local variables follow the global ones.
+        deviations = search.join(np.sqrt(np.diag(end.metric)), np.full(search.count, np.inf))
+        candidates, num_images = valleys.relabelled(at, self.shapes), min(modes.MOST_IMAGES, max(count // 3, 1))
+        images = valleys.images(self.density, at, deviations, candidates, num_images, modes.APART)
         rays = []
-        for ray in valleys.toward(at, valleys.relabelled(at, self.shapes)):
+        for ray in valleys.toward(at, images):
             ordered = ray[:, search.pattern.order]
             rays.append((ordered[:, : search.size], ordered[:, search.size :]))
         for ray in valleys.outward(state.globals[0], valleys.axes(end.metric, np.random.default_rng(0))):
             rays.append((ray, density.guesses(ray)))
-        points = max(_NUMBERS // (search.count * len(search.pattern.probes)), _FEWEST_POINTS)
-        rays = rays[: max(min(points, _MOST_POINTS) // len(rays[0][0]), 1)]
+        rays = rays[:count]
         globals_, guesses = (np.concatenate(parts) for parts in zip(*rays, strict=True))
         values, local = density.integrated(globals_, guesses)
         height, first, found = density(state.globals)[0], 0, []
@@ -195,7 +240,7 @@ class _Modes:
             for _, place in valleys.rises(height, values[of_ray][np.newaxis]):
                 found.append((values[first + place], first + place))
             first += len(ray)
-        best = [index for _, index in sorted(found, reverse=True)[:_MOST_CLIMBS]]
+        best = [index for _, index in sorted(found, reverse=True)[:most]]
         return [search.state(globals_[[index]], local[[index]]) for index in best]
 
 
@@ -261,6 +306,29 @@ class _OfLocals(Density):
         """The values [P] and gradients [P, N]; the products with directions are not computed, and are 0."""
         values, gradients = self.search.gradients(self.search.join(np.repeat(self.globals, len(z), axis=0), z))
         return values, gradients[:, self.search.pattern.order[self.search.size :]], np.zeros_like(directions)
+
+
+def _evidence(density: Density, gaussian: StructuredGaussian) -> float:
+    """The logarithm of the mass near a Gaussian, in nats, up to a constant: the mean of importance weights."""
+    noise = np.random.default_rng(0).standard_normal([_DRAWS, density.dim])
+    values, v, start = density(gaussian.draws(noise)), noise[:, : gaussian.pattern.num_globals], gaussian.start
+    # Of the derivatives of the draws with respect to the noise: see `StructuredGaussian.draws`.
+    log_volume = np.log(gaussian.scale).sum() + np.log(np.diag(start["root"])).sum()
+    features = np.concatenate([v, np.sqrt(1.0 + v**2) - 1.0], axis=1)
+    log_volumes = log_volume - features @ start["log_precision_slope"].sum(axis=0)
+    log_weights = np.where(np.isfinite(values), values, -np.inf) + 0.5 * np.sum(noise**2, axis=1) + log_volumes
+    return float(np.logaddexp.reduce(log_weights))
+
+
+def _is_near(state: State, end: End) -> bool:
+    """Whether a climb from a state would only repeat one that ended there."""
+    move = (state.globals - end.state.globals)[0]
+    is_near = not len(move) or move @ np.linalg.solve(end.metric, move) < 1.0
+    return bool(is_near and not _are_moved(state, end.state))
+
+
+def _is_better(first: End, second: End) -> bool:
+    return first.evidence > second.evidence + _BETTER and first.state.value[0] > second.state.value[0] + _BETTER
 
 
 def _deviations(root: np.ndarray) -> np.ndarray:

@@ -124,8 +124,8 @@ def approximate(
 
     Returns:
         The modes, the largest first: only one up to `modes.MOST_DIM` dimensions, where they are sought without the
-        structure. None if no structure is found, of which a warning is given for many dimensions. And which global
-        variables [L] have a density that does not fall far out.
+        structure, and an empty list if no structure is found, of which a warning is given for many dimensions. And
+        which global variables [L] have a density that does not fall far out.
     """
     pattern = posterior.pattern
     if pattern is None:
@@ -146,13 +146,13 @@ def approximate(
     search = nested_laplace.Search(pattern, derivatives.gradients, derivatives.products)
     ends = search.ends(points)
     best = max(ends, key=lambda end: end.evidence)
-    is_flat = structured_modes.flat(search, derivatives, best)
+    is_flat = structured_modes.flat_globals(search, derivatives, best)
     if derivatives.dim > modes.MOST_DIM:
         return structured_modes.separate(search, derivatives, ends, target.space.unconstrained_shapes), is_flat
     return [modes.Mode(search.gaussian(best.state, best.metric), 1.0)], is_flat
 
 
-def flat(
+def flat_locals(
     gaussian: nested_laplace.StructuredGaussian, gradients: nested_laplace.Gradients, distances: Sequence[float]
 ) -> np.ndarray:
     """Which local variables [L] have a density that does not fall, far out along one of them.

@@ -14,10 +14,10 @@ import numpy as np
 DISTANCES = 3.0 * 1.6 ** np.arange(11)
 # How far the density must rise again, in nats, beside rounding errors of values so large.
 _RISE, _ROUNDING = 1.0, 1e-5
-# Directions at random between the widest axes, so many.
+# Random directions are drawn in the space of the widest axes: how many axes, and how many directions.
 _WIDEST, _RANDOM = 4, 6
-# The most values of an axis whose order may be a matter of labels.
-_MOST_LABELS = 6
+# The longest axis whose indices may be labels, and the most latent variables of which every subset is mirrored.
+_MOST_LABELS, _MOST_MIRRORED = 6, 6
 # The parts of the way to another point.
 _PARTS = np.linspace(0.125, 1.25, 10)
 # How many points are evaluated at a time.
@@ -88,8 +88,40 @@ def axes(covariance: np.ndarray, generator: np.random.Generator) -> np.ndarray:
     return np.concatenate([follow.T, mixtures @ widest.T])
 
 
-def relabelled(loc: np.ndarray, shapes: Sequence[tuple[int, ...]]) -> list[np.ndarray]:
-    """Other points [L] that may say the same as one: its mirror image, and those with two labels exchanged.
+def images(
+    density: Callable[[np.ndarray], np.ndarray],
+    loc: np.ndarray,
+    deviations: np.ndarray,
+    candidates: np.ndarray,
+    most: int,
+    apart: float,
+) -> list[np.ndarray]:
+    """Those of some points [P, L] where a density is highest, far from the first one and from each other.
+
+    Args:
+        density: evaluates the log density [S] at points [S, L].
+        loc: the point [L] from which they must be far.
+        deviations: the standard deviation of each coordinate [L]; infinite for one that does not count.
+        candidates: the points.
+        most: the most points.
+        apart: how far they must be in one of the coordinates, in standard deviations.
+    """
+    values = np.concatenate([density(candidates[at : at + _CHUNK]) for at in range(0, len(candidates), _CHUNK)])
+    found = [loc]
+    for index in np.argsort(-np.where(np.isfinite(values), values, -np.inf), kind="stable"):
+        if len(found) > most or not np.isfinite(values[index]):
+            break
+        if all(np.max(np.abs(candidates[index] - each) / deviations) > apart for each in found):
+            found.append(candidates[index])
+    return found[1:]
+
+
+def relabelled(loc: np.ndarray, shapes: Sequence[tuple[int, ...]]) -> np.ndarray:
+    """Other points [P, L] that may say the same as one: with other signs, or with two labels exchanged.
+
+    A sign is shared by some latent variables, as loadings and factors, and not by others, as intercepts and logarithms
+    of scales. So every subset of the variables is mirrored, if they are many, of the largest ones; and each index of a
+    short axis by itself, in all that have an axis of that length.
 
     Args:
         loc: the point [L].
@@ -98,15 +130,26 @@ def relabelled(loc: np.ndarray, shapes: Sequence[tuple[int, ...]]) -> list[np.nd
     place = np.arange(len(loc))
     ends = np.cumsum([np.prod(shape, dtype=int) for shape in shapes])
     blocks = [part.reshape(shape) for part, shape in zip(np.split(place, ends[:-1]), shapes, strict=True)]
-    found = [-loc]
+    largest = sorted(blocks, key=lambda block: -block.size)[:_MOST_MIRRORED]
+    subsets = [
+        [block.ravel() for block in subset]
+        for count in range(1, len(largest) + 1)
+        for subset in itertools.combinations(largest, count)
+    ]
+    swapped = []
     for count in sorted({size for shape in shapes for size in shape if 2 <= size <= _MOST_LABELS}):
+        with_axis = [(block, axis) for block in blocks for axis, size in enumerate(block.shape) if size == count]
+        subsets += [[np.take(block, label, axis=axis).ravel() for block, axis in with_axis] for label in range(count)]
         for first, second in itertools.combinations(range(count), 2):
             order = np.arange(count)
             order[[first, second]] = second, first
-            swapped = []
+            moved = []
             for block in blocks:
                 for axis, size in enumerate(block.shape):
                     block = np.take(block, order, axis=axis) if size == count else block
-                swapped.append(block.ravel())
-            found.append(loc[np.concatenate(swapped)])
-    return found
+                moved.append(block.ravel())
+            swapped.append(loc[np.concatenate(moved)])
+    mirrored = np.repeat(loc[np.newaxis], len(subsets), axis=0)
+    for row, subset in enumerate(subsets):
+        mirrored[row, np.concatenate(subset)] *= -1.0
+    return np.concatenate([-loc[np.newaxis], mirrored, np.reshape(swapped, [-1, len(loc)])])
