@@ -383,6 +383,8 @@ def test_wrong_calls_are_refused(fitted):
         gaussian().sample(np.zeros(2))
     with pytest.raises(ValueError, match=r"^`x` must be None, a dictionary with the keys theta, x, .* ndarray$"):
         fitted.fit(np.zeros((4, 2)), epochs=1)
+    with pytest.raises(TypeError, match=r"^`epochz` must be an argument of `fit`: .*Did you mean `epochs`"):
+        fitted.fit(epochz=1)
     with pytest.raises(ValueError, match=r"^`callbacks` must not hold KLWarmUp"):
         fitted.fit(epochs=1, steps_per_epoch=1, callbacks=callbacks.KLWarmUp(1), verbose=0)
     with pytest.raises(ValueError, match=r"^`simulator` must give x \[B, \.\.\.\].* of shape \(3, 2\)$"):

@@ -18,7 +18,9 @@ from tfvae.inference.simulations import simulations
 from tfvae.inference.typical import TypicalFeatures
 from tfvae.models import parts
 from tfvae.models.variational_model import VariationalModel
+from tfvae.numerics import compressed
 from tfvae.posteriors import Posterior, SplineFlow
+from tfvae.training import fit_arguments
 from tfvae.training.batch import unpack_named
 from tfvae.training.plan import LayerTraits
 
@@ -245,6 +247,7 @@ class AmortizedInference(AmortizedPosterior, SimulatingModel, VariationalModel):
             raise ValueError(
                 f"`y` must be None: x holds theta and the data by name. Received: y of type {type(y).__name__}"
             )
+        fit_arguments.check_names(kwargs)
         if not self.compiled:
             with self.distribute_strategy.scope():
                 self.compile(keras.optimizers.Adam(_LEARNING_RATE))
@@ -348,7 +351,8 @@ class AmortizedInference(AmortizedPosterior, SimulatingModel, VariationalModel):
 
     def _features(self, x: tf.Tensor, training: bool = False) -> tf.Tensor:
         """The features [B, F] of data sets x [B, ...]."""
-        x = (x - self.x_loc) / self.x_scale
+        # Data sets far out would otherwise have losses and gradients beside which those of all others are nothing.
+        x = compressed((x - self.x_loc) / self.x_scale)
         if self.encoder is None:
             return tf.reshape(x, [-1, math.prod(cast("tuple[int, ...]", self.event_shape))])
         return tf.cast(self.encoder(x, training=training), tf.float32)
