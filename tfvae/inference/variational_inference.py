@@ -288,7 +288,7 @@ class VariationalInference(ArvizExport, Prediction, PosteriorExport, Refinement,
         latents = {name: value.numpy() for name, value in self._run(self.space.constrain, z)[0].items()}
         draws = Draws(latents, log_weights)
         if data.whole and self.local is None:
-            draws = checked(draws, self.approximation, lambda z: self._log_joint(z, data, seed), seed)
+            draws = checked(draws, self.approximation, lambda z: self._log_joint(z, data, seed))
         if self.approximation.misses_modes:
             return modes.flagged(latents, log_weights, self.approximation)
         draws.warn_where_far()
