@@ -26,6 +26,15 @@ DERIVATIVES = {
 }
 
 
+def test_what_is_far_out_is_compressed():
+    x = tf.constant([-1e4, -3.0, -0.7, 0.0, 2.9, 3.0, 5.0])
+    with tf.GradientTape() as tape:
+        tape.watch(x)
+        y = numerics.compressed(x)
+    np.testing.assert_allclose(y, [-3 - np.log1p(1e4 - 3), -3.0, -0.7, 0.0, 2.9, 3.0, 3 + np.log1p(2.0)], rtol=1e-6)
+    np.testing.assert_allclose(tape.gradient(y, x), [1 / (1e4 - 2), 1, 1, 1, 1, 1, 1 / 3], rtol=1e-6)
+
+
 @pytest.mark.parametrize("jit_compile", [False, True])
 @pytest.mark.parametrize("name", FUNCTIONS)
 def test_values_and_derivatives_are_those_of_scipy(name, jit_compile):

@@ -13,6 +13,9 @@ _MIN_SCALE = 1e-6
 # The squared length below which a vector in float32 has no direction.
 _MIN_SQUARED = 1e-30
 
+# From where `compressed` grows as a logarithm.
+_COMPRESSED_FROM = 3.0
+
 # The coefficients of the polynomials of `normal_log_survival` and `normal_quantile`, highest powers first.
 _LOG_ERFC = (
     *(0.17087277, -0.82215223, 1.48851587, -1.13520398, 0.27886807, -0.18628806, 0.09678418, 0.37409196),
@@ -70,6 +73,12 @@ def sum_softplus_minus_relu(x: tf.Tensor) -> tuple[tf.Tensor, Callable[[tf.Tenso
 def positive(raw: tf.Tensor) -> tf.Tensor:
     """Maps real numbers to positive ones, such as scales; 0 becomes 1."""
     return softplus(raw + math.log(math.e - 1)) + _MIN_SCALE
+
+
+def compressed(x: tf.Tensor) -> tf.Tensor:
+    """Maps numbers of a standard deviation about 1 to themselves up to 3, and above to 3 + log(1 + |x| - 3)."""
+    inside = tf.clip_by_value(x, -_COMPRESSED_FROM, _COMPRESSED_FROM)
+    return inside + tf.sign(x) * tf.math.log(1.0 + tf.abs(x - inside))
 
 
 @tf.custom_gradient

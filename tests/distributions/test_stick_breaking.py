@@ -33,3 +33,19 @@ def test_what_is_no_simplex_has_no_inverse():
     y = np.float32([[0.2, 0.3, 0.5], [0.2, 0.3, 0.6], [-0.1, 0.6, 0.5]])
     is_number = np.isfinite(StickBreaking().inverse(y)).all(axis=1)
     assert is_number.tolist() == [True, False, False]
+
+
+@pytest.mark.parametrize("x", [[100.0, 0.0], [-100.0, -100.0], [200.0, -300.0]])
+def test_the_jacobian_is_finite_where_proportions_round_to_0(x):
+    x = tf.constant(x)
+    with tf.GradientTape() as tape:
+        tape.watch(x)
+        found = StickBreaking().forward_log_det_jacobian(x)
+    # Its terms are log y_k, which TFP computes in float64 to about 700.
+    log_z = -np.logaddexp(0, -(x.numpy().astype(float) - np.log([2.0, 1.0])))
+    log_rest = -np.logaddexp(0, x.numpy().astype(float) - np.log([2.0, 1.0]))
+    expected = log_z[0] + (log_rest[0] + log_z[1]) + log_rest.sum()
+    np.testing.assert_allclose(found, expected, rtol=1e-6)
+    # d/dx of log z_k is 1 - z_k, and of log (1 - z_k) it is -z_k.
+    z = np.exp(log_z)
+    np.testing.assert_allclose(tape.gradient(found, x), [1 - 3 * z[0], 1 - 2 * z[1]], atol=1e-6)

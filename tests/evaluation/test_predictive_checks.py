@@ -65,6 +65,7 @@ def test_several_pinned_variables_come_by_name():
         ([np.mean], r"`statistics` must be a dictionary of functions. Received: "),
         ({}, r"`statistics` must be a dictionary of functions. Received: {}"),
         ({"a": lambda y: "high"}, r"`statistics\['a'\]` must return finite numbers for a data set. Received: "),
+        ({"a": lambda y: y[y > Y.mean()]}, r"`statistics\['a'\]` must return as many numbers for each data set"),
         ({"a": lambda y: np.log(tf.zeros(()))}, r"`statistics\['a'\]` must return finite numbers"),
     ],
 )
@@ -73,6 +74,11 @@ def test_wrong_statistics_are_refused(statistics, message):
     inference = with_q(JOINTS["named"].experimental_pin(y=Y))
     with pytest.raises(ValueError, match=message):
         predictive_check(inference, statistics, 30)
+
+
+def test_a_model_that_is_not_fitted_is_refused():
+    with pytest.raises(ValueError, match=r"^Fit the model before `predictive_check\(\)`"):
+        predictive_check(VariationalInference(JOINTS["named"].experimental_pin(y=Y)))
 
 
 def test_what_has_no_replications_is_refused():

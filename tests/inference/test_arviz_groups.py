@@ -224,7 +224,15 @@ def test_each_replication_of_an_automatically_batched_joint_distribution_has_noi
 def test_data_without_x_are_refused(pinned):
     model = VariationalInference(log_joint, {"mu": ()}, predictive=predictive)
     model.approximation.set_coordinates(Gaussian(np.zeros(1), np.eye(1), np.nan))
-    with pytest.raises(ValueError, match=r"^`x` must be the data that `predictive` takes\. Received: x=None$"):
+    with pytest.raises(ValueError, match=r"^`x` must be the data that `predictive` takes, .*\. Received: x=None$"):
         model.posterior_predictive()
+    model.__dict__["_data"] = Y, None
+    assert model.posterior_predictive(num_samples=5).shape == (5, len(Y))
     with pytest.raises(ValueError, match=r"^`x` must be given where `y` is\. Received: x=None, and y$"):
         model.draw(10, y=Y)
+
+
+@pytest.mark.parametrize("method", ["loo", "to_arviz", "refine", "draw"])
+def test_the_error_of_a_model_that_is_not_fitted_names_the_method(method):
+    with pytest.raises(ValueError, match=rf"^Fit the model before `{method}\(\)`\."):
+        getattr(VariationalInference(log_joint, {"mu": ()}), method)()

@@ -1,13 +1,16 @@
 """Data sets that are fitted together: each gets the density, the start and the q that it has alone."""
 
+import keras
 import numpy as np
 import pytest
 import tensorflow as tf
 import tensorflow_probability as tfp
 
 from tfvae import VariationalInference
+from tfvae.inference import refitting as refitting_module
 from tfvae.inference.joint_density import JointDensity
 from tfvae.inference.many_densities import ManyDensities
+from tfvae.inference.many_fits import ManyFits, adam_change
 from tfvae.inference.refitting import Refitting
 from tfvae.inference.targets import target
 
@@ -77,16 +80,65 @@ def test_what_cannot_be_fitted_together_is_fitted_one_by_one(case, monkeypatch):
     assert fitted[0][1] == {"verbose": 0, **arguments}
 
 
-def with_prior(latents, y):
-    eta = tf.einsum("sd,nd->sn", latents["z"], tf.constant(np.eye(6, 3, dtype=np.float32) + 0.3))
-    return tfd.Normal(0.0, 2.0).log_prob(latents["z"]), tfd.Poisson(log_rate=eta).log_prob(y)
+def is_fitted_together(inference, monkeypatch):
+    """Whether data sets are fitted by one program; and the numbers of those that are fitted together each time."""
+    sizes = []
+
+    def fit(self, data, seeds):
+        sizes.append(len(data))
+        return [ValueError("not fitted")] * len(data)
+
+    monkeypatch.setattr(ManyFits, "__init__", lambda self, model, data: None)
+    monkeypatch.setattr(ManyFits, "fit", fit)
+    monkeypatch.setattr(VariationalInference, "fit", lambda self, x, y, **given: sizes.append(0))
+    monkeypatch.setattr(refitting_module, "_MOST_ELEMENTS", 4)
+    list(Refitting(inference).fits([np.zeros([2, 1], np.float32)] * 5, range(5)))
+    return sizes
+
+
+@pytest.mark.parametrize(
+    ("compiled", "sizes"),
+    [
+        (None, [2, 2, 1]),
+        ("by fit", [2, 2, 1]),
+        ("by fit, and loaded", [2, 2, 1]),
+        ("by the user", [0] * 5),
+    ],
+)
+def test_a_model_that_fit_compiled_is_fitted_to_many_data_sets_at_once(compiled, sizes, monkeypatch):
+    inference = VariationalInference(log_joint, {"z": (3,)})
+    if compiled == "by the user":
+        inference.compile(keras.optimizers.Adam(0.3))
+    elif compiled:
+        inference.compile_by_default()
+    if compiled == "by fit, and loaded":
+        given = inference.get_compile_config()
+        inference = VariationalInference(log_joint, {"z": (3,)})
+        inference.compile_from_config(given)
+    # A last one alone takes the program of those before it.
+    assert is_fitted_together(inference, monkeypatch) == sizes
+
+
+def test_steps_are_those_of_the_adam_of_keras():
+    adam = keras.optimizers.Adam(0.1)
+    variable = keras.Variable(np.float32([1.0, -2.0, 0.5]))
+    adam.build([variable])
+    values = tf.constant(variable.numpy())
+    first = second = tf.zeros_like(values)
+    for count in range(1, 5):
+        gradient = tf.constant(np.random.default_rng(count).normal(size=3).astype(np.float32))
+        adam.apply([gradient])
+        change, first, second = adam_change(adam, gradient, first, second, tf.constant(float(count)))
+        values -= 0.1 * change
+    np.testing.assert_allclose(values, variable.numpy(), rtol=1e-5)
 
 
 @pytest.mark.slow
 def test_the_fits_are_those_of_each_data_set_alone():
     def log_joint(latents, y):
-        log_prior, log_likelihood = with_prior(latents, y)
-        return tf.reduce_sum(log_prior, axis=1), log_likelihood
+        eta = tf.einsum("sd,nd->sn", latents["z"], tf.constant(np.eye(6, 3, dtype=np.float32) + 0.3))
+        log_prior = tf.reduce_sum(tfd.Normal(0.0, 2.0).log_prob(latents["z"]), axis=1)
+        return log_prior, tfd.Poisson(log_rate=eta).log_prob(y)
 
     counts = np.random.default_rng(0).poisson(2.0, size=(3, 6)).astype("float32")
     refitting = Refitting(VariationalInference(log_joint, {"z": (3,)}))

@@ -5,7 +5,7 @@ import numpy as np
 import tensorflow as tf
 import tensorflow_probability as tfp
 
-from tfvae.numerics import softplus
+from tfvae.numerics import compressed, softplus
 
 tfb = tfp.bijectors
 
@@ -129,7 +129,8 @@ class SplineCoupling(tfb.Bijector):
         # Broadcast by a sum, and constant shapes where that is possible: LiteRT's CompiledModel misreads computed ones.
         row = tf.zeros_like(given[..., :1])
         features = self.features + row if self.features.shape[-1] else row[..., :0]
-        inputs = tf.concat([kept, features], axis=-1) if kept.shape[-1] + features.shape[-1] else row + 1.0
+        # A network that is linear far out would move what is changed by as much more in each coupling.
+        inputs = tf.concat([compressed(kept), features], axis=-1) if kept.shape[-1] + features.shape[-1] else row + 1.0
         is_flat, leading = given.shape.rank == 2, tf.shape(given)[:-1]
         # A Keras network takes only one batch axis.
         raw = self.network(inputs if is_flat else tf.reshape(inputs, [-1, inputs.shape[-1]]))

@@ -7,7 +7,7 @@ import tensorflow_probability as tfp
 
 tfb = tfp.bijectors
 
-# Proportions whose sum is further from 1 are none.
+# Numbers whose sum is further from 1 than this are not proportions.
 _TOLERANCE = 1e-3
 
 
@@ -23,10 +23,14 @@ class StickBreaking(tfb.IteratedSigmoidCentered):
     """
 
     def _forward(self, x: tf.Tensor) -> tf.Tensor:
+        return tf.exp(self._log_forward(x))
+
+    def _log_forward(self, x: tf.Tensor) -> tf.Tensor:
+        """Log y, which is finite where y itself rounds to 0."""
         x -= self._offset(x)
         log_rest = tf.cumsum(tf.math.log_sigmoid(-x), axis=-1)
         before = tf.concat([tf.zeros_like(x[..., :1]), log_rest], axis=-1)
-        return tf.exp(before + tf.concat([tf.math.log_sigmoid(x), tf.zeros_like(x[..., :1])], axis=-1))
+        return before + tf.concat([tf.math.log_sigmoid(x), tf.zeros_like(x[..., :1])], axis=-1)
 
     def _inverse(self, y: tf.Tensor) -> tf.Tensor:
         is_simplex = tf.abs(tf.reduce_sum(y, axis=-1, keepdims=True) - 1.0) < _TOLERANCE
@@ -38,7 +42,7 @@ class StickBreaking(tfb.IteratedSigmoidCentered):
         return -tf.reduce_sum(tf.math.log(y), axis=-1)
 
     def _forward_log_det_jacobian(self, x: tf.Tensor) -> tf.Tensor:
-        return tf.reduce_sum(tf.math.log(self._forward(x)), axis=-1)
+        return tf.reduce_sum(self._log_forward(x), axis=-1)
 
     def _offset(self, x: Any) -> tf.Tensor:
         return tf.math.log(tf.range(x.shape[-1], 0, -1, dtype=x.dtype))

@@ -6,7 +6,7 @@ more draw from the posterior of its data set. Its rank among draws from an infer
 
 import dataclasses
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -15,7 +15,9 @@ import tensorflow as tf
 from tfvae import checks
 from tfvae.evaluation import uniformity
 from tfvae.evaluation.simulated import recovery
+from tfvae.inference import observations
 from tfvae.inference.amortized_inference import AmortizedInference
+from tfvae.inference.convergence import NotConverged
 from tfvae.inference.draws import PARETO_K_LIMIT, Draws
 from tfvae.inference.refitting import Refitting
 from tfvae.inference.variational_inference import VariationalInference
@@ -36,17 +38,20 @@ class Calibration:
         num_draws: S, the number of draws for each data set.
         pareto_k: k-hat for each data set [N]; None where p(data, z) is not known.
         failures: the errors of data sets that could not be fitted, by their number; they have no ranks.
+        unconverged: the numbers of data sets whose fit ended before q had converged; they have ranks.
     """
 
     ranks: dict[str, np.ndarray]
     num_draws: int
     pareto_k: np.ndarray | None = None
     failures: dict[int, str] = dataclasses.field(default_factory=dict)
+    unconverged: tuple[int, ...] = ()
 
     def __repr__(self) -> str:
         """How many data sets and draws there are, and the smallest p-value."""
         sizes = f"{len(next(iter(self.ranks.values())))} data sets, {self.num_draws} draws of each"
         failures = f", {len(self.failures)} failures" if self.failures else ""
+        failures += f", {len(self.unconverged)} not converged" if self.unconverged else ""
         far = ""
         if self.pareto_k is not None:
             # A k-hat that is NaN counts too.
@@ -112,9 +117,10 @@ def calibration(
 
     A copy of a `tfvae.VariationalInference` is fitted to each data set from the beginning, as `fit` does. Data sets of
     the same shapes are fitted together by one compiled program, where they share the noise of the steps. They are
-    fitted one after the other if there are arguments of `fit`, the model is compiled, q is a flow or a
-    `StructuredNormal`, or TensorFlow cannot vectorise the density. An error in `fit` is noted as a failure, with a
-    warning. Warnings of the fits themselves are not shown, for k-hat is in the result.
+    fitted one after the other if there are arguments of `fit`, you compiled the model with other settings than `fit`
+    does, q is a flow or a `StructuredNormal`, or TensorFlow cannot vectorise the density. An error in `fit`, and a fit
+    that ends before q has converged, are noted in the result, with a warning of how many there are. Other warnings of
+    the fits are not shown, for k-hat is in the result.
 
     Args:
         inference: a `tfvae.VariationalInference`, fitted or not; or a `tfvae.AmortizedInference` that is fitted.
@@ -130,6 +136,7 @@ def calibration(
         fit_arguments: the arguments of `fit` beside the data, for `VariationalInference`.
 
     Raises:
+        TypeError: `fit` has no argument of a name that was given.
         ValueError: an argument is not valid, or no data set could be fitted.
 
     Reference: Talts et al. 2018, Validating Bayesian Inference Algorithms with Simulation-Based Calibration, algorithm
@@ -153,6 +160,9 @@ def calibration(
         )
     if not (simulate is None or callable(simulate)):
         raise ValueError(f"`simulate` must be a function of a seed. Received: {checks.shown(simulate)}")
+    if own := {"x", "y"} & set(fit_arguments):
+        raise ValueError(f"`x` and `y` must be left out: each fit is to simulated data. Received: {', '.join(own)}")
+    observations.check_unused(fit_arguments)
     seeds = np.random.default_rng(seed).integers(2**31, size=num_datasets).tolist()
     pairs = from_model(inference, num_datasets, seed) if simulate is None else map(simulate, seeds)
     return _calibration(inference, zip(seeds, pairs, strict=True), num_draws, corrected, fit_arguments)
@@ -174,13 +184,11 @@ def _calibration(
         corrected: see `calibration`.
         fit_arguments: see `calibration`.
     """
-    seeds, simulated = zip(*pairs, strict=True)
-    checked = [_checked(pair, inference) for pair in simulated]
+    # Each is checked when it is made: simulating may take long.
+    seeds, checked = zip(*((own_seed, _checked(pair, inference)) for own_seed, pair in pairs), strict=True)
     ranks: dict[str, list[float]] = {}
     pareto_k, failures = [], {}
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        fits = list(_drawn(inference, [data for _, data in checked], seeds, num_draws, fit_arguments))
+    fits, unconverged = _drawn(inference, [data for _, data in checked], seeds, num_draws, fit_arguments)
     for index, ((known, _), draws) in enumerate(zip(checked, fits, strict=True)):
         if isinstance(draws, ValueError):
             failures[index] = str(draws)
@@ -201,8 +209,15 @@ def _calibration(
             f"that the others may be no fair sample. The first is number {index}: {message}",
             stacklevel=3,
         )
+    if unconverged:
+        warnings.warn(
+            f"The fits of {len(unconverged)} of {len(fits)} data sets ended before q had converged, so that their "
+            f"ranks are of a q that is not the best. The first is number {unconverged[0]}. Give `fit` a callback "
+            "`tfvae.callbacks.Convergence(max_epochs=...)` with more epochs.",
+            stacklevel=3,
+        )
     arrays = {name: np.array(values, int) for name, values in ranks.items()}
-    return Calibration(arrays, num_draws, np.array(pareto_k), failures)
+    return Calibration(arrays, num_draws, np.array(pareto_k), failures, tuple(unconverged))
 
 
 def _drawn(
@@ -211,13 +226,21 @@ def _drawn(
     seeds: Sequence[int],
     num_draws: int,
     fit_arguments: Mapping[str, Any],
-) -> Iterator[Draws | ValueError]:
-    """The draws for each data set, or the error of its fit."""
-    for seed, fitted in zip(seeds, Refitting(inference).fits(data, seeds, **fit_arguments), strict=True):
-        try:
-            yield fitted if isinstance(fitted, ValueError) else fitted.draw(num_draws, seed=seed)
-        except ValueError as error:
-            yield error
+) -> tuple[list[Draws | ValueError], list[int]]:
+    """The draws for each data set, or the error of its fit; and the numbers of those of which q has not converged."""
+    fits: list[Draws | ValueError] = []
+    unconverged = []
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        for seed, fitted in zip(seeds, Refitting(inference).fits(data, seeds, **fit_arguments), strict=True):
+            if any(issubclass(each.category, NotConverged) for each in caught):
+                unconverged.append(len(fits))
+            caught.clear()
+            try:
+                fits.append(fitted if isinstance(fitted, ValueError) else fitted.draw(num_draws, seed=seed))
+            except ValueError as error:
+                fits.append(error)
+    return fits, unconverged
 
 
 def from_model(inference: VariationalInference, num_datasets: int, seed: int) -> list[tuple[dict[str, Any], Any]]:
@@ -261,6 +284,12 @@ def _checked(pair: Any, inference: VariationalInference) -> tuple[dict[str, np.n
             f"`simulate` must return the latent variables by name, of shapes {shapes}, and data. Received: "
             f"{f'latent variables of shapes {found}' if is_pair else checks.shown(pair)}"
         )
+    for name, value in known.items():
+        if value.dtype.kind not in "biuf" or not np.isfinite(value).all():
+            raise ValueError(
+                "`simulate` must return finite numbers for the latent variables. Received: "
+                f"{name}={checks.shown(value)}"
+            )
     if pins is not None and not (isinstance(pair[1], Mapping) and set(pins) <= set(pair[1])):
         raise ValueError(
             f"`simulate` must return the observations by name, {', '.join(pins)}. Received: {checks.shown(pair[1])}"

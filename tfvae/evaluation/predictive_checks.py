@@ -108,6 +108,7 @@ def predictive_check(
             "The data must be an array y, or x where there is no y, of which `statistics` are taken. Received: "
             f"{checks.shown(x if y is None else y)}"
         )
+    inference._check_fitted("predictive_check")
     draws = inference.draw(num_samples, x, y, seed=seed)
     latents = {name: tf.constant(value) for name, value in draws.resample(seed=seed).items()}
     replicated = inference._predicted(latents, x, tf.constant([seed, 1]))
@@ -118,7 +119,13 @@ def predictive_check(
     found = PredictiveCheck({}, {})
     for name, function in statistics.items():
         observed = _value(name, function, data)
-        values = np.array([_value(name, function, _replication(replicated, index)) for index in range(num_samples)])
+        each = [_value(name, function, _replication(replicated, index)) for index in range(num_samples)]
+        if other := {value.shape for value in each} - {observed.shape}:
+            raise ValueError(
+                f"`statistics[{name!r}]` must return as many numbers for each data set. Received: values of shape "
+                f"{observed.shape} for the data, and {other.pop()} for a replication"
+            )
+        values = np.array(each)
         for element in np.ndindex(observed.shape):
             label = f"{name}[{', '.join(map(str, element))}]" if element else name
             found.observed[label] = float(observed[element])

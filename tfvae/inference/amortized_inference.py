@@ -18,13 +18,17 @@ from tfvae.inference.simulations import simulations
 from tfvae.inference.typical import TypicalFeatures
 from tfvae.models import parts
 from tfvae.models.variational_model import VariationalModel
+from tfvae.numerics import compressed
 from tfvae.posteriors import Posterior, SplineFlow
+from tfvae.training import fit_arguments
 from tfvae.training.batch import unpack_named
 from tfvae.training.plan import LayerTraits
 
 tfd = tfp.distributions
 
 _LEARNING_RATE = 1e-3
+# Gradients are shortened to this norm: that of one data set far out may be a million times those of all others.
+_CLIP_NORM = 5.0
 _BATCH_SIZE = 128
 _STEPS_PER_EPOCH = 100
 # A fit without `epochs`: online, so many epochs; on given pairs, at most so many.
@@ -47,7 +51,8 @@ class AmortizedInference(AmortizedPosterior, SimulatingModel, VariationalModel):
 
     q is a family of distributions over the unconstrained space of the latent variables, which bijectors map to the
     constrained one: q(theta | x) = posterior(encoder(x)). The unconstrained latent variables, and the numbers of x, are
-    standardised within the model by the mean and the standard deviation of the first pairs.
+    standardised within the model by the mean and the standard deviation of the first pairs; numbers of x further than 3
+    of these from the mean are compressed to their logarithms.
 
     Args:
         prior: p(theta): a TFP distribution of the one latent variable `theta`, or a joint distribution, whose variables
@@ -217,9 +222,9 @@ class AmortizedInference(AmortizedPosterior, SimulatingModel, VariationalModel):
     ) -> keras.callbacks.History:
         """Trains q(theta | x) with `keras.Model.fit`, online or on given pairs.
 
-        A model that is not compiled is compiled with Adam. The first fit standardises theta and x; each ends by noting
-        which data are typical, for the warning of `sample`. On arrays, weights are drawn to 0, less so the more pairs
-        there are, against overfitting.
+        A model that is not compiled is compiled with Adam, for which gradients are shortened to a norm of 5. The first
+        fit standardises theta and x; each ends by noting which data are typical, for the warning of `sample`. On
+        arrays, weights are drawn to 0, less so the more pairs there are, against overfitting.
 
         Args:
             x: None simulates each batch anew; or pairs: a dictionary of arrays [N, ...] by the names of the latent
@@ -245,9 +250,10 @@ class AmortizedInference(AmortizedPosterior, SimulatingModel, VariationalModel):
             raise ValueError(
                 f"`y` must be None: x holds theta and the data by name. Received: y of type {type(y).__name__}"
             )
+        fit_arguments.check_names(kwargs)
         if not self.compiled:
             with self.distribute_strategy.scope():
-                self.compile(keras.optimizers.Adam(_LEARNING_RATE))
+                self.compile(keras.optimizers.Adam(_LEARNING_RATE, global_clipnorm=_CLIP_NORM))
         callbacks = [callbacks] if isinstance(callbacks, keras.callbacks.Callback) else list(callbacks or [])
         automatic = epochs is None
         online = x is None
@@ -348,7 +354,8 @@ class AmortizedInference(AmortizedPosterior, SimulatingModel, VariationalModel):
 
     def _features(self, x: tf.Tensor, training: bool = False) -> tf.Tensor:
         """The features [B, F] of data sets x [B, ...]."""
-        x = (x - self.x_loc) / self.x_scale
+        # The scales of q are linear in features before a softplus, which would make them 0 for data sets far out.
+        x = compressed((x - self.x_loc) / self.x_scale)
         if self.encoder is None:
             return tf.reshape(x, [-1, math.prod(cast("tuple[int, ...]", self.event_shape))])
         return tf.cast(self.encoder(x, training=training), tf.float32)

@@ -74,7 +74,9 @@ def optimizer(posterior: Posterior, dim: int) -> keras.optimizers.Optimizer:
         dim: L.
     """
     is_flow = isinstance(posterior, FlowPosterior)
-    return keras.optimizers.Adam(_LEARNING_RATE_OF_FLOWS if is_flow else default_learning_rate(posterior, dim))
+    rate = _LEARNING_RATE_OF_FLOWS if is_flow else default_learning_rate(posterior, dim)
+    # Keras would number the names of optimizers, by which their configurations would differ.
+    return keras.optimizers.Adam(rate, name="adam")
 
 
 def num_samples(posterior: Posterior | None) -> int:

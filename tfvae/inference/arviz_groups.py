@@ -57,6 +57,7 @@ class ArvizExport(keras.Model):
             ValueError: x is not all of the data, or a group is too large for memory.
         """
         import_arviz()
+        self._check_fitted("to_arviz")
         x, y = self._all_data(x, y)
         draws = self.draw(num_samples, x, y, batch_size, seed=seed)
         groups = draws.groups(corrected=corrected, seed=seed)
@@ -100,6 +101,7 @@ class ArvizExport(keras.Model):
 
         Reference: Magnusson et al. 2019, Bayesian Leave-One-Out Cross-Validation for Large Data, section 2.2.
         """
+        self._check_fitted("loo")
         arviz_base = import_arviz()
         x, y = self._all_data(x, y)
         draws = self.draw(num_samples, x, y, batch_size, seed=seed)

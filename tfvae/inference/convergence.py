@@ -10,10 +10,18 @@ import numpy as np
 
 from tfvae import checks
 
+# How a fit runs that ends by itself: the steps of an epoch, after how many of them the weights are an iterate, and the
+# most epochs.
+STEPS_PER_EPOCH, STEPS_PER_ITERATE = 100, 10
+MAX_EPOCHS = 1000
 # The fewest epochs in a stage.
 _FEWEST_EPOCHS = 4
 # Consecutive epochs with a loss that is not finite before giving up: one draw that overflows spoils only one epoch.
 _MAX_NON_FINITE_EPOCHS = 5
+
+
+class NotConverged(UserWarning):
+    """The warning that q has not converged."""
 
 
 class Convergence(keras.callbacks.Callback):
@@ -89,11 +97,16 @@ class Convergence(keras.callbacks.Callback):
             assign(self.model, weights)
         self.model.optimizer.learning_rate = self._first_rate
         if not self.converged:
-            warnings.warn(
-                f"q has not converged to a tolerance of {self.tolerance}: fit again with more epochs, with more draws "
-                "for each step (objective=ELBO(num_samples=...)), or with a lower learning rate.",
-                stacklevel=2,
-            )
+            self.warn()
+
+    def warn(self) -> None:
+        """Warns that q has not converged."""
+        warnings.warn(
+            f"q has not converged to a tolerance of {self.tolerance}: fit again with more epochs, with more draws "
+            "for each step (objective=ELBO(num_samples=...)), or with a lower learning rate.",
+            NotConverged,
+            stacklevel=3,
+        )
 
     def _differ(self, first: np.ndarray, second: np.ndarray) -> bool:
         return differ(self.model, first, second, self.tolerance)

@@ -8,15 +8,11 @@ import numpy as np
 import tensorflow as tf
 
 from tfvae.inference import annealing, convergence, modes
-from tfvae.inference.convergence import Convergence, Stages
+from tfvae.inference.convergence import MAX_EPOCHS, STEPS_PER_EPOCH, STEPS_PER_ITERATE, Convergence, Stages
 from tfvae.inference.many_densities import ManyDensities, specs_of
 from tfvae.inference.start import Start, one_blas_thread, start_from, starting_points
 from tfvae.inference.variational_inference import VariationalInference
 from tfvae.training.batch import Batch
-
-# As `VariationalInference.fit` has it: an epoch, and after how many of its steps the weights are an iterate.
-_STEPS_PER_EPOCH, _STEPS_PER_ITERATE = 100, 10
-_MAX_EPOCHS = 1000
 
 
 class Fitted(NamedTuple):
@@ -25,10 +21,12 @@ class Fitted(NamedTuple):
     Attributes:
         start: where the fit started.
         weights: the trainable weights, as one vector.
+        converged: whether the fit ended because q had converged.
     """
 
     start: Start
     weights: np.ndarray
+    converged: bool
 
 
 class ManyFits:
@@ -37,7 +35,7 @@ class ManyFits:
     All data sets share the noise of the steps.
 
     Args:
-        model: a model that is not fitted and not compiled, of a family for which `fit` uses `Convergence`.
+        model: a model that is not fitted, of a family for which `fit` uses `Convergence`.
         data: the first data sets, structures of tensors with a leading axis [K].
 
     Raises:
@@ -84,8 +82,8 @@ class ManyFits:
         if at:
             own = tf.nest.map_structure(lambda part: tf.gather(part, at), data)
             trained = self._train([found[index] for index in at], own, seeds[0])
-            for index, weights in zip(at, trained, strict=True):
-                found[index] = Fitted(found[index], weights)
+            for index, each in zip(at, trained, strict=True):
+                found[index] = Fitted(found[index], *each)
         return found
 
     def use(self, fitted: Fitted, index: int) -> None:
@@ -98,10 +96,12 @@ class ManyFits:
         approximation = self._model.approximation
         approximation.set_coordinates(fitted.start.gaussian)
         convergence.assign(self._model, fitted.weights)
+        if not fitted.converged:
+            self._settings.warn()
         modes.warn_of_missed(fitted.start.modes, self._densities.of(index), approximation, self._model.space)
 
-    def _train(self, starts: Sequence[Start], data: Any, seed: int) -> list[np.ndarray]:
-        """The weights for each of K data sets."""
+    def _train(self, starts: Sequence[Start], data: Any, seed: int) -> list[tuple[np.ndarray, bool]]:
+        """The weights for each of K data sets, and whether they have converged."""
         approximation, weights = self._model.approximation, []
         for start in starts:
             approximation.set_coordinates(start.gaussian)
@@ -115,9 +115,9 @@ class ManyFits:
             return convergence.differ(self._model, first, second, self._settings.tolerance)
 
         stages = [Stages(rate, self._settings.max_epochs, are_different) for _ in starts]
-        results: list[Any] = [None] * count
+        last = values.copy()
         left = np.arange(count)
-        for epoch in range(_MAX_EPOCHS):
+        for epoch in range(MAX_EPOCHS):
             rates = np.array([stages[index].rate for index in left], np.float32)
             epoch_seed = tf.constant([seed, epoch])
             outputs = self._epoch(values, first, second, rates, frozen, data, epoch_seed, tf.constant(float(epoch)))
@@ -125,15 +125,17 @@ class ManyFits:
             for row, index in enumerate(left):
                 new = stages[index].end_epoch(means[row], bool(are_finite[row]))
                 values[row] = values[row] if new is None else new
-                best = stages[index].best()
-                results[index] = values[row] if best is None else best
+            last[left] = values
             kept = np.flatnonzero([not stages[index].ended for index in left])
             if not len(kept):
                 break
             if len(kept) < len(left):
                 left, values, first, second = left[kept], values[kept], first[kept], second[kept]
                 frozen, data = tf.nest.map_structure(lambda part, kept=kept: tf.gather(part, kept), (frozen, data))
-        return results
+        bests = [each.best() for each in stages]
+        return [
+            (own if best is None else best, each.converged) for own, best, each in zip(last, bests, stages, strict=True)
+        ]
 
     def _run_epoch(
         self,
@@ -146,7 +148,7 @@ class ManyFits:
         seed: tf.Tensor,
         epoch: tf.Tensor,
     ) -> tuple[tf.Tensor, ...]:
-        """One epoch of Adam for K data sets: Kingma & Ba 2015, algorithm 1.
+        """One epoch of Adam for K data sets.
 
         Args:
             values: the weights [K, D].
@@ -161,7 +163,6 @@ class ManyFits:
         Returns:
             The weights and moments at its end, the mean of its iterates [K, D] and whether all losses were finite [K].
         """
-        adam = self._adam
 
         def step(index: tf.Tensor, *state: tf.Tensor) -> tuple[tf.Tensor, ...]:
             values, first, second, total, are_finite = state
@@ -173,19 +174,17 @@ class ManyFits:
             )
             finite = tf.reduce_all(tf.math.is_finite(gradients), axis=1)
             gradients = tf.where(finite[:, tf.newaxis], gradients, 0.0)
-            first = adam.beta_1 * first + (1.0 - adam.beta_1) * gradients
-            second = adam.beta_2 * second + (1.0 - adam.beta_2) * gradients**2
-            count = epoch * _STEPS_PER_EPOCH + tf.cast(index, tf.float32) + 1.0
-            correction = tf.sqrt(1.0 - adam.beta_2**count) / (1.0 - adam.beta_1**count)
-            values -= rates[:, tf.newaxis] * correction * first / (tf.sqrt(second) + adam.epsilon)
-            is_iterate = tf.cast((index + 1) % _STEPS_PER_ITERATE == 0, tf.float32)
+            count = epoch * STEPS_PER_EPOCH + tf.cast(index, tf.float32) + 1.0
+            change, first, second = adam_change(self._adam, gradients, first, second, count)
+            values -= rates[:, tf.newaxis] * change
+            is_iterate = tf.cast((index + 1) % STEPS_PER_ITERATE == 0, tf.float32)
             return index + 1, values, first, second, total + is_iterate * values, are_finite & finite
 
         start = (tf.constant(0), values, first, second, tf.zeros_like(values), tf.ones(tf.shape(values)[:1], tf.bool))
         _, values, first, second, total, are_finite = tf.while_loop(
-            lambda index, *_: index < _STEPS_PER_EPOCH, step, start
+            lambda index, *_: index < STEPS_PER_EPOCH, step, start
         )
-        return values, first, second, total * (_STEPS_PER_ITERATE / _STEPS_PER_EPOCH), are_finite
+        return values, first, second, total * (STEPS_PER_ITERATE / STEPS_PER_EPOCH), are_finite
 
     def _gradient(self, values: tf.Tensor, frozen: list[tf.Tensor], rows: Any, seed: tf.Tensor) -> tf.Tensor:
         """The gradient [D] of the loss of one data set."""
@@ -202,3 +201,26 @@ class ManyFits:
                 loss = model.batch_losses(batch, training=True)[0][0]
         gradients = tape.gradient(loss, own, unconnected_gradients=tf.UnconnectedGradients.ZERO)
         return tf.concat([tf.reshape(each, [-1]) for each in gradients], axis=0)
+
+
+def adam_change(
+    adam: keras.optimizers.Adam, gradients: tf.Tensor, first: tf.Tensor, second: tf.Tensor, count: tf.Tensor
+) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+    """What Keras's Adam subtracts for a learning rate of 1: Keras keeps one rate and one state for all data sets.
+
+    Args:
+        adam: the optimizer, of which the settings are taken.
+        gradients: the gradients.
+        first: the first moments before the step.
+        second: the second moments before the step.
+        count: the number of the step, from 1.
+
+    Returns:
+        The change, and the moments after the step.
+
+    Reference: Kingma & Ba 2015, Adam, algorithm 1.
+    """
+    first = adam.beta_1 * first + (1.0 - adam.beta_1) * gradients
+    second = adam.beta_2 * second + (1.0 - adam.beta_2) * gradients**2
+    correction = tf.sqrt(1.0 - adam.beta_2**count) / (1.0 - adam.beta_1**count)
+    return correction * first / (tf.sqrt(second) + adam.epsilon), first, second

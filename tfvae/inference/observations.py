@@ -8,6 +8,7 @@ import numpy as np
 import tensorflow as tf
 
 from tfvae import checks
+from tfvae.training import fit_arguments
 from tfvae.training.arrays_in_memory import ArraysInMemory
 
 # The only key of the placeholder element that is used when the model contains its own data: see `is_none`.
@@ -143,11 +144,16 @@ def cast(x: Any, dtype: tf.DType = tf.float32) -> tf.Tensor:
 
 
 def check_unused(arguments: dict[str, Any]) -> None:
-    """Raises ValueError if `fit` was given arguments that have no meaning here, where one bound covers all of the data.
+    """Raises an error if `fit` was given arguments that have no meaning here, where one bound covers all of the data.
 
     Args:
         arguments: the other keyword arguments of `fit`.
+
+    Raises:
+        TypeError: there is no argument of one of the names.
+        ValueError: one has no meaning here.
     """
+    fit_arguments.check_names(arguments)
     for name in ("validation_data", "validation_split", "sample_weight", "class_weight"):
         value = arguments.get(name)
         if value is not None and not (name == "validation_split" and value == 0.0):

@@ -28,7 +28,8 @@ class Prediction(keras.Model):
         """Draws data from the posterior predictive distribution.
 
         Args:
-            x: new data [N, ...] in the form that `predictive` takes; None for a pinned joint distribution.
+            x: new data [N, ...] in the form that `predictive` takes; None takes the x of the last `fit`, or replicates
+                the pinned variables of a joint distribution.
             num_samples: S.
             seed: the same seed gives the same draws; None draws anew at each call.
 
@@ -47,7 +48,7 @@ class Prediction(keras.Model):
         """Draws data from the prior predictive distribution: what the model expects before it sees data.
 
         Args:
-            x: data [N, ...] in the form that `predictive` takes; None for a pinned joint distribution.
+            x: as for `posterior_predictive`.
             num_samples: S.
             seed: the same seed gives the same draws; None draws anew at each call.
 
@@ -85,19 +86,24 @@ class Prediction(keras.Model):
 
         Args:
             latents: the latent variables by name, each [S, ...].
-            x: new data [N, ...]; or None to replicate the pinned data of a joint distribution.
+            x: new data [N, ...]; or None for those of the last `fit`, or for the pinned data of a joint distribution.
             seed: int32 [2], a stateless seed.
 
         Raises:
-            ValueError: `predictive` is None and there are no pinned data to replicate.
+            ValueError: `predictive` is None and there are no pinned data to replicate; or there are no data.
         """
         pins = self._joint.target.pins
         if x is None and pins is not None:
             drawn = _sampled(self._given["model"].distribution, seed, **latents)
             return {name: value.numpy() for name, value in drawn.items() if name in pins}
         predictive = _checked(self.predictive)
-        if x is None:
-            raise ValueError("`x` must be the data that `predictive` takes. Received: x=None")
+        if x is None and self._data is not None:
+            x = self._data[0]
+        if x is None or isinstance(x, tf.data.Dataset):
+            raise ValueError(
+                "`x` must be the data that `predictive` takes, unless the model was fitted to arrays, of which x is "
+                f"taken. Received: x=None{', and a fit to a dataset' if x is not None else ''}"
+            )
         return predictive(latents, _cast(x, latents)).sample(seed=seed).numpy()
 
     def predict(self, x: Any, batch_size: int | None = None, **kwargs: Any) -> Any:

@@ -122,27 +122,24 @@ class Refinement:
                 seed=seed,
             )
 
-        start, height = _start(lambda noise: _graph(log_density)(noise, rows), num_chains, self.space.dim, seeds[1])
+        density = graphs.graph(log_density)
+        start, height = _start(lambda noise: density(noise, rows), num_chains, self.space.dim, seeds[1])
         try:
-            draws, is_divergent = _graph(sample, jit_compile=True)(start, seeds[2], rows)
+            draws, is_divergent = graphs.graph(sample, jit_compile=True)(start, seeds[2], rows)
         except CANNOT_COMPILE as error:
             warnings.warn(
                 f"XLA cannot compile the chains, so they run without it, and slowly: {checks.brief(error)}",
                 stacklevel=2,
             )
-            draws, is_divergent = _graph(sample)(start, seeds[2], rows)
+            draws, is_divergent = graphs.graph(sample)(start, seeds[2], rows)
         flat = tf.reshape(tf.transpose(draws, [1, 0, 2]), [-1, self.space.dim])
-        latents = _graph(lambda epsilon: self.space.constrain(to_z(epsilon)[0])[0])(flat)
+        latents = graphs.graph(lambda epsilon: self.space.constrain(to_z(epsilon)[0])[0])(flat)
         chains = Chains(
             {name: value.numpy().reshape(num_chains, num_samples, *value.shape[1:]) for name, value in latents.items()},
             int(np.sum(is_divergent)),
         )
         chains.warn_where_apart()
         return chains
-
-
-def _graph(function: Callable[..., Any], **kwargs: Any) -> Callable[..., Any]:
-    return graphs.graph(function, **kwargs)
 
 
 def _coordinates(approximation: Approximation, seed: tf.Tensor) -> _Map:

@@ -49,13 +49,15 @@ class Refitting:
             # As for the pinned model, whose fit starts at draws of its prior.
             starts = inference._joint.target.starts
             self.model._joint.target = target(own["model"], own["latents"])._replace(starts=starts)
-        if inference.compiled:
+        self.model.compile_by_default()
+        is_users = inference.compiled and inference.get_compile_config() != self.model.get_compile_config()
+        if is_users:
             self.model.compile_from_config(inference.get_compile_config())
-            self.model.build_optimizers()
+        self.model.build_optimizers()
         self._first: list[np.ndarray] | None = None
         is_other = isinstance(self.model.posterior, FlowPosterior | StructuredNormal)
         replicas = inference.distribute_strategy.num_replicas_in_sync
-        self._is_plain = not (is_other or inference.compiled or replicas > 1)
+        self._is_plain = not (is_other or is_users or replicas > 1)
         self._many: Any = None
         self._shapes: Any = None
 
@@ -64,8 +66,9 @@ class Refitting:
     ) -> Iterator[VariationalInference | ValueError]:
         """Fits the copy to each of several data sets as `inference.fit` would, from the beginning.
 
-        Successive data sets of the same shapes are fitted together, unless there are arguments, the model is compiled,
-        q is a flow or has a structure, or TensorFlow cannot vectorise an operation of the density.
+        Successive data sets of the same shapes are fitted together, unless there are arguments, the model was compiled
+        in another way than by `fit`, q is a flow or has a structure, or TensorFlow cannot vectorise an operation of the
+        density.
 
         Args:
             data: the data sets, each in the form given to `fit`, x or (x, y); for a pinned joint distribution, the
@@ -87,7 +90,7 @@ class Refitting:
                         self._use(together[index], index)
                         self.model.__dict__["_data"] = (x, y)
                     else:
-                        self.model.fit(x, y, verbose=0, **arguments)
+                        self.model.fit(x, y, **{"verbose": 0, **arguments})
                 except ValueError as error:
                     yield error
                 else:
@@ -114,7 +117,8 @@ class Refitting:
             rows.append(own)
             size = sum(part.shape.num_elements() for part in tf.nest.flatten(own))
             most = min(most, chunks.rows_within(_MOST_ELEMENTS, size))
-        if len(rows) < 2:
+        if not rows or (len(rows) == 1 and shapes != self._shapes):
+            # One alone is not worth another program.
             return []
         data = tf.nest.map_structure(lambda *parts: tf.stack(parts), *rows)
         if self._many is None or shapes != self._shapes:
@@ -142,17 +146,13 @@ class Refitting:
         model, state = self.model, self._state()
         if self._first is None:
             self._first = [keras.ops.convert_to_numpy(each) for each in state]
-        for variable, value in zip(state, self._first, strict=False):
+        for variable, value in zip(state, self._first, strict=True):
             variable.assign(value)
-        for variable in state[len(self._first) :]:
-            # Of the Adam that the first `fit` made, whose moments begin at 0.
-            if variable is not model.optimizer.learning_rate:
-                variable.assign(tf.zeros_like(variable))
         model.begin_anew(seed)
         model.num_data = None
 
     def _state(self) -> list[Any]:
-        return [*self.model.weights, *(self.model.optimizer.variables if self.model.compiled else [])]
+        return [*self.model.weights, *self.model.optimizer.variables]
 
 
 def _with_pins_as_data(pinned: Any) -> Any:

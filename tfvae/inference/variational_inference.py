@@ -15,6 +15,7 @@ from tfvae.inference.approximation import Approximation
 from tfvae.inference.arviz_groups import ArvizExport
 from tfvae.inference.check import checked
 from tfvae.inference.control_variate import ControlVariate
+from tfvae.inference.convergence import MAX_EPOCHS, STEPS_PER_EPOCH, STEPS_PER_ITERATE
 from tfvae.inference.draws import Draws
 from tfvae.inference.joint_density import JointDensity
 from tfvae.inference.latents import Latent
@@ -33,9 +34,6 @@ from tfvae.training.batch import Batch
 
 tfd = tfp.distributions
 
-_STEPS_PER_EXECUTION = 10
-_STEPS_PER_EPOCH = 100
-_MAX_EPOCHS = 1000
 # The most draws times rows that `draw` evaluates at a time.
 _CHUNK_ELEMENTS = 2**21
 
@@ -219,18 +217,16 @@ class VariationalInference(ArvizExport, Prediction, PosteriorExport, Refinement,
                 f"objective={checks.shown(self.objective)}"
             )
         if not self.compiled:
-            with self.distribute_strategy.scope():
-                optimizer = annealing.optimizer(self.posterior, self.space.dim)
-                self.compile(optimizer, steps_per_execution=_STEPS_PER_EXECUTION)
+            self.compile_by_default()
         start = self._standardize(data)
-        dataset = data.dataset.repeat(_STEPS_PER_EPOCH) if data.whole else data.dataset
+        dataset = data.dataset.repeat(STEPS_PER_EPOCH) if data.whole else data.dataset
         automatic = epochs is None
         if automatic:
-            epochs = _MAX_EPOCHS
+            epochs = MAX_EPOCHS
             callbacks = annealing.ending(self.posterior, callbacks)
             if not data.whole:  # A pass over large data takes too long to check for convergence only after each.
                 dataset = dataset.repeat()
-                kwargs.setdefault("steps_per_epoch", _STEPS_PER_EPOCH)
+                kwargs.setdefault("steps_per_epoch", STEPS_PER_EPOCH)
         history = super().fit(dataset, epochs=epochs, callbacks=callbacks, **kwargs)
         if start is not None:
             modes.warn_of_missed(start.modes, start.density, self.approximation, self.space)
@@ -238,6 +234,12 @@ class VariationalInference(ArvizExport, Prediction, PosteriorExport, Refinement,
         if automatic and data.whole and not self.approximation.misses_modes:
             self.draw()  # Warns if q is far from the posterior.
         return history
+
+    def compile_by_default(self) -> None:
+        """Compiles the model as `fit` compiles one that is not compiled."""
+        with self.distribute_strategy.scope():
+            optimizer = annealing.optimizer(self.posterior, self.space.dim)
+            self.compile(optimizer, steps_per_execution=STEPS_PER_ITERATE)
 
     def evaluate(self, x: Any = None, y: Any = None, batch_size: int | None = None, **kwargs: Any) -> Any:
         """Estimates the metrics with `keras.Model.evaluate`. `draw` gives the ELBO with its standard error.
@@ -286,7 +288,7 @@ class VariationalInference(ArvizExport, Prediction, PosteriorExport, Refinement,
         latents = {name: value.numpy() for name, value in self._run(self.space.constrain, z)[0].items()}
         draws = Draws(latents, log_weights)
         if data.whole and self.local is None:
-            draws = checked(draws, self.approximation, lambda z: self._log_joint(z, data, seed), seed)
+            draws = checked(draws, self.approximation, lambda z: self._log_joint(z, data, seed))
         if self.approximation.misses_modes:
             return modes.flagged(latents, log_weights, self.approximation)
         draws.warn_where_far()

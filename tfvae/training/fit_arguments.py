@@ -1,9 +1,10 @@
 """Reads and checks the arguments of `fit` and `evaluate` before they are passed to Keras."""
 
+import difflib
 import inspect
 import math
 import types
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
 import keras
@@ -45,6 +46,22 @@ class FitArguments(NamedTuple):
     callbacks: list[keras.callbacks.Callback]
     callback_list: keras.callbacks.CallbackList | None
     others: dict[str, Any]
+
+
+def check_names(arguments: Iterable[str]) -> None:
+    """Raises TypeError, as Python does, if `fit` has no argument of one of these names.
+
+    A `fit` that prepares data calls it first, because Keras is called last.
+
+    Args:
+        arguments: the names of keyword arguments.
+    """
+    known = list(inspect.signature(keras.Model.fit).parameters)[1:]
+    for name in arguments:
+        if name not in known:
+            close = difflib.get_close_matches(name, known, 1)
+            hint = f" Did you mean `{close[0]}`?" if close else ""
+            raise TypeError(f"`{name}` must be an argument of `fit`: {', '.join(known)}.{hint} Received: {name}")
 
 
 def read_fit(model: Any, seed: Callable[[], int], *args: Any, **kwargs: Any) -> FitArguments:
