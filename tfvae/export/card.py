@@ -8,7 +8,6 @@ Reference: Mitchell et al. 2019, Model Cards for Model Reporting.
 
 import dataclasses
 import hashlib
-import math
 import platform
 import re
 from collections.abc import Sequence
@@ -18,7 +17,7 @@ from typing import Any
 
 import yaml
 
-from tfvae.exportable import Exportable, as_markdown
+from tfvae.exportable import Exportable, as_markdown, weight_count
 
 _PACKAGES = ("tfvae", "keras", "tensorflow", "tensorflow-probability")
 _NOT_STATED = "not stated"
@@ -130,10 +129,9 @@ def _stated(text: str | None) -> str:
 
 def _parts(model: Exportable) -> str:
     """What the description of the export says of the parts, and how many weights they have."""
-    weights = sum(math.prod(variable.value.shape) for variable in model.export_weights())
     described = model.export_description().items()
     known = [f"{key.replace('_', ' ')} {as_markdown(str(value))}" for key, value in described if _is_short(value)]
-    return ", ".join([type(model).__name__, *known, f"{weights:,} weights"])
+    return ", ".join([type(model).__name__, *known, f"{weight_count(model):,} weights"])
 
 
 def _is_short(value: Any) -> bool:
