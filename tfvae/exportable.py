@@ -279,4 +279,4 @@ class Exportable(metaclass=abc.ABCMeta):
 
 def weight_count(model: Exportable) -> int:
     """How many numbers the weights of a model are, without the state of its noise, which `count_params` counts too."""
-    return sum(math.prod(variable.shape) for variable in model.export_weights())
+    return sum(math.prod(variable.value.shape) for variable in model.export_weights())

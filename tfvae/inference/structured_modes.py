@@ -94,9 +94,10 @@ class _Modes:
             self.add(end)
         searched: list[End] = []
         while len(searched) < _SEARCHES:
-            end = next((each for each in self.found if not any(each is other for other in searched)), None)
-            if end is None:
+            fresh = [each for each in self.found if not any(each is other for other in searched)]
+            if not fresh:
                 break
+            end = fresh[0]
             searched.append(end)
             # Later ones mostly lead back to what is known.
             most = _MOST_CLIMBS if len(searched) == 1 else _LATER_CLIMBS
