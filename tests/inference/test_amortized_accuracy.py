@@ -23,10 +23,12 @@ def test_the_posterior_of_a_linear_gaussian_model_is_found():
     for x in model.simulate(5, seed=7)["x"]:
         with warnings.catch_warnings():
             warnings.simplefilter("error")
+            # Of weights that hardly vary k-hat tells nothing.
+            warnings.filterwarnings("ignore", message="k-hat is .* but the importance weights hardly vary")
             draws = model.sample(x, 10_000, seed=0)
         np.testing.assert_allclose(draws["theta"].mean(axis=0), SHRINKAGE * x, atol=0.1 * EXACT_SD)
         np.testing.assert_allclose(draws["theta"].std(axis=0), EXACT_SD, rtol=0.08)
-        assert draws.pareto_k < 0.7
+        assert draws.pareto_k < 0.7 or np.std(10_000 * draws.weights) < 0.1
     table = evaluation.recovery(model, 500, seed=3).summary()
     np.testing.assert_allclose(table["contraction"], 1 - EXACT_SD**2 / 4, atol=0.02)
     assert (table["rank_p_value"] > 1e-3).all()

@@ -53,6 +53,7 @@ def test_modes_are_found_from_starts_near_one_of_them(case):
     np.testing.assert_allclose([mode.gaussian.loc[0] for mode in several], locs, atol=0.1)
 
 
+@pytest.mark.slow
 def test_another_mode_that_no_axis_points_to_is_found():
     # All of 80 coefficients differ, in a direction that is none of the density's own.
     shift = np.random.default_rng(0).normal(0.0, 8.0, 80).astype("float32")
