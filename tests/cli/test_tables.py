@@ -107,15 +107,15 @@ def test_a_report_counts_training_examples_by_batches_and_says_of_which_epoch_th
     run = trained / "runs/orders"
     model = run_folder.load_model(run)
     rows = run_folder.load_rows(run, model.table, str(trained / "orders.csv"))
-    arguments = (model, run, rows.pipelines, rows.held_out, None, None, [], 1, 0)
-    run_folder.report(*arguments, label=None, command="")
+    arguments = (model, run, rows.pipelines, rows.held_out, None, None, 1, 0)
+    run_folder.report(*arguments, label=None)
     assert len(seen["train"]) == 50
     assert seen["facts"]["Training"].startswith("some 64 examples, 1 epoch in ")
-    assert {"Command", "Weights"}.isdisjoint(seen["facts"])
+    assert "Weights" not in seen["facts"]
     # As a run that was stopped early says, whose weights are not those of its last epoch.
     of_run = {"epochs": 37, "seconds": 50.0, "best_epoch": 29}
     monkeypatch.setattr(run_folder.record, "read", lambda _: of_run)
-    run_folder.report(*arguments, label=None, command="")
+    run_folder.report(*arguments, label=None)
     assert seen["facts"]["Training"].endswith(", 37 epochs in 50 s")
     assert seen["facts"]["Weights"] == "those of epoch 29, whose held-out bound is the highest"
 

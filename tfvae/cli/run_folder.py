@@ -290,11 +290,12 @@ def report(
     if "seconds" in known:
         epochs = known["epochs"]
         facts["Training"] += f", {epochs} epoch{'' if epochs == 1 else 's'} in {duration(known['seconds'])}"
-    first, *others = record.texts(folder, "commands")
-    facts["Command"] = first
-    if others:
+    commands = record.texts(folder, "commands")
+    if commands:
+        facts["Command"] = commands[0]
+    if commands[1:]:
         # What the run is depends on these too, such as by more --epochs.
-        facts["Resumed by"] = "; ".join(others)
+        facts["Resumed by"] = "; ".join(commands[1:])
     write_report(
         model,
         data,

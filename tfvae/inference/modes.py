@@ -78,8 +78,13 @@ def separate(
     found, news = [gaussian], [gaussian]
     for _ in range(_ROUNDS):
         starts_from = _far_starts if density.dim <= MOST_DIM else _beyond
-        far = [start for each in news for start in starts_from(density, each, generator, shapes)]
-        ascents = [*ascents, *newton.ascend(density, far)]
+        try:
+            far = [start for each in news for start in starts_from(density, each, generator, shapes)]
+            ascents = [*ascents, *newton.ascend(density, far)]
+        except tf.errors.InvalidArgumentError:
+            # A density may raise it where it has no value, as the Cholesky root of a matrix does that rounding has made
+            # indefinite. Nothing is sought there then.
+            pass
         news = []
         for ascent in ascents:
             if ascent is None or ascent.best is None or not ascent.is_mode or len(found) == MOST_MODES:
