@@ -75,6 +75,7 @@ def test_whatever_is_used_first_all_models_are_registered(first, run_new_python)
     run_new_python(script)
 
 
+@pytest.mark.slow
 def test_a_module_that_imports_keras_may_be_the_first(run_new_python):
     run_new_python(
         "import os, tfvae; tfvae.VariationalModel; tfvae.priors.StandardNormal; tfvae.ConditionalVAE; os._exit(0)"

@@ -318,6 +318,7 @@ def test_evaluate_repeats_what_train_printed(in_trained, capsys):
         assert table_values(printed, label) == table_values(evaluated, label)
 
 
+@pytest.mark.slow
 def test_verify_and_predict_take_the_exports(in_trained, capsys):
     commands.main(["verify", "runs/digits", "--saved_model", "saved_models/digits", "--output", "v.json"])
     assert "TFLite" not in capsys.readouterr().out

@@ -154,6 +154,7 @@ def test_a_history_that_an_earlier_version_began_goes_on(tmp_path):
     assert history(tmp_path) == expected
 
 
+@pytest.mark.slow
 def test_a_run_that_is_complete_is_left_alone(train, refused, folder, after, capsys, monkeypatch):
     train()
     before = contents(folder)
@@ -174,6 +175,7 @@ def test_a_run_that_is_complete_is_left_alone(train, refused, folder, after, cap
     assert contents(folder).items() > before.items()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("value", [[], pytest.param(["true"], marks=pytest.mark.slow)], ids=["", "true"])
 def test_a_run_that_is_overwritten_starts_anew(value, train, train_cut, folder):
     train_cut(1, 20)

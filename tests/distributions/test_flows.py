@@ -54,6 +54,7 @@ def assert_integrates_to_1(log_prob, image):
 WIDE = np.stack(np.meshgrid(*2 * [np.linspace(-6, 6, 81)]), axis=-1).reshape(-1, 2).astype("float32")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", INVERTIBLE)
 def test_the_density_integrates_to_1(name):
     posterior, _, parameters = flow(name)

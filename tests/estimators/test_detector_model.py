@@ -31,6 +31,7 @@ def test_the_threshold_of_contamination_is_that_of_tfvae_detection(detector, tab
     assert detector.offset_ == -detector.threshold_
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("rate", "flagged"), [({"false_alarm_rate": 0.1}, 29), ({"tail": 0.02}, None)])
 def test_clean_rows_set_the_threshold(changed, x, rate, flagged):
     scores = -changed.score_samples(x)

@@ -29,6 +29,7 @@ def test_any_number_of_rows_is_answered_row_by_row(client, row_by_row, rows):
                 np.testing.assert_allclose(value[row], answer[name][0], rtol=1e-5, atol=1e-6, err_msg=name)
 
 
+@pytest.mark.slow
 def test_float32_is_handed_on_as_it_is(client, monkeypatch):
     given = []
     call = client._call

@@ -34,6 +34,7 @@ def assert_same(received, expected):
         np.testing.assert_allclose(received[name], value, rtol=1e-5, atol=1e-4, err_msg=name)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "runtime"), [("version", None), ("tflite", "interpreter"), ("tflite", "compiled_model")]
 )

@@ -188,6 +188,7 @@ def extreme(likelihood):
     return model
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "likelihood", [pytest.param(likelihoods.Bernoulli, marks=pytest.mark.slow), likelihoods.ContinuousBernoulli]
 )

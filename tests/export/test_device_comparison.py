@@ -48,6 +48,7 @@ class OfSeveralRows(Scaled):
         return {"serving_default": export.Signature(of_rows, (tf.TensorSpec([None, 2], tf.float32, "x"),), of_model)}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("quantize", "reference"),
     [(None, "the Keras model"), pytest.param("float16", "its own answers", marks=pytest.mark.slow)],

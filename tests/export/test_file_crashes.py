@@ -110,6 +110,7 @@ def names(folder):
     return {path.name for path in folder.iterdir()}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("quantize", ["float16", pytest.param(None, marks=pytest.mark.slow)])
 def test_a_kill_before_any_step_leaves_no_pair_of_two_exports(processes, path, tmp_path, system, quantize):
     (tmp_path / "moments").mkdir()

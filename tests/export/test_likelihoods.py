@@ -65,6 +65,7 @@ def assert_agrees(exported, model, rtol=1e-4):
     np.testing.assert_allclose(reconstruction, model.reconstruct(x), rtol=rtol, atol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name", [name if name == "Missing(Columns)" else pytest.param(name, marks=pytest.mark.slow) for name in LIKELIHOODS]
 )

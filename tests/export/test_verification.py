@@ -258,6 +258,7 @@ def test_what_is_not_finite_is_refused(files, bias):
         check_agreement(model, **files, x=data(5))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("relative", "accepted"), [(0.5e-4, True), (2e-4, False)])
 def test_the_tolerance_is_1e_4_of_the_largest_value(model, files, relative, accepted):
     copy = linear_vae()

@@ -93,6 +93,7 @@ def test_the_only_assertion_in_the_graph_is_that_the_inputs_have_equally_many_ro
         loaded.signatures["classify"](x=tf.constant(inputs["x"][:, :2]))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", EVERY_KIND)
 def test_the_readme_does_what_it_says(written, kind, monkeypatch):
     version = written(kind, "saved_model")

@@ -218,6 +218,7 @@ def test_a_point_without_a_gradient_is_left_there():
 # A fit
 
 
+@pytest.mark.slow
 def test_a_fit_in_batches_is_the_posterior_of_a_large_data_set(large):
     """With so many rows the posterior is the Gaussian at its mode, by the Bernstein-von Mises theorem.
 

@@ -83,6 +83,7 @@ def test_random_effects(sigma, function, latent):
     assert draws["mu"].std() == pytest.approx(sd, rel=0.1)
 
 
+@pytest.mark.slow
 def test_random_effects_by_batches_and_from_a_file(tmp_path):
     sigma = 0.7
     function = functools.partial(log_joint, sigma)

@@ -106,6 +106,7 @@ def errors(draws, exact):
     return max(means), max(ratios)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("centered", [True, pytest.param(False, marks=pytest.mark.slow)])
 def test_the_start_of_groups_is_near_the_posterior(centered):
     log_joint, latents, data, exact = groups(40, centered=centered)

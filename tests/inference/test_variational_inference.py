@@ -257,6 +257,7 @@ CHILD = """
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "names", [["batches"], pytest.param(["data", "no data"], marks=pytest.mark.slow)], ids=" ".join
 )

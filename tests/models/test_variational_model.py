@@ -65,6 +65,7 @@ def graph_results():
 
 
 # The slow modes are also covered by the default tests of metrics, below, and of the loop and of replicas by XLA.
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "mode", ["eager", *(pytest.param(mode, marks=pytest.mark.slow) for mode in ("xla", "3 steps at once"))]
 )

@@ -88,6 +88,7 @@ def fitted(vae, x, in_memory, monkeypatch, by_xla=True, sample_weight=None, epoc
     return int(vae.optimizer.iterations), history, vae.get_weights()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("weighted", "rows", "by_xla"),
     [(True, 20, True), pytest.param(False, 2, True, marks=pytest.mark.slow), (True, 20, False)],

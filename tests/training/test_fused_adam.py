@@ -99,6 +99,7 @@ def test_a_gradient_of_some_rows():
     assert (results[0][1] < 1).all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("policy", [pytest.param("float32", marks=pytest.mark.slow), "mixed_float16"])
 def test_a_model_trains_by_it_and_its_optimizer_is_what_it_was(policy, tiny_vae, x, dtype_policy):
     dtype_policy(policy)

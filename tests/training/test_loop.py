@@ -33,6 +33,7 @@ def trained(model, data, jit_compile, epochs=2, **compiled):
     return int(model.optimizer.iterations), history, model.get_weights()
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:Your input ran out of data")
 @pytest.mark.parametrize(
     ("sizes", "weighted", "steps"),

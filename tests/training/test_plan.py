@@ -244,6 +244,7 @@ def loops_by_xla(monkeypatch):
     return made
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("compiled", "batch_size", "look_at_batches", "expected"),
     [
