@@ -73,7 +73,7 @@ def test_a_set_of_any_size_gives_the_posterior_of_its_mean():
         lambda theta, seed: theta[:, None] + tf.random.stateless_normal([tf.shape(theta)[0], 10], seed),
         networks.set_encoder(()),
     )
-    model.fit(epochs=40, verbose=0)
+    model.fit(verbose=0)
     x = model.simulate(5, seed=7)["x"]
     for row, draws in zip(x, model.sample(x, 10_000, seed=0), strict=True):
         np.testing.assert_allclose(draws["theta"].mean(), row.sum() / 11, atol=0.1 / np.sqrt(11))
