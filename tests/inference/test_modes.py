@@ -2,6 +2,7 @@
 
 import math
 
+import keras
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -51,6 +52,18 @@ def test_modes_are_found_from_starts_near_one_of_them(case):
     # The standard error of a share from 512 draws of each is below 0.03.
     np.testing.assert_allclose([mode.share for mode in several], shares, atol=0.05)
     np.testing.assert_allclose([mode.gaussian.loc[0] for mode in several], locs, atol=0.1)
+
+
+def test_a_density_that_raises_far_out_has_one_mode_and_the_search_says_so():
+    def log_density(z):
+        # Raises InvalidArgumentError where this is negative.
+        root = keras.ops.cholesky(10.0 - tf.reduce_max(tf.abs(z))[tf.newaxis, tf.newaxis])
+        return tfd.Normal(0.0, 1.0).log_prob(z[:, 0]) + 1e-9 * root[0, 0]
+
+    with pytest.warns(UserWarning, match="so other modes were not sought there"):
+        (only,) = found(log_density, 1, np.zeros([1, 1]))
+    assert only.share == 1.0
+    assert only.gaussian.loc[0] == pytest.approx(0.0, abs=1e-3)
 
 
 @pytest.mark.slow

@@ -258,9 +258,7 @@ CHILD = """
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    "names", [["batches"], pytest.param(["data", "no data"], marks=pytest.mark.slow)], ids=" ".join
-)
+@pytest.mark.parametrize("names", [["batches"], ["data", "no data"]], ids=" ".join)
 def test_two_replicas_find_the_posterior(names, run_python):
     outcome = json.loads(run_python(CHILD, pathlib.Path(__file__).parents[2], *names).splitlines()[-1])
     assert outcome.pop("one piece").startswith("`model` must give the pair of log p(latents)")

@@ -18,6 +18,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from tfvae import checks
 from tfvae.inference import newton, valleys
 from tfvae.inference.approximation import Approximation
 from tfvae.inference.density import Density
@@ -81,10 +82,13 @@ def separate(
         try:
             far = [start for each in news for start in starts_from(density, each, generator, shapes)]
             ascents = [*ascents, *newton.ascend(density, far)]
-        except tf.errors.InvalidArgumentError:
-            # A density may raise it where it has no value, as the Cholesky root of a matrix does that rounding has made
-            # indefinite. Nothing is sought there then.
-            pass
+        except tf.errors.InvalidArgumentError as error:
+            # As `keras.ops.cholesky` does for a matrix that rounding has made indefinite.
+            warnings.warn(
+                "The density of `model` raises an error far from the mode that was found, so other modes were not "
+                f"sought there. Received: {checks.brief(error)}",
+                stacklevel=3,
+            )
         news = []
         for ascent in ascents:
             if ascent is None or ascent.best is None or not ascent.is_mode or len(found) == MOST_MODES:
