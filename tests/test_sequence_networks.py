@@ -50,12 +50,8 @@ def half_precision(request):
     keras.config.set_dtype_policy(before)
 
 
-INPUTS = {
-    "channels": ((CHANNELS,), None),
-    "numbers": ((), None),
-    "codes": ((1,), NUM_CODES),
-    "pairs": ((2,), NUM_CODES),
-}
+# The shape of a step and the number of codes.
+INPUTS = [((CHANNELS,), None), ((), None), ((1,), NUM_CODES), ((2,), NUM_CODES)]
 
 
 @pytest.mark.parametrize("causal", [True, False])

@@ -8,21 +8,32 @@ from tfvae.networks.convolutional import convolutional_decoder, convolutional_en
 from tfvae.networks.dense import dense_decoder, dense_encoder, row_encoder
 from tfvae.networks.layers import MissingMask, RowFeatures, SetAttention, SetMean
 from tfvae.networks.recurrent import recurrent_decoder, recurrent_encoder
-from tfvae.networks.sequence_layers import Codes, Positions, RotaryAttention, SeriesSummary, StepMask
+from tfvae.networks.sequence_layers import (
+    Codes,
+    Positions,
+    RotaryAttention,
+    SeriesSummary,
+    StepMask,
+)
 from tfvae.networks.sets import set_encoder, set_transformer
+from tfvae.networks.step_layers import ConvolutionStep, RecurrentStep
+from tfvae.networks.stepwise import Stepwise, stepwise
 from tfvae.networks.temporal import temporal_decoder, temporal_encoder
 from tfvae.networks.transformer import transformer_decoder, transformer_encoder
 
 __all__ = [
     "Codes",
+    "ConvolutionStep",
     "MissingMask",
     "Positions",
+    "RecurrentStep",
     "RotaryAttention",
     "RowFeatures",
     "SeriesSummary",
     "SetAttention",
     "SetMean",
     "StepMask",
+    "Stepwise",
     "convolutional_decoder",
     "convolutional_encoder",
     "dense_decoder",
@@ -32,6 +43,7 @@ __all__ = [
     "row_encoder",
     "set_encoder",
     "set_transformer",
+    "stepwise",
     "temporal_decoder",
     "temporal_encoder",
     "transformer_decoder",
