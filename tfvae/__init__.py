@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from tfvae.models.hierarchical import HierarchicalVAE
     from tfvae.models.imputation import impute
     from tfvae.models.semi_supervised import SemiSupervisedVAE
+    from tfvae.models.sequential import SequentialVAE
     from tfvae.models.vae import VAE
     from tfvae.models.variational_model import VariationalModel
     from tfvae.models.vq import VQVAE
@@ -57,6 +58,7 @@ __all__ = [
     "Latent",
     "LocalLatents",
     "SemiSupervisedVAE",
+    "SequentialVAE",
     "StructuredNormal",
     "VariationalInference",
     "VariationalModel",
@@ -112,6 +114,7 @@ __getattr__, __dir__ = lazy_attributes(
         "tfvae.models.hierarchical": ["HierarchicalVAE"],
         "tfvae.models.imputation": ["impute"],
         "tfvae.models.semi_supervised": ["SemiSupervisedVAE"],
+        "tfvae.models.sequential": ["SequentialVAE"],
         "tfvae.models.vae": ["VAE"],
         "tfvae.models.variational_model": ["VariationalModel"],
         "tfvae.models.vq": ["VQVAE"],
@@ -128,6 +131,7 @@ import_with_keras(
         "tfvae.models.conditional",
         "tfvae.models.semi_supervised",
         "tfvae.models.hierarchical",
+        "tfvae.models.sequential",
         "tfvae.models.vq",
         "tfvae.inference.amortized_inference",
         "tfvae.inference.variational_inference",
