@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from tfvae.inference.structured_normal import StructuredNormal
     from tfvae.inference.variational_inference import VariationalInference
     from tfvae.models.conditional import ConditionalVAE
+    from tfvae.models.forecasting import forecast
     from tfvae.models.hierarchical import HierarchicalVAE
     from tfvae.models.imputation import impute
     from tfvae.models.semi_supervised import SemiSupervisedVAE
@@ -68,6 +69,7 @@ __all__ = [
     "epochs",
     "evaluation",
     "export",
+    "forecast",
     "impute",
     "inference",
     "likelihoods",
@@ -111,6 +113,7 @@ __getattr__, __dir__ = lazy_attributes(
         "tfvae.inference.structured_normal": ["StructuredNormal"],
         "tfvae.inference.variational_inference": ["VariationalInference"],
         "tfvae.models.conditional": ["ConditionalVAE"],
+        "tfvae.models.forecasting": ["forecast"],
         "tfvae.models.hierarchical": ["HierarchicalVAE"],
         "tfvae.models.imputation": ["impute"],
         "tfvae.models.semi_supervised": ["SemiSupervisedVAE"],

@@ -58,13 +58,19 @@ class Particles(NamedTuple):
 
 def filtered(model: StateSpace, x: Any, num_samples: int, batch_size: int, seed: int | None) -> Iterator[Filtered]:
     """Runs the particles along each batch of sequences: see `SequentialVAE.filter` for the arguments."""
-    for _, particles in of_batches(model, x, num_samples, batch_size, seed):
+    for _, particles in of_batches(model, x, num_samples, batch_size, model._seed(seed)):
         log_likelihood, mean, stddev, effective_size = (each.numpy() for each in particles.of_steps)
         yield Filtered(mean, stddev, np.asarray(log_likelihood.sum(axis=1, dtype=np.float64)), effective_size)
 
 
 def of_batches(
-    model: StateSpace, x: Any, num_samples: int, batch_size: int, seed: int | None, has_paths: bool = False
+    model: StateSpace,
+    x: Any,
+    num_samples: int,
+    batch_size: int,
+    seed: tf.Tensor,
+    has_paths: bool = False,
+    more_steps: int = 0,
 ) -> Iterator[tuple[tf.Tensor, Particles]]:
     """The particles after each batch of sequences, beside the batch.
 
@@ -73,8 +79,9 @@ def of_batches(
         x: data as for `fit`.
         num_samples: K.
         batch_size: the most examples in a batch.
-        seed: see `SequentialVAE.filter`.
+        seed: a stateless seed.
         has_paths: whether the particles of all steps are kept.
+        more_steps: how many steps the caller draws after them, for as many particles.
     """
     num_samples = checks.positive_integer("num_samples", num_samples, 2)
     batch_size = checks.positive_integer("batch_size", batch_size)
@@ -82,15 +89,13 @@ def of_batches(
     def run(batch: tf.Tensor, seed: tf.Tensor, num_samples: int, has_paths: bool) -> Particles:
         return along(model, batch, seed, num_samples, has_paths)
 
-    for whole, whole_seed in seeds.for_each(model._checked_batches(x, batch_size), model._seed(seed)):
-        width = max(model.latent_dim, *model.likelihood.parameter_shape(model.event_shape[1:]))
-        width *= num_samples * (whole.shape[1] if has_paths else 1)
-        rows = chunks.rows_within(_ELEMENTS, width)
+    for whole, whole_seed in seeds.for_each(model._checked_batches(x, batch_size), seed):
+        steps = max(1, more_steps, whole.shape[1] if has_paths else 1)
+        width = max(model.latent_dim, math.prod(model.likelihood.parameter_shape(model.event_shape[1:])))
+        rows = chunks.rows_within(_ELEMENTS, num_samples * steps * width)
         for part, part_seed in seeds.for_slices(len(whole), rows, whole_seed):
-            yield (
-                whole[part],
-                model._run(run, whole[part], part_seed, num_samples=num_samples, has_paths=has_paths),
-            )
+            batch = whole[part]
+            yield batch, model._run(run, batch, part_seed, num_samples=num_samples, has_paths=has_paths)
 
 
 def along(model: StateSpace, x: tf.Tensor, seed: tf.Tensor, num_samples: int, has_paths: bool = False) -> Particles:
@@ -182,21 +187,15 @@ def resampled(particles: Particles, number: int, seed: tf.Tensor) -> State:
 
 
 def drawn(
-    model: StateSpace,
-    state: State,
-    length: int,
-    seed: tf.Tensor,
-    sample: bool,
-    first: tf.Tensor | None = None,
-) -> np.ndarray:
-    """The steps after a state: the means of p(x_t|z_t) [R, T, ...] along draws of z, or draws of x.
+    model: StateSpace, state: State, length: int, seed: tf.Tensor, first: tf.Tensor | None = None
+) -> tuple[tf.Tensor, np.ndarray]:
+    """Draws the steps after a state: the parameters of p(x_t|z_t) and draws of x_t, both [R, T, ...].
 
     Args:
         model: a `SequentialVAE`.
         state: the state of R rows.
         length: T, the number of steps.
         seed: a stateless seed.
-        sample: whether x is drawn.
         first: see `StateSpace.continued`.
     """
     of_z, of_memory, of_x = tf.unstack(tf.random.experimental.stateless_split(seed, 3))
@@ -207,10 +206,38 @@ def drawn(
 
     given = () if first is None else (first,)
     parameters, x = model._run(continued, state, of_z, of_memory, *given, length=length)
-    if not sample:
-        return model.likelihood.mean(parameters).numpy()
     # Outside of the compiled functions, because XLA cannot draw from every distribution.
-    return (model.likelihood.distribution(parameters).sample(seed=of_x) if x is None else x).numpy()
+    return parameters, (model.likelihood.distribution(parameters).sample(seed=of_x) if x is None else x).numpy()
+
+
+def traced(particles: Particles, numbers: np.ndarray) -> tuple[tuple[tf.Tensor, ...], np.ndarray]:
+    """The paths of particles back to the first step: draws of all z_t given all of x.
+
+    Few different particles of the past have descendants after a long time, so that z_t is the less certain the longer
+    ago it was.
+
+    Args:
+        particles: the result of `along`, with paths.
+        numbers: which of the last particles to trace [M, B].
+
+    Returns:
+        The latent variables [M * B, T, L], with what was remembered before each step [M * B, T, H] if there is a
+        memory; and how many equally weighted draws of each z_t [B, T] the weights of the last particles are worth.
+    """
+    count, batch = particles.log_weights.shape
+    *kept, origin = (each.numpy() for each in particles.of_steps[4:])
+    weights, number = np.exp(np.float64(particles.log_weights)), origin.shape[1]
+    own, every = np.arange(batch), np.tile(np.arange(count)[:, np.newaxis], batch)
+    paths = [np.empty([*numbers.shape, number, each.shape[-1]], each.dtype) for each in kept]
+    sizes = np.empty([batch, number])
+    for t in reversed(range(number)):
+        for path, each in zip(paths, kept, strict=True):
+            path[:, :, t] = each[numbers * batch + own, t]
+        shared = np.zeros([count, batch])
+        np.add.at(shared, (every, own), weights)
+        sizes[:, t] = 1 / (shared**2).sum(axis=0)
+        numbers, every = (origin[each * batch + own, t] for each in (numbers, every))
+    return tuple(tf.constant(path.reshape([-1, *path.shape[2:]])) for path in paths), sizes
 
 
 def _systematic(log_weights: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:

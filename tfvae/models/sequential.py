@@ -221,7 +221,8 @@ class SequentialVAE(StateSpace):
             of_part = tf.random.experimental.stateless_fold_in(state, part.start)
             rows = part.stop - part.start
             z = self.prior.distribution().sample(rows, seed=of_part)
-            drawn.append(particles.drawn(self, self.initial(rows), length, of_part, sample, first=z))
+            parameters, x = particles.drawn(self, self.initial(rows), length, of_part, first=z)
+            drawn.append(x if sample else self.likelihood.mean(parameters).numpy())
         return np.concatenate(drawn)
 
     def log_likelihood(
