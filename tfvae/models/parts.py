@@ -115,16 +115,17 @@ def set_latent_dim(name: str, part: Any, latent_dim: int) -> None:
         )
 
 
-def features_of(name: str, network: keras.Model, given: Any) -> keras.KerasTensor:
+def features_of(name: str, network: keras.Model, given: Any, has_steps: bool = False) -> keras.KerasTensor:
     """Applies a network to symbolic inputs, and checks that the output is one tensor of features [B, F].
 
     Args:
         name: the argument's name.
         network: the network.
         given: a `keras.KerasTensor` or a list of them.
+        has_steps: whether the features must be of each step, [B, T, F].
 
     Returns:
-        The symbolic features [B, F].
+        The symbolic features [B, F], or [B, T, F].
 
     Raises:
         ValueError: the output has another form.
@@ -137,7 +138,13 @@ def features_of(name: str, network: keras.Model, given: Any) -> keras.KerasTenso
             "makes layers for its parameters, such as loc and scale, and draws z itself. End it with the layer before "
             f"those of the mean and the variance. Received: {_article(name)} {name} that gives {describe(features)}"
         )
-    if not isinstance(features, keras.KerasTensor) or len(features.shape) != 2 or features.shape[1] is None:
+    is_tensor = isinstance(features, keras.KerasTensor)
+    if has_steps and not (is_tensor and len(features.shape) == 3 and features.shape[2] is not None):
+        raise ValueError(
+            f"`{name}` must give one tensor of features [B, T, F], for each step of x [B, T, ...]. Received: "
+            f"{_article(name)} {name} that gives {describe(features)}"
+        )
+    if not has_steps and not (is_tensor and len(features.shape) == 2 and features.shape[1] is not None):
         raise ValueError(
             f"`{name}` must give one tensor of features [B, F]; end it with keras.layers.Flatten() where the "
             f"features have more axes. Received: {_article(name)} {name} that gives "
