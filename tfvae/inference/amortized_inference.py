@@ -208,7 +208,7 @@ class AmortizedInference(AmortizedPosterior, SimulatingModel, VariationalModel):
                 raise ValueError(f"`{self.data}` must have the shape [N, ...]. Received: a single number")
             with self.distribute_strategy.scope():
                 self.build((None, *x.shape[1:]))
-        checks.check_shape(x, self.event_shape, self.data)
+        pairs.check_shape(x, self.event_shape, self.data)
         checks.check_finite(x, self.data)
 
     def fit(

@@ -5,6 +5,7 @@ from typing import Any
 
 import keras
 import numpy as np
+import tensorflow as tf
 
 from tfvae import checks
 from tfvae.inference.latents import LatentSpace
@@ -55,6 +56,15 @@ def check_latents(space: LatentSpace, values: Mapping[str, Any]) -> None:
         raise ValueError(
             "`x` must hold latent variables within the support of the prior. Received: "
             f"{np.count_nonzero(outside)} rows outside of it, the first at index {row}: {shown}"
+        )
+
+
+def check_shape(x: np.ndarray, shape: tuple[int | None, ...], argument: str) -> None:
+    """Raises ValueError unless x is [N, *shape], where sizes that are None are open."""
+    if not tf.TensorShape(x.shape[1:]).is_compatible_with(shape):
+        expected = ", ".join(["N", *("any" if size is None else str(size) for size in shape)])
+        raise ValueError(
+            f"`{argument}` must have the shape [{expected}]. Received: {argument} of shape {list(x.shape)}"
         )
 
 
