@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from tfvae.data.loading_rows import Rows, load_rows
     from tfvae.data.sequences import Windows, pad, windows
     from tfvae.data.table import Table
+    from tfvae.data.vocabulary import Vocabulary
 
 __all__ = [
     "IMAGE_SUFFIXES",
@@ -21,6 +22,7 @@ __all__ = [
     "Pipelines",
     "Rows",
     "Table",
+    "Vocabulary",
     "Windows",
     "load",
     "load_rows",
@@ -35,6 +37,7 @@ __getattr__, __dir__ = lazy_attributes(
         "tfvae.data.loading": ["IMAGE_SUFFIXES", "NAMES", "Arrays", "Pipelines", "load", "read"],
         "tfvae.data.loading_rows": ["Rows", "load_rows"],
         "tfvae.data.table": ["Table"],
+        "tfvae.data.vocabulary": ["Vocabulary"],
         "tfvae.data.sequences": ["Windows", "pad", "windows"],
     },
 )
