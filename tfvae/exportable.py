@@ -66,6 +66,7 @@ class Signature:
             than float32 lacks it, and so may a file of an earlier version.
         jumps: for each output [N] that is 1 where another is above a number and otherwise 0, by name, the name of the
             other and the number. Rounding may put the other on either side of it.
+        with_nan: the names of the outputs in which NaN has a meaning. A file without NaN lacks such a function.
         columns: what stands in the place of the input x in formats that take texts; None means x itself.
     """
 
@@ -78,6 +79,7 @@ class Signature:
     draws: bool = False
     jumps: Mapping[str, tuple[str, float]] = dataclasses.field(default_factory=dict)
     columns: NamedColumns | None = None
+    with_nan: tuple[str, ...] = ()
 
     @property
     def named_inputs(self) -> tuple[tf.TensorSpec, ...]:
@@ -226,7 +228,7 @@ class Exportable(metaclass=abc.ABCMeta):
             for name, signature in self.export_signatures(x).items()
         }
 
-    def export_units(self, offset: np.ndarray, scale: np.ndarray) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    def export_units(self, offset: np.ndarray, scale: np.ndarray) -> dict[str, tuple[np.ndarray, np.ndarray] | None]:
         """Which inputs and outputs are in the units of the data, x = (raw - offset) / scale.
 
         An export with an offset and a scale takes and gives these in raw units. By default they are the inputs named x.
@@ -236,7 +238,8 @@ class Exportable(metaclass=abc.ABCMeta):
             scale: as `offset`.
 
         Returns:
-            For each input or output, by name, its own offset and scale, which broadcast to its shape for one example.
+            For each input or output, by name, its own offset and scale, which broadcast to its shape for one example;
+            None for an input that has no raw units, whose functions then take the model's units only.
         """
         return {"x": (offset, scale)}
 

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from tfvae.export import units
+from tfvae.export import descriptions, units
 from tfvae.exportable import Exportable, Signature
 from tfvae.numerics import is_number
 
@@ -41,7 +41,13 @@ class Endpoints(tf.Module):
     If the model was calibrated (`tfvae.VAE.calibrate`), it also has
 
     - `detect(x [B, ...])`: `score` [B] in nats, 0 for typical data and high for anomalies; `is_anomaly` [B], 1.0 if the
-      score is above the threshold and otherwise 0.0; `contributions` [B, ...] and `kl` [B], which sum to the score.
+      score is above the threshold and otherwise 0.0; `contributions` [B, ...] and `kl` [B], which sum to the score;
+
+    and for windows x [B, T, C] of series
+
+    - `step(x_t [B, C], state [B, T - 1, C])`: the outputs of `detect` for the window that ends with the step x_t, and
+      the `state` [B, T - 1, C] for the next step. The first state is NaN. It is in the model's units, with `scaling`
+      too. A model that does not take missing values gives NaN, and no anomaly, until it has seen T steps.
 
     For a `tfvae.ConditionalVAE`, each function also takes `condition` [B, C]. For a `tfvae.SemiSupervisedVAE`, each
     also takes `label` [B]; with x, a label of -1 stands for the most probable one. It also has
@@ -97,7 +103,7 @@ class Endpoints(tf.Module):
         self.signatures_by_name = {
             name: _graph(signature, batch_size, description, takes_texts)
             for name, signature in units.signatures(model, scaling, x).items()
-            if not (is_coarse and signature.draws)
+            if not ((is_coarse and signature.draws) or (signature.with_nan and not marks_wrong_rows))
         }
 
     def have_loops(self) -> bool:
@@ -241,7 +247,7 @@ def _nan_where_wrong(inputs: Mapping[str, tf.Tensor], description: Mapping[str, 
             lowest = -1 if "x" in inputs else 0
             is_right = (values >= lowest) & (values < description["num_classes"]) & tf.equal(values, tf.floor(values))
             values = tf.where(is_right, 0.0, math.nan)
-        elif name == "x" and description.get("missing_values", False):
+        elif descriptions.may_be_nan(name, description):
             values = tf.where(is_number(values), values, 0.0)
         finite.append(_rows(values))
     # NaN and infinity times 0 are NaN. Not `x - x`, which the converter to TFLite takes for 0.

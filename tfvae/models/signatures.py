@@ -25,14 +25,6 @@ _GIVEN = {
 }
 
 
-# What the outputs of `detect` mean.
-_DETECTION = {
-    "score": "how unusual x is, in nats: 0 for typical data, and high for anomalies",
-    "is_anomaly": "1 if the score is above the threshold, otherwise 0",
-    "contributions": "what each element of x adds to the score, in nats; beside them, kl is the rest of the score",
-}
-
-
 class AutoencoderExport(Exportable, keras.Model):
     """The signatures of an autoencoder: see `tfvae.export.Endpoints`."""
 
@@ -115,7 +107,10 @@ class AutoencoderExport(Exportable, keras.Model):
         if self.likelihood.samples_from_noise:
             signatures |= self._signatures_of_draws(spec_of_x, epsilon, given)
         if self.decision is not None:
-            signatures |= self._signature_of_detection(self.decision, (spec_of_x, *given), row if given else row["x"])
+            detection = self._signature_of_detection(self.decision, (spec_of_x, *given), row if given else row["x"])
+            signatures |= detection
+            if self._detects_steps:
+                signatures |= self._signature_of_steps(self.decision, detection["detect"])
         return signatures | {
             name: Signature(function, (spec_of_x,), meaning=meaning)
             for name, (function, meaning) in self._functions_of_x.items()
@@ -218,6 +213,7 @@ class AutoencoderExport(Exportable, keras.Model):
             "serving_default": data,
             **{name: {"x": data["x"]} for name in self._functions_of_x},
             **({} if self.decision is None else {"detect": data}),
+            **({"step": self._example_steps(data)} if self._detects_steps else {}),
         }
         if self.likelihood.samples_from_noise:
             inputs = {"generate_sample": examples["generate"], "reconstruct_sample": examples["score"]}
@@ -250,9 +246,11 @@ class AutoencoderExport(Exportable, keras.Model):
             noise = np.where(np.repeat(jumps, 2, axis=-1), rng.random(noise.shape, np.float32), noise)
         return noise
 
-    def export_units(self, offset: np.ndarray, scale: np.ndarray) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    def export_units(self, offset: np.ndarray, scale: np.ndarray) -> dict[str, tuple[np.ndarray, np.ndarray] | None]:
         """Those of the data for x, and for `mean` unless it is made of probabilities: see `Exportable`."""
+        of_step = _of_step(offset), _of_step(scale)
         return {
+            "x_t": None if of_step[0] is None or of_step[1] is None else of_step,
             "x": (offset, scale),
             "sample": (offset, scale),
             "mean": self.likelihood.units_of_mean(offset, scale, tuple(self.event_shape)),
@@ -280,7 +278,7 @@ class AutoencoderExport(Exportable, keras.Model):
             "reconstruction_log_likelihood": "log p(x|z), in nats",
             "kl": "the divergence of q(z|x) from p(z), in nats",
             **({"probabilities": "the probabilities of the classes, q(y|x)"} if self._functions_of_x else {}),
-            **({} if self.decision is None else _DETECTION),
+            **self._meanings_of_detection(),
         }
 
     def export_description(self) -> dict[str, Any]:
@@ -292,20 +290,21 @@ class AutoencoderExport(Exportable, keras.Model):
             "missing_values": self.likelihood.allows_missing,
             **({} if self.likelihood.column_names is None else {"columns": list(self.likelihood.column_names)}),
             **({} if self.decision is None else {"threshold": self.decision.threshold.to_dict()}),
+            **({"state_shape": list(self._window_shapes()[1])} if self._detects_steps else {}),
         }
 
     def export_readme(self, signatures: Mapping[str, Signature]) -> list[tuple[str, dict[str, Any]]]:
         """The sections of the README: see `Exportable`.
 
         Args:
-            signatures: has no effect.
+            signatures: the result of `export_signatures`.
         """
         fields = {
             "conditions": self._meaning_of_given,
             "event_shape": list(self.event_shape),
             "latent_dim": self._z_dim,
         }
-        return [("autoencoder.md", fields)]
+        return [("autoencoder.md", fields), *self._readme_of_steps(signatures)]
 
     def _together(self, x: tf.Tensor, *given: tf.Tensor) -> Any:
         """Combines the inputs of a signature into data in the form that `elbo_terms` takes."""
@@ -342,6 +341,13 @@ class AutoencoderExport(Exportable, keras.Model):
     def _missing_in_draws(self, shape: tuple[int, ...]) -> np.ndarray:
         """Which elements of drawn data are missing, about half of them."""
         return np.random.default_rng(2).uniform(size=shape) < 0.5
+
+
+def _of_step(array: np.ndarray) -> np.ndarray | None:
+    """An offset or a scale of windows [T, C] for one step [C]; None if it differs from step to step."""
+    if array.ndim < 2:
+        return array
+    return array[0] if (array == array[:1]).all() else None
 
 
 def _spec(name: str, shape: tuple[int, ...]) -> tf.TensorSpec:
