@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from tfvae.data.loading import IMAGE_SUFFIXES, NAMES, Arrays, Pipelines, load, read
     from tfvae.data.loading_rows import Rows, load_rows
     from tfvae.data.sequences import Windows, pad, windows
+    from tfvae.data.series import Series
     from tfvae.data.table import Table
 
 __all__ = [
@@ -20,6 +21,7 @@ __all__ = [
     "Arrays",
     "Pipelines",
     "Rows",
+    "Series",
     "Table",
     "Windows",
     "load",
@@ -36,5 +38,6 @@ __getattr__, __dir__ = lazy_attributes(
         "tfvae.data.loading_rows": ["Rows", "load_rows"],
         "tfvae.data.table": ["Table"],
         "tfvae.data.sequences": ["Windows", "pad", "windows"],
+        "tfvae.data.series": ["Series"],
     },
 )
