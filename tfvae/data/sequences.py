@@ -79,14 +79,9 @@ def windows(
         raise ValueError(f"`validation_fraction` must be between 0 and 1. Received: validation_fraction={fraction:g}")
     read = timelines.read(series, time=time, by=by, step=step)
     parts = read.split(fraction, is_whole=length is None)
-    learned = Series.of(parts[0], length, time, by)
+    learned = Series.of(parts[0], read.longest if length is None else length, length is None, time, by)
     for part, name in zip(parts, ("before", "after"), strict=True):
-        longest = max(len(each.values) for each in part.series)
-        if not learned.is_whole and longest < learned.length:
-            raise ValueError(
-                f"`length` must be at most the number of steps {name} the split of at least one series. Received: "
-                f"length={length}, where the longest has {longest} steps {name} the split"
-            )
+        learned.check_length(part, name)
     train, validation = (
         learned.cut(part, stride or default, to_the_end=False)
         for part, stride, default in zip(parts, strides, (-(-learned.length // 2), learned.length), strict=True)

@@ -7,7 +7,8 @@ import numpy as np
 
 from tfvae import checks
 from tfvae.data import timelines
-from tfvae.data.timelines import Step, Timelines
+from tfvae.data.time_steps import Step, shown_step
+from tfvae.data.timelines import Timelines
 
 # A channel of so few different whole numbers seems to hold codes.
 _MOST_CODES = 10
@@ -99,12 +100,15 @@ class Series:
         self.step: Step | None = np.timedelta64(int(step[0]), step[1]) if isinstance(step, list | tuple) else step
 
     @classmethod
-    def of(cls, before: Timelines, length: int | None, time: str | None = None, by: str | None = None) -> "Series":
+    def of(
+        cls, before: Timelines, length: int, is_whole: bool, time: str | None = None, by: str | None = None
+    ) -> "Series":
         """Learns the units of the channels from series of the training part.
 
         Args:
             before: the series before the split.
-            length: T; None means that a window is a whole sequence, as long as the longest.
+            length: T, the length of a window or of the longest sequence.
+            is_whole: whether a window is a whole sequence.
             time: the column of times.
             by: the column of series.
 
@@ -124,8 +128,8 @@ class Series:
             before.channels,
             np.nanmean(values, axis=0),
             np.where(varies, np.nanstd(values, axis=0), 1.0),
-            max(len(each.values) for each in before.series) if length is None else length,
-            length is None,
+            length,
+            is_whole,
             time,
             by,
             before.step,
@@ -144,18 +148,44 @@ class Series:
         Raises:
             ValueError: the series are not of these channels, or none is as long as a window.
         """
-        return self.cut(self.read(series), checks.positive_integer("stride", stride))
+        stride, read = checks.positive_integer("stride", stride), self.read(series)
+        self.check_length(read)
+        return self.cut(read, stride)
 
     def read(self, series: Any) -> Timelines:
         """Reads series as `windows` does, without cutting them."""
-        is_frame = checks.is_frame(series)
+        each = (
+            next(iter(series.values() if isinstance(series, Mapping) else series), None) if _are_many(series) else None
+        )
+        # Arrays have no times, whatever the series of the training had.
+        has_times = checks.is_frame(series) or checks.is_frame(each) or hasattr(series, "to_frame")
         return timelines.read(
             series,
-            time=self.time,
-            by=self.by if is_frame else None,
-            step=self.step,
+            time=self.time if has_times else None,
+            by=self.by if checks.is_frame(series) else None,
+            step=self.step if has_times else None,
             channels=self.channels,
         )
+
+    def check_length(self, read: Timelines, part: str = "") -> None:
+        """Raises ValueError unless a window is as long as a sequence, or no longer than a series.
+
+        Args:
+            read: the series.
+            part: "before" or "after", for those of one side of the split.
+        """
+        longest = read.longest
+        if self.is_whole and longest > self.length:
+            raise ValueError(
+                f"`series` must have sequences of at most {self.length} steps, as the longest of the training has. "
+                f"Received: one of {longest}"
+            )
+        if not self.is_whole and longest < self.length:
+            where = f" {part} the split" if part else ""
+            raise ValueError(
+                f"`length` must be at most the number of steps{where} of at least one series. Received: length="
+                f"{self.length}, where the longest has {longest} steps{where}"
+            )
 
     def cut(self, read: Timelines, stride: int, *, to_the_end: bool = True) -> Cut:
         """Cuts series that were read.
@@ -175,17 +205,6 @@ class Series:
                     first.append(before + start)
                     counts.append(len(window))
             before += len(each.values)
-        longest = max(len(each.values) for each in read.series)
-        if self.is_whole and longest > self.length:
-            raise ValueError(
-                f"`series` must have sequences of at most {self.length} steps, as the longest of the training has. "
-                f"Received: one of {longest}"
-            )
-        if not self.is_whole and longest < self.length:
-            raise ValueError(
-                f"`series` must have at least one of {self.length} steps, the length of a window. Received: the "
-                f"longest has {longest}"
-            )
         steps = Steps(
             np.concatenate([np.full(len(each.values), each.name, object) for each in read.series]),
             np.concatenate([each.times for each in read.series]),
@@ -287,7 +306,7 @@ class Series:
 
     def __str__(self) -> str:
         what = f"whole sequences of at most {self.length} steps" if self.is_whole else f"windows of {self.length} steps"
-        step = "" if self.step is None else f" of {timelines.shown_step(self.step)}"
+        step = "" if self.step is None else f" of {shown_step(self.step)}"
         by = "" if self.by is None else f", by {self.by}"
         width = max(map(len, (*self.channels, "channel")))
         lines = [f"{what}{step}{by}", f"{'channel':<{width}}  {'mean':>12}  {'deviation':>12}"]
@@ -310,6 +329,10 @@ class Series:
             "by": self.by,
             "step": step,
         }
+
+
+def _are_many(series: Any) -> bool:
+    return isinstance(series, Mapping | list | tuple) and len(series) > 0
 
 
 def constant(read: Timelines) -> list[str]:
