@@ -130,6 +130,8 @@ class Exportable(metaclass=abc.ABCMeta):
     timed_signature: ClassVar[str] = "serving_default"
     # Whether an export may take raw data and scale them itself: x = (raw - offset) / scale.
     takes_units: bool = True
+    # The offset and the scale of an export for which none are given; None leaves x in the model's units.
+    own_units: tuple[Any, Any] | None = None
     # For model cards: tags by which the model is found, and sentences on what any model of this kind cannot do.
     export_tags: ClassVar[tuple[str, ...]] = ()
     export_limits: ClassVar[str] = "The answers are for data like those of the training."

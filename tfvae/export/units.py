@@ -69,7 +69,8 @@ def make(model: Exportable, offset: ArrayLike | None, scale: ArrayLike | None, x
     Args:
         model: the model.
         offset: with `scale`, how raw data become those of the model, x = (raw - offset) / scale; numbers, or arrays
-            that broadcast to the event shape. None means that the export takes x in the model's units.
+            that broadcast to the event shape. None means those of the model, `own_units`, or, if it has none, that the
+            export takes x in the model's units.
         scale: see `offset`.
         x: the data that were passed to the export, or None.
 
@@ -83,6 +84,8 @@ def make(model: Exportable, offset: ArrayLike | None, scale: ArrayLike | None, x
                 f"offset={checks.shown(offset)}, scale={checks.shown(scale)}"
             )
         return None
+    if offset is None and scale is None and model.own_units is not None:
+        offset, scale = model.own_units
     if (offset is None) != (scale is None):
         received = f"offset={checks.shown(offset)}, scale={checks.shown(scale)}"
         raise ValueError(f"`offset` and `scale` must be given together. Received: {received}")
