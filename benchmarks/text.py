@@ -24,11 +24,11 @@ import argparse
 import json
 import time
 from pathlib import Path
+from pydoc_data import topics
 from typing import Any
 
 import keras
 import numpy as np
-from pydoc_data import topics
 
 import tfvae
 from tfvae.data import Vocabulary

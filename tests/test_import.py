@@ -112,11 +112,13 @@ BASES = {
     "AmortizedPosterior",
     "ArvizExport",
     "AutoencoderExport",
+    "AutoregressiveExport",
     "HookedModel",
     "PosteriorExport",
     "Prediction",
     "SimulatingModel",
     "StatefulModel",
+    "StateSpace",
     "TableExport",
 }
 

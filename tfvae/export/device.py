@@ -95,6 +95,7 @@ def tflite(
             scaling,
             marks_wrong_rows=quantize != "int8",
             is_coarse=quantize in ("dynamic", "int8"),
+            length=model.export_length,
         )
         if quantize == "int8" and endpoints.have_loops():
             # The converter's calibration of a loop ends the process by a segmentation fault.

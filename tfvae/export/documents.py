@@ -44,7 +44,7 @@ def files(
         "serve": serve + (_filled("batching.md", {}) if batching else ""),
         "ask": _ask(name, model.export_description(), signatures["serving_default"], list(requests)),
         "rows": f"B is any number of rows{', up to 1024 with batching.config' if batching else ''}; all are float32"
-        f"{'' if columns is None else ', but for columns that are texts'}.",
+        f"{'' if columns is None else ', but for texts'}.",
         "columns": "" if columns is None else _table_of_columns(columns),
         "signatures": _table(signatures, endpoints),
         "units": "" if scaling is None else _filled("units.md", {"names": _normalized_names(signatures)}),
@@ -108,9 +108,7 @@ def _ask(name: str, description: Mapping[str, Any], signature: Signature, reques
         "wrong": f"{wrong}, or a value that is not a valid label," if "num_classes" in description else wrong,
     }
     if signature.columns is not None:
-        fields["wrong"] = (
-            "infinity, a number that is not\n0 or 1, or not a count, where it must be, or a text that is not a date"
-        )
+        fields["wrong"] = signature.columns.wrong
     has_nan_in_x = missing_values and signature.columns is None
     return _filled("ask.md", fields) + (_filled("missing.md", {}) if has_nan_in_x else "")
 
@@ -139,7 +137,7 @@ def _table(signatures: Mapping[str, Signature], endpoints: Endpoints) -> str:
     for name, signature in signatures.items():
         outputs = endpoints.signatures_by_name[name].structured_outputs
         taken = [spec for spec in signature.inputs if signature.columns is None or spec.name != "x"]
-        first = [] if signature.columns is None else ["the columns [B]"]
+        first = [] if signature.columns is None else [f"{signature.columns.called} [B]"]
         inputs = ", ".join([*first, *filter(None, [_shapes({spec.name: spec for spec in taken})])])
         meaning = signature.meaning.replace("|", "\\|")
         lines.append(f"| {name} | {inputs} | {_shapes(outputs)} | {meaning} |")

@@ -78,7 +78,8 @@ class Endpoints(tf.Module):
             take and give the model's units.
         marks_wrong_rows: whether a row with a wrong value gets NaN; False is for formats without NaN.
         is_coarse: whether the arithmetic is coarser than that of float32; the functions that draw are then left out.
-        takes_texts: whether a model of a table takes its columns by name.
+        takes_texts: whether a model of a table takes its columns by name, and a model of texts takes texts.
+        length: the number of steps of sequences, or None for any.
 
     Raises:
         ValueError: the model is not built, or x is missing or invalid.
@@ -94,15 +95,18 @@ class Endpoints(tf.Module):
         marks_wrong_rows: bool = True,
         is_coarse: bool = False,
         takes_texts: bool = False,
+        length: int | None = None,
     ) -> None:
         super().__init__(name="tfvae")
         check_kind(model)
         model.check_exportable()
         self.parameters = [weight.value for weight in model.export_weights()]
         description = model.export_description() if marks_wrong_rows else None
+        signatures = units.signatures(model, scaling, x)
+        self.resources = [each.columns.resources for each in signatures.values() if takes_texts and each.columns]
         self.signatures_by_name = {
-            name: _graph(signature, batch_size, description, takes_texts)
-            for name, signature in units.signatures(model, scaling, x).items()
+            name: _graph(signature, (batch_size, length), description, takes_texts)
+            for name, signature in signatures.items()
             if not ((is_coarse and signature.draws) or (signature.with_nan and not marks_wrong_rows))
         }
 
@@ -158,11 +162,23 @@ def check_kind(model: Exportable, file_format: str | None = None) -> None:
 
 
 def _graph(
-    signature: Signature, batch_size: int | None, description: Mapping[str, Any] | None, takes_texts: bool
+    signature: Signature,
+    sizes: tuple[int | None, int | None],
+    description: Mapping[str, Any] | None,
+    takes_texts: bool,
 ) -> Any:
-    """The concrete function of a signature, which marks wrong rows if it is given the model's description."""
+    """The concrete function of a signature, which marks wrong rows if it is given the model's description.
+
+    Args:
+        signature: the signature.
+        sizes: those of the batch and of the other axes that are open, or None for any.
+        description: the model's description, or None.
+        takes_texts: see `Endpoints`.
+    """
     inputs = signature.named_inputs if takes_texts else signature.inputs
-    specs = tuple(tf.TensorSpec([batch_size, *spec.shape[1:]], spec.dtype, name=spec.name) for spec in inputs)
+    batch_size, length = sizes
+    shapes = ([batch_size, *(length if size is None else size for size in spec.shape[1:])] for spec in inputs)
+    specs = tuple(tf.TensorSpec(shape, spec.dtype, name=spec.name) for shape, spec in zip(shapes, inputs, strict=True))
     function = tf.function(
         _checked(signature, specs, description, takes_texts), input_signature=specs, autograph=False
     ).get_concrete_function()
@@ -215,7 +231,7 @@ def _checked(
         # is a reshape to a shape that the graph computes. So the last op is a sum, or a reshape to a constant shape.
         return {
             name: output
-            if description is not None and output.shape.rank == len(shapes[name])
+            if None in shapes[name] or (description is not None and output.shape.rank == len(shapes[name]))
             else tf.reshape(output, shapes[name])
             for name, output in outputs.items()
         }
@@ -225,11 +241,16 @@ def _checked(
 
 def _plus(output: tf.Tensor, number: tf.Tensor) -> tf.Tensor:
     """An output [B, ...] plus a number for each row [B, 1]; with two axes at most, which every runtime broadcasts."""
+    if None in output.shape[1:]:
+        return output + tf.reshape(number, [-1, *(1 for _ in output.shape[1:])])
     return output + tf.reshape(number, [-1]) if output.shape.rank == 1 else _rows(output) + number
 
 
 def _rows(tensor: tf.Tensor) -> tf.Tensor:
     """A tensor [B, ...] as [B, size]."""
+    if None in tensor.shape[1:]:
+        # Sequences of any number of steps, which TFLite is not given.
+        return tf.reshape(tensor, [tf.shape(tensor)[0], tf.reduce_prod(tf.shape(tensor)[1:])])
     # The converter to TFLite keeps a reshape that changes nothing, which costs as much as other small ops.
     return tensor if tensor.shape.rank == 2 else tf.reshape(tensor, [-1, math.prod(tensor.shape[1:])])
 

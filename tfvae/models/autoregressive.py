@@ -11,7 +11,7 @@ import tensorflow as tf
 from tfvae import checks, elbo, graphs, seeds
 from tfvae.data.vocabulary import Vocabulary, are_texts
 from tfvae.likelihoods import Categorical, Likelihood, Missing
-from tfvae.models import autoencoder, parts, steps, suitability
+from tfvae.models import parts, steps, suitability
 from tfvae.models.autoregressive_export import AutoregressiveExport
 from tfvae.models.vae import VAE
 from tfvae.objectives import Objective
@@ -33,8 +33,8 @@ class AutoregressiveVAE(AutoregressiveExport, VAE):
     p(x|z) = product over t of p(x_t | x_1, ..., x_{t-1}, z),  with one z for a sequence
 
     x has the shape [B, T, C], where T may differ from batch to batch. NaN after the end of a sequence is padding, which
-    adds exactly 0 nats, where the likelihood is `Missing(..., fill=False)`. Texts are codes [B, T, 1] of a `Vocabulary`;
-    with `vocabulary` all methods take lists of `str` in the place of x, and give them.
+    adds exactly 0 nats, where the likelihood is `Missing(..., fill=False)`. Texts are codes [B, T, 1] of a
+    `Vocabulary`; with `vocabulary` all methods take lists of `str` in the place of x, and give them.
 
     The decoder can often predict a step from those before it so well that it never learns to use z, and KL(q || p)
     falls to 0. Against this, train with `tfvae.callbacks.KLWarmUp` and `word_dropout`.
@@ -154,7 +154,7 @@ class AutoregressiveVAE(AutoregressiveExport, VAE):
             (self.likelihood, (None, parameters.shape[-1])),
         ):
             parts.build(part, shape)
-        self.event_shape = event_shape  # type: ignore[assignment]
+        self.event_shape = event_shape
 
     def check_training(self, batch: Any) -> None:
         """Checks that the decoder sees no step that it is to predict, and that it suits the likelihood.
@@ -201,7 +201,7 @@ class AutoregressiveVAE(AutoregressiveExport, VAE):
     def _nats_of_steps(
         self, x: tf.Tensor, z: tf.Tensor, previous: tf.Tensor, training: bool = False
     ) -> tuple[tf.Tensor, tf.Tensor]:
-        """log p(x_t | x_1, ..., x_{t-1}, z) [S, B, T], in nats, and the parameters of these distributions [S, B T, P].
+        """The terms log p(x_t | x_1, ..., x_{t-1}, z) [S, B, T], in nats, and the decoder's outputs [S, B T, P].
 
         Args:
             x: the sequences [B, T, C].
@@ -250,7 +250,7 @@ class AutoregressiveVAE(AutoregressiveExport, VAE):
         z = self.posterior.center(self._encode(x, training))
         return self._ended(self._sequences(z, self._checked_length(None), self._greedy))
 
-    def decode(  # type: ignore[override]
+    def decode(
         self,
         z: Any,
         *,
@@ -276,7 +276,7 @@ class AutoregressiveVAE(AutoregressiveExport, VAE):
         z = self._checked_noise("z", z, self.latent_dim)
         return self._texts(self._drawn_sequences(z, temperature, length, self._seed(seed), batch_size))
 
-    def generate(  # type: ignore[override]
+    def generate(
         self,
         n: int,
         *,
@@ -302,7 +302,7 @@ class AutoregressiveVAE(AutoregressiveExport, VAE):
         z = self.prior.distribution().sample(checks.positive_integer("n", n), seed=state).numpy()
         return self._texts(self._drawn_sequences(z, temperature, length, _folded(state), batch_size))
 
-    def reconstruct(  # type: ignore[override]
+    def reconstruct(
         self,
         x: Any,
         batch_size: int = 256,

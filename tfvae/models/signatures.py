@@ -29,7 +29,7 @@ class AutoencoderExport(Exportable, keras.Model):
     """The signatures of an autoencoder: see `tfvae.export.Endpoints`."""
 
     timed_signature = "reconstruct"
-    export_tags = ("variational-autoencoder",)
+    export_tags: ClassVar[tuple[str, ...]] = ("variational-autoencoder",)
     export_limits = (
         "x unlike the data of the training is reconstructed as if it were like them: only its score tells. "
         "The ELBO is a lower bound on log p(x)."

@@ -64,9 +64,7 @@ def checked_causal(decoder: keras.Model, z: np.ndarray, before: np.ndarray) -> n
     return outputs
 
 
-def generated(
-    decoder: keras.Model, z: tf.Tensor, length: int, channels: int, draw: Draw, end: int | None
-) -> tf.Tensor:
+def generated(decoder: keras.Model, z: tf.Tensor, length: int, channels: int, draw: Draw, end: int | None) -> tf.Tensor:
     """Computes sequences step by step, each step from those before it.
 
     Args:
