@@ -19,7 +19,18 @@ from jsonargparse import Namespace, get_loader, set_loader, set_parsing_settings
 
 import tfvae
 from tfvae import files
-from tfvae.cli import chosen_callbacks, flags, noise, parser, parts, paths, seeds, train_command, yaml_files
+from tfvae.cli import (
+    chosen_callbacks,
+    flags,
+    noise,
+    parser,
+    parts,
+    paths,
+    seeds,
+    train_checks,
+    train_command,
+    yaml_files,
+)
 from tfvae.cli.compare_command import compare
 from tfvae.cli.detect_command import detect
 from tfvae.cli.explore_command import explore
@@ -253,7 +264,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     # What --print_config and --likelihood.help print is known only to the parts.
     if chosen.print_config is None and all(argument != "help" for _, argument, _ in choices):
         with parser.exit_on_errors(parser.USAGE_ERROR):
-            train_command.check(chosen, choices)
+            train_checks.check(chosen, choices)
     noise.import_tensorflow()
     from tfvae.cli.run_training import RunLock
     from tfvae.distribute import strategies
@@ -333,7 +344,7 @@ def _load_model(run: str, modules: Sequence[str], *, with_data: bool = True) -> 
     """Loads the model of a run; its parts may come from `modules`."""
     folder = paths.check_run(run, with_data=with_data)
     noise.import_tensorflow()
-    train_command.import_allowed(modules)
+    train_checks.import_allowed(modules)
     from tfvae.cli import run_folder as runs_module
 
     return runs_module.load_model(folder)
@@ -344,4 +355,4 @@ def _load(run: str, modules: Sequence[str], data: str | None = None) -> tuple["V
     model = _load_model(run, modules)
     from tfvae.cli import run_folder as runs_module
 
-    return model, runs_module.load_data(Path(run), data, model.table)
+    return model, runs_module.load_data(Path(run), data, model.table, model.series)

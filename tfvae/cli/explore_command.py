@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Annotated, Any
 
-from tfvae.cli import flags, noise, parser, paths, train_command
+from tfvae.cli import flags, noise, parser, paths, train_checks
 
 
 def explore(
@@ -35,7 +35,7 @@ def explore(
     """
     folder = paths.check_run(run)
     noise.import_tensorflow()
-    train_command.import_allowed(allow_import)
+    train_checks.import_allowed(allow_import)
     from tfvae.cli import run_folder
     from tfvae.reporting.explorer import INSTALL, MOST_CLASSES, web
 
