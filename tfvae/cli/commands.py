@@ -87,7 +87,7 @@ def generate(
         run: the folder of the run.
         output: the file to write: a picture (.png), an array (.npy) in the units of the run's data or, for a run of a
             table, rows with its columns (.csv or .parquet); the picture then shows its columns beside those of real
-            rows.
+            rows. For a run of time series a table has a row for each step of each sample.
         n: number of examples.
         sample: draw from p(x|z), for synthetic data with the spread of real data, instead of taking its mean.
         seed: seed of the draws.
@@ -105,17 +105,23 @@ def generate(
         if model.table is not None and is_array:
             raise ValueError(f"`--output` must end in .png, .csv or .parquet for a run of a table. Received: {output}")
         # Read before anything is made: the data of the run may be no table.
-        names = runs_module.column_names(Path(run)) if tables.is_table(path) and model.table is None else None
+        is_plain = model.table is None and model.series is None
+        names = runs_module.column_names(Path(run)) if tables.is_table(path) and is_plain else None
         made = model.generate(n, seed=seed, sample=sample)
         if path.suffix == ".png":
-            if model.table is None:
+            if model.series is not None:
+                picture = plots.series(model.series.raw(made), channels=model.series.channels, max_examples=8)
+            elif model.table is None:
                 picture = plots.samples(made)
             else:
                 real = runs_module.load_rows(paths.check_run(run), model.table).held_out
                 picture = plots.marginals(real, made, model.table.kinds)
             runs_module.write_picture(picture, path)
         else:
-            if model.table is None:
+            if model.series is not None:
+                made = model.series.raw(made)
+                made = made if is_array else model.series.frame_of_windows(made)
+            elif model.table is None:
                 pipelines = runs_module.load_data(Path(run))
                 offset, scale = model.export_units(pipelines.offset, pipelines.scale)["sample" if sample else "mean"]
                 made = made * scale + offset
@@ -185,7 +191,13 @@ def export(
         if calibration:
             with RunLock() as run_lock:
                 run_lock.lock(Path(run))
-                runs_module.calibrate(model, Path(run), runs_module.held_out(pipelines), **calibration)
+                if model.series is None:
+                    runs_module.calibrate(model, Path(run), runs_module.held_out(pipelines), **calibration)
+                else:
+                    from tfvae.cli import series_run
+
+                    after = runs_module.load_series(Path(run), model.series).after
+                    series_run.calibrate(model, Path(run), after, **calibration)
 
     with parser.exit_on_errors(1), noise.hidden():
         if format == "onnx":

@@ -41,6 +41,11 @@ def explore(
 
     with parser.exit_on_errors(parser.USAGE_ERROR):
         model = run_folder.load_model(folder)
+        if model.series is not None:
+            raise ValueError(
+                f"`run` must not be of time series, whose channels the page cannot draw: report.html in the folder "
+                f"of the run draws them. Received: {run}"
+            )
         labels: Any
         if model.table is None:
             pipelines = run_folder.load_data(folder)

@@ -3,9 +3,8 @@
 import numpy as np
 from matplotlib.figure import Figure
 
-from tfvae import evaluation, plots
+from tfvae import plots
 from tfvae.data import Series
-from tfvae.models.imputation import impute
 from tfvae.models.vae import VAE
 from tfvae.reporting import sections
 from tfvae.reporting.page import Section, code, picture, text
@@ -15,6 +14,7 @@ from tfvae.reporting.unusual_windows import unusual_windows
 _WINDOWS, _SAMPLES, _MOST_TRAVERSED = 4, 4, 6
 # The draws of an interval, and its share.
 _DRAWS, _SHARE = 100, 0.9
+_ENDS = ((1 - _SHARE) / 2, (1 + _SHARE) / 2)
 # A cell is marked if it adds so many nats to a score.
 _MARKED = 3.0
 
@@ -25,13 +25,16 @@ def series_of(model: VAE) -> Series:
     return model.series
 
 
+def _draws(model: VAE, x: np.ndarray, seed: int) -> np.ndarray:
+    """Draws [N, K, T, C] of windows x [N, T, C]: z from q(z|x), and then all of x from p(x|z), observed or not."""
+    drawn = model.reconstruct(np.repeat(x, _DRAWS, axis=0), sample=True, seed=seed)
+    return drawn.reshape(len(x), _DRAWS, *x.shape[1:])
+
+
 def reconstructed(model: VAE, x: np.ndarray, seed: int) -> Figure:
     """Windows [N, T, C] with their reconstructions, and the interval that has 90% of the draws of x given z."""
     series = series_of(model)
-    draws = model.reconstruct(np.repeat(x, _DRAWS, axis=0), sample=True, seed=seed).reshape(
-        len(x), _DRAWS, *x.shape[1:]
-    )
-    low, high = np.quantile(draws, [(1 - _SHARE) / 2, (1 + _SHARE) / 2], axis=1)
+    low, high = np.quantile(_draws(model, x, seed), _ENDS, axis=1)
     mean = np.asarray(model.likelihood.to_data(model.reconstruct(x)))
     return plots.series(series.raw(x), series.raw(mean), (series.raw(low), series.raw(high)), channels=series.channels)
 
@@ -76,13 +79,10 @@ def gaps(subject: Subject) -> Section:
     steps = x.shape[1]
     part = slice(steps * 3 // 8, max(steps * 5 // 8, steps * 3 // 8 + 1))
     hidden[:, part] = np.nan
-    draws = impute(subject.model, hidden, num_imputations=_DRAWS, seed=subject.seed)
-    mean = impute(subject.model, hidden, seed=subject.seed)
-    low, high = (np.full_like(x, np.nan) for _ in range(2))
-    ends = np.quantile(draws[:, :, part], [(1 - _SHARE) / 2, (1 + _SHARE) / 2], axis=0)
-    low[:, part], high[:, part] = ends
-    shown = np.full_like(x, np.nan)
-    shown[:, part] = mean[:, part]
+    low, high, shown = (np.full_like(x, np.nan) for _ in range(3))
+    draws = _draws(subject.model, hidden, subject.seed)[:, :, part]
+    low[:, part], high[:, part] = np.quantile(draws, _ENDS, axis=1)
+    shown[:, part] = draws.mean(axis=1)
     figure = plots.series(
         series.raw(x),
         series.raw(shown),
@@ -96,8 +96,9 @@ def gaps(subject: Subject) -> Section:
         ((x[:, part] >= low[:, part]) & (x[:, part] <= high[:, part]))[is_known].mean() if is_known.any() else np.nan
     )
     lead = (
-        f"A quarter of each window was hidden from the model, which fills it in with an interval of {_SHARE:.0%}. "
-        f"{inside:.0%} of the hidden values of these windows are in theirs."
+        f"A quarter of each window was hidden from the model, which fills it in by draws of z from q(z|x) and of x "
+        f"from p(x|z); the band holds {_SHARE:.0%} of them. "
+        f"{inside:.0%} of the hidden values of these windows are in it."
     )
     return Section("Gaps", text(lead) + picture(figure, "Windows with a hidden part, and what the model fills in"))
 
