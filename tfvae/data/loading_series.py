@@ -1,18 +1,12 @@
 """Loads time series into the batches of a model of their windows."""
 
-import os
-import warnings
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any, NamedTuple
 
-from tfvae import checks
-from tfvae.data import loading, numpy_files, tables, timelines
-from tfvae.data import series as series_module
+from tfvae.data import loading, series_files
 from tfvae.data.series import Cut, Series
 from tfvae.data.timelines import Timelines
 
-SUFFIXES = (*tables.SUFFIXES, ".npy", ".npz")
 # Training windows overlap so much that a step is in so many of them: at each place of a window something is learned.
 _OVERLAP = 8
 
@@ -74,55 +68,18 @@ def load_series(
     Warns:
         UserWarning: a channel is left out, or seems to hold codes.
     """
-    given = read(source)
-    if series is None:
-        found = timelines.read(given, time=time, by=by, step=step, channels=columns, drop=drop)
-    else:
-        found = series.read(given)
-    is_whole = length is None if series is None else series.is_whole
-    before, after = found.split(validation_fraction, is_whole=is_whole)
-    if series is None:
-        if unvaried := series_module.constant(before):
-            if len(unvaried) == len(before.channels):
-                raise ValueError(
-                    "`series` must have a channel that varies before the split. Received: constant ones, "
-                    f"{checks.shown_names(unvaried)}"
-                )
-            warnings.warn(
-                f"Channels are left out, because they are constant before the split: {checks.shown_names(unvaried)}",
-                stacklevel=2,
-            )
-            before, after = before.without(unvaried), after.without(unvaried)
-        if codes := series_module.codes(before):
-            warnings.warn(
-                "Channels have few different whole numbers, which are taken for measurements; leave them out if they "
-                f"are codes: {checks.shown_names(codes)}",
-                stacklevel=2,
-            )
-        series = Series.of(before, found.longest if length is None else length, is_whole, time, by)
-    series.check_length(before, "before")
-    series.check_length(after, "after")
+    series, before, after = series_files.split(
+        source,
+        length,
+        series,
+        time=time,
+        by=by,
+        step=step,
+        drop=drop,
+        columns=columns,
+        validation_fraction=validation_fraction,
+    )
     train = series.cut(before, -(-series.length // _OVERLAP) if stride is None else stride, to_the_end=False)
     held_out = series.cut(after, series.length, to_the_end=False)
     batches = loading.batches_in_memory(train.x, held_out.x, batch_size=batch_size, seed=seed)
     return LoadedSeries(series, loading.Pipelines(*batches, series.offset, series.scale), held_out, after)
-
-
-def read(source: Any) -> Any:
-    """Reads a file of series: a data frame, an array, or several arrays by name. Returns anything else as it is.
-
-    Raises:
-        ValueError: the file is of another kind.
-    """
-    if not isinstance(source, str | os.PathLike):
-        return source
-    path = Path(source)
-    if path.suffix.lower() not in SUFFIXES:
-        raise ValueError(f"`source` must be a file {', '.join(SUFFIXES)} of series. Received: source='{path}'")
-    if tables.is_table(path):
-        return tables.features(path)
-    if path.suffix.lower() == ".npy":
-        return numpy_files.read(path, "source")[0]
-    names = numpy_files.names(path, "source")
-    arrays = {name: numpy_files.read_named(path, name, "source") for name in names}
-    return next(iter(arrays.values())) if len(arrays) == 1 else arrays

@@ -304,6 +304,15 @@ class Series:
         made[self.time or "time"] = times.dt.tz_localize("UTC") if steps.is_utc else times
         return pd.DataFrame({**made, **columns})
 
+    def frame_of_windows(self, raw: np.ndarray) -> Any:
+        """A `pandas.DataFrame` of windows [N, T, C] in raw units: a row for each step of each, with its number."""
+        import pandas as pd
+
+        count, length, channels = raw.shape
+        numbers = {"sample": np.repeat(np.arange(count), length), "step": np.tile(np.arange(length), count)}
+        values = dict(zip(self.channels, raw.reshape(-1, channels).T, strict=True))
+        return pd.DataFrame({**{name: each for name, each in numbers.items() if name not in values}, **values})
+
     def __str__(self) -> str:
         what = f"whole sequences of at most {self.length} steps" if self.is_whole else f"windows of {self.length} steps"
         step = "" if self.step is None else f" of {shown_step(self.step)}"

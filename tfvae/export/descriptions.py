@@ -125,6 +125,7 @@ _ENTRIES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "scaling": (_is_scaling, "null, or an object with the finite numbers offset and scale, of which scale is not 0"),
     "expected_range": (_is_range, "null, or an object with low and high, numbers or lists of the same length"),
     "threshold": (_is_threshold, "an object with the number value and the text method"),
+    "threshold_of_steps": (_is_threshold, "an object with the number value and the text method"),
     "series": (_is_series, "an object with the channels, offset, scale and length of windows"),
     "table": (_is_table, "a list of columns, objects with the texts name and kind"),
     "inputs": (lambda value: isinstance(value, dict) and all(map(_is_text, value.values())), "an object of texts"),
