@@ -5,8 +5,8 @@
 Windows of 128 steps and 8 channels, with gaps and padding, in batches of 64; the networks are a GRU ("recurrent"),
 dilated convolutions ("temporal") and a Transformer, with the defaults of `tfvae.networks`. Each peer runs in its own
 process. First, all must compute the same loss from the same weights, windows and noise. Then they train in turn, round
-after round, an epoch of N steps each; the ratio of a round is tfvae's rate over the peer's. "tfvae XLA" is compiled with
-jit_compile=True. TF_NUM_INTRAOP_THREADS sets the threads of an operation of every peer.
+after round, an epoch of N steps each; the ratio of a round is tfvae's rate over the peer's. "tfvae XLA" is compiled
+with jit_compile=True. TF_NUM_INTRAOP_THREADS sets the threads of an operation of every peer.
 
 The rows of each kind are appended to PATH; an interrupted run, started again with the same PATH, measures only the
 missing kinds.
@@ -46,14 +46,12 @@ def measure(setting: dict[str, Any]) -> list[dict[str, Any]]:
     workers = {peer: worker.Worker(functools.partial(build, peer, kind)) for peer in setting["peers"]}
     try:
         weights = workers[REFERENCE].call("weights")
-        x, epsilon = (
-            sequences.data(BATCH_SIZE, seed=1),
-            np.random.default_rng(2).normal(size=(1, BATCH_SIZE, sequences.LATENT_DIM)),
-        )
+        x = sequences.data(BATCH_SIZE, seed=1)
+        epsilon = np.random.default_rng(2).normal(size=(1, BATCH_SIZE, sequences.LATENT_DIM)).astype(np.float32)
         losses = {}
         for peer, each in workers.items():
             each.call("load", weights)
-            losses[peer] = each.call("loss", x, epsilon.astype(np.float32))
+            losses[peer] = each.call("loss", x, epsilon)
         check_same(losses)
         # The first epoch compiles, and does not count.
         first = {peer: each.call("epoch", steps) for peer, each in workers.items()}

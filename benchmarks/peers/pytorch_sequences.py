@@ -1,5 +1,6 @@
 """The same VAE of windows in PyTorch: GRU, dilated convolutions or a Transformer, with gaps and padding."""
 
+import itertools
 import os
 import time
 
@@ -19,7 +20,7 @@ T, C, L = sequences.NUM_STEPS, sequences.CHANNELS, sequences.LATENT_DIM
 
 def dense(*widths: int) -> nn.Sequential:
     """Dense layers, each with its activation."""
-    pairs = zip(widths, widths[1:], strict=False)
+    pairs = itertools.pairwise(widths)
     return nn.Sequential(*(module for pair in pairs for module in (nn.Linear(*pair), nn.SiLU())))
 
 
