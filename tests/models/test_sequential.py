@@ -61,7 +61,7 @@ def test_padding_adds_nothing(model):
     longer = model.score(padded(x, 4))
     for name in ("elbo", "reconstruction_log_likelihood", "kl"):
         np.testing.assert_allclose(longer[name], scores[name], atol=1e-5)
-        steps = longer[f"{name}_by_step"]
+        steps = longer[f"step_{name.removeprefix('reconstruction_')}"]
         np.testing.assert_allclose(steps.sum(axis=1), scores[name], atol=1e-5)
         assert (steps[:, T:] == 0).all()
         assert (steps[1, 3:] == 0).all()
@@ -78,8 +78,8 @@ def test_a_gap_adds_only_its_transition(model):
     x = X.copy()
     x[:, 2:4] = np.nan
     score = model.score(x)
-    assert (score["reconstruction_log_likelihood_by_step"][:, 2:4] == 0).all()
-    assert (score["kl_by_step"][:, 2:4] > 0).all()
+    assert (score["step_log_likelihood"][:, 2:4] == 0).all()
+    assert (score["step_kl"][:, 2:4] > 0).all()
     assert np.isfinite(score["elbo"]).all()
 
 

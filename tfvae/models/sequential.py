@@ -7,7 +7,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from tfvae import checks, elbo, renamed
+from tfvae import checks, elbo
 from tfvae.chunks import slices
 from tfvae.detection.decision import Decision
 from tfvae.likelihoods import Likelihood, Normal
@@ -36,6 +36,7 @@ class SequentialVAE(StateSpace):
     the last with any number in it are padding, and add exactly 0 to each term; a gap adds only its transition. For
     padding to have no effect on what comes before it, the encoder must not read it.
 
+    `score` gives the terms of each step too: `step_elbo`, `step_log_likelihood` and `step_kl` [N, T].
     `calibrate` and `detect` are of steps: they give `score`, `is_anomaly` and `kl` [N, T] and `contributions`
     [N, T, ...], all of which are 0 for padding. What is typical is that of a step, for each channel.
 
@@ -324,14 +325,13 @@ class SequentialVAE(StateSpace):
         sampling = elbo.Sampling(1, tf.zeros([2], tf.int32))
         steps, parameters = self.steps_at(x, self.path(x, noise=epsilon), sampling)
         log_likelihood, kl = steps.log_likelihood[0], steps.kl[0]
-        by_step = {"elbo": log_likelihood - kl, renamed.NEW: log_likelihood, "kl": kl}
-        scores = self._scores(_summed(steps)) | {f"{name}_by_step": each for name, each in by_step.items()}
-        return scores, over_time.unfolded(parameters, tf.shape(x)[0])
+        of_steps = {"step_elbo": log_likelihood - kl, "step_log_likelihood": log_likelihood, "step_kl": kl}
+        return {**self._scores(_summed(steps)), **of_steps}, over_time.unfolded(parameters, tf.shape(x)[0])
 
     def _terms_by_element(self, x: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor | None]:
         scores, parameters = self._scored(x)
         nats = -self.likelihood.element_log_prob(x, tf.cast(parameters, tf.float32))
-        return nats, scores["kl_by_step"], is_number(x) if self.likelihood.allows_missing else None
+        return nats, scores["step_kl"], is_number(x) if self.likelihood.allows_missing else None
 
     def _judged(
         self, nats: tf.Tensor, kl: tf.Tensor, is_observed: tf.Tensor | None
