@@ -12,7 +12,8 @@ from tfvae.chunks import slices
 from tfvae.detection.decision import Decision
 from tfvae.likelihoods import Likelihood, Normal
 from tfvae.models import over_time, particles, parts
-from tfvae.models.state_space import StateSpace, noise
+from tfvae.models.sequential_export import SequentialExport
+from tfvae.models.state_space import noise
 from tfvae.numerics import is_number
 from tfvae.objectives import Objective
 from tfvae.posteriors import DiagonalNormal, Posterior
@@ -21,7 +22,7 @@ from tfvae.training.plan import LayerTraits
 
 
 @keras.saving.register_keras_serializable("tfvae")
-class SequentialVAE(StateSpace):
+class SequentialVAE(SequentialExport):
     """A variational autoencoder of sequences, with latent variables z_t at each step: a deep Kalman filter.
 
     p(x, z) = p(z_1) p(x_1|z_1) product over t > 1 of p(z_t|z_{t-1}) p(x_t|z_t)
@@ -69,7 +70,6 @@ class SequentialVAE(StateSpace):
         *("encoder", "decoder", "transition", "combiner", "memory"),
         *("posterior", "conditional", "prior", "likelihood", "objective"),
     )
-    _no_export = "its exports are not written yet"
 
     def __init__(
         self,
