@@ -3,6 +3,7 @@
 import keras
 import numpy as np
 import pytest
+import scipy.optimize
 import scipy.stats
 import tensorflow as tf
 import tensorflow_probability as tfp
@@ -150,3 +151,75 @@ def test_gaps_are_filled_by_what_all_of_the_sequence_says(two):
     drawn = tfvae.impute(model, x, num_samples=4000, seed=1, num_imputations=400)[:, 1].reshape(400, -1)[:, gap]
     assert (np.abs(drawn.mean(axis=0) - expected) < 5 * spread / np.sqrt(100)).all()
     np.testing.assert_allclose(drawn.std(axis=0), spread, rtol=0.25)
+
+
+def linear_in_all(number, channels):
+    """An encoder and a combiner of one z_t, with q(z_t|z_{t-1}, x) = N(G_t z_{t-1} + linear in all of x, scale_t^2)."""
+    x, z, features = keras.Input((number, channels)), keras.Input((1,)), keras.Input((3,))
+    encoded = keras.layers.Dense(number * 3, kernel_initializer="zeros")(keras.layers.Flatten()(x))
+    combined = keras.layers.Concatenate()([features[:, :1] * z + features[:, 1:2], features[:, 2:]])
+    return keras.Model(x, keras.layers.Reshape((number, 3))(encoded)), keras.Model([z, features], combined)
+
+
+def greatest_likelihood(x):
+    """The greatest log p(x) of all linear models with one latent dimension, of which the scale of z is 1."""
+    x = tf.constant(x, tf.float64)
+
+    def of(parameters):
+        a, loc, first, raw_first, c1, c2, d1, d2, log_noise = tf.unstack(parameters)
+        kalman_filter = tfp.distributions.LinearGaussianStateSpaceModel(
+            num_timesteps=x.shape[1],
+            transition_matrix=a[tf.newaxis, tf.newaxis],
+            transition_noise=tfp.distributions.MultivariateNormalDiag(loc[tf.newaxis], tf.ones(1, tf.float64)),
+            observation_matrix=tf.stack([c1, c2])[:, tf.newaxis],
+            observation_noise=tfp.distributions.MultivariateNormalDiag(
+                tf.stack([d1, d2]), tf.exp(log_noise) * tf.ones(2, tf.float64)
+            ),
+            initial_state_prior=tfp.distributions.MultivariateNormalDiag(
+                first[tf.newaxis], tf.exp(raw_first)[tf.newaxis]
+            ),
+        )
+        return tf.reduce_sum(kalman_filter.log_prob(x))
+
+    @tf.function
+    def loss(parameters):
+        return tfp.math.value_and_gradient(lambda value: -of(value), parameters)
+
+    start = np.array([0.5, 0, 0, 0, 0.5, 0.1, 0, 0, 0], np.float64)
+    found = scipy.optimize.minimize(
+        lambda value: [each.numpy() for each in loss(tf.constant(value))], start, jac=True, method="L-BFGS-B"
+    )
+    assert found.success, found.message
+    return -found.fun, lambda parameters: float(of(tf.constant(parameters, tf.float64)))
+
+
+@pytest.mark.slow
+def test_training_reaches_the_greatest_likelihood():
+    number, rows = 10, 200
+    truth = kalman.Linear(
+        np.array([[0.8]]), np.array([0.2]), np.array([0.7]), np.array([[1.0], [-0.5]]), np.array([0.3, -0.2]), 0.5
+    )
+    x = truth.draw(rows, number, seed=3)
+    greatest, likelihood_of = greatest_likelihood(x)
+    keras.utils.set_random_seed(0)
+    encoder, combiner = linear_in_all(number, 2)
+    model = kalman.model_of(
+        kalman.Linear(np.array([[0.5]]), np.zeros(1), np.ones(1), np.array([[0.5], [0.1]]), np.zeros(2), 1.0),
+        encoder=encoder,
+        combiner=combiner,
+    )
+    # Without loss of generality the scale of the transition is 1: the decoder scales z.
+    model.conditional.scale_head.trainable = False
+    steps = 1500
+    model.compile(keras.optimizers.Adam(keras.optimizers.schedules.CosineDecay(0.03, steps)))
+    model.fit(x, epochs=steps // 4, batch_size=50, verbose=0)
+    learned = kalman.Linear.of(model)
+    first, raw_first = (each.item() for each in model.prior.get_weights())
+    parameters = [
+        *(learned.transition.item(), learned.loc.item(), first, np.log(np.log1p(np.exp(raw_first + kalman.SHIFT)))),
+        *(*learned.loadings.ravel(), *learned.offset, np.log(learned.noise)),
+    ]
+    gap = greatest - likelihood_of(parameters)
+    print(f"{gap:.4f} nats below in all, {gap / rows:.6f} a sequence, {gap / rows / number:.7f} a step")
+    assert -1e-3 < gap / rows < 0.05
+    assert -0.1 < gap < 5

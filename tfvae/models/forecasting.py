@@ -71,6 +71,9 @@ def forecast(
 
     Raises:
         ValueError: an argument is out of its range, or x is not valid data for the model.
+
+    Warns:
+        UserWarning: a few draws of z have almost all of the weight, as for `tfvae.impute`.
     """
     steps = checks.positive_integer("steps", steps)
     num_samples = checks.positive_integer("num_samples", num_samples, 2)
@@ -79,32 +82,38 @@ def forecast(
     if not levels or not all(0 < level < 1 for level in levels):
         raise ValueError(f"`quantiles` must be numbers between 0 and 1. Received: quantiles={checks.shown(quantiles)}")
     if isinstance(model, SequentialVAE):
-        samples = _continued(model, x, steps, num_samples, batch_size, seed)
+        samples, sizes = _continued(model, x, steps, num_samples, batch_size, seed)
     elif isinstance(model, VAE) and not isinstance(model, ConditionalVAE) and model.likelihood.allows_missing:
-        samples = _completed(model, x, steps, num_samples, batch_size, seed)
+        samples, sizes = _completed(model, x, steps, num_samples, batch_size, seed)
     else:
         raise ValueError(
             "`model` must be a SequentialVAE, or a VAE of windows whose likelihood allows missing values, such as "
             f"Missing(Normal()). Received: {checks.shown(model)}"
         )
+    completion.warn_where_few(sizes, num_samples, "forecasts")
     return Forecast.of(samples, levels, keeps_samples)
 
 
 def _continued(
     model: SequentialVAE, x: Any, steps: int, num_samples: int, batch_size: int, seed: int | None
-) -> np.ndarray:
+) -> tuple[np.ndarray, np.ndarray]:
+    """The futures [num_samples, N, steps, ...], and the effective size [N] of the particles that they start from."""
     state = model._seed(seed)
     found = particles.of_batches(model, x, num_samples, batch_size, state, more_steps=steps)
-    drawn = []
+    drawn, sizes = [], []
     for (batch, after), of_batch in seeds.for_each(found, seeds.of_z_and_x(state)[1]):
         of_choice, of_steps = seeds.of_z_and_x(of_batch)
         chosen = particles.resampled(after, num_samples, of_choice)
         futures = particles.drawn(model, chosen, steps, of_steps)[1]
         drawn.append(futures.reshape([num_samples, len(batch), *futures.shape[1:]]))
-    return np.concatenate(drawn, axis=1)
+        sizes.append(np.exp(-np.logaddexp.reduce(2 * np.float64(after.log_weights), axis=0)))
+    return np.concatenate(drawn, axis=1), np.concatenate(sizes)
 
 
-def _completed(model: VAE, x: Any, steps: int, num_samples: int, batch_size: int, seed: int | None) -> np.ndarray:
+def _completed(
+    model: VAE, x: Any, steps: int, num_samples: int, batch_size: int, seed: int | None
+) -> tuple[np.ndarray, np.ndarray]:
+    """The same as `_continued`, from the draws of z that are weighted by the steps before."""
     x = checks.to_numpy(x)
     model._check_built("forecast")
     if len(model.event_shape) != 2 or steps >= model.event_shape[0]:
@@ -118,10 +127,9 @@ def _completed(model: VAE, x: Any, steps: int, num_samples: int, batch_size: int
     missing = [np.full([len(x), number, x.shape[2]], np.nan, np.float32) for number in (given - last.shape[1], steps)]
     windows = np.concatenate([missing[0], last, missing[1]], axis=1)
     model.check_data(windows)
-    return np.concatenate(
-        [
-            completion.draws(model, batch, num_samples, num_samples, of_batch, completion.Weights())
-            for batch, of_batch in seeds.for_each(batches(windows, batch_size), model._seed(seed))
-        ],
-        axis=1,
-    )[:, :, given:]
+    drawn, sizes = [], []
+    for batch, of_batch in seeds.for_each(batches(windows, batch_size), model._seed(seed)):
+        weights = completion.Weights()
+        drawn.append(completion.draws(model, batch, num_samples, num_samples, of_batch, weights)[:, :, given:])
+        sizes.append(weights.effective_size)
+    return np.concatenate(drawn, axis=1), np.concatenate(sizes)

@@ -3,7 +3,6 @@
 Reference: Mattei & Frellsen 2019, MIWAE: Deep Generative Modelling and Imputation of Incomplete Data Sets.
 """
 
-import warnings
 from collections.abc import Iterator
 from typing import Any
 
@@ -18,10 +17,6 @@ from tfvae.models.rows import filled
 from tfvae.models.sequential import SequentialVAE
 from tfvae.models.vae import VAE
 from tfvae.training.batch import batches
-
-# A warning is given if fewer effective draws than this remain, for more than this share of the examples.
-_FEW_DRAWS = 10
-_FEW_EXAMPLES = 0.1
 
 
 def impute(
@@ -79,13 +74,7 @@ def impute(
     impute_rows = _of_sequences if isinstance(model, SequentialVAE) else _of_examples
     pairs = list(impute_rows(model, x, num_samples, batch_size, model._seed(seed), num_imputations))
     rows, sizes = zip(*pairs, strict=True)
-    share = np.mean(np.concatenate(sizes) < _FEW_DRAWS)
-    if share > _FEW_EXAMPLES and num_samples >= 10 * _FEW_DRAWS:
-        warnings.warn(
-            f"Fewer than {_FEW_DRAWS} draws of z have almost all the weight for {share:.0%} of the examples, so that "
-            "their imputations are noisy: take more samples, or train with more draws (IWAE) or a richer posterior.",
-            stacklevel=2,
-        )
+    completion.warn_where_few(np.concatenate(sizes), num_samples, "imputations")
     drawn = np.concatenate(rows, axis=0 if num_imputations is None else 1)
     dtype = np.result_type(x.dtype, np.float32)
     completed = np.where(np.isnan(x), drawn.astype(dtype), x.astype(dtype))

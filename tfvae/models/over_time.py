@@ -51,7 +51,12 @@ def scan(
 
 def is_step(x: tf.Tensor) -> tf.Tensor:
     """Which steps of sequences x [B, T, ...] are not padding, bool [B, T]: those up to the last with a number in it."""
-    observed = tf.reduce_any(is_number(x), axis=list(range(2, len(x.shape))))
+    return until_last(is_number(x))
+
+
+def until_last(is_observed: tf.Tensor) -> tf.Tensor:
+    """Which steps [B, T] are not after the last one of which anything is observed, bool [B, T, ...]."""
+    observed = tf.reduce_any(is_observed, axis=list(range(2, len(is_observed.shape))))
     return tf.cumsum(tf.cast(observed, tf.int32), axis=1, reverse=True) > 0
 
 

@@ -200,9 +200,13 @@ def drawn(
     """
     of_z, of_memory, of_x = tf.unstack(tf.random.experimental.stateless_split(seed, 3))
 
+    def draw(parameters: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
+        return model.likelihood.distribution(parameters).sample(seed=seed[0])
+
     def continued(state: State, of_z: tf.Tensor, of_memory: tf.Tensor, *first: tf.Tensor, length: int) -> Any:
         epsilon = noise([tf.shape(state[0])[0], length, model.latent_dim], of_z)
-        return model.continued(state, epsilon, of_memory, *first)[1:]
+        of_steps = tf.random.experimental.stateless_split(of_memory, length)
+        return model.continued(state, epsilon, draw, [of_steps[tf.newaxis]], *first)[1:]
 
     given = () if first is None else (first,)
     parameters, x = model._run(continued, state, of_z, of_memory, *given, length=length)

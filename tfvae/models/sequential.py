@@ -1,16 +1,20 @@
 """The sequential variational autoencoder: latent variables at each step of a sequence, with a learned transition."""
 
+from collections.abc import Iterator
 from typing import Any, cast
 
 import keras
 import numpy as np
 import tensorflow as tf
 
-from tfvae import checks, elbo, renamed
+from tfvae import checks, elbo
 from tfvae.chunks import slices
+from tfvae.detection.decision import Decision
 from tfvae.likelihoods import Likelihood, Normal
 from tfvae.models import over_time, particles, parts
-from tfvae.models.state_space import StateSpace, noise
+from tfvae.models.sequential_export import SequentialExport
+from tfvae.models.state_space import noise
+from tfvae.numerics import is_number
 from tfvae.objectives import Objective
 from tfvae.posteriors import DiagonalNormal, Posterior
 from tfvae.priors import Prior, StandardNormal
@@ -18,7 +22,7 @@ from tfvae.training.plan import LayerTraits
 
 
 @keras.saving.register_keras_serializable("tfvae")
-class SequentialVAE(StateSpace):
+class SequentialVAE(SequentialExport):
     """A variational autoencoder of sequences, with latent variables z_t at each step: a deep Kalman filter.
 
     p(x, z) = p(z_1) p(x_1|z_1) product over t > 1 of p(z_t|z_{t-1}) p(x_t|z_t)
@@ -32,6 +36,10 @@ class SequentialVAE(StateSpace):
     Sequences x [B, T, ...] may have any T. With the likelihood `Missing`, NaN marks what was not observed. Steps after
     the last with any number in it are padding, and add exactly 0 to each term; a gap adds only its transition. For
     padding to have no effect on what comes before it, the encoder must not read it.
+
+    `score` gives the terms of each step too: `step_elbo`, `step_log_likelihood` and `step_kl` [N, T].
+    `calibrate` and `detect` are of steps: they give `score`, `is_anomaly` and `kl` [N, T] and `contributions`
+    [N, T, ...], all of which are 0 for padding. What is typical is that of a step, for each channel.
 
     Args:
         encoder: a Keras model from x [B, T, ...] to features [B, T, F]. If it is causal, q(z_t|...) depends on x up to
@@ -62,7 +70,6 @@ class SequentialVAE(StateSpace):
         *("encoder", "decoder", "transition", "combiner", "memory"),
         *("posterior", "conditional", "prior", "likelihood", "objective"),
     )
-    _no_export = "its exports are not written yet"
 
     def __init__(
         self,
@@ -85,7 +92,7 @@ class SequentialVAE(StateSpace):
         self.latent_dim = checks.positive_integer("latent_dim", latent_dim)
         self.transition = None if transition is None else parts.checked_network("transition", transition)
         self.combiner = None if combiner is None else parts.checked_network("combiner", combiner)
-        self.memory = _checked_cell(memory)
+        self.memory = parts.checked_cell("memory", memory)
         self.posterior = parts.checked_part("posterior", posterior, Posterior, default=DiagonalNormal)
         self.conditional = parts.checked_part("conditional", conditional, Posterior, default=DiagonalNormal)
         self.prior = parts.checked_part("prior", prior, Prior, default=StandardNormal)
@@ -127,24 +134,30 @@ class SequentialVAE(StateSpace):
             "encoder", self.encoder, keras.KerasTensor((None, number, *step_shape)), has_steps=True
         )
         z, of_step = keras.KerasTensor((None, self.latent_dim)), keras.KerasTensor((None, features.shape[-1]))
-        memory = [] if self.memory is None else [keras.KerasTensor((None, tf.nest.flatten(self.memory.state_size)[0]))]
+        memory = []
         if self.memory is not None:
-            width = int(np.prod(step_shape)) * (2 if self.likelihood.allows_missing else 1)
-            parts.build(self.memory, (None, width + self.latent_dim))
+            width = int(np.prod(step_shape)) * (2 if self.likelihood.allows_missing else 1) + self.latent_dim
+            states = [keras.KerasTensor((None, size)) for size in tf.nest.flatten(self.memory.state_size)]
+            # Called, and not only built, so that Keras knows the shape of its output.
+            self.memory(keras.KerasTensor((None, width)), states)
+            parts.freeze_within(self.memory)
+            memory = states[:1]
             if self.likelihood.mean_shape(step_shape) != step_shape:
                 raise NotImplementedError(
                     "`likelihood` must be one whose mean has the shape of x where there is a memory, which reads x. "
                     f"Received: {checks.shown(self.likelihood)}"
                 )
         if self.combiner is not None:
-            of_step = _features("combiner", self.combiner, [z, of_step, *memory], "z_{t-1}, the features of the step")
+            parts.check_inputs("combiner", self.combiner, [z, of_step, *memory], "z_{t-1}, the features of the step")
+            of_step = parts.features_of("combiner", self.combiner, [z, of_step, *memory])
         parts.build(self.posterior, of_step.shape)
+        given = [z, *memory] if memory else z
         of_p = keras.KerasTensor((None, sum(each.shape[1] for each in [z, *memory])))
         if self.transition is not None:
-            of_p = _features("transition", self.transition, [z, *memory], "z_{t-1}")
+            parts.check_inputs("transition", self.transition, [z, *memory], "z_{t-1}")
+            of_p = parts.features_of("transition", self.transition, given)
         parts.build(self.conditional, of_p.shape)
-        _check_inputs("decoder", self.decoder, [z, *memory], "z_t")
-        given = [z, *memory] if memory else z
+        parts.check_inputs("decoder", self.decoder, [z, *memory], "z_t")
         parameters = parts.likelihood_parameters_of("decoder", self.decoder, given, self.likelihood, step_shape)
         parts.build(self.prior, z.shape)
         parts.build(self.likelihood, parameters.shape)
@@ -312,9 +325,47 @@ class SequentialVAE(StateSpace):
         sampling = elbo.Sampling(1, tf.zeros([2], tf.int32))
         steps, parameters = self.steps_at(x, self.path(x, noise=epsilon), sampling)
         log_likelihood, kl = steps.log_likelihood[0], steps.kl[0]
-        by_step = {"elbo": log_likelihood - kl, renamed.NEW: log_likelihood, "kl": kl}
-        scores = self._scores(_summed(steps)) | {f"{name}_by_step": each for name, each in by_step.items()}
-        return scores, over_time.unfolded(parameters, tf.shape(x)[0])
+        of_steps = {"step_elbo": log_likelihood - kl, "step_log_likelihood": log_likelihood, "step_kl": kl}
+        return {**self._scores(_summed(steps)), **of_steps}, over_time.unfolded(parameters, tf.shape(x)[0])
+
+    def _terms_by_element(self, x: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor | None]:
+        scores, parameters = self._scored(x)
+        nats = -self.likelihood.element_log_prob(x, tf.cast(parameters, tf.float32))
+        return nats, scores["step_kl"], is_number(x) if self.likelihood.allows_missing else None
+
+    def _judged(
+        self, nats: tf.Tensor, kl: tf.Tensor, is_observed: tf.Tensor | None
+    ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor | None]:
+        """The terms of the steps that are not padding."""
+        if is_observed is None:
+            return over_time.folded(nats), over_time.folded(kl), None
+        real = over_time.until_last(is_observed)
+        return tuple(tf.boolean_mask(each, real) for each in (nats, kl, is_observed))
+
+    def _decided(
+        self, decision: Decision, nats: tf.Tensor, kl: tf.Tensor, is_observed: tf.Tensor | None
+    ) -> dict[str, tf.Tensor]:
+        rows = tf.shape(kl)[0]
+        steps = [None if each is None else over_time.folded(each) for each in (nats, kl, is_observed)]
+        outputs = {name: over_time.unfolded(each, rows) for name, each in decision.outputs(*steps).items()}
+        if is_observed is None:
+            return outputs
+        real = over_time.until_last(is_observed)
+        of_element = tf.reshape(real, [rows, -1, *[1] * (len(nats.shape) - 2)])
+        return {
+            name: tf.where(of_element if name == "contributions" else real, each, 0.0) for name, each in outputs.items()
+        }
+
+    def _checked_batches(self, x: Any, batch_size: int, is_encoded_only: bool = False) -> Iterator[tf.Tensor]:
+        length = None
+        for batch in super()._checked_batches(x, batch_size, is_encoded_only):
+            if length not in (None, batch.shape[1]):
+                raise ValueError(
+                    "`x` must hold sequences of one length, as tfvae.data.pad makes them. Received: batches of "
+                    f"{length} and of {batch.shape[1]} steps"
+                )
+            length = batch.shape[1]
+            yield batch
 
     @property
     def _z_dim(self) -> int:
@@ -334,30 +385,3 @@ def _summed(steps: Any) -> elbo.ElboTerms:
     """The terms of whole sequences."""
     log_likelihood, log_prior, log_posterior, kl = (tf.reduce_sum(each, axis=-1) for each in steps)
     return elbo.ElboTerms(log_likelihood, log_prior, log_posterior, tf.reduce_mean(kl, axis=0))
-
-
-def _checked_cell(cell: Any) -> keras.layers.Layer | None:
-    sizes = tf.nest.flatten(getattr(cell, "state_size", None))
-    if cell is not None and not (isinstance(cell, keras.layers.Layer) and all(isinstance(each, int) for each in sizes)):
-        raise ValueError(
-            "`memory` must be a Keras cell, which has a state_size, such as keras.layers.GRUCell(32). Received: "
-            f"memory={checks.shown(cell)}"
-        )
-    return cell
-
-
-def _features(name: str, network: keras.Model, given: list[Any], takes: str) -> keras.KerasTensor:
-    _check_inputs(name, network, given, takes)
-    return parts.features_of(name, network, given if len(given) > 1 else given[0])
-
-
-def _check_inputs(name: str, network: keras.Model, given: list[Any], takes: str) -> None:
-    """Raises ValueError if a network declares other inputs than those that it will be given."""
-    declared = parts.input_shapes(network)
-    expected = [tuple(each.shape[1:]) for each in given]
-    if declared is not None and [tuple(shape[1:]) for shape in declared] != expected:
-        raise ValueError(
-            f"`{name}` must take {takes}, with h_{{t-1}} after it if there is a memory: inputs of the shapes "
-            f"{[[None, *shape] for shape in expected]}. Received: a {name} whose inputs have the shapes "
-            f"{[list(shape) for shape in declared]}"
-        )

@@ -1,6 +1,7 @@
 """The densities of a model with latent variables at each step, for one step and for all steps at once."""
 
 import math
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import keras
@@ -214,25 +215,31 @@ class StateSpace(Autoencoder):
         return log_prior, kl
 
     def continued(
-        self, state: State, noise: tf.Tensor, seed: tf.Tensor, first: tf.Tensor | None = None
+        self,
+        state: State,
+        noise: tf.Tensor,
+        draw: Callable[..., tf.Tensor],
+        elements: Sequence[tf.Tensor] = (),
+        first: tf.Tensor | None = None,
     ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor | None]:
         """Draws the steps after a state from the model.
 
         Args:
             state: the state of R rows.
             noise: epsilon [R, T, L].
-            seed: a stateless seed for the data that are remembered.
+            draw: a function of the parameters of p(x_t|z_t) [R, ...], and of the elements of the step, to the data
+                [R, ...] that the memory reads; it is not called without a memory.
+            elements: what else `draw` takes, each [R, T, ...] or [1, T, ...].
             first: the latent variables [R, L] of the first of these steps; None draws them from p(z_t|z_{t-1}).
 
         Returns:
             The latent variables [R, T, L], the parameters of p(x_t|z_t) [R, T, ...], and with a memory the data
-            [R, T, ...] that were drawn from these and remembered.
+            [R, T, ...] that it read.
         """
         number = tf.shape(noise)[1]
-        seeds = tf.random.experimental.stateless_split(seed, number)
 
         def step(
-            state: State, noise: tf.Tensor, is_first: tf.Tensor, seed: tf.Tensor
+            state: State, noise: tf.Tensor, is_first: tf.Tensor, *elements: tf.Tensor
         ) -> tuple[State, tuple[tf.Tensor, ...]]:
             memory = self.read(state)
             z = self.conditional.sample_from(self.p_of(state[0], memory), noise)
@@ -240,12 +247,12 @@ class StateSpace(Autoencoder):
                 z = tf.where(is_first, first, z)
             if memory is None:
                 return self.after(state, None, z), (z,)
-            x = self.likelihood.distribution(self.x_of(z, memory)).sample(seed=seed[0])
+            x = draw(self.x_of(z, memory), *elements)
             return self.after(state, x, z), (z, memory, x)
 
-        elements = [noise, tf.range(number)[tf.newaxis] == 0, seeds[tf.newaxis]]
+        given = [noise, tf.range(number)[tf.newaxis] == 0, *([] if self.memory is None else elements)]
         dtypes = [tf.float32] if self.memory is None else [tf.float32, state[1].dtype, tf.float32]
-        _, outputs = over_time.scan(step, state, elements, dtypes)
+        _, outputs = over_time.scan(step, state, given, dtypes)
         z, memory, x = outputs if len(outputs) > 1 else (*outputs, None, None)
         parameters = self.x_of(over_time.folded(z), _folded(memory))
         return z, over_time.unfolded(parameters, tf.shape(z)[0]), x
