@@ -6,10 +6,9 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from tfvae.data.vocabulary import Vocabulary
 from tfvae.exportable import Arrays, Signature
 from tfvae.models import text_inputs
-from tfvae.models.signatures import AutoencoderExport
+from tfvae.models.generation import StepByStep
 
 # How many sequences an export is compared with, where no data are given.
 _DRAWN_ROWS = 64
@@ -19,18 +18,11 @@ _MOST_REDRAWS = 20
 _END = " After its end a sequence goes on with the code of the end."
 
 
-class AutoregressiveExport(AutoencoderExport):
-    """The signatures of a `tfvae.AutoregressiveVAE`: see `tfvae.export.Endpoints`.
+class AutoregressiveExport(StepByStep):
+    """The signatures of a `tfvae.AutoregressiveVAE`: see `tfvae.export.Endpoints`."""
 
-    Attributes:
-        vocabulary: what the codes of texts stand for; None if the sequences are no texts.
-        length: the number of steps of what is generated, and of x where it is fixed.
-    """
-
-    vocabulary: Vocabulary | None
-    length: int | None
     export_formats = ("SavedModel", "TFLite")
-    export_tags = (*AutoencoderExport.export_tags, "text-generation")
+    export_tags = (*StepByStep.export_tags, "text-generation")
     timed_signature = "score"
 
     def check_exportable(self) -> None:
@@ -119,11 +111,10 @@ class AutoregressiveExport(AutoencoderExport):
         return {name: text_inputs.of_texts(each, columns) for name, each in signatures.items()}
 
     def _best(self, z: np.ndarray) -> np.ndarray:
-        assert self.length is not None
-        return self._drawn_sequences(z, 0.0, self.length, tf.constant([0, 0]), _DRAWN_ROWS)
+        return self._drawn_sequences(z, 0.0, None, tf.constant([0, 0]), _DRAWN_ROWS)
 
     def _decoded_best(self, z: tf.Tensor) -> dict[str, tf.Tensor]:
-        return {"sequence": self._sequences(z, self.length, self._greedy)}
+        return {"sequence": self._sequences(z, self._checked_length(None), self._greedy)}
 
     def _reconstruct_and_score(self, x: tf.Tensor) -> dict[str, tf.Tensor]:
         return {**self._decoded_best(self.posterior.center(self._encode(x))), **self._score_at_mean(x)}
@@ -132,7 +123,7 @@ class AutoregressiveExport(AutoencoderExport):
         def drawn(parameters: tf.Tensor, t: tf.Tensor) -> tf.Tensor:
             return self.likelihood.sample_from(parameters, tf.gather(uniform, t, axis=1))
 
-        return {"sequence": self._sequences(self._from_prior(epsilon), self.length, drawn)}
+        return {"sequence": self._sequences(self._from_prior(epsilon), self._checked_length(None), drawn)}
 
     def _exported(self, sequences: np.ndarray) -> np.ndarray:
         """Sequences as exports give them, which have no NaN."""
