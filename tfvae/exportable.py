@@ -75,6 +75,9 @@ class Signature:
             than float32 lacks it, and so may a file of an earlier version.
         jumps: for each output [N] that is 1 where another is above a number and otherwise 0, by name, the name of the
             other and the number. Rounding may put the other on either side of it.
+        of_steps: the names of the inputs and outputs whose second axis is the steps of a sequence, if a shorter one may
+            be given, which is padded with NaN at its end; outputs are then as long as it. Formats with a fixed length
+            take no shorter one.
         with_nan: the names of the outputs in which NaN has a meaning. A file without NaN lacks such a function.
         columns: what stands in the place of the input x in formats that take texts; None means x itself.
     """
@@ -89,6 +92,7 @@ class Signature:
     jumps: Mapping[str, tuple[str, float]] = dataclasses.field(default_factory=dict)
     columns: NamedColumns | None = None
     with_nan: tuple[str, ...] = ()
+    of_steps: tuple[str, ...] = ()
 
     @property
     def named_inputs(self) -> tuple[tf.TensorSpec, ...]:

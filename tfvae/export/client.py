@@ -272,6 +272,10 @@ class ExportedModel:
             else:
                 array = checks.to_numpy(arguments[name], name)
             checks.check_shape(array, shape[1:], name)
+            longest = self.metadata.get("event_shape", [None])[0] if None in shape[1:] else None
+            if longest is not None and array.shape[1] > longest:
+                received = f"{name} of shape {list(array.shape)}"
+                raise ValueError(f"`{name}` must have at most {longest} steps. Received: {received}")
             if array.dtype != np.float32:
                 with np.errstate(over="ignore"):
                     array = array.astype(np.float32)
@@ -367,10 +371,11 @@ def _best(outputs: dict[str, np.ndarray], name: str = "mean") -> np.ndarray:
 
 def _inputs(shapes: dict[str, tuple[int | None, ...]]) -> list[str]:
     """The inputs of a signature with their shapes, such as `x [N, 4]`."""
-    return [
-        f"{name} [{', '.join(map(str, ('N' if rows is None else rows, *sizes)))}]"
+    named = {
+        name: ("N" if rows is None else rows, *("T" if size is None else size for size in sizes))
         for name, (rows, *sizes) in shapes.items()
-    ]
+    }
+    return [f"{name} [{', '.join(map(str, sizes))}]" for name, sizes in named.items()]
 
 
 def _ranges(metadata: dict[str, Any]) -> dict[bool, expected_range.ExpectedRange]:

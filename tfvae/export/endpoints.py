@@ -1,7 +1,7 @@
 """The functions of an exported model: one module and its signatures, the same in every format."""
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -79,7 +79,8 @@ class Endpoints(tf.Module):
         marks_wrong_rows: whether a row with a wrong value gets NaN; False is for formats without NaN.
         is_coarse: whether the arithmetic is coarser than that of float32; the functions that draw are then left out.
         takes_texts: whether a model of a table takes its columns by name, and a model of texts takes texts.
-        length: the number of steps of sequences, or None for any.
+        length: the number of steps of sequences, where the model leaves it open; None leaves it open too.
+        takes_shorter: whether functions take sequences that are shorter than the model's, if it allows missing values.
 
     Raises:
         ValueError: the model is not built, or x is missing or invalid.
@@ -96,6 +97,7 @@ class Endpoints(tf.Module):
         is_coarse: bool = False,
         takes_texts: bool = False,
         length: int | None = None,
+        takes_shorter: bool = False,
     ) -> None:
         super().__init__(name="tfvae")
         check_kind(model)
@@ -105,7 +107,7 @@ class Endpoints(tf.Module):
         signatures = units.signatures(model, scaling, x)
         self.resources = [each.columns.resources for each in signatures.values() if takes_texts and each.columns]
         self.signatures_by_name = {
-            name: _graph(signature, (batch_size, length), description, takes_texts)
+            name: _graph(signature, (batch_size, length), description, takes_texts, takes_shorter)
             for name, signature in signatures.items()
             if not ((is_coarse and signature.draws) or (signature.with_nan and not marks_wrong_rows))
         }
@@ -166,6 +168,7 @@ def _graph(
     sizes: tuple[int | None, int | None],
     description: Mapping[str, Any] | None,
     takes_texts: bool,
+    takes_shorter: bool = False,
 ) -> Any:
     """The concrete function of a signature, which marks wrong rows if it is given the model's description.
 
@@ -174,14 +177,16 @@ def _graph(
         sizes: those of the batch and of the other axes that are open, or None for any.
         description: the model's description, or None.
         takes_texts: see `Endpoints`.
+        takes_shorter: see `Endpoints`.
     """
     inputs = signature.named_inputs if takes_texts else signature.inputs
     batch_size, length = sizes
     shapes = ([batch_size, *(length if size is None else size for size in spec.shape[1:])] for spec in inputs)
     specs = tuple(tf.TensorSpec(shape, spec.dtype, name=spec.name) for shape, spec in zip(shapes, inputs, strict=True))
-    function = tf.function(
-        _checked(signature, specs, description, takes_texts), input_signature=specs, autograph=False
-    ).get_concrete_function()
+    checked = _checked(signature, specs, description, takes_texts)
+    if takes_shorter and signature.of_steps:
+        checked, specs = _of_any_length(checked, signature.of_steps, specs)
+    function = tf.function(checked, input_signature=specs, autograph=False).get_concrete_function()
     of_python = [node.name for node in _nodes(function) if node.op in _PYTHON]
     if of_python:
         # It would run in this process, where it is compared with the model, and in no other.
@@ -237,6 +242,31 @@ def _checked(
         }
 
     return checked
+
+
+def _of_any_length(
+    function: Callable[..., dict[str, tf.Tensor]], of_steps: Sequence[str], specs: tuple[tf.TensorSpec, ...]
+) -> tuple[Callable[..., dict[str, tf.Tensor]], tuple[tf.TensorSpec, ...]]:
+    """A function that pads what is shorter than the function takes, and its specifications: see `Signature`."""
+    open_specs = tuple(
+        tf.TensorSpec([spec.shape[0], None, *spec.shape[2:]], spec.dtype, spec.name) if spec.name in of_steps else spec
+        for spec in specs
+    )
+
+    def padding(*tensors: tf.Tensor) -> dict[str, tf.Tensor]:
+        padded = []
+        for tensor, given, spec in zip(tensors, open_specs, specs, strict=True):
+            if given is not spec:
+                number = tf.shape(tf.ensure_shape(tensor, given.shape))[1]
+                most = spec.shape[1]
+                tf.debugging.assert_less_equal(number, most, f"{spec.name} has more than {most} steps")
+                around = [[0, 0], [0, most - number], *[[0, 0]] * (spec.shape.rank - 2)]
+                tensor = tf.ensure_shape(tf.pad(tensor, around, constant_values=math.nan), spec.shape)
+            padded.append(tensor)
+        outputs = function(*padded)
+        return {name: output[:, :number] if name in of_steps else output for name, output in outputs.items()}
+
+    return padding, open_specs
 
 
 def _plus(output: tf.Tensor, number: tf.Tensor) -> tf.Tensor:

@@ -1,9 +1,9 @@
 """How autoencoders are exported: they implement the contract of `tfvae.exportable`."""
 
-import contextlib
+import dataclasses
 import itertools
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar, Self
 
 import keras
@@ -12,12 +12,16 @@ import tensorflow as tf
 
 from tfvae import private_apis
 from tfvae.exportable import Arrays, Exportable, Signature
+from tfvae.models import half_precision
 
 # Enough to reveal a wrong weight or op, and few enough to take no time.
 _DRAWN_ROWS = 64
 # Where an export is compared, noise that moves by the first must not change a draw by more than the second, relative to
 # the largest draw; otherwise it is drawn again, at most so many times.
 _NOISE_STEP, _LARGEST_CHANGE, _MOST_REDRAWS = np.float32(1e-4), 1e-3, 20
+# The inputs and outputs of windows [T, C] that have an axis of steps.
+_OF_STEPS = ("x", "mean", "sample", "contributions")
+_SHORTER = "\nx may have any number of steps T up to {steps}. Those after its end are missing."
 # What the inputs of `_given_shapes` mean.
 _GIVEN = {
     "condition": "what x depends on besides z",
@@ -111,9 +115,15 @@ class AutoencoderExport(Exportable, keras.Model):
             signatures |= detection
             if self._detects_steps:
                 signatures |= self._signature_of_steps(self.decision, detection["detect"])
-        return signatures | {
+        signatures |= {
             name: Signature(function, (spec_of_x,), meaning=meaning)
             for name, (function, meaning) in self._functions_of_x.items()
+        }
+        if not self._takes_shorter:
+            return signatures
+        return {
+            name: dataclasses.replace(each, of_steps=_OF_STEPS) if spec_of_x in each.inputs else each
+            for name, each in signatures.items()
         }
 
     def _signatures_of_draws(
@@ -162,8 +172,8 @@ class AutoencoderExport(Exportable, keras.Model):
         """The model itself; or, if it computes in half precision, which TFLite and many processors lack, a copy."""
         if all(layer.compute_dtype == "float32" for part in _parts(self) for layer in private_apis.layers_of(part)):
             return self
-        with _policy_of_new_layers("float32"):
-            copy = type(self).from_config(_with_float32(self.get_config()))
+        with half_precision.policy_of_new_layers("float32"):
+            copy = type(self).from_config(half_precision.with_float32(self.get_config()))
             copy.build((None, *self.event_shape))
             copy.decision = self.decision
         for part, original in zip(_parts(copy), _parts(self), strict=True):
@@ -305,6 +315,7 @@ class AutoencoderExport(Exportable, keras.Model):
             "conditions": self._meaning_of_given,
             "event_shape": list(self.event_shape),
             "latent_dim": self._z_dim,
+            "shorter": _SHORTER.format(steps=self.event_shape[0]) if self._takes_shorter else "",
         }
         return [("autoencoder.md", fields), *self._readme_of_steps(signatures)]
 
@@ -365,27 +376,3 @@ def _parts(model: AutoencoderExport) -> list[keras.layers.Layer]:
     values = (getattr(model, name) for name in model._PARTS)
     parts = itertools.chain.from_iterable(value if isinstance(value, list) else [value] for value in values)
     return [part for part in parts if isinstance(part, keras.layers.Layer)]
-
-
-@contextlib.contextmanager
-def _policy_of_new_layers(policy: str) -> Iterator[None]:
-    """Sets Keras's global dtype policy for layers made within this context, such as those a user's network makes.
-
-    Keras keeps the policy per thread, so other threads do not see the change. A separate thread would not work instead:
-    the custom objects that the user has registered, as by `keras.saving.custom_object_scope`, are per thread too.
-    """
-    before = keras.config.dtype_policy()
-    keras.config.set_dtype_policy(policy)
-    try:
-        yield
-    finally:
-        keras.config.set_dtype_policy(before)
-
-
-def _with_float32(config: Any) -> Any:
-    """A copy of a Keras configuration in which every dtype policy is float32."""
-    if isinstance(config, dict):
-        if config.get("class_name") == "DTypePolicy":
-            return {**config, "config": {**config["config"], "name": "float32"}}
-        return {key: _with_float32(value) for key, value in config.items()}
-    return [_with_float32(value) for value in config] if isinstance(config, list) else config

@@ -115,6 +115,11 @@ class StreamDetector(AnomalyDetector):
         return len(self.event_shape) == 2 and self.event_shape[0] > 1
 
     @property
+    def _takes_shorter(self) -> bool:
+        """Whether the steps after the end of a sequence may be missing."""
+        return self._takes_steps and bool(self.likelihood.allows_missing)
+
+    @property
     def _detects_steps(self) -> bool:
         """Whether exports have the signature `step`."""
         return self.decision is not None and self._takes_steps
