@@ -46,11 +46,22 @@ def step_of(given: Any, times: Sequence[np.ndarray]) -> Step:
             return np.timedelta64(median, "M")
     gaps = gaps.astype(np.int64) if is_date else gaps.astype(np.float64)
     median = float(np.median(gaps))
-    # The median of times that jitter is off by a little, which would add up over many steps.
-    regular = np.maximum(np.rint(gaps / median), 1)
-    length = float(gaps.sum() / regular.sum()) if np.ptp(gaps) else median
-    length = median if abs(length / median - 1) < _ROUNDING else length
+    # The median of times that jitter is off by a little, which would add up over many steps: without gaps the mean is
+    # not, and with gaps the mean of what is left of them.
+    candidates = [median, float(gaps.sum() / np.maximum(np.rint(gaps / median), 1).sum()), float(np.mean(gaps))]
+    length = min(candidates, key=lambda candidate: _roughness(times, candidate))
     return np.timedelta64(round(length), "ns") if is_date else length
+
+
+def _roughness(times: Sequence[np.ndarray], length: float) -> float:
+    """How far rows are from even steps: the mean square, as a share of a step."""
+    off = []
+    for each in times:
+        steps = (each - each[0]).astype(np.float64) / length
+        off.append(steps - np.rint(steps))
+        off[-1] = off[-1] - np.median(off[-1])
+    # Less is rounding.
+    return max(float(np.mean(np.concatenate(off) ** 2)), _ROUNDING**2)
 
 
 def _of_dates(step: Any) -> np.timedelta64:
