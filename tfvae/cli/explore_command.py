@@ -33,9 +33,10 @@ def explore(
         seed: seed of draws from the prior.
         allow_import: modules of your own with parts of the model.
     """
-    folder = paths.check_run(run)
-    noise.import_tensorflow()
-    train_checks.import_allowed(allow_import)
+    with parser.exit_on_errors(parser.USAGE_ERROR):
+        folder = paths.check_run(run)
+        noise.import_tensorflow()
+        train_checks.import_allowed(allow_import)
     from tfvae.cli import run_folder
     from tfvae.reporting.explorer import INSTALL, MOST_CLASSES, web
 

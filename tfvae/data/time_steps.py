@@ -46,11 +46,22 @@ def step_of(given: Any, times: Sequence[np.ndarray]) -> Step:
             return np.timedelta64(median, "M")
     gaps = gaps.astype(np.int64) if is_date else gaps.astype(np.float64)
     median = float(np.median(gaps))
-    # The median of times that jitter is off by a little, which would add up over many steps.
-    regular = np.maximum(np.rint(gaps / median), 1)
-    length = float(gaps.sum() / regular.sum()) if np.ptp(gaps) else median
-    length = median if abs(length / median - 1) < _ROUNDING else length
+    # The median of times that jitter is off by a little, which would add up over many steps: without gaps the mean is
+    # not, and with gaps the mean of what is left of them.
+    candidates = [median, float(gaps.sum() / np.maximum(np.rint(gaps / median), 1).sum()), float(np.mean(gaps))]
+    length = min(candidates, key=lambda candidate: _roughness(times, candidate))
     return np.timedelta64(round(length), "ns") if is_date else length
+
+
+def _roughness(times: Sequence[np.ndarray], length: float) -> float:
+    """How far rows are from even steps: the mean square, as a share of a step."""
+    off = []
+    for each in times:
+        steps = (each - each[0]).astype(np.float64) / length
+        off.append(steps - np.rint(steps))
+        off[-1] = off[-1] - np.median(off[-1])
+    # Less is rounding.
+    return max(float(np.mean(np.concatenate(off) ** 2)), _ROUNDING**2)
 
 
 def _of_dates(step: Any) -> np.timedelta64:
@@ -85,29 +96,9 @@ def _of_month(times: np.ndarray) -> tuple[np.timedelta64, int] | None:
 
 
 def on_steps(name: Any, values: np.ndarray, times: Any, step: Step) -> Timeline:
-    """Brings rows to even steps, with NaN in the steps that have none. A step with a row has its time."""
-    if isinstance(step, np.timedelta64) and np.datetime_data(step)[0] == "M":
-        months, count = times.astype("datetime64[M]").astype(np.int64), step.astype(np.int64)
-        places = np.rint((months - months[0]) / count).astype(np.int64)
-        difference, end = _of_month(times) or (np.timedelta64(0, "ns"), 0)
-
-        def time_of(steps: np.ndarray) -> np.ndarray:
-            return (months[0] + end + steps * count).astype("datetime64[M]").astype("datetime64[ns]") + difference
-    else:
-        length = step.astype(np.int64) if isinstance(step, np.timedelta64) else step
-        passed = (times - times[0]).astype(np.int64 if times.dtype.kind == "M" else np.float64)
-        steps = passed / length
-        # Where rows jitter, the first one may be far from the step that it is of.
-        shift = float(np.median(steps - np.rint(steps)))
-        shift = 0.0 if abs(shift) < _ROUNDING else shift
-        places = np.rint(steps - shift).astype(np.int64)
-        first = places[0]
-        places = places - first
-
-        def time_of(steps: np.ndarray) -> np.ndarray:
-            after = (steps + (first + shift)) * length
-            return times[0] + (np.rint(after).astype("timedelta64[ns]") if times.dtype.kind == "M" else after)
-
+    """Brings rows, in the order of their times, to even steps, with NaN in the steps that have none."""
+    is_calendar = isinstance(step, np.timedelta64) and np.datetime_data(step)[0] == "M"
+    places = _months(times, step) if is_calendar else _places(times, step)
     same = np.diff(places) == 0
     if same.any():
         at = times[int(same.argmax()) + 1]
@@ -125,10 +116,46 @@ def on_steps(name: Any, values: np.ndarray, times: Any, step: Step) -> Timeline:
         )
     filled = np.full([count, values.shape[1]], np.nan)
     filled[places] = values
-    grid = np.asarray(time_of(np.arange(count)))
-    grid = grid.astype(times.dtype) if times.dtype.kind == "i" and float(step) % 1 == 0 else grid
-    grid[places] = times
+    # A step without a row is so many steps after the last one with a row.
+    row = np.zeros(count, np.int64)
+    row[places] = np.arange(len(places))
+    row = np.maximum.accumulate(row)
+    after = np.arange(count) - places[row]
+    if is_calendar:
+        grid = _later_months(times, row, after * np.int64(step))
+    elif times.dtype.kind == "M":
+        grid = times[row] + after * np.timedelta64(step)
+    else:
+        grid = times[row] + after * (int(step) if times.dtype.kind == "i" and float(step) % 1 == 0 else step)
     return Timeline(name, filled, grid)
+
+
+def _places(times: np.ndarray, step: Step) -> np.ndarray:
+    """The number of the step that each row is of."""
+    is_date = times.dtype.kind == "M"
+    passed = (times - times[0]).astype(np.int64 if is_date else np.float64)
+    steps = passed / (step.astype(np.int64) if isinstance(step, np.timedelta64) else step)
+    # Where rows jitter, the first one may be far from the step that it is of.
+    places = np.rint(steps - np.median(steps - np.rint(steps))).astype(np.int64)
+    if (np.diff(places) == 0).any():
+        # As of a clock that drifts: each row is so many steps after the one before it.
+        places = np.concatenate([[0], np.cumsum(np.rint(np.diff(steps)))]).astype(np.int64)
+    return places - places[0]
+
+
+def _months(times: np.ndarray, step: Any) -> np.ndarray:
+    """The number of the step of months that each row is of."""
+    months = times.astype("datetime64[M]").astype(np.int64)
+    return np.rint((months - months[0]) / np.int64(step)).astype(np.int64)
+
+
+def _later_months(times: np.ndarray, row: np.ndarray, months: np.ndarray) -> np.ndarray:
+    """The times of rows, so many months later: at the same time of the month, from its start or to its end."""
+    of_month = _of_month(times)
+    if of_month is None:
+        return np.where(months == 0, times[row], (times[row].astype("datetime64[M]") + months).astype(times.dtype))
+    difference, end = of_month
+    return (times[row].astype("datetime64[M]") + months + end).astype(times.dtype) + difference
 
 
 def shown_step(step: Step | None) -> str:
