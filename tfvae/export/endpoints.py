@@ -209,7 +209,7 @@ def _checked(
         # is a reshape to a shape that the graph computes. So the last op is a sum, or a reshape to a constant shape.
         return {
             name: output
-            if description is not None and output.shape.rank == len(shapes[name])
+            if None in shapes[name] or (description is not None and output.shape.rank == len(shapes[name]))
             else tf.reshape(output, shapes[name])
             for name, output in outputs.items()
         }
@@ -219,11 +219,16 @@ def _checked(
 
 def _plus(output: tf.Tensor, number: tf.Tensor) -> tf.Tensor:
     """An output [B, ...] plus a number for each row [B, 1]; with two axes at most, which every runtime broadcasts."""
+    if None in output.shape[1:]:
+        return output + tf.reshape(number, [-1, *(1 for _ in output.shape[1:])])
     return output + tf.reshape(number, [-1]) if output.shape.rank == 1 else _rows(output) + number
 
 
 def _rows(tensor: tf.Tensor) -> tf.Tensor:
     """A tensor [B, ...] as [B, size]."""
+    if None in tensor.shape[1:]:
+        # Sequences of any number of steps, which TFLite is not given.
+        return tf.reshape(tensor, [tf.shape(tensor)[0], tf.reduce_prod(tf.shape(tensor)[1:])])
     # The converter to TFLite keeps a reshape that changes nothing, which costs as much as other small ops.
     return tensor if tensor.shape.rank == 2 else tf.reshape(tensor, [-1, math.prod(tensor.shape[1:])])
 

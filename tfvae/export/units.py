@@ -180,7 +180,8 @@ def _normalized(tensor: tf.Tensor, offset: np.ndarray | float = 0.0, scale: np.n
 def _raw(tensor: tf.Tensor, offset: np.ndarray | float = 0.0, scale: np.ndarray | float = 1.0) -> tf.Tensor:
     """The tensor in raw units, tensor * scale + offset, without an op that changes nothing."""
     # A constant shape, because the converter would put one that the graph computes between the ops.
-    tensor = tf.reshape(tensor, [-1, *tensor.shape[1:]])
+    if None not in tensor.shape[1:]:
+        tensor = tf.reshape(tensor, [-1, *tensor.shape[1:]])
     if np.any(scale != np.float32(1)):
         # The bound changes nothing, but keeps TFLite's converter from multiplying the weights of the last layer
         # instead, of which the file would then hold a second copy.
@@ -223,8 +224,10 @@ def _check_digits(offset: np.ndarray, scale: np.ndarray) -> None:
 
 
 def _check_broadcasts(argument: str, array: np.ndarray, shape: tuple[int, ...]) -> None:
+    # What differs along an axis of any size cannot be said.
+    sizes = tuple(1 if size is None else size for size in shape)
     try:
-        broadcasts = np.broadcast_shapes(array.shape, shape) == shape
+        broadcasts = np.broadcast_shapes(array.shape, sizes) == sizes
     except ValueError:
         broadcasts = False
     if not broadcasts:
