@@ -210,9 +210,9 @@ def test_training_reaches_the_greatest_likelihood():
     )
     # Without loss of generality the scale of the transition is 1: the decoder scales z.
     model.conditional.scale_head.trainable = False
-    steps = 1500
+    steps = 2500
     model.compile(keras.optimizers.Adam(keras.optimizers.schedules.CosineDecay(0.03, steps)))
-    model.fit(x, epochs=steps // 4, batch_size=50, verbose=0)
+    model.fit(x, epochs=steps, batch_size=rows, verbose=0)
     learned = kalman.Linear.of(model)
     first, raw_first = (each.item() for each in model.prior.get_weights())
     parameters = [
@@ -221,5 +221,5 @@ def test_training_reaches_the_greatest_likelihood():
     ]
     gap = greatest - likelihood_of(parameters)
     print(f"{gap:.4f} nats below in all, {gap / rows:.6f} a sequence, {gap / rows / number:.7f} a step")
-    assert -1e-3 < gap / rows < 0.05
-    assert -0.1 < gap < 5
+    # Of all sequences together; the search for the greatest is not exact either.
+    assert -0.01 < gap < 0.05
