@@ -9,6 +9,7 @@ import pytest
 import tensorflow as tf
 
 import tfvae
+from tests.helpers import texts
 from tfvae import networks
 from tfvae.elbo import Sampling
 from tfvae.likelihoods import Missing, Normal
@@ -66,6 +67,11 @@ def vq(**arguments):
     return tfvae.VQVAE(encoder, decoder, 5, commitment=0.3, **arguments)
 
 
+def autoregressive(**arguments):
+    decoder = arguments.pop("decoder", None) or texts.series_decoder(D, D)
+    return tfvae.AutoregressiveVAE(texts.series_encoder(D), decoder, 2, length=3, **arguments)
+
+
 # Each model with its data.
 MODELS = {
     "conditional": (conditional, {"x": X, "condition": CONDITION}),
@@ -73,13 +79,15 @@ MODELS = {
     "hierarchical": (hierarchical, X),
     "ladder": (ladder, X),
     "vq": (vq, X),
+    "autoregressive": (autoregressive, np.stack([X, X[::-1], X - 1], axis=1)),
 }
 
 
-# For missing values, the default test of one model covers the code that all of them inherit.
-SLOW_GAPS = [name for name in MODELS if name != "ladder"]
+# For missing values, the default test of one model covers the code that all of them inherit. Of sequences they are the
+# padding, which the encoder must see.
+SLOW_GAPS = [name for name in MODELS if name not in ("ladder", "autoregressive")]
 # Models that differ little from another one.
-SLOW = ("conditional", "hierarchical", "ladder", "semi-supervised")
+SLOW = ("autoregressive", "conditional", "hierarchical", "ladder", "semi-supervised")
 
 
 @pytest.fixture(params=[pytest.param(name, marks=pytest.mark.slow if name in SLOW else ()) for name in MODELS])
@@ -221,6 +229,13 @@ def deaf_decoder():
     return keras.Model([z, condition], keras.layers.Dense(D)(keras.layers.Concatenate()([deaf, condition])))
 
 
+def deaf_series_decoder():
+    z, before = keras.Input((2,)), keras.Input((None, D))
+    deaf = keras.layers.Dense(D, kernel_initializer="zeros", trainable=False)(z)[:, None]
+    shown = keras.ops.where(keras.ops.absolute(before) > -1, before, keras.ops.zeros_like(before))
+    return keras.Model([z, before], keras.layers.Dense(D)(shown + deaf))
+
+
 def precise(build):
     """A model of layers, on which the noise has hardly an effect, because each q keeps a scale of 1e-5."""
     model = build()
@@ -238,6 +253,7 @@ QUIET = {
     "hierarchical": lambda: precise(hierarchical),
     "ladder": lambda: precise(ladder),
     "vq": vq,
+    "autoregressive": lambda: autoregressive(decoder=deaf_series_decoder()),
 }
 # From the bottom up, the KL of z_1 has no closed form; log q(z_1|x), of three dimensions, has the variance 3 / 2.
 # The tolerance is five standard deviations of the difference of two means of 21 examples.
