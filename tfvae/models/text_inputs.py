@@ -73,8 +73,10 @@ def of_codes(signature: Signature, num_classes: int, named: NamedColumns | None 
         x = inputs["x"]
         is_code = (x >= 0) & (x < num_classes) & tf.equal(x, tf.floor(x))
         inputs["x"] = tf.where(is_code, x, np.float32(np.nan))
-        # The sum is NaN where one is, and so is what it is added to.
-        mark = tf.reduce_sum(tf.where(is_code | ~is_number(x), 0.0, np.float32(np.nan)), axis=[1, 2])
+        # The sum is NaN where one is, and so is what it is added to. Not by a negation, because the converter to TFLite
+        # takes the opposite comparison for it, which is not true for NaN either.
+        mark = tf.where(is_number(x), tf.where(is_code, 0.0, np.float32(np.nan)), 0.0)
+        mark = tf.reduce_sum(mark, axis=[1, 2])
         outputs = signature.function(*inputs.values())
         return {
             name: output + tf.reshape(mark, [-1, *(1 for _ in output.shape[1:])]) for name, output in outputs.items()
