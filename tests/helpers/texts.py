@@ -57,14 +57,14 @@ def text_vae(**arguments):
 def series_encoder(channels):
     """A recurrent encoder of numbers."""
     x = keras.Input((None, channels))
-    return keras.Model(x, keras.layers.GRU(8)(x))
+    shown = keras.ops.where(keras.ops.absolute(x) > -1, x, keras.ops.zeros_like(x))
+    return keras.Model(x, keras.layers.GRU(8)(shown))
 
 
 def series_decoder(channels, outputs):
     """A recurrent decoder of numbers."""
     z, before = keras.Input((LATENT_DIM,)), keras.Input((None, channels))
     shown = keras.ops.where(keras.ops.absolute(before) > -1, before, keras.ops.zeros_like(before))
-    states = keras.layers.GRU(8, return_sequences=True)(
-        keras.layers.Dense(8)(shown) + keras.layers.Dense(8)(z)[:, None]
-    )
+    shown = keras.layers.Dense(8)(shown) + keras.layers.Dense(8)(z)[:, None]
+    states = keras.layers.GRU(8, return_sequences=True)(shown)
     return keras.Model([z, before], keras.layers.Dense(outputs)(states))

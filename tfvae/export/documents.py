@@ -116,7 +116,8 @@ def _ask(name: str, description: Mapping[str, Any], signature: Signature, reques
 def _tensor(signature: Signature, spec: tf.TensorSpec) -> str:
     """Python code of an input with one row: that of the request if it is a column of a table, or else zeros."""
     if signature.columns is None or spec not in signature.columns.specs:
-        return f"np.zeros({[1, *spec.shape[1:]]}, np.float32)"
+        # Of what may have any number of steps, one.
+        return f"np.zeros({[1, *(size or 1 for size in spec.shape[1:])]}, np.float32)"
     value = _row(signature)[spec.name]
     return f"[{json.dumps(value)}]" if spec.dtype == tf.string else f"[{value}], tf.float32"
 

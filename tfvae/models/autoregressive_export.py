@@ -105,10 +105,11 @@ class AutoregressiveExport(StepByStep):
                 "N(0, I) and uniform noise",
                 draws=True,
             )
-        if self.vocabulary is None:
+        shape = self.likelihood.mean_shape((channels,))
+        if len(shape) == 1:
             return signatures
-        columns = text_inputs.columns(self.vocabulary)
-        return {name: text_inputs.of_texts(each, columns) for name, each in signatures.items()}
+        columns = None if self.vocabulary is None else text_inputs.columns(self.vocabulary, self.length)
+        return {name: text_inputs.of_codes(each, shape[-1], columns) for name, each in signatures.items()}
 
     def _best(self, z: np.ndarray) -> np.ndarray:
         return self._drawn_sequences(z, 0.0, None, tf.constant([0, 0]), _DRAWN_ROWS)
