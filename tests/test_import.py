@@ -120,6 +120,7 @@ BASES = {
     "Prediction",
     "SimulatingModel",
     "StatefulModel",
+    "StepByStep",
     "StateSpace",
     "TableExport",
 }

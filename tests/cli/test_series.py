@@ -42,7 +42,7 @@ def trained(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(io.StringIO()) as printed:
         patch.chdir(folder)
         given = ["--sequence", "--time", "when", "--by", "machine", "--length", "8", "--export", "none"]
-        commands.main(["train", "machines.csv", *given, *SMALL])
+        commands.main(["train", "machines.csv", *given, *SMALL, "--pictures", "false"])
     (folder / "printed.txt").write_text(printed.getvalue())
     return folder
 
@@ -70,11 +70,10 @@ def exported(model, monkeypatch):
     return made
 
 
-def test_a_training_keeps_what_the_series_are_and_draws_them(trained, model):
+def test_a_training_keeps_what_the_series_are(trained, model):
     run = trained / "runs/machines"
     names = {"model.keras", "history.csv", "config.yaml", "training.json", "evaluation.txt", ".lock", "series.json"}
-    names |= {"reconstructions.png", "samples.png", "anomalies.png", "latent.png", "history.png", "report.html"}
-    assert {path.name for path in run.iterdir()} == names
+    assert {path.name for path in run.iterdir()} == {*names, "report.html"}
     series = Series(**json.loads((run / "series.json").read_text()))
     assert model.series.get_config() == series.get_config()
     assert series.get_config()["step"] == [600 * 10**9, "ns"]
@@ -262,6 +261,17 @@ def test_dates_are_years_in_the_colours_of_the_latent_space(model):
     found = series_run.times_of(model.series.windows(frame, 8))
     assert ((found > 2023.99) & (found < 2024.01)).all()
     assert (np.diff(found[:10]) > 0).all()
+
+
+def test_windows_are_drawn_with_what_makes_them_unusual(model, trained, monkeypatch):
+    drawn = {}
+    monkeypatch.setattr(run_folder, "write_picture", lambda figure, path: drawn.update({path.name: figure}))
+    held_out = run_folder.load_series(trained / "runs/machines", model.series, str(trained / "machines.csv")).held_out
+    series_run.draw(model, held_out, trained, 0)
+    assert set(drawn) == {"reconstructions.png", "samples.png", "latent.png", "anomalies.png"}
+    assert len(drawn["anomalies.png"].axes) == 8
+    # The planted value is shaded.
+    assert any(axes.patches for axes in drawn["anomalies.png"].axes[:4])
 
 
 @pytest.mark.slow

@@ -112,8 +112,8 @@ MODELS = {
 }
 
 
-# For missing values, the default test of one model covers the code that all of them inherit. A memory reads which values
-# are missing; of texts they are the padding, which the encoder must see.
+# For missing values, the default test of one model covers the code that all of them inherit. A memory reads which
+# values are missing; of texts they are the padding, which the encoder must see.
 SLOW_GAPS = [name for name in MODELS if name not in ("ladder", "remembering", "autoregressive")]
 # Models that differ little from another one.
 SLOW = ("autoregressive", "conditional", "hierarchical", "ladder", "semi-supervised", "sequential", "remembering")
