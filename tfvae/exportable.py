@@ -141,7 +141,7 @@ class Exportable(metaclass=abc.ABCMeta):
     export_formats: ClassVar[tuple[str, ...] | None] = None
     # The signature with the outputs of `predict`, whose latency `tfvae.export.verify` measures.
     timed_signature: ClassVar[str] = "serving_default"
-    # The number of steps of inputs of any number of steps in formats whose inputs have fixed sizes.
+    # The number of steps in formats of one length, of a model of any; None means that of the data passed to the export.
     export_length: int | None = None
     # Whether an export may take raw data and scale them itself: x = (raw - offset) / scale.
     takes_units: bool = True

@@ -24,7 +24,7 @@ def padded(x):
 
 def of_any_length(model, name, scaling=None):
     signature = units.signatures(model, scaling)[name]
-    return endpoints._graph(signature, (None, None), model.export_description(), False, takes_shorter=True)
+    return endpoints._graph(signature, None, model.export_description(), False, takes_shorter=True)
 
 
 def assert_as_padded(received, expected):

@@ -23,7 +23,7 @@ def models():
 def in_memory(model, scaling=None):
     """What `tfvae.export.load` would give for an export with the signature `step` alone."""
     signature = units.signatures(model, scaling)["step"]
-    function = endpoints._graph(signature, (None, None), model.export_description(), False)
+    function = endpoints._graph(signature, None, model.export_description(), False)
 
     def call(name, arrays):
         outputs = function(**{name: tf.constant(array) for name, array in arrays.items()})

@@ -79,8 +79,8 @@ class Endpoints(tf.Module):
         marks_wrong_rows: whether a row with a wrong value gets NaN; False is for formats without NaN.
         is_coarse: whether the arithmetic is coarser than that of float32; the functions that draw are then left out.
         takes_texts: whether a model of a table takes its columns by name, and a model of texts takes texts.
-        length: the number of steps of sequences, where the model leaves it open; None leaves it open too.
         takes_shorter: whether functions take sequences that are shorter than the model's, if it allows missing values.
+        num_steps: T of a model of sequences of any length, for formats that need it fixed; None leaves it open.
 
     Raises:
         ValueError: the model is not built, or x is missing or invalid.
@@ -96,8 +96,8 @@ class Endpoints(tf.Module):
         marks_wrong_rows: bool = True,
         is_coarse: bool = False,
         takes_texts: bool = False,
-        length: int | None = None,
         takes_shorter: bool = False,
+        num_steps: int | None = None,
     ) -> None:
         super().__init__(name="tfvae")
         check_kind(model)
@@ -107,7 +107,7 @@ class Endpoints(tf.Module):
         signatures = units.signatures(model, scaling, x)
         self.resources = [each.columns.resources for each in signatures.values() if takes_texts and each.columns]
         self.signatures_by_name = {
-            name: _graph(signature, (batch_size, length), description, takes_texts, takes_shorter)
+            name: _graph(signature, batch_size, description, takes_texts, takes_shorter, num_steps)
             for name, signature in signatures.items()
             if not ((is_coarse and signature.draws) or (signature.with_nan and not marks_wrong_rows))
         }
@@ -146,6 +146,29 @@ class PosteriorEndpoints(Endpoints):
         super().__init__(model, x=x)
 
 
+def fixed_steps(model: Exportable, x: Any) -> int | None:
+    """The number of steps in a format of one length: `export_length`, or that of x; None if no length is open.
+
+    Args:
+        model: the model.
+        x: the data that were passed to the export.
+
+    Raises:
+        ValueError: the model takes sequences of any length, and there are no data.
+    """
+    if model.export_length is not None:
+        return model.export_length
+    specs = [spec for signature in model.export_signatures(x).values() for spec in signature.inputs]
+    if not any(None in spec.shape[1:] for spec in specs):
+        return None
+    if x is None:
+        raise ValueError(
+            "`x` must hold data of the length that the file will take, because this format needs it fixed, and the "
+            "model takes sequences of any length. Received: x=None"
+        )
+    return int(np.shape(x["x"] if isinstance(x, dict) else x)[1])
+
+
 def check_kind(model: Exportable, file_format: str | None = None) -> None:
     """Raises ValueError unless a model is of a kind that can be exported to a format.
 
@@ -165,24 +188,29 @@ def check_kind(model: Exportable, file_format: str | None = None) -> None:
 
 def _graph(
     signature: Signature,
-    sizes: tuple[int | None, int | None],
+    batch_size: int | None,
     description: Mapping[str, Any] | None,
     takes_texts: bool,
     takes_shorter: bool = False,
+    num_steps: int | None = None,
 ) -> Any:
     """The concrete function of a signature, which marks wrong rows if it is given the model's description.
 
     Args:
         signature: the signature.
-        sizes: those of the batch and of the other axes that are open, or None for any.
+        batch_size: see `Endpoints`.
         description: the model's description, or None.
         takes_texts: see `Endpoints`.
         takes_shorter: see `Endpoints`.
+        num_steps: see `Endpoints`.
     """
     inputs = signature.named_inputs if takes_texts else signature.inputs
-    batch_size, length = sizes
-    shapes = ([batch_size, *(length if size is None else size for size in spec.shape[1:])] for spec in inputs)
-    specs = tuple(tf.TensorSpec(shape, spec.dtype, name=spec.name) for shape, spec in zip(shapes, inputs, strict=True))
+    specs = tuple(
+        tf.TensorSpec(
+            [batch_size, *(num_steps if size is None else size for size in spec.shape[1:])], spec.dtype, spec.name
+        )
+        for spec in inputs
+    )
     checked = _checked(signature, specs, description, takes_texts)
     if takes_shorter and signature.of_steps:
         checked, specs = _of_any_length(checked, signature.of_steps, specs)

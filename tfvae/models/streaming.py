@@ -30,8 +30,14 @@ _BEFORE_THE_WINDOW = """
 Until {steps} steps were given, `score`, `contributions` and `kl` are NaN, and `is_anomaly` is 0."""
 
 
+def _called(function: Callable[..., Any], *tensors: tf.Tensor) -> Any:
+    return function(*tensors)
+
+
 class StreamDetector(AnomalyDetector):
     """The methods of an autoencoder of windows x [N, T, C] that detects anomalies in series as their steps come in."""
+
+    _meaning_of_step = "detect for the window that ends with the step x_t of a series; the state for the next step"
 
     def initial_state(self, n: int = 1) -> np.ndarray:
         """The state of `step` before the first step of a series: NaN.
@@ -83,11 +89,11 @@ class StreamDetector(AnomalyDetector):
         given = {name: checks.to_numpy(given[name], name) for name in self._given_shapes}
         checks.check_same_length(x_t=x_t, state=state, **given)
         # As a window of nothing but this step, because the likelihood checks whole examples.
-        repeated = np.broadcast_to(x_t[:, np.newaxis], [len(x_t), *self.event_shape])
+        number, *sizes = self.event_shape
+        repeated = np.broadcast_to(x_t[:, np.newaxis], [len(x_t), number or 1, *sizes])
         self.check_data(self._together(repeated, *given.values()), self.denoises)
-        terms = functools.partial(self._run, self._terms_by_element)
         parts = [
-            self._stepped(decision, terms, *part.values())
+            self._stepped(decision, self._run, *part.values())
             for part in batches({"x_t": x_t, "state": state, **given}, batch_size)
         ]
         outputs = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
@@ -108,6 +114,11 @@ class StreamDetector(AnomalyDetector):
         state = self.initial_state(n)
         self._calibrated("stream")
         return streams.Stream(self.step, state)
+
+    @property
+    def _waits(self) -> bool:
+        """Whether `step` answers only when the window is full."""
+        return not self.likelihood.allows_missing
 
     @property
     def _takes_steps(self) -> bool:
@@ -138,7 +149,7 @@ class StreamDetector(AnomalyDetector):
     def _stepped(
         self,
         decision: Decision,
-        terms: Callable[..., tuple[tf.Tensor, ...]],
+        run: Callable[..., Any],
         x_t: tf.Tensor,
         state: tf.Tensor,
         *given: tf.Tensor,
@@ -147,18 +158,19 @@ class StreamDetector(AnomalyDetector):
 
         Args:
             decision: the calibration.
-            terms: `_terms_by_element`, or a compiled form of it.
+            run: calls a function with tensors, as it is or compiled.
             x_t: the present step [B, C].
             state: the steps before [B, T - 1, C].
             given: what else the model is given.
         """
         window = tf.concat([state, tf.expand_dims(x_t, 1)], axis=1)
-        if self.likelihood.allows_missing:
-            outputs = decision.outputs(*terms(self._together(window, *given)))
+        if not self._waits:
+            outputs = decision.outputs(*run(self._terms_by_element, self._together(window, *given)))
         else:
             is_there = is_number(window)
             # Networks turn NaN into numbers, as relu does in LiteRT, so it is put where it belongs after them.
-            outputs = decision.outputs(*terms(self._together(tf.where(is_there, window, 0.0), *given)))
+            filled = self._together(tf.where(is_there, window, 0.0), *given)
+            outputs = decision.outputs(*run(self._terms_by_element, filled))
             is_there = tf.reduce_all(is_there, axis=[1, 2])
             unknown = {name: tf.where(is_there, outputs[name], np.nan) for name in ("score", "kl")}
             contributions = tf.where(tf.reshape(is_there, [-1, 1, 1]), outputs["contributions"], np.nan)
@@ -175,7 +187,7 @@ class StreamDetector(AnomalyDetector):
         if "step" not in signatures:
             return []
         state_shape = list(self._window_shapes()[1])
-        before = "" if self.likelihood.allows_missing else _BEFORE_THE_WINDOW.format(steps=self.event_shape[0])
+        before = _BEFORE_THE_WINDOW.format(steps=self.event_shape[0]) if self._waits else ""
         return [
             (
                 "stream.md",
@@ -206,10 +218,10 @@ class StreamDetector(AnomalyDetector):
             outputs = self.step(x_t, state, **given)
             return {**outputs, "is_anomaly": outputs["is_anomaly"].astype(np.float32)}
 
-        of_start = () if self.likelihood.allows_missing else ("score", "contributions", "kl")
+        of_start = ("score", "contributions", "kl") if self._waits else ()
         return {
             "step": Signature(
-                functools.partial(self._stepped, decision, self._terms_by_element),
+                functools.partial(self._stepped, decision, _called),
                 inputs,
                 expected,
                 detect.terms,
@@ -218,7 +230,7 @@ class StreamDetector(AnomalyDetector):
                     "state": np.full(state_shape, np.nan).tolist(),
                     **{spec.name: np.zeros(spec.shape[1:]).tolist() for spec in given},
                 },
-                meaning="detect for the window that ends with the step x_t of a series; the state for the next step",
+                meaning=self._meaning_of_step,
                 jumps=detect.jumps,
                 with_nan=("state", *of_start),
             )
