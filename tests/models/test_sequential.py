@@ -1,5 +1,7 @@
 """Latent variables at each step of a sequence: padding and gaps, objectives, memories, decisions and errors."""
 
+import functools
+
 import keras
 import numpy as np
 import pytest
@@ -201,6 +203,38 @@ def test_a_step_is_judged_by_what_is_typical_of_steps(model):
     np.testing.assert_allclose(longer["score"][:, :T], found["score"], atol=1e-4)
 
 
+# Networks that fit, for models that are refused.
+ENCODER, DECODER = causal_encoder(), network([keras.Input((L,))], C)
+
+
+@functools.cache
+def plain():
+    return build()
+
+
+def test_steps_one_after_the_other_are_judged_as_in_sequences(model):
+    x = X.copy()
+    x[0, 2] = np.nan
+    nats, kl, is_observed = model._terms_by_element(tf.constant(x))
+    features, state = model.features_of(tf.constant(x)), model.initial(5)
+    for t in range(T):
+        terms, state = model.terms_of_step(features[:, t], tf.constant(x[:, t]), state, tf.fill([5], t == 0))
+        np.testing.assert_allclose(terms[0], nats[:, t], atol=1e-5)
+        np.testing.assert_allclose(terms[1], kl[:, t], atol=1e-5)
+        np.testing.assert_array_equal(terms[2], is_observed[:, t])
+
+
+def test_an_encoder_that_reads_padding_is_refused():
+    x = keras.Input((None, C))
+    both = keras.layers.Bidirectional(keras.layers.GRU(2, return_sequences=True))(tfvae.networks.MissingMask()(x))
+    model = build(encoder=keras.Model(x, both))
+    model.compile("adam")
+    # Without padding it makes no difference.
+    model.check_training(X)
+    with pytest.raises(ValueError, match=r"^`encoder` must not read padding.*the first 4 steps.* 2 steps of.*follow$"):
+        model.fit(np.concatenate([padded(X[:, :4], 2), X]), verbose=0)
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -222,12 +256,7 @@ def test_a_step_is_judged_by_what_is_typical_of_steps(model):
     ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
 )
 def test_parts_that_do_not_fit_are_named(change, message):
-    given = {
-        "encoder": causal_encoder(),
-        "decoder": network([keras.Input((L,))], C),
-        "latent_dim": L,
-        "likelihood": Missing(Normal(), fill=False),
-    }
+    given = {"encoder": ENCODER, "decoder": DECODER, "latent_dim": L, "likelihood": Missing(Normal(), fill=False)}
     with pytest.raises((ValueError, NotImplementedError), match=f"^{message}.*Received: "):
         tfvae.SequentialVAE(**{**given, **change})
 
@@ -251,23 +280,34 @@ def test_parts_that_do_not_fit_are_named(change, message):
 )
 def test_wrong_calls_say_what_is_expected(call, message):
     with pytest.raises(ValueError, match=f"^{message}.*Received: "):
-        call(build())
+        call(plain())
 
 
 def test_windows_are_forecast_by_a_vae_of_windows():
     encoder = tfvae.networks.dense_encoder((T, C), (4,))
     decoder = tfvae.networks.dense_decoder(L, (T, C), (4,))
     model = tfvae.VAE(encoder, decoder, L, likelihood=Missing(Normal(3.0)))
+    with pytest.raises(ValueError, match=r"^`steps` must be less than .*Received: "):
+        tfvae.forecast(model, X, T)
     found = tfvae.forecast(model, X, 2, num_samples=50, seed=0)
     assert found.mean.shape == found.quantiles[0.5].shape == (5, 2, C)
     assert found.samples is None
+    # Only the last steps count.
+    again = tfvae.forecast(model, X[:, 1:], 2, num_samples=50, seed=0)
+    np.testing.assert_array_equal(again.mean, found.mean)
+
+
+@pytest.mark.slow
+def test_a_forecast_of_windows_fills_in_their_last_steps():
+    encoder = tfvae.networks.dense_encoder((T, C), (4,))
+    decoder = tfvae.networks.dense_decoder(L, (T, C), (4,))
+    model = tfvae.VAE(encoder, decoder, L, likelihood=Missing(Normal(3.0)))
+    found = tfvae.forecast(model, X, 2, num_samples=50, seed=0)
     window = padded(X[:, -4:], 2)
     mean = tfvae.impute(model, window, num_samples=2000, seed=0)[:, -2:]
     # Five times the error of a mean of 50 draws.
     np.testing.assert_allclose(found.mean, mean, atol=5 * 3.0 / np.sqrt(50))
-    # Only the last steps count; what is missing before the first is missing.
-    again = tfvae.forecast(model, padded(X, 0)[:, 1:], 2, num_samples=50, seed=0)
+    # What is missing before the first step is missing.
+    short = np.concatenate([np.full((5, 2, C), np.nan, np.float32), X[:, :2]], axis=1)
+    again, found = (tfvae.forecast(model, each, 2, num_samples=50, seed=0) for each in (short, X[:, :2]))
     np.testing.assert_array_equal(again.mean, found.mean)
-    assert tfvae.forecast(model, X[:, :2], 2, num_samples=50).mean.shape == (5, 2, C)
-    with pytest.raises(ValueError, match=r"^`steps` must be less than .*Received: "):
-        tfvae.forecast(model, X, T)

@@ -9,16 +9,17 @@ import tensorflow as tf
 
 from tfvae import checks, elbo
 from tfvae.chunks import slices
-from tfvae.detection.decision import Decision
 from tfvae.likelihoods import Likelihood, Normal
 from tfvae.models import over_time, particles, parts
 from tfvae.models.sequential_export import SequentialExport
 from tfvae.models.state_space import noise
-from tfvae.numerics import is_number
 from tfvae.objectives import Objective
 from tfvae.posteriors import DiagonalNormal, Posterior
 from tfvae.priors import Prior, StandardNormal
 from tfvae.training.plan import LayerTraits
+
+# How far features may differ by rounding, relative to their size; those of half precision are rounded more.
+_ROUNDING = 1e-2
 
 
 @keras.saving.register_keras_serializable("tfvae")
@@ -167,6 +168,40 @@ class SequentialVAE(SequentialExport):
         """Builds the model if it is not built yet, and raises ValueError if x [N, T, ...] cannot be its data."""
         super().check_data(x, is_encoded_only)
         self.__dict__["_num_steps"] = x.shape[1]
+
+    def check_training(self, batch: Any) -> None:
+        """Checks what `Autoencoder` does, and that padding does not change what the encoder says of the steps before.
+
+        Raises:
+            ValueError: it does, so that what a sequence scores would depend on the lengths of others.
+        """
+        super().check_training(batch)
+        if self.event_shape[0] is None and self.likelihood.allows_missing:
+            self._check_padding(tf.cast(self.unpack(batch)[0], tf.float32))
+
+    def _check_padding(self, x: tf.Tensor) -> None:
+        lengths = np.count_nonzero(over_time.is_step(x), axis=1)
+        padded = np.flatnonzero((lengths > 0) & (lengths < x.shape[1]))
+        if not len(padded):
+            return
+        row, length = x[padded[0]][tf.newaxis], lengths[padded[0]]
+        rng, variables = np.random.default_rng(0), self.encoder.trainable_variables
+        values = [variable.numpy() for variable in variables]
+        try:
+            # Biases that are still 0 would hide that padding is read.
+            for variable, value in zip(variables, values, strict=True):
+                variable.assign(value + 0.1 * rng.standard_normal(value.shape))
+            whole, alone = (np.asarray(self.features_of(each), np.float32) for each in (row, row[:, :length]))
+        finally:
+            for variable, value in zip(variables, values, strict=True):
+                variable.assign(value)
+        if not np.abs(whole[:, :length] - alone).max() <= _ROUNDING * max(np.abs(alone).max(), 1.0):
+            raise ValueError(
+                "`encoder` must not read padding, the steps of NaN after the end of a sequence, and give finite "
+                "features where x is missing: take a causal one, or one with masks, such as "
+                "tfvae.networks.recurrent_encoder(..., per_step=True). Received: an encoder whose features of the "
+                f"first {length} steps change when {x.shape[1] - length} steps of padding follow"
+            )
 
     def operations_per_example(self, layers: LayerTraits) -> float:
         """Estimates the number of floating-point operations per example in a training step: see `Trainer`."""
@@ -327,34 +362,6 @@ class SequentialVAE(SequentialExport):
         log_likelihood, kl = steps.log_likelihood[0], steps.kl[0]
         of_steps = {"step_elbo": log_likelihood - kl, "step_log_likelihood": log_likelihood, "step_kl": kl}
         return {**self._scores(_summed(steps)), **of_steps}, over_time.unfolded(parameters, tf.shape(x)[0])
-
-    def _terms_by_element(self, x: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor | None]:
-        scores, parameters = self._scored(x)
-        nats = -self.likelihood.element_log_prob(x, tf.cast(parameters, tf.float32))
-        return nats, scores["step_kl"], is_number(x) if self.likelihood.allows_missing else None
-
-    def _judged(
-        self, nats: tf.Tensor, kl: tf.Tensor, is_observed: tf.Tensor | None
-    ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor | None]:
-        """The terms of the steps that are not padding."""
-        if is_observed is None:
-            return over_time.folded(nats), over_time.folded(kl), None
-        real = over_time.until_last(is_observed)
-        return tuple(tf.boolean_mask(each, real) for each in (nats, kl, is_observed))
-
-    def _decided(
-        self, decision: Decision, nats: tf.Tensor, kl: tf.Tensor, is_observed: tf.Tensor | None
-    ) -> dict[str, tf.Tensor]:
-        rows = tf.shape(kl)[0]
-        steps = [None if each is None else over_time.folded(each) for each in (nats, kl, is_observed)]
-        outputs = {name: over_time.unfolded(each, rows) for name, each in decision.outputs(*steps).items()}
-        if is_observed is None:
-            return outputs
-        real = over_time.until_last(is_observed)
-        of_element = tf.reshape(real, [rows, -1, *[1] * (len(nats.shape) - 2)])
-        return {
-            name: tf.where(of_element if name == "contributions" else real, each, 0.0) for name, each in outputs.items()
-        }
 
     def _checked_batches(self, x: Any, batch_size: int, is_encoded_only: bool = False) -> Iterator[tf.Tensor]:
         length = None

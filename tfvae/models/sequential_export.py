@@ -8,13 +8,13 @@ import tensorflow as tf
 
 from tfvae.exportable import Arrays, Signature
 from tfvae.models import over_time
-from tfvae.models.state_space import StateSpace
+from tfvae.models.step_detection import StepDetection
 
 # The steps of the sequences with which an export is compared where any number may be given and no data are.
 _EXAMPLE_STEPS = 16
 
 
-class SequentialExport(StateSpace):
+class SequentialExport(StepDetection):
     """The signatures of a `tfvae.SequentialVAE`: see `tfvae.export.Endpoints`."""
 
     export_formats = ("SavedModel",)
