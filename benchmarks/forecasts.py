@@ -162,8 +162,7 @@ def windows(one: Series, known: int, origins: np.ndarray, seed: int) -> np.ndarr
     train = np.lib.stride_tricks.sliding_window_view(x[: known - 1], given + one.steps)[..., np.newaxis]
     unfinished = train.copy()
     unfinished[:, given:] = np.nan
-    train = np.concatenate([train, unfinished])
-    likelihood = likelihoods.Missing(likelihoods.Normal(scale="per_dimension"), fill=False)
+    likelihood = likelihoods.Missing(likelihoods.Normal(scale="learned"), fill=False)
     shape = train.shape[1:]
     vae = tfvae.VAE(
         networks.dense_encoder(shape, (64, 64), missing_mask=True),
@@ -171,7 +170,8 @@ def windows(one: Series, known: int, origins: np.ndarray, seed: int) -> np.ndarr
         8,
         likelihood=likelihood,
     )
-    _fit(vae, train)
+    # Each window beside itself without its end, in the order of time.
+    _fit(vae, np.stack([train, unfinished], axis=1).reshape([-1, *shape]))
     contexts = np.stack([x[origin - 1 - given : origin - 1] for origin in origins])[..., np.newaxis]
     found = tfvae.forecast(vae, contexts, one.steps, seed=seed, return_samples=True)
     return _quantiles(found.samples, one, origins, scale)
@@ -215,14 +215,15 @@ def _differences(one: Series, known: int) -> tuple[np.ndarray, float]:
     return (x / scale).astype(np.float32), float(scale)
 
 
-def _fit(model: Any, train: np.ndarray, steps: int = 3000, batch_size: int = 64) -> None:
+def _fit(model: Any, x: np.ndarray) -> None:
+    """Trains a model on the first four fifths of x, until the bound of the others no longer rises."""
     import keras
-    import tensorflow as tf
 
-    rate = keras.optimizers.schedules.CosineDecay(2e-3, steps)
-    model.compile(keras.optimizers.AdamW(rate, weight_decay=1e-2), steps_per_execution=100)
-    batches = tf.data.Dataset.from_tensor_slices(train).shuffle(len(train), seed=0).repeat().batch(batch_size)
-    model.fit(batches, epochs=1, steps_per_epoch=steps, verbose=0)
+    cut = len(x) * 4 // 5
+    model.compile(keras.optimizers.Adam(1e-3), steps_per_execution=8)
+    stop = keras.callbacks.EarlyStopping("val_loss", patience=10, restore_best_weights=True)
+    fits = {"epochs": 200, "batch_size": 32, "verbose": 0, "callbacks": [stop]}
+    model.fit(x[:cut], validation_data=x[cut:], **fits)
 
 
 def _quantiles(futures: np.ndarray, one: Series, origins: np.ndarray, scale: float) -> np.ndarray:

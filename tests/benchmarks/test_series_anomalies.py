@@ -102,7 +102,7 @@ def test_the_volumes_are_those_of_their_definition(modules):
 
 def test_results_in_the_file_are_not_computed_again(modules, tmp_path, monkeypatch, capsys):
     anomalies, rows = modules["anomalies"], []
-    given = {"tfvae": [0.5, 0.7, 0.9], "random": [0.1, 0.2, 0.3]}
+    given = {"tfvae VAE": [0.5, 0.7, 0.9], "random": [0.1, 0.2, 0.3]}
     for index, name in enumerate(["level-0", "level-1", "spike-0"]):
         (tmp_path / f"{name}.csv").touch()
         for method, values in given.items():
@@ -110,16 +110,16 @@ def test_results_in_the_file_are_not_computed_again(modules, tmp_path, monkeypat
             rows.append({**setting, "vus_pr": values[index], "vus_roc": 0.5, "ap": 0.25, "seconds": 2.0})
     output = tmp_path / "results.jsonl"
     output.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    arguments = [str(tmp_path), "--methods", "tfvae", "random", "--output", str(output)]
+    arguments = [str(tmp_path), "--methods", "tfvae VAE", "random", "--output", str(output)]
     monkeypatch.setattr(sys, "argv", ["series_anomalies.py", *arguments])
     anomalies.main()
     assert len(output.read_text().splitlines()) == 6
     lines = capsys.readouterr().out.splitlines()
     assert lines[0] == (
-        "| method | level | spike | all, VUS-PR | all, VUS-ROC | all, AP | tfvae is better by | seconds |"
+        "| method | level | spike | all, VUS-PR | all, VUS-ROC | all, AP | tfvae VAE is better by | seconds |"
     )
     # The differences are 0.4, 0.5 and 0.6, whose standard error is 0.1 / sqrt(3).
-    assert lines[2] == "| tfvae | 0.60 ± 0.10 | 0.90 | 0.70 ± 0.12 | 0.50 ± 0.00 | 0.25 ± 0.00 |  | 2.0 |"
+    assert lines[2] == "| tfvae VAE | 0.60 ± 0.10 | 0.90 | 0.70 ± 0.12 | 0.50 ± 0.00 | 0.25 ± 0.00 |  | 2.0 |"
     assert lines[3] == ("| random | 0.15 ± 0.05 | 0.30 | 0.20 ± 0.06 | 0.50 ± 0.00 | 0.25 ± 0.00 | 0.50 ± 0.06 | 2.0 |")
 
 
