@@ -134,6 +134,13 @@ USES = [
     ),
     ("Keras", small_model, "_functional", "`functional`: the model that a sequential one consists of"),
     ("Keras", lambda: keras.layers.Dense(1), "_inbound_nodes", "`made_by`: the activation that a decoder ends in"),
+    ("Keras", small_model, "_functional", "`functional`: a network that is run step by step"),
+    (
+        "Keras",
+        lambda: small_model()._functional,
+        "_nodes_by_depth",
+        "`calls_of`: a network that is run step by step",
+    ),
     ("Keras", small_model, "_distribute_strategy", "`strategy_of`: whether XLA may compile a log-likelihood"),
     (
         "TensorFlow",
@@ -254,6 +261,18 @@ def test_the_maker_of_a_tensor_is_the_last_layer_and_what_it_was_applied_to():
     layer, inputs = private_apis.made_by(outer(inner))
     assert layer is outer
     assert inputs[0] is inner
+
+
+def test_the_calls_of_a_model_are_in_order_and_can_be_repeated():
+    model = small_model()
+    assert private_apis.functional(keras.layers.Dense(1)) is None
+    functional = private_apis.functional(model)
+    x = keras.ops.ones((3, 2))
+    tensors = {id(functional.inputs[0]): x}
+    for layer, arguments, outputs in private_apis.calls_of(functional):
+        positional, named = arguments.fill_in(tensors)
+        tensors[id(outputs[0])] = layer(*positional, **named)
+    np.testing.assert_array_equal(tensors[id(functional.outputs[0])], model(x))
 
 
 def test_strategy_is_the_one_that_a_model_was_made_in():

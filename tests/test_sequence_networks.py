@@ -127,6 +127,19 @@ def test_a_decoder_makes_different_steps_of_z(kind):
     assert parameters.std(axis=1).min() > 1e-3
 
 
+@pytest.mark.parametrize("kind", SMALL)
+def test_networks_that_take_a_condition(kind):
+    rng = np.random.default_rng(0)
+    condition, x = rng.normal(size=(5, 4)).astype("float32"), series()
+    for network, first in (
+        (encoder(kind, condition_dim=4), x),
+        (decoder(kind, NUM_STEPS, condition_dim=4), np.ones((5, LATENT_DIM), "float32")),
+    ):
+        outputs = network([first, condition]).numpy()
+        assert outputs.shape == (5, *network.output_shape[1:])
+        assert np.abs(network([first, condition + 1]).numpy() - outputs).max() > 1e-3
+
+
 CASES = {
     **{f"{kind} encoder": lambda kind=kind: encoder(kind, num_steps=NUM_STEPS) for kind in SMALL},
     **{f"{kind} encoder not causal": lambda kind=kind: encoder(kind, causal=False) for kind in SMALL},
@@ -235,6 +248,8 @@ def test_rotary_attention_depends_on_distances_only():
         (lambda: encoder("recurrent", causal=None), r"^`causal` must be .*Received: causal=None$"),
         (lambda: encoder("temporal", num_classes=0), r"^`num_classes` must be .*Received: num_classes=0$"),
         (lambda: decoder("recurrent"), r"^`num_steps` must be .* `step_shape`, .*Received: num_steps=None$"),
+        (lambda: encoder("temporal", per_step=True, condition_dim=2), r"^`condition_dim` is for .*per_step=True$"),
+        (lambda: decoder("temporal", step_shape=(), condition_dim=2), r"^`condition_dim` is for .*step_shape=\(\)$"),
         (lambda: decoder("temporal", 4, num_classes=3), r"^`num_classes` is for .*num_classes=3, step_shape=None$"),
         (lambda: decoder("temporal", 4, 6), r"^`parameter_shape` must be .*Received: parameter_shape=6$"),
         (lambda: decoder("transformer", "4"), r"^`num_steps` must be .*Received: num_steps='4'$"),

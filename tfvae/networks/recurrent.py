@@ -17,6 +17,7 @@ def recurrent_encoder(
     per_step: bool = False,
     causal: bool = True,
     num_classes: int | None = None,
+    condition_dim: int | None = None,
     layer: Callable[..., keras.layers.RNN] = keras.layers.GRU,
 ) -> keras.Model:
     """A recurrent network of sequences, whose state carries what it saw from step to step.
@@ -37,10 +38,12 @@ def recurrent_encoder(
         causal: whether a step sees only those before it. If False, one half of the features of each recurrent layer
             reads the sequence backwards, and the width is twice `units`.
         num_classes: K, for x of codes 0 to K - 1, which are embedded, with NaN as one more code.
+        condition_dim: C, for a `tfvae.ConditionalVAE`: the first dense layer then takes the condition too.
         layer: the kind of recurrent layer, such as `keras.layers.LSTM`.
 
     Returns:
-        A model from x `[B, T, *step_shape]` to features `[B, hidden[-1]]`, or `[B, T, hidden[-1]]` with `per_step`.
+        A model from x `[B, T, *step_shape]`, or from x and the condition `[B, C]`, to features `[B, hidden[-1]]`, or
+        `[B, T, hidden[-1]]` with `per_step`.
 
     Raises:
         ValueError: `step_shape` has more than one entry, or a size is not a positive integer.
@@ -58,7 +61,7 @@ def recurrent_encoder(
             # Read backwards, the padding comes first, where the state must not change.
             is_step = keras.layers.Reshape((num_steps or -1,), dtype="bool")(mask)
             features = keras.layers.Bidirectional(recurrent)(features, mask=is_step)
-    return sequences.encoder(steps, features, mask, hidden, activation, name, per_step)
+    return sequences.encoder(steps, features, mask, hidden, activation, name, per_step, condition_dim)
 
 
 def recurrent_decoder(
@@ -71,6 +74,7 @@ def recurrent_decoder(
     name: str = "decoder",
     step_shape: Sequence[int] | None = None,
     num_classes: int | None = None,
+    condition_dim: int | None = None,
     layer: Callable[..., keras.layers.RNN] = keras.layers.GRU,
 ) -> keras.Model:
     """A recurrent network from z to the parameters of the likelihood of each step.
@@ -88,18 +92,20 @@ def recurrent_decoder(
         name: the name of the model.
         step_shape: the shape of x at one step, for an autoregressive decoder.
         num_classes: K, if x are codes 0 to K - 1, for an autoregressive decoder.
+        condition_dim: C, for a `tfvae.ConditionalVAE`: the first dense layer then takes the condition too.
         layer: the kind of recurrent layer, such as `keras.layers.LSTM`.
 
     Returns:
-        A model from z `[B, L]` to `[B, T, *parameter_shape]`: unbounded values, read by the likelihood as logits,
-        logarithms of means or locations. With `step_shape` it reads z and the steps before `[B, T, *step_shape]`, which
-        are those of x moved by one, with NaN for the first and for what is not to be seen.
+        A model from z `[B, L]`, or from z and the condition `[B, C]`, to `[B, T, *parameter_shape]`: unbounded values,
+        read by the likelihood as logits, logarithms of means or locations. With `step_shape` it reads z and the steps
+        before `[B, T, *step_shape]`, which are those of x moved by one, with NaN for the first and for what is not to
+        be seen.
 
     Raises:
         ValueError: a size is not a positive integer, or `num_steps` is None without `step_shape`.
     """
     units = building.sizes("units", units, min_length=1)
-    code = sequences.code(latent_dim, num_steps, step_shape, num_classes, hidden, activation, units[0])
+    code = sequences.code(latent_dim, num_steps, step_shape, num_classes, hidden, activation, units[0], condition_dim)
     features = code.previous
     if features is None:
         features = keras.layers.RepeatVector(code.num_steps)(keras.layers.Dense(units[0])(code.features))

@@ -95,9 +95,10 @@ class SeriesSummary(keras.layers.Layer):
         last, mean = ops.sum(is_last * steps, axis=1), ops.sum(mask * steps, axis=1) / number
         return ops.cast(ops.concatenate([last, mean, ops.log(number)], axis=-1), self.compute_dtype)
 
-    def compute_output_shape(self, input_shape: list[tuple[int | None, ...]]) -> tuple[int | None, int]:
+    def compute_output_shape(self, input_shape: list[tuple[int | None, int | None, int]]) -> tuple[int | None, int]:
         """The shape [B, 2 F + 1]."""
-        return (input_shape[0][0], 2 * input_shape[0][-1] + 1)
+        batch, _, features = input_shape[0]
+        return (batch, 2 * features + 1)
 
 
 @keras.saving.register_keras_serializable("tfvae.networks")

@@ -65,27 +65,34 @@ def encoder(
     activation: str | Callable,
     name: str,
     per_step: bool,
+    condition_dim: int | None,
 ) -> keras.Model:
     """The network from x to hidden layers of the features of each step, or of their summary."""
     if not per_step:
         features = SeriesSummary()([features, mask])
-    return keras.Model(steps.inputs, building.dense(features, building.sizes("hidden", hidden), activation), name=name)
+    elif condition_dim is not None:
+        raise ValueError(
+            "`condition_dim` is for features of the whole sequence: leave out `per_step`. Received: "
+            f"condition_dim={checks.shown(condition_dim)}, per_step=True"
+        )
+    inputs, features = building.conditioned(steps.inputs, features, condition_dim)
+    return keras.Model(inputs, building.dense(features, building.sizes("hidden", hidden), activation), name=name)
 
 
 class Code(NamedTuple):
     """What a decoder reads.
 
     Attributes:
-        inputs: its inputs: z, or z and the steps before.
+        inputs: its inputs: z, z and the condition, or z and the steps before.
         features: hidden layers of z [B, H].
         previous: features [B, T, width] of z and the step before, for each step; None for a decoder of z alone.
-        num_steps: T, or None.
+        num_steps: T, or -1 if it is open.
     """
 
     inputs: keras.KerasTensor | list[keras.KerasTensor]
     features: keras.KerasTensor
     previous: keras.KerasTensor | None
-    num_steps: int | None
+    num_steps: int
 
 
 def code(
@@ -96,10 +103,12 @@ def code(
     hidden: Sequence[int],
     activation: str | Callable,
     width: int,
+    condition_dim: int | None,
 ) -> Code:
     """The inputs of a decoder, as features. See the arguments of the decoders."""
     z = keras.Input((checks.positive_integer("latent_dim", latent_dim),), name="z")
-    features = building.dense(z, building.sizes("hidden", hidden), activation)
+    inputs, features = building.conditioned(z, z, condition_dim)
+    features = building.dense(features, building.sizes("hidden", hidden), activation)
     if step_shape is None:
         if num_classes is not None:
             raise ValueError(
@@ -111,10 +120,15 @@ def code(
                 "`num_steps` must be the number of steps that the decoder makes. Only a decoder that reads the steps "
                 "before, with a `step_shape`, may leave it open. Received: num_steps=None"
             )
-        return Code(z, features, None, checks.positive_integer("num_steps", num_steps))
+        return Code(inputs, features, None, checks.positive_integer("num_steps", num_steps))
+    if condition_dim is not None:
+        raise ValueError(
+            "`condition_dim` is for decoders that do not read the steps before: leave out `step_shape`. Received: "
+            f"condition_dim={checks.shown(condition_dim)}, step_shape={checks.shown(step_shape)}"
+        )
     steps = read("previous", step_shape, num_steps, num_classes, width)
     previous = keras.layers.Add()([keras.layers.Dense(width)(steps.features), at_each_step(features, width)])
-    return Code([z, steps.inputs], features, previous, num_steps)
+    return Code([z, steps.inputs], features, previous, num_steps or -1)
 
 
 def at_each_step(features: keras.KerasTensor, width: int) -> keras.KerasTensor:
@@ -128,5 +142,5 @@ def decoder(code: Code, features: keras.KerasTensor, parameter_shape: Sequence[i
     shape = building.sizes("parameter_shape", parameter_shape)
     parameters = keras.layers.Dense(math.prod(shape))(features)
     if len(shape) != 1:
-        parameters = keras.layers.Reshape((code.num_steps or -1, *shape))(parameters)
+        parameters = keras.layers.Reshape((code.num_steps, *shape))(parameters)
     return keras.Model(code.inputs, parameters, name=name)

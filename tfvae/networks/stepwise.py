@@ -146,8 +146,8 @@ class Stepwise:
             The features `[B, F]`, and the states after the step.
         """
         inputs = [keras.ops.convert_to_tensor(each) for each in (*constants, x, *states)]
-        features, *states = self.model(inputs)
-        return features, states
+        features, *after = self.model(inputs)
+        return features, after
 
     def _run(self, network: keras.Model, given: list[keras.KerasTensor], moving: set[int]) -> keras.KerasTensor:
         """The output of a network for one step.
@@ -164,8 +164,8 @@ class Stepwise:
             if not symbols:
                 made = operation(*positional, **named)
             elif inner := private_apis.functional(operation):
-                given = zip(inner.inputs, arguments.keras_tensors, strict=True)
-                ids = {id(own) for own, symbol in given if id(symbol) in moving}
+                pairs = zip(inner.inputs, arguments.keras_tensors, strict=True)
+                ids = {id(own) for own, symbol in pairs if id(symbol) in moving}
                 made = self._run(inner, [tensors[id(symbol)] for symbol in arguments.keras_tensors], ids)
             else:
                 made = self._of_layer(operation, symbols[0], positional, named, outputs[0])

@@ -21,6 +21,7 @@ def temporal_encoder(
     per_step: bool = False,
     causal: bool = True,
     num_classes: int | None = None,
+    condition_dim: int | None = None,
 ) -> keras.Model:
     """A network of sequences: dilated convolutions over time, each of which is added to what it reads.
 
@@ -42,9 +43,11 @@ def temporal_encoder(
         per_step: whether the features are those of each step.
         causal: whether a step sees only those before it.
         num_classes: K, for x of codes 0 to K - 1, which are embedded, with NaN as one more code.
+        condition_dim: C, for a `tfvae.ConditionalVAE`: the first dense layer then takes the condition too.
 
     Returns:
-        A model from x `[B, T, *step_shape]` to features `[B, hidden[-1]]`, or `[B, T, hidden[-1]]` with `per_step`.
+        A model from x `[B, T, *step_shape]`, or from x and the condition `[B, C]`, to features `[B, hidden[-1]]`, or
+        `[B, T, hidden[-1]]` with `per_step`.
 
     Raises:
         ValueError: `step_shape` has more than one entry, or a size is not a positive integer.
@@ -57,7 +60,7 @@ def temporal_encoder(
     mask = sequences.mask_of(steps, per_step, causal)
     features = keras.layers.Dense(filters)(steps.features)
     features = _convolutions(features, dilations, kernel_size, activation, causal, mask=mask)
-    return sequences.encoder(steps, features, mask, hidden, activation, name, per_step)
+    return sequences.encoder(steps, features, mask, hidden, activation, name, per_step, condition_dim)
 
 
 def temporal_decoder(
@@ -72,6 +75,7 @@ def temporal_decoder(
     name: str = "decoder",
     step_shape: Sequence[int] | None = None,
     num_classes: int | None = None,
+    condition_dim: int | None = None,
 ) -> keras.Model:
     """Dilated convolutions over time from z to the parameters of the likelihood of each step.
 
@@ -91,11 +95,13 @@ def temporal_decoder(
         name: the name of the model.
         step_shape: the shape of x at one step, for an autoregressive decoder.
         num_classes: K, if x are codes 0 to K - 1, for an autoregressive decoder.
+        condition_dim: C, for a `tfvae.ConditionalVAE`: the first dense layer then takes the condition too.
 
     Returns:
-        A model from z `[B, L]` to `[B, T, *parameter_shape]`: unbounded values, read by the likelihood as logits,
-        logarithms of means or locations. With `step_shape` it reads z and the steps before `[B, T, *step_shape]`, which
-        are those of x moved by one, with NaN for the first and for what is not to be seen.
+        A model from z `[B, L]`, or from z and the condition `[B, C]`, to `[B, T, *parameter_shape]`: unbounded values,
+        read by the likelihood as logits, logarithms of means or locations. With `step_shape` it reads z and the steps
+        before `[B, T, *step_shape]`, which are those of x moved by one, with NaN for the first and for what is not to
+        be seen.
 
     Raises:
         ValueError: a size is not a positive integer, or `num_steps` is None without `step_shape`.
@@ -104,7 +110,7 @@ def temporal_decoder(
     section 3; for the autoregressive decoder, van den Oord et al. 2016, WaveNet, section 2.5.
     """
     filters = checks.positive_integer("filters", filters)
-    code = sequences.code(latent_dim, num_steps, step_shape, num_classes, hidden, activation, filters)
+    code = sequences.code(latent_dim, num_steps, step_shape, num_classes, hidden, activation, filters, condition_dim)
     if code.previous is not None:
         features = _convolutions(code.previous, dilations, kernel_size, activation, causal=True, shown=code.features)
         return sequences.decoder(code, features, parameter_shape, name)

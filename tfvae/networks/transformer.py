@@ -21,6 +21,7 @@ def transformer_encoder(
     per_step: bool = False,
     causal: bool = False,
     num_classes: int | None = None,
+    condition_dim: int | None = None,
 ) -> keras.Model:
     """A Transformer of sequences: each step attends to others, near and far.
 
@@ -42,9 +43,11 @@ def transformer_encoder(
         per_step: whether the features are those of each step.
         causal: whether a step attends only to itself and those before it.
         num_classes: K, for x of codes 0 to K - 1, which are embedded, with NaN as one more code.
+        condition_dim: C, for a `tfvae.ConditionalVAE`: the first dense layer then takes the condition too.
 
     Returns:
-        A model from x `[B, T, *step_shape]` to features `[B, hidden[-1]]`, or `[B, T, hidden[-1]]` with `per_step`.
+        A model from x `[B, T, *step_shape]`, or from x and the condition `[B, C]`, to features `[B, hidden[-1]]`, or
+        `[B, T, hidden[-1]]` with `per_step`.
 
     Raises:
         ValueError: `step_shape` has more than one entry, a size is not a positive integer, or `width` is not an even
@@ -56,8 +59,8 @@ def transformer_encoder(
     steps = sequences.read("x", step_shape, num_steps, num_classes, width)
     mask = sequences.mask_of(steps, per_step, causal)
     features = keras.layers.Dense(width)(steps.features)
-    features = _blocks(features, num_heads, num_blocks, activation, causal, num_steps, mask)
-    return sequences.encoder(steps, features, mask, hidden, activation, name, per_step)
+    features = _blocks(features, num_heads, num_blocks, activation, causal, mask)
+    return sequences.encoder(steps, features, mask, hidden, activation, name, per_step, condition_dim)
 
 
 def transformer_decoder(
@@ -72,6 +75,7 @@ def transformer_decoder(
     name: str = "decoder",
     step_shape: Sequence[int] | None = None,
     num_classes: int | None = None,
+    condition_dim: int | None = None,
 ) -> keras.Model:
     """A Transformer from z to the parameters of the likelihood of each step.
 
@@ -91,23 +95,25 @@ def transformer_decoder(
         name: the name of the model.
         step_shape: the shape of x at one step, for an autoregressive decoder.
         num_classes: K, if x are codes 0 to K - 1, for an autoregressive decoder.
+        condition_dim: C, for a `tfvae.ConditionalVAE`: the first dense layer then takes the condition too.
 
     Returns:
-        A model from z `[B, L]` to `[B, T, *parameter_shape]`: unbounded values, read by the likelihood as logits,
-        logarithms of means or locations. With `step_shape` it reads z and the steps before `[B, T, *step_shape]`, which
-        are those of x moved by one, with NaN for the first and for what is not to be seen.
+        A model from z `[B, L]`, or from z and the condition `[B, C]`, to `[B, T, *parameter_shape]`: unbounded values,
+        read by the likelihood as logits, logarithms of means or locations. With `step_shape` it reads z and the steps
+        before `[B, T, *step_shape]`, which are those of x moved by one, with NaN for the first and for what is not to
+        be seen.
 
     Raises:
         ValueError: a size is not a positive integer, `width` is not an even multiple of `num_heads`, or `num_steps` is
             None without `step_shape`.
     """
     width = checks.positive_integer("width", width)
-    code = sequences.code(latent_dim, num_steps, step_shape, num_classes, hidden, activation, width)
+    code = sequences.code(latent_dim, num_steps, step_shape, num_classes, hidden, activation, width, condition_dim)
     features = code.previous
     if features is None:
         features = Positions(code.num_steps)(keras.layers.Dense(width)(code.features))
     is_causal = code.previous is not None
-    features = _blocks(features, num_heads, num_blocks, activation, is_causal, code.num_steps)
+    features = _blocks(features, num_heads, num_blocks, activation, is_causal)
     return sequences.decoder(code, features, parameter_shape, name)
 
 
@@ -117,7 +123,6 @@ def _blocks(
     num_blocks: int,
     activation: str | Callable,
     causal: bool,
-    num_steps: int | None,
     mask: keras.KerasTensor | None = None,
 ) -> keras.KerasTensor:
     """Blocks of attention and dense layers, normalised before each and at the end."""
@@ -128,7 +133,7 @@ def _blocks(
             f"`width` must be an even multiple of `num_heads`. Received: width={width}, num_heads={num_heads}"
         )
     # No step before the padding attends to it in a causal network.
-    attended = None if causal or mask is None else layers.Reshape((1, num_steps or -1))(mask)
+    attended = None if causal or mask is None else layers.Permute((2, 1))(mask)
     for _ in range(checks.positive_integer("num_blocks", num_blocks)):
         normalised = layers.LayerNormalization()(features)
         attention = RotaryAttention(num_heads, width // num_heads)
