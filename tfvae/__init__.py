@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from tfvae.inference.local_latents import LocalLatents
     from tfvae.inference.structured_normal import StructuredNormal
     from tfvae.inference.variational_inference import VariationalInference
+    from tfvae.models.autoregressive import AutoregressiveVAE
     from tfvae.models.conditional import ConditionalVAE
     from tfvae.models.forecasting import forecast
     from tfvae.models.hierarchical import HierarchicalVAE
@@ -52,6 +53,7 @@ __all__ = [
     "VAE",
     "VQVAE",
     "AmortizedInference",
+    "AutoregressiveVAE",
     "Chains",
     "ConditionalVAE",
     "Draws",
@@ -112,6 +114,7 @@ __getattr__, __dir__ = lazy_attributes(
         "tfvae.inference.local_latents": ["LocalLatents"],
         "tfvae.inference.structured_normal": ["StructuredNormal"],
         "tfvae.inference.variational_inference": ["VariationalInference"],
+        "tfvae.models.autoregressive": ["AutoregressiveVAE"],
         "tfvae.models.conditional": ["ConditionalVAE"],
         "tfvae.models.forecasting": ["forecast"],
         "tfvae.models.hierarchical": ["HierarchicalVAE"],
@@ -131,6 +134,7 @@ import_with_keras(
     __path__,
     [
         "tfvae.models.vae",
+        "tfvae.models.autoregressive",
         "tfvae.models.conditional",
         "tfvae.models.semi_supervised",
         "tfvae.models.hierarchical",

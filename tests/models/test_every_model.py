@@ -9,6 +9,7 @@ import pytest
 import tensorflow as tf
 
 import tfvae
+from tests.helpers import texts
 from tfvae import networks
 from tfvae.elbo import Sampling
 from tfvae.likelihoods import Missing, Normal
@@ -93,6 +94,11 @@ def remembering(**arguments):
     return sequential(keras.layers.GRUCell(3), **arguments)
 
 
+def autoregressive(**arguments):
+    decoder = arguments.pop("decoder", None) or texts.series_decoder(D, D)
+    return tfvae.AutoregressiveVAE(texts.series_encoder(D), decoder, 2, length=3, **arguments)
+
+
 # Each model with its data.
 MODELS = {
     "conditional": (conditional, {"x": X, "condition": CONDITION}),
@@ -102,14 +108,15 @@ MODELS = {
     "vq": (vq, X),
     "sequential": (sequential, SEQUENCES),
     "remembering": (remembering, SEQUENCES),
+    "autoregressive": (autoregressive, np.stack([X, X[::-1], X - 1], axis=1)),
 }
 
 
-# For missing values, the default test of one model covers the code that all of them inherit.
-# A memory reads which values are missing.
-SLOW_GAPS = [name for name in MODELS if name not in ("ladder", "remembering")]
+# For missing values, the default test of one model covers the code that all of them inherit. A memory reads which
+# values are missing; of texts they are the padding, which the encoder must see.
+SLOW_GAPS = [name for name in MODELS if name not in ("ladder", "remembering", "autoregressive")]
 # Models that differ little from another one.
-SLOW = ("conditional", "hierarchical", "ladder", "semi-supervised", "sequential", "remembering")
+SLOW = ("autoregressive", "conditional", "hierarchical", "ladder", "semi-supervised", "sequential", "remembering")
 
 
 @pytest.fixture(params=[pytest.param(name, marks=pytest.mark.slow if name in SLOW else ()) for name in MODELS])
@@ -252,6 +259,13 @@ def deaf_decoder():
     return keras.Model([z, condition], keras.layers.Dense(D)(keras.layers.Concatenate()([deaf, condition])))
 
 
+def deaf_series_decoder():
+    z, before = keras.Input((2,)), keras.Input((None, D))
+    deaf = keras.layers.Dense(D, kernel_initializer="zeros", trainable=False)(z)[:, None]
+    shown = keras.ops.where(keras.ops.absolute(before) > -1, before, keras.ops.zeros_like(before))
+    return keras.Model([z, before], keras.layers.Dense(D)(shown + deaf))
+
+
 def precise(build):
     """A model of layers or steps, on which the noise has hardly an effect, because each q keeps a scale of 1e-5."""
     model = build()
@@ -271,6 +285,7 @@ QUIET = {
     "vq": vq,
     "sequential": lambda: precise(sequential),
     "remembering": lambda: precise(remembering),
+    "autoregressive": lambda: autoregressive(decoder=deaf_series_decoder()),
 }
 # From the bottom up, the KL of z_1 has no closed form; log q(z_1|x), of three dimensions, has the variance 3 / 2.
 # The tolerance is five standard deviations of the difference of two means of 21 examples.

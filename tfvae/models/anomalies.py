@@ -101,17 +101,22 @@ class AnomalyDetector(keras.Model, abc.ABC):
         Raises:
             ValueError: the model is not calibrated, or x is invalid.
         """
-        if self.decision is None:
-            raise ValueError(
-                "The model must be calibrated before `detect()`: model.calibrate(x, false_alarm_rate=0.01), with data "
-                "that it was not trained on. Received: a model that was not, or was trained after it"
-            )
+        decision = self._calibrated("detect")
         parts = [
-            {name: output.numpy() for name, output in self._decided(self.decision, *terms).items()}
+            {name: output.numpy() for name, output in self._decided(decision, *terms).items()}
             for terms in self._terms_of(x, batch_size)
         ]
         outputs = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
         return {**outputs, "is_anomaly": outputs["is_anomaly"] > 0.5}
+
+    def _calibrated(self, method: str) -> Decision:
+        """The calibration, which a method needs."""
+        if self.decision is None:
+            raise ValueError(
+                f"The model must be calibrated before `{method}()`: model.calibrate(x, false_alarm_rate=0.01), with "
+                "data that it was not trained on. Received: a model that was not, or was trained after it"
+            )
+        return self.decision
 
     def _typical(self, x: Any, batch_size: int, kept: Decision | None = None) -> Typical:
         """The sums over the data, or over those rows that a decision does not take for anomalies."""

@@ -12,8 +12,8 @@ import tensorflow as tf
 from tfvae import checks, elbo, renamed, seeds
 from tfvae.callbacks import PosteriorCollapseWarning
 from tfvae.models import log_weights, parts, suitability
-from tfvae.models.anomalies import AnomalyDetector
 from tfvae.models.signatures import AutoencoderExport
+from tfvae.models.streaming import StreamDetector
 from tfvae.models.variational_model import VariationalModel
 from tfvae.objectives import Objective
 from tfvae.training.batch import batches, target_of
@@ -29,7 +29,7 @@ _APART = 10.0
 _DENOISES = "denoises"
 
 
-class Autoencoder(AnomalyDetector, AutoencoderExport, VariationalModel):
+class Autoencoder(StreamDetector, AutoencoderExport, VariationalModel):
     """A model that encodes each example x into latent variables, and decodes these.
 
     A subclass defines `elbo_terms`; `build`, which must set `event_shape`; `_encode`; and `call`, which returns the

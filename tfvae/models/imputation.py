@@ -12,6 +12,7 @@ import tensorflow as tf
 from tfvae import checks, seeds
 from tfvae.data.schema import frame_of, is_rows
 from tfvae.models import completion, over_time, particles
+from tfvae.models.autoregressive import AutoregressiveVAE
 from tfvae.models.conditional import ConditionalVAE
 from tfvae.models.rows import filled
 from tfvae.models.sequential import SequentialVAE
@@ -56,8 +57,11 @@ def impute(
     Reference: Mattei & Frellsen 2019, MIWAE; for the draws Rubin 1987, sampling importance resampling; for sequences
     Doucet & Johansen 2011, A Tutorial on Particle Filtering and Smoothing, section 4.1.
     """
-    if isinstance(model, ConditionalVAE):
-        raise ValueError(f"`model` must be a VAE of x alone, without a condition. Received: a {type(model).__name__}")
+    if isinstance(model, ConditionalVAE | AutoregressiveVAE):
+        raise ValueError(
+            "`model` must be a VAE of x alone, without a condition, whose elements are independent given z. Received: "
+            f"a {type(model).__name__}"
+        )
     if not isinstance(model, VAE | SequentialVAE) or not model.likelihood.allows_missing:
         received = type(model.likelihood).__name__ if isinstance(model, VAE | SequentialVAE) else repr(model)
         raise ValueError(
