@@ -119,9 +119,11 @@ BASES = {
     "HookedModel",
     "PosteriorExport",
     "Prediction",
+    "SequentialExport",
     "SimulatingModel",
     "StatefulModel",
     "StepByStep",
+    "StepDetection",
     "StateSpace",
     "TableExport",
 }
