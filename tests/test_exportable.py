@@ -64,6 +64,7 @@ def test_the_models_keep_the_contract():
     assert issubclass(VariationalInference, export.Exportable)
     for model in (tfvae.VAE, tfvae.ConditionalVAE, tfvae.SemiSupervisedVAE, tfvae.HierarchicalVAE, tfvae.VQVAE):
         assert issubclass(model, Autoencoder)
+    assert issubclass(tfvae.SequentialVAE, Autoencoder)
 
 
 # User-defined models

@@ -60,7 +60,8 @@ for name, (model, own) in models.items():
     different = [old.path for old, new in pairs if not np.array_equal(old.numpy(), new.numpy())]
     print(json.dumps({"name": name, "variables": len(model.variables), "different": different}))
 """
-NAMES = ["amortised", "conditional", "hierarchical", "inference", "ladder", "semi-supervised", "table", "vq"]
+NAMES = ["amortised", "conditional", "hierarchical", "inference", "ladder", "remembering", "semi-supervised"]
+NAMES += ["sequential", "table", "vq"]
 
 
 @pytest.mark.slow

@@ -20,6 +20,8 @@ from tfvae.training.plan import LayerTraits
 
 # How far features may differ by rounding, relative to their size; those of half precision are rounded more.
 _ROUNDING = 1e-2
+# Among how many sequences one with padding is looked for.
+_ROWS = 4096
 
 
 @keras.saving.register_keras_serializable("tfvae")
@@ -177,7 +179,7 @@ class SequentialVAE(SequentialExport):
         """
         super().check_training(batch)
         if self.event_shape[0] is None and self.likelihood.allows_missing:
-            self._check_padding(tf.cast(self.unpack(batch)[0], tf.float32))
+            self._check_padding(tf.cast(self.unpack(batch)[0][:_ROWS], tf.float32))
 
     def _check_padding(self, x: tf.Tensor) -> None:
         lengths = np.count_nonzero(over_time.is_step(x), axis=1)
