@@ -75,6 +75,10 @@ class Signature:
             than float32 lacks it, and so may a file of an earlier version.
         jumps: for each output [N] that is 1 where another is above a number and otherwise 0, by name, the name of the
             other and the number. Rounding may put the other on either side of it.
+        of_steps: the names of the inputs and outputs whose second axis is the steps of a sequence, if a shorter one may
+            be given, which is padded with NaN at its end; outputs are then as long as it. Formats with a fixed length
+            take no shorter one.
+        with_nan: the names of the outputs in which NaN has a meaning. A file without NaN lacks such a function.
         columns: what stands in the place of the input x in formats that take texts; None means x itself.
     """
 
@@ -87,6 +91,8 @@ class Signature:
     draws: bool = False
     jumps: Mapping[str, tuple[str, float]] = dataclasses.field(default_factory=dict)
     columns: NamedColumns | None = None
+    with_nan: tuple[str, ...] = ()
+    of_steps: tuple[str, ...] = ()
 
     @property
     def named_inputs(self) -> tuple[tf.TensorSpec, ...]:
@@ -135,10 +141,12 @@ class Exportable(metaclass=abc.ABCMeta):
     export_formats: ClassVar[tuple[str, ...] | None] = None
     # The signature with the outputs of `predict`, whose latency `tfvae.export.verify` measures.
     timed_signature: ClassVar[str] = "serving_default"
-    # The number of steps of inputs of any number of steps in formats whose inputs have fixed sizes.
+    # The number of steps in formats of one length, of a model of any; None means that of the data passed to the export.
     export_length: int | None = None
     # Whether an export may take raw data and scale them itself: x = (raw - offset) / scale.
     takes_units: bool = True
+    # The offset and the scale of an export for which none are given; None leaves x in the model's units.
+    own_units: tuple[Any, Any] | None = None
     # For model cards: tags by which the model is found, and sentences on what any model of this kind cannot do.
     export_tags: ClassVar[tuple[str, ...]] = ()
     export_limits: ClassVar[str] = "The answers are for data like those of the training."
@@ -237,7 +245,7 @@ class Exportable(metaclass=abc.ABCMeta):
             for name, signature in self.export_signatures(x).items()
         }
 
-    def export_units(self, offset: np.ndarray, scale: np.ndarray) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    def export_units(self, offset: np.ndarray, scale: np.ndarray) -> dict[str, tuple[np.ndarray, np.ndarray] | None]:
         """Which inputs and outputs are in the units of the data, x = (raw - offset) / scale.
 
         An export with an offset and a scale takes and gives these in raw units. By default they are the inputs named x.
@@ -247,7 +255,8 @@ class Exportable(metaclass=abc.ABCMeta):
             scale: as `offset`.
 
         Returns:
-            For each input or output, by name, its own offset and scale, which broadcast to its shape for one example.
+            For each input or output, by name, its own offset and scale, which broadcast to its shape for one example;
+            None for an input that has no raw units, whose functions then take the model's units only.
         """
         return {"x": (offset, scale)}
 

@@ -103,7 +103,7 @@ def test_a_training_on_texts_is_saved_with_the_vocabulary_and_the_length(tmp_pat
     model = texts.text_vae(word_dropout=0.3, objective=IWAE(2))
     model.compile(keras.optimizers.Adam(0.01))
     model.fit(TEXTS, epochs=1, batch_size=4, verbose=0)
-    assert np.isfinite(model.evaluate(TEXTS, verbose=0))
+    assert np.isfinite(model.evaluate(TEXTS, verbose=0)).all()
     model.save(tmp_path / "model.keras")
     loaded = keras.saving.load_model(tmp_path / "model.keras", safe_mode=True)
     assert loaded.generate(5, seed=0) == model.generate(5, seed=0)

@@ -137,9 +137,10 @@ def _table(signatures: Mapping[str, Signature], endpoints: Endpoints) -> str:
     lines = ["| signature | inputs | outputs | |", "| --- | --- | --- | --- |"]
     for name, signature in signatures.items():
         outputs = endpoints.signatures_by_name[name].structured_outputs
-        taken = [spec for spec in signature.inputs if signature.columns is None or spec.name != "x"]
+        given = {spec.name: spec for spec in endpoints.signatures_by_name[name].structured_input_signature[0]}
+        taken = [spec.name for spec in signature.inputs if signature.columns is None or spec.name != "x"]
         first = [] if signature.columns is None else [f"{signature.columns.called} [B]"]
-        inputs = ", ".join([*first, *filter(None, [_shapes({spec.name: spec for spec in taken})])])
+        inputs = ", ".join([*first, *filter(None, [_shapes({each: given[each] for each in taken})])])
         meaning = signature.meaning.replace("|", "\\|")
         lines.append(f"| {name} | {inputs} | {_shapes(outputs)} | {meaning} |")
     return "\n".join(lines)
@@ -147,7 +148,8 @@ def _table(signatures: Mapping[str, Signature], endpoints: Endpoints) -> str:
 
 def _shapes(tensors: Mapping[str, tf.TensorSpec | tf.Tensor]) -> str:
     return ", ".join(
-        f"{as_markdown(name)} [{', '.join(map(str, ('B', *tensor.shape[1:])))}]" for name, tensor in tensors.items()
+        f"{as_markdown(name)} [{', '.join(['B', *('T' if size is None else str(size) for size in tensor.shape[1:])])}]"
+        for name, tensor in tensors.items()
     )
 
 

@@ -26,7 +26,7 @@ def write(path: Path, endpoints: Endpoints, model_name: str, scaling: units.Unit
         for signature, function in endpoints.signatures_by_name.items():
             inputs = {
                 spec.name: np.full(
-                    [1, *(size or 1 for size in spec.shape[1:])], b"" if spec.dtype == tf.string else np.float32(0)
+                    [size or 1 for size in spec.shape], b"" if spec.dtype == tf.string else np.float32(0)
                 )
                 for spec in function.structured_input_signature[0]
             }

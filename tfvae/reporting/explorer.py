@@ -136,6 +136,12 @@ def _check(model: Any, runtime: Any, single_file: bool) -> None:
         or not model.built
     ):
         raise ValueError(f"`model` must be a tfvae.VAE without conditions, built. Received: {checks.shown(model)}")
+    if model.series is not None:
+        raise ValueError(
+            "`model` must not be of windows of time series, whose channels the page cannot draw, as "
+            "tfvae.reporting.report does. Received: a model with the channels "
+            + checks.shown_names(model.series.channels)
+        )
     if model.posterior.support != "real":
         raise ValueError(
             "`model` must have z that are real vectors, for the sliders. Received: a posterior "
