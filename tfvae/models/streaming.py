@@ -123,7 +123,8 @@ class StreamDetector(AnomalyDetector):
     @property
     def _takes_steps(self) -> bool:
         """Whether the data are windows of series, [T, C] with at least two steps."""
-        return len(self.event_shape) == 2 and self.event_shape[0] > 1
+        # None is the number of steps of models of sequences of any length, which are no windows.
+        return len(self.event_shape) == 2 and (self.event_shape[0] or 0) > 1
 
     @property
     def _takes_shorter(self) -> bool:
