@@ -20,6 +20,7 @@ def test_no_example_without_a_test():
         "own_networks.py",
         "ray_cluster.py",
         "semi_supervised.py",
+        "text.py",
     }
 
 
@@ -50,6 +51,17 @@ def test_own_networks_learns_the_noise_and_tells_the_data_from_other_data(run):
     # A two-dimensional latent space can represent the circle, so that almost only the noise remains.
     assert 0.09 < scale < 0.13
     assert held_out > shuffled + 50
+
+
+@pytest.mark.slow
+def test_sentences_are_generated_and_an_unusual_one_is_surprising_where_it_is(run):
+    lines = run("text.py").splitlines()
+    samples = lines[lines.index("samples:") + 1 :][:5]
+    is_sentence = re.compile(r"  (the|a) (cat|dog|bird|train|bus|ship) \w+ (in|on|at) [\w ]+")
+    assert sum(is_sentence.fullmatch(line) is not None for line in samples) >= 3
+    usual, unusual = (float(re.findall(r"ELBO (-[\d.]+)", line)[0]) for line in lines[-2:])
+    assert usual > unusual + 2
+    assert "after 'the bird " in lines[-1]
 
 
 # A default test in inference/test_control_variate.py fits such a regression to as many rows.

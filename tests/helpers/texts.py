@@ -4,6 +4,7 @@ import keras
 import numpy as np
 
 import tfvae
+from tfvae import networks
 from tfvae.data import Vocabulary
 
 LATENT_DIM = 2
@@ -29,12 +30,10 @@ def encoder(num_classes, width=8):
 
 
 def decoder(num_classes, width=8):
-    """A recurrent decoder of codes."""
-    z, before = keras.Input((LATENT_DIM,)), keras.Input((None, 1))
-    embedded = keras.layers.Embedding(num_classes + 1, width)(indices(before, num_classes))
-    shown = embedded + keras.layers.Dense(width)(z)[:, None]
-    states = keras.layers.GRU(width, return_sequences=True)(shown)
-    return keras.Model([z, before], keras.layers.Dense(num_classes)(states))
+    """A recurrent decoder of codes, whose first state is made of z."""
+    return networks.recurrent_decoder(
+        LATENT_DIM, None, (num_classes,), units=(width,), hidden=(), step_shape=(1,), num_classes=num_classes
+    )
 
 
 def bigram_decoder():

@@ -222,3 +222,14 @@ def made(**arguments):
 def test_what_does_not_fit_is_refused(call, message):
     with pytest.raises((ValueError, NotImplementedError, TypeError), match=f"(?s){message}"):
         call()
+
+
+def test_one_step_at_a_time_gives_what_all_steps_at_once_give(eager):
+    assert eager._one_step is not None
+    z = np.random.default_rng(0).normal(size=(4, LATENT_DIM)).astype("float32")
+    made = [
+        steps.generated(eager.decoder, one_step, tf.constant(z), 6, 1, eager._greedy, None)
+        for one_step in (eager._one_step, None)
+    ]
+    np.testing.assert_array_equal(*made)
+    assert len(np.unique(made[0])) > 1

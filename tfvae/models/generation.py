@@ -11,6 +11,7 @@ from tfvae import checks, graphs, seeds
 from tfvae.data.vocabulary import Vocabulary, are_texts
 from tfvae.models import steps
 from tfvae.models.signatures import AutoencoderExport
+from tfvae.networks.stepwise import Stepwise
 from tfvae.training.batch import batches
 
 
@@ -26,6 +27,7 @@ class StepByStep(AutoencoderExport):
     decoder: keras.Model
     vocabulary: Vocabulary | None
     length: int | None
+    _one_step: Stepwise | None
 
     def call(self, x: tf.Tensor, training: bool = False) -> tf.Tensor:
         """The reconstruction [B, length, C]: the best guess of each step, one after the other; NaN after the end.
@@ -170,7 +172,7 @@ class StepByStep(AutoencoderExport):
 
     def _sequences(self, z: tf.Tensor, length: int, draw: steps.Draw) -> tf.Tensor:
         """The sequences [B, length, C] of z [B, L], which after their end go on with it."""
-        return steps.generated(self.decoder, z, length, self.event_shape[1], draw, self._end)
+        return steps.generated(self.decoder, self._one_step, z, length, self.event_shape[1], draw, self._end)
 
     def _ended(self, sequences: tf.Tensor) -> tf.Tensor:
         """The sequences with NaN after the end."""

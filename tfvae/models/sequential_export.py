@@ -18,7 +18,7 @@ class SequentialExport(StepDetection):
     """The signatures of a `tfvae.SequentialVAE`: see `tfvae.export.Endpoints`."""
 
     export_formats = ("SavedModel",)
-    export_tags = ("variational-autoencoder", "time-series")  # type: ignore[assignment]
+    export_tags = ("variational-autoencoder", "time-series")
 
     def export_signatures(self, x: Any = None) -> dict[str, Signature]:
         """The functions by name: see `Exportable`.

@@ -1,11 +1,13 @@
 """Sequences whose steps are computed one after the other: what a decoder is shown, and the loop that generates them."""
 
 from collections.abc import Callable
+from typing import Any
 
 import keras
 import numpy as np
 import tensorflow as tf
 
+from tfvae.networks.stepwise import Stepwise, stepwise
 from tfvae.numerics import is_number
 
 # Computes a step [B, C] from the parameters of its distribution [B, P] and its number.
@@ -64,11 +66,29 @@ def checked_causal(decoder: keras.Model, z: np.ndarray, before: np.ndarray) -> n
     return outputs
 
 
-def generated(decoder: keras.Model, z: tf.Tensor, length: int, channels: int, draw: Draw, end: int | None) -> tf.Tensor:
+def one_step_of(decoder: keras.Model) -> Stepwise | None:
+    """The decoder for one step at a time; None for one of which no state of fixed size is known, as with attention."""
+    try:
+        return stepwise(decoder)
+    except ValueError:
+        return None
+
+
+def generated(
+    decoder: keras.Model,
+    one_step: Stepwise | None,
+    z: tf.Tensor,
+    length: int,
+    channels: int,
+    draw: Draw,
+    end: int | None,
+) -> tf.Tensor:
     """Computes sequences step by step, each step from those before it.
 
     Args:
         decoder: a network from z and the steps before to the parameters of each step: see `AutoregressiveVAE`.
+        one_step: the same for one step at a time; None computes all steps anew for each, so that the cost grows with
+            the square of the length.
         z: the latent variables [B, L].
         length: T.
         channels: C.
@@ -80,21 +100,36 @@ def generated(decoder: keras.Model, z: tf.Tensor, length: int, channels: int, dr
     """
     places = tf.reshape(tf.range(length), [1, -1, 1])
     # Not by `tf.fill`, whose shape a device would have to compute.
-    first = tf.zeros_like(z[:, :1])
-    unseen = first[:, :, tf.newaxis] + np.full([1, length, channels], np.nan, np.float32)
+    zero = 0.0 * z[:, :1]
+    unseen = zero[:, :, tf.newaxis] + np.full([1, length, channels], np.nan, np.float32)
+    if one_step is None:
+        carried = [unseen]
+    else:
+        # States of zeros have one row, to which the others are added.
+        starts = one_step.initial_state(1, z)
+        carried = [each + tf.reshape(tf.cast(zero, each.dtype), [-1, *(1 for _ in each.shape[1:])]) for each in starts]
 
-    def body(t: tf.Tensor, before: tf.Tensor, made: tf.Tensor, goes_on: tf.Tensor) -> tuple[tf.Tensor, ...]:
-        parameters = tf.gather(decoder([z, before], training=False), t, axis=1)
+    def parameters_of(t: tf.Tensor, last: tf.Tensor, carried: list[tf.Tensor]) -> tuple[tf.Tensor, list[tf.Tensor]]:
+        if one_step is not None:
+            return one_step(last, carried, z)
+        before = tf.where(places == t, last[:, tf.newaxis], carried[0])
+        return tf.gather(decoder([z, before], training=False), t, axis=1), [before]
+
+    def body(
+        t: tf.Tensor, last: tf.Tensor, made: tf.Tensor, goes_on: tf.Tensor, carried: list[tf.Tensor]
+    ) -> tuple[Any, ...]:
+        parameters, after = parameters_of(t, last, carried)
         step = draw(parameters, t)
         if end is not None:
             step = tf.where(goes_on > 0, step, float(end))
             goes_on = tf.where(step == end, 0.0, goes_on)
-        step = step[:, tf.newaxis]
-        return t + 1, tf.where(places == t + 1, step, before), tf.where(places == t, step, made), goes_on
+        after = [tf.ensure_shape(new, old.shape) for new, old in zip(after, carried, strict=True)]
+        return t + 1, step, tf.where(places == t, step[:, tf.newaxis], made), goes_on, after
 
-    def is_unfinished(t: tf.Tensor, before: tf.Tensor, made: tf.Tensor, goes_on: tf.Tensor) -> tf.Tensor:
+    def is_unfinished(t: tf.Tensor, last: Any, made: Any, goes_on: tf.Tensor, carried: Any) -> tf.Tensor:
         return (t < length) & (tf.reduce_max(goes_on) > 0)
 
-    state = (tf.constant(0), unseen, tf.where(is_number(unseen), unseen, float(end or 0)), first + 1)
-    shapes = tuple(tf.TensorShape(each.shape) for each in state)
+    made = tf.where(is_number(unseen), unseen, float(end or 0))
+    state = (tf.constant(0), unseen[:, 0], made, zero + 1, carried)
+    shapes = tf.nest.map_structure(lambda each: tf.TensorShape(each.shape), state)
     return tf.while_loop(is_unfinished, body, state, shape_invariants=shapes, maximum_iterations=length)[2]

@@ -123,6 +123,7 @@ class StreamDetector(AnomalyDetector):
     @property
     def _takes_steps(self) -> bool:
         """Whether the data are windows of series, [T, C] with at least two steps."""
+        # None is the number of steps of models of sequences of any length, which are no windows.
         return len(self.event_shape) == 2 and (self.event_shape[0] or 0) > 1
 
     @property

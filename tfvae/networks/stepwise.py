@@ -128,7 +128,8 @@ class Stepwise:
                 f"`constants` must be the {len(self._constants)} inputs of the network before the sequence. Received: "
                 f"{len(constants)} arrays"
             )
-        made = iter(self._start(list(constants)) if self._start is not None else ())
+        # Keras gives a single output without a list.
+        made = iter(keras.tree.flatten(self._start(list(constants))) if self._start is not None else ())
         return [
             keras.ops.zeros((n, *state.before.shape[1:]), state.before.dtype) if state.start is None else next(made)
             for state in self._states
