@@ -28,7 +28,7 @@ def as_markdown(text: str) -> str:
 
 @dataclasses.dataclass(frozen=True)
 class NamedColumns:
-    """How x [B, D], the numbers and codes of a table, is made of named inputs, one a column of the table.
+    """How x is made of named inputs: the numbers and codes of a table [B, D] of its columns, the codes of a text of it.
 
     Formats that take texts have these inputs in the place of x.
 
@@ -38,6 +38,9 @@ class NamedColumns:
         raw: a function from x [N, D] to the inputs by name, each [N].
         arguments: the names of the inputs by those of the columns, which may hold any characters.
         meanings: what each input is, by name, in words.
+        called: what all of them together are, in a table of inputs.
+        wrong: which of their values are wrong, in words.
+        resources: what `in_graph` reads besides weights, such as tables, which an export must hold.
     """
 
     specs: tuple[tf.TensorSpec, ...]
@@ -45,6 +48,11 @@ class NamedColumns:
     raw: Callable[[np.ndarray], Arrays]
     arguments: Mapping[str, str]
     meanings: Mapping[str, str]
+    called: str = "the columns"
+    wrong: str = (
+        "infinity, a number that is not\n0 or 1, or not a count, where it must be, or a text that is not a date"
+    )
+    resources: tuple[Any, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,7 +62,8 @@ class Signature:
     Args:
         function: a function from the tensors of `inputs`, in that order, to the outputs by name, float32. The first
             axis of every input and output is the batch. TensorFlow must be able to trace the function into a graph.
-        inputs: the name, the dtype float32 and the shape of each input; the first size, that of the batch, is None.
+        inputs: the name, the dtype float32 and the shape of each input; the first size, that of the batch, is None, and
+            so is any other that is open, as the steps of a sequence are.
         expected: a function from the same inputs, as arrays by name, to the model's own outputs, as arrays by name.
             Exports are compared with its results. None means `function`, evaluated eagerly.
         terms: for each output that is a sum, by name, how many terms it sums, or how large they are: each may add a
@@ -132,8 +141,12 @@ class Exportable(metaclass=abc.ABCMeta):
     export_formats: ClassVar[tuple[str, ...] | None] = None
     # The signature with the outputs of `predict`, whose latency `tfvae.export.verify` measures.
     timed_signature: ClassVar[str] = "serving_default"
+    # The number of steps in formats of one length, of a model of any; None means that of the data passed to the export.
+    export_length: int | None = None
     # Whether an export may take raw data and scale them itself: x = (raw - offset) / scale.
     takes_units: bool = True
+    # The offset and the scale of an export for which none are given; None leaves x in the model's units.
+    own_units: tuple[Any, Any] | None = None
     # For model cards: tags by which the model is found, and sentences on what any model of this kind cannot do.
     export_tags: ClassVar[tuple[str, ...]] = ()
     export_limits: ClassVar[str] = "The answers are for data like those of the training."

@@ -108,7 +108,7 @@ def test_windows_without_any_value_are_left_out():
             "`step` must be so short that no",
         ),
         (frame("2024-01-01", 40, a=np.zeros(40)), {"time": "when", "step": "x"}, "`step` must be a Timedelta where"),
-        (frame("2024-01-01", 40, a=["x"] * 40), {"time": "when"}, "`series` must be a table of numbers"),
+        (frame("2024-01-01", 40, a=["x"] * 40), {"time": "when"}, "`series` must have channels of numbers"),
         ([SERIES, SERIES[:, :1]], {}, "`series` must all have the channels"),
         (np.where(np.arange(100) < 80, np.nan, 1.0), {}, "`series` must have a value of each channel before the split"),
     ],

@@ -195,7 +195,7 @@ def test_gradient_for_a_learned_scale():
 
 @pytest.mark.parametrize("scale", [0, 0.0, -1, float("nan"), float("inf"), "x", True, None])
 def test_scale_must_be_a_finite_number_above_0_or_a_name(scale):
-    names = '"learned", "per_dimension", "predicted", "optimal"'
+    names = '"learned", "per_channel", "per_dimension", "predicted", "optimal"'
     message = f"`scale` must be a finite number above 0, or one of {names}. Received: scale={scale!r}"
     with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
         likelihoods.Normal(scale=scale)

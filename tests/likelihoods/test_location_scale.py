@@ -14,7 +14,7 @@ from tfvae import networks
 
 DF = 3.4
 EVENT_SHAPES = [(3,), (2, 3, 2)]
-SCALES = [0.7, "learned", "per_dimension", "predicted"]
+SCALES = [0.7, "learned", "per_channel", "per_dimension", "predicted"]
 CASES = {
     "Normal": (lk.Normal, stats.norm.logpdf),
     "Laplace": (lk.Laplace, stats.laplace.logpdf),
@@ -52,7 +52,8 @@ def loc_and_scale(likelihood, parameters, event_shape):
     if isinstance(scale, float):
         return each, scale
     (log_scale,) = likelihood.trainable_variables
-    assert tuple(log_scale.shape) == (() if scale == "learned" else event_shape)
+    shapes = {"learned": (), "per_channel": event_shape[-1:], "per_dimension": event_shape}
+    assert tuple(log_scale.shape) == shapes[scale]
     return each, np.exp(np.float64(log_scale))
 
 

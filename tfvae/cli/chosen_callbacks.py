@@ -95,7 +95,9 @@ def _loaded(value: str, load: Callable[[str], Any], name: str) -> Any:
         raise ValueError(f"`{name}` must be a value in YAML. Received: {value}") from error
 
 
-def check(chosen: Any, allowed: Sequence[str], *, schedule: str, is_table: bool) -> list[tuple[str, dict[str, Any]]]:
+def check(
+    chosen: Any, allowed: Sequence[str], *, schedule: str, is_table: bool, is_sequence: bool = False
+) -> list[tuple[str, dict[str, Any]]]:
     """Checks a choice of callbacks, as far as this is known without importing them.
 
     Args:
@@ -103,6 +105,7 @@ def check(chosen: Any, allowed: Sequence[str], *, schedule: str, is_table: bool)
         allowed: the modules that `--allow_import` names.
         schedule: that of the learning rate.
         is_table: whether the run is of a table.
+        is_sequence: whether it is of series.
 
     Returns:
         The class path and the arguments of each.
@@ -126,12 +129,12 @@ def check(chosen: Any, allowed: Sequence[str], *, schedule: str, is_table: bool)
                 f"such as --allow_import {module}. Received: {path}"
             )
         if not module or module in _MODULES:
-            _check_for_run(name, arguments, schedule, is_table)
+            _check_for_run(name, arguments, schedule, "a table" if is_table else "series" if is_sequence else None)
         found.append((path, dict(arguments)))
     return found
 
 
-def _check_for_run(name: str, arguments: Mapping[str, Any], schedule: str, is_table: bool) -> None:
+def _check_for_run(name: str, arguments: Mapping[str, Any], schedule: str, no_pictures: str | None) -> None:
     """Raises an error if a callback of Keras or tfvae is not one for the run."""
     if name in _NOT_FOR_RUNS:
         raise ValueError(f"`{_FLAG}` must not have {name}: {_NOT_FOR_RUNS[name]}. Received: {name}")
@@ -140,8 +143,8 @@ def _check_for_run(name: str, arguments: Mapping[str, Any], schedule: str, is_ta
             f"`{_FLAG} {name}` sets the learning rate, which needs `--schedule constant`. Received: --schedule "
             f"{schedule}"
         )
-    if name == "Pictures" and is_table:
-        raise ValueError(f"`{_FLAG} Pictures` must not be given for a table. Received: {name}")
+    if name == "Pictures" and no_pictures:
+        raise ValueError(f"`{_FLAG} Pictures` must not be given for {no_pictures}. Received: {name}")
     needs_tensorboard = name == "TensorBoard" or (name == "Pictures" and arguments.get("log_dir") is not None)
     if needs_tensorboard and importlib.util.find_spec("tensorboard") is None:
         raise ImportError(f"`{_FLAG} {name}` needs `pip install 'tfvae[tensorboard]'`. Received: {name}")

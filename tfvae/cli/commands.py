@@ -19,7 +19,18 @@ from jsonargparse import Namespace, get_loader, set_loader, set_parsing_settings
 
 import tfvae
 from tfvae import files
-from tfvae.cli import chosen_callbacks, flags, noise, parser, parts, paths, seeds, train_command, yaml_files
+from tfvae.cli import (
+    chosen_callbacks,
+    flags,
+    noise,
+    parser,
+    parts,
+    paths,
+    seeds,
+    train_checks,
+    train_command,
+    yaml_files,
+)
 from tfvae.cli.compare_command import compare
 from tfvae.cli.detect_command import detect
 from tfvae.cli.explore_command import explore
@@ -76,7 +87,7 @@ def generate(
         run: the folder of the run.
         output: the file to write: a picture (.png), an array (.npy) in the units of the run's data or, for a run of a
             table, rows with its columns (.csv or .parquet); the picture then shows its columns beside those of real
-            rows.
+            rows. For a run of time series a table has a row for each step of each sample.
         n: number of examples.
         sample: draw from p(x|z), for synthetic data with the spread of real data, instead of taking its mean.
         seed: seed of the draws.
@@ -94,17 +105,23 @@ def generate(
         if model.table is not None and is_array:
             raise ValueError(f"`--output` must end in .png, .csv or .parquet for a run of a table. Received: {output}")
         # Read before anything is made: the data of the run may be no table.
-        names = runs_module.column_names(Path(run)) if tables.is_table(path) and model.table is None else None
+        is_plain = model.table is None and model.series is None
+        names = runs_module.column_names(Path(run)) if tables.is_table(path) and is_plain else None
         made = model.generate(n, seed=seed, sample=sample)
         if path.suffix == ".png":
-            if model.table is None:
+            if model.series is not None:
+                picture = plots.series(model.series.raw(made), channels=model.series.channels, max_examples=8)
+            elif model.table is None:
                 picture = plots.samples(made)
             else:
                 real = runs_module.load_rows(paths.check_run(run), model.table).held_out
                 picture = plots.marginals(real, made, model.table.kinds)
             runs_module.write_picture(picture, path)
         else:
-            if model.table is None:
+            if model.series is not None:
+                made = model.series.raw(made)
+                made = made if is_array else model.series.frame_of_windows(made)
+            elif model.table is None:
                 pipelines = runs_module.load_data(Path(run))
                 units = model.export_units(pipelines.offset, pipelines.scale)["sample" if sample else "mean"]
                 made = made if units is None else made * units[1] + units[0]
@@ -174,7 +191,13 @@ def export(
         if calibration:
             with RunLock() as run_lock:
                 run_lock.lock(Path(run))
-                runs_module.calibrate(model, Path(run), runs_module.held_out(pipelines), **calibration)
+                if model.series is None:
+                    runs_module.calibrate(model, Path(run), runs_module.held_out(pipelines), **calibration)
+                else:
+                    from tfvae.cli import series_run
+
+                    after = runs_module.load_series(Path(run), model.series).after
+                    series_run.calibrate(model, Path(run), after, **calibration)
 
     with parser.exit_on_errors(1), noise.hidden():
         if format == "onnx":
@@ -253,7 +276,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     # What --print_config and --likelihood.help print is known only to the parts.
     if chosen.print_config is None and all(argument != "help" for _, argument, _ in choices):
         with parser.exit_on_errors(parser.USAGE_ERROR):
-            train_command.check(chosen, choices)
+            train_checks.check(chosen, choices)
     noise.import_tensorflow()
     from tfvae.cli.run_training import RunLock
     from tfvae.distribute import strategies
@@ -333,7 +356,7 @@ def _load_model(run: str, modules: Sequence[str], *, with_data: bool = True) -> 
     """Loads the model of a run; its parts may come from `modules`."""
     folder = paths.check_run(run, with_data=with_data)
     noise.import_tensorflow()
-    train_command.import_allowed(modules)
+    train_checks.import_allowed(modules)
     from tfvae.cli import run_folder as runs_module
 
     return runs_module.load_model(folder)
@@ -344,4 +367,4 @@ def _load(run: str, modules: Sequence[str], data: str | None = None) -> tuple["V
     model = _load_model(run, modules)
     from tfvae.cli import run_folder as runs_module
 
-    return model, runs_module.load_data(Path(run), data, model.table)
+    return model, runs_module.load_data(Path(run), data, model.table, model.series)

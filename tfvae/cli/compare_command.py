@@ -23,7 +23,7 @@ _NOT_COMPARED |= {"evaluate", "pictures", "report", "export", "latency", "strate
 _NOT_COMPARED |= {"save_freq", "steps_per_execution", "jit_compile"}
 # What decides which examples are held out.
 _OF_SPLIT = {"data", "validation_fraction", "seed", "split_seed", "binarize", "image_size", "skip_unreadable"}
-_OF_SPLIT |= {"drop", "columns", "kinds"}
+_OF_SPLIT |= {"drop", "columns", "kinds", "sequence", "time", "by", "length", "step"}
 # The lines of evaluation.txt, for runs of versions that wrote no training.json.
 _EVALUATION = re.compile(r"^(ELBO|log-likelihood|KL)\b.*?\s(-?\d+\.\d{3})(?:\s|$)", re.MULTILINE)
 _NAMES = {"ELBO": "elbo", "log-likelihood": "log_likelihood", "KL": "kl"}

@@ -1,12 +1,12 @@
 """The command `tfvae detect`: flags the anomalies among rows, and says what makes each unusual."""
 
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 
 import tfvae
 from tfvae import files
-from tfvae.cli import noise, parser, paths, rows
+from tfvae.cli import flags, noise, parser, paths, rows, series_outputs
 from tfvae.data import tables
 
 # More decimals of nats say nothing about a row.
@@ -15,7 +15,13 @@ _DECIMALS = 4
 _REASONS = 3
 
 
-def detect(*, model: str = "saved_models/digits", input: str, output: str) -> None:
+def detect(
+    *,
+    model: str = "saved_models/digits",
+    input: str,
+    output: str,
+    stride: Annotated[int | None, flags.optional(flags.COUNT)] = None,
+) -> None:
     """Flags the anomalies in a file, by the threshold of an exported model.
 
     Args:
@@ -24,7 +30,11 @@ def detect(*, model: str = "saved_models/digits", input: str, output: str) -> No
         output: the .csv or .parquet table to write, the rows with score, in nats above the typical score; is_anomaly;
             and the columns that add most to the score, from the first, with how many nats each adds (reason_1,
             reason_1_nats, ...), and for the model of a table the value (reason_1_value). Columns of a .npy file are
-            named by their index, and pictures are not copied.
+            named by their index, and pictures are not copied. For the model of time series it has a row for each step:
+            score, what the channels of the step add to the scores of the windows that hold it, on average; is_anomaly,
+            by a threshold of its own; reason, the channel that adds most; and window_score and window_is_anomaly of the
+            window that ends with the step.
+        stride: for time series, the number of steps from the start of a window to that of the next; by default 1.
     """
     with parser.exit_on_errors(parser.USAGE_ERROR):
         source = rows.check(input)
@@ -39,12 +49,16 @@ def detect(*, model: str = "saved_models/digits", input: str, output: str) -> No
                     "`--model` must be an export of a calibrated model, which `tfvae train` writes, and "
                     f"`tfvae export --false_alarm_rate 0.01` for an earlier run. Received: {exported!r}"
                 )
-            given = rows.of_model(read, source, exported)
-            outputs = exported.detect(given.x)
+            if series_outputs.is_of_series(read, exported):
+                table = series_outputs.detected(series_outputs.cut(read, exported, stride), exported)
+            else:
+                series_outputs.check_no_stride(stride)
+                given = rows.of_model(read, source, exported)
+                table = _flagged(given, exported.detect(given.x))
         with files.replacing(written) as temporary:
-            tables.write(_flagged(given, outputs), temporary)
-    count = np.count_nonzero(outputs["is_anomaly"])
-    print(f"Wrote {output} ({count} of {len(given.x)} rows are anomalies)")
+            tables.write(table, temporary)
+    what = "steps" if "window_score" in table else "rows"
+    print(f"Wrote {output} ({np.count_nonzero(table['is_anomaly'])} of {len(table)} {what} are anomalies)")
 
 
 def _flagged(given: rows.Rows, outputs: dict[str, np.ndarray]) -> Any:

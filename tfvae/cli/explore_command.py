@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Annotated, Any
 
-from tfvae.cli import flags, noise, parser, paths, train_command
+from tfvae.cli import flags, noise, parser, paths, train_checks
 
 
 def explore(
@@ -33,14 +33,20 @@ def explore(
         seed: seed of draws from the prior.
         allow_import: modules of your own with parts of the model.
     """
-    folder = paths.check_run(run)
-    noise.import_tensorflow()
-    train_command.import_allowed(allow_import)
+    with parser.exit_on_errors(parser.USAGE_ERROR):
+        folder = paths.check_run(run)
+        noise.import_tensorflow()
+        train_checks.import_allowed(allow_import)
     from tfvae.cli import run_folder
     from tfvae.reporting.explorer import INSTALL, MOST_CLASSES, web
 
     with parser.exit_on_errors(parser.USAGE_ERROR):
         model = run_folder.load_model(folder)
+        if model.series is not None:
+            raise ValueError(
+                f"`run` must not be of time series, whose channels the page cannot draw: report.html in the folder "
+                f"of the run draws them. Received: {run}"
+            )
         labels: Any
         if model.table is None:
             pipelines = run_folder.load_data(folder)

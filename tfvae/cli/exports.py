@@ -77,8 +77,12 @@ def write_onnx(model: VAE, folder: Path, pipelines: Pipelines, *, latency: bool 
 
 
 def _units(model: VAE, pipelines: Pipelines) -> dict[str, Any]:
-    """What an export needs to take raw data; a model of a table has it."""
-    return {} if model.table is not None else {"offset": pipelines.offset, "scale": pipelines.scale}
+    """What an export needs to take raw data; a model of a table or of series has it."""
+    return (
+        {}
+        if model.table is not None or model.series is not None
+        else {"offset": pipelines.offset, "scale": pipelines.scale}
+    )
 
 
 def timed_calls(latency: bool) -> int:

@@ -114,6 +114,16 @@ def _read_text(value: Any) -> str:
     return value
 
 
+def _read_step(value: Any) -> str | float:
+    if isinstance(value, bool) or not value:
+        raise ValueError
+    try:
+        return POSITIVE.read(value)
+    except ValueError:
+        # What is not a number is read where it is known whether the times are dates.
+        return _read_text(value)
+
+
 def _read_switch(value: Any) -> bool:
     if isinstance(value, bool):
         return value
@@ -197,6 +207,8 @@ COUNT = integer(1, MOST)
 DEVICES = integer(1, _MOST_DEVICES)
 FRACTION = Kind("a number from 0 to below 1", _read_fraction)
 IMAGE_SIZE = Kind(f"one or two integers from 1 to {_MOST_PIXELS}, such as 32 or 32,48", _read_image_size)
+# A window has two steps at least.
+LENGTH = integer(2, MOST)
 LATENT_DIM = integer(1, _MOST_LATENT)
 MODULES = Kind("names of modules, such as my_parts", _read_modules)
 NUMBER = Kind("a finite number", _read_number)
@@ -206,6 +218,7 @@ RATE = number(0, 1)
 # TensorFlow takes seeds of 32 bits, and NumPy none below 0.
 SEED = integer(0, 2**31 - 1)
 SEEDS = Kind("different seeds, such as 0,1,2", _read_seeds)
+STEP = Kind("a time such as 10min, 1 month or a number", _read_step)
 SWITCH = Kind("true or false", _read_switch)
 TEXT = Kind("text", _read_text)
 WIDTHS = Kind(f"integers from 1 to {_MOST_UNITS}, such as 64,32", _read_widths)

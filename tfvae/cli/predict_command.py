@@ -2,13 +2,13 @@
 
 import warnings
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 
 import tfvae
 from tfvae import files
-from tfvae.cli import flags, noise, parser, paths, rows
+from tfvae.cli import flags, noise, parser, paths, rows, series_outputs
 from tfvae.data import tables
 
 # The outputs that are in the units of x, and what the names of their columns begin with in a table.
@@ -16,7 +16,13 @@ _OF_X = {"mean": "", "sample": "sample_"}
 
 
 def predict(
-    *, model: str = "saved_models/digits", input: str, output: str, sample: bool = False, seed: flags.Seed = 0
+    *,
+    model: str = "saved_models/digits",
+    input: str,
+    output: str,
+    sample: bool = False,
+    stride: Annotated[int | None, flags.optional(flags.COUNT)] = None,
+    seed: flags.Seed = 0,
 ) -> None:
     """Runs an exported model: what its signature `serving_default` makes of the examples in a file.
 
@@ -27,9 +33,12 @@ def predict(
             takes, such as pixels from 0 to 255, which the export scales itself.
         output: the file to write. A .npz file has, for a VAE, mean (in the same units), elbo,
             reconstruction_log_likelihood and kl at the mean of q(z|x), and the parameters of q(z|x). A .csv or .parquet
-            table has the same of each row, with the names of the columns.
+            table has the same of each row, with the names of the columns. For the model of time series the arrays are
+            of windows, with their start, and the table has for each step the mean of each channel over the windows that
+            hold it, in gaps too.
         sample: also write sample, a draw of what the model takes each example for, with the spread of data, which the
             mean does not have; in a table under the names of the columns after "sample_".
+        stride: for time series, the number of steps from the start of a window to that of the next; by default 1.
         seed: seed of the draws.
     """
     with parser.exit_on_errors(parser.USAGE_ERROR):
@@ -40,7 +49,13 @@ def predict(
         read = rows.read(source)
         with noise.hidden():
             exported = tfvae.export.load(model)
-            given = rows.of_model(read, source, exported)
+            of_series = None
+            if series_outputs.is_of_series(read, exported):
+                of_series = series_outputs.cut(read, exported, stride)
+                given = rows.Rows(of_series.x)
+            else:
+                series_outputs.check_no_stride(stride)
+                given = rows.of_model(read, source, exported)
             with warnings.catch_warnings():
                 # Both signatures warn of the same x.
                 warnings.simplefilter("once")
@@ -49,7 +64,10 @@ def predict(
                     outputs |= exported.encode(given.x)
                 if sample:
                     outputs["sample"] = _drawn(exported, given.x, seed)
-        _write(outputs, given, exported, written, seed)
+        if of_series is not None:
+            _write_series(outputs, of_series, written)
+        else:
+            _write(outputs, given, exported, written, seed)
     print(f"Wrote {output} ({', '.join(outputs)} of {len(given.x)} examples)")
 
 
@@ -64,12 +82,30 @@ def _drawn(exported: Any, x: Any, seed: int) -> np.ndarray:
     return exported.run(name, x=x, **exported.noise(name, len(x), seed))["sample"]
 
 
+def _write_series(outputs: dict[str, Any], given: series_outputs.Given, path: Path) -> None:
+    """Writes outputs of windows to a file of arrays, or what they say of steps to a table."""
+    if not tables.is_table(path):
+        names, times = zip(*given.cut.starts, strict=True)
+        _save(path, {**outputs, "series": np.array(list(map(str, names))), "start": np.array(times)})
+        return
+    table = series_outputs.means(given, outputs["mean"])
+    if "sample" in outputs:
+        # A mean of draws is none.
+        raise ValueError(f"`--output` must be a .npz file for `--sample` of series. Received: {path}")
+    with files.replacing(path) as temporary:
+        tables.write(table, temporary)
+
+
+def _save(path: Path, arrays: dict[str, Any]) -> None:
+    # Opened here, because NumPy adds a suffix to a name.
+    with files.replacing(path) as temporary, temporary.open("wb") as file:
+        np.savez(file, **arrays)
+
+
 def _write(outputs: dict[str, Any], given: rows.Rows, exported: Any, path: Path, seed: int) -> None:
     """Writes outputs to a file of arrays, or to a table."""
     if not tables.is_table(path):
-        # Opened here, because NumPy adds a suffix to a name.
-        with files.replacing(path) as temporary, temporary.open("wb") as file:
-            np.savez(file, **outputs)
+        _save(path, outputs)
         return
     table = _table(outputs, given, exported, seed)
     repeated = table.columns[table.columns.duplicated()]

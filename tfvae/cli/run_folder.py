@@ -13,7 +13,7 @@ from tfvae import files, plots
 from tfvae.cli import command_of_run, record, yaml_files
 from tfvae.cli.history import history
 from tfvae.cli.progress import duration
-from tfvae.data import Rows, Table, loading, tables
+from tfvae.data import LoadedSeries, Rows, Series, Table, loading, tables
 from tfvae.data.labels import of_validation
 from tfvae.detection.thresholds import least_rate
 from tfvae.evaluation import active_units
@@ -35,11 +35,11 @@ _DATA_ARGUMENTS: dict[str, tuple[type, ...]] = {
     "seed": (int,),
 }
 # The rate of false alarms that a training calibrates its model for.
-_FALSE_ALARM_RATE = 0.01
+FALSE_ALARM_RATE = 0.01
 # The most bytes of an evaluation.txt that is read; it has a few lines.
 _MAX_EVALUATION = 100_000
 # The values of those that runs of earlier versions lack.
-_EARLIER = {"skip_unreadable": False, "split_seed": None}
+_EARLIER = {"skip_unreadable": False, "split_seed": None, "stride": None, "sequence": False}
 
 
 def load_model(folder: Path) -> VAE:
@@ -79,14 +79,19 @@ def read_config(folder: Path) -> dict[str, Any]:
     return config
 
 
-def load_data(folder: Path, source: str | None = None, table: Table | None = None) -> loading.Pipelines:
+def load_data(
+    folder: Path, source: str | None = None, table: Table | None = None, series: Series | None = None
+) -> loading.Pipelines:
     """Loads the data that a run was trained on, or other data, split and scaled in the same way.
 
     Args:
         folder: the folder of the run.
         source: other data, by name or path.
         table: that of the model, if it has one.
+        series: those of the model, if it has any.
     """
+    if series is not None:
+        return load_series(folder, series, source).pipelines
     if table is not None:
         return load_rows(folder, table, source).pipelines
     config = read_config(folder)
@@ -100,6 +105,13 @@ def load_rows(folder: Path, table: Table, source: str | None = None) -> Rows:
     config = read_config(folder)
     arguments = {name: config[name] for name in ("batch_size", "validation_fraction", "seed")}
     return data_module.load_rows(source or config["data"], table, **arguments)
+
+
+def load_series(folder: Path, series: Series, source: str | None = None) -> LoadedSeries:
+    """Loads the series that a run was trained on, or others, as `load_data` does."""
+    config = read_config(folder)
+    arguments = {name: config[name] for name in ("stride", "batch_size", "validation_fraction", "seed")}
+    return data_module.load_series(source or config["data"], series=series, **arguments)
 
 
 def labels(folder: Path, count: int, **limits: int) -> np.ndarray | None:
@@ -150,6 +162,8 @@ def evaluation(model: VAE, x: np.ndarray, measures: Measures) -> str:
     figures = [(label, float(np.mean(values))) for label, values in measures.labelled().items()]
     if model.table is not None:
         return _evaluation_of_rows(len(x), len(model.table.kinds), figures)
+    if model.series is not None:
+        return _evaluation_of_windows(x, figures)
     dimensions = math.prod(x.shape[1:])
     lines = [f"{f'held out: {len(x)} examples of {dimensions} dimensions':<50}{'nats':>10}{'bits/dim':>10}"]
     for label, nats in figures:
@@ -164,6 +178,14 @@ def _evaluation_of_rows(rows: int, columns: int, figures: list[tuple[str, float]
     return "\n".join([*lines, *(f"{label:<50}{nats:>14.3f}" for label, nats in figures)])
 
 
+def _evaluation_of_windows(x: np.ndarray, figures: list[tuple[str, float]]) -> str:
+    # A missing value adds nothing, so it counts for nothing.
+    observed = np.count_nonzero(~np.isnan(x)) / len(x)
+    title = f"held out: {len(x)} windows of {x.shape[1]} steps, {x.shape[2]} channels"
+    lines = [f"{title:<50}{'nats per window':>16}{'per value':>11}"]
+    return "\n".join([*lines, *(f"{label:<50}{nats:>16.3f}{nats / observed:>11.4f}" for label, nats in figures)])
+
+
 def card(folder: Path, evaluated: str | None = None) -> Card:
     """What is known of a run, for the model card of its exports.
 
@@ -176,9 +198,16 @@ def card(folder: Path, evaluated: str | None = None) -> Card:
         evaluated = files.read_text(path, _MAX_EVALUATION)
     table = None if evaluated is None else "\n".join(["```text", *evaluated.strip().splitlines(), "```"])
     # The name alone, because a path may say what is not to be published.
+    fraction = f"{config['validation_fraction']:g}"
+    if config["sequence"]:
+        held_out = f"held out is the last {fraction} of the time"
+    else:
+        held_out = (
+            f"held out is its own test split if it has one, or else {fraction} of it, chosen at random by the seed "
+            f"{config['seed']}"
+        )
     return Card(
-        data=f"{code_span(Path(config['data']).name)}; held out is its own test split if it has one, or else "
-        f"{config['validation_fraction']:g} of it, chosen at random by the seed {config['seed']}",
+        data=f"{code_span(Path(config['data']).name)}; {held_out}",
         figures=table,
         # Without the seed of the split in the place of its own, which `read_config` puts there.
         command=command_of_run.command(yaml_files.read(folder / "config.yaml")),
@@ -222,7 +251,7 @@ def calibrate(model: VAE, folder: Path, x: np.ndarray, **given: Any) -> None:
             the least for which there are enough rows.
     """
     if not given:
-        given = {"false_alarm_rate": max(_FALSE_ALARM_RATE, least_rate(len(x)))}
+        given = {"false_alarm_rate": max(FALSE_ALARM_RATE, least_rate(len(x)))}
     found = model.calibrate(x, **given)
     model.save(folder / "model.keras")
     rate = "" if found.rate is None else f" of {found.rate:.3g}"
@@ -260,6 +289,7 @@ def report(
     seed: int,
     *,
     label: str | None,
+    numbers: np.ndarray | None = None,
 ) -> None:
     """Writes report.html.
 
@@ -273,6 +303,7 @@ def report(
         num_samples: draws of z per example for log p(x).
         seed: the seed of the draws.
         label: the column of the rows that colours the latent space, or None.
+        numbers: a number for each held-out example that does so; None means the classes, if they are known.
     """
     config = (folder / "config.yaml").read_text(encoding="utf-8")
     known, settings = record.read(folder), read_config(folder)
@@ -290,6 +321,11 @@ def report(
     if "seconds" in known:
         epochs = known["epochs"]
         facts["Training"] += f", {epochs} epoch{'' if epochs == 1 else 's'} in {duration(known['seconds'])}"
+    colours: Any = label
+    if numbers is not None:
+        colours = numbers
+    elif model.table is None:
+        colours = labels(folder, len(data))
     commands = record.texts(folder, "commands")
     if commands:
         facts["Command"] = commands[0]
@@ -300,7 +336,7 @@ def report(
         model,
         data,
         folder / "report.html",
-        labels=labels(folder, len(data)) if model.table is None else label,
+        labels=colours,
         train=train,
         history=history(folder),
         verification=verification,

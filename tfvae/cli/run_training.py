@@ -31,7 +31,7 @@ _CHECKPOINTS = "checkpoints"
 _FREE = {"strategy", "devices", "worker_timeout", "save_freq", "resume", "overwrite", "runs", "saved_models", "epochs"}
 _FREE |= {"allow_import", "evaluate", "pictures", "report", "export", "latency", "label", "seeds"}
 # The values that runs of earlier versions had.
-_EARLIER = {"schedule": "cosine"}
+_EARLIER = {"schedule": "cosine", "sequence": False}
 
 
 class RunLock:
@@ -141,7 +141,7 @@ def start(folder: Path, config: str, *, resume: bool, overwrite: bool) -> None:
     for name in ("evaluation.txt", "model.keras"):
         (folder / name).unlink(missing_ok=True)
     _remove_checkpoints(folder)
-    for name in ("history.csv", "table.txt", record.FILE):
+    for name in ("history.csv", "table.txt", "series.json", record.FILE):
         (folder / name).unlink(missing_ok=True)
     early_stopping.forget(folder)
     files.write_text(folder / "config.yaml", config)

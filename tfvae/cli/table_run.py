@@ -7,7 +7,7 @@ import numpy as np
 
 from tfvae import plots
 from tfvae.cli import run_folder, run_training
-from tfvae.cli.train_command import check_likelihood_of_table
+from tfvae.cli.train_checks import check_likelihood_of_table
 from tfvae.data import Table
 from tfvae.likelihoods import Likelihood
 from tfvae.likelihoods.location_scale import LocationScale

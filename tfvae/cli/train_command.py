@@ -1,32 +1,24 @@
-"""The command `tfvae train`: its flags, the check of their values, and what it does."""
+"""The command `tfvae train`: its flags, and what it does."""
 
-import importlib
-import re
-import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import yaml
-from jsonargparse import Namespace
 
 from tfvae import files
-from tfvae.cli import chosen_callbacks, ending, flags, noise, parts, paths, record, yaml_files
+from tfvae.cli import chosen_callbacks, ending, flags, noise, record, yaml_files
 from tfvae.cli.parser import USAGE_ERROR, exit_on_errors
-from tfvae.data import guess, tables
+from tfvae.cli.train_checks import check_callbacks, import_allowed
+from tfvae.data import tables
 
 if TYPE_CHECKING:
     from tfvae.cli.run_training import RunLock
 
-# A table of at most so many bytes is read before TensorFlow is imported, so that its errors come at once; a larger one
-# would take long to be read twice.
-_SMALL_TABLE = 2**26
-# The likelihoods that numbers of a table may have.
-_OF_NUMBERS = ("Normal", "Laplace", "StudentT")
-
 GROUPS = {
     "data": ("data", "batch_size", "validation_fraction", "binarize", "image_size", "skip_unreadable"),
     "columns of a table": ("drop", "columns", "kinds", "label"),
+    "time series": ("sequence", "time", "by", "length", "stride", "step"),
     "networks": ("network", "hidden", "filters", "activation", "latent_dim"),
     "parts of the model": ("posterior", "prior", "likelihood", "objective", "allow_import"),
     "training": (
@@ -52,7 +44,13 @@ def train(
     columns: Annotated[Sequence[str] | None, flags.optional(flags.COLUMN_NAMES)] = None,
     kinds: Annotated[Mapping[str, str] | None, flags.optional(flags.COLUMN_KINDS)] = None,
     label: str | None = None,
-    network: Literal["dense", "convolutional"] = "dense",
+    sequence: bool = False,
+    time: str | None = None,
+    by: str | None = None,
+    length: Annotated[int | None, flags.optional(flags.LENGTH)] = None,
+    stride: Annotated[int | None, flags.optional(flags.COUNT)] = None,
+    step: Annotated[str | float | None, flags.optional(flags.STEP)] = None,
+    network: Literal["dense", "convolutional", "temporal", "recurrent", "transformer"] = "dense",
     hidden: Annotated[Sequence[int], flags.WIDTHS] = (256, 128),
     filters: Annotated[Sequence[int], flags.WIDTHS] = (32, 64),
     activation: str = "silu",
@@ -95,7 +93,8 @@ def train(
 
     Writes <runs>/<name>/ (model.keras, history.csv, config.yaml, training.json, evaluation.txt, report.html,
     reconstructions.png, samples.png, latent.png, history.png; for a table table.txt, and marginals.png and
-    anomalies.png in the place of the first two pictures), and in <saved_models>/<name>/ the exports <version>/,
+    anomalies.png in the place of the first two pictures; for time series series.json and
+    anomalies.png too), and in <saved_models>/<name>/ the exports <version>/,
     <name>.tflite and <name>_batch1.tflite.
 
     Args:
@@ -113,14 +112,24 @@ def train(
             is wrong; a kind is number, count, bool, category, date, constant or identifier.
         label: column of a table that colours the latent space in the report; the model learns it too, unless --drop
             has it.
-        network: kind of encoder and decoder.
+        sequence: the data are time series, each row of a table or of an array one step, which are cut into windows; the
+            last part of the time is held out. The channels are the columns, but for those of --time, --by and --drop.
+        time: column with the time of each row, a number or a date; by default the order of the rows.
+        by: column that says which series a row belongs to, such as machine.
+        length: number of steps of a window; by default, with --by, a whole sequence.
+        stride: number of steps from the start of a window of the training to that of the next; by default an eighth of
+            a window.
+        step: time from one step to the next, such as 10min, "1 month" or a number; by default the median.
+        network: kind of encoder and decoder; the last three are for time series.
         hidden: widths of the encoder's dense layers, such as 256,128; the decoder mirrors them.
-        filters: filters of the encoder's convolutions, such as 32,64; the decoder mirrors them.
+        filters: filters of the encoder's convolutions, such as 32,64; the decoder mirrors them. For time series the
+            first of them is the number of features of each step.
         activation: the networks' activation function, by its Keras name.
         latent_dim: dimension of the latent space.
         posterior: the family of the approximate posterior q(z|x).
         prior: the prior p(z).
-        likelihood: the likelihood p(x|z); for a table, that of its numbers, whose learned scale is one for each column.
+        likelihood: the likelihood p(x|z); for a table, that of its numbers, whose learned scale is one for each column,
+            and for time series that of the channels, whose learned scale is one for each channel.
         objective: the bound that training maximises.
         allow_import: modules of your own, such as my_parts, whose classes may be parts of the model.
         learning_rate: Adam's initial learning rate.
@@ -161,17 +170,20 @@ def train(
 
     from tfvae import data as data_module
     from tfvae import plots
-    from tfvae.cli import exports, run_training, table_run
+    from tfvae.cli import exports, run_training, series_run, table_run
     from tfvae.cli import run_folder as runs_module
     from tfvae.cli.history import history
     from tfvae.distribute import strategies
+    from tfvae.export import units
+    from tfvae.export.metadata import write_json
     from tfvae.models.vae import VAE
     from tfvae.reporting import rows_of_table
     from tfvae.reporting.measures import measure
+    from tfvae.reporting.unusual_windows import unusual_windows as unusual_windows_of
 
     with exit_on_errors(USAGE_ERROR):
         import_allowed(allow_import)
-        chosen_by_name = check_callbacks(callbacks, allow_import, schedule, data)
+        chosen_by_name = check_callbacks(callbacks, allow_import, schedule, data, sequence)
         for path, arguments in chosen_by_name:
             chosen_callbacks.resolve(path, arguments)
         name = name or Path(data).stem
@@ -197,8 +209,24 @@ def train(
             raise ValueError(f"`--early_stopping` must not be given for several workers. Received: {workers} workers")
     with exit_on_errors(USAGE_ERROR), chosen.scope():
         data_seed = seed if split_seed is None else split_seed
-        rows, model_parts = None, {"posterior": posterior, "prior": prior, "objective": objective}
-        if tables.is_table(data):
+        rows, of_series = None, None
+        model_parts = {"posterior": posterior, "prior": prior, "objective": objective}
+        if sequence:
+            of_series = data_module.load_series(
+                data,
+                length,
+                time=time,
+                by=by,
+                step=step,
+                stride=stride,
+                drop=drop or (),
+                columns=columns,
+                batch_size=batch_size,
+                validation_fraction=validation_fraction,
+                seed=data_seed,
+            )
+            pipelines = of_series.pipelines
+        elif tables.is_table(data):
             rows = data_module.load_rows(
                 data,
                 kinds=kinds,
@@ -223,6 +251,12 @@ def train(
         held_out = runs_module.held_out(pipelines)
         if rows is not None:
             model = table_run.make_model(rows.table, likelihood, latent_dim, tuple(hidden), activation, **model_parts)
+        elif of_series is not None:
+            sizes = latent_dim, tuple(hidden), tuple(filters), activation
+            model = series_run.make_model(of_series.series, network, likelihood, *sizes, **model_parts)
+            if export != "none":
+                # Otherwise only the exports, after the training, would say that float32 has too few digits.
+                units.make(model, None, None)
         else:
             encoder, decoder = run_training.make_networks(
                 network, held_out.shape[1:], latent_dim, likelihood, tuple(hidden), tuple(filters), activation
@@ -243,6 +277,9 @@ def train(
             if rows is not None:
                 files.write_text(run / "table.txt", f"{rows.table}\n")
                 print(f"{rows.table}\n")
+            if of_series is not None:
+                write_json(run / "series.json", of_series.series.get_config())
+                print(f"{of_series.series}\n")
         if chief:
             record.add_texts(run, "commands", [command])
             warnings_given.keep_in(run)
@@ -262,7 +299,10 @@ def train(
     # A copy made outside of the strategy: within it, the other workers would have to take part.
     model = runs_module.load_model(run)
     if model.decision is None and model.likelihood.factorises:
-        runs_module.calibrate(model, run, held_out)
+        if of_series is None:
+            runs_module.calibrate(model, run, held_out)
+        else:
+            series_run.calibrate(model, run, of_series.after)
     evaluation, measures = "left out by --evaluate false", None
     if evaluate:
         measures = measure(model, held_out, num_samples, seed)
@@ -274,12 +314,17 @@ def train(
         unusual = None if model.decision is None else rows_of_table.unusual_rows(model, rows.table, held_out_rows)
         if unusual is not None:
             print(f"\nThe most unusual held-out rows, with what adds most to their scores:\n{unusual}")
+    if of_series is not None and model.decision is not None:
+        unusual_windows = unusual_windows_of(model, of_series.held_out)
+        print(f"\nThe most unusual held-out windows, with what adds most to their scores:\n{unusual_windows}")
     if pictures:
         epochs_of_run = history(run)
         if epochs_of_run:
             runs_module.write_picture(plots.history(epochs_of_run), run / "history.png")
         if rows is not None:
             table_run.draw(model, rows.table, held_out, held_out_rows, unusual, run, seed)
+        elif of_series is not None:
+            series_run.draw(model, of_series.held_out, run, seed)
         else:
             runs_module.draw(model, held_out, run, seed)
     verification = None
@@ -302,6 +347,7 @@ def train(
             num_samples,
             seed,
             label=label,
+            numbers=None if of_series is None else series_run.times_of(of_series.held_out),
         )
     # Written last, because its presence marks a complete run.
     files.write_text(run / "evaluation.txt", evaluation + "\n")
@@ -309,88 +355,3 @@ def train(
         f"\nWrote {run}/ (model.keras, history.csv, config.yaml, evaluation.txt"
         f"{', pictures' if pictures else ''}{', report.html' if report else ''})"
     )
-
-
-def check(chosen: Namespace, choices: Sequence[tuple[str, str, str]]) -> None:
-    """Raises ValueError unless the arguments are valid, as far as this is known without TensorFlow.
-
-    Args:
-        chosen: the arguments, but for those parts that the command line chooses.
-        choices: the choices of parts of the command line, from `parts.split`.
-    """
-    name = chosen.name or Path(chosen.data).stem
-    # Exports need such a name, and a pattern of files, whose stem is the default, is not one.
-    if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9._-]*", name):
-        raise ValueError(
-            "`--name` must consist of letters, digits, '.', '_' and '-', and begin with none of '.' and '-'. Received: "
-            f"{name}"
-        )
-    known = [slot for slot in parts.PARTS if not parts.may_be_replaced(slot, choices)]
-    for slot in known:
-        parts.check(slot, chosen.get(slot, parts.DEFAULTS[slot]), choices, chosen.allow_import)
-    named = [value for slot, argument, value in choices if slot == "likelihood" and not argument]
-    likelihood = [chosen.get("likelihood", {}).get("class_path", "Normal"), *named][-1].rpartition(".")[2]
-    is_other = likelihood in parts.PARTS["likelihood"] and likelihood != "Bernoulli"
-    if chosen.binarize and is_other and "likelihood" in known:
-        raise ValueError(
-            "`--binarize` makes x 0 or 1, which needs `--likelihood Bernoulli`. Received: --likelihood " + likelihood
-        )
-    paths.check_data(chosen.data)
-    check_callbacks(chosen.callbacks, chosen.allow_import, chosen.schedule, chosen.data)
-    if chosen.seeds is not None and chosen.seed != 0:
-        raise ValueError(f"`--seed` must not be given with `--seeds`. Received: --seed {chosen.seed}")
-    if tables.is_table(chosen.data):
-        _check_of_table(chosen)
-        if "likelihood" in known:
-            check_likelihood_of_table(likelihood)
-    else:
-        for flag in ("drop", "columns", "kinds", "label"):
-            if chosen[flag] is not None:
-                raise ValueError(
-                    f"`--{flag}` must be given for a .csv or .parquet table alone. Received: {chosen.data}"
-                )
-    if chosen.export != "none":
-        paths.check_export(Path(chosen.saved_models) / name, "--saved_models")
-
-
-def check_callbacks(callbacks: Any, allowed: Sequence[str], schedule: str, data: str) -> list[tuple[str, dict]]:
-    """See `chosen_callbacks.check`."""
-    return chosen_callbacks.check(callbacks, allowed, schedule=schedule, is_table=tables.is_table(data))
-
-
-def _check_of_table(chosen: Namespace) -> None:
-    """Raises ValueError unless the table can be read, and the flags are those of a table with such columns."""
-    for flag, value in (("binarize", None), ("image_size", None), ("skip_unreadable", False), ("network", "dense")):
-        if chosen[flag] != value:
-            raise ValueError(f"`--{flag}` must not be given for a table. Received: {chosen[flag]}")
-    path = Path(chosen.data)
-    if not path.is_file() or path.stat().st_size <= _SMALL_TABLE:
-        # Training reads the table again, and gives the warnings.
-        with warnings.catch_warnings(action="ignore"):
-            frame = tables.features(path)
-            guess.chosen(frame, chosen.kinds or {}, chosen.drop or (), chosen.columns)
-            if chosen.label is not None:
-                tables.classes(frame, chosen.label, "--label")
-
-
-def check_likelihood_of_table(name: str) -> None:
-    """Raises ValueError unless the likelihood of a name may be that of the numbers of a table."""
-    if name in parts.PARTS["likelihood"] and name not in _OF_NUMBERS:
-        raise ValueError(
-            f"`--likelihood` must be {', '.join(_OF_NUMBERS[:-1])} or {_OF_NUMBERS[-1]} for a table, because it is "
-            "that of the numbers; --kinds decides that of the other columns, as in --kinds age=count. Received: "
-            f"--likelihood {name}"
-        )
-
-
-def import_allowed(modules: Sequence[str]) -> None:
-    """Imports modules, whose classes Keras then finds when it loads a model.
-
-    Raises:
-        ImportError: there is no such module.
-    """
-    for module in modules:
-        try:
-            importlib.import_module(module)
-        except ModuleNotFoundError as error:
-            raise ImportError(f"`--allow_import` must name modules that can be imported. Received: {module}") from error

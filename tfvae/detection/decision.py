@@ -12,6 +12,7 @@ from tfvae.detection.thresholds import Threshold
 
 # The names under which a file of weights has the fields. The threshold is JSON, as bytes.
 _CONTRIBUTIONS, _KL, _THRESHOLD = "expected_contributions", "expected_kl", "threshold"
+_OF_STEPS = "threshold_of_steps"
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -22,11 +23,14 @@ class Decision:
         expected_contributions: the mean of -log p(x_d|z) over reference data, for each element d of x [...], in nats.
         expected_kl: the mean of the KL divergence over the same data, in nats.
         threshold: the threshold of the score.
+        of_steps: for windows of time series, the threshold of the scores of steps, from `tfvae.data.Series.detected`;
+            None if it is not known.
     """
 
     expected_contributions: np.ndarray
     expected_kl: float
     threshold: Threshold
+    of_steps: Threshold | None = None
 
     def outputs(self, nats: tf.Tensor, kl: tf.Tensor, is_observed: tf.Tensor | None = None) -> dict[str, tf.Tensor]:
         """Decides about examples.
@@ -55,7 +59,9 @@ class Decision:
         """Adds the decision to the mapping in which Keras collects a model's own weights."""
         store[_CONTRIBUTIONS] = self.expected_contributions
         store[_KL] = np.array(self.expected_kl)
-        store[_THRESHOLD] = np.frombuffer(json.dumps(self.threshold.to_dict()).encode(), np.uint8)
+        store[_THRESHOLD] = _packed(self.threshold)
+        if self.of_steps is not None:
+            store[_OF_STEPS] = _packed(self.of_steps)
 
     @classmethod
     def load(cls, store: Mapping[str, Any]) -> Self | None:
@@ -63,8 +69,17 @@ class Decision:
         # `keys()`, because the object that Keras passes cannot be searched directly.
         if _THRESHOLD not in store.keys():  # noqa: SIM118
             return None
-        threshold = Threshold(**json.loads(np.array(store[_THRESHOLD]).tobytes()))
-        return cls(np.array(store[_CONTRIBUTIONS]), float(np.array(store[_KL])), threshold)
+        of_steps = _unpacked(store[_OF_STEPS]) if _OF_STEPS in store.keys() else None  # noqa: SIM118
+        threshold = _unpacked(store[_THRESHOLD])
+        return cls(np.array(store[_CONTRIBUTIONS]), float(np.array(store[_KL])), threshold, of_steps)
+
+
+def _packed(threshold: Threshold) -> np.ndarray:
+    return np.frombuffer(json.dumps(threshold.to_dict()).encode(), np.uint8)
+
+
+def _unpacked(stored: Any) -> Threshold:
+    return Threshold(**json.loads(np.array(stored).tobytes()))
 
 
 class Typical:

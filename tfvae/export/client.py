@@ -13,11 +13,13 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from tfvae import checks, chunks, renamed, streams
+from tfvae.data.vocabulary import are_texts
 from tfvae.export import descriptions, expected_range, formats
 from tfvae.export.formats.format import Call, Shapes
 from tfvae.export.of_signature import of_signature
 from tfvae.export.opening import open_with_description
 from tfvae.export.table_rows import TableRows, are_rows
+from tfvae.export.text_rows import TextRows
 
 # The most rows that are computed at a time, so that memory does not grow with the data.
 _BATCH_SIZE = 256
@@ -51,7 +53,11 @@ class ExportedModel:
     def __init__(self, call: Call, shapes: Shapes, metadata: dict[str, Any], source: str = "") -> None:
         self.metadata = metadata
         self.signatures = tuple(shapes)
-        self._table = TableRows(metadata) if "table" in metadata else None
+        self._table: TableRows | TextRows | None = None
+        if "table" in metadata:
+            self._table = TableRows(metadata)
+        elif "vocabulary" in metadata:
+            self._table = TextRows(metadata)
         self._call = call if self._table is None else self._table.call(call, shapes)
         self._shapes = shapes if self._table is None else self._table.shapes(shapes)
         self._source = source
@@ -61,7 +67,7 @@ class ExportedModel:
         """The format, path, signatures and units, in one line."""
         signatures = ", ".join(f"{name}({', '.join(_inputs(shapes))})" for name, shapes in self._shapes.items())
         if self._table is not None:
-            return f"<ExportedModel: {self._source}; signatures: {signatures}; x: rows, or numbers and codes>"
+            return f"<ExportedModel: {self._source}; signatures: {signatures}; x: {self._table.described}>"
         units = f"units of x: {self.metadata.get('units', 'model' if self.metadata else 'unknown')}"
         # What an export of version 0.2 says, which leaves it to the caller to scale x.
         normalization = self.metadata.get("normalization")
@@ -81,14 +87,14 @@ class ExportedModel:
         return self.run("encode", x=x, **condition)
 
     @of_signature("decode")
-    def decode(self, z: ArrayLike, **condition: ArrayLike) -> np.ndarray:
-        """The mean of p(x|z) [N, ...], for z [N, L]."""
-        return self.run("decode", z=z, **condition)["mean"]
+    def decode(self, z: ArrayLike, **condition: ArrayLike) -> Any:
+        """The mean of p(x|z) [N, ...], for z [N, L]; of a model of sequences the best guess of each step, or texts."""
+        return self._decoded(self.run("decode", z=z, **condition))
 
     @of_signature("reconstruct")
     def reconstruct(self, x: Any, **condition: ArrayLike) -> Any:
         """The mean of p(x|z) [N, ...] at the mean of q(z|x), for x [N, ...]; of rows a `pandas.DataFrame`."""
-        return self._like(x, self.run("reconstruct", x=x, **condition)["mean"])
+        return self._like(x, _best(self.run("reconstruct", x=x, **condition)))
 
     @of_signature("generate")
     def generate(self, epsilon: ArrayLike, **condition: ArrayLike) -> Any:
@@ -96,7 +102,7 @@ class ExportedModel:
 
         Of a table it is a `pandas.DataFrame` of N rows.
         """
-        return self._made(self.run("generate", epsilon=epsilon, **condition)["mean"])
+        return self._made(_best(self.run("generate", epsilon=epsilon, **condition)))
 
     @of_signature("generate_sample")
     def generate_sample(self, epsilon: ArrayLike, uniform: ArrayLike, **condition: ArrayLike) -> Any:
@@ -105,7 +111,7 @@ class ExportedModel:
         `noise("generate_sample", N)` makes the noise, epsilon ~ N(0, I) [N, L] for z and uniform [N, ..., 2 C] for x
         [N, ..., C].
         """
-        return self._made(self.run("generate_sample", epsilon=epsilon, uniform=uniform, **condition)["sample"])
+        return self._made(_best(self.run("generate_sample", epsilon=epsilon, uniform=uniform, **condition), "sample"))
 
     @of_signature("reconstruct_sample")
     def reconstruct_sample(self, x: Any, epsilon: ArrayLike, uniform: ArrayLike, **condition: ArrayLike) -> Any:
@@ -299,12 +305,16 @@ class ExportedModel:
         joined = {name: np.concatenate([output[name] for output in outputs]) for name in outputs[0]}
         return renamed.Scores.of_export(joined)
 
+    def _decoded(self, outputs: dict[str, np.ndarray]) -> Any:
+        # Those of a table may be averaged, or be probabilities that are wanted as they are.
+        return self._made(_best(outputs)) if isinstance(self._table, TextRows) else _best(outputs)
+
     def _made(self, array: np.ndarray) -> Any:
         return array if self._table is None else self._table.rows(array)
 
     def _like(self, x: Any, array: np.ndarray) -> Any:
         """A value of x in the form of x: as rows if this was."""
-        return self._made(array) if are_rows(x) else array
+        return self._made(array) if are_rows(x) or are_texts(x) else array
 
     def _shapes_of(self, signature: str) -> dict[str, tuple[int | None, ...]]:
         if signature not in self._shapes:
@@ -352,6 +362,11 @@ def load(
         )
     source = f"{file_format.name} {str(path)!r}" + (f" in {runtime}" if runtime else "")
     return ExportedModel(opened.call, opened.shapes, metadata, source)
+
+
+def _best(outputs: dict[str, np.ndarray], name: str = "mean") -> np.ndarray:
+    """The output of a signature that is of x: of models of sequences `sequence`."""
+    return outputs["sequence"] if "sequence" in outputs else outputs[name]
 
 
 def _inputs(shapes: dict[str, tuple[int | None, ...]]) -> list[str]:

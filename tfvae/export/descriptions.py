@@ -103,6 +103,15 @@ def _is_table(value: Any) -> bool:
     )
 
 
+def _is_series(value: Any) -> bool:
+    return (
+        isinstance(value, dict)
+        and isinstance(value.get("channels"), list)
+        and all(_is_numbers(value.get(name)) for name in ("offset", "scale"))
+        and type(value.get("length")) is int
+    )
+
+
 # The entries that `tfvae.export` itself writes or reads: a check of each, and what it must be.
 _ENTRIES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "tfvae_version": (_is_text, "a string"),
@@ -116,6 +125,8 @@ _ENTRIES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "scaling": (_is_scaling, "null, or an object with the finite numbers offset and scale, of which scale is not 0"),
     "expected_range": (_is_range, "null, or an object with low and high, numbers or lists of the same length"),
     "threshold": (_is_threshold, "an object with the number value and the text method"),
+    "threshold_of_steps": (_is_threshold, "an object with the number value and the text method"),
+    "series": (_is_series, "an object with the channels, offset, scale and length of windows"),
     "table": (_is_table, "a list of columns, objects with the texts name and kind"),
     "inputs": (lambda value: isinstance(value, dict) and all(map(_is_text, value.values())), "an object of texts"),
     "normalization": (_is_normalization, "null, or an object with a formula and the numbers offset and scale"),

@@ -78,7 +78,7 @@ class Endpoints(tf.Module):
             take and give the model's units.
         marks_wrong_rows: whether a row with a wrong value gets NaN; False is for formats without NaN.
         is_coarse: whether the arithmetic is coarser than that of float32; the functions that draw are then left out.
-        takes_texts: whether a model of a table takes its columns by name.
+        takes_texts: whether a model of a table takes its columns by name, and a model of texts takes texts.
         takes_shorter: whether functions take sequences that are shorter than the model's, if it allows missing values.
         num_steps: T of a model of sequences of any length, for formats that need it fixed; None leaves it open.
 
@@ -104,9 +104,11 @@ class Endpoints(tf.Module):
         model.check_exportable()
         self.parameters = [weight.value for weight in model.export_weights()]
         description = model.export_description() if marks_wrong_rows else None
+        signatures = units.signatures(model, scaling, x)
+        self.resources = [each.columns.resources for each in signatures.values() if takes_texts and each.columns]
         self.signatures_by_name = {
             name: _graph(signature, batch_size, description, takes_texts, takes_shorter, num_steps)
-            for name, signature in units.signatures(model, scaling, x).items()
+            for name, signature in signatures.items()
             if not ((is_coarse and signature.draws) or (signature.with_nan and not marks_wrong_rows))
         }
 
@@ -145,7 +147,7 @@ class PosteriorEndpoints(Endpoints):
 
 
 def fixed_steps(model: Exportable, x: Any) -> int | None:
-    """The number of steps in a format of one length: that of the data x; None if the model has no open length.
+    """The number of steps in a format of one length: `export_length`, or that of x; None if no length is open.
 
     Args:
         model: the model.
@@ -154,6 +156,8 @@ def fixed_steps(model: Exportable, x: Any) -> int | None:
     Raises:
         ValueError: the model takes sequences of any length, and there are no data.
     """
+    if model.export_length is not None:
+        return model.export_length
     specs = [spec for signature in model.export_signatures(x).values() for spec in signature.inputs]
     if not any(None in spec.shape[1:] for spec in specs):
         return None
@@ -190,7 +194,16 @@ def _graph(
     takes_shorter: bool = False,
     num_steps: int | None = None,
 ) -> Any:
-    """The concrete function of a signature, which marks wrong rows if it is given the model's description."""
+    """The concrete function of a signature, which marks wrong rows if it is given the model's description.
+
+    Args:
+        signature: the signature.
+        batch_size: see `Endpoints`.
+        description: the model's description, or None.
+        takes_texts: see `Endpoints`.
+        takes_shorter: see `Endpoints`.
+        num_steps: see `Endpoints`.
+    """
     inputs = signature.named_inputs if takes_texts else signature.inputs
     specs = tuple(
         tf.TensorSpec(
@@ -251,7 +264,7 @@ def _checked(
         # is a reshape to a shape that the graph computes. So the last op is a sum, or a reshape to a constant shape.
         return {
             name: output
-            if description is not None and output.shape.rank == len(shapes[name])
+            if None in shapes[name] or (description is not None and output.shape.rank == len(shapes[name]))
             else tf.reshape(output, shapes[name])
             for name, output in outputs.items()
         }
@@ -286,11 +299,16 @@ def _of_any_length(
 
 def _plus(output: tf.Tensor, number: tf.Tensor) -> tf.Tensor:
     """An output [B, ...] plus a number for each row [B, 1]; with two axes at most, which every runtime broadcasts."""
+    if None in output.shape[1:]:
+        return output + tf.reshape(number, [-1, *(1 for _ in output.shape[1:])])
     return output + tf.reshape(number, [-1]) if output.shape.rank == 1 else _rows(output) + number
 
 
 def _rows(tensor: tf.Tensor) -> tf.Tensor:
     """A tensor [B, ...] as [B, size]."""
+    if None in tensor.shape[1:]:
+        # Sequences of any number of steps, which TFLite is not given.
+        return tf.reshape(tensor, [tf.shape(tensor)[0], tf.reduce_prod(tf.shape(tensor)[1:])])
     # The converter to TFLite keeps a reshape that changes nothing, which costs as much as other small ops.
     return tensor if tensor.shape.rank == 2 else tf.reshape(tensor, [-1, math.prod(tensor.shape[1:])])
 

@@ -69,7 +69,8 @@ def make(model: Exportable, offset: ArrayLike | None, scale: ArrayLike | None, x
     Args:
         model: the model.
         offset: with `scale`, how raw data become those of the model, x = (raw - offset) / scale; numbers, or arrays
-            that broadcast to the event shape. None means that the export takes x in the model's units.
+            that broadcast to the event shape. None means those of the model, `own_units`, or, if it has none, that the
+            export takes x in the model's units.
         scale: see `offset`.
         x: the data that were passed to the export, or None.
 
@@ -83,6 +84,8 @@ def make(model: Exportable, offset: ArrayLike | None, scale: ArrayLike | None, x
                 f"offset={checks.shown(offset)}, scale={checks.shown(scale)}"
             )
         return None
+    if offset is None and scale is None and model.own_units is not None:
+        offset, scale = model.own_units
     if (offset is None) != (scale is None):
         received = f"offset={checks.shown(offset)}, scale={checks.shown(scale)}"
         raise ValueError(f"`offset` and `scale` must be given together. Received: {received}")
@@ -186,7 +189,8 @@ def _normalized(tensor: tf.Tensor, offset: np.ndarray | float = 0.0, scale: np.n
 def _raw(tensor: tf.Tensor, offset: np.ndarray | float = 0.0, scale: np.ndarray | float = 1.0) -> tf.Tensor:
     """The tensor in raw units, tensor * scale + offset, without an op that changes nothing."""
     # A constant shape, because the converter would put one that the graph computes between the ops.
-    tensor = tf.reshape(tensor, [-1, *tensor.shape[1:]])
+    if None not in tensor.shape[1:]:
+        tensor = tf.reshape(tensor, [-1, *tensor.shape[1:]])
     if np.any(scale != np.float32(1)):
         # The bound changes nothing, but keeps TFLite's converter from multiplying the weights of the last layer
         # instead, of which the file would then hold a second copy.
@@ -229,8 +233,10 @@ def _check_digits(offset: np.ndarray, scale: np.ndarray) -> None:
 
 
 def _check_broadcasts(argument: str, array: np.ndarray, shape: tuple[int, ...]) -> None:
+    # What differs along an axis of any size cannot be said.
+    sizes = tuple(1 if size is None else size for size in shape)
     try:
-        broadcasts = np.broadcast_shapes(array.shape, shape) == shape
+        broadcasts = np.broadcast_shapes(array.shape, sizes) == sizes
     except ValueError:
         broadcasts = False
     if not broadcasts:

@@ -24,7 +24,7 @@ class Laplace(LocationScale):
     """The likelihood p(x|z) = product of exp(-|x - f(z)| / scale) / (2 scale), where f is the decoder.
 
     Args:
-        scale: a number > 0, "learned", "per_dimension" or "predicted": see `LocationScale`.
+        scale: a number > 0, "learned", "per_channel", "per_dimension" or "predicted": see `LocationScale`.
         kwargs: the arguments of `keras.layers.Layer`.
 
     Raises:
@@ -52,7 +52,7 @@ class StudentT(LocationScale):
 
     Args:
         df: the degrees of freedom, a number > 0; "learned" trains one scalar, which stays above 2 and starts at 5.
-        scale: a number > 0, "learned", "per_dimension" or "predicted": see `LocationScale`.
+        scale: a number > 0, "learned", "per_channel", "per_dimension" or "predicted": see `LocationScale`.
         kwargs: the arguments of `keras.layers.Layer`.
 
     Raises:

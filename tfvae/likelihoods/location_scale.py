@@ -16,7 +16,7 @@ from tfvae.numerics import scale_of
 
 tfd = tfp.distributions
 
-Scale = float | Literal["learned", "per_dimension", "predicted"]
+Scale = float | Literal["learned", "per_channel", "per_dimension", "predicted"]
 
 # The least scale: without it the density of data that repeat, or can be reconstructed exactly, is unbounded.
 MIN_SCALE = 1e-3
@@ -30,8 +30,9 @@ class LocationScale(Likelihood):
     """The likelihood of x = f(z) + scale * noise, where f is the decoder.
 
     Args:
-        scale: a number > 0; "learned" trains one scalar, and "per_dimension" one for each element of x, starting at 1;
-            "predicted" takes it from the decoder, whose two outputs for each element are the location and r:
+        scale: a number > 0; "learned" trains one scalar, "per_channel" one for each entry of the last axis of x, such
+            as a channel of time series, and "per_dimension" one for each element of x, all starting at 1; "predicted"
+            takes it from the decoder, whose two outputs for each element are the location and r:
             scale = softplus(r + log(e - 1)) + 0.001, which is 1.001 for r = 0.
         kwargs: the arguments of `keras.layers.Layer`.
 
@@ -39,7 +40,7 @@ class LocationScale(Likelihood):
         ValueError: `scale` is out of its range.
     """
 
-    scales: tuple[str, ...] = ("learned", "per_dimension", "predicted")
+    scales: tuple[str, ...] = ("learned", "per_channel", "per_dimension", "predicted")
 
     def __init__(self, scale: Scale = 1.0, **kwargs: Any) -> None:
         super().__init__(**kwargs)
@@ -64,15 +65,15 @@ class LocationScale(Likelihood):
     def build(self, input_shape: tuple[int | None, ...]) -> None:
         """Creates the variable of a learned scale."""
         super().build(input_shape)
-        if self._scale in ("learned", "per_dimension"):
-            shape = () if self._scale == "learned" else self._event_shape
+        shapes = {"learned": (), "per_channel": self._event_shape[-1:], "per_dimension": self._event_shape}
+        if self._scale in shapes:
             self._log_scale = self.add_weight(
-                name="log_scale", shape=shape, initializer="zeros", dtype="float32", autocast=False
+                name="log_scale", shape=shapes[self._scale], initializer="zeros", dtype="float32", autocast=False
             )
 
     @property
     def scale(self) -> tf.Tensor:
-        """The scale in use: a scalar, or of the event shape if each element has its own.
+        """The scale in use: a scalar, of the event shape if each element has its own, or [C] for one for each channel.
 
         Raises:
             ValueError: the decoder predicts the scale, so there is not one scale for all z.

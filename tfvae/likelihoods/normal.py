@@ -21,12 +21,13 @@ class Normal(LocationScale):
     """The likelihood p(x|z) = N(x | f(z), scale^2 I), where f is the decoder.
 
     Args:
-        scale: the standard deviation, > 0; "learned" trains one scalar, and "per_dimension" one for each element of x,
-            starting at 1; "predicted" takes it from the decoder, whose two outputs for each element are the location
-            and r: scale = softplus(r + log(e - 1)) + 0.001, which is 1.001 for r = 0; "optimal" takes the best scale
-            for the batch, at least 0.001: in training the root of the mean of (x - f(z))^2 over draws, examples and
-            elements, which ignores sample weights and which each replica computes from its own part of the batch;
-            elsewhere the root of a moving average of that mean.
+        scale: the standard deviation, > 0; "learned" trains one scalar, "per_channel" one for each entry of the last
+            axis of x, and "per_dimension" one for each element of x, all starting at 1; "predicted" takes it from the
+            decoder, whose two outputs for each element are the location and r: scale = softplus(r + log(e - 1)) +
+            0.001, which is 1.001 for r = 0; "optimal" takes the best scale for the batch, at least 0.001: in training
+            the root of the mean of (x - f(z))^2 over draws, examples and elements, which ignores sample weights and
+            which each replica computes from its own part of the batch; elsewhere the root of a moving average of that
+            mean.
         kwargs: the arguments of `keras.layers.Layer`.
 
     Raises:

@@ -2,6 +2,7 @@
 
 import abc
 import dataclasses
+import itertools
 import math
 from collections.abc import Iterator, MutableMapping
 from typing import Any, ClassVar
@@ -102,7 +103,7 @@ class AnomalyDetector(keras.Model, abc.ABC):
         """
         decision = self._calibrated("detect")
         parts = [
-            {name: output.numpy() for name, output in decision.outputs(*terms).items()}
+            {name: output.numpy() for name, output in self._decided(decision, *terms).items()}
             for terms in self._terms_of(x, batch_size)
         ]
         outputs = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
@@ -120,13 +121,14 @@ class AnomalyDetector(keras.Model, abc.ABC):
     def _typical(self, x: Any, batch_size: int, kept: Decision | None = None) -> Typical:
         """The sums over the data, or over those rows that a decision does not take for anomalies."""
         sums = Typical()
-        for nats, kl, is_observed in self._terms_of(x, batch_size):
+        for nats, kl, is_observed in itertools.starmap(self._judged, self._terms_of(x, batch_size)):
             rows = np.ones(len(kl), bool) if kept is None else kept.outputs(nats, kl, is_observed)["is_anomaly"] == 0
             sums.add(nats[rows], kl[rows], None if is_observed is None else is_observed[rows])
         return sums
 
     def _anomaly_scores(self, x: Any, decision: Decision, batch_size: int) -> np.ndarray:
-        parts = [decision.outputs(*terms)["score"].numpy() for terms in self._terms_of(x, batch_size)]
+        terms = itertools.starmap(self._judged, self._terms_of(x, batch_size))
+        parts = [decision.outputs(*each)["score"].numpy() for each in terms]
         scores = np.concatenate(parts)
         wrong = ~np.isfinite(scores)
         if wrong.any():
@@ -135,6 +137,18 @@ class AnomalyDetector(keras.Model, abc.ABC):
                 f"{int(np.argmax(wrong))}, and {np.count_nonzero(wrong)} such in all"
             )
         return scores
+
+    def _judged(
+        self, nats: tf.Tensor, kl: tf.Tensor, is_observed: tf.Tensor | None
+    ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor | None]:
+        """The terms of what decisions are about, in rows [R, ...]: the examples themselves."""
+        return nats, kl, is_observed
+
+    def _decided(
+        self, decision: Decision, nats: tf.Tensor, kl: tf.Tensor, is_observed: tf.Tensor | None
+    ) -> dict[str, tf.Tensor]:
+        """The outputs of `detect` for one batch of terms."""
+        return decision.outputs(nats, kl, is_observed)
 
     def _terms_of(self, x: Any, batch_size: int) -> Iterator[tuple[tf.Tensor, tf.Tensor, tf.Tensor | None]]:
         """The terms of the bound for each batch: see `Decision.outputs`."""
@@ -152,7 +166,7 @@ class AnomalyDetector(keras.Model, abc.ABC):
         return nats, scores["kl"], is_number(event) if self.likelihood.allows_missing else None
 
     def _detected(self, x: Any) -> dict[str, tf.Tensor]:
-        return self.decision.outputs(*self._terms_by_element(x))  # type: ignore[union-attr]
+        return self._decided(self.decision, *self._terms_by_element(x))  # type: ignore[arg-type]
 
     def _check_detects(self) -> None:
         if self._no_detection:

@@ -3,7 +3,7 @@
 import dataclasses
 import itertools
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar, Self
 
 import keras
@@ -33,7 +33,7 @@ class AutoencoderExport(Exportable, keras.Model):
     """The signatures of an autoencoder: see `tfvae.export.Endpoints`."""
 
     timed_signature = "reconstruct"
-    export_tags = ("variational-autoencoder",)
+    export_tags: ClassVar[tuple[str, ...]] = ("variational-autoencoder",)
     export_limits = (
         "x unlike the data of the training is reconstructed as if it were like them: only its score tells. "
         "The ELBO is a lower bound on log p(x)."
@@ -230,24 +230,26 @@ class AutoencoderExport(Exportable, keras.Model):
             # Those of x, which a model of a table replaces by those of numbers and codes.
             signatures = AutoencoderExport.export_signatures(self)
             for name, others in inputs.items():
-                examples[name] = {**others, "uniform": self._steady_noise(signatures[name], others)}
+                shape = [len(epsilon), *self.likelihood.noise_shape(self.event_shape)]
+                examples[name] = {**others, "uniform": self._steady_noise(signatures[name], others, shape)}
         return examples
 
-    def _steady_noise(self, signature: Signature, others: Arrays) -> np.ndarray:
-        """Uniform noise [N, ...] at which no draw jumps, so that two computations of it can be compared.
+    def _steady_noise(self, signature: Signature, others: Arrays, shape: Sequence[int]) -> np.ndarray:
+        """Uniform noise at which no draw jumps, so that two computations of it can be compared.
 
         A draw of a discrete x jumps where the noise passes a probability, which each computation rounds in its own way.
 
         Args:
             signature: a function that draws.
             others: its other inputs.
+            shape: that of the noise, [N, ...].
         """
         rng = np.random.default_rng(3)
 
         def drawn(noise: np.ndarray) -> np.ndarray:
             return signature.of_model({**others, "uniform": noise})["sample"]
 
-        noise = rng.random([len(others["epsilon"]), *self.likelihood.noise_shape(self.event_shape)], np.float32)
+        noise = rng.random(shape, np.float32)
         for _ in range(_MOST_REDRAWS):
             low, high = drawn(noise - _NOISE_STEP), drawn(noise + _NOISE_STEP)
             jumps = np.abs(high - low) > _LARGEST_CHANGE * np.abs(low).max()

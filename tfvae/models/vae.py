@@ -11,9 +11,10 @@ import tensorflow_probability as tfp
 
 from tfvae import checks, elbo
 from tfvae.data.schema import is_rows
+from tfvae.data.series import Series
 from tfvae.data.table import Table
 from tfvae.likelihoods import Likelihood, Normal
-from tfvae.models import autoencoder, completion, parts, rows
+from tfvae.models import autoencoder, completion, parts, rows, windows
 from tfvae.models.table_export import TableExport
 from tfvae.objectives import Objective
 from tfvae.posteriors import DiagonalNormal, Posterior
@@ -47,6 +48,9 @@ class VAE(TableExport, autoencoder.Autoencoder):
         objective: what is maximised; None means `ELBO()`.
         table: what the columns of a table are, if the data are its rows; `of_table` makes such a model. Its methods and
             exports then take data frames, and `generate` gives one. Arrays are taken for x, as the table makes it.
+        series: what the channels and steps of time series are, if the data are windows of them, as
+            `tfvae.data.windows(...).series` says. It is kept in the file of the model and in its exports, which scale
+            raw windows by it.
         keras_kwargs: the arguments of `keras.Model`.
 
     Raises:
@@ -70,6 +74,7 @@ class VAE(TableExport, autoencoder.Autoencoder):
         likelihood: Likelihood | None = None,
         objective: Objective | None = None,
         table: Table | None = None,
+        series: Series | None = None,
         **keras_kwargs: Any,
     ) -> None:
         super().__init__(objective, **keras_kwargs)
@@ -81,6 +86,9 @@ class VAE(TableExport, autoencoder.Autoencoder):
         self.likelihood = parts.checked_part("likelihood", likelihood, Likelihood, default=Normal)
         self.table = None if table is None else rows.checked_table(table, self.likelihood)
         self.takes_units = self.table is None
+        self.series = None if series is None else windows.checked_series(series)
+        if self.series is not None:
+            self.own_units = self.series.offset, self.series.scale
         parts.set_latent_dim("posterior", self.posterior, self.latent_dim)
         parts.set_latent_dim("prior", self.prior, self.latent_dim)
         parts.check_densities(self.posterior, self.prior, self.objective)
@@ -127,6 +135,8 @@ class VAE(TableExport, autoencoder.Autoencoder):
         if self.event_shape is not None:
             return
         event_shape = cast("tuple[int, ...]", tuple(input_shape[1:]))
+        if self.series is not None:
+            windows.check_shape(self.series, event_shape)
         conditions = [keras.KerasTensor((None, *shape)) for shape in self._condition_shapes.values()]
         given = parts.input_shapes(self.encoder)
         if not conditions and given is not None and len(given) > 1:
@@ -356,7 +366,15 @@ class VAE(TableExport, autoencoder.Autoencoder):
     def get_config(self) -> dict[str, Any]:
         """The constructor's arguments."""
         table = {} if self.table is None else {"table": self.table.get_config()}
-        return {**super().get_config(), "latent_dim": self.latent_dim, **table}
+        series = {} if self.series is None else {"series": self.series.get_config()}
+        return {**super().get_config(), "latent_dim": self.latent_dim, **table, **series}
+
+    def export_description(self) -> dict[str, Any]:
+        """The description of the export: see `AutoencoderExport`. Windows of series have what makes them of series."""
+        series: dict[str, Any] = {} if self.series is None else {"series": self.series.get_config()}
+        if self.decision is not None and self.decision.of_steps is not None:
+            series["threshold_of_steps"] = self.decision.of_steps.to_dict()
+        return {**super().export_description(), **series}
 
 
 def _joined(first: Any, *others: Any) -> Any:

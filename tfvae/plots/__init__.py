@@ -11,6 +11,7 @@ from tfvae.plots.models import history, latent
 from tfvae.plots.posterior import posterior, predictive
 from tfvae.plots.recovery import contraction, recovery
 from tfvae.plots.scores import anomalies
+from tfvae.plots.series import series, series_traversals
 from tfvae.plots.tables import contributions, marginals
 
 __all__ = [
@@ -28,5 +29,7 @@ __all__ = [
     "reconstructions",
     "recovery",
     "samples",
+    "series",
+    "series_traversals",
     "traversals",
 ]

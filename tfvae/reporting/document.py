@@ -11,10 +11,11 @@ from tfvae.data import tables
 from tfvae.data.schema import frame_of, is_rows
 from tfvae.export.report import Verification
 from tfvae.exportable import weight_count
+from tfvae.models.autoregressive import AutoregressiveVAE
 from tfvae.models.conditional import ConditionalVAE
 from tfvae.models.semi_supervised import SemiSupervisedVAE
 from tfvae.models.vae import VAE
-from tfvae.reporting import arrays, sections, table_sections
+from tfvae.reporting import arrays, sections, series_sections, table_sections
 from tfvae.reporting.measures import Measures
 from tfvae.reporting.page import Section, listed, page, text
 from tfvae.reporting.subject import MOST_EXAMPLES, Subject, classes
@@ -39,6 +40,16 @@ _OF_TABLES = (
 )
 
 
+_OF_SERIES = (
+    series_sections.reconstructions,
+    series_sections.gaps,
+    series_sections.samples,
+    sections.latent_space,
+    series_sections.traversals,
+    series_sections.unusual,
+)
+
+
 def report(
     model: VAE,
     data: Any,
@@ -59,7 +70,8 @@ def report(
 
     It has the bound and log p(x) with their standard errors, the curves of the training, reconstructions, samples, the
     latent space, what each latent dimension changes, interpolations, unusual examples with their reasons, and what the
-    model consists of. For a model of a table it has the columns and generated rows in the place of pictures; for one
+    model consists of. For a model of a table it has the columns and generated rows in the place of pictures; for a
+    model of windows of time series, whose `series` is known, lines of each channel, and gaps that it fills in; for one
     with conditions or labels, samples given each of them. What is not known is left out.
 
     Args:
@@ -88,7 +100,7 @@ def report(
     """
     path = Path(path)
     path = path / "report.html" if path.is_dir() else path
-    if not isinstance(model, VAE) or not model.built:
+    if not isinstance(model, VAE) or isinstance(model, AutoregressiveVAE) or not model.built:
         raise ValueError(f"`model` must be a tfvae.VAE, which was trained. Received: {checks.shown(model)}")
     num_samples = checks.positive_integer("num_samples", num_samples)
     x, given, rows = _examples(model, data)
@@ -117,6 +129,7 @@ def report(
     )
     made: list[Section | None] = [sections.held_out(subject), sections.curves(subject)]
     of_kind = _OF_LABELS if "label" in given else _OF_CONDITIONS if given else _OF_ARRAYS
+    of_kind = _OF_SERIES if model.series is not None and not given else of_kind
     made += [make(subject) for make in (of_kind if rows is None else _OF_TABLES)]
     made += [sections.exports(subject), sections.warnings_given(subject), sections.origin(subject)]
     title = path.resolve().parent.name if title is None else title

@@ -53,8 +53,8 @@ def latent_space(subject: Subject) -> Section:
     """The map of the posterior means, and the KL divergence of each dimension."""
     model, x = subject.model, subject.x
     z = np.asarray(model.posterior.center(model.encode(subject.data())))
-    shown = x if subject.rows is None else None
-    by_class = "" if subject.labels is None else ", coloured by class"
+    shown = x if subject.rows is None and model.series is None else None
+    by_class = "" if subject.labels is None else f", coloured by {'class' if model.series is None else 'time'}"
     body = picture(
         plots.latent(z, shown, labels=subject.labels, limits=None if shown is None else subject.limits),
         f"Each held-out example at its place in the latent space{by_class}",

@@ -1,0 +1,363 @@
+"""What the channels and steps of time series are: series become windows for a model, and its outputs steps again."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from tfvae import checks
+from tfvae.data import timelines
+from tfvae.data.time_steps import Step, shown_step
+from tfvae.data.timelines import Timelines
+
+# A channel of so few different whole numbers seems to hold codes.
+_MOST_CODES = 10
+
+
+class Steps(NamedTuple):
+    """The steps of several series, one series after the other.
+
+    Attributes:
+        names: the name of the series of each step `[S]`.
+        times: its time `[S]`: a number or a date, or without times its number in the series.
+        values: the values `[S, C]`, float64, in raw units; NaN where there is none.
+        is_utc: whether the times are of UTC, because they were given with a time zone.
+    """
+
+    names: np.ndarray
+    times: np.ndarray
+    values: np.ndarray
+    is_utc: bool
+
+
+class Cut(NamedTuple):
+    """Windows of series, and the steps that they are of.
+
+    Attributes:
+        x: windows `[N, T, C]`, float32, in the model's units; NaN where a value is missing or a sequence has ended.
+        starts: for each window the name of its series and the time of its first step.
+        first: the place of the first step of each window among `steps` `[N]`.
+        counts: how many steps of the series are in each window `[N]`: T, or fewer where a sequence ends before it.
+        steps: the steps of all series.
+    """
+
+    x: np.ndarray
+    starts: list[tuple[Any, Any]]
+    first: np.ndarray
+    counts: np.ndarray
+    steps: Steps
+
+
+class Series:
+    """What the channels and steps of time series are, how they become windows x [N, T, C], and outputs steps again.
+
+    `tfvae.data.windows(...).series` is it, learned from the steps before the split. A model that is given it,
+    `tfvae.VAE(..., series=series)`, keeps it in its file and its exports, which then take raw windows.
+
+    x = (raw - offset) / scale
+
+    Args:
+        channels: the names of the C channels.
+        offset: the mean of each channel [C].
+        scale: the standard deviation of each channel [C].
+        length: T, the number of steps of a window.
+        is_whole: whether a window is a whole sequence, which may be shorter than T.
+        time: the column with the time of each row, or None.
+        by: the column that says which series a row belongs to, or None.
+        step: the time from one step to the next: a number, a `numpy.timedelta64`, or the pair of a number and "ns" or
+            "M" (months) that `get_config` makes of it; None for rows without times.
+
+    Raises:
+        ValueError: an argument is out of its range.
+    """
+
+    def __init__(
+        self,
+        channels: Sequence[str],
+        offset: Any,
+        scale: Any,
+        length: int,
+        is_whole: bool = False,
+        time: str | None = None,
+        by: str | None = None,
+        step: Any = None,
+    ) -> None:
+        self.channels = tuple(map(str, channels))
+        self.offset, self.scale = (np.asarray(each, np.float32) for each in (offset, scale))
+        shape = (len(self.channels),)
+        if not shape[0] or self.offset.shape != shape or self.scale.shape != shape:
+            raise ValueError(
+                "`offset` and `scale` must have a number for each of the channels, of which there is at least one. "
+                f"Received: {self.offset.size} and {self.scale.size} for {len(self.channels)} channels"
+            )
+        if not (np.isfinite(self.offset).all() and np.isfinite(self.scale).all() and (self.scale > 0).all()):
+            raise ValueError(
+                f"`offset` must be finite and `scale` above 0. Received: {self.offset.tolist()}, {self.scale.tolist()}"
+            )
+        self.length = checks.positive_integer("length", length)
+        self.is_whole = checks.boolean("is_whole", is_whole)
+        self.time, self.by = time, by
+        self.step: Step | None = np.timedelta64(int(step[0]), step[1]) if isinstance(step, list | tuple) else step
+
+    @classmethod
+    def of(
+        cls, before: Timelines, length: int, is_whole: bool, time: str | None = None, by: str | None = None
+    ) -> "Series":
+        """Learns the units of the channels from series of the training part.
+
+        Args:
+            before: the series before the split.
+            length: T, the length of a window or of the longest sequence.
+            is_whole: whether a window is a whole sequence.
+            time: the column of times.
+            by: the column of series.
+
+        Raises:
+            ValueError: a channel has no value.
+        """
+        values = np.concatenate([each.values for each in before.series])
+        has_none = np.isnan(values).all(axis=0) if len(values) else np.ones(len(before.channels), bool)
+        if has_none.any():
+            empty = [name for name, flag in zip(before.channels, has_none, strict=True) if flag]
+            raise ValueError(
+                "`series` must have a value of each channel before the split. Received: none of "
+                f"{checks.shown_names(empty)}"
+            )
+        varies = np.nanmax(values, axis=0) > np.nanmin(values, axis=0)
+        return cls(
+            before.channels,
+            np.nanmean(values, axis=0),
+            np.where(varies, np.nanstd(values, axis=0), 1.0),
+            length,
+            is_whole,
+            time,
+            by,
+            before.step,
+        )
+
+    def windows(self, series: Any, stride: int = 1) -> Cut:
+        """Cuts series into windows in the units of the model.
+
+        All steps are in a window, except for those of a series that is shorter than one.
+
+        Args:
+            series: as for `tfvae.data.windows`, with the same channels, and the same columns of times and series. Data
+                frames may have further columns.
+            stride: the number of steps from the start of a window to that of the next.
+
+        Raises:
+            ValueError: the series are not of these channels, or none is as long as a window.
+        """
+        stride, read = checks.positive_integer("stride", stride), self.read(series)
+        self.check_length(read)
+        return self.cut(read, stride)
+
+    def read(self, series: Any) -> Timelines:
+        """Reads series as `windows` does, without cutting them."""
+        each = (
+            next(iter(series.values() if isinstance(series, Mapping) else series), None) if _are_many(series) else None
+        )
+        # Arrays have no times, whatever the series of the training had.
+        has_times = checks.is_frame(series) or checks.is_frame(each) or hasattr(series, "to_frame")
+        return timelines.read(
+            series,
+            time=self.time if has_times else None,
+            by=self.by if checks.is_frame(series) else None,
+            step=self.step if has_times else None,
+            channels=self.channels,
+        )
+
+    def check_length(self, read: Timelines, part: str = "") -> None:
+        """Raises ValueError unless a window is as long as a sequence, or no longer than a series.
+
+        Args:
+            read: the series.
+            part: "before" or "after", for those of one side of the split.
+        """
+        longest = read.longest
+        if self.is_whole and longest > self.length:
+            raise ValueError(
+                f"`series` must have sequences of at most {self.length} steps, as the longest of the training has. "
+                f"Received: one of {longest}"
+            )
+        if not self.is_whole and longest < self.length:
+            where = f" {part} the split" if part else ""
+            raise ValueError(
+                f"`length` must be at most the number of steps{where} of at least one series. Received: length="
+                f"{self.length}, where the longest has {longest} steps{where}"
+            )
+
+    def cut(self, read: Timelines, stride: int, *, to_the_end: bool = True) -> Cut:
+        """Cuts series that were read.
+
+        Args:
+            read: the series.
+            stride: see `windows`.
+            to_the_end: whether the last window of a series ends at its last step, whatever the stride is.
+        """
+        x, starts, first, counts, before = [], [], [], [], 0
+        for each in read.series:
+            for start in self._starts(len(each.values), stride, to_the_end):
+                window = each.values[start : start + self.length]
+                if not np.isnan(window).all():
+                    x.append(self._padded(window))
+                    starts.append((each.name, each.times[start]))
+                    first.append(before + start)
+                    counts.append(len(window))
+            before += len(each.values)
+        steps = Steps(
+            np.concatenate([np.full(len(each.values), each.name, object) for each in read.series]),
+            np.concatenate([each.times for each in read.series]),
+            np.concatenate([each.values for each in read.series]),
+            read.is_utc,
+        )
+        windows = np.array(x, np.float32).reshape([len(x), self.length, len(self.channels)])
+        return Cut(windows, starts, np.array(first, int), np.array(counts, int), steps)
+
+    def _starts(self, length: int, stride: int, to_the_end: bool) -> list[int]:
+        if self.is_whole:
+            return [0] if length else []
+        starts = list(range(0, length - self.length + 1, stride))
+        if to_the_end and starts and starts[-1] + self.length < length:
+            starts.append(length - self.length)
+        return starts
+
+    def _padded(self, window: np.ndarray) -> np.ndarray:
+        x = ((window - self.offset) / self.scale).astype(np.float32)
+        missing = np.full([self.length - len(x), x.shape[1]], np.nan, np.float32)
+        return np.concatenate([x, missing]) if len(missing) else x
+
+    def raw(self, x: Any) -> np.ndarray:
+        """Converts x [..., C] to raw units."""
+        return np.asarray(x, np.float64) * self.scale + self.offset
+
+    def by_step(self, values: Any, cut: Cut) -> np.ndarray:
+        """Merges what windows say of steps: the mean over those windows that hold a step.
+
+        Args:
+            values: for each step of each window [N, T, ...], such as the `contributions` of `detect`, or
+                reconstructions.
+            cut: the windows, from `windows`.
+
+        Returns:
+            The means [S, ...] for all steps of `cut.steps`, float64; NaN for steps that no window holds.
+        """
+        values = np.asarray(values, np.float64)
+        if values.shape[:2] != cut.x.shape[:2]:
+            raise ValueError(
+                f"`values` must have the shape {[*cut.x.shape[:2], '...']}, as the windows have. Received: shape "
+                f"{list(values.shape)}"
+            )
+        total = np.zeros([len(cut.steps.times), *values.shape[2:]])
+        number = np.zeros(len(total))
+        for place in range(values.shape[1]):
+            held = cut.counts > place
+            # Of windows that differ in their first step, so that none is counted twice.
+            total[cut.first[held] + place] += values[held, place]
+            number[cut.first[held] + place] += 1
+        with np.errstate(invalid="ignore"):
+            return total / number.reshape(-1, *[1] * (total.ndim - 1))
+
+    def detected(self, outputs: Mapping[str, Any], cut: Cut) -> dict[str, np.ndarray]:
+        """Merges what a model detects in windows into scores of steps.
+
+        contributions_t = mean over the windows that hold step t of what its channels add to their scores,
+        score_t = sum over channels of contributions_t
+
+        So the score says where in a window the reason is. It has no part of kl, which is of a window as a whole.
+        `tfvae.detection.threshold` finds a threshold of it from the scores of held-out series, for decisions on steps.
+
+        Args:
+            outputs: what `model.detect(cut.x)` or an exported model returned.
+            cut: the windows, from `windows`.
+
+        Returns:
+            `score` [S] and `contributions` [S, C], in nats above those of typical data, NaN for a step without any
+            value; and `window_score` [S] and `window_is_anomaly`, bool [S], of the window that ends with a step: NaN
+            and False where none does.
+        """
+        contributions = self.by_step(outputs["contributions"], cut)
+        contributions[np.isnan(cut.steps.values).all(axis=1)] = np.nan
+        window_score, window_is_anomaly = np.full(len(contributions), np.nan), np.zeros(len(contributions), bool)
+        last = cut.first + cut.counts - 1
+        window_score[last] = outputs["score"]
+        window_is_anomaly[last] = np.asarray(outputs["is_anomaly"]) > 0.5
+        return {
+            "score": contributions.sum(axis=1),
+            "contributions": contributions,
+            "window_score": window_score,
+            "window_is_anomaly": window_is_anomaly,
+        }
+
+    def frame(self, steps: Steps, **columns: Any) -> Any:
+        """A `pandas.DataFrame` of steps, with their series and times as the data have them, and further columns.
+
+        Args:
+            steps: the steps.
+            columns: what to add, by name [S].
+        """
+        import pandas as pd
+
+        several = self.by is not None or len(set(steps.names.tolist())) > 1
+        times = pd.Series(steps.times)
+        made = {} if not several else {self.by or "series": pd.Series(steps.names).infer_objects()}
+        made[self.time or "time"] = times.dt.tz_localize("UTC") if steps.is_utc else times
+        return pd.DataFrame({**made, **columns})
+
+    def frame_of_windows(self, raw: np.ndarray) -> Any:
+        """A `pandas.DataFrame` of windows [N, T, C] in raw units: a row for each step of each, with its number."""
+        import pandas as pd
+
+        count, length, channels = raw.shape
+        numbers = {"sample": np.repeat(np.arange(count), length), "step": np.tile(np.arange(length), count)}
+        values = dict(zip(self.channels, raw.reshape(-1, channels).T, strict=True))
+        return pd.DataFrame({**{name: each for name, each in numbers.items() if name not in values}, **values})
+
+    def __str__(self) -> str:
+        what = f"whole sequences of at most {self.length} steps" if self.is_whole else f"windows of {self.length} steps"
+        step = "" if self.step is None else f" of {shown_step(self.step)}"
+        by = "" if self.by is None else f", by {self.by}"
+        width = max(map(len, (*self.channels, "channel")))
+        lines = [f"{what}{step}{by}", f"{'channel':<{width}}  {'mean':>12}  {'deviation':>12}"]
+        for name, offset, scale in zip(self.channels, self.offset, self.scale, strict=True):
+            lines.append(f"{name:<{width}}  {offset:>12.6g}  {scale:>12.6g}")
+        return "\n".join(lines)
+
+    def get_config(self) -> dict[str, Any]:
+        """The constructor's arguments, ready for JSON."""
+        step: Any = self.step
+        if isinstance(step, np.timedelta64):
+            step = [int(step.astype(np.int64)), np.datetime_data(step)[0]]
+        return {
+            "channels": list(self.channels),
+            "offset": self.offset.tolist(),
+            "scale": self.scale.tolist(),
+            "length": self.length,
+            "is_whole": self.is_whole,
+            "time": self.time,
+            "by": self.by,
+            "step": step,
+        }
+
+
+def _are_many(series: Any) -> bool:
+    return isinstance(series, Mapping | list | tuple) and len(series) > 0
+
+
+def constant(read: Timelines) -> list[str]:
+    """The channels that have one value alone."""
+    return [name for name, distinct in _distinct(read) if len(distinct) == 1]
+
+
+def codes(read: Timelines) -> list[str]:
+    """The channels of so few different whole numbers, three at least, that they seem to be codes of something."""
+    return [
+        name
+        for name, distinct in _distinct(read)
+        if 2 < len(distinct) <= _MOST_CODES and bool((distinct % 1 == 0).all())
+    ]
+
+
+def _distinct(read: Timelines) -> list[tuple[str, np.ndarray]]:
+    values = np.concatenate([each.values for each in read.series])
+    return [(name, np.unique(column[~np.isnan(column)])) for name, column in zip(read.channels, values.T, strict=True)]
