@@ -17,7 +17,6 @@ _EXAMPLE_STEPS = 16
 class SequentialExport(StepDetection):
     """The signatures of a `tfvae.SequentialVAE`: see `tfvae.export.Endpoints`."""
 
-    export_formats = ("SavedModel",)
     export_tags = ("variational-autoencoder", "time-series")  # type: ignore[assignment]
 
     def export_signatures(self, x: Any = None) -> dict[str, Signature]:

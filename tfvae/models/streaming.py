@@ -123,7 +123,7 @@ class StreamDetector(AnomalyDetector):
     @property
     def _takes_steps(self) -> bool:
         """Whether the data are windows of series, [T, C] with at least two steps."""
-        return len(self.event_shape) == 2 and self.event_shape[0] > 1
+        return len(self.event_shape) == 2 and (self.event_shape[0] or 0) > 1
 
     @property
     def _takes_shorter(self) -> bool:
@@ -139,9 +139,10 @@ class StreamDetector(AnomalyDetector):
         """The shapes of a step [C] and of the state [T - 1, C]."""
         self._check_built("step")
         if not self._takes_steps:
+            sizes = ", ".join("T" if size is None else str(size) for size in self.event_shape)
             raise ValueError(
                 "The model must be of windows x [N, T, C], with at least two steps, to be given one step at a time. "
-                f"Received: a model of x [N, {', '.join(map(str, self.event_shape))}]"
+                f"Received: a model of x [N, {sizes}]"
             )
         steps, channels = self.event_shape
         return (channels,), (steps - 1, channels)
