@@ -14,7 +14,7 @@ def scan(
     step: Callable[..., tuple[_Tensors, _Tensors]],
     state: _Tensors,
     elements: Sequence[tf.Tensor],
-    dtypes: Sequence[tf.DType],
+    like: Sequence[tf.DType | tf.Tensor],
 ) -> tuple[_Tensors, _Tensors]:
     """Runs a function on one step after the other, each time with the state that it returned for the step before.
 
@@ -23,7 +23,7 @@ def scan(
             outputs of the step.
         state: the state before the first step.
         elements: tensors `[R, T, ...]`; those that have no axis of rows come as `[1, T, ...]`.
-        dtypes: those of the outputs.
+        like: for each output its dtype, or a tensor of its dtype and shape, which TFLite must know.
 
     Returns:
         The state after the last step, and the outputs of all steps, each `[R, T, ...]`.
@@ -34,7 +34,12 @@ def scan(
         tf.TensorArray(each.dtype, number, element_shape=each.shape[:1] + each.shape[2:]).unstack(_swapped(each))
         for each in elements
     ]
-    arrays = tuple(tf.TensorArray(dtype, number) for dtype in dtypes)
+    arrays = tuple(
+        tf.TensorArray(each.dtype, number, element_shape=each.shape)
+        if isinstance(each, tf.Tensor)
+        else tf.TensorArray(each, number)
+        for each in like
+    )
 
     def body(t: tf.Tensor, state: _Tensors, arrays: tuple[Any, ...]) -> tuple[Any, ...]:
         new, outputs = step(state, *(each.read(t) for each in given))

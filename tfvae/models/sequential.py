@@ -11,8 +11,8 @@ from tfvae import checks, elbo
 from tfvae.chunks import slices
 from tfvae.likelihoods import Likelihood, Normal
 from tfvae.models import over_time, particles, parts
-from tfvae.models.sequential_export import SequentialExport
 from tfvae.models.state_space import noise
+from tfvae.models.step_streams import StepStreams
 from tfvae.objectives import Objective
 from tfvae.posteriors import DiagonalNormal, Posterior
 from tfvae.priors import Prior, StandardNormal
@@ -25,7 +25,7 @@ _ROWS = 4096
 
 
 @keras.saving.register_keras_serializable("tfvae")
-class SequentialVAE(SequentialExport):
+class SequentialVAE(StepStreams):
     """A variational autoencoder of sequences, with latent variables z_t at each step: a deep Kalman filter.
 
     p(x, z) = p(z_1) p(x_1|z_1) product over t > 1 of p(z_t|z_{t-1}) p(x_t|z_t)

@@ -17,7 +17,8 @@ _EXAMPLE_STEPS = 16
 class SequentialExport(StepDetection):
     """The signatures of a `tfvae.SequentialVAE`: see `tfvae.export.Endpoints`."""
 
-    export_formats = ("SavedModel",)
+    # tf2onnx cannot convert the loop by which `generate` draws one step after the other.
+    export_formats = ("SavedModel", "TFLite")
     export_tags = ("variational-autoencoder", "time-series")
 
     def export_signatures(self, x: Any = None) -> dict[str, Signature]:

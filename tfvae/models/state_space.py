@@ -148,7 +148,7 @@ class StateSpace(Autoencoder):
             return self.after(state, others[-1] if others else None, z), _inputs_as_tuple(z, memory)
 
         state = self.initial(tf.shape(features)[0])
-        _, outputs = over_time.scan(step, state, elements, [each.dtype for each in state[:2]])
+        _, outputs = over_time.scan(step, state, elements, state[:2])
         return outputs if self.memory is not None else (outputs[0], None)
 
     def remembered(self, z: tf.Tensor, x: tf.Tensor | None) -> tf.Tensor:
@@ -166,7 +166,7 @@ class StateSpace(Autoencoder):
 
         state = self.initial(tf.shape(z)[0])
         elements = [z] if x is None else [z, x]
-        return over_time.scan(step, state, elements, [state[1].dtype])[1][0]
+        return over_time.scan(step, state, elements, state[1:2])[1][0]
 
     def read(self, state: State) -> tf.Tensor | None:
         """What the networks read of the memory: its first state [R, H]."""
@@ -251,8 +251,10 @@ class StateSpace(Autoencoder):
             return self.after(state, x, z), (z, memory, x)
 
         given = [noise, tf.range(number)[tf.newaxis] == 0, *([] if self.memory is None else elements)]
-        dtypes = [tf.float32] if self.memory is None else [tf.float32, state[1].dtype, tf.float32]
-        _, outputs = over_time.scan(step, state, given, dtypes)
+        like = list(state[:2])
+        if self.memory is not None:
+            like.append(tf.zeros([tf.shape(noise)[0], *self.event_shape[1:]]))
+        _, outputs = over_time.scan(step, state, given, like)
         z, memory, x = outputs if len(outputs) > 1 else (*outputs, None, None)
         parameters = self.x_of(over_time.folded(z), _folded(memory))
         return z, over_time.unfolded(parameters, tf.shape(z)[0]), x
