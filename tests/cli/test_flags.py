@@ -38,7 +38,7 @@ ERRORS = [
     (["train", "--config", "no.yaml"], "`--config` must be an existing file"),
     (["train", "--epoch", "3"], "did you mean --epochs?"),
     (["train", "--learning-rates", "3"], "did you mean --learning_rate?"),
-    (["train", "--network", "deep"], "`--network` must be one of dense, convolutional, temporal, recurrent, transformer"),
+    (["train", "--network", "deep"], "`--network` must be one of dense, convolutional, temporal, recurrent"),
     (["train", "--resume", "maybe"], "`--resume` must be true or false. Received: 'maybe'"),
     (["train", "--likelihood", "bernoulli"], "did you mean Bernoulli?"),
     (["train", "--likelihood=Bernouli", "--likelihood.scale=3"], "did you mean Bernoulli?"),
@@ -315,7 +315,7 @@ def test_only_modules_that_are_allowed_are_imported(name, wanted, tmp_path, monk
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [
-        (["--likelihood.scale", "abc"], "`scale` must be a number, or 'learned', 'per_channel', 'per_dimension', 'predicted'"),
+        (["--likelihood.scale", "abc"], "`scale` must be a number, or 'learned', 'per_channel', 'per_dimension'"),
         (["--objective.beta", "x"], "`beta` must be a number. Received: x"),
         (
             ["--prior", "VampPrior", "--prior.num_components", "1.5"],
