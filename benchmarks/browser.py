@@ -107,7 +107,8 @@ def ask(file: Path, inputs: Nested, accelerator: str) -> tuple[Nested, str]:
     questions = [
         {
             "signature": signature,
-            "inputs": {name: {"shape": row.shape, "values": row.ravel().tolist()} for name, row in arrays.items()},
+            # As text, because JSON has no NaN.
+            "inputs": {name: {"shape": row.shape, "values": [*map(str, row.ravel())]} for name, row in arrays.items()},
         }
         for signature, arrays in rows
     ]

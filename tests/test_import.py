@@ -100,8 +100,10 @@ MADE_BY_MODELS = {
     "TypicalFeatures",
     "_Accuracy",
     "_Constant",
-    # Its configuration is part of that of the model.
+    # Their configurations are part of that of the model.
+    "Series",
     "Table",
+    "Vocabulary",
     # It is for exports alone, and refuses to be saved.
     "DetectorModel",
     "_Perplexity",
@@ -112,11 +114,14 @@ BASES = {
     "AmortizedPosterior",
     "ArvizExport",
     "AutoencoderExport",
+    "AutoregressiveExport",
     "HookedModel",
     "PosteriorExport",
     "Prediction",
     "SimulatingModel",
     "StatefulModel",
+    "StepByStep",
+    "StateSpace",
     "TableExport",
 }
 

@@ -13,9 +13,9 @@ from tfvae.networks import (
     dense_decoder,
     dense_encoder,
     row_encoder,
-    series_encoder,
     set_encoder,
     set_transformer,
+    temporal_encoder,
 )
 
 LATENT_DIM = 3
@@ -46,7 +46,7 @@ BUILDERS = {
     "convolutional_decoder": lambda: convolutional_decoder(LATENT_DIM, (7, 5, 2), filters=(8, 4), hidden=(16,)),
     "set_encoder": lambda: set_encoder((2,), 6, item_hidden=(8,), hidden=(8,)),
     "set_transformer": lambda: set_transformer((2,), 6, width=8, num_heads=2, num_blocks=1, hidden=(8,)),
-    "series_encoder": lambda: series_encoder((), 6, filters=4, dilations=(1, 2), hidden=(8,)),
+    "temporal_encoder": lambda: temporal_encoder((), 6, filters=4, dilations=(1, 2), hidden=(8,)),
 }
 
 
@@ -296,9 +296,9 @@ def test_a_set_transformer_sees_which_elements_are_alike():
 
 
 @pytest.mark.parametrize("num_steps", [None, 9])
-def test_a_series_encoder_sees_the_order_of_steps(num_steps):
-    encoder = series_encoder((2,), num_steps, hidden=(8,))
-    x = batch_for(series_encoder((2,), 9), 3)
+def test_a_temporal_encoder_sees_the_order_of_steps(num_steps):
+    encoder = temporal_encoder((2,), num_steps, hidden=(8,))
+    x = batch_for(temporal_encoder((2,), 9), 3)
     features = np.asarray(encoder(x))
     assert features.shape == (3, 8)
     assert np.abs(features - np.asarray(encoder(x[:, ::-1]))).max() > 1e-3
@@ -309,12 +309,11 @@ def test_a_series_encoder_sees_the_order_of_steps(num_steps):
     [
         (lambda: set_encoder((2, 3)), r"^`item_shape` must be \(\) for numbers or \(D,\) for vectors\. .*\(2, 3\)$"),
         (lambda: set_transformer((2, 3)), r"^`item_shape` must be .*Received: item_shape=\(2, 3\)$"),
-        (lambda: series_encoder((2, 3)), r"^`step_shape` must be .*Received: step_shape=\(2, 3\)$"),
+        (lambda: temporal_encoder((2, 3)), r"^`step_shape` must be .*Received: step_shape=\(2, 3\)$"),
         (lambda: set_transformer((), width=10, num_heads=4), r"^`width` must be a multiple .*width=10, num_heads=4$"),
         (lambda: set_transformer((), num_blocks=0), r"^`num_blocks` must be .*Received: num_blocks=0$"),
-        (lambda: series_encoder((), num_steps=0), r"^`num_steps` must be .*Received: num_steps=0$"),
-        (lambda: series_encoder((), dilations=()), r"^`dilations` must be .*Received: dilations=\(\)$"),
-        (lambda: series_encoder((), hidden=()), r"^`hidden` must be .*Received: hidden=\(\)$"),
+        (lambda: temporal_encoder((), num_steps=0), r"^`num_steps` must be .*Received: num_steps=0$"),
+        (lambda: temporal_encoder((), dilations=()), r"^`dilations` must be .*Received: dilations=\(\)$"),
     ],
 )
 def test_networks_of_sets_and_series_refuse_bad_sizes(make, message):

@@ -141,6 +141,8 @@ def test_every_plot_takes_the_place_of_axes_of_a_grid(name, walks):
         "recovery": lambda ax: plots.recovery(recovered(), ax=ax),
         "reconstructions": lambda ax: plots.reconstructions(walks[0], walks[0], ax=ax),
         "samples": lambda ax: plots.samples(walks[0], ax=ax),
+        "series": lambda ax: plots.series(np.ones((1, 5, 2)), ax=ax),
+        "series_traversals": lambda ax: plots.series_traversals(np.ones((1, 3, 5, 2)), ["a"], range(3), ax=ax),
         "traversals": lambda ax: plots.traversals(walks, ["a", "b", "c"], range(4), ax=ax),
     }
     # Without a layout, in which texts beside each other would overlap.

@@ -120,6 +120,19 @@ USES = [
     ),
     ("Keras", small_model, "_flatten_layers", "`layers_of`: the cost of a step, and moving statistics over replicas"),
     ("Keras", lambda: small_model().outputs[0], "_keras_history", "`made_by`: the activation that a decoder ends in"),
+    (
+        "Keras",
+        lambda: small_model()._functional,
+        "_nodes_by_depth",
+        "`functional`: whether a layer is a functional model",
+    ),
+    (
+        "Keras",
+        lambda: small_model()._functional,
+        "_nodes_by_depth",
+        "`calls_of`: a network of sequences one step at a time",
+    ),
+    ("Keras", small_model, "_functional", "`functional`: the model that a sequential one consists of"),
     ("Keras", lambda: keras.layers.Dense(1), "_inbound_nodes", "`made_by`: the activation that a decoder ends in"),
     ("Keras", small_model, "_distribute_strategy", "`strategy_of`: whether XLA may compile a log-likelihood"),
     (

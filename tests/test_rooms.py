@@ -12,7 +12,17 @@ import tfvae
 FLOORS = [
     {"chunks", "private_apis", "renamed"},
     {"_lazy", "_registration", "checks", "elbo", "files", "graphs", "numerics", "seeds"},
-    {"detection", "distribute", "distributions", "exportable", "likelihoods", "networks", "objectives", "plots"},
+    {
+        "detection",
+        "distribute",
+        "distributions",
+        "exportable",
+        "likelihoods",
+        "networks",
+        "objectives",
+        "plots",
+        "streams",
+    },
     {"callbacks", "data", "posteriors"},
     {"priors", "training"},
     {"models"},

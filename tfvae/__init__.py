@@ -35,10 +35,13 @@ if TYPE_CHECKING:
     from tfvae.inference.local_latents import LocalLatents
     from tfvae.inference.structured_normal import StructuredNormal
     from tfvae.inference.variational_inference import VariationalInference
+    from tfvae.models.autoregressive import AutoregressiveVAE
     from tfvae.models.conditional import ConditionalVAE
+    from tfvae.models.forecasting import forecast
     from tfvae.models.hierarchical import HierarchicalVAE
     from tfvae.models.imputation import impute
     from tfvae.models.semi_supervised import SemiSupervisedVAE
+    from tfvae.models.sequential import SequentialVAE
     from tfvae.models.vae import VAE
     from tfvae.models.variational_model import VariationalModel
     from tfvae.models.vq import VQVAE
@@ -50,6 +53,7 @@ __all__ = [
     "VAE",
     "VQVAE",
     "AmortizedInference",
+    "AutoregressiveVAE",
     "Chains",
     "ConditionalVAE",
     "Draws",
@@ -57,6 +61,7 @@ __all__ = [
     "Latent",
     "LocalLatents",
     "SemiSupervisedVAE",
+    "SequentialVAE",
     "StructuredNormal",
     "VariationalInference",
     "VariationalModel",
@@ -66,6 +71,7 @@ __all__ = [
     "epochs",
     "evaluation",
     "export",
+    "forecast",
     "impute",
     "inference",
     "likelihoods",
@@ -108,10 +114,13 @@ __getattr__, __dir__ = lazy_attributes(
         "tfvae.inference.local_latents": ["LocalLatents"],
         "tfvae.inference.structured_normal": ["StructuredNormal"],
         "tfvae.inference.variational_inference": ["VariationalInference"],
+        "tfvae.models.autoregressive": ["AutoregressiveVAE"],
         "tfvae.models.conditional": ["ConditionalVAE"],
+        "tfvae.models.forecasting": ["forecast"],
         "tfvae.models.hierarchical": ["HierarchicalVAE"],
         "tfvae.models.imputation": ["impute"],
         "tfvae.models.semi_supervised": ["SemiSupervisedVAE"],
+        "tfvae.models.sequential": ["SequentialVAE"],
         "tfvae.models.vae": ["VAE"],
         "tfvae.models.variational_model": ["VariationalModel"],
         "tfvae.models.vq": ["VQVAE"],
@@ -125,9 +134,11 @@ import_with_keras(
     __path__,
     [
         "tfvae.models.vae",
+        "tfvae.models.autoregressive",
         "tfvae.models.conditional",
         "tfvae.models.semi_supervised",
         "tfvae.models.hierarchical",
+        "tfvae.models.sequential",
         "tfvae.models.vq",
         "tfvae.inference.amortized_inference",
         "tfvae.inference.variational_inference",

@@ -216,9 +216,10 @@ def check_one_array(x: list | tuple, argument: str = "x") -> None:
 
 
 def check_shape(x: np.ndarray, shape: tuple[int | None, ...], argument: str = "x") -> None:
-    """Raises ValueError unless x is [N, *shape]."""
-    if x.ndim == 0 or x.shape[1:] != shape:
-        expected = ", ".join(["N", *map(str, shape)])
+    """Raises ValueError unless x is [N, *shape], where None is any size, as of the steps T of a sequence."""
+    sizes = x.shape[1:]
+    if x.ndim != len(shape) + 1 or any(size not in (None, own) for size, own in zip(shape, sizes, strict=True)):
+        expected = ", ".join(["N", *("T" if size is None else str(size) for size in shape)])
         hint = "; add the batch axis" if x.shape == shape else ""
         raise ValueError(
             f"`{argument}` must have the shape [{expected}]{hint}. Received: {argument} of shape {list(x.shape)}"

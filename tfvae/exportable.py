@@ -28,7 +28,7 @@ def as_markdown(text: str) -> str:
 
 @dataclasses.dataclass(frozen=True)
 class NamedColumns:
-    """How x [B, D], the numbers and codes of a table, is made of named inputs, one a column of the table.
+    """How x is made of named inputs: the numbers and codes of a table [B, D] of its columns, the codes of a text of it.
 
     Formats that take texts have these inputs in the place of x.
 
@@ -38,6 +38,9 @@ class NamedColumns:
         raw: a function from x [N, D] to the inputs by name, each [N].
         arguments: the names of the inputs by those of the columns, which may hold any characters.
         meanings: what each input is, by name, in words.
+        called: what all of them together are, in a table of inputs.
+        wrong: which of their values are wrong, in words.
+        resources: what `in_graph` reads besides weights, such as tables, which an export must hold.
     """
 
     specs: tuple[tf.TensorSpec, ...]
@@ -45,6 +48,11 @@ class NamedColumns:
     raw: Callable[[np.ndarray], Arrays]
     arguments: Mapping[str, str]
     meanings: Mapping[str, str]
+    called: str = "the columns"
+    wrong: str = (
+        "infinity, a number that is not\n0 or 1, or not a count, where it must be, or a text that is not a date"
+    )
+    resources: tuple[Any, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,7 +62,8 @@ class Signature:
     Args:
         function: a function from the tensors of `inputs`, in that order, to the outputs by name, float32. The first
             axis of every input and output is the batch. TensorFlow must be able to trace the function into a graph.
-        inputs: the name, the dtype float32 and the shape of each input; the first size, that of the batch, is None.
+        inputs: the name, the dtype float32 and the shape of each input; the first size, that of the batch, is None, and
+            so is any other that is open, as the steps of a sequence are.
         expected: a function from the same inputs, as arrays by name, to the model's own outputs, as arrays by name.
             Exports are compared with its results. None means `function`, evaluated eagerly.
         terms: for each output that is a sum, by name, how many terms it sums, or how large they are: each may add a
@@ -66,6 +75,10 @@ class Signature:
             than float32 lacks it, and so may a file of an earlier version.
         jumps: for each output [N] that is 1 where another is above a number and otherwise 0, by name, the name of the
             other and the number. Rounding may put the other on either side of it.
+        of_steps: the names of the inputs and outputs whose second axis is the steps of a sequence, if a shorter one may
+            be given, which is padded with NaN at its end; outputs are then as long as it. Formats with a fixed length
+            take no shorter one.
+        with_nan: the names of the outputs in which NaN has a meaning. A file without NaN lacks such a function.
         columns: what stands in the place of the input x in formats that take texts; None means x itself.
     """
 
@@ -78,6 +91,8 @@ class Signature:
     draws: bool = False
     jumps: Mapping[str, tuple[str, float]] = dataclasses.field(default_factory=dict)
     columns: NamedColumns | None = None
+    with_nan: tuple[str, ...] = ()
+    of_steps: tuple[str, ...] = ()
 
     @property
     def named_inputs(self) -> tuple[tf.TensorSpec, ...]:
@@ -126,6 +141,8 @@ class Exportable(metaclass=abc.ABCMeta):
     export_formats: ClassVar[tuple[str, ...] | None] = None
     # The signature with the outputs of `predict`, whose latency `tfvae.export.verify` measures.
     timed_signature: ClassVar[str] = "serving_default"
+    # The number of steps in formats of one length, of a model of any; None means that of the data passed to the export.
+    export_length: int | None = None
     # Whether an export may take raw data and scale them itself: x = (raw - offset) / scale.
     takes_units: bool = True
     # The offset and the scale of an export for which none are given; None leaves x in the model's units.
@@ -228,7 +245,7 @@ class Exportable(metaclass=abc.ABCMeta):
             for name, signature in self.export_signatures(x).items()
         }
 
-    def export_units(self, offset: np.ndarray, scale: np.ndarray) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    def export_units(self, offset: np.ndarray, scale: np.ndarray) -> dict[str, tuple[np.ndarray, np.ndarray] | None]:
         """Which inputs and outputs are in the units of the data, x = (raw - offset) / scale.
 
         An export with an offset and a scale takes and gives these in raw units. By default they are the inputs named x.
@@ -238,7 +255,8 @@ class Exportable(metaclass=abc.ABCMeta):
             scale: as `offset`.
 
         Returns:
-            For each input or output, by name, its own offset and scale, which broadcast to its shape for one example.
+            For each input or output, by name, its own offset and scale, which broadcast to its shape for one example;
+            None for an input that has no raw units, whose functions then take the model's units only.
         """
         return {"x": (offset, scale)}
 

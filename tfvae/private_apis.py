@@ -6,7 +6,7 @@ functions that use them, so that a module that was removed breaks nothing else.
 """
 
 import io
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TypeVar
 
 import keras
@@ -50,6 +50,25 @@ def made_by(tensor: keras.KerasTensor) -> tuple[Any, list[keras.KerasTensor]]:
     """The layer or operation of a functional model that a symbolic tensor comes from, and what it was applied to."""
     history = tensor._keras_history
     return history.operation, history.operation._inbound_nodes[history.node_index].input_tensors
+
+
+def functional(layer: Any) -> keras.Model | None:
+    """The functional model that a layer is, or, if it is sequential and built, consists of; None for other layers."""
+    model = getattr(layer, "_functional", layer)
+    return model if isinstance(model, keras.Model) and hasattr(model, "_nodes_by_depth") else None
+
+
+def calls_of(model: keras.Model) -> Iterator[tuple[Any, Any, list[keras.KerasTensor]]]:
+    """The calls of layers and operations that a functional model is made of, each after those that it depends on.
+
+    Yields:
+        The layer or operation; its symbolic arguments, whose `fill_in` replaces the tensors of the graph by those that
+        a dictionary has for their ids; and the tensors that it made.
+    """
+    for depth in sorted(model._nodes_by_depth, reverse=True):
+        for node in model._nodes_by_depth[depth]:
+            if not node.is_input:
+                yield node.operation, node.arguments, node.outputs
 
 
 def own_trainable_variables(layer: keras.layers.Layer) -> list[keras.Variable]:

@@ -10,6 +10,11 @@ from tfvae import chunks
 _Part = TypeVar("_Part")
 
 
+def of_z_and_x(seed: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    """The seeds of z and of x. That of z is the given one, so that z is the same whether x is drawn or not."""
+    return seed, tf.random.experimental.stateless_fold_in(seed, -1)
+
+
 def for_each(parts: Iterable[_Part], seed: tf.Tensor) -> Iterator[tuple[_Part, tf.Tensor]]:
     """Pairs each part with a seed, which depends only on the given seed and the index of the part.
 

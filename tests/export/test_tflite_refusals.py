@@ -89,8 +89,16 @@ def test_the_words_of_the_converter_are_shortened():
     error = tflite_refusals.of_converter(OF_LSTM)
     assert isinstance(error, tflite_refusals.BatchSizeError)
     assert str(error).split("\n")[0] == (
-        "TFLite cannot run this model with its built-in ops: TensorListReserve (in the layer 'encoder_1/lstm_1'): "
-        "'tf.TensorListReserve' op requires element_shape"
+        "TFLite runs the loop of a recurrent layer (in the layer 'encoder_1/lstm_1') only for a batch of 1 and a fixed "
+        "number of steps."
+    )
+    assert "TensorList" not in str(error)
+    assert "batch_size=1" in str(error).split("\n")[1]
+    other = tflite_refusals.of_converter(OF_LSTM.replace("TensorList", "Other"))
+    assert isinstance(other, tflite_refusals.BatchSizeError)
+    assert str(other).split("\n")[0] == (
+        "TFLite cannot run this model with its built-in ops: OtherReserve (in the layer 'encoder_1/lstm_1'): "
+        "'tf.OtherReserve' op requires element_shape"
     )
     assert len(str(tflite_refusals.of_converter("x" * 20_000)).split("\n")[0]) < 400
 
@@ -134,7 +142,7 @@ SEQUENCES = np.random.default_rng(0).normal(size=(3, 6, 2)).astype(np.float32)
 @pytest.mark.parametrize("name", RECURRENT)
 def test_a_recurrent_encoder_is_written_for_a_batch_of_one(tmp_path, name):
     vae = recurrent_vae(RECURRENT[name]())
-    with pytest.warns(UserWarning, match=r"`batch_size` is 1 in .*TensorListReserve \(in the layer "):
+    with pytest.warns(UserWarning, match=r"`batch_size` is 1 in .*the loop of a recurrent layer \(in the layer "):
         file = export.tflite(vae, tmp_path / "model.tflite")
     received = export.load(file).encode(SEQUENCES)["loc"]
     np.testing.assert_allclose(received, vae.encode(SEQUENCES)["loc"], rtol=0, atol=1e-5)

@@ -9,6 +9,7 @@ import pytest
 import tensorflow as tf
 
 import tfvae
+from tests.helpers import texts
 from tfvae import networks
 from tfvae.elbo import Sampling
 from tfvae.likelihoods import Missing, Normal
@@ -17,6 +18,7 @@ from tfvae.posteriors import DiagonalNormal
 
 D = 4
 X = np.random.default_rng(0).normal(size=(21, D)).astype("float32")
+SEQUENCES = np.random.default_rng(3).normal(size=(21, 6, D)).astype("float32")
 CONDITION = np.random.default_rng(1).normal(size=(21, 3)).astype("float32")
 LABEL = np.random.default_rng(2).integers(-1, 3, size=21)
 
@@ -66,6 +68,37 @@ def vq(**arguments):
     return tfvae.VQVAE(encoder, decoder, 5, commitment=0.3, **arguments)
 
 
+def sequential(memory=None, **arguments):
+    """A model of sequences, in which q(z_t|...) depends on z_{t-1}."""
+    x, z, features = keras.Input((None, D)), keras.Input((2,)), keras.Input((5,))
+    remembered = [] if memory is None else [keras.Input((memory.state_size,))]
+    encoder = keras.Model(x, keras.layers.GRU(5, return_sequences=True)(x))
+
+    def network(inputs, units):
+        joined = keras.layers.Concatenate()(inputs) if len(inputs) > 1 else inputs[0]
+        hidden = keras.layers.Dense(8, activation="tanh")(joined)
+        return keras.Model(inputs if len(inputs) > 1 else inputs[0], keras.layers.Dense(units)(hidden))
+
+    return tfvae.SequentialVAE(
+        encoder,
+        network([z, *remembered], D),
+        2,
+        transition=network([z, *remembered], 3),
+        combiner=network([z, features, *remembered], 4),
+        memory=memory,
+        **arguments,
+    )
+
+
+def remembering(**arguments):
+    return sequential(keras.layers.GRUCell(3), **arguments)
+
+
+def autoregressive(**arguments):
+    decoder = arguments.pop("decoder", None) or texts.series_decoder(D, D)
+    return tfvae.AutoregressiveVAE(texts.series_encoder(D), decoder, 2, length=3, **arguments)
+
+
 # Each model with its data.
 MODELS = {
     "conditional": (conditional, {"x": X, "condition": CONDITION}),
@@ -73,13 +106,17 @@ MODELS = {
     "hierarchical": (hierarchical, X),
     "ladder": (ladder, X),
     "vq": (vq, X),
+    "sequential": (sequential, SEQUENCES),
+    "remembering": (remembering, SEQUENCES),
+    "autoregressive": (autoregressive, np.stack([X, X[::-1], X - 1], axis=1)),
 }
 
 
-# For missing values, the default test of one model covers the code that all of them inherit.
-SLOW_GAPS = [name for name in MODELS if name != "ladder"]
+# For missing values, the default test of one model covers the code that all of them inherit. A memory reads which
+# values are missing; of texts they are the padding, which the encoder must see.
+SLOW_GAPS = [name for name in MODELS if name not in ("ladder", "remembering", "autoregressive")]
 # Models that differ little from another one.
-SLOW = ("conditional", "hierarchical", "ladder", "semi-supervised")
+SLOW = ("autoregressive", "conditional", "hierarchical", "ladder", "semi-supervised", "sequential", "remembering")
 
 
 @pytest.fixture(params=[pytest.param(name, marks=pytest.mark.slow if name in SLOW else ()) for name in MODELS])
@@ -106,7 +143,8 @@ def test_missing_values_reach_no_network(name):
     keras.utils.set_random_seed(0)
     model = build(likelihood=Missing(Normal("learned")))
     model.compile(keras.optimizers.Adam(0.01))
-    x = np.where(np.arange(X.size).reshape(X.shape) % 3 == 0, np.nan, X).astype("float32")
+    x = data["x"] if isinstance(data, dict) else data
+    x = np.where(np.arange(x.size).reshape(x.shape) % 3 == 0, np.nan, x).astype("float32")
     gaps, filled = ({**data, "x": part} if isinstance(data, dict) else part for part in (x, np.nan_to_num(x)))
     history = model.fit(gaps, epochs=2, batch_size=7, verbose=0, validation_data=gaps).history
     assert all(np.isfinite(values).all() for values in history.values())
@@ -136,7 +174,7 @@ def test_the_optimal_scale_follows_the_error_of_training(case):
     for start in (0, 7, 14) * 3:
         rows = slice(start, start + 7)
         batch = {name: array[rows] for name, array in data.items()} if isinstance(data, dict) else data[rows]
-        model.train_on_batch({**batch, "x": 100 * X[rows]} if isinstance(data, dict) else 100 * batch)
+        model.train_on_batch({**batch, "x": 100 * batch["x"]} if isinstance(data, dict) else 100 * batch)
     assert 50 < model.likelihood.scale < 1000
 
 
@@ -221,10 +259,17 @@ def deaf_decoder():
     return keras.Model([z, condition], keras.layers.Dense(D)(keras.layers.Concatenate()([deaf, condition])))
 
 
+def deaf_series_decoder():
+    z, before = keras.Input((2,)), keras.Input((None, D))
+    deaf = keras.layers.Dense(D, kernel_initializer="zeros", trainable=False)(z)[:, None]
+    shown = keras.ops.where(keras.ops.absolute(before) > -1, before, keras.ops.zeros_like(before))
+    return keras.Model([z, before], keras.layers.Dense(D)(shown + deaf))
+
+
 def precise(build):
-    """A model of layers, on which the noise has hardly an effect, because each q keeps a scale of 1e-5."""
+    """A model of layers or steps, on which the noise has hardly an effect, because each q keeps a scale of 1e-5."""
     model = build()
-    for posterior in model.posteriors:
+    for posterior in getattr(model, "posteriors", None) or [model.posterior]:
         head = posterior.scale_head
         head.set_weights([np.zeros_like(head.kernel), np.full_like(head.bias, np.log(1e-5))])
         head.trainable = False
@@ -238,6 +283,9 @@ QUIET = {
     "hierarchical": lambda: precise(hierarchical),
     "ladder": lambda: precise(ladder),
     "vq": vq,
+    "sequential": lambda: precise(sequential),
+    "remembering": lambda: precise(remembering),
+    "autoregressive": lambda: autoregressive(decoder=deaf_series_decoder()),
 }
 # From the bottom up, the KL of z_1 has no closed form; log q(z_1|x), of three dimensions, has the variance 3 / 2.
 # The tolerance is five standard deviations of the difference of two means of 21 examples.

@@ -170,6 +170,6 @@ def test_a_model_with_a_condition_is_refused():
         likelihood=lk.Missing(lk.Normal()),
     )
     data = {"x": incomplete(3), "condition": np.eye(2)[[0, 1, 0]]}
-    message = r"^`model` must be a VAE of x alone, without a condition\. Received: a ConditionalVAE$"
+    message = r"^`model` must be a VAE of x alone, without a condition, .* Received: a ConditionalVAE$"
     with pytest.raises(ValueError, match=message):
         tfvae.impute(model, data)

@@ -202,7 +202,7 @@ def test_the_configuration_is_the_arguments_of_the_constructor(tiny_vae):
     config = vae.get_config()
     text = json.dumps(config)
     assert set(config) == ARGUMENTS | {"name", "trainable", "dtype"}
-    assert set(inspect.signature(VAE).parameters) == ARGUMENTS | {"table", "keras_kwargs"}
+    assert set(inspect.signature(VAE).parameters) == ARGUMENTS | {"series", "table", "keras_kwargs"}
     again = VAE.from_config(json.loads(text))
     assert json.dumps(again.get_config()) == text
     assert (again.name, again.trainable, again.objective) == ("mine", False, ELBO(beta=3.0))

@@ -123,8 +123,8 @@ def generate(
                 made = made if is_array else model.series.frame_of_windows(made)
             elif model.table is None:
                 pipelines = runs_module.load_data(Path(run))
-                offset, scale = model.export_units(pipelines.offset, pipelines.scale)["sample" if sample else "mean"]
-                made = made * scale + offset
+                units = model.export_units(pipelines.offset, pipelines.scale)["sample" if sample else "mean"]
+                made = made if units is None else made * units[1] + units[0]
             with files.replacing(path) as written:
                 if is_array:
                     np.save(written, made)

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from tfvae.data.sequences import Windows, pad, windows
     from tfvae.data.series import Series
     from tfvae.data.table import Table
+    from tfvae.data.vocabulary import Vocabulary
 
 __all__ = [
     "IMAGE_SUFFIXES",
@@ -25,6 +26,7 @@ __all__ = [
     "Rows",
     "Series",
     "Table",
+    "Vocabulary",
     "Windows",
     "load",
     "load_rows",
@@ -41,6 +43,7 @@ __getattr__, __dir__ = lazy_attributes(
         "tfvae.data.loading_rows": ["Rows", "load_rows"],
         "tfvae.data.loading_series": ["LoadedSeries", "load_series"],
         "tfvae.data.table": ["Table"],
+        "tfvae.data.vocabulary": ["Vocabulary"],
         "tfvae.data.sequences": ["Windows", "pad", "windows"],
         "tfvae.data.series": ["Series"],
     },

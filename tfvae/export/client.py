@@ -3,59 +3,28 @@
 Keras and TFP are not needed here, and TensorFlow only for a SavedModel.
 """
 
-import functools
 import os
 import reprlib
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any, Literal, TypeVar, cast
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import ArrayLike
 
-from tfvae import checks, chunks, renamed
-from tfvae.export import expected_range, formats
+from tfvae import checks, chunks, renamed, streams
+from tfvae.data.vocabulary import are_texts
+from tfvae.export import descriptions, expected_range, formats
 from tfvae.export.formats.format import Call, Shapes
+from tfvae.export.of_signature import of_signature
 from tfvae.export.opening import open_with_description
 from tfvae.export.table_rows import TableRows, are_rows
+from tfvae.export.text_rows import TextRows
 
 # The most rows that are computed at a time, so that memory does not grow with the data.
 _BATCH_SIZE = 256
 # The signatures of a VAE, and those of variational inference, by which a file is recognised if its metadata are lost.
 _SIGNATURES = ({"encode", "decode", "reconstruct", "generate", "score"}, {"sample", "serving_default"})
-
-_Method = TypeVar("_Method", bound=Callable[..., Any])
-
-
-class _OfSignature:
-    """A method that only the models with a certain signature have: others raise AttributeError.
-
-    Args:
-        method: the method.
-        signature: the name of the signature.
-    """
-
-    def __init__(self, method: Callable[..., Any], signature: str) -> None:
-        self._method, self._signature = method, signature
-        functools.update_wrapper(cast(Any, self), method)
-
-    def __get__(self, model: "ExportedModel | None", owner: type) -> Any:
-        if model is None:
-            return self._method
-        if self._signature not in model.signatures:
-            name = self._method.__name__
-            raise AttributeError(
-                f"This model has no `{name}`, because it was exported without the signature {self._signature!r}. It "
-                f"has the signatures {list(model.signatures)}",
-                name=name,
-                obj=model,
-            )
-        return self._method.__get__(model, owner)
-
-
-def _of_signature(name: str) -> Callable[[_Method], _Method]:
-    """Decorates a method that only the models with a signature of this name have."""
-    return lambda method: cast(Any, _OfSignature(method, name))
 
 
 class ExportedModel:
@@ -84,7 +53,11 @@ class ExportedModel:
     def __init__(self, call: Call, shapes: Shapes, metadata: dict[str, Any], source: str = "") -> None:
         self.metadata = metadata
         self.signatures = tuple(shapes)
-        self._table = TableRows(metadata) if "table" in metadata else None
+        self._table: TableRows | TextRows | None = None
+        if "table" in metadata:
+            self._table = TableRows(metadata)
+        elif "vocabulary" in metadata:
+            self._table = TextRows(metadata)
         self._call = call if self._table is None else self._table.call(call, shapes)
         self._shapes = shapes if self._table is None else self._table.shapes(shapes)
         self._source = source
@@ -94,7 +67,7 @@ class ExportedModel:
         """The format, path, signatures and units, in one line."""
         signatures = ", ".join(f"{name}({', '.join(_inputs(shapes))})" for name, shapes in self._shapes.items())
         if self._table is not None:
-            return f"<ExportedModel: {self._source}; signatures: {signatures}; x: rows, or numbers and codes>"
+            return f"<ExportedModel: {self._source}; signatures: {signatures}; x: {self._table.described}>"
         units = f"units of x: {self.metadata.get('units', 'model' if self.metadata else 'unknown')}"
         # What an export of version 0.2 says, which leaves it to the caller to scale x.
         normalization = self.metadata.get("normalization")
@@ -108,45 +81,45 @@ class ExportedModel:
         """The names of the attributes that this model has, without the methods of signatures that it lacks."""
         return [name for name in super().__dir__() if hasattr(self, name)]
 
-    @_of_signature("encode")
+    @of_signature("encode")
     def encode(self, x: ArrayLike, **condition: ArrayLike) -> dict[str, np.ndarray]:
         """The parameters of q(z|x) by name, each [N, L], for x [N, ...]."""
         return self.run("encode", x=x, **condition)
 
-    @_of_signature("decode")
-    def decode(self, z: ArrayLike, **condition: ArrayLike) -> np.ndarray:
-        """The mean of p(x|z) [N, ...], for z [N, L]."""
-        return self.run("decode", z=z, **condition)["mean"]
+    @of_signature("decode")
+    def decode(self, z: ArrayLike, **condition: ArrayLike) -> Any:
+        """The mean of p(x|z) [N, ...], for z [N, L]; of a model of sequences the best guess of each step, or texts."""
+        return self._decoded(self.run("decode", z=z, **condition))
 
-    @_of_signature("reconstruct")
+    @of_signature("reconstruct")
     def reconstruct(self, x: Any, **condition: ArrayLike) -> Any:
         """The mean of p(x|z) [N, ...] at the mean of q(z|x), for x [N, ...]; of rows a `pandas.DataFrame`."""
-        return self._like(x, self.run("reconstruct", x=x, **condition)["mean"])
+        return self._like(x, _best(self.run("reconstruct", x=x, **condition)))
 
-    @_of_signature("generate")
+    @of_signature("generate")
     def generate(self, epsilon: ArrayLike, **condition: ArrayLike) -> Any:
         """The mean of p(x|z) [N, ...] at the draws z from the prior computed from noise epsilon ~ N(0, I) [N, L].
 
         Of a table it is a `pandas.DataFrame` of N rows.
         """
-        return self._made(self.run("generate", epsilon=epsilon, **condition)["mean"])
+        return self._made(_best(self.run("generate", epsilon=epsilon, **condition)))
 
-    @_of_signature("generate_sample")
+    @of_signature("generate_sample")
     def generate_sample(self, epsilon: ArrayLike, uniform: ArrayLike, **condition: ArrayLike) -> Any:
         """Draws of x [N, ...] with the spread of data, where `generate` gives the mean of p(x|z); of a table, rows.
 
         `noise("generate_sample", N)` makes the noise, epsilon ~ N(0, I) [N, L] for z and uniform [N, ..., 2 C] for x
         [N, ..., C].
         """
-        return self._made(self.run("generate_sample", epsilon=epsilon, uniform=uniform, **condition)["sample"])
+        return self._made(_best(self.run("generate_sample", epsilon=epsilon, uniform=uniform, **condition), "sample"))
 
-    @_of_signature("reconstruct_sample")
+    @of_signature("reconstruct_sample")
     def reconstruct_sample(self, x: Any, epsilon: ArrayLike, uniform: ArrayLike, **condition: ArrayLike) -> Any:
         """Draws of p(x|z) [N, ...] at z ~ q(z|x), for x [N, ...] and noise as for `generate_sample`; of rows, rows."""
         drawn = self.run("reconstruct_sample", x=x, epsilon=epsilon, uniform=uniform, **condition)["sample"]
         return self._like(x, drawn)
 
-    @_of_signature("score")
+    @of_signature("score")
     def score(self, x: ArrayLike, epsilon: ArrayLike, **condition: ArrayLike) -> dict[str, np.ndarray]:
         """The terms of the bound, each [N] in nats, for x [N, ...] and noise epsilon ~ N(0, I) [N, L].
 
@@ -154,7 +127,7 @@ class ExportedModel:
         """
         return self.run("score", x=x, epsilon=epsilon, **condition)
 
-    @_of_signature("detect")
+    @of_signature("detect")
     def detect(self, x: ArrayLike, **condition: ArrayLike) -> dict[str, np.ndarray]:
         """Whether x [N, ...] are anomalies, and why, if the model was calibrated before it was exported.
 
@@ -171,12 +144,42 @@ class ExportedModel:
         # Numbers in a file, because not every runtime has outputs of another dtype.
         return {**outputs, "is_anomaly": outputs["is_anomaly"] > 0.5}
 
-    @_of_signature("classify")
+    @of_signature("step")
+    def initial_state(self, n: int = 1) -> np.ndarray:
+        """The state of `step` before the first step of n series, float32 [n, ...]: NaN."""
+        return streams.initial_state(n, tuple(self._shapes["step"]["state"][1:]))  # type: ignore[arg-type]
+
+    @of_signature("step")
+    def step(self, x_t: ArrayLike, state: ArrayLike, **condition: ArrayLike) -> dict[str, np.ndarray]:
+        """What `detect` returns for the window that ends with the step x_t of a series, if the model is of windows.
+
+        Args:
+            x_t: the present step of each of N series [N, C].
+            state: the `state` that the step before returned; at first `initial_state(N)`.
+            condition: further inputs by name.
+
+        Returns:
+            `score` [N], `is_anomaly`, bool [N], `contributions` [N, T, C] and `kl` [N], as for `detect`, and `state`
+            for the next step. Until T steps were given, a model that does not take missing values answers NaN, and that
+            there is no anomaly.
+        """
+        outputs = self.run("step", x_t=x_t, state=state, **condition)
+        return {**outputs, "is_anomaly": outputs["is_anomaly"] > 0.5}
+
+    @of_signature("step")
+    def stream(self, n: int = 1) -> streams.Stream:
+        """Runs n series side by side: a function of x_t [n, C] to what `step` returns, which keeps the state.
+
+        A file for a batch of 1 runs one series a stream.
+        """
+        return streams.Stream(self.step, self.initial_state(n))
+
+    @of_signature("classify")
     def classify(self, x: ArrayLike) -> np.ndarray:
         """Semi-supervised models: the probabilities of the classes [N, K] under q(y|x), for x [N, ...]."""
         return self.run("classify", x=x)["probabilities"]
 
-    @_of_signature("sample")
+    @of_signature("sample")
     def sample(self, epsilon: ArrayLike, **data: ArrayLike) -> dict[str, np.ndarray]:
         """Inference: draws of the latent variables by name, each [N, ...], from noise epsilon [N, L].
 
@@ -186,7 +189,7 @@ class ExportedModel:
         """
         return self.run("sample", epsilon=epsilon, **data)
 
-    @_of_signature("serving_default")
+    @of_signature("serving_default")
     def predict(self, x: Any = None, **inputs: Any) -> dict[str, np.ndarray]:
         """The outputs of the signature `serving_default` by name, each [N, ...].
 
@@ -269,21 +272,25 @@ class ExportedModel:
             else:
                 array = checks.to_numpy(arguments[name], name)
             checks.check_shape(array, shape[1:], name)
+            longest = self.metadata.get("event_shape", [None])[0] if None in shape[1:] else None
+            if longest is not None and array.shape[1] > longest:
+                received = f"{name} of shape {list(array.shape)}"
+                raise ValueError(f"`{name}` must have at most {longest} steps. Received: {received}")
             if array.dtype != np.float32:
                 with np.errstate(over="ignore"):
                     array = array.astype(np.float32)
             # Only counted at first, because finding the position takes several times as long.
             if np.count_nonzero(np.isfinite(array)) < array.size:
-                may_miss = name == "x" and self.metadata.get("missing_values", False)
-                checks.check_finite(array, name, allow_nan=may_miss)
+                checks.check_finite(array, name, allow_nan=descriptions.may_be_nan(name, self.metadata))
             arrays[name] = array
             if name == "label" and "num_classes" in self.metadata:
                 # -1 stands for the most probable label, which can be inferred if the signature takes x.
                 _check_labels(arrays[name], -1 if "x" in shapes else 0, self.metadata["num_classes"])
         checks.check_same_length(**arrays)
-        if self._ranges and "x" in arrays:
-            names = None if self._table is None else self._table.names
-            self._ranges[signature.endswith("_normalized")].check(arrays["x"], names=names)
+        for name in ("x", "x_t") if self._ranges else ():
+            if name in arrays:
+                names = None if self._table is None else self._table.names
+                self._ranges[signature.endswith("_normalized")].check(arrays[name], name, names)
         rows = len(next(iter(arrays.values())))
         fixed = next(iter(shapes.values()))[0]
         if fixed is not None and rows % fixed:
@@ -298,12 +305,16 @@ class ExportedModel:
         joined = {name: np.concatenate([output[name] for output in outputs]) for name in outputs[0]}
         return renamed.Scores.of_export(joined)
 
+    def _decoded(self, outputs: dict[str, np.ndarray]) -> Any:
+        # Those of a table may be averaged, or be probabilities that are wanted as they are.
+        return self._made(_best(outputs)) if isinstance(self._table, TextRows) else _best(outputs)
+
     def _made(self, array: np.ndarray) -> Any:
         return array if self._table is None else self._table.rows(array)
 
     def _like(self, x: Any, array: np.ndarray) -> Any:
         """A value of x in the form of x: as rows if this was."""
-        return self._made(array) if are_rows(x) else array
+        return self._made(array) if are_rows(x) or are_texts(x) else array
 
     def _shapes_of(self, signature: str) -> dict[str, tuple[int | None, ...]]:
         if signature not in self._shapes:
@@ -353,12 +364,18 @@ def load(
     return ExportedModel(opened.call, opened.shapes, metadata, source)
 
 
+def _best(outputs: dict[str, np.ndarray], name: str = "mean") -> np.ndarray:
+    """The output of a signature that is of x: of models of sequences `sequence`."""
+    return outputs["sequence"] if "sequence" in outputs else outputs[name]
+
+
 def _inputs(shapes: dict[str, tuple[int | None, ...]]) -> list[str]:
     """The inputs of a signature with their shapes, such as `x [N, 4]`."""
-    return [
-        f"{name} [{', '.join(map(str, ('N' if rows is None else rows, *sizes)))}]"
+    named = {
+        name: ("N" if rows is None else rows, *("T" if size is None else size for size in sizes))
         for name, (rows, *sizes) in shapes.items()
-    ]
+    }
+    return [f"{name} [{', '.join(map(str, sizes))}]" for name, sizes in named.items()]
 
 
 def _ranges(metadata: dict[str, Any]) -> dict[bool, expected_range.ExpectedRange]:

@@ -2,7 +2,7 @@
 
 import json
 import reprlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +38,19 @@ def read(path: Path) -> dict[str, Any]:
                 f"{name}={reprlib.repr(content[name])}"
             )
     return content
+
+
+def may_be_nan(argument: str, description: Mapping[str, Any]) -> bool:
+    """Whether an input of a signature may hold NaN, which marks a missing value, or a step before the first one.
+
+    Args:
+        argument: the name of the input.
+        description: the description of the export, or that of its model.
+    """
+    if argument in ("x", "x_t"):
+        return bool(description.get("missing_values", False))
+    # Only beside a shape, because inputs of inference have names that a user chose.
+    return argument == "state" and "state_shape" in description
 
 
 def _is_text(value: Any) -> bool:
@@ -106,6 +119,7 @@ _ENTRIES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "quantize": (lambda value: value is None or _is_text(value), "a string or null"),
     "batch_size": (lambda value: value is None or type(value) is int, "an integer or null"),
     "missing_values": (lambda value: isinstance(value, bool), "true or false"),
+    "state_shape": (lambda value: isinstance(value, list) and _is_numbers(value), "a list of integers"),
     "num_classes": (lambda value: type(value) is int and value > 0, "a positive integer"),
     "units": (lambda value: value in ("raw", "model"), '"raw" or "model"'),
     "scaling": (_is_scaling, "null, or an object with the finite numbers offset and scale, of which scale is not 0"),

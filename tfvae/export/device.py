@@ -11,7 +11,7 @@ import tensorflow as tf
 from numpy.typing import ArrayLike
 
 from tfvae.export import one_file, units
-from tfvae.export.endpoints import Endpoints, check_kind
+from tfvae.export.endpoints import Endpoints, check_kind, fixed_steps
 from tfvae.export.formats import FORMATS, tflite_refusals
 from tfvae.export.metadata import metadata
 from tfvae.export.verification import DisagreementError
@@ -85,6 +85,7 @@ def tflite(
     if quantize == "int8" and model.export_description().get("missing_values", False):
         raise NotImplementedError('quantize="int8" has no number for NaN, which marks missing values in x')
     model = model.in_float32()
+    num_steps = fixed_steps(model, x)
     description = {**metadata(model, scaling, x), "quantize": quantize}
 
     def write(batch_size: int | None) -> Path:
@@ -95,6 +96,7 @@ def tflite(
             scaling,
             marks_wrong_rows=quantize != "int8",
             is_coarse=quantize in ("dynamic", "int8"),
+            num_steps=num_steps,
         )
         if quantize == "int8" and endpoints.have_loops():
             # The converter's calibration of a loop ends the process by a segmentation fault.

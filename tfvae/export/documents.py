@@ -44,7 +44,7 @@ def files(
         "serve": serve + (_filled("batching.md", {}) if batching else ""),
         "ask": _ask(name, model.export_description(), signatures["serving_default"], list(requests)),
         "rows": f"B is any number of rows{', up to 1024 with batching.config' if batching else ''}; all are float32"
-        f"{'' if columns is None else ', but for columns that are texts'}.",
+        f"{'' if columns is None else ', but for texts'}.",
         "columns": "" if columns is None else _table_of_columns(columns),
         "signatures": _table(signatures, endpoints),
         "units": "" if scaling is None else _filled("units.md", {"names": _normalized_names(signatures)}),
@@ -108,9 +108,7 @@ def _ask(name: str, description: Mapping[str, Any], signature: Signature, reques
         "wrong": f"{wrong}, or a value that is not a valid label," if "num_classes" in description else wrong,
     }
     if signature.columns is not None:
-        fields["wrong"] = (
-            "infinity, a number that is not\n0 or 1, or not a count, where it must be, or a text that is not a date"
-        )
+        fields["wrong"] = signature.columns.wrong
     has_nan_in_x = missing_values and signature.columns is None
     return _filled("ask.md", fields) + (_filled("missing.md", {}) if has_nan_in_x else "")
 
@@ -118,7 +116,8 @@ def _ask(name: str, description: Mapping[str, Any], signature: Signature, reques
 def _tensor(signature: Signature, spec: tf.TensorSpec) -> str:
     """Python code of an input with one row: that of the request if it is a column of a table, or else zeros."""
     if signature.columns is None or spec not in signature.columns.specs:
-        return f"np.zeros({[1, *spec.shape[1:]]}, np.float32)"
+        # Of what may have any number of steps, one.
+        return f"np.zeros({[1, *(size or 1 for size in spec.shape[1:])]}, np.float32)"
     value = _row(signature)[spec.name]
     return f"[{json.dumps(value)}]" if spec.dtype == tf.string else f"[{value}], tf.float32"
 
@@ -138,9 +137,10 @@ def _table(signatures: Mapping[str, Signature], endpoints: Endpoints) -> str:
     lines = ["| signature | inputs | outputs | |", "| --- | --- | --- | --- |"]
     for name, signature in signatures.items():
         outputs = endpoints.signatures_by_name[name].structured_outputs
-        taken = [spec for spec in signature.inputs if signature.columns is None or spec.name != "x"]
-        first = [] if signature.columns is None else ["the columns [B]"]
-        inputs = ", ".join([*first, *filter(None, [_shapes({spec.name: spec for spec in taken})])])
+        given = {spec.name: spec for spec in endpoints.signatures_by_name[name].structured_input_signature[0]}
+        taken = [spec.name for spec in signature.inputs if signature.columns is None or spec.name != "x"]
+        first = [] if signature.columns is None else [f"{signature.columns.called} [B]"]
+        inputs = ", ".join([*first, *filter(None, [_shapes({each: given[each] for each in taken})])])
         meaning = signature.meaning.replace("|", "\\|")
         lines.append(f"| {name} | {inputs} | {_shapes(outputs)} | {meaning} |")
     return "\n".join(lines)
@@ -148,7 +148,8 @@ def _table(signatures: Mapping[str, Signature], endpoints: Endpoints) -> str:
 
 def _shapes(tensors: Mapping[str, tf.TensorSpec | tf.Tensor]) -> str:
     return ", ".join(
-        f"{as_markdown(name)} [{', '.join(map(str, ('B', *tensor.shape[1:])))}]" for name, tensor in tensors.items()
+        f"{as_markdown(name)} [{', '.join(['B', *('T' if size is None else str(size) for size in tensor.shape[1:])])}]"
+        for name, tensor in tensors.items()
     )
 
 

@@ -1,13 +1,13 @@
 """The functions of an exported model: one module and its signatures, the same in every format."""
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import tensorflow as tf
 
-from tfvae.export import units
+from tfvae.export import descriptions, units
 from tfvae.exportable import Exportable, Signature
 from tfvae.numerics import is_number
 
@@ -41,7 +41,13 @@ class Endpoints(tf.Module):
     If the model was calibrated (`tfvae.VAE.calibrate`), it also has
 
     - `detect(x [B, ...])`: `score` [B] in nats, 0 for typical data and high for anomalies; `is_anomaly` [B], 1.0 if the
-      score is above the threshold and otherwise 0.0; `contributions` [B, ...] and `kl` [B], which sum to the score.
+      score is above the threshold and otherwise 0.0; `contributions` [B, ...] and `kl` [B], which sum to the score;
+
+    and for windows x [B, T, C] of series
+
+    - `step(x_t [B, C], state [B, T - 1, C])`: the outputs of `detect` for the window that ends with the step x_t, and
+      the `state` [B, T - 1, C] for the next step. The first state is NaN. It is in the model's units, with `scaling`
+      too. A model that does not take missing values gives NaN, and no anomaly, until it has seen T steps.
 
     For a `tfvae.ConditionalVAE`, each function also takes `condition` [B, C]. For a `tfvae.SemiSupervisedVAE`, each
     also takes `label` [B]; with x, a label of -1 stands for the most probable one. It also has
@@ -72,7 +78,9 @@ class Endpoints(tf.Module):
             take and give the model's units.
         marks_wrong_rows: whether a row with a wrong value gets NaN; False is for formats without NaN.
         is_coarse: whether the arithmetic is coarser than that of float32; the functions that draw are then left out.
-        takes_texts: whether a model of a table takes its columns by name.
+        takes_texts: whether a model of a table takes its columns by name, and a model of texts takes texts.
+        takes_shorter: whether functions take sequences that are shorter than the model's, if it allows missing values.
+        num_steps: T of a model of sequences of any length, for formats that need it fixed; None leaves it open.
 
     Raises:
         ValueError: the model is not built, or x is missing or invalid.
@@ -88,16 +96,20 @@ class Endpoints(tf.Module):
         marks_wrong_rows: bool = True,
         is_coarse: bool = False,
         takes_texts: bool = False,
+        takes_shorter: bool = False,
+        num_steps: int | None = None,
     ) -> None:
         super().__init__(name="tfvae")
         check_kind(model)
         model.check_exportable()
         self.parameters = [weight.value for weight in model.export_weights()]
         description = model.export_description() if marks_wrong_rows else None
+        signatures = units.signatures(model, scaling, x)
+        self.resources = [each.columns.resources for each in signatures.values() if takes_texts and each.columns]
         self.signatures_by_name = {
-            name: _graph(signature, batch_size, description, takes_texts)
-            for name, signature in units.signatures(model, scaling, x).items()
-            if not (is_coarse and signature.draws)
+            name: _graph(signature, batch_size, description, takes_texts, takes_shorter, num_steps)
+            for name, signature in signatures.items()
+            if not ((is_coarse and signature.draws) or (signature.with_nan and not marks_wrong_rows))
         }
 
     def have_loops(self) -> bool:
@@ -134,6 +146,29 @@ class PosteriorEndpoints(Endpoints):
         super().__init__(model, x=x)
 
 
+def fixed_steps(model: Exportable, x: Any) -> int | None:
+    """The number of steps in a format of one length: `export_length`, or that of x; None if no length is open.
+
+    Args:
+        model: the model.
+        x: the data that were passed to the export.
+
+    Raises:
+        ValueError: the model takes sequences of any length, and there are no data.
+    """
+    if model.export_length is not None:
+        return model.export_length
+    specs = [spec for signature in model.export_signatures(x).values() for spec in signature.inputs]
+    if not any(None in spec.shape[1:] for spec in specs):
+        return None
+    if x is None:
+        raise ValueError(
+            "`x` must hold data of the length that the file will take, because this format needs it fixed, and the "
+            "model takes sequences of any length. Received: x=None"
+        )
+    return int(np.shape(x["x"] if isinstance(x, dict) else x)[1])
+
+
 def check_kind(model: Exportable, file_format: str | None = None) -> None:
     """Raises ValueError unless a model is of a kind that can be exported to a format.
 
@@ -152,14 +187,34 @@ def check_kind(model: Exportable, file_format: str | None = None) -> None:
 
 
 def _graph(
-    signature: Signature, batch_size: int | None, description: Mapping[str, Any] | None, takes_texts: bool
+    signature: Signature,
+    batch_size: int | None,
+    description: Mapping[str, Any] | None,
+    takes_texts: bool,
+    takes_shorter: bool = False,
+    num_steps: int | None = None,
 ) -> Any:
-    """The concrete function of a signature, which marks wrong rows if it is given the model's description."""
+    """The concrete function of a signature, which marks wrong rows if it is given the model's description.
+
+    Args:
+        signature: the signature.
+        batch_size: see `Endpoints`.
+        description: the model's description, or None.
+        takes_texts: see `Endpoints`.
+        takes_shorter: see `Endpoints`.
+        num_steps: see `Endpoints`.
+    """
     inputs = signature.named_inputs if takes_texts else signature.inputs
-    specs = tuple(tf.TensorSpec([batch_size, *spec.shape[1:]], spec.dtype, name=spec.name) for spec in inputs)
-    function = tf.function(
-        _checked(signature, specs, description, takes_texts), input_signature=specs, autograph=False
-    ).get_concrete_function()
+    specs = tuple(
+        tf.TensorSpec(
+            [batch_size, *(num_steps if size is None else size for size in spec.shape[1:])], spec.dtype, spec.name
+        )
+        for spec in inputs
+    )
+    checked = _checked(signature, specs, description, takes_texts)
+    if takes_shorter and signature.of_steps:
+        checked, specs = _of_any_length(checked, signature.of_steps, specs)
+    function = tf.function(checked, input_signature=specs, autograph=False).get_concrete_function()
     of_python = [node.name for node in _nodes(function) if node.op in _PYTHON]
     if of_python:
         # It would run in this process, where it is compared with the model, and in no other.
@@ -209,7 +264,7 @@ def _checked(
         # is a reshape to a shape that the graph computes. So the last op is a sum, or a reshape to a constant shape.
         return {
             name: output
-            if description is not None and output.shape.rank == len(shapes[name])
+            if None in shapes[name] or (description is not None and output.shape.rank == len(shapes[name]))
             else tf.reshape(output, shapes[name])
             for name, output in outputs.items()
         }
@@ -217,13 +272,43 @@ def _checked(
     return checked
 
 
+def _of_any_length(
+    function: Callable[..., dict[str, tf.Tensor]], of_steps: Sequence[str], specs: tuple[tf.TensorSpec, ...]
+) -> tuple[Callable[..., dict[str, tf.Tensor]], tuple[tf.TensorSpec, ...]]:
+    """A function that pads what is shorter than the function takes, and its specifications: see `Signature`."""
+    open_specs = tuple(
+        tf.TensorSpec([spec.shape[0], None, *spec.shape[2:]], spec.dtype, spec.name) if spec.name in of_steps else spec
+        for spec in specs
+    )
+
+    def padding(*tensors: tf.Tensor) -> dict[str, tf.Tensor]:
+        padded = []
+        for tensor, given, spec in zip(tensors, open_specs, specs, strict=True):
+            if given is not spec:
+                number = tf.shape(tf.ensure_shape(tensor, given.shape))[1]
+                most = spec.shape[1]
+                tf.debugging.assert_less_equal(number, most, f"{spec.name} has more than {most} steps")
+                around = [[0, 0], [0, most - number], *[[0, 0]] * (spec.shape.rank - 2)]
+                tensor = tf.ensure_shape(tf.pad(tensor, around, constant_values=math.nan), spec.shape)
+            padded.append(tensor)
+        outputs = function(*padded)
+        return {name: output[:, :number] if name in of_steps else output for name, output in outputs.items()}
+
+    return padding, open_specs
+
+
 def _plus(output: tf.Tensor, number: tf.Tensor) -> tf.Tensor:
     """An output [B, ...] plus a number for each row [B, 1]; with two axes at most, which every runtime broadcasts."""
+    if None in output.shape[1:]:
+        return output + tf.reshape(number, [-1, *(1 for _ in output.shape[1:])])
     return output + tf.reshape(number, [-1]) if output.shape.rank == 1 else _rows(output) + number
 
 
 def _rows(tensor: tf.Tensor) -> tf.Tensor:
     """A tensor [B, ...] as [B, size]."""
+    if None in tensor.shape[1:]:
+        # Sequences of any number of steps, which TFLite is not given.
+        return tf.reshape(tensor, [tf.shape(tensor)[0], tf.reduce_prod(tf.shape(tensor)[1:])])
     # The converter to TFLite keeps a reshape that changes nothing, which costs as much as other small ops.
     return tensor if tensor.shape.rank == 2 else tf.reshape(tensor, [-1, math.prod(tensor.shape[1:])])
 
@@ -241,7 +326,7 @@ def _nan_where_wrong(inputs: Mapping[str, tf.Tensor], description: Mapping[str, 
             lowest = -1 if "x" in inputs else 0
             is_right = (values >= lowest) & (values < description["num_classes"]) & tf.equal(values, tf.floor(values))
             values = tf.where(is_right, 0.0, math.nan)
-        elif name == "x" and description.get("missing_values", False):
+        elif descriptions.may_be_nan(name, description):
             values = tf.where(is_number(values), values, 0.0)
         finite.append(_rows(values))
     # NaN and infinity times 0 are NaN. Not `x - x`, which the converter to TFLite takes for 0.

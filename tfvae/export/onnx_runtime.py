@@ -7,7 +7,7 @@ from typing import Literal
 from numpy.typing import ArrayLike
 
 from tfvae.export import folders, units
-from tfvae.export.endpoints import Endpoints, check_kind
+from tfvae.export.endpoints import Endpoints, check_kind, fixed_steps
 from tfvae.export.formats import FORMATS
 from tfvae.export.metadata import metadata
 from tfvae.exportable import Exportable
@@ -65,4 +65,5 @@ def onnx(
     scaling = units.make(model, offset, scale, x)
     description = {**metadata(model, scaling, x), "batch_size": batch_size}
     model = model.in_float32()
-    return folders.write("onnx", model, Endpoints(model, batch_size, x, scaling), path, description, x=x)
+    endpoints = Endpoints(model, batch_size, x, scaling, num_steps=fixed_steps(model, x))
+    return folders.write("onnx", model, endpoints, path, description, x=x)

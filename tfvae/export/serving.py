@@ -79,7 +79,7 @@ def saved_model(
     scaling = units.make(model, offset, scale, x)
     model = model.in_float32()
     description = metadata(model, scaling, x, file_format.takes_texts)
-    endpoints = Endpoints(model, x=x, scaling=scaling, takes_texts=file_format.takes_texts)
+    endpoints = Endpoints(model, x=x, scaling=scaling, takes_texts=file_format.takes_texts, takes_shorter=True)
     folder = Path(path)
     # Resolved, because "." and links must give a name too.
     name = folder.resolve().name

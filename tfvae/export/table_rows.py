@@ -17,6 +17,8 @@ class TableRows:
         metadata: the description of the export, with `table`, and `inputs` if the columns are inputs by name.
     """
 
+    described = "rows, or numbers and codes"
+
     def __init__(self, metadata: Mapping[str, Any]) -> None:
         self.schema = Schema(metadata["table"])
         self.names = self.schema.names

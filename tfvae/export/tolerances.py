@@ -80,7 +80,8 @@ def spread_of_data(model: Exportable, x: Any, is_table: bool = False) -> dict[st
     if not (model.takes_units or is_table) or data is None:
         return {}
     spread = _spread(np.asarray(data, np.float32)).astype(np.float32)
-    return {name: scale for name, (_, scale) in model.export_units(np.zeros_like(spread), spread).items()}
+    units = model.export_units(np.zeros_like(spread), spread)
+    return {name: own[1] for name, own in units.items() if own is not None}
 
 
 def sizes(name: str, output: np.ndarray, scaling: Units | None, spread: Mapping[str, np.ndarray]) -> Sizes:
@@ -92,16 +93,17 @@ def sizes(name: str, output: np.ndarray, scaling: Units | None, spread: Mapping[
         scaling: the units of the output; None means that it is in the model's units.
         spread: the result of `spread_of_data`.
     """
-    is_scaled = scaling is not None and name in scaling.of
-    offset, scale = (
-        np.asarray(part, float) for part in (scaling.of[name] if scaling is not None and is_scaled else (0.0, 1.0))
-    )
+    own = None if scaling is None else scaling.of.get(name)
+    is_scaled = own is not None
+    offset, scale = (np.asarray(part, float) for part in own or (0.0, 1.0))
     with np.errstate(invalid="ignore"):
         values = (output - offset) / scale
+        # NaN has no size. Where it is right, it is compared as it is.
+        values = np.where(np.isnan(values), 0.0, values)
         largest = np.abs(_by_column(values)).max(axis=0)
         of_data = _by_column(np.broadcast_to(spread.get(name, 0.0), (1, *output.shape[1:]))).max(axis=0)
         varies = np.maximum(_spread(values).reshape(-1), of_data)
-        rounding = _by_column(_RAW_ROUNDINGS * _EPSILON * np.abs(output / scale)).max(axis=0)
+        rounding = _by_column(_RAW_ROUNDINGS * _EPSILON * np.abs(values + offset / scale)).max(axis=0)
     return Sizes(
         scale,
         np.where(varies > 0, varies, 1.0 if is_scaled else largest),

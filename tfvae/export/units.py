@@ -27,12 +27,13 @@ class Units:
     Args:
         offset: float32, broadcasts to the event shape.
         scale: as `offset`.
-        of: the offset and the scale of each input and output that is in the units of the data, by name.
+        of: the offset and the scale of each input and output that is in the units of the data, by name; None for an
+            input that has no raw units.
     """
 
     offset: np.ndarray
     scale: np.ndarray
-    of: Mapping[str, tuple[np.ndarray, np.ndarray]]
+    of: Mapping[str, tuple[np.ndarray, np.ndarray] | None]
 
     def to_raw(self, arrays: Mapping[str, Any]) -> Arrays:
         """Inputs or outputs by name, in raw units, from those in the model's units."""
@@ -58,7 +59,8 @@ class Units:
 
     def _apply(self, name: str, array: Any, function: Callable[..., np.ndarray]) -> np.ndarray:
         # With Python's own numbers, not to leave float32 where the data are float32.
-        return function(np.asarray(array), *self.of[name]) if name in self.of else np.asarray(array)
+        own = self.of.get(name)
+        return np.asarray(array) if own is None else function(np.asarray(array), *own)
 
 
 def make(model: Exportable, offset: ArrayLike | None, scale: ArrayLike | None, x: Any = None) -> Units | None:
@@ -95,7 +97,7 @@ def make(model: Exportable, offset: ArrayLike | None, scale: ArrayLike | None, x
         raise ValueError(f"`scale` must not hold 0. Received: scale={checks.shown(scale)}")
     of = model.export_units(*arrays)
     for spec in specs:
-        for argument, array in zip(("offset", "scale"), of.get(spec.name, ()), strict=False):
+        for argument, array in zip(("offset", "scale"), of.get(spec.name) or (), strict=False):
             _check_broadcasts(argument, array, tuple(spec.shape[1:]))
     _check_digits(*arrays)
     return Units(*arrays, of)
@@ -125,7 +127,7 @@ def signatures(model: Exportable, units: Units | None, x: Any = None) -> dict[st
     own = model.export_signatures(x)
     if units is None:
         return own
-    return {name: _in_raw_units(signature, units) for name, signature in own.items()} | {
+    return {name: _in_raw_units(each, units) for name, each in own.items() if _is_in_raw_units(each, units)} | {
         f"{name}{SUFFIX}": dataclasses.replace(signature, request=None)
         for name, signature in own.items()
         if _is_in_both_units(name, signature)
@@ -144,10 +146,9 @@ def examples(model: Exportable, units: Units | None, x: Any, calibrating: bool =
     own = model.export_examples(x, calibrating)
     if units is None:
         return own
-    return {name: units.to_raw(inputs) for name, inputs in own.items()} | {
-        f"{name}{SUFFIX}": own[name]
-        for name, signature in model.export_signatures(x).items()
-        if _is_in_both_units(name, signature)
+    named = model.export_signatures(x)
+    return {name: units.to_raw(own[name]) for name, each in named.items() if _is_in_raw_units(each, units)} | {
+        f"{name}{SUFFIX}": own[name] for name, each in named.items() if _is_in_both_units(name, each)
     }
 
 
@@ -156,14 +157,19 @@ def _is_in_both_units(name: str, signature: Signature) -> bool:
     return name != "serving_default" and not signature.draws
 
 
+def _is_in_raw_units(signature: Signature, units: Units) -> bool:
+    """Whether all inputs of a function that are in the units of the data have raw units."""
+    return all(units.of.get(spec.name, ()) is not None for spec in signature.inputs)
+
+
 def _in_raw_units(signature: Signature, units: Units) -> Signature:
     """The signature with the same names, which takes and gives raw units."""
     names = [spec.name for spec in signature.inputs]
 
     def function(*tensors: tf.Tensor) -> dict[str, tf.Tensor]:
-        inputs = (_normalized(tensor, *units.of.get(name, ())) for name, tensor in zip(names, tensors, strict=True))
+        inputs = (_normalized(tensor, *(units.of.get(name) or ())) for name, tensor in zip(names, tensors, strict=True))
         outputs = signature.function(*inputs)
-        return {name: _raw(output, *units.of.get(name, ())) for name, output in outputs.items()}
+        return {name: _raw(output, *(units.of.get(name) or ())) for name, output in outputs.items()}
 
     return dataclasses.replace(
         signature,
@@ -183,7 +189,8 @@ def _normalized(tensor: tf.Tensor, offset: np.ndarray | float = 0.0, scale: np.n
 def _raw(tensor: tf.Tensor, offset: np.ndarray | float = 0.0, scale: np.ndarray | float = 1.0) -> tf.Tensor:
     """The tensor in raw units, tensor * scale + offset, without an op that changes nothing."""
     # A constant shape, because the converter would put one that the graph computes between the ops.
-    tensor = tf.reshape(tensor, [-1, *tensor.shape[1:]])
+    if None not in tensor.shape[1:]:
+        tensor = tf.reshape(tensor, [-1, *tensor.shape[1:]])
     if np.any(scale != np.float32(1)):
         # The bound changes nothing, but keeps TFLite's converter from multiplying the weights of the last layer
         # instead, of which the file would then hold a second copy.
@@ -226,8 +233,10 @@ def _check_digits(offset: np.ndarray, scale: np.ndarray) -> None:
 
 
 def _check_broadcasts(argument: str, array: np.ndarray, shape: tuple[int, ...]) -> None:
+    # What differs along an axis of any size cannot be said.
+    sizes = tuple(1 if size is None else size for size in shape)
     try:
-        broadcasts = np.broadcast_shapes(array.shape, shape) == shape
+        broadcasts = np.broadcast_shapes(array.shape, sizes) == sizes
     except ValueError:
         broadcasts = False
     if not broadcasts:

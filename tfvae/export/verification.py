@@ -149,7 +149,8 @@ def _check(
         by_column: whether each column must also agree for its own size. Columns of int8 share one step.
     """
     for signature, question in questions.items():
-        for output, expected in question.outputs.items():
+        for output in question.outputs:
+            expected = question.numbers(output)
             received = question.settled(output, answers[signature])
             _check_shape(name, signature, output, received, expected)
             sizes = question.sizes[output] if by_column else tolerances.sizes(output, expected, None, {})
@@ -173,7 +174,7 @@ def _check(
 def agreement(format: str, signature: str, output: str, answers: Arrays, question: "_Question") -> Agreement:
     """Compares an output of an exported file with the Keras model's."""
     received = question.settled(output, answers)
-    expected, sizes = question.outputs[output], question.sizes[output]
+    expected, sizes = question.numbers(output), question.sizes[output]
     _check_shape(format, signature, output, received, expected)
     difference = np.abs(received - expected)
     relative = sizes.differences(received, expected) / np.maximum(sizes.spread, np.finfo(float).tiny)
@@ -214,18 +215,25 @@ class _Question(NamedTuple):
     def settled(self, output: str, answers: Arrays) -> np.ndarray:
         """An answer, but what is expected in rows where a difference of another output makes it jump.
 
-        That difference is compared by itself.
+        That difference is compared by itself. Where NaN is expected, the answer is 0 for NaN and infinite for a number.
 
         Args:
             output: the name of the output.
             answers: the outputs of an export by name.
         """
-        received = answers[output]
+        received, expected = answers[output], self.outputs[output]
+        if output in self.signature.with_nan and received.shape == expected.shape:
+            return np.where(np.isnan(expected), np.where(np.isnan(received), 0.0, np.inf), received)
         if output not in self.signature.jumps:
             return received
         other, limit = self.signature.jumps[output]
         difference = np.abs(answers[other] - self.outputs[other])
         return np.where(np.abs(self.outputs[other] - limit) <= difference, self.outputs[output], received)
+
+    def numbers(self, output: str) -> np.ndarray:
+        """What is expected, with 0 where NaN is right."""
+        expected = self.outputs[output]
+        return np.where(np.isnan(expected), 0.0, expected) if output in self.signature.with_nan else expected
 
     def answered_by(self, outputs: Arrays) -> "_Question":
         """The question with other outputs in the place of the Keras model's."""

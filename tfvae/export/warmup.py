@@ -25,7 +25,9 @@ def write(path: Path, endpoints: Endpoints, model_name: str, scaling: units.Unit
     with tf.io.TFRecordWriter(str(path)) as writer:
         for signature, function in endpoints.signatures_by_name.items():
             inputs = {
-                spec.name: np.full([1, *spec.shape[1:]], b"" if spec.dtype == tf.string else np.float32(0))
+                spec.name: np.full(
+                    [size or 1 for size in spec.shape], b"" if spec.dtype == tf.string else np.float32(0)
+                )
                 for spec in function.structured_input_signature[0]
             }
             if scaling is not None and not signature.endswith(units.SUFFIX):

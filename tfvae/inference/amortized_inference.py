@@ -62,7 +62,7 @@ class AmortizedInference(AmortizedPosterior, SimulatingModel, VariationalModel):
             joint distribution; seed is int32 [2], a stateless seed. Or the name of the data, if `prior` is a joint
             distribution that includes them. None if pairs are given to `fit`.
         encoder: a Keras model from x [B, ...] to features [B, F], such as `tfvae.networks.set_encoder`,
-            `set_transformer` or `series_encoder`; None takes the numbers of x as the features.
+            `set_transformer` or `temporal_encoder`; None takes the numbers of x as the features.
         posterior: the family of q; None means `SplineFlow()`.
         latents: as for `tfvae.VariationalInference`; None takes the shapes and constraints of `prior`.
         log_likelihood: a function `log_likelihood(theta, x)` that returns log p(x | theta) [S] for theta [S, ...], in

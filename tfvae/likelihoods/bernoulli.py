@@ -28,6 +28,7 @@ class Bernoulli(Likelihood):
 
     outputs = "logits"
     outputs_range = "real"
+    takes_temperature = True
     samples_from_noise = True
 
     def element_distribution(self, parameters: tf.Tensor) -> tfd.Distribution:

@@ -32,6 +32,7 @@ class Categorical(Likelihood):
 
     outputs = "logits"
     outputs_range = "relative"
+    takes_temperature = True
     samples_from_noise = True
 
     def __init__(self, num_classes: int, **kwargs: Any) -> None:
@@ -81,6 +82,15 @@ class Categorical(Likelihood):
         # The event is flattened to one axis, because the softmax of TFLite does not take tensors of six dimensions.
         probabilities = tf.nn.softmax(self.by_element(tf.cast(parameters, tf.float32)))
         return self.to_event(probabilities, (self.num_classes,))
+
+    def best_guess(self, parameters: tf.Tensor) -> tf.Tensor:
+        """The most probable code: see `Likelihood`.
+
+        Args:
+            parameters: the decoder's output [..., *parameter_shape].
+        """
+        self._check_built()
+        return self.to_event(tf.cast(tf.argmax(self.by_element(parameters), axis=-1), tf.float32))
 
     def to_data(self, mean: np.ndarray) -> np.ndarray:
         """The most probable code [..., *event_shape].

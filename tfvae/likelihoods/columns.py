@@ -178,6 +178,15 @@ class Columns(Likelihood):
         ]
         return tf.concat(means, axis=-1)
 
+    def best_guess(self, parameters: tf.Tensor) -> tf.Tensor:
+        """The best guess of each column, one after the other: see `Likelihood`.
+
+        Args:
+            parameters: the decoder's output [..., *parameter_shape].
+        """
+        self._check_built()
+        return tf.concat([likelihood.best_guess(part) for likelihood, part in self._groups(parameters)], axis=-1)
+
     def to_data(self, mean: np.ndarray) -> np.ndarray:
         """Turns a mean into a value of x [..., *event_shape], with the most probable code in a `Categorical` column.
 

@@ -52,6 +52,8 @@ class Likelihood(keras.layers.Layer, abc.ABC):
         outputs_range: where they have to be able to lie: "real" for all real numbers, of either sign, as for logits;
             "relative" for real numbers of which only the differences count, as for the logits of classes; "data" for
             where x lies, as for a location; None if nothing is known, so that no decoder is refused.
+        takes_temperature: whether all of its parameters are logits, which a temperature divides to make draws closer to
+            the best guess (below 1) or more diverse (above 1).
         samples_from_noise: whether `sample_from` is defined, by ops that are built into TFLite.
         allows_missing: whether x may hold NaN, which marks a missing element.
         has_moving_statistics: whether training sets some of its weights from the data, not by the gradient.
@@ -62,6 +64,7 @@ class Likelihood(keras.layers.Layer, abc.ABC):
     num_parameters = 1
     outputs = "parameters"
     outputs_range: Literal["real", "relative", "data"] | None = None
+    takes_temperature = False
     samples_from_noise = False
     allows_missing = False
     has_moving_statistics = False
@@ -195,6 +198,14 @@ class Likelihood(keras.layers.Layer, abc.ABC):
             parameters: the decoder's output [..., *parameter_shape].
         """
         return self.distribution(parameters).mean()
+
+    def best_guess(self, parameters: tf.Tensor) -> tf.Tensor:
+        """The value of x that is the best guess [..., *event_shape]: `to_data` of the mean, as a tensor.
+
+        Args:
+            parameters: the decoder's output [..., *parameter_shape].
+        """
+        return self.mean(parameters)
 
     def noise_shape(self, event_shape: tuple[int, ...]) -> tuple[int, ...]:
         """The shape of the noise of `sample_from` for each example: two numbers for each element of x, side by side.

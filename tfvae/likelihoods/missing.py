@@ -96,6 +96,19 @@ class Missing(Likelihood):
         """
         return self.likelihood.sample_from(parameters, noise)
 
+    @property
+    def takes_temperature(self) -> bool:
+        """Whether all parameters are logits: see `Likelihood`."""
+        return self.likelihood.takes_temperature
+
+    def best_guess(self, parameters: tf.Tensor) -> tf.Tensor:
+        """The best guess of all elements, observed or not: see `Likelihood`.
+
+        Args:
+            parameters: the decoder's output [..., *parameter_shape].
+        """
+        return self.likelihood.best_guess(parameters)
+
     def mean(self, parameters: tf.Tensor) -> tf.Tensor:
         """The mean of p(x|z) for all elements, observed or not.
 

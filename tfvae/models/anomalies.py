@@ -2,6 +2,7 @@
 
 import abc
 import dataclasses
+import itertools
 import math
 from collections.abc import Iterator, MutableMapping
 from typing import Any, ClassVar
@@ -100,28 +101,34 @@ class AnomalyDetector(keras.Model, abc.ABC):
         Raises:
             ValueError: the model is not calibrated, or x is invalid.
         """
-        if self.decision is None:
-            raise ValueError(
-                "The model must be calibrated before `detect()`: model.calibrate(x, false_alarm_rate=0.01), with data "
-                "that it was not trained on. Received: a model that was not, or was trained after it"
-            )
+        decision = self._calibrated("detect")
         parts = [
-            {name: output.numpy() for name, output in self.decision.outputs(*terms).items()}
+            {name: output.numpy() for name, output in self._decided(decision, *terms).items()}
             for terms in self._terms_of(x, batch_size)
         ]
         outputs = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
         return {**outputs, "is_anomaly": outputs["is_anomaly"] > 0.5}
 
+    def _calibrated(self, method: str) -> Decision:
+        """The calibration, which a method needs."""
+        if self.decision is None:
+            raise ValueError(
+                f"The model must be calibrated before `{method}()`: model.calibrate(x, false_alarm_rate=0.01), with "
+                "data that it was not trained on. Received: a model that was not, or was trained after it"
+            )
+        return self.decision
+
     def _typical(self, x: Any, batch_size: int, kept: Decision | None = None) -> Typical:
         """The sums over the data, or over those rows that a decision does not take for anomalies."""
         sums = Typical()
-        for nats, kl, is_observed in self._terms_of(x, batch_size):
+        for nats, kl, is_observed in itertools.starmap(self._judged, self._terms_of(x, batch_size)):
             rows = np.ones(len(kl), bool) if kept is None else kept.outputs(nats, kl, is_observed)["is_anomaly"] == 0
             sums.add(nats[rows], kl[rows], None if is_observed is None else is_observed[rows])
         return sums
 
     def _anomaly_scores(self, x: Any, decision: Decision, batch_size: int) -> np.ndarray:
-        parts = [decision.outputs(*terms)["score"].numpy() for terms in self._terms_of(x, batch_size)]
+        terms = itertools.starmap(self._judged, self._terms_of(x, batch_size))
+        parts = [decision.outputs(*each)["score"].numpy() for each in terms]
         scores = np.concatenate(parts)
         wrong = ~np.isfinite(scores)
         if wrong.any():
@@ -130,6 +137,18 @@ class AnomalyDetector(keras.Model, abc.ABC):
                 f"{int(np.argmax(wrong))}, and {np.count_nonzero(wrong)} such in all"
             )
         return scores
+
+    def _judged(
+        self, nats: tf.Tensor, kl: tf.Tensor, is_observed: tf.Tensor | None
+    ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor | None]:
+        """The terms of what decisions are about, in rows [R, ...]: the examples themselves."""
+        return nats, kl, is_observed
+
+    def _decided(
+        self, decision: Decision, nats: tf.Tensor, kl: tf.Tensor, is_observed: tf.Tensor | None
+    ) -> dict[str, tf.Tensor]:
+        """The outputs of `detect` for one batch of terms."""
+        return decision.outputs(nats, kl, is_observed)
 
     def _terms_of(self, x: Any, batch_size: int) -> Iterator[tuple[tf.Tensor, tf.Tensor, tf.Tensor | None]]:
         """The terms of the bound for each batch: see `Decision.outputs`."""
@@ -147,7 +166,7 @@ class AnomalyDetector(keras.Model, abc.ABC):
         return nats, scores["kl"], is_number(event) if self.likelihood.allows_missing else None
 
     def _detected(self, x: Any) -> dict[str, tf.Tensor]:
-        return self.decision.outputs(*self._terms_by_element(x))  # type: ignore[union-attr]
+        return self._decided(self.decision, *self._terms_by_element(x))  # type: ignore[arg-type]
 
     def _check_detects(self) -> None:
         if self._no_detection:

@@ -12,8 +12,8 @@ import tensorflow as tf
 from tfvae import checks, elbo, renamed, seeds
 from tfvae.callbacks import PosteriorCollapseWarning
 from tfvae.models import log_weights, parts, suitability
-from tfvae.models.anomalies import AnomalyDetector
 from tfvae.models.signatures import AutoencoderExport
+from tfvae.models.streaming import StreamDetector
 from tfvae.models.variational_model import VariationalModel
 from tfvae.objectives import Objective
 from tfvae.training.batch import batches, target_of
@@ -29,7 +29,7 @@ _APART = 10.0
 _DENOISES = "denoises"
 
 
-class Autoencoder(AnomalyDetector, AutoencoderExport, VariationalModel):
+class Autoencoder(StreamDetector, AutoencoderExport, VariationalModel):
     """A model that encodes each example x into latent variables, and decodes these.
 
     A subclass defines `elbo_terms`; `build`, which must set `event_shape`; `_encode`; and `call`, which returns the
@@ -118,7 +118,7 @@ class Autoencoder(AnomalyDetector, AutoencoderExport, VariationalModel):
             checks.check_same_length(x=tf.nest.flatten(x)[0], y=target)
             checks.check_finite(target, "y", allow_nan=self.likelihood.allows_missing)
             try:
-                self.likelihood.check(target)
+                self.likelihood.check(self._events(target))
             except ValueError as error:
                 raise ValueError(f"`y` has the shape of x, so the likelihood is of y: {error}") from error
 
@@ -144,7 +144,11 @@ class Autoencoder(AnomalyDetector, AutoencoderExport, VariationalModel):
             largest = float(np.finfo(np.float32).max)
             checks.check_elements(x, lambda part: abs(part) > largest, "be finite in float32, in which models compute")
         if not is_encoded_only:
-            self.likelihood.check(x)
+            self.likelihood.check(self._events(x))
+
+    def _events(self, x: np.ndarray) -> np.ndarray:
+        """The data, or parameters of their likelihood, in rows of what one likelihood is of: x itself, or its steps."""
+        return x
 
     def check_training(self, batch: Any) -> None:
         """Checks that the decoder and the data suit the likelihood: see `tfvae.models.suitability`.
@@ -164,10 +168,11 @@ class Autoencoder(AnomalyDetector, AutoencoderExport, VariationalModel):
         def outputs() -> np.ndarray:
             z = self._example_z(_EXAMPLES)
             given = (tf.constant(array, tf.float32) for array in self._example_conditions(_EXAMPLES))
-            return np.asarray(self._parameters_of_x(z, *given), np.float32)
+            return self._events(np.asarray(self._parameters_of_x(z, *given), np.float32))
 
         # Evenly spaced rows are enough to see the units of the data.
-        suitability.check(name, decoder, outputs, self.likelihood, x[:: -(-len(x) // _MOST_ROWS)])
+        rows = self._events(x)
+        suitability.check(name, decoder, outputs, self.likelihood, rows[:: -(-len(rows) // _MOST_ROWS)])
 
     def encode(self, x: Any, batch_size: int = 256) -> Any:
         """Computes the parameters of q(z|x).
@@ -199,7 +204,7 @@ class Autoencoder(AnomalyDetector, AutoencoderExport, VariationalModel):
         """
         checked = self._checked_batches(x, batch_size, self.denoises)
         if checks.boolean("sample", sample):
-            seed_of_z, seed_of_x = _seeds_of_z_and_x(self._seed(seed))
+            seed_of_z, seed_of_x = seeds.of_z_and_x(self._seed(seed))
             draws = seeds.for_each(checked, seed_of_z)
             return self._drawn((self._run(self._parameters_given_x, *each) for each in draws), seed_of_x)
         return _concatenated([self._run(self.call, part) for part in checked])
@@ -263,12 +268,12 @@ class Autoencoder(AnomalyDetector, AutoencoderExport, VariationalModel):
         if seed is not None:
             if epsilon is not None:
                 raise ValueError(f"`seed` must be None where `epsilon` is given. Received: seed={checks.shown(seed)}")
-            shape = [len(tf.nest.flatten(x)[0]), self._epsilon_dim]
+            shape = [len(tf.nest.flatten(x)[0]), *self._noise_shape(x)]
             epsilon = tf.random.stateless_normal(shape, self._seed(seed)).numpy()
         if epsilon is None:
             outputs = [self._run(self._score_at_mean, batch) for batch in batches(x, batch_size)]
         else:
-            epsilon = self._checked_noise("epsilon", epsilon, self._epsilon_dim)
+            epsilon = self._checked_noise("epsilon", epsilon, *self._noise_shape(x))
             checks.check_same_length(x=tf.nest.flatten(x)[0], epsilon=epsilon)
             pairs = zip(batches(x, batch_size), batches(epsilon, batch_size), strict=True)
             outputs = [self._run(self._score, *pair) for pair in pairs]
@@ -307,10 +312,14 @@ class Autoencoder(AnomalyDetector, AutoencoderExport, VariationalModel):
         scores, parameters = self._scored(x)
         return {"mean": self.likelihood.mean(parameters), **scores}
 
-    def _checked_noise(self, argument: str, z: Any, dim: int) -> np.ndarray:
-        """Checks an array [N, L] that comes from the user: z, or the noise for it."""
+    def _noise_shape(self, x: Any) -> tuple[int, ...]:
+        """The shape of the noise epsilon of one example, for checked data."""
+        return (self._epsilon_dim,)
+
+    def _checked_noise(self, argument: str, z: Any, *shape: int | None) -> np.ndarray:
+        """Checks an array [N, *shape] that comes from the user: z, or the noise for it."""
         z = checks.to_numpy(z, argument)
-        checks.check_shape(z, (dim,), argument)
+        checks.check_shape(z, shape, argument)
         checks.check_finite(z, argument)
         return z
 
@@ -324,7 +333,7 @@ class Autoencoder(AnomalyDetector, AutoencoderExport, VariationalModel):
         if not checks.boolean("sample", sample):
             return self._decoded(*arrays, batch_size=batch_size)
         together = zip(*(batches(array, batch_size) for array in arrays), strict=True)
-        return self._drawn((self._run(self._parameters_of_x, *part) for part in together), _seeds_of_z_and_x(seed)[1])
+        return self._drawn((self._run(self._parameters_of_x, *part) for part in together), seeds.of_z_and_x(seed)[1])
 
     def _drawn(self, parameters: Iterable[tf.Tensor], seed: tf.Tensor) -> np.ndarray:
         """A draw of p(x|z) for each row of its parameters, which come in batches."""
@@ -384,11 +393,6 @@ class Autoencoder(AnomalyDetector, AutoencoderExport, VariationalModel):
         """Makes a model with new weights from what `get_config` returned."""
         made = {name: keras.saving.deserialize_keras_object(config[name], custom_objects) for name in cls._PARTS}
         return cls(**{**config, **made})
-
-
-def _seeds_of_z_and_x(seed: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-    """The seeds of z and of x. That of z is the given one, so that z is the same whether x is drawn or not."""
-    return seed, tf.random.experimental.stateless_fold_in(seed, -1)
 
 
 def _concatenated(outputs: list[Any]) -> Any:

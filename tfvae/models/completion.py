@@ -7,6 +7,7 @@ Reference: Mattei & Frellsen 2019, MIWAE: Deep Generative Modelling and Imputati
 """
 
 import math
+import warnings
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -18,6 +19,9 @@ from tfvae import chunks, elbo, seeds
 # The most elements of one tensor (16 MB), and the most rows that the decoder evaluates in one chunk of draws.
 _CHUNK_ELEMENTS = 2**22
 _CHUNK_ROWS = 2**16
+# A warning is given if fewer effective draws than this remain, for more than this share of the examples.
+_FEW_DRAWS = 10
+_FEW_EXAMPLES = 0.1
 
 
 class Weights:
@@ -43,6 +47,23 @@ class Weights:
     def effective_size(self) -> np.ndarray:
         """The effective sample size [B], 1 / (sum of v^2): the number of equally weighted draws of the same worth."""
         return np.exp(2 * self.total - self.total_of_squares)
+
+
+def warn_where_few(sizes: np.ndarray, num_samples: int, results: str) -> None:
+    """Warns, the caller of the public function that calls this, if few draws of z have almost all of the weight.
+
+    Args:
+        sizes: the effective sample size of each example.
+        num_samples: the number of draws; there is no warning where they are few from the start.
+        results: what is noisy therefore.
+    """
+    share = np.mean(sizes < _FEW_DRAWS)
+    if share > _FEW_EXAMPLES and num_samples >= 10 * _FEW_DRAWS:
+        warnings.warn(
+            f"Fewer than {_FEW_DRAWS} draws of z have almost all the weight for {share:.0%} of the examples, so that "
+            f"their {results} are noisy: take more samples, or train with more draws (IWAE) or a richer posterior.",
+            stacklevel=3,
+        )
 
 
 def mean(model: Any, batch: tf.Tensor, num_samples: int, seed: tf.Tensor, weights: Weights) -> np.ndarray:

@@ -3,26 +3,25 @@
 Reference: Mattei & Frellsen 2019, MIWAE: Deep Generative Modelling and Imputation of Incomplete Data Sets.
 """
 
-import warnings
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
+import tensorflow as tf
 
 from tfvae import checks, seeds
 from tfvae.data.schema import frame_of, is_rows
-from tfvae.models import completion
+from tfvae.models import completion, over_time, particles
+from tfvae.models.autoregressive import AutoregressiveVAE
 from tfvae.models.conditional import ConditionalVAE
 from tfvae.models.rows import filled
+from tfvae.models.sequential import SequentialVAE
 from tfvae.models.vae import VAE
 from tfvae.training.batch import batches
 
-# A warning is given if fewer effective draws than this remain, for more than this share of the examples.
-_FEW_DRAWS = 10
-_FEW_EXAMPLES = 0.1
-
 
 def impute(
-    model: VAE,
+    model: VAE | SequentialVAE,
     x: Any,
     num_samples: int = 1000,
     batch_size: int = 64,
@@ -36,6 +35,9 @@ def impute(
     imputation picks one of the z with the probabilities v, and draws x_missing ~ p(x_missing|z). If `num_samples` is
     at least 100, a warning is given when a few draws have almost all of the weight, 1 / (sum of v^2) < 10, for more
     than a tenth of the examples.
+
+    For a `SequentialVAE` the weighted draws are the paths of particles, given all of x. Only gaps are filled: what
+    follows the last step with any number in it stays NaN, and `tfvae.forecast` is for it.
 
     Args:
         model: a trained model with the likelihood `Missing` and no condition.
@@ -52,12 +54,16 @@ def impute(
     Raises:
         ValueError: an argument is out of its range, or x is not valid data for the model.
 
-    Reference: Mattei & Frellsen 2019, MIWAE; for the draws Rubin 1987, sampling importance resampling.
+    Reference: Mattei & Frellsen 2019, MIWAE; for the draws Rubin 1987, sampling importance resampling; for sequences
+    Doucet & Johansen 2011, A Tutorial on Particle Filtering and Smoothing, section 4.1.
     """
-    if isinstance(model, ConditionalVAE):
-        raise ValueError(f"`model` must be a VAE of x alone, without a condition. Received: a {type(model).__name__}")
-    if not isinstance(model, VAE) or not model.likelihood.allows_missing:
-        received = type(model.likelihood).__name__ if isinstance(model, VAE) else repr(model)
+    if isinstance(model, ConditionalVAE | AutoregressiveVAE):
+        raise ValueError(
+            "`model` must be a VAE of x alone, without a condition, whose elements are independent given z. Received: "
+            f"a {type(model).__name__}"
+        )
+    if not isinstance(model, VAE | SequentialVAE) or not model.likelihood.allows_missing:
+        received = type(model.likelihood).__name__ if isinstance(model, VAE | SequentialVAE) else repr(model)
         raise ValueError(
             "`model` must be a VAE whose likelihood allows missing values, for example Missing(Normal()). Received: "
             f"{received}"
@@ -65,29 +71,65 @@ def impute(
     num_samples = checks.positive_integer("num_samples", num_samples)
     if num_imputations is not None:
         num_imputations = checks.positive_integer("num_imputations", num_imputations)
-    given = frame_of(x) if model.table is not None and is_rows(x) else None
+    table = model.table if isinstance(model, VAE) else None
+    given = frame_of(x) if table is not None and is_rows(x) else None
     x = checks.to_numpy(model.of_rows(x))
     model.check_data(x)
-    rows, sizes = [], []
-    for batch, batch_seed in seeds.for_each(batches(x, batch_size), model._seed(seed)):
-        weights = completion.Weights()
-        if num_imputations is None:
-            rows.append(model.likelihood.to_data(completion.mean(model, batch, num_samples, batch_seed, weights)))
-        else:
-            rows.append(completion.draws(model, batch, num_samples, num_imputations, batch_seed, weights))
-        sizes.append(weights.effective_size)
-    share = np.mean(np.concatenate(sizes) < _FEW_DRAWS)
-    if share > _FEW_EXAMPLES and num_samples >= 10 * _FEW_DRAWS:
-        warnings.warn(
-            f"Fewer than {_FEW_DRAWS} draws of z have almost all the weight for {share:.0%} of the examples, so that "
-            "their imputations are noisy: take more samples, or train with more draws (IWAE) or a richer posterior.",
-            stacklevel=2,
-        )
+    impute_rows = _of_sequences if isinstance(model, SequentialVAE) else _of_examples
+    pairs = list(impute_rows(model, x, num_samples, batch_size, model._seed(seed), num_imputations))
+    rows, sizes = zip(*pairs, strict=True)
+    completion.warn_where_few(np.concatenate(sizes), num_samples, "imputations")
     drawn = np.concatenate(rows, axis=0 if num_imputations is None else 1)
     dtype = np.result_type(x.dtype, np.float32)
     completed = np.where(np.isnan(x), drawn.astype(dtype), x.astype(dtype))
-    if given is None or model.table is None:
+    if given is None or table is None:
         return completed
     if num_imputations is None:
-        return filled(model.table, given, completed)
-    return [filled(model.table, given, each) for each in completed]
+        return filled(table, given, completed)
+    return [filled(table, given, each) for each in completed]
+
+
+def _of_examples(
+    model: VAE, x: np.ndarray, num_samples: int, batch_size: int, seed: tf.Tensor, num_imputations: int | None
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """What to fill in [B, ...] or [M, B, ...], and the effective size [B], for each batch."""
+    for batch, batch_seed in seeds.for_each(batches(x, batch_size), seed):
+        weights = completion.Weights()
+        if num_imputations is None:
+            found = model.likelihood.to_data(completion.mean(model, batch, num_samples, batch_seed, weights))
+        else:
+            found = completion.draws(model, batch, num_samples, num_imputations, batch_seed, weights)
+        yield found, weights.effective_size
+
+
+def _of_sequences(
+    model: SequentialVAE,
+    x: np.ndarray,
+    num_samples: int,
+    batch_size: int,
+    seed: tf.Tensor,
+    num_imputations: int | None,
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """What to fill in, as `_of_examples`; the effective size is that of the gap where it is least."""
+    found = particles.of_batches(model, x, num_samples, batch_size, seed, has_paths=True)
+    for (batch, each), of_batch in seeds.for_each(found, seeds.of_z_and_x(seed)[1]):
+        of_choice, of_x = seeds.of_z_and_x(of_batch)
+        count, rows = each.log_weights.shape
+        if num_imputations is None:
+            numbers = np.tile(np.arange(count)[:, np.newaxis], rows)
+        else:
+            log_weights = tf.transpose(each.log_weights)
+            numbers = tf.random.stateless_categorical(log_weights, num_imputations, of_choice).numpy().T
+        paths, sizes = particles.traced(each, numbers)
+        parameters = model._run(model.parameters_along, *paths)
+        parameters = tf.reshape(parameters, [len(numbers), rows, *parameters.shape[1:]])
+        if num_imputations is None:
+            means = np.float64(model.likelihood.mean(parameters))
+            shares = np.exp(np.float64(each.log_weights)).reshape([count, rows, *[1] * (means.ndim - 2)])
+            values = model.likelihood.to_data((shares * means).sum(axis=0))
+        else:
+            values = model.likelihood.distribution(parameters).sample(seed=of_x).numpy()
+        real = over_time.is_step(batch).numpy()
+        gaps = np.isnan(batch).any(axis=tuple(range(2, len(batch.shape)))) & real
+        padding = ~real.reshape([*real.shape, *[1] * (len(batch.shape) - 2)])
+        yield np.where(padding, np.nan, values), np.where(gaps, sizes, np.inf).min(axis=1)

@@ -78,7 +78,9 @@ def _is_for_xla(model: VariationalModel, num_samples: int) -> bool:
 def _shapes(model: VariationalModel, batch: Any) -> tuple[int, int]:
     """The number of draws in a chunk without XLA, and in one round of XLA's loop."""
     rows = len(tf.nest.flatten(batch)[0]) * model._rows_per_example
-    elements = rows * math.prod(model.likelihood.parameter_shape(model.event_shape))
+    # Not of the event shape, because sequences may have any number of steps.
+    x = batch["x"] if isinstance(batch, dict) else batch
+    elements = rows * math.prod(model.likelihood.parameter_shape(tuple(x.shape[1:])))
     chunk = min(chunks.rows_within(_CHUNK_ELEMENTS, elements), chunks.rows_within(_CHUNK_ROWS, rows))
     return chunk, min(chunks.rows_within(_ROUND_ELEMENTS, elements), chunks.rows_within(_ROUND_ROWS, rows))
 

@@ -46,6 +46,28 @@ def checked_network(name: str, given: Any) -> keras.layers.Layer:
     return given
 
 
+def checked_cell(name: str, given: Any) -> keras.layers.Layer | None:
+    """Returns a constructor's argument for a recurrent cell, or None, after checking it.
+
+    Args:
+        name: the argument's name.
+        given: the argument's value.
+
+    Raises:
+        ValueError: the value is not a Keras cell whose states are vectors.
+    """
+    sizes = getattr(given, "state_size", None)
+    sizes = sizes if isinstance(sizes, list | tuple) else [sizes]
+    if given is not None and not (
+        isinstance(given, keras.layers.Layer) and all(isinstance(each, int) for each in sizes)
+    ):
+        raise ValueError(
+            f"`{name}` must be a Keras cell, which has a state_size, such as keras.layers.GRUCell(32). Received: "
+            f"{name}={checks.shown(given)}"
+        )
+    return given
+
+
 def refuse_path_gradients(model: keras.Model) -> None:
     """Raises ValueError if the objective needs path gradients (through z alone), which the model does not have."""
     if model.objective.path_gradient:
@@ -115,16 +137,17 @@ def set_latent_dim(name: str, part: Any, latent_dim: int) -> None:
         )
 
 
-def features_of(name: str, network: keras.Model, given: Any) -> keras.KerasTensor:
+def features_of(name: str, network: keras.Model, given: Any, has_steps: bool = False) -> keras.KerasTensor:
     """Applies a network to symbolic inputs, and checks that the output is one tensor of features [B, F].
 
     Args:
         name: the argument's name.
         network: the network.
         given: a `keras.KerasTensor` or a list of them.
+        has_steps: whether the features must be of each step, [B, T, F].
 
     Returns:
-        The symbolic features [B, F].
+        The symbolic features [B, F], or [B, T, F].
 
     Raises:
         ValueError: the output has another form.
@@ -137,7 +160,13 @@ def features_of(name: str, network: keras.Model, given: Any) -> keras.KerasTenso
             "makes layers for its parameters, such as loc and scale, and draws z itself. End it with the layer before "
             f"those of the mean and the variance. Received: {_article(name)} {name} that gives {describe(features)}"
         )
-    if not isinstance(features, keras.KerasTensor) or len(features.shape) != 2 or features.shape[1] is None:
+    is_tensor = isinstance(features, keras.KerasTensor)
+    if has_steps and not (is_tensor and len(features.shape) == 3 and features.shape[2] is not None):
+        raise ValueError(
+            f"`{name}` must give one tensor of features [B, T, F], for each step of x [B, T, ...]. Received: "
+            f"{_article(name)} {name} that gives {describe(features)}"
+        )
+    if not has_steps and not (is_tensor and len(features.shape) == 2 and features.shape[1] is not None):
         raise ValueError(
             f"`{name}` must give one tensor of features [B, F]; end it with keras.layers.Flatten() where the "
             f"features have more axes. Received: {_article(name)} {name} that gives "
@@ -201,6 +230,25 @@ def input_shapes(network: keras.Model) -> list[tuple[int | None, ...]] | None:
     if isinstance(shape, tuple):
         return [shape]
     return shape if isinstance(shape, list) else None
+
+
+def check_inputs(name: str, network: keras.Model, given: list[keras.KerasTensor], takes: str) -> None:
+    """Raises ValueError if a network of one step declares other inputs than those that it will be given.
+
+    Args:
+        name: the argument's name.
+        network: the network.
+        given: what it will be given, symbolically.
+        takes: what that is, in words, except for the memory.
+    """
+    declared = input_shapes(network)
+    expected = [tuple(each.shape[1:]) for each in given]
+    if declared is not None and [tuple(shape[1:]) for shape in declared] != expected:
+        raise ValueError(
+            f"`{name}` must take {takes}, and h_{{t-1}} after it where there is a memory: inputs of the shapes "
+            f"{[[None, *shape] for shape in expected]}. Received: {_article(name)} {name} whose inputs have the shapes "
+            f"{[list(shape) for shape in declared]}"
+        )
 
 
 def describe(outputs: Any) -> str:

@@ -1,9 +1,9 @@
 """How autoencoders are exported: they implement the contract of `tfvae.exportable`."""
 
-import contextlib
+import dataclasses
 import itertools
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar, Self
 
 import keras
@@ -12,12 +12,16 @@ import tensorflow as tf
 
 from tfvae import private_apis
 from tfvae.exportable import Arrays, Exportable, Signature
+from tfvae.models import half_precision
 
 # Enough to reveal a wrong weight or op, and few enough to take no time.
 _DRAWN_ROWS = 64
 # Where an export is compared, noise that moves by the first must not change a draw by more than the second, relative to
 # the largest draw; otherwise it is drawn again, at most so many times.
 _NOISE_STEP, _LARGEST_CHANGE, _MOST_REDRAWS = np.float32(1e-4), 1e-3, 20
+# The inputs and outputs of windows [T, C] that have an axis of steps.
+_OF_STEPS = ("x", "mean", "sample", "contributions")
+_SHORTER = "\nx may have any number of steps T up to {steps}. Those after its end are missing."
 # What the inputs of `_given_shapes` mean.
 _GIVEN = {
     "condition": "what x depends on besides z",
@@ -25,19 +29,11 @@ _GIVEN = {
 }
 
 
-# What the outputs of `detect` mean.
-_DETECTION = {
-    "score": "how unusual x is, in nats: 0 for typical data, and high for anomalies",
-    "is_anomaly": "1 if the score is above the threshold, otherwise 0",
-    "contributions": "what each element of x adds to the score, in nats; beside them, kl is the rest of the score",
-}
-
-
 class AutoencoderExport(Exportable, keras.Model):
     """The signatures of an autoencoder: see `tfvae.export.Endpoints`."""
 
     timed_signature = "reconstruct"
-    export_tags = ("variational-autoencoder",)
+    export_tags: ClassVar[tuple[str, ...]] = ("variational-autoencoder",)
     export_limits = (
         "x unlike the data of the training is reconstructed as if it were like them: only its score tells. "
         "The ELBO is a lower bound on log p(x)."
@@ -115,10 +111,19 @@ class AutoencoderExport(Exportable, keras.Model):
         if self.likelihood.samples_from_noise:
             signatures |= self._signatures_of_draws(spec_of_x, epsilon, given)
         if self.decision is not None:
-            signatures |= self._signature_of_detection(self.decision, (spec_of_x, *given), row if given else row["x"])
-        return signatures | {
+            detection = self._signature_of_detection(self.decision, (spec_of_x, *given), row if given else row["x"])
+            signatures |= detection
+            if self._detects_steps:
+                signatures |= self._signature_of_steps(self.decision, detection["detect"])
+        signatures |= {
             name: Signature(function, (spec_of_x,), meaning=meaning)
             for name, (function, meaning) in self._functions_of_x.items()
+        }
+        if not self._takes_shorter:
+            return signatures
+        return {
+            name: dataclasses.replace(each, of_steps=_OF_STEPS) if spec_of_x in each.inputs else each
+            for name, each in signatures.items()
         }
 
     def _signatures_of_draws(
@@ -167,8 +172,8 @@ class AutoencoderExport(Exportable, keras.Model):
         """The model itself; or, if it computes in half precision, which TFLite and many processors lack, a copy."""
         if all(layer.compute_dtype == "float32" for part in _parts(self) for layer in private_apis.layers_of(part)):
             return self
-        with _policy_of_new_layers("float32"):
-            copy = type(self).from_config(_with_float32(self.get_config()))
+        with half_precision.policy_of_new_layers("float32"):
+            copy = type(self).from_config(half_precision.with_float32(self.get_config()))
             copy.build((None, *self.event_shape))
             copy.decision = self.decision
         for part, original in zip(_parts(copy), _parts(self), strict=True):
@@ -218,30 +223,33 @@ class AutoencoderExport(Exportable, keras.Model):
             "serving_default": data,
             **{name: {"x": data["x"]} for name in self._functions_of_x},
             **({} if self.decision is None else {"detect": data}),
+            **({"step": self._example_steps(data)} if self._detects_steps else {}),
         }
         if self.likelihood.samples_from_noise:
             inputs = {"generate_sample": examples["generate"], "reconstruct_sample": examples["score"]}
             # Those of x, which a model of a table replaces by those of numbers and codes.
             signatures = AutoencoderExport.export_signatures(self)
             for name, others in inputs.items():
-                examples[name] = {**others, "uniform": self._steady_noise(signatures[name], others)}
+                shape = [len(epsilon), *self.likelihood.noise_shape(self.event_shape)]
+                examples[name] = {**others, "uniform": self._steady_noise(signatures[name], others, shape)}
         return examples
 
-    def _steady_noise(self, signature: Signature, others: Arrays) -> np.ndarray:
-        """Uniform noise [N, ...] at which no draw jumps, so that two computations of it can be compared.
+    def _steady_noise(self, signature: Signature, others: Arrays, shape: Sequence[int]) -> np.ndarray:
+        """Uniform noise at which no draw jumps, so that two computations of it can be compared.
 
         A draw of a discrete x jumps where the noise passes a probability, which each computation rounds in its own way.
 
         Args:
             signature: a function that draws.
             others: its other inputs.
+            shape: that of the noise, [N, ...].
         """
         rng = np.random.default_rng(3)
 
         def drawn(noise: np.ndarray) -> np.ndarray:
             return signature.of_model({**others, "uniform": noise})["sample"]
 
-        noise = rng.random([len(others["epsilon"]), *self.likelihood.noise_shape(self.event_shape)], np.float32)
+        noise = rng.random(shape, np.float32)
         for _ in range(_MOST_REDRAWS):
             low, high = drawn(noise - _NOISE_STEP), drawn(noise + _NOISE_STEP)
             jumps = np.abs(high - low) > _LARGEST_CHANGE * np.abs(low).max()
@@ -250,9 +258,11 @@ class AutoencoderExport(Exportable, keras.Model):
             noise = np.where(np.repeat(jumps, 2, axis=-1), rng.random(noise.shape, np.float32), noise)
         return noise
 
-    def export_units(self, offset: np.ndarray, scale: np.ndarray) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    def export_units(self, offset: np.ndarray, scale: np.ndarray) -> dict[str, tuple[np.ndarray, np.ndarray] | None]:
         """Those of the data for x, and for `mean` unless it is made of probabilities: see `Exportable`."""
+        of_step = _of_step(offset), _of_step(scale)
         return {
+            "x_t": None if of_step[0] is None or of_step[1] is None else of_step,
             "x": (offset, scale),
             "sample": (offset, scale),
             "mean": self.likelihood.units_of_mean(offset, scale, tuple(self.event_shape)),
@@ -280,7 +290,7 @@ class AutoencoderExport(Exportable, keras.Model):
             "reconstruction_log_likelihood": "log p(x|z), in nats",
             "kl": "the divergence of q(z|x) from p(z), in nats",
             **({"probabilities": "the probabilities of the classes, q(y|x)"} if self._functions_of_x else {}),
-            **({} if self.decision is None else _DETECTION),
+            **self._meanings_of_detection(),
         }
 
     def export_description(self) -> dict[str, Any]:
@@ -292,20 +302,22 @@ class AutoencoderExport(Exportable, keras.Model):
             "missing_values": self.likelihood.allows_missing,
             **({} if self.likelihood.column_names is None else {"columns": list(self.likelihood.column_names)}),
             **({} if self.decision is None else {"threshold": self.decision.threshold.to_dict()}),
+            **({"state_shape": list(self._window_shapes()[1])} if self._detects_steps else {}),
         }
 
     def export_readme(self, signatures: Mapping[str, Signature]) -> list[tuple[str, dict[str, Any]]]:
         """The sections of the README: see `Exportable`.
 
         Args:
-            signatures: has no effect.
+            signatures: the result of `export_signatures`.
         """
         fields = {
             "conditions": self._meaning_of_given,
             "event_shape": list(self.event_shape),
             "latent_dim": self._z_dim,
+            "shorter": _SHORTER.format(steps=self.event_shape[0]) if self._takes_shorter else "",
         }
-        return [("autoencoder.md", fields)]
+        return [("autoencoder.md", fields), *self._readme_of_steps(signatures)]
 
     def _together(self, x: tf.Tensor, *given: tf.Tensor) -> Any:
         """Combines the inputs of a signature into data in the form that `elbo_terms` takes."""
@@ -344,6 +356,13 @@ class AutoencoderExport(Exportable, keras.Model):
         return np.random.default_rng(2).uniform(size=shape) < 0.5
 
 
+def _of_step(array: np.ndarray) -> np.ndarray | None:
+    """An offset or a scale of windows [T, C] for one step [C]; None if it differs from step to step."""
+    if array.ndim < 2:
+        return array
+    return array[0] if (array == array[:1]).all() else None
+
+
 def _spec(name: str, shape: tuple[int, ...]) -> tf.TensorSpec:
     return tf.TensorSpec([None, *shape], tf.float32, name)
 
@@ -357,27 +376,3 @@ def _parts(model: AutoencoderExport) -> list[keras.layers.Layer]:
     values = (getattr(model, name) for name in model._PARTS)
     parts = itertools.chain.from_iterable(value if isinstance(value, list) else [value] for value in values)
     return [part for part in parts if isinstance(part, keras.layers.Layer)]
-
-
-@contextlib.contextmanager
-def _policy_of_new_layers(policy: str) -> Iterator[None]:
-    """Sets Keras's global dtype policy for layers made within this context, such as those a user's network makes.
-
-    Keras keeps the policy per thread, so other threads do not see the change. A separate thread would not work instead:
-    the custom objects that the user has registered, as by `keras.saving.custom_object_scope`, are per thread too.
-    """
-    before = keras.config.dtype_policy()
-    keras.config.set_dtype_policy(policy)
-    try:
-        yield
-    finally:
-        keras.config.set_dtype_policy(before)
-
-
-def _with_float32(config: Any) -> Any:
-    """A copy of a Keras configuration in which every dtype policy is float32."""
-    if isinstance(config, dict):
-        if config.get("class_name") == "DTypePolicy":
-            return {**config, "config": {**config["config"], "name": "float32"}}
-        return {key: _with_float32(value) for key, value in config.items()}
-    return [_with_float32(value) for value in config] if isinstance(config, list) else config

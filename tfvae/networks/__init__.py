@@ -6,21 +6,46 @@ model with the same shapes can take their place.
 
 from tfvae.networks.convolutional import convolutional_decoder, convolutional_encoder
 from tfvae.networks.dense import dense_decoder, dense_encoder, row_encoder
-from tfvae.networks.layers import MissingMask, RowFeatures, SeriesSummary, SetAttention, SetMean
-from tfvae.networks.sequences import series_encoder, set_encoder, set_transformer
+from tfvae.networks.layers import MissingMask, RowFeatures, SetAttention, SetMean
+from tfvae.networks.recurrent import recurrent_decoder, recurrent_encoder
+from tfvae.networks.sequence_layers import (
+    Codes,
+    Positions,
+    RotaryAttention,
+    SeriesSummary,
+    StepMask,
+)
+from tfvae.networks.sets import set_encoder, set_transformer
+from tfvae.networks.step_layers import ConvolutionStep, RecurrentStep
+from tfvae.networks.stepwise import Stepwise, stepwise
+from tfvae.networks.temporal import temporal_decoder, temporal_encoder
+from tfvae.networks.transformer import transformer_decoder, transformer_encoder
 
 __all__ = [
+    "Codes",
+    "ConvolutionStep",
     "MissingMask",
+    "Positions",
+    "RecurrentStep",
+    "RotaryAttention",
     "RowFeatures",
     "SeriesSummary",
     "SetAttention",
     "SetMean",
+    "StepMask",
+    "Stepwise",
     "convolutional_decoder",
     "convolutional_encoder",
     "dense_decoder",
     "dense_encoder",
+    "recurrent_decoder",
+    "recurrent_encoder",
     "row_encoder",
-    "series_encoder",
     "set_encoder",
     "set_transformer",
+    "stepwise",
+    "temporal_decoder",
+    "temporal_encoder",
+    "transformer_decoder",
+    "transformer_encoder",
 ]

@@ -52,3 +52,13 @@ def image_shape(argument: str, shape: Sequence[int], dense_network: str) -> tupl
             f"and use `{dense_network}` for vectors. Received: {argument}={checks.shown(shape)}"
         )
     return checked
+
+
+def item_shape(argument: str, shape: Sequence[int]) -> tuple[int, ...]:
+    """Checks an argument that is the shape of one element of a set or of one step of a sequence, and returns it."""
+    checked = sizes(argument, shape)
+    if len(checked) > 1:
+        raise ValueError(
+            f"`{argument}` must be () for numbers or (D,) for vectors. Received: {argument}={checks.shown(shape)}"
+        )
+    return checked

@@ -19,7 +19,7 @@ class MissingMask(keras.layers.Layer):
 
     def call(self, x: Any) -> Any:
         """Returns the filled x and the mask, side by side [B, ..., 2 C]."""
-        is_observed = _is_number(x)
+        is_observed = is_number(x)
         filled = keras.ops.where(is_observed, x, keras.ops.zeros_like(x))
         return keras.ops.concatenate([filled, keras.ops.cast(is_observed, x.dtype)], axis=-1)
 
@@ -56,7 +56,7 @@ class RowFeatures(keras.layers.Layer):
     def call(self, x: Any) -> Any:
         """Returns the features [B, F]."""
         ops = keras.ops
-        is_observed = _is_number(x)
+        is_observed = is_number(x)
         zeros = ops.zeros_like(x)
         # Sums with matrices of 0 and 1 in the place of slices, which GPUs of devices do not take.
         values = ops.where(is_observed, x, zeros)
@@ -125,23 +125,6 @@ class SetMean(keras.layers.Layer):
 
 
 @keras.saving.register_keras_serializable("tfvae.networks")
-class SeriesSummary(SetMean):
-    """The last step of a series beside what `SetMean` gives: [B, T, F] to [B, 2 F + 1].
-
-    Args:
-        kwargs: the arguments of `keras.layers.Layer`.
-    """
-
-    def call(self, items: Any) -> Any:
-        """Returns the last step, the mean and log T, side by side [B, 2 F + 1]."""
-        return keras.ops.concatenate([items[:, -1], super().call(items)], axis=-1)
-
-    def compute_output_shape(self, input_shape: tuple[int, ...]) -> tuple[int, ...]:
-        """The shape [B, 2 F + 1]."""
-        return (input_shape[0], 2 * input_shape[-1] + 1)
-
-
-@keras.saving.register_keras_serializable("tfvae.networks")
 class SetAttention(keras.layers.Layer):
     """A block in which each element of a set attends to all of them: [B, n, F] to [B, n, F].
 
@@ -203,6 +186,6 @@ class SetAttention(keras.layers.Layer):
         return {**super().get_config(), **own}
 
 
-def _is_number(x: Any) -> Any:
+def is_number(x: Any) -> Any:
     """Which elements are not NaN: see `tfvae.numerics.is_number`."""
     return keras.ops.absolute(x) > -1

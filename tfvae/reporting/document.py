@@ -11,6 +11,7 @@ from tfvae.data import tables
 from tfvae.data.schema import frame_of, is_rows
 from tfvae.export.report import Verification
 from tfvae.exportable import weight_count
+from tfvae.models.autoregressive import AutoregressiveVAE
 from tfvae.models.conditional import ConditionalVAE
 from tfvae.models.semi_supervised import SemiSupervisedVAE
 from tfvae.models.vae import VAE
@@ -99,7 +100,7 @@ def report(
     """
     path = Path(path)
     path = path / "report.html" if path.is_dir() else path
-    if not isinstance(model, VAE) or not model.built:
+    if not isinstance(model, VAE) or isinstance(model, AutoregressiveVAE) or not model.built:
         raise ValueError(f"`model` must be a tfvae.VAE, which was trained. Received: {checks.shown(model)}")
     num_samples = checks.positive_integer("num_samples", num_samples)
     x, given, rows = _examples(model, data)

@@ -17,6 +17,7 @@ from tfvae import checks, files
 from tfvae.data.schema import frame_of, is_rows
 from tfvae.export.device import tflite
 from tfvae.exportable import weight_count
+from tfvae.models.autoregressive import AutoregressiveVAE
 from tfvae.models.conditional import ConditionalVAE
 from tfvae.models.semi_supervised import SemiSupervisedVAE
 from tfvae.models.vae import VAE
@@ -129,7 +130,11 @@ def web(
 
 
 def _check(model: Any, runtime: Any, single_file: bool) -> None:
-    if not isinstance(model, VAE) or isinstance(model, ConditionalVAE | SemiSupervisedVAE) or not model.built:
+    if (
+        not isinstance(model, VAE)
+        or isinstance(model, ConditionalVAE | SemiSupervisedVAE | AutoregressiveVAE)
+        or not model.built
+    ):
         raise ValueError(f"`model` must be a tfvae.VAE without conditions, built. Received: {checks.shown(model)}")
     if model.series is not None:
         raise ValueError(

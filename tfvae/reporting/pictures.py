@@ -11,6 +11,7 @@ import tensorflow as tf
 from matplotlib.figure import Figure
 
 from tfvae import checks, evaluation, files, plots
+from tfvae.models.autoregressive import AutoregressiveVAE
 from tfvae.models.conditional import ConditionalVAE
 from tfvae.models.semi_supervised import SemiSupervisedVAE
 from tfvae.models.vae import VAE
@@ -60,7 +61,9 @@ class Pictures(keras.callbacks.Callback):
 
     def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
         """Checks the model and the examples."""
-        if not isinstance(self.model, VAE) or isinstance(self.model, ConditionalVAE | SemiSupervisedVAE):
+        if not isinstance(self.model, VAE) or isinstance(
+            self.model, ConditionalVAE | SemiSupervisedVAE | AutoregressiveVAE
+        ):
             raise ValueError(f"`Pictures` needs a tfvae.VAE without conditions. Received: {checks.shown(self.model)}")
         self.model.check_data(self.x)
         # Not before, because it makes the folder.

@@ -180,6 +180,9 @@ def _checked_validation(model: Any, validation: Any) -> Any:
     """Checks the validation data, and adds a y to sample weights without one, because Keras would drop them."""
     if validation is None:
         return None
+    if isinstance(validation, list):
+        # Rows or texts are a list too.
+        validation = model.of_rows(validation)
     if isinstance(validation, tuple | list):
         if not 1 <= len(validation) <= 3:
             raise ValueError(

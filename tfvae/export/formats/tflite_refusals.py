@@ -4,12 +4,19 @@ import re
 
 # An error of the converter: the op, its name in the graph, which begins with that of its layer, and what is wrong.
 _ERROR = re.compile(r'error: loc\((?:callsite\()?fused\["(?P<op>\w+):", "(?P<path>[^"@]*)[^\n]*?\)+: (?P<said>[^\n]*)')
+# The ops of the lists in which a loop gathers its steps.
+_LISTS = "TensorList"
 _MISSING = "is neither a custom op nor a flex op"
 # How many ops are named.
 _NAMED = 3
 _WAY_OUT = (
     "Use layers and parts whose ops TFLite has, or export the model in a format that has them: "
     "tfvae.export.saved_model(model, path) or tfvae.export.onnx(model, path)"
+)
+
+_WAY_OUT_OF_LISTS = (
+    "Export it with batch_size=1, and a fixed number of steps; or make the recurrent layers with unroll=True, or of "
+    "convolutions instead, as tfvae.networks.temporal_encoder does, for any batch"
 )
 
 
@@ -27,6 +34,13 @@ def of_converter(said: str) -> NotImplementedError:
         return NotImplementedError(
             "TFLite cannot run this model with its built-in ops, among which is no "
             f"{', '.join(places[:_NAMED])}{more}.\n{_WAY_OUT}"
+        )
+    of_lists = next((error for error in errors if error["op"].startswith(_LISTS)), None)
+    if of_lists is not None:
+        # What the converter says of them is about its own options.
+        return BatchSizeError(
+            f"TFLite runs the loop of a recurrent layer{_layer(of_lists['path'])} only for a batch of 1 and a fixed "
+            f"number of steps.\n{_WAY_OUT_OF_LISTS}"
         )
     if errors:
         op, path, reason = (errors[0][key] for key in ("op", "path", "said"))
