@@ -1,6 +1,7 @@
 """What is different in the run of time series: its model, its calibration and its pictures."""
 
 import dataclasses
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -80,13 +81,15 @@ def _networks(
             networks.dense_decoder(latent_dim, output_shape, hidden[::-1], activation),
         )
     of_step: dict[str, Any] = {"hidden": hidden, "activation": activation}
+    makers: tuple[Callable[..., keras.Model], Callable[..., keras.Model]]
+    sizes: list[dict[str, Any]]
     if network == "temporal":
         # Each step sees half a window, or more.
         dilations = [1]
         while 4 * sum(dilations) < num_steps:
             dilations.append(2 * dilations[-1])
         makers = networks.temporal_encoder, networks.temporal_decoder
-        sizes: list[dict[str, Any]] = [{"filters": filters[0], "dilations": d} for d in (dilations, dilations[::-1])]
+        sizes = [{"filters": filters[0], "dilations": d} for d in (dilations, dilations[::-1])]
     elif network == "recurrent":
         makers, sizes = (networks.recurrent_encoder, networks.recurrent_decoder), [{"units": filters[:1]}] * 2
     else:

@@ -252,8 +252,10 @@ def train(
         if rows is not None:
             model = table_run.make_model(rows.table, likelihood, latent_dim, tuple(hidden), activation, **model_parts)
         elif of_series is not None:
-            sizes = latent_dim, tuple(hidden), tuple(filters), activation
-            model = series_run.make_model(of_series.series, network, likelihood, *sizes, **model_parts)
+            widths = tuple(hidden), tuple(filters)
+            model = series_run.make_model(
+                of_series.series, network, likelihood, latent_dim, *widths, activation, **model_parts
+            )
             if export != "none":
                 # Otherwise only the exports, after the training, would say that float32 has too few digits.
                 units.make(model, None, None)

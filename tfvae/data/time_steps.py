@@ -41,9 +41,9 @@ def step_of(given: Any, times: Sequence[np.ndarray]) -> Step:
     if not len(gaps):
         raise ValueError("`series` must have at least two rows, or `step` be given. Received: one row")
     if is_date and np.ptp(gaps.astype(np.int64)) and _of_month(np.concatenate(times)) is not None:
-        months = np.concatenate([np.diff(each.astype("datetime64[M]").astype(np.int64)) for each in times])
-        if (median := int(np.median(months))) > 0:
-            return np.timedelta64(median, "M")
+        of_months = [np.diff(each.astype("datetime64[M]").astype(np.int64)) for each in times]
+        if (months := int(np.median(np.concatenate(of_months)))) > 0:
+            return np.timedelta64(months, "M")
     gaps = gaps.astype(np.int64) if is_date else gaps.astype(np.float64)
     median = float(np.median(gaps))
     # The median of times that jitter is off by a little, which would add up over many steps: without gaps the mean is
@@ -123,8 +123,8 @@ def on_steps(name: Any, values: np.ndarray, times: Any, step: Step) -> Timeline:
     after = np.arange(count) - places[row]
     if is_calendar:
         grid = _later_months(times, row, after * np.int64(step))
-    elif times.dtype.kind == "M":
-        grid = times[row] + after * np.timedelta64(step)
+    elif isinstance(step, np.timedelta64):
+        grid = times[row] + after * step
     else:
         grid = times[row] + after * (int(step) if times.dtype.kind == "i" and float(step) % 1 == 0 else step)
     return Timeline(name, filled, grid)

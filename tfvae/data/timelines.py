@@ -45,7 +45,7 @@ class Timelines(NamedTuple):
                 raise ValueError(
                     "`series` must be at least two, of which some are held out, where `length` is None. Received: one"
                 )
-            order = range(count)
+            order = np.arange(count)
             if self.step is not None:
                 order = np.argsort([each.times[0] for each in self.series], kind="stable")
             kept = count - min(max(round(fraction * count), 1), count - 1)
@@ -117,14 +117,20 @@ def read(
         found.append((name, values, times))
     if names is None:
         raise ValueError("`series` must hold at least one series. Received: none")
-    if any(times is None for _, _, times in found):
+    with_times = [(name, values, times) for name, values, times in found if times is not None]
+    if with_times and len(with_times) < len(found):
+        raise ValueError(
+            "`series` must all have times, as an index of dates or in the column `time`, or none of them. Received: "
+            f"times of {len(with_times)} of {len(found)} series"
+        )
+    if not with_times:
         if step is not None:
             raise ValueError(
                 f"`step` must be None unless the rows have times, in the column `time`. Received: step={step!r}"
             )
         return Timelines([Timeline(name, values, np.arange(len(values))) for name, values, _ in found], names, None)
-    step = step_of(step, [times for _, _, times in found])
-    return Timelines([on_steps(*each, step) for each in found], names, step, bool(is_utc))
+    step = step_of(step, [times for _, _, times in with_times])
+    return Timelines([on_steps(*each, step) for each in with_times], names, step, bool(is_utc))
 
 
 def _check_times(times: np.ndarray, name: Any, column: str | None) -> None:
@@ -172,7 +178,8 @@ def _one(
     series: Any, name: Any, time: str | None, channels: Sequence[str] | None, drop: Sequence[str]
 ) -> tuple[np.ndarray, np.ndarray | None, tuple[str, ...], bool]:
     """The values [T, C], the times [T] or None, the channels of one series, and whether its dates have a zone."""
-    times, zoned, names = None, False, ()
+    times, zoned = None, False
+    names: tuple[str, ...] = ()
     if checks.is_frame(series):
         series = _frame(series)
         if time is not None:

@@ -24,6 +24,9 @@ MIN_SCALE = 1e-3
 # scale that is trained starts.
 _FAR = 10.0
 _FAR_FROM_START = 1000.0
+# How many times as far as a weight the logarithm of a scale for each channel moves in a step: the few steps of a training
+# on one series would hardly move it, whatever the noise is.
+_SPEED_OF_CHANNELS = 10.0
 
 
 class LocationScale(Likelihood):
@@ -83,7 +86,9 @@ class LocationScale(Likelihood):
                 '`scale` must not be "predicted", where each z has its own scale: see `loc_and_scale`. Received: a '
                 'likelihood with scale="predicted"'
             )
-        return tf.constant(self._scale, tf.float32) if self._log_scale is None else tf.exp(self._log_scale)
+        if self._log_scale is None:
+            return tf.constant(self._scale, tf.float32)
+        return tf.exp(self._log_scale * (_SPEED_OF_CHANNELS if self._scale == "per_channel" else 1.0))
 
     def loc_and_scale(self, parameters: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         """The location [..., *event_shape] and the scale that the decoder's output, float32, stands for."""

@@ -137,7 +137,7 @@ def series_traversals(
             axes = grid[row, column]
             plain(axes)
             for window, value in zip(of_row, values, strict=True):
-                axes.plot(window[:, column], color=scale.to_rgba(value), linewidth=1)
+                axes.plot(window[:, column], color=scale.to_rgba(np.array(value)), linewidth=1)
             if column == 0:
                 axes.set_ylabel(_plain(label), size="small")
             if row == 0:
