@@ -259,6 +259,7 @@ def calls(counted, function):
     return {name: network.calls for name, network in counted.items()}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name",
     [name if name in ("VAE", "hierarchical") else pytest.param(name, marks=pytest.mark.slow) for name in COUNTED],

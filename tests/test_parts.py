@@ -339,6 +339,7 @@ def on_a_device():
     return functions, dict(zip(sorted(graph.structured_outputs), outputs, strict=True))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("index", range(len(DRAWN)), ids=map(case_id, DRAWN))
 def test_a_device_draws_what_the_part_does(on_a_device, index):
     functions, outputs = on_a_device

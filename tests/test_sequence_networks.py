@@ -158,6 +158,11 @@ CASES = {
 }
 
 
+# One of each kind, with codes in one of them; the others are among the slow tests.
+FIRST = ("recurrent autoregressive of codes", "temporal encoder", "transformer decoder")
+SLOW_CASES = [pytest.param(case, marks=() if case in FIRST else pytest.mark.slow) for case in CASES]
+
+
 def inputs_of(network):
     num_classes = NUM_CODES if any(isinstance(layer, networks.Codes) for layer in network.layers) else None
     z = np.ones((5, LATENT_DIM), "float32")
@@ -165,7 +170,7 @@ def inputs_of(network):
     return made if len(made) > 1 else made[0]
 
 
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("case", SLOW_CASES)
 def test_keras_file_in_safe_mode(case, tmp_path):
     network = CASES[case]()
     x = inputs_of(network)
@@ -196,7 +201,7 @@ def test_gradients_by_xla(case):
         assert "embedding" in weight.path or "key/bias" in weight.path or np.abs(gradient).max() > 0, weight.path
 
 
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("case", SLOW_CASES)
 def test_half_precision_is_close_to_float32(case, half_precision):
     network = CASES[case]()
     keras.config.set_dtype_policy("float32")

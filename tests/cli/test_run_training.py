@@ -102,6 +102,7 @@ def weights(folder):
     return keras.saving.load_model(folder / "model.keras").get_weights()
 
 
+@pytest.mark.slow
 def test_a_run_that_is_cut_goes_on_as_it_began_or_is_refused(train, train_cut, refused, folder, after):
     train_cut(1, 20, "--resume", "--save_freq", "7")
     before = contents(folder)

@@ -160,6 +160,7 @@ def test_mixed_precision(runs):
     assert_close(reports[0]["mixed_bfloat16"], expected["mixed_bfloat16"], 0.01)
 
 
+@pytest.mark.slow
 def test_workers_that_resume_draw_the_noise_of_as_many_devices_of_one_machine(runs):
     expected, reports, folder = runs
     assert {path.name[:6] for path in folder.glob("checkpoints/*.weights.h5")} == {"000001", "000002"}

@@ -78,6 +78,7 @@ def test_the_mean_of_1_over_the_density_of_draws_in_a_box_is_its_area(name):
         assert abs(inverse.mean() - 1) < 5 * inverse.std() / np.sqrt(len(inverse))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("latent_dim", [3, *(pytest.param(dim, marks=pytest.mark.slow) for dim in (2, 5))])
 @pytest.mark.parametrize("name", FLOWS)
 def test_the_density_of_a_draw_is_that_by_the_jacobian_of_sample_from(name, latent_dim):

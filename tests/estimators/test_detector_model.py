@@ -43,6 +43,7 @@ def test_clean_rows_set_the_threshold(changed, x, rate, flagged):
     assert changed.decision.threshold.method == next(iter(rate))
 
 
+@pytest.mark.slow
 def test_a_threshold_needs_one_rate_and_enough_rows(changed, x):
     for wrong in ({}, {"false_alarm_rate": 0.1, "tail": 0.1}, {"tail": 2}):
         with pytest.raises(ValueError, match=r"false_alarm_rate|tail.*Received"):

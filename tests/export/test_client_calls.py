@@ -39,6 +39,7 @@ def test_float32_is_handed_on_as_it_is(client, monkeypatch):
     assert all(np.shares_memory(array, X) for array in given)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "x",
     [

@@ -345,6 +345,7 @@ def test_a_file_of_another_suffix_is_refused(tmp_path, name):
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_the_description_beside_the_file_says_what_a_caller_must_know(small):
     _, file = small
     description = json.loads(file.with_suffix(".json").read_text())

@@ -156,6 +156,7 @@ def test_an_export_that_is_killed_between_the_moves_is_refused_and_the_next_one_
     }
 
 
+@pytest.mark.slow
 def test_an_export_leaves_alone_what_another_one_is_writing(path):
     with files.temporary_folder(path.parent) as folder:
         (folder / "model.tflite").write_bytes(b"half")

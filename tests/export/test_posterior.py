@@ -130,6 +130,7 @@ def drawn_by(model, epsilon):
 # Draws
 
 
+@pytest.mark.slow
 def test_the_signatures_of_a_posterior_alone_are_of_its_draws(family):
     _, version, loaded = family
     assert set(loaded.signatures) == {"sample", "serving_default"}

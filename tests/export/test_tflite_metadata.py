@@ -101,6 +101,7 @@ def labelled(tmp_path_factory):
     )
 
 
+@pytest.mark.slow
 def test_each_subgraph_has_the_names_of_its_signature_in_the_order_of_its_tensors(labelled):
     _, graphs = read(labelled)
     interpreter = Interpreter(str(labelled))

@@ -51,6 +51,7 @@ def moments(approximation):
     return LOC + root @ mean, root @ covariance.astype(float) @ root.T
 
 
+@pytest.mark.slow
 def test_the_density_of_a_draw_is_what_came_with_it(approximation):
     z, log_q = approximation.draw(50, SEED)
     assert z.shape == (50, DIM)

@@ -150,6 +150,7 @@ def test_names_shapes_and_supports_of_a_joint_distribution(kind):
     np.testing.assert_allclose(log_jacobian, expected(unconstrained, ranks), rtol=1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("make", [tfd.JointDistributionNamed, tfd.JointDistributionNamedAutoBatched])
 @pytest.mark.parametrize("is_pinned", [False, True])
 def test_a_dirichlet_has_the_bijector_of_a_simplex(make, is_pinned):

@@ -164,6 +164,7 @@ def test_a_memory_reads_the_past_only():
     np.testing.assert_allclose(model.generate(3, 1, seed=1), model.generate(3, 5, seed=1)[:, :1], atol=1e-6)
 
 
+@pytest.mark.slow
 def test_training_goes_on_from_a_file_exactly(tmp_path):
     model = build(objective=objectives.IWAE(2))
     model.compile(keras.optimizers.Adam(0.01))

@@ -57,6 +57,7 @@ def test_every_family_starts_as_the_standard_normal_of_loc_0(name, num_features)
 SOME = ("DiagonalNormal", "FullCovarianceNormal")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name", [name if name in SOME else pytest.param(name, marks=pytest.mark.slow) for name in FAMILIES]
 )

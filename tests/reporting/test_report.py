@@ -155,6 +155,7 @@ def test_the_parts_and_the_weights_are_those_of_every_other_place(vae, digits):
     assert f"{count:,} weights" in card._parts(vae)
 
 
+@pytest.mark.slow
 def test_what_is_not_known_is_left_out(vae, digits, tmp_path):
     measures = measure(vae, digits[:3], 10, seed=0)._replace(elbo=np.arange(3.0))
     page = read(tfvae.report(vae, digits[:3], tmp_path / "a.html", measures=measures))

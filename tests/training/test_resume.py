@@ -271,6 +271,7 @@ ENDLESS = ["arrays and few steps", "dataset and few steps", "repeated dataset", 
 SOME_DATA = ["arrays and few steps", "tfvae.data", "generator"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("kind", "steps_per_execution"),
     [
