@@ -249,5 +249,11 @@ def _systematic(log_weights: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
     count, batch = tf.unstack(tf.shape(log_weights))
     edges = tf.cumsum(tf.exp(tf.transpose(log_weights)), axis=1)
     shift = tf.random.stateless_uniform([batch, 1], seed)
-    points = (tf.cast(tf.range(count), tf.float32) + shift) / tf.cast(count, tf.float32)
-    return tf.transpose(tf.minimum(tf.searchsorted(edges, points), count - 1))
+    # How many of the points (i + shift) / K are below each edge, and by it how many edges are below each point: not by
+    # `tf.searchsorted`, because XLA compares all points with all edges.
+    below = tf.cast(tf.math.ceil(tf.cast(count, tf.float32) * edges - shift), tf.int32)
+    places = tf.clip_by_value(below, 0, count) + (count + 1) * tf.range(batch)[:, tf.newaxis]
+    ones = tf.ones([batch * count], tf.int32)
+    passed = tf.math.unsorted_segment_sum(ones, tf.reshape(places, [-1]), batch * (count + 1))
+    origin = tf.cumsum(tf.reshape(passed, [batch, count + 1]), axis=1)[:, :count]
+    return tf.transpose(tf.minimum(origin, count - 1))
