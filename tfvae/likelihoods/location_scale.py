@@ -24,8 +24,8 @@ MIN_SCALE = 1e-3
 # scale that is trained starts.
 _FAR = 10.0
 _FAR_FROM_START = 1000.0
-# How many times as far as a weight the logarithm of a scale for each channel moves in a step: the few steps of a training
-# on one series would hardly move it, whatever the noise is.
+# How many times as far as a weight the logarithm of a scale for each channel moves in a step: the few steps of a
+# training on one series would hardly move it, whatever the noise is.
 _SPEED_OF_CHANNELS = 10.0
 
 
