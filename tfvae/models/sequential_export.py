@@ -19,7 +19,7 @@ class SequentialExport(StepDetection):
 
     # tf2onnx cannot convert the loop by which `generate` draws one step after the other.
     export_formats = ("SavedModel", "TFLite")
-    export_tags = ("variational-autoencoder", "time-series")  # type: ignore[assignment]
+    export_tags = ("variational-autoencoder", "time-series")
 
     def export_signatures(self, x: Any = None) -> dict[str, Signature]:
         """The functions by name: see `Exportable`.
