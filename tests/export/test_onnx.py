@@ -11,6 +11,7 @@ import tensorflow as tf
 
 from tests.export.test_likelihoods import LIKELIHOODS, assert_agrees, build
 from tests.helpers.exports import Scaled, WithOp
+from tests.models.test_streaming import series, series_vae, stepped
 from tfvae import export
 from tfvae.export.formats import onnx as onnx_format
 
@@ -146,3 +147,11 @@ def test_every_likelihood_agrees_with_keras(tmp_path, name):
     # about 1e-4 where the other factor is large.
     rtol = 2e-3 if name == "ZeroInflatedNegativeBinomial" else 1e-4
     assert_agrees(export.load(export.onnx(model, tmp_path / "onnx")), model, rtol)
+
+
+def test_a_stream_goes_on_from_the_state_that_onnx_gives(tmp_path):
+    model, data = series_vae(True), series()
+    # Compared with the model before it is published.
+    received = stepped(export.load(export.onnx(model, tmp_path / "onnx")).stream(), data)
+    for name, value in stepped(model.stream(), data).items():
+        np.testing.assert_allclose(received[name], value, rtol=1e-5, atol=1e-4, err_msg=name)

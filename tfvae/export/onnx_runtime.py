@@ -26,9 +26,9 @@ def onnx(
 
     An ONNX model has a single function, so each signature of `tfvae.export.Endpoints` is a file of its own,
     `<signature>.onnx`, with its own copy of the weights that it uses: `encode` has those of the encoder, `decode` those
-    of the decoder, `score` both. Copy only those that you call, and metadata.json
-    for its checks and units. The folder is compared with the Keras model in ONNX
-    Runtime before it is published. Requires `pip install 'tfvae[onnx]'`.
+    of the decoder, `score` both. Copy only those that you call, and metadata.json for its checks and units. The `state`
+    that `step` gives is called `state_after`. The folder is compared with the Keras model in ONNX Runtime before it is
+    published. Requires `pip install 'tfvae[onnx]'`.
 
     Args:
         model: a model that is built.

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 _OPSET = 15
 # The domain of our models, by which each is recognised alone.
 _DOMAIN = "tfvae"
+# In ONNX an output cannot have the name of an input, so that of the state gets this suffix.
+_AFTER = "_after"
 _NEEDS = "ONNX needs pip install 'tfvae[onnx]'"
 
 
@@ -45,10 +47,16 @@ def _model(signature: str, function: Any) -> Any:
         raise ImportError(f"{_NEEDS}. Received: {error}") from error
 
     specs = [tf.TensorSpec(spec.shape, spec.dtype, spec.name) for spec in function.structured_input_signature[0]]
+    inputs = {spec.name for spec in specs}
+
+    def renamed(*tensors: Any) -> dict[str, Any]:
+        outputs = function(*tensors).items()
+        return {f"{name}{_AFTER}" if name in inputs else name: output for name, output in outputs}
+
     with _silent():
         # It continues after an op that it cannot convert, and writes it as if ONNX had it.
         model, _ = tf2onnx.convert.from_function(
-            tf.function(function), specs, opset=_OPSET, custom_op_handlers=onnx_ops.handlers()
+            tf.function(renamed), specs, opset=_OPSET, custom_op_handlers=onnx_ops.handlers()
         )
     unknown = [node for node in model.graph.node if not node.domain and not onnx.defs.has(node.op_type, _OPSET)]
     if unknown:
@@ -113,7 +121,8 @@ def _open(path: Path, num_threads: int | None) -> Opened:
     def call(signature: str, arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         session = sessions[signature]
         names = [output.name for output in session.get_outputs()]
-        return dict(zip(names, session.run(names, arrays), strict=True))
+        own = (name.removesuffix(_AFTER) if name.removesuffix(_AFTER) in arrays else name for name in names)
+        return dict(zip(own, session.run(names, arrays), strict=True))
 
     shapes = {
         name: {
