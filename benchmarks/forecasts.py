@@ -18,7 +18,8 @@ coverage is the share of values between the outer two, and should be 80%.
 - VAE: a `tfvae.VAE` of windows, the last steps of which are missing in half of the training data;
 - SequentialVAE: a `tfvae.SequentialVAE` with a memory.
 
-Both models of tfvae learn the differences of one step to the next, and their draws of whole futures are summed.
+The VAE learns windows less the mean of their first steps, those that are known at an origin; the SequentialVAE learns
+the differences of one step to the next, and its draws of whole futures are summed.
 """
 
 import argparse
@@ -157,9 +158,11 @@ def windows(one: Series, known: int, origins: np.ndarray, seed: int) -> np.ndarr
     from tfvae import likelihoods, networks
 
     keras.utils.set_random_seed(seed)
-    given = _context(one)
-    x, scale = _differences(one, known)
-    train = np.lib.stride_tricks.sliding_window_view(x[: known - 1], given + one.steps)[..., np.newaxis]
+    given, x = _context(one), one.values
+    windows = np.lib.stride_tricks.sliding_window_view(x[:known], given + one.steps)
+    windows = windows - windows[:, :given].mean(axis=1, keepdims=True)
+    scale = windows.std()
+    train = (windows / scale).astype(np.float32)[..., np.newaxis]
     unfinished = train.copy()
     unfinished[:, given:] = np.nan
     likelihood = likelihoods.Missing(likelihoods.Normal(scale="learned"), fill=False)
@@ -172,9 +175,11 @@ def windows(one: Series, known: int, origins: np.ndarray, seed: int) -> np.ndarr
     )
     # Each window beside itself without its end, in the order of time.
     _fit(vae, np.stack([train, unfinished], axis=1).reshape([-1, *shape]))
-    contexts = np.stack([x[origin - 1 - given : origin - 1] for origin in origins])[..., np.newaxis]
-    found = tfvae.forecast(vae, contexts, one.steps, seed=seed, return_samples=True)
-    return _quantiles(found.samples, one, origins, scale)
+    contexts = np.stack([x[origin - given : origin] for origin in origins])
+    level = contexts.mean(axis=1, keepdims=True)
+    given_x = ((contexts - level) / scale).astype(np.float32)[..., np.newaxis]
+    found = tfvae.forecast(vae, given_x, one.steps, quantiles=LEVELS, seed=seed).quantiles
+    return level[..., np.newaxis] + scale * np.concatenate([found[quantile] for quantile in LEVELS], axis=-1)
 
 
 def sequential(one: Series, known: int, origins: np.ndarray, seed: int) -> np.ndarray:
