@@ -9,14 +9,12 @@ from tfvae.models.vae import VAE
 from tfvae.reporting import sections
 from tfvae.reporting.page import Section, code, picture, text
 from tfvae.reporting.subject import Subject
-from tfvae.reporting.unusual_windows import unusual_windows
+from tfvae.reporting.unusual_windows import MARKED, unusual_windows
 
 _WINDOWS, _SAMPLES, _MOST_TRAVERSED = 4, 4, 6
 # The draws of an interval, and its share.
 _DRAWS, _SHARE = 100, 0.9
 _ENDS = ((1 - _SHARE) / 2, (1 + _SHARE) / 2)
-# A cell is marked if it adds so many nats to a score.
-_MARKED = 3.0
 
 
 def series_of(model: VAE) -> Series:
@@ -55,11 +53,11 @@ def most_unusual(model: VAE, x: np.ndarray, seed: int) -> Figure:
     order = found.order[:_WINDOWS]
     mean = np.asarray(model.likelihood.to_data(model.reconstruct(x[order])))
     titles = [title.partition(": ")[2] for title in found.titles[:_WINDOWS]]
-    marked = found.nats[:_WINDOWS] > _MARKED
+    marked = found.nats[:_WINDOWS] > MARKED
     figure = plots.series(
         series.raw(x[order]), series.raw(mean), channels=series.channels, titles=titles, marked=marked
     )
-    figure.suptitle(f"The most unusual windows; what adds more than {_MARKED:g} nats to a score is shaded")
+    figure.suptitle(f"The most unusual windows; what adds more than {MARKED:g} nats to a score is shaded")
     return figure
 
 
