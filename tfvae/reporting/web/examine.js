@@ -75,11 +75,12 @@ function showReasons(contributions) {
     paint(byId("reasons"), sums.flatMap((sum) => Array(channels).fill(sum)), [0, Math.max(...sums, 1e-9)]);
     named = sums.map((sum, pixel) => [`row ${Math.floor(pixel / width)}, column ${pixel % width}`, sum]);
   } else if (isSeries) {
-    named = contributions.map((sum, place) => {
+    const nameOf = (place) => {
       const [step, channel] = [Math.floor(place / columns.length), place % columns.length];
-      const value = Number.isNaN(x[place]) ? "missing" : Number(x[place].toPrecision(6));
-      return [`${columns[channel].name} = ${value} at step ${step}`, sum];
-    });
+      return `${columns[channel].name} = ${Number(x[place].toPrecision(6))} at step ${step}`;
+    };
+    // What is missing adds nothing.
+    named = contributions.flatMap((sum, place) => (Number.isNaN(x[place]) ? [] : [[nameOf(place), sum]]));
   } else {
     if (config.kind === "vector") paintPanels(byId("reasons"), [{lines: [contributions], least: [0]}], "element");
     named = columns.map(({name, places}) => [`${name} (${row[name] || "missing"})`, sumOf(contributions, places)]);
