@@ -188,7 +188,7 @@ def test_windows_are_generated_as_rows_for_each_step(in_trained, model):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["explore", "runs/machines"], "`run` must not be of time series, whose channels the page cannot draw"),
+        (["explore", "runs/machines", "--label", "a"], "`--label` must be given for the run of a table alone"),
         (["detect", "--stride", "0"], "stride` must be an integer from 1"),
         (["detect", "--input", "other.csv"], "`channels` must be one of the columns"),
         (["detect", "--input", "short.csv"], "`length` must be at most the number of steps of at least one series"),

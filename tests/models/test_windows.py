@@ -76,10 +76,3 @@ def test_what_steps_are_judged_by_is_saved_and_ends_with_a_training(tmp_path):
 def test_series_of_other_windows_are_refused(arguments, message):
     with pytest.raises(ValueError, match=re.escape(message)):
         windows_vae(**arguments)
-
-
-def test_the_explorer_refuses_windows_of_series(tmp_path):
-    from tfvae.reporting.explorer import web
-
-    with pytest.raises(ValueError, match="`model` must not be of windows of time series"):
-        web(windows_vae(), tmp_path, np.zeros([3, 4, 2]))
