@@ -13,9 +13,9 @@ import numpy as np
 
 Method = Callable[[np.ndarray, np.ndarray, int, int], np.ndarray]
 
-# Of the models of tfvae. The sizes were not tuned. The steps and the learning rate of the model of windows, the scale
-# of its noise and what says likelihood and score were chosen on made series of the seeds 100 and 101, and on made pulses
-# of which 1200 steps are learned, which are not among those reported: in a few hundred steps noise of 1% is not learned.
+# Of the models of tfvae. The sizes were not tuned. The steps and the learning rate of the model of windows, its noise,
+# the likelihood and the score were chosen on made series of the seeds 100 and 101, and on made pulses of which 1200
+# steps are learned; none of these is reported. In a few hundred slow steps, noise of 1% is not learned.
 LATENT_DIM = 8
 HIDDEN = (256, 128)
 STEPS = 2000
