@@ -124,7 +124,7 @@ def test_results_in_the_file_are_not_computed_again(modules, tmp_path, monkeypat
 
 @pytest.mark.slow
 def test_the_windows_of_tfvae_see_a_spike(modules, monkeypatch):
-    monkeypatch.setattr(modules["methods"], "EPOCHS", 2)
+    monkeypatch.setattr(modules["methods"], "STEPS", 100)
     x = np.sin(np.arange(1200) / 5)[:, np.newaxis] + 0.1 * np.random.default_rng(0).normal(size=(1200, 1))
     x[1000] += 5
     scores = modules["methods"].windows_vae(x[:800], x[800:], 20, 0)

@@ -115,7 +115,7 @@ def calibrate(model: VAE, folder: Path, after: Timelines, **given: Any) -> None:
     cut = model.series.cut(after, max(1, -(-steps // _MOST_WINDOWS)))
     run_folder.calibrate(model, folder, cut.x, **given)
     # Only these steps have a score.
-    rows = np.count_nonzero(model.series.by_step(np.isfinite(cut.x).any(axis=2), cut) > 0)
+    rows = int(np.count_nonzero(model.series.by_step(np.isfinite(cut.x).any(axis=2), cut) > 0))
     rate = given.get("false_alarm_rate", given.get("contamination", run_folder.FALSE_ALARM_RATE))
     found = model.calibrate_steps(cut, false_alarm_rate=max(rate, least_rate(rows)))
     model.save(folder / "model.keras")

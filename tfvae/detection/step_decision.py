@@ -49,9 +49,9 @@ class StepDecision:
             ValueError: see `tfvae.detection.threshold`.
         """
         known = np.isfinite(own)
-        scales = [max(float(nats[known].std()) if known.any() else 0.0, _LEAST) for nats in (own, around)]
-        scores = _score(own[known], around[known], *scales)
-        return cls(*scales, threshold(scores, **rate))
+        own, around = own[known], around[known]
+        own_scale, around_scale = (max(float(nats.std()), _LEAST) if len(nats) else _LEAST for nats in (own, around))
+        return cls(own_scale, around_scale, threshold(_score(own, around, own_scale, around_scale), **rate))
 
     def score(self, own: np.ndarray, around: np.ndarray) -> np.ndarray:
         """The score of each step [S], in standard deviations.
