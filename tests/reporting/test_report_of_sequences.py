@@ -113,12 +113,10 @@ def test_errors(tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.filterwarnings("ignore:.*few draws")
 @pytest.mark.parametrize("memory", [False, True])
 def test_a_report_of_a_sequential_model(memory, tmp_path):
     model, x = test_sequential.build(memory=memory), sequences(40)
-    with pytest.warns(UserWarning, match="rows"):
-        model.calibrate(x, false_alarm_rate=0.01)
+    model.calibrate(x, threshold=3.0)
     page = read(tfvae.report(model, x, tmp_path, train=x[:, :7], num_samples=5, history={"elbo": [1.0, 2.0]}))
     expected = ["Held-out data", "Training", "Reconstructions", "Forecasts", "Samples", "Unusual steps"]
     assert page.headings == [*expected, "How it was made"]
@@ -136,6 +134,7 @@ def test_a_report_of_a_complete_sequence_of_codes_has_no_forecast(tmp_path):
     model = test_sequential.build(likelihood=tfvae.likelihoods.Normal(1.0))
     x = np.nan_to_num(sequences())
     assert "Forecasts" in read(tfvae.report(model, x, tmp_path, num_samples=5)).headings
+    assert "draws of z have almost all the weight" in (tmp_path / "report.html").read_text()
     model = test_sequential.build(likelihood=tfvae.likelihoods.Categorical(3))
     page = read(tfvae.report(model, np.abs(x).astype(int) % 3, tmp_path, num_samples=5))
     assert page.headings == ["Held-out data", "Reconstructions", "Samples", "How it was made"]

@@ -1,6 +1,7 @@
 """The sections of a report on sequences of any length: measures, reconstructions, forecasts, draws and texts."""
 
 import math
+import warnings
 from typing import Any
 
 import numpy as np
@@ -82,7 +83,10 @@ def forecasts(subject: Subject) -> Section | None:
         return None
     hidden = (np.arange(x.shape[1]) >= number[:, np.newaxis] - steps) & (np.arange(x.shape[1]) < number[:, np.newaxis])
     given = np.where(hidden[..., np.newaxis], np.nan, x) if hides else x[:, :-steps]
-    found = forecast(model, given.astype(np.float32), steps, _LEVELS, _FUTURES, seed=subject.seed)
+    # That the draws are too few is for the reader of the report.
+    with warnings.catch_warnings(record=True) as given_warnings:
+        warnings.simplefilter("always")
+        found = forecast(model, given.astype(np.float32), steps, _LEVELS, _FUTURES, seed=subject.seed)
     true = x[hidden].reshape(len(x), steps, *x.shape[2:])
     low, middle, high = (found.quantiles[level] for level in _LEVELS)
     is_known = ~np.isnan(true)
@@ -106,6 +110,7 @@ def forecasts(subject: Subject) -> Section | None:
     figure = plots.series(x[:_DRAWN], shown[:_DRAWN], (lower[:_DRAWN], upper[:_DRAWN]), names=("data", "forecast"))
     figure.suptitle(f"Forecasts: the median, and the {share:.0%} band")
     body = text(lead) + table(["measure", "mean", "standard error"], rows_of_table)
+    body += "".join(text(str(each.message)) for each in given_warnings)
     return Section("Forecasts", body + picture(figure, "The ends of held-out sequences and their forecasts"))
 
 
