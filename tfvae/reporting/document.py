@@ -130,9 +130,9 @@ def report(
     if labels is None:
         labels = _labels_of(given)
     are_sequences = isinstance(model, SequentialVAE | AutoregressiveVAE)
-    train = train[:MOST_EXAMPLES] if are_texts(train) else train
-    train_x = train["x"] if isinstance(train, Mapping) else train if train is None else model.of_rows(train)
+    train_x = train["x"] if isinstance(train, Mapping) else train
     if train is not None:
+        train_x = model.of_rows(train_x[:MOST_EXAMPLES] if are_texts(train_x) else train_x)
         checks.check_shape(np.asarray(train_x), (None, *x.shape[2:]) if are_sequences else x.shape[1:], "train")
     subject = Subject(
         model,
@@ -222,7 +222,7 @@ def _lead(subject: Subject) -> str:
     if isinstance(model, SequentialVAE | AutoregressiveVAE):
         what = f"sequences of up to {subject.x.shape[1]} steps"
     words = (
-        f"A {type(model).__name__} with {weight_count(model):,} weights and {model.latent_dim} latent dimensions, "
+        f"{'An' if type(model).__name__[0] in 'AEIOU' else 'A'} {type(model).__name__} with {weight_count(model):,} weights and {model.latent_dim} latent dimensions, "
         f"evaluated on {len(subject.x):,} {what}."
     )
     short = {name: words for name, words in subject.facts.items() if "\n" not in words}
