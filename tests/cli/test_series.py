@@ -17,6 +17,7 @@ from tfvae.data import Series
 from tfvae.export import client, units
 from tfvae.export.metadata import metadata
 from tfvae.likelihoods import Normal, Poisson
+from tfvae.reporting import explorer
 
 SMALL = ["--hidden", "8", "--latent_dim", "2", "--num_samples", "4", "--epochs", "1", "--latency", "false"]
 
@@ -160,6 +161,18 @@ def test_a_prediction_is_the_mean_over_windows_in_gaps_too(in_trained, exported,
     assert arrays["mean"].shape == cut.x.shape
     assert list(arrays["start"]) == [time for _, time in cut.starts]
     assert set(arrays["series"]) == {"left", "right"}
+
+
+def test_the_page_to_explore_a_run_has_its_held_out_windows_in_the_units_of_the_series(in_trained, model, monkeypatch):
+    calls = []
+    monkeypatch.setattr(explorer, "web", lambda *args, **kwargs: calls.append((args, kwargs)) or args[1])
+    commands.main(["explore", "runs/machines"])
+    (made, folder, x), options = calls[0]
+    assert (made.series.channels, str(folder)) == (model.series.channels, "runs/machines/explore")
+    held_out = run_folder.held_out(run_folder.load_data(in_trained / "runs/machines", series=model.series))
+    np.testing.assert_array_equal(x, held_out)
+    assert options["labels"] is None
+    assert {"offset", "scale"}.isdisjoint(options)
 
 
 def test_an_array_of_one_series_needs_no_times(in_trained, exported):

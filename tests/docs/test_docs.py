@@ -75,7 +75,7 @@ def test_the_flags_that_the_pages_name_exist(capsys):
     flags = {flag for text in texts for flag in re.findall(r"--([a-z_]+)", text)}
     of_others = {"enable_batching", "logdir"}
     known = {"config"}
-    for command in ("train", "export", "generate", "explore", "compare"):
+    for command in ("train", "export", "generate", "predict", "detect", "explore", "compare"):
         with pytest.raises(SystemExit):
             commands.main([command, "--print_config"])
         known |= set(yaml.safe_load(capsys.readouterr().out))

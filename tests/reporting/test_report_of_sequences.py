@@ -1,14 +1,16 @@
 """A report on sequences of any length, and on texts."""
 
+import html
 import types
 
 import numpy as np
 import pytest
 
 import tfvae
-from tests.helpers import texts
+from tests.helpers import browser, texts
 from tests.models import test_sequential
 from tests.reporting.test_report import read
+from tfvae.callbacks.warnings import COLLAPSE_ADVICE
 from tfvae.data import Vocabulary
 from tfvae.models.forecasting import Forecast
 from tfvae.reporting import sequence_sections
@@ -52,6 +54,10 @@ def test_measures_are_of_sequences_and_of_steps_without_padding():
     mean, error = ratio(values, sequence_sections.lengths(x))
     for cell in (f"{values.mean():.3f}", f"{standard_error(values):.3f}", f"{mean:.4f}", f"{error:.4f}"):
         assert f"<td>{cell}</td>" in body
+    assert "z says almost nothing" not in body
+    collapsed = measured._replace(kl=np.full(8, 0.01))
+    body = sequence_sections.held_out(subject_of(types.SimpleNamespace(), x, measured=collapsed)).body
+    assert f"is 0.01 nats: z says almost nothing about x. {COLLAPSE_ADVICE}" in html.unescape(body)
     assert f"93 steps in 8 sequences of 9 to 12; {3 / 279:.1%} of the values before the ends are missing" in body
 
 
@@ -113,12 +119,10 @@ def test_errors(tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.filterwarnings("ignore:.*few draws")
 @pytest.mark.parametrize("memory", [False, True])
 def test_a_report_of_a_sequential_model(memory, tmp_path):
     model, x = test_sequential.build(memory=memory), sequences(40)
-    with pytest.warns(UserWarning, match="rows"):
-        model.calibrate(x, false_alarm_rate=0.01)
+    model.calibrate(x, threshold=3.0)
     page = read(tfvae.report(model, x, tmp_path, train=x[:, :7], num_samples=5, history={"elbo": [1.0, 2.0]}))
     expected = ["Held-out data", "Training", "Reconstructions", "Forecasts", "Samples", "Unusual steps"]
     assert page.headings == [*expected, "How it was made"]
@@ -136,6 +140,7 @@ def test_a_report_of_a_complete_sequence_of_codes_has_no_forecast(tmp_path):
     model = test_sequential.build(likelihood=tfvae.likelihoods.Normal(1.0))
     x = np.nan_to_num(sequences())
     assert "Forecasts" in read(tfvae.report(model, x, tmp_path, num_samples=5)).headings
+    assert "draws of z have almost all the weight" in (tmp_path / "report.html").read_text()
     model = test_sequential.build(likelihood=tfvae.likelihoods.Categorical(3))
     page = read(tfvae.report(model, np.abs(x).astype(int) % 3, tmp_path, num_samples=5))
     assert page.headings == ["Held-out data", "Reconstructions", "Samples", "How it was made"]
@@ -163,3 +168,13 @@ def test_a_report_of_an_autoregressive_model_of_numbers(tmp_path):
     page = read(tfvae.report(model, sequences(), tmp_path, num_samples=5))
     expected = ["Held-out data", "Reconstructions", "Samples", "Latent space", "How it was made"]
     assert page.headings == expected
+
+
+@pytest.mark.slow
+@pytest.mark.browser
+def test_a_report_of_texts_is_accessible(tmp_path):
+    path = tfvae.report(texts.bigrams(length=8), texts.TEXTS, tmp_path, num_samples=5)
+    driver = browser.driver()
+    driver.get(path.as_uri())
+    assert browser.violations(driver) == []
+    driver.quit()

@@ -130,9 +130,9 @@ def report(
     if labels is None:
         labels = _labels_of(given)
     are_sequences = isinstance(model, SequentialVAE | AutoregressiveVAE)
-    train = train[:MOST_EXAMPLES] if are_texts(train) else train
-    train_x = train["x"] if isinstance(train, Mapping) else train if train is None else model.of_rows(train)
+    train_x = train["x"] if rows is None and isinstance(train, Mapping) else train
     if train is not None:
+        train_x = model.of_rows(train_x[:MOST_EXAMPLES] if are_texts(train_x) else train_x)
         checks.check_shape(np.asarray(train_x), (None, *x.shape[2:]) if are_sequences else x.shape[1:], "train")
     subject = Subject(
         model,
@@ -221,9 +221,10 @@ def _lead(subject: Subject) -> str:
     what = "rows" if subject.rows is not None else f"examples of shape {list(subject.x.shape[1:])}"
     if isinstance(model, SequentialVAE | AutoregressiveVAE):
         what = f"sequences of up to {subject.x.shape[1]} steps"
+    kind = type(model).__name__
     words = (
-        f"A {type(model).__name__} with {weight_count(model):,} weights and {model.latent_dim} latent dimensions, "
-        f"evaluated on {len(subject.x):,} {what}."
+        f"{'An' if kind[0] in 'AEIOU' else 'A'} {kind} with {weight_count(model):,} weights and {model.latent_dim} "
+        f"latent dimensions, evaluated on {len(subject.x):,} {what}."
     )
     short = {name: words for name, words in subject.facts.items() if "\n" not in words}
     return text(words) + (listed(short) if short else "")

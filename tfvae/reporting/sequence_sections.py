@@ -1,11 +1,13 @@
 """The sections of a report on sequences of any length: measures, reconstructions, forecasts, draws and texts."""
 
 import math
+import warnings
 from typing import Any
 
 import numpy as np
 
 from tfvae import plots
+from tfvae.callbacks.warnings import COLLAPSE_ADVICE, COLLAPSED
 from tfvae.models.autoregressive import AutoregressiveVAE
 from tfvae.models.forecasting import forecast
 from tfvae.models.sequential import SequentialVAE
@@ -13,6 +15,7 @@ from tfvae.reporting import sections, series_sections
 from tfvae.reporting.measures import ratio, standard_error
 from tfvae.reporting.page import Section, code, picture, table, text
 from tfvae.reporting.subject import Subject
+from tfvae.reporting.unusual_windows import MARKED
 
 _DRAWN, _TEXTS, _GENERATED, _WAYS, _POINTS = 4, 12, 64, 4, 5
 # Futures are drawn so many times for so many sequences, each of the last part of it.
@@ -51,6 +54,8 @@ def held_out(subject: Subject) -> Section:
     body += text(f"{words}. The standard error of a mean per {step} is that of a ratio, over the {sequence}s.")
     if isinstance(model, AutoregressiveVAE) and len(x) > 1:
         body += text(sections.of_active(subject))
+    if (kl := float(np.mean(subject.measures.kl))) < COLLAPSED:
+        body += text(f"KL(q(z|x) || p(z)) is {kl:.3g} nats: z says almost nothing about x. {COLLAPSE_ADVICE}")
     return Section("Held-out data", body)
 
 
@@ -66,6 +71,7 @@ def reconstructions(subject: Subject) -> Section:
         mean, band = subject.model.reconstruct(x, length=x.shape[1]), None
         lead = "Each step is the best guess given z and the steps that were guessed before, not those of the data."
     figure = plots.series(x, _of_length(x, mean), band)
+    figure.suptitle("Held-out sequences, and their reconstructions")
     return Section("Reconstructions", text(lead) + picture(figure, "Held-out sequences and their reconstructions"))
 
 
@@ -82,7 +88,10 @@ def forecasts(subject: Subject) -> Section | None:
         return None
     hidden = (np.arange(x.shape[1]) >= number[:, np.newaxis] - steps) & (np.arange(x.shape[1]) < number[:, np.newaxis])
     given = np.where(hidden[..., np.newaxis], np.nan, x) if hides else x[:, :-steps]
-    found = forecast(model, given.astype(np.float32), steps, _LEVELS, _FUTURES, seed=subject.seed)
+    # That the draws are too few is for the reader of the report.
+    with warnings.catch_warnings(record=True) as given_warnings:
+        warnings.simplefilter("always")
+        found = forecast(model, given.astype(np.float32), steps, _LEVELS, _FUTURES, seed=subject.seed)
     true = x[hidden].reshape(len(x), steps, *x.shape[2:])
     low, middle, high = (found.quantiles[level] for level in _LEVELS)
     is_known = ~np.isnan(true)
@@ -106,6 +115,7 @@ def forecasts(subject: Subject) -> Section | None:
     figure = plots.series(x[:_DRAWN], shown[:_DRAWN], (lower[:_DRAWN], upper[:_DRAWN]), names=("data", "forecast"))
     figure.suptitle(f"Forecasts: the median, and the {share:.0%} band")
     body = text(lead) + table(["measure", "mean", "standard error"], rows_of_table)
+    body += "".join(text(str(each.message)) for each in given_warnings)
     return Section("Forecasts", body + picture(figure, "The ends of held-out sequences and their forecasts"))
 
 
@@ -135,10 +145,10 @@ def unusual(subject: Subject) -> Section | None:
     figure = plots.anomalies(found["score"][real], limit)
     body = picture(figure, "How many steps of held-out sequences have which anomaly score, and the threshold")
     order = np.argsort(-np.where(real, found["score"], -np.inf).max(axis=1), kind="stable")[:_DRAWN]
-    x, marked = subject.x[order], found["contributions"][order] > series_sections.MARKED
+    x, marked = subject.x[order], found["contributions"][order] > MARKED
     mean = np.asarray(model.likelihood.to_data(model.reconstruct(x)))
     figure = plots.series(x, _of_length(x, mean), marked=marked, titles=[f"sequence {row}" for row in order])
-    figure.suptitle(f"What adds more than {series_sections.MARKED:g} nats to the score of its step is shaded")
+    figure.suptitle(f"What adds more than {MARKED:g} nats to the score of its step is shaded")
     body += picture(figure, "The held-out sequences with the most unusual steps")
     return Section("Unusual steps", body)
 
@@ -152,7 +162,7 @@ def texts(subject: Subject) -> Section:
     equal = np.mean([first == second for first, second in zip(x, made, strict=True)])
     lead += f" {equal:.0%} of these are equal to the text."
     rows = [[str(place), *pair] for place, pair in enumerate(zip(x, made, strict=True), start=1)]
-    return Section("Reconstructions", text(lead) + table(["", "text", "reconstruction"], rows))
+    return Section("Reconstructions", text(lead) + table(["number", "text", "reconstruction"], rows))
 
 
 def written(subject: Subject) -> Section:
@@ -175,13 +185,13 @@ def ways(subject: Subject) -> Section | None:
         return None
     first, last = sections.pairs(subject, _WAYS)
     body = text("The most probable texts at even steps of z, from that of the first text to that of the last.")
-    z = [np.asarray(model.posterior.center(model.encode(subject.x[rows]))) for rows in (first, last)]
-    points = np.linspace(*z, _POINTS, axis=1)
+    start, end = (np.asarray(model.posterior.center(model.encode(subject.x[rows]))) for rows in (first, last))
+    points = np.linspace(start, end, _POINTS, axis=1)
     found = model.decode(points.reshape(-1, points.shape[-1]))
     ends = [model.vocabulary.decode(subject.x[rows]) for rows in (first, last)]
-    for way, (start, end) in enumerate(zip(*ends, strict=True)):
+    for way, (from_text, to_text) in enumerate(zip(*ends, strict=True)):
         rows = [[f"{place / (_POINTS - 1):.0%}", found[way * _POINTS + place]] for place in range(_POINTS)]
-        body += table(["", "text"], [["from", start], *rows, ["to", end]])
+        body += table(["step of z", "text"], [["from", from_text], *rows, ["to", to_text]])
     return Section("Between two texts", body)
 
 
