@@ -25,29 +25,11 @@ EPOCHS_OF_SEQUENCES = 100
 NEURAL = ("PyOD AutoEncoder", "PyOD LSTMAD")
 
 
-def of_steps(scores: np.ndarray, length: int) -> np.ndarray:
-    """The score of each step [M], the mean over the windows that hold it.
-
-    Args:
-        scores: of each window, one step from the next, [W], or of each of its steps, [W, length].
-        length: the number of steps of a window.
-    """
-    scores = np.broadcast_to(scores if scores.ndim == 2 else scores[:, np.newaxis], (len(scores), length))
-    total = np.zeros(len(scores) + length - 1)
-    count = np.zeros_like(total)
-    for step in range(length):
-        total[step : step + len(scores)] += scores[:, step]
-        count[step : step + len(scores)] += 1
-    return total / count
-
-
 def windows_vae(train: np.ndarray, test: np.ndarray, length: int, seed: int) -> np.ndarray:
     """A `tfvae.VAE` of windows, with noise that is learned for each channel and step of a window.
 
-    A step is scored by what `detect` says of the windows that hold it, on two scales: the contributions of the step
-    itself, which one wrong step is seen in, and the scores of the whole windows, in which small deviations of many
-    steps sum. Each is in units of its mean and standard deviation over the last fifth of the training part, which the
-    model is not trained on.
+    A step is scored as `tfvae.detection.StepDecision` says. What is typical is so of the last fifth of the training
+    part, which the model is not trained on.
     """
     import keras
 
@@ -67,27 +49,24 @@ def windows_vae(train: np.ndarray, test: np.ndarray, length: int, seed: int) -> 
     steps = -(-len(windows.train) // BATCH_SIZE) * EPOCHS
     vae.compile(keras.optimizers.Adam(keras.optimizers.schedules.CosineDecay(1e-3, steps)), steps_per_execution=16)
     vae.fit(windows.train, epochs=EPOCHS, batch_size=BATCH_SIZE, verbose=0)
-    vae.calibrate(windows.validation, false_alarm_rate=0.01)
-
-    def scales(x: np.ndarray) -> np.ndarray:
-        x = ((x - windows.offset) / windows.scale).astype(np.float32)
-        found = vae.detect(np.lib.stride_tricks.sliding_window_view(x, length, axis=0).transpose(0, 2, 1))
-        return np.stack([of_steps(found["contributions"].sum(axis=2), length), of_steps(found["score"], length)])
-
-    found = _in_deviations(scales(test), scales(train[-len(train) // 5 :]))
+    held_out, new = windows.series.windows(train[-len(train) // 5 :]), windows.series.windows(test)
+    vae.calibrate(held_out.x, false_alarm_rate=0.01)
+    vae.calibrate_steps(held_out, false_alarm_rate=0.01)
+    found = windows.series.detected(vae.detect(new.x), new, vae.decision.of_steps)
     keras.utils.clear_session()
-    return found
+    return found["score"]
 
 
 def sequential_vae(train: np.ndarray, test: np.ndarray, length: int, seed: int) -> np.ndarray:
     """A `tfvae.SequentialVAE` whose encoder reads the steps before and after, scored on the same two scales.
 
-    The scores are those that `detect` gives each step, and their sums over windows.
+    What windows hold are the scores that `detect` gives their steps, and their own scores are the sums.
     """
     import keras
 
     import tfvae
     from tfvae import likelihoods, networks
+    from tfvae.detection import StepDecision
 
     keras.utils.set_random_seed(seed)
     windows = tfvae.data.windows(train, SEQUENCE, stride=SEQUENCE // 20)
@@ -107,22 +86,25 @@ def sequential_vae(train: np.ndarray, test: np.ndarray, length: int, seed: int) 
     def steps_of(x: np.ndarray) -> np.ndarray:
         return ((x - windows.offset) / windows.scale).astype(np.float32)[np.newaxis]
 
-    def scales(x: np.ndarray) -> np.ndarray:
+    def scales(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         scores = model.detect(steps_of(x))["score"][0]
-        of_windows = np.lib.stride_tricks.sliding_window_view(scores, length).sum(axis=1)
-        return np.stack([scores, of_steps(of_windows, length)])
+        return scores, _of_steps(np.lib.stride_tricks.sliding_window_view(scores, length).sum(axis=1), x, length)
 
     held_out = train[-len(train) // 5 :]
     model.calibrate(steps_of(held_out), false_alarm_rate=0.01)
-    found = _in_deviations(scales(test), scales(held_out))
+    decision = StepDecision.learn(*scales(held_out), false_alarm_rate=0.01)
+    found = decision.score(*scales(test))
     keras.utils.clear_session()
     return found
 
 
-def _in_deviations(scores: np.ndarray, held_out: np.ndarray) -> np.ndarray:
-    """The sum [M] of scores on several scales [R, M], each in units of its spread in what was held out [R, H]."""
-    mean, deviation = held_out.mean(axis=1, keepdims=True), held_out.std(axis=1, keepdims=True)
-    return ((scores - mean) / deviation).sum(axis=0)
+def _of_steps(scores: np.ndarray, x: np.ndarray, length: int) -> np.ndarray:
+    """The score of each step of x [M, C]: the mean of those [W] of the windows, one from each step, that hold it."""
+    from tfvae.data import Series
+
+    channels = x.shape[1]
+    cut = Series(map(str, range(channels)), np.zeros(channels), np.ones(channels), length).windows(x)
+    return Series.by_step(np.broadcast_to(scores[:, np.newaxis], cut.x.shape[:2]), cut)
 
 
 def random(train: np.ndarray, test: np.ndarray, length: int, seed: int) -> np.ndarray:
@@ -164,7 +146,7 @@ def _profile(join: Callable[..., Any], train: np.ndarray, test: np.ndarray, leng
         )
         for channel, known in zip(test.T, other, strict=True)
     ]
-    return of_steps(np.mean([found[:, 0].astype(np.float64) for found in of_channels], axis=0), length)
+    return _of_steps(np.mean([found[:, 0].astype(np.float64) for found in of_channels], axis=0), test, length)
 
 
 def of_pyod(name: str) -> Method:

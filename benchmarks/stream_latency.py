@@ -4,8 +4,8 @@
 
 Each model is untrained and calibrated, and exported for a batch of 1; both runtimes have one thread and are called in
 turn, for several rounds, in this process. `step` gives a decision about the window that ends now, or, for `sequential`,
-which is a `tfvae.SequentialVAE` with a GRU, about the step; `detect` about T steps that are given. Needs
-`pip install 'tfvae[onnx]'`.
+which is a `tfvae.SequentialVAE` with a GRU, about the step; `detect` about T steps that are given. "GRU unrolled" is
+the GRU without a loop in its files, whose conversion takes minutes at 128 steps. Needs `pip install 'tfvae[onnx]'`.
 """
 
 import argparse
@@ -38,9 +38,10 @@ def build(kind: str, steps: int, channels: int) -> Any:
         encoder = networks.recurrent_encoder((channels,), units=(WIDTH,), hidden=(WIDTH,), per_step=True)
         decoder = networks.dense_decoder(LATENT_DIM, (channels,), hidden=(WIDTH,))
         return tfvae.SequentialVAE(encoder, decoder, LATENT_DIM, likelihood=likelihood)
-    make = {"GRU": "recurrent", "temporal": "temporal", "transformer": "transformer"}[kind]
-    encoder = getattr(networks, f"{make}_encoder")((channels,), steps)
-    decoder = getattr(networks, f"{make}_decoder")(LATENT_DIM, steps, (channels,))
+    make, *unrolled = {"GRU": "recurrent"}.get(kind.split()[0], kind), *kind.split()[1:]
+    arguments = {"layer": functools.partial(keras.layers.GRU, unroll=True)} if unrolled else {}
+    encoder = getattr(networks, f"{make}_encoder")((channels,), steps, **arguments)
+    decoder = getattr(networks, f"{make}_decoder")(LATENT_DIM, steps, (channels,), **arguments)
     return tfvae.VAE(encoder, decoder, LATENT_DIM, likelihood=likelihood)
 
 

@@ -90,7 +90,7 @@ def test_a_training_says_what_it_found(trained):
     assert printed.startswith("windows of 8 steps of 10 min, by machine\nchannel ")
     assert re.search(r"held out: 6 windows of 8 steps, 2 channels +nats per window +per value\nELBO", printed)
     assert re.search(
-        r"Steps are anomalies if they add more than \S+ nats: false_alarm_rate of \S+, on 48 held", printed
+        r"Steps are anomalies with a score above \S+ standard deviations: false_alarm_rate of \S+, on 48 held", printed
     )
     lines = printed.splitlines()
     first = lines.index("The most unusual held-out windows, with what adds most to their scores:") + 1
@@ -137,8 +137,8 @@ def test_each_step_gets_a_score_a_decision_and_a_reason(in_trained, exported, mo
     assert (planted["machine"], planted["reason"], bool(planted["is_anomaly"])) == ("left", "a", True)
     assert str(planted["when"]).startswith("2024-01-01 10:00:00")
     assert found["score"].idxmax() == 60
-    limit = model.decision.of_steps.value
-    np.testing.assert_array_equal(found["is_anomaly"], found["score"] > limit)
+    limit = model.decision.of_steps.threshold.value
+    np.testing.assert_array_equal(found["is_anomaly"], found["score"] > round(limit, 4))
     # The window that ends with a step is what the model takes it for; the first steps of a series end none.
     cut = model.series.windows(given)
     expected = model.detect(cut.x)["score"]
@@ -169,6 +169,12 @@ def test_an_array_of_one_series_needs_no_times(in_trained, exported):
     assert found["when"].tolist() == list(range(60))
 
 
+def test_steps_are_not_judged_by_a_model_that_is_calibrated_for_windows_alone(in_trained, exported, capsys):
+    del exported.metadata["decision_of_steps"]
+    arguments = ["detect", "--model", ".", "--input", "machines.csv", "--output", "no.csv"]
+    assert "`--model` must be an export of a model that is calibrated for steps" in error_line(capsys, arguments)
+
+
 def test_windows_are_generated_as_rows_for_each_step(in_trained, model):
     commands.main(["generate", "runs/machines", "--n", "3", "--output", "made.csv", "--sample"])
     found = pd.read_csv("made.csv")
@@ -182,7 +188,7 @@ def test_windows_are_generated_as_rows_for_each_step(in_trained, model):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["explore", "runs/machines"], "`run` must not be of time series, whose channels the page cannot draw"),
+        (["explore", "runs/machines", "--label", "a"], "`--label` must be given for the run of a table alone"),
         (["detect", "--stride", "0"], "stride` must be an integer from 1"),
         (["detect", "--input", "other.csv"], "`channels` must be one of the columns"),
         (["detect", "--input", "short.csv"], "`length` must be at most the number of steps of at least one series"),
@@ -291,4 +297,4 @@ def test_all_networks_train_are_exported_and_detect(tmp_path, monkeypatch, netwo
     np.testing.assert_allclose(first["score"], second["score"], atol=1e-3)
     commands.main(["export", "runs/machines", "--false_alarm_rate", "0.1", "--latency", "false"])
     model = run_folder.load_model(tmp_path / "runs/machines")
-    assert model.decision.of_steps.rate == 0.1
+    assert model.decision.of_steps.threshold.rate == 0.1

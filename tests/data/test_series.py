@@ -1,5 +1,6 @@
 """What series are, how they become windows in the units of a model, and outputs of windows steps again."""
 
+import dataclasses
 import json
 import re
 
@@ -10,6 +11,7 @@ import tensorflow as tf
 
 from tfvae import data
 from tfvae.data import series_files
+from tfvae.detection import StepDecision, Threshold
 
 
 def hourly(count=60, **columns):
@@ -88,9 +90,15 @@ def test_detections_become_scores_of_steps_and_of_the_windows_that_end_with_them
     # What is at the step 4, in each window that holds it.
     contributions[1, 3, 1], contributions[2, 2, 1] = 5.0, 7.0
     outputs = {"score": [1.0, 8.0, 9.0], "is_anomaly": [0, 1, 0], "contributions": contributions}
-    found = series.detected(outputs, cut)
-    np.testing.assert_allclose(found["score"], [0, 0, np.nan, 0, 6, 0])
+    limit = Threshold(4.0, "given", None, 6)
+    found = series.detected(outputs, cut, StepDecision(2.0, 10.0, limit))
     np.testing.assert_allclose(found["contributions"][4], [0, 6])
+    np.testing.assert_allclose(found["around"], [1, 4.5, np.nan, 6, 8.5, 9])
+    # Of its own in units of 2 nats, and of the windows around in units of 10.
+    np.testing.assert_allclose(found["score"], [0.1, 0.45, np.nan, 0.6, 6 / 2 + 0.85, 0.9])
+    assert not found["is_anomaly"].any()
+    lower = StepDecision(2.0, 10.0, dataclasses.replace(limit, value=3.8))
+    assert series.detected(outputs, cut, lower)["is_anomaly"].tolist() == [False] * 4 + [True, False]
     np.testing.assert_allclose(found["window_score"], [np.nan, np.nan, np.nan, 1, 8, 9])
     assert found["window_is_anomaly"].tolist() == [False] * 4 + [True, False]
     table = series.frame(cut.steps, score=found["score"])

@@ -1,5 +1,6 @@
 """Models of windows of time series, which keep what the series are."""
 
+import json
 import re
 
 import keras
@@ -9,6 +10,7 @@ import pytest
 import tfvae
 from tfvae import likelihoods, networks
 from tfvae.data import Series
+from tfvae.detection import StepDecision
 from tfvae.export import units
 
 SERIES = Series(["a", "b"], [1.0, -2.0], [3.0, 0.5], 4)
@@ -36,20 +38,29 @@ def test_an_export_scales_raw_windows_by_the_series_unless_other_units_are_given
     assert units.make(model, 0.0, 2.0).scale == 2.0
 
 
-def test_a_threshold_of_steps_is_saved_and_ends_with_a_training(tmp_path):
+def test_what_steps_are_judged_by_is_saved_and_ends_with_a_training(tmp_path):
     model = windows_vae()
-    x = np.random.default_rng(0).normal(size=(8, 4, 2)).astype(np.float32)
-    model.calibrate(x, threshold=3.0)
-    limit = tfvae.detection.Threshold(2.0, "given", None, 8)
-    model.decision = tfvae.detection.Decision(
-        model.decision.expected_contributions, model.decision.expected_kl, model.decision.threshold, limit
-    )
+    held_out = np.random.default_rng(0).normal(SERIES.offset, SERIES.scale, size=(40, 2))
+    held_out[7] = np.nan
+    cut = SERIES.windows(held_out)
+    with pytest.raises(ValueError, match=r"must be calibrated before `calibrate_steps\(\)`"):
+        model.calibrate_steps(cut, false_alarm_rate=0.1)
+    model.calibrate(cut.x, threshold=3.0)
+    outputs = model.detect(cut.x)
+    limit = model.calibrate_steps(cut, false_alarm_rate=0.1)
     model.save(tmp_path / "model.keras")
     again = keras.saving.load_model(tmp_path / "model.keras")
-    assert again.decision.of_steps == limit
-    assert again.export_description()["threshold_of_steps"]["value"] == 2.0
-    again.check_training(x)
-    assert "threshold_of_steps" not in again.export_description()
+    decision = again.decision.of_steps
+    assert decision == model.decision.of_steps
+    assert decision == StepDecision(**json.loads(json.dumps(again.export_description()["decision_of_steps"])))
+    found = SERIES.detected(outputs, cut, decision)
+    parts = np.stack([found["contributions"].sum(axis=1), found["around"]])
+    np.testing.assert_allclose(np.nanstd(parts, axis=1), [decision.own_scale, decision.around_scale])
+    # Of 39 steps with a value a tenth at most are above it: the fourth of the sorted scores is not.
+    assert (limit, limit.rows) == (decision.threshold, 39)
+    assert (found["is_anomaly"].sum(), np.isnan(found["score"]).sum()) == (3, 1)
+    again.check_training(cut.x)
+    assert "decision_of_steps" not in again.export_description()
 
 
 @pytest.mark.parametrize(
@@ -65,10 +76,3 @@ def test_a_threshold_of_steps_is_saved_and_ends_with_a_training(tmp_path):
 def test_series_of_other_windows_are_refused(arguments, message):
     with pytest.raises(ValueError, match=re.escape(message)):
         windows_vae(**arguments)
-
-
-def test_the_explorer_refuses_windows_of_series(tmp_path):
-    from tfvae.reporting.explorer import web
-
-    with pytest.raises(ValueError, match="`model` must not be of windows of time series"):
-        web(windows_vae(), tmp_path, np.zeros([3, 4, 2]))

@@ -336,7 +336,7 @@ def test_errors_come_before_anything_is_written(vae, digits, tmp_path):
         (lambda: tfvae.report(vae, digits, tmp_path, num_samples=0), r"`num_samples` must be"),
         (lambda: tfvae.report(vae, digits[..., 0, 0], tmp_path), r"`x` must"),
         (lambda: tfvae.report(vae, digits[:0], tmp_path), r"`data` must hold examples|`x` must"),
-        (lambda: tfvae.report(vae, digits, tmp_path, train=digits[..., 0]), r"`train` must hold examples of the shape"),
+        (lambda: tfvae.report(vae, digits, tmp_path, train=digits[..., 0]), r"`train` must have the shape"),
         (lambda: tfvae.report(table_rows.table_vae(), digits, tmp_path), r"`data` must be rows"),
         (lambda: tfvae.report(vae, {"x": digits}, tmp_path), r"`data` must be an array"),
         (lambda: tfvae.report(vae, digits, tmp_path, labels="class"), r"`labels` must be an array"),

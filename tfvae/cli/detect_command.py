@@ -31,9 +31,10 @@ def detect(
             and the columns that add most to the score, from the first, with how many nats each adds (reason_1,
             reason_1_nats, ...), and for the model of a table the value (reason_1_value). Columns of a .npy file are
             named by their index, and pictures are not copied. For the model of time series it has a row for each step:
-            score, what the channels of the step add to the scores of the windows that hold it, on average; is_anomaly,
-            by a threshold of its own; reason, the channel that adds most; and window_score and window_is_anomaly of the
-            window that ends with the step.
+            score, in standard deviations of held-out steps, of what the channels of the step add to the scores of the
+            windows that hold it, on average, and of these scores; is_anomaly, by a threshold of its own; reason, the
+            channel that adds most, and how many nats; and window_score and window_is_anomaly of the window that ends
+            with the step.
         stride: for time series, the number of steps from the start of a window to that of the next; by default 1.
     """
     with parser.exit_on_errors(parser.USAGE_ERROR):

@@ -42,19 +42,16 @@ def explore(
 
     with parser.exit_on_errors(parser.USAGE_ERROR):
         model = run_folder.load_model(folder)
-        if model.series is not None:
-            raise ValueError(
-                f"`run` must not be of time series, whose channels the page cannot draw: report.html in the folder "
-                f"of the run draws them. Received: {run}"
-            )
         labels: Any
         if model.table is None:
-            pipelines = run_folder.load_data(folder)
+            pipelines = run_folder.load_data(folder, series=model.series)
             x = run_folder.held_out(pipelines)
             if label is not None:
                 raise ValueError(f"`--label` must be given for the run of a table alone. Received: --label {label}")
-            labels = run_folder.labels(folder, len(x), most_classes=MOST_CLASSES)
-            units = {"offset": pipelines.offset, "scale": pipelines.scale}
+            # The classes of windows are not known, and their units are in the model.
+            is_series = model.series is not None
+            labels = None if is_series else run_folder.labels(folder, len(x), most_classes=MOST_CLASSES)
+            units = {} if is_series else {"offset": pipelines.offset, "scale": pipelines.scale}
         else:
             x = run_folder.load_rows(folder, model.table).held_out
             labels = run_folder.read_config(folder).get("label") if label is None else label

@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from tfvae.data.series import Cut, Series
-from tfvae.detection.thresholds import Threshold
+from tfvae.detection import StepDecision
 
 _DECIMALS = 4
 
@@ -55,19 +55,27 @@ def cut(given: Any, exported: Any, stride: int | None) -> Given:
 
 
 def detected(given: Given, exported: Any) -> Any:
-    """The steps with their scores, decisions and reasons, as a data frame of pandas."""
-    found = given.series.detected(exported.detect(given.x), given.cut)
+    """The steps with their scores, decisions and reasons, as a data frame of pandas.
+
+    Raises:
+        ValueError: the export does not say how steps are judged.
+    """
+    described = exported.metadata.get("decision_of_steps")
+    if described is None:
+        raise ValueError(
+            "`--model` must be an export of a model that is calibrated for steps, as `tfvae train` and `tfvae export "
+            "--false_alarm_rate 0.01` do, and model.calibrate_steps(windows, false_alarm_rate=0.01) in Python. "
+            f"Received: {exported!r}"
+        )
+    found = given.series.detected(exported.detect(given.x), given.cut, StepDecision(**described))
     score, contributions = found["score"], found["contributions"]
     known = np.isfinite(score)
     largest = np.where(known, np.argmax(np.nan_to_num(contributions, nan=-np.inf), axis=1), 0)
     nats = np.take_along_axis(contributions, largest[:, np.newaxis], axis=1)[:, 0]
     values = {name: given.cut.steps.values[:, place] for place, name in enumerate(given.series.channels)}
-    columns: dict[str, Any] = {"score": score}
-    limit = exported.metadata.get("threshold_of_steps")
-    # Without one, a step is what the window is that ends with it.
-    of_step = None if limit is None else known & (np.nan_to_num(score, nan=-np.inf) > Threshold(**limit).value)
-    columns |= {
-        "is_anomaly": found["window_is_anomaly"] if of_step is None else of_step,
+    columns: dict[str, Any] = {
+        "score": score,
+        "is_anomaly": found["is_anomaly"],
         "reason": np.where(known, np.array(given.series.channels, object)[largest], ""),
         "reason_nats": nats,
         "window_score": found["window_score"],

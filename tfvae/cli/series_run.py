@@ -1,6 +1,5 @@
 """What is different in the run of time series: its model, its calibration and its pictures."""
 
-import dataclasses
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -8,7 +7,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from tfvae import detection, networks, plots
+from tfvae import networks, plots
 from tfvae.cli import run_folder, run_training
 from tfvae.cli.train_checks import check_likelihood_of_sequence
 from tfvae.data import Series
@@ -115,16 +114,14 @@ def calibrate(model: VAE, folder: Path, after: Timelines, **given: Any) -> None:
     steps = sum(len(each.values) for each in after.series)
     cut = model.series.cut(after, max(1, -(-steps // _MOST_WINDOWS)))
     run_folder.calibrate(model, folder, cut.x, **given)
-    scores = model.series.detected(model.detect(cut.x), cut)["score"]
-    scores = scores[np.isfinite(scores)]
+    # Only these steps have a score.
+    rows = np.count_nonzero(model.series.by_step(np.isfinite(cut.x).any(axis=2), cut) > 0)
     rate = given.get("false_alarm_rate", given.get("contamination", run_folder.FALSE_ALARM_RATE))
-    found = detection.threshold(scores, false_alarm_rate=max(rate, least_rate(len(scores))))
-    assert model.decision is not None
-    model.decision = dataclasses.replace(model.decision, of_steps=found)
+    found = model.calibrate_steps(cut, false_alarm_rate=max(rate, least_rate(rows)))
     model.save(folder / "model.keras")
     print(
-        f"Steps are anomalies if they add more than {found.value:.4g} nats: {found.method} of {found.rate:.3g}, on "
-        f"{found.rows} held-out steps"
+        f"Steps are anomalies with a score above {found.value:.4g} standard deviations: {found.method} of "
+        f"{found.rate:.3g}, on {found.rows} held-out steps"
     )
 
 

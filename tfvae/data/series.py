@@ -9,6 +9,7 @@ from tfvae import checks
 from tfvae.data import timelines
 from tfvae.data.time_steps import Step, shown_step
 from tfvae.data.timelines import Timelines
+from tfvae.detection.step_decision import StepDecision
 
 # A channel of so few different whole numbers seems to hold codes.
 _MOST_CODES = 10
@@ -231,7 +232,8 @@ class Series:
         """Converts x [..., C] to raw units."""
         return np.asarray(x, np.float64) * self.scale + self.offset
 
-    def by_step(self, values: Any, cut: Cut) -> np.ndarray:
+    @staticmethod
+    def by_step(values: Any, cut: Cut) -> np.ndarray:
         """Merges what windows say of steps: the mean over those windows that hold a step.
 
         Args:
@@ -258,33 +260,55 @@ class Series:
         with np.errstate(invalid="ignore"):
             return total / number.reshape(-1, *[1] * (total.ndim - 1))
 
-    def detected(self, outputs: Mapping[str, Any], cut: Cut) -> dict[str, np.ndarray]:
-        """Merges what a model detects in windows into scores of steps.
+    @staticmethod
+    def judged(outputs: Mapping[str, Any], cut: Cut) -> tuple[np.ndarray, np.ndarray]:
+        """Merges what a model detects in windows into what it says of steps.
 
         contributions_t = mean over the windows that hold step t of what its channels add to their scores,
-        score_t = sum over channels of contributions_t
-
-        So the score says where in a window the reason is. It has no part of kl, which is of a window as a whole.
-        `tfvae.detection.threshold` finds a threshold of it from the scores of held-out series, for decisions on steps.
+        around_t = mean of the scores of these windows
 
         Args:
             outputs: what `model.detect(cut.x)` or an exported model returned.
             cut: the windows, from `windows`.
 
         Returns:
-            `score` [S] and `contributions` [S, C], in nats above those of typical data, NaN for a step without any
-            value; and `window_score` [S] and `window_is_anomaly`, bool [S], of the window that ends with a step: NaN
-            and False where none does.
+            contributions [S, C] and around [S], in nats above those of typical data, NaN for a step without any value.
         """
-        contributions = self.by_step(outputs["contributions"], cut)
-        contributions[np.isnan(cut.steps.values).all(axis=1)] = np.nan
+        scores = np.asarray(outputs["score"])[:, np.newaxis]
+        contributions = Series.by_step(outputs["contributions"], cut)
+        around = Series.by_step(np.broadcast_to(scores, cut.x.shape[:2]), cut)
+        for each in (contributions, around):
+            each[np.isnan(cut.steps.values).all(axis=1)] = np.nan
+        return contributions, around
+
+    def detected(self, outputs: Mapping[str, Any], cut: Cut, decision: StepDecision) -> dict[str, np.ndarray]:
+        """Merges what a model detects in windows into scores and decisions of steps.
+
+        A step is judged on two scales, by what it adds to the scores of the windows that hold it, and by these scores:
+        see `tfvae.detection.StepDecision`.
+
+        Args:
+            outputs: what `model.detect(cut.x)` or an exported model returned.
+            cut: the windows, from `windows`.
+            decision: `model.decision.of_steps`, which `model.calibrate_steps` finds.
+
+        Returns:
+            `score` [S], in standard deviations of held-out steps, and `is_anomaly`, bool [S]; what it is made of,
+            `contributions` [S, C], the reasons, and `around` [S], in nats: see `judged`. NaN and False for a step
+            without any value. And `window_score` [S] and `window_is_anomaly`, bool [S], of the window that ends with a
+            step: NaN and False where none does.
+        """
+        contributions, around = self.judged(outputs, cut)
+        score = decision.score(contributions.sum(axis=1), around)
         window_score, window_is_anomaly = np.full(len(contributions), np.nan), np.zeros(len(contributions), bool)
         last = cut.first + cut.counts - 1
         window_score[last] = outputs["score"]
         window_is_anomaly[last] = np.asarray(outputs["is_anomaly"]) > 0.5
         return {
-            "score": contributions.sum(axis=1),
+            "score": score,
+            "is_anomaly": score > decision.threshold.value,
             "contributions": contributions,
+            "around": around,
             "window_score": window_score,
             "window_is_anomaly": window_is_anomaly,
         }

@@ -2,12 +2,13 @@
 
 from tfvae._lazy import lazy_attributes
 
-__all__ = ["Decision", "Threshold", "threshold"]
+__all__ = ["Decision", "StepDecision", "Threshold", "threshold"]
 
 __getattr__, __dir__ = lazy_attributes(
     __name__,
     {
         "tfvae.detection.decision": ["Decision"],
+        "tfvae.detection.step_decision": ["StepDecision"],
         "tfvae.detection.thresholds": ["Threshold", "threshold"],
     },
 )

@@ -8,11 +8,12 @@ from typing import Any, Self
 import numpy as np
 import tensorflow as tf
 
+from tfvae.detection.step_decision import StepDecision
 from tfvae.detection.thresholds import Threshold
 
-# The names under which a file of weights has the fields. The threshold is JSON, as bytes.
+# The names under which a file of weights has the fields. What is no array is JSON, as bytes.
 _CONTRIBUTIONS, _KL, _THRESHOLD = "expected_contributions", "expected_kl", "threshold"
-_OF_STEPS = "threshold_of_steps"
+_OF_STEPS = "decision_of_steps"
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -23,14 +24,14 @@ class Decision:
         expected_contributions: the mean of -log p(x_d|z) over reference data, for each element d of x [...], in nats.
         expected_kl: the mean of the KL divergence over the same data, in nats.
         threshold: the threshold of the score.
-        of_steps: for windows of time series, the threshold of the scores of steps, from `tfvae.data.Series.detected`;
-            None if it is not known.
+        of_steps: for windows of time series, how their steps are judged, from `tfvae.VAE.calibrate_steps`; None if
+            that is not known.
     """
 
     expected_contributions: np.ndarray
     expected_kl: float
     threshold: Threshold
-    of_steps: Threshold | None = None
+    of_steps: StepDecision | None = None
 
     def outputs(self, nats: tf.Tensor, kl: tf.Tensor, is_observed: tf.Tensor | None = None) -> dict[str, tf.Tensor]:
         """Decides about examples.
@@ -69,17 +70,17 @@ class Decision:
         # `keys()`, because the object that Keras passes cannot be searched directly.
         if _THRESHOLD not in store.keys():  # noqa: SIM118
             return None
-        of_steps = _unpacked(store[_OF_STEPS]) if _OF_STEPS in store.keys() else None  # noqa: SIM118
-        threshold = _unpacked(store[_THRESHOLD])
+        of_steps = StepDecision(**_unpacked(store[_OF_STEPS])) if _OF_STEPS in store.keys() else None  # noqa: SIM118
+        threshold = Threshold(**_unpacked(store[_THRESHOLD]))
         return cls(np.array(store[_CONTRIBUTIONS]), float(np.array(store[_KL])), threshold, of_steps)
 
 
-def _packed(threshold: Threshold) -> np.ndarray:
-    return np.frombuffer(json.dumps(threshold.to_dict()).encode(), np.uint8)
+def _packed(stored: Threshold | StepDecision) -> np.ndarray:
+    return np.frombuffer(json.dumps(stored.to_dict()).encode(), np.uint8)
 
 
-def _unpacked(stored: Any) -> Threshold:
-    return Threshold(**json.loads(np.array(stored).tobytes()))
+def _unpacked(stored: Any) -> dict[str, Any]:
+    return json.loads(np.array(stored).tobytes())
 
 
 class Typical:

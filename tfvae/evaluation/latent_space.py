@@ -11,6 +11,7 @@ from tfvae.elbo import Sampling
 from tfvae.evaluation.batches import check_model, prior_of, seeded
 from tfvae.models.hierarchical import HierarchicalVAE
 from tfvae.models.semi_supervised import SemiSupervisedVAE
+from tfvae.models.sequential import SequentialVAE
 from tfvae.models.vae import VAE
 
 tfd = tfp.distributions
@@ -139,7 +140,7 @@ def rate_distortion(
 
 
 def rates_and_distortions(
-    model: VAE | HierarchicalVAE, x: Any, num_samples: int, batch_size: int, seed: int | None
+    model: VAE | HierarchicalVAE | SequentialVAE, x: Any, num_samples: int, batch_size: int, seed: int | None
 ) -> tuple[np.ndarray, np.ndarray]:
     """The rate and the distortion of each example, each [N], in nats; the bound is minus their sum.
 

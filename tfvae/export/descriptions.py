@@ -97,6 +97,14 @@ def _is_threshold(value: Any) -> bool:
     return isinstance(value, dict) and type(value.get("value")) in (int, float) and _is_text(value.get("method"))
 
 
+def _is_step_decision(value: Any) -> bool:
+    return (
+        isinstance(value, dict)
+        and all(type(value.get(name)) in (int, float) and value[name] > 0 for name in ("own_scale", "around_scale"))
+        and _is_threshold(value.get("threshold"))
+    )
+
+
 def _is_table(value: Any) -> bool:
     return isinstance(value, list) and all(
         isinstance(column, dict) and _is_text(column.get("name")) and _is_text(column.get("kind")) for column in value
@@ -125,7 +133,7 @@ _ENTRIES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "scaling": (_is_scaling, "null, or an object with the finite numbers offset and scale, of which scale is not 0"),
     "expected_range": (_is_range, "null, or an object with low and high, numbers or lists of the same length"),
     "threshold": (_is_threshold, "an object with the number value and the text method"),
-    "threshold_of_steps": (_is_threshold, "an object with the number value and the text method"),
+    "decision_of_steps": (_is_step_decision, "an object with the numbers own_scale and around_scale, and a threshold"),
     "series": (_is_series, "an object with the channels, offset, scale and length of windows"),
     "table": (_is_table, "a list of columns, objects with the texts name and kind"),
     "inputs": (lambda value: isinstance(value, dict) and all(map(_is_text, value.values())), "an object of texts"),

@@ -1,5 +1,6 @@
 """Anomaly detection on streams, one step at a time, by models of windows of series."""
 
+import dataclasses
 import functools
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -8,7 +9,10 @@ import numpy as np
 import tensorflow as tf
 
 from tfvae import checks, streams
+from tfvae.data.series import Cut, Series
 from tfvae.detection.decision import Decision
+from tfvae.detection.step_decision import StepDecision
+from tfvae.detection.thresholds import Threshold
 from tfvae.exportable import Signature
 from tfvae.models.anomalies import AnomalyDetector
 from tfvae.numerics import is_number
@@ -38,6 +42,33 @@ class StreamDetector(AnomalyDetector):
     """The methods of an autoencoder of windows x [N, T, C] that detects anomalies in series as their steps come in."""
 
     _meaning_of_step = "detect for the window that ends with the step x_t of a series; the state for the next step"
+
+    def calibrate_steps(self, cut: Cut, batch_size: int = 256, **rate: float) -> Threshold:
+        """Finds how steps of series are judged by the windows that hold them, after `calibrate`.
+
+        `tfvae.data.Series.detected` then gives each step a score and a decision by `decision.of_steps`, which exports
+        have too. `calibrate`, as a training does, undoes it.
+
+        Args:
+            cut: windows of series that the model was not trained on, one from each step on, from
+                `tfvae.data.Series.windows`.
+            batch_size: how many windows are computed at a time.
+            rate: exactly one of `contamination`, `false_alarm_rate` and `tail`, as for `calibrate`, of the steps.
+
+        Returns:
+            The threshold of the scores of steps, with what it rests on.
+
+        Raises:
+            ValueError: the model is not calibrated, or an argument is invalid.
+
+        Warns:
+            UserWarning: there are too few steps for the rate.
+        """
+        decision = self._calibrated("calibrate_steps")
+        contributions, around = Series.judged(self.detect(cut.x, batch_size), cut)
+        of_steps = StepDecision.learn(contributions.sum(axis=1), around, **rate)
+        self.decision = dataclasses.replace(decision, of_steps=of_steps)
+        return of_steps.threshold
 
     def initial_state(self, n: int = 1) -> np.ndarray:
         """The state of `step` before the first step of a series: NaN.

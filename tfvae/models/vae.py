@@ -373,7 +373,7 @@ class VAE(TableExport, autoencoder.Autoencoder):
         """The description of the export: see `AutoencoderExport`. Windows of series have what makes them of series."""
         series: dict[str, Any] = {} if self.series is None else {"series": self.series.get_config()}
         if self.decision is not None and self.decision.of_steps is not None:
-            series["threshold_of_steps"] = self.decision.of_steps.to_dict()
+            series["decision_of_steps"] = self.decision.of_steps.to_dict()
         return {**super().export_description(), **series}
 
 

@@ -68,7 +68,8 @@ def web(
 
     Args:
         model: a `tfvae.VAE` without conditions, whose z are real vectors. For a model of a table, the page has a form
-            with a field for each column, and takes rows of a .csv file.
+            with a field for each column, and takes rows of a .csv file. Windows of time series [T, C] are drawn as a
+            line for each of the first 8 channels; a .csv file then has a column for each channel.
         folder: the folder, made if it is not there; index.html and the files of an earlier page are replaced.
         x: examples [N, ...] in the model's units, or rows for a model of a table; at least 2, such as held-out data.
             z of the first 500 are the points of the map.
@@ -77,7 +78,7 @@ def web(
         num_examples: how many examples can be chosen on the page, which holds them, from the first on. None means 24 of
             arrays, and no rows of a table, because these may be of persons: the page then has a typical row alone.
         title: the title; None means the name of the folder.
-        offset: see `tfvae.export.tflite`.
+        offset: see `tfvae.export.tflite`; a model that has `series` has its own.
         scale: see `tfvae.export.tflite`.
         runtime: the folder node_modules in which `npm install @litertjs/core` put LiteRT.js, whose files are copied.
             None lets the page fetch them from a CDN, and check their hashes.
@@ -136,11 +137,10 @@ def _check(model: Any, runtime: Any, single_file: bool) -> None:
         or not model.built
     ):
         raise ValueError(f"`model` must be a tfvae.VAE without conditions, built. Received: {checks.shown(model)}")
-    if model.series is not None:
+    if page_data.is_window(model.event_shape) and model.likelihood.mean_shape(model.event_shape) != model.event_shape:
         raise ValueError(
-            "`model` must not be of windows of time series, whose channels the page cannot draw, as "
-            "tfvae.reporting.report does. Received: a model with the channels "
-            + checks.shown_names(model.series.channels)
+            "`model` must have a likelihood whose mean has the shape of x, for the lines of its channels. Received: "
+            f"{checks.shown(model.likelihood)}"
         )
     if model.posterior.support != "real":
         raise ValueError(

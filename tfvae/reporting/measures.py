@@ -6,11 +6,15 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from tfvae.evaluation.latent_space import rates_and_distortions
+from tfvae.models.autoregressive import AutoregressiveVAE
+from tfvae.models.sequential import SequentialVAE
 from tfvae.models.vae import VAE
 
 # Draws of z for the two terms of the bound.
 _NUM_SAMPLES = 64
 _BATCH_SIZE = 128
+# Fewer of sequences, whose terms at all steps of all draws would not fit in memory.
+_OF_SEQUENCES = 16
 
 
 class Measures(NamedTuple):
@@ -21,23 +25,25 @@ class Measures(NamedTuple):
         log_likelihood: log p(x) by importance sampling [N].
         kl: KL(q(z|x) || p(z)) [N].
         num_samples: K, the draws of z for log p(x).
+        method: how log p(x) was estimated.
     """
 
     elbo: np.ndarray
     log_likelihood: np.ndarray
     kl: np.ndarray
     num_samples: int
+    method: str = "importance sampling"
 
     def labelled(self) -> dict[str, np.ndarray]:
         """The three by the names under which they are shown."""
         return {
             "ELBO": self.elbo,
-            f"log-likelihood (importance sampling, K = {self.num_samples})": self.log_likelihood,
+            f"log-likelihood ({self.method}, K = {self.num_samples})": self.log_likelihood,
             "KL": self.kl,
         }
 
 
-def measure(model: VAE, x: Any, num_samples: int, seed: int) -> Measures:
+def measure(model: VAE | SequentialVAE, x: Any, num_samples: int, seed: int) -> Measures:
     """Measures a model on data.
 
     Args:
@@ -46,11 +52,31 @@ def measure(model: VAE, x: Any, num_samples: int, seed: int) -> Measures:
         num_samples: K, the draws of z for each example for log p(x).
         seed: the seed of the draws.
     """
-    kl, distortion = rates_and_distortions(model, x, _NUM_SAMPLES, _BATCH_SIZE, seed)
+    are_sequences = isinstance(model, SequentialVAE | AutoregressiveVAE)
+    sizes = (_OF_SEQUENCES, _OF_SEQUENCES) if are_sequences else (_NUM_SAMPLES, _BATCH_SIZE)
+    kl, distortion = rates_and_distortions(model, x, *sizes, seed)
     log_likelihood = np.asarray(model.log_likelihood(x, num_samples, seed=seed), float)
-    return Measures(-(kl + distortion), log_likelihood, kl, num_samples)
+    method = {"method": "sequential Monte Carlo"} if isinstance(model, SequentialVAE) else {}
+    return Measures(-(kl + distortion), log_likelihood, kl, num_samples, **method)
 
 
 def standard_error(values: np.ndarray) -> float:
     """The standard error of the mean of values [N]; NaN for one value."""
     return float(np.std(values, ddof=1) / math.sqrt(len(values))) if len(values) > 1 else math.nan
+
+
+def ratio(values: np.ndarray, counts: np.ndarray) -> tuple[float, float]:
+    """The mean of what N examples have several of, the sum of values [N] by that of counts [N], and its standard error.
+
+    se = sqrt(sum_n (v_n - r c_n)^2 N / (N - 1)) / sum_n c_n, with r the ratio;  NaN for one example
+
+    Reference: Cochran 1977, Sampling Techniques, equation 2.46.
+    """
+    values, counts = np.asarray(values, float), np.asarray(counts, float)
+    if not counts.sum():
+        return math.nan, math.nan
+    found, number = float(values.sum() / counts.sum()), len(values)
+    if number < 2:
+        return found, math.nan
+    spread = np.sum((values - found * counts) ** 2) * number / (number - 1)
+    return found, float(math.sqrt(spread) / counts.sum())

@@ -11,6 +11,7 @@ from tfvae.evaluation import kl_per_dimension
 from tfvae.models.vae import VAE
 from tfvae.plots.examples import is_image
 from tfvae.priors import StandardNormal
+from tfvae.reporting.unusual_windows import MARKED
 
 _PRIOR_DRAWS = 256
 # Greater whole numbers are written with an exponent.
@@ -55,6 +56,8 @@ def of_model(
         draws = _rounded(model.prior.distribution().sample(_PRIOR_DRAWS, seed=[seed, 0]))
     decision = model.decision
     count = min(num_examples, len(x))
+    if offset is None and scale is None and model.own_units is not None:
+        offset, scale = model.own_units
     names = [f"example {place + 1}" for place in range(count)]
     if known:
         names = [f"{name}, {label}" for name, label in zip(names, known["labels"], strict=False)]
@@ -62,9 +65,10 @@ def of_model(
         raw = x if scale is None else x * np.asarray(scale) + np.asarray(offset)
         of_data = {
             "kind": "image" if is_image(x.shape[1:]) else "vector",
-            "limits": [float(raw.min()), float(raw.max())],
-            "examples": _rounded(raw[:count].reshape(count, -1)),
+            "limits": [float(np.nanmin(raw)), float(np.nanmax(raw))],
+            "examples": [_or_none(example) for example in raw[:count].reshape(count, -1)],
             "example_names": names,
+            **(_of_windows(model, raw) if is_window(x.shape[1:]) else {}),
         }
     else:
         typical = model.table.rows_of_codes(model.table.typical)
@@ -90,6 +94,28 @@ def of_model(
         "takes_missing": bool(model.export_description().get("missing_values", False)),
         "detects": decision is not None,
         "threshold": None if decision is None else float(decision.threshold.value),
+    }
+
+
+def is_window(event_shape: tuple[int, ...]) -> bool:
+    """Whether examples of a shape are drawn as windows of time series [T, C]."""
+    return len(event_shape) == 2
+
+
+def _of_windows(model: VAE, raw: np.ndarray) -> dict[str, Any]:
+    """The channels of windows [N, T, C], each with the range of its values."""
+    names = [f"channel {number}" for number in range(1, raw.shape[2] + 1)]
+    names = names if model.series is None else list(model.series.channels)
+    places = [{"places": [place], "starts": [place], "widths": [1]} for place in range(len(names))]
+    known = [values[~np.isnan(values)] for values in raw.reshape(-1, len(names)).T]
+    return {
+        "kind": "series",
+        "limits": [[float(values.min()), float(values.max())] if len(values) else [] for values in known],
+        "columns": [
+            {"name": str(name), "kind": "number", "spikes": [], "decimals": None, **place}
+            for name, place in zip(names, places, strict=True)
+        ],
+        "marked": MARKED,
     }
 
 
@@ -159,6 +185,11 @@ def _text(value: Any) -> str:
         return str(value)
     number = float(value)
     return f"{number:.0f}" if number.is_integer() and abs(number) < _MOST_WHOLE else repr(number)
+
+
+def _or_none(values: np.ndarray) -> list[float | None]:
+    """Values, with None for NaN, which JSON does not have."""
+    return [None if np.isnan(value) else value for value in _rounded(values)]
 
 
 def _rounded(values: Any) -> list[Any]:

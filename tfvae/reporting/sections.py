@@ -9,6 +9,7 @@ import numpy as np
 from tfvae import evaluation, plots
 from tfvae.callbacks.warnings import COLLAPSE_ADVICE, COLLAPSED
 from tfvae.evaluation.latent_space import ACTIVE
+from tfvae.models.autoregressive import AutoregressiveVAE
 from tfvae.models.semi_supervised import SemiSupervisedVAE
 from tfvae.models.variational_model import described
 from tfvae.plots.bars import bars
@@ -34,11 +35,16 @@ def held_out(subject: Subject) -> Section:
     header = ["measure", "nats per example" if in_bits else "nats per row", "standard error"]
     body = table([*header, "bits per dimension"] if in_bits else header, rows)
     if len(subject.x) > 1:
-        body += text(
-            f"{subject.active} of {subject.model.latent_dim} latent dimensions are active, which means that the "
-            f"variance of the posterior mean over the examples is above {ACTIVE:g}."
-        )
+        body += text(of_active(subject))
     return Section("Held-out data", body)
+
+
+def of_active(subject: Subject) -> str:
+    """How many latent dimensions are used."""
+    return (
+        f"{subject.active} of {subject.model.latent_dim} latent dimensions are active, which means that the variance "
+        f"of the posterior mean over the examples is above {ACTIVE:g}."
+    )
 
 
 def curves(subject: Subject) -> Section | None:
@@ -53,7 +59,8 @@ def latent_space(subject: Subject) -> Section:
     """The map of the posterior means, and the KL divergence of each dimension."""
     model, x = subject.model, subject.x
     z = np.asarray(model.posterior.center(model.encode(subject.data())))
-    shown = x if subject.rows is None and model.series is None else None
+    are_examples = subject.rows is None and model.series is None and not isinstance(model, AutoregressiveVAE)
+    shown = x if are_examples else None
     by_class = "" if subject.labels is None else f", coloured by {'class' if model.series is None else 'time'}"
     body = picture(
         plots.latent(z, shown, labels=subject.labels, limits=None if shown is None else subject.limits),
@@ -172,13 +179,17 @@ def warnings_given(subject: Subject) -> Section | None:
 def origin(subject: Subject) -> Section:
     """The parts of the model, the versions of the packages, and the further facts."""
     model = subject.model
-    parts = {slot: described(getattr(model, slot)) for slot in ("posterior", "prior", "likelihood", "objective")}
+    slots = ("posterior", "conditional", "prior", "likelihood", "objective", "memory")
+    parts = {slot: described(getattr(model, slot)) for slot in slots if getattr(model, slot, None) is not None}
     if model.compiled:
         parts["optimizer"] = described(model.optimizer)
     body = "<h3>Parts</h3>" + listed(parts)
-    for name, network in (("Encoder", model.encoder), ("Decoder", model.decoder)):
+    for name in ("encoder", "combiner", "transition", "decoder"):
+        network = getattr(model, name, None)
+        if network is None:
+            continue
         layers = [f"{layer.name}: {type(layer).__name__}, {layer.count_params():,} weights" for layer in network.layers]
-        body += f"<h3>{name}</h3>" + code("\n".join(layers))
+        body += f"<h3>{name.capitalize()}</h3>" + code("\n".join(layers))
     for name, words in subject.facts.items():
         if "\n" not in words:
             # In the head of the report.

@@ -10,7 +10,6 @@ import numpy as np
 from tfvae.data import tables
 from tfvae.evaluation import active_units
 from tfvae.evaluation.latent_space import ACTIVE
-from tfvae.models.vae import VAE
 from tfvae.reporting.measures import Measures, measure
 
 # As many held-out examples are reported on at most, and as many training examples searched for the nearest.
@@ -45,8 +44,8 @@ class Subject:
     """What the sections are made of.
 
     Args:
-        model: the model.
-        x: held-out data [N, ...], as the model takes them.
+        model: the model, a `tfvae.VAE` or a `tfvae.SequentialVAE`.
+        x: held-out data [N, ...], as the model takes them; of texts their codes.
         given: what they are given, by name: the conditions [N, C] or the labels [N]; empty for a model without them.
         rows: the same as rows, a `pandas.DataFrame`, for a model of a table; or None.
         train: data that the model was trained on [M, ...], or None.
@@ -60,7 +59,7 @@ class Subject:
         measured: what was measured of the held-out data before, if it was.
     """
 
-    model: VAE
+    model: Any
     x: np.ndarray
     given: Mapping[str, np.ndarray]
     rows: Any

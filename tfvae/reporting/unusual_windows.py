@@ -8,6 +8,8 @@ from tfvae.data.series import Cut
 from tfvae.data.time_steps import shown_time
 from tfvae.models.vae import VAE
 
+# An element is marked if it adds so many nats to a score.
+MARKED = 3.0
 _MOST_WINDOWS, _MOST_REASONS = 5, 3
 
 

@@ -24,8 +24,8 @@ async function examine() {
   } else {
     fillRow(mean, outputs.contributions);
   }
-  if (config.kind === "vector") {
-    paintLines(byId("reconstruction"), [Array.from(x), mean], config.limits, ["example", "reconstruction"]);
+  if (config.kind !== "table" && !isImage) {
+    paintLines(byId("reconstruction"), [Array.from(x), mean], ["example", "reconstruction"], outputs.contributions);
   }
   const verdict = byId("verdict");
   byId("examine").dataset.reconstruction = JSON.stringify(mean);
@@ -74,8 +74,15 @@ function showReasons(contributions) {
     });
     paint(byId("reasons"), sums.flatMap((sum) => Array(channels).fill(sum)), [0, Math.max(...sums, 1e-9)]);
     named = sums.map((sum, pixel) => [`row ${Math.floor(pixel / width)}, column ${pixel % width}`, sum]);
+  } else if (isSeries) {
+    const nameOf = (place) => {
+      const [step, channel] = [Math.floor(place / columns.length), place % columns.length];
+      return `${columns[channel].name} = ${Number(x[place].toPrecision(6))} at step ${step}`;
+    };
+    // What is missing adds nothing.
+    named = contributions.flatMap((sum, place) => (Number.isNaN(x[place]) ? [] : [[nameOf(place), sum]]));
   } else {
-    if (config.kind === "vector") paintLines(byId("reasons"), [contributions], [0]);
+    if (config.kind === "vector") paintPanels(byId("reasons"), [{lines: [contributions], least: [0]}], "element");
     named = columns.map(({name, places}) => [`${name} (${row[name] || "missing"})`, sumOf(contributions, places)]);
   }
   named.sort(([, first], [, second]) => second - first);
@@ -89,7 +96,7 @@ function showReasons(contributions) {
 }
 
 function setX(values) {
-  x = Float64Array.from(values);
+  x = Float64Array.from(values, (value) => value ?? NaN);
   return examine();
 }
 
@@ -115,7 +122,7 @@ function addChoice(name, values) {
 
 async function choose(index) {
   byId("example").value = index;
-  if (isImage) {
+  if (isImage || isSeries) {
     await setX(choices[index]);
     return;
   }
@@ -130,18 +137,22 @@ function markOwn() {
 }
 
 async function makeExamine() {
-  byId("reasons-figure").hidden = !config.detects || config.kind === "table";
+  byId("reasons-figure").hidden = !config.detects || config.kind === "table" || isSeries;
+  byId("about-shade").hidden = !config.detects || !isSeries;
+  byId("about-shade").textContent = `What adds more than ${config.marked} nats to the score is shaded.`;
   byId("about-score").hidden = !config.detects;
   const own = document.createElement("option");
   [own.value, own.textContent, own.id, own.hidden] = ["own", "your own", "own-choice", true];
   byId("example").add(own);
   const toRow = (values) => Object.fromEntries(columns.map(({name}, index) => [name, String(values[index])]));
-  config.examples.forEach((values, index) => addChoice(config.example_names[index], isImage ? values : toRow(values)));
+  config.examples.forEach((values, index) => addChoice(config.example_names[index], isImage || isSeries ? values : toRow(values)));
   byId("example").addEventListener("change", () => byId("example").value !== "own" && choose(byId("example").value));
   byId("of-pictures").hidden = !isImage;
   byId("of-rows").hidden = isImage;
+  byId("row").hidden = isSeries;
   if (isImage) makeDrawing();
-  else makeFields();
+  else if (!isSeries) makeFields();
+  byId("use").addEventListener("click", () => takeRows(byId("pasted").value));
   const area = byId("examine");
   area.addEventListener("dragover", (event) => {
     event.preventDefault();
@@ -247,7 +258,6 @@ function makeFields() {
     const line = addLine(body, label, [input, ...head.slice(2).map(() => "")]);
     fields.push({column, input, cells: Array.from(line.cells).slice(2)});
   });
-  byId("use").addEventListener("click", () => takeRows(byId("pasted").value));
 }
 
 function fillFields(texts) {
@@ -274,13 +284,31 @@ async function takeRows(text, source = "pasted") {
   try {
     found = rowsOfCsv(text, columns);
     codesOf(columns, found[0]);
+    if (isSeries) found = windowsOf(found);
   } catch (error) {
     refuse(error.message);
     return;
   }
   const first = choices.length;
-  found.slice(0, MOST_ROWS).forEach((texts, index) => addChoice(`${source}, row ${index + 1}`, texts));
+  found.slice(0, MOST_ROWS).forEach((texts, index) => addChoice(`${source}, ${isSeries ? "window" : "row"} ${index + 1}`, texts));
   await choose(first);
+}
+
+// Rows that are the steps of a series, as windows one after the other, of which the last may be in part missing.
+function windowsOf(rows) {
+  const steps = rows.map((texts) => codesOf(columns, texts));
+  const windows = [];
+  for (let start = 0; start < steps.length; start += config.event_shape[0]) {
+    windows.push(Array.from({length: size}, (_, place) => {
+      const step = steps[start + Math.floor(place / columns.length)];
+      return step ? step[place % columns.length] : NaN;
+    }));
+  }
+  if (!config.takes_missing && windows.flat().some(Number.isNaN)) {
+    const expected = `whole windows of ${config.event_shape[0]} steps without missing values`;
+    throw new Error(`The series must be ${expected}. Received: ${rows.length} steps, or one with a gap`);
+  }
+  return windows;
 }
 
 // Tables on the page

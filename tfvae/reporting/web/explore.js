@@ -209,12 +209,12 @@ async function showSamples(seed) {
   const canvases = (isImage ? means : [means]).map((mean, index) => {
     const canvas = document.createElement("canvas");
     canvas.setAttribute("role", "img");
-    canvas.setAttribute("aria-label", isImage ? `Sample ${index + 1}` : `${NUM_SAMPLES} samples as lines`);
+    canvas.setAttribute("aria-label", isImage ? `Sample ${index + 1}` : `${NUM_SAMPLES} samples as lines${ofChannels}`);
     if (isImage) {
       canvas.className = "small";
       paint(canvas, mean);
     } else {
-      paintLines(canvas, mean, config.limits);
+      paintLines(canvas, mean);
     }
     return canvas;
   });
@@ -247,6 +247,10 @@ async function start() {
   byId("generated").hidden = byId("reconstruction-figure").hidden = isTable;
   byId("generated-row").hidden = !isTable;
   byId("example-figure").hidden = !isImage;
+  if (isSeries) {
+    byId("generated").setAttribute("aria-label", `What z is decoded to${ofChannels}`);
+    byId("reconstruction").setAttribute("aria-label", `The example and its reconstruction${ofChannels}`);
+  }
   // Tables are wide.
   for (const name of ["examine", "samples-section"]) byId(name).classList.toggle("across", !isImage);
   byId("sample").addEventListener("click", () => sampleZ(crypto.getRandomValues(new Uint32Array(1))[0]));

@@ -4,9 +4,10 @@ const config = JSON.parse(document.getElementById("config").textContent);
 const byId = (id) => document.getElementById(id);
 const [low, high] = config.limits;
 const isImage = config.kind === "image";
+const isSeries = config.kind === "series";
 const [height, width, channels] = isImage ? config.event_shape : [0, 0, 0];
 const size = config.event_shape.reduce((a, b) => a * b, 1);
-// The columns of a table, or the elements of a vector as columns of numbers.
+// The columns of a table, the channels of series, or the elements of a vector as columns of numbers.
 const columns =
   config.columns ||
   Array.from({length: size}, (_, place) => {
