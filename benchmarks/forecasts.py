@@ -192,7 +192,7 @@ def sequential(one: Series, known: int, origins: np.ndarray, seed: int) -> np.nd
     keras.utils.set_random_seed(seed)
     x, scale = _differences(one, known)
     length = min(4 * _context(one), known - 1)
-    train = np.lib.stride_tricks.sliding_window_view(x[: known - 1], length)[:: max(1, length // 16), :, np.newaxis]
+    train = np.lib.stride_tricks.sliding_window_view(x[: known - 1], length)[..., np.newaxis]
     latent_dim, units = 4, 32
     model = tfvae.SequentialVAE(
         networks.recurrent_encoder((1,), units=(32,), hidden=(32,), per_step=True),

@@ -11,6 +11,7 @@ import tfvae
 from tfvae import likelihoods, objectives, posteriors
 from tfvae.elbo import Sampling
 from tfvae.likelihoods import Missing, Normal
+from tfvae.models import particles
 
 C, L, T = 3, 2, 6
 X = np.random.default_rng(0).normal(size=(5, T, C)).astype(np.float32)
@@ -312,3 +313,23 @@ def test_a_forecast_of_windows_fills_in_their_last_steps():
     short = np.concatenate([np.full((5, 2, C), np.nan, np.float32), X[:, :2]], axis=1)
     again, found = (tfvae.forecast(model, each, 2, num_samples=50, seed=0) for each in (short, X[:, :2]))
     np.testing.assert_array_equal(again.mean, found.mean)
+
+
+def test_forecasts_and_imputations_decode_a_bounded_number_of_steps_at_a_time(monkeypatch):
+    model, counts, x = build(memory=True), [], X[:1].copy()
+    x[:, 2] = np.nan
+    x_of = model.x_of
+
+    def counted(z, *others):
+        counts.append(int(tf.shape(z)[0]))
+        return x_of(z, *others)
+
+    monkeypatch.setattr(model, "run_eagerly", True)
+    filled = tfvae.impute(model, x, num_samples=20, seed=0)
+    monkeypatch.setattr(model, "x_of", counted)
+    monkeypatch.setattr(particles, "STEPS", 15)
+    np.testing.assert_allclose(tfvae.impute(model, x, num_samples=20, seed=0), filled, rtol=1e-5)
+    drawn = tfvae.forecast(model, x, 3, num_samples=20, seed=0, return_samples=True).samples
+    assert len(np.unique(drawn[:, 0, 0, 0])) == 20
+    # In the steps of x all 20 particles are decoded at once.
+    assert max(count for count in counts if count != 20) == 15

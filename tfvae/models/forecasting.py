@@ -8,7 +8,7 @@ from typing import Any, NamedTuple, Self
 
 import numpy as np
 
-from tfvae import checks, seeds
+from tfvae import checks, chunks, seeds
 from tfvae.models import completion, particles
 from tfvae.models.conditional import ConditionalVAE
 from tfvae.models.sequential import SequentialVAE
@@ -104,7 +104,10 @@ def _continued(
     for (batch, after), of_batch in seeds.for_each(found, seeds.of_z_and_x(state)[1]):
         of_choice, of_steps = seeds.of_z_and_x(of_batch)
         chosen = particles.resampled(after, num_samples, of_choice)
-        futures = particles.drawn(model, chosen, steps, of_steps)[1]
+        parts = seeds.for_slices(len(chosen[0]), chunks.rows_within(particles.STEPS, steps), of_steps)
+        futures = np.concatenate(
+            [particles.drawn(model, tuple(each[part] for each in chosen), steps, seed)[1] for part, seed in parts]
+        )
         drawn.append(futures.reshape([num_samples, len(batch), *futures.shape[1:]]))
         sizes.append(np.exp(-np.logaddexp.reduce(2 * np.float64(after.log_weights), axis=0)))
     return np.concatenate(drawn, axis=1), np.concatenate(sizes)

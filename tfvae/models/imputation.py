@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from tfvae import checks, seeds
+from tfvae import checks, chunks, seeds
 from tfvae.data.schema import frame_of, is_rows
 from tfvae.models import completion, over_time, particles
 from tfvae.models.autoregressive import AutoregressiveVAE
@@ -121,7 +121,9 @@ def _of_sequences(
             log_weights = tf.transpose(each.log_weights)
             numbers = tf.random.stateless_categorical(log_weights, num_imputations, of_choice).numpy().T
         paths, sizes = particles.traced(each, numbers)
-        parameters = model._run(model.parameters_along, *paths)
+        parts = chunks.slices(len(paths[0]), chunks.rows_within(particles.STEPS, batch.shape[1]))
+        decoded = [model._run(model.parameters_along, *(path[part] for path in paths)) for part in parts]
+        parameters = tf.concat(decoded, axis=0)
         parameters = tf.reshape(parameters, [len(numbers), rows, *parameters.shape[1:]])
         if num_imputations is None:
             means = np.float64(model.likelihood.mean(parameters))

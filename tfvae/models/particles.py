@@ -21,6 +21,8 @@ from tfvae.models.state_space import State, StateSpace, noise
 
 # The most elements of one tensor (16 MB).
 _ELEMENTS = 2**22
+# The most steps that are decoded at a time, because a decoder may have many hidden units.
+STEPS = 2**18
 
 
 class Filtered(NamedTuple):
