@@ -40,11 +40,6 @@ def check(chosen: Namespace, choices: Sequence[tuple[str, str, str]]) -> None:
         parts.check(slot, chosen.get(slot, parts.DEFAULTS[slot]), choices, chosen.allow_import)
     named = [value for slot, argument, value in choices if slot == "likelihood" and not argument]
     likelihood = [chosen.get("likelihood", {}).get("class_path", "Normal"), *named][-1].rpartition(".")[2]
-    is_other = likelihood in parts.PARTS["likelihood"] and likelihood != "Bernoulli"
-    if chosen.binarize and is_other and "likelihood" in known:
-        raise ValueError(
-            "`--binarize` makes x 0 or 1, which needs `--likelihood Bernoulli`. Received: --likelihood " + likelihood
-        )
     paths.check_data(chosen.data)
     check_callbacks(chosen.callbacks, chosen.allow_import, chosen.schedule, chosen.data, chosen.sequence)
     if chosen.seeds is not None and chosen.seed != 0:
@@ -65,6 +60,12 @@ def check(chosen: Namespace, choices: Sequence[tuple[str, str, str]]) -> None:
                 raise ValueError(
                     f"`--{flag}` must be given for a .csv or .parquet table alone. Received: {chosen.data}"
                 )
+        is_other = likelihood in parts.PARTS["likelihood"] and likelihood != "Bernoulli"
+        if chosen.binarize and is_other and "likelihood" in known:
+            raise ValueError(
+                "`--binarize` makes x 0 or 1, which needs `--likelihood Bernoulli`. Received: --likelihood "
+                + likelihood
+            )
     if chosen.export != "none":
         paths.check_export(Path(chosen.saved_models) / name, "--saved_models")
 

@@ -1,5 +1,6 @@
 """Windows of time series, and sequences of unequal length, as arrays [N, T, C] in which NaN marks what is not there."""
 
+from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -114,26 +115,34 @@ def pad(sequences: Any, length: int | None = None) -> np.ndarray:
     Raises:
         ValueError: a sequence is empty, longer than `length`, not of finite numbers, or of another number of channels.
     """
+    is_one = isinstance(sequences, str | Mapping) or checks.is_frame(sequences)
+    is_list = isinstance(sequences, Iterable) or hasattr(sequences, "to_list")
+    if is_one or not is_list or (isinstance(sequences, np.ndarray) and not sequences.ndim):
+        raise ValueError(f"`sequences` must be a list of arrays [T] or [T, C]. Received: {checks.shown(sequences)}")
     rows = sequences.to_list() if hasattr(sequences, "to_list") else list(sequences)
     if not rows:
         raise ValueError("`sequences` must hold at least one sequence. Received: none")
     arrays: list[np.ndarray] = []
     for index, row in enumerate(rows):
-        array = checks.to_numpy(row, "sequences") if np.size(row) else np.empty(0)
+        array = np.empty(0) if hasattr(row, "__len__") and not len(row) else checks.to_numpy(row, "sequences")
+        shape = list(array.shape)
         array = array[:, np.newaxis] if array.ndim == 1 else array
         if array.ndim != 2 or not array.size or array.shape[1:] != (arrays[0] if arrays else array).shape[1:]:
             expected = f"[T, {arrays[0].shape[1]}]" if arrays else "[T] or [T, C]"
             raise ValueError(
                 f"`sequences` must hold arrays {expected} with at least one step. Received: shape "
-                f"{list(np.shape(row))} at index {index}"
+                f"{shape} at index {index}"
             )
-        checks.check_finite(array, "sequences", allow_nan=True)
         arrays.append(array)
     longest = max(map(len, arrays))
     length = longest if length is None else checks.positive_integer("length", length)
     if longest > length:
         raise ValueError(f"`length` must be at least that of the longest sequence, {longest}. Received: {length}")
     padded = np.full([len(arrays), length, arrays[0].shape[1]], np.nan, np.float32)
-    for place, array in zip(padded, arrays, strict=True):
-        place[: len(array)] = array
+    # What does not fit in float32 becomes infinite.
+    with np.errstate(over="ignore"):
+        for place, array in zip(padded, arrays, strict=True):
+            place[: len(array)] = array
+    expected = "hold finite numbers that fit in float32, or NaN, which marks a missing value"
+    checks.check_elements(padded, np.isinf, expected, "sequences")
     return padded

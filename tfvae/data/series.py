@@ -1,18 +1,15 @@
 """What the channels and steps of time series are: series become windows for a model, and its outputs steps again."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from tfvae import checks
-from tfvae.data import timelines
+from tfvae.data import time_steps, timelines
 from tfvae.data.time_steps import Step, shown_step
 from tfvae.data.timelines import Timelines
 from tfvae.detection.step_decision import StepDecision
-
-# A channel of so few different whole numbers seems to hold codes.
-_MOST_CODES = 10
 
 
 class Steps(NamedTuple):
@@ -65,8 +62,8 @@ class Series:
         is_whole: whether a window is a whole sequence, which may be shorter than T.
         time: the column with the time of each row, or None.
         by: the column that says which series a row belongs to, or None.
-        step: the time from one step to the next: a number, a `numpy.timedelta64`, or the pair of a number and "ns" or
-            "M" (months) that `get_config` makes of it; None for rows without times.
+        step: the time from one step to the next: a number, a `numpy.timedelta64`, a text such as "10min", or the pair
+            of a number and "ns" or "M" (months) that `get_config` makes of it; None for rows without times.
 
     Raises:
         ValueError: an argument is out of its range.
@@ -83,8 +80,13 @@ class Series:
         by: str | None = None,
         step: Any = None,
     ) -> None:
+        if isinstance(channels, str) or not isinstance(channels, Iterable):
+            raise ValueError(f"`channels` must be a list of names. Received: channels={checks.shown(channels)}")
         self.channels = tuple(map(str, channels))
-        self.offset, self.scale = (np.asarray(each, np.float32) for each in (offset, scale))
+        if len(set(self.channels)) < len(self.channels):
+            raise ValueError(f"`channels` must be different names. Received: {checks.shown_names(self.channels)}")
+        given = (checks.to_numpy(each, name) for each, name in ((offset, "offset"), (scale, "scale")))
+        self.offset, self.scale = (each.astype(np.float32) for each in given)
         shape = (len(self.channels),)
         if not shape[0] or self.offset.shape != shape or self.scale.shape != shape:
             raise ValueError(
@@ -98,7 +100,7 @@ class Series:
         self.length = checks.positive_integer("length", length)
         self.is_whole = checks.boolean("is_whole", is_whole)
         self.time, self.by = time, by
-        self.step: Step | None = np.timedelta64(int(step[0]), step[1]) if isinstance(step, list | tuple) else step
+        self.step: Step | None = time_steps.checked(step)
 
     @classmethod
     def of(
@@ -125,10 +127,21 @@ class Series:
                 f"{checks.shown_names(empty)}"
             )
         varies = np.nanmax(values, axis=0) > np.nanmin(values, axis=0)
+        with np.errstate(over="ignore", invalid="ignore"):
+            offset, scale = np.nanmean(values, axis=0), np.where(varies, np.nanstd(values, axis=0), 1.0)
+        limits = np.finfo(np.float32)
+        fits = (np.abs(offset) <= limits.max) & (scale <= limits.max) & (scale >= limits.tiny)
+        if not fits.all():
+            wrong = int(np.argmin(fits))
+            raise ValueError(
+                f"`series` must have channels whose means and standard deviations fit in float32, {limits.tiny:.2g} to "
+                f"{limits.max:.2g}: bring it to another unit. Received: the channel {before.channels[wrong]!r}, from "
+                f"{np.nanmin(values[:, wrong]):g} to {np.nanmax(values[:, wrong]):g}"
+            )
         return cls(
             before.channels,
-            np.nanmean(values, axis=0),
-            np.where(varies, np.nanstd(values, axis=0), 1.0),
+            offset,
+            scale,
             length,
             is_whole,
             time,
@@ -139,7 +152,8 @@ class Series:
     def windows(self, series: Any, stride: int = 1) -> Cut:
         """Cuts series into windows in the units of the model.
 
-        All steps are in a window, except for those of a series that is shorter than one.
+        Where the stride is at most the length of a window, all steps are in a window, except for those of a series that
+        is shorter than one. A larger stride leaves out the steps between two windows.
 
         Args:
             series: as for `tfvae.data.windows`, with the same channels, and the same columns of times and series. Data
@@ -155,17 +169,19 @@ class Series:
 
     def read(self, series: Any) -> Timelines:
         """Reads series as `windows` does, without cutting them."""
-        each = (
-            next(iter(series.values() if isinstance(series, Mapping) else series), None) if _are_many(series) else None
-        )
+        many = series.values() if isinstance(series, Mapping) else [series] if timelines.are_one(series) else series
         # Arrays have no times, whatever the series of the training had.
-        has_times = checks.is_frame(series) or checks.is_frame(each) or hasattr(series, "to_frame")
+        has_times = any(map(timelines.has_index, many))
+        kind = None
+        if has_times and self.step is not None:
+            kind = "dates" if isinstance(self.step, np.timedelta64) else "numbers"
         return timelines.read(
             series,
             time=self.time if has_times else None,
             by=self.by if checks.is_frame(series) else None,
             step=self.step if has_times else None,
             channels=self.channels,
+            kind=kind,
         )
 
     def check_length(self, read: Timelines, part: str = "") -> None:
@@ -213,6 +229,12 @@ class Series:
             read.is_utc,
         )
         windows = np.array(x, np.float32).reshape([len(x), self.length, len(self.channels)])
+        if np.isinf(windows).any():
+            window, _, channel = (int(each[0]) for each in np.nonzero(np.isinf(windows)))
+            raise ValueError(
+                "`series` must hold values that fit in float32 in the units of the model. Received: one that does not, "
+                f"in the channel {self.channels[channel]!r} of series {starts[window][0]!r}"
+            )
         return Cut(windows, starts, np.array(first, int), np.array(counts, int), steps)
 
     def _starts(self, length: int, stride: int, to_the_end: bool) -> list[int]:
@@ -224,7 +246,9 @@ class Series:
         return starts
 
     def _padded(self, window: np.ndarray) -> np.ndarray:
-        x = ((window - self.offset) / self.scale).astype(np.float32)
+        # What does not fit in float32 becomes infinite, and is refused for all windows at once.
+        with np.errstate(over="ignore"):
+            x = ((window - self.offset) / self.scale).astype(np.float32)
         missing = np.full([self.length - len(x), x.shape[1]], np.nan, np.float32)
         return np.concatenate([x, missing]) if len(missing) else x
 
@@ -362,26 +386,3 @@ class Series:
             "by": self.by,
             "step": step,
         }
-
-
-def _are_many(series: Any) -> bool:
-    return isinstance(series, Mapping | list | tuple) and len(series) > 0
-
-
-def constant(read: Timelines) -> list[str]:
-    """The channels that have one value alone."""
-    return [name for name, distinct in _distinct(read) if len(distinct) == 1]
-
-
-def codes(read: Timelines) -> list[str]:
-    """The channels of so few different whole numbers, three at least, that they seem to be codes of something."""
-    return [
-        name
-        for name, distinct in _distinct(read)
-        if 2 < len(distinct) <= _MOST_CODES and bool((distinct % 1 == 0).all())
-    ]
-
-
-def _distinct(read: Timelines) -> list[tuple[str, np.ndarray]]:
-    values = np.concatenate([each.values for each in read.series])
-    return [(name, np.unique(column[~np.isnan(column)])) for name, column in zip(read.channels, values.T, strict=True)]

@@ -8,7 +8,6 @@ from typing import Any, NamedTuple
 
 from tfvae import checks
 from tfvae.data import numpy_files, tables, timelines
-from tfvae.data import series as series_module
 from tfvae.data.series import Series
 from tfvae.data.timelines import Timelines
 
@@ -52,7 +51,7 @@ def split(
         found = timelines.read(given, time=time, by=by, step=step, channels=columns, drop=drop)
         is_whole = length is None
         before, after = found.split(validation_fraction, is_whole=is_whole)
-        if unvaried := series_module.constant(before):
+        if unvaried := timelines.constant(before):
             if len(unvaried) == len(before.channels):
                 raise ValueError(
                     "`series` must have a channel that varies before the split. Received: constant ones, "
@@ -63,7 +62,7 @@ def split(
                 stacklevel=2,
             )
             before, after = before.without(unvaried), after.without(unvaried)
-        if codes := series_module.codes(before):
+        if codes := timelines.codes(before):
             warnings.warn(
                 "Channels have few different whole numbers, which are taken for measurements; leave them out if they "
                 f"are codes: {checks.shown_names(codes)}",

@@ -1,5 +1,6 @@
 """The steps of time: how long they are, and the rows of a series brought to even ones."""
 
+import datetime
 import re
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -64,17 +65,33 @@ def _roughness(times: Sequence[np.ndarray], length: float) -> float:
     return max(float(np.mean(np.concatenate(off) ** 2)), _ROUNDING**2)
 
 
+def checked(step: Any) -> Step | None:
+    """A step as `tfvae.data.Series` takes it.
+
+    Raises:
+        ValueError: it is no time from one step to the next.
+    """
+    if step is None or isinstance(step, str | datetime.timedelta | np.timedelta64):
+        return None if step is None else _of_dates(step)
+    if isinstance(step, list | tuple):
+        if len(step) != 2 or step[1] not in ("ns", "M"):
+            raise ValueError(f"`step` must be a pair of a number and 'ns' or 'M'. Received: step={checks.shown(step)}")
+        return np.timedelta64(checks.positive_integer("step", step[0], maximum=2**63 - 1), step[1])
+    return checks.positive_number("step", step)
+
+
 def _of_dates(step: Any) -> np.timedelta64:
     """A step of dates, of nanoseconds or months."""
-    # Dates are in data frames alone, so pandas is there.
-    import pandas as pd
-
     if isinstance(step, str) and (found := _CALENDAR.fullmatch(step)):
         step = np.timedelta64(int(found[1] or 1) * _MONTHS[found[2].lower()], "M")
     try:
         if isinstance(step, np.timedelta64) and np.datetime_data(step)[0] in "YM":
             length = step.astype("timedelta64[M]")
+        elif isinstance(step, np.timedelta64):
+            length = step.astype("timedelta64[ns]")
         else:
+            import pandas as pd
+
             length = np.timedelta64(pd.Timedelta(step).value, "ns")
     except (ValueError, TypeError) as error:
         raise ValueError(

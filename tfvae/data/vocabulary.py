@@ -53,6 +53,8 @@ class Vocabulary:
     ) -> None:
         self._pattern = _pattern(kind)
         self.kind, self.unknown = kind, checks.boolean("unknown", unknown)
+        if not isinstance(symbols, Iterable):
+            raise ValueError(f"`symbols` must be a list of str. Received: {checks.shown(symbols)}")
         self.symbols = tuple(symbols)
         wrong = [each for each in self.symbols if not isinstance(each, str) or self._pattern.fullmatch(each) is None]
         if wrong or not self.symbols or len(set(self.symbols)) < len(self.symbols):
@@ -84,6 +86,8 @@ class Vocabulary:
         """
         pattern = _pattern(kind)
         counts = collections.Counter(symbol for text in _checked(texts) for symbol in pattern.findall(text))
+        if not counts:
+            raise ValueError("`texts` must have at least one symbol. Received: texts without any")
         # In the order of the texts' alphabet, so that the same texts in another order give the same codes.
         symbols = sorted(counts)
         if max_size is not None:
@@ -189,7 +193,7 @@ def are_texts(x: Any) -> bool:
 
 
 def _pattern(kind: str) -> re.Pattern[str]:
-    if kind not in PATTERNS:
+    if not isinstance(kind, str) or kind not in PATTERNS:
         names = " or ".join(f'"{name}"' for name in PATTERNS)
         raise ValueError(f"`kind` must be {names}. Received: kind={checks.shown(kind)}")
     return re.compile(PATTERNS[kind])
