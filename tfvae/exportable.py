@@ -49,9 +49,7 @@ class NamedColumns:
     arguments: Mapping[str, str]
     meanings: Mapping[str, str]
     called: str = "the columns"
-    wrong: str = (
-        "infinity, a number that is not\n0 or 1, or not a count, where it must be, or a text that is not a date"
-    )
+    wrong: str = "infinity, a number that is not 0 or 1, or not a count, where it must be, or a text that is not a date"
     resources: tuple[Any, ...] = ()
 
 
@@ -148,8 +146,10 @@ class Exportable(metaclass=abc.ABCMeta):
     # The offset and the scale of an export for which none are given; None leaves x in the model's units.
     own_units: tuple[Any, Any] | None = None
     # For model cards: tags by which the model is found, and sentences on what any model of this kind cannot do.
-    export_tags: ClassVar[tuple[str, ...]] = ()
+    export_tags: tuple[str, ...] = ()
     export_limits: ClassVar[str] = "The answers are for data like those of the training."
+    # The names of the axes of an input, beside the batch, by their number; others are called by theirs.
+    export_axes: ClassVar[Mapping[int, tuple[str, ...]]] = {1: ("column",), 3: ("height", "width", "channel")}
 
     @abc.abstractmethod
     def export_signatures(self, x: Any = None) -> dict[str, Signature]:

@@ -146,7 +146,9 @@ def test_local_latents_and_tflite_are_refused(tmp_path):
     model.approximation.standardized.assign(1.0)
     with pytest.raises(NotImplementedError, match="local latent variables"):
         export.saved_model(model, tmp_path / "model")
-    with pytest.raises(ValueError, match=r"^`model` must be of another kind: a VariationalInference can only"):
+    with pytest.raises(
+        ValueError, match=r"^`model` must be of another kind: models of the class VariationalInference can only"
+    ):
         export.tflite(small(), tmp_path / "model.tflite")
     assert_nothing_is_written(tmp_path)
 

@@ -51,14 +51,22 @@ def test_an_exported_stream_answers_as_the_model_does(models, is_missing):
         assert_same(stepped(client.stream(), given), expected)
 
 
-def test_a_wrong_value_makes_its_row_begin_again(models):
+def test_a_wrong_value_leaves_the_state_of_its_row_as_it_was(models):
     client = in_memory(models[True])
     x_t = np.zeros((2, C), np.float32)
     x_t[1] = np.inf
-    outputs = client._call("step", {"x_t": x_t, "state": np.zeros((2, T - 1, C), np.float32)})
+    state = np.random.default_rng(0).normal(size=(2, T - 1, C)).astype(np.float32)
+    state[:, 0] = np.nan
+    outputs = client._call("step", {"x_t": x_t, "state": state})
+    after = outputs.pop("state")
+    np.testing.assert_array_equal(after, [np.concatenate([state[0, 1:], x_t[:1]]), state[1]])
     assert all(np.isfinite(value[0]).all() and np.isnan(value[1]).all() for value in outputs.values())
+    stream = client.stream(2)
+    stream(x_t[:1].repeat(2, axis=0))
+    before = stream.state
     with pytest.raises(ValueError, match=r"^`x_t` must be finite or NaN"):
-        client.stream(2)(x_t)
+        stream(x_t)
+    assert stream.state is before
     with pytest.raises(ValueError, match=r"^`x_t` must be finite\. Received"):
         in_memory(models[False]).stream()([[np.nan, 0]])
 

@@ -49,8 +49,18 @@ def may_be_nan(argument: str, description: Mapping[str, Any]) -> bool:
     """
     if argument in ("x", "x_t"):
         return bool(description.get("missing_values", False))
+    return is_state(argument, description)
+
+
+def is_state(name: str, description: Mapping[str, Any]) -> bool:
+    """Whether an input or output of a signature is the state of a stream.
+
+    Args:
+        name: the name of the input or output.
+        description: the description of the export, or that of its model.
+    """
     # Only beside a shape, because inputs of inference have names that a user chose.
-    return argument == "state" and "state_shape" in description
+    return name == "state" and "state_shape" in description
 
 
 def _is_text(value: Any) -> bool:

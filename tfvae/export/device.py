@@ -104,6 +104,10 @@ def tflite(
                 'quantize="int8" cannot calibrate a loop, which recurrent layers such as LSTM and GRU have unless they '
                 'are given `unroll=True`; use "dynamic" or "float16"'
             )
+        open_list = None if batch_size else endpoints.list_of_open_shape()
+        if open_list is not None:
+            # The converter would say so on many pages.
+            raise tflite_refusals.of_list(open_list)
         try:
             return one_file.write(
                 "tflite",

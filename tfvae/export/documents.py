@@ -2,7 +2,9 @@
 
 import importlib.resources
 import json
+import re
 import string
+import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -50,7 +52,7 @@ def files(
         "units": "" if scaling is None else _filled("units.md", {"names": _normalized_names(signatures)}),
     }
     sections = [_filled(template, {**fields, **own}) for template, own in model.export_readme(signatures)]
-    texts = {"README.md": "".join(sections), "models.config": _filled("models.config", fields)}
+    texts = {"README.md": _wrapped("".join(sections)), "models.config": _filled("models.config", fields)}
     if batching:
         texts["batching.config"] = _filled("batching.config", fields)
     for key, row in requests.items():
@@ -91,10 +93,23 @@ def _filled(template: str, fields: Mapping[str, Any]) -> str:
     return string.Template(text).substitute(fields)
 
 
+# Lines one after the other that are no code, table, heading or list.
+_PROSE = re.compile(r"(?:^(?![ |#-]).+\n)+", re.MULTILINE)
+_WIDTH = 120
+
+
+def _wrapped(markdown: str) -> str:
+    """Markdown with the lines of its prose broken anew, because the fields of templates have any length."""
+    return _PROSE.sub(
+        lambda lines: textwrap.fill(lines[0], _WIDTH, break_long_words=False, break_on_hyphens=False) + "\n", markdown
+    )
+
+
 def _ask(name: str, description: Mapping[str, Any], signature: Signature, requests: Sequence[str]) -> str:
     address = f"http://localhost:8501/v1/models/{name}:predict"
     missing_values = description.get("missing_values", False)
     wrong = "infinity" if missing_values else "NaN or infinity"
+    has_state = "state_shape" in description
     fields = {
         "name": name,
         "questions": "".join(
@@ -105,6 +120,7 @@ def _ask(name: str, description: Mapping[str, Any], signature: Signature, reques
             f'    request.inputs["{spec.name}"].CopyFrom(tf.make_tensor_proto({_tensor(signature, spec)}))\n'
             for spec in signature.named_inputs
         ),
+        "but_state": " but `state`" if has_state else "",
         "wrong": f"{wrong}, or a value that is not a valid label," if "num_classes" in description else wrong,
     }
     if signature.columns is not None:

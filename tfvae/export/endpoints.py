@@ -14,6 +14,8 @@ from tfvae.numerics import is_number
 # The ops that call Python, and those that repeat a function.
 _PYTHON = {"PyFunc", "PyFuncStateless", "EagerPyFunc"}
 _LOOPS = {"While", "StatelessWhile"}
+# The op that makes the list in which a loop gathers its steps.
+_LIST = "TensorListReserve"
 
 
 class Endpoints(tf.Module):
@@ -66,7 +68,8 @@ class Endpoints(tf.Module):
     categories that are texts and for dates. NaN and "" are missing values, and categories that the table does not have
     are the others.
 
-    A row with a wrong value gets NaN in every output, and the other rows get what they would get without it. Wrong are
+    A row with a wrong value gets NaN in every output but a `state`, which is then the one that was given, as if the
+    step had not been; the other rows get what they would get without it. Wrong are
     NaN, infinity, and a `label` that is none; NaN in x is right where the likelihood allows missing values. Inputs of a
     wrong shape, or with different numbers of rows, are refused.
 
@@ -115,6 +118,21 @@ class Endpoints(tf.Module):
     def have_loops(self) -> bool:
         """Whether any of the functions has a loop in its graph, as recurrent layers do."""
         return any(node.op in _LOOPS for function in self.signatures_by_name.values() for node in _nodes(function))
+
+    def list_of_open_shape(self) -> str | None:
+        """The name of a list in which a loop gathers tensors of no fixed shape, as for any batch; None without one."""
+        for function in self.signatures_by_name.values():
+            definition = function.graph.as_graph_def()
+            for nodes in (definition.node, *(part.node_def for part in definition.library.function)):
+                constants = {node.name: node.attr["value"].tensor for node in nodes if node.op == "Const"}
+                for node in nodes:
+                    if node.op != _LIST or node.input[0].split(":")[0] not in constants:
+                        continue
+                    shape = tf.make_ndarray(constants[node.input[0].split(":")[0]])
+                    # A scalar of -1 is that of a list which is never read.
+                    if shape.ndim and (shape < 0).any():
+                        return str(node.name)
+        return None
 
 
 class PosteriorEndpoints(Endpoints):
@@ -181,7 +199,7 @@ def check_kind(model: Exportable, file_format: str | None = None) -> None:
     formats = model.export_formats
     if formats is not None and file_format not in (None, *formats):
         raise ValueError(
-            f"`model` must be of another kind: a {type(model).__name__} can only be exported as a "
+            f"`model` must be of another kind: models of the class {type(model).__name__} can only be exported as a "
             f"{' or a '.join(formats)}. Received: {model!r}"
         )
 
@@ -257,7 +275,13 @@ def _checked(
         shapes = {name: [-1, *output.shape[1:]] for name, output in outputs.items()}
         if description is not None:
             wrong = _nan_where_wrong(named, description)
-            outputs = {name: _plus(output, wrong) for name, output in outputs.items()}
+            # A state of NaN would be that of a series that only begins.
+            outputs = {
+                name: _unless_wrong(output, named[name], wrong)
+                if descriptions.is_state(name, description) and name in named
+                else _plus(output, wrong)
+                for name, output in outputs.items()
+            }
         if first.shape[0] is not None:
             outputs = {name: _separate(output) for name, output in outputs.items()}
         # LiteRT's `CompiledModel` returns memory that was never written, without an error, for an output whose last op
@@ -302,6 +326,11 @@ def _plus(output: tf.Tensor, number: tf.Tensor) -> tf.Tensor:
     if None in output.shape[1:]:
         return output + tf.reshape(number, [-1, *(1 for _ in output.shape[1:])])
     return output + tf.reshape(number, [-1]) if output.shape.rank == 1 else _rows(output) + number
+
+
+def _unless_wrong(after: tf.Tensor, before: tf.Tensor, wrong: tf.Tensor) -> tf.Tensor:
+    """The state after a step [B, ...]; for a row whose number in `wrong` [B, 1] is NaN, that before it."""
+    return tf.where(is_number(wrong), _rows(after), _rows(before))
 
 
 def _rows(tensor: tf.Tensor) -> tf.Tensor:

@@ -3,7 +3,7 @@
 import importlib.metadata
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -46,7 +46,7 @@ def metadata(
         description["meanings"] |= columns.meanings
     return {
         **description,
-        "axes": _axes(signatures, takes_texts),
+        "axes": _axes(signatures, takes_texts, model.export_axes),
         "example": _example(model, scaling, signatures, takes_texts),
     }
 
@@ -67,20 +67,20 @@ def _range(scaling: units.Units | None, x: Any) -> dict[str, Any] | None:
     return expected_range.of(array if scaling is None else scaling.to_raw({"x": array})["x"])
 
 
-def _axes(signatures: Mapping[str, Signature], takes_texts: bool) -> dict[str, str]:
+def _axes(
+    signatures: Mapping[str, Signature], takes_texts: bool, names: Mapping[int, tuple[str, ...]]
+) -> dict[str, str]:
     """The names of the axes of each input, from the slowest to the fastest."""
     specs = {
         spec.name: spec
         for signature in signatures.values()
         for spec in (signature.named_inputs if takes_texts else signature.inputs)
     }
-    return {name: _axes_of(spec.shape[1:]) for name, spec in specs.items()}
+    return {name: ", ".join(("example", *_axes_of(len(spec.shape) - 1, names))) for name, spec in specs.items()}
 
 
-def _axes_of(shape: tuple[int, ...]) -> str:
-    # Images are channels-last everywhere in the package.
-    names = {1: ("column",), 3: ("height", "width", "channel")}
-    return ", ".join(("example", *names.get(len(shape), [f"axis {number + 1}" for number in range(len(shape))])))
+def _axes_of(number: int, names: Mapping[int, tuple[str, ...]]) -> Sequence[str]:
+    return names.get(number, [f"axis {index + 1}" for index in range(number)])
 
 
 def _example(

@@ -288,9 +288,13 @@ def _may_lack(signature: Signature) -> bool:
 
 def _given(files: Mapping[str, Paths | None]) -> list[tuple[str, str | os.PathLike[str]]]:
     """The files that are given, each with the key of its format, in the order of the formats."""
-    for argument in files:
+    for argument, value in files.items():
         if argument not in formats.FORMATS:
-            raise TypeError(f"{argument!r} is not a key of `tfvae.export.formats.FORMATS`, {list(formats.FORMATS)}")
+            names = ", ".join(f"`{name}`" for name in formats.FORMATS)
+            raise TypeError(
+                f"The keyword arguments must be {names}, each for the files of a format, `x`, or `timed_calls`, of which "
+                f"0 measures no latency. Received: {argument}={checks.shown(value)}"
+            )
     given = []
     for argument in formats.FORMATS:
         paths = files.get(argument)

@@ -242,7 +242,12 @@ class AutoregressiveExport(StepByStep):
         """
         ((template, fields),) = super().export_readme(signatures)
         if self.vocabulary is None:
-            return [(template, {**fields, "event_shape": ["T", self.event_shape[1]]})]
+            padding = "; NaN after the end of a shorter one is padding" if self.likelihood.allows_missing else ""
+            any_length = (
+                f" T is the number of steps, any from 1 on and the same for all sequences of a request{padding}. Whatever "
+                f"T is, `sequence` has {self.length} steps, the `length` of the model."
+            )
+            return [(template, {**fields, "event_shape": ["T", self.event_shape[1]], "shorter": any_length})]
         fields |= {"kind": self.vocabulary.kind, "classes": self.vocabulary.num_classes, "length": self.length}
         return [("text.md", fields)]
 

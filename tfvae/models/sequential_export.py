@@ -152,7 +152,15 @@ class SequentialExport(StepDetection):
         """
         (template, fields), *others = super().export_readme(signatures)
         shape = ["T" if size is None else size for size in self.event_shape]
+        if self.event_shape[0] is None:
+            fields = {**fields, "shorter": self._of_any_length}
         return [(template, {**fields, "event_shape": shape}), *others]
+
+    @property
+    def _of_any_length(self) -> str:
+        """A sentence on T, for the README."""
+        padding = "; NaN after the end of a shorter one is padding" if self.likelihood.allows_missing else ""
+        return f" T is the number of steps, any from 1 on and the same for all sequences of a request{padding}."
 
     def _drawn_data(self, rows: int) -> np.ndarray:
         x = self.generate(rows, self.event_shape[0] or _EXAMPLE_STEPS, seed=0, sample=True)

@@ -21,7 +21,7 @@ _DRAWN_ROWS = 64
 _NOISE_STEP, _LARGEST_CHANGE, _MOST_REDRAWS = np.float32(1e-4), 1e-3, 20
 # The inputs and outputs of windows [T, C] that have an axis of steps.
 _OF_STEPS = ("x", "mean", "sample", "contributions")
-_SHORTER = "\nx may have any number of steps T up to {steps}. Those after its end are missing."
+_SHORTER = " x may have any number of steps T up to {steps}. Those after its end are missing."
 # What the inputs of `_given_shapes` mean.
 _GIVEN = {
     "condition": "what x depends on besides z",
@@ -33,7 +33,8 @@ class AutoencoderExport(Exportable, keras.Model):
     """The signatures of an autoencoder: see `tfvae.export.Endpoints`."""
 
     timed_signature = "reconstruct"
-    export_tags: ClassVar[tuple[str, ...]] = ("variational-autoencoder",)
+    export_tags: tuple[str, ...] = ("variational-autoencoder",)
+    export_axes: ClassVar[Mapping[int, tuple[str, ...]]] = {**Exportable.export_axes, 2: ("step", "channel")}
     export_limits = (
         "x unlike the data of the training is reconstructed as if it were like them: only its score tells. "
         "The ELBO is a lower bound on log p(x)."
@@ -42,6 +43,8 @@ class AutoencoderExport(Exportable, keras.Model):
     _given_shapes: ClassVar[dict[str, tuple[int, ...]]] = {}
     # A sentence on these inputs, for the README of an export.
     _meaning_of_given = ""
+    # A sentence on what x is made of, for the README.
+    _meaning_of_x = ""
     # The reason why models of this class cannot be exported; None if they can.
     _no_export: ClassVar[str | None] = None
 
@@ -313,6 +316,7 @@ class AutoencoderExport(Exportable, keras.Model):
         """
         fields = {
             "conditions": self._meaning_of_given,
+            "channels": self._meaning_of_x,
             "event_shape": list(self.event_shape),
             "latent_dim": self._z_dim,
             "shorter": _SHORTER.format(steps=self.event_shape[0]) if self._takes_shorter else "",

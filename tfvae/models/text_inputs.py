@@ -49,7 +49,7 @@ def columns(vocabulary: Vocabulary, length: int) -> NamedColumns:
         {_NAME: f"a text, in UTF-8, of {vocabulary.kind} that the vocabulary has"},
         called=_NAME,
         wrong="a text that is empty"
-        + ("" if vocabulary.unknown else " or has\na symbol that the vocabulary does not have"),
+        + ("" if vocabulary.unknown else " or has a symbol that the vocabulary does not have"),
         resources=(table,),
     )
 

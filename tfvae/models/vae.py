@@ -89,6 +89,8 @@ class VAE(TableExport, autoencoder.Autoencoder):
         self.series = None if series is None else windows.checked_series(series)
         if self.series is not None:
             self.own_units = self.series.offset, self.series.scale
+            self.export_tags = (*self.export_tags, "time-series")
+            self._meaning_of_x = windows.meaning(self.series)
         parts.set_latent_dim("posterior", self.posterior, self.latent_dim)
         parts.set_latent_dim("prior", self.prior, self.latent_dim)
         parts.check_densities(self.posterior, self.prior, self.objective)

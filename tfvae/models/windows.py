@@ -5,6 +5,7 @@ from typing import Any
 
 from tfvae import checks
 from tfvae.data.series import Series
+from tfvae.exportable import as_markdown
 
 
 def checked_series(series: Any) -> Series:
@@ -31,3 +32,12 @@ def check_shape(series: Series, event_shape: tuple[int | None, ...]) -> None:
             f"`series` must be of the windows that the model takes, here of {expected[0]} steps and {expected[1]} "
             f"channels. Received: x of the shape {['B', *event_shape]}"
         )
+
+
+def meaning(series: Series) -> str:
+    """What x is made of, for the README of an export."""
+    names = ", ".join(map(as_markdown, series.channels))
+    return (
+        f" x are windows of {series.length} steps of a series, with the channels {names}, in this order; `series` in "
+        "metadata.json has what makes windows of a series."
+    )

@@ -38,14 +38,22 @@ def of_converter(said: str) -> NotImplementedError:
     of_lists = next((error for error in errors if error["op"].startswith(_LISTS)), None)
     if of_lists is not None:
         # What the converter says of them is about its own options.
-        return BatchSizeError(
-            f"TFLite runs the loop of a recurrent layer{_layer(of_lists['path'])} only for a batch of 1 and a fixed "
-            f"number of steps.\n{_WAY_OUT_OF_LISTS}"
-        )
+        return of_list(of_lists["path"])
     if errors:
         op, path, reason = (errors[0][key] for key in ("op", "path", "said"))
         return of_runtime(f"{op}{_layer(path)}: {reason}")
     return of_runtime(next((line for line in said.splitlines() if line.strip()), "no reason"))
+
+
+def of_list(path: str) -> BatchSizeError:
+    """The error to raise for a list in which a loop gathers its steps.
+
+    Args:
+        path: the name of the list in the graph, which begins with that of its layer.
+    """
+    layer = _layer(path)
+    loop = f"the loop of a recurrent layer{layer}" if layer else "a loop over the steps"
+    return BatchSizeError(f"TFLite runs {loop} only for a batch of 1 and a fixed number of steps.\n{_WAY_OUT_OF_LISTS}")
 
 
 def of_runtime(said: str) -> BatchSizeError:
