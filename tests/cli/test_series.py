@@ -1,6 +1,7 @@
 """The command line on time series: windows for the training, and rows for each step of what comes out."""
 
 import contextlib
+import csv
 import io
 import json
 import re
@@ -125,6 +126,7 @@ def test_each_step_gets_a_score_a_decision_and_a_reason(in_trained, exported, mo
     given = pd.read_csv("machines.csv")
     # In the row of the step 60 of the series, before which two rows are missing.
     given.loc[58, "a"] += 4000
+    given["b"] = given["b"].round().astype(int)
     given.to_csv("planted.csv", index=False)
     commands.main(["detect", "--model", ".", "--input", "planted.csv", "--output", output])
     found = pd.read_csv(output) if output.endswith(".csv") else pd.read_parquet(output)
@@ -133,6 +135,9 @@ def test_each_step_gets_a_score_a_decision_and_a_reason(in_trained, exported, mo
     assert len(found) == 240
     gap = found.iloc[5:7]
     assert gap[["a", "b", "score"]].isna().all(axis=None)
+    if output.endswith(".csv"):
+        with open(output) as file:
+            assert {row["b"] for row in csv.DictReader(file)} == {"", *map(str, given["b"].unique())}
     assert not gap["is_anomaly"].any()
     planted = found.iloc[60]
     assert (planted["machine"], planted["reason"], bool(planted["is_anomaly"])) == ("left", "a", True)
@@ -203,7 +208,10 @@ def test_windows_are_generated_as_rows_for_each_step(in_trained, model):
     [
         (["explore", "runs/machines", "--label", "a"], "`--label` must be given for the run of a table alone"),
         (["detect", "--stride", "0"], "stride` must be an integer from 1"),
-        (["detect", "--input", "other.csv"], "`channels` must be one of the columns"),
+        (
+            ["detect", "--input", "other.csv"],
+            "`series` must have the channels a, b. Received: the columns a in series 'left', without 'b'",
+        ),
         (["detect", "--input", "short.csv"], "`length` must be at most the number of steps of at least one series"),
         (["predict", "--input", "machines.csv", "--sample"], "`--output` must be a .npz file for `--sample` of series"),
     ],
@@ -234,7 +242,7 @@ def test_a_command_for_a_run_of_series_that_is_used_wrongly_says_so(in_trained, 
         (["S", "--kinds", "a=count"], "`--kinds` must not be given with `--sequence`"),
         (["S", "--label", "a"], "`--label` must not be given with `--sequence`"),
         (["S", "--image_size", "8"], "`--image_size` must not be given with `--sequence`"),
-        (["S", "--binarize", "threshold"], "`--binarize`"),
+        (["S", "--binarize", "threshold"], "`--binarize` must not be given with `--sequence`"),
         (["S", "--likelihood", "Bernoulli"], "`--likelihood` must be Normal, Laplace or StudentT with `--sequence`"),
         (["S", "--callbacks", "Pictures"], "Pictures` must not be given for series"),
         (["S", "--time", "whne"], "`time` must be one of the columns when, a, b (did you mean when?)"),

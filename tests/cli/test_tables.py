@@ -210,7 +210,7 @@ def test_a_likelihood_is_that_of_the_numbers_with_a_scale_for_each():
         (["--columns", "amount", "--kinds", "items=number"], "`kinds` must be of columns that are taken"),
         (["--columns", "amount", "--drop", "amount"], "`drop` must leave a column"),
         (["--likelihood", "Poisson"], "`--likelihood` must be Normal, Laplace or StudentT for a table"),
-        (["--binarize", "dynamic", "--likelihood", "Bernoulli"], "`--binarize` must not be given for a table"),
+        (["--binarize", "dynamic"], "`--binarize` must not be given for a table"),
         (["--network", "convolutional"], "`--network` must not be given for a table"),
     ],
 )

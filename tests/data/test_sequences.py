@@ -64,6 +64,27 @@ def test_an_index_of_dates_is_the_time():
     assert by_index.train_starts == by_column.train_starts
 
 
+def test_columns_keep_the_dates_of_their_index():
+    dates = pd.date_range("2024-01-01", periods=40, freq="h")
+    column = pd.Series(np.arange(40.0), dates, name="v").drop(dates[[4, 5, 30]])
+    expected = data.windows([column.to_frame(), column.to_frame()], 8, 8)
+    assert np.isnan(expected.train[0, 4:6]).all()
+    for several in ([column, column], (column, column.to_frame()), {0: column, 1: column}):
+        found = data.windows(several, 8, 8)
+        np.testing.assert_array_equal(found.train, expected.train)
+        assert found.train_starts == expected.train_starts
+        cut = found.series.windows(several, 8)
+        np.testing.assert_array_equal(cut.x[: len(found.train) // 2], found.train[: len(found.train) // 2])
+        assert len(cut.steps.times) == 80
+        # Arrays have no times, and one beside a column that has some is refused.
+        assert len(found.series.windows([column.to_numpy()]).steps.times) == 37
+        for mixed in ([column.to_numpy(), column], [column, column.to_numpy()]):
+            with pytest.raises(ValueError, match="`series` must all have times"):
+                found.series.windows(mixed)
+    with pytest.raises(ValueError, match=r"`series` must all have the channels v\. Received: w in series 1"):
+        data.windows([column, column.rename("w")], 8)
+
+
 def test_several_series_are_split_at_one_time():
     early, late = frame("2024-01-01", 100, a=np.zeros(100)), frame("2024-01-04", 100, a=np.ones(100))
     together = pd.concat([early.assign(machine="early"), late.assign(machine="late")])
@@ -99,7 +120,16 @@ def test_windows_without_any_value_are_left_out():
         (SERIES, {"time": "when"}, "`time` must be None unless `series` is a data frame. Received: time='when'"),
         (SERIES, {"by": "name"}, "`by` must be None unless `series` is one data frame. Received: by='name'"),
         (SERIES[np.newaxis], {}, "`series` must have the shape [T] or [T, C]. Received: shape [1, 100, 2]"),
-        ([], {}, "`series` must"),
+        ([], {}, "`series` must hold at least one series. Received: none"),
+        (None, {}, "`series` must be an array [T] or [T, C] or a data frame, or several of them. Received: None"),
+        ([SERIES, None], {}, "`series` must be an array [T] or [T, C] or a data frame, or several of them"),
+        ([SERIES, []], {}, "`series` must have at least one row. Received: none in series 1"),
+        (
+            SERIES * [1, 1e200],
+            {},
+            "1.2e-38 to 3.4e+38: bring it to another unit. Received: the channel 'x1'",
+        ),
+        (SERIES * [1, 1e-50], {}, "Received: the channel 'x1', from 0 to 1.8723e-46"),
         (np.where(SERIES > 50, np.inf, SERIES), {}, "`series` must"),
         (frame("2024-01-01", 40, a=np.zeros(40)), {"time": "then"}, "`time` must be one of the columns"),
         (
@@ -140,7 +170,13 @@ def test_sequences_of_unequal_length_are_padded_by_nan(kind):
             "`sequences` must hold arrays [T, 1] with at least one step. Received: shape [0]",
         ),
         ([[1.0, 2.0]], 1, "`length` must be at least that of the longest sequence, 2. Received: 1"),
-        ([[1.0, np.inf]], None, "`sequences` must"),
+        ([[1.0, np.inf]], None, "`sequences` must hold finite numbers that fit in float32"),
+        ([[1.0, 1e300]], None, "`sequences` must hold finite numbers that fit in float32"),
+        (None, None, "`sequences` must be a list of arrays [T] or [T, C]. Received: None"),
+        (3.0, None, "`sequences` must be a list of arrays [T] or [T, C]. Received: 3.0"),
+        (np.array(3.0), None, "`sequences` must be a list of arrays [T] or [T, C]"),
+        (pd.DataFrame({"a": [1.0]}), None, "`sequences` must be a list of arrays [T] or [T, C]"),
+        ([[1.0, [2.0, 3.0]]], None, "`sequences` must be one numeric array"),
         ([np.ones([2, 2]), np.ones([2, 3])], None, "`sequences` must hold arrays [T, 2]"),
     ],
 )

@@ -63,11 +63,53 @@ def test_a_configuration_is_json_and_gives_the_same_series(step):
         ({"offset": [1]}, "`offset` and `scale` must have a number for each of the channels"),
         ({"channels": []}, "`offset` and `scale` must have a number for each of the channels"),
         ({"length": 0}, "`length` must be an integer"),
+        ({"channels": ["a", "a"]}, "`channels` must be different names. Received: a, a"),
+        ({"channels": "ab"}, "`channels` must be a list of names. Received: channels='ab'"),
+        ({"offset": None}, "`offset` must hold real numbers"),
+        ({"step": -1}, "`step` must be a finite number above 0. Received: step=-1"),
+        ({"step": "often"}, "`step` must be a Timedelta"),
+        ({"step": [1, "h"]}, "`step` must be a pair of a number and 'ns' or 'M'"),
     ],
 )
 def test_what_is_no_series_is_refused(arguments, message):
     with pytest.raises(ValueError, match=re.escape(message)):
         data.Series(**{"channels": ["a", "b"], "offset": [0, 0], "scale": [1, 1], "length": 4, **arguments})
+
+
+def test_a_step_of_any_unit_is_the_same_step():
+    for step in ("1h", np.timedelta64(60, "m"), pd.Timedelta("1h"), [3600 * 10**9, "ns"]):
+        series = data.Series(["a"], [0], [1], 4, time="when", step=step)
+        assert "steps of 1 h" in str(series)
+        assert len(series.windows(hourly(9, a=0.0).drop(index=4)).steps.times) == 9
+
+
+def test_new_series_have_times_of_the_kind_of_the_training_wherever_they_stand():
+    dates, numbers = meters(), meters().assign(when=np.arange(60))
+    of_dates, of_numbers = (data.windows(frame, 8, time="when").series for frame in (dates, numbers))
+    expected = of_dates.windows(dates.drop(index=4))
+    for same in (dates.set_index("when"), dates.astype({"when": str})):
+        np.testing.assert_array_equal(of_dates.windows(same.drop(index=same.index[4])).x, expected.x)
+    assert len(of_numbers.windows(numbers.set_index("when").drop(index=4)).steps.times) == 60
+    one = data.windows(dates[["when", "a"]], 8, time="when").series
+    column = dates.set_index("when")["a"]
+    assert len(one.windows(column.drop(column.index[4])).steps.times) == 60
+    assert len(one.windows([column.rename(None)]).steps.times) == 60
+    for series, frame, message in (
+        (of_dates, numbers, "`time` must hold dates, as in the training. Received: numbers in series 0"),
+        (of_numbers, dates, "`time` must hold numbers, as in the training. Received: dates in series 0"),
+        (one, column.reset_index(drop=True), "or its index one of dates, or `series` a data frame with the column 'wh"),
+        (
+            one,
+            column.rename("c"),
+            "`series` must have the channels a. Received: the columns c in series 0, without 'a'",
+        ),
+        (of_dates, dates.assign(a=1e300), "`series` must hold values that fit in float32"),
+        (data.windows(column, 8).series, column.reset_index(drop=True), "`time` must be a column or an index of dates"),
+    ):
+        with pytest.raises(ValueError, match=re.escape(message)):
+            series.windows(frame)
+    with pytest.raises(ValueError, match=r"`time` must hold dates, as in series 0\. Received: numbers in series 1"):
+        data.windows([dates, numbers], 8, time="when")
 
 
 def test_outputs_of_windows_become_means_for_each_step():
@@ -142,10 +184,11 @@ def test_whole_sequences_with_times_are_held_out_from_the_latest_on():
         (pd.period_range("1990-01", periods=60, freq="M"), "1 month"),
         (pd.date_range("2024-01-01", periods=60, freq="10min", tz="Europe/Berlin"), "10 min"),
         (pd.date_range("2024-01-01", periods=60, freq="h").strftime("%d.%m.%Y %H:%M"), "1 h"),
+        (pd.date_range("2024-10-26", periods=60, freq="h", tz="Europe/Berlin").astype(str), "1 h"),
         (np.arange(1700, 1760), "1"),
         (np.arange(60) * 0.25, "0.25"),
     ],
-    ids=["month ends", "quarters", "days", "periods", "zone", "texts", "integers", "floats"],
+    ids=["month ends", "quarters", "days", "periods", "zone", "texts", "texts of offsets", "integers", "floats"],
 )
 def test_times_of_all_kinds_have_their_steps(times, step):
     frame = pd.DataFrame({"t": times, "v": np.arange(float(len(times)))}).sample(frac=1, random_state=0)

@@ -1,6 +1,7 @@
 """Texts as codes, and back."""
 
 import json
+import re
 
 import numpy as np
 import pandas as pd
@@ -34,6 +35,15 @@ def test_a_text_ends_with_the_code_of_the_end_and_then_nan():
     assert vocabulary.num_classes == 3
     # What a model gives after the end, or where there is none, is no part of the text.
     assert vocabulary.decode([[1, 0, 2], [1, np.nan, 2], [2, 2, 2], [0, 1, 1]]) == ["a", "a", "bbb", ""]
+
+
+def test_what_is_no_kind_and_texts_without_symbols_are_refused_by_name():
+    with pytest.raises(ValueError, match=re.escape("`kind` must be") + ".*Received: kind=.'char'.$"):
+        Vocabulary.learn(["a"], kind=["char"])
+    with pytest.raises(ValueError, match=r"`texts` must have at least one symbol\. Received: texts without any"):
+        Vocabulary.learn(["", ""])
+    with pytest.raises(ValueError, match=r"`symbols` must be a list of str\. Received: None"):
+        Vocabulary(None)
 
 
 def test_the_symbols_of_smiles_are_atoms_bonds_and_rings():

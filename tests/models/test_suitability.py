@@ -212,3 +212,13 @@ def test_an_encoder_with_heads_is_told_that_the_posterior_makes_them(outputs):
     encoder = keras.Model(x, outputs([keras.layers.Dense(2)(x) for _ in range(3)]))
     with pytest.raises(ValueError, match=r"the posterior makes layers for its parameters.* of 3 outputs$"):
         tfvae.VAE(encoder, networks.dense_decoder(2, (4,)), 2)
+
+
+def test_data_without_any_number_are_refused_before_a_training_and_a_column_without_one_is_no_warning():
+    with pytest.raises(
+        ValueError, match=r"`x` must hold at least one number to learn from\. Received: nothing but NaN"
+    ):
+        check(sequential(4, None), lk.Missing(lk.Normal("learned")), np.full([8, 4], np.nan))
+    likelihood = lk.Missing(lk.Columns([(lk.Normal("learned"), 3), (lk.Normal(), 1)]))
+    with warnings.catch_warnings(action="error"):
+        check(sequential(4, None), likelihood, REAL * [1, 1, 1, np.nan])

@@ -17,11 +17,13 @@ class Given(NamedTuple):
         series: what the model knows of series.
         cut: the windows.
         x: the same in the units that the export takes, [N, T, C].
+        integers: the channels that are integers in the input.
     """
 
     series: Series
     cut: Cut
     x: np.ndarray
+    integers: frozenset[str]
 
 
 def is_of_series(given: Any, exported: Any) -> bool:
@@ -51,7 +53,14 @@ def cut(given: Any, exported: Any, stride: int | None) -> Given:
     if not len(windows.x):
         raise ValueError("`--input` must have a value in at least one window. Received: none")
     is_raw = exported.metadata.get("units") == "raw"
-    return Given(series, windows, series.raw(windows.x).astype(np.float32) if is_raw else windows.x)
+    x = series.raw(windows.x).astype(np.float32) if is_raw else windows.x
+    return Given(series, windows, x, _integers(given, series))
+
+
+def _integers(given: Any, series: Series) -> frozenset[str]:
+    if isinstance(given, np.ndarray):
+        return frozenset(series.channels if given.dtype.kind in "iu" else ())
+    return frozenset(name for name in series.channels if given[name].dtype.kind in "iu")
 
 
 def detected(given: Given, exported: Any) -> Any:
@@ -60,6 +69,8 @@ def detected(given: Given, exported: Any) -> Any:
     Raises:
         ValueError: the export does not say how steps are judged.
     """
+    import pandas as pd
+
     described = exported.metadata.get("decision_of_steps")
     if described is None:
         raise ValueError(
@@ -72,7 +83,11 @@ def detected(given: Given, exported: Any) -> Any:
     known = np.isfinite(score)
     largest = np.where(known, np.argmax(np.nan_to_num(contributions, nan=-np.inf), axis=1), 0)
     nats = np.take_along_axis(contributions, largest[:, np.newaxis], axis=1)[:, 0]
-    values = {name: given.cut.steps.values[:, place] for place, name in enumerate(given.series.channels)}
+    # Steps without a row have no value, which an array of integers cannot say.
+    values = {
+        name: pd.Series(values).astype("Int64" if name in given.integers else "float64")
+        for name, values in zip(given.series.channels, given.cut.steps.values.T, strict=True)
+    }
     columns: dict[str, Any] = {
         "score": score,
         "is_anomaly": found["is_anomaly"],

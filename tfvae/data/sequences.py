@@ -51,14 +51,15 @@ def windows(
 
     Args:
         series: one series, or several as a list or a dictionary: arrays `[T]` or `[T, C]`, or data frames, whose other
-            columns are the channels; or a `tf.RaggedTensor` of several.
+            columns are the channels, or `pandas.Series`, each the channel of its name; or a `tf.RaggedTensor` of
+            several.
         length: T, the number of steps of a window. None means that each series is one example, a sequence that is
             padded with NaN to the longest of the training, and that whole series are held out.
         stride: the number of steps from the start of a window to that of the next; None means half a window for the
             training, rounded up, and no overlap for the validation.
-        time: the column of a data frame with the time of each row, a number or a date; the rows may be in any order.
-            None takes the index if it is one of dates, and otherwise the order of the rows. Dates with a time zone
-            become those of UTC.
+        time: the column of a data frame, or the name of its index, with the time of each row, a number or a date; the
+            rows may be in any order. None takes the index if it is one of dates, and otherwise the order of the rows.
+            Dates with a time zone, and texts of dates with an offset, become dates of UTC.
         by: the column of a data frame that says which series a row belongs to.
         step: the time from one step to the next, a number, a `Timedelta` or a text such as "10min" or "1 month"; None
             means the median. A row belongs to the nearest step.

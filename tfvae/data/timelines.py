@@ -302,7 +302,7 @@ def _check_column(frame: Any, argument: str, name: str) -> None:
     if name not in frame.columns:
         known = checks.shown_names(list(map(str, frame.columns)))
         hint = checks.did_you_mean(str(name), list(map(str, frame.columns)))
-        index = ", or the name of the index" if argument == "time" else ""
+        index = ", or the name of the index of dates" if argument == "time" and frame.index.dtype.kind == "M" else ""
         raise ValueError(f"`{argument}` must be one of the columns {known}{index}{hint}. Received: {argument}={name!r}")
 
 

@@ -142,6 +142,8 @@ class LocationScale(Likelihood):
     def check_training(self, x: np.ndarray) -> str | None:
         """Warns when the data are far larger than the scale, or hardly vary beside one that is a number."""
         values = np.ma.masked_invalid(x.astype(np.float64))
+        if not values.count():
+            return None
         size, spread = np.sqrt(np.ma.max(np.ma.mean(values**2, axis=0))), np.ma.max(np.ma.std(values, axis=0))
         name = type(self).__name__
         standardise = "Standardise x, for example (x - x.mean(axis=0)) / x.std(axis=0)"

@@ -19,9 +19,8 @@ from tfvae.objectives import Objective
 from tfvae.training.batch import batches, target_of
 from tfvae.training.plan import LayerTraits
 
-# How many outputs of a decoder, and at most how many rows of the data, show whether they suit the likelihood.
+# How many outputs of a decoder show whether they suit the likelihood.
 _EXAMPLES = 64
-_MOST_ROWS = 4096
 # The standard deviation of the z that show it. At this distance from 0 the biases of a decoder hardly matter, so that
 # its outputs are of both signs unless an activation prevents it.
 _APART = 10.0
@@ -161,6 +160,8 @@ class Autoencoder(StreamDetector, AutoencoderExport, VariationalModel):
         # It was of the weights before this training.
         self.decision = None
         x = checks.to_numpy(target if self.denoises else x["x"] if isinstance(x, dict) else x)
+        if checks.find(x, lambda part: ~np.isnan(part)) is None:
+            raise ValueError("`x` must hold at least one number to learn from. Received: nothing but NaN")
         if self._decoder_of_x is None:
             return
         name, decoder = self._decoder_of_x
@@ -170,9 +171,8 @@ class Autoencoder(StreamDetector, AutoencoderExport, VariationalModel):
             given = (tf.constant(array, tf.float32) for array in self._example_conditions(_EXAMPLES))
             return self._events(np.asarray(self._parameters_of_x(z, *given), np.float32))
 
-        # Evenly spaced rows are enough to see the units of the data.
-        rows = self._events(x)
-        suitability.check(name, decoder, outputs, self.likelihood, rows[:: -(-len(rows) // _MOST_ROWS)])
+        rows = suitability.some_rows(self._events(x))
+        suitability.check(name, decoder, outputs, self.likelihood, rows)
 
     def encode(self, x: Any, batch_size: int = 256) -> Any:
         """Computes the parameters of q(z|x).
