@@ -68,6 +68,7 @@ NETWORKS = {
         keras.layers.Reshape((-1, 4)),
         keras.layers.Softmax(),
     ),
+    "no state": lambda: of_layers(keras.layers.Dense(4)),
     "nested": nested,
     "twice": twice,
 }
@@ -134,11 +135,24 @@ def constant_of_all_steps():
     return keras.Model([z, x], keras.layers.Add()([x, keras.layers.RepeatVector(4)(z)]))
 
 
+def masked(layer, shape):
+    return keras.Sequential([keras.Input(shape), layer, keras.layers.GRU(2, return_sequences=True)])
+
+
+def several_outputs():
+    x, inner = keras.Input((None, 2)), keras.Input((None, 2))
+    first, _ = keras.Model(inner, [keras.layers.Dense(2)(inner), keras.layers.Dense(2)(inner)])(x)
+    return keras.Model(x, first)
+
+
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: networks.recurrent_encoder((2,), causal=False, per_step=True), "StepMask.*`per_step=True`"),
+        (lambda: networks.recurrent_encoder((2,), causal=False, per_step=True), "StepMask.*use `causal=True`"),
         (lambda: networks.recurrent_encoder((2,)), "StepMask.*`per_step=True`"),
+        (lambda: masked(keras.layers.Masking(), (None, 2)), "Masking.*makes a mask"),
+        (lambda: masked(keras.layers.Embedding(3, 2, mask_zero=True), (None,)), "Embedding.*makes a mask"),
+        (several_outputs, "Functional.*several outputs"),
         (lambda: networks.transformer_encoder((2,), causal=True, per_step=True), "RotaryAttention.*`temporal_encoder`"),
         (lambda: of_layers(keras.layers.Bidirectional(keras.layers.GRU(2))), "Bidirectional.*`causal=True`"),
         (lambda: of_layers(keras.layers.GRU(2)), "GRU.*return_sequences=True"),

@@ -176,12 +176,23 @@ def test_columns_of_numbers_and_codes_have_a_best_guess_of_each():
     assert Missing(Bernoulli()).takes_temperature
 
 
+class Gate(keras.layers.Layer):
+    """Multiplies by a weight that starts at 0, as in ReZero."""
+
+    def build(self, input_shape):
+        self.gate = self.add_weight(shape=(), initializer="zeros")
+
+    def call(self, x):
+        return self.gate * x
+
+
 def test_a_decoder_that_sees_what_it_is_to_predict_is_refused_before_the_training():
     z, before = keras.Input((LATENT_DIM,)), keras.Input((None, 1))
     embedded = keras.layers.Embedding(4, 8)(texts.indices(before, 3)) + keras.layers.Dense(8)(z)[:, None]
     for layer in (
         keras.layers.Bidirectional(keras.layers.GRU(4, return_sequences=True)),
         keras.layers.Conv1D(4, 3, padding="same"),
+        lambda steps: steps + Gate()(keras.layers.Conv1D(8, 3, padding="same")(steps)),
     ):
         decoder = keras.Model([z, before], keras.layers.Dense(3)(layer(embedded)))
         model = tfvae.AutoregressiveVAE(texts.encoder(3), decoder, LATENT_DIM, vocabulary=VOCABULARY)
@@ -217,7 +228,8 @@ def made(**arguments):
         (lambda: made().score(np.zeros((1, 2))), r"`x` must have the shape \[N, T, 1\]"),
         (lambda: made().calibrate(TEXTS, threshold=1.0), "does not detect"),
         (lambda: tfvae.impute(made(), VOCABULARY.encode(TEXTS)), "`model` must be .*AutoregressiveVAE"),
-        (lambda: tfvae.report(made(), VOCABULARY.encode(TEXTS), "report.html"), "`model` must be"),
+        (lambda: tfvae.forecast(made(), VOCABULARY.encode(TEXTS), 2), "`model` must be .*AutoregressiveVAE"),
+        (lambda: made().detect(TEXTS), "^AutoregressiveVAE does not detect"),
         (lambda: tfvae.AutoregressiveVAE.of_table(None), "sequences"),
     ],
 )

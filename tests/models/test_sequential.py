@@ -11,7 +11,8 @@ import tfvae
 from tfvae import likelihoods, objectives, posteriors
 from tfvae.elbo import Sampling
 from tfvae.likelihoods import Missing, Normal
-from tfvae.models import particles
+from tfvae.models import forecasting, particles
+from tfvae.models.state_space import noise
 
 C, L, T = 3, 2, 6
 X = np.random.default_rng(0).normal(size=(5, T, C)).astype(np.float32)
@@ -249,6 +250,7 @@ def test_an_encoder_that_reads_padding_is_refused():
         ({"combiner": network([keras.Input((L,)), keras.Input((5,))], 4)}, r"`combiner` must take z_\{t-1\}, the feat"),
         ({"transition": network([keras.Input((C,))], 4)}, r"`transition` must take z_\{t-1\}"),
         ({"memory": keras.layers.Dense(3)}, "`memory` must be a Keras cell"),
+        ({"memory": keras.layers.GRU(3)}, "`memory` must be a Keras cell"),
         ({"memory": keras.layers.GRUCell(3)}, r"`decoder` must take z_t, and h_\{t-1\}"),
         ({"conditional": posteriors.SylvesterFlow()}, "`conditional` must have a log p"),
         ({"objective": objectives.ELBO(sticking_the_landing=True)}, "`objective` must not need path gradients"),
@@ -273,6 +275,9 @@ def test_parts_that_do_not_fit_are_named(change, message):
         (lambda model: model.log_likelihood(X, 1), "`num_samples` must"),
         (lambda model: tfvae.forecast(model, X, 0), "`steps` must"),
         (lambda model: tfvae.forecast(model, X, 2, [0.0]), "`quantiles` must"),
+        (lambda model: tfvae.forecast(model, X, 2, 0.5), "`quantiles` must be a list"),
+        (lambda model: tfvae.forecast(model, X, 2, None), "`quantiles` must be a list"),
+        (lambda model: tfvae.forecast(model, X, 2, "0.5"), "`quantiles` must be a list"),
         (lambda model: tfvae.forecast(tfvae.VAE, X, 2), "`model` must be a SequentialVAE"),
         (
             lambda model: model.encode(tf.data.Dataset.from_generator(lambda: (X, X[:, 1:]), output_types=tf.float32)),
@@ -294,9 +299,53 @@ def test_windows_are_forecast_by_a_vae_of_windows():
     found = tfvae.forecast(model, X, 2, num_samples=50, seed=0)
     assert found.mean.shape == found.quantiles[0.5].shape == (5, 2, C)
     assert found.samples is None
-    # Only the last steps count.
-    again = tfvae.forecast(model, X[:, 1:], 2, num_samples=50, seed=0)
-    np.testing.assert_array_equal(again.mean, found.mean)
+    # Only the last steps before the end count, whatever follows it.
+    for x in (X[:, 1:], padded(X, 3)):
+        again = tfvae.forecast(model, x, 2, num_samples=50, seed=0)
+        np.testing.assert_array_equal(again.mean, found.mean)
+
+
+def windows_of(model, lengths, steps):
+    """The windows of a forecast of sequences 1, 2, ... of these lengths, and where the steps to come start."""
+    x = np.full((len(lengths), max(lengths), 1), np.nan, np.float32)
+    for row, length in zip(x, lengths, strict=True):
+        row[:length, 0] = np.arange(1, length + 1)
+    windows, starts = forecasting._windows(model, x, steps)
+    return np.nan_to_num(windows[..., 0]).astype(int).tolist(), starts.tolist()
+
+
+def test_steps_of_windows_are_where_the_training_had_them():
+    networks = tfvae.networks.dense_encoder((T, 1), (4,)), tfvae.networks.dense_decoder(L, (T, 1), (4,))
+    whole = tfvae.data.Series(["c"], [0.0], [1.0], T, is_whole=True)
+    model = tfvae.VAE(*networks, L, likelihood=Missing(Normal(3.0)), series=whole)
+    assert windows_of(model, (4, 2, 0), 2) == ([[1, 2, 3, 4, 0, 0], [1, 2, 0, 0, 0, 0], [0] * 6], [4, 2, 0])
+    with pytest.raises(ValueError, match=r"^`steps` must end within the .* 6 steps.*Received: steps=2 after .* 5$"):
+        tfvae.forecast(model, np.zeros((1, 5, 1)), 2)
+    found = tfvae.forecast(model, np.zeros((1, 2, 1)), 1, num_samples=2, seed=0)
+    assert found.mean.shape == (1, 1, 1)
+    model.series = tfvae.data.Series(["c"], [0.0], [1.0], T)
+    expected = [[3, 4, 5, 6, 0, 0], [0, 0, 1, 2, 0, 0], [0] * 6]
+    assert windows_of(model, (6, 2, 0), 2) == (expected, [4, 4, 4])
+
+
+def test_where_nothing_is_known_a_forecast_begins_with_the_prior(monkeypatch):
+    model, x, of_steps, real = plain(), X.copy(), {}, particles.drawn
+    x[1] = np.nan
+
+    def drawn(model, state, length, seed, first):
+        of_steps["first"] = first.numpy().reshape([50, 5, L])
+        z = model.continued(state, noise([250, length, L], seed), lambda: None, first=first)[0]
+        of_steps["z"] = z.numpy().reshape([50, 5, length, L])
+        return real(model, state, length, seed, first)
+
+    monkeypatch.setattr(particles, "drawn", drawn)
+    tfvae.forecast(model, x, 2, num_samples=50, seed=0)
+    first, z = of_steps["first"], of_steps["z"]
+    np.testing.assert_array_equal(np.isnan(first).all(axis=(0, 2)), [True, False, True, True, True])
+    # The first of the new steps, and no other.
+    np.testing.assert_array_equal(z[:, 1, 0], first[:, 1])
+    assert np.isfinite(z).all()
+    assert (z[:, 1, 1] != first[:, 1]).all()
 
 
 @pytest.mark.slow

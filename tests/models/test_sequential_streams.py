@@ -26,6 +26,9 @@ def sequential(encoder="recurrent", has_combiner=False, has_memory=False, is_mis
     keras.utils.set_random_seed(0)
     if encoder == "recurrent":
         encoder = networks.recurrent_encoder((C,), units=(5,), hidden=(6,), per_step=True)
+    elif encoder == "dense":
+        x = keras.Input((None, C))
+        encoder = keras.Model(x, keras.layers.Dense(6)(networks.MissingMask()(x)))
     else:
         encoder = networks.temporal_encoder((C,), filters=4, dilations=(1, 2), hidden=(6,), per_step=True)
     read = [MEMORY] if has_memory else []
@@ -95,6 +98,9 @@ def test_the_state_of_a_new_stream_is_nan_and_that_of_another_is_finite():
         model.step(x[:, 0, :1], state)
     with pytest.raises(ValueError, match=r"^`state` must have the shape \[N, 8\]"):
         model.step(x[:, 0], state[:, 1:])
+    state[1, 1:] = 0.0
+    with pytest.raises(ValueError, match=r"^`state` must have rows that are finite, or all NaN .*at index 1$"):
+        model.step(x[:, 0], state)
 
 
 def test_an_encoder_that_reads_what_comes_later_has_no_steps():
@@ -107,6 +113,17 @@ def test_an_encoder_that_reads_what_comes_later_has_no_steps():
         model.stream()
     assert "detect" in model.export_signatures()
     assert "step" not in model.export_signatures()
+    with pytest.warns(UserWarning, match="no signature `step`.*reads the sequence backwards too"):
+        model.check_exportable()
+
+
+def test_networks_without_states_have_streams_and_exports():
+    model, x = sequential("dense")
+    assert_stepped(model.stream(len(x)), model, x)
+    exported = in_memory(model)
+    assert_stepped(exported.stream(len(x)), model, x)
+    for name, value in exported._call("detect", {"x": x[:0]}).items():
+        assert value.shape[:2] == (0, T), name
 
 
 def in_memory(model, scaling=None, **arguments):

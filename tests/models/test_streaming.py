@@ -120,6 +120,8 @@ def test_what_cannot_be_a_step_is_refused(models):
     ):
         with pytest.raises(ValueError, match=message):
             model.step(x_t, given)
+    whole = model.step([[1, 0]], model.initial_state())["score"]
+    np.testing.assert_array_equal(whole, model.step([[1.0, 0.0]], model.initial_state())["score"])
     with pytest.raises(ValueError, match=r"^Beside x_t and state, `step` of this model takes nothing. Received: \['y'"):
         model.step(np.zeros((2, C)), state, y=1)
     with pytest.raises(ValueError, match=r"^`n` must be"):

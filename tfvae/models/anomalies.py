@@ -111,6 +111,7 @@ class AnomalyDetector(keras.Model, abc.ABC):
 
     def _calibrated(self, method: str) -> Decision:
         """The calibration, which a method needs."""
+        self._check_has_detection()
         if self.decision is None:
             raise ValueError(
                 f"The model must be calibrated before `{method}()`: model.calibrate(x, false_alarm_rate=0.01), with "
@@ -168,9 +169,12 @@ class AnomalyDetector(keras.Model, abc.ABC):
     def _detected(self, x: Any) -> dict[str, tf.Tensor]:
         return self._decided(self.decision, *self._terms_by_element(x))  # type: ignore[arg-type]
 
-    def _check_detects(self) -> None:
+    def _check_has_detection(self) -> None:
         if self._no_detection:
-            raise NotImplementedError(f"A {type(self).__name__} does not detect anomalies: {self._no_detection}")
+            raise NotImplementedError(f"{type(self).__name__} does not detect anomalies: {self._no_detection}")
+
+    def _check_detects(self) -> None:
+        self._check_has_detection()
         if not self.likelihood.factorises:
             raise NotImplementedError(
                 "`likelihood` must be a product over the elements of x, whose contributions then sum to the score. "

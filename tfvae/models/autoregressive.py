@@ -61,6 +61,7 @@ class AutoregressiveVAE(AutoregressiveExport, VAE):  # type: ignore[misc]  # Som
     Reference: Bowman et al. 2016, Generating Sentences from a Continuous Space, sections 2 and 3.
     """
 
+    completes = False
     _no_detection = "the steps of sequences of any length have no typical score; use `score`, which has that of steps"
 
     def __init__(

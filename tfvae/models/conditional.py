@@ -51,6 +51,7 @@ class ConditionalVAE(VAE):
 
     _PARTS = (*VAE._PARTS, "prior_network")
     _prior_kinds: ClassVar[tuple[type, ...]] = (Prior, Posterior)
+    completes = False
 
     def __init__(
         self,

@@ -12,8 +12,6 @@ import tensorflow as tf
 from tfvae import checks, chunks, seeds
 from tfvae.data.schema import frame_of, is_rows
 from tfvae.models import completion, over_time, particles
-from tfvae.models.autoregressive import AutoregressiveVAE
-from tfvae.models.conditional import ConditionalVAE
 from tfvae.models.rows import filled
 from tfvae.models.sequential import SequentialVAE
 from tfvae.models.vae import VAE
@@ -57,7 +55,7 @@ def impute(
     Reference: Mattei & Frellsen 2019, MIWAE; for the draws Rubin 1987, sampling importance resampling; for sequences
     Doucet & Johansen 2011, A Tutorial on Particle Filtering and Smoothing, section 4.1.
     """
-    if isinstance(model, ConditionalVAE | AutoregressiveVAE):
+    if isinstance(model, VAE) and not model.completes:
         raise ValueError(
             "`model` must be a VAE of x alone, without a condition, whose elements are independent given z. Received: "
             f"a {type(model).__name__}"

@@ -75,9 +75,10 @@ def folded(sequences: tf.Tensor) -> tf.Tensor:
     return tf.reshape(sequences, [-1, *sequences.shape[2:]])
 
 
-def unfolded(steps: tf.Tensor, rows: tf.Tensor) -> tf.Tensor:
-    """Steps [R * T, ...] as sequences [R, T, ...]."""
-    return tf.reshape(steps, [rows, -1, *steps.shape[1:]])
+def unfolded(steps: tf.Tensor, like: tf.Tensor) -> tf.Tensor:
+    """Steps [R * T, ...] as sequences [R, T, ...], as many and as long as those of another tensor [R, T, ...]."""
+    # Not by -1, which is not known where there are no rows.
+    return tf.reshape(steps, [*tf.unstack(tf.shape(like)[:2]), *steps.shape[1:]])
 
 
 def _swapped(x: tf.Tensor) -> tf.Tensor:

@@ -1,9 +1,11 @@
 """Checks of the parts and networks that are passed to a model's constructor, alone and with one another."""
 
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import keras
+import numpy as np
 
 from tfvae import checks
 from tfvae.likelihoods import Categorical, Likelihood
@@ -56,7 +58,8 @@ def checked_cell(name: str, given: Any) -> keras.layers.Layer | None:
     Raises:
         ValueError: the value is not a Keras cell whose states are vectors.
     """
-    sizes = getattr(given, "state_size", None)
+    # A recurrent layer, which runs over all steps, has the state_size of its cell.
+    sizes = None if isinstance(given, keras.layers.RNN) else getattr(given, "state_size", None)
     sizes = sizes if isinstance(sizes, list | tuple) else [sizes]
     if given is not None and not (
         isinstance(given, keras.layers.Layer) and all(isinstance(each, int) for each in sizes)
@@ -66,6 +69,24 @@ def checked_cell(name: str, given: Any) -> keras.layers.Layer | None:
             f"{name}={checks.shown(given)}"
         )
     return given
+
+
+@contextlib.contextmanager
+def moved_weights(network: keras.Model) -> Iterator[None]:
+    """Moves all trainable weights of a network a little within the context, each by a number that is not close to 0.
+
+    Weights that start at 0, such as biases and the gates of residual branches, would hide what the network reads.
+    """
+    rng, variables = np.random.default_rng(0), network.trainable_variables
+    values = [variable.numpy() for variable in variables]
+    try:
+        for variable, value in zip(variables, values, strict=True):
+            moves = rng.uniform(0.05, 0.15, value.shape) * rng.choice([-1.0, 1.0], value.shape)
+            variable.assign(value + moves)
+        yield
+    finally:
+        for variable, value in zip(variables, values, strict=True):
+            variable.assign(value)
 
 
 def refuse_path_gradients(model: keras.Model) -> None:

@@ -187,16 +187,8 @@ class SequentialVAE(StepStreams):
         if not len(padded):
             return
         row, length = x[padded[0]][tf.newaxis], lengths[padded[0]]
-        rng, variables = np.random.default_rng(0), self.encoder.trainable_variables
-        values = [variable.numpy() for variable in variables]
-        try:
-            # Biases that are still 0 would hide that padding is read.
-            for variable, value in zip(variables, values, strict=True):
-                variable.assign(value + 0.1 * rng.standard_normal(value.shape))
+        with parts.moved_weights(self.encoder):
             whole, alone = (np.asarray(self.features_of(each), np.float32) for each in (row, row[:, :length]))
-        finally:
-            for variable, value in zip(variables, values, strict=True):
-                variable.assign(value)
         if not np.abs(whole[:, :length] - alone).max() <= _ROUNDING * max(np.abs(alone).max(), 1.0):
             raise ValueError(
                 "`encoder` must not read padding, the steps of NaN after the end of a sequence, and give finite "
@@ -330,14 +322,11 @@ class SequentialVAE(StepStreams):
             training: whether layers such as dropout behave as in training.
         """
         flat = None if memory is None else over_time.folded(memory)
-        return over_time.unfolded(self.x_of(over_time.folded(z), flat, training), tf.shape(z)[0])
+        return over_time.unfolded(self.x_of(over_time.folded(z), flat, training), z)
 
     def _encode(self, x: tf.Tensor, training: bool = False) -> dict[str, tf.Tensor]:
         """The parameters of q(z_t|...) [B, T, ...], where z_{t-1} is at its center."""
-        rows = tf.shape(x)[0]
-        return {
-            name: over_time.unfolded(each, rows) for name, each in self.path(x, training=training).parameters.items()
-        }
+        return {name: over_time.unfolded(each, x) for name, each in self.path(x, training=training).parameters.items()}
 
     @property
     def _decoder_of_x(self) -> tuple[str, keras.Model]:
@@ -363,7 +352,7 @@ class SequentialVAE(StepStreams):
         steps, parameters = self.steps_at(x, self.path(x, noise=epsilon), sampling)
         log_likelihood, kl = steps.log_likelihood[0], steps.kl[0]
         of_steps = {"step_elbo": log_likelihood - kl, "step_log_likelihood": log_likelihood, "step_kl": kl}
-        return {**self._scores(_summed(steps)), **of_steps}, over_time.unfolded(parameters, tf.shape(x)[0])
+        return {**self._scores(_summed(steps)), **of_steps}, over_time.unfolded(parameters, x)
 
     def _checked_batches(self, x: Any, batch_size: int, is_encoded_only: bool = False) -> Iterator[tf.Tensor]:
         length = None

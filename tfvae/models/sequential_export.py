@@ -109,7 +109,7 @@ class SequentialExport(StepDetection):
         elements = [] if uniform is None else [uniform]
         _, parameters, x = self.continued(self.initial(rows), epsilon, draw, elements, first)
         if x is None and uniform is not None:
-            x = over_time.unfolded(draw(over_time.folded(parameters), over_time.folded(uniform)), rows)
+            x = over_time.unfolded(draw(over_time.folded(parameters), over_time.folded(uniform)), epsilon)
         return self.likelihood.mean(parameters), x
 
     def export_examples(self, x: Any, calibrating: bool = False) -> dict[str, Arrays]:

@@ -117,7 +117,6 @@ class StateSpace(Autoencoder):
             training: whether layers such as dropout behave as in training.
         """
         features = _tiled(self.features_of(x, training), num_samples)
-        rows = tf.shape(features)[0]
         z = memory = None
         if self.combiner is not None:
             z, memory = self._drawn_in_turn(features, _tiled(x, num_samples), noise, training)
@@ -126,7 +125,7 @@ class StateSpace(Autoencoder):
         parameters = self.q_of(flat, earlier, _folded(memory), training)
         # All steps at once. In turn, the loop computed the same z, to which the gradient leads through `earlier`.
         z, log_q = self.posterior.sample_and_log_prob_from(parameters, _folded(noise))
-        z, log_q = over_time.unfolded(z, rows), over_time.unfolded(log_q, rows)
+        z, log_q = over_time.unfolded(z, features), over_time.unfolded(log_q, features)
         if self.memory is not None and memory is None:
             memory = self.remembered(z, _tiled(x, num_samples))
         return Path(z, memory, parameters, log_q)
@@ -189,7 +188,7 @@ class StateSpace(Autoencoder):
             by_sample = tf.reshape(parameters, [sampling.num_samples, tf.shape(events)[0], *parameters.shape[1:]])
         log_likelihood = self.likelihood.log_prob(events, by_sample, training=training)
         log_prior, kl = self._against_prior(path, sampling)
-        shape = [sampling.num_samples, batch, -1]
+        shape = [sampling.num_samples, batch, tf.shape(x)[1]]
         terms = [tf.reshape(each, shape) for each in (log_likelihood, log_prior, path.log_q, kl)]
         if self.likelihood.allows_missing:
             counts = over_time.is_step(observed)
@@ -198,18 +197,17 @@ class StateSpace(Autoencoder):
 
     def _against_prior(self, path: Path, sampling: elbo.Sampling) -> tuple[tf.Tensor, tf.Tensor]:
         """The log-density p(z_t|z_{t-1}), and the KL divergence from p, at each step: both [R, T]."""
-        rows = tf.shape(path.z)[0]
         later = None if path.memory is None else path.memory[:, 1:]
         given = self.p_of(over_time.folded(path.z[:, :-1]), _folded(later), sampling.training)
-        parameters = {name: over_time.unfolded(each, rows) for name, each in path.parameters.items()}
+        parameters = {name: over_time.unfolded(each, path.z) for name, each in path.parameters.items()}
         parts = []
         for part, p in ((slice(1), self.prior.distribution()), (slice(1, None), self.conditional.distribution(given))):
             q = self.posterior.distribution(
                 {name: over_time.folded(each[:, part]) for name, each in parameters.items()}
             )
-            log_prior = over_time.unfolded(p.log_prob(over_time.folded(path.z[:, part])), rows)
+            log_prior = over_time.unfolded(p.log_prob(over_time.folded(path.z[:, part])), path.z[:, part])
             kl = elbo.closed_form_kl(q, p) if sampling.analytic_kl else None
-            kl = path.log_q[:, part] - log_prior if kl is None else over_time.unfolded(kl, rows)
+            kl = path.log_q[:, part] - log_prior if kl is None else over_time.unfolded(kl, path.z[:, part])
             parts.append((log_prior, kl))
         log_prior, kl = (tf.concat(each, axis=1) for each in zip(*parts, strict=True))
         return log_prior, kl
@@ -230,7 +228,8 @@ class StateSpace(Autoencoder):
             draw: a function of the parameters of p(x_t|z_t) [R, ...], and of the elements of the step, to the data
                 [R, ...] that the memory reads; it is not called without a memory.
             elements: what else `draw` takes, each [R, T, ...] or [1, T, ...].
-            first: the latent variables [R, L] of the first of these steps; None draws them from p(z_t|z_{t-1}).
+            first: the latent variables [R, L] of the first of these steps; where they are NaN, and for None, they are
+                drawn from p(z_t|z_{t-1}).
 
         Returns:
             The latent variables [R, T, L], the parameters of p(x_t|z_t) [R, T, ...], and with a memory the data
@@ -244,7 +243,7 @@ class StateSpace(Autoencoder):
             memory = self.read(state)
             z = self.conditional.sample_from(self.p_of(state[0], memory), noise)
             if first is not None:
-                z = tf.where(is_first, first, z)
+                z = tf.where(is_first & is_number(first), first, z)
             if memory is None:
                 return self.after(state, None, z), (z,)
             x = draw(self.x_of(z, memory), *elements)
@@ -257,7 +256,7 @@ class StateSpace(Autoencoder):
         _, outputs = over_time.scan(step, state, given, like)
         z, memory, x = outputs if len(outputs) > 1 else (*outputs, None, None)
         parameters = self.x_of(over_time.folded(z), _folded(memory))
-        return z, over_time.unfolded(parameters, tf.shape(z)[0]), x
+        return z, over_time.unfolded(parameters, z), x
 
     def _to_remember(self, x: tf.Tensor, z: tf.Tensor) -> tf.Tensor:
         """What the memory takes of a step [R, D]: the data, whether they were observed, and the latent variables."""

@@ -29,13 +29,12 @@ class StepDetection(StateSpace):
     def _decided(
         self, decision: Decision, nats: tf.Tensor, kl: tf.Tensor, is_observed: tf.Tensor | None
     ) -> dict[str, tf.Tensor]:
-        rows = tf.shape(kl)[0]
         steps = [None if each is None else over_time.folded(each) for each in (nats, kl, is_observed)]
-        outputs = {name: over_time.unfolded(each, rows) for name, each in decision.outputs(*steps).items()}
+        outputs = {name: over_time.unfolded(each, kl) for name, each in decision.outputs(*steps).items()}
         if is_observed is None:
             return outputs
         real = over_time.until_last(is_observed)
-        of_element = tf.reshape(real, [rows, -1, *[1] * (len(nats.shape) - 2)])
+        of_element = tf.reshape(real, [*tf.unstack(tf.shape(kl)), *[1] * (len(nats.shape) - 2)])
         return {
             name: tf.where(of_element if name == "contributions" else real, each, 0.0) for name, each in outputs.items()
         }

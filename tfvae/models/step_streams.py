@@ -1,6 +1,7 @@
 """Streams of models with latent variables at each step, of which the state is a row of numbers."""
 
 import math
+import warnings
 from collections.abc import Callable
 from typing import Any, cast
 
@@ -11,7 +12,7 @@ from tfvae.detection.decision import Decision
 from tfvae.exportable import Arrays, Signature
 from tfvae.models.sequential_export import SequentialExport
 from tfvae.models.state_space import State
-from tfvae.networks import stepwise
+from tfvae.networks.stepwise import NotStepwiseError, stepwise
 from tfvae.numerics import is_number
 
 
@@ -32,7 +33,7 @@ class StepStreams(SequentialExport):
         """Whether the encoder is causal, and of layers whose states are known."""
         try:
             self._encoder_of_steps()
-        except ValueError:
+        except NotStepwiseError:
             return False
         return True
 
@@ -52,6 +53,16 @@ class StepStreams(SequentialExport):
         self._check_built("step")
         starts = tf.nest.flatten(self._starts())
         return tuple(self.event_shape[1:]), (sum(math.prod(start.shape[1:]) for start in starts),)
+
+    def _check_state(self, state: np.ndarray) -> None:
+        super()._check_state(state)
+        is_missing = np.isnan(state)
+        wrong = is_missing.any(axis=1) & ~is_missing.all(axis=1)
+        if wrong.any():
+            raise ValueError(
+                "`state` must have rows that are finite, or all NaN before the first step. Received: a row in which "
+                f"some numbers are NaN, at index {int(np.argmax(wrong))}"
+            )
 
     def _unpacked(self, state: tf.Tensor) -> tuple[State, list[tf.Tensor]]:
         """The states of the model and of the encoder from rows [B, S], of which those with NaN are before the start."""
@@ -90,6 +101,19 @@ class StepStreams(SequentialExport):
         # Not the first row, on which each runtime is tried alone.
         has_begun = (np.arange(len(x)) % 4 != 1)[:, np.newaxis]
         return {"x_t": x[:, -1], "state": np.where(has_begun, state.numpy(), np.float32(np.nan))}
+
+    def check_exportable(self) -> None:
+        """Raises an error if the model cannot be exported, and warns if it will not have `step`: see `Exportable`."""
+        super().check_exportable()
+        if self.decision is None:
+            return
+        try:
+            self._encoder_of_steps()
+        except NotStepwiseError as error:
+            warnings.warn(
+                f"The export has no signature `step`, because the encoder has no form for one step at a time: {error}",
+                stacklevel=2,
+            )
 
     def export_signatures(self, x: Any = None) -> dict[str, Signature]:
         """The functions by name: see `Exportable`."""

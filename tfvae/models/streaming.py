@@ -112,8 +112,10 @@ class StreamDetector(AnomalyDetector):
         checks.check_shape(x_t, step_shape, "x_t")
         checks.check_shape(state, state_shape, "state")
         advice = "; if NaN marks missing values, wrap the likelihood in tfvae.likelihoods.Missing"
+        # Whole numbers in a list, such as [[1, 2]], are no pixels.
+        x_t, state = x_t.astype(np.float32), state.astype(np.float32)
         checks.check_finite(x_t, "x_t", allow_nan=self.likelihood.allows_missing, advice=advice)
-        checks.check_finite(state, "state", allow_nan=True)
+        self._check_state(state)
         if set(given) != set(self._given_shapes):
             names = " and ".join(f"`{name}`" for name in self._given_shapes) or "nothing"
             raise ValueError(f"Beside x_t and state, `step` of this model takes {names}. Received: {list(given)}")
@@ -122,13 +124,20 @@ class StreamDetector(AnomalyDetector):
         # As a window of nothing but this step, because the likelihood checks whole examples.
         number, *sizes = self.event_shape
         repeated = np.broadcast_to(x_t[:, np.newaxis], [len(x_t), number or 1, *sizes])
-        self.check_data(self._together(repeated, *given.values()), self.denoises)
+        try:
+            self.check_data(self._together(repeated, *given.values()), self.denoises)
+        except ValueError as error:
+            raise ValueError(f"`x_t` is a step of x, in which it is wrong: {error}") from error
         parts = [
             self._stepped(decision, self._run, *part.values())
             for part in batches({"x_t": x_t, "state": state, **given}, batch_size)
         ]
         outputs = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
         return {**outputs, "is_anomaly": outputs["is_anomaly"] > 0.5}
+
+    def _check_state(self, state: np.ndarray) -> None:
+        """Raises ValueError if an array of the right shape cannot be states."""
+        checks.check_finite(state, "state", allow_nan=True)
 
     def stream(self, n: int = 1) -> streams.Stream:
         """Streams of which each call takes one step, and which keep the state of `step` between the calls.

@@ -63,6 +63,8 @@ class VAE(TableExport, autoencoder.Autoencoder):
     # Further inputs of the networks, with their shape for one example: none, or the condition of a conditional model.
     _condition_shapes: ClassVar[dict[str, tuple[int, ...]]] = {}
     _prior_kinds: ClassVar[tuple[type, ...]] = (Prior,)
+    # Whether p(x|z) is of x alone, and its elements are independent given z, so that z completes an x with gaps.
+    completes: ClassVar[bool] = True
 
     def __init__(
         self,

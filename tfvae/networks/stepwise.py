@@ -63,9 +63,15 @@ _REASONS: dict[tuple[type, ...], str] = {
         layers.Flatten,
         SeriesSummary,
         SetMean,
-        StepMask,
     ): "it puts steps together; use a network with features of each step, such as those with `per_step=True`",
+    (StepMask,): "it looks for the end of the sequence; use `causal=True`, with `per_step=True`",
+    (layers.Masking, layers.Embedding): "it makes a mask for the layers after it; use networks.MissingMask for what is "
+    "missing, and no mask_zero=True",
 }
+
+
+class NotStepwiseError(ValueError):
+    """A network has no form for one step at a time, with states of fixed size."""
 
 
 class _State(NamedTuple):
@@ -94,7 +100,7 @@ class Stepwise:
     def __init__(self, network: keras.Model) -> None:
         functional = private_apis.functional(network)
         if functional is None or len(functional.outputs) != 1:
-            raise ValueError(
+            raise NotStepwiseError(
                 "`network` must be a functional or sequential `keras.Model` with one output. Received: "
                 f"network={checks.shown(network)}"
             )
@@ -147,7 +153,8 @@ class Stepwise:
             The features `[B, F]`, and the states after the step.
         """
         inputs = [keras.ops.convert_to_tensor(each) for each in (*constants, x, *states)]
-        features, *after = self.model(inputs)
+        # Keras gives a single output without a list.
+        features, *after = keras.tree.flatten(self.model(inputs))
         return features, after
 
     def _run(self, network: keras.Model, given: list[keras.KerasTensor], moving: set[int]) -> keras.KerasTensor:
@@ -159,12 +166,19 @@ class Stepwise:
             moving: the ids of the network's own symbols for those.
         """
         tensors = {id(symbol): tensor for symbol, tensor in zip(network.inputs, given, strict=True)}
-        for operation, arguments, outputs in private_apis.calls_of(network):
+        calls = list(private_apis.calls_of(network))
+        for operation, *_ in calls:
+            # Before the operations that compute the mask, whose names say nothing.
+            if isinstance(operation, layers.Masking) or getattr(operation, "mask_zero", False):
+                _refuse_kind(operation)
+        for operation, arguments, outputs in calls:
             positional, named = arguments.fill_in(tensors)
             symbols = [symbol for symbol in arguments.keras_tensors if id(symbol) in moving]
             if not symbols:
                 made = operation(*positional, **named)
             elif inner := private_apis.functional(operation):
+                if len(inner.outputs) != 1:
+                    _refuse(operation, "it has several outputs; use networks with one")
                 pairs = zip(inner.inputs, arguments.keras_tensors, strict=True)
                 ids = {id(own) for own, symbol in pairs if id(symbol) in moving}
                 made = self._run(inner, [tensors[id(symbol)] for symbol in arguments.keras_tensors], ids)
@@ -178,7 +192,9 @@ class Stepwise:
                         _refuse(operation, "it does not compute each step from that step alone")
         (output,) = network.outputs
         if id(output) not in moving:
-            raise ValueError("`network` must compute its output from the last of its inputs, which is the sequence")
+            raise NotStepwiseError(
+                "`network` must compute its output from the last of its inputs, which is the sequence"
+            )
         return tensors[id(output)]
 
     def _of_layer(
@@ -214,10 +230,7 @@ class Stepwise:
             if min(axis % rank for axis in axes) > 1:
                 return layer(*positional, **named)
             _refuse(layer, "one of its axes is that of time")
-        otherwise = "it is not known to compute each step from that step alone; use layers of Keras that do"
-        return _refuse(
-            layer, next((reason for kinds, reason in _REASONS.items() if isinstance(layer, kinds)), otherwise)
-        )
+        return _refuse_kind(layer)
 
     def _recurrent(
         self, layer: keras.layers.RNN, step: keras.KerasTensor, initial_state: Any = None, mask: Any = None, **_: Any
@@ -272,7 +285,12 @@ def stepwise(network: keras.Model) -> Stepwise:
 
 
 def _refuse(layer: keras.layers.Layer, reason: str) -> NoReturn:
-    raise ValueError(
+    raise NotStepwiseError(
         "`network` must be made of recurrent layers, causal convolutions and layers of each step alone. Received: "
         f"layer {layer.name!r} of kind {type(layer).__name__}: {reason}"
     )
+
+
+def _refuse_kind(layer: keras.layers.Layer) -> NoReturn:
+    otherwise = "it is not known to compute each step from that step alone; use layers of Keras that do"
+    _refuse(layer, next((reason for kinds, reason in _REASONS.items() if isinstance(layer, kinds)), otherwise))
