@@ -43,8 +43,6 @@ def test_a_graph_cuts_texts_as_the_vocabulary_does(kind, given, other):
 def test_one_text_alone_is_refused_with_the_way_out():
     rows = TextRows({"vocabulary": VOCABULARY.get_config()})
     with pytest.raises(ValueError, match=r"^`x` must be a list of texts. Received: x=.ab., one text: give it as"):
-        ValueError, match=r"^`x` must be a list of texts. Received: x='ab', one text: give it as \[x\]$"
-    ):
         rows.codes("ab")
     assert rows.codes(["ab"]).shape == (1, 3, 1)
 
