@@ -17,6 +17,14 @@ def test_a_saved_model_takes_sequences_of_any_length(memory, tmp_path):
     # Compared with the model before it is published.
     tfvae.export.saved_model(model, tmp_path / "sequences")
     exported = tfvae.export.load(tmp_path / "sequences")
+    readme = " ".join((tmp_path / "sequences" / "README.md").read_text().split())
+    assert f"x has the shape [T, {C}]" in readme
+    assert "T is the number of steps, any from 1 on and the same for all sequences of a request" in readme
+    before = np.full_like(exported.initial_state(2), 0.5)
+    wrong = np.float32([[0] * C, [np.inf] * C])
+    outputs = exported._call("step", {"x_t": wrong, "state": before})
+    np.testing.assert_array_equal(outputs["state"][1], before[1])
+    assert np.isnan(outputs["score"]).tolist() == [False, True]
     for length in (1, 6, 20):
         x = np.random.default_rng(length).normal(size=(3, length, C)).astype(np.float32)
         x[0, length // 2 + 1 :] = np.nan

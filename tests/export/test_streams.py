@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+import tfvae
 from tests.models.test_streaming import C, T, series, series_vae, stepped, windows_of
 from tfvae import export
-from tfvae.export import endpoints, units, verification
+from tfvae.export import documents, endpoints, metadata, units, verification
 from tfvae.exportable import Signature
 
 OFFSET, SCALE = np.float32([10, -5]), np.float32([2, 4])
@@ -69,6 +70,30 @@ def test_a_wrong_value_leaves_the_state_of_its_row_as_it_was(models):
     assert stream.state is before
     with pytest.raises(ValueError, match=r"^`x_t` must be finite\. Received"):
         in_memory(models[False]).stream()([[np.nan, 0]])
+
+
+def test_a_readme_names_the_channels_of_a_series(models):
+    known = models[False]
+    series_of = tfvae.data.Series(["heat", "load*"], [0.0, 0.0], [1.0, 1.0], T)
+    model = tfvae.VAE(known.encoder, known.decoder, known.latent_dim, series=series_of)
+    ((template, fields),) = model.export_readme({})
+    assert template == "autoencoder.md"
+    assert "with the channels heat, load\\*, in this order" in fields["channels"]
+    assert model.export_tags == (*known.export_tags, "time-series")
+    axes = metadata._axes(known.export_signatures(), False, known.export_axes)
+    assert axes["x"] == axes["state"] == "example, step, channel"
+
+
+def test_the_prose_of_a_readme_is_broken_into_lines_and_nothing_else_is():
+    other = f"# {'long ' * 30}\n\n    code {'long ' * 30}\n\n| {'cell ' * 30} |\n| --- |\n\n- {'item ' * 30}\n"
+    assert documents._wrapped(other) == other
+    words = [f"word{index}" for index in range(60)]
+    text = documents._wrapped(f"{other}\n{' '.join(words[:50])}\n{' '.join(words[50:])}\n\nLast.\n")
+    assert text.startswith(other)
+    assert text.endswith("\n\nLast.\n")
+    lines = text[len(other) :].split("\n")[1:-3]
+    assert all(100 < len(line) <= 120 for line in lines[:-1])
+    assert " ".join(lines).split() == words
 
 
 def test_an_offset_for_each_step_leaves_only_the_units_of_the_model(models):

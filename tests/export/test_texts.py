@@ -10,6 +10,7 @@ from tests.helpers import texts
 from tests.helpers.texts import LATENT_DIM, TEXTS, VOCABULARY
 from tfvae import export
 from tfvae.data import Vocabulary
+from tfvae.export.text_rows import TextRows
 from tfvae.likelihoods import Missing, Normal
 from tfvae.models import text_inputs
 
@@ -37,6 +38,13 @@ def test_a_graph_cuts_texts_as_the_vocabulary_does(kind, given, other):
     with_unknown = Vocabulary.learn(given, kind, unknown=True)
     made = text_inputs.columns(with_unknown, 1).in_graph({"text": tf.constant([other])})
     np.testing.assert_array_equal(made, with_unknown.encode([other]))
+
+
+def test_one_text_alone_is_refused_with_the_way_out():
+    rows = TextRows({"vocabulary": VOCABULARY.get_config()})
+    with pytest.raises(ValueError, match=r"^`x` must be a list of texts. Received: x=.ab., one text: give it as"):
+        rows.codes("ab")
+    assert rows.codes(["ab"]).shape == (1, 3, 1)
 
 
 @pytest.fixture(scope="module")
@@ -68,6 +76,9 @@ def test_a_saved_model_takes_texts_of_any_length_and_gives_texts(model, tmp_path
     np.testing.assert_allclose(answer["elbo"][0], model.score(["ab"])["elbo"][0], rtol=1e-4)
     readme = (tmp_path / "texts" / "README.md").read_text()
     assert "text [B]" in readme
+    assert "T is the number of" in readme
+    assert "It has 6 steps, the `length` of the model, whatever T is" in " ".join(readme.split())
+    assert "or has a symbol that the vocabulary does not have, gets NaN" in " ".join(readme.split())
     assert "the columns" not in readme
     assert Vocabulary.from_config(loaded.metadata["vocabulary"]).symbols == VOCABULARY.symbols
     agreed = export.verify(model, saved_model=path, x=TEXTS, timed_calls=0)

@@ -7,6 +7,7 @@ import tensorflow as tf
 
 from tests.helpers.exports import Scaled, WithOp
 from tfvae import VAE, export, networks
+from tfvae.export.endpoints import Endpoints
 from tfvae.export.formats import tflite_refusals
 
 # What the converter says of an LSTM, without its notes.
@@ -101,6 +102,22 @@ def test_the_words_of_the_converter_are_shortened():
         "'tf.OtherReserve' op requires element_shape"
     )
     assert len(str(tflite_refusals.of_converter("x" * 20_000)).split("\n")[0]) < 400
+
+
+def test_a_loop_that_needs_a_batch_of_one_is_known_before_the_conversion():
+    def in_steps(x):
+        with tf.name_scope("mine"):
+            return tf.scan(lambda before, x_t: before + x_t, tf.transpose(x)[..., tf.newaxis])[-1]
+
+    named = {batch_size: Endpoints(WithOp(in_steps), batch_size).list_of_open_shape() for batch_size in (None, 1)}
+    assert named[1] is None
+    assert str(tflite_refusals.of_list(named[None])).startswith(
+        "TFLite runs the loop of a recurrent layer (in the layer 'mine/scan') only for a batch of 1 and a fixed number"
+    )
+    assert str(tflite_refusals.of_list("TensorArrayV2")).startswith(
+        "TFLite runs a loop over the steps only for a batch"
+    )
+    assert Endpoints(WithOp(tf.math.erf)).list_of_open_shape() is None
 
 
 def test_what_the_interpreter_cannot_calibrate_is_refused_in_two_lines(tmp_path, monkeypatch):

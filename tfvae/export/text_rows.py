@@ -66,7 +66,7 @@ class TextRows:
         """The codes [N, T, 1], float32, of texts, or of such themselves.
 
         Raises:
-            ValueError: x is one text alone, or a text is too long or has a symbol that is not in the vocabulary.
+            ValueError: x is one text, or a text is empty, too long, or has a symbol that is not in the vocabulary.
         """
         if isinstance(x, str):
             raise ValueError(f"`x` must be a list of texts. Received: x={checks.shown(x)}, one text: give it as [x]")

@@ -292,8 +292,8 @@ def _given(files: Mapping[str, Paths | None]) -> list[tuple[str, str | os.PathLi
         if argument not in formats.FORMATS:
             names = ", ".join(f"`{name}`" for name in formats.FORMATS)
             raise TypeError(
-                f"The keyword arguments must be {names}, each for the files of a format, `x`, or `timed_calls`, of which "
-                f"0 measures no latency. Received: {argument}={checks.shown(value)}"
+                f"The keyword arguments must be {names}, each for the files of a format, `x`, or `timed_calls`, of "
+                f"which 0 measures no latency. Received: {argument}={checks.shown(value)}"
             )
     given = []
     for argument in formats.FORMATS:

@@ -244,10 +244,10 @@ class AutoregressiveExport(StepByStep):
         if self.vocabulary is None:
             padding = "; NaN after the end of a shorter one is padding" if self.likelihood.allows_missing else ""
             any_length = (
-                f" T is the number of steps, any from 1 on and the same for all sequences of a request{padding}. Whatever "
-                f"T is, `sequence` has {self.length} steps, the `length` of the model."
+                f" T is the number of steps, any from 1 on and the same for all sequences of a request{padding}. "
+                f"Whatever T is, `sequence` has {self.length} steps, the `length` of the model."
             )
-            return [(template, {**fields, "event_shape": ["T", self.event_shape[1]], "shorter": any_length})]
+            return [(template, {**fields, "event_shape": f"[T, {self.event_shape[1]}]", "shorter": any_length})]
         fields |= {"kind": self.vocabulary.kind, "classes": self.vocabulary.num_classes, "length": self.length}
         return [("text.md", fields)]
 

@@ -151,10 +151,10 @@ class SequentialExport(StepDetection):
             signatures: see `AutoencoderExport.export_readme`.
         """
         (template, fields), *others = super().export_readme(signatures)
-        shape = ["T" if size is None else size for size in self.event_shape]
+        shape = ", ".join("T" if size is None else str(size) for size in self.event_shape)
         if self.event_shape[0] is None:
             fields = {**fields, "shorter": self._of_any_length}
-        return [(template, {**fields, "event_shape": shape}), *others]
+        return [(template, {**fields, "event_shape": f"[{shape}]"}), *others]
 
     @property
     def _of_any_length(self) -> str:
