@@ -219,6 +219,6 @@ def test_data_without_any_number_are_refused_before_a_training_and_a_column_with
         ValueError, match=r"`x` must hold at least one number to learn from\. Received: nothing but NaN"
     ):
         check(sequential(4, None), lk.Missing(lk.Normal("learned")), np.full([8, 4], np.nan))
-    likelihood = lk.Missing(lk.Columns([(lk.Normal("learned"), 3), (lk.Normal(), 1)]))
+    likelihood = lk.Missing(lk.Columns([(lk.Normal(), 3), (lk.Normal("learned"), 1)]))
     with warnings.catch_warnings(action="error"):
         check(sequential(4, None), likelihood, REAL * [1, 1, 1, np.nan])

@@ -12,10 +12,11 @@ from typing import Any
 from tfvae.cli.record import Warnings
 
 # Written by C++ before TensorFlow reads TF_CPP_MIN_LOG_LEVEL: lines of level INFO, the line that announces them, and
-# the search for a GPU where there is no driver (error 303).
+# the search for a GPU where there is no driver (error 303). And what the converter to TFLite says of the loop of a
+# recurrent layer, after which `tfvae.export.tflite` says, in a warning or an error, what becomes of it.
 _NOISE = re.compile(
     rb"I\d{4} |WARNING: All log messages before absl::InitializeLog|E\d{4} .* failed call to cuInit: .*\(303\)"
-    rb"|INFO: Created TensorFlow Lite XNNPACK delegate"
+    rb"|INFO: Created TensorFlow Lite XNNPACK delegate|loc\(.*TensorList|error: Lowering tensor list ops is failed"
 )
 
 
