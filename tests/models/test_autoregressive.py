@@ -91,8 +91,17 @@ def test_the_best_guess_follows_the_most_probable_code_and_ends(bigrams):
 def test_texts_are_taken_and_given_in_every_form(eager):
     codes = VOCABULARY.encode(TEXTS)
     expected = eager.encode(TEXTS)["loc"]
-    for given in (tuple(TEXTS), np.array(TEXTS), pd.Series(TEXTS), codes, tf.data.Dataset.from_tensors(codes)):
+    for given in (
+        tuple(TEXTS),
+        np.array(TEXTS),
+        np.array(TEXTS, "S"),
+        tf.constant(TEXTS),
+        pd.Series(TEXTS),
+        codes,
+        tf.data.Dataset.from_tensors(codes),
+    ):
         np.testing.assert_allclose(eager.encode(given)["loc"], expected, rtol=1e-6)
+    assert eager.reconstruct(tf.constant(TEXTS)) == eager.reconstruct(TEXTS)
     drawn = [eager.reconstruct(TEXTS, temperature=1.0, seed=seed) for seed in (1, 1, 2)]
     assert drawn[0] == drawn[1] != drawn[2]
     for made in (drawn[0], eager.generate(3, seed=0), eager.decode(np.zeros((2, LATENT_DIM)))):
@@ -223,6 +232,10 @@ def made(**arguments):
         (lambda: made().generate(0, length=2), "`n`"),
         (lambda: made().decode(np.zeros((1, 3)), length=2), "`z`"),
         (lambda: made().decode(np.zeros((1, 2)), length=2, temperature=-1), "`temperature`"),
+        (lambda: made().generate(2, length=2, temperature=1e-50), "`temperature` must be 0, .*1e-50"),
+        (lambda: made().score("ab"), "a list of str.*Received: 'ab'"),
+        (lambda: made().score(tf.data.Dataset.from_tensors(["ab"])), "a list of str"),
+        (lambda: made().encode(tf.data.Dataset.from_tensors(["ab"])), "a list of str"),
         (lambda: made().score(["abc"]), "'c' at index 0"),
         (lambda: made().score(np.full((1, 2, 1), 3.0)), "codes 0 to 2"),
         (lambda: made().score(np.zeros((1, 2))), r"`x` must have the shape \[N, T, 1\]"),

@@ -328,6 +328,16 @@ def test_steps_of_windows_are_where_the_training_had_them():
     assert windows_of(model, (6, 2, 0), 2) == (expected, [4, 4, 4])
 
 
+def test_a_model_without_a_transition_starts_with_a_small_kl():
+    keras.utils.set_random_seed(0)
+    model = tfvae.SequentialVAE(causal_encoder(), network([keras.Input((L,))], C), L)
+    steps = np.random.default_rng(0).normal(size=(20, 10, C)).astype(np.float32)
+    far = 10 * tf.random.stateless_normal([100, L], SEED)
+    # It does not depend on z, and is 1.
+    np.testing.assert_allclose(model.p_of(far)["scale"], 1.0, atol=1e-6)
+    assert model.score(steps, seed=0)["step_kl"].max() < 100
+
+
 def test_where_nothing_is_known_a_forecast_begins_with_the_prior(monkeypatch):
     model, x, of_steps, real = plain(), X.copy(), {}, particles.drawn
     x[1] = np.nan

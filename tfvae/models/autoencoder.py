@@ -359,7 +359,7 @@ class Autoencoder(StreamDetector, AutoencoderExport, VariationalModel):
             yield from batches(x, batch_size)
             return
         batch = None
-        for element in x:
+        for element in self.of_rows(x):
             batch = tf.nest.map_structure(checks.to_numpy, self.unpack(element)[0])
             self.check_data(batch, is_encoded_only)
             yield tf.nest.map_structure(lambda array: tf.cast(array, tf.float32), batch)

@@ -10,7 +10,7 @@ import tensorflow as tf
 from tfvae import checks, elbo
 from tfvae.data.vocabulary import Vocabulary, are_texts
 from tfvae.likelihoods import Categorical, Likelihood, Missing
-from tfvae.models import parts, steps, suitability
+from tfvae.models import parts, steps, suitability, text_inputs
 from tfvae.models.autoregressive_export import AutoregressiveExport
 from tfvae.models.vae import VAE
 from tfvae.objectives import Objective
@@ -110,6 +110,8 @@ class AutoregressiveVAE(AutoregressiveExport, VAE):  # type: ignore[misc]  # Som
 
     def of_rows(self, data: Any) -> Any:
         """Converts texts to codes [N, T, 1], if the model has a vocabulary: see `CheckingModel`."""
+        if self.vocabulary is not None:
+            data = text_inputs.listed(data)
         return data if self.vocabulary is None or not are_texts(data) else self.vocabulary.encode(list(data))
 
     def _build_where_known(self, encoder: keras.Model) -> None:

@@ -9,10 +9,13 @@ import tensorflow as tf
 
 from tfvae import checks, graphs, seeds
 from tfvae.data.vocabulary import Vocabulary, are_texts
-from tfvae.models import steps
+from tfvae.models import steps, text_inputs
 from tfvae.models.signatures import AutoencoderExport
 from tfvae.networks.stepwise import Stepwise
 from tfvae.training.batch import batches
+
+# By less than this, logits would not be finite in float32.
+_COLDEST = 1e-30
 
 
 class StepByStep(AutoencoderExport):
@@ -119,7 +122,7 @@ class StepByStep(AutoencoderExport):
         function = self._center if checks.number("temperature", temperature, 0) == 0 else self._draw
         z = np.concatenate([self._run(function, *each).numpy() for each in checked])
         made = self._drawn_sequences(z, temperature, length, _folded(state), batch_size)
-        return self._texts(made) if are_texts(x) else made
+        return self._texts(made) if are_texts(text_inputs.listed(x)) else made
 
     def _center(self, x: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
         return self.posterior.center(self._encode(x))
@@ -135,6 +138,11 @@ class StepByStep(AutoencoderExport):
     ) -> np.ndarray:
         """The sequences [N, length, C] of z, with NaN after the end."""
         temperature = checks.number("temperature", temperature, 0)
+        if 0 < temperature < _COLDEST:
+            raise ValueError(
+                f"`temperature` must be 0, for the best guess, or at least {_COLDEST:g}, because logits are divided "
+                f"by it in float32. Received: temperature={temperature:g}"
+            )
         length = self._checked_length(length)
         if temperature not in (0, 1) and not self.likelihood.takes_temperature:
             raise ValueError(

@@ -2,10 +2,12 @@
 
 import dataclasses
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
 
+from tfvae import checks
 from tfvae.data.vocabulary import PATTERNS, Vocabulary
 from tfvae.exportable import Arrays, NamedColumns, Signature
 from tfvae.numerics import is_number
@@ -52,6 +54,25 @@ def columns(vocabulary: Vocabulary, length: int) -> NamedColumns:
         + ("" if vocabulary.unknown else " or has a symbol that the vocabulary does not have"),
         resources=(table,),
     )
+
+
+def listed(data: Any) -> Any:
+    """Tensors and arrays of strings as lists of `str`, and other data as they are.
+
+    Raises:
+        ValueError: the data are a single text, or a dataset of texts.
+    """
+    is_dataset = isinstance(data, tf.data.Dataset)
+    specs = tf.nest.flatten(data.element_spec) if is_dataset else []
+    if isinstance(data, str | bytes) or any(getattr(spec, "dtype", None) == tf.string for spec in specs):
+        raise ValueError(
+            "Texts in the place of `x` must be a list of str; a dataset must hold codes, as vocabulary.encode makes "
+            f"them. Received: {checks.shown(data)}"
+        )
+    if isinstance(data, tf.Tensor) and data.dtype == tf.string:
+        data = data.numpy()
+    is_bytes = isinstance(data, np.ndarray) and data.ndim == 1 and data.size > 0 and isinstance(data[0], bytes)
+    return [text.decode() for text in data] if is_bytes else data
 
 
 def of_codes(signature: Signature, num_classes: int, named: NamedColumns | None = None) -> Signature:
