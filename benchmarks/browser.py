@@ -107,8 +107,7 @@ def ask(file: Path, inputs: Nested, accelerator: str) -> tuple[Nested, str]:
     questions = [
         {
             "signature": signature,
-            # As text, because JSON has no NaN.
-            "inputs": {name: {"shape": row.shape, "values": [*map(str, row.ravel())]} for name, row in arrays.items()},
+            "inputs": {name: {"shape": row.shape, "values": _as_texts(row)} for name, row in arrays.items()},
         }
         for signature, arrays in rows
     ]
@@ -124,6 +123,11 @@ def ask(file: Path, inputs: Nested, accelerator: str) -> tuple[Nested, str]:
     return {
         signature: {name: np.stack(rows) for name, rows in named.items()} for signature, named in outputs.items()
     }, said
+
+
+def _as_texts(row: np.ndarray) -> list[str]:
+    """The numbers of an array as JavaScript writes them, as texts, because JSON has no NaN and no infinity."""
+    return [str(value).replace("inf", "Infinity") for value in row.ravel()]
 
 
 def run(page: str, files: dict[str, bytes], accelerator: str) -> Any:

@@ -1,5 +1,8 @@
 """SavedModels of sequential models, which take sequences of any length."""
 
+import sys
+from pathlib import Path
+
 import keras
 import numpy as np
 import pytest
@@ -49,6 +52,26 @@ def test_what_is_generated_by_noise_is_the_model(tmp_path):
     error = 5 * np.sqrt(2 / 4000) * expected.std(axis=0)
     assert (np.abs(drawn.mean(axis=0) - expected.mean(axis=0)) < error).all()
     np.testing.assert_allclose(drawn.std(axis=0), expected.std(axis=0), rtol=5 / np.sqrt(4000))
+
+
+@pytest.mark.browser
+def test_a_stream_in_a_browser_answers_as_the_model_does_and_a_wrong_step_leaves_its_state(tmp_path):
+    sys.path.append(str(Path(__file__).parents[2] / "benchmarks"))
+    import browser
+
+    model = build(memory=True)
+    model.calibrate(X, false_alarm_rate=0.1)
+    file = tfvae.export.tflite(model, tmp_path / "one.tflite", batch_size=1, x=X)
+    inputs = {name: value[:3] for name, value in model.export_examples(X)["step"].items()}
+    expected = model.export_signatures()["step"].of_model(inputs)
+    inputs["x_t"] = inputs["x_t"].copy()
+    inputs["x_t"][2, 0] = np.inf
+    answers = browser.ask(file, {"step": inputs}, "wasm")[0]["step"]
+    for name, value in expected.items():
+        received = answers[name].reshape(value.shape)
+        np.testing.assert_allclose(received[:2], value[:2], rtol=1e-4, atol=1e-4, err_msg=name)
+        assert name == "state" or np.isnan(received[2]).all()
+    np.testing.assert_array_equal(answers["state"].reshape(inputs["state"].shape)[2], inputs["state"][2])
 
 
 def test_half_precision_is_exported_in_float32(dtype_policy, tmp_path):
