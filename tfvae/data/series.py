@@ -135,7 +135,7 @@ class Series:
             wrong = int(np.argmin(fits))
             raise ValueError(
                 f"`series` must have channels whose means and standard deviations fit in float32, {limits.tiny:.2g} to "
-                f"{limits.max:.2g}: bring it to another unit. Received: the channel {before.channels[wrong]!r}, from "
+                f"{limits.max:.2g}: change the unit of others. Received: the channel {before.channels[wrong]!r}, from "
                 f"{np.nanmin(values[:, wrong]):g} to {np.nanmax(values[:, wrong]):g}"
             )
         return cls(
