@@ -127,7 +127,7 @@ def test_windows_without_any_value_are_left_out():
         (
             SERIES * [1, 1e200],
             {},
-            "1.2e-38 to 3.4e+38: bring it to another unit. Received: the channel 'x1'",
+            "1.2e-38 to 3.4e+38: change the unit of others. Received: the channel 'x1'",
         ),
         (SERIES * [1, 1e-50], {}, "Received: the channel 'x1', from 0 to 1.8723e-46"),
         (np.where(SERIES > 50, np.inf, SERIES), {}, "`series` must"),

@@ -135,7 +135,7 @@ class Series:
             wrong = int(np.argmin(fits))
             raise ValueError(
                 f"`series` must have channels whose means and standard deviations fit in float32, {limits.tiny:.2g} to "
-                f"{limits.max:.2g}: bring it to another unit. Received: the channel {before.channels[wrong]!r}, from "
+                f"{limits.max:.2g}: change the unit of others. Received: the channel {before.channels[wrong]!r}, from "
                 f"{np.nanmin(values[:, wrong]):g} to {np.nanmax(values[:, wrong]):g}"
             )
         return cls(
@@ -230,10 +230,10 @@ class Series:
         )
         windows = np.array(x, np.float32).reshape([len(x), self.length, len(self.channels)])
         if np.isinf(windows).any():
-            window, _, place = (int(each[0]) for each in np.nonzero(np.isinf(windows)))
+            row, _, place = (int(each[0]) for each in np.nonzero(np.isinf(windows)))
             raise ValueError(
                 "`series` must hold values that fit in float32 in the units of the model. Received: one that does not, "
-                f"in the channel {self.channels[place]!r} of series {starts[window][0]!r}"
+                f"in the channel {self.channels[place]!r} of series {starts[row][0]!r}"
             )
         return Cut(windows, starts, np.array(first, int), np.array(counts, int), steps)
 
