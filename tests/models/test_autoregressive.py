@@ -260,3 +260,17 @@ def test_one_step_at_a_time_gives_what_all_steps_at_once_give(eager):
     ]
     np.testing.assert_array_equal(*made)
     assert len(np.unique(made[0])) > 1
+
+
+def test_a_decoder_without_states_generates():
+    z, before = keras.Input((LATENT_DIM,)), keras.Input((None, 1))
+    of_z = keras.layers.Reshape((1, 4))(keras.layers.Dense(4)(z))
+    both = keras.layers.Add()([keras.layers.Dense(4)(tfvae.networks.MissingMask()(before)), of_z])
+    decoder = keras.Model([z, before], keras.layers.Dense(1)(both))
+    found = steps.one_step_of(decoder)
+    point = tf.ones([2, LATENT_DIM])
+    made = [
+        steps.generated(decoder, each, point, 3, 1, lambda parameters, t: parameters, None) for each in (found, None)
+    ]
+    assert found is not None
+    np.testing.assert_allclose(*made, atol=1e-5)

@@ -51,7 +51,7 @@ class SequentialVAE(StepStreams):
         latent_dim: L, the dimension of z_t.
         transition: a Keras model from z_{t-1} [B, L], or with a memory from [z_{t-1}, h_{t-1}], to the features from
             which the parameters of p(z_t|z_{t-1}) are computed; None computes them from z_{t-1} (and h_{t-1}) itself,
-            and a scale that is made of them starts at 1, whatever they are.
+            with a scale that starts at 1 for all z_{t-1}.
         combiner: a Keras model from the list of z_{t-1} [B, L] and the features of the step [B, F], and h_{t-1} with a
             memory, to those from which the parameters of q(z_t|z_{t-1}, x) are computed. None: q(z_t|x).
         memory: a Keras cell, such as `keras.layers.GRUCell(32)`, of which h_t is the first state; None for none.
