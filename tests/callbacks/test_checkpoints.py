@@ -62,6 +62,7 @@ def test_checkpoints_are_written_as_often_as_asked(save_freq, steps_per_executio
     assert found == expected
 
 
+@pytest.mark.slow
 def test_only_as_many_are_kept_as_asked(x, known_model, tmp_path):
     model = known_model()
     model.fit(x, batch_size=4, epochs=3, callbacks=Checkpoints(tmp_path, save_freq=1, keep=2), verbose=0)

@@ -285,6 +285,7 @@ def test_a_run_that_diverges_says_so_and_keeps_its_history(in_empty, capsys):
     assert not (in_empty / "saved_models").exists()
 
 
+@pytest.mark.slow
 def test_what_follows_a_training_can_be_left_out(in_trained, tmp_path):
     shutil.copytree("runs/digits", tmp_path / "digits")
     for name in ("evaluation.txt", "history.png", "samples.png", "latent.png", "reconstructions.png"):

@@ -99,6 +99,7 @@ def test_a_tflite_file_needs_no_tensorflow(in_folder, file, x, run_new_python):
     assert output.splitlines()[-1] == "[]"
 
 
+@pytest.mark.slow
 def test_what_cannot_be_flagged_is_one_line(in_folder, file, x, capsys, exported_without):
     frame = pd.DataFrame(x, columns=NAMES)
     arguments = ["detect", "--output", "y.csv", "--input"]

@@ -56,6 +56,7 @@ def test_the_layout_of_an_array_does_not_matter(client, x):
         np.testing.assert_array_equal(client.encode(x)[name], value)
 
 
+@pytest.mark.slow
 def test_a_call_changes_neither_its_input_nor_an_earlier_answer(client):
     x = X[:5].copy()
     x.flags.writeable = False

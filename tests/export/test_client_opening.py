@@ -151,6 +151,7 @@ def test_a_vae_has_no_method_of_other_models(shared, name):
     assert "q(z|x)" in client.encode.__doc__
 
 
+@pytest.mark.slow
 def test_predict_is_the_signature_that_every_model_has(shared, tmp_path):
     client = shared.clients["tflite"]
     expected = client.run("serving_default", x=X)

@@ -149,6 +149,7 @@ def test_every_likelihood_agrees_with_keras(tmp_path, name):
     assert_agrees(export.load(export.onnx(model, tmp_path / "onnx")), model, rtol)
 
 
+@pytest.mark.slow
 def test_a_stream_goes_on_from_the_state_that_onnx_gives(tmp_path):
     model, data = series_vae(True), series()
     # Compared with the model before it is published.

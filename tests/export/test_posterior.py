@@ -143,6 +143,7 @@ def test_the_signatures_of_a_posterior_alone_are_of_its_draws(family):
         assert {info.tensor_shape.dim[0].size for info in signature.outputs.values()} == {-1}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rows", [1, 300])
 def test_a_draw_is_that_of_the_model_at_the_same_noise(family, rows):
     model, version, loaded = family

@@ -128,6 +128,7 @@ def tensor_of(graph, name, field=2):
     return next(tensor for tensor in graph.children(field) if tensor.string(0) == name)
 
 
+@pytest.mark.slow
 def test_the_model_is_named_and_described(labelled):
     root, _ = read(labelled)
     assert (root.string(0), root.string(2), root.string(7)) == ("model", tfvae.__version__, "1.0.0")

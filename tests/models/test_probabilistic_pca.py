@@ -75,6 +75,7 @@ def test_elbo_is_below_exact_log_likelihood_at_random_weights():
         assert elbo_with_standard_error(vae, x, num_samples=200)[0].mean() < exact - 1
 
 
+@pytest.mark.slow
 def test_elbo_is_below_exact_log_likelihood_after_training(trained):
     assert_is_lower_bound(*trained)
 

@@ -122,6 +122,7 @@ def by_joblib(model):
     return joblib.load(file)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "copied",
     [lambda model: pickle.loads(pickle.dumps(model)), copy.deepcopy, by_joblib],

@@ -173,6 +173,7 @@ def test_a_report_of_vectors_has_lines(tiny_vae, x, tmp_path):
     assert "Unusual examples" not in page.headings
 
 
+@pytest.mark.slow
 def test_a_report_of_a_table_has_columns_rows_and_reasons(tmp_path):
     model = table_rows.table_vae()
     rows = table_rows.frame(40, seed=2)

@@ -193,6 +193,7 @@ def test_what_a_kill_left_of_a_backup_is_removed(x, known_model, tmp_path):
     assert found == []
 
 
+@pytest.mark.slow
 def test_a_training_may_be_cut_again_before_it_is_where_it_was(trainee, tmp_path):
     train_cut(trainee(3), arrays, Cut(1, 7), Checkpoints(tmp_path, 3))
     trainee(3).scramble()
@@ -293,6 +294,7 @@ SHUFFLED = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["tf.data", pytest.param("PyDataset", marks=pytest.mark.slow), 'shuffle="batch"'])
 def test_an_order_that_starts_anew_gives_a_warning(kind, trainee, tmp_path, recwarn):
     train_cut(trainee(), SHUFFLED[kind], Cut(1, 1), Checkpoints(tmp_path))
