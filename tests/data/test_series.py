@@ -143,6 +143,11 @@ def test_detections_become_scores_of_steps_and_of_the_windows_that_end_with_them
     assert series.detected(outputs, cut, lower)["is_anomaly"].tolist() == [False] * 4 + [True, False]
     np.testing.assert_allclose(found["window_score"], [np.nan, np.nan, np.nan, 1, 8, 9])
     assert found["window_is_anomaly"].tolist() == [False] * 4 + [True, False]
+    # A step far off is an anomaly, and those that share its windows are not: to them it counts for 5 times 0.5 nats.
+    outputs = {**outputs, "score": [1.0, 503.0, 702.0], "contributions": 100 * contributions}
+    found = series.detected(outputs, cut, StepDecision(0.5, 10.0, limit))
+    assert found["is_anomaly"].tolist() == [False] * 4 + [True, False]
+    np.testing.assert_allclose(found["around"], [1, 3.25, np.nan, (1 + 5.5 + 4.5) / 3, 5, 4.5])
     table = series.frame(cut.steps, score=found["score"])
     assert list(table.columns) == ["when", "score"]
     pd.testing.assert_series_equal(table["when"], meters(6)["when"], check_dtype=False)

@@ -9,7 +9,7 @@ from tfvae import checks
 from tfvae.data import time_steps, timelines
 from tfvae.data.time_steps import Step, shown_step
 from tfvae.data.timelines import Timelines
-from tfvae.detection.step_decision import StepDecision
+from tfvae.detection.step_decision import MOST_AROUND, StepDecision, scale
 
 
 class Steps(NamedTuple):
@@ -285,24 +285,28 @@ class Series:
             return total / number.reshape(-1, *[1] * (total.ndim - 1))
 
     @staticmethod
-    def judged(outputs: Mapping[str, Any], cut: Cut) -> tuple[np.ndarray, np.ndarray]:
+    def judged(outputs: Mapping[str, Any], cut: Cut, own_scale: float | None = None) -> tuple[np.ndarray, np.ndarray]:
         """Merges what a model detects in windows into what it says of steps.
 
         contributions_t = mean over the windows that hold step t of what its channels add to their scores,
-        around_t = mean of the scores of these windows
+        around_t = mean of the scores of these windows, in which no step counts for more than 5 own_scale
 
         Args:
             outputs: what `model.detect(cut.x)` or an exported model returned.
             cut: the windows, from `windows`.
+            own_scale: that of a `StepDecision`; None means the standard deviation of these steps.
 
         Returns:
             contributions [S, C] and around [S], in nats above those of typical data, NaN for a step without any value.
         """
-        scores = np.asarray(outputs["score"])[:, np.newaxis]
+        has_no_value = np.isnan(cut.steps.values).all(axis=1)
         contributions = Series.by_step(outputs["contributions"], cut)
-        around = Series.by_step(np.broadcast_to(scores, cut.x.shape[:2]), cut)
-        for each in (contributions, around):
-            each[np.isnan(cut.steps.values).all(axis=1)] = np.nan
+        contributions[has_no_value] = np.nan
+        most = MOST_AROUND * (scale(contributions.sum(axis=1)) if own_scale is None else own_scale)
+        excess = np.maximum(np.asarray(outputs["contributions"]).sum(axis=2) - most, 0).sum(axis=1)
+        scores = np.asarray(outputs["score"]) - excess
+        around = Series.by_step(np.broadcast_to(scores[:, np.newaxis], cut.x.shape[:2]), cut)
+        around[has_no_value] = np.nan
         return contributions, around
 
     def detected(self, outputs: Mapping[str, Any], cut: Cut, decision: StepDecision) -> dict[str, np.ndarray]:
@@ -322,7 +326,7 @@ class Series:
             without any value. And `window_score` [S] and `window_is_anomaly`, bool [S], of the window that ends with a
             step: NaN and False where none does.
         """
-        contributions, around = self.judged(outputs, cut)
+        contributions, around = self.judged(outputs, cut, decision.own_scale)
         score = decision.score(contributions.sum(axis=1), around)
         window_score, window_is_anomaly = np.full(len(contributions), np.nan), np.zeros(len(contributions), bool)
         last = cut.first + cut.counts - 1

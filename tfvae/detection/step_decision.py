@@ -9,6 +9,9 @@ from tfvae.detection.thresholds import Threshold, threshold
 
 # The least standard deviation, in nats. What varies less, in a single window, is only rounded.
 _LEAST = 1e-3
+# In what is around others, a step counts for at most so many standard deviations. Otherwise one that is far off would
+# make anomalies of all steps that share a window with it.
+MOST_AROUND = 5.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -16,7 +19,7 @@ class StepDecision:
     """How a step is judged on two scales, each in standard deviations of held-out steps.
 
     own_t = mean over the windows that hold step t of what its channels add to their scores,
-    around_t = mean of the scores of these windows,
+    around_t = mean of the scores of these windows, in which no step counts for more than 5 own_scale,
     score_t = own_t / own_scale + around_t / around_scale
 
     One wrong step is seen in `own`; in `around`, small deviations of many steps add up. Both are in nats above those of
@@ -50,7 +53,7 @@ class StepDecision:
         """
         known = np.isfinite(own)
         own, around = own[known], around[known]
-        own_scale, around_scale = (max(float(nats.std()), _LEAST) if len(nats) else _LEAST for nats in (own, around))
+        own_scale, around_scale = scale(own), scale(around)
         return cls(own_scale, around_scale, threshold(_score(own, around, own_scale, around_scale), **rate))
 
     def score(self, own: np.ndarray, around: np.ndarray) -> np.ndarray:
@@ -65,6 +68,12 @@ class StepDecision:
     def to_dict(self) -> dict[str, Any]:
         """All fields, ready for JSON."""
         return dataclasses.asdict(self)
+
+
+def scale(nats: np.ndarray) -> float:
+    """The standard deviation of the nats of steps [S], of which NaN do not count."""
+    nats = nats[np.isfinite(nats)]
+    return max(float(nats.std()), _LEAST) if len(nats) else _LEAST
 
 
 def _score(own: np.ndarray, around: np.ndarray, own_scale: float, around_scale: float) -> np.ndarray:
