@@ -10,13 +10,13 @@ Reference: Han et al. 2022, ADBench: Anomaly Detection Benchmark.
 
 import argparse
 import importlib.util
-import json
 import time
 import warnings
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import numpy as np
+from records import resumed
 from scipy.stats import rankdata
 from sklearn.ensemble import IsolationForest
 from sklearn.metrics import average_precision_score, roc_auc_score
@@ -149,24 +149,14 @@ def main() -> None:
     if left_out:
         print(f"pyod is not installed, so these are left out: {', '.join(sorted(left_out))}")
         options.methods = [method for method in options.methods if method not in left_out]
-    done = {}
-    if options.output and options.output.exists():
-        done = {
-            (result["set"], result["method"], result["seed"]): result
-            for result in map(json.loads, options.output.read_text().splitlines())
-        }
-    results = []
-    for path in sorted(paths):
-        for method in options.methods:
-            for seed in range(options.seeds):
-                result = done.get((path.stem, method, seed))
-                if result is None:
-                    result = measure(path, method, seed)
-                    print(json.dumps(result), flush=True)
-                    if options.output:
-                        with options.output.open("a") as file:
-                            file.write(json.dumps(result) + "\n")
-                results.append(result)
+    files = {path.stem: path for path in sorted(paths)}
+    settings = (
+        {"set": name, "method": method, "seed": seed}
+        for name in files
+        for method in options.methods
+        for seed in range(options.seeds)
+    )
+    results = resumed(options.output, settings, lambda each: measure(files[each["set"]], each["method"], each["seed"]))
     print(table(results))
 
 

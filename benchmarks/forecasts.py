@@ -23,7 +23,6 @@ the differences of one step to the next, and its draws of whole futures are summ
 """
 
 import argparse
-import json
 import time
 import warnings
 from collections.abc import Callable, Iterable
@@ -32,6 +31,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
+from records import resumed
 
 LEVELS = (0.1, 0.5, 0.9)
 HELD_OUT = 0.25
@@ -295,24 +295,16 @@ def main() -> None:
     parser.add_argument("--output", type=Path, help="a .jsonl file to which results are added; those in it are kept")
     options = parser.parse_args()
     warnings.simplefilter("ignore")
-    done = {}
-    if options.output and options.output.exists():
-        done = {
-            (result["set"], result["method"], result["seed"]): result
-            for result in map(json.loads, options.output.read_text().splitlines())
-        }
-    results = []
-    for name, one in series().items():
-        for method in options.methods:
-            for seed in range(options.seeds):
-                result = done.get((name, method, seed))
-                if result is None:
-                    result = measure(name, one, method, seed)
-                    print(json.dumps(result), flush=True)
-                    if options.output:
-                        with options.output.open("a") as file:
-                            file.write(json.dumps(result) + "\n")
-                results.append(result)
+    found = series()
+    settings = (
+        {"set": name, "method": method, "seed": seed}
+        for name in found
+        for method in options.methods
+        for seed in range(options.seeds)
+    )
+    results = resumed(
+        options.output, settings, lambda each: measure(each["set"], found[each["set"]], each["method"], each["seed"])
+    )
     print(table(results))
 
 

@@ -4,7 +4,7 @@ import importlib.metadata
 import json
 import os
 import platform
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +38,30 @@ class Records:
         if self._path is not None:
             with open(self._path, "a") as file:
                 file.write("".join(json.dumps(row) + "\n" for row in rows))
+
+
+def resumed(
+    path: Path | None, settings: Iterable[dict[str, Any]], measure: Callable[..., dict[str, Any]]
+) -> list[dict]:
+    """The results of settings, in their order; those that are in a file are not measured again.
+
+    Args:
+        path: a file of one JSON object per line, to which new results are added; None for none.
+        settings: what identifies each result, by the names under which it is in the result.
+        measure: a function of a setting to its result, which holds the setting.
+    """
+    lines = path.read_text().splitlines() if path is not None and path.exists() else []
+    done, results = [json.loads(line) for line in lines], []
+    for setting in settings:
+        result = next((each for each in done if setting.items() <= each.items()), None)
+        if result is None:
+            result = measure(setting)
+            print(json.dumps(result), flush=True)
+            if path is not None:
+                with path.open("a") as file:
+                    file.write(json.dumps(result) + "\n")
+        results.append(result)
+    return results
 
 
 def processor() -> dict[str, Any]:

@@ -24,15 +24,17 @@ Detection.
 """
 
 import argparse
+import functools
 import importlib.util
-import json
 import time
 import warnings
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import series_sets
+from records import resumed
 from series_methods import METHODS, NEEDS
 from sklearn.metrics import average_precision_score
 
@@ -58,33 +60,18 @@ def parts(path: Path, learns_from_all: bool) -> tuple[np.ndarray, np.ndarray, np
     return x[is_training], x[~is_training], labels[~is_training]
 
 
-def measure(path: Path, method: str, seed: int, options: argparse.Namespace) -> dict[str, object]:
-    """One result: the measures and the seconds of a method on one series with one seed."""
-    train, test, labels = parts(path, options.learn_from_all)
+def measure(folder: Path, setting: dict[str, Any]) -> dict[str, Any]:
+    """One result: the measures and the seconds of a method on one series of a folder with one seed."""
+    path, method, length = folder / f"{setting['set']}.csv", setting["method"], setting["length"]
+    train, test, labels = parts(path, setting["learns_from_all"])
     start = time.perf_counter()
-    scores = METHODS[method](train, test, options.length, seed)
+    scores = METHODS[method](train, test, length, setting["seed"])
     seconds = time.perf_counter() - start
     if scores.shape != labels.shape or not np.isfinite(scores).all():
         raise ValueError(f"{method} must give a finite score for each step of {path}.")
-    precision, rates = volumes(labels, scores, options.length)
-    return {
-        **setting(path, method, seed, options),
-        "vus_pr": precision,
-        "vus_roc": rates,
-        "ap": float(average_precision_score(labels, scores)),
-        "seconds": round(seconds, 2),
-    }
-
-
-def setting(path: Path, method: str, seed: int, options: argparse.Namespace) -> dict[str, object]:
-    """What a result is of."""
-    return {
-        "set": path.stem,
-        "method": method,
-        "seed": seed,
-        "length": options.length,
-        "learns_from_all": options.learn_from_all,
-    }
+    precision, rates = volumes(labels, scores, length)
+    ap = float(average_precision_score(labels, scores))
+    return {**setting, "vus_pr": precision, "vus_roc": rates, "ap": ap, "seconds": round(seconds, 2)}
 
 
 def kind_of(name: str) -> str:
@@ -159,23 +146,20 @@ def main() -> None:
     if options.folder is None:
         parser.error("a folder of series is needed, or --made or --aeon")
     warnings.simplefilter("ignore")
-    done = []
-    if options.output and options.output.exists():
-        done = [json.loads(line) for line in options.output.read_text().splitlines()]
-    results = []
     methods = _available(options.methods)
-    for path in sorted(options.folder.glob("*.csv")):
-        for method in methods:
-            for seed in range(options.seeds):
-                wanted = setting(path, method, seed, options)
-                result = next((result for result in done if wanted.items() <= result.items()), None)
-                if result is None:
-                    result = measure(path, method, seed, options)
-                    print(json.dumps(result), flush=True)
-                    if options.output:
-                        with options.output.open("a") as file:
-                            file.write(json.dumps(result) + "\n")
-                results.append(result)
+    settings = (
+        {
+            "set": path.stem,
+            "method": method,
+            "seed": seed,
+            "length": options.length,
+            "learns_from_all": options.learn_from_all,
+        }
+        for path in sorted(options.folder.glob("*.csv"))
+        for method in methods
+        for seed in range(options.seeds)
+    )
+    results = resumed(options.output, settings, functools.partial(measure, options.folder))
     print(table(results))
 
 

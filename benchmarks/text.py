@@ -21,7 +21,6 @@ all bits are exact. Results are added to PATH, one line of JSON each, and what i
 """
 
 import argparse
-import json
 import time
 from pathlib import Path
 from pydoc_data import topics
@@ -29,6 +28,7 @@ from typing import Any
 
 import keras
 import numpy as np
+from records import resumed
 
 import tfvae
 from tfvae.data import Vocabulary
@@ -207,21 +207,12 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=30)
     parser.add_argument("--output", type=Path, help="a .jsonl file to which results are added; those in it are kept")
     options = parser.parse_args()
-    done = {}
-    if options.output and options.output.exists():
-        lines = map(json.loads, options.output.read_text().splitlines())
-        done = {(each["texts"], each["method"], each["epochs"]): each for each in lines}
-    results = []
-    for name in options.texts:
-        for method in options.methods:
-            result = done.get((name, method, options.epochs))
-            if result is None:
-                result = measure(name, method, options.epochs)
-                print(json.dumps(result), flush=True)
-                if options.output:
-                    with options.output.open("a") as file:
-                        file.write(json.dumps(result) + "\n")
-            results.append(result)
+    settings = (
+        {"texts": name, "method": method, "epochs": options.epochs}
+        for name in options.texts
+        for method in options.methods
+    )
+    results = resumed(options.output, settings, lambda each: measure(each["texts"], each["method"], each["epochs"]))
     print(table(results))
 
 

@@ -397,5 +397,4 @@ def test_export_changes_the_threshold_without_a_training(in_trained, tmp_path, f
     assert threshold == after.decision.threshold.to_dict()
     assert threshold["method"] == {"threshold": "given"}.get(flag, flag)
     assert (threshold["value"] if flag == "threshold" else threshold["rate"]) == value
-    # And what comes after has it too.
     commands.main(["verify", str(tmp_path / "digits"), "--saved_model", str(folder), "--latency", "false"])

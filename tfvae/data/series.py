@@ -9,7 +9,7 @@ from tfvae import checks
 from tfvae.data import time_steps, timelines
 from tfvae.data.time_steps import Step, shown_step
 from tfvae.data.timelines import Timelines
-from tfvae.detection.step_decision import MOST_AROUND, StepDecision, scale
+from tfvae.detection.step_decision import MOST_AROUND, StepDecision, deviation
 
 
 class Steps(NamedTuple):
@@ -302,7 +302,7 @@ class Series:
         has_no_value = np.isnan(cut.steps.values).all(axis=1)
         contributions = Series.by_step(outputs["contributions"], cut)
         contributions[has_no_value] = np.nan
-        most = MOST_AROUND * (scale(contributions.sum(axis=1)) if own_scale is None else own_scale)
+        most = MOST_AROUND * (deviation(contributions.sum(axis=1)) if own_scale is None else own_scale)
         excess = np.maximum(np.asarray(outputs["contributions"]).sum(axis=2) - most, 0).sum(axis=1)
         scores = np.asarray(outputs["score"]) - excess
         around = Series.by_step(np.broadcast_to(scores[:, np.newaxis], cut.x.shape[:2]), cut)

@@ -53,7 +53,7 @@ class StepDecision:
         """
         known = np.isfinite(own)
         own, around = own[known], around[known]
-        own_scale, around_scale = scale(own), scale(around)
+        own_scale, around_scale = deviation(own), deviation(around)
         return cls(own_scale, around_scale, threshold(_score(own, around, own_scale, around_scale), **rate))
 
     def score(self, own: np.ndarray, around: np.ndarray) -> np.ndarray:
@@ -70,7 +70,7 @@ class StepDecision:
         return dataclasses.asdict(self)
 
 
-def scale(nats: np.ndarray) -> float:
+def deviation(nats: np.ndarray) -> float:
     """The standard deviation of the nats of steps [S], of which NaN do not count."""
     nats = nats[np.isfinite(nats)]
     return max(float(nats.std()), _LEAST) if len(nats) else _LEAST
