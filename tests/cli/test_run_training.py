@@ -200,7 +200,6 @@ class Diverge(keras.callbacks.Callback):
             self.model.trainable_variables[0].assign(self.model.trainable_variables[0] * np.nan)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("cut", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_a_run_that_diverges_keeps_its_history_and_its_best_model(cut, train, train_cut, refused, folder, after):
     if cut:

@@ -208,7 +208,7 @@ def test_a_training_that_has_ended_goes_on_with_more_epochs(trainee, tmp_path):
     assert assert_ends_the_same(trainee(), arrays, Checkpoints(tmp_path)) == [2]
 
 
-# The default test in distribute/test_kills.py resumes in other processes.
+# Tests in distribute/test_kills.py, which are slow too, resume in other processes.
 @pytest.mark.slow
 def test_another_model_of_another_seed_goes_on(trainee, tmp_path):
     train_cut(trainee(), arrays, Cut(1, 5), Checkpoints(tmp_path, 2))
@@ -384,7 +384,7 @@ for value, other in zip(model.get_weights(), expected.get_weights(), strict=True
 """
 
 
-# A default test in distribute/test_kills.py resumes two workers.
+# Tests in distribute/test_kills.py, which are slow too, resume two workers.
 @pytest.mark.slow
 @pytest.mark.parametrize("steps_per_execution", [3, 1])
 def test_a_training_of_two_replicas_goes_on(steps_per_execution, run_python, tmp_path):
