@@ -103,6 +103,7 @@ def kl_per_dimension(
         ValueError: an argument is invalid.
     """
     check_model(model, but=SemiSupervisedVAE)
+    model.check_defined("kl", "`kl_per_dimension`")
     num_samples = checks.positive_integer("num_samples", num_samples)
     batches = seeded(model, x, batch_size, seed)
     return np.concatenate([_kl(model, *batch, num_samples) for batch in batches]).mean(axis=0, dtype=float)
@@ -134,6 +135,7 @@ def rate_distortion(
     Reference: Alemi et al. 2018, Fixing a Broken ELBO.
     """
     check_model(model, HierarchicalVAE)
+    model.check_defined("elbo", "`rate_distortion`")
     num_samples = checks.positive_integer("num_samples", num_samples)
     of_examples = rates_and_distortions(model, x, num_samples, batch_size, seed)
     return RateDistortion(*(float(values.mean()) for values in of_examples))
