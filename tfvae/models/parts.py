@@ -16,14 +16,13 @@ from tfvae.priors import Prior
 
 # Why a model lacks a number, and what to do.
 _POINT = (
-    "q(z|x) is a point, without a density. Judge the model by its reconstruction_log_likelihood, fit a prior to the "
-    "encodings with tfvae.samplers.fit to generate, estimate log p(x) without q(z|x) by "
-    "tfvae.evaluation.annealed_importance_sampling, or take a posterior with a density, such as DiagonalNormal(). "
-    "Received: a {} posterior"
+    "q(z|x) is a point with {}, without a density. Judge the model by its reconstruction_log_likelihood, fit a prior "
+    "to the encodings with tfvae.samplers.fit to generate, estimate log p(x) without q(z|x) by "
+    "tfvae.evaluation.annealed_importance_sampling, or take a posterior with a density, such as DiagonalNormal()."
 )
 _NOT_OF_X = (
-    "its likelihood is of features of x, not of x. Judge the model by its reconstruction_log_likelihood and its "
-    "samples, or take a likelihood of x. Received: a {} likelihood"
+    "{} is a likelihood of features of x, not of x. Judge the model by its reconstruction_log_likelihood and its "
+    "samples, or take a likelihood of x."
 )
 
 

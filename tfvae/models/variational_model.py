@@ -98,7 +98,7 @@ class VariationalModel(Trainer):
         why = self.undefined.get(number)
         if why is not None:
             needed = "a lower bound on log p(x)" if number == "elbo" else "KL(q(z|x) || p(z))"
-            raise ValueError(f"{what} needs {needed}, which this model does not have: {why}")
+            raise ValueError(f"{what} needs {needed}, which this model does not have: {why} Received: {self!r}")
 
     @property
     def metrics(self) -> list[keras.metrics.Metric]:
