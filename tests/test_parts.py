@@ -102,8 +102,9 @@ CASES = [
     (objectives.BetaTCVAE, {"num_samples": 3, "num_examples": 32, "beta": 2.0}),
     (objectives.DIPVAE, {"num_samples": 3, "off_diagonal": 1.0, "diagonal": 2.0, "covariance": "means"}),
     (objectives.DIPVAE, {"num_samples": 3, "off_diagonal": 1.0, "diagonal": 2.0, "covariance": "draws"}),
-    (objectives.MMD, {"num_samples": 3, "mmd_weight": 5.0, "kl_weight": 0.5}),
-    (objectives.MMD, {"num_samples": 3, "mmd_weight": 5.0, "kl_weight": 0.0}),
+    (objectives.MMD, {"num_samples": 3, "mmd_weight": 5.0, "kl_weight": 0.5, "kernel": "gaussian"}),
+    (objectives.MMD, {"num_samples": 3, "mmd_weight": 5.0, "kl_weight": 0.0, "kernel": "inverse_multiquadratic"}),
+    (objectives.RAE, {"num_samples": 3, "beta": 0.5}),
 ]
 
 # The partner of a part whose z has another support than the default's.
