@@ -32,6 +32,13 @@ def configuration(likelihood):
     return configuration
 
 
+def features():
+    """The configuration of a network that makes features of x, as it is in a file: with lists, and no tuples."""
+    network = keras.Sequential([keras.Input((3, 2)), keras.layers.Flatten(), keras.layers.Dense(3, name="features")])
+    network.trainable = False
+    return json.loads(json.dumps(keras.saving.serialize_keras_object(network)))
+
+
 # Each part with arguments that are not the defaults; the other slots of every model made here have the defaults.
 CASES = [
     (posteriors.DiagonalNormal, {"latent_dim": 2}),
@@ -81,6 +88,10 @@ CASES = [
                 [configuration(likelihoods.Categorical(2)), 1],
             ]
         },
+    ),
+    (
+        likelihoods.Perceptual,
+        {"network": features(), "scale": 0.5, "likelihood": configuration(likelihoods.Normal("learned"))},
     ),
     (likelihoods.Missing, {"likelihood": configuration(likelihoods.Normal("optimal")), "fill": True}),
     (objectives.ELBO, {"beta": 4.0, "num_samples": 3, "analytic_kl": False}),

@@ -202,9 +202,10 @@ def test_what_needs_no_density_takes_a_point_and_is_warmed_up(objective):
     sampling = elbo.Sampling(num_samples=1, seed=tf.constant([1, 2]))
     terms = elbo.estimate(point, PRIOR, lambda z: -tf.reduce_sum(z**2, axis=-1), sampling)
     np.testing.assert_array_equal(terms.z, LOC[np.newaxis])
-    assert terms.kl is None and terms.log_posterior is None
+    assert terms.kl is None
+    assert terms.log_posterior is None
     for number in ("elbo", "log_weights"):
-        with pytest.raises(ValueError, match="`posterior` must have a density for the .*Received: "):
+        with pytest.raises(ValueError, match=r"`posterior` must have a density for the .*Received: "):
             getattr(terms, number)
     log_likelihood = -np.sum(LOC**2, axis=1)
     whole, half = (objective(objective.tempered(terms, tf.constant(weight))) for weight in (1.0, 0.5))

@@ -14,6 +14,7 @@ from tfvae.likelihoods.likelihood import Likelihood
 from tfvae.likelihoods.location_scale import LocationScale
 from tfvae.likelihoods.missing import Missing
 from tfvae.likelihoods.normal import Normal
+from tfvae.likelihoods.perceptual import Perceptual
 
 __all__ = [
     "Bernoulli",
@@ -28,6 +29,7 @@ __all__ = [
     "Missing",
     "NegativeBinomial",
     "Normal",
+    "Perceptual",
     "Poisson",
     "StudentT",
     "ZeroInflatedNegativeBinomial",

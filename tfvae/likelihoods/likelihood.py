@@ -306,6 +306,8 @@ def likelihood_of(value: Any, argument: str) -> Likelihood:
         value = keras.saving.deserialize_keras_object(value)
     if not isinstance(value, Likelihood):
         raise ValueError(f"`{argument}` must be a Likelihood. Received: {argument}={checks.shown(value)}")
+    if not value.is_of_x:
+        raise ValueError(f"`{argument}` must be a likelihood of x. Received: {argument}={checks.shown(value)}")
     return value
 
 

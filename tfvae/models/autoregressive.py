@@ -90,6 +90,7 @@ class AutoregressiveVAE(AutoregressiveExport, VAE):  # type: ignore[misc]  # Som
         super().__init__(
             encoder, decoder, latent_dim, posterior, prior, likelihood, objective, table=None, **keras_kwargs
         )
+        parts.check_bound(self, likelihood=self.likelihood)
         self.takes_units = vocabulary is None
         if isinstance(self.likelihood, Missing) and self.likelihood.fill:
             raise ValueError(

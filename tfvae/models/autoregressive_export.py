@@ -53,7 +53,7 @@ class AutoregressiveExport(StepByStep):
         )
         uniform = tf.TensorSpec([None, self.length, *self.likelihood.noise_shape((channels,))], tf.float32, "uniform")
         elements = self.length * channels
-        terms = {"elbo": elements, "reconstruction_log_likelihood": elements, "kl": self._z_dim}
+        terms = self._defined({"elbo": elements, "reconstruction_log_likelihood": elements, "kl": self._z_dim})
         # The shortest text, because JSON has no NaN for padding.
         row = np.zeros((self.length, channels)).tolist() if self.vocabulary is None else [[1.0], [0.0]]
         signatures = {
@@ -82,8 +82,8 @@ class AutoregressiveExport(StepByStep):
                 lambda x, epsilon: self.score(x, epsilon),
                 terms,
                 request={"x": row, "epsilon": np.zeros(self._z_dim).tolist()},
-                meaning="the ELBO, its terms and log p(x_t|x_<t, z) of each step in nats, at z drawn from q(z|x) by "
-                "noise epsilon from N(0, I)",
+                meaning=f"{self._scores_in_words}, and log p(x_t|x_<t, z) of each step, in nats, at z drawn from "
+                "q(z|x) by noise epsilon from N(0, I)",
             ),
             "serving_default": Signature(
                 self._reconstruct_and_score,

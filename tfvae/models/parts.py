@@ -148,21 +148,6 @@ def check_densities(posterior: Posterior, prior: Prior | Posterior, objective: O
         )
 
 
-def check_has_density(name: str, posterior: Posterior, model: keras.Model) -> None:
-    """Raises ValueError for a posterior that is a point, in a model all of whose objectives need log q(z|x).
-
-    Args:
-        name: the argument's name.
-        posterior: the posterior.
-        model: the model.
-    """
-    if not posterior.has_density:
-        raise ValueError(
-            f"`{name}` must have a density in a {type(model).__name__}; tfvae.VAE and tfvae.ConditionalVAE take a "
-            f"point. Received: {checks.shown(posterior)}"
-        )
-
-
 def undefined(posterior: Posterior | None, likelihood: Likelihood | None) -> dict[str, str]:
     """Which of the numbers `elbo` and `kl` a model of such parts does not have, each with the reason.
 
@@ -170,12 +155,32 @@ def undefined(posterior: Posterior | None, likelihood: Likelihood | None) -> dic
         posterior: q(z|x); None if it has a density.
         likelihood: p(x|z); None if it is a density of x.
     """
-    found = {}
-    if likelihood is not None and not likelihood.is_of_x:
-        found["elbo"] = _NOT_OF_X.format(type(likelihood).__name__)
+    found: dict[str, str] = {}
     if posterior is not None and not posterior.has_density:
         found |= dict.fromkeys(("elbo", "kl"), _POINT.format(type(posterior).__name__))
+    # Last, because without a likelihood of x there is no log p(x) at all.
+    if likelihood is not None and not likelihood.is_of_x:
+        found["elbo"] = _NOT_OF_X.format(type(likelihood).__name__)
     return found
+
+
+def check_bound(
+    model: keras.Model, *, posterior: Posterior | None = None, likelihood: Likelihood | None = None
+) -> None:
+    """Raises ValueError for a part that would leave a model without a bound, which the model cannot be without.
+
+    Args:
+        model: the model.
+        posterior: see `undefined`.
+        likelihood: see `undefined`.
+    """
+    why = undefined(posterior, likelihood)
+    if why:
+        name, part = ("posterior", posterior) if "kl" in why else ("likelihood", likelihood)
+        raise ValueError(
+            f"`{name}` must leave a {type(model).__name__} its lower bound on log p(x), without which there are only "
+            f"tfvae.VAE and its like: {why['elbo']} Received: {checks.shown(part)}"
+        )
 
 
 def refuse_prior_of_encoder(model: keras.Model) -> None:

@@ -72,7 +72,6 @@ class AutoencoderExport(Exportable, keras.Model):
         given = tuple(_spec(name, shape) for name, shape in self._given_shapes.items())
         elements = math.prod(self.event_shape)
         terms = self._defined({"elbo": elements, "reconstruction_log_likelihood": elements, "kl": self._epsilon_dim})
-        scores = "the ELBO and its terms" if self.has_bound else " and ".join(self._defined(_TERMS).values())
         zeros = {spec.name: np.zeros(spec.shape[1:]).tolist() for spec in (spec_of_x, epsilon, *given)}
         row = {name: value for name, value in zeros.items() if name != "epsilon"}
         signatures = {
@@ -107,7 +106,7 @@ class AutoencoderExport(Exportable, keras.Model):
                 lambda epsilon, **data: self.score(_data(data), epsilon),
                 terms,
                 request=zeros,
-                meaning=f"{scores} in nats, at z drawn from q(z|x) by noise epsilon from N(0, I)",
+                meaning=f"{self._scores_in_words} in nats, at z drawn from q(z|x) by noise epsilon from N(0, I)",
             ),
             "serving_default": Signature(
                 lambda *data: self._reconstruct_and_score(self._together(*data)),
@@ -337,6 +336,10 @@ class AutoencoderExport(Exportable, keras.Model):
     def _defined(self, of_names: Mapping[str, Any]) -> dict[str, Any]:
         """The entries of a mapping by names of outputs, without those of numbers that the model does not have."""
         return {name: value for name, value in of_names.items() if name not in self.undefined}
+
+    @property
+    def _scores_in_words(self) -> str:
+        return "the ELBO and its terms" if self.has_bound else " and ".join(self._defined(_TERMS).values())
 
     def _together(self, x: tf.Tensor, *given: tf.Tensor) -> Any:
         """Combines the inputs of a signature into data in the form that `elbo_terms` takes."""
