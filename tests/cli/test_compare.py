@@ -67,6 +67,20 @@ def test_seeds_are_one_row_with_the_standard_error_of_the_mean(run, capsys, tmp_
     assert table["rows"][0]["figures"]["elbo"]["standard_error"] is None
 
 
+def test_runs_without_a_bound_come_after_those_with_one_by_what_they_have(run, capsys):
+    figures = {"examples": 20, "held_out": "a", "active_units": 4}
+    for name, value in (("worse", -9.0), ("better", -2.0)):
+        found = {"mean": value, "standard_error": 0.1}
+        folder = run(name, latent_dim=len(name))
+        record.add(folder, evaluation={**figures, "reconstruction_log_likelihood": found})
+        (folder / "history.csv").write_text("epoch,loss,val_loss\r\n0,1,1\r\n1,1,1\r\n")
+    run("bound", -10.0)
+    header, *rows = compare(capsys).splitlines()[1:5]
+    assert "log p(x|z)" in header
+    assert [row.split()[0] for row in rows] == ["runs/bound", "runs/better", "runs/worse"]
+    assert [row.split()[2] for row in rows] == ["-10.000", "-2.000", "-9.000"]
+
+
 def test_runs_on_other_data_are_in_tables_of_their_own(run, capsys):
     run("a", -10.0)
     run("b", -5.0, seed=1, held_out="b")
