@@ -53,7 +53,7 @@ def evaluate(
     seed: flags.Seed = 0,
     allow_import: flags.Modules = (),
 ) -> None:
-    """Prints the held-out ELBO, log-likelihood and KL divergence of a trained model.
+    """Prints the held-out ELBO, log-likelihood and KL divergence of a trained model, as far as it has them.
 
     Args:
         run: the folder of the run.

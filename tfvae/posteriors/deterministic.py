@@ -11,10 +11,10 @@ tfd = tfp.distributions
 
 @keras.saving.register_keras_serializable(PACKAGE)
 class Deterministic(Posterior):
-    """The posterior that is a point: z = loc(x), linear in the features, for `WassersteinMMD`-like objectives.
+    """The posterior that is a point: z = loc(x), linear in the features, for the objectives `MMD` and `RAE`.
 
-    It has no density. So a model with it has no KL divergence, no lower bound on log p(x) and no importance weights:
-    see `tfvae.models.variational_model.VariationalModel.undefined`.
+    It has no density, so a model with it has no KL divergence, no lower bound on log p(x) and no importance weights:
+    see `tfvae.VAE.undefined`.
 
     Args:
         latent_dim: L, or None to take the model's.
@@ -26,6 +26,7 @@ class Deterministic(Posterior):
 
     has_density = False
     has_log_prob = False
+    is_fast_by_xla = True
 
     def build(self, input_shape: tuple[int | None, int]) -> None:
         """Creates the head for features [B, F]."""

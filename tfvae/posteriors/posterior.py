@@ -28,8 +28,8 @@ class Posterior(keras.layers.Layer, abc.ABC):
             unit scale but does not decorrelate it.
         has_density: whether q(z|x) has a density. If it is a point, `distribution` is a `tfd.VectorDeterministic`.
         has_log_prob: whether log q(z|x) can be evaluated at any z, and not only at draws of q(z|x).
-        is_fast_by_xla: whether it draws by `tfvae.distributions.normal.Normal`, which is fast under XLA; with other
-            draws `fit` uses XLA only where `compile` asks for it.
+        is_fast_by_xla: whether it draws by `tfvae.distributions.normal.Normal`, which is fast under XLA, or not at all;
+            with other draws `fit` uses XLA only where `compile` asks for it.
     """
 
     support = "real"
