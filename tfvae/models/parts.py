@@ -176,9 +176,10 @@ def check_bound(
     """
     why = undefined(posterior, likelihood)
     if why:
+        kind = type(model).__name__
         name, part = ("posterior", posterior) if "kl" in why else ("likelihood", likelihood)
         raise ValueError(
-            f"`{name}` must leave a {type(model).__name__} its lower bound on log p(x), without which there are only "
+            f"`{name}` must leave {_article(kind)} {kind} its lower bound on log p(x), without which there are only "
             f"tfvae.VAE and its like: {why['elbo']} Received: {checks.shown(part)}"
         )
 
