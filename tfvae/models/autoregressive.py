@@ -155,6 +155,7 @@ class AutoregressiveVAE(AutoregressiveExport, VAE):  # type: ignore[misc]  # Som
             (self.likelihood, (None, parameters.shape[-1])),
         ):
             parts.build(part, shape)
+        self._build_critic()
         # Set through __dict__, because Keras would save the decoder a second time.
         self.__dict__["_one_step"] = steps.one_step_of(self.decoder)
         self.event_shape = event_shape

@@ -60,6 +60,7 @@ class VAE(TableExport, autoencoder.Autoencoder):
     """
 
     _PARTS: ClassVar[tuple[str, ...]] = ("encoder", "decoder", "posterior", "prior", "likelihood", "objective")
+    _draws_z = True
     # Further inputs of the networks, with their shape for one example: none, or the condition of a conditional model.
     _condition_shapes: ClassVar[dict[str, tuple[int, ...]]] = {}
     _prior_kinds: ClassVar[tuple[type, ...]] = (Prior,)
@@ -172,6 +173,7 @@ class VAE(TableExport, autoencoder.Autoencoder):
             (self.likelihood, parameters.shape),
         ):
             parts.build(part, shape)
+        self._build_critic()
         self.event_shape = event_shape
 
     def call(self, x: tf.Tensor, training: bool = False) -> tf.Tensor:
@@ -291,6 +293,18 @@ class VAE(TableExport, autoencoder.Autoencoder):
     def posterior_variables(self) -> list[Any]:
         """The trainable variables of the encoder and of the posterior."""
         return [*self.encoder.trainable_variables, *self.posterior.trainable_variables]
+
+    def _build_critic(self) -> None:
+        """Builds the objective's critic, if it has one, and its optimizer."""
+        if self.critic is not None:
+            if getattr(self.critic_optimizer, "inner_optimizer", self.critic_optimizer).built:
+                raise ValueError(
+                    "`objective` must have an optimizer that nothing else has, neither another model nor `compile`: "
+                    f"make a new objective for each model. Received: objective={checks.shown(self.objective)}"
+                )
+            parts.build_critic(self.critic, self.latent_dim)
+            # At once, so that every file has its state.
+            self.critic_optimizer.build(self.critic.trainable_variables)
 
     def _completed(self, x: Any) -> Any:
         """Adds to the data whatever the networks take that must be inferred from x, such as a label, only once."""

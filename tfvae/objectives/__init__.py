@@ -3,6 +3,7 @@
 An objective is immutable: training compiles it into a graph, where a later change would have no effect.
 """
 
+from tfvae.objectives.adversarial import Adversarial, CriticObjective, FactorVAE
 from tfvae.objectives.aggregate import DIPVAE, MMD, BetaTCVAE
 from tfvae.objectives.elbo import ELBO, Capacity, FreeBits
 from tfvae.objectives.importance_weighted import CIWAE, IWAE, MIWAE, PIWAE, Renyi
@@ -16,8 +17,11 @@ __all__ = [
     "MIWAE",
     "MMD",
     "PIWAE",
+    "Adversarial",
     "BetaTCVAE",
     "Capacity",
+    "CriticObjective",
+    "FactorVAE",
     "FreeBits",
     "Objective",
     "Renyi",

@@ -12,7 +12,7 @@ import tensorflow as tf
 
 from tfvae import checks
 from tfvae.elbo import ElboTerms
-from tfvae.objectives.objective import PACKAGE, Objective
+from tfvae.objectives.objective import PACKAGE, Objective, draws_of
 
 
 @keras.saving.register_keras_serializable(PACKAGE)
@@ -50,7 +50,7 @@ class BetaTCVAE(Objective):
 
     def __call__(self, terms: ElboTerms) -> tf.Tensor:
         """Evaluates the bound [B], in nats per example."""
-        z, q = _draws(self, terms), terms.independent("posterior")
+        z, q = draws_of(self, terms), terms.independent("posterior")
         # log q(z_l|x') [S, B, B', L] of each draw under the posterior of each example x'.
         log_prob = q.log_prob(z[:, :, tf.newaxis])
         size = tf.shape(z)[1]
@@ -101,7 +101,7 @@ class DIPVAE(Objective):
 
     def __call__(self, terms: ElboTerms) -> tf.Tensor:
         """Evaluates the bound [B], in nats per example."""
-        z = _draws(self, terms)
+        z = draws_of(self, terms)
         posterior: Any = terms.posterior
         if self.covariance == "means":
             try:
@@ -153,7 +153,7 @@ class MMD(Objective):
 
     def __call__(self, terms: ElboTerms) -> tf.Tensor:
         """Evaluates the objective [B], in nats per example."""
-        z = _draws(self, terms)
+        z = draws_of(self, terms)
         prior: Any = terms.prior
         count = tf.shape(z)[1]
         shape = [] if prior.batch_shape.rank else [count]
@@ -163,16 +163,6 @@ class MMD(Objective):
         discrepancy = tf.where(count > 1, discrepancy, 0.0)
         log_likelihood = tf.reduce_mean(terms.reconstruction_log_likelihood, axis=0)
         return log_likelihood - self.kl_weight * terms.kl - self.mmd_weight * terms.weight * discrepancy
-
-
-def _draws(objective: Objective, terms: ElboTerms) -> tf.Tensor:
-    """The draws z [S, B, L], for an objective that needs them."""
-    if terms.z is None:
-        raise ValueError(
-            "`objective` must be one that does not need the draws of z, such as ELBO or IWAE, for this model. "
-            f"Received: {objective}"
-        )
-    return terms.z
 
 
 def _kernel(z: tf.Tensor, y: tf.Tensor) -> tf.Tensor:

@@ -23,6 +23,8 @@ class Objective(abc.ABC):
         analytic_kl: whether the objective can use the closed form of the KL divergence where TFP has one.
         path_gradient: whether the gradient reaches q(z|x) through z alone: see `tfvae.elbo.draw`.
         for_posterior: the objective that the parameters of q(z|x) maximise, if it is not this one; otherwise None.
+        critic: a network that is trained beside the model, see `CriticObjective`; otherwise None.
+        metric_names: the names of further metrics, where there is a critic.
 
     Raises:
         ValueError: an argument is out of its range.
@@ -32,6 +34,8 @@ class Objective(abc.ABC):
     analytic_kl: ClassVar[bool] = True
     path_gradient: ClassVar[bool] = False
     for_posterior: ClassVar["Objective | None"] = None
+    critic: ClassVar[Any] = None
+    metric_names: ClassVar[tuple[str, ...]] = ()
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "num_samples", positive_integer("num_samples", self.num_samples))
@@ -75,3 +79,13 @@ class Objective(abc.ABC):
     def from_config(cls, config: dict[str, Any]) -> Self:
         """The objective that `get_config` described."""
         return cls(**config)
+
+
+def draws_of(objective: Objective, terms: ElboTerms) -> tf.Tensor:
+    """The draws z [S, B, L], for an objective that needs them."""
+    if terms.z is None:
+        raise ValueError(
+            "`objective` must be one that does not need the draws of z, such as ELBO or IWAE, for this model. "
+            f"Received: {objective}"
+        )
+    return terms.z
