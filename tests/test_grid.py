@@ -35,6 +35,10 @@ def refusals(parts):
     posterior, prior, objective = (parts[slot] for slot in ("posterior", "prior", "objective"))
     if prior.support not in (None, posterior.support):
         return (ValueError, "`prior` must have the support of"), None
+    if objective.needs_density and not posterior.has_density:
+        return (ValueError, "`objective` must not need log q"), None
+    if not posterior.has_density and isinstance(prior, priors.VampPrior):
+        return (NotImplementedError, "which has no density"), None
     if not posterior.has_log_prob and (objective.path_gradient or isinstance(prior, priors.VampPrior)):
         return (NotImplementedError, "its own draws alone"), None
     needs_each = isinstance(objective, objectives.BetaTCVAE), getattr(objective, "per_dimension", False)

@@ -71,8 +71,9 @@ class ElboTerms(NamedTuple):
     Attributes:
         reconstruction_log_likelihood: log p(x|z) [S, B].
         log_prior: log p(z) [S, B].
-        log_posterior: log q(z|x) [S, B].
-        kl: KL(q(z|x) || p(z)) [B], in closed form or as the mean of log q(z|x) - log p(z) over the samples.
+        log_posterior: log q(z|x) [S, B]; None if q(z|x) is a point, which has no density.
+        kl: KL(q(z|x) || p(z)) [B], in closed form or as the mean of log q(z|x) - log p(z) over the samples; None if
+            q(z|x) is a point.
         weight: the factor by which log p(z), log q(z|x) and the KL divergence were multiplied: see `tempered`.
         z: the draws [S, B, L], or None if the model has no draws of this form.
         posterior: q(z|x), with batch shape [B] and event shape [L]; None if z is None.
@@ -103,12 +104,20 @@ class ElboTerms(NamedTuple):
     @property
     def log_weights(self) -> tf.Tensor:
         """Log importance weights log p(x|z) + log p(z) - log q(z|x) [S, B], in nats."""
+        self._check_density("importance weights")
         return self.reconstruction_log_likelihood + self.log_prior - self.log_posterior
 
     @property
     def elbo(self) -> tf.Tensor:
         """The evidence lower bound [B], in nats per example: mean over S of log p(x|z), minus the KL divergence."""
+        self._check_density("evidence lower bound")
         return tf.reduce_mean(self.reconstruction_log_likelihood, axis=0) - self.kl
+
+    def _check_density(self, what: str) -> None:
+        if self.kl is None:
+            raise ValueError(
+                f"`posterior` must have a density for the {what}. Received: q(z|x) that is a point, as of Deterministic"
+            )
 
     def independent(self, argument: Literal["posterior", "prior"]) -> tfd.Distribution:
         """The distribution of each dimension of z, with batch shape [B, L] or, for a prior, perhaps [L].
@@ -146,8 +155,8 @@ class ElboTerms(NamedTuple):
 
     def tempered(self, weight: tf.Tensor) -> "ElboTerms":
         """The terms with log p(z), log q(z|x) and the KL divergence multiplied by a weight, a scalar."""
-        tempered = {name: weight * getattr(self, name) for name in ("log_prior", "log_posterior", "kl", "weight")}
-        return self._replace(**tempered)
+        values = {name: getattr(self, name) for name in ("log_prior", "log_posterior", "kl", "weight")}
+        return self._replace(**{name: weight * value for name, value in values.items() if value is not None})
 
 
 class Reparameterized(NamedTuple):
@@ -155,11 +164,16 @@ class Reparameterized(NamedTuple):
 
     Attributes:
         z: the latent variables [S, B, L].
-        log_posterior: log q(z|x) [S, B], in nats.
+        log_posterior: log q(z|x) [S, B], in nats; None if q(z|x) is a point.
     """
 
     z: tf.Tensor
     log_posterior: tf.Tensor
+
+
+def has_density(posterior: tfd.Distribution) -> bool:
+    """Whether q(z|x) has a density, which a point, a `tfd.VectorDeterministic`, has not."""
+    return not isinstance(posterior, tfd.VectorDeterministic)
 
 
 def draw(
@@ -181,6 +195,8 @@ def draw(
 
     Reference: Roeder et al. 2017, Sticking the Landing, equation 6.
     """
+    if not has_density(posterior):
+        return Reparameterized(posterior.sample(num_samples, seed=seed), None)
     z, log_posterior = posterior.experimental_sample_and_log_prob(num_samples, seed=seed)
     if path is None:
         return Reparameterized(z, log_posterior)
@@ -218,7 +234,7 @@ def estimate(
 
 def terms_at(
     z: tf.Tensor,
-    log_posterior: tf.Tensor,
+    log_posterior: tf.Tensor | None,
     posterior: tfd.Distribution,
     prior: tfd.Distribution,
     log_likelihood: Callable[[tf.Tensor], tf.Tensor],
@@ -229,7 +245,7 @@ def terms_at(
 
     Args:
         z: the latent variables [S, B, L].
-        log_posterior: log q(z|x) [S, B].
+        log_posterior: log q(z|x) [S, B]; None if q(z|x) is a point.
         posterior: see `estimate`.
         prior: see `estimate`.
         log_likelihood: see `estimate`.
@@ -239,6 +255,8 @@ def terms_at(
         The terms, in nats per example.
     """
     log_prior = prior.log_prob(z)
+    if log_posterior is None:
+        return ElboTerms(log_likelihood(z), log_prior, None, None, z=z, posterior=posterior, prior=prior)
     kl = closed_form_kl(posterior, prior) if analytic_kl else None
     if kl is None:
         kl = tf.reduce_mean(log_posterior - log_prior, axis=0)

@@ -22,16 +22,19 @@ from tfvae.data import Pipelines
     ],
 )
 @pytest.mark.parametrize("cut", [0, 1, 2])
-def test_it_ends_after_so_many_epochs_without_a_new_highest_bound(values, best, ends, cut, tmp_path):
+# Without a bound the loss, whose sign is the other.
+@pytest.mark.parametrize("has_bound", [True, False])
+def test_it_ends_after_so_many_epochs_without_a_new_highest_bound(values, best, ends, cut, has_bound, tmp_path):
+    metrics = [{"val_elbo": value} if has_bound else {"val_loss": -value} for value in values]
     saved = []
     model = types.SimpleNamespace(stop_training=False)
     model.save_weights = lambda path: (saved.append(path), path.touch())
-    stopping = EarlyStopping(2, tmp_path, dict(enumerate(values[:cut])))
+    stopping = EarlyStopping(2, tmp_path, dict(enumerate(metrics[:cut])), has_bound)
     stopping.set_model(model)
-    for epoch, value in list(enumerate(values))[cut:]:
+    for epoch, row in list(enumerate(metrics))[cut:]:
         if stopping.is_over:
             break
-        stopping.on_epoch_end(epoch, {"val_elbo": value})
+        stopping.on_epoch_end(epoch, row)
         assert model.stop_training == stopping.is_over == (epoch == ends)
     assert stopping.is_over == (ends is not None)
     assert stopping.best_epoch == best

@@ -123,7 +123,8 @@ def _figures(
 ) -> dict[str, float]:
     """The figures of a run that are known, by their names in `tfvae.reporting.comparison.FIGURES`."""
     sizes = known.get("bytes", {})
-    found = {name: evaluation[name]["mean"] for name in _NAMES.values()} | {
+    names = [*_NAMES.values(), "reconstruction_log_likelihood"]
+    found = {name: evaluation[name]["mean"] for name in names if name in evaluation} | {
         "active_units": evaluation.get("active_units"),
         "epoch": known.get("best_epoch") or known.get("epochs") or (len(epochs.get("loss", [])) or None),
         "seconds": known.get("seconds"),

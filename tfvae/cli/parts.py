@@ -12,6 +12,7 @@ from tfvae import checks
 PARTS: dict[str, dict[str, tuple[str, ...]]] = {
     "posterior": {
         "CouplingFlow": ("num_couplings", "hidden", "mixed"),
+        "Deterministic": (),
         "DiagonalNormal": (),
         "FullCovarianceNormal": (),
         "InverseAutoregressiveFlow": ("num_flows", "hidden"),

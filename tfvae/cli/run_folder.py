@@ -165,7 +165,11 @@ def evaluation(model: VAE, x: np.ndarray, measures: Measures) -> str:
     if model.series is not None:
         return _evaluation_of_windows(x, figures)
     dimensions = math.prod(x.shape[1:])
-    lines = [f"{f'held out: {len(x)} examples of {dimensions} dimensions':<50}{'nats':>10}{'bits/dim':>10}"]
+    title = f"{f'held out: {len(x)} examples of {dimensions} dimensions':<50}{'nats':>10}"
+    if not model.has_bound:
+        # What is no bound on log p(x) is not the length of a code for x.
+        return "\n".join([title, *(f"{label:<50}{nats:>10.3f}" for label, nats in figures)])
+    lines = [f"{title}{'bits/dim':>10}"]
     for label, nats in figures:
         sign = 1 if label == "KL" else -1
         lines.append(f"{label:<50}{nats:>10.3f}{sign * nats / (dimensions * math.log(2)):>10.4f}")
@@ -225,7 +229,7 @@ def measured(model: VAE, x: np.ndarray, measures: Measures, seed: int) -> dict[s
     """
     figures = {
         name: {"mean": float(np.mean(values)), "standard_error": standard_error(values)}
-        for name, values in (("elbo", measures.elbo), ("log_likelihood", measures.log_likelihood), ("kl", measures.kl))
+        for name, values in measures.named().items()
     }
     active = active_units(model, x, seed=seed).count if len(x) > 1 else None
     return {
@@ -317,7 +321,8 @@ def report(
         "Held out": f"{len(data):,} examples" + (", the first of them" if len(data) == MOST_EXAMPLES else ""),
     }
     if "best_epoch" in known:
-        facts["Weights"] = f"those of epoch {known['best_epoch']}, whose held-out bound is the highest"
+        best = "bound is the highest" if model.has_bound else "loss is the lowest"
+        facts["Weights"] = f"those of epoch {known['best_epoch']}, whose held-out {best}"
     if "seconds" in known:
         epochs = known["epochs"]
         facts["Training"] += f", {epochs} epoch{'' if epochs == 1 else 's'} in {duration(known['seconds'])}"

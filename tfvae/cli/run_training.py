@@ -315,8 +315,7 @@ def fit(
             ProgressLine(),
         ]
         if patience is not None:
-            past = {epoch: row["val_elbo"] for epoch, row in history_rows(folder).items()}
-            stopping = early_stopping.EarlyStopping(patience, folder, past)
+            stopping = early_stopping.EarlyStopping(patience, folder, history_rows(folder), model.has_bound)
             callbacks.append(stopping)
             if stopping.is_over and newest is not None:
                 # It was interrupted after its last epoch.
@@ -339,7 +338,8 @@ def fit(
             if stopping is not None:
                 stopping.restore()
                 best = stopping.best_epoch + 1
-                print(f"The model is that of epoch {best}, whose held-out bound is the highest of {len(losses)}.")
+                criterion = "bound is the highest" if model.has_bound else "loss is the lowest"
+                print(f"The model is that of epoch {best}, whose held-out {criterion} of {len(losses)}.")
                 record.add(folder, best_epoch=best)
             record.add(folder, ended=True, weights=weight_count(model))
             model.save(folder / "model.keras")

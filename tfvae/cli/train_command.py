@@ -135,8 +135,8 @@ def train(
         learning_rate: Adam's initial learning rate.
         schedule: how the learning rate goes on: cosine falls to 0 along a cosine, constant leaves it to callbacks.
         epochs: number of passes over the training data, at most.
-        early_stopping: number of epochs without a new highest held-out bound, val_elbo, after which the training ends;
-            the model is then that of the best epoch.
+        early_stopping: number of epochs without a new highest held-out bound, val_elbo (for a model without one, lowest
+            val_loss), after which the training ends; the model is then that of the best epoch.
         callbacks: callback of Keras or tfvae, such as TensorBoard, Pictures or ReduceLROnPlateau, or the class path of
             another; its arguments follow, such as --callbacks.patience 3. Given again, it adds one.
         steps_per_execution: number of steps that run in one call of TensorFlow.

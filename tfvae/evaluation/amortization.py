@@ -83,6 +83,7 @@ def amortization_gap(
     2017, Sticking the Landing.
     """
     check_model(model, but=SemiSupervisedVAE)
+    model.check_defined("elbo", "`amortization_gap`")
     steps = checks.positive_integer("steps", steps)
     num_samples = checks.positive_integer("num_samples", num_samples)
     learning_rate = checks.positive_number("learning_rate", learning_rate)

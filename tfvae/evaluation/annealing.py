@@ -13,6 +13,7 @@ from tfvae.evaluation.importance import LogLikelihood, check_weights
 from tfvae.models.semi_supervised import SemiSupervisedVAE
 from tfvae.models.vae import VAE
 from tfvae.posteriors import Posterior
+from tfvae.posteriors.posterior import known_density
 
 tfb = tfp.bijectors
 tfd = tfp.distributions
@@ -99,6 +100,13 @@ def annealed_importance_sampling(
     if start not in ("prior", "posterior"):
         raise ValueError(f'`start` must be "prior" or "posterior". Received: start={checks.shown(start)}')
     step_size = checks.positive_number("step_size", step_size)
+    if not model.likelihood.is_of_x:
+        model.check_defined("elbo", "`annealed_importance_sampling`")
+    if start == "posterior" and not model.posterior.has_log_prob:
+        raise ValueError(
+            '`start` must be "prior" if log q(z|x) cannot be evaluated at any z. Received: start="posterior" with '
+            f"{type(model.posterior).__name__}, {known_density(model.posterior)}"
+        )
 
     @tf.function(autograph=False)
     def log_weights(batch: Any, batch_seed: tf.Tensor) -> tf.Tensor:

@@ -11,6 +11,7 @@ from tfvae import checks, chunks
 from tfvae.evaluation.batches import check_model
 from tfvae.models.conditional import ConditionalVAE
 from tfvae.models.vae import VAE
+from tfvae.posteriors.posterior import known_density
 
 # The most elements of z, repeated for each example, computed at a time.
 _CHUNK_ELEMENTS = 2**21
@@ -66,7 +67,7 @@ def mutual_information(
     if not model.posterior.has_log_prob:
         raise ValueError(
             "`model` must have a posterior that can evaluate log q(z|x) at any z. Received: "
-            f"{type(model.posterior).__name__}, which can at its own draws alone"
+            f"{type(model.posterior).__name__}, {known_density(model.posterior)}"
         )
     num_samples = checks.positive_integer("num_samples", num_samples)
     max_examples = checks.positive_integer("max_examples", max_examples)

@@ -103,6 +103,7 @@ def kl_per_dimension(
         ValueError: an argument is invalid.
     """
     check_model(model, but=SemiSupervisedVAE)
+    model.check_defined("kl", "`kl_per_dimension`")
     num_samples = checks.positive_integer("num_samples", num_samples)
     batches = seeded(model, x, batch_size, seed)
     return np.concatenate([_kl(model, *batch, num_samples) for batch in batches]).mean(axis=0, dtype=float)
@@ -134,15 +135,19 @@ def rate_distortion(
     Reference: Alemi et al. 2018, Fixing a Broken ELBO.
     """
     check_model(model, HierarchicalVAE)
+    model.check_defined("elbo", "`rate_distortion`")
     num_samples = checks.positive_integer("num_samples", num_samples)
-    of_examples = rates_and_distortions(model, x, num_samples, batch_size, seed)
-    return RateDistortion(*(float(values.mean()) for values in of_examples))
+    rates, distortions = rates_and_distortions(model, x, num_samples, batch_size, seed)
+    assert rates is not None
+    return RateDistortion(float(rates.mean()), float(distortions.mean()))
 
 
 def rates_and_distortions(
     model: VAE | HierarchicalVAE | SequentialVAE, x: Any, num_samples: int, batch_size: int, seed: int | None
-) -> tuple[np.ndarray, np.ndarray]:
+) -> tuple[np.ndarray | None, np.ndarray]:
     """The rate and the distortion of each example, each [N], in nats; the bound is minus their sum.
+
+    Without a density of q(z|x) the rate is None.
 
     Args:
         model: the model.
@@ -154,9 +159,10 @@ def rates_and_distortions(
     rates, distortions = [], []
     for batch, batch_seed in seeded(model, x, batch_size, seed):
         terms = model.elbo_terms(batch, Sampling(num_samples=num_samples, seed=batch_seed))
-        rates.append(terms.kl)
+        if terms.kl is not None:
+            rates.append(terms.kl)
         distortions.append(-tf.reduce_mean(terms.reconstruction_log_likelihood, axis=0))
-    return np.concatenate(rates).astype(float), np.concatenate(distortions).astype(float)
+    return np.concatenate(rates).astype(float) if rates else None, np.concatenate(distortions).astype(float)
 
 
 def _means(model: VAE, x: Any, seed: tf.Tensor) -> np.ndarray:

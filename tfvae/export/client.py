@@ -123,7 +123,8 @@ class ExportedModel:
     def score(self, x: ArrayLike, epsilon: ArrayLike, **condition: ArrayLike) -> dict[str, np.ndarray]:
         """The terms of the bound, each [N] in nats, for x [N, ...] and noise epsilon ~ N(0, I) [N, L].
 
-        They are `elbo`, `reconstruction_log_likelihood`, which is log p(x|z), and `kl`. Anomalies have a low `elbo`.
+        They are `elbo`, `reconstruction_log_likelihood`, which is log p(x|z), and `kl`, as far as the model has them.
+        Anomalies have a low `elbo`.
         """
         return self.run("score", x=x, epsilon=epsilon, **condition)
 

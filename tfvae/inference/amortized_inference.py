@@ -20,6 +20,7 @@ from tfvae.models import parts
 from tfvae.models.variational_model import VariationalModel
 from tfvae.numerics import compressed
 from tfvae.posteriors import Posterior, SplineFlow
+from tfvae.posteriors.posterior import known_density
 from tfvae.training import fit_arguments
 from tfvae.training.batch import unpack_named
 from tfvae.training.plan import LayerTraits
@@ -114,7 +115,7 @@ class AmortizedInference(AmortizedPosterior, SimulatingModel, VariationalModel):
         if not self.posterior.has_log_prob:
             raise ValueError(
                 "`posterior` must have a density that can be evaluated anywhere. Received: "
-                f"{type(self.posterior).__name__}, whose density is known at its own draws alone"
+                f"{type(self.posterior).__name__}, {known_density(self.posterior)}"
             )
         parts.set_latent_dim("posterior", self.posterior, self.space.dim)
         # None until the model is built.

@@ -13,6 +13,7 @@ from tfvae.inference.latents import check_family
 from tfvae.inference.nested_laplace import StructuredGaussian
 from tfvae.inference.structured_normal import StructuredNormal
 from tfvae.posteriors import Posterior
+from tfvae.posteriors.posterior import known_density
 
 tfd = tfp.distributions
 
@@ -46,7 +47,7 @@ class Approximation(keras.layers.Layer):
         if not posterior.has_log_prob:
             raise NotImplementedError(
                 "`posterior` must give log q(z) at any z, as CouplingFlow and InverseAutoregressiveFlow do. Received: "
-                f"{type(posterior).__name__}, which gives log q(z) only at its own draws"
+                f"{type(posterior).__name__}, {known_density(posterior)}"
             )
         self.dim = posterior.latent_dim = dim
         # The variables of a structure are made once it is found.

@@ -56,6 +56,8 @@ class Likelihood(keras.layers.Layer, abc.ABC):
             the best guess (below 1) or more diverse (above 1).
         samples_from_noise: whether `sample_from` is defined, by ops that are built into TFLite.
         allows_missing: whether x may hold NaN, which marks a missing element.
+        is_of_x: whether it is a density, or a probability, of x itself. If it is of something computed from x, as
+            `Perceptual` is, nothing bounds log p(x).
         has_moving_statistics: whether training sets some of its weights from the data, not by the gradient.
         placeholder: a valid value for an element of x, put in the place of missing elements.
         column_names: the names of the columns of x, on its last axis; None if they have none.
@@ -67,6 +69,7 @@ class Likelihood(keras.layers.Layer, abc.ABC):
     takes_temperature = False
     samples_from_noise = False
     allows_missing = False
+    is_of_x = True
     has_moving_statistics = False
     placeholder: float | np.ndarray = 0.0
     column_names: tuple[str, ...] | None = None

@@ -88,15 +88,16 @@ class AnomalyDetector(keras.Model, abc.ABC):
 
         z is the mean, or the `center`, of q(z|x), so that the same x always has the same score. The means are those of
         the data of `calibrate`. So the score is the negative ELBO at this z minus its typical value: 0 for a typical
-        example, and high for an anomaly.
+        example, and high for an anomaly. Without a density of q(z|x) there is no KL divergence: the score is the sum of
+        the contributions, the reconstruction alone, and there is no `kl`.
 
         Args:
             x: data as for `fit`: arrays with N rows, or a dataset.
             batch_size: how many examples are computed at a time.
 
         Returns:
-            `score` [N] in nats; `is_anomaly`, bool [N]; `contributions` [N, ...] and `kl` [N], in nats, which sum to
-            the score. A missing element contributes 0.
+            `score` [N] in nats; `is_anomaly`, bool [N]; `contributions` [N, ...] and, where there is one, `kl` [N], in
+            nats, which sum to the score. A missing element contributes 0.
 
         Raises:
             ValueError: the model is not calibrated, or x is invalid.
@@ -123,8 +124,8 @@ class AnomalyDetector(keras.Model, abc.ABC):
         """The sums over the data, or over those rows that a decision does not take for anomalies."""
         sums = Typical()
         for nats, kl, is_observed in itertools.starmap(self._judged, self._terms_of(x, batch_size)):
-            rows = np.ones(len(kl), bool) if kept is None else kept.outputs(nats, kl, is_observed)["is_anomaly"] == 0
-            sums.add(nats[rows], kl[rows], None if is_observed is None else is_observed[rows])
+            rows = np.ones(len(nats), bool) if kept is None else kept.outputs(nats, kl, is_observed)["is_anomaly"] == 0
+            sums.add(*(None if each is None else each[rows] for each in (nats, kl, is_observed)))
         return sums
 
     def _anomaly_scores(self, x: Any, decision: Decision, batch_size: int) -> np.ndarray:
@@ -140,18 +141,18 @@ class AnomalyDetector(keras.Model, abc.ABC):
         return scores
 
     def _judged(
-        self, nats: tf.Tensor, kl: tf.Tensor, is_observed: tf.Tensor | None
-    ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor | None]:
+        self, nats: tf.Tensor, kl: tf.Tensor | None, is_observed: tf.Tensor | None
+    ) -> tuple[tf.Tensor, tf.Tensor | None, tf.Tensor | None]:
         """The terms of what decisions are about, in rows [R, ...]: the examples themselves."""
         return nats, kl, is_observed
 
     def _decided(
-        self, decision: Decision, nats: tf.Tensor, kl: tf.Tensor, is_observed: tf.Tensor | None
+        self, decision: Decision, nats: tf.Tensor, kl: tf.Tensor | None, is_observed: tf.Tensor | None
     ) -> dict[str, tf.Tensor]:
         """The outputs of `detect` for one batch of terms."""
         return decision.outputs(nats, kl, is_observed)
 
-    def _terms_of(self, x: Any, batch_size: int) -> Iterator[tuple[tf.Tensor, tf.Tensor, tf.Tensor | None]]:
+    def _terms_of(self, x: Any, batch_size: int) -> Iterator[tuple[tf.Tensor, tf.Tensor | None, tf.Tensor | None]]:
         """The terms of the bound for each batch: see `Decision.outputs`."""
         for batch in self._checked_batches(x, batch_size, self.denoises):
             yield self._run(self._terms_by_element, batch)
@@ -160,11 +161,11 @@ class AnomalyDetector(keras.Model, abc.ABC):
     def _checked_batches(self, x: Any, batch_size: int, is_encoded_only: bool = False) -> Iterator[Any]:
         """Float32 batches [B, ...] of arrays or of a dataset, each checked before it is yielded."""
 
-    def _terms_by_element(self, x: Any) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor | None]:
+    def _terms_by_element(self, x: Any) -> tuple[tf.Tensor, tf.Tensor | None, tf.Tensor | None]:
         scores, parameters = self._scored(x)
         event = tf.cast(x["x"] if isinstance(x, dict) else x, tf.float32)
         nats = -self.likelihood.element_log_prob(event, tf.cast(parameters, tf.float32))
-        return nats, scores["kl"], is_number(event) if self.likelihood.allows_missing else None
+        return nats, scores.get("kl"), is_number(event) if self.likelihood.allows_missing else None
 
     def _detected(self, x: Any) -> dict[str, tf.Tensor]:
         return self._decided(self.decision, *self._terms_by_element(x))  # type: ignore[arg-type]
@@ -193,7 +194,8 @@ class AnomalyDetector(keras.Model, abc.ABC):
         """
         # What is subtracted is of the size of what is rounded.
         sizes = np.abs(decision.expected_contributions)
-        of_score = sizes.size + float(sizes.sum()) + abs(decision.expected_kl)
+        of_kl = {} if decision.expected_kl is None else {"kl": 1 + abs(decision.expected_kl)}
+        of_score = sizes.size + float(sizes.sum()) + abs(decision.expected_kl or 0.0)
 
         def expected(**data: np.ndarray) -> dict[str, np.ndarray]:
             outputs = self.detect(data if len(data) > 1 else data["x"])
@@ -204,7 +206,7 @@ class AnomalyDetector(keras.Model, abc.ABC):
                 lambda *data: self._detected(self._together(*data)),
                 inputs,
                 expected,
-                {"score": of_score, "contributions": 1 + float(sizes.max()), "kl": 1 + abs(decision.expected_kl)},
+                {"score": of_score, "contributions": 1 + float(sizes.max()), **of_kl},
                 request=request,
                 meaning="whether x is an anomaly, and how much each element adds to its score, at the mean of q(z|x)",
                 jumps={"is_anomaly": ("score", float(np.float32(decision.threshold.value)))},

@@ -63,6 +63,12 @@ class Autoencoder(StreamDetector, AutoencoderExport, VariationalModel):
             self.build(declared[0])
 
     @property
+    def undefined(self) -> dict[str, str]:
+        """Which numbers the model does not have: see `VariationalModel.undefined`."""
+        # While the constructor runs, there are no parts.
+        return parts.undefined(getattr(self, "posterior", None), getattr(self, "likelihood", None))
+
+    @property
     def _decoder_of_x(self) -> tuple[str, keras.Model] | None:
         """The network that computes the parameters of p(x|z), after the name of its argument; None if there is none."""
         return None
@@ -238,6 +244,7 @@ class Autoencoder(StreamDetector, AutoencoderExport, VariationalModel):
         self, x: Any, num_samples: int, batch_size: int, seed: int | None
     ) -> Iterator[Iterator[np.ndarray]]:
         """The log importance weights of each batch, in chunks [K', B]; the arguments are those of `log_likelihood`."""
+        self.check_defined("elbo", "An estimate of log p(x) by importance sampling")
         num_samples = checks.positive_integer("num_samples", num_samples)
         return log_weights.in_chunks(self, self._checked_batches(x, batch_size), num_samples, self._seed(seed))
 
@@ -257,7 +264,8 @@ class Autoencoder(StreamDetector, AutoencoderExport, VariationalModel):
             seed: draws `epsilon`; the same seed draws the same.
 
         Returns:
-            `elbo`, `reconstruction_log_likelihood` and `kl`, each [N], in nats per example.
+            `elbo`, `reconstruction_log_likelihood` and `kl`, each [N], in nats per example, without those that are
+            `undefined`.
 
         Raises:
             ValueError: an argument is invalid, or both `epsilon` and `seed` are given.
@@ -287,19 +295,9 @@ class Autoencoder(StreamDetector, AutoencoderExport, VariationalModel):
                 of q(z|x).
 
         Returns:
-            `elbo`, `reconstruction_log_likelihood` and `kl`, each [B] in nats, and the parameters of p(x|z) [B, ...].
+            What `score` returns, each [B] in nats, and the parameters of p(x|z) [B, ...].
         """
         raise NotImplementedError(f"{type(self).__name__} cannot compute a score from given noise")
-
-    def _scores(self, terms: elbo.ElboTerms) -> dict[str, tf.Tensor]:
-        """The outputs of `score`, from the terms at a single z for each x."""
-        # Not `terms.elbo`: the mean over one sample would be one more op of a device.
-        reconstruction_log_likelihood = tf.squeeze(terms.reconstruction_log_likelihood, 0)
-        return {
-            "elbo": reconstruction_log_likelihood - terms.kl,
-            renamed.NEW: reconstruction_log_likelihood,
-            "kl": terms.kl,
-        }
 
     def _score(self, x: Any, epsilon: tf.Tensor) -> dict[str, tf.Tensor]:
         return self._scored(x, epsilon)[0]

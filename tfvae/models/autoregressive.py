@@ -226,7 +226,7 @@ class AutoregressiveVAE(AutoregressiveExport, VAE):  # type: ignore[misc]  # Som
         nats, parameters = self._nats_of_steps(x, z[tf.newaxis], steps.previous(x))
         terms = elbo.terms_at(
             z[tf.newaxis],
-            log_posterior[tf.newaxis],
+            None if log_posterior is None else log_posterior[tf.newaxis],
             self.posterior.distribution(encoded),
             self._prior_given(),
             lambda _: tf.reduce_sum(nats, axis=-1),

@@ -118,6 +118,7 @@ class HierarchicalVAE(autoencoder.Autoencoder):
         parts.refuse_path_gradients(self)
         for index, p in enumerate([*self.conditionals, self.prior]):
             name = "prior" if p is self.prior else f"conditionals[{index}]"
+            parts.check_has_density(f"posteriors[{index}]", self.posteriors[index], self)
             parts.check_densities(self.posteriors[index], p, self.objective, name)
         parts.refuse_prior_of_encoder(self)
         self._build_where_known(self.encoders[0])

@@ -66,6 +66,7 @@ def impute(
             "`model` must be a VAE whose likelihood allows missing values, for example Missing(Normal()). Received: "
             f"{received}"
         )
+    model.check_defined("elbo", "`impute` weighs draws of z, which")
     num_samples = checks.positive_integer("num_samples", num_samples)
     if num_imputations is not None:
         num_imputations = checks.positive_integer("num_imputations", num_imputations)

@@ -12,7 +12,19 @@ from tfvae.likelihoods import Categorical, Likelihood
 from tfvae.models import suitability
 from tfvae.objectives import Objective
 from tfvae.posteriors import Posterior
+from tfvae.posteriors.posterior import known_density
 from tfvae.priors import Prior
+
+# Why a model lacks a number, and what to do.
+_POINT = (
+    "q(z|x) is a point with {}, without a density. Judge the model by its reconstruction_log_likelihood, fit a prior "
+    "to the encodings with tfvae.samplers.fit to generate, estimate log p(x) without q(z|x) by "
+    "tfvae.evaluation.annealed_importance_sampling, or take a posterior with a density, such as DiagonalNormal()."
+)
+_NOT_OF_X = (
+    "{} is a likelihood of features of x, not of x. Judge the model by its reconstruction_log_likelihood and its "
+    "samples, or take a likelihood of x."
+)
 
 
 def checked_part(name: str, given: Any, *kinds: type, default: Callable[[], Any] | None = None) -> Any:
@@ -109,7 +121,8 @@ def check_densities(posterior: Posterior, prior: Prior | Posterior, objective: O
         name: the name of the argument through which the prior was passed.
 
     Raises:
-        ValueError: the prior and the posterior have different supports.
+        ValueError: the prior and the posterior have different supports, or the posterior is a point and the objective
+            needs its density.
         NotImplementedError: the density of one of them is known at its own draws alone, and is needed elsewhere.
     """
     if prior.support not in (None, posterior.support):
@@ -117,10 +130,16 @@ def check_densities(posterior: Posterior, prior: Prior | Posterior, objective: O
             f"`{name}` must have the support of {type(posterior).__name__}, {posterior.support}. "
             f"Received: {type(prior).__name__}, whose support is {prior.support}"
         )
+    if objective.needs_density and not posterior.has_density:
+        raise ValueError(
+            f"`objective` must not need log q(z|x) or the KL divergence with {type(posterior).__name__}, which is a "
+            "point and has no density: use tfvae.objectives.MMD(kl_weight=0.0) or Adversarial(), or a posterior with a "
+            f"density such as DiagonalNormal(). Received: objective={checks.shown(objective)}"
+        )
     if isinstance(prior, Posterior) and not prior.has_log_prob:
         raise NotImplementedError(
             f"`{name}` must have a log p(z) that can be evaluated at any z. Received: "
-            f"{type(prior).__name__}, whose density is known at its own draws alone"
+            f"{type(prior).__name__}, {known_density(prior)}"
         )
     if objective.path_gradient and not posterior.has_log_prob:
         raise NotImplementedError(
@@ -128,6 +147,36 @@ def check_densities(posterior: Posterior, prior: Prior | Posterior, objective: O
             f"{type(posterior).__name__}, whose log q(z|x) is known at its own draws alone. Received: "
             f"objective={checks.shown(objective)}"
         )
+
+
+def check_has_density(name: str, posterior: Posterior, model: keras.Model) -> None:
+    """Raises ValueError for a posterior that is a point, in a model all of whose objectives need log q(z|x).
+
+    Args:
+        name: the argument's name.
+        posterior: the posterior.
+        model: the model.
+    """
+    if not posterior.has_density:
+        raise ValueError(
+            f"`{name}` must have a density in a {type(model).__name__}; tfvae.VAE and tfvae.ConditionalVAE take a "
+            f"point. Received: {checks.shown(posterior)}"
+        )
+
+
+def undefined(posterior: Posterior | None, likelihood: Likelihood | None) -> dict[str, str]:
+    """Which of the numbers `elbo` and `kl` a model of such parts does not have, each with the reason.
+
+    Args:
+        posterior: q(z|x); None if it has a density.
+        likelihood: p(x|z); None if it is a density of x.
+    """
+    found = {}
+    if likelihood is not None and not likelihood.is_of_x:
+        found["elbo"] = _NOT_OF_X.format(type(likelihood).__name__)
+    if posterior is not None and not posterior.has_density:
+        found |= dict.fromkeys(("elbo", "kl"), _POINT.format(type(posterior).__name__))
+    return found
 
 
 def refuse_prior_of_encoder(model: keras.Model) -> None:

@@ -98,6 +98,7 @@ class SemiSupervisedVAE(ConditionalVAE):
             encoder, decoder, latent_dim, self.num_classes, posterior, prior, likelihood, objective, **keras_kwargs
         )
         parts.refuse_path_gradients(self)
+        parts.check_has_density("posterior", self.posterior, self)
         if any(getattr(layer, "has_moving_statistics", False) for layer in private_apis.layers_of(self.likelihood)):
             raise ValueError(
                 '`likelihood` must not compute its scale from the batch, as Normal("optimal") does, because the batch '

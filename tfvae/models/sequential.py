@@ -109,6 +109,7 @@ class SequentialVAE(StepStreams):
         for name in ("posterior", "conditional", "prior"):
             parts.set_latent_dim(name, getattr(self, name), self.latent_dim)
         parts.refuse_path_gradients(self)
+        parts.check_has_density("posterior", self.posterior, self)
         for name in ("conditional", "prior"):
             parts.check_densities(self.posterior, getattr(self, name), self.objective, name)
         parts.refuse_prior_of_encoder(self)

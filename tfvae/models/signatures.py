@@ -22,6 +22,8 @@ _NOISE_STEP, _LARGEST_CHANGE, _MOST_REDRAWS = np.float32(1e-4), 1e-3, 20
 # The inputs and outputs of windows [T, C] that have an axis of steps.
 _OF_STEPS = ("x", "mean", "sample", "contributions")
 _SHORTER = " x may have any number of steps T up to {steps}. Those after its end are missing."
+# The terms of the bound in words.
+_TERMS = {"reconstruction_log_likelihood": "log p(x|z)", "kl": "KL(q(z|x) || p(z))"}
 # What the inputs of `_given_shapes` mean.
 _GIVEN = {
     "condition": "what x depends on besides z",
@@ -35,10 +37,8 @@ class AutoencoderExport(Exportable, keras.Model):
     timed_signature = "reconstruct"
     export_tags: tuple[str, ...] = ("variational-autoencoder",)
     export_axes: ClassVar[Mapping[int, tuple[str, ...]]] = {**Exportable.export_axes, 2: ("step", "channel")}
-    export_limits = (
-        "x unlike the data of the training is reconstructed as if it were like them: only its score tells. "
-        "The ELBO is a lower bound on log p(x)."
-    )
+    undefined: dict[str, str]
+    has_bound: bool
     # What the signatures take in addition to x, z or epsilon, with the shape for one example.
     _given_shapes: ClassVar[dict[str, tuple[int, ...]]] = {}
     # A sentence on these inputs, for the README of an export.
@@ -47,6 +47,12 @@ class AutoencoderExport(Exportable, keras.Model):
     _meaning_of_x = ""
     # The reason why models of this class cannot be exported; None if they can.
     _no_export: ClassVar[str | None] = None
+
+    @property
+    def export_limits(self) -> str:
+        """What the model cannot do, for model cards: see `Exportable`."""
+        limits = "x unlike the data of the training is reconstructed as if it were like them: only its score tells."
+        return f"{limits} The ELBO is a lower bound on log p(x)." if self.has_bound else limits
 
     def check_exportable(self) -> None:
         """Raises an error if the model cannot be exported: see `Exportable`."""
@@ -65,7 +71,8 @@ class AutoencoderExport(Exportable, keras.Model):
         z, epsilon = _spec("z", (self._z_dim,)), _spec("epsilon", (self._epsilon_dim,))
         given = tuple(_spec(name, shape) for name, shape in self._given_shapes.items())
         elements = math.prod(self.event_shape)
-        terms = {"elbo": elements, "reconstruction_log_likelihood": elements, "kl": self._epsilon_dim}
+        terms = self._defined({"elbo": elements, "reconstruction_log_likelihood": elements, "kl": self._epsilon_dim})
+        scores = "the ELBO and its terms" if self.has_bound else " and ".join(self._defined(_TERMS).values())
         zeros = {spec.name: np.zeros(spec.shape[1:]).tolist() for spec in (spec_of_x, epsilon, *given)}
         row = {name: value for name, value in zeros.items() if name != "epsilon"}
         signatures = {
@@ -100,7 +107,7 @@ class AutoencoderExport(Exportable, keras.Model):
                 lambda epsilon, **data: self.score(_data(data), epsilon),
                 terms,
                 request=zeros,
-                meaning="the ELBO and its terms in nats, at z drawn from q(z|x) by noise epsilon from N(0, I)",
+                meaning=f"{scores} in nats, at z drawn from q(z|x) by noise epsilon from N(0, I)",
             ),
             "serving_default": Signature(
                 lambda *data: self._reconstruct_and_score(self._together(*data)),
@@ -289,9 +296,13 @@ class AutoencoderExport(Exportable, keras.Model):
             "loc": "the location of q(z|x)",
             "scale": "the scale of q(z|x)",
             "mean": "the mean of p(x|z)",
-            "elbo": "a lower bound on log p(x), in nats; high for data like those of the training",
-            "reconstruction_log_likelihood": "log p(x|z), in nats",
-            "kl": "the divergence of q(z|x) from p(z), in nats",
+            **self._defined(
+                {
+                    "elbo": "a lower bound on log p(x), in nats; high for data like those of the training",
+                    "reconstruction_log_likelihood": "log p(x|z), in nats",
+                    "kl": "the divergence of q(z|x) from p(z), in nats",
+                }
+            ),
             **({"probabilities": "the probabilities of the classes, q(y|x)"} if self._functions_of_x else {}),
             **self._meanings_of_detection(),
         }
@@ -322,6 +333,10 @@ class AutoencoderExport(Exportable, keras.Model):
             "shorter": _SHORTER.format(steps=self.event_shape[0]) if self._takes_shorter else "",
         }
         return [("autoencoder.md", fields), *self._readme_of_steps(signatures)]
+
+    def _defined(self, of_names: Mapping[str, Any]) -> dict[str, Any]:
+        """The entries of a mapping by names of outputs, without those of numbers that the model does not have."""
+        return {name: value for name, value in of_names.items() if name not in self.undefined}
 
     def _together(self, x: tf.Tensor, *given: tf.Tensor) -> Any:
         """Combines the inputs of a signature into data in the form that `elbo_terms` takes."""

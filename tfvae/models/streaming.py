@@ -24,6 +24,7 @@ _DETECTION = {
     "is_anomaly": "1 if the score is above the threshold, otherwise 0",
     "contributions": "what each element of x adds to the score, in nats; beside them, kl is the rest of the score",
 }
+_WITHOUT_KL = {"contributions": "what each element of x adds to the score, in nats, of which the score is the sum"}
 _STEPS = {
     "x_t": "the present step of a series",
     "state": "the steps before, in the model's units: NaN at the start, and then the output of the call before",
@@ -31,7 +32,7 @@ _STEPS = {
 
 _BEFORE_THE_WINDOW = """
 
-Until {steps} steps were given, `score`, `contributions` and `kl` are NaN, and `is_anomaly` is 0."""
+Until {steps} steps were given, {unknown} are NaN, and `is_anomaly` is 0."""
 
 
 def _called(function: Callable[..., Any], *tensors: tf.Tensor) -> Any:
@@ -100,8 +101,8 @@ class StreamDetector(AnomalyDetector):
 
         Returns:
             `score` [n] in nats; `is_anomaly`, bool [n]; `contributions` [n, T, C], of which `[:, -1]` are those of the
-            present step, and `kl` [n], in nats, which sum to the score: see `detect`. And `state` [n, T - 1, C], for
-            the next call.
+            present step, and `kl` [n], if any, in nats, which sum to the score: see `detect`. And `state`
+            [n, T - 1, C], for the next call.
 
         Raises:
             ValueError: the model is not calibrated or not of windows [T, C], or an argument is invalid.
@@ -214,7 +215,9 @@ class StreamDetector(AnomalyDetector):
             filled = self._together(tf.where(is_there, window, 0.0), *given)
             outputs = decision.outputs(*run(self._terms_by_element, filled))
             is_there = tf.reduce_all(is_there, axis=[1, 2])
-            unknown = {name: tf.where(is_there, outputs[name], np.nan) for name in ("score", "kl")}
+            unknown: dict[str, tf.Tensor] = {
+                name: tf.where(is_there, outputs[name], np.nan) for name in ("score", "kl") if name in outputs
+            }
             contributions = tf.where(tf.reshape(is_there, [-1, 1, 1]), outputs["contributions"], np.nan)
             is_anomaly = tf.where(is_there, outputs["is_anomaly"], 0.0)
             outputs = {**unknown, "contributions": contributions, "is_anomaly": is_anomaly}
@@ -222,14 +225,16 @@ class StreamDetector(AnomalyDetector):
 
     def _meanings_of_detection(self) -> dict[str, str]:
         """What the inputs and outputs of `detect` and `step` mean, as far as exports have them."""
-        return {**({} if self.decision is None else _DETECTION), **(_STEPS if self._detects_steps else {})}
+        of_detection = {} if self.decision is None else _DETECTION | (_WITHOUT_KL if "kl" in self.undefined else {})
+        return {**of_detection, **(_STEPS if self._detects_steps else {})}
 
     def _readme_of_steps(self, signatures: Mapping[str, Signature]) -> list[tuple[str, dict[str, Any]]]:
         """The section of the README on the signature `step`, if there is one: see `Exportable.export_readme`."""
         if "step" not in signatures:
             return []
         state_shape = list(self._window_shapes()[1])
-        before = _BEFORE_THE_WINDOW.format(steps=self.event_shape[0]) if self._waits else ""
+        unknown = "`score` and `contributions`" if "kl" in self.undefined else "`score`, `contributions` and `kl`"
+        before = _BEFORE_THE_WINDOW.format(steps=self.event_shape[0], unknown=unknown) if self._waits else ""
         return [
             (
                 "stream.md",

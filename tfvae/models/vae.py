@@ -264,6 +264,7 @@ class VAE(TableExport, autoencoder.Autoencoder):
             )
         x = rows.given_x(self.table, given)
         self.check_data(x)
+        self.check_defined("elbo", "`given` weighs draws of z, which")
         state = self._seed(seed)
         weights = completion.Weights()
         drawn = completion.draws(self, tf.constant(x), _DRAWS_GIVEN, n, state, weights)[:, 0]
@@ -364,7 +365,7 @@ class VAE(TableExport, autoencoder.Autoencoder):
         terms = elbo.terms_at(
             # Not `[tf.newaxis]`, which is one more op of a device.
             tf.expand_dims(z, 0),
-            tf.expand_dims(log_posterior, 0),
+            None if log_posterior is None else tf.expand_dims(log_posterior, 0),
             self.posterior.distribution(encoded),
             self._prior_given(*conditions),
             # The argument is the z above, and the decoder's output for it is returned too, so it is computed once. It

@@ -6,12 +6,12 @@ import inspect
 import itertools
 import math
 from collections.abc import Callable, Iterable, Sized
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import keras
 import tensorflow as tf
 
-from tfvae import checks, graphs
+from tfvae import checks, graphs, renamed
 from tfvae.elbo import ElboTerms, Path, Sampling
 from tfvae.models import parts
 from tfvae.objectives import ELBO, CriticObjective, Objective
@@ -38,6 +38,8 @@ class VariationalModel(Trainer):
     - `reconstruction_log_likelihood`: E_q[log p(x|z)], in nats;
     - `kl`: KL(q(z|x) || p(z)), in nats.
 
+    A model that has no such number, as without a density of q(z|x), lacks the metric: see `undefined`.
+
     Sample weights multiply each example's objective; as in Keras, the loss is divided by the number of examples.
 
     Args:
@@ -60,7 +62,8 @@ class VariationalModel(Trainer):
         super().__init__(autocast=False, **kwargs)
         self.objective = parts.checked_part("objective", objective, Objective, default=ELBO)
         # As attributes, the critic and the state of its optimizer are saved with the model by Keras.
-        self.critic = self.critic_optimizer = None
+        self.critic: Any = None
+        self.critic_optimizer: Any = None
         if isinstance(self.objective, CriticObjective):
             self.critic, self.critic_optimizer = self.objective.critic, self.objective.optimizer
             if not self._draws_z:
@@ -96,6 +99,34 @@ class VariationalModel(Trainer):
         Returns:
             The terms, in nats per example.
         """
+
+    @property
+    def undefined(self) -> dict[str, str]:
+        """Which of `elbo` and `kl` the model does not have, each with the reason; it has those that are not here."""
+        return {}
+
+    @property
+    def has_bound(self) -> bool:
+        """Whether the model has a lower bound on log p(x), and with it importance weights."""
+        return "elbo" not in self.undefined
+
+    def check_defined(self, number: Literal["elbo", "kl"], what: str) -> None:
+        """Raises ValueError if the model does not have a number.
+
+        Args:
+            number: the number.
+            what: what needs it, to begin the message with.
+        """
+        why = self.undefined.get(number)
+        if why is not None:
+            needed = "a lower bound on log p(x)" if number == "elbo" else "KL(q(z|x) || p(z))"
+            raise ValueError(f"{what} needs {needed}, which this model does not have: {why} Received: {self!r}")
+
+    @property
+    def metrics(self) -> list[keras.metrics.Metric]:
+        """The metrics, without those that are not defined."""
+        undefined = {id(each) for each in self._trackers if each.name in self.undefined}
+        return [metric for metric in super().metrics if id(metric) not in undefined]
 
     def _more_metrics(self) -> list[keras.metrics.Metric]:
         """Further metrics of a model, each of which is updated with the entry of its name in `ElboTerms.metrics`."""
@@ -158,13 +189,23 @@ class VariationalModel(Trainer):
         share = batch.size / batch.global_size
         values = {
             "loss": losses[0] + regularization,
-            "elbo": terms.elbo,
+            **({"elbo": terms.elbo} if self.has_bound else {}),
             "reconstruction_log_likelihood": tf.reduce_mean(terms.reconstruction_log_likelihood, axis=0),
-            "kl": terms.kl,
+            **({} if terms.kl is None else {"kl": terms.kl}),
             **(terms.metrics or {}),
             **of_critic,
         }
         return [tf.reduce_sum(loss) / batch.global_size + regularization * share for loss in losses], values
+
+    def _scores(self, terms: ElboTerms) -> dict[str, tf.Tensor]:
+        """The outputs of `score`, from the terms at a single z for each x."""
+        # Not `terms.elbo`: the mean over one sample would be one more op of a device.
+        reconstruction_log_likelihood = tf.squeeze(terms.reconstruction_log_likelihood, 0)
+        return {
+            **({"elbo": reconstruction_log_likelihood - terms.kl} if self.has_bound else {}),
+            renamed.NEW: reconstruction_log_likelihood,
+            **({} if terms.kl is None else {"kl": terms.kl}),
+        }
 
     def _run(self, function: Callable[..., Any], *tensors: tf.Tensor, **constants: int) -> Any:
         """Calls one of the model's functions in the way that `compile` set: eagerly, as a graph, or by XLA."""

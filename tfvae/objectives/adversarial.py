@@ -215,7 +215,8 @@ class Adversarial(CriticObjective):
 
     def others(self, terms: ElboTerms, sample_weight: tf.Tensor | None = None) -> tf.Tensor:
         """Draws of the prior: see `CriticObjective`."""
-        shape, prior = tf.shape(draws_of(self, terms)), terms.prior
+        shape = tf.shape(draws_of(self, terms))
+        prior: Any = terms.prior
         return prior.sample(shape[:1] if prior.batch_shape.rank else shape[:2], seed=terms.seed)
 
     def __call__(self, terms: ElboTerms) -> tf.Tensor:

@@ -151,6 +151,11 @@ class MMD(Objective):
         for name in ("mmd_weight", "kl_weight"):
             object.__setattr__(self, name, checks.number(name, getattr(self, name), 0))
 
+    @property
+    def needs_density(self) -> bool:
+        """Whether the KL divergence has a weight."""
+        return self.kl_weight > 0
+
     def __call__(self, terms: ElboTerms) -> tf.Tensor:
         """Evaluates the objective [B], in nats per example."""
         z = draws_of(self, terms)
@@ -161,8 +166,9 @@ class MMD(Objective):
         discrepancy = _mean_of_pairs(z) + _mean_of_pairs(y) - 2 * tf.reduce_mean(_kernel(z, y))
         # A batch of one example has no pairs.
         discrepancy = tf.where(count > 1, discrepancy, 0.0)
-        log_likelihood = tf.reduce_mean(terms.reconstruction_log_likelihood, axis=0)
-        return log_likelihood - self.kl_weight * terms.kl - self.mmd_weight * terms.weight * discrepancy
+        value = tf.reduce_mean(terms.reconstruction_log_likelihood, axis=0)
+        value -= self.mmd_weight * terms.weight * discrepancy
+        return value - self.kl_weight * terms.kl if self.needs_density else value
 
 
 def _kernel(z: tf.Tensor, y: tf.Tensor) -> tf.Tensor:

@@ -21,6 +21,7 @@ class Objective(abc.ABC):
 
     Attributes:
         analytic_kl: whether the objective can use the closed form of the KL divergence where TFP has one.
+        needs_density: whether it needs log q(z|x) or the KL divergence, which a point does not have.
         path_gradient: whether the gradient reaches q(z|x) through z alone: see `tfvae.elbo.draw`.
         for_posterior: the objective that the parameters of q(z|x) maximise, if it is not this one; otherwise None.
         critic: a network that is trained beside the model, see `CriticObjective`; otherwise None.
@@ -32,6 +33,7 @@ class Objective(abc.ABC):
 
     num_samples: int = 1
     analytic_kl: ClassVar[bool] = True
+    needs_density: ClassVar[bool] = True
     path_gradient: ClassVar[bool] = False
     for_posterior: ClassVar["Objective | None"] = None
     critic: ClassVar[Any] = None

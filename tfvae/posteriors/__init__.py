@@ -5,6 +5,7 @@
 tensors but not a distribution.
 """
 
+from tfvae.posteriors.deterministic import Deterministic
 from tfvae.posteriors.flow import CouplingFlow, InverseAutoregressiveFlow, SplineFlow, SylvesterFlow
 from tfvae.posteriors.laplace import Laplace
 from tfvae.posteriors.normal import DiagonalNormal, FullCovarianceNormal, LowRankNormal
@@ -14,6 +15,7 @@ from tfvae.posteriors.spherical import PowerSpherical, VonMisesFisher
 
 __all__ = [
     "CouplingFlow",
+    "Deterministic",
     "DiagonalNormal",
     "FullCovarianceNormal",
     "InverseAutoregressiveFlow",

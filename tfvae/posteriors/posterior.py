@@ -26,6 +26,7 @@ class Posterior(keras.layers.Layer, abc.ABC):
             number of categories.
         scales_only: whether the family fits a rescaled z but not a rotated one; variational inference then brings z to
             unit scale but does not decorrelate it.
+        has_density: whether q(z|x) has a density. If it is a point, `distribution` is a `tfd.VectorDeterministic`.
         has_log_prob: whether log q(z|x) can be evaluated at any z, and not only at draws of q(z|x).
         is_fast_by_xla: whether it draws by `tfvae.distributions.normal.Normal`, which is fast under XLA; with other
             draws `fit` uses XLA only where `compile` asks for it.
@@ -33,6 +34,7 @@ class Posterior(keras.layers.Layer, abc.ABC):
 
     support = "real"
     scales_only = True
+    has_density = True
     has_log_prob = True
     is_fast_by_xla = False
     latent_dim: int
@@ -88,8 +90,8 @@ class Posterior(keras.layers.Layer, abc.ABC):
 
     def sample_and_log_prob_from(
         self, parameters: dict[str, tf.Tensor], epsilon: tf.Tensor | None = None
-    ) -> tuple[tf.Tensor, tf.Tensor]:
-        """The sample z [B, L] of `sample_from`, and log q(z|x) at that z [B], in nats.
+    ) -> tuple[tf.Tensor, tf.Tensor | None]:
+        """The sample z [B, L] of `sample_from`, and log q(z|x) at that z [B], in nats; None without a density.
 
         Args:
             parameters: what `call` returns.
@@ -141,6 +143,11 @@ class LocationScalePosterior(Posterior):
     def center(self, parameters: dict[str, tf.Tensor]) -> tf.Tensor:
         """The location loc [B, L], the mean of q(z|x)."""
         return tf.convert_to_tensor(parameters["loc"])
+
+
+def known_density(posterior: Posterior) -> str:
+    """What is known of a density of q(z|x) that has no `log_prob`, to follow its name in an error message."""
+    return "whose density is known at its own draws alone" if posterior.has_density else "which has no density"
 
 
 class TransformedPosterior(Posterior):

@@ -12,6 +12,7 @@ import tensorflow_probability as tfp
 from tfvae import checks, numerics
 from tfvae.numerics import positive
 from tfvae.posteriors import DiagonalNormal, Posterior
+from tfvae.posteriors.posterior import known_density
 from tfvae.priors.prior import PACKAGE, Prior
 
 tfd = tfp.distributions
@@ -175,7 +176,7 @@ class VampPrior(_Mixture):
         if not posterior.has_log_prob:
             raise NotImplementedError(
                 "`posterior` must be able to evaluate log q(z|x) at any z, for a VampPrior. Received: "
-                f"{type(posterior).__name__}, which can at its own draws alone"
+                f"{type(posterior).__name__}, {known_density(posterior)}"
             )
         # Not by setattr, because Keras would then count the weights of the posterior among those of the prior.
         self.__dict__.update(_encode=encode, _posterior=posterior, _event_shape=event_shape)

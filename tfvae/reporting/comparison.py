@@ -21,6 +21,7 @@ _OF_SIZES = ",.0f"
 FIGURES = {
     "elbo": ("ELBO", ".3f"),
     "log_likelihood": ("log p(x)", ".3f"),
+    "reconstruction_log_likelihood": ("log p(x|z)", ".3f"),
     "kl": ("KL", ".3f"),
     "active_units": ("active units", ".3g"),
     "epoch": ("epoch", ".4g"),
@@ -28,7 +29,7 @@ FIGURES = {
     "weights": ("weights", _OF_SIZES),
     "bytes": (".tflite bytes", _OF_SIZES),
 }
-_OF_QUALITY = ("elbo", "log_likelihood", "kl", "active_units")
+_OF_QUALITY = ("elbo", "log_likelihood", "reconstruction_log_likelihood", "kl", "active_units")
 # The pictures of a run, and what they show.
 PICTURES = {
     "samples.png": "Samples",
@@ -230,8 +231,16 @@ def compare(runs: Sequence[Run], left_out: Mapping[str, str]) -> Comparison:
     tables = []
     for group in groups.values():
         rows = [Row(_common_name(found), found) for found in group.values()]
-        tables.append(sorted(rows, key=lambda row: -row.figure("elbo")[0]))
+        tables.append(sorted(rows, key=_rank))
     return Comparison(tables, left_out)
+
+
+def _rank(row: Row) -> tuple[bool, float]:
+    """The place of a row in its table: by its bound, and after these rows those without one, by the reconstruction."""
+    bound = row.figure("elbo")[0]
+    has_none = math.isnan(bound)
+    value = row.figure("reconstruction_log_likelihood")[0] if has_none else bound
+    return has_none, math.inf if math.isnan(value) else -value
 
 
 def _common_name(runs: Sequence[Run]) -> str:
@@ -264,6 +273,9 @@ def _curves(rows: Sequence[Row]) -> Figure | None:
         color, style = COLORS[index % len(COLORS)], _STYLES[index // len(COLORS) % len(_STYLES)]
         for number, run in enumerate(row.runs):
             values = run.history.get("val_elbo", [])
+            if not values:
+                # A run without a bound.
+                continue
             label = row.name if number == 0 else None
             marker = "." if len(values) == 1 else None
             epochs = np.arange(1, len(values) + 1)

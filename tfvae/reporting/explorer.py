@@ -195,5 +195,13 @@ def _page(title: str, model: VAE, config: dict[str, Any], sources: dict[str, dic
     config_json, sources_json = (json.dumps(part).replace("<", "\\u003c") for part in (config, sources))
     lead = f"A {type(model).__name__} with {weight_count(model):,} weights and {model.latent_dim} latent dimensions."
     runtime = f'<script type="application/json" id="runtime">{sources_json}</script>\n<script>\n{loader}</script>'
-    fields = {"title": html.escape(title), "lead": lead, "config": config_json, "runtime": runtime, "script": script}
+    measure = "negative ELBO" if "kl" not in model.undefined else "negative log-likelihood of the reconstruction"
+    fields = {
+        "title": html.escape(title),
+        "measure": measure,
+        "lead": lead,
+        "config": config_json,
+        "runtime": runtime,
+        "script": script,
+    }
     return string.Template(page).substitute(fields)

@@ -1,4 +1,4 @@
-"""The bound and log p(x) of each held-out example, and their means with standard errors."""
+"""The bound and log p(x) of each held-out example, if the model has them, and their means with standard errors."""
 
 import math
 from typing import Any, NamedTuple
@@ -21,26 +21,36 @@ class Measures(NamedTuple):
     """What is measured of each of N examples, in nats.
 
     Attributes:
-        elbo: the bound [N].
-        log_likelihood: log p(x) by importance sampling [N].
-        kl: KL(q(z|x) || p(z)) [N].
+        elbo: the bound [N]; None for a model without one.
+        log_likelihood: log p(x) by importance sampling [N]; None for a model without a bound.
+        kl: KL(q(z|x) || p(z)) [N]; None for a model whose q(z|x) has no density.
         num_samples: K, the draws of z for log p(x).
         method: how log p(x) was estimated.
+        reconstruction_log_likelihood: E_q[log p(x|z)] [N], for a model without a bound, which is judged by it; or None.
     """
 
-    elbo: np.ndarray
-    log_likelihood: np.ndarray
-    kl: np.ndarray
+    elbo: np.ndarray | None
+    log_likelihood: np.ndarray | None
+    kl: np.ndarray | None
     num_samples: int
     method: str = "importance sampling"
+    reconstruction_log_likelihood: np.ndarray | None = None
+
+    def named(self) -> dict[str, np.ndarray]:
+        """Those that the model has, by their names here."""
+        names = ("elbo", "log_likelihood", "reconstruction_log_likelihood", "kl")
+        values = {name: getattr(self, name) for name in names}
+        return {name: value for name, value in values.items() if value is not None}
 
     def labelled(self) -> dict[str, np.ndarray]:
-        """The three by the names under which they are shown."""
-        return {
-            "ELBO": self.elbo,
-            f"log-likelihood ({self.method}, K = {self.num_samples})": self.log_likelihood,
-            "KL": self.kl,
+        """Those that the model has, by the names under which they are shown."""
+        labels = {
+            "elbo": "ELBO",
+            "log_likelihood": f"log-likelihood ({self.method}, K = {self.num_samples})",
+            "reconstruction_log_likelihood": "reconstruction log-likelihood",
+            "kl": "KL",
         }
+        return {labels[name]: values for name, values in self.named().items()}
 
 
 def measure(model: VAE | SequentialVAE, x: Any, num_samples: int, seed: int) -> Measures:
@@ -55,9 +65,12 @@ def measure(model: VAE | SequentialVAE, x: Any, num_samples: int, seed: int) -> 
     are_sequences = isinstance(model, SequentialVAE | AutoregressiveVAE)
     sizes = (_OF_SEQUENCES, _OF_SEQUENCES) if are_sequences else (_NUM_SAMPLES, _BATCH_SIZE)
     kl, distortion = rates_and_distortions(model, x, *sizes, seed)
+    if not model.has_bound:
+        return Measures(None, None, kl, num_samples, reconstruction_log_likelihood=-distortion)
+    assert kl is not None
     log_likelihood = np.asarray(model.log_likelihood(x, num_samples, seed=seed), float)
-    method = {"method": "sequential Monte Carlo"} if isinstance(model, SequentialVAE) else {}
-    return Measures(-(kl + distortion), log_likelihood, kl, num_samples, **method)
+    method = "sequential Monte Carlo" if isinstance(model, SequentialVAE) else "importance sampling"
+    return Measures(-(kl + distortion), log_likelihood, kl, num_samples, method)
 
 
 def standard_error(values: np.ndarray) -> float:

@@ -21,9 +21,10 @@ _PACKAGES = ("tfvae", "keras", "tensorflow", "tensorflow-probability")
 
 
 def held_out(subject: Subject) -> Section:
-    """The bound, log p(x) and the KL divergence, with their standard errors."""
+    """The bound, log p(x) and the KL divergence, or what the model has of them, with their standard errors."""
     dimensions = math.prod(subject.x.shape[1:])
-    in_bits = subject.rows is None
+    # What is no bound on log p(x) is not the length of a code for x.
+    in_bits = subject.rows is None and subject.model.has_bound
     rows = []
     for label, values in subject.measures.labelled().items():
         mean, error = float(np.mean(values)), standard_error(values)
@@ -32,11 +33,17 @@ def held_out(subject: Subject) -> Section:
             sign = 1 if label == "KL" else -1
             row.append(f"{sign * mean / (dimensions * math.log(2)):.4f}")
         rows.append(row)
-    header = ["measure", "nats per example" if in_bits else "nats per row", "standard error"]
+    header = ["measure", "nats per example" if subject.rows is None else "nats per row", "standard error"]
     body = table([*header, "bits per dimension"] if in_bits else header, rows)
     if len(subject.x) > 1:
         body += text(of_active(subject))
-    return Section("Held-out data", body)
+    return Section("Held-out data", body + without_bound(subject))
+
+
+def without_bound(subject: Subject) -> str:
+    """Why the model has no bound on log p(x), as HTML; empty if it has one."""
+    why = subject.model.undefined.get("elbo")
+    return "" if why is None else text(f"There is no lower bound on log p(x): {why}")
 
 
 def of_active(subject: Subject) -> str:
@@ -52,7 +59,8 @@ def curves(subject: Subject) -> Section | None:
     if not subject.history:
         return None
     figure = plots.history(subject.history)
-    return Section("Training", picture(figure, "The bound and its two terms, for each epoch of the training"))
+    shown = "The bound and its two terms" if subject.model.has_bound else "The terms of the bound that the model has"
+    return Section("Training", picture(figure, f"{shown}, for each epoch of the training"))
 
 
 def latent_space(subject: Subject) -> Section:
@@ -67,6 +75,8 @@ def latent_space(subject: Subject) -> Section:
         f"Each held-out example at its place in the latent space{by_class}",
         as_pixels=True,
     )
+    if "kl" in subject.model.undefined:
+        return Section("Latent space", body)
     try:
         kl = evaluation.kl_per_dimension(model, subject.data(), seed=subject.seed)
     except ValueError:
@@ -82,16 +92,19 @@ def traversals(subject: Subject) -> evaluation.Traversals | Section | None:
     if subject.model.posterior.support != "real" or len(subject.x) < 2:
         return None
     if not subject.active:
-        return Section("Along each latent dimension", text(_of_no_dimension(float(np.mean(subject.measures.kl)))))
+        return Section("Along each latent dimension", text(_of_no_dimension(subject.measures.kl)))
     return evaluation.traversals(subject.model, subject.x, seed=subject.seed)
 
 
-def _of_no_dimension(kl: float) -> str:
-    """What it means that no dimension is active, where the KL divergence of all together is `kl` nats."""
+def _of_no_dimension(kl_of_examples: np.ndarray | None) -> str:
+    """What it means that no dimension is active, where the examples have a KL divergence [N], or none."""
     measured = (
-        f"No dimension is active: the posterior mean of each has a variance of at most {ACTIVE:g} over the examples. "
-        f"KL(q(z|x) || p(z)) is {kl:.3g} nats"
+        f"No dimension is active: the posterior mean of each has a variance of at most {ACTIVE:g} over the examples."
     )
+    if kl_of_examples is None:
+        return f"{measured} Train for more epochs, or give what holds z near the prior a smaller weight."
+    kl = float(np.mean(kl_of_examples))
+    measured += f" KL(q(z|x) || p(z)) is {kl:.3g} nats"
     if kl < COLLAPSED:
         found = "the posterior has collapsed to the prior, and z says almost nothing about x"
         return f"{measured}: {found}. {COLLAPSE_ADVICE}"

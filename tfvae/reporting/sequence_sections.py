@@ -35,16 +35,17 @@ def held_out(subject: Subject) -> Section:
     x, model = subject.x, subject.model
     number = lengths(x)
     of_texts = isinstance(model, AutoregressiveVAE) and model.vocabulary is not None
+    in_bits = of_texts and model.has_bound
     step, sequence = ("symbol", "text") if of_texts else ("step", "sequence")
     rows = []
     for label, values in subject.measures.labelled().items():
         mean, error = ratio(values, number)
         row = [label, f"{np.mean(values):.3f}", f"{standard_error(values):.3f}", f"{mean:.4f}", f"{error:.4f}"]
-        if of_texts:
+        if in_bits:
             row.append(f"{(1 if label == 'KL' else -1) * mean / math.log(2):.4f}")
         rows.append(row)
     header = ["measure", f"nats per {sequence}", "standard error", f"nats per {step}", "standard error"]
-    body = table([*header, f"bits per {step}"] if of_texts else header, rows)
+    body = table([*header, f"bits per {step}"] if in_bits else header, rows)
     words = f"{number.sum():,} {step}s in {len(x):,} {sequence}s of {number.min()} to {number.max()}"
     words += ", the end of a text counted too" if of_texts else ""
     if not of_texts:
@@ -54,9 +55,9 @@ def held_out(subject: Subject) -> Section:
     body += text(f"{words}. The standard error of a mean per {step} is that of a ratio, over the {sequence}s.")
     if isinstance(model, AutoregressiveVAE) and len(x) > 1:
         body += text(sections.of_active(subject))
-    if (kl := float(np.mean(subject.measures.kl))) < COLLAPSED:
+    if subject.measures.kl is not None and (kl := float(np.mean(subject.measures.kl))) < COLLAPSED:
         body += text(f"KL(q(z|x) || p(z)) is {kl:.3g} nats: z says almost nothing about x. {COLLAPSE_ADVICE}")
-    return Section("Held-out data", body)
+    return Section("Held-out data", body + sections.without_bound(subject))
 
 
 def reconstructions(subject: Subject) -> Section:

@@ -3,7 +3,7 @@
 import copy
 import math
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn, cast
 
 import keras
 import numpy as np
@@ -120,13 +120,15 @@ class DetectorModel(Exportable, keras.Model):
         table = self.detector.table_
         width = self.detector.n_features_in_ if table is None else len(table.parts)
         sizes = np.abs(self.decision.expected_contributions)
-        of_score = sizes.size + float(sizes.sum()) + abs(self.decision.expected_kl)
+        # The models of a detector have a KL divergence.
+        of_kl = abs(cast("float", self.decision.expected_kl))
+        of_score = sizes.size + float(sizes.sum()) + of_kl
         example = self._example()
         signature = Signature(
             self.call,
             (tf.TensorSpec([None, width], tf.float32, "x"),),
             self._expected,
-            {"score": of_score, "contributions": 1 + float(sizes.max()), "kl": 1 + abs(self.decision.expected_kl)},
+            {"score": of_score, "contributions": 1 + float(sizes.max()), "kl": 1 + of_kl},
             request=example[0].tolist(),
             meaning="whether a row is an anomaly, and how much each column adds to its score",
             jumps={"is_anomaly": ("score", float(np.float32(self.decision.threshold.value)))},

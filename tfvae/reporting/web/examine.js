@@ -31,8 +31,12 @@ async function examine() {
   byId("examine").dataset.reconstruction = JSON.stringify(mean);
   verdict.className = "";
   if (!config.detects) {
-    verdict.dataset.score = outputs.elbo[0];
-    verdict.textContent = `ELBO ${outputs.elbo[0].toFixed(2)} nats`;
+    // A model without a bound has no ELBO.
+    const [name, score] = outputs.elbo
+      ? ["ELBO", outputs.elbo[0]]
+      : ["Reconstruction log-likelihood", outputs.reconstruction_log_likelihood[0]];
+    verdict.dataset.score = score;
+    verdict.textContent = `${name} ${score.toFixed(2)} nats`;
     return;
   }
   const isAnomaly = outputs.is_anomaly[0] > 0.5;
