@@ -395,7 +395,7 @@ def test_an_optimizer_is_that_of_one_critic(tiny_vae):
     vae = tiny_vae(objective=FactorVAE(small_critic(), optimizer=optimizer))
     with pytest.raises(ValueError, match=r"^`optimizer` must be another one than that of .*critic.*Received: "):
         vae.compile(optimizer)
-    with pytest.raises(ValueError, match=r"^`objective` must have an optimizer that nothing else has.*Received: "):
+    with pytest.raises(ValueError, match=r"^`optimizer` must be an optimizer that nothing else has.*Received: "):
         tiny_vae(objective=vae.objective)
 
 

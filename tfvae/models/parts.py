@@ -9,7 +9,6 @@ import numpy as np
 
 from tfvae import checks
 from tfvae.likelihoods import Categorical, Likelihood
-from tfvae.models import suitability
 from tfvae.objectives import Objective
 from tfvae.posteriors import Posterior
 from tfvae.posteriors.posterior import known_density
@@ -285,32 +284,6 @@ def build(part: keras.layers.Layer, shape: tuple[int | None, ...]) -> None:
     if not part.built:
         part.build(shape)
     freeze_within(part)
-
-
-def build_critic(critic: keras.layers.Layer, latent_dim: int) -> None:
-    """Builds the critic of an objective, and checks that it gives one logit for each z.
-
-    Args:
-        critic: the critic.
-        latent_dim: L, the dimension of z.
-
-    Raises:
-        ValueError: it takes or gives something else.
-    """
-    declared = input_shapes(critic)
-    if declared is not None and [tuple(shape[1:]) for shape in declared] != [(latent_dim,)]:
-        raise ValueError(
-            f"`critic` must take z of shape [B, {latent_dim}], as latent_dim={latent_dim} says. Received: a critic "
-            f"whose inputs have the shapes {[list(shape) for shape in declared]}"
-        )
-    logits = critic(keras.KerasTensor((None, latent_dim)))
-    freeze_within(critic)
-    if not isinstance(logits, keras.KerasTensor) or tuple(logits.shape[1:]) != (1,):
-        raise ValueError(
-            "`critic` must give one logit [B, 1] for each z: let it end in keras.layers.Dense(1). Received: a critic "
-            f"that gives {describe(logits)}"
-        )
-    suitability.check_logits("critic", critic)
 
 
 def freeze_within(layer: keras.layers.Layer) -> None:

@@ -14,7 +14,7 @@ from tfvae.data.schema import is_rows
 from tfvae.data.series import Series
 from tfvae.data.table import Table
 from tfvae.likelihoods import Likelihood, Normal
-from tfvae.models import autoencoder, completion, parts, rows, windows
+from tfvae.models import autoencoder, completion, critics, parts, rows, windows
 from tfvae.models.table_export import TableExport
 from tfvae.objectives import Objective
 from tfvae.posteriors import DiagonalNormal, Posterior
@@ -173,7 +173,7 @@ class VAE(TableExport, autoencoder.Autoencoder):
             (self.likelihood, parameters.shape),
         ):
             parts.build(part, shape)
-        self._build_critic()
+        critics.build(self, self.latent_dim)
         self.event_shape = event_shape
 
     def call(self, x: tf.Tensor, training: bool = False) -> tf.Tensor:
@@ -294,18 +294,6 @@ class VAE(TableExport, autoencoder.Autoencoder):
     def posterior_variables(self) -> list[Any]:
         """The trainable variables of the encoder and of the posterior."""
         return [*self.encoder.trainable_variables, *self.posterior.trainable_variables]
-
-    def _build_critic(self) -> None:
-        """Builds the objective's critic, if it has one, and its optimizer."""
-        if self.critic is not None:
-            if getattr(self.critic_optimizer, "inner_optimizer", self.critic_optimizer).built:
-                raise ValueError(
-                    "`objective` must have an optimizer that nothing else has, neither another model nor `compile`: "
-                    f"make a new objective for each model. Received: objective={checks.shown(self.objective)}"
-                )
-            parts.build_critic(self.critic, self.latent_dim)
-            # At once, so that every file has its state.
-            self.critic_optimizer.build(self.critic.trainable_variables)
 
     def _completed(self, x: Any) -> Any:
         """Adds to the data whatever the networks take that must be inferred from x, such as a label, only once."""

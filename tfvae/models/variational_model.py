@@ -13,7 +13,7 @@ import tensorflow as tf
 
 from tfvae import checks, graphs, renamed
 from tfvae.elbo import ElboTerms, Path, Sampling
-from tfvae.models import parts
+from tfvae.models import critics, parts
 from tfvae.objectives import ELBO, CriticObjective, Objective
 from tfvae.training.batch import Batch
 from tfvae.training.step import Minimizer
@@ -52,6 +52,9 @@ class VariationalModel(Trainer):
 
     # Whether the terms have draws z [S, B, L], one for each example, with q(z|x) and p(z).
     _draws_z: ClassVar[bool] = False
+    # A network that is trained beside the model, as that of an objective, and its optimizer.
+    critic: Any = None
+    critic_optimizer: Any = None
     # The metrics beside the loss.
     _metric_names: ClassVar[tuple[str, ...]] = ("elbo", "reconstruction_log_likelihood", "kl")
     # The attributes that the `repr` shows, where the model has them.
@@ -61,20 +64,19 @@ class VariationalModel(Trainer):
         # Without autocast, because log-densities need x in float32. Each network casts x to its own dtype policy.
         super().__init__(autocast=False, **kwargs)
         self.objective = parts.checked_part("objective", objective, Objective, default=ELBO)
-        # As attributes, the critic and the state of its optimizer are saved with the model by Keras.
-        self.critic: Any = None
-        self.critic_optimizer: Any = None
+        of_critic = "critic_optimizer"
         if isinstance(self.objective, CriticObjective):
-            self.critic, self.critic_optimizer = self.objective.critic, self.objective.optimizer
             if not self._draws_z:
                 raise ValueError(
                     f"`objective` must have no critic in a {type(self).__name__}, which does not have the draws z "
                     "[S, B, L] that it tells apart; tfvae.VAE, ConditionalVAE and AutoregressiveVAE have. Received: "
                     f"objective={checks.shown(self.objective)}"
                 )
-            if self.dtype_policy.name == "mixed_float16":
-                # As `compile` does with its optimizer.
-                self.critic_optimizer = keras.optimizers.LossScaleOptimizer(self.critic_optimizer)
+            of_critic = "optimizer"
+            self.critic, self.critic_optimizer = self.objective.critic, self.objective.optimizer
+        if self.critic is not None:
+            # As attributes, the critic and the state of its optimizer are saved with the model by Keras.
+            self.critic_optimizer = critics.checked_optimizer(of_critic, self.critic_optimizer, self)
         names = (*self._metric_names, *self.objective.metric_names)
         self._trackers = [keras.metrics.Mean(name=name) for name in names]
         self._trackers += self._more_metrics()
@@ -144,24 +146,24 @@ class VariationalModel(Trainer):
         (`for_posterior`), the first loss is for the variables of p(x, z) and the second for those of q(z|x). If it has
         a critic, the last loss is for the critic's variables, and no other is.
         """
-        if self.critic is not None:
-            of_model, of_critic = _split(self.trainable_variables, self.critic.trainable_variables)
+        if isinstance(self.objective, CriticObjective):
+            of_model, of_critic = split(self.trainable_variables, self.critic.trainable_variables)
             return [Minimizer(of_model, self.optimizer), Minimizer(of_critic, self.critic_optimizer)]
         if self.objective.for_posterior is None:
             return [Minimizer(self.trainable_variables, self.optimizer)]
-        return [Minimizer(each, self.optimizer) for each in _split(self.trainable_variables, self.posterior_variables)]
+        return [Minimizer(each, self.optimizer) for each in split(self.trainable_variables, self.posterior_variables)]
 
     def compile(self, *args: Any, **kwargs: Any) -> None:
         """Sets the optimizer and how steps run: see `Trainer`.
 
         Raises:
-            ValueError: see `Trainer`; or the optimizer is that of the objective's critic.
+            ValueError: see `Trainer`; or the optimizer is that of the critic.
         """
         given = inspect.signature(keras.Model.compile).bind(self, *args, **kwargs).arguments.get("optimizer")
         shared = self.critic_optimizer
         if given is not None and given in (shared, getattr(shared, "inner_optimizer", None)):
             raise ValueError(
-                "`optimizer` must be another one than that of the objective's critic, each with a state of its own. "
+                "`optimizer` must be another one than that of the critic, each with a state of its own. "
                 f"Received: optimizer={described(given)} for both"
             )
         super().compile(*args, **kwargs)
@@ -180,7 +182,7 @@ class VariationalModel(Trainer):
             path.weights = objectives[-1].path_weights(tempered)
         losses = [-each(tempered) - terms.auxiliary for each in objectives]
         of_critic: dict[str, tf.Tensor] = {}
-        if self.critic is not None:
+        if isinstance(objective, CriticObjective):
             loss, of_critic = objective.of_critic(terms, batch.sample_weight, training)
             losses.append(loss)
         if batch.sample_weight is not None:
@@ -222,7 +224,7 @@ class VariationalModel(Trainer):
         return self.next_seed() if seed is None else tf.constant([checks.seed_number(seed), 0], tf.int32)
 
 
-def _split(variables: list[Any], own: list[Any]) -> tuple[list[Any], list[Any]]:
+def split(variables: list[Any], own: list[Any]) -> tuple[list[Any], list[Any]]:
     """Splits variables, in their order, into those that are not among `own` and those that are."""
     chosen = {id(variable) for variable in own}
     found: tuple[list[Any], list[Any]] = ([], [])

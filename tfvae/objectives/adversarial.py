@@ -140,7 +140,7 @@ class FactorVAE(CriticObjective):
 
     critic: Any = None  # type: ignore[misc]
     gamma: float = 10.0
-    optimizer: Any = None  # type: ignore[misc]
+    optimizer: Any = None
     metric_names: ClassVar[tuple[str, ...]] = ("total_correlation", "critic_loss", "critic_accuracy")
 
     def __post_init__(self) -> None:
@@ -200,7 +200,7 @@ class Adversarial(CriticObjective):
 
     critic: Any = None  # type: ignore[misc]
     weight: float = 1.0
-    optimizer: Any = None  # type: ignore[misc]
+    optimizer: Any = None
     penalty: Literal["log_ratio", "non_saturating"] = "log_ratio"
     metric_names: ClassVar[tuple[str, ...]] = ("aggregate_kl", "critic_loss", "critic_accuracy")
     needs_density: ClassVar[bool] = False
