@@ -109,11 +109,12 @@ CASES = [
     (objectives.BetaTCVAE, {"num_samples": 3, "num_examples": 32, "beta": 2.0}),
     (objectives.DIPVAE, {"num_samples": 3, "off_diagonal": 1.0, "diagonal": 2.0, "covariance": "means"}),
     (objectives.DIPVAE, {"num_samples": 3, "off_diagonal": 1.0, "diagonal": 2.0, "covariance": "draws"}),
-    (objectives.MMD, {"num_samples": 3, "mmd_weight": 5.0, "kl_weight": 0.5}),
+    (objectives.MMD, {"num_samples": 3, "mmd_weight": 5.0, "kl_weight": 0.5, "kernel": "gaussian"}),
+    (objectives.MMD, {"num_samples": 3, "mmd_weight": 5.0, "kl_weight": 0.0, "kernel": "inverse_multiquadratic"}),
+    (objectives.RAE, {"num_samples": 3, "beta": 0.5}),
     (objectives.FactorVAE, {"num_samples": 3, "gamma": 2.0, **critic_and_optimizer()}),
     (objectives.Adversarial, {"num_samples": 3, "weight": 2.0, "penalty": "log_ratio", **critic_and_optimizer()}),
     (objectives.Adversarial, {"num_samples": 3, "weight": 2.0, "penalty": "non_saturating", **critic_and_optimizer()}),
-    (objectives.MMD, {"num_samples": 3, "mmd_weight": 5.0, "kl_weight": 0.0}),
 ]
 
 # The partner of a part whose z has another support than the default's.

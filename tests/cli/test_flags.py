@@ -42,7 +42,7 @@ ERRORS = [
     (["train", "--resume", "maybe"], "`--resume` must be true or false. Received: 'maybe'"),
     (["train", "--likelihood", "bernoulli"], "did you mean Bernoulli?"),
     (["train", "--likelihood=Bernouli", "--likelihood.scale=3"], "did you mean Bernoulli?"),
-    (["train", "--posterior", "Bernoulli"], "`--posterior` must be one of CouplingFlow, DiagonalNormal"),
+    (["train", "--posterior", "Bernoulli"], "`--posterior` must be one of CouplingFlow, Deterministic"),
     (["train", "--posterior"], "`--posterior` must be one of"),
     (["train", "--likelihood.scal", "3"], "`--likelihood.scale`. Received: --likelihood.scal"),
     (["train", "--likelihood", "Bernoulli", "--likelihood.scale", "3"], "must not be given"),

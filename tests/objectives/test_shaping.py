@@ -9,7 +9,7 @@ from scipy import stats
 
 from tfvae import VAE, callbacks, elbo, objectives, posteriors
 from tfvae.networks import dense_decoder, dense_encoder
-from tfvae.objectives import DIPVAE, ELBO, MMD, BetaTCVAE, Capacity, FreeBits
+from tfvae.objectives import DIPVAE, ELBO, MMD, RAE, BetaTCVAE, Capacity, FreeBits
 
 tfd = tfp.distributions
 
@@ -162,6 +162,56 @@ def test_the_discrepancy_is_unbiased_for_that_of_two_normal_distributions():
     assert expected > 8 * np.std(values, ddof=1) / np.sqrt(200)
 
 
+@pytest.mark.parametrize(
+    ("kernel", "function"),
+    [
+        ("gaussian", lambda square: np.exp(-square / (2 * 2))),
+        ("inverse_multiquadratic", lambda square: 2 * 2 / (2 * 2 + square)),
+    ],
+)
+def test_the_discrepancy_of_each_kernel_by_hand(kernel, function):
+    y = np.float64(PRIOR.sample([6], seed=TERMS.seed))
+
+    def k(a, b):
+        return function(np.sum((a - b) ** 2))
+
+    discrepancies = []
+    for z in np.float64(TERMS.z):
+        of_z, of_y = (np.mean([k(e[i], e[j]) for i in range(6) for j in range(6) if i != j]) for e in (z, y))
+        discrepancies.append(of_z + of_y - 2 * np.mean([k(a, b) for a in z for b in y]))
+    value = MMD(10.0, kernel=kernel)(TERMS)
+    np.testing.assert_allclose(value, LOG_LIKELIHOOD - 10 * np.mean(discrepancies), rtol=1e-4, atol=1e-5)
+
+
+def test_the_kernel_is_one_of_two():
+    with pytest.raises(ValueError, match=r"^`kernel` must be \"gaussian\" or .*Received: kernel='linear'$"):
+        MMD(kernel="linear")
+
+
+def test_the_regularised_autoencoder_by_hand():
+    length = np.mean(np.sum(np.float64(TERMS.z) ** 2, axis=-1), axis=0)
+    np.testing.assert_allclose(RAE(0.3)(TERMS), LOG_LIKELIHOOD - 0.15 * length, rtol=1e-5)
+    # With a weight of 1 it is the log-density of N(0, I), up to a constant.
+    log_prior = np.mean(TERMS.log_prior, axis=0) + np.log(2 * np.pi)
+    np.testing.assert_allclose(RAE()(TERMS), LOG_LIKELIHOOD + log_prior, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("objective", [MMD(), MMD(kernel="inverse_multiquadratic"), RAE()])
+def test_what_needs_no_density_takes_a_point_and_is_warmed_up(objective):
+    point = tfd.VectorDeterministic(tf.constant(LOC))
+    sampling = elbo.Sampling(num_samples=1, seed=tf.constant([1, 2]))
+    terms = elbo.estimate(point, PRIOR, lambda z: -tf.reduce_sum(z**2, axis=-1), sampling)
+    np.testing.assert_array_equal(terms.z, LOC[np.newaxis])
+    assert terms.kl is None and terms.log_posterior is None
+    for number in ("elbo", "log_weights"):
+        with pytest.raises(ValueError, match="`posterior` must have a density for the .*Received: "):
+            getattr(terms, number)
+    log_likelihood = -np.sum(LOC**2, axis=1)
+    whole, half = (objective(objective.tempered(terms, tf.constant(weight))) for weight in (1.0, 0.5))
+    np.testing.assert_allclose(half - log_likelihood, (whole - log_likelihood) / 2, rtol=1e-4, atol=1e-4)
+    assert np.all(np.abs(whole - log_likelihood) > 1e-3)
+
+
 def test_the_terms_of_the_infovae_add_up():
     plain, weighted = (np.float64(MMD(7.0, kl_weight)(TERMS)) for kl_weight in (0.0, 0.5))
     np.testing.assert_allclose(plain - weighted, 0.5 * np.float64(TERMS.kl), rtol=1e-4)
@@ -169,7 +219,7 @@ def test_the_terms_of_the_infovae_add_up():
     np.testing.assert_allclose(none, ELBO()(TERMS), rtol=1e-6)
 
 
-@pytest.mark.parametrize("objective", [BetaTCVAE(10), DIPVAE(), DIPVAE(covariance="means"), MMD(), FreeBits()])
+@pytest.mark.parametrize("objective", [BetaTCVAE(10), DIPVAE(), DIPVAE(covariance="means"), MMD(), RAE(), FreeBits()])
 def test_a_batch_of_one_example_is_finite(objective):
     loc, scale = tf.constant(LOC[:1]), tf.constant(SCALE[:1])
     with tf.GradientTape() as tape:
@@ -190,7 +240,7 @@ def small_vae(objective, **parts):
     return vae
 
 
-@pytest.mark.parametrize("objective", [BetaTCVAE(64), DIPVAE(), MMD()])
+@pytest.mark.parametrize("objective", [BetaTCVAE(64), DIPVAE(), MMD(), RAE()])
 def test_a_model_without_draws_for_each_example_refuses(objective):
     with pytest.raises(ValueError, match=r"`objective` must be one that does not need the draws of z.*Received: "):
         objective(TERMS._replace(z=None))
@@ -207,6 +257,7 @@ def test_a_model_without_draws_for_each_example_refuses(objective):
         ("DIPVAE", "diagonal"),
         ("MMD", "mmd_weight"),
         ("MMD", "kl_weight"),
+        ("RAE", "beta"),
     ],
 )
 @pytest.mark.parametrize("value", [-1.0, float("nan"), float("inf"), "x", None, True])

@@ -59,8 +59,9 @@ PARTS: dict[str, dict[str, tuple[str, ...]]] = {
         "FreeBits": ("nats", "num_samples", "per_dimension"),
         "IWAE": ("num_samples", "doubly_reparameterized"),
         "MIWAE": ("num_samples", "groups", "doubly_reparameterized"),
-        "MMD": ("mmd_weight", "kl_weight", "num_samples"),
+        "MMD": ("mmd_weight", "kl_weight", "kernel", "num_samples"),
         "PIWAE": ("num_samples", "groups", "doubly_reparameterized"),
+        "RAE": ("beta", "num_samples"),
         "Renyi": ("num_samples", "alpha"),
     },
 }

@@ -8,6 +8,7 @@ from tfvae.objectives.aggregate import DIPVAE, MMD, BetaTCVAE
 from tfvae.objectives.elbo import ELBO, Capacity, FreeBits
 from tfvae.objectives.importance_weighted import CIWAE, IWAE, MIWAE, PIWAE, Renyi
 from tfvae.objectives.objective import Objective
+from tfvae.objectives.regularized import RAE
 
 __all__ = [
     "CIWAE",
@@ -17,6 +18,7 @@ __all__ = [
     "MIWAE",
     "MMD",
     "PIWAE",
+    "RAE",
     "Adversarial",
     "BetaTCVAE",
     "Capacity",

@@ -17,7 +17,8 @@ import tensorflow as tf
 
 from tfvae import checks
 from tfvae.elbo import ElboTerms
-from tfvae.objectives.objective import PACKAGE, Objective, draws_of
+from tfvae.objectives.aggregate import draws
+from tfvae.objectives.objective import PACKAGE, Objective
 
 # The default critic, and the learning rate and the momenta of its optimizer.
 _HIDDEN = (256, 256)
@@ -67,10 +68,8 @@ class CriticObjective(Objective):
             The loss [B], in nats, by which only the critic is to be trained; and the values by name, each [B].
         """
         # Without a gradient, which would be that of the encoder.
-        draws = tf.stop_gradient(draws_of(self, terms))
-        inside, outside = (
-            self.logits(z, training) for z in (draws, tf.stop_gradient(self.others(terms, sample_weight)))
-        )
+        both = draws(self, terms), self.others(terms, sample_weight)
+        inside, outside = (self.logits(tf.stop_gradient(z), training) for z in both)
         loss = tf.reduce_mean(tf.nn.softplus(-inside) + tf.nn.softplus(outside), axis=0) / 2
         right = tf.cast(inside > 0, tf.float32) + tf.cast(outside < 0, tf.float32)
         values = (tf.reduce_mean(inside, axis=0), loss, tf.reduce_mean(right, axis=0) / 2)
@@ -149,7 +148,7 @@ class FactorVAE(CriticObjective):
 
     def others(self, terms: ElboTerms, sample_weight: tf.Tensor | None = None) -> tf.Tensor:
         """Draws of the product of the marginals of q(z): see `CriticObjective`."""
-        z = draws_of(self, terms)
+        z = draws(self, terms)
         if sample_weight is not None:
             z = _resampled(z, sample_weight, terms.seed)
         z = tf.transpose(z, [0, 2, 1])
@@ -158,7 +157,7 @@ class FactorVAE(CriticObjective):
 
     def __call__(self, terms: ElboTerms) -> tf.Tensor:
         """Evaluates the objective [B], in nats per example."""
-        total_correlation = tf.reduce_mean(self.logits(draws_of(self, terms)), axis=0)
+        total_correlation = tf.reduce_mean(self.logits(draws(self, terms)), axis=0)
         return terms.elbo - self.gamma * terms.weight * total_correlation
 
 
@@ -215,13 +214,13 @@ class Adversarial(CriticObjective):
 
     def others(self, terms: ElboTerms, sample_weight: tf.Tensor | None = None) -> tf.Tensor:
         """Draws of the prior: see `CriticObjective`."""
-        shape = tf.shape(draws_of(self, terms))
+        shape = tf.shape(draws(self, terms))
         prior: Any = terms.prior
         return prior.sample(shape[:1] if prior.batch_shape.rank else shape[:2], seed=terms.seed)
 
     def __call__(self, terms: ElboTerms) -> tf.Tensor:
         """Evaluates the objective [B], in nats per example."""
-        log_ratio = self.logits(draws_of(self, terms))
+        log_ratio = self.logits(draws(self, terms))
         penalty = log_ratio if self.penalty == "log_ratio" else tf.nn.softplus(log_ratio)
         return tf.reduce_mean(terms.reconstruction_log_likelihood - self.weight * terms.weight * penalty, axis=0)
 

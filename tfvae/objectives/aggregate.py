@@ -5,6 +5,7 @@ or more.
 """
 
 import dataclasses
+from collections.abc import Callable
 from typing import Any, Literal
 
 import keras
@@ -12,7 +13,7 @@ import tensorflow as tf
 
 from tfvae import checks
 from tfvae.elbo import ElboTerms
-from tfvae.objectives.objective import PACKAGE, Objective, draws_of
+from tfvae.objectives.objective import PACKAGE, Objective
 
 
 @keras.saving.register_keras_serializable(PACKAGE)
@@ -50,7 +51,7 @@ class BetaTCVAE(Objective):
 
     def __call__(self, terms: ElboTerms) -> tf.Tensor:
         """Evaluates the bound [B], in nats per example."""
-        z, q = draws_of(self, terms), terms.independent("posterior")
+        z, q = draws(self, terms), terms.independent("posterior")
         # log q(z_l|x') [S, B, B', L] of each draw under the posterior of each example x'.
         log_prob = q.log_prob(z[:, :, tf.newaxis])
         size = tf.shape(z)[1]
@@ -101,7 +102,7 @@ class DIPVAE(Objective):
 
     def __call__(self, terms: ElboTerms) -> tf.Tensor:
         """Evaluates the bound [B], in nats per example."""
-        z = draws_of(self, terms)
+        z = draws(self, terms)
         posterior: Any = terms.posterior
         if self.covariance == "means":
             try:
@@ -123,33 +124,44 @@ class DIPVAE(Objective):
 @keras.saving.register_keras_serializable(PACKAGE)
 @dataclasses.dataclass(frozen=True)
 class MMD(Objective):
-    """The log-likelihood, with a penalty on the maximum mean discrepancy of q(z) from the prior: the InfoVAE.
+    """The log-likelihood, with a penalty on the maximum mean discrepancy of q(z) from the prior: InfoVAE, WAE-MMD.
 
     mean over S of log p(x|z) - kl_weight * KL(q(z|x) || p(z)) - mmd_weight * MMD^2(q(z), p(z))
-    MMD^2(q, p) = E[k(z, z')] - 2 E[k(z, y)] + E[k(y, y')],  z, z' ~ q,  y, y' ~ p,  k(z, y) = exp(-|z - y|^2 / (2 L))
+    MMD^2(q, p) = E[k(z, z')] - 2 E[k(z, y)] + E[k(y, y')],  z, z' ~ q,  y, y' ~ p
 
-    In the paper kl_weight = 1 - alpha and mmd_weight = alpha + lambda - 1. With kl_weight = 0 it is not a bound
-    on log p(x), and the component weights of a mixture prior get no gradient.
+    k(z, y) = exp(-|z - y|^2 / (2 L)), or C / (C + |z - y|^2) with C = 2 L, the mean of |y - y'|^2 under N(0, I).
+
+    The InfoVAE has the first kernel, kl_weight = 1 - alpha and mmd_weight = alpha + lambda - 1. The WAE-MMD has the
+    second, kl_weight = 0 and any posterior, `posteriors.Deterministic` too; its lambda for the cost |x - f(z)|^2 is
+    mmd_weight * 2 scale^2 under `likelihoods.Normal(scale)`. With kl_weight = 0 it is not a bound on log p(x), and the
+    component weights of a mixture prior get no gradient.
 
     Args:
         mmd_weight: weight of the discrepancy, >= 0.
-        kl_weight: weight of the KL divergence, >= 0.
+        kl_weight: weight of the KL divergence, >= 0; 0 for a posterior without a density.
+        kernel: "gaussian" or "inverse_multiquadratic", whose tail is heavier, so that z far from p(z) are drawn to it.
         num_samples: S, the number of draws of z for each example.
 
     Raises:
         ValueError: an argument is out of its range.
 
     Reference: Zhao et al. 2019, InfoVAE: Balancing Learning and Inference in Variational Autoencoders, equations 6 and
-    8; Gretton et al. 2012, A Kernel Two-Sample Test, equation 3, for the unbiased estimator.
+    8; Tolstikhin et al. 2018, Wasserstein Auto-Encoders, algorithm 2 and section 4; Gretton et al. 2012, A Kernel
+    Two-Sample Test, equation 3, for the unbiased estimator.
     """
 
     mmd_weight: float = 100.0
     kl_weight: float = 0.0
+    kernel: Literal["gaussian", "inverse_multiquadratic"] = "gaussian"
 
     def __post_init__(self) -> None:
         super().__post_init__()
         for name in ("mmd_weight", "kl_weight"):
             object.__setattr__(self, name, checks.number(name, getattr(self, name), 0))
+        if self.kernel not in _KERNELS:
+            raise ValueError(
+                f'`kernel` must be "gaussian" or "inverse_multiquadratic". Received: kernel={checks.shown(self.kernel)}'
+            )
 
     @property
     def needs_density(self) -> bool:
@@ -158,12 +170,13 @@ class MMD(Objective):
 
     def __call__(self, terms: ElboTerms) -> tf.Tensor:
         """Evaluates the objective [B], in nats per example."""
-        z = draws_of(self, terms)
+        z = draws(self, terms)
         prior: Any = terms.prior
         count = tf.shape(z)[1]
         shape = [] if prior.batch_shape.rank else [count]
         y = prior.sample(shape, seed=terms.seed)[tf.newaxis]
-        discrepancy = _mean_of_pairs(z) + _mean_of_pairs(y) - 2 * tf.reduce_mean(_kernel(z, y))
+        kernel = _KERNELS[self.kernel]
+        discrepancy = _mean_of_pairs(kernel, z) + _mean_of_pairs(kernel, y) - 2 * tf.reduce_mean(kernel(z, y))
         # A batch of one example has no pairs.
         discrepancy = tf.where(count > 1, discrepancy, 0.0)
         value = tf.reduce_mean(terms.reconstruction_log_likelihood, axis=0)
@@ -171,15 +184,40 @@ class MMD(Objective):
         return value - self.kl_weight * terms.kl if self.needs_density else value
 
 
-def _kernel(z: tf.Tensor, y: tf.Tensor) -> tf.Tensor:
-    """The kernel k(z, y) [S, B, B'] of z [S, B, L] and y [S, B', L]."""
+def draws(objective: Objective, terms: ElboTerms) -> tf.Tensor:
+    """The draws z [S, B, L], for an objective that needs them."""
+    if terms.z is None:
+        raise ValueError(
+            "`objective` must be one that does not need the draws of z, such as ELBO or IWAE, for this model. "
+            f"Received: {objective}"
+        )
+    return terms.z
+
+
+def _distances(z: tf.Tensor, y: tf.Tensor) -> tf.Tensor:
+    """The squared distances |z - y|^2 [S, B, B'] of z [S, B, L] and y [S, B', L]."""
     squares = [tf.reduce_sum(each**2, axis=-1) for each in (z, y)]
     distance = squares[0][:, :, tf.newaxis] + squares[1][:, tf.newaxis] - 2 * tf.matmul(z, y, transpose_b=True)
-    return tf.exp(-tf.nn.relu(distance) / (2 * z.shape[-1]))
+    return tf.nn.relu(distance)
 
 
-def _mean_of_pairs(z: tf.Tensor) -> tf.Tensor:
+def _gaussian(z: tf.Tensor, y: tf.Tensor) -> tf.Tensor:
+    return tf.exp(-_distances(z, y) / (2 * z.shape[-1]))
+
+
+def _inverse_multiquadratic(z: tf.Tensor, y: tf.Tensor) -> tf.Tensor:
+    return 1 / (1 + _distances(z, y) / (2 * z.shape[-1]))
+
+
+# The kernels k(z, y) [S, B, B'] of z [S, B, L] and y [S, B', L]; both are 1 where z = y.
+_KERNELS: dict[str, Callable[[tf.Tensor, tf.Tensor], tf.Tensor]] = {
+    "gaussian": _gaussian,
+    "inverse_multiquadratic": _inverse_multiquadratic,
+}
+
+
+def _mean_of_pairs(kernel: Callable[[tf.Tensor, tf.Tensor], tf.Tensor], z: tf.Tensor) -> tf.Tensor:
     """The mean of k(z, z') over the pairs of different rows of z [S, B, L], without the diagonal, which is 1."""
     size = tf.cast(tf.shape(z)[1], tf.float32)
-    kernel = tf.reduce_mean(tf.reduce_sum(_kernel(z, z), axis=[1, 2]))
-    return (kernel - size) / tf.maximum(size * (size - 1), 1.0)
+    total = tf.reduce_mean(tf.reduce_sum(kernel(z, z), axis=[1, 2]))
+    return (total - size) / tf.maximum(size * (size - 1), 1.0)

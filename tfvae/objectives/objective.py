@@ -81,13 +81,3 @@ class Objective(abc.ABC):
     def from_config(cls, config: dict[str, Any]) -> Self:
         """The objective that `get_config` described."""
         return cls(**config)
-
-
-def draws_of(objective: Objective, terms: ElboTerms) -> tf.Tensor:
-    """The draws z [S, B, L], for an objective that needs them."""
-    if terms.z is None:
-        raise ValueError(
-            "`objective` must be one that does not need the draws of z, such as ELBO or IWAE, for this model. "
-            f"Received: {objective}"
-        )
-    return terms.z
