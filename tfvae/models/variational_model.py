@@ -181,10 +181,23 @@ class VariationalModel(Trainer):
             # The path leads to the variables of q(z|x), which follow the last objective.
             path.weights = objectives[-1].path_weights(tempered)
         losses = [-each(tempered) - terms.auxiliary for each in objectives]
-        of_critic: dict[str, tf.Tensor] = {}
+        more: dict[str, tf.Tensor] = {}
         if isinstance(objective, CriticObjective):
-            loss, of_critic = objective.of_critic(terms, batch.sample_weight, training)
+            loss, more = objective.of_critic(terms, batch.sample_weight, training)
             losses.append(loss)
+        return self._reduced(batch, losses, terms, more)
+
+    def _reduced(
+        self, batch: Batch, losses: list[tf.Tensor], terms: ElboTerms, more: dict[str, tf.Tensor]
+    ) -> tuple[list[tf.Tensor], dict[str, tf.Tensor]]:
+        """The result of `batch_losses`, for losses [B] of each example, of which the first is the metric `loss`.
+
+        Args:
+            batch: the batch.
+            losses: the losses, each [B], without weights and regularisation.
+            terms: the terms of the bound, for the metrics.
+            more: the values of further metrics, by name.
+        """
         if batch.sample_weight is not None:
             losses = [loss * batch.sample_weight for loss in losses]
         regularization = tf.add_n([tf.cast(loss, tf.float32) for loss in self.losses]) if self.losses else 0.0
@@ -195,7 +208,7 @@ class VariationalModel(Trainer):
             "reconstruction_log_likelihood": tf.reduce_mean(terms.reconstruction_log_likelihood, axis=0),
             **({} if terms.kl is None else {"kl": terms.kl}),
             **(terms.metrics or {}),
-            **of_critic,
+            **more,
         }
         return [tf.reduce_sum(loss) / batch.global_size + regularization * share for loss in losses], values
 
