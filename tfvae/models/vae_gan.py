@@ -113,7 +113,7 @@ class VAEGAN(VAE):
         if self.event_shape is not None:
             return
         super().build(input_shape)
-        event_shape, self.event_shape = self.event_shape, None  # type: ignore[assignment]
+        event_shape, self.event_shape = self.event_shape, None
         likelihood = self.likelihood
         if (
             likelihood.allows_missing
