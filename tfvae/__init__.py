@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     from tfvae.models.semi_supervised import SemiSupervisedVAE
     from tfvae.models.sequential import SequentialVAE
     from tfvae.models.vae import VAE
+    from tfvae.models.vae_gan import VAEGAN
     from tfvae.models.variational_model import VariationalModel
     from tfvae.models.vq import VQVAE
     from tfvae.reporting.document import report
@@ -51,6 +52,7 @@ __version__ = "0.3.0.dev0"
 
 __all__ = [
     "VAE",
+    "VAEGAN",
     "VQVAE",
     "AmortizedInference",
     "AutoregressiveVAE",
@@ -122,6 +124,7 @@ __getattr__, __dir__ = lazy_attributes(
         "tfvae.models.semi_supervised": ["SemiSupervisedVAE"],
         "tfvae.models.sequential": ["SequentialVAE"],
         "tfvae.models.vae": ["VAE"],
+        "tfvae.models.vae_gan": ["VAEGAN"],
         "tfvae.models.variational_model": ["VariationalModel"],
         "tfvae.models.vq": ["VQVAE"],
         "tfvae.reporting.document": ["report"],
@@ -140,6 +143,7 @@ import_with_keras(
         "tfvae.models.hierarchical",
         "tfvae.models.sequential",
         "tfvae.models.vq",
+        "tfvae.models.vae_gan",
         "tfvae.inference.amortized_inference",
         "tfvae.inference.variational_inference",
         "tfvae.networks",

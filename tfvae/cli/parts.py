@@ -49,11 +49,13 @@ PARTS: dict[str, dict[str, tuple[str, ...]]] = {
         "ZeroInflatedNegativeBinomial": (),
     },
     "objective": {
+        "Adversarial": ("critic", "weight", "optimizer", "penalty", "num_samples"),
         "BetaTCVAE": ("num_examples", "beta", "num_samples"),
         "CIWAE": ("num_samples", "share"),
         "Capacity": ("capacity", "num_samples", "gamma"),
         "DIPVAE": ("off_diagonal", "diagonal", "covariance", "num_samples"),
         "ELBO": ("beta", "num_samples", "analytic_kl", "sticking_the_landing"),
+        "FactorVAE": ("critic", "gamma", "optimizer", "num_samples"),
         "FreeBits": ("nats", "num_samples", "per_dimension"),
         "IWAE": ("num_samples", "doubly_reparameterized"),
         "MIWAE": ("num_samples", "groups", "doubly_reparameterized"),

@@ -106,7 +106,6 @@ class VariationalInference(ArvizExport, Prediction, PosteriorExport, Refinement,
         self.posterior = parts.checked_part("posterior", posterior, Posterior, default=default)
         self.local = local
         self.predictive = predictive
-        parts.checked_part("objective", self.objective, Objective)
         if local is not None and (
             not isinstance(local, LocalLatents) or set(local.space.names) & set(self.space.names)
         ):

@@ -50,7 +50,6 @@ class Autoencoder(StreamDetector, AutoencoderExport, VariationalModel):
 
     def __init__(self, objective: Objective | None = None, **keras_kwargs: Any) -> None:
         super().__init__(objective, **keras_kwargs)
-        parts.checked_part("objective", self.objective, Objective)
         # None until the model is built.
         self.event_shape = None  # type: ignore[assignment]
         # Whether the last training was of pairs of noisy x and clean y. Then x may be what the likelihood cannot give.

@@ -10,7 +10,7 @@ import tensorflow as tf
 from tfvae import checks, elbo
 from tfvae.data.vocabulary import Vocabulary, are_texts
 from tfvae.likelihoods import Categorical, Likelihood, Missing
-from tfvae.models import parts, steps, suitability, text_inputs
+from tfvae.models import critics, parts, steps, suitability, text_inputs
 from tfvae.models.autoregressive_export import AutoregressiveExport
 from tfvae.models.vae import VAE
 from tfvae.objectives import Objective
@@ -156,6 +156,7 @@ class AutoregressiveVAE(AutoregressiveExport, VAE):  # type: ignore[misc]  # Som
             (self.likelihood, (None, parameters.shape[-1])),
         ):
             parts.build(part, shape)
+        critics.build(self, self.latent_dim)
         # Set through __dict__, because Keras would save the decoder a second time.
         self.__dict__["_one_step"] = steps.one_step_of(self.decoder)
         self.event_shape = event_shape

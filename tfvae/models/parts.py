@@ -132,8 +132,8 @@ def check_densities(posterior: Posterior, prior: Prior | Posterior, objective: O
     if objective.needs_density and not posterior.has_density:
         raise ValueError(
             f"`objective` must not need log q(z|x) or the KL divergence with {type(posterior).__name__}, which is a "
-            "point and has no density: use tfvae.objectives.MMD() or RAE(), or a posterior with a density such as "
-            f"DiagonalNormal(). Received: objective={checks.shown(objective)}"
+            "point and has no density: use tfvae.objectives.MMD(), Adversarial() or RAE(), or a posterior with a "
+            f"density such as DiagonalNormal(). Received: objective={checks.shown(objective)}"
         )
     if isinstance(prior, Posterior) and not prior.has_log_prob:
         raise NotImplementedError(

@@ -59,6 +59,8 @@ class SemiSupervisedVAE(ConditionalVAE):
     _PARTS = (*VAE._PARTS, "classifier")
     # Not `kl`, because it includes the divergence of q(y|x) from p(y).
     collapsing = ("kl_z",)
+    # z is drawn for each label.
+    _draws_z = False
     _given_shapes: ClassVar[dict[str, tuple[int, ...]]] = {"label": ()}
 
     def __init__(

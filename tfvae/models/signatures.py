@@ -397,4 +397,5 @@ def _data(arrays: Arrays) -> Any:
 def _parts(model: AutoencoderExport) -> list[keras.layers.Layer]:
     values = (getattr(model, name) for name in model._PARTS)
     parts = itertools.chain.from_iterable(value if isinstance(value, list) else [value] for value in values)
-    return [part for part in parts if isinstance(part, keras.layers.Layer)]
+    # A critic is for the training alone.
+    return [part for part in parts if isinstance(part, keras.layers.Layer) and part is not model.critic]

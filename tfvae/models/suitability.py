@@ -94,6 +94,21 @@ def check(
             warnings.warn(f"{group.name}{message}", stacklevel=2)
 
 
+def check_logits(name: str, network: keras.Model) -> None:
+    """Raises ValueError if the last activation of a network bounds its outputs, which are taken for logits.
+
+    Args:
+        name: the name of the argument through which the network was passed.
+        network: the network.
+    """
+    reach = _reach_of_activation(network)
+    if reach is not None and (reach.low > -_FAR or reach.high < _FAR):
+        raise ValueError(
+            f"`{name}` must give logits, which may be any real numbers, of either sign: let its last layer have no "
+            f"activation. Received: a {name} {reach.why}"
+        )
+
+
 def _none(likelihood: Likelihood, x: np.ndarray) -> np.ndarray:
     return np.zeros((0, *likelihood.parameter_shape(x.shape[1:])), np.float32)
 

@@ -14,7 +14,7 @@ from tfvae.data.schema import is_rows
 from tfvae.data.series import Series
 from tfvae.data.table import Table
 from tfvae.likelihoods import Likelihood, Normal
-from tfvae.models import autoencoder, completion, parts, rows, windows
+from tfvae.models import autoencoder, completion, critics, parts, rows, windows
 from tfvae.models.table_export import TableExport
 from tfvae.objectives import Objective
 from tfvae.posteriors import DiagonalNormal, Posterior
@@ -60,6 +60,7 @@ class VAE(TableExport, autoencoder.Autoencoder):
     """
 
     _PARTS: ClassVar[tuple[str, ...]] = ("encoder", "decoder", "posterior", "prior", "likelihood", "objective")
+    _draws_z = True
     # Further inputs of the networks, with their shape for one example: none, or the condition of a conditional model.
     _condition_shapes: ClassVar[dict[str, tuple[int, ...]]] = {}
     _prior_kinds: ClassVar[tuple[type, ...]] = (Prior,)
@@ -172,6 +173,7 @@ class VAE(TableExport, autoencoder.Autoencoder):
             (self.likelihood, parameters.shape),
         ):
             parts.build(part, shape)
+        critics.build(self, self.latent_dim)
         self.event_shape = event_shape
 
     def call(self, x: tf.Tensor, training: bool = False) -> tf.Tensor:

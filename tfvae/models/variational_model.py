@@ -2,6 +2,7 @@
 
 import abc
 import functools
+import inspect
 import itertools
 import math
 from collections.abc import Callable, Iterable, Sized
@@ -12,7 +13,8 @@ import tensorflow as tf
 
 from tfvae import checks, graphs, renamed
 from tfvae.elbo import ElboTerms, Path, Sampling
-from tfvae.objectives import ELBO, Objective
+from tfvae.models import critics, parts
+from tfvae.objectives import ELBO, CriticObjective, Objective
 from tfvae.training.batch import Batch
 from tfvae.training.step import Minimizer
 from tfvae.training.trainer import Trainer
@@ -43,8 +45,16 @@ class VariationalModel(Trainer):
     Args:
         objective: what is maximised; None means `ELBO()`.
         kwargs: the arguments of `keras.Model`.
+
+    Raises:
+        ValueError: the objective has a critic of z, and the model has no z [S, B, L] for it.
     """
 
+    # Whether the terms have draws z [S, B, L], one for each example, with q(z|x) and p(z).
+    _draws_z: ClassVar[bool] = False
+    # A network that is trained beside the model, as that of an objective, and its optimizer.
+    critic: Any = None
+    critic_optimizer: Any = None
     # The metrics beside the loss.
     _metric_names: ClassVar[tuple[str, ...]] = ("elbo", "reconstruction_log_likelihood", "kl")
     # The attributes that the `repr` shows, where the model has them.
@@ -53,8 +63,22 @@ class VariationalModel(Trainer):
     def __init__(self, objective: Objective | None = None, **kwargs: Any) -> None:
         # Without autocast, because log-densities need x in float32. Each network casts x to its own dtype policy.
         super().__init__(autocast=False, **kwargs)
-        self.objective = ELBO() if objective is None else objective
-        self._trackers = [keras.metrics.Mean(name=name) for name in self._metric_names]
+        self.objective = parts.checked_part("objective", objective, Objective, default=ELBO)
+        of_critic = "critic_optimizer"
+        if isinstance(self.objective, CriticObjective):
+            if not self._draws_z:
+                raise ValueError(
+                    f"`objective` must have no critic in a {type(self).__name__}, which does not have the draws z "
+                    "[S, B, L] that it tells apart; tfvae.VAE, ConditionalVAE and AutoregressiveVAE have. Received: "
+                    f"objective={checks.shown(self.objective)}"
+                )
+            of_critic = "optimizer"
+            self.critic, self.critic_optimizer = self.objective.critic, self.objective.optimizer
+        if self.critic is not None:
+            # As attributes, the critic and the state of its optimizer are saved with the model by Keras.
+            self.critic_optimizer = critics.checked_optimizer(of_critic, self.critic_optimizer, self)
+        names = (*self._metric_names, *self.objective.metric_names)
+        self._trackers = [keras.metrics.Mean(name=name) for name in names]
         self._trackers += self._more_metrics()
         # Set through __dict__, because Keras would otherwise try to save these graphs with the model.
         self.__dict__["_functions"] = {}
@@ -116,18 +140,33 @@ class VariationalModel(Trainer):
         raise NotImplementedError(f"{type(self).__name__} does not define which variables belong to q(z|x)")
 
     def minimizers(self) -> list[Minimizer]:
-        """The variables for each of the losses, all with the optimizer of `compile`.
+        """The variables for each of the losses, with the optimizer of `compile` or that of the critic.
 
         In general there is one loss, for all trainable variables. If the objective has a separate one for q(z|x)
-        (`for_posterior`), the first loss is for the variables of p(x, z) and the second for those of q(z|x).
+        (`for_posterior`), the first loss is for the variables of p(x, z) and the second for those of q(z|x). If it has
+        a critic, the last loss is for the critic's variables, and no other is.
         """
+        if isinstance(self.objective, CriticObjective):
+            of_model, of_critic = split(self.trainable_variables, self.critic.trainable_variables)
+            return [Minimizer(of_model, self.optimizer), Minimizer(of_critic, self.critic_optimizer)]
         if self.objective.for_posterior is None:
             return [Minimizer(self.trainable_variables, self.optimizer)]
-        own = {id(variable) for variable in self.posterior_variables}
-        parts: tuple[list[Any], list[Any]] = ([], [])
-        for variable in self.trainable_variables:
-            parts[id(variable) in own].append(variable)
-        return [Minimizer(part, self.optimizer) for part in parts]
+        return [Minimizer(each, self.optimizer) for each in split(self.trainable_variables, self.posterior_variables)]
+
+    def compile(self, *args: Any, **kwargs: Any) -> None:
+        """Sets the optimizer and how steps run: see `Trainer`.
+
+        Raises:
+            ValueError: see `Trainer`; or the optimizer is that of the critic.
+        """
+        given = inspect.signature(keras.Model.compile).bind(self, *args, **kwargs).arguments.get("optimizer")
+        shared = self.critic_optimizer
+        if given is not None and given in (shared, getattr(shared, "inner_optimizer", None)):
+            raise ValueError(
+                "`optimizer` must be another one than that of the critic, each with a state of its own. "
+                f"Received: optimizer={described(given)} for both"
+            )
+        super().compile(*args, **kwargs)
 
     def batch_losses(self, batch: Batch, training: bool) -> tuple[list[tf.Tensor], dict[str, tf.Tensor]]:
         """Computes the losses of a batch: see `Trainer.batch_losses`."""
@@ -142,6 +181,23 @@ class VariationalModel(Trainer):
             # The path leads to the variables of q(z|x), which follow the last objective.
             path.weights = objectives[-1].path_weights(tempered)
         losses = [-each(tempered) - terms.auxiliary for each in objectives]
+        more: dict[str, tf.Tensor] = {}
+        if isinstance(objective, CriticObjective):
+            loss, more = objective.of_critic(terms, batch.sample_weight, training)
+            losses.append(loss)
+        return self._reduced(batch, losses, terms, more)
+
+    def _reduced(
+        self, batch: Batch, losses: list[tf.Tensor], terms: ElboTerms, more: dict[str, tf.Tensor]
+    ) -> tuple[list[tf.Tensor], dict[str, tf.Tensor]]:
+        """The result of `batch_losses`, for losses [B] of each example, of which the first is the metric `loss`.
+
+        Args:
+            batch: the batch.
+            losses: the losses, each [B], without weights and regularisation.
+            terms: the terms of the bound, for the metrics.
+            more: the values of further metrics, by name.
+        """
         if batch.sample_weight is not None:
             losses = [loss * batch.sample_weight for loss in losses]
         regularization = tf.add_n([tf.cast(loss, tf.float32) for loss in self.losses]) if self.losses else 0.0
@@ -152,6 +208,7 @@ class VariationalModel(Trainer):
             "reconstruction_log_likelihood": tf.reduce_mean(terms.reconstruction_log_likelihood, axis=0),
             **({} if terms.kl is None else {"kl": terms.kl}),
             **(terms.metrics or {}),
+            **more,
         }
         return [tf.reduce_sum(loss) / batch.global_size + regularization * share for loss in losses], values
 
@@ -178,6 +235,15 @@ class VariationalModel(Trainer):
 
     def _seed(self, seed: int | None) -> tf.Tensor:
         return self.next_seed() if seed is None else tf.constant([checks.seed_number(seed), 0], tf.int32)
+
+
+def split(variables: list[Any], own: list[Any]) -> tuple[list[Any], list[Any]]:
+    """Splits variables, in their order, into those that are not among `own` and those that are."""
+    chosen = {id(variable) for variable in own}
+    found: tuple[list[Any], list[Any]] = ([], [])
+    for variable in variables:
+        found[id(variable) in chosen].append(variable)
+    return found
 
 
 def described(part: Any) -> str:

@@ -3,6 +3,7 @@
 An objective is immutable: training compiles it into a graph, where a later change would have no effect.
 """
 
+from tfvae.objectives.adversarial import Adversarial, CriticObjective, FactorVAE
 from tfvae.objectives.aggregate import DIPVAE, MMD, BetaTCVAE
 from tfvae.objectives.elbo import ELBO, Capacity, FreeBits
 from tfvae.objectives.importance_weighted import CIWAE, IWAE, MIWAE, PIWAE, Renyi
@@ -18,8 +19,11 @@ __all__ = [
     "MMD",
     "PIWAE",
     "RAE",
+    "Adversarial",
     "BetaTCVAE",
     "Capacity",
+    "CriticObjective",
+    "FactorVAE",
     "FreeBits",
     "Objective",
     "Renyi",

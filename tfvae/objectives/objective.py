@@ -24,6 +24,8 @@ class Objective(abc.ABC):
         needs_density: whether it needs log q(z|x) or the KL divergence, which a point does not have.
         path_gradient: whether the gradient reaches q(z|x) through z alone: see `tfvae.elbo.draw`.
         for_posterior: the objective that the parameters of q(z|x) maximise, if it is not this one; otherwise None.
+        critic: a network that is trained beside the model, see `CriticObjective`; otherwise None.
+        metric_names: the names of further metrics, where there is a critic.
 
     Raises:
         ValueError: an argument is out of its range.
@@ -34,6 +36,8 @@ class Objective(abc.ABC):
     needs_density: ClassVar[bool] = True
     path_gradient: ClassVar[bool] = False
     for_posterior: ClassVar["Objective | None"] = None
+    critic: ClassVar[Any] = None
+    metric_names: ClassVar[tuple[str, ...]] = ()
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "num_samples", positive_integer("num_samples", self.num_samples))
