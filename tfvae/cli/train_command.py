@@ -50,7 +50,7 @@ def train(
     length: Annotated[int | None, flags.optional(flags.LENGTH)] = None,
     stride: Annotated[int | None, flags.optional(flags.COUNT)] = None,
     step: Annotated[str | float | None, flags.optional(flags.STEP)] = None,
-    network: Literal["dense", "convolutional", "temporal", "recurrent", "transformer"] = "dense",
+    network: Literal["dense", "convolutional", "residual", "temporal", "recurrent", "transformer"] = "dense",
     hidden: Annotated[Sequence[int], flags.WIDTHS] = (256, 128),
     filters: Annotated[Sequence[int], flags.WIDTHS] = (32, 64),
     activation: str = "silu",
@@ -122,8 +122,8 @@ def train(
         step: time from one step to the next, such as 10min, "1 month" or a number; by default the median.
         network: kind of encoder and decoder; the last three are for time series.
         hidden: widths of the encoder's dense layers, such as 256,128; the decoder mirrors them.
-        filters: filters of the encoder's convolutions, such as 32,64; the decoder mirrors them. For time series the
-            first of them is the number of features of each step.
+        filters: filters of the encoder's convolutions, or of each resolution of residual networks, such as 32,64; the
+            decoder mirrors them. For time series the first of them is the number of features of each step.
         activation: the networks' activation function, by its Keras name.
         latent_dim: dimension of the latent space.
         posterior: the family of the approximate posterior q(z|x).

@@ -8,6 +8,7 @@ from tfvae.networks.convolutional import convolutional_decoder, convolutional_en
 from tfvae.networks.dense import dense_decoder, dense_encoder, row_encoder
 from tfvae.networks.layers import MissingMask, RowFeatures, SetAttention, SetMean
 from tfvae.networks.recurrent import recurrent_decoder, recurrent_encoder
+from tfvae.networks.residual import residual_decoder, residual_encoder
 from tfvae.networks.sequence_layers import (
     Codes,
     Positions,
@@ -40,6 +41,8 @@ __all__ = [
     "dense_encoder",
     "recurrent_decoder",
     "recurrent_encoder",
+    "residual_decoder",
+    "residual_encoder",
     "row_encoder",
     "set_encoder",
     "set_transformer",
