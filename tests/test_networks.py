@@ -48,6 +48,7 @@ BUILDERS = {
     "convolutional_decoder": lambda: convolutional_decoder(LATENT_DIM, (7, 5, 2), filters=(8, 4), hidden=(16,)),
     "residual_encoder": lambda: residual_encoder((7, 5, 2), filters=(4, 8), hidden=(16,), num_blocks=1),
     "residual_decoder": lambda: residual_decoder(LATENT_DIM, (7, 5, 2), filters=(8, 4), hidden=(16,), num_blocks=1),
+    "recomputed": lambda: residual_encoder((7, 5, 2), filters=(4,), hidden=(6,), num_blocks=1, recompute=True),
     "set_encoder": lambda: set_encoder((2,), 6, item_hidden=(8,), hidden=(8,)),
     "set_transformer": lambda: set_transformer((2,), 6, width=8, num_heads=2, num_blocks=1, hidden=(8,)),
     "temporal_encoder": lambda: temporal_encoder((), 6, filters=4, dilations=(1, 2), hidden=(8,)),

@@ -9,6 +9,7 @@ import keras
 from tfvae import checks
 from tfvae.networks import building
 from tfvae.networks.layers import MissingMask
+from tfvae.networks.recomputed import Recomputed
 
 
 def residual_encoder(
@@ -20,6 +21,7 @@ def residual_encoder(
     missing_mask: bool = False,
     condition_dim: int | None = None,
     num_blocks: int | Sequence[int] = 2,
+    recompute: bool = False,
 ) -> keras.Model:
     """Residual blocks at falling resolutions, then dense layers, from an image to the features the posterior reads.
 
@@ -39,6 +41,7 @@ def residual_encoder(
         missing_mask: begin with a `MissingMask`, for x with NaN for missing elements.
         condition_dim: C, for a `tfvae.ConditionalVAE`: the first dense layer then takes the condition too.
         num_blocks: how many residual blocks each resolution has: one number for all, or one for each.
+        recompute: whether each block is `Recomputed`, which halves the memory of a training step and makes it slower.
 
     Returns:
         A model from x `[B, height, width, channels]`, or from x and the condition `[B, C]`, to features
@@ -46,7 +49,7 @@ def residual_encoder(
 
     Raises:
         ValueError: `event_shape` is not that of an image, `filters`, `hidden` or `num_blocks` not positive integers,
-            `num_blocks` not as many as `filters`, or `condition_dim` not a positive integer.
+            `num_blocks` not as many as `filters`, `condition_dim` not a positive integer, or `recompute` not a bool.
 
     Reference: He et al. 2016, Identity Mappings in Deep Residual Networks, figure 1b; Child 2021, Very Deep VAEs,
     section 4, for the initial weights, of variance 1 / (number of blocks).
@@ -55,11 +58,12 @@ def residual_encoder(
     filters = building.sizes("filters", filters, min_length=1)
     hidden = building.sizes("hidden", hidden)
     counts = _counts(num_blocks, filters)
+    recompute = checks.boolean("recompute", recompute)
     x = keras.Input(event_shape, name="x")
     features = MissingMask()(x) if missing_mask else x
     for index, (channels, count) in enumerate(zip(filters, counts, strict=True)):
         features = _convolution(channels, strides=2 if index else 1)(features)
-        features = _blocks(features, count, activation, sum(counts))
+        features = _blocks(features, count, activation, sum(counts), recompute)
     features = keras.layers.Flatten()(keras.layers.Activation(activation)(features))
     inputs, features = building.conditioned(x, features, condition_dim)
     return keras.Model(inputs, building.dense(features, hidden, activation), name=name)
@@ -74,6 +78,7 @@ def residual_decoder(
     name: str = "decoder",
     condition_dim: int | None = None,
     num_blocks: int | Sequence[int] = 2,
+    recompute: bool = False,
 ) -> keras.Model:
     """The mirror of `residual_encoder`: dense layers, then residual blocks at rising resolutions, from z to an image.
 
@@ -90,6 +95,7 @@ def residual_decoder(
         name: the name of the model.
         condition_dim: C, for a `tfvae.ConditionalVAE`: the first dense layer then takes the condition too.
         num_blocks: how many residual blocks each resolution has: one number for all, or one for each.
+        recompute: whether each block is `Recomputed`, which halves the memory of a training step and makes it slower.
 
     Returns:
         A model from z `[B, L]`, or from z and the condition `[B, C]`, to `[B, height, width, channels]`: unbounded
@@ -97,7 +103,8 @@ def residual_decoder(
 
     Raises:
         ValueError: `latent_dim` or `condition_dim` is not a positive integer, `output_shape` not that of an image,
-            `filters`, `hidden` or `num_blocks` not positive integers, or `num_blocks` not as many as `filters`.
+            `filters`, `hidden` or `num_blocks` not positive integers, `num_blocks` not as many as `filters`, or
+            `recompute` not a bool.
 
     Reference: He et al. 2016, Identity Mappings in Deep Residual Networks, figure 1b; Child 2021, Very Deep VAEs,
     section 4.
@@ -107,6 +114,7 @@ def residual_decoder(
     filters = building.sizes("filters", filters, min_length=1)
     hidden = building.sizes("hidden", hidden)
     counts = _counts(num_blocks, filters)
+    recompute = checks.boolean("recompute", recompute)
     growth = 2 ** (len(filters) - 1)
     first_shape = (math.ceil(height / growth), math.ceil(width / growth), filters[0])
     z = keras.Input((latent_dim,), name="z")
@@ -116,20 +124,30 @@ def residual_decoder(
     for index, (own, count) in enumerate(zip(filters, counts, strict=True)):
         if index:
             features = keras.layers.UpSampling2D()(_convolution(own, kernel_size=1)(features))
-        features = _blocks(features, count, activation, sum(counts))
+        features = _blocks(features, count, activation, sum(counts), recompute)
     outputs = _convolution(channels)(keras.layers.Activation(activation)(features))
     return keras.Model(inputs, building.cropped(outputs, height, width), name=name)
 
 
-def _blocks(features: keras.KerasTensor, count: int, activation: str | Callable, of_network: int) -> keras.KerasTensor:
+def _blocks(
+    features: keras.KerasTensor, count: int, activation: str | Callable, of_network: int, recompute: bool
+) -> keras.KerasTensor:
     """Residual blocks, one after the other, in a network that has `of_network` of them."""
     channels = features.shape[-1]
     # Glorot's, of a variance by which the sum over all blocks is not larger than what it is added to.
     small = keras.initializers.VarianceScaling(1 / of_network, "fan_avg", "uniform")
-    for _ in range(count):
+
+    def block(features: keras.KerasTensor) -> keras.KerasTensor:
         change = keras.layers.Activation(activation)(features)
         change = keras.layers.Activation(activation)(_convolution(channels)(change))
-        features = keras.layers.Add()([features, _convolution(channels, kernel_initializer=small)(change)])
+        return keras.layers.Add()([features, _convolution(channels, kernel_initializer=small)(change)])
+
+    for _ in range(count):
+        if recompute:
+            inputs = keras.Input(features.shape[1:])
+            features = Recomputed(keras.Model(inputs, block(inputs)))(features)
+        else:
+            features = block(features)
     return features
 
 
