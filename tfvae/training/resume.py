@@ -120,9 +120,9 @@ def load_state(model: keras.Model, progress: Progress, store: MutableMapping[str
     """
     # `keys()`, because the object that Keras passes cannot be iterated over directly.
     saved = {name: np.array(store[name]) for name in store.keys() if not name.isdecimal()}  # noqa: SIM118
+    progress.holds_averages = _AVERAGES in saved
     if _POSITION not in saved:
         return
-    progress.holds_averages = _AVERAGES in saved
     seeds, variables = saved.get(_SEEDS, np.zeros(0)), seed_variables(model)
     if not _assign(variables, seeds):
         raise ValueError(

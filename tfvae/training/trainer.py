@@ -117,6 +117,9 @@ class Trainer(CheckingModel):
         goes on from the weights, as they were, when it takes the next step. Without such an optimizer, or before its
         first step, this does nothing. State that is not trained, as that of a batch normalisation, has no average.
 
+        Weights that are set by hand after a training take the place of the averages; call `compile` with a new
+        optimizer to train on from them.
+
         Args:
             use: True for the averages, False for the weights that the last step has left.
 
