@@ -7,7 +7,9 @@ model with the same shapes can take their place.
 from tfvae.networks.convolutional import convolutional_decoder, convolutional_encoder
 from tfvae.networks.dense import dense_decoder, dense_encoder, row_encoder
 from tfvae.networks.layers import MissingMask, RowFeatures, SetAttention, SetMean
+from tfvae.networks.recomputed import Recomputed
 from tfvae.networks.recurrent import recurrent_decoder, recurrent_encoder
+from tfvae.networks.residual import residual_decoder, residual_encoder
 from tfvae.networks.sequence_layers import (
     Codes,
     Positions,
@@ -26,6 +28,7 @@ __all__ = [
     "ConvolutionStep",
     "MissingMask",
     "Positions",
+    "Recomputed",
     "RecurrentStep",
     "RotaryAttention",
     "RowFeatures",
@@ -40,6 +43,8 @@ __all__ = [
     "dense_encoder",
     "recurrent_decoder",
     "recurrent_encoder",
+    "residual_decoder",
+    "residual_encoder",
     "row_encoder",
     "set_encoder",
     "set_transformer",
