@@ -35,13 +35,13 @@ class _Group(NamedTuple):
 
     @property
     def q(self) -> tfd.Distribution:
-        """q(u|x), with batch shape [N] and event shape [K]."""
+        """The distribution q(u|x), with batch shape [N] and event shape [K]."""
         return tfd.Independent(tfd.Normal(self.loc, self.scale), 1)
 
 
 @keras.saving.register_keras_serializable("tfvae")
 class DeepHierarchicalVAE(autoencoder.Autoencoder):
-    """A variational autoencoder with T groups of latent pictures z_T, ..., z_1, from the top down, z_1 next to the data.
+    """A variational autoencoder with T groups of latent pictures from the top down: z_T, ..., z_1, next to the data.
 
     p(x, z) = p(x|h_0) product over t of p(z_t|h_t),  h_T = 0,  h_{t-1} = decoder_t(h_t, z_t)
     p(z_t|h_t) = N(loc(h_t), scale(h_t)^2)
@@ -65,6 +65,8 @@ class DeepHierarchicalVAE(autoencoder.Autoencoder):
         decoders: T Keras models from h and z [B, H, W, D] to the next h, and at last to the parameters of p(x|h_0).
         likelihood: p(x|h_0); None means `Normal(scale=1.0)`.
         objective: what is maximised; it may not take path gradients. None means `ELBO()`.
+        max_gradient_norm: a training step whose gradient has a larger norm, in nats per example, is skipped: the
+            optimizer is given zeros. The metric `skipped` is the share of such steps. None never skips.
         keras_kwargs: the arguments of `keras.Model`.
 
     Raises:
@@ -92,12 +94,15 @@ class DeepHierarchicalVAE(autoencoder.Autoencoder):
         decoders: Sequence[keras.Model],
         likelihood: Likelihood | None = None,
         objective: Objective | None = None,
+        max_gradient_norm: float | None = None,
         **keras_kwargs: Any,
     ) -> None:
+        self.max_gradient_norm = None
+        if max_gradient_norm is not None:
+            self.max_gradient_norm = checks.positive_number("max_gradient_norm", max_gradient_norm)
         # Set before the base class makes the metrics, of which there is one for each group.
         self.num_groups = _number_of("decoders", decoders)
         super().__init__(objective, **keras_kwargs)
-        # Of many groups some may rightly stay unused: only if all are, the posterior has collapsed.
         self.encoder = parts.checked_network("encoder", encoder)
         self.prior_networks = self._checked("prior_networks", prior_networks)
         self.posterior_networks = self._checked("posterior_networks", posterior_networks)
@@ -115,7 +120,9 @@ class DeepHierarchicalVAE(autoencoder.Autoencoder):
         return [parts.checked_network(f"{name}[{index}]", each) for index, each in enumerate(networks)]
 
     def _more_metrics(self) -> list[keras.metrics.Metric]:
-        return [keras.metrics.Mean(name=f"kl_{number}") for number in range(self.num_groups, 0, -1)]
+        names = [f"kl_{number}" for number in range(self.num_groups, 0, -1)]
+        names += [] if self.max_gradient_norm is None else ["skipped"]
+        return [keras.metrics.Mean(name=name) for name in names]
 
     def build(self, input_shape: tuple[int | None, ...]) -> None:
         """Builds the networks for data of one shape, and checks that they fit together.
@@ -330,6 +337,10 @@ class DeepHierarchicalVAE(autoencoder.Autoencoder):
     def _description(self) -> dict[str, Any]:
         shapes = [list(shape) for shape in self.latent_shapes]
         return {"latent_shapes": shapes, "likelihood": type(self.likelihood).__name__}
+
+    def get_config(self) -> dict[str, Any]:
+        """The constructor's arguments."""
+        return {**super().get_config(), "max_gradient_norm": self.max_gradient_norm}
 
 
 def _center(index: int, loc: tf.Tensor, scale: tf.Tensor) -> tf.Tensor:

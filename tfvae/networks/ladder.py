@@ -96,8 +96,8 @@ def ladder(
     halvings = 2 ** (len(filters) - 1)
     if min(height, width) < 2 * halvings:
         raise ValueError(
-            f"`filters` must have so few entries that a picture of {height} x {width} can be halved for each. Received: "
-            f"filters={checks.shown(filters)}"
+            f"`filters` must have so few entries that a picture of {height} x {width} can be halved for each. "
+            f"Received: filters={checks.shown(filters)}"
         )
     made = _Builder(activation)
     encoder = made.encoder(input_shape, filters, groups)
