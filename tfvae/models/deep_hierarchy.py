@@ -18,6 +18,8 @@ tfd = tfp.distributions
 
 # Log scales are kept within this distance from 0, by tanh.
 _MOST_LOG_SCALE = 5.0
+# The standard deviation of the numbers with which the learned state starts.
+_START = 0.1
 
 
 class _Group(NamedTuple):
@@ -35,7 +37,7 @@ class _Group(NamedTuple):
 
     @property
     def q(self) -> tfd.Distribution:
-        """The distribution q(u|x), with batch shape [N] and event shape [K]."""
+        """The distribution of u given x, with batch shape [N] and event shape [K]."""
         return tfd.Independent(tfd.Normal(self.loc, self.scale), 1)
 
 
@@ -43,7 +45,7 @@ class _Group(NamedTuple):
 class DeepHierarchicalVAE(autoencoder.Autoencoder):
     """A variational autoencoder with T groups of latent pictures from the top down: z_T, ..., z_1, next to the data.
 
-    p(x, z) = p(x|h_0) product over t of p(z_t|h_t),  h_T = 0,  h_{t-1} = decoder_t(h_t, z_t)
+    p(x, z) = p(x|h_0) product over t of p(z_t|h_t),  h_T learned,  h_{t-1} = decoder_t(h_t, z_t)
     p(z_t|h_t) = N(loc(h_t), scale(h_t)^2)
     q(z_t|h_t, x) = N(loc(h_t) + scale(h_t) a, (scale(h_t) b)^2),  a and log b functions of h_t and of features of x
 
@@ -109,6 +111,8 @@ class DeepHierarchicalVAE(autoencoder.Autoencoder):
         self.decoders = self._checked("decoders", decoders)
         self.likelihood = parts.checked_part("likelihood", likelihood, Likelihood, default=Normal)
         parts.refuse_path_gradients(self)
+        # The learned state from which the walk starts; None until the model is built.
+        self.start: Any = None
         self.latent_shapes: list[tuple[int, ...]] = []
         self._build_where_known(encoder)
 
@@ -140,7 +144,8 @@ class DeepHierarchicalVAE(autoencoder.Autoencoder):
                 f"`encoder` must give a list of {self.num_groups} features, one for each of `decoders`. Received: an "
                 f"encoder that gives {parts.describe(features)}"
             )
-        h, latent_shapes = keras.KerasTensor(self.decoders[0].input_shape[0]), []
+        shape_of_start = self._shape_of_start()
+        h, latent_shapes = keras.KerasTensor((None, *shape_of_start)), []
         for index, of_group in enumerate(features):
             p, q = self.prior_networks[index](h), self.posterior_networks[index]([h, of_group])
             for name, given in (("prior_networks", p), ("posterior_networks", q)):
@@ -159,8 +164,21 @@ class DeepHierarchicalVAE(autoencoder.Autoencoder):
             f"decoders[{last}]", self.decoders[last], [given, z], self.likelihood, event_shape
         )
         parts.build(self.likelihood, parameters.shape)
+        small = keras.initializers.RandomNormal(stddev=_START)
+        self.start = self.add_weight(
+            name="start", shape=shape_of_start, initializer=small, dtype="float32", autocast=False
+        )
         self.latent_shapes = latent_shapes
         self.event_shape = event_shape
+
+    def _shape_of_start(self) -> tuple[int, ...]:
+        shapes = parts.input_shapes(self.decoders[0])
+        if shapes is None or len(shapes) != 2 or None in shapes[0][1:]:
+            raise ValueError(
+                "`decoders[0]` must declare two inputs, h and z, with their shapes, as a functional Keras model does. "
+                f"Received: a network whose inputs have the shapes {shapes}"
+            )
+        return tuple(shapes[0][1:])  # type: ignore[arg-type]
 
     def call(self, x: tf.Tensor, training: bool = False) -> tf.Tensor:
         """The reconstruction [B, ...]: the mean of p(x|z) with each group of q at its mean given those above.
@@ -253,8 +271,8 @@ class DeepHierarchicalVAE(autoencoder.Autoencoder):
 
     def _down(self, chosen: Callable[[int, tf.Tensor], tf.Tensor], rows: Any, training: bool = False) -> tf.Tensor:
         """The parameters of p(x|z), where `chosen` gives the u [N, K] of a group from its index and its state."""
-        shape = self.decoders[0].input_shape[0][1:]
-        h = tf.zeros([rows, *shape], self.decoders[0].compute_dtype)
+        start = tf.cast(self.start, self.decoders[0].compute_dtype)
+        h = tf.tile(start[tf.newaxis], [rows, *[1] * start.shape.rank])
         for index, decoder in enumerate(self.decoders):
             loc, scale = self._loc_and_scale(index, self.prior_networks[index](h, training=training))
             z = loc + scale * chosen(index, h)
