@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Any, ClassVar, NamedTuple, cast
+from typing import Any, ClassVar, NamedTuple, Self, cast
 
 import keras
 import numpy as np
@@ -342,6 +342,16 @@ class DeepHierarchicalVAE(autoencoder.Autoencoder):
         groups, parameters = self._walk(x, _center, 1) if epsilon is None else self._at_noise(x, epsilon)
         terms = self._terms_at(x, groups, parameters, elbo.Sampling(1, tf.zeros([2], tf.int32)))
         return self._scores(terms), parameters
+
+    def export_weights(self) -> list[Any]:
+        """The weights of all parts, and the state from which the walk starts."""
+        return [*super().export_weights(), self.start]
+
+    def in_float32(self) -> Self:
+        """The model itself, or a copy in float32: see `AutoencoderExport`."""
+        copy = super().in_float32()
+        copy.start.assign(self.start)
+        return copy
 
     @property
     def _z_dim(self) -> int:
