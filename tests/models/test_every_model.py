@@ -293,12 +293,23 @@ def precise(build):
     return model
 
 
+def deaf_deep():
+    """A deep hierarchy whose decoders multiply z by 0."""
+    model = deep()
+    for layer in (layer for decoder in model.decoders for layer in decoder.layers):
+        if getattr(layer, "kernel_size", None) == (1, 1):
+            layer.set_weights([np.zeros_like(weight) for weight in layer.get_weights()])
+            layer.trainable = False
+    return model
+
+
 # The models, made so that the steps do not depend on the noise, which each replica draws for itself.
 QUIET = {
     "conditional": lambda: conditional(decoder=deaf_decoder()),
     "semi-supervised": lambda: semi_supervised(decoder=deaf_decoder()),
     "hierarchical": lambda: precise(hierarchical),
     "ladder": lambda: precise(ladder),
+    "deep": deaf_deep,
     "vq": vq,
     "sequential": lambda: precise(sequential),
     "remembering": lambda: precise(remembering),
