@@ -12,6 +12,8 @@ from tfvae.networks import (
     convolutional_encoder,
     dense_decoder,
     dense_encoder,
+    residual_decoder,
+    residual_encoder,
     row_encoder,
     set_encoder,
     set_transformer,
@@ -44,6 +46,8 @@ BUILDERS = {
     "dense_decoder": lambda: dense_decoder(LATENT_DIM, (7, 5, 2), hidden=(8, 16)),
     "convolutional_encoder": lambda: convolutional_encoder((7, 5, 2), filters=(4, 8), hidden=(16,)),
     "convolutional_decoder": lambda: convolutional_decoder(LATENT_DIM, (7, 5, 2), filters=(8, 4), hidden=(16,)),
+    "residual_encoder": lambda: residual_encoder((7, 5, 2), filters=(4, 8), hidden=(16,), num_blocks=1),
+    "residual_decoder": lambda: residual_decoder(LATENT_DIM, (7, 5, 2), filters=(8, 4), hidden=(16,), num_blocks=1),
     "set_encoder": lambda: set_encoder((2,), 6, item_hidden=(8,), hidden=(8,)),
     "set_transformer": lambda: set_transformer((2,), 6, width=8, num_heads=2, num_blocks=1, hidden=(8,)),
     "temporal_encoder": lambda: temporal_encoder((), 6, filters=4, dilations=(1, 2), hidden=(8,)),
@@ -64,13 +68,34 @@ def test_dense_shapes(shape, size):
     assert decoder(batch_for(decoder, size)).shape == (size, *shape)
 
 
+CONVOLUTIONAL = {
+    "plain": (convolutional_encoder, convolutional_decoder),
+    "residual": (residual_encoder, residual_decoder),
+}
+
+
+@pytest.mark.parametrize("kind", CONVOLUTIONAL)
 @pytest.mark.parametrize("shape", IMAGE_SHAPES)
 @pytest.mark.parametrize("size", [1, 7])
-def test_convolutional_shapes(shape, size):
-    encoder = convolutional_encoder(shape, filters=(4, 8), hidden=(16,))
-    decoder = convolutional_decoder(LATENT_DIM, shape, filters=(8, 4), hidden=(16,))
+def test_convolutional_shapes(kind, shape, size):
+    make_encoder, make_decoder = CONVOLUTIONAL[kind]
+    encoder = make_encoder(shape, filters=(4, 8), hidden=(16,))
+    decoder = make_decoder(LATENT_DIM, shape, filters=(8, 4), hidden=(16,))
     assert encoder(batch_for(encoder, size)).shape == (size, 16)
     assert decoder(batch_for(decoder, size)).shape == (size, *shape)
+
+
+@pytest.mark.parametrize("kind", CONVOLUTIONAL)
+def test_convolutional_networks_read_a_condition_and_what_is_missing(kind):
+    make_encoder, make_decoder = CONVOLUTIONAL[kind]
+    encoder = make_encoder((8, 8, 1), filters=(4,), hidden=(6,), missing_mask=True, condition_dim=2)
+    decoder = make_decoder(LATENT_DIM, (8, 8, 1), filters=(4,), hidden=(6,), condition_dim=2)
+    x = np.where(np.arange(64).reshape(8, 8, 1) % 3, 1.0, np.nan)[None]
+    z = np.ones((1, LATENT_DIM))
+    seen = [(encoder([x, np.full((1, 2), c)]), decoder([z, np.full((1, 2), c)])) for c in (0.0, 1.0)]
+    for one, other in zip(*seen, strict=True):
+        assert np.all(np.isfinite(one))
+        assert np.abs(one - other).max() > 1e-3
 
 
 def test_more_convolutions_than_the_image_can_be_halved():
@@ -94,7 +119,7 @@ def test_without_hidden_layers_the_dense_decoder_is_affine():
     np.testing.assert_allclose(decoder(z), (z @ kernel + bias).reshape(4, 2, 3), rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.parametrize("network", [dense_decoder, convolutional_decoder])
+@pytest.mark.parametrize("network", [dense_decoder, convolutional_decoder, residual_decoder])
 def test_decoder_outputs_are_unbounded_on_both_sides(network):
     decoder = network(LATENT_DIM, (8, 8, 1))
     outputs = decoder(100.0 * batch_for(decoder, 7)).numpy()
@@ -111,6 +136,14 @@ def test_parameter_counts():
     transposed = (4 * 4 * 64 * 32 + 32) + (4 * 4 * 32 * 1 + 1)
     dense = (3 * 128 + 128) + (128 * 7 * 7 * 64 + 7 * 7 * 64)
     assert convolutional_decoder(3, (28, 28, 1)).count_params() == dense + transposed
+    # 28 -> 14, with one block and two.
+    blocks = 2 * (9 * 4 * 4 + 4) + 4 * (9 * 8 * 8 + 8)
+    narrowing = (9 * 1 * 4 + 4) + (9 * 4 * 8 + 8)
+    encoder = residual_encoder((28, 28, 1), filters=(4, 8), hidden=(16,), num_blocks=(1, 2))
+    assert encoder.count_params() == narrowing + blocks + (14 * 14 * 8 * 16 + 16)
+    dense = (3 * 16 + 16) + (16 * 14 * 14 * 8 + 14 * 14 * 8)
+    decoder = residual_decoder(3, (28, 28, 1), filters=(8, 4), hidden=(16,), num_blocks=(2, 1))
+    assert decoder.count_params() == dense + blocks + (8 * 4 + 4) + (9 * 4 * 1 + 1)
 
 
 def test_hidden_activation_is_the_one_asked_for():
@@ -124,6 +157,26 @@ def test_hidden_activation_is_the_one_asked_for():
         last = "tanh" if network.name == "encoder" else "linear"
         assert used == ["tanh"] * (len(used) - 1) + [last]
         assert len(used) >= 2
+
+
+def test_the_activation_of_residual_networks_is_the_one_asked_for():
+    for network in (residual_encoder((8, 8, 1), activation="tanh"), residual_decoder(3, (8, 8, 1), activation="tanh")):
+        used = [layer.activation.__name__ for layer in network.layers if hasattr(layer, "activation")]
+        # One before each of two convolutions in each of six blocks, one before what follows, and a dense layer.
+        assert used.count("tanh") == 2 * 6 + 2
+        assert set(used) == {"tanh", "linear"}
+
+
+def test_each_residual_block_starts_smaller_the_more_there_are():
+    """The variance of the last convolution's weights in a block is 1 / (number of blocks) of Glorot's."""
+    for num_blocks in (1, 8):
+        network = residual_decoder(LATENT_DIM, (4, 4, 1), filters=(16, 16), num_blocks=num_blocks)
+        kernels = [layer.kernel for layer in network.layers if getattr(layer, "kernel_size", None) == (3, 3)][:-1]
+        glorot = 1 / (9 * 16)
+        for place, kernel in enumerate(kernels):
+            expected = glorot / (2 * num_blocks) if place % 2 else glorot
+            # The relative error of a variance from 2304 uniform weights has a standard deviation of 1.9%.
+            np.testing.assert_allclose(np.var(kernel), expected, rtol=0.1)
 
 
 def test_gradient_reaches_every_weight(network):
@@ -189,12 +242,32 @@ def test_dense_networks_refuse_a_bad_shape(shape):
         dense_decoder(LATENT_DIM, shape)
 
 
+@pytest.mark.parametrize("kind", CONVOLUTIONAL)
 @pytest.mark.parametrize("shape", [(30,), (28, 28), (2, 28, 28, 1)])
-def test_convolutional_networks_refuse_a_shape_that_is_no_image(shape):
+def test_convolutional_networks_refuse_a_shape_that_is_no_image(kind, shape):
+    make_encoder, make_decoder = CONVOLUTIONAL[kind]
     with pytest.raises(ValueError, match=r"`event_shape`.*\(height, width, channels\).*`dense_encoder`.*Received: "):
-        convolutional_encoder(shape)
+        make_encoder(shape)
     with pytest.raises(ValueError, match=r"`output_shape`.*\(height, width, channels\).*`dense_decoder`.*Received: "):
-        convolutional_decoder(LATENT_DIM, shape)
+        make_decoder(LATENT_DIM, shape)
+
+
+@pytest.mark.parametrize(
+    ("num_blocks", "message"),
+    [
+        (0, r"^`num_blocks` must be an integer of at least 1\. Received: num_blocks=0$"),
+        ((2, 0), r"^`num_blocks` must be a tuple of positive integers\. Received: num_blocks=\(2, 0\)$"),
+        (
+            (2,),
+            r"^`num_blocks` must be one number, or one for each of `filters`, here 2\. Received: num_blocks=\(2,\)$",
+        ),
+    ],
+)
+def test_residual_networks_refuse_bad_numbers_of_blocks(num_blocks, message):
+    with pytest.raises(ValueError, match=message):
+        residual_encoder((8, 8, 1), filters=(4, 8), num_blocks=num_blocks)
+    with pytest.raises(ValueError, match=message):
+        residual_decoder(LATENT_DIM, (8, 8, 1), filters=(8, 4), num_blocks=num_blocks)
 
 
 @pytest.mark.parametrize("widths", [(0,), (16, -1), (1.5,), 16, None])
@@ -205,10 +278,14 @@ def test_bad_hidden_widths_and_filters(widths):
             lambda: dense_decoder(LATENT_DIM, (8, 8, 1), hidden=widths),
             lambda: convolutional_encoder((8, 8, 1), hidden=widths),
             lambda: convolutional_decoder(LATENT_DIM, (8, 8, 1), hidden=widths),
+            lambda: residual_encoder((8, 8, 1), hidden=widths),
+            lambda: residual_decoder(LATENT_DIM, (8, 8, 1), hidden=widths),
         ],
         "filters": [
             lambda: convolutional_encoder((8, 8, 1), filters=widths),
             lambda: convolutional_decoder(LATENT_DIM, (8, 8, 1), filters=widths),
+            lambda: residual_encoder((8, 8, 1), filters=widths),
+            lambda: residual_decoder(LATENT_DIM, (8, 8, 1), filters=widths),
         ],
     }
     for argument, calls in builders.items():
@@ -217,15 +294,17 @@ def test_bad_hidden_widths_and_filters(widths):
                 call()
 
 
-def test_convolutional_networks_need_a_filter():
+@pytest.mark.parametrize("kind", CONVOLUTIONAL)
+def test_convolutional_networks_need_a_filter(kind):
+    make_encoder, make_decoder = CONVOLUTIONAL[kind]
     with pytest.raises(ValueError, match=r"`filters`.*at least 1.*Received"):
-        convolutional_encoder((8, 8, 1), filters=())
+        make_encoder((8, 8, 1), filters=())
     with pytest.raises(ValueError, match=r"`filters`.*at least 1.*Received"):
-        convolutional_decoder(LATENT_DIM, (8, 8, 1), filters=())
+        make_decoder(LATENT_DIM, (8, 8, 1), filters=())
 
 
 @pytest.mark.parametrize("latent_dim", [0, -1, 2.0, "2", None, (2,)])
-@pytest.mark.parametrize("decoder", [dense_decoder, convolutional_decoder])
+@pytest.mark.parametrize("decoder", [dense_decoder, convolutional_decoder, residual_decoder])
 def test_decoders_refuse_a_bad_latent_dim(decoder, latent_dim):
     with pytest.raises(ValueError, match=r"`latent_dim` must be an integer of at least 1\. Received: latent_dim="):
         decoder(latent_dim, (8, 8, 1))

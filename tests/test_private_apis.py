@@ -27,6 +27,12 @@ def built_adam():
     return optimizer
 
 
+def averaging_adam():
+    optimizer = keras.optimizers.Adam(use_ema=True)
+    optimizer.build([keras.Variable([1.0])])
+    return optimizer
+
+
 def module(name, package="tensorflow.python"):
     """Makes a function that imports a private module, or gives None if the module is gone too."""
 
@@ -49,6 +55,12 @@ USES = [
     ),
     ("Keras", small_model, "_resolve_auto_jit_compile", "`HookedModel`: whether `compile` left XLA open"),
     ("Keras", lambda: private_apis.HookedModel, "_resolve_auto_jit_compile", "`leaves_jit_compile_open`: the plan"),
+    (
+        "Keras",
+        averaging_adam,
+        "_model_variables_moving_average",
+        "`averages`: averages of the weights in their place",
+    ),
     (
         "Keras",
         lambda: keras.layers.Dense(1),

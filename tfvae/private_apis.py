@@ -145,6 +145,16 @@ def adam_moments(
     return [(optimizer._momentums[index].value, optimizer._velocities[index].value) for index in indices]
 
 
+def averages(
+    optimizer: keras.optimizers.Optimizer, variables: Sequence[keras.Variable]
+) -> list[tuple[keras.Variable, keras.Variable]]:
+    """Variables with the averages of their values that an optimizer with `use_ema=True`, which is built, keeps."""
+    inner = getattr(optimizer, "inner_optimizer", optimizer)
+    return [
+        (variable, inner._model_variables_moving_average[inner._get_variable_index(variable)]) for variable in variables
+    ]
+
+
 def is_built_for(optimizer: keras.optimizers.Optimizer, variable: keras.Variable) -> bool:
     """Whether an optimizer that is built can update a variable: its `_trainable_variables_indices` has it."""
     inner = getattr(optimizer, "inner_optimizer", optimizer)

@@ -110,7 +110,7 @@ def test_a_module_of_ones_own_must_be_allowed(tmp_path, monkeypatch):
         (["--callbacks", "OrbaxCheckpoint"], "each run has checkpoints, as --save_freq says"),
         (["--callbacks", "LambdaCallback", "--callbacks.on_epoch_end", "print"], "it takes functions, which cannot be"),
         (["--callbacks", "keras.callbacks.LearningRateScheduler", "--callbacks.schedule", "x"], "it takes functions"),
-        (["--callbacks", "SwapEMAWeights"], "it needs an optimizer with `use_ema=True`"),
+        (["--callbacks", "SwapEMAWeights"], "give `--ema` instead"),
         (["--callbacks", "CSVLogger", "--callbacks.filename", "nodir/y.csv"], "in a folder that exists, and can be"),
         (["--callbacks", "CSVLogger", "--callbacks.filename", "."], "`--callbacks.filename` must be a file, or new"),
         (["--callbacks", "CSVLogger", "--callbacks.filename", "3"], "must be the path of a file. Received: 3"),

@@ -38,7 +38,7 @@ ERRORS = [
     (["train", "--config", "no.yaml"], "`--config` must be an existing file"),
     (["train", "--epoch", "3"], "did you mean --epochs?"),
     (["train", "--learning-rates", "3"], "did you mean --learning_rate?"),
-    (["train", "--network", "deep"], "`--network` must be one of dense, convolutional, temporal, recurrent"),
+    (["train", "--network", "deep"], "`--network` must be one of dense, convolutional, residual, temporal"),
     (["train", "--resume", "maybe"], "`--resume` must be true or false. Received: 'maybe'"),
     (["train", "--likelihood", "bernoulli"], "did you mean Bernoulli?"),
     (["train", "--likelihood=Bernouli", "--likelihood.scale=3"], "did you mean Bernoulli?"),

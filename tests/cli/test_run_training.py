@@ -381,8 +381,19 @@ def test_a_trained_run_whose_history_is_lost_is_still_trained(two):
 
 
 @pytest.mark.parametrize(
-    ("network", "hidden", "filters"), [("dense", (100_000, 100_000), ()), ("convolutional", (100_000,), (100_000,))]
+    ("network", "hidden", "filters"),
+    [
+        ("dense", (100_000, 100_000), ()),
+        ("convolutional", (100_000,), (100_000,)),
+        ("residual", (100_000,), (1, 1_000_000)),
+    ],
 )
 def test_networks_larger_than_memory_are_refused_before_they_are_made(network, hidden, filters):
     with pytest.raises(ValueError, match=r"trained in memory.* Received: --hidden \[100000.*which takes .* GB"):
         run_training.make_networks(network, (8, 8, 1), 2, likelihoods.Normal(), hidden, filters, "silu")
+
+
+def test_residual_networks_are_made_by_their_name():
+    encoder, decoder = run_training.make_networks("residual", (8, 8, 1), 2, likelihoods.Normal(), (6,), (4, 5), "relu")
+    assert [layer.filters for layer in encoder.layers if hasattr(layer, "filters")] == [4] * 5 + [5] * 5
+    assert decoder.output_shape == (None, 8, 8, 1)

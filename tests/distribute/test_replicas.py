@@ -35,10 +35,12 @@ from tfvae.elbo import ElboTerms, Sampling
 # The number of replicas, the optimizer and the mode; the slow cases complete the list of each.
 CASES = [
     (2, "momentum", "4 steps at once"),
+    (2, "averaged", "4 steps at once"),
 ]
 SLOW_CASES = [
     (2, "momentum", "4 steps at once by xla"),
     (2, "Adam", "4 steps at once by xla"),
+    (4, "averaged", "4 steps at once by xla"),
     (1, "momentum", "graph"),
     (2, "clipnorm", "eager"),
     (2, "global_clipnorm", "graph"),
@@ -116,6 +118,10 @@ def trained(replicas, optimizer="momentum", mode="graph"):
     for weight in vae.weights if replicas else []:
         for copy in copies(weight, replicas):
             np.testing.assert_array_equal(copy, weight.numpy())
+    if optimizer == "averaged":
+        vae.use_averages(False)
+        results["weights without averaging"] = vae.get_weights()
+        assert any(np.abs(a - b).max() > 0.05 for a, b in zip(*list(results.values())[1:], strict=True))
     if optimizer == "momentum":
         # Other optimizers would give the same here. `predict` needs a model that is not quiet, because a quiet one
         # predicts the same for all examples.

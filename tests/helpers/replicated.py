@@ -19,6 +19,7 @@ BATCHES = {"batch_size": 5, "verbose": 0}
 OPTIMIZERS = {
     "SGD": lambda: keras.optimizers.SGD(0.1),
     "momentum": lambda: keras.optimizers.SGD(0.1, momentum=0.9),
+    "averaged": lambda: keras.optimizers.SGD(0.1, momentum=0.9, use_ema=True, ema_momentum=0.7),
     "Adam": lambda: keras.optimizers.Adam(0.02),
     "clipnorm": lambda: keras.optimizers.SGD(0.1, clipnorm=0.3),
     "global_clipnorm": lambda: keras.optimizers.SGD(0.1, global_clipnorm=0.5),

@@ -29,7 +29,7 @@ _NOT_FOR_RUNS = {
     "OrbaxCheckpoint": _HAS_CHECKPOINTS,
     "LambdaCallback": _TAKES_FUNCTIONS,
     "LearningRateScheduler": _TAKES_FUNCTIONS,
-    "SwapEMAWeights": "it needs an optimizer with `use_ema=True`, which that of a run does not have",
+    "SwapEMAWeights": "give `--ema` instead, such as --ema 0.999",
     "Convergence": "it is for `tfvae.VariationalInference`",
     "Callback": "it does nothing",
     "CallbackList": "it is no callback itself: give those in it",

@@ -218,7 +218,7 @@ def make_networks(
     """Makes an encoder, and a decoder that mirrors it and returns the parameters of the likelihood.
 
     Args:
-        network: "dense" or "convolutional".
+        network: "dense", "convolutional" or "residual".
         event_shape: the shape of one example.
         latent_dim: the dimension of z.
         likelihood: p(x|z).
@@ -229,28 +229,39 @@ def make_networks(
     Raises:
         ValueError: the networks do not fit in memory.
     """
-    check_memory(event_shape, latent_dim, hidden, filters if network == "convolutional" else ())
+    check_memory(event_shape, latent_dim, hidden, filters if network != "dense" else (), network == "residual")
     output_shape = likelihood.parameter_shape(event_shape)
     if network == "dense":
         return (
             networks.dense_encoder(event_shape, hidden, activation),
             networks.dense_decoder(latent_dim, output_shape, hidden[::-1], activation),
         )
+    encoder, decoder = {
+        "convolutional": (networks.convolutional_encoder, networks.convolutional_decoder),
+        "residual": (networks.residual_encoder, networks.residual_decoder),
+    }[network]
     return (
-        networks.convolutional_encoder(event_shape, filters, hidden, activation),
-        networks.convolutional_decoder(latent_dim, output_shape, filters[::-1], hidden[::-1], activation),
+        encoder(event_shape, filters, hidden, activation),
+        decoder(latent_dim, output_shape, filters[::-1], hidden[::-1], activation),
     )
 
 
 def check_memory(
-    event_shape: tuple[int, ...], latent_dim: int, hidden: tuple[int, ...], filters: tuple[int, ...] = ()
+    event_shape: tuple[int, ...],
+    latent_dim: int,
+    hidden: tuple[int, ...],
+    filters: tuple[int, ...] = (),
+    is_residual: bool = False,
 ) -> None:
     """Raises ValueError if the networks are so large that the machine could not train them: see `make_networks`."""
     channels = (event_shape[-1], *filters)
-    # Each convolution halves height and width.
-    sides = [-(-side // 2 ** len(filters)) for side in event_shape[:-1]] if filters else event_shape[:-1]
+    # Every convolution halves height and width, of a residual network those between two resolutions.
+    halvings = len(filters) - is_residual
+    sides = [-(-side // 2**halvings) for side in event_shape[:-1]]
     widths = (math.prod(sides) * channels[-1], *hidden, latent_dim)
     kernels = sum(16 * a * b for a, b in itertools.pairwise(channels))
+    # Two blocks at each resolution, of two convolutions of 3 x 3.
+    kernels += sum(2 * 2 * 9 * channels**2 for channels in filters) if is_residual else 0
     weights = kernels + sum(a * b for a, b in itertools.pairwise(widths))
     # In float32, of encoder and decoder, with a gradient and Adam's two averages of each weight.
     size, memory = 4 * 2 * 4 * weights, checks.memory_bytes()

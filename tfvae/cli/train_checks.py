@@ -100,7 +100,8 @@ def _check_without_sequence(chosen: Namespace) -> None:
             raise ValueError(f"`--{flag}` must be given with `--sequence` alone. Received: --{flag} {chosen[flag]}")
     if chosen.network in _OF_SERIES:
         raise ValueError(
-            f"`--network` must be dense or convolutional without `--sequence`. Received: --network {chosen.network}"
+            "`--network` must be dense, convolutional or residual without `--sequence`. Received: --network "
+            f"{chosen.network}"
         )
 
 
@@ -110,9 +111,9 @@ def _check_of_sequence(chosen: Namespace) -> None:
     for flag, value in others.items():
         if chosen[flag] != value:
             raise ValueError(f"`--{flag}` must not be given with `--sequence`. Received: {chosen[flag]}")
-    if chosen.network == "convolutional":
+    if chosen.network not in ("dense", *_OF_SERIES):
         names = ", ".join(("dense", *_OF_SERIES))
-        raise ValueError(f"`--network` must be one of {names} with `--sequence`. Received: --network convolutional")
+        raise ValueError(f"`--network` must be one of {names} with `--sequence`. Received: --network {chosen.network}")
     path = Path(chosen.data)
     if path.suffix.lower() not in series_files.SUFFIXES or not path.is_file():
         raise ValueError(

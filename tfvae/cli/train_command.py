@@ -22,8 +22,8 @@ GROUPS = {
     "networks": ("network", "hidden", "filters", "activation", "latent_dim"),
     "parts of the model": ("posterior", "prior", "likelihood", "objective", "allow_import"),
     "training": (
-        *("learning_rate", "schedule", "epochs", "early_stopping", "callbacks", "steps_per_execution", "jit_compile"),
-        *("seed", "seeds", "split_seed"),
+        *("learning_rate", "schedule", "ema", "epochs", "early_stopping", "callbacks"),
+        *("steps_per_execution", "jit_compile", "seed", "seeds", "split_seed"),
     ),
     "devices": ("strategy", "devices", "worker_timeout"),
     "after the training": ("evaluate", "num_samples", "pictures", "report", "export", "latency"),
@@ -50,7 +50,7 @@ def train(
     length: Annotated[int | None, flags.optional(flags.LENGTH)] = None,
     stride: Annotated[int | None, flags.optional(flags.COUNT)] = None,
     step: Annotated[str | float | None, flags.optional(flags.STEP)] = None,
-    network: Literal["dense", "convolutional", "temporal", "recurrent", "transformer"] = "dense",
+    network: Literal["dense", "convolutional", "residual", "temporal", "recurrent", "transformer"] = "dense",
     hidden: Annotated[Sequence[int], flags.WIDTHS] = (256, 128),
     filters: Annotated[Sequence[int], flags.WIDTHS] = (32, 64),
     activation: str = "silu",
@@ -62,6 +62,7 @@ def train(
     allow_import: flags.Modules = (),
     learning_rate: Annotated[float, flags.POSITIVE] = 2e-3,
     schedule: Literal["cosine", "constant"] = "cosine",
+    ema: Annotated[float | None, flags.optional(flags.FRACTION)] = None,
     epochs: flags.Count = 120,
     early_stopping: Annotated[int | None, flags.optional(flags.COUNT)] = None,
     callbacks: Annotated[Sequence[Any] | None, flags.CALLBACKS] = None,
@@ -122,8 +123,8 @@ def train(
         step: time from one step to the next, such as 10min, "1 month" or a number; by default the median.
         network: kind of encoder and decoder; the last three are for time series.
         hidden: widths of the encoder's dense layers, such as 256,128; the decoder mirrors them.
-        filters: filters of the encoder's convolutions, such as 32,64; the decoder mirrors them. For time series the
-            first of them is the number of features of each step.
+        filters: filters of the encoder's convolutions, or of each resolution of residual networks, such as 32,64; the
+            decoder mirrors them. For time series the first of them is the number of features of each step.
         activation: the networks' activation function, by its Keras name.
         latent_dim: dimension of the latent space.
         posterior: the family of the approximate posterior q(z|x).
@@ -134,6 +135,8 @@ def train(
         allow_import: modules of your own, such as my_parts, whose classes may be parts of the model.
         learning_rate: Adam's initial learning rate.
         schedule: how the learning rate goes on: cosine falls to 0 along a cosine, constant leaves it to callbacks.
+        ema: momentum of averages of the weights over the steps, such as 0.999; the held-out bound of each epoch and the
+            model are then those of the averages. By default, there are none.
         epochs: number of passes over the training data, at most.
         early_stopping: number of epochs without a new highest held-out bound, val_elbo, after which the training ends;
             the model is then that of the best epoch.
@@ -268,7 +271,9 @@ def train(
         rate: Any = learning_rate
         if schedule == "cosine":
             rate = keras.optimizers.schedules.CosineDecay(learning_rate, epochs * len(pipelines.train))
-        model.compile(keras.optimizers.Adam(rate), steps_per_execution=steps_per_execution, jit_compile=jit_compile)
+        averaging = {} if ema is None else {"use_ema": True, "ema_momentum": ema}
+        optimizer = keras.optimizers.Adam(rate, **averaging)
+        model.compile(optimizer, steps_per_execution=steps_per_execution, jit_compile=jit_compile)
         further = []
         if not trained:
             metrics = run_training.metrics(model)

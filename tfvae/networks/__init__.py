@@ -9,6 +9,7 @@ from tfvae.networks.dense import dense_decoder, dense_encoder, row_encoder
 from tfvae.networks.ladder import Ladder, LearnedMap, ladder
 from tfvae.networks.layers import MissingMask, RowFeatures, SetAttention, SetMean
 from tfvae.networks.recurrent import recurrent_decoder, recurrent_encoder
+from tfvae.networks.residual import residual_decoder, residual_encoder
 from tfvae.networks.sequence_layers import (
     Codes,
     Positions,
@@ -44,6 +45,8 @@ __all__ = [
     "ladder",
     "recurrent_decoder",
     "recurrent_encoder",
+    "residual_decoder",
+    "residual_encoder",
     "row_encoder",
     "set_encoder",
     "set_transformer",

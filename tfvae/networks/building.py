@@ -26,6 +26,14 @@ def dense(inputs: keras.KerasTensor, widths: tuple[int, ...], activation: str | 
     return outputs
 
 
+def cropped(images: keras.KerasTensor, height: int, width: int) -> keras.KerasTensor:
+    """The middle of images [B, height or more, width or more, channels]; all of them where nothing is to be cut off."""
+    extras = images.shape[1] - height, images.shape[2] - width
+    if not any(extras):
+        return images
+    return keras.layers.Cropping2D([(extra // 2, extra - extra // 2) for extra in extras])(images)
+
+
 def sizes(argument: str, values: Sequence[int], min_length: int = 0) -> tuple[int, ...]:
     """Checks an argument that holds sizes, and returns them as a tuple."""
     valid = (

@@ -101,9 +101,4 @@ def convolutional_decoder(
         outputs = keras.layers.Conv2DTranspose(
             out_channels, _KERNEL_SIZE, strides=2, padding="same", activation=out_activation
         )(outputs)
-    extra_rows = first_shape[0] * growth - height
-    extra_columns = first_shape[1] * growth - width
-    if extra_rows or extra_columns:
-        cropping = [(extra // 2, extra - extra // 2) for extra in (extra_rows, extra_columns)]
-        outputs = keras.layers.Cropping2D(cropping)(outputs)
-    return keras.Model(inputs, outputs, name=name)
+    return keras.Model(inputs, building.cropped(outputs, height, width), name=name)

@@ -133,6 +133,7 @@ def _read(model: Any, method: Callable[..., Any], *args: Any, **kwargs: Any) -> 
     given = inspect.signature(method).bind(model, *args, **kwargs).arguments
     given = {name: value for name, value in given.items() if name not in ("self", "kwargs")} | given.get("kwargs", {})
     _check_compiled(model, method.__name__)
+    _check_no_swap(given.get("callbacks"))
     replicas.check(model)
     y = given.get("y")
     is_x = y is not None and y is given["x"]
@@ -166,6 +167,16 @@ def _placeholder(sample_weight: Any) -> np.ndarray | None:
 def _check_compiled(model: keras.Model, method: str) -> None:
     if not model.compiled:
         raise ValueError(f"Call `compile()` before `{method}()`. Received: a model that is not compiled")
+
+
+def _check_no_swap(callbacks: Any) -> None:
+    for callback in tf.nest.flatten(getattr(callbacks, "callbacks", callbacks)):
+        if isinstance(callback, keras.callbacks.SwapEMAWeights):
+            raise ValueError(
+                "`callbacks` must be without `keras.callbacks.SwapEMAWeights`: with `use_ema=True` the model has the "
+                "averages in validation, at the end of each epoch and after `fit` (see `use_averages`), by an exchange "
+                f"that does not round. Received: {callback}"
+            )
 
 
 def _rename_monitor(callback: keras.callbacks.Callback) -> None:

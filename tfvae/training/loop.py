@@ -60,6 +60,7 @@ class Loop:
         Returns:
             The metrics after the last step.
         """
+        self._model.use_averages(False)
         if not isinstance(iterator, tf.data.Iterator | tf.distribute.DistributedIterator):
             # `train_on_batch`, which does not belong to an epoch.
             return self._steps.on_batch(next(iterator))

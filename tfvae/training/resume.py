@@ -23,7 +23,7 @@ from tfvae.data import epochs
 from tfvae.distribute import strategies
 from tfvae.training.fit_arguments import FitArguments
 
-_POSITION, _SEEDS, _METRICS = "position", "seed_generators", "metrics"
+_POSITION, _SEEDS, _METRICS, _AVERAGES = "position", "seed_generators", "metrics", "holds_averages"
 
 
 class Progress:
@@ -40,6 +40,8 @@ class Progress:
         to_pass: the number of batches of earlier epochs that are still to be skipped.
         to_skip: the number of batches of this epoch that are still to be skipped.
         seed: the seed of the order of arrays. It comes from the weights, and so survives an interruption.
+        holds_averages: whether the model has the averages of its weights in their place, and the optimizers have the
+            weights: see `tfvae.training.averages`.
     """
 
     def __init__(self) -> None:
@@ -52,6 +54,7 @@ class Progress:
         self.to_pass = 0
         self.to_skip = 0
         self.seed = 0
+        self.holds_averages = False
 
     def get_seed(self) -> int:
         """The seed, as a function for pipelines.
@@ -100,6 +103,8 @@ def save_state(model: keras.Model, progress: Progress, store: MutableMapping[str
         if variables:
             # Raveled, because the metrics of a user's layer may have any shape.
             store[name] = np.concatenate([np.ravel(keras.ops.convert_to_numpy(variable)) for variable in variables])
+    if progress.holds_averages:
+        store[_AVERAGES] = np.array([1])
 
 
 def load_state(model: keras.Model, progress: Progress, store: MutableMapping[str, Any]) -> None:
@@ -117,6 +122,7 @@ def load_state(model: keras.Model, progress: Progress, store: MutableMapping[str
     saved = {name: np.array(store[name]) for name in store.keys() if not name.isdecimal()}  # noqa: SIM118
     if _POSITION not in saved:
         return
+    progress.holds_averages = _AVERAGES in saved
     seeds, variables = saved.get(_SEEDS, np.zeros(0)), seed_variables(model)
     if not _assign(variables, seeds):
         raise ValueError(
@@ -189,8 +195,12 @@ class FollowEpochs(keras.callbacks.Callback):
         progress.epoch, progress.loaded = epoch, False
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
-        """Sets the position to the start of the next epoch, before another callback saves it with the weights."""
+        """Sets the position to the start of the next epoch, before another callback saves it with the weights.
+
+        Callbacks that save or evaluate the model have its averages, where there are any.
+        """
         self._progress.epoch, self._progress.step = epoch + 1, 0
+        self.model.use_averages()
 
 
 class Resume(keras.callbacks.Callback):
@@ -249,7 +259,9 @@ def send_from_first_worker(model: keras.Model, progress: Progress) -> None:
         *seed_variables(model),
         *(variable for optimizer in model.optimizers() for variable in optimizer.variables),
     ]
-    position = tf.constant([progress.epoch, progress.step, progress.first_pass, progress.loaded], tf.int64)
+    position = tf.constant(
+        [progress.epoch, progress.step, progress.first_pass, progress.loaded, progress.holds_averages], tf.int64
+    )
 
     def of_first_replica() -> list[tf.Tensor]:
         context = tf.distribute.get_replica_context()
@@ -265,8 +277,8 @@ def send_from_first_worker(model: keras.Model, progress: Progress) -> None:
     *values, position = [strategy.experimental_local_results(value)[0] for value in sent]
     for variable, value in zip(variables, values, strict=True):
         variable.assign(tf.cast(value, variable.dtype))
-    progress.epoch, progress.step, progress.first_pass, loaded = (int(number) for number in position)
-    progress.loaded = bool(loaded)
+    progress.epoch, progress.step, progress.first_pass, loaded, averages = (int(number) for number in position)
+    progress.loaded, progress.holds_averages = bool(loaded), bool(averages)
 
 
 def with_callbacks_of_fit(

@@ -64,7 +64,7 @@ class StatefulModel(private_apis.HookedModel):
         """
         self._noise_state.assign([seed, 0])
         self._progress.epoch = self._progress.step = self._progress.first_pass = 0
-        self._progress.loaded = False
+        self._progress.loaded = self._progress.holds_averages = False
 
     def save_own_variables(self, store: MutableMapping[str, Any]) -> None:
         """Saves the model's own weights, and what training needs to continue exactly."""

@@ -13,7 +13,7 @@ from tfvae import checks, private_apis
 from tfvae.callbacks import FrozenWarning, NonFiniteLossWarning
 from tfvae.data import epochs
 from tfvae.distribute import replicas
-from tfvae.training import step
+from tfvae.training import averages, step
 from tfvae.training.batch import Batch, peek
 from tfvae.training.fit_arguments import read_evaluate, read_fit
 from tfvae.training.loop import Loop
@@ -109,6 +109,25 @@ class Trainer(CheckingModel):
     def plan(self) -> Plan | None:
         """The plan of the `fit` that is running; None outside of `fit`."""
         return self._plan
+
+    def use_averages(self, use: bool = True) -> None:
+        """Puts the averages of the weights over the steps in their place, or puts the weights back.
+
+        An optimizer with `use_ema=True`, such as `keras.optimizers.Adam(1e-3, use_ema=True, ema_momentum=0.999)`, keeps
+        averages = ema_momentum * averages + (1 - ema_momentum) * weights in each step. `fit` then validates with them,
+        has them in the model at the end of each epoch and of the training, so that files and exports have them too, and
+        goes on from the weights, as they were, when it takes the next step. Without such an optimizer, or before its
+        first step, this does nothing. State that is not trained, as that of a batch normalisation, has no average.
+
+        Args:
+            use: True for the averages, False for the weights that the last step has left.
+
+        Reference: Polyak & Juditsky 1992, Acceleration of Stochastic Approximation by Averaging.
+        """
+        if use != self._progress.holds_averages:
+            is_swapped = self.compiled and averages.swap(self.minimizers())
+            # If a file did not have the state of these optimizers, they have no weights to give back.
+            self._progress.holds_averages = use and is_swapped
 
     def cast(self, x: tf.Tensor) -> tf.Tensor:
         """Converts a tensor of x to the dtype in which the losses are computed: float32."""
@@ -276,8 +295,10 @@ class Trainer(CheckingModel):
             # If an earlier `fit` was resumed, Keras still remembers the epoch at which it started.
             private_apis.set_initial_epoch(self, None)
             self.warm_up_kl()
-            return super().fit(**plan.arguments)
+            with averages.kept(self.optimizer):
+                return super().fit(**plan.arguments)
         finally:
+            self.use_averages()
             self.__dict__.update(_plan=outer, _begins_fit=False)
             self._kl_warm_up.assign(outer_warm_up)
             self._progress.under_way = outer is not None
@@ -300,6 +321,7 @@ class Trainer(CheckingModel):
             ValueError: the model cannot be evaluated on x.
         """
         if private_apis.is_validation_of_fit(kwargs):
+            self.use_averages()
             return super().evaluate(x, *args, **kwargs)
         return super().evaluate(**read_evaluate(self, x, *args, **kwargs))
 
