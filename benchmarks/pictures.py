@@ -1,6 +1,7 @@
 """Trains a VAE of binary pictures whose log p(x) is to be high, and estimates log p(x) of the test pictures.
 
     python benchmarks/pictures.py --data mnist.npz --model residual --prior vamp --epochs N --folder F [--json PATH]
+    python benchmarks/pictures.py --data mnist.npz --model deep --filters 48 64 96 --epochs N --folder F [--json PATH]
 
 The pixels are binarised dynamically, drawn anew from their gray values in each epoch, or statically, drawn once; the
 test pictures are drawn once. The static draw is our own, by a fixed seed: it is not the file of Larochelle & Murray
@@ -70,8 +71,22 @@ def residual(given: argparse.Namespace, shape: tuple[int, ...]) -> tfvae.VAE:
     )
 
 
+def deep(given: argparse.Namespace, shape: tuple[int, ...]) -> tfvae.DeepHierarchicalVAE:
+    """A deep hierarchy of latent pictures."""
+    ladder = tfvae.networks.ladder(
+        shape,
+        filters=given.filters,
+        groups=given.groups,
+        latent_channels=given.latent_channels,
+        activation="relu",
+    )
+    return tfvae.DeepHierarchicalVAE(
+        *ladder, likelihood=tfvae.likelihoods.Bernoulli(), max_gradient_norm=given.max_gradient_norm
+    )
+
+
 # By name, a function of the arguments of the command and the shape of a picture to a model that is not compiled.
-MODELS: dict[str, Callable[[argparse.Namespace, tuple[int, ...]], Any]] = {"residual": residual}
+MODELS: dict[str, Callable[[argparse.Namespace, tuple[int, ...]], Any]] = {"residual": residual, "deep": deep}
 
 
 class Log(keras.callbacks.Callback):
@@ -154,7 +169,7 @@ def train(model: Any, given: argparse.Namespace, pictures: np.ndarray) -> dict[s
         unit=unit,
         is_random=given.binarize == "dynamic",
     )
-    if given.prior == "vamp":
+    if given.model == "residual" and given.prior == "vamp":
         rows = next(iter(batches.unbatch().batch(given.components)))
         model.prior.pseudo_inputs.assign(rows)
     steps = math.ceil(kept / given.batch_size)
@@ -217,8 +232,13 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--posterior", choices=POSTERIORS, default="normal")
     parser.add_argument("--binarize", choices=("dynamic", "static"), default="dynamic")
     parser.add_argument("--epochs", type=int, required=True)
-    parser.add_argument("--latent-dim", type=int, default=40)
+    parser.add_argument("--latent-dim", type=int, default=40, help="of the residual model")
     parser.add_argument("--filters", type=int, nargs="+", default=[16, 32, 64], help="at each resolution")
+    parser.add_argument(
+        "--groups", type=int, nargs="+", default=[1, 3, 2], help="of the deep model, at each resolution"
+    )
+    parser.add_argument("--latent-channels", type=int, default=8, help="of each group of the deep model")
+    parser.add_argument("--max-gradient-norm", type=float, help="above which the deep model skips a step")
     parser.add_argument("--blocks", type=int, default=2, help="residual blocks at each resolution")
     parser.add_argument("--hidden", type=int, default=256, help="the width of the dense layers")
     parser.add_argument("--components", type=int, default=500, help="of the prior")

@@ -65,7 +65,7 @@ def test_import_prints_nothing(printed):
 @pytest.mark.parametrize("first", [name for name in tfvae.__all__ if name not in ("export", "data")])
 def test_whatever_is_used_first_all_models_are_registered(first, run_new_python):
     models = ("VAE", "VQVAE", "ConditionalVAE", "HierarchicalVAE", "SemiSupervisedVAE", "SequentialVAE")
-    models += ("VariationalInference",)
+    models += ("DeepHierarchicalVAE", "VariationalInference")
     script = f"""
         import tfvae
         tfvae.{first}

@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from tfvae.inference.variational_inference import VariationalInference
     from tfvae.models.autoregressive import AutoregressiveVAE
     from tfvae.models.conditional import ConditionalVAE
+    from tfvae.models.deep_hierarchy import DeepHierarchicalVAE
     from tfvae.models.forecasting import forecast
     from tfvae.models.hierarchical import HierarchicalVAE
     from tfvae.models.imputation import impute
@@ -58,6 +59,7 @@ __all__ = [
     "AutoregressiveVAE",
     "Chains",
     "ConditionalVAE",
+    "DeepHierarchicalVAE",
     "Draws",
     "HierarchicalVAE",
     "Latent",
@@ -119,6 +121,7 @@ __getattr__, __dir__ = lazy_attributes(
         "tfvae.models.autoregressive": ["AutoregressiveVAE"],
         "tfvae.models.conditional": ["ConditionalVAE"],
         "tfvae.models.forecasting": ["forecast"],
+        "tfvae.models.deep_hierarchy": ["DeepHierarchicalVAE"],
         "tfvae.models.hierarchical": ["HierarchicalVAE"],
         "tfvae.models.imputation": ["impute"],
         "tfvae.models.semi_supervised": ["SemiSupervisedVAE"],

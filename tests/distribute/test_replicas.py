@@ -174,6 +174,20 @@ def test_a_loss_scale_overflow_on_one_replica_skips_the_step_on_all(clip):
     assert copies(model.w) == [0.5 if clip else 1.0] * 2
 
 
+@in_child(slow=[("SGD",), ("clipnorm",), ("loss scale",)])
+def test_a_gradient_that_is_too_long_on_one_replica_skips_the_step_on_all(optimizer):
+    # The gradient of each example is its weight, so that only the sum over the replicas passes the limit.
+    for limit, expected in ((3.75, 0.0), (5.0, 1.0)):
+        model = known(2)
+        model.max_gradient_norm = limit
+        with scope(2):
+            model.compile(OPTIMIZERS[optimizer]())
+        before = copies(model.w)
+        fit(model, X[:4], sample_weight=np.array([1.0, 1.0, 8.0, 6.0]))
+        moved = np.not_equal(copies(model.w), before)
+        assert moved.tolist() == [expected == 1.0] * 2
+
+
 # test_multi_worker.py has a default test of this with workers.
 @in_child(slow=[()])
 def test_a_nan_on_one_replica_is_in_the_logs_and_stops_training():

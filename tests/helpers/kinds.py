@@ -7,6 +7,7 @@ import tfvae
 from tfvae import likelihoods, networks
 
 D, K, LATENT_DIM = 4, 3, 2
+PICTURE = (4, 4, 1)
 
 
 def _encoder(**arguments):
@@ -33,6 +34,11 @@ def _hierarchical():
     return tfvae.HierarchicalVAE([_encoder(), upper], [_decoder(), features], [LATENT_DIM, LATENT_DIM])
 
 
+def _deep():
+    made = networks.ladder(PICTURE, None, (4,), (2,), 1, activation="relu")
+    return tfvae.DeepHierarchicalVAE(*made)
+
+
 def _missing_columns():
     columns = likelihoods.Columns([(likelihoods.Normal(), D - 1), (likelihoods.Categorical(K), 1)])
     likelihood = likelihoods.Missing(columns)
@@ -44,6 +50,7 @@ KINDS = {
     "ConditionalVAE": _conditional,
     "SemiSupervisedVAE": _semi_supervised,
     "HierarchicalVAE": _hierarchical,
+    "DeepHierarchicalVAE": _deep,
     "Columns": _missing_columns,
 }
 

@@ -19,6 +19,7 @@ from tfvae.posteriors import DiagonalNormal
 D = 4
 X = np.random.default_rng(0).normal(size=(21, D)).astype("float32")
 SEQUENCES = np.random.default_rng(3).normal(size=(21, 6, D)).astype("float32")
+PICTURES = np.random.default_rng(4).normal(size=(21, 4, 4, 1)).astype("float32")
 CONDITION = np.random.default_rng(1).normal(size=(21, 3)).astype("float32")
 LABEL = np.random.default_rng(2).integers(-1, 3, size=21)
 
@@ -58,6 +59,12 @@ def hierarchical(ladder=False, **arguments):
 
 def ladder(**arguments):
     return hierarchical(True, **arguments)
+
+
+def deep(**arguments):
+    likelihood = arguments.pop("likelihood", None) or Normal()
+    made = networks.ladder(PICTURES.shape[1:], likelihood.parameter_shape(PICTURES.shape[1:]), (4,), (2,), 1)
+    return tfvae.DeepHierarchicalVAE(*made, likelihood=likelihood, **arguments)
 
 
 def vq(**arguments):
@@ -105,6 +112,7 @@ MODELS = {
     "semi-supervised": (semi_supervised, {"x": X, "label": LABEL}),
     "hierarchical": (hierarchical, X),
     "ladder": (ladder, X),
+    "deep": (deep, PICTURES),
     "vq": (vq, X),
     "sequential": (sequential, SEQUENCES),
     "remembering": (remembering, SEQUENCES),
@@ -116,7 +124,16 @@ MODELS = {
 # values are missing; of texts they are the padding, which the encoder must see.
 SLOW_GAPS = [name for name in MODELS if name not in ("ladder", "remembering", "autoregressive")]
 # Models that differ little from another one.
-SLOW = ("autoregressive", "conditional", "hierarchical", "ladder", "semi-supervised", "sequential", "remembering")
+SLOW = (
+    "autoregressive",
+    "conditional",
+    "deep",
+    "hierarchical",
+    "ladder",
+    "semi-supervised",
+    "sequential",
+    "remembering",
+)
 
 
 @pytest.fixture(params=[pytest.param(name, marks=pytest.mark.slow if name in SLOW else ()) for name in MODELS])
@@ -158,7 +175,7 @@ def test_missing_values_reach_no_network(name):
 def test_the_summary_knows_the_shape_of_each_part(name):
     lines = []
     MODELS[name][0]().summary(print_fn=lines.append)
-    assert "(None, 4)" in "".join(lines)
+    assert "(None, 4" in "".join(lines)
     assert "?" not in "".join(lines)
 
 
@@ -276,12 +293,23 @@ def precise(build):
     return model
 
 
+def deaf_deep():
+    """A deep hierarchy whose decoders multiply z by 0."""
+    model = deep()
+    for layer in (layer for decoder in model.decoders for layer in decoder.layers):
+        if getattr(layer, "kernel_size", None) == (1, 1):
+            layer.set_weights([np.zeros_like(weight) for weight in layer.get_weights()])
+            layer.trainable = False
+    return model
+
+
 # The models, made so that the steps do not depend on the noise, which each replica draws for itself.
 QUIET = {
     "conditional": lambda: conditional(decoder=deaf_decoder()),
     "semi-supervised": lambda: semi_supervised(decoder=deaf_decoder()),
     "hierarchical": lambda: precise(hierarchical),
     "ladder": lambda: precise(ladder),
+    "deep": deaf_deep,
     "vq": vq,
     "sequential": lambda: precise(sequential),
     "remembering": lambda: precise(remembering),

@@ -200,6 +200,31 @@ def reduce_gradients(gradients: Sequence[Any], optimizer: keras.optimizers.Optim
     return [None if gradient is None else next(parts) for gradient in gradients]
 
 
+def without_long(
+    gradients: Sequence[Any], optimizer: keras.optimizers.Optimizer, limit: float
+) -> tuple[list[Any], tf.Tensor]:
+    """Replaces the gradients by zeros if the norm of their sum over the replicas is above a limit, or not finite.
+
+    Args:
+        gradients: as for `reduce_gradients`.
+        optimizer: the optimizer; a `LossScaleOptimizer` itself skips a step that is not finite, and must see it.
+        limit: the largest norm of all gradients together, without the optimizer's loss scale.
+
+    Returns:
+        This replica's gradients, or zeros in their place; and whether they were replaced, the same on all replicas.
+    """
+    scale = optimizer.scale_loss(1.0)
+    present = [tf.convert_to_tensor(gradient) for gradient in gradients if gradient is not None]
+    # Unscaled first: with the loss scale, the squares in a norm would overflow before the gradients do.
+    sums = [total(tf.cast(gradient, tf.float32) / scale) for gradient in present]
+    norm = tf.linalg.global_norm(sums)
+    is_long = norm > limit
+    is_finite = tf.math.is_finite(norm)
+    is_long = is_long & is_finite if hasattr(optimizer, "inner_optimizer") else is_long | ~is_finite
+    kept = iter(tf.where(is_long, tf.zeros_like(gradient), gradient) for gradient in present)
+    return [None if gradient is None else next(kept) for gradient in gradients], is_long
+
+
 def share_statistics(model: keras.Model, share: tf.Tensor) -> None:
     """Replaces the moving statistics on each replica by their mean over replicas, weighted by the number of examples.
 

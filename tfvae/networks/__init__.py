@@ -6,6 +6,7 @@ model with the same shapes can take their place.
 
 from tfvae.networks.convolutional import convolutional_decoder, convolutional_encoder
 from tfvae.networks.dense import dense_decoder, dense_encoder, row_encoder
+from tfvae.networks.ladder import Ladder, LearnedMap, ladder
 from tfvae.networks.layers import MissingMask, RowFeatures, SetAttention, SetMean
 from tfvae.networks.recomputed import Recomputed
 from tfvae.networks.recurrent import recurrent_decoder, recurrent_encoder
@@ -26,6 +27,8 @@ from tfvae.networks.transformer import transformer_decoder, transformer_encoder
 __all__ = [
     "Codes",
     "ConvolutionStep",
+    "Ladder",
+    "LearnedMap",
     "MissingMask",
     "Positions",
     "Recomputed",
@@ -41,6 +44,7 @@ __all__ = [
     "convolutional_encoder",
     "dense_decoder",
     "dense_encoder",
+    "ladder",
     "recurrent_decoder",
     "recurrent_encoder",
     "residual_decoder",

@@ -44,15 +44,19 @@ def gradients(model: Any, batch: Batch) -> tuple[list[list[Any]], dict[str, tf.T
     return [tape.gradient(loss, list(each.variables)) for loss, each in zip(scaled, minimizers, strict=True)], values
 
 
-def update(model: Any, gradients: Sequence[Sequence[Any]], is_alone: bool) -> None:
+def update(model: Any, gradients: Sequence[Sequence[Any]], is_alone: bool) -> dict[str, tf.Tensor]:
     """Updates the variables of a model in the same way on all replicas.
 
     Args:
         model: a `tfvae.VariationalModel`.
         gradients: the gradients for each of its minimizers, as the function `gradients` returns them.
         is_alone: whether this is the only replica.
+
+    Returns:
+        Metrics of the step, scalars by name: with a `max_gradient_norm`, `skipped`: the share of the optimizers that
+        were given zeros.
     """
-    minimizers = model.minimizers()
+    minimizers, skipped = model.minimizers(), []
     for optimizer in optimizers_of(minimizers):
         by_variable = {
             id(variable): gradient
@@ -62,9 +66,13 @@ def update(model: Any, gradients: Sequence[Sequence[Any]], is_alone: bool) -> No
         }
         variables = [variable for variable in model.trainable_variables if id(variable) in by_variable]
         together = [by_variable[id(variable)] for variable in variables]
+        if model.max_gradient_norm is not None:
+            together, is_skipped = replicas.without_long(together, optimizer, model.max_gradient_norm)
+            skipped.append(tf.cast(is_skipped, tf.float32))
         if not is_alone:
             together = replicas.reduce_gradients(together, optimizer)
         fused(optimizer).apply(together, variables)
+    return {"skipped": tf.reduce_mean(skipped)} if skipped else {}
 
 
 def check(minimizers: Sequence[Minimizer], trainable_variables: Sequence[keras.Variable]) -> None:

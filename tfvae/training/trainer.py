@@ -37,6 +37,8 @@ class Trainer(CheckingModel):
 
     train_function: Any
     test_function: Any
+    # A step whose gradient has a larger norm is skipped; None for none.
+    max_gradient_norm: float | None = None
     # The callbacks that `fit` adds.
     warnings: ClassVar[tuple[type[keras.callbacks.Callback], ...]] = (FrozenWarning, NonFiniteLossWarning)
 
@@ -219,7 +221,8 @@ class Trainer(CheckingModel):
         is_alone = replicas.count() == 1
         if not is_alone:
             replicas.share_statistics(self, batch.size / batch.global_size)
-        step.update(self, gradients, is_alone)
+        of_step = step.update(self, gradients, is_alone)
+        values |= {name: tf.fill(tf.shape(values["loss"]), value) for name, value in of_step.items()}
         return self._update_metrics(values, batch)
 
     def test_step(self, data: Any) -> dict[str, Any]:

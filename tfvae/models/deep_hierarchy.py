@@ -1,0 +1,384 @@
+"""A variational autoencoder with many groups of latent pictures, which share one state from the top down."""
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any, ClassVar, NamedTuple, Self, cast
+
+import keras
+import numpy as np
+import tensorflow as tf
+import tensorflow_probability as tfp
+
+from tfvae import checks, elbo
+from tfvae.likelihoods import Likelihood, Normal
+from tfvae.models import autoencoder, parts
+from tfvae.objectives import Objective
+
+tfd = tfp.distributions
+
+# Log scales are kept within this distance from 0, by tanh.
+_MOST_LOG_SCALE = 5.0
+# The standard deviation of the numbers with which the learned state starts.
+_START = 0.1
+
+
+class _Group(NamedTuple):
+    """One group of latent variables, standardised by its prior: u = (z - loc) / scale, of which p(u) is N(0, I).
+
+    Attributes:
+        loc: that of q(u|x) [N, K], K = H * W * D.
+        scale: that of q(u|x) [N, K].
+        u: the chosen value [N, K].
+    """
+
+    loc: tf.Tensor
+    scale: tf.Tensor
+    u: tf.Tensor
+
+    @property
+    def q(self) -> tfd.Distribution:
+        """The distribution of u given x, with batch shape [N] and event shape [K]."""
+        return tfd.Independent(tfd.Normal(self.loc, self.scale), 1)
+
+
+@keras.saving.register_keras_serializable("tfvae")
+class DeepHierarchicalVAE(autoencoder.Autoencoder):
+    """A variational autoencoder with T groups of latent pictures from the top down: z_T, ..., z_1, next to the data.
+
+    p(x, z) = p(x|h_0) product over t of p(z_t|h_t),  h_T learned,  h_{t-1} = decoder_t(h_t, z_t)
+    p(z_t|h_t) = N(loc(h_t), scale(h_t)^2)
+    q(z_t|h_t, x) = N(loc(h_t) + scale(h_t) a, (scale(h_t) b)^2),  a and log b functions of h_t and of features of x
+
+    q and p share the state h. q is relative to p, so that it starts close to it, and
+
+        KL(q(z_t|h_t, x) || p(z_t|h_t)) = sum of (a^2 + b^2 - 1) / 2 - log b
+
+    In this class z always stands for the standardised variables u_t = (z_t - loc(h_t)) / scale(h_t), flattened and one
+    group after the other, the top one first: [B, L], with p(u) = N(0, I). They contain the same information, and the
+    bound is the same.
+
+    The metrics are those of `VariationalModel`, and `kl_1` to `kl_T`, the divergence of each group.
+
+    Args:
+        encoder: a Keras model from x [B, ...] to a list of T features, the top one first: see `tfvae.networks.ladder`,
+            which makes the networks.
+        prior_networks: T Keras models from h [B, H, W, C] to 2 D channels: loc and log scale of p(z_t|h_t).
+        posterior_networks: T Keras models from h and the features of the group to 2 D channels: a and log b.
+        decoders: T Keras models from h and z [B, H, W, D] to the next h, and at last to the parameters of p(x|h_0).
+        likelihood: p(x|h_0); None means `Normal(scale=1.0)`.
+        objective: what is maximised; it may not take path gradients. None means `ELBO()`.
+        max_gradient_norm: a training step whose gradient has a larger norm, in nats per example, is skipped: the
+            optimizer is given zeros. The metric `skipped` is the share of such steps. None never skips.
+        keras_kwargs: the arguments of `keras.Model`.
+
+    Raises:
+        ValueError: the parts do not fit together.
+
+    Reference: Vahdat & Kautz 2020, NVAE, sections 3.1 and 3.2, with a in units of the prior's scale; Child 2021, Very
+    Deep VAEs, section 3; Kingma et al. 2016, Improving Variational Inference with Inverse Autoregressive Flow, for the
+    bidirectional inference.
+    """
+
+    _PARTS: ClassVar[tuple[str, ...]] = (
+        "encoder",
+        "prior_networks",
+        "posterior_networks",
+        "decoders",
+        "likelihood",
+        "objective",
+    )
+
+    def __init__(
+        self,
+        encoder: keras.Model,
+        prior_networks: Sequence[keras.Model],
+        posterior_networks: Sequence[keras.Model],
+        decoders: Sequence[keras.Model],
+        likelihood: Likelihood | None = None,
+        objective: Objective | None = None,
+        max_gradient_norm: float | None = None,
+        **keras_kwargs: Any,
+    ) -> None:
+        self.max_gradient_norm = None
+        if max_gradient_norm is not None:
+            self.max_gradient_norm = checks.positive_number("max_gradient_norm", max_gradient_norm)
+        # Set before the base class makes the metrics, of which there is one for each group.
+        self.num_groups = _number_of("decoders", decoders)
+        super().__init__(objective, **keras_kwargs)
+        self.encoder = parts.checked_network("encoder", encoder)
+        self.prior_networks = self._checked("prior_networks", prior_networks)
+        self.posterior_networks = self._checked("posterior_networks", posterior_networks)
+        self.decoders = self._checked("decoders", decoders)
+        self.likelihood = parts.checked_part("likelihood", likelihood, Likelihood, default=Normal)
+        parts.refuse_path_gradients(self)
+        # The learned state from which the walk starts; None until the model is built.
+        self.start: Any = None
+        self.latent_shapes: list[tuple[int, ...]] = []
+        self._build_where_known(encoder)
+
+    def _checked(self, name: str, networks: Any) -> list[keras.layers.Layer]:
+        if _number_of(name, networks) != self.num_groups:
+            raise ValueError(
+                f"`{name}` must hold {self.num_groups} Keras models, as `decoders` does. Received: {len(networks)}"
+            )
+        return [parts.checked_network(f"{name}[{index}]", each) for index, each in enumerate(networks)]
+
+    def _more_metrics(self) -> list[keras.metrics.Metric]:
+        names = [f"kl_{number}" for number in range(self.num_groups, 0, -1)]
+        names += [] if self.max_gradient_norm is None else ["skipped"]
+        return [keras.metrics.Mean(name=name) for name in names]
+
+    def build(self, input_shape: tuple[int | None, ...]) -> None:
+        """Builds the networks for data of one shape, and checks that they fit together.
+
+        Args:
+            input_shape: the shape of x, [B, ...].
+        """
+        if self.event_shape is not None:
+            return
+        event_shape = cast("tuple[int, ...]", tuple(input_shape[1:]))
+        features = self.encoder(keras.KerasTensor((None, *event_shape)))
+        parts.freeze_within(self.encoder)
+        if not isinstance(features, list | tuple) or len(features) != self.num_groups:
+            raise ValueError(
+                f"`encoder` must give a list of {self.num_groups} features, one for each of `decoders`. Received: an "
+                f"encoder that gives {parts.describe(features)}"
+            )
+        shape_of_start = self._shape_of_start()
+        h, latent_shapes = keras.KerasTensor((None, *shape_of_start)), []
+        for index, of_group in enumerate(features):
+            p, q = self.prior_networks[index](h), self.posterior_networks[index]([h, of_group])
+            for name, given in (("prior_networks", p), ("posterior_networks", q)):
+                if not isinstance(given, keras.KerasTensor) or given.shape != p.shape or given.shape[-1] % 2:
+                    raise ValueError(
+                        f"`{name}[{index}]` must give loc and log scale side by side, an even number of channels, as "
+                        f"many as the other of p and q. Received: a network that gives {parts.describe(given)}"
+                    )
+            latent_shapes.append((*p.shape[1:-1], p.shape[-1] // 2))
+            z = keras.KerasTensor((None, *latent_shapes[-1]))
+            h, given = self.decoders[index]([h, z]), h
+            for network in (self.prior_networks[index], self.posterior_networks[index], self.decoders[index]):
+                parts.freeze_within(network)
+        last = self.num_groups - 1
+        parameters = parts.likelihood_parameters_of(
+            f"decoders[{last}]", self.decoders[last], [given, z], self.likelihood, event_shape
+        )
+        parts.build(self.likelihood, parameters.shape)
+        small = keras.initializers.RandomNormal(stddev=_START)
+        self.start = self.add_weight(
+            name="start", shape=shape_of_start, initializer=small, dtype="float32", autocast=False
+        )
+        self.latent_shapes = latent_shapes
+        self.event_shape = event_shape
+
+    def _shape_of_start(self) -> tuple[int, ...]:
+        shapes = parts.input_shapes(self.decoders[0])
+        if shapes is None or len(shapes) != 2 or None in shapes[0][1:]:
+            raise ValueError(
+                "`decoders[0]` must declare two inputs, h and z, with their shapes, as a functional Keras model does. "
+                f"Received: a network whose inputs have the shapes {shapes}"
+            )
+        return tuple(shapes[0][1:])  # type: ignore[arg-type]
+
+    def call(self, x: tf.Tensor, training: bool = False) -> tf.Tensor:
+        """The reconstruction [B, ...]: the mean of p(x|z) with each group of q at its mean given those above.
+
+        Args:
+            x: the data [B, ...].
+            training: whether layers such as dropout behave as in training.
+        """
+        return self.likelihood.mean(self._walk(x, _center, 1, training)[1])
+
+    def elbo_terms(self, x: tf.Tensor, sampling: elbo.Sampling) -> elbo.ElboTerms:
+        """Estimates the terms of the bound, in nats per example: see `VariationalModel.elbo_terms`.
+
+        The KL divergence of a group is in closed form, given the draws of the groups above.
+        """
+        seeds = tf.random.experimental.stateless_split(sampling.seed, self.num_groups)
+
+        def draw(index: int, loc: tf.Tensor, scale: tf.Tensor) -> tf.Tensor:
+            return loc + scale * tf.random.stateless_normal(tf.shape(loc), seeds[index])
+
+        return self._terms_at(x, *self._walk(x, draw, sampling.num_samples, sampling.training), sampling)
+
+    def inference_parts(self) -> list[tuple[keras.layers.Layer, keras.layers.Layer]]:
+        """The encoder with the posterior network of each group."""
+        return [(self.encoder, network) for network in self.posterior_networks]
+
+    @property
+    def posterior_variables(self) -> list[Any]:
+        """The trainable variables of the encoder and of the posterior networks."""
+        networks = [self.encoder, *self.posterior_networks]
+        return [variable for network in networks for variable in network.trainable_variables]
+
+    def decode(self, z: Any, batch_size: int = 256) -> np.ndarray:
+        """Computes the mean of p(x|z).
+
+        Args:
+            z: an array [N, L], the standardised variables of all groups, the top one first.
+            batch_size: how many examples are computed at a time.
+
+        Returns:
+            The mean [N, ...].
+        """
+        self._check_built("decode")
+        return self._decoded(self._checked_noise("z", z, self._z_dim), batch_size=batch_size)
+
+    def generate(
+        self, n: int, seed: int | None = None, batch_size: int = 256, sample: bool = False, temperature: float = 1.0
+    ) -> np.ndarray:
+        """Draws z_t ~ p(z_t|h_t) from the top down, and computes the mean of p(x|z).
+
+        Args:
+            n: how many examples to generate, at least 1.
+            seed: the same seed gives the same examples; None draws anew at each call.
+            batch_size: how many examples are computed at a time.
+            sample: whether to draw x ~ p(x|z), with the spread of data, instead of the mean, which varies less.
+            temperature: the factor of the scale of each p(z_t|h_t): below 1 examples vary less, and are more typical.
+
+        Returns:
+            The generated examples [n, ...].
+        """
+        self._check_built("generate")
+        n = checks.positive_integer("n", n)
+        temperature = checks.number("temperature", temperature, 0)
+        state = self._seed(seed)
+        z = temperature * tf.random.stateless_normal([n, self._z_dim], state)
+        return self._generated(z.numpy(), batch_size=batch_size, sample=sample, seed=state)
+
+    def _walk(
+        self,
+        x: tf.Tensor,
+        pick: Callable[[int, tf.Tensor, tf.Tensor], tf.Tensor],
+        num_samples: int,
+        training: bool = False,
+    ) -> tuple[list[_Group], tf.Tensor]:
+        """The groups from the top down, S * B rows each, and the parameters of p(x|z).
+
+        `pick` chooses the u of a group from its index and the loc and scale of its q.
+        """
+        features = self.encoder(self.likelihood.encoder_input(x), training=training)
+        groups: list[_Group] = []
+
+        def posterior(index: int, h: tf.Tensor) -> tf.Tensor:
+            of_group = tf.tile(features[index], [num_samples, 1, 1, 1]) if num_samples > 1 else features[index]
+            loc, scale = self._loc_and_scale(index, self.posterior_networks[index]([h, of_group], training=training))
+            groups.append(_Group(loc, scale, pick(index, loc, scale)))
+            return groups[-1].u
+
+        parameters = self._down(posterior, num_samples * tf.shape(x)[0], training)
+        return groups, parameters
+
+    def _down(self, chosen: Callable[[int, tf.Tensor], tf.Tensor], rows: Any, training: bool = False) -> tf.Tensor:
+        """The parameters of p(x|z), where `chosen` gives the u [N, K] of a group from its index and its state."""
+        start = tf.cast(self.start, self.decoders[0].compute_dtype)
+        h = tf.tile(start[tf.newaxis], [rows, *[1] * start.shape.rank])
+        for index, decoder in enumerate(self.decoders):
+            loc, scale = self._loc_and_scale(index, self.prior_networks[index](h, training=training))
+            z = loc + scale * chosen(index, h)
+            h = decoder([h, tf.reshape(z, [-1, *self.latent_shapes[index]])], training=training)
+        return tf.cast(h, tf.float32)
+
+    def _loc_and_scale(self, index: int, outputs: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        """Loc and scale, each [N, K], from the output of a network of p or q."""
+        size = math.prod(self.latent_shapes[index])
+        loc, raw = (tf.reshape(each, [-1, size]) for each in tf.split(tf.cast(outputs, tf.float32), 2, axis=-1))
+        return loc, tf.exp(_MOST_LOG_SCALE * tf.tanh(raw / _MOST_LOG_SCALE))
+
+    def _terms_at(
+        self, x: tf.Tensor, groups: list[_Group], parameters: tf.Tensor, sampling: elbo.Sampling
+    ) -> elbo.ElboTerms:
+        """The terms of the bound at the groups' u, S * B rows each."""
+        shape = [sampling.num_samples, -1]
+        prior = [tfd.Independent(tfd.Normal(tf.zeros_like(each.loc), 1.0), 1) for each in groups]
+        pairs = list(zip(groups, prior, strict=True))
+        log_posterior = tf.add_n([each.q.log_prob(each.u) for each in groups])
+        log_prior = tf.add_n([p.log_prob(each.u) for each, p in pairs])
+        kls = [tf.reduce_mean(tf.reshape(each.q.kl_divergence(p), shape), axis=0) for each, p in pairs]
+        if not sampling.analytic_kl:
+            logs = [each.q.log_prob(each.u) - p.log_prob(each.u) for each, p in pairs]
+            kls = [tf.reduce_mean(tf.reshape(each, shape), axis=0) for each in logs]
+        by_sample = parameters
+        # As in `HierarchicalVAE`: in an export, images would have five axes, of which GPUs of devices take four.
+        if sampling.training or sampling.num_samples > 1:
+            axes = tf.concat([[sampling.num_samples, tf.shape(x)[0]], tf.shape(parameters)[1:]], 0)
+            by_sample = tf.reshape(parameters, axes)
+        observed = x if sampling.target is None else sampling.target
+        return elbo.ElboTerms(
+            tf.reshape(self.likelihood.log_prob(observed, by_sample, training=sampling.training), shape),
+            tf.reshape(log_prior, shape),
+            tf.reshape(log_posterior, shape),
+            tf.add_n(kls),
+            metrics={f"kl_{self.num_groups - index}": kl for index, kl in enumerate(kls)},
+        )
+
+    def _encode(self, x: tf.Tensor, training: bool = False) -> dict[str, tf.Tensor]:
+        """`loc` and `scale` of q(u|x) [B, L], given that each group above is at its mean."""
+        groups = self._walk(x, _center, 1, training)[0]
+        return {name: tf.concat([getattr(each, name) for each in groups], axis=-1) for name in ("loc", "scale")}
+
+    @property
+    def _decoder_of_x(self) -> tuple[str, keras.Model]:
+        return f"decoders[{self.num_groups - 1}]", self.decoders[-1]
+
+    def _parameters_of_x(self, z: tf.Tensor) -> tf.Tensor:
+        groups = self._by_group(z)
+        return self._down(lambda index, _: groups[index], tf.shape(z)[0])
+
+    def _by_group(self, z: tf.Tensor) -> list[tf.Tensor]:
+        return tf.split(z, [math.prod(shape) for shape in self.latent_shapes], axis=-1)
+
+    def _from_posterior(self, x: tf.Tensor, epsilon: tf.Tensor) -> tf.Tensor:
+        return tf.concat([each.u for each in self._at_noise(x, epsilon)[0]], axis=-1)
+
+    def _from_prior(self, epsilon: tf.Tensor) -> tf.Tensor:
+        return epsilon
+
+    def _at_noise(self, x: tf.Tensor, epsilon: tf.Tensor) -> tuple[list[_Group], tf.Tensor]:
+        noise = self._by_group(epsilon)
+        return self._walk(x, lambda index, loc, scale: loc + scale * noise[index], 1)
+
+    def _scored(self, x: tf.Tensor, epsilon: tf.Tensor | None = None) -> tuple[dict[str, tf.Tensor], tf.Tensor]:
+        groups, parameters = self._walk(x, _center, 1) if epsilon is None else self._at_noise(x, epsilon)
+        terms = self._terms_at(x, groups, parameters, elbo.Sampling(1, tf.zeros([2], tf.int32)))
+        return self._scores(terms), parameters
+
+    def export_weights(self) -> list[Any]:
+        """The weights of all parts, and the state from which the walk starts."""
+        return [*super().export_weights(), self.start]
+
+    def in_float32(self) -> Self:
+        """The model itself, or a copy in float32: see `AutoencoderExport`."""
+        copy = super().in_float32()
+        copy.start.assign(self.start)
+        return copy
+
+    @property
+    def _z_dim(self) -> int:
+        return sum(math.prod(shape) for shape in self.latent_shapes)
+
+    @property
+    def _epsilon_dim(self) -> int:
+        return self._z_dim
+
+    @property
+    def _description(self) -> dict[str, Any]:
+        shapes = [list(shape) for shape in self.latent_shapes]
+        return {"latent_shapes": shapes, "likelihood": type(self.likelihood).__name__}
+
+    def get_config(self) -> dict[str, Any]:
+        """The constructor's arguments."""
+        return {**super().get_config(), "max_gradient_norm": self.max_gradient_norm}
+
+
+def _center(index: int, loc: tf.Tensor, scale: tf.Tensor) -> tf.Tensor:
+    return loc
+
+
+def _number_of(name: str, networks: Any) -> int:
+    if not isinstance(networks, tuple | list) or not networks:
+        raise ValueError(
+            f"`{name}` must be a list of Keras models, one for each group of latent variables, as "
+            f"tfvae.networks.ladder makes them. Received: {name}={checks.shown(networks)}"
+        )
+    return len(networks)

@@ -1,0 +1,203 @@
+"""The networks of a deep hierarchy of latent pictures: bottom-up features of x, and cells from the top down."""
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import keras
+
+from tfvae import checks
+from tfvae.networks import building
+
+_KERNEL_SIZE = 3
+# How a filter of the heads starts, relative to the usual start: q(z|x) is then close to p(z), and p(z) to N(0, I).
+_SMALL = 1e-2
+
+
+class Ladder(NamedTuple):
+    """The networks of a `tfvae.DeepHierarchicalVAE`, in the order of its first arguments.
+
+    Each list has one network for each of the T groups of latent variables, the top one first. h is the state [B, H, W,
+    C] at the resolution of the group, and z are its latent variables [B, H, W, D].
+
+    Attributes:
+        encoder: a Keras model from x [B, ...] to a list of T features [B, H, W, C], one for each group.
+        prior_networks: Keras models from h to 2 D channels: loc and log scale of p(z).
+        posterior_networks: Keras models from h and the features of the group to 2 D channels: see
+            `tfvae.DeepHierarchicalVAE`.
+        decoders: Keras models from h and z to the h of the next group, and for the last group to the parameters of
+            the likelihood.
+    """
+
+    encoder: keras.Model
+    prior_networks: list[keras.Model]
+    posterior_networks: list[keras.Model]
+    decoders: list[keras.Model]
+
+
+@keras.saving.register_keras_serializable("tfvae.networks")
+class LearnedMap(keras.layers.Layer):
+    """Adds a learned picture to each picture [B, H, W, C], which tells a convolution where in the picture it is.
+
+    Args:
+        kwargs: the arguments of `keras.layers.Layer`.
+    """
+
+    def build(self, input_shape: tuple[int | None, ...]) -> None:
+        """Creates the picture, which starts at 0."""
+        self.picture = self.add_weight(name="picture", shape=input_shape[1:], initializer="zeros")
+
+    def call(self, pictures: Any) -> Any:
+        """Returns the sum [B, H, W, C]."""
+        return pictures + self.picture
+
+
+def ladder(
+    input_shape: Sequence[int],
+    parameter_shape: Sequence[int] | None = None,
+    filters: Sequence[int] = (32, 64),
+    groups: Sequence[int] = (2, 2),
+    latent_channels: int = 8,
+    activation: str | Callable = "silu",
+) -> Ladder:
+    """Makes the networks of a deep hierarchy of latent pictures, for a `tfvae.DeepHierarchicalVAE`.
+
+    Features and states have residual cells: each adds to its input what two convolutions make of it. The latent
+    variables of a group are a small picture, [H, W, latent_channels]. The first resolution has half the height and
+    width of x, and each further one half of those of the one before.
+
+    Args:
+        input_shape: the shape of one picture, `(height, width, channels)`.
+        parameter_shape: the shape of the likelihood's parameters for one picture, `likelihood.parameter_shape(...)`;
+            None means `input_shape`, one parameter for each element.
+        filters: the channels of features and states at each resolution, the finest first.
+        groups: the number of groups of latent variables at each resolution, the finest first; at least two in all.
+        latent_channels: D, the channels of each group.
+        activation: the activation before each convolution but the first, by Keras name or as a function.
+
+    Returns:
+        The networks: `tfvae.DeepHierarchicalVAE(*tfvae.networks.ladder((28, 28, 1)))`.
+
+    Raises:
+        ValueError: an argument is out of its range.
+
+    Reference: Vahdat & Kautz 2020, NVAE, section 3; Child 2021, Very Deep VAEs, section 3 and figure 3.
+    """
+    height, width, _ = input_shape = building.image_shape("input_shape", input_shape, "dense_encoder")
+    parameter_shape = input_shape if parameter_shape is None else building.sizes("parameter_shape", parameter_shape, 1)
+    filters = building.sizes("filters", filters, min_length=1)
+    groups = building.sizes("groups", groups, min_length=1)
+    latent_channels = checks.positive_integer("latent_channels", latent_channels)
+    if len(groups) != len(filters) or sum(groups) < 2:
+        raise ValueError(
+            f"`groups` must have one number for each of the {len(filters)} entries of `filters`, two groups in all at "
+            f"least. Received: groups={checks.shown(groups)}"
+        )
+    halvings = 2 ** (len(filters) - 1)
+    if min(height, width) < 2 * halvings:
+        raise ValueError(
+            f"`filters` must have so few entries that a picture of {height} x {width} can be halved for each. "
+            f"Received: filters={checks.shown(filters)}"
+        )
+    made = _Builder(activation)
+    encoder = made.encoder(input_shape, filters, groups)
+    shapes = [tuple(features.shape[1:]) for features in encoder.outputs]
+    priors, posteriors, decoders = [], [], []
+    for index, shape in enumerate(shapes):
+        following = shapes[index + 1] if index + 1 < len(shapes) else None
+        priors.append(made.prior(index, shape, latent_channels))
+        posteriors.append(made.posterior(index, shape, latent_channels))
+        if following is None:
+            decoders.append(made.last_decoder(index, shape, latent_channels, parameter_shape, filters[0]))
+        else:
+            decoders.append(made.decoder(index, shape, latent_channels, following))
+    return Ladder(encoder, priors, posteriors, decoders)
+
+
+class _Builder:
+    """Makes the networks with one activation.
+
+    Args:
+        activation: that of every network.
+    """
+
+    def __init__(self, activation: str | Callable) -> None:
+        self.activation = activation
+
+    def encoder(self, input_shape: tuple[int, ...], filters: tuple[int, ...], groups: tuple[int, ...]) -> keras.Model:
+        """From x to the features of each group, the top one first."""
+        x = keras.Input(input_shape, name="x")
+        h, features = x, []
+        for level, (channels, count) in enumerate(zip(filters, groups, strict=True)):
+            if level:
+                h = self._active(h)
+            h = keras.layers.Conv2D(channels, _KERNEL_SIZE, strides=2, padding="same")(h)
+            for _ in range(count):
+                h = self._residual(h)
+                features.append(h)
+        return keras.Model(x, features[::-1], name="encoder")
+
+    def prior(self, index: int, shape: tuple[int, ...], latent_channels: int) -> keras.Model:
+        """From the state of a group to the parameters of p(z)."""
+        h = keras.Input(shape, name="h")
+        return keras.Model(h, self._head(self._active(h), latent_channels), name=f"prior_{index}")
+
+    def posterior(self, index: int, shape: tuple[int, ...], latent_channels: int) -> keras.Model:
+        """From the state of a group and its features to the parameters of q(z|x)."""
+        h, features = keras.Input(shape, name="h"), keras.Input(shape, name="features")
+        both = self._active(keras.layers.Concatenate()([h, features]))
+        both = self._active(keras.layers.Conv2D(shape[-1], _KERNEL_SIZE, padding="same")(both))
+        return keras.Model([h, features], self._head(both, latent_channels), name=f"posterior_{index}")
+
+    def decoder(
+        self, index: int, shape: tuple[int, ...], latent_channels: int, following: tuple[int, ...]
+    ) -> keras.Model:
+        """From the state and z of a group to the state of the next."""
+        h, z, state = self._merged(shape, latent_channels)
+        if following != shape:
+            state = self._doubled(state, following)
+        return keras.Model([h, z], state, name=f"decoder_{index}")
+
+    def last_decoder(
+        self, index: int, shape: tuple[int, ...], latent_channels: int, parameter_shape: tuple[int, ...], channels: int
+    ) -> keras.Model:
+        """From the state and z of the last group to the parameters of the likelihood."""
+        h, z, state = self._merged(shape, latent_channels)
+        fine = self._residual(self._doubled(state, (*parameter_shape[:2], max(1, channels // 2))))
+        elements = math.prod(parameter_shape[2:])
+        outputs = keras.layers.Conv2D(elements, _KERNEL_SIZE, padding="same")(self._active(fine))
+        if len(parameter_shape) != 3:
+            outputs = keras.layers.Reshape(parameter_shape)(outputs)
+        return keras.Model([h, z], outputs, name=f"decoder_{index}")
+
+    def _merged(self, shape: tuple[int, ...], latent_channels: int) -> tuple[Any, Any, Any]:
+        h, z = keras.Input(shape, name="h"), keras.Input((*shape[:2], latent_channels), name="z")
+        added = keras.layers.Conv2D(shape[-1], 1)(z)
+        return h, z, self._residual(LearnedMap()(keras.layers.Add()([h, added])))
+
+    def _doubled(self, h: Any, following: tuple[int, ...]) -> Any:
+        """The state at twice the height and width, cropped where those are odd."""
+        height, width = h.shape[1:3]
+        h = keras.layers.Conv2DTranspose(following[-1], 4, strides=2, padding="same")(self._active(h))
+        extra = [(0, 2 * size - wanted) for size, wanted in zip((height, width), following[:2], strict=True)]
+        return keras.layers.Cropping2D(extra)(h) if extra != [(0, 0), (0, 0)] else h
+
+    def _residual(self, h: Any) -> Any:
+        change = h
+        for scale in (1.0, _SMALL):
+            change = keras.layers.Conv2D(
+                h.shape[-1], _KERNEL_SIZE, padding="same", kernel_initializer=_initializer(scale)
+            )(self._active(change))
+        return keras.layers.Add()([h, change])
+
+    def _head(self, h: Any, latent_channels: int) -> Any:
+        return keras.layers.Conv2D(
+            2 * latent_channels, _KERNEL_SIZE, padding="same", kernel_initializer=_initializer(_SMALL)
+        )(h)
+
+    def _active(self, h: Any) -> Any:
+        return keras.layers.Activation(self.activation)(h)
+
+
+def _initializer(scale: float) -> keras.initializers.Initializer:
+    return keras.initializers.VarianceScaling(scale, mode="fan_in", distribution="truncated_normal")
