@@ -140,6 +140,7 @@ import_with_keras(
         "tfvae.models.hierarchical",
         "tfvae.models.sequential",
         "tfvae.models.vq",
+        "tfvae.evaluation.digits",
         "tfvae.inference.amortized_inference",
         "tfvae.inference.variational_inference",
         "tfvae.networks",
