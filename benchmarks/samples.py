@@ -103,15 +103,19 @@ def vq_vae(shape: tuple[int, ...], num_codes: int) -> tfvae.VQVAE:
     return tfvae.VQVAE(encoder, keras.Sequential(ends, name="decoder"), num_codes, likelihood=likelihood)
 
 
+def path_of(data: Pictures, kind: str, setting: dict[str, Any], folder: Path) -> Path:
+    """Where the checkpoints of a training are; with the suffix of a file, where the model is."""
+    size = setting["latent_dim"] if kind == "vae" else setting["num_codes"]
+    return folder / f"{kind}-{data.shape[0]}-{size}-{setting['steps']}-{setting['seed']}"
+
+
 def trained(data: Pictures, kind: str, setting: dict[str, Any], folder: Path) -> tfvae.VariationalModel:
     """The model of a kind, "vae" or "vq", with a seed, from the folder if it is there."""
-    steps, seed = setting["steps"], setting["seed"]
-    size = setting["latent_dim"] if kind == "vae" else setting["num_codes"]
-    path = folder / f"{kind}-{data.shape[0]}-{size}-{steps}-{seed}"
+    path = path_of(data, kind, setting, folder)
     if not path.with_suffix(".keras").exists():
-        keras.utils.set_random_seed(seed)
-        model = (vae if kind == "vae" else vq_vae)(data.shape, size)
-        epochs = math.ceil(steps * BATCH_SIZE / len(data.train))
+        keras.utils.set_random_seed(setting["seed"])
+        model = vae(data.shape, setting["latent_dim"]) if kind == "vae" else vq_vae(data.shape, setting["num_codes"])
+        epochs = math.ceil(setting["steps"] * BATCH_SIZE / len(data.train))
         rate = keras.optimizers.schedules.CosineDecay(1e-3, epochs * math.ceil(len(data.train) / BATCH_SIZE))
         model.compile(keras.optimizers.Adam(rate))
         callbacks = [tfvae.callbacks.Checkpoints(path)]
@@ -135,7 +139,9 @@ def measure(data: Pictures, folder: Path, setting: dict[str, Any]) -> dict[str, 
             print(tfvae.samplers.fit(model, data.train, method, seed=seed), flush=True)
         elif method == "VQ":
             epochs = math.ceil(setting["prior_steps"] * BATCH_SIZE / len(data.train))
-            model.fit_prior(data.train, batch_size=BATCH_SIZE, epochs=epochs, verbose=0)
+            path = path_of(data, "vq", setting, folder).with_suffix(f".prior-{setting['prior_steps']}")
+            callbacks = [tfvae.callbacks.Checkpoints(path)]
+            model.fit_prior(data.train, batch_size=BATCH_SIZE, epochs=epochs, verbose=0, callbacks=callbacks)
         seconds = time.perf_counter() - start
         if method == "reconstructions":
             made = model.reconstruct(data.train[chosen], seed=seed)
