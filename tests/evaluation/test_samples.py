@@ -56,6 +56,13 @@ def test_the_frechet_distance_of_covariances_without_full_rank_is_a_number():
     assert frechet_distance(x, y).distance == pytest.approx(2 * frechet_distance(x[:, :2], y[:, :2]).distance)
 
 
+@pytest.mark.parametrize("num_groups", [2, 3, 4])
+def test_the_fewest_rows_are_enough(num_groups):
+    assert np.isfinite(frechet_distance(normal(4, 1), normal(5, 1, 1), num_groups=num_groups)).all()
+    assert np.isfinite(kernel_distance(normal(4, 1), normal(4, 1, 1))).all()
+    assert np.isfinite(precision_recall(normal(20, 1), normal(20, 1, 1), num_neighbors=1)).all()
+
+
 def test_what_always_generates_one_example_has_the_distance_of_a_point():
     real = with_moments([1.0, 2.0], np.diag([3.0, 4.0]))
     assert frechet_distance(real, np.zeros((50, 2))).distance == pytest.approx(5 + 7)

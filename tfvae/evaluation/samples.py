@@ -126,7 +126,7 @@ def frechet_distance(real: Any, generated: Any, *, num_groups: int = 20, seed: i
     if checks.positive_integer("num_groups", num_groups) < 2:
         raise ValueError(f"`num_groups` must be at least 2. Received: num_groups={checks.shown(num_groups)}")
     # Whichever group is left out, at least two rows remain, as a covariance needs.
-    real, generated = _checked(real, generated, max(num_groups, 3))
+    real, generated = _checked(real, generated, max(num_groups, 4))
     rows, size = min(len(real), len(generated)), real.shape[1]
     if rows <= size:
         warnings.warn(
