@@ -1,6 +1,6 @@
 """Priors p(z): distributions of the latent variables, fixed or learned. One of your own is a subclass of `Prior`."""
 
-from tfvae.priors.flow import Flow
+from tfvae.priors.flow import Flow, SplineFlow
 from tfvae.priors.mixture import NormalMixture, VampPrior
 from tfvae.priors.normal import Normal, StandardNormal
 from tfvae.priors.prior import Prior
@@ -14,6 +14,7 @@ __all__ = [
     "NormalMixture",
     "Prior",
     "RelaxedOneHotCategorical",
+    "SplineFlow",
     "StandardNormal",
     "VampPrior",
 ]
