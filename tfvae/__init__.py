@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from tfvae.inference.variational_inference import VariationalInference
     from tfvae.models.autoregressive import AutoregressiveVAE
     from tfvae.models.conditional import ConditionalVAE
+    from tfvae.models.density import Density
     from tfvae.models.forecasting import forecast
     from tfvae.models.hierarchical import HierarchicalVAE
     from tfvae.models.imputation import impute
@@ -56,6 +57,7 @@ __all__ = [
     "AutoregressiveVAE",
     "Chains",
     "ConditionalVAE",
+    "Density",
     "Draws",
     "HierarchicalVAE",
     "Latent",
@@ -116,6 +118,7 @@ __getattr__, __dir__ = lazy_attributes(
         "tfvae.inference.variational_inference": ["VariationalInference"],
         "tfvae.models.autoregressive": ["AutoregressiveVAE"],
         "tfvae.models.conditional": ["ConditionalVAE"],
+        "tfvae.models.density": ["Density"],
         "tfvae.models.forecasting": ["forecast"],
         "tfvae.models.hierarchical": ["HierarchicalVAE"],
         "tfvae.models.imputation": ["impute"],
@@ -136,6 +139,7 @@ import_with_keras(
         "tfvae.models.vae",
         "tfvae.models.autoregressive",
         "tfvae.models.conditional",
+        "tfvae.models.density",
         "tfvae.models.semi_supervised",
         "tfvae.models.hierarchical",
         "tfvae.models.sequential",
