@@ -29,12 +29,12 @@ class Density(Exportable, Trainer):
     are on different scales: flows start at N(0, I).
 
     `model(x)` and `predict` return log p(x) [B]. The model is built by the constructor if the prior has a `latent_dim`,
-    and otherwise when it first sees data. It is saved, trained on several devices and resumed as any model of tfvae, and
-    exports the functions `log_prob`, from x, and `sample`, from noise epsilon.
+    and otherwise when it first sees data. It is saved, trained on several devices and resumed as any model of tfvae,
+    and exports the functions `log_prob`, from x, and `sample`, from noise epsilon.
 
     Args:
-        prior: p(x), of all real vectors; `tfvae.priors.SplineFlow()` fits most shapes. It may not be shared with another
-            model, nor be a `VampPrior`, which is made of a model's encoder.
+        prior: p(x), of all real vectors; `tfvae.priors.SplineFlow()` fits most shapes. It may not be shared with
+            another model, nor be a `VampPrior`, which is made of a model's encoder.
         keras_kwargs: the arguments of `keras.Model`.
 
     Raises:
