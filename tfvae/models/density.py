@@ -25,7 +25,8 @@ class Density(Exportable, Trainer):
     """A density p(x) of vectors x [B, D], which is a `tfvae.priors.Prior` of D dimensions.
 
     `fit` maximises the mean of log p(x). The metrics are `loss`, which is its negative, and `log_prob`, in nats per
-    example. With `SplineFlow`, `Flow`, `NormalMixture` or `Normal` log p(x) is exact. Standardise data whose columns
+    example. With `SplineFlow`, `Flow`, `NormalMixture` or `Normal` log p(x) is exact; with `SecondStage` it is a random
+    lower bound on average, and there is no export. Standardise data whose columns
     are on different scales: flows start at N(0, I).
 
     `model(x)` and `predict` return log p(x) [B]. The model is built by the constructor if the prior has a `latent_dim`,
@@ -49,11 +50,10 @@ class Density(Exportable, Trainer):
         # Without autocast, because log-densities need x in float32.
         super().__init__(autocast=False, **keras_kwargs)
         self.prior = parts.checked_part("prior", prior, Prior)
-        parts.refuse_prior_of_encoder(self)
         if self.prior.support != "real":
             raise ValueError(
-                f"`prior` must be a density of all real vectors. Received: {checks.shown(prior)}, whose support is "
-                f"{self.prior.support}"
+                "`prior` must be a density of all real vectors, and not made of the parts of a model. Received: "
+                f"{checks.shown(prior)}"
             )
         self._trackers = [keras.metrics.Mean(name="log_prob")]
         # Set through __dict__, because Keras would otherwise try to save this graph with the model.
@@ -138,13 +138,20 @@ class Density(Exportable, Trainer):
         Returns:
             The draws [n, D].
         """
-        self.check_exportable()
+        self._check_built()
         n = checks.positive_integer("n", n)
         state = self.next_seed() if seed is None else tf.constant([checks.seed_number(seed), 0], tf.int32)
         return self.prior.distribution().sample(n, seed=state).numpy()
 
     def check_exportable(self) -> None:
-        """Raises ValueError unless the model is built."""
+        """Raises ValueError unless the model is built, and NotImplementedError if log p(x) is random."""
+        self._check_built()
+        if self.prior.noise_dim:
+            raise NotImplementedError(
+                f"A Density of a {type(self.prior).__name__} has no export, because its log p(x) is a random estimate"
+            )
+
+    def _check_built(self) -> None:
         if not self.built:
             raise ValueError("`model` must be built: fit it, or give the prior a latent_dim. Received: a new model")
 

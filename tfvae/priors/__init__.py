@@ -5,6 +5,7 @@ from tfvae.priors.mixture import NormalMixture, VampPrior
 from tfvae.priors.normal import Normal, StandardNormal
 from tfvae.priors.prior import Prior
 from tfvae.priors.relaxed_one_hot import RelaxedOneHotCategorical
+from tfvae.priors.second_stage import SecondStage
 from tfvae.priors.spherical import HypersphericalUniform
 
 __all__ = [
@@ -14,6 +15,7 @@ __all__ = [
     "NormalMixture",
     "Prior",
     "RelaxedOneHotCategorical",
+    "SecondStage",
     "SplineFlow",
     "StandardNormal",
     "VampPrior",

@@ -102,6 +102,11 @@ class SplineFlow(Prior):
         self._raw_scale = self.add_weight(name="raw_scale", **arguments)
         self.networks = splines.networks(self.latent_dim, self.num_couplings, self.bins, self.hidden, num_features=0)
 
+    def start_near(self, loc: tf.Tensor, raw_scale: tf.Tensor) -> None:
+        """Sets loc and the raw scale [L]: see `Prior.start_near`."""
+        self._loc.assign(loc)
+        self._raw_scale.assign(raw_scale)
+
     def distribution(self) -> tfd.Distribution:
         """p(z), with batch shape [] and event shape [L]."""
         base = tfd.Independent(Normal(tf.zeros(self.latent_dim), tf.ones(self.latent_dim)), 1)
