@@ -135,7 +135,8 @@ def fit(
     Reference: Ghosh et al. 2020, From Variational to Deterministic Autoencoders, section 4; Dai & Wipf 2019, Diagnosing
     and Enhancing VAE Models, section 4.
     """
-    prior, default_steps, default_rate = _checked(model, kind, arguments)
+    prior = _checked_prior(model, kind, arguments)
+    _, default_steps, default_rate = _KINDS[kind]
     steps = default_steps if steps is None else checks.positive_integer("steps", steps)
     rate = default_rate if learning_rate is None else checks.positive_number("learning_rate", learning_rate)
     batch_size = checks.positive_integer("batch_size", batch_size)
@@ -173,8 +174,8 @@ def fit(
     return comparison
 
 
-def _checked(model: Any, kind: Any, arguments: dict[str, Any]) -> tuple[Prior, int, float]:
-    """The new prior, not built yet, its number of steps and its learning rate, if the model can have it."""
+def _checked_prior(model: Any, kind: Any, arguments: dict[str, Any]) -> Prior:
+    """The new prior, not built yet, if the model can have it."""
     if not isinstance(model, VAE | HierarchicalVAE) or isinstance(model, SemiSupervisedVAE):
         raise ValueError(
             "`model` must be a tfvae.VAE, AutoregressiveVAE, ConditionalVAE or HierarchicalVAE, whose prior is a part "
@@ -200,11 +201,10 @@ def _checked(model: Any, kind: Any, arguments: dict[str, Any]) -> tuple[Prior, i
             f'`kind` must be "mixture" or "flow" for a {type(model).__name__}: only a tfvae.VAE draws the latent '
             f'variables of a second VAE. Received: kind="vae"'
         )
-    make, *defaults = _KINDS[kind]
     latent_dim = model.latent_dims[-1] if isinstance(model, HierarchicalVAE) else model.latent_dim
-    prior = make(**arguments)
+    prior = _KINDS[kind][0](**arguments)
     parts.set_latent_dim("prior", prior, latent_dim)
-    return prior, *defaults
+    return prior
 
 
 def _checked_data(model: Autoencoder, x: Any, argument: str) -> Any:

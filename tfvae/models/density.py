@@ -1,7 +1,7 @@
 """A density of vectors: any learned prior, fitted to data by maximum likelihood."""
 
 import math
-from typing import Any, ClassVar, Self
+from typing import Any, Self
 
 import keras
 import numpy as np
@@ -44,7 +44,7 @@ class Density(Exportable, Trainer):
     Reference: Durkan et al. 2019, Neural Spline Flows, section 5.1, for densities by flows.
     """
 
-    export_tags: ClassVar[tuple[str, ...]] = ("density-estimation",)
+    export_tags = ("density-estimation",)
 
     def __init__(self, prior: Prior, **keras_kwargs: Any) -> None:
         # Without autocast, because log-densities need x in float32.
