@@ -65,6 +65,8 @@ CASES = [
     (priors.VampPrior, {"latent_dim": 2, "num_components": 3, "bounds": [0.0, 1.0]}),
     (priors.Normal, {"latent_dim": 2}),
     (priors.Flow, {"latent_dim": 2, "num_couplings": 2, "hidden": 4}),
+    (priors.SplineFlow, {"latent_dim": 2, "num_couplings": 2, "bins": 3, "hidden": 4}),
+    (priors.SecondStage, {"latent_dim": 2, "second_dim": 3, "hidden": 4}),
     (priors.HypersphericalUniform, {"latent_dim": 2}),
     (priors.RelaxedOneHotCategorical, {"latent_dim": 2, "num_categories": 2, "temperature": 0.7}),
     (
@@ -345,9 +347,10 @@ def drawn(case):
         z, log_prob = vae.posterior.sample_and_log_prob_from(parameters, noise)
         return {**parameters, "z": z, **({} if log_prob is None else {"log_prob": log_prob})}
 
-    def from_prior(_, noise):
-        z = vae.prior.sample_from(noise)
-        return {"z": z, "log_prob": vae.prior.distribution().log_prob(z)}
+    def from_prior(features, noise):
+        more = features[:, : vae.prior.noise_dim]
+        z = vae.prior.sample_from(tf.concat([noise, more], axis=1) if vae.prior.noise_dim else noise)
+        return {"z": z, "log_prob": vae.prior.distribution_from(more).log_prob(z)}
 
     return from_posterior if slot_of(case[0]) == "posterior" else from_prior
 

@@ -131,6 +131,7 @@ USES = [
         "`without_tracing_warning`: no warning of many models that are trained one after another",
     ),
     ("Keras", small_model, "_flatten_layers", "`layers_of`: the cost of a step, and moving statistics over replicas"),
+    ("Keras", small_model, "_tracker", "`replace_layer`: a model that is given another prior"),
     ("Keras", lambda: small_model().outputs[0], "_keras_history", "`made_by`: the activation that a decoder ends in"),
     (
         "Keras",
@@ -265,6 +266,25 @@ def test_layers_of_a_model_are_all_that_are_within_it():
     kinds = [type(layer) for layer in private_apis.layers_of(model)]
     assert kinds[0] is keras.Sequential
     assert keras.layers.Dense in kinds
+
+
+def test_a_layer_that_replaces_another_takes_its_place():
+    class Two(keras.layers.Layer):
+        def __init__(self):
+            super().__init__()
+            self.first, self.second = keras.layers.Dense(1), keras.layers.Dense(2)
+
+        def call(self, x):
+            return self.second(self.first(x))
+
+    outer = Two()
+    outer(np.zeros((1, 3)))
+    new = keras.layers.Dense(1)
+    new.build((None, 3))
+    private_apis.replace_layer(outer, "first", new)
+    assert outer.first is new
+    variables = [*new.variables, *outer.second.variables]
+    assert [id(each) for each in outer.variables] == [id(each) for each in variables]
 
 
 def test_the_maker_of_a_tensor_is_the_last_layer_and_what_it_was_applied_to():

@@ -27,7 +27,7 @@ FLOORS = [
     {"priors", "training"},
     {"models"},
     {"inference"},
-    {"evaluation", "export", "sklearn"},
+    {"evaluation", "export", "samplers", "sklearn"},
     {"reporting"},
     {"cli"},
     # The entry point of the command, and public aliases of modules that are in other rooms.

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
         plots,
         posteriors,
         priors,
+        samplers,
         shards,
         sklearn,
         strategies,
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
     from tfvae.models.autoregressive import AutoregressiveVAE
     from tfvae.models.conditional import ConditionalVAE
     from tfvae.models.deep_hierarchy import DeepHierarchicalVAE
+    from tfvae.models.density import Density
     from tfvae.models.forecasting import forecast
     from tfvae.models.hierarchical import HierarchicalVAE
     from tfvae.models.imputation import impute
@@ -60,6 +62,7 @@ __all__ = [
     "Chains",
     "ConditionalVAE",
     "DeepHierarchicalVAE",
+    "Density",
     "Draws",
     "HierarchicalVAE",
     "Latent",
@@ -85,6 +88,7 @@ __all__ = [
     "posteriors",
     "priors",
     "report",
+    "samplers",
     "shards",
     "sklearn",
     "strategies",
@@ -107,6 +111,7 @@ __getattr__, __dir__ = lazy_attributes(
         "tfvae.plots": [],
         "tfvae.posteriors": [],
         "tfvae.priors": [],
+        "tfvae.samplers": [],
         "tfvae.shards": [],
         "tfvae.sklearn": [],
         "tfvae.strategies": [],
@@ -120,6 +125,7 @@ __getattr__, __dir__ = lazy_attributes(
         "tfvae.inference.variational_inference": ["VariationalInference"],
         "tfvae.models.autoregressive": ["AutoregressiveVAE"],
         "tfvae.models.conditional": ["ConditionalVAE"],
+        "tfvae.models.density": ["Density"],
         "tfvae.models.forecasting": ["forecast"],
         "tfvae.models.deep_hierarchy": ["DeepHierarchicalVAE"],
         "tfvae.models.hierarchical": ["HierarchicalVAE"],
@@ -142,6 +148,7 @@ import_with_keras(
         "tfvae.models.vae",
         "tfvae.models.autoregressive",
         "tfvae.models.conditional",
+        "tfvae.models.density",
         "tfvae.models.semi_supervised",
         "tfvae.models.deep_hierarchy",
         "tfvae.models.hierarchical",

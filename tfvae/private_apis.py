@@ -46,6 +46,15 @@ def layers_of(layer: keras.layers.Layer) -> list[keras.layers.Layer]:
     return list(layer._flatten_layers())
 
 
+def replace_layer(layer: keras.layers.Layer, name: str, new: keras.layers.Layer) -> None:
+    """Sets an attribute that is a layer within a built layer to another one, which takes its place among the weights.
+
+    Keras would keep the weights of the old one among those of the outer layer, and refuses new layers once it is built.
+    """
+    layer._tracker.replace_tracked_value("layers", getattr(layer, name), new)
+    setattr(layer, name, new)
+
+
 def made_by(tensor: keras.KerasTensor) -> tuple[Any, list[keras.KerasTensor]]:
     """The layer or operation of a functional model that a symbolic tensor comes from, and what it was applied to."""
     history = tensor._keras_history

@@ -154,7 +154,7 @@ def test_variational_inference_refuses_posteriors_that_are_not_of_all_real_numbe
 EXPORTED = {
     "FullCovarianceNormal": (posteriors.FullCovarianceNormal, priors.Normal),
     "LowRankNormal": (functools.partial(posteriors.LowRankNormal, rank=2), None),
-    "Laplace": (posteriors.Laplace, None),
+    "Laplace": (posteriors.Laplace, functools.partial(priors.SplineFlow, num_couplings=3, bins=4, hidden=4)),
     "VonMisesFisher": (posteriors.VonMisesFisher, priors.HypersphericalUniform),
     "PowerSpherical": (posteriors.PowerSpherical, priors.HypersphericalUniform),
     "CouplingFlow": (

@@ -101,10 +101,11 @@ def test_the_kl_divergence_from_a_learned_normal_has_a_closed_form():
     [
         priors.Normal,
         priors.Flow,
+        priors.SplineFlow,
         priors.HypersphericalUniform,
         lambda **policy: priors.RelaxedOneHotCategorical(num_categories=2, probabilities="learned", **policy),
     ],
-    ids=["Normal", "Flow", "HypersphericalUniform", "RelaxedOneHotCategorical"],
+    ids=["Normal", "Flow", "SplineFlow", "HypersphericalUniform", "RelaxedOneHotCategorical"],
 )
 def test_priors_are_float32_under_mixed_precision(make, policy):
     prior = make(dtype=policy)

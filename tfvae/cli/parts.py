@@ -30,6 +30,8 @@ PARTS: dict[str, dict[str, tuple[str, ...]]] = {
         "Normal": (),
         "NormalMixture": ("num_components",),
         "RelaxedOneHotCategorical": ("num_categories", "temperature", "probabilities"),
+        "SecondStage": ("second_dim", "hidden"),
+        "SplineFlow": ("num_couplings", "bins", "hidden"),
         "StandardNormal": (),
         "VampPrior": ("num_components", "bounds"),
     },

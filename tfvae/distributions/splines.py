@@ -128,15 +128,21 @@ class SplineCoupling(tfb.Bijector):
         """The shift and log scale [..., B, C] of the C dimensions changed, and the widths, heights and slopes."""
         # Broadcast by a sum, and constant shapes where that is possible: LiteRT's CompiledModel misreads computed ones.
         row = tf.zeros_like(given[..., :1])
-        features = self.features + row if self.features.shape[-1] else row[..., :0]
         # A network that is linear far out would move what is changed by as much more in each coupling.
-        inputs = tf.concat([compressed(kept), features], axis=-1) if kept.shape[-1] + features.shape[-1] else row + 1.0
-        is_flat, leading = given.shape.rank == 2, tf.shape(given)[:-1]
+        read = [compressed(kept)] if kept.shape[-1] else []
+        read += [self.features + row] if self.features.shape[-1] else []
+        # LiteRT misreads a concatenation with a tensor that has no columns.
+        inputs = tf.concat(read, axis=-1) if len(read) > 1 else read[0] if read else row + 1.0
+        is_flat = given.shape.rank == 2
         # A Keras network takes only one batch axis.
         raw = self.network(inputs if is_flat else tf.reshape(inputs, [-1, inputs.shape[-1]]))
         bins = (raw.shape[-1] // count - 1) // 3
-        sizes = [count, 3 * bins + 1]
-        raw = tf.reshape(raw, [-1, *sizes] if is_flat else tf.concat([leading, sizes], axis=0))
+        sizes, leading = [count, 3 * bins + 1], given.shape[:-1].as_list()
+        if leading.count(None) < 2:
+            shape = [-1 if size is None else size for size in leading] + sizes
+        else:
+            shape = tf.concat([tf.shape(given)[:-1], sizes], axis=0)
+        raw = tf.reshape(raw, shape)
         widths, heights, slopes, affine = tf.split(raw, [bins, bins, bins - 1, 2], axis=-1)
         shift, log_scale = affine[..., 0], _MAX_LOG_SCALE * tf.tanh(affine[..., 1] / _MAX_LOG_SCALE)
         slopes = _MIN_SLOPE + softplus(slopes + _UNIT_SLOPE)

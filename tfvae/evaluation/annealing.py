@@ -94,6 +94,11 @@ def annealed_importance_sampling(
     Generative Models.
     """
     check_model(model, but=SemiSupervisedVAE)
+    if model._prior_noise_dim:
+        raise ValueError(
+            "`model` must have a prior whose density is exact, which moves of z need. Received: "
+            f"{checks.shown(model.prior)}"
+        )
     check_weights("num_chains", num_chains)
     checks.positive_integer("num_steps", num_steps)
     checks.positive_integer("num_leapfrog_steps", num_leapfrog_steps)

@@ -306,6 +306,10 @@ class HierarchicalVAE(autoencoder.Autoencoder):
         terms, parameters = self._terms_at(x, self._at_noise(x, epsilon), sampling)
         return self._scores(terms), parameters
 
+    def _draw_for_prior(self, x: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
+        """Draws the z [B, L_T] of the last layer, whose prior is the part `prior`."""
+        return self._draw(x, elbo.Sampling(1, seed))[-1].z
+
     def _draw(self, x: tf.Tensor, sampling: elbo.Sampling) -> list[_Layer]:
         """The layers at S draws for each example, in one batch of S * B rows."""
         seeds = tf.random.experimental.stateless_split(sampling.seed, len(self.latent_dims))

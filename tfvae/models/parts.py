@@ -185,7 +185,16 @@ def check_bound(
 
 
 def refuse_prior_of_encoder(model: keras.Model) -> None:
-    """Raises ValueError for a prior built from q(z|x), such as VampPrior: the model has no such function of x alone."""
+    """Raises ValueError for a prior that only a VAE takes.
+
+    It is built from q(z|x), such as VampPrior, of which other models have no function of x alone; or it has latent
+    variables of its own, for which their exports have no noise.
+    """
+    if model.prior.noise_dim:
+        raise ValueError(
+            f"`prior` must not have latent variables of its own, which a {type(model).__name__} does not draw. "
+            f"Received: {checks.shown(model.prior)}"
+        )
     if type(model.prior).connect is not Prior.connect:
         raise ValueError(
             f"`prior` must not be built from q(z|x), which a {type(model).__name__} does not have as a function of x "

@@ -309,7 +309,15 @@ class VAE(TableExport, autoencoder.Autoencoder):
 
     @property
     def _epsilon_dim(self) -> int:
-        return self.latent_dim
+        return self.latent_dim + self._prior_noise_dim
+
+    @property
+    def _prior_noise_dim(self) -> int:
+        """How many of the columns of epsilon, the last ones, are noise of the prior's own."""
+        return self.prior.noise_dim if isinstance(self.prior, Prior) else 0
+
+    def _noise_of_z(self, epsilon: tf.Tensor) -> tf.Tensor:
+        return epsilon[:, : self.latent_dim] if self._prior_noise_dim else epsilon
 
     @property
     def _description(self) -> dict[str, Any]:
@@ -339,7 +347,7 @@ class VAE(TableExport, autoencoder.Autoencoder):
         return self.decoder(_joined(z, *conditions), training=False)
 
     def _from_posterior(self, x: Any, epsilon: tf.Tensor) -> tf.Tensor:
-        return self.posterior.sample_from(self._encode(x), epsilon)
+        return self.posterior.sample_from(self._encode(x), self._noise_of_z(epsilon))
 
     def _from_prior(self, epsilon: tf.Tensor, *conditions: tf.Tensor) -> tf.Tensor:
         return self.prior.sample_from(epsilon)
@@ -348,14 +356,19 @@ class VAE(TableExport, autoencoder.Autoencoder):
         x = self._completed(x)
         event, conditions = self._split(x)
         encoded = self._encode(x)
-        z, log_posterior = self.posterior.sample_and_log_prob_from(encoded, epsilon)
+        noise = None if epsilon is None else self._noise_of_z(epsilon)
+        z, log_posterior = self.posterior.sample_and_log_prob_from(encoded, noise)
+        prior = self._prior_given(*conditions)
+        if self._prior_noise_dim:
+            shape = [tf.shape(z)[0], self._prior_noise_dim]
+            prior = self.prior.distribution_from(tf.zeros(shape) if epsilon is None else epsilon[:, self.latent_dim :])
         parameters = self.decoder(_joined(z, *conditions), training=False)
         terms = elbo.terms_at(
             # Not `[tf.newaxis]`, which is one more op of a device.
             tf.expand_dims(z, 0),
             None if log_posterior is None else tf.expand_dims(log_posterior, 0),
             self.posterior.distribution(encoded),
-            self._prior_given(*conditions),
+            prior,
             # The argument is the z above, and the decoder's output for it is returned too, so it is computed once. It
             # has no axis of samples, because with one, images would have five axes, of which GPUs of devices take four.
             lambda _: tf.expand_dims(self.likelihood.log_prob(event, parameters), 0),

@@ -25,9 +25,12 @@ class Prior(keras.layers.Layer, abc.ABC):
     Attributes:
         support: the space in which z lies, which must be that of the posterior: "real", "sphere", or "simplex" with its
             number of categories; None for a prior that takes on the posterior's.
+        noise_dim: how many numbers of noise log p(z) is computed from, which `sample_from` takes after those of z: 0,
+            unless the prior has latent variables of its own.
     """
 
     support: str | None = "real"
+    noise_dim: int = 0
     latent_dim: int
 
     def __init__(self, latent_dim: int | None = None, **kwargs: Any) -> None:
@@ -58,8 +61,27 @@ class Prior(keras.layers.Layer, abc.ABC):
     def distribution(self) -> tfd.Distribution:
         """p(z), with batch shape [] and event shape [L]."""
 
+    def distribution_from(self, noise: tf.Tensor) -> tfd.Distribution:
+        """p(z) whose log-density at z [B, L] is computed from given noise, if `noise_dim` is not 0.
+
+        Args:
+            noise: noise from N(0, I) [B, noise_dim].
+        """
+        return self.distribution()
+
+    def start_near(self, loc: tf.Tensor, raw_scale: tf.Tensor) -> None:
+        """Takes the mean of some z, and their standard deviations, as where a fit starts; does nothing by default.
+
+        Args:
+            loc: [L].
+            raw_scale: [L], that `numerics.positive` maps to the standard deviations.
+        """
+
     def sample_from(self, epsilon: tf.Tensor) -> tf.Tensor:
-        """Maps noise epsilon ~ N(0, I) [B, L] to a sample z [B, L] of p(z). Exports need it: noise is their input.
+        """Maps noise epsilon ~ N(0, I) to a sample z [B, L] of p(z). Exports need it: noise is their input.
+
+        Args:
+            epsilon: the noise [B, L + noise_dim].
 
         Raises:
             NotImplementedError: this prior has no such map.
