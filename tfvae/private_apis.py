@@ -46,6 +46,19 @@ def layers_of(layer: keras.layers.Layer) -> list[keras.layers.Layer]:
     return list(layer._flatten_layers())
 
 
+def replace_layer(owner: keras.layers.Layer, name: str, layer: keras.layers.Layer) -> None:
+    """Sets an attribute of a layer that is built to another layer, in the place of the one that it was.
+
+    Keras's `_tracker` allows no new layers in a layer that is built, and keeps those that an attribute no longer has.
+    """
+    owner._tracker.unlock()
+    try:
+        owner._tracker.untrack(getattr(owner, name))
+        setattr(owner, name, layer)
+    finally:
+        owner._tracker.lock()
+
+
 def made_by(tensor: keras.KerasTensor) -> tuple[Any, list[keras.KerasTensor]]:
     """The layer or operation of a functional model that a symbolic tensor comes from, and what it was applied to."""
     history = tensor._keras_history

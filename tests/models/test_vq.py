@@ -69,7 +69,7 @@ def test_it_is_a_bound_of_the_sum_over_all_codes():
 
 def test_gradients_are_those_of_equation_3():
     commitment = 0.3
-    model, x = build(commitment=commitment), data()
+    model, x = build(commitment=commitment, decay=None), data()
     vectors, codes, quantized, mean = in_numpy(model, x)
     with tf.GradientTape() as tape:
         terms = model.elbo_terms(tf.constant(x), Sampling(num_samples=1, seed=SEED, training=True))
@@ -101,7 +101,7 @@ def test_the_metrics_of_an_epoch():
     bound = stats.norm.logpdf(x, mean, SCALE).sum(axis=1) - PLACES * np.log(K)
     np.testing.assert_allclose(metrics["elbo"], bound.mean(), rtol=1e-5)
     distances = np.sum((vectors - quantized) ** 2, axis=(1, 2))
-    np.testing.assert_allclose(metrics["loss"], np.mean(-bound + (1 + commitment) * distances), rtol=1e-5)
+    np.testing.assert_allclose(metrics["loss"], np.mean(-bound + commitment * distances), rtol=1e-5)
     # The perplexity weights codes by the weights of their examples.
     weight = np.arange(12) % 2
     metrics = model.evaluate(x, sample_weight=weight, batch_size=5, verbose=0, return_dict=True)
