@@ -1,6 +1,7 @@
 """How the codes of a small convolutional VQVAE of MNIST are best learned, and what a learned prior of them is worth.
 
-    python benchmarks/quantized.py MNIST.npz [--train 60000] [--epochs 20] [--prior-epochs 20] [--json PATH] [--folder PATH]
+    python benchmarks/quantized.py MNIST.npz [--train 60000] [--epochs 20] [--prior-epochs 20] [--json PATH]
+        [--folder PATH]
 
 The pixels are binarised once, each 1 with the probability that its grey value is. 7 x 7 vectors of 16 dimensions are
 quantised:
@@ -94,7 +95,7 @@ def measure(setting: dict[str, Any], train: np.ndarray, test: np.ndarray, folder
     start = time.perf_counter()
     model.fit_prior(
         train,
-        tfvae.priors.CodePrior(width=64, num_blocks=2),
+        tfvae.CodePrior(width=64, num_blocks=2),
         epochs=setting["prior_epochs"],
         verbose=0,
         callbacks=checkpoints(folder, name, "prior"),
@@ -116,7 +117,8 @@ def measure(setting: dict[str, Any], train: np.ndarray, test: np.ndarray, folder
 def show(rows: list[dict[str, Any]]) -> None:
     """Prints the table: means over the seeds."""
     print(
-        f"{'method':<10}{'log p(x|z)':>12}{'perplexity':>12}{'used':>8}{'bits, uniform':>15}{'bits, learned':>15}{'seconds':>9}"
+        f"{'method':<10}{'log p(x|z)':>12}{'perplexity':>12}{'used':>8}{'bits, uniform':>15}{'bits, learned':>15}"
+        f"{'seconds':>9}"
     )
     for method in dict.fromkeys(row["method"] for row in rows):
         own = [row for row in rows if row["method"] == method]

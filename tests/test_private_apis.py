@@ -21,6 +21,15 @@ def small_model():
     return keras.Sequential([keras.Input((2,)), keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)])])
 
 
+def tf_free_model():
+    """A model with a part, which is built."""
+    model = keras.Model()
+    model.part = keras.layers.Dense(1)
+    model.part.build((None, 2))
+    model.build((None, 2))
+    return model
+
+
 def built_adam():
     optimizer = keras.optimizers.Adam()
     optimizer.build([keras.Variable([1.0])])
@@ -118,6 +127,7 @@ USES = [
         "_omit_frequent_tracing_warning",
         "`without_tracing_warning`: no warning of many models that are trained one after another",
     ),
+    ("Keras", small_model, "_tracker", "`replace_layer`: the prior of a model that is trained"),
     ("Keras", small_model, "_flatten_layers", "`layers_of`: the cost of a step, and moving statistics over replicas"),
     ("Keras", lambda: small_model().outputs[0], "_keras_history", "`made_by`: the activation that a decoder ends in"),
     (
@@ -253,6 +263,21 @@ def test_layers_of_a_model_are_all_that_are_within_it():
     kinds = [type(layer) for layer in private_apis.layers_of(model)]
     assert kinds[0] is keras.Sequential
     assert keras.layers.Dense in kinds
+
+
+def test_a_layer_is_replaced_in_a_model_that_is_built():
+    model = tf_free_model()
+    before = model.part
+    after = keras.layers.Dense(3)
+    after.build((None, 2))
+    private_apis.replace_layer(model, "part", after)
+    assert model.part is after
+    kinds = private_apis.layers_of(model)
+    assert after in kinds
+    assert before not in kinds
+    assert [weight.path for weight in model.weights] == [weight.path for weight in after.weights]
+    with pytest.raises(ValueError, match="already built"):
+        model.another = keras.layers.Dense(1)
 
 
 def test_the_maker_of_a_tensor_is_the_last_layer_and_what_it_was_applied_to():

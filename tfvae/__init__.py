@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from tfvae.inference.structured_normal import StructuredNormal
     from tfvae.inference.variational_inference import VariationalInference
     from tfvae.models.autoregressive import AutoregressiveVAE
+    from tfvae.models.code_prior import CodePrior
     from tfvae.models.conditional import ConditionalVAE
     from tfvae.models.forecasting import forecast
     from tfvae.models.hierarchical import HierarchicalVAE
@@ -55,6 +56,7 @@ __all__ = [
     "AmortizedInference",
     "AutoregressiveVAE",
     "Chains",
+    "CodePrior",
     "ConditionalVAE",
     "Draws",
     "HierarchicalVAE",
@@ -115,6 +117,7 @@ __getattr__, __dir__ = lazy_attributes(
         "tfvae.inference.structured_normal": ["StructuredNormal"],
         "tfvae.inference.variational_inference": ["VariationalInference"],
         "tfvae.models.autoregressive": ["AutoregressiveVAE"],
+        "tfvae.models.code_prior": ["CodePrior"],
         "tfvae.models.conditional": ["ConditionalVAE"],
         "tfvae.models.forecasting": ["forecast"],
         "tfvae.models.hierarchical": ["HierarchicalVAE"],

@@ -8,7 +8,7 @@ import pytest
 import tensorflow as tf
 from scipy import special, stats
 
-from tfvae import VQVAE, export, networks
+from tfvae import VQVAE, networks
 from tfvae.elbo import Sampling
 from tfvae.likelihoods import Normal
 from tfvae.objectives import ELBO, IWAE
@@ -197,10 +197,3 @@ def test_score_is_the_bound():
     score = model.score(x)
     np.testing.assert_allclose(score["elbo"], model.log_likelihood(x), rtol=1e-5)
     np.testing.assert_allclose(score["elbo"], score["reconstruction_log_likelihood"] - score["kl"], rtol=1e-6)
-
-
-@pytest.mark.parametrize("function", [export.saved_model, export.tflite], ids=lambda function: function.__name__)
-def test_an_export_is_refused_with_the_reason(function, tmp_path):
-    with pytest.raises(NotImplementedError, match="A VQVAE has no export: its codes are integers"):
-        function(build(), tmp_path / "model.tflite")
-    assert list(tmp_path.iterdir()) == []

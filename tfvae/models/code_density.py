@@ -7,7 +7,7 @@ import numpy as np
 import tensorflow as tf
 
 from tfvae import checks
-from tfvae.priors import CodePrior
+from tfvae.models.code_prior import CodePrior
 from tfvae.training.batch import Batch
 from tfvae.training.trainer import Trainer
 

@@ -10,9 +10,9 @@ import tensorflow as tf
 from tfvae import checks, private_apis
 from tfvae.models import parts
 from tfvae.models.code_density import CodeDensity
+from tfvae.models.code_prior import CodePrior
 from tfvae.models.quantizer import Quantizer
 from tfvae.models.signatures import AutoencoderExport
-from tfvae.priors import CodePrior
 from tfvae.training.batch import batches
 
 

@@ -10,10 +10,10 @@ import tensorflow as tf
 from tfvae import checks, elbo
 from tfvae.likelihoods import Likelihood, Normal
 from tfvae.models import autoencoder, parts
+from tfvae.models.code_prior import CodePrior
 from tfvae.models.quantizer import Averages, Perplexity, Quantized, Quantizer
 from tfvae.models.vq_export import CodesExport
 from tfvae.objectives import Objective
-from tfvae.priors import CodePrior
 from tfvae.training.batch import Batch
 
 # Among the values of a step, what moving averages are made of.
@@ -34,7 +34,7 @@ class VQVAE(CodesExport, autoencoder.Autoencoder):
     """A variational autoencoder whose q(z|x) puts all its mass on the code nearest to the encoder's output.
 
     z_d = argmin over k of ||encoder(x)_d - e_k||,  p(x|z) = likelihood(decoder(e_z)),  p(z) uniform over K^D values,
-    or that of a `tfvae.priors.CodePrior`
+    or that of a `tfvae.CodePrior`
 
     The index d runs over the D positions of the encoder's output. The bound is log p(x|z) + log p(z) <= log p(x), and
     the KL divergence is -log p(z), which is D log K for the uniform p(z). The gradient with respect to e_z is passed on

@@ -1,6 +1,5 @@
 """Priors p(z): distributions of the latent variables, fixed or learned. One of your own is a subclass of `Prior`."""
 
-from tfvae.priors.code_prior import CodePrior
 from tfvae.priors.flow import Flow
 from tfvae.priors.mixture import NormalMixture, VampPrior
 from tfvae.priors.normal import Normal, StandardNormal
@@ -9,7 +8,6 @@ from tfvae.priors.relaxed_one_hot import RelaxedOneHotCategorical
 from tfvae.priors.spherical import HypersphericalUniform
 
 __all__ = [
-    "CodePrior",
     "Flow",
     "HypersphericalUniform",
     "Normal",

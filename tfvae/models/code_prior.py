@@ -8,7 +8,6 @@ import numpy as np
 import tensorflow as tf
 
 from tfvae import checks
-from tfvae.priors.prior import PACKAGE
 
 # Added to what a place must not see, before a softmax.
 _UNSEEN = -1e9
@@ -16,7 +15,7 @@ _UNSEEN = -1e9
 _START = 0.1
 
 
-@keras.saving.register_keras_serializable(PACKAGE)
+@keras.saving.register_keras_serializable("tfvae")
 class CodePrior(keras.layers.Layer):
     """p(z) of codes, each given those before it: the learned prior of a `tfvae.VQVAE`.
 
