@@ -33,7 +33,7 @@ import tfvae
 WIDTH, BATCH_SIZE = 16, 128
 METHODS: dict[str, dict[str, Any]] = {
     "gradient": {"num_codes": 256, "decay": None},
-    "averages": {"num_codes": 256, "restart_below": None},
+    "averages": {"num_codes": 256, "restart_below": 0.0},
     "restarts": {"num_codes": 256, "restart_below": 0.1},
     "levels": {"num_codes": 16, "restart_below": 0.1, "num_levels": 2},
     "groups": {"num_codes": 16, "restart_below": 0.1, "num_groups": 2},

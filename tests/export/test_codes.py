@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tfvae import VQVAE, CodePrior, export, networks
+from tfvae import VQVAE, CodePrior, export, networks, private_apis
 
 X = np.random.default_rng(0).normal(size=(30, 5)).astype("float32")
 K, POSITIONS = 4, 3
@@ -57,13 +57,14 @@ def test_a_saved_model_takes_and_gives_codes(tmp_path):
     answer = tf.saved_model.load(str(version)).signatures["decode"](codes=tf.constant(codes))["mean"].numpy()
     assert np.isnan(answer).any(axis=1).tolist() == [False, True, False]
     np.testing.assert_allclose(answer[[0, 2]], model.reconstruct(X[:3])[[0, 2]], rtol=1e-4, atol=1e-5)
-    assert "codes from 0 to\n3 of the shape [3, 2]" in (tmp_path / "vq" / "README.md").read_text()
+    assert "codes from 0 to 3 of the shape [3, 2]" in " ".join((tmp_path / "vq" / "README.md").read_text().split())
 
 
 @pytest.mark.parametrize(
     ("kind", "batch_size"),
-    [("learned", None), *(pytest.param(kind, 1, marks=pytest.mark.slow) for kind in ("learned", "uniform", "groups"))],
+    [("learned", None), ("learned", 1), ("uniform", 1), ("groups", 1)],
 )
+@pytest.mark.slow
 def test_a_tflite_file_of_built_in_ops_takes_and_gives_codes(kind, batch_size, tmp_path):
     prior = None if kind == "uniform" else CodePrior(8, 2, 1)
     model = vqvae(prior, **({"num_groups": 2} if kind == "groups" else {"num_levels": 2}))
@@ -75,11 +76,16 @@ def test_examples_whose_codes_rounding_could_change_are_not_compared():
     # Halfway between two codes.
     model.codebook.assign(np.repeat([[-1.0], [1.0], [5.0], [9.0]], 4, axis=1))
     given = keras.Input((POSITIONS, 4))
-    model.encoder = keras.Model(given, keras.layers.Identity()(given))
+    private_apis.replace_layer(model, "encoder", keras.Model(given, keras.layers.Identity()(given)))
     x = np.zeros((4, POSITIONS, 4), np.float32)
     x[0], x[1], x[2] = 0.9, 1e-5, 2.9
     np.testing.assert_array_equal(model._are_clear(tf.constant(x)), [True, False, True, False])
     np.testing.assert_array_equal(model._clear(x), x[[0, 2, 0, 2]])
+
+
+def test_an_int8_file_is_refused(tmp_path):
+    with pytest.raises(NotImplementedError, match='quantize="int8" would round codes'):
+        export.tflite(vqvae(), tmp_path / "vq.tflite", quantize="int8", x=X)
 
 
 @pytest.mark.slow

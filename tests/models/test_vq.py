@@ -197,3 +197,16 @@ def test_score_is_the_bound():
     score = model.score(x)
     np.testing.assert_allclose(score["elbo"], model.log_likelihood(x), rtol=1e-5)
     np.testing.assert_allclose(score["elbo"], score["reconstruction_log_likelihood"] - score["kl"], rtol=1e-6)
+
+
+def test_a_configuration_of_version_0_2_trains_its_codes_by_the_gradient():
+    model = build(decay=None)
+    since = ("num_levels", "num_groups", "shared_codebook", "decay", "restart_below", "prior")
+    old = {name: value for name, value in model.get_config().items() if name not in since}
+    loaded = VQVAE.from_config(old)
+    assert loaded.decay is None
+    # A file has the weights in this order.
+    assert [weight.path.split("/")[-1] for weight in loaded.weights[:1]] == ["codebook"]
+    loaded.set_weights(model.get_weights())
+    np.testing.assert_array_equal(loaded.score(data())["elbo"], model.score(data())["elbo"])
+    assert build().codebook.trainable is False

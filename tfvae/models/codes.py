@@ -63,21 +63,21 @@ class OfCodes(AutoencoderExport):
             ValueError: an argument is invalid, or the model is not built.
         """
         self._check_built("fit_prior")
-        own = prior is None or prior is self.prior
-        chosen = (self.prior if own else parts.checked_part("prior", prior, CodePrior)) or None
+        chosen = self.prior if prior is None else parts.checked_part("prior", prior, CodePrior)
         codes = self.encode(x)
         held_out = None if validation_data is None else self.encode(validation_data)
         with self.distribute_strategy.scope():
-            if chosen is None:
-                chosen = CodePrior()
-            is_trained = own and self.prior is not None and self.prior.trainable
+            chosen = CodePrior() if chosen is None else chosen
             self._connect(chosen)
+            # Otherwise frozen, because an optimizer of the model knows no new weights.
+            stays_trainable = chosen is self.prior and chosen.trainable
             chosen.trainable = True
             density = CodeDensity(chosen)
             density.compile(keras.optimizers.Adam(1e-3) if optimizer is None else optimizer)
-        history = density.fit(codes, batch_size=batch_size, validation_data=held_out, **fit_arguments)
-        # Frozen, because an optimizer of the model knows no new weights.
-        chosen.trainable = is_trained
+        try:
+            history = density.fit(codes, batch_size=batch_size, validation_data=held_out, **fit_arguments)
+        finally:
+            chosen.trainable = stays_trainable
         if chosen is not self.prior:
             private_apis.replace_layer(self, "prior", chosen)
         # Those that were traced have the prior of before.

@@ -24,7 +24,7 @@ _SINCE_0_2 = {
     "num_groups": 1,
     "shared_codebook": False,
     "decay": None,
-    "restart_below": None,
+    "restart_below": 0.0,
     "prior": None,
 }
 
@@ -67,8 +67,9 @@ class VQVAE(CodesExport, autoencoder.Autoencoder):
         shared_codebook: whether all levels share their codebook, or with groups those of the groups.
         decay: how much of the moving averages a training step keeps, from 0 to below 1; None trains the codes by the
             gradient.
-        restart_below: a code that is used less often than this, as a multiple of 1 / K of the moving average, is moved
-            to a random output of the encoder in the batch; None leaves it. Only with `decay`.
+        restart_below: a code that is used less often than this, in multiples of how often codes are used on average,
+            is moved to a random output of the encoder in the batch, from 0, which moves none, to below 1. It has no
+            effect if the codes are trained by the gradient.
         prior: p(z); None means the uniform one. `fit_prior` learns one after the training. One that is given here, and
             is trainable, is trained with the model.
         keras_kwargs: the arguments of `keras.Model`.
@@ -100,7 +101,7 @@ class VQVAE(CodesExport, autoencoder.Autoencoder):
         num_groups: int = 1,
         shared_codebook: bool = False,
         decay: float | None = 0.99,
-        restart_below: float | None = None,
+        restart_below: float = 0.1,
         prior: CodePrior | None = None,
         **keras_kwargs: Any,
     ) -> None:
@@ -116,11 +117,11 @@ class VQVAE(CodesExport, autoencoder.Autoencoder):
         self.decay = None if decay is None else checks.number("decay", decay, 0)
         if self.decay is not None and self.decay >= 1:
             raise ValueError(f"`decay` must be below 1. Received: decay={checks.shown(decay)}")
-        self.restart_below = None if restart_below is None else checks.number("restart_below", restart_below, 0)
-        if self.restart_below is not None and (self.decay is None or self.restart_below >= 1):
+        self.restart_below = checks.number("restart_below", restart_below, 0)
+        if self.restart_below >= 1:
             raise ValueError(
-                "`restart_below` must be below 1, which is how often all codes are used on average, and None where "
-                f"`decay` is None. Received: restart_below={checks.shown(restart_below)}, decay={checks.shown(decay)}"
+                "`restart_below` must be below 1, which is how often codes are used on average. Received: "
+                f"restart_below={checks.shown(restart_below)}"
             )
         self.likelihood = parts.checked_part("likelihood", likelihood, Likelihood, default=Normal)
         self.prior = None if prior is None else parts.checked_part("prior", prior, CodePrior)
@@ -256,7 +257,7 @@ class VQVAE(CodesExport, autoencoder.Autoencoder):
         of_tables = tf.reshape(codebook, [self._quantizer.num_tables, self.num_codes, codebook.shape[1]])
         averages = Averages(of_tables, tf.convert_to_tensor(self.frequencies))
         averages = averages.after(codes, inputs, weights, self.decay)
-        if self.restart_below is not None:
+        if self.restart_below > 0:
             averages = averages.restarted(inputs, weights, self.restart_below, self.shared_seed())
         self.codebook.assign(tf.reshape(averages.codes, codebook.shape))
         self.frequencies.assign(averages.frequencies)
