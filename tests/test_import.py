@@ -95,9 +95,12 @@ def test_import_leaves_what_only_some_functions_need(printed):
 # Layers and metrics that a model makes by itself, so that a file holds their weights, but never their names.
 MADE_BY_MODELS = {
     "Approximation",
+    "CausalBlock",
+    "CodeDensity",
     "ControlVariate",
     "LocalLatents",
     "MaskedDense",
+    "Perplexity",
     "TypicalFeatures",
     "_Accuracy",
     "_Constant",
@@ -107,7 +110,6 @@ MADE_BY_MODELS = {
     "Vocabulary",
     # It is for exports alone, and refuses to be saved.
     "DetectorModel",
-    "_Perplexity",
 }
 # Base classes of the models, which nobody makes an object of.
 BASES = {
@@ -116,7 +118,9 @@ BASES = {
     "ArvizExport",
     "AutoencoderExport",
     "AutoregressiveExport",
+    "CodesExport",
     "HookedModel",
+    "OfCodes",
     "PosteriorExport",
     "Prediction",
     "SequentialExport",

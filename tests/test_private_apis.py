@@ -21,6 +21,15 @@ def small_model():
     return keras.Sequential([keras.Input((2,)), keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)])])
 
 
+def tf_free_model():
+    """A model with a part, which is built."""
+    model = keras.Model()
+    model.part = keras.layers.Dense(1)
+    model.part.build((None, 2))
+    model.build((None, 2))
+    return model
+
+
 def built_adam():
     optimizer = keras.optimizers.Adam()
     optimizer.build([keras.Variable([1.0])])

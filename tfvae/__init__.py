@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from tfvae.inference.structured_normal import StructuredNormal
     from tfvae.inference.variational_inference import VariationalInference
     from tfvae.models.autoregressive import AutoregressiveVAE
+    from tfvae.models.code_prior import CodePrior
     from tfvae.models.conditional import ConditionalVAE
     from tfvae.models.deep_hierarchy import DeepHierarchicalVAE
     from tfvae.models.density import Density
@@ -60,6 +61,7 @@ __all__ = [
     "AmortizedInference",
     "AutoregressiveVAE",
     "Chains",
+    "CodePrior",
     "ConditionalVAE",
     "DeepHierarchicalVAE",
     "Density",
@@ -124,6 +126,7 @@ __getattr__, __dir__ = lazy_attributes(
         "tfvae.inference.structured_normal": ["StructuredNormal"],
         "tfvae.inference.variational_inference": ["VariationalInference"],
         "tfvae.models.autoregressive": ["AutoregressiveVAE"],
+        "tfvae.models.code_prior": ["CodePrior"],
         "tfvae.models.conditional": ["ConditionalVAE"],
         "tfvae.models.density": ["Density"],
         "tfvae.models.forecasting": ["forecast"],

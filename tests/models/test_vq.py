@@ -8,7 +8,7 @@ import pytest
 import tensorflow as tf
 from scipy import special, stats
 
-from tfvae import VQVAE, export, networks
+from tfvae import VQVAE, networks
 from tfvae.elbo import Sampling
 from tfvae.likelihoods import Normal
 from tfvae.objectives import ELBO, IWAE
@@ -69,7 +69,7 @@ def test_it_is_a_bound_of_the_sum_over_all_codes():
 
 def test_gradients_are_those_of_equation_3():
     commitment = 0.3
-    model, x = build(commitment=commitment), data()
+    model, x = build(commitment=commitment, decay=None), data()
     vectors, codes, quantized, mean = in_numpy(model, x)
     with tf.GradientTape() as tape:
         terms = model.elbo_terms(tf.constant(x), Sampling(num_samples=1, seed=SEED, training=True))
@@ -101,7 +101,7 @@ def test_the_metrics_of_an_epoch():
     bound = stats.norm.logpdf(x, mean, SCALE).sum(axis=1) - PLACES * np.log(K)
     np.testing.assert_allclose(metrics["elbo"], bound.mean(), rtol=1e-5)
     distances = np.sum((vectors - quantized) ** 2, axis=(1, 2))
-    np.testing.assert_allclose(metrics["loss"], np.mean(-bound + (1 + commitment) * distances), rtol=1e-5)
+    np.testing.assert_allclose(metrics["loss"], np.mean(-bound + commitment * distances), rtol=1e-5)
     # The perplexity weights codes by the weights of their examples.
     weight = np.arange(12) % 2
     metrics = model.evaluate(x, sample_weight=weight, batch_size=5, verbose=0, return_dict=True)
@@ -199,8 +199,14 @@ def test_score_is_the_bound():
     np.testing.assert_allclose(score["elbo"], score["reconstruction_log_likelihood"] - score["kl"], rtol=1e-6)
 
 
-@pytest.mark.parametrize("function", [export.saved_model, export.tflite], ids=lambda function: function.__name__)
-def test_an_export_is_refused_with_the_reason(function, tmp_path):
-    with pytest.raises(NotImplementedError, match="A VQVAE has no export: its codes are integers"):
-        function(build(), tmp_path / "model.tflite")
-    assert list(tmp_path.iterdir()) == []
+def test_a_configuration_of_version_0_2_trains_its_codes_by_the_gradient():
+    model = build(decay=None)
+    since = ("num_levels", "num_groups", "shared_codebook", "decay", "restart_below", "prior")
+    old = {name: value for name, value in model.get_config().items() if name not in since}
+    loaded = VQVAE.from_config(old)
+    assert loaded.decay is None
+    # A file has the weights in this order.
+    assert [weight.path.split("/")[-1] for weight in loaded.weights[:1]] == ["codebook"]
+    loaded.set_weights(model.get_weights())
+    np.testing.assert_array_equal(loaded.score(data())["elbo"], model.score(data())["elbo"])
+    assert build().codebook.trainable is False

@@ -83,13 +83,13 @@ class ExportedModel:
 
     @of_signature("encode")
     def encode(self, x: ArrayLike, **condition: ArrayLike) -> dict[str, np.ndarray]:
-        """The parameters of q(z|x) by name, each [N, L], for x [N, ...]."""
+        """The parameters of q(z|x) by name, each [N, L], or `codes` [N, ...] as floats, for x [N, ...]."""
         return self.run("encode", x=x, **condition)
 
     @of_signature("decode")
     def decode(self, z: ArrayLike, **condition: ArrayLike) -> Any:
-        """The mean of p(x|z) [N, ...], for z [N, L]; of a model of sequences the best guess of each step, or texts."""
-        return self._decoded(self.run("decode", z=z, **condition))
+        """The mean of p(x|z) [N, ...], for z [N, L] or codes; of sequences the best guess of each step, or texts."""
+        return self._decoded(self._run_of_first("decode", z, condition))
 
     @of_signature("reconstruct")
     def reconstruct(self, x: Any, **condition: ArrayLike) -> Any:
@@ -100,9 +100,9 @@ class ExportedModel:
     def generate(self, epsilon: ArrayLike, **condition: ArrayLike) -> Any:
         """The mean of p(x|z) [N, ...] at the draws z from the prior computed from noise epsilon ~ N(0, I) [N, L].
 
-        Of a table it is a `pandas.DataFrame` of N rows.
+        Of a table it is a `pandas.DataFrame` of N rows. The noise of codes is uniform; `noise` makes either.
         """
-        return self._made(_best(self.run("generate", epsilon=epsilon, **condition)))
+        return self._made(_best(self._run_of_first("generate", epsilon, condition)))
 
     @of_signature("generate_sample")
     def generate_sample(self, epsilon: ArrayLike, uniform: ArrayLike, **condition: ArrayLike) -> Any:
@@ -120,13 +120,13 @@ class ExportedModel:
         return self._like(x, drawn)
 
     @of_signature("score")
-    def score(self, x: ArrayLike, epsilon: ArrayLike, **condition: ArrayLike) -> dict[str, np.ndarray]:
-        """The terms of the bound, each [N] in nats, for x [N, ...] and noise epsilon ~ N(0, I) [N, L].
+    def score(self, x: ArrayLike, epsilon: Any = None, **condition: ArrayLike) -> dict[str, np.ndarray]:
+        """The terms of the bound, each [N] in nats, for x [N, ...] and noise epsilon ~ N(0, I) [N, L], none for codes.
 
         They are `elbo`, `reconstruction_log_likelihood`, which is log p(x|z), and `kl`, as far as the model has them.
         Anomalies have a low `elbo`.
         """
-        return self.run("score", x=x, epsilon=epsilon, **condition)
+        return self.run("score", x=x, **({} if epsilon is None else {"epsilon": epsilon}), **condition)
 
     @of_signature("detect")
     def detect(self, x: ArrayLike, **condition: ArrayLike) -> dict[str, np.ndarray]:
@@ -284,9 +284,9 @@ class ExportedModel:
             if np.count_nonzero(np.isfinite(array)) < array.size:
                 checks.check_finite(array, name, allow_nan=descriptions.may_be_nan(name, self.metadata))
             arrays[name] = array
-            if name == "label" and "num_classes" in self.metadata:
-                # -1 stands for the most probable label, which can be inferred if the signature takes x.
-                _check_labels(arrays[name], -1 if "x" in shapes else 0, self.metadata["num_classes"])
+            limits = descriptions.integers(name, shapes, self.metadata)
+            if limits is not None:
+                _check_integers(name, arrays[name], *limits)
         checks.check_same_length(**arrays)
         for name in ("x", "x_t") if self._ranges else ():
             if name in arrays:
@@ -305,6 +305,10 @@ class ExportedModel:
         ]
         joined = {name: np.concatenate([output[name] for output in outputs]) for name in outputs[0]}
         return renamed.Scores.of_export(joined)
+
+    def _run_of_first(self, signature: str, first: ArrayLike, others: dict[str, ArrayLike]) -> dict[str, np.ndarray]:
+        """Calls a signature, whose first input has a name of the model's own."""
+        return self.run(signature, **{next(iter(self._shapes[signature])): first}, **others)
 
     def _decoded(self, outputs: dict[str, np.ndarray]) -> Any:
         # Those of a table may be averaged, or be probabilities that are wanted as they are.
@@ -390,10 +394,8 @@ def _ranges(metadata: dict[str, Any]) -> dict[bool, expected_range.ExpectedRange
     return ranges
 
 
-def _check_labels(label: np.ndarray, lowest: int, num_classes: int) -> None:
-    wrong = checks.find(label, lambda part: (part < lowest) | (part >= num_classes) | (part != np.floor(part)))
+def _check_integers(name: str, array: np.ndarray, lowest: int, highest: int) -> None:
+    wrong = checks.find(array, lambda part: (part < lowest) | (part > highest) | (part != np.floor(part)))
     if wrong is not None:
-        raise ValueError(
-            f"`label` must hold integers from {lowest} to {num_classes - 1}. Received: label with the value "
-            f"{label[wrong]:g}"
-        )
+        received = f"{name} with the value {array[wrong]:g}"
+        raise ValueError(f"`{name}` must hold integers from {lowest} to {highest}. Received: {received}")

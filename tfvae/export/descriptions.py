@@ -2,7 +2,7 @@
 
 import json
 import reprlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Container, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +50,22 @@ def may_be_nan(argument: str, description: Mapping[str, Any]) -> bool:
     if argument in ("x", "x_t"):
         return bool(description.get("missing_values", False))
     return is_state(argument, description)
+
+
+def integers(argument: str, inputs: Container[str], description: Mapping[str, Any]) -> tuple[int, int] | None:
+    """The smallest and the largest of the integers that an input of a signature must hold; None if it may hold others.
+
+    Args:
+        argument: the name of the input.
+        inputs: the names of all inputs of the signature.
+        description: the description of the export, or that of its model.
+    """
+    if argument == "label" and "num_classes" in description:
+        # -1 stands for the most probable label, which can be inferred if the signature takes x.
+        return (-1 if "x" in inputs else 0), description["num_classes"] - 1
+    if argument == "codes" and "num_codes" in description:
+        return 0, description["num_codes"] - 1
+    return None
 
 
 def is_state(name: str, description: Mapping[str, Any]) -> bool:
@@ -139,6 +155,7 @@ _ENTRIES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "missing_values": (lambda value: isinstance(value, bool), "true or false"),
     "state_shape": (lambda value: isinstance(value, list) and _is_numbers(value), "a list of integers"),
     "num_classes": (lambda value: type(value) is int and value > 0, "a positive integer"),
+    "num_codes": (lambda value: type(value) is int and value > 0, "a positive integer"),
     "units": (lambda value: value in ("raw", "model"), '"raw" or "model"'),
     "scaling": (_is_scaling, "null, or an object with the finite numbers offset and scale, of which scale is not 0"),
     "expected_range": (_is_range, "null, or an object with low and high, numbers or lists of the same length"),

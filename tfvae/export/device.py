@@ -82,6 +82,8 @@ def tflite(
     scaling = units.make(model, offset, scale, x)
     if quantize == "int8" and scaling is not None:
         _check_int8_steps(scaling, x)
+    if quantize == "int8" and "num_codes" in model.export_description():
+        raise NotImplementedError('quantize="int8" would round codes, which are integers; use "float16"')
     if quantize == "int8" and model.export_description().get("missing_values", False):
         raise NotImplementedError('quantize="int8" has no number for NaN, which marks missing values in x')
     model = model.in_float32()

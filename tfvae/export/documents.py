@@ -121,7 +121,9 @@ def _ask(name: str, description: Mapping[str, Any], signature: Signature, reques
             for spec in signature.named_inputs
         ),
         "but_state": " but `state`" if has_state else "",
-        "wrong": f"{wrong}, or a value that is not a valid label," if "num_classes" in description else wrong,
+        "wrong": f"{wrong}, or a value that is not a valid {'label' if 'num_classes' in description else 'code'},"
+        if {"num_classes", "num_codes"} & set(description)
+        else wrong,
     }
     if signature.columns is not None:
         fields["wrong"] = signature.columns.wrong

@@ -56,6 +56,9 @@ class Endpoints(tf.Module):
 
     - `classify(x [B, ...])`: `probabilities` [B, K], those of q(y|x).
 
+    For a `tfvae.VQVAE`, `encode` gives the `codes` [B, ...] and `decode` takes them, integers as float32; `generate`
+    takes noise `uniform` [B, D] from U(0, 1), one number for each code; and `score` takes x alone.
+
     For a `tfvae.HierarchicalVAE`, z is that of the first layer, epsilon is the noise of all layers in one tensor, and
     the names of the parameters of q end in the number of the layer, as in `loc_1`.
 
@@ -69,9 +72,9 @@ class Endpoints(tf.Module):
     are the others.
 
     A row with a wrong value gets NaN in every output but a `state`, which is then the one that was given, as if the
-    step had not been; the other rows get what they would get without it. Wrong are
-    NaN, infinity, and a `label` that is none; NaN in x is right where the likelihood allows missing values. Inputs of a
-    wrong shape, or with different numbers of rows, are refused.
+    step had not been; the other rows get what they would get without it. Wrong are NaN, infinity, and a `label` or a
+    code that is none; NaN in x is right where the likelihood allows missing values. Inputs of a wrong shape, or with
+    different numbers of rows, are refused.
 
     Args:
         model: a model that is built.
@@ -350,10 +353,9 @@ def _nan_where_wrong(inputs: Mapping[str, tf.Tensor], description: Mapping[str, 
     """
     finite = []
     for name, values in inputs.items():
-        if name == "label" and "num_classes" in description:
-            # -1 stands for the most probable label, which can be inferred if the function takes x.
-            lowest = -1 if "x" in inputs else 0
-            is_right = (values >= lowest) & (values < description["num_classes"]) & tf.equal(values, tf.floor(values))
+        limits = descriptions.integers(name, inputs, description)
+        if limits is not None:
+            is_right = (values >= limits[0]) & (values <= limits[1]) & tf.equal(values, tf.floor(values))
             values = tf.where(is_right, 0.0, math.nan)
         elif descriptions.may_be_nan(name, description):
             values = tf.where(is_number(values), values, 0.0)

@@ -1,7 +1,7 @@
-"""The vector-quantised variational autoencoder, whose latent variables are indices into a learned codebook."""
+"""The vector-quantised variational autoencoder, whose latent variables are indices into learned codebooks."""
 
 import math
-from typing import Any, cast
+from typing import Any, Self, cast
 
 import keras
 import numpy as np
@@ -10,45 +10,83 @@ import tensorflow as tf
 from tfvae import checks, elbo
 from tfvae.likelihoods import Likelihood, Normal
 from tfvae.models import autoencoder, parts
+from tfvae.models.code_prior import CodePrior
+from tfvae.models.quantizer import Averages, Perplexity, Quantized, Quantizer
+from tfvae.models.vq_export import CodesExport
 from tfvae.objectives import Objective
+from tfvae.training.batch import Batch
+
+# Among the values of a step, what moving averages are made of.
+_CODES, _INPUTS = "quantizer_codes", "quantizer_inputs"
+# The arguments that files of version 0.2 do not have, with what that version did.
+_SINCE_0_2 = {
+    "num_levels": 1,
+    "num_groups": 1,
+    "shared_codebook": False,
+    "decay": None,
+    "restart_below": 0.0,
+    "prior": None,
+}
 
 
 @keras.saving.register_keras_serializable("tfvae")
-class VQVAE(autoencoder.Autoencoder):
+class VQVAE(CodesExport, autoencoder.Autoencoder):
     """A variational autoencoder whose q(z|x) puts all its mass on the code nearest to the encoder's output.
 
-    z_d = argmin over k of ||encoder(x)_d - e_k||,  p(x|z) = likelihood(decoder(e_z)),  p(z) uniform over K^D values
+    z_d = argmin over k of ||encoder(x)_d - e_k||,  p(x|z) = likelihood(decoder(e_z)),  p(z) uniform over K^D values,
+    or that of a `tfvae.CodePrior`
 
-    The index d runs over the D positions of the encoder's output. The bound is log p(x|z) - D log K <= log p(x), and
-    the KL divergence is the constant D log K. The gradient with respect to e_z is passed on to the encoder's output
-    unchanged (straight-through), and training adds
+    The index d runs over the D positions of the encoder's output. The bound is log p(x|z) + log p(z) <= log p(x), and
+    the KL divergence is -log p(z), which is D log K for the uniform p(z). The gradient with respect to e_z is passed on
+    to the encoder's output unchanged (straight-through), and training adds
 
-    -||sg[encoder(x)] - e_z||^2 - commitment ||encoder(x) - sg[e_z]||^2,
+    -commitment ||encoder(x) - sg[e_z]||^2,
 
-    where sg stops the gradient, to move the codes and the encoder's outputs towards each other. The metrics are those
-    of `VariationalModel`, and `perplexity`: the exponential of the entropy of the code frequencies, which ranges from 1
-    to K and is K if all codes are used equally often.
+    where sg stops the gradient, to keep the encoder's outputs close to the codes. The codes follow the outputs: each is
+    a moving average of those that are nearest to it. Without `decay` they are trained by the gradient of
+    -||sg[encoder(x)] - e_z||^2 instead.
+
+    Several codes stand for one vector where there are levels or groups: z then has the Q = `num_levels` x `num_groups`
+    codes of a position as its last axis, and D counts all codes. With groups the dimensions of a vector are divided
+    among that many codebooks (product quantisation). With levels, each codebook after the first stands for what those
+    before it leave (residual quantisation), and the vector is the sum.
+
+    The metrics are those of `VariationalModel`, and `perplexity`: the exponential of the entropy of the code
+    frequencies, which ranges from 1 to K and is K if all codes are used equally often. Of several codebooks it is that
+    of the mean of their entropies; with levels there is also one for each, `perplexity_1` and so on.
 
     Args:
-        encoder: a Keras model from x [B, ...] to vectors [B, ..., E]; the axes between B and E are the D positions.
+        encoder: a Keras model from x [B, ...] to vectors [B, ..., E]; the axes between B and E are the positions.
         decoder: a Keras model from vectors of the encoder's output shape to the likelihood's parameters.
-        num_codes: K, at least 2.
+        num_codes: K, the number of codes of a codebook, at least 2.
         commitment: the weight of the term that moves the encoder's outputs to the codes, >= 0.
         likelihood: p(x|z); None means `Normal(scale=1.0)`.
         objective: what is maximised; it may not take path gradients. None means `ELBO()`.
+        num_levels: the number of levels.
+        num_groups: the number of groups, which divides E.
+        shared_codebook: whether all levels share their codebook, or with groups those of the groups.
+        decay: how much of the moving averages a training step keeps, from 0 to below 1; None trains the codes by the
+            gradient.
+        restart_below: a code that is used less often than this, in multiples of how often codes are used on average,
+            is moved to a random output of the encoder in the batch, from 0, which moves none, to below 1. It has no
+            effect if the codes are trained by the gradient.
+        prior: p(z); None means the uniform one. `fit_prior` learns one after the training. One that is given here, and
+            is trainable, is trained with the model.
         keras_kwargs: the arguments of `keras.Model`.
 
     Raises:
         ValueError: the parts do not fit together, or an argument is out of its range.
 
-    Reference: van den Oord et al. 2017, Neural Discrete Representation Learning, equations 1 to 3.
+    Reference: van den Oord et al. 2017, Neural Discrete Representation Learning, equations 1 to 3 and appendix A.1;
+    Razavi et al. 2019, Generating Diverse High-Fidelity Images with VQ-VAE-2, section 2; for levels Lee et al. 2022,
+    Autoregressive Image Generation using Residual Quantization, section 3.1.
     """
 
-    _PARTS = ("encoder", "decoder", "likelihood", "objective")
-    # The KL divergence is constant, so a posterior cannot collapse.
+    _PARTS = ("encoder", "decoder", "likelihood", "objective", "prior")
+    _shown = ("num_codes", "prior", "likelihood", "objective", "event_shape")
+    # The encoder has no scale of noise, so a posterior cannot collapse.
     collapsing = ()
-    _no_detection = "its KL divergence is the same for all x, and what its encoder loses is not part of its bound"
-    _no_export = "its codes are integers, and a draw of them is not a function of noise from N(0, I)"
+    _no_detection = "what its encoder loses is not part of its bound"
 
     def __init__(
         self,
@@ -58,23 +96,54 @@ class VQVAE(autoencoder.Autoencoder):
         commitment: float = 0.25,
         likelihood: Likelihood | None = None,
         objective: Objective | None = None,
+        *,
+        num_levels: int = 1,
+        num_groups: int = 1,
+        shared_codebook: bool = False,
+        decay: float | None = 0.99,
+        restart_below: float = 0.1,
+        prior: CodePrior | None = None,
         **keras_kwargs: Any,
     ) -> None:
-        # Set before the base class makes the metrics, one of which counts the codes.
+        # Set before the base class makes the metrics, which count the codes.
         self.num_codes = checks.positive_integer("num_codes", num_codes, 2)
+        self.num_levels = checks.positive_integer("num_levels", num_levels)
+        self.num_groups = checks.positive_integer("num_groups", num_groups)
+        self.shared_codebook = checks.boolean("shared_codebook", shared_codebook)
         super().__init__(objective, **keras_kwargs)
         self.encoder = parts.checked_network("encoder", encoder)
         self.decoder = parts.checked_network("decoder", decoder)
         self.commitment = checks.number("commitment", commitment, 0)
+        self.decay = None if decay is None else checks.number("decay", decay, 0)
+        if self.decay is not None and self.decay >= 1:
+            raise ValueError(f"`decay` must be below 1. Received: decay={checks.shown(decay)}")
+        self.restart_below = checks.number("restart_below", restart_below, 0)
+        if self.restart_below >= 1:
+            raise ValueError(
+                "`restart_below` must be below 1, which is how often codes are used on average. Received: "
+                f"restart_below={checks.shown(restart_below)}"
+            )
         self.likelihood = parts.checked_part("likelihood", likelihood, Likelihood, default=Normal)
+        self.prior = None if prior is None else parts.checked_part("prior", prior, CodePrior)
         parts.refuse_path_gradients(self)
-        self.codebook = None
+        self.codebook = self.frequencies = None
         # None until the model is built.
         self.code_shape: tuple[int, ...] = None  # type: ignore[assignment]
+        self._vector_shape: tuple[int, ...] = None  # type: ignore[assignment]
         self._build_where_known(encoder)
 
+    @property
+    def _quantizer(self) -> Quantizer:
+        return Quantizer(self.num_codes, self.num_levels, self.num_groups, self.shared_codebook)
+
     def _more_metrics(self) -> list[keras.metrics.Metric]:
-        return [_Perplexity(self.num_codes, name="perplexity")]
+        shape, groups = (self._quantizer.num_books, self.num_codes), self.num_groups
+        levels = range(self.num_levels) if self.num_levels > 1 else ()
+        of_levels = [
+            Perplexity(f"perplexity_{level + 1}", shape, slice(level * groups, (level + 1) * groups))
+            for level in levels
+        ]
+        return [Perplexity("perplexity", shape), *of_levels]
 
     def build(self, input_shape: tuple[int | None, ...]) -> None:
         """Builds the parts for data of one shape, and checks that they fit together.
@@ -92,6 +161,12 @@ class VQVAE(autoencoder.Autoencoder):
                 "`encoder` must give one tensor of vectors [B, ..., E], with at least one axis for positions of the "
                 f"codes. Received: an encoder that gives {parts.describe(vectors)}"
             )
+        width, quantizer = vectors.shape[-1], self._quantizer
+        if width % self.num_groups:
+            raise ValueError(
+                f"`num_groups` must divide the size of the encoder's vectors, {width}. Received: "
+                f"num_groups={self.num_groups}"
+            )
         declared = parts.input_shapes(self.decoder)
         if declared is not None and [tuple(shape[1:]) for shape in declared] != [vectors.shape[1:]]:
             raise ValueError(
@@ -105,21 +180,27 @@ class VQVAE(autoencoder.Autoencoder):
         bound = 1 / self.num_codes
         self.codebook = self.add_weight(
             name="codebook",
-            shape=(self.num_codes, vectors.shape[-1]),
+            shape=(quantizer.num_tables * self.num_codes, width // self.num_groups),
             initializer=keras.initializers.RandomUniform(-bound, bound),
             dtype="float32",
+            trainable=self.decay is None,
             autocast=False,
         )
-        self.code_shape = tuple(vectors.shape[1:-1])
+        if self.decay is not None:
+            self.frequencies = self.add_weight(
+                name="frequencies",
+                shape=(quantizer.num_tables, self.num_codes),
+                initializer="zeros",
+                dtype="float32",
+                trainable=False,
+                autocast=False,
+            )
+        self._vector_shape = tuple(vectors.shape[1:])
+        books = quantizer.num_books
+        self.code_shape = (*vectors.shape[1:-1], *([books] if books > 1 else []))
+        if self.prior is not None:
+            self._connect(self.prior)
         self.event_shape = event_shape
-
-    @property
-    def _description(self) -> dict[str, Any]:
-        return {
-            "num_codes": self.num_codes,
-            "code_shape": list(self.code_shape),
-            "likelihood": type(self.likelihood).__name__,
-        }
 
     def call(self, x: tf.Tensor, training: bool = False) -> tf.Tensor:
         """The reconstruction [B, ...]: the mean of p(x|z).
@@ -128,8 +209,8 @@ class VQVAE(autoencoder.Autoencoder):
             x: the data [B, ...].
             training: whether layers such as dropout behave as in training.
         """
-        codes = self._nearest(self._vectors(x, training))
-        return self.likelihood.mean(self.decoder(self._looked_up(codes), training=training))
+        vectors = tf.reshape(self._quantized(x, training).vectors, [-1, *self._vector_shape])
+        return self.likelihood.mean(self.decoder(vectors, training=training))
 
     def elbo_terms(self, x: tf.Tensor, sampling: elbo.Sampling) -> elbo.ElboTerms:
         """Computes the terms of the bound, in nats per example: see `VariationalModel.elbo_terms`.
@@ -137,85 +218,59 @@ class VQVAE(autoencoder.Autoencoder):
         q(z|x) is deterministic, so all S samples are the same.
         """
         vectors = self._vectors(x, sampling.training)
-        codes = self._nearest(vectors)
-        quantized = self._looked_up(codes)
-        passed = vectors + tf.stop_gradient(quantized - vectors)
-        parameters = self.decoder(passed, training=sampling.training)
-        axes = list(range(1, len(vectors.shape)))
-        distance = tf.reduce_sum((tf.stop_gradient(vectors) - quantized) ** 2, axis=axes)
-        distance += self.commitment * tf.reduce_sum((vectors - tf.stop_gradient(quantized)) ** 2, axis=axes)
+        quantized = self._quantizer.quantize(vectors, tf.convert_to_tensor(self.codebook))
+        passed = vectors + tf.stop_gradient(quantized.vectors - vectors)
+        if self.decay is None:
+            auxiliary = -quantized.distance - self.commitment * quantized.commitment
+        else:
+            auxiliary = -self.commitment * quantized.commitment
+        parameters = self.decoder(tf.reshape(passed, [-1, *self._vector_shape]), training=sampling.training)
         observed = x if sampling.target is None else sampling.target
         log_likelihood = self.likelihood.log_prob(observed, parameters[tf.newaxis], training=sampling.training)
         log_likelihood = tf.tile(log_likelihood, [sampling.num_samples, 1])
-        nats = math.prod(self.code_shape) * math.log(self.num_codes)
-        counts = tf.reduce_sum(tf.one_hot(codes, self.num_codes), axis=axes[:-1])
+        log_prior = self._log_prior(quantized.codes, sampling.training)
+        counts = tf.reduce_sum(tf.one_hot(quantized.codes, self.num_codes), axis=1)
+        values = {metric.name: counts for metric in self._trackers if isinstance(metric, Perplexity)}
+        if sampling.training and self.decay is not None:
+            values |= {_CODES: quantized.codes, _INPUTS: tf.stop_gradient(quantized.inputs)}
         return elbo.ElboTerms(
             log_likelihood,
-            tf.fill(tf.shape(log_likelihood), -nats),
+            tf.tile(log_prior[tf.newaxis], [sampling.num_samples, 1]),
             tf.zeros_like(log_likelihood),
-            tf.fill(tf.shape(x)[:1], nats),
-            auxiliary=-distance,
-            metrics={"perplexity": counts},
+            -log_prior,
+            auxiliary=auxiliary,
+            metrics=values,
         )
+
+    def update_statistics(self, values: dict[str, tf.Tensor], batch: Batch) -> None:
+        """Moves the codes to the means of what they are nearest to, unless they are trained by the gradient.
+
+        Args:
+            values: what the codes are nearest to in the batch, among others.
+            batch: the data and the weights of the examples.
+        """
+        if self.decay is None or not self.trainable:
+            return
+        codes, inputs = (self._quantizer.by_table(values[name]) for name in (_CODES, _INPUTS))
+        weights = tf.ones(tf.shape(codes)[1:2]) if batch.sample_weight is None else batch.sample_weight
+        codebook = tf.convert_to_tensor(self.codebook)
+        of_tables = tf.reshape(codebook, [self._quantizer.num_tables, self.num_codes, codebook.shape[1]])
+        averages = Averages(of_tables, tf.convert_to_tensor(self.frequencies))
+        averages = averages.after(codes, inputs, weights, self.decay)
+        if self.restart_below > 0:
+            averages = averages.restarted(inputs, weights, self.restart_below, self.shared_seed())
+        self.codebook.assign(tf.reshape(averages.codes, codebook.shape))
+        self.frequencies.assign(averages.frequencies)
 
     @property
     def posterior_variables(self) -> list[Any]:
         """The trainable variables of the encoder."""
         return self.encoder.trainable_variables
 
-    def encode(self, x: Any, batch_size: int = 256) -> np.ndarray:
-        """Computes the codes: the values of z at which q(z|x) has all of its mass.
-
-        Args:
-            x: an array [N, ...] or a dataset.
-            batch_size: how many examples are computed at a time.
-
-        Returns:
-            The indices of the codes [N, ...], integers from 0 to K - 1, one for each position of the encoder's output.
-        """
-        return super().encode(x, batch_size)
-
-    def decode(self, codes: Any, batch_size: int = 256) -> np.ndarray:
-        """Computes the mean of p(x|z).
-
-        Args:
-            codes: indices as returned by `encode` [N, ...], for example drawn from a distribution fitted to such codes.
-            batch_size: how many examples are computed at a time.
-
-        Returns:
-            The mean [N, ...].
-        """
-        self._check_built("decode")
-        codes = checks.to_numpy(codes, "codes")
-        checks.check_shape(codes, self.code_shape, "codes")
-        checks.check_integers(codes, 0, self.num_codes, f"hold integers from 0 to {self.num_codes - 1}", "codes")
-        return self._decoded(codes, batch_size=batch_size)
-
-    def generate(self, n: int, seed: int | None = None, batch_size: int = 256, sample: bool = False) -> np.ndarray:
-        """Draws codes from the uniform p(z) and computes the mean of p(x|z).
-
-        The codes of real data are far from uniform. For examples that look like the data, fit a distribution to the
-        codes that `encode` returns for the data, draw codes from it, and pass these to `decode`.
-
-        Args:
-            n: how many examples to generate, at least 1.
-            seed: the same seed gives the same examples; None draws anew at each call.
-            batch_size: how many examples are computed at a time.
-            sample: whether to draw x ~ p(x|z), with the spread of data, instead of the mean, which varies less.
-
-        Returns:
-            The generated examples [n, ...].
-        """
-        self._check_built("generate")
-        shape = [checks.positive_integer("n", n), *self.code_shape]
-        state = self._seed(seed)
-        codes = tf.random.stateless_uniform(shape, state, 0, self.num_codes, tf.int32)
-        return self._generated(codes.numpy(), batch_size=batch_size, sample=sample, seed=state)
-
     def log_likelihood(
         self, x: Any, num_samples: int = 1, batch_size: int = 128, seed: int | None = None
     ) -> np.ndarray:
-        """Computes the lower bound log p(x|z) - D log K on log p(x). More draws do not make it tighter.
+        """Computes the lower bound log p(x|z) + log p(z) on log p(x). More draws do not make it tighter.
 
         Args:
             x: an array [N, ...] or a dataset.
@@ -236,29 +291,31 @@ class VQVAE(autoencoder.Autoencoder):
             batch_size: how many examples are computed at a time.
 
         Returns:
-            `elbo`, `reconstruction_log_likelihood` and `kl`, each [N], in nats per example.
+            `elbo`, `reconstruction_log_likelihood` and `kl`, which is -log p(z), each [N], in nats per example.
         """
         return super().score(x, None, batch_size)
 
-    def _score_at_mean(self, x: tf.Tensor) -> dict[str, tf.Tensor]:
-        return self._scores(self.elbo_terms(x, elbo.Sampling(1, tf.zeros([2], tf.int32))))
+    def _scored(self, x: tf.Tensor, epsilon: tf.Tensor | None = None) -> tuple[dict[str, tf.Tensor], tf.Tensor]:
+        quantized = self._quantized(x)
+        parameters = self.decoder(tf.reshape(quantized.vectors, [-1, *self._vector_shape]), training=False)
+        log_likelihood, log_prior = (
+            self.likelihood.log_prob(x, parameters[tf.newaxis]),
+            self._log_prior(quantized.codes),
+        )
+        terms = elbo.ElboTerms(log_likelihood, log_prior[tf.newaxis], tf.zeros_like(log_likelihood), -log_prior)
+        return self._scores(terms), parameters
 
     def _vectors(self, x: tf.Tensor, training: bool = False) -> tf.Tensor:
-        return tf.cast(self.encoder(self.likelihood.encoder_input(x), training=training), tf.float32)
+        """The encoder's output [B, P, E]."""
+        vectors = tf.cast(self.encoder(self.likelihood.encoder_input(x), training=training), tf.float32)
+        *positions, width = self._vector_shape
+        return tf.reshape(vectors, [-1, math.prod(positions), width])
 
-    def _nearest(self, vectors: tf.Tensor) -> tf.Tensor:
-        """The index of the code nearest to each vector [B, ..., E]."""
-        codebook = tf.convert_to_tensor(self.codebook)
-        # The squared distance without the squared norm of the vector, which is the same for all codes.
-        products = tf.tensordot(vectors, codebook, axes=[[-1], [1]])
-        return tf.argmin(tf.reduce_sum(codebook**2, axis=1) - 2 * products, axis=-1, output_type=tf.int32)
-
-    def _looked_up(self, codes: tf.Tensor) -> tf.Tensor:
-        # Not `tf.gather`, because its gradient is sparse, and replicas sum only dense gradients.
-        return tf.tensordot(tf.one_hot(codes, self.num_codes), tf.convert_to_tensor(self.codebook), axes=1)
+    def _quantized(self, x: tf.Tensor, training: bool = False) -> Quantized:
+        return self._quantizer.quantize(self._vectors(x, training), tf.convert_to_tensor(self.codebook))
 
     def _encode(self, x: tf.Tensor, training: bool = False) -> tf.Tensor:
-        return self._nearest(self._vectors(x, training))
+        return tf.reshape(self._quantized(x, training).codes, [-1, *self.code_shape])
 
     @property
     def _decoder_of_x(self) -> tuple[str, keras.Model]:
@@ -266,7 +323,10 @@ class VQVAE(autoencoder.Autoencoder):
 
     def _parameters_of_x(self, codes: tf.Tensor) -> tf.Tensor:
         # Codes arrive as float32, which represents all integers up to 2^24 exactly.
-        return self.decoder(self._looked_up(tf.cast(codes, tf.int32)), training=False)
+        *positions, _ = self._vector_shape
+        codes = tf.reshape(tf.cast(codes, tf.int32), [-1, math.prod(positions), self._quantizer.num_books])
+        vectors = self._quantizer.look_up(codes, tf.convert_to_tensor(self.codebook))
+        return self.decoder(tf.reshape(vectors, [-1, *self._vector_shape]), training=False)
 
     def _parameters_given_x(self, x: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
         # All of the mass of q(z|x) is at one z.
@@ -277,28 +337,10 @@ class VQVAE(autoencoder.Autoencoder):
 
     def get_config(self) -> dict[str, Any]:
         """The constructor's arguments."""
-        return {**super().get_config(), "num_codes": self.num_codes, "commitment": self.commitment}
+        own = ("num_codes", "commitment", *(name for name in _SINCE_0_2 if name != "prior"))
+        return {**super().get_config(), **{name: getattr(self, name) for name in own}}
 
-
-class _Perplexity(keras.metrics.Metric):
-    """The exponential of the entropy of the code frequencies.
-
-    Args:
-        num_codes: K.
-        name: the name of the metric.
-    """
-
-    def __init__(self, num_codes: int, name: str) -> None:
-        super().__init__(name=name)
-        self.counts = self.add_variable(shape=(num_codes,), initializer="zeros", name="counts")
-
-    def update_state(self, values: tf.Tensor, sample_weight: tf.Tensor | None = None) -> None:
-        """Adds the counts [B, K] of each code in each example."""
-        if sample_weight is not None:
-            values *= tf.cast(sample_weight, tf.float32)[:, tf.newaxis]
-        self.counts.assign_add(tf.reduce_sum(values, axis=0))
-
-    def result(self) -> tf.Tensor:
-        """The perplexity, from 1 to K."""
-        frequencies = self.counts / tf.reduce_sum(self.counts)
-        return tf.exp(-tf.reduce_sum(tf.math.xlogy(frequencies, frequencies)))
+    @classmethod
+    def from_config(cls, config: dict[str, Any], custom_objects: dict[str, Any] | None = None) -> Self:
+        """Makes a model with new weights from what `get_config` returned."""
+        return super().from_config({**_SINCE_0_2, **config}, custom_objects)

@@ -54,6 +54,13 @@ class StatefulModel(private_apis.HookedModel):
         self._noise_state.assign_add([0, 1])
         return tf.random.experimental.stateless_fold_in(seed, replicas.index())
 
+    def shared_seed(self) -> tf.Tensor:
+        """A stateless seed, int32 [2], that differs from all of `next_seed`, and is the same on all replicas.
+
+        It changes with each call of `next_seed`.
+        """
+        return tf.random.experimental.stateless_fold_in(tf.cast(self._noise_state.value, tf.int32), -1)
+
     def begin_anew(self, seed: int) -> None:
         """Lets the next `fit` be the first one of a model with this seed: its noise and its order of arrays.
 

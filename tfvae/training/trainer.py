@@ -221,6 +221,7 @@ class Trainer(CheckingModel):
         is_alone = replicas.count() == 1
         if not is_alone:
             replicas.share_statistics(self, batch.size / batch.global_size)
+        self.update_statistics(values, batch)
         of_step = step.update(self, gradients, is_alone)
         values |= {name: tf.fill(tf.shape(values["loss"]), value) for name, value in of_step.items()}
         return self._update_metrics(values, batch)
@@ -229,6 +230,17 @@ class Trainer(CheckingModel):
         """Updates the metrics with one batch, and returns them."""
         batch = self._batch(data)
         return self._update_metrics(replicas.compiled(self, self.batch_losses)(batch, training=False)[1], batch)
+
+    def update_statistics(self, values: dict[str, tf.Tensor], batch: Batch) -> None:
+        """Sets the weights that a model computes from its batches, not by a gradient; by default there are none.
+
+        It is called in each training step before the update, and outside of what XLA compiles where there are several
+        replicas, so that it may sum over these.
+
+        Args:
+            values: what `batch_losses` returned beside the losses.
+            batch: the data and the seed of the step.
+        """
 
     def batch_gradients(self, batch: Batch) -> tuple[list[list[Any]], dict[str, tf.Tensor]]:
         """The gradients for each minimizer, and the values of the metrics: see `step.gradients`."""
