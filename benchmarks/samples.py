@@ -176,7 +176,7 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, required=True, help="where the trained models are kept")
     parser.add_argument("--methods", nargs="+", choices=METHODS, default=list(METHODS))
     parser.add_argument("--seeds", type=int, default=1, help="how many seeds")
-    parser.add_argument("--latent-dim", type=int, help="of the VAE; by default 8 for digits and 16 for MNIST")
+    parser.add_argument("--latent-dim", type=int, default=16, help="of the VAE")
     parser.add_argument("--num-codes", type=int, help="of the VQ-VAE; by default 64 for digits and 256 for MNIST")
     parser.add_argument("--steps", type=int, help="of each model; by default 5000 for digits and 20,000 for MNIST")
     parser.add_argument("--prior-steps", type=int, help="of the prior of the VQ-VAE; by default 3000 and 10,000")
@@ -184,10 +184,11 @@ def main() -> None:
     options = parser.parse_args()
     data = Pictures(options.data)
     options.folder.mkdir(parents=True, exist_ok=True)
-    small = {"latent_dim": 8, "num_codes": 64, "steps": 5000, "prior_steps": 3000}
-    large = {"latent_dim": 16, "num_codes": 256, "steps": 20_000, "prior_steps": 10_000}
+    small = {"num_codes": 64, "steps": 5000, "prior_steps": 3000}
+    large = {"num_codes": 256, "steps": 20_000, "prior_steps": 10_000}
     defaults = small if data.shape[0] == 8 else large
-    sizes = {name: getattr(options, name) or default for name, default in defaults.items()}
+    sizes = {"latent_dim": options.latent_dim}
+    sizes |= {name: getattr(options, name) or default for name, default in defaults.items()}
     settings = [
         {"data": Path(options.data).name, "method": method, "seed": seed, **sizes}
         for seed in range(options.seeds)

@@ -20,7 +20,7 @@ def test_results_in_the_file_are_not_computed_again(samples, tmp_path, monkeypat
     rows = []
     for method, fids in (("N(0, I)", (4.0, 6.0)), ("mixture", (3.0, 3.0))):
         for seed, fid in enumerate(fids):
-            setting = {"data": "digits", "method": method, "seed": seed, "latent_dim": 8, "num_codes": 64}
+            setting = {"data": "digits", "method": method, "seed": seed, "latent_dim": 16, "num_codes": 64}
             figures = {name: value for each in samples.FIGURES for name, value in ((each, fid), (f"{each}_error", 0.5))}
             rows.append({**setting, "steps": 5000, "prior_steps": 3000, **figures, "seconds": 9.6})
     monkeypatch.setattr(samples, "Pictures", lambda source: types.SimpleNamespace(shape=(8, 8, 1)))
