@@ -174,6 +174,9 @@ def train(model: Any, given: argparse.Namespace, pictures: np.ndarray) -> dict[s
         model.prior.pseudo_inputs.assign(rows)
     steps = math.ceil(kept / given.batch_size)
     rate = keras.optimizers.schedules.CosineDecay(given.learning_rate, steps * given.epochs)
+    if given.rise:
+        rising = {"warmup_target": given.learning_rate, "warmup_steps": given.rise}
+        rate = keras.optimizers.schedules.CosineDecay(0.0, steps * given.epochs - given.rise, **rising)
     averaging = {"use_ema": True, "ema_momentum": given.ema} if given.ema else {}
     model.compile(keras.optimizers.Adam(rate, global_clipnorm=given.clipnorm, **averaging))
     log = Log(given.folder / "seconds.json")
@@ -244,6 +247,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--components", type=int, default=500, help="of the prior")
     parser.add_argument("--batch-size", type=int, default=100)
     parser.add_argument("--learning-rate", type=float, default=1e-3)
+    parser.add_argument("--rise", type=int, default=0, help="steps in which the learning rate rises from 0")
     parser.add_argument("--clipnorm", type=float, help="the largest norm of the gradient")
     parser.add_argument("--warm-up", type=int, default=0, help="epochs in which the weight of the KL divergence rises")
     parser.add_argument("--ema", type=float, default=0.999, help="momentum of the averages of the weights; 0: none")

@@ -12,6 +12,8 @@ from tfvae.networks import building
 _KERNEL_SIZE = 3
 # How a filter of the heads starts, relative to the usual start: q(z|x) is then close to p(z), and p(z) to N(0, I).
 _SMALL = 1e-2
+# The same for the filters that read z.
+_OF_LATENTS = 0.1
 
 
 class Ladder(NamedTuple):
@@ -172,7 +174,8 @@ class _Builder:
 
     def _merged(self, shape: tuple[int, ...], latent_channels: int) -> tuple[Any, Any, Any]:
         h, z = keras.Input(shape, name="h"), keras.Input((*shape[:2], latent_channels), name="z")
-        added = keras.layers.Conv2D(shape[-1], 1)(z)
+        # Small too: where noise does harm at first, decoders learn to ignore a group before q has learned to use it.
+        added = keras.layers.Conv2D(shape[-1], 1, kernel_initializer=_initializer(_OF_LATENTS))(z)
         return h, z, self._residual(LearnedMap()(keras.layers.Add()([h, added])))
 
     def _doubled(self, h: Any, following: tuple[int, ...]) -> Any:
