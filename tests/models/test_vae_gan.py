@@ -203,6 +203,7 @@ def test_two_replicas_take_the_steps_of_one_device(run_python):
             r"`critic` must give a list of features .* Received: a critic that gives a tensor of shape \[None, 1\]",
         ),
         ({"critic": lambda: critic(logits=2)}, r"`critic` must give one logit \[B, 1\] for each x.*Received: "),
+        ({"critic": lambda: critic(activation="sigmoid")}, r"`critic` must give logits.*Received: .* ends in sigmoid"),
         ({"gamma": -1.0}, r"`gamma` must be a finite number of at least 0. Received: gamma=-1.0"),
         ({"critic_optimizer": "adam"}, r"`critic_optimizer` must be a Keras optimizer. Received: .*'adam'"),
         ({"objective": tfvae.objectives.ELBO()}, r"`objective` must be left out.*Received: objective=ELBO"),

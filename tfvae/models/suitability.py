@@ -85,7 +85,7 @@ def check(
     reads = not ranges.isdisjoint({"real", "relative"})
     found = outputs() if reach is None and reads else _none(likelihood, x)
     for group in likelihood.groups(x, found):
-        own = reach or _reach_of(group.outputs)
+        own = reach or _reach_shown_by(group.outputs)
         try:
             said = [group.likelihood.check_training(group.x), None if own is None else _check_reach(name, group, own)]
         except ValueError as error:
@@ -95,13 +95,14 @@ def check(
 
 
 def check_logits(name: str, network: keras.Model) -> None:
-    """Raises ValueError if the last activation of a network bounds its outputs, which are taken for logits.
+    """Raises ValueError if the last activation of a network bounds its last output, which is taken for logits.
 
     Args:
         name: the name of the argument through which the network was passed.
         network: the network.
     """
-    reach = _reach_of_activation(network)
+    outputs = getattr(network, "outputs", None)
+    reach = _reach_of(outputs[-1]) if outputs and type(network).__module__.startswith("keras.") else None
     if reach is not None and (reach.low > -_FAR or reach.high < _FAR):
         raise ValueError(
             f"`{name}` must give logits, which may be any real numbers, of either sign: let its last layer have no "
@@ -152,9 +153,11 @@ def _check_reach(name: str, group: Group, reach: _Reach) -> str | None:
 
 def _reach_of_activation(decoder: Any) -> _Reach | None:
     """The reach of the last activation of a functional or Sequential decoder; None if it is not known."""
-    if not _is_functional(decoder):
-        return None
-    tensor = decoder.outputs[0]
+    return _reach_of(decoder.outputs[0]) if _is_functional(decoder) else None
+
+
+def _reach_of(tensor: keras.KerasTensor) -> _Reach | None:
+    """The reach of the activation that made a symbolic tensor; None if it is not known."""
     while True:
         layer, inputs = private_apis.made_by(tensor)
         if isinstance(layer, _MOVING):
@@ -186,7 +189,7 @@ def _is_functional(layer: Any) -> bool:
     return type(layer).__module__.startswith("keras.") and len(getattr(layer, "outputs", None) or []) == 1
 
 
-def _reach_of(outputs: np.ndarray) -> _Reach | None:
+def _reach_shown_by(outputs: np.ndarray) -> _Reach | None:
     """The reach that outputs show: that of a sigmoid, a softmax, a relu, a tanh and the like, or None."""
     if outputs.size < _FEWEST or not np.isfinite(outputs).all():
         return None

@@ -8,7 +8,7 @@ import tensorflow_probability as tfp
 
 from tfvae import checks, elbo
 from tfvae.likelihoods import Likelihood
-from tfvae.models import critics, parts
+from tfvae.models import critics, parts, suitability
 from tfvae.models.vae import VAE
 from tfvae.models.variational_model import split
 from tfvae.posteriors import Posterior
@@ -134,6 +134,7 @@ class VAEGAN(VAE):
                 f"{parts.describe(given)}"
             )
         critics.check_logits("critic", given[1], "x")
+        suitability.check_logits("critic", self.critic)
         # At once, so that every file has its state.
         self.critic_optimizer.build(self.critic.trainable_variables)
         self.event_shape = event_shape
