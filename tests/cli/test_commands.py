@@ -239,7 +239,7 @@ def test_export_writes_the_next_version(in_trained):
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:The posterior has collapsed")
 def test_parts_are_chosen_by_flags(in_empty, without_evaluation):
-    arguments = ["--likelihood.scale", "0.3", "--objective.beta", "4", "--posterior", "DiagonalNormal"]
+    arguments = ["--likelihood.scale", "0.3", "--objective.beta", "4", "--posterior", "DiagonalNormal", "--ema", "0.5"]
     commands.main(
         [
             "train",
@@ -258,6 +258,7 @@ def test_parts_are_chosen_by_flags(in_empty, without_evaluation):
     model = keras.saving.load_model("runs/digits/model.keras")
     assert float(model.likelihood.scale) == pytest.approx(0.3)
     assert model.objective.beta == 4
+    assert (model.optimizer.use_ema, model.optimizer.ema_momentum) == (True, 0.5)
     assert any(isinstance(layer, keras.layers.Conv2D) for layer in model.encoder.layers)
 
 
