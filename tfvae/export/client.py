@@ -284,9 +284,8 @@ class ExportedModel:
             if np.count_nonzero(np.isfinite(array)) < array.size:
                 checks.check_finite(array, name, allow_nan=descriptions.may_be_nan(name, self.metadata))
             arrays[name] = array
-            limits = descriptions.integers(name, shapes, self.metadata)
-            if limits is not None:
-                _check_integers(name, arrays[name], *limits)
+            if (limits := descriptions.integers(name, shapes, self.metadata)) is not None:
+                _check_integers(name, array, *limits)
         checks.check_same_length(**arrays)
         for name in ("x", "x_t") if self._ranges else ():
             if name in arrays:
@@ -397,5 +396,5 @@ def _ranges(metadata: dict[str, Any]) -> dict[bool, expected_range.ExpectedRange
 def _check_integers(name: str, array: np.ndarray, lowest: int, highest: int) -> None:
     wrong = checks.find(array, lambda part: (part < lowest) | (part > highest) | (part != np.floor(part)))
     if wrong is not None:
-        received = f"{name} with the value {array[wrong]:g}"
-        raise ValueError(f"`{name}` must hold integers from {lowest} to {highest}. Received: {received}")
+        value = f"{name} with the value {array[wrong]:g}"
+        raise ValueError(f"`{name}` must hold integers from {lowest} to {highest}. Received: {value}")

@@ -1,7 +1,7 @@
 """The learned prior of codes: an autoregressive Transformer, which draws them one after the other."""
 
 import math
-from typing import Any
+from typing import Any, cast
 
 import keras
 import numpy as np
@@ -63,8 +63,13 @@ class CodePrior(keras.layers.Layer):
         self.dropout = checks.number("dropout", dropout, 0)
         if self.dropout >= 1:
             raise ValueError(f"`dropout` must be below 1. Received: dropout={checks.shown(dropout)}")
-        self.num_codes = None if num_codes is None else checks.positive_integer("num_codes", num_codes, 2)
-        self.num_books = None if num_books is None else checks.positive_integer("num_books", num_books)
+        # None until the model gives its own.
+        self.num_codes: int = None  # type: ignore[assignment]
+        self.num_books: int = None  # type: ignore[assignment]
+        if num_codes is not None:
+            self.num_codes = checks.positive_integer("num_codes", num_codes, 2)
+        if num_books is not None:
+            self.num_books = checks.positive_integer("num_books", num_books)
         number = checks.positive_integer("num_blocks", num_blocks)
         self.blocks = [CausalBlock(self.width, self.num_heads, self.dropout, self.dtype_policy) for _ in range(number)]
         self.norm = keras.layers.LayerNormalization(dtype=self.dtype_policy)
@@ -98,7 +103,7 @@ class CodePrior(keras.layers.Layer):
         """Creates the network for codes [B, ...]."""
         if self.num_codes is None or self.num_books is None:
             raise ValueError("`num_codes` and `num_books` must be given to a prior without a model. Received: None")
-        self.code_shape = tuple(input_shape[1:])
+        self.code_shape = cast("tuple[int, ...]", tuple(input_shape[1:]))
         self.length = math.prod(self.code_shape)
         codes, books = self.num_codes, self.num_books
         shapes = {
@@ -234,7 +239,7 @@ class CausalBlock(keras.layers.Layer):
         self.dense = [layers.Dense(4 * width, activation="silu", dtype=dtype), layers.Dense(width, dtype=dtype)]
         self.dropouts = [layers.Dropout(dropout, dtype=dtype) for _ in range(2)]
 
-    def build(self, input_shape: tuple[int | None, ...]) -> None:
+    def build(self, input_shape: tuple[int | None, int, int]) -> None:
         """Creates the layers for features [B, D, width]."""
         for layer in (*self.norms, *self.projections, self.dense[0]):
             layer.build(input_shape)

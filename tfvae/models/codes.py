@@ -70,7 +70,7 @@ class OfCodes(AutoencoderExport):
             chosen = CodePrior() if chosen is None else chosen
             self._connect(chosen)
             # Otherwise frozen, because an optimizer of the model knows no new weights.
-            stays_trainable = chosen is self.prior and chosen.trainable
+            stays_trainable = self.prior is not None and chosen is self.prior and self.prior.trainable
             chosen.trainable = True
             density = CodeDensity(chosen)
             density.compile(keras.optimizers.Adam(1e-3) if optimizer is None else optimizer)

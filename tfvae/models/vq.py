@@ -126,7 +126,8 @@ class VQVAE(CodesExport, autoencoder.Autoencoder):
         self.likelihood = parts.checked_part("likelihood", likelihood, Likelihood, default=Normal)
         self.prior = None if prior is None else parts.checked_part("prior", prior, CodePrior)
         parts.refuse_path_gradients(self)
-        self.codebook = self.frequencies = None
+        self.codebook: keras.Variable = None
+        self.frequencies: keras.Variable = None
         # None until the model is built.
         self.code_shape: tuple[int, ...] = None  # type: ignore[assignment]
         self._vector_shape: tuple[int, ...] = None  # type: ignore[assignment]

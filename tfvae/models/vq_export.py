@@ -15,7 +15,7 @@ from tfvae.training.batch import batches
 # How many examples an export is compared with, where no data are given.
 _DRAWN_ROWS = 64
 # Where an export is compared, a move of the noise by the first, or of the encoder's output by the second, relative to
-# the largest number in it, must not change a code. Noise is otherwise drawn again, at most so many times.
+# the largest number in it and in the codes, must not change a code. Noise is otherwise drawn again, at most so often.
 _NOISE_STEP, _CLEAR, _MOST_REDRAWS = np.float32(1e-4), 1e-4, 20
 
 
@@ -135,7 +135,8 @@ class CodesExport(OfCodes):
             between = tf.norm(tf.matmul(own, table)[:, tf.newaxis] - table, axis=2)
             to_boundary = tf.where(own > 0, np.inf, tf.math.divide_no_nan(ahead, 2 * between))
             closest.append(tf.reduce_min(tf.reshape(to_boundary, [-1, vectors.shape[1] * self.num_codes]), axis=1))
-        return tf.reduce_min(closest, axis=0) > _CLEAR * tf.reduce_max(tf.abs(vectors), axis=[1, 2])
+        largest = tf.maximum(tf.reduce_max(tf.abs(vectors), axis=[1, 2]), tf.reduce_max(tf.abs(codebook)))
+        return tf.reduce_min(closest, axis=0) > _CLEAR * largest
 
     def _drawn_data(self, rows: int) -> np.ndarray:
         noise = np.random.default_rng(0).random([rows, math.prod(self.code_shape)], np.float32)
