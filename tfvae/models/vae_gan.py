@@ -86,8 +86,11 @@ class VAEGAN(VAE):
         self.critic = parts.checked_network("critic", critic)
         self.critic_optimizer = keras.optimizers.RMSprop(3e-4) if critic_optimizer is None else critic_optimizer
         self.gamma = checks.number("gamma", gamma, 0)
-        if isinstance(posterior, Posterior):
-            parts.check_has_density("posterior", posterior, self)
+        if isinstance(posterior, Posterior) and not posterior.has_density:
+            raise ValueError(
+                "`posterior` must have a density in a VAEGAN, whose encoder follows the KL divergence; tfvae.VAE takes "
+                f"a point. Received: {checks.shown(posterior)}"
+            )
         super().__init__(encoder, decoder, latent_dim, posterior, prior, likelihood, **keras_kwargs)
 
     @classmethod
