@@ -20,6 +20,7 @@ from tests.test_elbo import (
 from tfvae import VAE
 from tfvae.networks import dense_decoder, dense_encoder
 from tfvae.objectives import CIWAE, ELBO, IWAE, MIWAE, PIWAE, Renyi
+from tfvae.training.batch import batch_of_step
 
 
 def values(objective, copies=10000, point=POINT):
@@ -132,7 +133,7 @@ def vae_gradients(objective):
     vae = VAE(dense_encoder((4,), hidden=(3,)), dense_decoder(2, (4,), hidden=(3,)), 2, objective=objective)
     vae.compile("sgd", run_eagerly=True)
     vae._noise_state.assign([5, 0])
-    batch = vae._batch(np.random.default_rng(0).normal(size=(5, 4)).astype("float32"))
+    batch = batch_of_step(vae, np.random.default_rng(0).normal(size=(5, 4)).astype("float32"))
     gradients = vae.batch_gradients(batch)[0]
     own = {id(variable) for variable in vae.posterior_variables}
     pairs = [

@@ -8,9 +8,14 @@ import tensorflow_probability as tfp
 
 from tfvae import checks, seeds
 from tfvae.models.autoencoder import Autoencoder
+from tfvae.models.deep_hierarchy import DeepHierarchicalVAE
+from tfvae.models.hierarchical import HierarchicalVAE
 from tfvae.models.vae import VAE
 
 tfd = tfp.distributions
+
+# The models of many layers of latent variables.
+HIERARCHIES = (HierarchicalVAE, DeepHierarchicalVAE)
 
 
 def check_model(model: Any, *others: type[Autoencoder], but: type[VAE] | None = None) -> None:

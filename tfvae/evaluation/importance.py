@@ -7,8 +7,9 @@ from typing import Any, NamedTuple, Self
 import numpy as np
 
 from tfvae import checks
-from tfvae.evaluation.batches import check_model
+from tfvae.evaluation.batches import HIERARCHIES, check_model
 from tfvae.inference.draws import HARDLY_VARIES, PARETO_K_LIMIT, Draws
+from tfvae.models.deep_hierarchy import DeepHierarchicalVAE
 from tfvae.models.hierarchical import HierarchicalVAE
 from tfvae.models.vae import VAE
 
@@ -72,7 +73,12 @@ class LogLikelihood(NamedTuple):
 
 
 def importance_sampling(
-    model: VAE | HierarchicalVAE, x: Any, num_samples: int = 5000, *, batch_size: int = 128, seed: int | None = None
+    model: VAE | HierarchicalVAE | DeepHierarchicalVAE,
+    x: Any,
+    num_samples: int = 5000,
+    *,
+    batch_size: int = 128,
+    seed: int | None = None,
 ) -> LogLikelihood:
     """Estimates log p(x) as `VAE.log_likelihood` does, with its standard error and k-hat.
 
@@ -96,7 +102,7 @@ def importance_sampling(
     Reference: Burda et al. 2016, Importance Weighted Autoencoders, equation 8; Vehtari et al. 2024, Pareto Smoothed
     Importance Sampling.
     """
-    check_model(model, HierarchicalVAE)
+    check_model(model, *HIERARCHIES)
     check_weights("num_samples", num_samples)
     batches = model._log_weights(x, num_samples, batch_size, seed)
     result = LogLikelihood.joined([LogLikelihood.of_log_weights(np.concatenate(list(chunks))) for chunks in batches])

@@ -8,7 +8,8 @@ import tensorflow_probability as tfp
 
 from tfvae import checks
 from tfvae.elbo import Sampling
-from tfvae.evaluation.batches import check_model, prior_of, seeded
+from tfvae.evaluation.batches import HIERARCHIES, check_model, prior_of, seeded
+from tfvae.models.deep_hierarchy import DeepHierarchicalVAE
 from tfvae.models.hierarchical import HierarchicalVAE
 from tfvae.models.semi_supervised import SemiSupervisedVAE
 from tfvae.models.sequential import SequentialVAE
@@ -110,7 +111,7 @@ def kl_per_dimension(
 
 
 def rate_distortion(
-    model: VAE | HierarchicalVAE,
+    model: VAE | HierarchicalVAE | DeepHierarchicalVAE,
     x: Any,
     *,
     num_samples: int = _NUM_SAMPLES,
@@ -134,7 +135,7 @@ def rate_distortion(
 
     Reference: Alemi et al. 2018, Fixing a Broken ELBO.
     """
-    check_model(model, HierarchicalVAE)
+    check_model(model, *HIERARCHIES)
     model.check_defined("elbo", "`rate_distortion`")
     num_samples = checks.positive_integer("num_samples", num_samples)
     rates, distortions = rates_and_distortions(model, x, num_samples, batch_size, seed)
@@ -143,7 +144,11 @@ def rate_distortion(
 
 
 def rates_and_distortions(
-    model: VAE | HierarchicalVAE | SequentialVAE, x: Any, num_samples: int, batch_size: int, seed: int | None
+    model: VAE | HierarchicalVAE | DeepHierarchicalVAE | SequentialVAE,
+    x: Any,
+    num_samples: int,
+    batch_size: int,
+    seed: int | None,
 ) -> tuple[np.ndarray | None, np.ndarray]:
     """The rate and the distortion of each example, each [N], in nats; the bound is minus their sum.
 

@@ -10,6 +10,7 @@ import numpy as np
 import tensorflow as tf
 
 from tfvae import checks, chunks
+from tfvae.distribute import replicas
 
 
 class Batch(NamedTuple):
@@ -31,6 +32,31 @@ class Batch(NamedTuple):
     global_size: tf.Tensor
     seed: tf.Tensor
     target: tf.Tensor | None = None
+
+
+def batch_of_step(model: Any, data: Any) -> Batch:
+    """Makes the `Batch` of a step. It communicates with other replicas, outside of what XLA compiles.
+
+    Args:
+        model: a `tfvae.VariationalModel`.
+        data: one element of the data passed to `fit`.
+    """
+    x, sample_weight = model.unpack(data)
+    x = tf.nest.map_structure(model.cast, x)
+    target = model.target(data)
+    if target is not None:
+        target = model.cast(target)
+    if sample_weight is not None:
+        sample_weight = tf.reshape(tf.cast(sample_weight, tf.float32), [-1])
+    rows = tf.shape(tf.nest.flatten(x)[0])[:1]
+    size = global_size = tf.cast(rows[0], tf.float32)
+    if replicas.count() > 1:
+        global_size = replicas.total(size)
+        x = tf.nest.map_structure(replicas.at_least_one, x)
+        target = None if target is None else replicas.at_least_one(target)
+        weights = tf.ones(rows) if sample_weight is None else sample_weight
+        sample_weight = tf.concat([weights, tf.zeros(tf.maximum(1 - rows, 0))], axis=0)
+    return Batch(x, sample_weight, size, global_size, model.next_seed(), target)
 
 
 def unpack(data: Any) -> tuple[Any, Any]:

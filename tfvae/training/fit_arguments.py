@@ -164,6 +164,36 @@ def _placeholder(sample_weight: Any) -> np.ndarray | None:
     return None if sample_weight is None else np.zeros(np.shape(sample_weight)[:1], np.float32)
 
 
+def check_compile(model: keras.Model, *args: Any, **kwargs: Any) -> None:
+    """Checks the arguments of `compile`.
+
+    Args:
+        model: the model.
+        args: the arguments of `keras.Model.compile`.
+        kwargs: the arguments of `keras.Model.compile`.
+
+    Raises:
+        ValueError: a loss or metrics are given, or another argument is out of its range.
+    """
+    given = inspect.signature(keras.Model.compile).bind(model, *args, **kwargs).arguments
+    for argument in ("loss", "loss_weights", "metrics", "weighted_metrics"):
+        if given.get(argument) is not None:
+            raise ValueError(
+                f"`compile({argument}=...)` has no meaning here: the model's objective is its loss, and its "
+                "metrics are loss, elbo, reconstruction_log_likelihood and kl; leave it out. Received: "
+                f"{argument}={checks.shown(given[argument])}"
+            )
+    if given.get("optimizer", "rmsprop") is None:
+        raise ValueError("`optimizer` must be an optimizer or its name. Received: optimizer=None")
+    checks.positive_integer("steps_per_execution", given.get("steps_per_execution", 1))
+    checks.boolean("run_eagerly", given.get("run_eagerly", False))
+    jit_compile = given.get("jit_compile", "auto")
+    if jit_compile not in (True, False, "auto"):
+        raise ValueError(
+            f'`jit_compile` must be True, False or "auto". Received: jit_compile={checks.shown(jit_compile)}'
+        )
+
+
 def _check_compiled(model: keras.Model, method: str) -> None:
     if not model.compiled:
         raise ValueError(f"Call `compile()` before `{method}()`. Received: a model that is not compiled")

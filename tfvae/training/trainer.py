@@ -1,7 +1,6 @@
 """How a model's `fit`, `evaluate` and `predict` run, from their arguments to the step on each batch."""
 
 import abc
-import inspect
 import math
 from collections.abc import MutableMapping
 from typing import Any, ClassVar
@@ -9,13 +8,13 @@ from typing import Any, ClassVar
 import keras
 import tensorflow as tf
 
-from tfvae import checks, private_apis
+from tfvae import private_apis
 from tfvae.callbacks import FrozenWarning, NonFiniteLossWarning
 from tfvae.data import epochs
 from tfvae.distribute import replicas
 from tfvae.training import averages, step
-from tfvae.training.batch import Batch, peek
-from tfvae.training.fit_arguments import read_evaluate, read_fit
+from tfvae.training.batch import Batch, batch_of_step, peek
+from tfvae.training.fit_arguments import check_compile, read_evaluate, read_fit
 from tfvae.training.loop import Loop
 from tfvae.training.plan import LayerTraits, Plan, make_plan
 from tfvae.training.sources import CheckingModel
@@ -172,23 +171,7 @@ class Trainer(CheckingModel):
             ValueError: a loss or metrics are given, or another argument is out of its range. The model is then left as
                 it was.
         """
-        given = inspect.signature(keras.Model.compile).bind(self, *args, **kwargs).arguments
-        for argument in ("loss", "loss_weights", "metrics", "weighted_metrics"):
-            if given.get(argument) is not None:
-                raise ValueError(
-                    f"`compile({argument}=...)` has no meaning here: the model's objective is its loss, and its "
-                    "metrics are loss, elbo, reconstruction_log_likelihood and kl; leave it out. Received: "
-                    f"{argument}={checks.shown(given[argument])}"
-                )
-        if given.get("optimizer", "rmsprop") is None:
-            raise ValueError("`optimizer` must be an optimizer or its name. Received: optimizer=None")
-        checks.positive_integer("steps_per_execution", given.get("steps_per_execution", 1))
-        checks.boolean("run_eagerly", given.get("run_eagerly", False))
-        jit_compile = given.get("jit_compile", "auto")
-        if jit_compile not in (True, False, "auto"):
-            raise ValueError(
-                f'`jit_compile` must be True, False or "auto". Received: jit_compile={checks.shown(jit_compile)}'
-            )
+        check_compile(self, *args, **kwargs)
         super().compile(*args, **kwargs)
 
     def compile_from_config(self, config: dict[str, Any]) -> None:
@@ -216,7 +199,7 @@ class Trainer(CheckingModel):
 
     def train_step(self, data: Any) -> dict[str, Any]:
         """Takes one training step on one batch, and returns the metrics."""
-        batch = self._batch(data)
+        batch = batch_of_step(self, data)
         gradients, values = replicas.compiled(self, self.batch_gradients)(batch)
         is_alone = replicas.count() == 1
         if not is_alone:
@@ -228,7 +211,7 @@ class Trainer(CheckingModel):
 
     def test_step(self, data: Any) -> dict[str, Any]:
         """Updates the metrics with one batch, and returns them."""
-        batch = self._batch(data)
+        batch = batch_of_step(self, data)
         return self._update_metrics(replicas.compiled(self, self.batch_losses)(batch, training=False)[1], batch)
 
     def update_statistics(self, values: dict[str, tf.Tensor], batch: Batch) -> None:
@@ -398,25 +381,6 @@ class Trainer(CheckingModel):
     def _trains_by_xla(self) -> bool:
         """Whether XLA compiles the steps of the current train function, which an earlier `fit` may have made."""
         return isinstance(self.train_function, Loop) and self.train_function.by_xla
-
-    def _batch(self, data: Any) -> Batch:
-        """Makes the `Batch` of a step. It communicates with other replicas here, so that XLA can compile the rest."""
-        x, sample_weight = self.unpack(data)
-        x = tf.nest.map_structure(self.cast, x)
-        target = self.target(data)
-        if target is not None:
-            target = self.cast(target)
-        if sample_weight is not None:
-            sample_weight = tf.reshape(tf.cast(sample_weight, tf.float32), [-1])
-        rows = tf.shape(tf.nest.flatten(x)[0])[:1]
-        size = global_size = tf.cast(rows[0], tf.float32)
-        if replicas.count() > 1:
-            global_size = replicas.total(size)
-            x = tf.nest.map_structure(replicas.at_least_one, x)
-            target = None if target is None else replicas.at_least_one(target)
-            weights = tf.ones(rows) if sample_weight is None else sample_weight
-            sample_weight = tf.concat([weights, tf.zeros(tf.maximum(1 - rows, 0))], axis=0)
-        return Batch(x, sample_weight, size, global_size, self.next_seed(), target)
 
     def _update_metrics(self, values: dict[str, tf.Tensor], batch: Batch) -> dict[str, Any]:
         """Updates each metric with the values [B] of its name, so that means are over examples, not over batches."""
