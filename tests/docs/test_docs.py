@@ -19,7 +19,8 @@ RESULTS = [DOCS / "results.md", DOCS / "performance.md"]
 # Pages that only the slow tests run: default tests of the README, of inference, of the estimators, of the models and
 # their parts, of the data, of the evaluation and of the strategies call the same functions.
 RUN_SLOWLY = ("amortized", "anomalies", "data", "device", "distributed", "evaluation", "inference", "models", "parts")
-RUN_SLOWLY += ("coming_from", "complaints", "performance", "recipes", "report", "results", "sequences", "sharing")
+RUN_SLOWLY += ("coming_from", "complaints", "performance", "recipes", "report", "results", "samples")
+RUN_SLOWLY += ("sequences", "sharing")
 # Pages whose code needs packages that the extra `test` does not bring.
 EXTRA = [DOCS / "tuning.md"]
 SLOW = EXTRA + [DOCS / f"{name}.md" for name in RUN_SLOWLY]
