@@ -64,7 +64,7 @@ def test_a_layer_that_replaces_another_takes_its_place():
     class Two(keras.layers.Layer):
         def __init__(self):
             super().__init__()
-            self.first, self.second = keras.layers.Dense(1), keras.layers.Dense(2)
+            self.first, self.second, self.third = keras.layers.Dense(1), keras.layers.Dense(2), None
 
         def call(self, x):
             return self.second(self.first(x))
@@ -77,6 +77,13 @@ def test_a_layer_that_replaces_another_takes_its_place():
     assert outer.first is new
     variables = [*new.variables, *outer.second.variables]
     assert [id(each) for each in outer.variables] == [id(each) for each in variables]
+    last = keras.layers.Dense(1)
+    last.build((None, 2))
+    private_apis.replace_layer(outer, "third", last)
+    variables += last.variables
+    assert [id(each) for each in outer.variables] == [id(each) for each in variables]
+    with pytest.raises(ValueError, match="cannot add new elements"):
+        outer.fourth = keras.layers.Dense(1)
 
 
 def test_the_maker_of_a_tensor_is_the_last_layer_and_what_it_was_applied_to():
