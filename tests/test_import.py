@@ -120,6 +120,7 @@ BASES = {
     "AutoregressiveExport",
     "CodesExport",
     "HookedModel",
+    "MaximumLikelihood",
     "OfCodes",
     "PosteriorExport",
     "Prediction",
