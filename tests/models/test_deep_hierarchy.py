@@ -56,6 +56,7 @@ def test_the_importance_sampled_log_p_is_that_of_quadrature(model, log_p):
     np.testing.assert_array_less(np.abs(estimates.mean(axis=0) - log_p), 5 * error + 1e-4)
 
 
+@pytest.mark.slow
 def test_the_bound_is_below_log_p_and_its_two_forms_agree(model, log_p):
     def elbo(analytic_kl):
         sampling = Sampling(20_000, tf.constant([1, 2]), analytic_kl=analytic_kl)

@@ -105,6 +105,7 @@ def test_a_trained_critic_finds_the_total_correlation():
     assert values["critic_loss"] < np.log(2) - 0.05
 
 
+@pytest.mark.slow
 def test_a_trained_critic_finds_the_divergence_from_the_prior():
     loc, scale = np.float32([0.5, -0.3]), np.float32([0.6, 1.2])
     locs, scales = (np.tile(each, (1000, 1)) for each in (loc, scale))
