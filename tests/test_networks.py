@@ -53,7 +53,11 @@ BUILDERS = {
 }
 
 
-@pytest.fixture(params=BUILDERS)
+# Those of the decoder have the same blocks.
+SLOW = ("residual_encoder", "recomputed")
+
+
+@pytest.fixture(params=[pytest.param(name, marks=pytest.mark.slow if name in SLOW else ()) for name in BUILDERS])
 def network(request):
     return BUILDERS[request.param]()
 
@@ -73,8 +77,14 @@ CONVOLUTIONAL = {
 }
 
 
-@pytest.mark.parametrize("kind", CONVOLUTIONAL)
-@pytest.mark.parametrize("shape", IMAGE_SHAPES)
+@pytest.mark.parametrize(
+    ("kind", "shape"),
+    [
+        *(("plain", shape) for shape in IMAGE_SHAPES),
+        ("residual", (7, 5, 2)),
+        *(pytest.param("residual", shape, marks=pytest.mark.slow) for shape in IMAGE_SHAPES if shape != (7, 5, 2)),
+    ],
+)
 @pytest.mark.parametrize("size", [1, 7])
 def test_convolutional_shapes(kind, shape, size):
     make_encoder, make_decoder = CONVOLUTIONAL[kind]
