@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tests.test_parts import CASES, EVENT_SHAPE, LATENT_DIM, SLOTS, X, case_id, slot_of
+from tests.helpers.part_cases import CASES, EVENT_SHAPE, LATENT_DIM, SLOTS, X, case_id, slot_of
 from tfvae import VAE, export, objectives, posteriors, priors
 from tfvae.elbo import Sampling
 from tfvae.networks import dense_decoder, dense_encoder

@@ -104,6 +104,7 @@ MADE_BY_MODELS = {
     "TypicalFeatures",
     "_Accuracy",
     "_Constant",
+    "_Point",
     # Their configurations are part of that of the model.
     "Series",
     "Table",
@@ -120,6 +121,7 @@ BASES = {
     "AutoregressiveExport",
     "CodesExport",
     "HookedModel",
+    "MaximumLikelihood",
     "OfCodes",
     "PosteriorExport",
     "Prediction",

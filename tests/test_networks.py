@@ -7,14 +7,12 @@ import tensorflow as tf
 from ai_edge_litert.interpreter import Interpreter
 
 from tfvae.networks import (
-    RowFeatures,
     convolutional_decoder,
     convolutional_encoder,
     dense_decoder,
     dense_encoder,
     residual_decoder,
     residual_encoder,
-    row_encoder,
     set_encoder,
     set_transformer,
     temporal_encoder,
@@ -55,7 +53,11 @@ BUILDERS = {
 }
 
 
-@pytest.fixture(params=BUILDERS)
+# Those of the decoder have the same blocks.
+SLOW = ("residual_encoder", "recomputed")
+
+
+@pytest.fixture(params=[pytest.param(name, marks=pytest.mark.slow if name in SLOW else ()) for name in BUILDERS])
 def network(request):
     return BUILDERS[request.param]()
 
@@ -75,8 +77,14 @@ CONVOLUTIONAL = {
 }
 
 
-@pytest.mark.parametrize("kind", CONVOLUTIONAL)
-@pytest.mark.parametrize("shape", IMAGE_SHAPES)
+@pytest.mark.parametrize(
+    ("kind", "shape"),
+    [
+        *(("plain", shape) for shape in IMAGE_SHAPES),
+        ("residual", (7, 5, 2)),
+        *(pytest.param("residual", shape, marks=pytest.mark.slow) for shape in IMAGE_SHAPES if shape != (7, 5, 2)),
+    ],
+)
 @pytest.mark.parametrize("size", [1, 7])
 def test_convolutional_shapes(kind, shape, size):
     make_encoder, make_decoder = CONVOLUTIONAL[kind]
@@ -315,56 +323,6 @@ def test_sizes_given_as_lists_and_numpy_integers():
     encoder = convolutional_encoder([8, np.int64(8), 1], filters=[np.int32(4)], hidden=[8])
     assert encoder.output_shape == (None, 8)
     assert keras.models.model_from_json(encoder.to_json()).output_shape == (None, 8)
-
-
-def features_of_rows(x, num_classes, moments):
-    """`RowFeatures` by hand: numbers, counts, what is observed, then an indicator for each code."""
-    numbers, counts, observed, codes = [], [], [], []
-    for column, classes, moment in zip(x.T.astype(np.float64), num_classes, moments, strict=True):
-        is_observed = ~np.isnan(column)
-        if classes:
-            codes.extend((column == code).astype(float) for code in range(classes))
-            continue
-        observed.append(is_observed.astype(float))
-        if moment is None:
-            numbers.append(np.where(is_observed, column, 0))
-        else:
-            counts.append((np.log1p(np.where(is_observed, column, 0)) - moment[0]) / moment[1])
-    return np.stack([*numbers, *counts, *observed, *codes], axis=1)
-
-
-ROWS = {
-    "every kind": ([0, 0, 0, 3, 2], [None, None, (1.0, 2.0), None, None]),
-    "mixed order": ([3, 0, 2, 0, 0], [None, (0.5, 0.7), None, None, (1.0, 3.0)]),
-    "numbers": ([0, 0], [None, None]),
-    "counts": ([0], [(0.3, 1.5)]),
-    "codes": ([4, 2], [None, None]),
-}
-
-
-@pytest.mark.parametrize("case", ROWS)
-def test_features_of_rows_are_those_computed_by_hand(case):
-    num_classes, moments = ROWS[case]
-    rng = np.random.default_rng(0)
-    columns = [
-        rng.integers(0, classes, 30) if classes else rng.normal(size=30) if moment is None else rng.poisson(5, 30)
-        for classes, moment in zip(num_classes, moments, strict=True)
-    ]
-    x = np.stack(columns, axis=1).astype(np.float32)
-    x[rng.random(x.shape) < 0.3] = np.nan
-    layer = RowFeatures(num_classes, moments)
-    expected = features_of_rows(x, num_classes, moments)
-    for features in (layer(x), tf.function(layer, jit_compile=True)(x)):
-        assert features.dtype == "float32"
-        np.testing.assert_allclose(features, expected, rtol=1e-5, atol=1e-6)
-    assert layer.compute_output_shape((None, len(columns))) == (None, expected.shape[1])
-    again = RowFeatures.from_config(layer.get_config())
-    np.testing.assert_array_equal(again(x), layer(x))
-
-
-def test_an_encoder_of_rows_needs_columns():
-    with pytest.raises(ValueError, match=r"`num_classes` must have an entry for each column of x. Received: .*\[\]"):
-        row_encoder([])
 
 
 def test_a_set_transformer_sees_which_elements_are_alike():

@@ -5,7 +5,7 @@ import pathlib
 import re
 
 import tfvae
-from tests.test_private_apis import USES
+from tests.helpers.private_names import USES
 
 # Methods of named tuples, which are public in spite of the underscore.
 OF_PYTHON = {"_asdict", "_fields", "_replace"}

@@ -52,7 +52,7 @@ def gradients(network, **options):
 @pytest.mark.parametrize(
     "kind", ["encoder", *(pytest.param(k, marks=pytest.mark.slow) for k in ("decoder", "two inputs"))]
 )
-@pytest.mark.parametrize("policy", ["float32", "mixed_bfloat16"])
+@pytest.mark.parametrize("policy", ["float32", pytest.param("mixed_bfloat16", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("jit_compile", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_gradients_are_the_same(kind, policy, jit_compile, dtype_policy):
     dtype_policy(policy)

@@ -47,12 +47,18 @@ def layers_of(layer: keras.layers.Layer) -> list[keras.layers.Layer]:
 
 
 def replace_layer(layer: keras.layers.Layer, name: str, new: keras.layers.Layer) -> None:
-    """Sets an attribute that is a layer within a built layer to another one, which takes its place among the weights.
+    """Sets an attribute of a built layer to a layer, which takes the place of the old one, if any, among the weights.
 
     Keras would keep the weights of the old one among those of the outer layer, and refuses new layers once it is built.
     """
-    layer._tracker.replace_tracked_value("layers", getattr(layer, name), new)
-    setattr(layer, name, new)
+    old = getattr(layer, name)
+    if old is not None:
+        layer._tracker.replace_tracked_value("layers", old, new)
+    layer._tracker.unlock()
+    try:
+        setattr(layer, name, new)
+    finally:
+        layer._tracker.lock()
 
 
 def made_by(tensor: keras.KerasTensor) -> tuple[Any, list[keras.KerasTensor]]:

@@ -179,7 +179,7 @@ def _checked_prior(model: Any, kind: Any, arguments: dict[str, Any]) -> Prior:
     if not isinstance(model, VAE | HierarchicalVAE) or isinstance(model, SemiSupervisedVAE):
         raise ValueError(
             "`model` must be a tfvae.VAE, AutoregressiveVAE, ConditionalVAE or HierarchicalVAE, whose prior is a part "
-            f"of its own. Received: {checks.shown(model)}"
+            f"of its own; that of a VQVAE is learned by its `fit_prior`. Received: {checks.shown(model)}"
         )
     if model.event_shape is None:
         raise ValueError("`model` must be trained before its prior is fitted. Received: a model not yet built")

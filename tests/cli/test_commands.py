@@ -256,8 +256,7 @@ def test_parts_are_chosen_by_flags(in_empty, without_evaluation):
         ]
     )
     model = keras.saving.load_model("runs/digits/model.keras")
-    assert float(model.likelihood.scale) == pytest.approx(0.3)
-    assert model.objective.beta == 4
+    assert (float(model.likelihood.scale), model.objective.beta) == (pytest.approx(0.3), 4)
     assert (model.optimizer.use_ema, model.optimizer.ema_momentum) == (True, 0.5)
     assert any(isinstance(layer, keras.layers.Conv2D) for layer in model.encoder.layers)
 

@@ -223,13 +223,20 @@ def of_side(side):
     return np.asarray(keras.ops.image.resize(x[..., np.newaxis], (side, side)))[..., 0] if side != 8 else x
 
 
-@pytest.mark.parametrize("side", [8, 28])
+@pytest.mark.parametrize("side", [8, pytest.param(28, marks=pytest.mark.slow)])
 def test_shipped_features_tell_digits_apart(side):
     # Of 28 x 28 pixels, the digits of scikit-learn are blurred ones, which no training has seen.
-    x, labels, network = of_side(side)[-600:], load_digits().target[-600:], digit_features((side, side))
-    found = features(network, x)
+    x, labels = of_side(side)[-600:], load_digits().target[-600:]
+    found = features(digit_features((side, side)), x)
     classifier = KNeighborsClassifier(3).fit(found[:300], labels[:300])
     assert classifier.score(found[300:], labels[300:]) > (0.95 if side == 8 else 0.85)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("side", [8, 28])
+def test_distances_by_shipped_features_are_0_for_halves_of_the_digits_and_not_for_darker_ones(side):
+    x, network = of_side(side)[-600:], digit_features((side, side))
+    found = features(network, x)
     halves = found[::2], found[1::2]
     same, dark = frechet_distance(*halves), frechet_distance(halves[0], features(network, x[1::2] / 2))
     assert abs(same.extrapolated) < 4 * same.standard_error
@@ -244,6 +251,7 @@ def test_shipped_features_take_any_shape_of_the_pixels():
         np.testing.assert_allclose(
             features(digit_features(shape), x.reshape(5, *shape)), expected, rtol=1e-5, atol=1e-5
         )
+    assert features(digit_features((28, 28)), of_side(28)[:5]).shape == (5, 64)
     network = digit_features((64,))
     assert not network.trainable_variables
     np.testing.assert_allclose(network.predict(x.reshape(5, 64), verbose=0), expected, rtol=1e-4, atol=1e-4)

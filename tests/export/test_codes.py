@@ -44,8 +44,9 @@ def check(model, exported):
             exported.decode(given)
 
 
-def test_a_saved_model_takes_and_gives_codes(tmp_path):
-    model = vqvae(CodePrior(8, 2, 1), num_levels=2)
+@pytest.mark.parametrize("kind", ["uniform", pytest.param("learned", marks=pytest.mark.slow)])
+def test_a_saved_model_takes_and_gives_codes(kind, tmp_path):
+    model = vqvae(CodePrior(8, 2, 1) if kind == "learned" else None, num_levels=2)
     version = export.saved_model(model, tmp_path / "vq")
     exported = export.load(version)
     assert exported.metadata["num_codes"] == K

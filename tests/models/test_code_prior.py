@@ -40,7 +40,9 @@ def vqvae(**arguments):
     return model
 
 
-@pytest.mark.parametrize(("shape", "num_books"), [((D,), 1), ((2, 2), 1), ((2, 2), 2)])
+@pytest.mark.parametrize(
+    ("shape", "num_books"), [((2, 2), 2), *(pytest.param(each, 1, marks=pytest.mark.slow) for each in ((D,), (2, 2)))]
+)
 def test_the_probabilities_of_all_codes_add_up_to_1(shape, num_books):
     log_prob = prior_of(shape, num_books).log_prob(EVERY.reshape(-1, *shape)).numpy().astype(float)
     assert np.exp(log_prob).sum() == pytest.approx(1, rel=1e-5)

@@ -149,6 +149,7 @@ def test_codes_that_are_hardly_used_move_to_random_inputs_of_examples_with_weigh
     assert abs(np.bincount(positions, minlength=P) / len(positions) - 1 / P).max() < 0.1
 
 
+@pytest.mark.slow
 def test_without_an_encoder_the_codebook_becomes_a_solution_of_k_means():
     centers = np.array([[0, 0], [6, 0], [0, 6], [6, 6], [3, 12]], "float32")
     x = (centers[np.arange(1000) % 5] + RNG.normal(size=(1000, 2))).astype("float32")[:, None]

@@ -10,9 +10,9 @@ import tensorflow as tf
 import tensorflow_probability as tfp
 
 import tfvae
-from tests.helpers.replicated import strategy
+from tests.helpers.critics import assert_resumes_exactly
 from tfvae import elbo, export, likelihoods, networks
-from tfvae.callbacks import Checkpoints, KLWarmUp
+from tfvae.callbacks import KLWarmUp
 from tfvae.posteriors import Deterministic
 
 tfd = tfp.distributions
@@ -32,10 +32,6 @@ def small(compiled=None, **arguments):
     model = tfvae.VAEGAN(encoder, arguments.pop("decoder", decoder), arguments.pop("critic"), 2, **arguments)
     model.compile(keras.optimizers.SGD(0.01, momentum=0.9), **(compiled or {}))
     return model
-
-
-def states(model):
-    return [np.asarray(v) for part in (model, model.optimizer, model.critic_optimizer) for v in part.variables]
 
 
 def test_a_step_by_hand():
@@ -97,26 +93,8 @@ def test_it_has_the_numbers_that_mean_something():
 
 @pytest.mark.slow
 def test_a_training_that_was_cut_and_one_of_a_file_end_with_the_same_digits(tmp_path):
-    class Cut(keras.callbacks.Callback):
-        def on_epoch_end(self, epoch, logs=None):
-            if epoch == 1:
-                raise KeyboardInterrupt
-
-    arguments = {"x": X, "batch_size": 6, "epochs": 4, "verbose": 0}
     mode = {"steps_per_execution": 2}
-    whole, cut, resumed = (small(mode, critic_optimizer=keras.optimizers.Adam(0.01)) for _ in range(3))
-    for model in (cut, resumed):
-        model.set_weights(whole.get_weights())
-    with pytest.raises(KeyboardInterrupt):
-        cut.fit(callbacks=[Checkpoints(tmp_path), Cut()], **arguments)
-    cut.save(tmp_path / "model.keras")
-    loaded = keras.saving.load_model(tmp_path / "model.keras")
-    for model in (whole, resumed, loaded):
-        start = {"initial_epoch": 2} if model is loaded else {}
-        model.fit(callbacks=[Checkpoints(tmp_path)] if model is resumed else [], **arguments, **start)
-    for model in (resumed, loaded):
-        for one, other in zip(states(whole), states(model), strict=True):
-            np.testing.assert_array_equal(one, other)
+    assert_resumes_exactly(lambda: small(mode, critic_optimizer=keras.optimizers.Adam(0.01)), X, tmp_path)
 
 
 @pytest.mark.slow
@@ -156,35 +134,19 @@ def test_exports_equal_the_model_and_have_nothing_of_the_critic(tmp_path):
 REPLICAS = """
     import sys
     sys.path.insert(0, sys.argv[1])
-    from tests.models import test_vae_gan
-    test_vae_gan.compare_replicas()
+    import keras
+    from tests.helpers import critics
+    from tests.models.test_vae_gan import X, small
+
+    def make():
+        # Noise has no effect on its output.
+        deaf = keras.layers.Dense(3, kernel_initializer="zeros", trainable=False)
+        decoder = keras.Sequential([keras.Input((2,)), deaf, keras.layers.Dense(4)])
+        optimizer = keras.optimizers.SGD(0.1, momentum=0.9)
+        return small({"steps_per_execution": 3}, decoder=decoder, critic_optimizer=optimizer)
+
+    critics.compare_replicas(make, X)
 """
-
-
-def compare_replicas():
-    """Trains on two replicas and on one device, without an effect of the noise, and prints what differs."""
-    cpu = tf.config.list_physical_devices("CPU")[0]
-    tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 4)
-    results = []
-    for count in (2, 1):
-        keras.utils.set_random_seed(0)
-        with strategy(count).scope():
-            deaf = keras.layers.Dense(3, kernel_initializer="zeros", trainable=False)
-            decoder = keras.Sequential([keras.Input((2,)), deaf, keras.layers.Dense(4)])
-            optimizer = keras.optimizers.SGD(0.1, momentum=0.9)
-            model = small({"steps_per_execution": 3}, decoder=decoder, critic_optimizer=optimizer)
-        # Batches of 5 are split into 3 + 2, and the last one into 1 + 0.
-        history = model.fit(X, batch_size=5, shuffle=False, epochs=2, verbose=0).history
-        metrics = model.evaluate(X, batch_size=5, verbose=0, return_dict=True)
-        momenta = [np.asarray(v) for v in model.critic_optimizer.variables[2:]]
-        results.append((history, metrics, [*model.get_weights()[:-1], *momenta]))
-    (history, metrics, weights), (history_of_one, metrics_of_one, weights_of_one) = results
-    differences = {
-        "weights": max(float(np.abs(a - b).max()) for a, b in zip(weights, weights_of_one, strict=True)),
-        **{name: history[name][-1] - history_of_one[name][-1] for name in history},
-        **{f"val_{name}": float(metrics[name] - metrics_of_one[name]) for name in metrics},
-    }
-    print(json.dumps(differences))
 
 
 @pytest.mark.slow

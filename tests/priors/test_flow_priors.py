@@ -33,7 +33,7 @@ def test_a_flow_starts_as_the_standard_normal(name):
     np.testing.assert_allclose(prior.sample_from(tf.constant(z[0])), z[0], atol=1e-5)
 
 
-@pytest.mark.parametrize("name", MAKERS)
+@pytest.mark.parametrize("name", ["Flow", pytest.param("SplineFlow", marks=pytest.mark.slow)])
 def test_the_density_is_that_of_the_change_of_variables(name):
     prior = flow(name)
     epsilon = tf.constant(np.random.default_rng(1).normal(size=(6, 3)), tf.float32)

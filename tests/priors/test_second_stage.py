@@ -42,6 +42,7 @@ def test_the_density_is_right_on_average_and_its_logarithm_a_lower_bound():
     assert np.all(log_prob.mean(1) < np.log(exact) - 0.001)
 
 
+@pytest.mark.slow
 def test_draws_follow_the_density():
     prior = second_stage()
     grid = np.linspace(-25, 25, 2001)

@@ -232,17 +232,15 @@ def make_networks(
     check_memory(event_shape, latent_dim, hidden, filters if network != "dense" else (), network == "residual")
     output_shape = likelihood.parameter_shape(event_shape)
     if network == "dense":
-        return (
-            networks.dense_encoder(event_shape, hidden, activation),
-            networks.dense_decoder(latent_dim, output_shape, hidden[::-1], activation),
-        )
-    encoder, decoder = {
+        encoder = networks.dense_encoder(event_shape, hidden, activation)
+        return encoder, networks.dense_decoder(latent_dim, output_shape, hidden[::-1], activation)
+    make_encoder, make_decoder = {
         "convolutional": (networks.convolutional_encoder, networks.convolutional_decoder),
         "residual": (networks.residual_encoder, networks.residual_decoder),
     }[network]
     return (
-        encoder(event_shape, filters, hidden, activation),
-        decoder(latent_dim, output_shape, filters[::-1], hidden[::-1], activation),
+        make_encoder(event_shape, filters, hidden, activation),
+        make_decoder(latent_dim, output_shape, filters[::-1], hidden[::-1], activation),
     )
 
 
@@ -256,8 +254,7 @@ def check_memory(
     """Raises ValueError if the networks are so large that the machine could not train them: see `make_networks`."""
     channels = (event_shape[-1], *filters)
     # Every convolution halves height and width, of a residual network those between two resolutions.
-    halvings = len(filters) - is_residual
-    sides = [-(-side // 2**halvings) for side in event_shape[:-1]]
+    sides = [-(-side // 2 ** (len(filters) - is_residual)) for side in event_shape[:-1]]
     widths = (math.prod(sides) * channels[-1], *hidden, latent_dim)
     kernels = sum(16 * a * b for a, b in itertools.pairwise(channels))
     # Two blocks at each resolution, of two convolutions of 3 x 3.

@@ -25,7 +25,7 @@ class CodePrior(keras.layers.Layer):
     network is a Transformer whose steps attend to those before them, with a learned vector for each place. Before it is
     trained it is the uniform distribution.
 
-    `tfvae.VQVAE.fit_prior` trains it; nothing else changes it.
+    `tfvae.VQVAE.fit_prior` trains it, after which `fit` of the model leaves it as it is.
 
     Args:
         width: the number of features of each step, a multiple of `num_heads`.

@@ -1,8 +1,8 @@
 """A variational autoencoder with many groups of latent pictures, which share one state from the top down."""
 
 import math
-from collections.abc import Callable, Sequence
-from typing import Any, ClassVar, NamedTuple, Self, cast
+from collections.abc import Sequence
+from typing import Any, Self, cast
 
 import keras
 import numpy as np
@@ -22,25 +22,6 @@ _MOST_LOG_SCALE = 5.0
 _START = 0.1
 
 
-class _Group(NamedTuple):
-    """One group of latent variables, standardised by its prior: u = (z - loc) / scale, of which p(u) is N(0, I).
-
-    Attributes:
-        loc: that of q(u|x) [N, K], K = H * W * D.
-        scale: that of q(u|x) [N, K].
-        u: the chosen value [N, K].
-    """
-
-    loc: tf.Tensor
-    scale: tf.Tensor
-    u: tf.Tensor
-
-    @property
-    def q(self) -> tfd.Distribution:
-        """The distribution of u given x, with batch shape [N] and event shape [K]."""
-        return tfd.Independent(tfd.Normal(self.loc, self.scale), 1)
-
-
 @keras.saving.register_keras_serializable("tfvae")
 class DeepHierarchicalVAE(autoencoder.Autoencoder):
     """A variational autoencoder with T groups of latent pictures from the top down: z_T, ..., z_1, next to the data.
@@ -54,8 +35,7 @@ class DeepHierarchicalVAE(autoencoder.Autoencoder):
         KL(q(z_t|h_t, x) || p(z_t|h_t)) = sum of (a^2 + b^2 - 1) / 2 - log b
 
     In this class z always stands for the standardised variables u_t = (z_t - loc(h_t)) / scale(h_t), flattened and one
-    group after the other, the top one first: [B, L], with p(u) = N(0, I). They contain the same information, and the
-    bound is the same.
+    group after the other, the top one first: [B, L], with p(u) = N(0, I). The bound is the same.
 
     The metrics are those of `VariationalModel`, and `kl_1` to `kl_T`, the divergence of each group.
 
@@ -75,18 +55,10 @@ class DeepHierarchicalVAE(autoencoder.Autoencoder):
         ValueError: the parts do not fit together.
 
     Reference: Vahdat & Kautz 2020, NVAE, sections 3.1 and 3.2, with a in units of the prior's scale; Child 2021, Very
-    Deep VAEs, section 3; Kingma et al. 2016, Improving Variational Inference with Inverse Autoregressive Flow, for the
-    bidirectional inference.
+    Deep VAEs, section 3; Kingma et al. 2016, Inverse Autoregressive Flow, for the bidirectional inference.
     """
 
-    _PARTS: ClassVar[tuple[str, ...]] = (
-        "encoder",
-        "prior_networks",
-        "posterior_networks",
-        "decoders",
-        "likelihood",
-        "objective",
-    )
+    _PARTS = ("encoder", "prior_networks", "posterior_networks", "decoders", "likelihood", "objective")
 
     def __init__(
         self,
@@ -102,26 +74,20 @@ class DeepHierarchicalVAE(autoencoder.Autoencoder):
         self.max_gradient_norm = None
         if max_gradient_norm is not None:
             self.max_gradient_norm = checks.positive_number("max_gradient_norm", max_gradient_norm)
+        checked_decoders = _checked("decoders", decoders)
         # Set before the base class makes the metrics, of which there is one for each group.
-        self.num_groups = _number_of("decoders", decoders)
+        self.num_groups = len(checked_decoders)
         super().__init__(objective, **keras_kwargs)
         self.encoder = parts.checked_network("encoder", encoder)
-        self.prior_networks = self._checked("prior_networks", prior_networks)
-        self.posterior_networks = self._checked("posterior_networks", posterior_networks)
-        self.decoders = self._checked("decoders", decoders)
+        self.prior_networks = _checked("prior_networks", prior_networks, self.num_groups)
+        self.posterior_networks = _checked("posterior_networks", posterior_networks, self.num_groups)
+        self.decoders = checked_decoders
         self.likelihood = parts.checked_part("likelihood", likelihood, Likelihood, default=Normal)
         parts.refuse_path_gradients(self)
         # The learned state from which the walk starts; None until the model is built.
         self.start: Any = None
         self.latent_shapes: list[tuple[int, ...]] = []
         self._build_where_known(encoder)
-
-    def _checked(self, name: str, networks: Any) -> list[keras.layers.Layer]:
-        if _number_of(name, networks) != self.num_groups:
-            raise ValueError(
-                f"`{name}` must hold {self.num_groups} Keras models, as `decoders` does. Received: {len(networks)}"
-            )
-        return [parts.checked_network(f"{name}[{index}]", each) for index, each in enumerate(networks)]
 
     def _more_metrics(self) -> list[keras.metrics.Metric]:
         names = [f"kl_{number}" for number in range(self.num_groups, 0, -1)]
@@ -144,41 +110,36 @@ class DeepHierarchicalVAE(autoencoder.Autoencoder):
                 f"`encoder` must give a list of {self.num_groups} features, one for each of `decoders`. Received: an "
                 f"encoder that gives {parts.describe(features)}"
             )
-        shape_of_start = self._shape_of_start()
-        h, latent_shapes = keras.KerasTensor((None, *shape_of_start)), []
-        for index, of_group in enumerate(features):
-            p, q = self.prior_networks[index](h), self.posterior_networks[index]([h, of_group])
-            for name, given in (("prior_networks", p), ("posterior_networks", q)):
-                if not isinstance(given, keras.KerasTensor) or given.shape != p.shape or given.shape[-1] % 2:
-                    raise ValueError(
-                        f"`{name}[{index}]` must give loc and log scale side by side, an even number of channels, as "
-                        f"many as the other of p and q. Received: a network that gives {parts.describe(given)}"
-                    )
-            latent_shapes.append((*p.shape[1:-1], p.shape[-1] // 2))
-            z = keras.KerasTensor((None, *latent_shapes[-1]))
-            h, given = self.decoders[index]([h, z]), h
-            for network in (self.prior_networks[index], self.posterior_networks[index], self.decoders[index]):
+        declared = parts.input_shapes(self.decoders[0])
+        if declared is None or len(declared) != 2 or None in declared[0][1:]:
+            raise ValueError(
+                "`decoders[0]` must declare two inputs, h and z, with their shapes, as a functional Keras model does. "
+                f"Received: a network whose inputs have the shapes {declared}"
+            )
+        h, latent_shapes = keras.KerasTensor(declared[0]), []
+        groups = zip(features, self.prior_networks, self.posterior_networks, self.decoders, strict=True)
+        for index, (of_group, prior, posterior, decoder) in enumerate(groups):
+            p, q = prior(h), posterior([h, of_group])
+            shape, shape_of_q = (getattr(each, "shape", None) for each in (p, q))
+            if shape is None or shape != shape_of_q or shape[-1] % 2:
+                raise ValueError(
+                    f"`prior_networks[{index}]` and `posterior_networks[{index}]` must give loc and log scale side by "
+                    "side, the same even number of channels. Received: networks that give "
+                    f"{parts.describe(p)} and {parts.describe(q)}"
+                )
+            latent_shapes.append((*shape[1:-1], shape[-1] // 2))
+            inputs = [h, keras.KerasTensor((None, *latent_shapes[-1]))]
+            h = decoder(inputs)
+            for network in (prior, posterior, decoder):
                 parts.freeze_within(network)
-        last = self.num_groups - 1
-        parameters = parts.likelihood_parameters_of(
-            f"decoders[{last}]", self.decoders[last], [given, z], self.likelihood, event_shape
-        )
+        parameters = parts.likelihood_parameters_of(*self._decoder_of_x, inputs, self.likelihood, event_shape)
         parts.build(self.likelihood, parameters.shape)
         small = keras.initializers.RandomNormal(stddev=_START)
         self.start = self.add_weight(
-            name="start", shape=shape_of_start, initializer=small, dtype="float32", autocast=False
+            name="start", shape=declared[0][1:], initializer=small, dtype="float32", autocast=False
         )
         self.latent_shapes = latent_shapes
         self.event_shape = event_shape
-
-    def _shape_of_start(self) -> tuple[int, ...]:
-        shapes = parts.input_shapes(self.decoders[0])
-        if shapes is None or len(shapes) != 2 or None in shapes[0][1:]:
-            raise ValueError(
-                "`decoders[0]` must declare two inputs, h and z, with their shapes, as a functional Keras model does. "
-                f"Received: a network whose inputs have the shapes {shapes}"
-            )
-        return tuple(shapes[0][1:])  # type: ignore[arg-type]
 
     def call(self, x: tf.Tensor, training: bool = False) -> tf.Tensor:
         """The reconstruction [B, ...]: the mean of p(x|z) with each group of q at its mean given those above.
@@ -187,19 +148,15 @@ class DeepHierarchicalVAE(autoencoder.Autoencoder):
             x: the data [B, ...].
             training: whether layers such as dropout behave as in training.
         """
-        return self.likelihood.mean(self._walk(x, _center, 1, training)[1])
+        return self.likelihood.mean(self._walk(x, None, training=training)[1])
 
     def elbo_terms(self, x: tf.Tensor, sampling: elbo.Sampling) -> elbo.ElboTerms:
         """Estimates the terms of the bound, in nats per example: see `VariationalModel.elbo_terms`.
 
         The KL divergence of a group is in closed form, given the draws of the groups above.
         """
-        seeds = tf.random.experimental.stateless_split(sampling.seed, self.num_groups)
-
-        def draw(index: int, loc: tf.Tensor, scale: tf.Tensor) -> tf.Tensor:
-            return loc + scale * tf.random.stateless_normal(tf.shape(loc), seeds[index])
-
-        return self._terms_at(x, *self._walk(x, draw, sampling.num_samples, sampling.training), sampling)
+        noise = tf.random.stateless_normal([sampling.num_samples * tf.shape(x)[0], self._z_dim], sampling.seed)
+        return self._terms_at(x, *self._walk(x, noise, sampling.num_samples, sampling.training), sampling)
 
     def inference_parts(self) -> list[tuple[keras.layers.Layer, keras.layers.Layer]]:
         """The encoder with the posterior network of each group."""
@@ -247,100 +204,83 @@ class DeepHierarchicalVAE(autoencoder.Autoencoder):
         return self._generated(z.numpy(), batch_size=batch_size, sample=sample, seed=state)
 
     def _walk(
-        self,
-        x: tf.Tensor,
-        pick: Callable[[int, tf.Tensor, tf.Tensor], tf.Tensor],
-        num_samples: int,
-        training: bool = False,
-    ) -> tuple[list[_Group], tf.Tensor]:
-        """The groups from the top down, S * B rows each, and the parameters of p(x|z).
+        self, x: tf.Tensor | None, noise: tf.Tensor | None, num_samples: int = 1, training: bool = False
+    ) -> tuple[list[tf.Tensor], tf.Tensor]:
+        """From the top down: loc and scale of q(u|x), and u, each [S * B, L], and the parameters of p(x|z).
 
-        `pick` chooses the u of a group from its index and the loc and scale of its q.
+        u = loc + scale * noise, or loc without noise. Without x, u is the noise, and there is nothing but parameters.
         """
-        features = self.encoder(self.likelihood.encoder_input(x), training=training)
-        groups: list[_Group] = []
-
-        def posterior(index: int, h: tf.Tensor) -> tf.Tensor:
-            of_group = tf.tile(features[index], [num_samples, 1, 1, 1]) if num_samples > 1 else features[index]
-            loc, scale = self._loc_and_scale(index, self.posterior_networks[index]([h, of_group], training=training))
-            groups.append(_Group(loc, scale, pick(index, loc, scale)))
-            return groups[-1].u
-
-        parameters = self._down(posterior, num_samples * tf.shape(x)[0], training)
-        return groups, parameters
-
-    def _down(self, chosen: Callable[[int, tf.Tensor], tf.Tensor], rows: Any, training: bool = False) -> tf.Tensor:
-        """The parameters of p(x|z), where `chosen` gives the u [N, K] of a group from its index and its state."""
+        features = None if x is None else self.encoder(self.likelihood.encoder_input(x), training=training)
+        rows = tf.shape(noise)[0] if x is None else num_samples * tf.shape(x)[0]
         start = tf.cast(self.start, self.decoders[0].compute_dtype)
         h = tf.tile(start[tf.newaxis], [rows, *[1] * start.shape.rank])
-        for index, decoder in enumerate(self.decoders):
+        of_groups = [0.0] * self.num_groups if noise is None else self._by_group(noise)
+        found = []
+        for index, (u, decoder) in enumerate(zip(of_groups, self.decoders, strict=True)):
+            if features is not None:
+                given = tf.tile(features[index], [num_samples, 1, 1, 1]) if num_samples > 1 else features[index]
+                loc, scale = self._loc_and_scale(index, self.posterior_networks[index]([h, given], training=training))
+                u = loc + scale * u
+                found.append((loc, scale, u))
             loc, scale = self._loc_and_scale(index, self.prior_networks[index](h, training=training))
-            z = loc + scale * chosen(index, h)
-            h = decoder([h, tf.reshape(z, [-1, *self.latent_shapes[index]])], training=training)
-        return tf.cast(h, tf.float32)
+            z = tf.reshape(loc + scale * u, [-1, *self.latent_shapes[index]])
+            h = decoder([h, z], training=training)
+        return [tf.concat(each, axis=-1) for each in zip(*found, strict=True)], tf.cast(h, tf.float32)
 
     def _loc_and_scale(self, index: int, outputs: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         """Loc and scale, each [N, K], from the output of a network of p or q."""
-        size = math.prod(self.latent_shapes[index])
-        loc, raw = (tf.reshape(each, [-1, size]) for each in tf.split(tf.cast(outputs, tf.float32), 2, axis=-1))
+        halves = tf.split(tf.cast(outputs, tf.float32), 2, axis=-1)
+        loc, raw = (tf.reshape(each, [-1, self._sizes[index]]) for each in halves)
         return loc, tf.exp(_MOST_LOG_SCALE * tf.tanh(raw / _MOST_LOG_SCALE))
 
     def _terms_at(
-        self, x: tf.Tensor, groups: list[_Group], parameters: tf.Tensor, sampling: elbo.Sampling
+        self, x: tf.Tensor, of_q: list[tf.Tensor], parameters: tf.Tensor, sampling: elbo.Sampling
     ) -> elbo.ElboTerms:
-        """The terms of the bound at the groups' u, S * B rows each."""
-        shape = [sampling.num_samples, -1]
-        prior = [tfd.Independent(tfd.Normal(tf.zeros_like(each.loc), 1.0), 1) for each in groups]
-        pairs = list(zip(groups, prior, strict=True))
-        log_posterior = tf.add_n([each.q.log_prob(each.u) for each in groups])
-        log_prior = tf.add_n([p.log_prob(each.u) for each, p in pairs])
-        kls = [tf.reduce_mean(tf.reshape(each.q.kl_divergence(p), shape), axis=0) for each, p in pairs]
-        if not sampling.analytic_kl:
-            logs = [each.q.log_prob(each.u) - p.log_prob(each.u) for each, p in pairs]
-            kls = [tf.reduce_mean(tf.reshape(each, shape), axis=0) for each in logs]
-        by_sample = parameters
+        """The terms of the bound from what `_walk` returned."""
+        shape, (loc, scale, u) = [sampling.num_samples, -1], of_q
+        q, p = tfd.Normal(loc, scale), tfd.Normal(tf.zeros_like(loc), 1.0)
+        log_posterior, log_prior = q.log_prob(u), p.log_prob(u)
+        elements = q.kl_divergence(p) if sampling.analytic_kl else log_posterior - log_prior
+        kl, *kls = (
+            tf.reduce_mean(tf.reshape(tf.reduce_sum(each, axis=-1), shape), axis=0)
+            for each in (elements, *self._by_group(elements))
+        )
         # As in `HierarchicalVAE`: in an export, images would have five axes, of which GPUs of devices take four.
         if sampling.training or sampling.num_samples > 1:
-            axes = tf.concat([[sampling.num_samples, tf.shape(x)[0]], tf.shape(parameters)[1:]], 0)
-            by_sample = tf.reshape(parameters, axes)
+            parameters = tf.reshape(parameters, [*shape, *parameters.shape[1:]])
         observed = x if sampling.target is None else sampling.target
         return elbo.ElboTerms(
-            tf.reshape(self.likelihood.log_prob(observed, by_sample, training=sampling.training), shape),
-            tf.reshape(log_prior, shape),
-            tf.reshape(log_posterior, shape),
-            tf.add_n(kls),
-            metrics={f"kl_{self.num_groups - index}": kl for index, kl in enumerate(kls)},
+            tf.reshape(self.likelihood.log_prob(observed, parameters, training=sampling.training), shape),
+            tf.reshape(tf.reduce_sum(log_prior, axis=-1), shape),
+            tf.reshape(tf.reduce_sum(log_posterior, axis=-1), shape),
+            kl,
+            metrics={f"kl_{self.num_groups - index}": of_group for index, of_group in enumerate(kls)},
         )
 
     def _encode(self, x: tf.Tensor, training: bool = False) -> dict[str, tf.Tensor]:
         """`loc` and `scale` of q(u|x) [B, L], given that each group above is at its mean."""
-        groups = self._walk(x, _center, 1, training)[0]
-        return {name: tf.concat([getattr(each, name) for each in groups], axis=-1) for name in ("loc", "scale")}
+        loc, scale, _ = self._walk(x, None, training=training)[0]
+        return {"loc": loc, "scale": scale}
 
     @property
     def _decoder_of_x(self) -> tuple[str, keras.Model]:
         return f"decoders[{self.num_groups - 1}]", self.decoders[-1]
 
     def _parameters_of_x(self, z: tf.Tensor) -> tf.Tensor:
-        groups = self._by_group(z)
-        return self._down(lambda index, _: groups[index], tf.shape(z)[0])
+        return self._walk(None, z)[1]
 
     def _by_group(self, z: tf.Tensor) -> list[tf.Tensor]:
-        return tf.split(z, [math.prod(shape) for shape in self.latent_shapes], axis=-1)
+        return tf.split(z, self._sizes, axis=-1)
 
     def _from_posterior(self, x: tf.Tensor, epsilon: tf.Tensor) -> tf.Tensor:
-        return tf.concat([each.u for each in self._at_noise(x, epsilon)[0]], axis=-1)
+        return self._walk(x, epsilon)[0][-1]
 
     def _from_prior(self, epsilon: tf.Tensor) -> tf.Tensor:
         return epsilon
 
-    def _at_noise(self, x: tf.Tensor, epsilon: tf.Tensor) -> tuple[list[_Group], tf.Tensor]:
-        noise = self._by_group(epsilon)
-        return self._walk(x, lambda index, loc, scale: loc + scale * noise[index], 1)
-
     def _scored(self, x: tf.Tensor, epsilon: tf.Tensor | None = None) -> tuple[dict[str, tf.Tensor], tf.Tensor]:
-        groups, parameters = self._walk(x, _center, 1) if epsilon is None else self._at_noise(x, epsilon)
-        terms = self._terms_at(x, groups, parameters, elbo.Sampling(1, tf.zeros([2], tf.int32)))
+        of_q, parameters = self._walk(x, epsilon)
+        terms = self._terms_at(x, of_q, parameters, elbo.Sampling(1, tf.zeros([2], tf.int32)))
         return self._scores(terms), parameters
 
     def export_weights(self) -> list[Any]:
@@ -354,31 +294,30 @@ class DeepHierarchicalVAE(autoencoder.Autoencoder):
         return copy
 
     @property
-    def _z_dim(self) -> int:
-        return sum(math.prod(shape) for shape in self.latent_shapes)
+    def _sizes(self) -> list[int]:
+        """K of each group."""
+        return [math.prod(shape) for shape in self.latent_shapes]
 
     @property
-    def _epsilon_dim(self) -> int:
-        return self._z_dim
+    def _z_dim(self) -> int:
+        return sum(self._sizes)
+
+    _epsilon_dim = _z_dim
 
     @property
     def _description(self) -> dict[str, Any]:
-        shapes = [list(shape) for shape in self.latent_shapes]
-        return {"latent_shapes": shapes, "likelihood": type(self.likelihood).__name__}
+        return {"latent_shapes": [*map(list, self.latent_shapes)], "likelihood": type(self.likelihood).__name__}
 
     def get_config(self) -> dict[str, Any]:
         """The constructor's arguments."""
         return {**super().get_config(), "max_gradient_norm": self.max_gradient_norm}
 
 
-def _center(index: int, loc: tf.Tensor, scale: tf.Tensor) -> tf.Tensor:
-    return loc
-
-
-def _number_of(name: str, networks: Any) -> int:
-    if not isinstance(networks, tuple | list) or not networks:
+def _checked(name: str, networks: Any, count: int | None = None) -> list[keras.layers.Layer]:
+    """The networks of all groups, of which there are as many as of the decoders."""
+    if not isinstance(networks, tuple | list) or len(networks) != (count or max(1, len(networks))):
         raise ValueError(
-            f"`{name}` must be a list of Keras models, one for each group of latent variables, as "
-            f"tfvae.networks.ladder makes them. Received: {name}={checks.shown(networks)}"
+            f"`{name}` must be a list of {count or ''}{' ' * bool(count)}Keras models, one for each group of latent "
+            f"variables, as tfvae.networks.ladder makes them. Received: {name}={checks.shown(networks)}"
         )
-    return len(networks)
+    return [parts.checked_network(f"{name}[{index}]", each) for index, each in enumerate(networks)]

@@ -20,14 +20,33 @@ from tfvae.training.trainer import Trainer
 _DRAWN_ROWS = 64
 
 
+class MaximumLikelihood(Trainer):
+    """A model whose output for x is log p(x) [B], in nats. `fit` maximises its mean, which is the metric `log_prob`.
+
+    Args:
+        keras_kwargs: the arguments of `keras.Model`.
+    """
+
+    def __init__(self, **keras_kwargs: Any) -> None:
+        # Without autocast, because log-densities need x in float32.
+        super().__init__(autocast=False, **keras_kwargs)
+        self._trackers = [keras.metrics.Mean(name="log_prob")]
+
+    def batch_losses(self, batch: Batch, training: bool) -> tuple[list[tf.Tensor], dict[str, tf.Tensor]]:
+        """Computes the loss of a batch: see `Trainer.batch_losses`."""
+        log_prob = self(batch.x, training=training)
+        loss = -log_prob if batch.sample_weight is None else -log_prob * batch.sample_weight
+        return [tf.reduce_sum(loss) / batch.global_size], {"loss": loss, "log_prob": log_prob}
+
+
 @keras.saving.register_keras_serializable("tfvae")
-class Density(Exportable, Trainer):
+class Density(Exportable, MaximumLikelihood):
     """A density p(x) of vectors x [B, D], which is a `tfvae.priors.Prior` of D dimensions.
 
     `fit` maximises the mean of log p(x). The metrics are `loss`, which is its negative, and `log_prob`, in nats per
     example. With `SplineFlow`, `Flow`, `NormalMixture` or `Normal` log p(x) is exact; with `SecondStage` it is a random
-    lower bound on average, and there is no export. Standardise data whose columns
-    are on different scales: flows start at N(0, I).
+    lower bound on average, and there is no export. Standardise data whose columns are on different scales: flows start
+    at N(0, I).
 
     `model(x)` and `predict` return log p(x) [B]. The model is built by the constructor if the prior has a `latent_dim`,
     and otherwise when it first sees data. It is saved, trained on several devices and resumed as any model of tfvae,
@@ -47,15 +66,13 @@ class Density(Exportable, Trainer):
     export_tags = ("density-estimation",)
 
     def __init__(self, prior: Prior, **keras_kwargs: Any) -> None:
-        # Without autocast, because log-densities need x in float32.
-        super().__init__(autocast=False, **keras_kwargs)
+        super().__init__(**keras_kwargs)
         self.prior = parts.checked_part("prior", prior, Prior)
         if self.prior.support != "real":
             raise ValueError(
                 "`prior` must be a density of all real vectors, and not made of the parts of a model. Received: "
                 f"{checks.shown(prior)}"
             )
-        self._trackers = [keras.metrics.Mean(name="log_prob")]
         # Set through __dict__, because Keras would otherwise try to save this graph with the model.
         self.__dict__["_graph"] = graphs.graph(self.call, reduce_retracing=True)
         if self.prior.latent_dim is not None:
@@ -84,12 +101,6 @@ class Density(Exportable, Trainer):
             training: has no effect.
         """
         return self.prior.distribution().log_prob(x)
-
-    def batch_losses(self, batch: Batch, training: bool) -> tuple[list[tf.Tensor], dict[str, tf.Tensor]]:
-        """Computes the loss of a batch: see `Trainer.batch_losses`."""
-        log_prob = self(batch.x, training=training)
-        loss = -log_prob if batch.sample_weight is None else -log_prob * batch.sample_weight
-        return [tf.reduce_sum(loss) / batch.global_size], {"loss": loss, "log_prob": log_prob}
 
     def operations_per_example(self, layers: LayerTraits) -> float:
         """Estimates the number of floating-point operations per example in a training step.

@@ -120,10 +120,9 @@ class AutoencoderExport(Exportable, keras.Model):
         if self.likelihood.samples_from_noise:
             signatures |= self._signatures_of_draws(spec_of_x, epsilon, given)
         if self.decision is not None:
-            detection = self._signature_of_detection(self.decision, (spec_of_x, *given), row if given else row["x"])
-            signatures |= detection
+            signatures |= self._signature_of_detection(self.decision, (spec_of_x, *given), row if given else row["x"])
             if self._detects_steps:
-                signatures |= self._signature_of_steps(self.decision, detection["detect"])
+                signatures |= self._signature_of_steps(self.decision, signatures["detect"])
         signatures |= {
             name: Signature(function, (spec_of_x,), meaning=meaning)
             for name, (function, meaning) in self._functions_of_x.items()

@@ -150,9 +150,8 @@ class VAE(TableExport, autoencoder.Autoencoder):
                 "and give each kind its likelihood with tfvae.likelihoods.Columns. Received: an encoder whose inputs "
                 f"have the shapes {[list(shape) for shape in given]}"
             )
-        features = parts.features_of(
-            "encoder", self.encoder, _joined(keras.KerasTensor((None, *event_shape)), *conditions)
-        )
+        x = _joined(keras.KerasTensor((None, *event_shape)), *conditions)
+        features = parts.features_of("encoder", self.encoder, x)
         declared = parts.input_shapes(self.decoder)
         expected = [(self.latent_dim,), *self._condition_shapes.values()]
         if declared is not None and [tuple(shape[1:]) for shape in declared] != expected:
@@ -316,8 +315,8 @@ class VAE(TableExport, autoencoder.Autoencoder):
         """How many of the columns of epsilon, the last ones, are noise of the prior's own."""
         return self.prior.noise_dim if isinstance(self.prior, Prior) else 0
 
-    def _noise_of_z(self, epsilon: tf.Tensor) -> tf.Tensor:
-        return epsilon[:, : self.latent_dim] if self._prior_noise_dim else epsilon
+    def _noise_of_z(self, epsilon: tf.Tensor | None) -> tf.Tensor | None:
+        return epsilon if epsilon is None or not self._prior_noise_dim else epsilon[:, : self.latent_dim]
 
     @property
     def _description(self) -> dict[str, Any]:
@@ -356,8 +355,7 @@ class VAE(TableExport, autoencoder.Autoencoder):
         x = self._completed(x)
         event, conditions = self._split(x)
         encoded = self._encode(x)
-        noise = None if epsilon is None else self._noise_of_z(epsilon)
-        z, log_posterior = self.posterior.sample_and_log_prob_from(encoded, noise)
+        z, log_posterior = self.posterior.sample_and_log_prob_from(encoded, self._noise_of_z(epsilon))
         prior = self._prior_given(*conditions)
         if self._prior_noise_dim:
             shape = [tf.shape(z)[0], self._prior_noise_dim]

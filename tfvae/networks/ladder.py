@@ -10,10 +10,9 @@ from tfvae import checks
 from tfvae.networks import building
 
 _KERNEL_SIZE = 3
-# How a filter of the heads starts, relative to the usual start: q(z|x) is then close to p(z), and p(z) to N(0, I).
-_SMALL = 1e-2
-# The same for the filters that read z.
-_OF_LATENTS = 0.1
+# How filters of the heads start, relative to the usual start, and those that read z: q(z|x) is then close to p(z), and
+# p(z) to N(0, I).
+_SMALL, _OF_LATENTS = 1e-2, 0.1
 
 
 class Ladder(NamedTuple):
@@ -95,112 +94,83 @@ def ladder(
             f"`groups` must have one number for each of the {len(filters)} entries of `filters`, two groups in all at "
             f"least. Received: groups={checks.shown(groups)}"
         )
-    halvings = 2 ** (len(filters) - 1)
-    if min(height, width) < 2 * halvings:
+    if min(height, width) < 2 ** len(filters):
         raise ValueError(
             f"`filters` must have so few entries that a picture of {height} x {width} can be halved for each. "
             f"Received: filters={checks.shown(filters)}"
         )
-    made = _Builder(activation)
+    made = _Builder(activation, latent_channels)
     encoder = made.encoder(input_shape, filters, groups)
     shapes = [tuple(features.shape[1:]) for features in encoder.outputs]
+    followings = [*shapes[1:], (*parameter_shape[:2], max(1, filters[0] // 2))]
     priors, posteriors, decoders = [], [], []
-    for index, shape in enumerate(shapes):
-        following = shapes[index + 1] if index + 1 < len(shapes) else None
-        priors.append(made.prior(index, shape, latent_channels))
-        posteriors.append(made.posterior(index, shape, latent_channels))
-        if following is None:
-            decoders.append(made.last_decoder(index, shape, latent_channels, parameter_shape, filters[0]))
-        else:
-            decoders.append(made.decoder(index, shape, latent_channels, following))
+    for index, (shape, following) in enumerate(zip(shapes, followings, strict=True)):
+        priors.append(made.prior(index, shape))
+        posteriors.append(made.posterior(index, shape))
+        outputs = parameter_shape if index == len(shapes) - 1 else None
+        decoders.append(made.decoder(index, shape, following, outputs))
     return Ladder(encoder, priors, posteriors, decoders)
 
 
 class _Builder:
-    """Makes the networks with one activation.
+    """Makes the networks with one activation, and the latent channels D of each group."""
 
-    Args:
-        activation: that of every network.
-    """
-
-    def __init__(self, activation: str | Callable) -> None:
-        self.activation = activation
+    def __init__(self, activation: str | Callable, latent_channels: int) -> None:
+        self.activation, self.latent_channels = activation, latent_channels
 
     def encoder(self, input_shape: tuple[int, ...], filters: tuple[int, ...], groups: tuple[int, ...]) -> keras.Model:
         """From x to the features of each group, the top one first."""
         x = keras.Input(input_shape, name="x")
         h, features = x, []
         for level, (channels, count) in enumerate(zip(filters, groups, strict=True)):
-            if level:
-                h = self._active(h)
+            h = self._active(h) if level else h
             h = keras.layers.Conv2D(channels, _KERNEL_SIZE, strides=2, padding="same")(h)
             for _ in range(count):
                 h = self._residual(h)
                 features.append(h)
         return keras.Model(x, features[::-1], name="encoder")
 
-    def prior(self, index: int, shape: tuple[int, ...], latent_channels: int) -> keras.Model:
+    def prior(self, index: int, shape: tuple[int, ...]) -> keras.Model:
         """From the state of a group to the parameters of p(z)."""
         h = keras.Input(shape, name="h")
-        return keras.Model(h, self._head(self._active(h), latent_channels), name=f"prior_{index}")
+        return keras.Model(h, self._convolved(h, 2 * self.latent_channels, _SMALL), name=f"prior_{index}")
 
-    def posterior(self, index: int, shape: tuple[int, ...], latent_channels: int) -> keras.Model:
+    def posterior(self, index: int, shape: tuple[int, ...]) -> keras.Model:
         """From the state of a group and its features to the parameters of q(z|x)."""
         h, features = keras.Input(shape, name="h"), keras.Input(shape, name="features")
-        both = self._active(keras.layers.Concatenate()([h, features]))
-        both = self._active(keras.layers.Conv2D(shape[-1], _KERNEL_SIZE, padding="same")(both))
-        return keras.Model([h, features], self._head(both, latent_channels), name=f"posterior_{index}")
+        both = self._convolved(keras.layers.Concatenate()([h, features]), shape[-1])
+        outputs = self._convolved(both, 2 * self.latent_channels, _SMALL)
+        return keras.Model([h, features], outputs, name=f"posterior_{index}")
 
     def decoder(
-        self, index: int, shape: tuple[int, ...], latent_channels: int, following: tuple[int, ...]
+        self, index: int, shape: tuple[int, ...], following: tuple[int, ...], parameter_shape: tuple[int, ...] | None
     ) -> keras.Model:
-        """From the state and z of a group to the state of the next."""
-        h, z, state = self._merged(shape, latent_channels)
-        if following != shape:
-            state = self._doubled(state, following)
-        return keras.Model([h, z], state, name=f"decoder_{index}")
-
-    def last_decoder(
-        self, index: int, shape: tuple[int, ...], latent_channels: int, parameter_shape: tuple[int, ...], channels: int
-    ) -> keras.Model:
-        """From the state and z of the last group to the parameters of the likelihood."""
-        h, z, state = self._merged(shape, latent_channels)
-        fine = self._residual(self._doubled(state, (*parameter_shape[:2], max(1, channels // 2))))
-        elements = math.prod(parameter_shape[2:])
-        outputs = keras.layers.Conv2D(elements, _KERNEL_SIZE, padding="same")(self._active(fine))
-        if len(parameter_shape) != 3:
-            outputs = keras.layers.Reshape(parameter_shape)(outputs)
-        return keras.Model([h, z], outputs, name=f"decoder_{index}")
-
-    def _merged(self, shape: tuple[int, ...], latent_channels: int) -> tuple[Any, Any, Any]:
-        h, z = keras.Input(shape, name="h"), keras.Input((*shape[:2], latent_channels), name="z")
+        """From the state and z of a group to the state of the next, or for the last group to likelihood parameters."""
+        h, z = keras.Input(shape, name="h"), keras.Input((*shape[:2], self.latent_channels), name="z")
         # Small too: where noise does harm at first, decoders learn to ignore a group before q has learned to use it.
-        added = keras.layers.Conv2D(shape[-1], 1, kernel_initializer=_initializer(_OF_LATENTS))(z)
-        return h, z, self._residual(LearnedMap()(keras.layers.Add()([h, added])))
+        added = keras.layers.Conv2D(shape[-1], 1, kernel_initializer=keras.initializers.VarianceScaling(_OF_LATENTS))(z)
+        state = self._residual(LearnedMap()(keras.layers.Add()([h, added])))
+        state = state if following == shape else self._doubled(state, following)
+        if parameter_shape is not None:
+            state = self._convolved(self._residual(state), math.prod(parameter_shape[2:]))
+            state = state if len(parameter_shape) == 3 else keras.layers.Reshape(parameter_shape)(state)
+        return keras.Model([h, z], state, name=f"decoder_{index}")
 
     def _doubled(self, h: Any, following: tuple[int, ...]) -> Any:
         """The state at twice the height and width, cropped where those are odd."""
-        height, width = h.shape[1:3]
+        extra = [(0, 2 * size - wanted) for size, wanted in zip(h.shape[1:3], following[:2], strict=True)]
         h = keras.layers.Conv2DTranspose(following[-1], 4, strides=2, padding="same")(self._active(h))
-        extra = [(0, 2 * size - wanted) for size, wanted in zip((height, width), following[:2], strict=True)]
         return keras.layers.Cropping2D(extra)(h) if extra != [(0, 0), (0, 0)] else h
 
     def _residual(self, h: Any) -> Any:
-        change = h
-        for scale in (1.0, _SMALL):
-            change = keras.layers.Conv2D(
-                h.shape[-1], _KERNEL_SIZE, padding="same", kernel_initializer=_initializer(scale)
-            )(self._active(change))
-        return keras.layers.Add()([h, change])
+        channels = h.shape[-1]
+        return keras.layers.Add()([h, self._convolved(self._convolved(h, channels, 1.0), channels, _SMALL)])
 
-    def _head(self, h: Any, latent_channels: int) -> Any:
-        return keras.layers.Conv2D(
-            2 * latent_channels, _KERNEL_SIZE, padding="same", kernel_initializer=_initializer(_SMALL)
-        )(h)
+    def _convolved(self, h: Any, channels: int, scale: float | None = None) -> Any:
+        """A convolution of the activated h; `scale` is that of its filters at the start, None that of Keras."""
+        initializer = "glorot_uniform" if scale is None else keras.initializers.VarianceScaling(scale)
+        layer = keras.layers.Conv2D(channels, _KERNEL_SIZE, padding="same", kernel_initializer=initializer)
+        return layer(self._active(h))
 
     def _active(self, h: Any) -> Any:
         return keras.layers.Activation(self.activation)(h)
-
-
-def _initializer(scale: float) -> keras.initializers.Initializer:
-    return keras.initializers.VarianceScaling(scale, mode="fan_in", distribution="truncated_normal")
