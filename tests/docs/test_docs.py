@@ -20,7 +20,7 @@ RESULTS = [DOCS / "results.md", DOCS / "performance.md"]
 # their parts, of the data, of the evaluation and of the strategies call the same functions.
 RUN_SLOWLY = ("amortized", "anomalies", "data", "device", "distributed", "evaluation", "inference", "models", "parts")
 RUN_SLOWLY += ("coming_from", "complaints", "performance", "recipes", "report", "results", "samples")
-RUN_SLOWLY += ("sequences", "sharing")
+RUN_SLOWLY += ("security", "sequences", "sharing")
 # Pages whose code needs packages that the extra `test` does not bring.
 EXTRA = [DOCS / "tuning.md"]
 SLOW = EXTRA + [DOCS / f"{name}.md" for name in RUN_SLOWLY]

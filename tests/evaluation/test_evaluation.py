@@ -96,9 +96,8 @@ def test_of_the_exact_posterior_every_weight_is_log_p_of_x():
 
 
 def test_what_is_no_vae_and_what_gives_no_error_are_refused(known_model):
-    with pytest.raises(
-        ValueError, match=r"^`model` must be a tfvae.VAE or a tfvae.HierarchicalVAE\. Received: Known\("
-    ):
+    kinds = "a tfvae.VAE or a tfvae.HierarchicalVAE or a tfvae.DeepHierarchicalVAE"
+    with pytest.raises(ValueError, match=rf"^`model` must be {kinds}\. Received: Known\("):
         importance_sampling(known_model(), np.zeros((2, 2)))
     with pytest.raises(ValueError, match=r"^`num_samples` must be at least 2.*Received: num_samples=1$"):
         importance_sampling(correlated_vae(), np.zeros((2, 5)), 1)

@@ -49,14 +49,14 @@ def test_measures_are_of_sequences_and_of_steps_without_padding():
     np.testing.assert_array_equal(sequence_sections.lengths(np.full([2, 3, 1], NAN)), [0, 0])
     values = np.arange(8.0)
     measured = Measures(values, values + 1, values / 2, 5, "sequential Monte Carlo")
-    body = sequence_sections.held_out(subject_of(types.SimpleNamespace(), x, measured=measured)).body
+    body = sequence_sections.held_out(subject_of(types.SimpleNamespace(undefined={}), x, measured=measured)).body
     assert "log-likelihood (sequential Monte Carlo, K = 5)" in body
     mean, error = ratio(values, sequence_sections.lengths(x))
     for cell in (f"{values.mean():.3f}", f"{standard_error(values):.3f}", f"{mean:.4f}", f"{error:.4f}"):
         assert f"<td>{cell}</td>" in body
     assert "z says almost nothing" not in body
     collapsed = measured._replace(kl=np.full(8, 0.01))
-    body = sequence_sections.held_out(subject_of(types.SimpleNamespace(), x, measured=collapsed)).body
+    body = sequence_sections.held_out(subject_of(types.SimpleNamespace(undefined={}), x, measured=collapsed)).body
     assert f"is 0.01 nats: z says almost nothing about x. {COLLAPSE_ADVICE}" in html.unescape(body)
     assert f"93 steps in 8 sequences of 9 to 12; {3 / 279:.1%} of the values before the ends are missing" in body
 

@@ -150,13 +150,11 @@ CASES = [
 ]
 
 
-# One case of each kind: before a checkpoint, in an epoch, in and after a validation; each saver by steps and by epochs.
+# Before a checkpoint, in an epoch, in and after a validation; each saver.
 SOME = [
-    ("Checkpoints", 3, 3, "first step"),
     ("Checkpoints", 3, 3, "validation"),
     ("Checkpoints", "epoch", 3, "second epoch"),
     ("BackupAndRestore", 2, 1, "second epoch"),
-    ("BackupAndRestore", "epoch", 3, "last validation"),
 ]
 
 
