@@ -1,7 +1,7 @@
 """The memory and time of a training step of a deep hierarchy for colour pictures of 32 x 32, the shape of CIFAR-10.
 
     python benchmarks/deep_step.py [--filters 64 128] [--groups 8 4] [--latent-channels 16] [--batch-size 32]
-        [--policy float32] [--json PATH]
+        [--policy float32] [--recompute] [--json PATH]
 
 The pictures are noise: nothing is learned, and only what a step costs is measured. The operations are those of the
 products of all layers, once forward and twice back, by which the time of a full training can be computed for any
@@ -40,6 +40,7 @@ def main() -> None:
     parser.add_argument("--latent-channels", type=int, default=16)
     parser.add_argument("--components", type=int, default=5, help="logistic distributions for each element of a pixel")
     parser.add_argument("--batch-size", type=int, default=32)
+    parser.add_argument("--recompute", action="store_true", help="compute the residual cells again on the way back")
     parser.add_argument("--policy", default="float32", help="a dtype policy of Keras, such as mixed_bfloat16")
     parser.add_argument("--json", type=Path, help="a file to which the row is appended")
     arguments = parser.parse_args()
@@ -53,6 +54,7 @@ def main() -> None:
         tuple(arguments.filters),
         tuple(arguments.groups),
         arguments.latent_channels,
+        recompute=arguments.recompute,
     )
     model = tfvae.DeepHierarchicalVAE(*ladder, likelihood=likelihood, max_gradient_norm=1e6)
     model.compile(keras.optimizers.Adam(1e-3))

@@ -97,6 +97,20 @@ def test_a_new_model_has_a_posterior_close_to_its_prior():
     assert (kl < 1).all()
 
 
+def test_recomputed_cells_give_the_same_bound_and_the_same_step():
+    weights, bounds = [], []
+    for recompute in (False, True):
+        keras.utils.set_random_seed(0)
+        made = networks.ladder(SHAPE, None, (2,), (2,), 1, recompute=recompute)
+        new = tfvae.DeepHierarchicalVAE(*made, likelihood=Bernoulli())
+        new.compile(keras.optimizers.SGD(0.1))
+        bounds.append(new.train_on_batch(X, return_dict=True)["elbo"])
+        weights.append([weight.numpy() for weight in new.trainable_weights])
+    np.testing.assert_allclose(*bounds, rtol=1e-5)
+    for one, other in zip(*weights, strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-6)
+
+
 def test_the_temperature_scales_the_noise(model):
     np.testing.assert_allclose(model.generate(3, temperature=0.0), model.decode(np.zeros((3, 2))), rtol=1e-5)
     hot, cold = (model.generate(400, seed=1, temperature=temperature).std(axis=0).mean() for temperature in (1.0, 0.5))

@@ -6,8 +6,8 @@ model with the same shapes can take their place.
 
 from tfvae.networks.convolutional import convolutional_decoder, convolutional_encoder
 from tfvae.networks.dense import dense_decoder, dense_encoder, row_encoder
-from tfvae.networks.ladder import Ladder, LearnedMap, ladder
-from tfvae.networks.layers import MissingMask, RowFeatures, SetAttention, SetMean
+from tfvae.networks.ladder import Ladder, ladder
+from tfvae.networks.layers import LearnedMap, MissingMask, RowFeatures, SetAttention, SetMean
 from tfvae.networks.recomputed import Recomputed
 from tfvae.networks.recurrent import recurrent_decoder, recurrent_encoder
 from tfvae.networks.residual import residual_decoder, residual_encoder

@@ -8,6 +8,8 @@ import keras
 
 from tfvae import checks
 from tfvae.networks import building
+from tfvae.networks.layers import LearnedMap
+from tfvae.networks.recomputed import Recomputed
 
 _KERNEL_SIZE = 3
 # How filters of the heads start, relative to the usual start, and those that read z: q(z|x) is then close to p(z), and
@@ -36,23 +38,6 @@ class Ladder(NamedTuple):
     decoders: list[keras.Model]
 
 
-@keras.saving.register_keras_serializable("tfvae.networks")
-class LearnedMap(keras.layers.Layer):
-    """Adds a learned picture to each picture [B, H, W, C], which tells a convolution where in the picture it is.
-
-    Args:
-        kwargs: the arguments of `keras.layers.Layer`.
-    """
-
-    def build(self, input_shape: tuple[int | None, ...]) -> None:
-        """Creates the picture, which starts at 0."""
-        self.picture = self.add_weight(name="picture", shape=input_shape[1:], initializer="zeros")
-
-    def call(self, pictures: Any) -> Any:
-        """Returns the sum [B, H, W, C]."""
-        return pictures + self.picture
-
-
 def ladder(
     input_shape: Sequence[int],
     parameter_shape: Sequence[int] | None = None,
@@ -60,6 +45,7 @@ def ladder(
     groups: Sequence[int] = (2, 2),
     latent_channels: int = 8,
     activation: str | Callable = "silu",
+    recompute: bool = False,
 ) -> Ladder:
     """Makes the networks of a deep hierarchy of latent pictures, for a `tfvae.DeepHierarchicalVAE`.
 
@@ -75,6 +61,7 @@ def ladder(
         groups: the number of groups of latent variables at each resolution, the finest first; at least two in all.
         latent_channels: D, the channels of each group.
         activation: the activation before each convolution but the first, by Keras name or as a function.
+        recompute: whether each residual cell is `Recomputed`, which saves memory in training and makes it slower.
 
     Returns:
         The networks: `tfvae.DeepHierarchicalVAE(*tfvae.networks.ladder((28, 28, 1)))`.
@@ -99,7 +86,7 @@ def ladder(
             f"`filters` must have so few entries that a picture of {height} x {width} can be halved for each. "
             f"Received: filters={checks.shown(filters)}"
         )
-    made = _Builder(activation, latent_channels)
+    made = _Builder(activation, latent_channels, checks.boolean("recompute", recompute))
     encoder = made.encoder(input_shape, filters, groups)
     shapes = [tuple(features.shape[1:]) for features in encoder.outputs]
     followings = [*shapes[1:], (*parameter_shape[:2], max(1, filters[0] // 2))]
@@ -113,10 +100,10 @@ def ladder(
 
 
 class _Builder:
-    """Makes the networks with one activation, and the latent channels D of each group."""
+    """Makes the networks, all with the same options."""
 
-    def __init__(self, activation: str | Callable, latent_channels: int) -> None:
-        self.activation, self.latent_channels = activation, latent_channels
+    def __init__(self, activation: str | Callable, latent_channels: int, recompute: bool) -> None:
+        self.activation, self.latent_channels, self.recompute = activation, latent_channels, recompute
 
     def encoder(self, input_shape: tuple[int, ...], filters: tuple[int, ...], groups: tuple[int, ...]) -> keras.Model:
         """From x to the features of each group, the top one first."""
@@ -163,8 +150,14 @@ class _Builder:
         return keras.layers.Cropping2D(extra)(h) if extra != [(0, 0), (0, 0)] else h
 
     def _residual(self, h: Any) -> Any:
-        channels = h.shape[-1]
-        return keras.layers.Add()([h, self._convolved(self._convolved(h, channels, 1.0), channels, _SMALL)])
+        def cell(h: Any) -> Any:
+            channels = h.shape[-1]
+            return keras.layers.Add()([h, self._convolved(self._convolved(h, channels, 1.0), channels, _SMALL)])
+
+        if not self.recompute:
+            return cell(h)
+        inputs = keras.Input(h.shape[1:])
+        return Recomputed(keras.Model(inputs, cell(inputs)))(h)
 
     def _convolved(self, h: Any, channels: int, scale: float | None = None) -> Any:
         """A convolution of the activated h; `scale` is that of its filters at the start, None that of Keras."""

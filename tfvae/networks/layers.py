@@ -1,4 +1,4 @@
-"""The layers of the ready-made networks, for missing values, rows and sets."""
+"""The layers of the ready-made networks, for missing values, rows, pictures and sets."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -103,6 +103,23 @@ class RowFeatures(keras.layers.Layer):
     def get_config(self) -> dict[str, Any]:
         """The constructor's arguments."""
         return {**super().get_config(), "num_classes": self.num_classes, "log_moments": self.log_moments}
+
+
+@keras.saving.register_keras_serializable("tfvae.networks")
+class LearnedMap(keras.layers.Layer):
+    """Adds a learned picture to each picture [B, H, W, C], which tells a convolution where in the picture it is.
+
+    Args:
+        kwargs: the arguments of `keras.layers.Layer`.
+    """
+
+    def build(self, input_shape: tuple[int | None, ...]) -> None:
+        """Creates the picture, which starts at 0."""
+        self.picture = self.add_weight(name="picture", shape=input_shape[1:], initializer="zeros")
+
+    def call(self, pictures: Any) -> Any:
+        """Returns the sum [B, H, W, C]."""
+        return pictures + self.picture
 
 
 @keras.saving.register_keras_serializable("tfvae.networks")
