@@ -174,7 +174,7 @@ class VariationalModel(Trainer):
         path = Path() if objective.path_gradient else None
         terms = self.elbo_terms(
             batch.x, Sampling(objective.num_samples, batch.seed, objective.analytic_kl, path, training, batch.target)
-        )
+        ).weighted(batch.sample_weight)
         objectives = [objective, objective.for_posterior] if training and objective.for_posterior else [objective]
         tempered = objective.tempered(terms, self.kl_weight) if training and self._weighs_kl else terms
         if path is not None:
@@ -183,7 +183,7 @@ class VariationalModel(Trainer):
         losses = [-each(tempered) - terms.auxiliary for each in objectives]
         more: dict[str, tf.Tensor] = {}
         if isinstance(objective, CriticObjective):
-            loss, more = objective.of_critic(terms, batch.sample_weight, training)
+            loss, more = objective.of_critic(terms, training)
             losses.append(loss)
         return self._reduced(batch, losses, terms, more)
 
