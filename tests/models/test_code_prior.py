@@ -207,6 +207,18 @@ def test_a_prior_that_does_not_fit_is_refused(arguments, message):
         vqvae(prior=CodePrior(**arguments))
 
 
+def test_a_prior_of_other_codes_or_of_another_model_is_refused():
+    prior = CodePrior(8, 2, 1, num_codes=3, num_books=1)
+    prior.build((None, 7))
+    for use in (lambda: vqvae(prior=prior), lambda: vqvae().fit_prior(X, prior, verbose=0)):
+        with pytest.raises(ValueError, match=r"`prior` must have the model's code_shape, .*Received: .*=\(7,\)"):
+            use()
+    model = vqvae(prior=CodePrior(8, 2, 1))
+    for use in (lambda: vqvae(prior=model.prior), lambda: vqvae().fit_prior(X, model.prior, verbose=0)):
+        with pytest.raises(ValueError, match=r"^`prior` must be one that no other model has.*Received: .*VQVAE$"):
+            use()
+
+
 def test_wrong_arguments_of_codes_are_refused():
     with pytest.raises(ValueError, match=r"`temperature` must be 1 for the uniform prior.*Received: temperature=0\.5"):
         vqvae().generate(2, temperature=0.5)

@@ -183,7 +183,14 @@ def test_an_optimizer_is_that_of_one_critic(tiny_vae):
     with pytest.raises(ValueError, match=r"^`optimizer` must be another one than that of .*critic.*Received: "):
         vae.compile(optimizer)
     with pytest.raises(ValueError, match=r"^`optimizer` must be an optimizer that nothing else has.*Received: "):
-        tiny_vae(objective=vae.objective)
+        tiny_vae(objective=FactorVAE(small_critic(), optimizer=optimizer))
+
+
+def test_a_critic_is_that_of_one_model(tiny_vae):
+    vae = tiny_vae(objective=FactorVAE(small_critic()))
+    for objective in (vae.objective, Adversarial(vae.critic)):
+        with pytest.raises(ValueError, match=r"^`objective` must be one that no other .* its critic and.*Received: "):
+            tiny_vae(objective=objective)
 
 
 def test_a_model_without_draws_for_each_example_refuses_a_critic():

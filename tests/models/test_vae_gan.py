@@ -190,5 +190,7 @@ def test_the_optimizer_of_the_critic_is_its_own():
     model = small()
     with pytest.raises(ValueError, match=r"^`optimizer` must be another one than that of the critic.*Received: "):
         model.compile(model.critic_optimizer)
+    with pytest.raises(ValueError, match=r"^`critic` must be one that no other model has.*Received: .*another VAEGAN"):
+        small(critic=model.critic)
     with pytest.raises(TypeError, match="A VAEGAN is of arrays"):
         tfvae.VAEGAN.of_table(None)

@@ -80,6 +80,7 @@ class OfCodes(AutoencoderExport):
             chosen.trainable = stays_trainable
         if chosen is not self.prior:
             private_apis.replace_layer(self, "prior", chosen)
+            parts.claim(chosen, self)
         # Those that were traced have the prior of before.
         self._functions.clear()
         self.train_function = self.test_function = None
@@ -145,7 +146,8 @@ class OfCodes(AutoencoderExport):
         return self._generated(codes, batch_size=batch_size, sample=sample, seed=state)
 
     def _connect(self, prior: CodePrior) -> None:
-        prior.connect(self.num_codes, self._quantizer.num_books)
+        parts.refuse_shared("prior", prior, self)
+        prior.connect(self.num_codes, self._quantizer.num_books, self.code_shape)
         parts.build(prior, (None, *self.code_shape))
 
     def _log_prior(self, codes: tf.Tensor, training: bool = False) -> tf.Tensor:

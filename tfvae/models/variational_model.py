@@ -73,6 +73,7 @@ class VariationalModel(Trainer):
                     f"objective={checks.shown(self.objective)}"
                 )
             of_critic = "optimizer"
+            parts.refuse_shared("objective", self.objective.critic, self, "its critic and its optimizer")
             self.critic, self.critic_optimizer = self.objective.critic, self.objective.optimizer
         if self.critic is not None:
             # As attributes, the critic and the state of its optimizer are saved with the model by Keras.
