@@ -41,6 +41,11 @@ def correlated(count, rho=0.8):
     return z.astype("float32"), -0.5 * np.log(1 - rho**2)
 
 
+def test_the_optimizer_in_one_that_scales_the_loss_is_shown():
+    optimizer = keras.optimizers.LossScaleOptimizer(keras.optimizers.SGD(0.5))
+    assert "optimizer=SGD(learning_rate=0.5)" in repr(FactorVAE(optimizer=optimizer))
+
+
 def test_the_exact_critic_gives_the_total_correlation_and_the_objective():
     z, expected = correlated(20_000)
     joint = tfd.MultivariateNormalTriL(scale_tril=np.float32([[1, 0], [0.8, 0.6]]))

@@ -35,8 +35,8 @@ class VAEGAN(VAE):
     The first two are updated by the optimizer of `compile`, the critic by its own. The metrics are `loss`, which is the
     first of them; `kl`; `feature_log_likelihood`, the negative error; `critic_loss`, the third, which is 3 log 2 = 2.08
     nats where the critic knows nothing; `critic_accuracy`, the share of x, x_r and x_p that it tells right; and
-    `reconstruction_log_likelihood`, which is that of x, and not what is maximised. `score` and `detect` judge x by the
-    latter. Features are not x, so the model has no lower bound on log p(x).
+    `reconstruction_log_likelihood`, which is that of x, and not what is maximised. `score` has the latter and the KL
+    divergence, whose sum `detect` judges x by. Features are not x, so the model has no lower bound on log p(x).
 
     Args:
         encoder: see `tfvae.VAE`.
@@ -61,6 +61,8 @@ class VAEGAN(VAE):
 
     _PARTS = ("encoder", "decoder", "critic", "posterior", "prior", "likelihood", "critic_optimizer")
     _metric_names: ClassVar[tuple[str, ...]] = (*VAE._metric_names, "feature_log_likelihood", *_OF_CRITIC)
+    # Not the objective, which it does not maximise.
+    _shown = ("latent_dim", "posterior", "prior", "likelihood", "critic", "gamma", "critic_optimizer", "event_shape")
     _draws_z = False
 
     def __init__(

@@ -256,7 +256,8 @@ def described(part: Any) -> str:
     if isinstance(part, list):
         return f"[{', '.join(map(described, part))}]"
     if isinstance(part, keras.optimizers.Optimizer):
-        # It has a dozen more, which hardly anyone sets.
+        # It has a dozen more, which hardly anyone sets; and one that scales the loss has those of another.
+        part = getattr(part, "inner_optimizer", part)
         return _as_call(type(part).__name__, {"learning_rate": part.get_config()["learning_rate"]})
     if not isinstance(part, keras.layers.Layer):
         return repr(part)

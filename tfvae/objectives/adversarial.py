@@ -88,12 +88,14 @@ class CriticObjective(Objective):
 
     def __repr__(self) -> str:
         """The objective as in code, without the layers of the critic."""
-        rate = self.optimizer.get_config()["learning_rate"]
+        # One that scales the loss has the rate of another.
+        optimizer = getattr(self.optimizer, "inner_optimizer", self.optimizer)
+        rate = optimizer.get_config()["learning_rate"]
         # To the digits of float32, in which Keras keeps it.
         rate = float(f"{rate:.7g}") if isinstance(rate, float) else rate
         shown = {field.name: repr(getattr(self, field.name)) for field in dataclasses.fields(self)}
         shown["critic"] = f"{type(self.critic).__name__}(...)"
-        shown["optimizer"] = f"{type(self.optimizer).__name__}(learning_rate={checks.shown(rate)})"
+        shown["optimizer"] = f"{type(optimizer).__name__}(learning_rate={checks.shown(rate)})"
         return f"{type(self).__name__}({', '.join(f'{name}={value}' for name, value in shown.items())})"
 
     def get_config(self) -> dict[str, Any]:
