@@ -126,6 +126,13 @@ def test_bad_input_is_refused_and_leaves_the_model_as_it_was(change, message):
     assert vae.prior is old
 
 
+@pytest.mark.parametrize(("kind", "of_prior"), [("mixture", "num_components"), ("flow", "hidden"), ("vae", "hidden")])
+def test_an_argument_that_does_not_exist_is_named_with_those_that_do(kind, of_prior):
+    message = rf"^`epochs` must be an argument of `samplers.fit`, .*steps, .*{of_prior}.*Received: epochs$"
+    with pytest.raises(TypeError, match=message):
+        samplers.fit(vae_with(), X, kind, epochs=2)
+
+
 def test_models_without_such_a_prior_are_refused():
     class_of_each = r"^`model` must be a tfvae.VAE, .* or HierarchicalVAE, .*`fit_prior`.*Received: "
     with pytest.raises(ValueError, match=class_of_each):

@@ -81,6 +81,7 @@ class ElboTerms(NamedTuple):
         seed: a stateless seed int32 [2] for draws that the objective makes itself; None if z is None.
         auxiliary: a term [B] that is added to the objective but is not part of the bound, such as a classifier's.
         metrics: values [B, ...] of the model's own metrics, by name, or None.
+        example_weights: the weights [B] of the examples in the batch, with the mean 1; None if all are 1.
     """
 
     reconstruction_log_likelihood: tf.Tensor
@@ -94,6 +95,7 @@ class ElboTerms(NamedTuple):
     seed: tf.Tensor | None = None
     auxiliary: tf.Tensor | float = 0.0
     metrics: dict[str, tf.Tensor] | None = None
+    example_weights: tf.Tensor | None = None
 
     @property
     def log_likelihood(self) -> tf.Tensor:
@@ -152,6 +154,20 @@ class ElboTerms(NamedTuple):
         if kl is None:
             kl = tf.reduce_mean(q.log_prob(self.z) - p.log_prob(self.z), axis=0)
         return self.weight * kl
+
+    def weighted(self, sample_weight: tf.Tensor | None) -> "ElboTerms":
+        """The terms for examples of these weights [B], of any scale.
+
+        None means equal weights, and so do weights of which none is above 0. The terms of each example stay as they
+        are: the weights are for objectives of the batch as a whole.
+        """
+        if sample_weight is None:
+            return self
+        # No distribution of examples has negative weights.
+        weights = tf.nn.relu(sample_weight)
+        total, size = tf.reduce_sum(weights), tf.cast(tf.size(weights), tf.float32)
+        weights = tf.where(total > 0, tf.math.divide_no_nan(weights * size, total), 1.0)
+        return self._replace(example_weights=weights)
 
     def tempered(self, weight: tf.Tensor) -> "ElboTerms":
         """The terms with log p(z), log q(z|x) and the KL divergence multiplied by a weight, a scalar."""

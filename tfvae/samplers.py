@@ -2,9 +2,10 @@
 
 import dataclasses
 import functools
+import inspect
 import math
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Literal
 
 import keras
@@ -130,6 +131,7 @@ def fit(
         The comparison of the two priors.
 
     Raises:
+        TypeError: there is no argument of this name.
         ValueError: an argument is invalid, or the model has no prior that can be replaced.
 
     Reference: Ghosh et al. 2020, From Variational to Deterministic Autoencoders, section 4; Dai & Wipf 2019, Diagnosing
@@ -202,9 +204,23 @@ def _checked_prior(model: Any, kind: Any, arguments: dict[str, Any]) -> Prior:
             f'variables of a second VAE. Received: kind="vae"'
         )
     latent_dim = model.latent_dims[-1] if isinstance(model, HierarchicalVAE) else model.latent_dim
+    _check_arguments(kind, arguments)
     prior = _KINDS[kind][0](**arguments)
     parts.set_latent_dim("prior", prior, latent_dim)
     return prior
+
+
+def _check_arguments(kind: str, arguments: Iterable[str]) -> None:
+    """Raises TypeError, as Python does, unless the prior of a kind has arguments of these names."""
+    own = [name for name, each in inspect.signature(fit).parameters.items() if each.kind is each.KEYWORD_ONLY]
+    parameters = inspect.signature(_KINDS[kind][0]).parameters.values()
+    of_prior = [each.name for each in parameters if each.kind is not each.VAR_KEYWORD]
+    for name in arguments:
+        if name not in of_prior:
+            raise TypeError(
+                f'`{name}` must be an argument of `samplers.fit`, {", ".join(own)}, or one of the prior "{kind}", '
+                f"{', '.join(of_prior)}. Received: {name}"
+            )
 
 
 def _checked_data(model: Autoencoder, x: Any, argument: str) -> Any:

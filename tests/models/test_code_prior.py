@@ -209,6 +209,40 @@ def test_a_prior_that_does_not_fit_is_refused(arguments, message):
         vqvae(prior=CodePrior(**arguments))
 
 
+def test_a_prior_of_other_codes_or_of_another_model_is_refused():
+    prior = CodePrior(8, 2, 1, num_codes=3, num_books=1)
+    prior.build((None, 7))
+    for use in (lambda: vqvae(prior=prior), lambda: vqvae().fit_prior(X, prior, verbose=0)):
+        with pytest.raises(ValueError, match=r"`prior` must have the model's code_shape, .*Received: .*=\(7,\)"):
+            use()
+    model = vqvae(prior=CodePrior(8, 2, 1))
+    for use in (lambda: vqvae(prior=model.prior), lambda: vqvae().fit_prior(X, model.prior, verbose=0)):
+        with pytest.raises(ValueError, match=r"^`prior` must be one that no other model has.*Received: .*VQVAE$"):
+            use()
+
+
+def test_a_fit_that_fails_leaves_the_prior_as_it_was():
+    prior, model = CodePrior(8, 2, 1), vqvae()
+    for arguments in ({"epochs": "many"}, {"optimizer": "none such"}):
+        with pytest.raises((ValueError, TypeError)):
+            model.fit_prior(X, prior, verbose=0, **arguments)
+        assert prior.trainable
+        assert all(block.trainable for block in prior.blocks)
+        assert model.prior is None
+    with pytest.raises(ValueError, match=r"^`validation_data`: .*Received: "):
+        model.fit_prior(X, prior, validation_data=(X, None), verbose=0)
+
+
+def test_a_frozen_prior_has_no_dropout_in_the_training_of_the_rest():
+    prior = prior_of((D,), dropout=0.9)
+    codes = tf.constant(EVERY[::7])[..., tf.newaxis]
+    model = vqvae(prior=prior)
+    prior.trainable = False
+    np.testing.assert_array_equal(model._log_prior(codes, training=True), model._log_prior(codes))
+    prior.trainable = True
+    assert np.abs(model._log_prior(codes, training=True) - model._log_prior(codes)).max() > 0.1
+
+
 def test_wrong_arguments_of_codes_are_refused():
     with pytest.raises(ValueError, match=r"`temperature` must be 1 for the uniform prior.*Received: temperature=0\.5"):
         vqvae().generate(2, temperature=0.5)

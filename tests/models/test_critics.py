@@ -61,7 +61,7 @@ def test_a_step_by_hand(kind, mode):
         log_likelihood = tf.reduce_sum(tfd.Normal(vae.decoder(z), 1.0).log_prob(X), axis=-1)
         kl = tf.reduce_sum(tfd.kl_divergence(q, tfd.Normal(0.0, 1.0)), axis=-1)
         terms = vae.elbo_terms(X, elbo.Sampling(1, seed))
-        others = vae.objective.others(terms, tf.constant(weight))[0]
+        others = vae.objective.others(terms.weighted(tf.constant(weight)))[0]
         ratio = tf.squeeze(network(z), -1)
         bound = log_likelihood - kl - 10 * ratio if kind is FactorVAE else log_likelihood - ratio
         loss = tf.reduce_sum(-bound * weight) / 21
@@ -140,14 +140,14 @@ REPLICAS = """
 class Quiet(FactorVAE):
     """One whose terms do not depend on noise, which each replica draws for itself: q(z) against fixed points."""
 
-    def others(self, terms, sample_weight=None):
+    def others(self, terms):
         return 0.5 * self._at_mean(terms).z[:, :, ::-1]
 
     def _at_mean(self, terms):
         return terms._replace(z=terms.posterior.mean()[tf.newaxis])
 
-    def of_critic(self, terms, sample_weight, training):
-        return super().of_critic(self._at_mean(terms), sample_weight, training)
+    def of_critic(self, terms, training):
+        return super().of_critic(self._at_mean(terms), training)
 
     def __call__(self, terms):
         terms = self._at_mean(terms)
@@ -183,7 +183,14 @@ def test_an_optimizer_is_that_of_one_critic(tiny_vae):
     with pytest.raises(ValueError, match=r"^`optimizer` must be another one than that of .*critic.*Received: "):
         vae.compile(optimizer)
     with pytest.raises(ValueError, match=r"^`optimizer` must be an optimizer that nothing else has.*Received: "):
-        tiny_vae(objective=vae.objective)
+        tiny_vae(objective=FactorVAE(small_critic(), optimizer=optimizer))
+
+
+def test_a_critic_is_that_of_one_model(tiny_vae):
+    vae = tiny_vae(objective=FactorVAE(small_critic()))
+    for objective in (vae.objective, Adversarial(vae.critic)):
+        with pytest.raises(ValueError, match=r"^`objective` must be one that no other .* its critic and.*Received: "):
+            tiny_vae(objective=objective)
 
 
 def test_a_model_without_draws_for_each_example_refuses_a_critic():

@@ -87,8 +87,15 @@ def test_it_has_the_numbers_that_mean_something():
     assert model.reconstruct(X).shape == X.shape
     with pytest.raises(ValueError, match=r"needs a lower bound on log p\(x\), which this model .*Received"):
         model.log_likelihood(X)
-    assert "gamma=0.7" not in repr(model)
-    assert repr(model).startswith("VAEGAN(latent_dim=2, ")
+    shown = "critic=Functional(...), gamma=0.7, critic_optimizer=SGD(learning_rate=0.5), event_shape=(4,)"
+    assert repr(model).startswith("VAEGAN(latent_dim=2, posterior=DiagonalNormal(")
+    scaled = small(critic_optimizer=keras.optimizers.LossScaleOptimizer(keras.optimizers.SGD(0.5)))
+    for each in (model, scaled):
+        assert shown in repr(each)
+    assert "objective" not in repr(model)
+    model.calibrate(X, threshold=1.0)
+    found = model.detect(X)
+    np.testing.assert_allclose(found["score"], found["contributions"].sum(axis=1) + found["kl"], rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.slow
@@ -190,5 +197,7 @@ def test_the_optimizer_of_the_critic_is_its_own():
     model = small()
     with pytest.raises(ValueError, match=r"^`optimizer` must be another one than that of the critic.*Received: "):
         model.compile(model.critic_optimizer)
+    with pytest.raises(ValueError, match=r"^`critic` must be one that no other model has.*Received: .*another VAEGAN"):
+        small(critic=model.critic)
     with pytest.raises(TypeError, match="A VAEGAN is of arrays"):
         tfvae.VAEGAN.of_table(None)

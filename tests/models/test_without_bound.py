@@ -321,3 +321,15 @@ def test_a_decoder_with_l2_has_the_losses_of_its_layers():
     loc, score = made.encode(X)["loc"], made.score(X)["reconstruction_log_likelihood"]
     expected = np.mean(0.05 * np.sum(loc**2, axis=1) - score) + 0.3 * np.sum(np.square(decoder.layers[0].kernel))
     assert made.evaluate(X, verbose=0, return_dict=True)["loss"] == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.mark.parametrize("monitor", ["val_elbo", "elbo", "val_kl"])
+def test_what_monitors_a_number_that_is_not_there_is_refused_with_the_reason(monitor):
+    made, callback = model("point"), keras.callbacks.EarlyStopping(monitor)
+    message = r"^`monitor` of EarlyStopping must be one of .*loss, .*: q\(z\|x\) is a point.*Received: monitor="
+    with pytest.raises(ValueError, match=message + repr(monitor)):
+        made.fit(X, validation_data=X, callbacks=[callback], verbose=0)
+    density = tfvae.Density(priors.Normal())
+    density.compile("sgd")
+    with pytest.raises(ValueError, match=r"^`monitor` of ReduceLROnPlateau must be one of .*loss, log_prob.*Received"):
+        density.fit(X, callbacks=[keras.callbacks.ReduceLROnPlateau(monitor)], verbose=0)

@@ -41,13 +41,18 @@ def correlated(count, rho=0.8):
     return z.astype("float32"), -0.5 * np.log(1 - rho**2)
 
 
+def test_the_optimizer_in_one_that_scales_the_loss_is_shown():
+    optimizer = keras.optimizers.LossScaleOptimizer(keras.optimizers.SGD(0.5))
+    assert "optimizer=SGD(learning_rate=0.5)" in repr(FactorVAE(optimizer=optimizer))
+
+
 def test_the_exact_critic_gives_the_total_correlation_and_the_objective():
     z, expected = correlated(20_000)
     joint = tfd.MultivariateNormalTriL(scale_tril=np.float32([[1, 0], [0.8, 0.6]]))
     critic = Exact(lambda z: joint.log_prob(z) - tf.reduce_sum(tfd.Normal(0.0, 1.0).log_prob(z), axis=-1))
     objective = FactorVAE(critic, gamma=3.0)
     terms = terms_of(z, np.full_like(z, 1e-6))
-    _, values = objective.of_critic(terms, None, training=False)
+    _, values = objective.of_critic(terms, training=False)
     # The variance of the log ratio of this distribution is rho^2.
     assert abs(np.mean(values["total_correlation"]) - expected) < 4 * 0.8 / np.sqrt(len(z))
     paid = terms.elbo - objective(terms)
@@ -60,7 +65,7 @@ def test_the_exact_critic_gives_the_divergence_from_the_prior_and_the_objective(
     q, p = (tfd.MultivariateNormalDiag(*each) for each in ((loc, scale), (tf.zeros(2), tf.ones(2))))
     objective = Adversarial(Exact(lambda z: q.log_prob(z) - p.log_prob(z)), 3.0, penalty=penalty)
     terms = terms_of(np.tile(loc, (20_000, 1)), np.tile(scale, (20_000, 1)))
-    _, values = objective.of_critic(terms, None, training=False)
+    _, values = objective.of_critic(terms, training=False)
     log_ratio = q.log_prob(terms.z[0]) - p.log_prob(terms.z[0])
     error = np.std(log_ratio) / np.sqrt(20_000)
     assert abs(np.mean(values["aggregate_kl"]) - q.kl_divergence(p)) < 4 * error
@@ -77,7 +82,7 @@ def trained(objective, terms_of_seed, steps=400):
     @tf.function
     def step(seed):
         with tf.GradientTape() as tape:
-            loss, values = objective.of_critic(terms_of_seed(seed), None, training=True)
+            loss, values = objective.of_critic(terms_of_seed(seed), training=True)
             loss = tf.reduce_mean(loss)
         optimizer.apply(tape.gradient(loss, objective.critic.trainable_variables), objective.critic.trainable_variables)
         return {name: tf.reduce_mean(value) for name, value in values.items()}
@@ -121,18 +126,18 @@ def test_permuted_draws_have_the_same_marginals_in_each_dimension_by_itself():
     np.testing.assert_array_equal(np.sort(permuted, axis=1), np.sort(terms.z, axis=1))
     rows = [np.argsort(np.argsort(each, axis=1), axis=1) for each in (permuted, np.asarray(terms.z))]
     assert np.mean(rows[0] == rows[1]) < 0.2
-    np.testing.assert_array_equal(FactorVAE().others(terms, tf.fill([21], 2.0)).numpy(), permuted)
+    np.testing.assert_array_equal(FactorVAE().others(terms.weighted(tf.fill([21], 2.0))).numpy(), permuted)
 
 
 def test_permuted_draws_are_those_of_the_weighted_data():
     weights = np.float32([0, 3, 1, 0, 2.5, 0.5, *np.zeros(14), 7])
     terms = [terms_of(X[:, :2], np.full((21, 2), 1e-6, np.float32), seed=(0, seed)) for seed in range(25)]
-    drawn = np.concatenate([FactorVAE().others(each, tf.constant(weights))[0] for each in terms])
+    drawn = np.concatenate([FactorVAE().others(each.weighted(tf.constant(weights)))[0] for each in terms])
     for column in range(2):
         # Of 21 rows, each as often as its weight says, rounded up or down.
         counts = np.sum(np.abs(drawn[:, column, None] - X[:, column]) < 1e-4, axis=0) / 25
         np.testing.assert_allclose(counts, 21 * weights / weights.sum(), atol=4 * 0.5 / np.sqrt(25))
-    empty = FactorVAE().others(terms_of(X[:1, :2], np.ones((1, 2), np.float32)), tf.zeros([1]))
+    empty = FactorVAE().others(terms_of(X[:1, :2], np.ones((1, 2), np.float32)).weighted(tf.zeros([1])))
     assert np.isfinite(empty).all()
 
 

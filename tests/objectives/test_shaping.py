@@ -10,6 +10,7 @@ from scipy import stats
 from tfvae import VAE, callbacks, elbo, objectives, posteriors
 from tfvae.networks import dense_decoder, dense_encoder
 from tfvae.objectives import DIPVAE, ELBO, MMD, RAE, BetaTCVAE, Capacity, FreeBits
+from tfvae.training.batch import Batch
 
 tfd = tfp.distributions
 
@@ -273,3 +274,112 @@ def test_the_number_of_examples_and_the_covariance_are_checked():
         BetaTCVAE(0)
     with pytest.raises(ValueError, match=r"`covariance` must be .*Received: covariance='both'$"):
         DIPVAE(covariance="both")
+
+
+WEIGHTS = np.array([1, 0.2, 0.7, 0, 2, 3])
+OF_BATCH = {
+    "BetaTCVAE": BetaTCVAE(6, beta=4.0),
+    "DIPVAE of draws": DIPVAE(2.0, 3.0),
+    "DIPVAE of means": DIPVAE(2.0, 3.0, "means"),
+    "MMD": MMD(10.0),
+    # Between the mean with the weights below and without, so that they decide whether a dimension is free.
+    "FreeBits": FreeBits((KL[:, 0].mean() + WEIGHTS @ KL[:, 0] / WEIGHTS.sum()) / 2),
+}
+
+
+def taken(rows):
+    """The terms of some of the examples, with the draws of each."""
+    of_rows = {name: tf.gather(getattr(TERMS, name), rows, axis=1) for name in ("z", "reconstruction_log_likelihood")}
+    posterior = tfd.Independent(tfd.Normal(LOC[rows], SCALE[rows]), 1)
+    return TERMS._replace(**of_rows, kl=tf.gather(TERMS.kl, rows), posterior=posterior)
+
+
+@pytest.mark.parametrize("name", OF_BATCH)
+def test_weights_that_are_equal_change_nothing(name):
+    plain = OF_BATCH[name](TERMS)
+    for weight in (1.0, 3.0):
+        np.testing.assert_array_equal(OF_BATCH[name](TERMS.weighted(tf.fill([6], weight))), plain)
+    np.testing.assert_array_equal(OF_BATCH[name](TERMS.weighted(tf.zeros([6]))), plain)
+
+
+@pytest.mark.parametrize("name", OF_BATCH)
+def test_an_example_of_weight_0_has_no_influence_and_no_scale_of_weights_has(name):
+    objective, weights = OF_BATCH[name], tf.constant(WEIGHTS, tf.float32)
+    value = objective(TERMS.weighted(weights)).numpy()
+    np.testing.assert_allclose(objective(TERMS.weighted(0.3 * weights)), value, rtol=1e-5)
+    assert np.abs(value - objective(TERMS)).max() > 0.01
+    far = TERMS.z + 50 * tf.one_hot([3], 6, axis=1)[..., tf.newaxis]
+    posterior = tfd.Independent(tfd.Normal(LOC + 50 * np.eye(6, dtype="float32")[3, :, None], SCALE), 1)
+    changed = objective(TERMS._replace(z=far, posterior=posterior).weighted(weights)).numpy()
+    assert np.all(np.isfinite(changed))
+    np.testing.assert_array_equal(np.delete(changed, 3), np.delete(value, 3))
+
+
+@pytest.mark.parametrize("name", [name for name in OF_BATCH if name != "MMD"])
+def test_an_example_of_weight_2_is_as_if_it_were_there_twice(name):
+    rows, weights = [0, 1, 1, 2, 4, 5, 5], tf.constant([1.0, 2.0, 1.0, 0.0, 1.0, 2.0])
+    weighted = repeated = OF_BATCH[name]
+    if name == "BetaTCVAE":
+        # Only of all data: of a part of them, the other of the two would stand for others.
+        weighted, repeated = BetaTCVAE(5, beta=4.0), BetaTCVAE(7, beta=4.0)
+    value = weighted(TERMS.weighted(weights))
+    np.testing.assert_allclose(tf.gather(value, rows), repeated(taken(rows)), rtol=1e-4)
+
+
+def test_the_total_correlation_of_weighted_examples_by_hand():
+    z, own = np.float64(TERMS.z), WEIGHTS / (WEIGHTS.sum() / 5) / 50
+    of_others = WEIGHTS * (1 - np.eye(6))
+    share = np.where(np.eye(6), own, (1 - own)[:, None] * of_others / of_others.sum(axis=1, keepdims=True))
+    np.testing.assert_allclose(share.sum(axis=1), 1)
+    density = np.exp(stats.norm.logpdf(z[:, :, None], LOC, SCALE))  # [S, B, B', L]
+    log_q = np.log((share * density.prod(-1)).sum(-1))
+    log_product = np.log((share[..., None] * density).sum(-2)).sum(-1)
+    expected = np.float64(TERMS.elbo) - 3 * (log_q - log_product).mean(axis=0)
+    value = BetaTCVAE(50, beta=4.0)(TERMS.weighted(tf.constant(WEIGHTS, tf.float32)))
+    np.testing.assert_allclose(value, expected, rtol=1e-4)
+
+
+@pytest.mark.parametrize("is_conditional", [False, True])
+def test_the_discrepancy_of_weighted_examples_by_hand(is_conditional):
+    loc = LOC[::-1].copy()
+    prior = tfd.Independent(tfd.Normal(loc, tf.ones([6, 2])), 1) if is_conditional else PRIOR
+    y = np.float64(prior.sample([] if is_conditional else [6], seed=TERMS.seed))
+    of_prior = WEIGHTS if is_conditional else np.ones(6)
+
+    def mean(a, b, pairs):
+        kernel = np.exp(-np.sum((a[:, None] - b) ** 2, axis=-1) / 4)
+        return np.sum(pairs * kernel) / np.sum(pairs)
+
+    different = 1 - np.eye(6)
+    discrepancies = [
+        mean(z, z, np.outer(WEIGHTS, WEIGHTS) * different)
+        + mean(y, y, np.outer(of_prior, of_prior) * different)
+        - 2 * mean(z, y, np.outer(WEIGHTS, of_prior))
+        for z in np.float64(TERMS.z)
+    ]
+    value = MMD(10.0)(TERMS._replace(prior=prior).weighted(tf.constant(WEIGHTS, tf.float32)))
+    np.testing.assert_allclose(value, LOG_LIKELIHOOD - 10 * np.mean(discrepancies), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", OF_BATCH)
+def test_one_example_of_all_the_weight_is_finite(name):
+    for least in (0.0, 1e-8):
+        with tf.GradientTape() as tape:
+            loc = tf.constant(LOC)
+            tape.watch(loc)
+            value = OF_BATCH[name](terms_of(loc).weighted(tf.constant([1.0] + 5 * [least])))
+        assert np.all(np.isfinite(value))
+        assert np.all(np.isfinite(tape.gradient(value, loc)))
+
+
+def test_a_model_gives_its_objective_the_weights_of_the_examples():
+    vae = small_vae(MMD(1000.0))
+    weights = np.repeat([1.0, 0.0], 32).astype("float32")
+
+    def loss(x, weights):
+        batch = Batch(tf.constant(x), weights, 64.0, 64.0, tf.constant([1, 2]), None)
+        return float(vae.batch_losses(batch, training=False)[0][0])
+
+    shifted = DATA + 5 * (1 - weights[:, np.newaxis])
+    assert loss(shifted, weights) == loss(DATA, weights)
+    assert loss(shifted, None) != pytest.approx(loss(DATA, None), rel=0.1)

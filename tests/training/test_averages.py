@@ -97,6 +97,24 @@ def test_every_optimizer_averages_its_own_weights(x):
     assert_equal([model.a, model.b], seen.steps[-1])
 
 
+def test_another_compile_gives_back_the_weights_of_the_optimizer_that_stays(x):
+    seen, model = Seen(), players()
+    model.compile(averaging())
+    model.second_optimizer = averaging(keras.optimizers.Adam)
+    model.fit(x[:, :2], callbacks=[seen], **ARGUMENTS)
+    model.compile(averaging(), run_eagerly=True)
+    model.use_averages(False)
+    assert_equal([model.a], averaged(seen.steps)[-1][:1], **ROUNDING)
+    np.testing.assert_array_equal(model.b, seen.steps[-1][1])
+    # Those of the new optimizer are averages of its own steps alone.
+    model.use_averages()
+    assert_equal([model.a, model.b], averaged(seen.steps)[-1], **ROUNDING)
+    model.train_on_batch(x[:, :2])
+    first = model.a.numpy()
+    model.use_averages()
+    np.testing.assert_array_equal(model.a, first)
+
+
 @pytest.mark.slow
 def test_an_optimizer_without_averages_leaves_its_weights(x):
     seen, model = Seen(), players()

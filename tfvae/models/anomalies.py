@@ -88,8 +88,9 @@ class AnomalyDetector(keras.Model, abc.ABC):
 
         z is the mean, or the `center`, of q(z|x), so that the same x always has the same score. The means are those of
         the data of `calibrate`. So the score is the negative ELBO at this z minus its typical value: 0 for a typical
-        example, and high for an anomaly. Without a density of q(z|x) there is no KL divergence: the score is the sum of
-        the contributions, the reconstruction alone, and there is no `kl`.
+        example, and high for an anomaly. A model without a lower bound on log p(x), whose ELBO would be one, has the
+        same score if it has the KL divergence. Without a density of q(z|x) there is none: the score is the sum of the
+        contributions, the reconstruction alone, and there is no `kl`.
 
         Args:
             x: data as for `fit`: arrays with N rows, or a dataset.

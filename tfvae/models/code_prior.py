@@ -78,12 +78,13 @@ class CodePrior(keras.layers.Layer):
         self.code_shape: tuple[int, ...] = None  # type: ignore[assignment]
         self.length: int = None  # type: ignore[assignment]
 
-    def connect(self, num_codes: int, num_books: int) -> None:
+    def connect(self, num_codes: int, num_books: int, code_shape: tuple[int, ...]) -> None:
         """Receives the numbers of the model's codes, before it is built.
 
         Args:
             num_codes: K.
             num_books: Q.
+            code_shape: the shape of the codes of one example, for which the prior may be built already.
 
         Raises:
             ValueError: the prior has others.
@@ -91,6 +92,7 @@ class CodePrior(keras.layers.Layer):
         for name, own, given in (
             ("num_codes", self.num_codes, num_codes),
             ("num_books", self.num_books, num_books),
+            ("code_shape", self.code_shape, code_shape),
         ):
             if own not in (None, given):
                 raise ValueError(

@@ -65,21 +65,27 @@ class OfCodes(AutoencoderExport):
         self._check_built("fit_prior")
         chosen = self.prior if prior is None else parts.checked_part("prior", prior, CodePrior)
         codes = self.encode(x)
-        held_out = None if validation_data is None else self.encode(validation_data)
+        try:
+            held_out = None if validation_data is None else self.encode(validation_data)
+        except ValueError as error:
+            raise ValueError(f"`validation_data`: {error}") from error
         with self.distribute_strategy.scope():
             chosen = CodePrior() if chosen is None else chosen
             self._connect(chosen)
-            # Otherwise frozen, because an optimizer of the model knows no new weights.
-            stays_trainable = self.prior is not None and chosen is self.prior and self.prior.trainable
-            chosen.trainable = True
-            density = CodeDensity(chosen)
-            density.compile(keras.optimizers.Adam(1e-3) if optimizer is None else optimizer)
+        was_trainable = chosen.trainable
         try:
+            chosen.trainable = True
+            with self.distribute_strategy.scope():
+                density = CodeDensity(chosen)
+                density.compile(keras.optimizers.Adam(1e-3) if optimizer is None else optimizer)
             history = density.fit(codes, batch_size=batch_size, validation_data=held_out, **fit_arguments)
         finally:
-            chosen.trainable = stays_trainable
+            chosen.trainable = was_trainable
         if chosen is not self.prior:
+            # Frozen, because an optimizer of the model knows no new weights.
+            chosen.trainable = False
             private_apis.replace_layer(self, "prior", chosen)
+            parts.claim(chosen, self)
         # Those that were traced have the prior of before.
         self._functions.clear()
         self.train_function = self.test_function = None
@@ -145,13 +151,15 @@ class OfCodes(AutoencoderExport):
         return self._generated(codes, batch_size=batch_size, sample=sample, seed=state)
 
     def _connect(self, prior: CodePrior) -> None:
-        prior.connect(self.num_codes, self._quantizer.num_books)
+        parts.refuse_shared("prior", prior, self)
+        prior.connect(self.num_codes, self._quantizer.num_books, self.code_shape)
         parts.build(prior, (None, *self.code_shape))
 
     def _log_prior(self, codes: tf.Tensor, training: bool = False) -> tf.Tensor:
         """Log p(z) [B] of codes [B, P, Q]."""
         if self.prior is not None:
-            return self.prior.log_prob(codes, training=training)
+            # A frozen one is only asked, also in the training of the rest.
+            return self.prior.log_prob(codes, training=training and self.prior.trainable)
         nats = math.prod(self.code_shape) * math.log(self.num_codes)
         return tf.reduce_sum(0.0 * tf.cast(codes, tf.float32), axis=[1, 2]) - nats
 

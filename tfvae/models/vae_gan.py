@@ -35,8 +35,8 @@ class VAEGAN(VAE):
     The first two are updated by the optimizer of `compile`, the critic by its own. The metrics are `loss`, which is the
     first of them; `kl`; `feature_log_likelihood`, the negative error; `critic_loss`, the third, which is 3 log 2 = 2.08
     nats where the critic knows nothing; `critic_accuracy`, the share of x, x_r and x_p that it tells right; and
-    `reconstruction_log_likelihood`, which is that of x, and not what is maximised. `score` and `detect` judge x by the
-    latter. Features are not x, so the model has no lower bound on log p(x).
+    `reconstruction_log_likelihood`, which is that of x, and not what is maximised. `score` has the latter and the KL
+    divergence, whose sum `detect` judges x by. Features are not x, so the model has no lower bound on log p(x).
 
     Args:
         encoder: see `tfvae.VAE`.
@@ -61,6 +61,8 @@ class VAEGAN(VAE):
 
     _PARTS = ("encoder", "decoder", "critic", "posterior", "prior", "likelihood", "critic_optimizer")
     _metric_names: ClassVar[tuple[str, ...]] = (*VAE._metric_names, "feature_log_likelihood", *_OF_CRITIC)
+    # Not the objective, which it does not maximise.
+    _shown = ("latent_dim", "posterior", "prior", "likelihood", "critic", "gamma", "critic_optimizer", "event_shape")
     _draws_z = False
 
     def __init__(
@@ -84,6 +86,7 @@ class VAEGAN(VAE):
                 )
         # Set before the parts, because the constructor of the base class may call `build`.
         self.critic = parts.checked_network("critic", critic)
+        parts.refuse_shared("critic", critic, self)
         self.critic_optimizer = keras.optimizers.RMSprop(3e-4) if critic_optimizer is None else critic_optimizer
         self.gamma = checks.number("gamma", gamma, 0)
         if isinstance(posterior, Posterior) and not posterior.has_density:
@@ -138,6 +141,8 @@ class VAEGAN(VAE):
             )
         critics.check_logits("critic", given[1], "x")
         suitability.check_logits("critic", self.critic)
+        parts.refuse_shared("critic", self.critic, self)
+        parts.claim(self.critic, self)
         # At once, so that every file has its state.
         self.critic_optimizer.build(self.critic.trainable_variables)
         self.event_shape = event_shape

@@ -73,6 +73,7 @@ class VariationalModel(Trainer):
                     f"objective={checks.shown(self.objective)}"
                 )
             of_critic = "optimizer"
+            parts.refuse_shared("objective", self.objective.critic, self, "its critic and its optimizer")
             self.critic, self.critic_optimizer = self.objective.critic, self.objective.optimizer
         if self.critic is not None:
             # As attributes, the critic and the state of its optimizer are saved with the model by Keras.
@@ -174,7 +175,7 @@ class VariationalModel(Trainer):
         path = Path() if objective.path_gradient else None
         terms = self.elbo_terms(
             batch.x, Sampling(objective.num_samples, batch.seed, objective.analytic_kl, path, training, batch.target)
-        )
+        ).weighted(batch.sample_weight)
         objectives = [objective, objective.for_posterior] if training and objective.for_posterior else [objective]
         tempered = objective.tempered(terms, self.kl_weight) if training and self._weighs_kl else terms
         if path is not None:
@@ -183,7 +184,7 @@ class VariationalModel(Trainer):
         losses = [-each(tempered) - terms.auxiliary for each in objectives]
         more: dict[str, tf.Tensor] = {}
         if isinstance(objective, CriticObjective):
-            loss, more = objective.of_critic(terms, batch.sample_weight, training)
+            loss, more = objective.of_critic(terms, training)
             losses.append(loss)
         return self._reduced(batch, losses, terms, more)
 
@@ -255,7 +256,8 @@ def described(part: Any) -> str:
     if isinstance(part, list):
         return f"[{', '.join(map(described, part))}]"
     if isinstance(part, keras.optimizers.Optimizer):
-        # It has a dozen more, which hardly anyone sets.
+        # It has a dozen more, which hardly anyone sets; and one that scales the loss has those of another.
+        part = getattr(part, "inner_optimizer", part)
         return _as_call(type(part).__name__, {"learning_rate": part.get_config()["learning_rate"]})
     if not isinstance(part, keras.layers.Layer):
         return repr(part)

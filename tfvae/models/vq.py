@@ -71,7 +71,7 @@ class VQVAE(CodesExport, autoencoder.Autoencoder):
             is moved to a random output of the encoder in the batch, from 0, which moves none, to below 1. It has no
             effect if the codes are trained by the gradient.
         prior: p(z); None means the uniform one. `fit_prior` learns one after the training. One that is given here, and
-            is trainable, is trained with the model.
+            is trainable, is trained with the model. It may not be shared between models.
         keras_kwargs: the arguments of `keras.Model`.
 
     Raises:
@@ -125,6 +125,8 @@ class VQVAE(CodesExport, autoencoder.Autoencoder):
             )
         self.likelihood = parts.checked_part("likelihood", likelihood, Likelihood, default=Normal)
         self.prior = None if prior is None else parts.checked_part("prior", prior, CodePrior)
+        if prior is not None:
+            parts.refuse_shared("prior", prior, self)
         parts.refuse_path_gradients(self)
         self.codebook: keras.Variable = None
         self.frequencies: keras.Variable = None
@@ -201,6 +203,7 @@ class VQVAE(CodesExport, autoencoder.Autoencoder):
         self.code_shape = (*vectors.shape[1:-1], *([books] if books > 1 else []))
         if self.prior is not None:
             self._connect(self.prior)
+            parts.claim(self.prior, self)
         self.event_shape = event_shape
 
     def call(self, x: tf.Tensor, training: bool = False) -> tf.Tensor:

@@ -38,12 +38,11 @@ class CriticObjective(Objective):
     optimizer: Any
 
     @abc.abstractmethod
-    def others(self, terms: ElboTerms, sample_weight: tf.Tensor | None = None) -> tf.Tensor:
+    def others(self, terms: ElboTerms) -> tf.Tensor:
         """Draws of the distribution from which the critic tells draws of q(z).
 
         Args:
             terms: the terms of the bound.
-            sample_weight: the weights [B] of the examples; None means that they are equal.
 
         Returns:
             The draws [S, B, L].
@@ -54,21 +53,18 @@ class CriticObjective(Objective):
         rows = tf.reshape(z, [-1, z.shape[-1]])
         return tf.reshape(tf.cast(self.critic(rows, training=training), tf.float32), tf.shape(z)[:2])
 
-    def of_critic(
-        self, terms: ElboTerms, sample_weight: tf.Tensor | None, training: bool
-    ) -> tuple[tf.Tensor, dict[str, tf.Tensor]]:
+    def of_critic(self, terms: ElboTerms, training: bool) -> tuple[tf.Tensor, dict[str, tf.Tensor]]:
         """The loss of the critic, the cross-entropy of its answers, and the values of `metric_names`.
 
         Args:
             terms: the terms of the bound.
-            sample_weight: the weights [B] of the examples; None means that they are equal.
             training: whether the critic's layers, such as dropout, behave as in training.
 
         Returns:
             The loss [B], in nats, by which only the critic is to be trained; and the values by name, each [B].
         """
         # Without a gradient, which would be that of the encoder.
-        both = draws(self, terms), self.others(terms, sample_weight)
+        both = draws(self, terms), self.others(terms)
         inside, outside = (self.logits(tf.stop_gradient(z), training) for z in both)
         loss = tf.reduce_mean(tf.nn.softplus(-inside) + tf.nn.softplus(outside), axis=0) / 2
         right = tf.cast(inside > 0, tf.float32) + tf.cast(outside < 0, tf.float32)
@@ -92,12 +88,14 @@ class CriticObjective(Objective):
 
     def __repr__(self) -> str:
         """The objective as in code, without the layers of the critic."""
-        rate = self.optimizer.get_config()["learning_rate"]
+        # One that scales the loss has the rate of another.
+        optimizer = getattr(self.optimizer, "inner_optimizer", self.optimizer)
+        rate = optimizer.get_config()["learning_rate"]
         # To the digits of float32, in which Keras keeps it.
         rate = float(f"{rate:.7g}") if isinstance(rate, float) else rate
         shown = {field.name: repr(getattr(self, field.name)) for field in dataclasses.fields(self)}
         shown["critic"] = f"{type(self.critic).__name__}(...)"
-        shown["optimizer"] = f"{type(self.optimizer).__name__}(learning_rate={checks.shown(rate)})"
+        shown["optimizer"] = f"{type(optimizer).__name__}(learning_rate={checks.shown(rate)})"
         return f"{type(self).__name__}({', '.join(f'{name}={value}' for name, value in shown.items())})"
 
     def get_config(self) -> dict[str, Any]:
@@ -146,11 +144,11 @@ class FactorVAE(CriticObjective):
         super().__post_init__()
         object.__setattr__(self, "gamma", checks.number("gamma", self.gamma, 0))
 
-    def others(self, terms: ElboTerms, sample_weight: tf.Tensor | None = None) -> tf.Tensor:
+    def others(self, terms: ElboTerms) -> tf.Tensor:
         """Draws of the product of the marginals of q(z): see `CriticObjective`."""
         z = draws(self, terms)
-        if sample_weight is not None:
-            z = _resampled(z, sample_weight, terms.seed)
+        if terms.example_weights is not None:
+            z = _resampled(z, terms.example_weights, terms.seed)
         z = tf.transpose(z, [0, 2, 1])
         order = tf.argsort(tf.random.stateless_uniform(tf.shape(z), terms.seed), axis=-1)
         return tf.transpose(tf.gather(z, order, batch_dims=2), [0, 2, 1])
@@ -212,7 +210,7 @@ class Adversarial(CriticObjective):
                 f'`penalty` must be "log_ratio" or "non_saturating". Received: penalty={checks.shown(self.penalty)}'
             )
 
-    def others(self, terms: ElboTerms, sample_weight: tf.Tensor | None = None) -> tf.Tensor:
+    def others(self, terms: ElboTerms) -> tf.Tensor:
         """Draws of the prior: see `CriticObjective`."""
         shape = tf.shape(draws(self, terms))
         prior: Any = terms.prior
@@ -234,7 +232,7 @@ def _resampled(z: tf.Tensor, weights: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
     """Rows of z [S, B, L], each as often as its weight says on average; with equal weights, each once, in order."""
     rows = tf.shape(z)[1]
     upper = tf.cumsum(weights)
-    upper *= tf.math.divide_no_nan(tf.cast(rows, tf.float32), upper[-1])
+    upper *= tf.cast(rows, tf.float32) / upper[-1]
     start = tf.random.stateless_uniform([], tf.random.experimental.stateless_fold_in(seed, 1))
     chosen = tf.searchsorted(upper, tf.cast(tf.range(rows), tf.float32) + start, side="right")
     return tf.gather(z, tf.minimum(chosen, rows - 1), axis=1)

@@ -1,7 +1,7 @@
 """Objectives that shape the aggregate posterior q(z), the mean of q(z|x) over the data.
 
 They estimate q(z) from the batch, or on each replica from its part of the batch, which should have a hundred examples
-or more.
+or more. With sample weights q(z) is that of the weighted data, whatever the scale of the weights.
 """
 
 import dataclasses
@@ -24,7 +24,9 @@ class BetaTCVAE(Objective):
     mean over S of log p(x|z) - KL(q(z|x) || p(z)) - (beta - 1) * KL(q(z) || product over l of q(z_l))
 
     The density q(z) at a draw is estimated, without bias, from the posterior of the draw's own example, with the weight
-    1 / N, and from those of the other examples in the batch; the densities q(z_l) likewise.
+    1 / N, and from those of the other examples in the batch; the densities q(z_l) likewise. With sample weights v,
+    whose mean in the batch is taken for that of all data, the shares are v_i / N and those of the others in proportion
+    to their weights; examples of weight 0 count neither there nor in N.
 
     Args:
         num_examples: N, the number of training examples.
@@ -55,12 +57,24 @@ class BetaTCVAE(Objective):
         # log q(z_l|x') [S, B, B', L] of each draw under the posterior of each example x'.
         log_prob = q.log_prob(z[:, :, tf.newaxis])
         size = tf.shape(z)[1]
-        others = (1 - 1 / self.num_examples) / tf.maximum(tf.cast(size, tf.float32) - 1, 1)
-        log_share = tf.math.log(tf.where(tf.eye(size, dtype=bool), 1 / self.num_examples, others))
+        log_share = tf.math.log(self._shares(size, terms.example_weights))
         log_q = tf.reduce_logsumexp(tf.reduce_sum(log_prob, axis=-1) + log_share, axis=-1)
         log_product = tf.reduce_sum(tf.reduce_logsumexp(log_prob + log_share[..., tf.newaxis], axis=-2), axis=-1)
         total_correlation = tf.reduce_mean(log_q - log_product, axis=0)
         return terms.elbo - (self.beta - 1) * terms.weight * total_correlation
+
+    def _shares(self, size: tf.Tensor, weights: tf.Tensor | None) -> tf.Tensor:
+        """The shares of the posteriors of the examples B' in q(z) at a draw of each example, [B, B']."""
+        own, rest, is_own = 1 / self.num_examples, 1 - 1 / self.num_examples, tf.eye(size, dtype=bool)
+        if weights is None:
+            return tf.where(is_own, own, rest / tf.maximum(tf.cast(size, tf.float32) - 1, 1))
+        # With the mean 1 over those that have a weight.
+        weights *= tf.reduce_mean(tf.cast(weights > 0, tf.float32))
+        of_others = tf.reduce_sum(tf.where(is_own, 0.0, weights), axis=1)
+        # Written so that it is exactly the above for equal weights.
+        rest = tf.maximum(rest + (1 - weights) * own, 0.0)
+        others = tf.math.divide_no_nan(rest, of_others)[:, tf.newaxis] * weights
+        return tf.where(is_own, tf.minimum(weights * own, 1.0), others)
 
 
 @keras.saving.register_keras_serializable(PACKAGE)
@@ -71,7 +85,8 @@ class DIPVAE(Objective):
     mean over S of log p(x|z) - KL(q(z|x) || p(z)) - off_diagonal * sum over i != j of C_ij^2
         - diagonal * sum over i of (C_ii - 1)^2
 
-    C is the covariance over the batch of the means of q(z|x), or of the draws of z: see `covariance`.
+    C is the covariance over the batch of the means of q(z|x), or of the draws of z: see `covariance`. With sample
+    weights it is the weighted one, in which an example of weight 2 is as if it were there twice.
 
     Args:
         off_diagonal: weight of the covariances, >= 0.
@@ -112,9 +127,10 @@ class DIPVAE(Objective):
                     '`covariance` must be "draws" for a posterior whose mean has no closed form. Received: '
                     f"covariance='means' with {terms.posterior}"
                 ) from error
-        centered = z - tf.reduce_mean(z, axis=1, keepdims=True)
+        weights = 1.0 if terms.example_weights is None else terms.example_weights[:, tf.newaxis]
+        centered = z - tf.reduce_mean(weights * z, axis=1, keepdims=True)
         size = tf.cast(tf.shape(z)[1], tf.float32)
-        covariance = tf.reduce_mean(tf.matmul(centered, centered, transpose_a=True), axis=0) / size
+        covariance = tf.reduce_mean(tf.matmul(weights * centered, centered, transpose_a=True), axis=0) / size
         variances = tf.linalg.diag_part(covariance)
         penalty = self.off_diagonal * (tf.reduce_sum(covariance**2) - tf.reduce_sum(variances**2))
         penalty += self.diagonal * tf.reduce_sum((variances - 1) ** 2)
@@ -134,7 +150,8 @@ class MMD(Objective):
     The InfoVAE has the first kernel, kl_weight = 1 - alpha and mmd_weight = alpha + lambda - 1. The WAE-MMD has the
     second, kl_weight = 0 and any posterior, `posteriors.Deterministic` too; its lambda for the cost |x - f(z)|^2 is
     mmd_weight * 2 scale^2 under `likelihoods.Normal(scale)`. With kl_weight = 0 it is not a bound on log p(x), and the
-    component weights of a mixture prior get no gradient.
+    component weights of a mixture prior get no gradient. With sample weights v the means are weighted, that of k(z, z')
+    by v_i v_j over the pairs i != j: an example of weight 2 is as if it were there twice, without the pair of the two.
 
     Args:
         mmd_weight: weight of the discrepancy, >= 0.
@@ -173,12 +190,17 @@ class MMD(Objective):
         z = draws(self, terms)
         prior: Any = terms.prior
         count = tf.shape(z)[1]
-        shape = [] if prior.batch_shape.rank else [count]
-        y = prior.sample(shape, seed=terms.seed)[tf.newaxis]
-        kernel = _KERNELS[self.kernel]
-        discrepancy = _mean_of_pairs(kernel, z) + _mean_of_pairs(kernel, y) - 2 * tf.reduce_mean(kernel(z, y))
-        # A batch of one example has no pairs.
-        discrepancy = tf.where(count > 1, discrepancy, 0.0)
+        is_conditional = bool(prior.batch_shape.rank)
+        y = prior.sample([] if is_conditional else [count], seed=terms.seed)[tf.newaxis]
+        kernel, weights = _KERNELS[self.kernel], terms.example_weights
+        if weights is None:
+            weights = tf.ones([count])
+        # Draws of a prior that is one for all examples belong to none of them.
+        of_prior = weights if is_conditional else tf.ones_like(weights)
+        discrepancy = _mean_of_pairs(kernel, z, weights) + _mean_of_pairs(kernel, y, of_prior)
+        discrepancy -= 2 * tf.reduce_mean(weights[:, tf.newaxis] * of_prior * kernel(z, y))
+        # A batch of one example has no pairs, and rounding leaves none where one has nearly all the weight.
+        discrepancy = tf.where(_others(weights) > _FEWEST_OTHERS, discrepancy, 0.0)
         value = tf.reduce_mean(terms.reconstruction_log_likelihood, axis=0)
         value -= self.mmd_weight * terms.weight * discrepancy
         return value - self.kl_weight * terms.kl if self.needs_density else value
@@ -216,8 +238,24 @@ _KERNELS: dict[str, Callable[[tf.Tensor, tf.Tensor], tf.Tensor]] = {
 }
 
 
-def _mean_of_pairs(kernel: Callable[[tf.Tensor, tf.Tensor], tf.Tensor], z: tf.Tensor) -> tf.Tensor:
-    """The mean of k(z, z') over the pairs of different rows of z [S, B, L], without the diagonal, which is 1."""
-    size = tf.cast(tf.shape(z)[1], tf.float32)
-    total = tf.reduce_mean(tf.reduce_sum(kernel(z, z), axis=[1, 2]))
-    return (total - size) / tf.maximum(size * (size - 1), 1.0)
+# By so many examples of mean weight, besides one of each pair, a mean over pairs is more than rounding.
+_FEWEST_OTHERS = 1e-3
+
+
+def _others(weights: tf.Tensor) -> tf.Tensor:
+    """The sum of weights [B], without the one that is drawn in proportion to them: B - 1 if all are 1."""
+    total = tf.reduce_sum(weights)
+    return total - tf.reduce_sum(weights**2) / total
+
+
+def _mean_of_pairs(kernel: Callable[[tf.Tensor, tf.Tensor], tf.Tensor], z: tf.Tensor, weights: tf.Tensor) -> tf.Tensor:
+    """The weighted mean of k(z, z') over the pairs of different rows of z [S, B, L], without the diagonal, which is 1.
+
+    Args:
+        kernel: k.
+        z: the rows.
+        weights: those of the rows [B]; a pair has the product of two.
+    """
+    total = tf.reduce_mean(tf.reduce_sum(weights[:, tf.newaxis] * weights * kernel(z, z), axis=[1, 2]))
+    others = tf.maximum(_others(weights), _FEWEST_OTHERS)
+    return (total - tf.reduce_sum(weights**2)) / (tf.reduce_sum(weights) * others)

@@ -61,7 +61,8 @@ class FreeBits(Objective):
 
     mean over S of log p(x|z) - sum over l of max(nats, mean over B of KL_l),  KL_l the divergence of dimension l
 
-    It keeps dimensions from collapsing to the prior. Each replica takes the mean over its own part of the batch.
+    It keeps dimensions from collapsing to the prior. Each replica takes the mean over its own part of the batch. With
+    sample weights it is the weighted mean.
 
     Args:
         nats: the number of nats, >= 0.
@@ -86,7 +87,8 @@ class FreeBits(Objective):
     def __call__(self, terms: ElboTerms) -> tf.Tensor:
         """Evaluates the bound [B], in nats per example."""
         kl = terms.kl_by_dimension() if self.per_dimension else terms.kl[:, tf.newaxis]
-        is_free = tf.reduce_mean(kl, axis=0, keepdims=True) < self.nats
+        weights = 1.0 if terms.example_weights is None else terms.example_weights[:, tf.newaxis]
+        is_free = tf.reduce_mean(weights * kl, axis=0, keepdims=True) < self.nats
         paid = tf.reduce_sum(tf.where(is_free, self.nats, kl), axis=1)
         return tf.reduce_mean(terms.reconstruction_log_likelihood, axis=0) - paid
 

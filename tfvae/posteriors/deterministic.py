@@ -11,10 +11,10 @@ tfd = tfp.distributions
 
 @keras.saving.register_keras_serializable(PACKAGE)
 class Deterministic(Posterior):
-    """The posterior that is a point: z = loc(x), linear in the features, for the objectives `MMD` and `RAE`.
+    """The posterior that is a point: z = loc(x), linear in the features.
 
-    It has no density, so a model with it has no KL divergence, no lower bound on log p(x) and no importance weights:
-    see `tfvae.VAE.undefined`.
+    It is for the objectives `MMD`, `Adversarial` and `RAE`. It has no density, so a model with it has no KL divergence,
+    no lower bound on log p(x) and no importance weights: see `tfvae.VAE.undefined`.
 
     Args:
         latent_dim: L, or None to take the model's.

@@ -195,7 +195,9 @@ def _page(title: str, model: VAE, config: dict[str, Any], sources: dict[str, dic
     config_json, sources_json = (json.dumps(part).replace("<", "\\u003c") for part in (config, sources))
     lead = f"A {type(model).__name__} with {weight_count(model):,} weights and {model.latent_dim} latent dimensions."
     runtime = f'<script type="application/json" id="runtime">{sources_json}</script>\n<script>\n{loader}</script>'
-    measure = "negative ELBO" if "kl" not in model.undefined else "negative log-likelihood of the reconstruction"
+    measure = "negative ELBO" if model.has_bound else "negative log-likelihood of the reconstruction"
+    if not model.has_bound and "kl" not in model.undefined:
+        measure += " plus the KL divergence"
     fields = {
         "title": html.escape(title),
         "measure": measure,

@@ -16,23 +16,26 @@ from tfvae.training.step import Minimizer
 
 
 def swap(minimizers: Sequence[Minimizer]) -> bool:
-    """Exchanges the weights with their averages, if there are averages.
+    """Exchanges the weights with their averages, those of each optimizer that has some.
 
     Args:
         minimizers: those of a model that is compiled; an optimizer without `use_ema` keeps no averages.
 
     Returns:
-        Whether they were exchanged: not before the first step of each optimizer.
+        Whether any were exchanged: an optimizer has none before its first step.
     """
-    averaging = [each for each in minimizers if getattr(each.optimizer, "inner_optimizer", each.optimizer).use_ema]
-    if not averaging or any(int(keras.ops.convert_to_numpy(each.optimizer.iterations)) == 0 for each in averaging):
-        return False
+    averaging = [
+        each
+        for each in minimizers
+        if getattr(each.optimizer, "inner_optimizer", each.optimizer).use_ema
+        and int(keras.ops.convert_to_numpy(each.optimizer.iterations)) > 0
+    ]
     for each in averaging:
         for variable, average in private_apis.averages(each.optimizer, each.variables):
             weights = tf.identity(variable.value)
             variable.assign(average)
             average.assign(weights)
-    return True
+    return bool(averaging)
 
 
 @contextlib.contextmanager

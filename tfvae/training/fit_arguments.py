@@ -16,6 +16,8 @@ from tfvae.distribute import replicas
 from tfvae.training.arrays_in_memory import ArraysInMemory
 from tfvae.training.batch import check_weights, peek
 
+# What most models have as metrics. Other names may be those of what a user's callback logs.
+_NUMBERS = ("elbo", renamed.NEW, "kl")
 # Keras's default for arrays.
 _BATCH_SIZE = 32
 
@@ -84,7 +86,7 @@ def read_fit(model: Any, seed: Callable[[], int], *args: Any, **kwargs: Any) -> 
     callbacks = callbacks.callbacks if callback_list is not None else callbacks
     callbacks = [callbacks] if isinstance(callbacks, keras.callbacks.Callback) else list(callbacks or [])
     for callback in callbacks:
-        _rename_monitor(callback)
+        _check_monitor(model, callback)
         if isinstance(callback, keras.callbacks.ModelCheckpoint) and not callback.save_weights_only:
             files.check_whole_model(callback.filepath)
     x = source = given.pop("x")
@@ -209,12 +211,24 @@ def _check_no_swap(callbacks: Any) -> None:
             )
 
 
-def _rename_monitor(callback: keras.callbacks.Callback) -> None:
-    """Lets a callback such as `EarlyStopping`, if it monitors a metric by its earlier name, use the present one."""
+def _check_monitor(model: Any, callback: keras.callbacks.Callback) -> None:
+    """Refuses a callback such as `EarlyStopping` that monitors a number of other models, which this one does not have.
+
+    If it monitors a metric by its earlier name, it then uses the present one.
+    """
     monitor = getattr(callback, "monitor", None)
     if monitor in (renamed.OLD, f"val_{renamed.OLD}"):
         renamed.warn(f"monitor={monitor!r} of {type(callback).__name__}")
-        callback.monitor = renamed.metric(monitor)
+        monitor = callback.monitor = renamed.metric(monitor)
+    number = monitor.removeprefix("val_") if isinstance(monitor, str) else None
+    names = [metric.name for metric in model.metrics]
+    if number in _NUMBERS and number not in names:
+        why = getattr(model, "undefined", {}).get(number, "")
+        raise ValueError(
+            f"`monitor` of {type(callback).__name__} must be one of the model's metrics, {', '.join(names)}, or one of "
+            f"them with `val_` before it. This model has no {number}{': ' + why if why else '.'} Received: "
+            f"monitor={monitor!r}"
+        )
 
 
 def _checked_validation(model: Any, validation: Any) -> Any:
