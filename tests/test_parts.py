@@ -125,6 +125,22 @@ def test_config_round_trip_through_keras_in_safe_mode(case, arguments):
     assert as_json(again) == as_json(original)
 
 
+LIKELIHOODS = [case for case in CASES if slot_of(case[0]) == "likelihood"]
+
+
+@pytest.mark.parametrize("case", LIKELIHOODS, ids=case_id)
+def test_a_likelihood_that_factorises_is_the_sum_over_elements_and_no_other_is(case):
+    part, arguments = case
+    likelihood = part(**arguments)
+    shape = likelihood.parameter_shape(EVENT_SHAPE)
+    likelihood.build((None, *shape))
+    parameters = np.random.default_rng(0).normal(size=(3, 2, *shape)).astype("float32")
+    elements = likelihood.element_log_prob(tf.constant(X[:2]), tf.constant(parameters))
+    by_element = tf.reduce_sum(elements, axis=list(range(2, 2 + len(EVENT_SHAPE))))
+    is_sum = np.allclose(by_element, likelihood.log_prob(X[:2], parameters), rtol=1e-5)
+    assert likelihood.factorises == is_sum == (part is not likelihoods.Perceptual)
+
+
 # Objectives are never built.
 @pytest.mark.parametrize(
     "case",
