@@ -46,7 +46,7 @@ class DeepHierarchicalVAE(autoencoder.Autoencoder):
         posterior_networks: T Keras models from h and the features of the group to 2 D channels: a and log b.
         decoders: T Keras models from h and z [B, H, W, D] to the next h, and at last to the parameters of p(x|h_0).
         likelihood: p(x|h_0); None means `Normal(scale=1.0)`.
-        objective: what is maximised; it may not take path gradients. None means `ELBO()`.
+        objective: what is maximised; it may not take path gradients or need draws of z. None means `ELBO()`.
         max_gradient_norm: a training step whose gradient has a larger norm, in nats per example, is skipped: the
             optimizer is given zeros. The metric `skipped` is the share of such steps. None never skips.
         keras_kwargs: the arguments of `keras.Model`.
@@ -83,7 +83,7 @@ class DeepHierarchicalVAE(autoencoder.Autoencoder):
         self.posterior_networks = _checked("posterior_networks", posterior_networks, self.num_groups)
         self.decoders = checked_decoders
         self.likelihood = parts.checked_part("likelihood", likelihood, Likelihood, default=Normal)
-        parts.refuse_path_gradients(self)
+        parts.refuse_objectives_of_z(self)
         # The learned state from which the walk starts; None until the model is built.
         self.start: Any = None
         self.latent_shapes: list[tuple[int, ...]] = []

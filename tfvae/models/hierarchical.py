@@ -64,7 +64,7 @@ class HierarchicalVAE(autoencoder.Autoencoder):
             are computed from the features of the decoder above; None means `DiagonalNormal()`, which a ladder needs.
         prior: p(z_T); None means `StandardNormal()`.
         likelihood: p(x|z_1); None means `Normal(scale=1.0)`.
-        objective: what is maximised; it may not take path gradients. None means `ELBO()`.
+        objective: what is maximised; it may not take path gradients or need draws of z. None means `ELBO()`.
         keras_kwargs: the arguments of `keras.Model`.
 
     Raises:
@@ -115,7 +115,7 @@ class HierarchicalVAE(autoencoder.Autoencoder):
         for index, dim in enumerate(self.latent_dims[:-1]):
             parts.set_latent_dim(f"conditionals[{index}]", self.conditionals[index], dim)
         parts.set_latent_dim("prior", self.prior, self.latent_dims[-1])
-        parts.refuse_path_gradients(self)
+        parts.refuse_objectives_of_z(self)
         for index, p in enumerate([*self.conditionals, self.prior]):
             name = "prior" if p is self.prior else f"conditionals[{index}]"
             parts.check_bound(self, posterior=self.posteriors[index])
