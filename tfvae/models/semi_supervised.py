@@ -97,8 +97,8 @@ class SemiSupervisedVAE(ConditionalVAE):
         super().__init__(
             encoder, decoder, latent_dim, self.num_classes, posterior, prior, likelihood, objective, **keras_kwargs
         )
-        parts.refuse_objectives_of_z(self)
         parts.check_bound(self, posterior=self.posterior, likelihood=self.likelihood)
+        parts.refuse_objectives_of_z(self)
         if any(getattr(layer, "has_moving_statistics", False) for layer in private_apis.layers_of(self.likelihood)):
             raise ValueError(
                 '`likelihood` must not compute its scale from the batch, as Normal("optimal") does, because the batch '

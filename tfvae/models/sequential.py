@@ -108,8 +108,8 @@ class SequentialVAE(StepStreams):
             )
         for name in ("posterior", "conditional", "prior"):
             parts.set_latent_dim(name, getattr(self, name), self.latent_dim)
-        parts.refuse_objectives_of_z(self)
         parts.check_bound(self, posterior=self.posterior, likelihood=self.likelihood)
+        parts.refuse_objectives_of_z(self)
         for name in ("conditional", "prior"):
             parts.check_densities(self.posterior, getattr(self, name), self.objective, name)
         parts.refuse_prior_of_encoder(self)
