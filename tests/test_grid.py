@@ -45,7 +45,7 @@ def refusals(parts):
     if (any(needs_each) and not isinstance(posterior, INDEPENDENT)) or (
         needs_each[1] and not isinstance(prior, INDEPENDENT)
     ):
-        return None, (ValueError, "must be independent over the dimensions")
+        return (ValueError, "`objective` must not need independent dimensions"), None
     if getattr(objective, "covariance", None) == "means" and isinstance(posterior, WITHOUT_MEAN):
         return None, (ValueError, '`covariance` must be "draws"')
     return None, None

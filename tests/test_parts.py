@@ -11,6 +11,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+import tensorflow_probability as tfp
 from ai_edge_litert.interpreter import Interpreter
 
 from tests.helpers.part_cases import CASES, EVENT_SHAPE, LATENT_DIM, SLOTS, X, case_id, slot_of
@@ -123,6 +124,39 @@ def test_config_round_trip_through_keras_in_safe_mode(case, arguments):
     again = keras.saving.deserialize_keras_object(serialized, safe_mode=True)
     assert type(again) is part
     assert as_json(again) == as_json(original)
+
+
+# But for the one that is built from a model.
+OVER_Z = [case for case in CASES if slot_of(case[0]) in ("posterior", "prior") and case[0] is not priors.VampPrior]
+
+
+@pytest.mark.parametrize("case", OVER_Z, ids=case_id)
+def test_a_part_says_whether_the_dimensions_of_z_are_independent(case):
+    kind, arguments = case
+    part = kind(**arguments)
+    part.build((None, LATENT_DIM))
+    is_prior = slot_of(kind) == "prior"
+    distribution = part.distribution() if is_prior else part.distribution(part(tf.zeros([2, LATENT_DIM])))
+    is_independent = (
+        isinstance(distribution, tfp.distributions.Independent) and not distribution.distribution.event_shape.rank
+    )
+    assert part.is_independent == is_independent
+
+
+LIKELIHOODS = [case for case in CASES if slot_of(case[0]) == "likelihood"]
+
+
+@pytest.mark.parametrize("case", LIKELIHOODS, ids=case_id)
+def test_a_likelihood_that_factorises_is_the_sum_over_elements_and_no_other_is(case):
+    part, arguments = case
+    likelihood = part(**arguments)
+    shape = likelihood.parameter_shape(EVENT_SHAPE)
+    likelihood.build((None, *shape))
+    parameters = np.random.default_rng(0).normal(size=(3, 2, *shape)).astype("float32")
+    elements = likelihood.element_log_prob(tf.constant(X[:2]), tf.constant(parameters))
+    by_element = tf.reduce_sum(elements, axis=list(range(2, 2 + len(EVENT_SHAPE))))
+    is_sum = np.allclose(by_element, likelihood.log_prob(X[:2], parameters), rtol=1e-5)
+    assert likelihood.factorises == is_sum == (part is not likelihoods.Perceptual)
 
 
 # Objectives are never built.

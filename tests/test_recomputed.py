@@ -83,6 +83,33 @@ def test_a_network_that_would_differ_is_refused(layer):
         Recomputed(network)
 
 
+class Penalised(keras.layers.Layer):
+    def call(self, x):
+        self.add_loss(tf.reduce_sum(tf.square(x)))
+        return x
+
+
+def test_a_network_whose_losses_would_have_no_gradient_is_refused():
+    expected = "`network` must not add losses.*Received: a network with the layers penalised"
+    dense = keras.layers.Dense(2, activity_regularizer="l2", name="penalised")
+    inner = keras.Sequential([keras.Input((3,)), dense])
+    with pytest.raises(ValueError, match=expected):
+        Recomputed(keras.Sequential([keras.Input((3,)), inner]))
+    network = Recomputed(keras.Sequential([keras.Input((3,)), Penalised(name="penalised")]))
+    with pytest.raises(ValueError, match=expected):
+        network(tf.ones((1, 3)))
+
+
+def test_regularisers_of_weights_keep_their_gradients():
+    network = keras.Sequential([keras.Input((3,)), keras.layers.Dense(2, kernel_regularizer="l2")])
+    found = []
+    for each in (network, Recomputed(network)):
+        with tf.GradientTape() as tape:
+            loss = tf.reduce_sum(each(tf.ones((1, 3)))) + each.losses[0]
+        found.append(tape.gradient(loss, network.trainable_variables[0]))
+    np.testing.assert_array_equal(*found)
+
+
 def test_a_network_that_is_not_built_is_refused():
     with pytest.raises(
         ValueError, match=r"^`network` must be a Keras model or layer that is built.*Received: network="

@@ -7,8 +7,9 @@ import tensorflow as tf
 
 import tfvae
 from tests.helpers import texts
-from tfvae import data, export, likelihoods, networks, posteriors, priors, samplers
+from tfvae import data, export, likelihoods, networks, objectives, posteriors, priors, samplers
 from tfvae.elbo import Sampling
+from tfvae.models import replacement
 
 GENERATOR = np.random.default_rng(0)
 X = GENERATOR.normal(size=(300, 4)).astype("float32")
@@ -115,6 +116,24 @@ def conditional(prior):
         ({"validation_data": X[:, :3]}, r"`validation_data`: `x` must have the shape \[N, 4\]"),
         ({"num_components": 0}, "`num_components` must"),
         ({"num_components": 1000, "x": X[:20], "batch_size": 1}, "`num_components` must be at most the number of"),
+        (
+            {"components": 3},
+            r'`components` must be an argument .* steps, .* "mixture".* num_components \(did',
+        ),
+        (
+            {"kind": "flow", "num_components": 3},
+            '`num_components` must be an argument of .* "flow"',
+        ),
+        (
+            {"kind": "vae", "units": 3},
+            "`units` must be an argument .* latent_dim, second_dim, hidden",
+        ),
+        ({"validation_data": X[:1]}, "`validation_data` must hold at least 2 examples"),
+        ({"x": tf.data.Dataset.from_tensor_slices(X).batch(9).repeat()}, "`x` must be a dataset that ends"),
+        (
+            {"validation_data": tf.data.Dataset.from_tensor_slices(X).batch(9).repeat()},
+            "`validation_data`: `x` must be a dataset that ends",
+        ),
         ({"latent_dim": 3}, "`prior` must have the model's latent_dim"),
     ],
 )
@@ -126,11 +145,41 @@ def test_bad_input_is_refused_and_leaves_the_model_as_it_was(change, message):
     assert vae.prior is old
 
 
-@pytest.mark.parametrize(("kind", "of_prior"), [("mixture", "num_components"), ("flow", "hidden"), ("vae", "hidden")])
-def test_an_argument_that_does_not_exist_is_named_with_those_that_do(kind, of_prior):
-    message = rf"^`epochs` must be an argument of `samplers.fit`, .*steps, .*{of_prior}.*Received: epochs$"
-    with pytest.raises(TypeError, match=message):
-        samplers.fit(vae_with(), X, kind, epochs=2)
+class Demanding(keras.optimizers.SGD):
+    """Its configuration does not have what its constructor needs."""
+
+    def __init__(self, needed, **arguments):
+        super().__init__(**arguments)
+        self.needed = needed
+
+
+class Unregistered(keras.optimizers.SGD):
+    pass
+
+
+def test_an_optimizer_that_cannot_be_made_again_is_refused_before_any_work():
+    vae = vae_with()
+    vae.compile(Demanding(1))
+    old = vae.prior
+    expected = r'^`model` cannot have the prior "mixture": `model` must be compiled with an optimizer .*Received: opti'
+    with pytest.raises(ValueError, match=expected):
+        samplers.fit(vae, "no data", "mixture")
+    assert vae.prior is old
+    vae.compile(Unregistered(0.01))
+    replacement.replace_prior(vae, priors.Normal(2))
+    assert type(vae.optimizer) is Unregistered
+
+
+def test_an_objective_that_cannot_have_the_prior_is_refused_before_any_work():
+    vae = vae_with(objective=objectives.FreeBits())
+    expected = r'^`model` cannot have the prior "flow": `objective` must not need independent.*Received: objective=Free'
+    with pytest.raises(ValueError, match=expected):
+        samplers.fit(vae, "no data", "flow")
+
+
+def test_a_gain_within_two_standard_errors_may_be_chance():
+    of_gain = [str(samplers.Comparison("flow", True, gain, 0.1, None, None, 9)) for gain in (0.19, 0.21)]
+    assert ["may be chance" in each for each in of_gain] == [True, False]
 
 
 def test_models_without_such_a_prior_are_refused():

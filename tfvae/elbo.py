@@ -134,7 +134,7 @@ class ElboTerms(NamedTuple):
         if distribution is None:
             raise ValueError(
                 "`objective` must be one that does not need the divergence of each dimension of z, such as ELBO, IWAE "
-                "or FreeBits(per_dimension=False), for this model. Received: an objective that needs it"
+                "or FreeBits(per_dimension=False), for this model. Received: terms without draws z"
             )
         if not isinstance(distribution, tfd.Independent) or distribution.distribution.event_shape.rank != 0:
             raise ValueError(

@@ -91,6 +91,11 @@ def own_trainable_variables(layer: keras.layers.Layer) -> list[keras.Variable]:
     return layer._trainable_variables
 
 
+def has_added_losses(layer: keras.layers.Layer) -> bool:
+    """Whether a layer itself, not one within it, has called `add_loss` in the current computation."""
+    return bool(layer._losses)
+
+
 def without_tracing_warning(function: _Function) -> _Function:
     """The `tf.function`, which no longer warns of tracing.
 

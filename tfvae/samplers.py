@@ -17,7 +17,7 @@ from tfvae.models import parts
 from tfvae.models.autoencoder import Autoencoder
 from tfvae.models.density import Density
 from tfvae.models.hierarchical import HierarchicalVAE
-from tfvae.models.replacement import replace_prior
+from tfvae.models.replacement import check_replacement, replace_prior
 from tfvae.models.semi_supervised import SemiSupervisedVAE
 from tfvae.models.vae import VAE
 from tfvae.posteriors import Posterior
@@ -41,6 +41,8 @@ _LEAST_VARIANCE = 1e-3
 # How many z are drawn for each example that was held out.
 _DRAWS = 10
 _FEWEST_ROWS = 20
+# A standard error needs two.
+_FEWEST_TO_COMPARE = 2
 _MOST_HELD_OUT = 0.5
 
 
@@ -72,10 +74,11 @@ class Comparison:
         what = "mean log p(z)" if self.before is None else f"bound on log p(x), from {self.before:.2f}"
         verb = "raises" if self.gain >= 0 else "lowers"
         now = "" if self.after is None else f" to {self.after:.2f} nats"
+        doubt = ", which may be chance," if abs(self.gain) <= 2 * self.standard_error else ""
         used = "the model has the new prior" if self.is_used else "the model keeps its prior"
         return (
             f'The prior "{self.kind}" {verb} the {what}{now}, by {abs(self.gain):.3f} +- {self.standard_error:.3f} '
-            f"nats per example on {self.num_examples} examples that were held out: {used}"
+            f"nats per example{doubt} on {self.num_examples} examples that were held out: {used}"
         )
 
 
@@ -117,7 +120,7 @@ def fit(
             conditions. "vae" is for a `VAE` alone.
         x: the data of the training, as for `fit` of the model, without y: an array, rows of a table, a dataset.
         kind: the kind of prior.
-        validation_data: data to compare the priors on; None holds out some of x.
+        validation_data: data to compare the priors on, at least two examples; None holds out some of x.
         held_out: the share of x that is held out, if there are no `validation_data`; above 0 and up to 0.5.
         steps: the number of training steps; None means 500 for a mixture, 2000 for a flow and 3000 for a VAE.
         batch_size: how many z there are in a step.
@@ -152,7 +155,7 @@ def fit(
     rng = np.random.default_rng(np.asarray(state).view(np.uint32))
     order = rng.permutation(_rows(data))
     if validation is None:
-        count = max(1, round(held_out * len(order)))
+        count = max(_FEWEST_TO_COMPARE, round(held_out * len(order)))
         validation, order = _taken(data, order[:count]), order[count:]
     if isinstance(prior, NormalMixture) and prior.num_components > len(order):
         raise ValueError(
@@ -207,19 +210,23 @@ def _checked_prior(model: Any, kind: Any, arguments: dict[str, Any]) -> Prior:
     _check_arguments(kind, arguments)
     prior = _KINDS[kind][0](**arguments)
     parts.set_latent_dim("prior", prior, latent_dim)
+    try:
+        check_replacement(model, prior)
+    except (ValueError, NotImplementedError) as error:
+        raise type(error)(f'`model` cannot have the prior "{kind}": {error}') from error
     return prior
 
 
 def _check_arguments(kind: str, arguments: Iterable[str]) -> None:
-    """Raises TypeError, as Python does, unless the prior of a kind has arguments of these names."""
+    """Raises ValueError unless the prior of a kind has arguments of these names."""
     own = [name for name, each in inspect.signature(fit).parameters.items() if each.kind is each.KEYWORD_ONLY]
     parameters = inspect.signature(_KINDS[kind][0]).parameters.values()
     of_prior = [each.name for each in parameters if each.kind is not each.VAR_KEYWORD]
     for name in arguments:
         if name not in of_prior:
-            raise TypeError(
+            raise ValueError(
                 f'`{name}` must be an argument of `samplers.fit`, {", ".join(own)}, or one of the prior "{kind}", '
-                f"{', '.join(of_prior)}. Received: {name}"
+                f"{', '.join(of_prior)}{checks.did_you_mean(name, [*own, *of_prior])}. Received: {name}"
             )
 
 
@@ -227,6 +234,8 @@ def _checked_data(model: Autoencoder, x: Any, argument: str) -> Any:
     """The data as arrays in the form that the model's methods take."""
     try:
         if isinstance(x, tf.data.Dataset):
+            if x.cardinality() == tf.data.INFINITE_CARDINALITY:
+                raise ValueError("`x` must be a dataset that ends, without `repeat()`. Received: a dataset without end")
             found = list(model._checked_batches(x, 1, model.denoises))
             x = tf.nest.map_structure(lambda *each: np.concatenate(each), *found)
         x = model._arrays(x)
@@ -235,8 +244,9 @@ def _checked_data(model: Autoencoder, x: Any, argument: str) -> Any:
         if argument == "x":
             raise
         raise ValueError(f"`{argument}`: {error}") from error
-    if argument == "x" and _rows(x) < _FEWEST_ROWS:
-        raise ValueError(f"`x` must hold at least {_FEWEST_ROWS} examples. Received: {_rows(x)}")
+    fewest = _FEWEST_ROWS if argument == "x" else _FEWEST_TO_COMPARE
+    if _rows(x) < fewest:
+        raise ValueError(f"`{argument}` must hold at least {fewest} examples. Received: {_rows(x)}")
     return x
 
 
@@ -353,7 +363,7 @@ def _compared(model: Autoencoder, prior: Prior, kind: str, x: Any, seed: tf.Tens
         gains.append(np.concatenate([(new(part) - old(part)).numpy() for part in batches(z, 4096)]))
     of_examples = np.mean(gains, axis=0, dtype=float)
     gain = float(of_examples.mean())
-    error = float(of_examples.std(ddof=1) / math.sqrt(len(of_examples))) if len(of_examples) > 1 else math.nan
+    error = float(of_examples.std(ddof=1) / math.sqrt(len(of_examples)))
     before = None
     # A model without a bound has no such metric; one that removes noise has a bound of data that are not here.
     if any(metric.name == "elbo" for metric in model.metrics) and not model.denoises:

@@ -3,6 +3,7 @@
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 from scipy import linalg
 from sklearn.datasets import load_digits
 from sklearn.neighbors import KNeighborsClassifier
@@ -209,6 +210,8 @@ def test_what_is_no_network_of_features_is_refused():
     infinite = network_of(keras.layers.Lambda(lambda x: keras.ops.log(x[:, 0] - 1)))
     for network, given, message in (
         (np.ravel, x, "`network` must be a Keras model"),
+        (matrices, np.ones((2, 3, 4)), r"`x` must have the shape \[N, 3, 3\].*Received: x of shape \[2, 3, 4\]"),
+        (matrices, tf.data.Dataset.from_tensors(x), r"`x` must be an array \[N.*Received: x of type tf.data.Dataset"),
         (matrices, missing, "`x` must be finite"),
         (matrices, x, r"`network` must give features \[B, F\].*\[2, 3, 3\] for x of shape \[2, 3, 3\]"),
         (infinite, x, r"`network\(x\)` must be finite.*Received: 6 values"),

@@ -62,6 +62,7 @@ USES = [
         "_trainable_variables",
         "`own_trainable_variables`: the cost of a step of layers of a user's own",
     ),
+    ("Keras", lambda: keras.layers.Dense(1), "_losses", "`has_added_losses`: losses that `Recomputed` would lose"),
     (
         "Keras",
         module("saving.saving_lib", "keras.src"),

@@ -174,6 +174,20 @@ def test_arguments_of_missing_are_checked(arguments, message):
         lk.Missing(**arguments)
 
 
+def test_what_is_taken_element_by_element_must_be_a_product_over_elements():
+    class Joint(lk.Bernoulli):
+        def log_prob(self, x, parameters, training=False):
+            return super().log_prob(x, parameters, training) / 2
+
+    class Named(Joint):
+        factorises = True
+
+    for wrapper in (lk.Missing, lambda likelihood: lk.Columns([(likelihood, 1)])):
+        with pytest.raises(ValueError, match="must be a product over the elements of x"):
+            wrapper(Joint())
+        assert wrapper(Named()).factorises
+
+
 # Columns
 
 

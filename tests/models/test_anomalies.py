@@ -240,6 +240,13 @@ def test_other_autoencoders_detect_too(make, x):
     assert outputs["contributions"].shape == (20, 4)
 
 
+def test_bits_are_judged_too(x, tiny_vae):
+    model, bits = tiny_vae(likelihood=likelihoods.Bernoulli()), np.float32(x > 0)
+    model.calibrate(bits, threshold=1.0)
+    elbo = model.score(bits)["elbo"]
+    np.testing.assert_allclose(model.detect(bits)["score"], elbo.mean() - elbo, atol=1e-4)
+
+
 class Joint(likelihoods.Normal):
     """A likelihood that is no product over the elements of x."""
 

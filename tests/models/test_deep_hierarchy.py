@@ -10,6 +10,7 @@ import tfvae
 from tfvae import networks
 from tfvae.elbo import Sampling
 from tfvae.likelihoods import Bernoulli, DiscretizedLogisticMixture, Normal
+from tfvae.objectives import FreeBits
 
 tfd = tfp.distributions
 
@@ -154,6 +155,7 @@ def test_a_step_whose_gradient_is_too_long_changes_nothing(jit_compile):
         ({"filters": (4, 4)}, "`groups` must have one number for each of the 2 entries"),
         ({"groups": (1,)}, "`groups` must have .* two groups in all"),
         ({"filters": (4, 4, 4, 4), "groups": (1, 1, 1, 1)}, "`filters` must have so few entries"),
+        ({"parameter_shape": (4, 4, 2)}, "`parameter_shape` must begin with the height and width"),
         ({"latent_channels": 0}, "`latent_channels` must"),
         ({"input_shape": (8, 8)}, r"`input_shape` must be \(height, width, channels\)"),
     ],
@@ -173,6 +175,19 @@ def test_networks_that_do_not_fit_are_refused_by_name():
     ):
         with pytest.raises(ValueError, match=f"{expected}.*Received: "):
             tfvae.DeepHierarchicalVAE(*wrong, likelihood=Bernoulli())
+    two = networks.ladder((8, 8, 1), None, (4, 6), (1, 1), 1)
+    for wrong, expected in (
+        (two._replace(prior_networks=one.posterior_networks), r"`prior_networks\[0\]` must take h"),
+        (two._replace(posterior_networks=two.prior_networks), r"`posterior_networks\[0\]` must take h .* and features"),
+        (two._replace(prior_networks=two.prior_networks[::-1]), r"`prior_networks\[0\]` must take h \[None, 2, 2, 6\]"),
+        (two._replace(posterior_networks=two.posterior_networks[::-1]), r"`posterior_networks\[0\]` must take"),
+        (two._replace(decoders=two.decoders[::-1]), r"`prior_networks\[0\]` must take h \[None, 4, 4, 4\]"),
+        (two._replace(decoders=[two.decoders[0], one.prior_networks[1]]), r"`decoders\[1\]` must take h .* and z"),
+    ):
+        with pytest.raises(ValueError, match=f"^{expected}.*Received: a network whose inputs"):
+            tfvae.DeepHierarchicalVAE(*wrong, likelihood=Bernoulli())
+    with pytest.raises(ValueError, match=r"^`objective` must be one .*for a Deep.*Received: objective=FreeBits\("):
+        tfvae.DeepHierarchicalVAE(*one, objective=FreeBits(0.5))
     with pytest.raises(ValueError, match=r"`decoders\[1\]` must give .*Received: "):
         tfvae.DeepHierarchicalVAE(*one, likelihood=DiscretizedLogisticMixture(2))
     with pytest.raises(ValueError, match=r"`max_gradient_norm` must .*Received: "):

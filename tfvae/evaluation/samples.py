@@ -8,8 +8,10 @@ from typing import Any, NamedTuple
 
 import keras
 import numpy as np
+import tensorflow as tf
 
 from tfvae import checks, chunks
+from tfvae.models import parts
 
 # Elements of a matrix of all pairs that are computed at a time.
 _PAIRS = 2**22
@@ -79,10 +81,18 @@ def features(network: keras.Model, x: Any, *, batch_size: int = 256) -> np.ndarr
         raise ValueError(
             f"`network` must be a Keras model of x [B, ...] to features [B, F]. Received: {checks.shown(network)}"
         )
+    if isinstance(x, tf.data.Dataset):
+        raise ValueError(
+            "`x` must be an array [N, ...], such as np.concatenate(list(dataset.as_numpy_iterator())) of batches. "
+            "Received: x of type tf.data.Dataset"
+        )
     x = checks.to_numpy(x)
+    declared = parts.input_shapes(network)
+    if declared is not None and len(declared) == 1:
+        checks.check_shape(x, declared[0][1:])
     checks.check_finite(x)
     batch_size = checks.positive_integer("batch_size", batch_size)
-    parts = []
+    found = []
     for rows in chunks.slices(len(x), batch_size):
         of_batch = keras.ops.convert_to_numpy(network(x[rows], training=False))
         if of_batch.shape[:1] != (rows.stop - rows.start,) or of_batch.ndim != 2:
@@ -90,8 +100,8 @@ def features(network: keras.Model, x: Any, *, batch_size: int = 256) -> np.ndarr
                 "`network` must give features [B, F], one vector for each example. Received: an output of shape "
                 f"{list(of_batch.shape)} for x of shape {list(x[rows].shape)}"
             )
-        parts.append(of_batch)
-    result = np.concatenate(parts)
+        found.append(of_batch)
+    result = np.concatenate(found)
     checks.check_finite(result, "network(x)")
     return result
 

@@ -30,6 +30,8 @@ class Bernoulli(Likelihood):
     outputs_range = "real"
     takes_temperature = True
     samples_from_noise = True
+    # Its own `log_prob` is the same sum, which XLA makes faster.
+    factorises = True
 
     def element_distribution(self, parameters: tf.Tensor) -> tfd.Distribution:
         """Bernoulli(logits=parameters) for each element."""

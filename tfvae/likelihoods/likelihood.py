@@ -41,7 +41,8 @@ class Likelihood(keras.layers.Layer, abc.ABC):
     is P times as long as that of x: [B, ..., C * P] for x [B, ..., C], with the parameters of one element next to each
     other. So for images with one channel, the output has one channel for each parameter.
 
-    A subclass needs only `element_distribution`; `Bernoulli` in `bernoulli.py` is a short example.
+    A subclass needs only `element_distribution`; `Bernoulli` in `bernoulli.py` is a short example. One that overrides
+    `log_prob`, and still is a product over elements, says so by `factorises = True`.
 
     Args:
         kwargs: the arguments of `keras.layers.Layer`.
@@ -56,6 +57,8 @@ class Likelihood(keras.layers.Layer, abc.ABC):
             the best guess (below 1) or more diverse (above 1).
         samples_from_noise: whether `sample_from` is defined, by ops that are built into TFLite.
         allows_missing: whether x may hold NaN, which marks a missing element.
+        factorises: whether log p(x|z) is the sum of `element_log_prob`; False for a subclass that overrides `log_prob`,
+            unless it says otherwise.
         is_of_x: whether it is a density, or a probability, of x itself. If it is of something computed from x, as
             `Perceptual` is, nothing bounds log p(x).
         has_moving_statistics: whether training sets some of its weights from the data, not by the gradient.
@@ -69,12 +72,18 @@ class Likelihood(keras.layers.Layer, abc.ABC):
     takes_temperature = False
     samples_from_noise = False
     allows_missing = False
+    factorises = True
     is_of_x = True
     has_moving_statistics = False
     placeholder: float | np.ndarray = 0.0
     column_names: tuple[str, ...] | None = None
     _event_rank: int
     _event_shape: tuple[int, ...]
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        if "log_prob" in vars(cls) and "factorises" not in vars(cls):
+            cls.factorises = False
 
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(**kwargs)
@@ -107,11 +116,6 @@ class Likelihood(keras.layers.Layer, abc.ABC):
         shape = cast("tuple[int, ...]", tuple(input_shape[1:]))
         self._event_rank = len(shape)
         self._event_shape = (*shape[:-1], shape[-1] // self.num_parameters)
-
-    @property
-    def factorises(self) -> bool:
-        """Whether log p(x|z) is the sum of `element_log_prob`, as it is unless a subclass overrides `log_prob`."""
-        return type(self).log_prob is Likelihood.log_prob
 
     @abc.abstractmethod
     def element_distribution(self, parameters: tf.Tensor) -> tfd.Distribution:
@@ -292,15 +296,16 @@ class Likelihood(keras.layers.Layer, abc.ABC):
             raise ValueError("A likelihood must be built before it is used, with the shape of the decoder's output")
 
 
-def likelihood_of(value: Any, argument: str) -> Likelihood:
+def likelihood_of(value: Any, argument: str, by_element: bool = True) -> Likelihood:
     """Returns the likelihood that a wrapper was given, as an object or as a configuration.
 
     Args:
         value: a likelihood, or its configuration as `configuration_of` returns it.
         argument: the name of the wrapper's argument, for the error message.
+        by_element: whether the wrapper takes it element by element, so that it must be a product over elements.
 
     Raises:
-        ValueError: `value` is neither.
+        ValueError: `value` is neither, or the wrapper cannot take it.
     """
     if isinstance(value, dict):
         value = keras.saving.deserialize_keras_object(value)
@@ -308,6 +313,11 @@ def likelihood_of(value: Any, argument: str) -> Likelihood:
         raise ValueError(f"`{argument}` must be a Likelihood. Received: {argument}={checks.shown(value)}")
     if not value.is_of_x:
         raise ValueError(f"`{argument}` must be a likelihood of x. Received: {argument}={checks.shown(value)}")
+    if by_element and not value.factorises:
+        raise ValueError(
+            f"`{argument}` must be a product over the elements of x, and a subclass that is one and has a `log_prob` "
+            f"of its own says so by `factorises = True`. Received: {argument}={checks.shown(value)}"
+        )
     return value
 
 

@@ -58,7 +58,7 @@ class Perceptual(Likelihood):
         # As it was given, for the configuration: a number, or one for each tensor of features.
         self._scales = [checks.positive_number("scale", each) for each in given]
         self._has_one_scale = not isinstance(scale, list | tuple)
-        self.likelihood = None if likelihood is None else likelihood_of(likelihood, "likelihood")
+        self.likelihood = None if likelihood is None else likelihood_of(likelihood, "likelihood", False)
         if self.likelihood is not None and self.likelihood.allows_missing:
             raise ValueError(
                 "`likelihood` must be one of complete data, because a network makes features of them. Received: "

@@ -179,8 +179,9 @@ class AnomalyDetector(keras.Model, abc.ABC):
         self._check_has_detection()
         if not self.likelihood.factorises:
             raise NotImplementedError(
-                "`likelihood` must be a product over the elements of x, whose contributions then sum to the score. "
-                f"Received: a {type(self.likelihood).__name__}, which has a `log_prob` of its own"
+                "`likelihood` must be a product over the elements of x, whose contributions then sum to the score, and "
+                "a subclass that is one and has a `log_prob` of its own says so by `factorises = True`. Received: a "
+                f"{type(self.likelihood).__name__}"
             )
 
     def _signature_of_detection(

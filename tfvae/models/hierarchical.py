@@ -64,7 +64,7 @@ class HierarchicalVAE(autoencoder.Autoencoder):
             are computed from the features of the decoder above; None means `DiagonalNormal()`, which a ladder needs.
         prior: p(z_T); None means `StandardNormal()`.
         likelihood: p(x|z_1); None means `Normal(scale=1.0)`.
-        objective: what is maximised; it may not take path gradients. None means `ELBO()`.
+        objective: what is maximised; it may not take path gradients or need draws of z. None means `ELBO()`.
         keras_kwargs: the arguments of `keras.Model`.
 
     Raises:
@@ -112,13 +112,13 @@ class HierarchicalVAE(autoencoder.Autoencoder):
         self.likelihood = parts.checked_part("likelihood", likelihood, Likelihood, default=Normal)
         for index, dim in enumerate(self.latent_dims):
             parts.set_latent_dim(f"posteriors[{index}]", self.posteriors[index], dim)
+            parts.check_bound(self, posterior=self.posteriors[index])
         for index, dim in enumerate(self.latent_dims[:-1]):
             parts.set_latent_dim(f"conditionals[{index}]", self.conditionals[index], dim)
         parts.set_latent_dim("prior", self.prior, self.latent_dims[-1])
-        parts.refuse_path_gradients(self)
+        parts.refuse_objectives_of_z(self)
         for index, p in enumerate([*self.conditionals, self.prior]):
             name = "prior" if p is self.prior else f"conditionals[{index}]"
-            parts.check_bound(self, posterior=self.posteriors[index])
             parts.check_densities(self.posteriors[index], p, self.objective, name)
         parts.refuse_prior_of_encoder(self)
         self._build_where_known(self.encoders[0])

@@ -131,12 +131,21 @@ def moved_weights(network: keras.Model) -> Iterator[None]:
             variable.assign(value)
 
 
-def refuse_path_gradients(model: keras.Model) -> None:
-    """Raises ValueError if the objective needs path gradients (through z alone), which the model does not have."""
+def refuse_objectives_of_z(model: keras.Model) -> None:
+    """Raises ValueError for an objective of z, for a model that does not have z in one vector [L] for each example.
+
+    It needs path gradients (through z alone), or the draws themselves.
+    """
     if model.objective.path_gradient:
         raise ValueError(
             "`objective` must not need path gradients (sticking_the_landing, doubly_reparameterized), which a "
             f"{type(model).__name__} does not have. Received: objective={checks.shown(model.objective)}"
+        )
+    if model.objective.needs_draws:
+        raise ValueError(
+            "`objective` must be one that does not need the draws of z or the divergence of each of its dimensions, "
+            f"such as ELBO, IWAE or FreeBits(per_dimension=False), for a {type(model).__name__}. Received: "
+            f"objective={checks.shown(model.objective)}"
         )
 
 
@@ -150,8 +159,8 @@ def check_densities(posterior: Posterior, prior: Prior | Posterior, objective: O
         name: the name of the argument through which the prior was passed.
 
     Raises:
-        ValueError: the prior and the posterior have different supports, or the posterior is a point and the objective
-            needs its density.
+        ValueError: the prior and the posterior have different supports; or the objective needs a density of q(z|x),
+            which is a point, or independent dimensions of one of them.
         NotImplementedError: the density of one of them is known at its own draws alone, and is needed elsewhere.
     """
     if prior.support not in (None, posterior.support):
@@ -165,6 +174,13 @@ def check_densities(posterior: Posterior, prior: Prior | Posterior, objective: O
             "point and has no density: use tfvae.objectives.MMD(), Adversarial() or RAE(), or a posterior with a "
             f"density such as DiagonalNormal(). Received: objective={checks.shown(objective)}"
         )
+    for slot, argument, part in (("posterior", "posterior", posterior), ("prior", name, prior)):
+        if slot in objective.needs_independent and not part.is_independent:
+            raise ValueError(
+                f"`objective` must not need independent dimensions of z with the {argument} {type(part).__name__}, "
+                "whose dimensions depend on each other: use FreeBits(per_dimension=False), DIPVAE or MMD. Received: "
+                f"objective={checks.shown(objective)}"
+            )
     if isinstance(prior, Posterior) and not prior.has_log_prob:
         raise NotImplementedError(
             f"`{name}` must have a log p(z) that can be evaluated at any z. Received: "

@@ -1,11 +1,43 @@
 """Another prior for a model that is built and perhaps trained."""
 
+from typing import Any
+
 import keras
 
-from tfvae import private_apis
+from tfvae import checks, private_apis
 from tfvae.models import parts
 from tfvae.models.autoencoder import Autoencoder
 from tfvae.priors import Prior
+
+
+def check_replacement(model: Autoencoder, prior: Prior) -> dict[str, Any] | None:
+    """Checks that `replace_prior` can give a model another prior.
+
+    Args:
+        model: a model with the part `prior`, built.
+        prior: p(z), of the same latent dimension, built or not.
+
+    Returns:
+        The arguments with which the model is compiled again, with an optimizer that has no state; None if it is not
+        compiled.
+
+    Raises:
+        ValueError: the prior does not fit the other parts, or the optimizer cannot be made again.
+        NotImplementedError: see `parts.check_densities`.
+    """
+    parts.check_densities(model.inference_parts()[-1][1], prior, model.objective)
+    if not model.compiled:
+        return None
+    kind = type(model.optimizer)
+    # An optimizer of a class that is not registered is made again by this class.
+    with model.distribute_strategy.scope(), keras.saving.custom_object_scope({kind.__name__: kind}):
+        try:
+            return keras.saving.deserialize_keras_object(model.get_compile_config())
+        except (TypeError, ValueError, NotImplementedError) as error:
+            raise ValueError(
+                "`model` must be compiled with an optimizer that Keras can make again from its `get_config`, or not "
+                f"be compiled. Received: optimizer={checks.shown(model.optimizer)}, with which it says: {error}"
+            ) from error
 
 
 def replace_prior(model: Autoencoder, prior: Prior) -> None:
@@ -18,13 +50,17 @@ def replace_prior(model: Autoencoder, prior: Prior) -> None:
     Args:
         model: a model with the part `prior`, built.
         prior: p(z), of the same latent dimension, built.
+
+    Raises:
+        ValueError: see `check_replacement`; the model is then as it was.
+        NotImplementedError: likewise.
     """
-    parts.check_densities(model.inference_parts()[-1][1], prior, model.objective)
+    compile_arguments = check_replacement(model, prior)
     private_apis.replace_layer(model, "prior", prior)
     model.decision = None
     # All of these hold graphs with the weights of the other prior.
     model._functions.clear()
     model.train_function = model.test_function = model.predict_function = None
-    if model.compiled:
+    if compile_arguments is not None:
         with model.distribute_strategy.scope():
-            model.compile(**keras.saving.deserialize_keras_object(model.get_compile_config()))
+            model.compile(**compile_arguments)

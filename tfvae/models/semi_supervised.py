@@ -45,7 +45,7 @@ class SemiSupervisedVAE(ConditionalVAE):
         posterior: see `tfvae.VAE`.
         prior: see `tfvae.ConditionalVAE`; here the condition is y.
         likelihood: see `tfvae.VAE`.
-        objective: what is maximised; it may not take path gradients. None means `ELBO()`.
+        objective: what is maximised; it may not take path gradients or need draws of z. None means `ELBO()`.
         alpha: the weight of log q(y|x), >= 0; for N examples the paper uses 0.1 N / (the number of labels).
         label_prior: p(y), K probabilities; None means that all are equal.
         keras_kwargs: the arguments of `keras.Model`.
@@ -97,8 +97,8 @@ class SemiSupervisedVAE(ConditionalVAE):
         super().__init__(
             encoder, decoder, latent_dim, self.num_classes, posterior, prior, likelihood, objective, **keras_kwargs
         )
-        parts.refuse_path_gradients(self)
         parts.check_bound(self, posterior=self.posterior, likelihood=self.likelihood)
+        parts.refuse_objectives_of_z(self)
         if any(getattr(layer, "has_moving_statistics", False) for layer in private_apis.layers_of(self.likelihood)):
             raise ValueError(
                 '`likelihood` must not compute its scale from the batch, as Normal("optimal") does, because the batch '

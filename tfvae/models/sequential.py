@@ -59,7 +59,7 @@ class SequentialVAE(StepStreams):
         conditional: the family of p(z_t|z_{t-1}), given as a `Posterior`; None means `DiagonalNormal()`.
         prior: p(z_1); None means `StandardNormal()`.
         likelihood: p(x_t|z_t), of one step; None means `Normal(scale=1.0)`.
-        objective: what is maximised; it may not take path gradients. None means `ELBO()`.
+        objective: what is maximised; it may not take path gradients or need draws of z. None means `ELBO()`.
         keras_kwargs: the arguments of `keras.Model`.
 
     Raises:
@@ -108,8 +108,8 @@ class SequentialVAE(StepStreams):
             )
         for name in ("posterior", "conditional", "prior"):
             parts.set_latent_dim(name, getattr(self, name), self.latent_dim)
-        parts.refuse_path_gradients(self)
         parts.check_bound(self, posterior=self.posterior, likelihood=self.likelihood)
+        parts.refuse_objectives_of_z(self)
         for name in ("conditional", "prior"):
             parts.check_densities(self.posterior, getattr(self, name), self.objective, name)
         parts.refuse_prior_of_encoder(self)

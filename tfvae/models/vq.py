@@ -61,7 +61,7 @@ class VQVAE(CodesExport, autoencoder.Autoencoder):
         num_codes: K, the number of codes of a codebook, at least 2.
         commitment: the weight of the term that moves the encoder's outputs to the codes, >= 0.
         likelihood: p(x|z); None means `Normal(scale=1.0)`.
-        objective: what is maximised; it may not take path gradients. None means `ELBO()`.
+        objective: what is maximised; it may not take path gradients or need draws of z. None means `ELBO()`.
         num_levels: the number of levels.
         num_groups: the number of groups, which divides E.
         shared_codebook: whether all levels share their codebook, or with groups those of the groups.
@@ -127,7 +127,7 @@ class VQVAE(CodesExport, autoencoder.Autoencoder):
         self.prior = None if prior is None else parts.checked_part("prior", prior, CodePrior)
         if prior is not None:
             parts.refuse_shared("prior", prior, self)
-        parts.refuse_path_gradients(self)
+        parts.refuse_objectives_of_z(self)
         self.codebook: keras.Variable = None
         self.frequencies: keras.Variable = None
         # None until the model is built.

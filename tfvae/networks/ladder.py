@@ -73,6 +73,11 @@ def ladder(
     """
     height, width, _ = input_shape = building.image_shape("input_shape", input_shape, "dense_encoder")
     parameter_shape = input_shape if parameter_shape is None else building.sizes("parameter_shape", parameter_shape, 1)
+    if parameter_shape[:2] != input_shape[:2]:
+        raise ValueError(
+            f"`parameter_shape` must begin with the height and width of `input_shape`, {(height, width)}: take "
+            f"`likelihood.parameter_shape(input_shape)`. Received: parameter_shape={checks.shown(parameter_shape)}"
+        )
     filters = building.sizes("filters", filters, min_length=1)
     groups = building.sizes("groups", groups, min_length=1)
     latent_channels = checks.positive_integer("latent_channels", latent_channels)

@@ -1,5 +1,6 @@
 """Networks whose activations are computed again in the backward pass, which saves their memory."""
 
+from collections.abc import Iterable
 from typing import Any
 
 import keras
@@ -18,11 +19,14 @@ class Recomputed(keras.layers.Layer):
     Args:
         network: a functional or sequential Keras model, or a built layer, from one tensor or a list of tensors. It must
             not draw random numbers or have state, as dropout and batch normalisation do: the second computation would
-            differ from the first. Or its configuration.
+            differ from the first. Noise that is in none of its variables, as of a `Lambda` with `tf.random.normal`,
+            cannot be seen: the gradient is then wrong. It must not add losses either, as an `activity_regularizer`
+            does, because their gradients would be lost; those of kernels and biases are kept. Or its configuration.
         kwargs: the arguments of `keras.layers.Layer`.
 
     Raises:
-        ValueError: the network is not built, draws random numbers or has state.
+        ValueError: the network is not built, draws random numbers, has state or an `activity_regularizer`; or, when
+            it is called, a layer of it adds a loss.
 
     Reference: Chen et al. 2016, Training Deep Nets with Sublinear Memory Cost, section 3.
     """
@@ -43,6 +47,7 @@ class Recomputed(keras.layers.Layer):
                 "`network` must neither draw random numbers nor have state, because it is computed twice. Received: a "
                 f"network with {checks.shown_names(state)}"
             )
+        _refuse_losses(layer for layer in layers if layer.activity_regularizer is not None)
         super().__init__(**{"dtype": network.dtype_policy, **kwargs})
         self.network = network
 
@@ -52,7 +57,10 @@ class Recomputed(keras.layers.Layer):
         def compute(*tensors: Any) -> Any:
             return self.network(keras.tree.pack_sequence_as(inputs, tensors), training=training)
 
-        return keras.remat(compute)(*keras.tree.flatten(inputs))
+        outputs = keras.remat(compute)(*keras.tree.flatten(inputs))
+        # Only now has `add_loss` been called.
+        _refuse_losses(layer for layer in private_apis.layers_of(self.network) if private_apis.has_added_losses(layer))
+        return outputs
 
     def compute_output_shape(self, input_shape: Any) -> Any:
         """The shape of what the network returns."""
@@ -61,3 +69,14 @@ class Recomputed(keras.layers.Layer):
     def get_config(self) -> dict[str, Any]:
         """The constructor's arguments."""
         return {**super().get_config(), "network": keras.saving.serialize_keras_object(self.network)}
+
+
+def _refuse_losses(layers: Iterable[keras.layers.Layer]) -> None:
+    """Raises ValueError if there are any of such layers, which add losses."""
+    names = [layer.name for layer in layers]
+    if names:
+        raise ValueError(
+            "`network` must not add losses, as an activity_regularizer or `add_loss` does, because their gradients "
+            "would be lost: leave this network as it is, not recomputed. Received: a network with the layers "
+            f"{checks.shown_names(names)}"
+        )

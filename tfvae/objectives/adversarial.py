@@ -37,6 +37,8 @@ class CriticObjective(Objective):
 
     optimizer: Any
 
+    needs_draws: ClassVar[bool] = True
+
     @abc.abstractmethod
     def others(self, terms: ElboTerms) -> tf.Tensor:
         """Draws of the distribution from which the critic tells draws of q(z).

@@ -6,7 +6,7 @@ or more. With sample weights q(z) is that of the weighted data, whatever the sca
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import keras
 import tensorflow as tf
@@ -34,8 +34,8 @@ class BetaTCVAE(Objective):
         num_samples: S, the number of draws of z for each example.
 
     Raises:
-        ValueError: an argument is out of its range; or, when the objective is evaluated, q(z|x) is not independent
-            over dimensions.
+        ValueError: an argument is out of its range; or, when a model is made, q(z|x) is not independent over
+            dimensions.
 
     Reference: Chen et al. 2018, Isolating Sources of Disentanglement in Variational Autoencoders, equation 4; for the
     estimator appendix C.
@@ -43,6 +43,9 @@ class BetaTCVAE(Objective):
 
     num_examples: int
     beta: float = 6.0
+
+    needs_draws: ClassVar[bool] = True
+    needs_independent: ClassVar[tuple[str, ...]] = ("posterior",)
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -105,6 +108,8 @@ class DIPVAE(Objective):
     off_diagonal: float = 10.0
     diagonal: float = 10.0
     covariance: Literal["means", "draws"] = "draws"
+
+    needs_draws: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -170,6 +175,8 @@ class MMD(Objective):
     mmd_weight: float = 100.0
     kl_weight: float = 0.0
     kernel: Literal["gaussian", "inverse_multiquadratic"] = "gaussian"
+
+    needs_draws: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -71,8 +71,8 @@ class FreeBits(Objective):
         num_samples: S, the number of draws of z for each example.
 
     Raises:
-        ValueError: an argument is out of its range; or, when the objective is evaluated, a distribution is not
-            independent over dimensions.
+        ValueError: an argument is out of its range; or, when a model is made, a distribution is not independent over
+            dimensions.
 
     Reference: Kingma et al. 2016, Improving Variational Inference with Inverse Autoregressive Flow, equation 15.
     """
@@ -83,6 +83,16 @@ class FreeBits(Objective):
     def __post_init__(self) -> None:
         super().__post_init__()
         object.__setattr__(self, "nats", checks.number("nats", self.nats, 0))
+
+    @property
+    def needs_draws(self) -> bool:
+        """Whether it needs z in one vector for each example."""
+        return self.per_dimension
+
+    @property
+    def needs_independent(self) -> tuple[str, ...]:
+        """The distributions of which it needs independent dimensions."""
+        return ("posterior", "prior") if self.per_dimension else ()
 
     def __call__(self, terms: ElboTerms) -> tf.Tensor:
         """Evaluates the bound [B], in nats per example."""

@@ -22,6 +22,9 @@ class Objective(abc.ABC):
     Attributes:
         analytic_kl: whether the objective can use the closed form of the KL divergence where TFP has one.
         needs_density: whether it needs log q(z|x) or the KL divergence, which a point does not have.
+        needs_draws: whether it needs the draws of z, with q(z|x) and p(z), which some models do not have in one vector
+            for each example.
+        needs_independent: of which of "posterior" and "prior" it needs dimensions that are independent of each other.
         path_gradient: whether the gradient reaches q(z|x) through z alone: see `tfvae.elbo.draw`.
         for_posterior: the objective that the parameters of q(z|x) maximise, if it is not this one; otherwise None.
         critic: a network that is trained beside the model, see `CriticObjective`; otherwise None.
@@ -34,6 +37,8 @@ class Objective(abc.ABC):
     num_samples: int = 1
     analytic_kl: ClassVar[bool] = True
     needs_density: ClassVar[bool] = True
+    needs_draws: ClassVar[bool] = False
+    needs_independent: ClassVar[tuple[str, ...]] = ()
     path_gradient: ClassVar[bool] = False
     for_posterior: ClassVar["Objective | None"] = None
     critic: ClassVar[Any] = None

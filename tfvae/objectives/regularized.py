@@ -35,6 +35,7 @@ class RAE(Objective):
     beta: float = 1.0
 
     needs_density = False
+    needs_draws = True
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -24,6 +24,7 @@ class Deterministic(Posterior):
     Deterministic Autoencoders, section 3.
     """
 
+    is_independent = False
     has_density = False
     has_log_prob = False
     is_fast_by_xla = True

@@ -26,6 +26,7 @@ class Posterior(keras.layers.Layer, abc.ABC):
             number of categories.
         scales_only: whether the family fits a rescaled z but not a rotated one; variational inference then brings z to
             unit scale but does not decorrelate it.
+        is_independent: whether the dimensions of z are independent given x: `distribution` is then a `tfd.Independent`.
         has_density: whether q(z|x) has a density. If it is a point, `distribution` is a `tfd.VectorDeterministic`.
         has_log_prob: whether log q(z|x) can be evaluated at any z, and not only at draws of q(z|x).
         is_fast_by_xla: whether it draws by `tfvae.distributions.normal.Normal`, which is fast under XLA, or not at all;
@@ -34,6 +35,7 @@ class Posterior(keras.layers.Layer, abc.ABC):
 
     support = "real"
     scales_only = True
+    is_independent = True
     has_density = True
     has_log_prob = True
     is_fast_by_xla = False
@@ -159,6 +161,7 @@ class TransformedPosterior(Posterior):
     """
 
     scales_only = False
+    is_independent = False
 
     @abc.abstractmethod
     def distribution(self, parameters: dict[str, tf.Tensor]) -> tfd.TransformedDistribution:

@@ -35,6 +35,7 @@ class RelaxedOneHotCategorical(Posterior):
     """
 
     support = "simplex"
+    is_independent = False
 
     def __init__(
         self, latent_dim: int | None = None, num_categories: int = 10, temperature: float = 0.5, **kwargs: Any

@@ -23,6 +23,7 @@ class SphericalPosterior(Posterior):
     """
 
     support = "sphere"
+    is_independent = False
     is_fast_by_xla = True
 
     def __init__(self, latent_dim: int | None = None, **kwargs: Any) -> None:

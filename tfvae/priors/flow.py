@@ -35,6 +35,8 @@ class Flow(Prior):
     Lossy Autoencoder, section 3.2: priors that are flows.
     """
 
+    is_independent = False
+
     def __init__(self, latent_dim: int | None = None, num_couplings: int = 6, hidden: int = 32, **kwargs: Any) -> None:
         super().__init__(latent_dim, **kwargs)
         self.num_couplings = checks.positive_integer("num_couplings", num_couplings)
@@ -83,6 +85,8 @@ class SplineFlow(Prior):
 
     Reference: Durkan et al. 2019, Neural Spline Flows, section 3.
     """
+
+    is_independent = False
 
     def __init__(
         self, latent_dim: int | None = None, num_couplings: int = 6, bins: int = 8, hidden: int = 64, **kwargs: Any

@@ -32,6 +32,8 @@ class _Mixture(Prior, abc.ABC):
         kwargs: the arguments of `keras.layers.Layer`.
     """
 
+    is_independent = False
+
     def __init__(self, latent_dim: int | None, num_components: int, **kwargs: Any) -> None:
         super().__init__(latent_dim, **kwargs)
         self.num_components = checks.positive_integer("num_components", num_components)

@@ -25,11 +25,13 @@ class Prior(keras.layers.Layer, abc.ABC):
     Attributes:
         support: the space in which z lies, which must be that of the posterior: "real", "sphere", or "simplex" with its
             number of categories; None for a prior that takes on the posterior's.
+        is_independent: whether the dimensions of z are independent: `distribution` is then a `tfd.Independent`.
         noise_dim: how many numbers of noise log p(z) is computed from, which `sample_from` takes after those of z: 0,
             unless the prior has latent variables of its own.
     """
 
     support: str | None = "real"
+    is_independent = True
     noise_dim: int = 0
     latent_dim: int
 

@@ -31,6 +31,7 @@ class RelaxedOneHotCategorical(Prior):
     """
 
     support = "simplex"
+    is_independent = False
 
     def __init__(
         self,

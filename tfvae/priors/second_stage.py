@@ -41,6 +41,8 @@ class SecondStage(Prior):
     Reference: Dai & Wipf 2019, Diagnosing and Enhancing VAE Models, section 4.
     """
 
+    is_independent = False
+
     def __init__(
         self, latent_dim: int | None = None, second_dim: int | None = None, hidden: int = 256, **kwargs: Any
     ) -> None:

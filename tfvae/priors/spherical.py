@@ -24,6 +24,7 @@ class HypersphericalUniform(Prior):
     """
 
     support = "sphere"
+    is_independent = False
 
     def distribution(self) -> tfd.Distribution:
         """p(z), with batch shape [] and event shape [L]."""

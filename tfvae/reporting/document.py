@@ -120,7 +120,9 @@ def report(
     path = path / "report.html" if path.is_dir() else path
     if not isinstance(model, VAE | SequentialVAE) or not model.built:
         raise ValueError(
-            f"`model` must be a tfvae.VAE or a tfvae.SequentialVAE, which was trained. Received: {checks.shown(model)}"
+            "`model` must be a tfvae.VAE or a tfvae.SequentialVAE, which was trained; for others, such as hierarchies, "
+            "there is no report, but `evaluate`, `log_likelihood`, `score` and `generate`. Received: "
+            f"{checks.shown(model)}"
         )
     num_samples = checks.positive_integer("num_samples", num_samples)
     if labels is not None and isinstance(model, SequentialVAE):
