@@ -95,6 +95,7 @@ class VariationalInference(ArvizExport, Prediction, PosteriorExport, Refinement,
         if objective is None:
             objective = ELBO(num_samples=annealing.num_samples(posterior), sticking_the_landing=True)
         super().__init__(objective, **kwargs)
+        parts.refuse_draws(self)
         # Set past Keras's `__setattr__`, which would track the layers and variables inside of these.
         given = {"model": model, "latents": latents, "local": local, "predictive": predictive}
         dtype = tf.float64 if self.compute_dtype == "float64" else tf.float32

@@ -141,6 +141,11 @@ def refuse_objectives_of_z(model: keras.Model) -> None:
             "`objective` must not need path gradients (sticking_the_landing, doubly_reparameterized), which a "
             f"{type(model).__name__} does not have. Received: objective={checks.shown(model.objective)}"
         )
+    refuse_draws(model)
+
+
+def refuse_draws(model: keras.Model) -> None:
+    """Raises ValueError if the objective needs the draws of z, which the model does not have in one vector [L]."""
     if model.objective.needs_draws:
         raise ValueError(
             "`objective` must be one that does not need the draws of z or the divergence of each of its dimensions, "
