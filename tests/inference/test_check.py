@@ -10,9 +10,11 @@ import tensorflow_probability as tfp
 from scipy import stats
 from scipy.special import log_ndtr
 
+from tests.inference import test_variational_inference
 from tfvae import Draws, Latent, VariationalInference, posteriors
 from tfvae.inference import check
 from tfvae.inference.check import checked
+from tfvae.objectives import FreeBits
 
 tfb = tfp.bijectors
 tfd = tfp.distributions
@@ -207,3 +209,8 @@ def test_a_fit_that_must_be_wrong_is_alarmed_of(log_joint, latents, family):
 
 def two_modes_log_prob(x):
     return tf.reduce_logsumexp([tfd.Normal(0.0, 1.0).log_prob(x), tfd.Normal(5.5, 1.0).log_prob(x)], axis=0)
+
+
+def test_objectives_that_need_the_draws_are_refused():
+    with pytest.raises(ValueError, match=r"^`objective` must be one that does not need the draws.*objective=FreeBits"):
+        test_variational_inference.build(objective=FreeBits())

@@ -12,7 +12,7 @@ from scipy import stats
 
 from tfvae import VariationalInference, posteriors
 from tfvae.elbo import Path, Sampling
-from tfvae.objectives import ELBO, IWAE, FreeBits
+from tfvae.objectives import ELBO, IWAE
 
 tfb, tfd = tfp.bijectors, tfp.distributions
 
@@ -381,11 +381,6 @@ def test_the_checks_of_a_joint_distribution_cause_no_warnings_of_retracing(caplo
     for _ in range(6):
         model._read(None, None, None)
     assert "retracing" not in caplog.text
-
-
-def test_objectives_that_need_the_draws_are_refused():
-    with pytest.raises(ValueError, match=r"^`objective` must be one that does not need the draws.*objective=FreeBits"):
-        build(objective=FreeBits())
 
 
 def test_draws_of_a_model_that_is_not_fitted_are_refused():

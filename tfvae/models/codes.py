@@ -8,7 +8,7 @@ import numpy as np
 import tensorflow as tf
 
 from tfvae import checks, private_apis
-from tfvae.models import parts
+from tfvae.models import ownership, parts
 from tfvae.models.code_density import CodeDensity
 from tfvae.models.code_prior import CodePrior
 from tfvae.models.quantizer import Quantizer
@@ -85,7 +85,7 @@ class OfCodes(AutoencoderExport):
             # Frozen, because an optimizer of the model knows no new weights.
             chosen.trainable = False
             private_apis.replace_layer(self, "prior", chosen)
-            parts.claim(chosen, self)
+            ownership.claim(chosen, self)
         # Those that were traced have the prior of before.
         self._functions.clear()
         self.train_function = self.test_function = None
@@ -151,7 +151,7 @@ class OfCodes(AutoencoderExport):
         return self._generated(codes, batch_size=batch_size, sample=sample, seed=state)
 
     def _connect(self, prior: CodePrior) -> None:
-        parts.refuse_shared("prior", prior, self)
+        ownership.refuse_shared("prior", prior, self)
         prior.connect(self.num_codes, self._quantizer.num_books, self.code_shape)
         parts.build(prior, (None, *self.code_shape))
 

@@ -5,7 +5,7 @@ from typing import Any
 import keras
 
 from tfvae import checks
-from tfvae.models import parts, suitability
+from tfvae.models import ownership, parts, suitability
 from tfvae.objectives import CriticObjective
 
 
@@ -55,8 +55,8 @@ def build(model: keras.Model, latent_dim: int) -> None:
     parts.freeze_within(critic)
     check_logits("critic", logits, "z")
     suitability.check_logits("critic", critic)
-    parts.refuse_shared("objective", critic, model, "its critic and its optimizer")
-    parts.claim(critic, model)
+    ownership.refuse_shared("objective", critic, model, "its critic and its optimizer")
+    ownership.claim(critic, model)
     # At once, so that every file has its state.
     model.critic_optimizer.build(critic.trainable_variables)
 

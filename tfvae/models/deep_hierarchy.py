@@ -119,8 +119,8 @@ class DeepHierarchicalVAE(autoencoder.Autoencoder):
         h, latent_shapes = keras.KerasTensor(declared[0]), []
         groups = zip(features, self.prior_networks, self.posterior_networks, self.decoders, strict=True)
         for index, (of_group, prior, posterior, decoder) in enumerate(groups):
-            _check_inputs(f"prior_networks[{index}]", prior, h=h)
-            _check_inputs(f"posterior_networks[{index}]", posterior, h=h, features=of_group)
+            parts.check_named_inputs(f"prior_networks[{index}]", prior, h=h)
+            parts.check_named_inputs(f"posterior_networks[{index}]", posterior, h=h, features=of_group)
             p, q = prior(h), posterior([h, of_group])
             shape, shape_of_q = (getattr(each, "shape", None) for each in (p, q))
             if shape is None or shape != shape_of_q or shape[-1] % 2:
@@ -131,7 +131,7 @@ class DeepHierarchicalVAE(autoencoder.Autoencoder):
                 )
             latent_shapes.append((*shape[1:-1], shape[-1] // 2))
             inputs = [h, keras.KerasTensor((None, *latent_shapes[-1]))]
-            _check_inputs(f"decoders[{index}]", decoder, h=h, z=inputs[1])
+            parts.check_named_inputs(f"decoders[{index}]", decoder, h=h, z=inputs[1])
             h = decoder(inputs)
             for network in (prior, posterior, decoder):
                 parts.freeze_within(network)
@@ -324,22 +324,3 @@ def _checked(name: str, networks: Any, count: int | None = None) -> list[keras.l
             f"variables, as tfvae.networks.ladder makes them. Received: {name}={checks.shown(networks)}"
         )
     return [parts.checked_network(f"{name}[{index}]", each) for index, each in enumerate(networks)]
-
-
-def _check_inputs(name: str, network: keras.layers.Layer, **given: keras.KerasTensor) -> None:
-    """Raises ValueError if a network of a group declares other inputs than it will be given, by name."""
-    declared = parts.input_shapes(network)
-    if declared is None:
-        return
-    shapes = [tuple(each.shape) for each in given.values()]
-    fit = len(declared) == len(shapes) and all(
-        len(own) == len(shape) and all(size in (None, other) for size, other in zip(own, shape, strict=True))
-        for own, shape in zip(declared, shapes, strict=True)
-    )
-    if not fit:
-        expected = " and ".join(f"{each} {list(shape)}" for each, shape in zip(given, shapes, strict=True))
-        raise ValueError(
-            f"`{name}` must take {expected}, which follows from the networks before it; has each list the top group "
-            "first, in the order of the arguments? Received: a network whose inputs have the shapes "
-            f"{[list(shape) for shape in declared]}"
-        )

@@ -1,7 +1,6 @@
 """Checks of the parts and networks that are passed to a model's constructor, alone and with one another."""
 
 import contextlib
-import weakref
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -44,35 +43,6 @@ def checked_part(name: str, given: Any, *kinds: type, default: Callable[[], Any]
         expected = " or ".join(f"{_article(kind.__name__)} {kind.__name__}" for kind in kinds)
         raise ValueError(f"`{name}` must be {expected}. Received: {checks.shown(chosen)}")
     return chosen
-
-
-def refuse_shared(name: str, part: keras.layers.Layer, model: keras.Model, what: str | None = None) -> None:
-    """Raises ValueError if another model has a part: see `claim`.
-
-    Args:
-        name: the argument's name.
-        part: the part.
-        model: the model that is to have it.
-        what: what is shared, for the message; None means the argument itself.
-    """
-    owner = getattr(part, "_owner", lambda: None)()
-    if owner is None or owner is model:
-        return
-    raise ValueError(
-        f"`{name}` must be one that no other model has: {what or 'it'} would be shared, and trained by both. Make a "
-        f"new {name} for each model. Received: {name} of another {type(owner).__name__}"
-    )
-
-
-def claim(part: keras.layers.Layer, model: keras.Model) -> None:
-    """Makes a part that of a model, as long as there is the model, so that no other one can have it.
-
-    Args:
-        part: the part.
-        model: the model, of which all parts fit together.
-    """
-    # Through __dict__, and weakly, because a part has no model among its layers, nor keeps one.
-    part.__dict__["_owner"] = weakref.ref(model)
 
 
 def checked_network(name: str, given: Any) -> keras.layers.Layer:
@@ -383,6 +353,31 @@ def check_inputs(name: str, network: keras.Model, given: list[keras.KerasTensor]
         raise ValueError(
             f"`{name}` must take {takes}, and h_{{t-1}} after it where there is a memory: inputs of the shapes "
             f"{[[None, *shape] for shape in expected]}. Received: {_article(name)} {name} whose inputs have the shapes "
+            f"{[list(shape) for shape in declared]}"
+        )
+
+
+def check_named_inputs(name: str, network: keras.layers.Layer, **given: keras.KerasTensor) -> None:
+    """Raises ValueError if a network of a group of latent variables declares other inputs than it will be given.
+
+    Args:
+        name: the argument's name.
+        network: the network.
+        given: what it will be given, symbolically, by names for the message.
+    """
+    declared = input_shapes(network)
+    if declared is None:
+        return
+    shapes = [tuple(each.shape) for each in given.values()]
+    fit = len(declared) == len(shapes) and all(
+        len(own) == len(shape) and all(size in (None, other) for size, other in zip(own, shape, strict=True))
+        for own, shape in zip(declared, shapes, strict=True)
+    )
+    if not fit:
+        expected = " and ".join(f"{each} {list(shape)}" for each, shape in zip(given, shapes, strict=True))
+        raise ValueError(
+            f"`{name}` must take {expected}, which follows from the networks before it; has each list the top group "
+            "first, in the order of the arguments? Received: a network whose inputs have the shapes "
             f"{[list(shape) for shape in declared]}"
         )
 

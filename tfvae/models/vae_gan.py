@@ -8,7 +8,7 @@ import tensorflow_probability as tfp
 
 from tfvae import checks, elbo
 from tfvae.likelihoods import Likelihood
-from tfvae.models import critics, parts, suitability
+from tfvae.models import critics, ownership, parts, suitability
 from tfvae.models.vae import VAE
 from tfvae.models.variational_model import split
 from tfvae.posteriors import Posterior
@@ -86,7 +86,7 @@ class VAEGAN(VAE):
                 )
         # Set before the parts, because the constructor of the base class may call `build`.
         self.critic = parts.checked_network("critic", critic)
-        parts.refuse_shared("critic", critic, self)
+        ownership.refuse_shared("critic", critic, self)
         self.critic_optimizer = keras.optimizers.RMSprop(3e-4) if critic_optimizer is None else critic_optimizer
         self.gamma = checks.number("gamma", gamma, 0)
         if isinstance(posterior, Posterior) and not posterior.has_density:
@@ -141,8 +141,8 @@ class VAEGAN(VAE):
             )
         critics.check_logits("critic", given[1], "x")
         suitability.check_logits("critic", self.critic)
-        parts.refuse_shared("critic", self.critic, self)
-        parts.claim(self.critic, self)
+        ownership.refuse_shared("critic", self.critic, self)
+        ownership.claim(self.critic, self)
         # At once, so that every file has its state.
         self.critic_optimizer.build(self.critic.trainable_variables)
         self.event_shape = event_shape

@@ -13,7 +13,7 @@ import tensorflow as tf
 
 from tfvae import checks, graphs, renamed
 from tfvae.elbo import ElboTerms, Path, Sampling
-from tfvae.models import critics, parts
+from tfvae.models import critics, ownership, parts
 from tfvae.objectives import ELBO, CriticObjective, Objective
 from tfvae.training.batch import Batch
 from tfvae.training.step import Minimizer
@@ -73,7 +73,7 @@ class VariationalModel(Trainer):
                     f"objective={checks.shown(self.objective)}"
                 )
             of_critic = "optimizer"
-            parts.refuse_shared("objective", self.objective.critic, self, "its critic and its optimizer")
+            ownership.refuse_shared("objective", self.objective.critic, self, "its critic and its optimizer")
             self.critic, self.critic_optimizer = self.objective.critic, self.objective.optimizer
         if self.critic is not None:
             # As attributes, the critic and the state of its optimizer are saved with the model by Keras.

@@ -9,7 +9,7 @@ import tensorflow as tf
 
 from tfvae import checks, elbo
 from tfvae.likelihoods import Likelihood, Normal
-from tfvae.models import autoencoder, parts
+from tfvae.models import autoencoder, ownership, parts
 from tfvae.models.code_prior import CodePrior
 from tfvae.models.quantizer import Averages, Perplexity, Quantized, Quantizer
 from tfvae.models.vq_export import CodesExport
@@ -126,7 +126,7 @@ class VQVAE(CodesExport, autoencoder.Autoencoder):
         self.likelihood = parts.checked_part("likelihood", likelihood, Likelihood, default=Normal)
         self.prior = None if prior is None else parts.checked_part("prior", prior, CodePrior)
         if prior is not None:
-            parts.refuse_shared("prior", prior, self)
+            ownership.refuse_shared("prior", prior, self)
         parts.refuse_objectives_of_z(self)
         self.codebook: keras.Variable = None
         self.frequencies: keras.Variable = None
@@ -203,7 +203,7 @@ class VQVAE(CodesExport, autoencoder.Autoencoder):
         self.code_shape = (*vectors.shape[1:-1], *([books] if books > 1 else []))
         if self.prior is not None:
             self._connect(self.prior)
-            parts.claim(self.prior, self)
+            ownership.claim(self.prior, self)
         self.event_shape = event_shape
 
     def call(self, x: tf.Tensor, training: bool = False) -> tf.Tensor:
