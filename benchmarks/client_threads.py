@@ -36,7 +36,8 @@ PACKAGES = ("tfvae", "ai-edge-litert", "numpy")
 
 def rate(encode: Callable[[np.ndarray], Any], x: np.ndarray, threads: int, seconds: float) -> float:
     """The requests per second of threads that call a function as often as they can."""
-    end = time.perf_counter() + seconds
+    begin = time.perf_counter()
+    end = begin + seconds
     counts = []
 
     def call() -> None:
@@ -47,7 +48,6 @@ def rate(encode: Callable[[np.ndarray], Any], x: np.ndarray, threads: int, secon
         counts.append(count)
 
     started = [threading.Thread(target=call) for _ in range(threads)]
-    begin = time.perf_counter()
     for thread in started:
         thread.start()
     for thread in started:

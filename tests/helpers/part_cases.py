@@ -55,7 +55,7 @@ CASES = [
     (priors.VampPrior, {"latent_dim": 2, "num_components": 3, "bounds": [0.0, 1.0]}),
     (priors.Normal, {"latent_dim": 2}),
     (priors.Flow, {"latent_dim": 2, "num_couplings": 2, "hidden": 4}),
-    (priors.SplineFlow, {"latent_dim": 2, "num_couplings": 2, "bins": 3, "hidden": 4}),
+    (priors.SplineFlow, {"latent_dim": 2, "num_couplings": 1, "bins": 3, "hidden": 4}),
     (priors.SecondStage, {"latent_dim": 2, "second_dim": 3, "hidden": 4}),
     (priors.HypersphericalUniform, {"latent_dim": 2}),
     (priors.RelaxedOneHotCategorical, {"latent_dim": 2, "num_categories": 2, "temperature": 0.7}),
