@@ -23,8 +23,10 @@ TRAIN = ["train", "digits", "--hidden", "[16]", "--latent_dim", "2", "--num_samp
 
 @pytest.fixture
 def handlers():
-    """Restores the handlers of the signals."""
+    """Those of a command in the foreground, whatever started the tests; restores them."""
     before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
     yield
     for number, handler in before.items():
         signal.signal(number, handler)
