@@ -89,7 +89,7 @@ class ExportedModel:
     @of_signature("decode")
     def decode(self, z: ArrayLike, **condition: ArrayLike) -> Any:
         """The mean of p(x|z) [N, ...], for z [N, L] or codes; of sequences the best guess of each step, or texts."""
-        return self._decoded(self._run_of_first("decode", z, condition))
+        return self._decoded(self.run("decode", **self._first("decode", z), **condition))
 
     @of_signature("reconstruct")
     def reconstruct(self, x: Any, **condition: ArrayLike) -> Any:
@@ -102,7 +102,7 @@ class ExportedModel:
 
         Of a table it is a `pandas.DataFrame` of N rows. The noise of codes is uniform; `noise` makes either.
         """
-        return self._made(_best(self._run_of_first("generate", epsilon, condition)))
+        return self._made(_best(self.run("generate", **self._first("generate", epsilon), **condition)))
 
     @of_signature("generate_sample")
     def generate_sample(self, epsilon: ArrayLike, uniform: ArrayLike, **condition: ArrayLike) -> Any:
@@ -284,8 +284,7 @@ class ExportedModel:
             if np.count_nonzero(np.isfinite(array)) < array.size:
                 checks.check_finite(array, name, allow_nan=descriptions.may_be_nan(name, self.metadata))
             arrays[name] = array
-            if (limits := descriptions.integers(name, shapes, self.metadata)) is not None:
-                _check_integers(name, array, *limits)
+            descriptions.check_integers(name, array, shapes, self.metadata)
         checks.check_same_length(**arrays)
         for name in ("x", "x_t") if self._ranges else ():
             if name in arrays:
@@ -305,9 +304,10 @@ class ExportedModel:
         joined = {name: np.concatenate([output[name] for output in outputs]) for name in outputs[0]}
         return renamed.Scores.of_export(joined)
 
-    def _run_of_first(self, signature: str, first: ArrayLike, others: dict[str, ArrayLike]) -> dict[str, np.ndarray]:
-        """Calls a signature, whose first input has a name of the model's own."""
-        return self.run(signature, **{next(iter(self._shapes[signature])): first}, **others)
+    def _first(self, signature: str, value: ArrayLike) -> dict[str, ArrayLike]:
+        """The first input of a signature, by its name there, which is another one in models of codes."""
+        name, of_codes = {"decode": ("z", "codes"), "generate": ("epsilon", "uniform")}[signature]
+        return {of_codes if of_codes in self._shapes[signature] else name: value}
 
     def _decoded(self, outputs: dict[str, np.ndarray]) -> Any:
         # Those of a table may be averaged, or be probabilities that are wanted as they are.
@@ -391,10 +391,3 @@ def _ranges(metadata: dict[str, Any]) -> dict[bool, expected_range.ExpectedRange
     if scaling is not None:
         ranges[True] = expected_range.ExpectedRange(expected, scaling["offset"], scaling["scale"])
     return ranges
-
-
-def _check_integers(name: str, array: np.ndarray, lowest: int, highest: int) -> None:
-    wrong = checks.find(array, lambda part: (part < lowest) | (part > highest) | (part != np.floor(part)))
-    if wrong is not None:
-        value = f"{name} with the value {array[wrong]:g}"
-        raise ValueError(f"`{name}` must hold integers from {lowest} to {highest}. Received: {value}")

@@ -8,6 +8,8 @@ from typing import Any
 
 import numpy as np
 
+from tfvae import checks
+
 
 def read(path: Path) -> dict[str, Any]:
     """Reads a description.
@@ -66,6 +68,25 @@ def integers(argument: str, inputs: Container[str], description: Mapping[str, An
     if argument == "codes" and "num_codes" in description:
         return 0, description["num_codes"] - 1
     return None
+
+
+def check_integers(argument: str, array: np.ndarray, inputs: Container[str], description: Mapping[str, Any]) -> None:
+    """Raises ValueError if an input of a signature holds others than the `integers` that it must.
+
+    Args:
+        argument: the name of the input.
+        array: its value.
+        inputs: the names of all inputs of the signature.
+        description: the description of the export, or that of its model.
+    """
+    limits = integers(argument, inputs, description)
+    if limits is None:
+        return
+    lowest, highest = limits
+    wrong = checks.find(array, lambda part: (part < lowest) | (part > highest) | (part != np.floor(part)))
+    if wrong is not None:
+        expected = f"`{argument}` must hold integers from {lowest} to {highest}"
+        raise ValueError(f"{expected}. Received: {argument} with the value {array[wrong]:g}")
 
 
 def is_state(name: str, description: Mapping[str, Any]) -> bool:
