@@ -134,8 +134,7 @@ def fit(
         The comparison of the two priors.
 
     Raises:
-        TypeError: there is no argument of this name.
-        ValueError: an argument is invalid, or the model has no prior that can be replaced.
+        ValueError: an argument is invalid or does not exist, or the model has no prior that can be replaced.
 
     Reference: Ghosh et al. 2020, From Variational to Deterministic Autoencoders, section 4; Dai & Wipf 2019, Diagnosing
     and Enhancing VAE Models, section 4.

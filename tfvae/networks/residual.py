@@ -41,7 +41,7 @@ def residual_encoder(
         missing_mask: begin with a `MissingMask`, for x with NaN for missing elements.
         condition_dim: C, for a `tfvae.ConditionalVAE`: the first dense layer then takes the condition too.
         num_blocks: how many residual blocks each resolution has: one number for all, or one for each.
-        recompute: whether each block is `Recomputed`, which halves the memory of a training step and makes it slower.
+        recompute: whether each block is `Recomputed`, which saves memory in training and makes it slower.
 
     Returns:
         A model from x `[B, height, width, channels]`, or from x and the condition `[B, C]`, to features
@@ -95,7 +95,7 @@ def residual_decoder(
         name: the name of the model.
         condition_dim: C, for a `tfvae.ConditionalVAE`: the first dense layer then takes the condition too.
         num_blocks: how many residual blocks each resolution has: one number for all, or one for each.
-        recompute: whether each block is `Recomputed`, which halves the memory of a training step and makes it slower.
+        recompute: whether each block is `Recomputed`, which saves memory in training and makes it slower.
 
     Returns:
         A model from z `[B, L]`, or from z and the condition `[B, C]`, to `[B, height, width, channels]`: unbounded
