@@ -14,9 +14,10 @@ bfloat16: log p(x) by importance sampling, with its standard error over the pict
 and k-hat.
 
 An interrupted training or test, started again with the same `--folder`, goes on; `hours` counts all epochs, whenever
-they ran, and `cpu_hours` the time of all threads, which is what a busy machine has given. The result is appended to
-PATH, one line of JSON for each run. `--data` is an .npz file with x_train and x_test, or the folder of the two files of
-pictures of MNIST or Fashion-MNIST in IDX format.
+they ran, and `cpu_hours` the time of all threads, which is what a busy machine has given. A further run can train the
+model of an earlier one on: `--start F/model.keras --folder F2`; with `--draws 5` by the importance weighted bound. The
+result is appended to PATH, one line of JSON for each run. `--data` is an .npz file with x_train and x_test, or the
+folder of the two files of pictures of MNIST or Fashion-MNIST in IDX format.
 
 Reference: Burda, Grosse, Salakhutdinov 2016, Importance Weighted Autoencoders, section 5; Tomczak & Welling 2018, VAE
 with a VampPrior.
@@ -58,6 +59,11 @@ POSTERIORS: dict[str, Callable[[], tfvae.posteriors.Posterior]] = {
 }
 
 
+def objective(given: argparse.Namespace) -> tfvae.objectives.Objective:
+    """The bound, or with several draws of z for each picture the importance weighted bound."""
+    return tfvae.objectives.IWAE(given.draws) if given.draws > 1 else tfvae.objectives.ELBO()
+
+
 def residual(given: argparse.Namespace, shape: tuple[int, ...]) -> tfvae.VAE:
     """A VAE with one vector of latent variables and residual convolutional networks."""
     sizes = {"hidden": (given.hidden,), "num_blocks": given.blocks}
@@ -68,6 +74,7 @@ def residual(given: argparse.Namespace, shape: tuple[int, ...]) -> tfvae.VAE:
         posterior=POSTERIORS[given.posterior](),
         prior=PRIORS[given.prior](given),
         likelihood=tfvae.likelihoods.Bernoulli(),
+        objective=objective(given),
     )
 
 
@@ -81,7 +88,10 @@ def deep(given: argparse.Namespace, shape: tuple[int, ...]) -> tfvae.DeepHierarc
         activation="relu",
     )
     return tfvae.DeepHierarchicalVAE(
-        *ladder, likelihood=tfvae.likelihoods.Bernoulli(), max_gradient_norm=given.max_gradient_norm
+        *ladder,
+        likelihood=tfvae.likelihoods.Bernoulli(),
+        objective=objective(given),
+        max_gradient_norm=given.max_gradient_norm,
     )
 
 
@@ -169,7 +179,9 @@ def train(model: Any, given: argparse.Namespace, pictures: np.ndarray) -> dict[s
         unit=unit,
         is_random=given.binarize == "dynamic",
     )
-    if given.model == "residual" and given.prior == "vamp":
+    if given.start:
+        model.set_weights(keras.saving.load_model(given.start).get_weights())
+    elif given.model == "residual" and given.prior == "vamp":
         rows = next(iter(batches.unbatch().batch(given.components)))
         model.prior.pseudo_inputs.assign(rows)
     steps = math.ceil(kept / given.batch_size)
@@ -235,6 +247,8 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--posterior", choices=POSTERIORS, default="normal")
     parser.add_argument("--binarize", choices=("dynamic", "static"), default="dynamic")
     parser.add_argument("--epochs", type=int, required=True)
+    parser.add_argument("--start", type=Path, help="a model.keras, in the folder of another run, to train further")
+    parser.add_argument("--draws", type=int, default=1, help="of z for each picture: more train by the IWAE")
     parser.add_argument("--latent-dim", type=int, default=40, help="of the residual model")
     parser.add_argument("--filters", type=int, nargs="+", default=[16, 32, 64], help="at each resolution")
     parser.add_argument(
