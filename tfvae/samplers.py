@@ -233,8 +233,6 @@ def _checked_data(model: Autoencoder, x: Any, argument: str) -> Any:
     """The data as arrays in the form that the model's methods take."""
     try:
         if isinstance(x, tf.data.Dataset):
-            if x.cardinality() == tf.data.INFINITE_CARDINALITY:
-                raise ValueError("`x` must be a dataset that ends, without `repeat()`. Received: a dataset without end")
             found = list(model._checked_batches(x, 1, model.denoises))
             x = tf.nest.map_structure(lambda *each: np.concatenate(each), *found)
         x = model._arrays(x)

@@ -266,6 +266,11 @@ BAD_SOURCES = {
     "validation array": (lambda x: {"x": x, "validation_data": x[:, :3]}, "validation_data.*shape"),
     "validation (x, y)": (lambda x: {"x": x, "validation_data": (x * np.nan, Y)}, "validation_data.*must be finite"),
     "validation dataset": (lambda x: {"x": x, "validation_data": dataset(x * np.inf)}, "validation_data.*be finite"),
+    "endless dataset": (lambda x: {"x": dataset(x).repeat()}, "`x` must be a dataset that ends.*`steps_per_epoch`"),
+    "endless validation": (
+        lambda x: {"x": x, "validation_data": dataset(x).repeat()},
+        "`validation_data` must be a dataset that ends.*`validation_steps`",
+    ),
     "empty validation array": (lambda x: {"x": x, "validation_data": x[:0]}, "validation_data.*at least one"),
     "empty validation tuple": (lambda x: {"x": x, "validation_data": ()}, "validation_data"),
     "empty validation dataset": (lambda x: {"x": x, "validation_data": dataset(x[:0])}, "`validation_data` must hold"),

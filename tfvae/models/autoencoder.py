@@ -16,7 +16,7 @@ from tfvae.models.signatures import AutoencoderExport
 from tfvae.models.streaming import StreamDetector
 from tfvae.models.variational_model import VariationalModel
 from tfvae.objectives import Objective
-from tfvae.training.batch import batches, target_of
+from tfvae.training.batch import batches, check_ends, target_of
 from tfvae.training.plan import LayerTraits
 
 # How many outputs of a decoder show whether they suit the likelihood.
@@ -355,6 +355,7 @@ class Autoencoder(StreamDetector, AutoencoderExport, VariationalModel):
             self.check_data(x, is_encoded_only)
             yield from batches(x, batch_size)
             return
+        check_ends(x)
         batch = None
         for element in self.of_rows(x):
             batch = tf.nest.map_structure(checks.to_numpy, self.unpack(element)[0])

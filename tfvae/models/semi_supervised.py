@@ -17,7 +17,7 @@ from tfvae.models.vae import VAE
 from tfvae.objectives import Objective
 from tfvae.posteriors import Posterior
 from tfvae.priors import Prior
-from tfvae.training.batch import batches, unpack, unpack_named
+from tfvae.training.batch import batches, check_ends, unpack, unpack_named
 
 
 @keras.saving.register_keras_serializable("tfvae")
@@ -202,6 +202,8 @@ class SemiSupervisedVAE(ConditionalVAE):
             The probabilities [N, K].
         """
         elements = x if isinstance(x, tf.data.Dataset) else [x]
+        if elements is x:
+            check_ends(x)
         batches = [self._run(self._classify, batch) for each in elements for batch in self._x_batches(each, batch_size)]
         return np.concatenate([batch["probabilities"] for batch in batches])
 

@@ -176,6 +176,21 @@ def peek(data: Any, argument: str = "x") -> tuple[Any, Any]:
     return data, data
 
 
+def check_ends(data: Any, argument: str = "x", steps: str | None = None) -> None:
+    """Raises ValueError for a dataset without end, of which a method that needs all of it would never return.
+
+    Args:
+        data: a dataset; other data are not checked.
+        argument: the name of the caller's argument.
+        steps: the name of the argument that was not given, but would say how many batches are taken.
+    """
+    if isinstance(data, tf.data.Dataset) and data.cardinality() == tf.data.INFINITE_CARDINALITY:
+        advice = f"give `{steps}`" if steps else "`take` some of it"
+        raise ValueError(
+            f"`{argument}` must be a dataset that ends: leave out `repeat()`, or {advice}. Received: one without end"
+        )
+
+
 def _dense(dataset: tf.data.Dataset) -> tf.data.Dataset:
     """The dataset with dense tensors for sparse ones."""
     spec = dataset.element_spec

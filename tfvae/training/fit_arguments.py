@@ -14,7 +14,7 @@ import tensorflow as tf
 from tfvae import checks, files, private_apis, renamed
 from tfvae.distribute import replicas
 from tfvae.training.arrays_in_memory import ArraysInMemory
-from tfvae.training.batch import check_weights, peek
+from tfvae.training.batch import check_ends, check_weights, peek
 
 # What most models have as metrics. Other names may be those of what a user's callback logs.
 _NUMBERS = ("elbo", renamed.NEW, "kl")
@@ -81,6 +81,8 @@ def read_fit(model: Any, seed: Callable[[], int], *args: Any, **kwargs: Any) -> 
     given, batch, element = _read(model, keras.Model.fit, *args, **kwargs)
     model.check_training(element)
     validation_data = _checked_validation(model, given.pop("validation_data", None))
+    if given.get("validation_steps") is None:
+        check_ends(validation_data, "validation_data", "validation_steps")
     callbacks = given.pop("callbacks", None)
     callback_list = callbacks if isinstance(callbacks, keras.callbacks.CallbackList) else None
     callbacks = callbacks.callbacks if callback_list is not None else callbacks
@@ -140,6 +142,9 @@ def _read(model: Any, method: Callable[..., Any], *args: Any, **kwargs: Any) -> 
     y = given.get("y")
     is_x = y is not None and y is given["x"]
     batch, given["x"] = peek(model.of_rows(given["x"]))
+    steps = "steps_per_epoch" if method is keras.Model.fit else "steps"
+    if given.get(steps) is None:
+        check_ends(given["x"], steps=steps)
     if is_x:
         # As Keras's autoencoders are fitted: the likelihood is of x anyway.
         y = given["y"] = None

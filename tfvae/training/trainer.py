@@ -1,6 +1,7 @@
 """How a model's `fit`, `evaluate` and `predict` run, from their arguments to the step on each batch."""
 
 import abc
+import inspect
 import math
 from collections.abc import MutableMapping
 from typing import Any, ClassVar
@@ -13,7 +14,7 @@ from tfvae.callbacks import FrozenWarning, NonFiniteLossWarning
 from tfvae.data import epochs
 from tfvae.distribute import replicas
 from tfvae.training import averages, step
-from tfvae.training.batch import Batch, batch_of_step, peek
+from tfvae.training.batch import Batch, batch_of_step, check_ends, peek
 from tfvae.training.fit_arguments import check_compile, read_evaluate, read_fit
 from tfvae.training.loop import Loop
 from tfvae.training.plan import LayerTraits, Plan, make_plan
@@ -338,6 +339,8 @@ class Trainer(CheckingModel):
             ValueError: x is not valid data for this model.
         """
         batch, x = peek(self.of_rows(x))
+        if inspect.signature(super().predict).bind(x, *args, **kwargs).arguments.get("steps") is None:
+            check_ends(x, steps="steps")
         self.check_source(batch, x, "x", is_encoded_only=True)
         return super().predict(x, *args, **kwargs)
 
