@@ -66,7 +66,7 @@ def objective(given: argparse.Namespace) -> tfvae.objectives.Objective:
 
 def residual(given: argparse.Namespace, shape: tuple[int, ...]) -> tfvae.VAE:
     """A VAE with one vector of latent variables and residual convolutional networks."""
-    sizes = {"hidden": (given.hidden,), "num_blocks": given.blocks}
+    sizes = {"hidden": (given.hidden,), "num_blocks": given.blocks, "activation": "relu"}
     return tfvae.VAE(
         tfvae.networks.residual_encoder(shape, given.filters, **sizes),
         tfvae.networks.residual_decoder(given.latent_dim, shape, given.filters[::-1], **sizes),
