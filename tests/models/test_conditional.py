@@ -85,7 +85,7 @@ def test_the_bound_is_the_exact_log_prob_given_the_condition_under_the_exact_pos
     assert np.abs(vae.log_likelihood(swapped, num_samples) - expected).min() > 1e-3
 
 
-@pytest.mark.parametrize("depends", [False, True], ids=["p(z)", "p(z|c)"])
+@pytest.mark.parametrize("depends", [pytest.param(False, marks=pytest.mark.slow), True], ids=["p(z)", "p(z|c)"])
 def test_the_importance_weighted_estimate_tends_to_the_exact_log_prob(depends):
     vae, log_prob = linear(depends)
     bias = vae.posterior.loc_head.bias
