@@ -147,7 +147,7 @@ def test_fit_takes_dictionaries_in_every_form(kind):
 def test_validation_data_and_sample_weights_go_with_the_rows():
     given = data(20)
     vae, log_prob = linear(False, objective=IWAE(50))
-    vae.compile(keras.optimizers.SGD(0.0))
+    vae.compile(keras.optimizers.SGD(0.0), run_eagerly=True)
     weight = np.linspace(0, 2, 20)
     history = vae.fit(given, sample_weight=weight, validation_split=0.25, batch_size=4, verbose=0).history
     exact = log_prob(**given)
