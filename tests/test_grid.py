@@ -1,6 +1,7 @@
 """Posterior x prior x likelihood x objective: each combination trains, saves and exports, or is refused with a reason.
 
-The default tests have every class of parts in a model; the slow ones all their arguments, and every pair of parts.
+The default tests have every class of parts in a model, whose step runs eagerly, because to trace it takes most of the
+time; the slow ones trace it, and have all arguments, and every pair of parts.
 """
 
 import gc
@@ -51,7 +52,7 @@ def refusals(parts):
     return None, None
 
 
-def model_of(parts):
+def model_of(parts, run_eagerly=False):
     parameter_shape = parts["likelihood"].parameter_shape(EVENT_SHAPE)
     vae = VAE(
         dense_encoder(EVENT_SHAPE, hidden=(8,), activation="tanh"),
@@ -59,11 +60,11 @@ def model_of(parts):
         LATENT_DIM,
         **parts,
     )
-    vae.compile(keras.optimizers.Adam(0.001), jit_compile=False)
+    vae.compile(keras.optimizers.Adam(0.001), jit_compile=False, run_eagerly=run_eagerly)
     return vae
 
 
-def check(cases, tmp_path, formats=FORMATS):
+def check(cases, tmp_path, formats=FORMATS, run_eagerly=False):
     """Checks that a model of these parts trains, saves and exports, or raises the errors it must."""
     keras.utils.set_random_seed(0)
     parts = {slot: part(**arguments) for slot, (part, arguments) in cases.items()}
@@ -72,7 +73,7 @@ def check(cases, tmp_path, formats=FORMATS):
         with pytest.raises(at_once[0], match=at_once[1]):
             model_of(parts)
         return
-    vae = model_of(parts)
+    vae = model_of(parts, run_eagerly)
     if in_first_step is not None:
         with pytest.raises(in_first_step[0], match=in_first_step[1]):
             vae.train_on_batch(X)
@@ -157,14 +158,15 @@ def model_id(cases):
 
 
 # Without exports: those of each part are tested in test_parts.py, and those of all these models in the slow test.
+@pytest.mark.parametrize("run_eagerly", [True, pytest.param(False, marks=pytest.mark.slow)], ids=["eager", "graph"])
 @pytest.mark.parametrize(
     "cases",
     [*every_part(True), *(pytest.param(cases, marks=pytest.mark.slow) for cases in every_part(False))],
     ids=model_id,
 )
-def test_every_part_in_a_model(cases, tmp_path):
+def test_every_part_in_a_model(cases, run_eagerly, tmp_path):
     assert refusals({slot: part(**arguments) for slot, (part, arguments) in cases.items()}) == (None, None)
-    check(cases, tmp_path, formats=())
+    check(cases, tmp_path, formats=(), run_eagerly=run_eagerly)
 
 
 @pytest.fixture

@@ -60,6 +60,7 @@ def test_a_warm_up_after_a_training_without_one_weighs_the_divergence(jit_compil
     assert losses == pytest.approx([weight * kl - log_likelihood for weight in (1.0, 0.25, 1.0)], rel=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:The KL warm-up takes longer than the training")
 def test_a_fit_within_a_fit_leaves_the_warm_up_of_the_outer_one(x, known_model):
     model, weights = known_model(steps_per_execution=1), Weights()

@@ -157,7 +157,7 @@ FORMS = {
 }
 
 
-SOME = ["float32", "tensor", "frame", "x"]
+SOME = ["tensor", "frame", "x"]
 
 
 @pytest.mark.parametrize(
@@ -179,7 +179,7 @@ def test_booleans_are_shuffled(seen):
     ("arguments", "sizes"),
     [
         ({}, [20]),
-        ({"steps_per_epoch": 4}, [5] * 4),
+        pytest.param({"steps_per_epoch": 4}, [5] * 4, marks=pytest.mark.slow),
         ({"steps_per_epoch": 7}, [3] * 6 + [2]),
         ({"batch_size": 5, "steps_per_epoch": 2}, [5, 5]),
     ],

@@ -52,6 +52,7 @@ def test_one_that_does_not_agree_is_not_published(tmp_path, monkeypatch):
     assert not list((tmp_path / "model").glob("[0-9]*"))
 
 
+@pytest.mark.slow
 def test_few_rows_of_large_data_are_compared(tmp_path):
     rows = []
 

@@ -23,7 +23,7 @@ from tests.helpers.exports import CALIBRATED, EVENT_SHAPE, IMAGES, LATENT_DIM, N
 from tfvae import export
 from tfvae.export.formats import saved_model
 
-# The default tests cover each network; the third likelihood is exported in test_device.py.
+# The default tests of plain TensorFlow cover each network.
 SOME = ["dense-Normal", "convolutional-Bernoulli"]
 EVERY_CASE = [case if case in SOME else pytest.param(case, marks=pytest.mark.slow) for case in IMAGES]
 INPUTS = {
@@ -84,7 +84,9 @@ def assert_close(received, expected):
         np.testing.assert_allclose(received[name], value, rtol=0, atol=5e-6 * max(1, np.abs(value).max()), err_msg=name)
 
 
-@pytest.fixture(scope="module", params=["dense-Normal", "convolutional-Bernoulli"])
+@pytest.fixture(
+    scope="module", params=["dense-Normal", pytest.param("convolutional-Bernoulli", marks=pytest.mark.slow)]
+)
 def served(request, exported):
     """For one case, the model, its version, its loaded signatures and the name of the case."""
     shared = exported(request.param)
@@ -204,6 +206,7 @@ def test_every_op_is_built_in_and_none_draws_or_calls_python(exported, case):
             ), op
 
 
+@pytest.mark.slow
 def test_a_model_compiled_with_xla_exports_nothing_that_must_be_compiled(tmp_path):
     model = tfvae.VAE(*NETWORKS["dense"](), LATENT_DIM)
     model.compile("adam", jit_compile=True)

@@ -247,6 +247,7 @@ def test_a_q_that_misses_a_correlation_is_warned_of():
     assert draws.elbo < -0.5
 
 
+@pytest.mark.slow
 def test_a_q_that_is_exact_is_not_warned_of():
     model = fitted(posteriors.FullCovarianceNormal)
     with warnings.catch_warnings():

@@ -231,7 +231,9 @@ def hierarchical(x):
     return tfvae.HierarchicalVAE(encoders, decoders, (2, 1)), x
 
 
-@pytest.mark.parametrize("make", [conditional, semi_supervised, hierarchical])
+@pytest.mark.parametrize(
+    "make", [conditional, *(pytest.param(make, marks=pytest.mark.slow) for make in (semi_supervised, hierarchical))]
+)
 def test_other_autoencoders_detect_too(make, x):
     model, data = make(x)
     model.calibrate(data, threshold=1.0)

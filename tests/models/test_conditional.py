@@ -85,7 +85,7 @@ def test_the_bound_is_the_exact_log_prob_given_the_condition_under_the_exact_pos
     assert np.abs(vae.log_likelihood(swapped, num_samples) - expected).min() > 1e-3
 
 
-@pytest.mark.parametrize("depends", [False, True], ids=["p(z)", "p(z|c)"])
+@pytest.mark.parametrize("depends", [pytest.param(False, marks=pytest.mark.slow), True], ids=["p(z)", "p(z|c)"])
 def test_the_importance_weighted_estimate_tends_to_the_exact_log_prob(depends):
     vae, log_prob = linear(depends)
     bias = vae.posterior.loc_head.bias
@@ -147,7 +147,7 @@ def test_fit_takes_dictionaries_in_every_form(kind):
 def test_validation_data_and_sample_weights_go_with_the_rows():
     given = data(20)
     vae, log_prob = linear(False, objective=IWAE(50))
-    vae.compile(keras.optimizers.SGD(0.0))
+    vae.compile(keras.optimizers.SGD(0.0), run_eagerly=True)
     weight = np.linspace(0, 2, 20)
     history = vae.fit(given, sample_weight=weight, validation_split=0.25, batch_size=4, verbose=0).history
     exact = log_prob(**given)

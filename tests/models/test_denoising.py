@@ -43,7 +43,15 @@ def model_of(kind, likelihood):
     )
 
 
-@pytest.mark.parametrize("kind", ["vae", "conditional", "semi-supervised", "hierarchical", "vq"])
+@pytest.mark.parametrize(
+    "kind",
+    [
+        *(pytest.param(kind, marks=pytest.mark.slow) for kind in ("vae", "conditional")),
+        "semi-supervised",
+        "hierarchical",
+        "vq",
+    ],
+)
 def test_the_likelihood_is_of_y_and_the_posterior_of_x(kind):
     model, of_x = model_of(kind, lk.Bernoulli())
     model.compile(run_eagerly=True)

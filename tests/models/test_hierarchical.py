@@ -212,6 +212,7 @@ def test_from_the_bottom_up_every_family_serves():
     assert np.isfinite(history["loss"]).all()
 
 
+@pytest.mark.slow
 def test_a_density_known_at_draws_alone_serves_q_and_not_p():
     model = build(posteriors=[SylvesterFlow(), DiagonalNormal()])
     model.compile("adam")

@@ -102,6 +102,7 @@ class OfNumPy(likelihoods.Bernoulli):
         return value + tf.reshape(tf.numpy_function(np.zeros_like, [value], tf.float32), tf.shape(value))
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("always")
 def test_what_xla_cannot_compile_runs_without(bits):
     expected = binary_vae()
@@ -111,6 +112,7 @@ def test_what_xla_cannot_compile_runs_without(bits):
     np.testing.assert_allclose(found, expected.log_likelihood(bits, 7, batch_size=5, seed=1), rtol=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("always")
 def test_no_chunk_is_empty(bits):
     # Five rounds make three chunks, of two, two and one, not four.

@@ -318,7 +318,8 @@ class Back(keras.callbacks.Callback):
             self.model.load_weights(self.path)
 
 
-@pytest.mark.parametrize("kind", [pytest.param("array", marks=pytest.mark.slow), "dataset"])
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["array", "dataset"])
 def test_weights_that_are_loaded_in_mid_training_do_not_move_it(kind, x, known_model, tmp_path):
     endless = tf.data.Dataset.from_tensor_slices(x).batch(5).repeat()
     data = {"array": {"x": x, "batch_size": 7}, "dataset": {"x": endless, "steps_per_epoch": 3}}[kind]

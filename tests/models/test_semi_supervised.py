@@ -291,6 +291,7 @@ def test_an_export_classifies_and_takes_labels(file_format, tmp_path):
 
 
 # The test above has them for the comparison of an export.
+@pytest.mark.slow
 def test_data_without_labels_serve_the_calibration_of_an_export():
     vae, given = build(latent_dim=2, hidden=(8,)), data(7)
     assert -1 in given["label"]

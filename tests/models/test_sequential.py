@@ -373,6 +373,7 @@ def test_a_forecast_of_windows_fills_in_their_last_steps():
     np.testing.assert_array_equal(again.mean, found.mean)
 
 
+@pytest.mark.slow
 def test_forecasts_and_imputations_decode_a_bounded_number_of_steps_at_a_time(monkeypatch):
     model, counts, x = build(memory=True), [], X[:1].copy()
     x[:, 2] = np.nan

@@ -225,8 +225,10 @@ def test_fit_and_evaluate_ask_for_compile(method, x, tiny_vae):
 # Metrics
 
 
-# That XLA computes the same metrics is tested with the ways to compile.
-@pytest.mark.parametrize("mode", [pytest.param(mode, marks=[pytest.mark.slow] * (mode == "xla")) for mode in MODES])
+# That XLA computes the same metrics is tested with the ways to compile, and most other tests have the graph.
+@pytest.mark.parametrize(
+    "mode", [pytest.param(mode, marks=[pytest.mark.slow] * (mode in ("graph", "xla"))) for mode in MODES]
+)
 def test_metrics_are_means_over_examples_with_an_uneven_last_batch(mode, x, known_model):
     model = known_model(objective=ELBO(beta=3.0, num_samples=5), **MODES[mode])
     log_likelihood, kl = x[:, 0].mean(), x[:, 1].mean()
@@ -271,7 +273,7 @@ class AddsLoss(keras.layers.Layer):
         return inputs
 
 
-@pytest.mark.parametrize("mode", ["graph", "eager"])
+@pytest.mark.parametrize("mode", ["graph", pytest.param("eager", marks=pytest.mark.slow)])
 def test_losses_of_the_layers_are_in_the_loss_and_not_in_the_bound(mode, x, tiny_vae):
     l2 = keras.regularizers.L2
     dense = keras.layers.Dense(
@@ -312,7 +314,7 @@ def test_a_metric_of_the_users_layer_is_reported(x, tiny_vae):
     assert set(METRICS) < set(values)
 
 
-@pytest.mark.parametrize("verbose", [1, 2])
+@pytest.mark.parametrize("verbose", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_the_progress_bar_shows_the_loss(verbose, x, known_model, capsys):
     known_model().fit(x, batch_size=20, verbose=verbose)
     shown = [float(value) for value in re.findall(r" loss: ([-+.e\d]+)", capsys.readouterr().out)]

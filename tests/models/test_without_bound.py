@@ -173,7 +173,7 @@ def test_what_weighs_draws_is_refused():
         tfvae.impute(vae, X)
 
 
-@pytest.mark.parametrize("kind", NAMES)
+@pytest.mark.parametrize("kind", ["point", "features", pytest.param("both", marks=pytest.mark.slow)])
 def test_a_report_measures_what_there_is(kind, trained):
     made = trained[0] if kind == "point" else model(kind)
     measured = measures.measure(made, X, 10, 0)
@@ -323,7 +323,9 @@ def test_a_decoder_with_l2_has_the_losses_of_its_layers():
     assert made.evaluate(X, verbose=0, return_dict=True)["loss"] == pytest.approx(expected, rel=1e-5)
 
 
-@pytest.mark.parametrize("monitor", ["val_elbo", "elbo", "val_kl"])
+@pytest.mark.parametrize(
+    "monitor", ["val_elbo", *(pytest.param(name, marks=pytest.mark.slow) for name in ("elbo", "val_kl"))]
+)
 def test_what_monitors_a_number_that_is_not_there_is_refused_with_the_reason(monitor):
     made, callback = model("point"), keras.callbacks.EarlyStopping(monitor)
     message = r"^`monitor` of EarlyStopping must be one of .*loss, .*: q\(z\|x\) is a point.*Received: monitor="

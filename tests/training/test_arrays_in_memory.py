@@ -135,6 +135,7 @@ def test_a_training_that_was_cut_within_an_epoch_ends_with_the_same_digits(by_xl
         np.testing.assert_array_equal(one, other)
 
 
+@pytest.mark.slow
 def test_a_strategy_and_epochs_that_are_no_pass_keep_the_pipeline(x, monkeypatch):
     asked = []
     original = ArraysInMemory.batches
@@ -150,6 +151,7 @@ def test_a_strategy_and_epochs_that_are_no_pass_keep_the_pipeline(x, monkeypatch
     assert int(model.optimizer.iterations) == 6
 
 
+@pytest.mark.slow
 def test_what_xla_cannot_compile_takes_its_batches_without(x, monkeypatch):
     monkeypatch.setattr(plan, "_FEWEST_STEPS_BY_XLA", 1)
     weights = []

@@ -97,6 +97,7 @@ def test_every_optimizer_averages_its_own_weights(x):
     assert_equal([model.a, model.b], seen.steps[-1])
 
 
+@pytest.mark.slow
 def test_another_compile_gives_back_the_weights_of_the_optimizer_that_stays(x):
     seen, model = Seen(), players()
     model.compile(averaging())

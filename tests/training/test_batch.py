@@ -77,6 +77,8 @@ LIKE_OTHERS = [
     "PyDataset (x, y)",
     "sparse tensor",
     "AnnData",
+    "array and y",
+    "dataset with the key x",
 ]
 
 
@@ -119,7 +121,7 @@ VALIDATION = {
 }
 
 
-@pytest.mark.parametrize("kind", but_slow(VALIDATION, ["array", "[x, y]", "PyDataset"]))
+@pytest.mark.parametrize("kind", but_slow(VALIDATION, ["array", "(x, y)", "[x, y]", "PyDataset"]))
 def test_validation_data_give_what_evaluate_gives(kind, x, array_training):
     model, start, *_ = array_training
     model.set_weights(start)
@@ -324,7 +326,7 @@ def test_terminate_on_nan_stops_at_the_batch_and_may_be_given_without_a_list(x, 
     assert model.optimizer.iterations == 3
 
 
-@pytest.mark.parametrize("kind", but_slow(["none", "list", "tuple", "CallbackList"], ["list", "tuple"]))
+@pytest.mark.parametrize("kind", but_slow(["none", "list", "tuple", "CallbackList"], ["none", "list", "tuple"]))
 def test_each_epoch_that_is_not_finite_gives_one_warning_in_every_fit(kind, x, known_model):
     model = known_model()
     make = {"none": lambda: None, "list": list, "tuple": tuple}
@@ -350,7 +352,7 @@ WEIGHTED = {
 }
 
 
-@pytest.mark.parametrize("kind", but_slow(WEIGHTED, ["array and y", "column of weights"]))
+@pytest.mark.parametrize("kind", but_slow(WEIGHTED, ["array and y", "array alone", "column of weights"]))
 def test_sample_weights_weigh_the_loss_and_the_metrics(kind, x, known):
     arguments = WEIGHTED[kind](x)
     elbo = x[:, 0] - x[:, 1]

@@ -76,6 +76,7 @@ def test_batches_of_many_shapes_are_not_all_compiled(monkeypatch):
     tf.nest.map_structure(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6), ours, theirs)
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:`fit` was given y")
 def test_targets_that_are_no_tensors_train_as_without_xla(x, monkeypatch):
     shapes = by_xla_at_once(monkeypatch)
@@ -122,6 +123,7 @@ def test_a_cut_within_an_execution_changes_no_digit(x):
     tf.nest.map_structure(np.testing.assert_array_equal, *results)
 
 
+@pytest.mark.slow
 def test_one_batch_of_arrays(x):
     results = []
     for jit_compile in (True, False):

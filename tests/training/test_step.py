@@ -26,7 +26,7 @@ def traces(monkeypatch):
 EASIER = [pytest.param(kind, marks=pytest.mark.slow) for kind in ("arrays", "dataset", "dataset with a rest")]
 
 
-@pytest.mark.parametrize("kind", [*EASIER, "arrays with a rest", "strategy"])
+@pytest.mark.parametrize("kind", [*EASIER, "arrays with a rest", pytest.param("strategy", marks=pytest.mark.slow)])
 def test_the_first_fit_traces_the_step_once(kind, traces, tiny_vae, x):
     strategy = tf.distribute.OneDeviceStrategy("CPU:0") if kind == "strategy" else tf.distribute.get_strategy()
     with strategy.scope():
@@ -48,7 +48,7 @@ def test_a_smaller_last_batch_beside_xla_is_traced_by_itself(batch_size, expecte
     assert len(traces) == expected
 
 
-@pytest.mark.parametrize("jit_compile", [False, True])
+@pytest.mark.parametrize("jit_compile", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_each_loss_moves_its_variables_by_its_optimizer(jit_compile, x):
     model = players(jit_compile=jit_compile)
     model.fit(x[:, :2], batch_size=20, epochs=3, verbose=0)

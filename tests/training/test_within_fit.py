@@ -45,6 +45,7 @@ def test_predict_and_evaluate_in_a_callback_see_all_rows(before, tiny_vae, x):
     assert vae.steps_per_execution == 1
 
 
+@pytest.mark.slow
 def test_evaluate_before_the_first_step_sees_all_rows_and_changes_no_step(x):
     model, found = compiled(Following()), []
     begin = keras.callbacks.LambdaCallback(
@@ -90,6 +91,7 @@ def test_train_on_batch_in_a_callback_trains_on_its_batch_alone(jit_compile, x):
         np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_a_fit_in_a_callback_trains_on_its_own_data(x):
     model, twin = compiled(Following(), jit_compile=False), compiled(Following(), jit_compile=False)
     twin.set_weights(model.get_weights())
@@ -103,6 +105,7 @@ def test_a_fit_in_a_callback_trains_on_its_own_data(x):
         np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_xla_ends_where_a_later_compile_forbids_it(x, monkeypatch):
     monkeypatch.setattr(plan, "_FEWEST_STEPS_BY_XLA", 1)
     made = []
