@@ -333,6 +333,7 @@ def half_precision(dtype_policy):
     return model
 
 
+@pytest.mark.slow
 def test_an_export_in_float32_leaves_the_policy_of_every_thread_as_it_is(tmp_path, dtype_policy, monkeypatch):
     model = half_precision(dtype_policy)
     seen = []

@@ -107,6 +107,7 @@ def test_contributions_are_bars_in_descending_order(rng):
     assert [bar.get_width() for bar in second.patches] == [3.0, 2.0, 1.0]
 
 
+@pytest.mark.slow
 def test_labels_do_not_overlap_and_are_within_the_page(rng, tmp_path):
     rows, columns = 5, 30
     real = pd.DataFrame(

@@ -35,6 +35,7 @@ def test_rows_of_the_same_distribution_are_hardly_told_apart(synthetic):
     assert abs(same["detector"] - 0.5) < 0.08
 
 
+@pytest.mark.slow
 def test_each_figure_sees_what_it_is_for(synthetic):
     real = rows(600, 0)
     shifted = figures(synthetic, real, rows(600, 1, shift=1.0, share=0.9))

@@ -240,7 +240,8 @@ def test_a_fit_goes_on_until_q_has_converged():
     assert iterates.rates == sorted(iterates.rates, reverse=True)
 
 
-@pytest.mark.parametrize("epochs", [pytest.param(4, marks=pytest.mark.slow), 10])
+@pytest.mark.slow
+@pytest.mark.parametrize("epochs", [4, 10])
 def test_the_mean_of_the_later_iterates_of_the_last_whole_stage_remains(epochs):
     # A stage has four epochs of 10 executions each; the next stage starts from the mean of its last two epochs.
     model, iterates = normal_posterior(), Iterates()
@@ -256,6 +257,7 @@ def test_the_mean_of_the_later_iterates_of_the_last_whole_stage_remains(epochs):
     assert min(iterates.rates) == pytest.approx(0.05 * 0.5 ** ((epochs - 1) // 4))
 
 
+@pytest.mark.slow
 def test_a_fit_that_is_too_short_is_warned_of_and_left_as_it_is():
     model, iterates, convergence = normal_posterior(), Iterates(), Convergence()
     with pytest.warns(UserWarning, match="^q has not converged"):

@@ -25,6 +25,7 @@ def test_predict_takes_the_rows_of_a_table(tmp_path, monkeypatch, suffix):
     assert np.load("y.npz")["y"].tolist() == [[2, 3], [2, 3]]
 
 
+@pytest.mark.slow
 def test_predict_takes_an_export_of_a_model_without_an_encoder(tmp_path):
     exported, x, y = (str(tmp_path / name) for name in ("model.tflite", "x.npy", "y.npz"))
     tfvae.export.tflite(Scaled(), exported, quantize="float16")

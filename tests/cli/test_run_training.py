@@ -217,6 +217,7 @@ def test_a_run_that_diverges_keeps_its_history_and_its_best_model(cut, train, tr
     assert after == []
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:A checkpoint is damaged")
 def test_a_run_without_a_checkpoint_that_is_whole_is_refused(train_cut, refused, folder):
     train_cut(0, 5)

@@ -130,6 +130,7 @@ def test_the_order_follows_from_the_seed_when_the_model_was_made(seen, known_mod
     assert orders[0] != orders[2]
 
 
+@pytest.mark.slow
 def test_fit_that_is_called_again_goes_on_with_new_orders(seen, known_model):
     keras.utils.set_random_seed(1)
     expected = seen(epochs=4)

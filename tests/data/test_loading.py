@@ -53,6 +53,7 @@ def test_each_epoch_visits_every_row_once_in_a_new_order():
     assert len({tuple(epoch[:, 0]) for epoch in epochs}) == 4
 
 
+@pytest.mark.slow
 def test_the_order_is_uniform():
     # The position of each of the 200 rows has mean 99.5 and variance (200^2 - 1) / 12; the tolerance is 4.5 standard
     # errors because 200 rows are checked.
@@ -310,6 +311,7 @@ def test_streamed_files_are_in_the_units_of_arrays(tmp_path, dtype, binarize):
     assert (streamed.scale, streamed.offset) == (expected.scale, expected.offset)
 
 
+@pytest.mark.slow
 def test_dynamic_binarisation_of_streamed_files(tmp_path):
     p = np.tile(np.linspace(0, 1, 8, dtype=np.float32), (2500, 1))
     shard(tmp_path, p)

@@ -112,6 +112,7 @@ def test_auto_changes_nothing_where_one_gpu_is_used(machine, made, has, argument
     assert made == []
 
 
+@pytest.mark.slow
 def test_a_tpu_that_does_not_answer_is_named(monkeypatch):
     # TensorFlow for CPUs lacks the kernels for TPUs.
     monkeypatch.setenv("TPU_NAME", "local")

@@ -30,6 +30,7 @@ def test_a_cpu_is_split_before_tensorflow_is_used(run_python):
     assert report == {"auto": 3, "sum": 6.0, "3": three, "None": three, "1": three[:1], "default": True}
 
 
+@pytest.mark.slow
 def test_a_chief_and_a_worker_start_at_different_times(run_workers):
     printed = run_workers(
         """

@@ -165,6 +165,7 @@ def test_a_draw_takes_no_loop_and_the_density_of_another_z_does():
     assert [name for name in operations(evaluate) if "While" in name]
 
 
+@pytest.mark.slow
 def test_the_gradient_of_the_density_of_another_z_is_that_of_the_implicit_function():
     posterior, features, _ = flow("InverseAutoregressiveFlow", 3)
     weights, epsilon = posterior.trainable_variables, noise(2, 3)

@@ -143,6 +143,7 @@ def test_the_prior_is_uniform_or_has_the_probabilities_that_it_learns():
             np.testing.assert_allclose(counts, [expected] * 2, atol=5 * 0.5 / np.sqrt(20_000))
 
 
+@pytest.mark.slow
 def test_the_bound_of_sharp_codes_is_finite_in_training(x, tiny_vae):
     vae = tiny_vae(
         posterior=posteriors.RelaxedOneHotCategorical(num_categories=2, temperature=0.1),

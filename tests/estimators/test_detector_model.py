@@ -53,6 +53,7 @@ def test_a_threshold_needs_one_rate_and_enough_rows(changed, x):
         changed.set_threshold(x[:20], false_alarm_rate=0.01)
 
 
+@pytest.mark.slow
 def test_the_model_says_what_the_detector_does(detector, model, x):
     found = model.detect(x)
     np.testing.assert_array_equal(found["is_anomaly"], detector.predict(x) == -1)

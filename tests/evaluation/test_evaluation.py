@@ -157,6 +157,7 @@ def vae_with_prior(make, num_columns, latent_dim):
     return vae, np.float64(kernel)
 
 
+@pytest.mark.slow
 def test_annealing_starts_from_a_mixture():
     locs, weights = np.array([[-1.0, 0.5], [1.5, 1.0]]), np.array([0.3, 0.7])
     vae, kernel = vae_with_prior(
@@ -175,6 +176,7 @@ def test_annealing_starts_from_a_mixture():
     assert_errors_are_as_predicted(result, special.logsumexp(parts, axis=0, b=weights[:, None]))
 
 
+@pytest.mark.slow
 def test_annealing_moves_in_unconstrained_coordinates():
     vae, kernel = vae_with_prior(lambda: tfd.Independent(tfd.LogNormal([0.0], [0.5]), 1), 2, 1)
     x = np.random.default_rng(2).normal(size=(30, 2)).astype("float32")
@@ -226,6 +228,7 @@ def test_the_exact_posterior_leaves_no_gap():
     np.testing.assert_allclose(gap.approximation_gap, 0, atol=2e-3)
 
 
+@pytest.mark.slow
 def test_the_gaps_are_divergences_from_the_exact_posterior(monkeypatch):
     # In chunks of 50 draws, which must not share their noise.
     monkeypatch.setattr(tfvae.evaluation.amortization, "_CHUNK_ELEMENTS", 50 * 6 * 5)

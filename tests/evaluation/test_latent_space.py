@@ -44,6 +44,7 @@ def test_a_unit_is_active_where_its_posterior_mean_varies(vae, data):
     assert active_units(vae, data, threshold=units.variances[0] * 0.99).count == 2
 
 
+@pytest.mark.slow
 def test_the_variance_of_a_mean_without_closed_form_is_estimated_without_bias(tiny_vae):
     # An untrained flow is the identity, so the mean is `loc`.
     vae = tiny_vae(posterior=tfvae.posteriors.CouplingFlow())

@@ -22,9 +22,10 @@ SCRIPT = r"""
 LIMIT = 4 * 2**30
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("examples", "event", "num_samples", "batch_size"),
-    [pytest.param(512, 2, 5000, 512, marks=pytest.mark.slow), (256, 784, 500, 128)],
+    [(512, 2, 5000, 512), (256, 784, 500, 128)],
     ids=["few columns, many samples", "images"],
 )
 def test_memory_stays_under_4_gb(examples, event, num_samples, batch_size, run_python):

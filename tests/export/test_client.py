@@ -277,6 +277,7 @@ def test_a_file_runs_in_a_process_without_tensorflow_and_keras(model, paths, tmp
     assert_same(dict(np.load(tmp_path / "answer.npz")), expected_answers(model, X, EPSILON))
 
 
+@pytest.mark.slow
 def test_a_saved_model_runs_in_a_process_with_tensorflow_alone(model, paths, tmp_path, run_with_tensorflow):
     np.savez(tmp_path / "question.npz", x=X, epsilon=EPSILON)
     arguments = paths["version"], tmp_path / "question.npz", json.dumps(HEAVY[1:]), tmp_path / "answer.npz"
@@ -284,6 +285,7 @@ def test_a_saved_model_runs_in_a_process_with_tensorflow_alone(model, paths, tmp
     assert_same(dict(np.load(tmp_path / "answer.npz")), expected_answers(model, X, EPSILON))
 
 
+@pytest.mark.slow
 def test_keras_loads_a_saved_model_where_keras_is_imported_first(model, tmp_path, run_python):
     model.save(tmp_path / "model.keras")
     np.savez(tmp_path / "question.npz", x=X, expected=model.predict(X, verbose=0))

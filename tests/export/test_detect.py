@@ -61,6 +61,7 @@ def test_the_threshold_is_in_the_description_and_in_the_file(shared):
     assert "| detect |" in (shared.version.parent / "README.md").read_text()
 
 
+@pytest.mark.slow
 def test_a_model_that_is_not_calibrated_has_no_detect(exported):
     for client in exported("linear").clients.values():
         assert "threshold" not in client.metadata

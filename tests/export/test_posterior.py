@@ -276,6 +276,7 @@ ONLY_TENSORFLOW = """
 """
 
 
+@pytest.mark.slow
 def test_plain_tensorflow_gives_the_same_and_the_graph_refuses_wrong_shapes(
     regressions, families, tmp_path, run_with_tensorflow
 ):

@@ -25,6 +25,7 @@ def small(function=None):
     return model
 
 
+@pytest.mark.slow
 def test_a_second_export_is_version_2_and_the_newest_is_opened(tmp_path):
     model = small()
     first = export.saved_model(model, tmp_path / "model")
@@ -67,6 +68,7 @@ def test_few_rows_of_large_data_are_compared(tmp_path):
     assert max(rows) <= 64
 
 
+@pytest.mark.slow
 def test_what_a_client_sends_in_doubles_or_booleans_is_what_the_model_takes(tmp_path):
     def of_flag(latents, x):
         assert (x["x"].dtype, x["flag"].dtype) == (tf.float32, tf.bool)

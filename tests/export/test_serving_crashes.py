@@ -89,6 +89,7 @@ EXPORT = """
 """
 
 
+@pytest.mark.slow
 def test_two_exports_at_once_publish_two_versions(processes, tmp_path):
     folder = tmp_path / "model"
     started = [processes.start(EXPORT, ROOT, folder, 1) for _ in range(2)]

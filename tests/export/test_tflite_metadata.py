@@ -136,6 +136,7 @@ def test_the_model_is_named_and_described(labelled):
     assert "(x - offset) / scale" in root.string(1)
 
 
+@pytest.mark.slow
 def test_the_normalisation_is_what_is_left_to_the_caller(labelled):
     _, graphs = read(labelled)
     description = json.loads(labelled.with_suffix(".json").read_text())["expected_range"]
@@ -180,6 +181,7 @@ def test_an_image_is_one(exported):
         assert tensor.string(1) in ("the data", "the mean of p(x|z)")
 
 
+@pytest.mark.slow
 def test_the_rest_of_the_file_stays_as_it_was(tmp_path, monkeypatch):
     written = []
     right = tflite_metadata.describe

@@ -94,6 +94,7 @@ def test_the_models_units_are_there_by_name(model, client):
     close(client.run("detect_normalized", x=x)["contributions"], model.detect(x)["contributions"])
 
 
+@pytest.mark.slow
 def test_verify_takes_the_models_units_and_asks_in_those_of_each_file(model, files, exported):
     # Its model has the same weights.
     unscaled = exported("linear").tflite
@@ -113,6 +114,7 @@ def test_a_file_of_raw_units_without_its_description_is_not_verified(model, file
         export.verify(model, saved_model=alone, x=data())
 
 
+@pytest.mark.slow
 def test_an_export_that_scales_in_another_way_than_it_says_is_refused(model, tmp_path, monkeypatch):
     wrong = units.make(model, OFFSET, 1.001 * SCALE)
     right = serving.Endpoints

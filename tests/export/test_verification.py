@@ -136,6 +136,7 @@ def test_sizes_are_the_bytes_on_disk(verified, files):
     }
 
 
+@pytest.mark.slow
 def test_of_a_folder_of_versions_the_size_is_that_of_the_newest(model, files):
     folder = files["saved_model"].parent
     result = export.verify(model, saved_model=folder, x=data(2), timed_calls=1)

@@ -105,6 +105,7 @@ def test_the_readme_does_what_it_says(written, kind, monkeypatch):
     assert ("is a bare `NaN`" in readme) == (kind == "Columns")
 
 
+@pytest.mark.slow
 def test_a_missing_value_in_a_rest_request_is_a_bare_nan(written):
     loaded = tf.saved_model.load(str(written("Columns", "saved_model")))
     signature, inputs = readmes.read('{"instances": [[NaN, 0.5, 0.5, 1.0]]}', loaded)

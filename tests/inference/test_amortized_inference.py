@@ -252,6 +252,7 @@ def test_kernels_are_drawn_to_0_in_training(exact):
     assert evaluated.auxiliary == 0.0
 
 
+@pytest.mark.slow
 def test_a_model_without_prior_is_fitted_on_pairs_alone(fitted):
     # Less so the more pairs there are, and not at all online.
     assert float(fitted.decay) == 0.0

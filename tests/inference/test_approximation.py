@@ -78,6 +78,7 @@ def test_a_normal_family_is_the_normal_of_scipy(name):
     np.testing.assert_allclose(np.cov(white), np.eye(DIM), atol=5 * np.sqrt(2 / 20_000))
 
 
+@pytest.mark.slow
 def test_the_start_is_the_gaussian_of_the_coordinates():
     """Exactly, if the family can represent it; a mean-field family starts with the variances of the conditionals."""
     z = LOC + np.random.default_rng(1).normal(size=[20, DIM]) @ SCALE.T

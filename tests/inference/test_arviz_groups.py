@@ -172,6 +172,7 @@ def test_local_latent_variables_have_no_log_likelihood_of_each_observation():
         inference.loo(50, x)
 
 
+@pytest.mark.slow
 def test_one_of_several_observed_variables_is_named():
     joint = tfd.JointDistributionNamed({**NAMED, "w": lambda mu: tfd.Normal(mu, 1.0)})
     inference = with_q(joint.experimental_pin(y=Y, w=0.5))

@@ -94,7 +94,8 @@ def test_normal_mean_with_known_variance():
     assert draws.log_evidence == pytest.approx(log_evidence, abs=0.01)
 
 
-@pytest.mark.parametrize("standardize", [True, pytest.param(False, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("standardize", [True, False])
 def test_regression_by_a_full_covariance(standardize):
     model = fitted_regression(posteriors.FullCovarianceNormal(), standardize)
     loc, covariance = gaussian_of(model)

@@ -260,6 +260,7 @@ def test_a_q_that_is_exact_is_not_warned_of():
     assert draws["x"].shape == (2000, 8)
 
 
+@pytest.mark.slow
 def test_seeds_of_draws():
     model = fitted(posteriors.FullCovarianceNormal)
     first = model.draw(150, seed=1)

@@ -102,6 +102,7 @@ def test_elements_that_depend_on_each_other_are_summed_out_jointly():
         enumerated(chain(40).experimental_pin(y=np.zeros(40, np.float32)), ["z"])
 
 
+@pytest.mark.slow
 def test_what_tensorflow_vectorises_wrongly_is_refused():
     with pytest.raises(ValueError, match=r"`model` must be made of ops that TensorFlow can vectorise.* among others"):
         enumerated(chain(5, axis=-1).experimental_pin(y=Y), ["z"])

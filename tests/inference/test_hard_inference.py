@@ -150,6 +150,7 @@ def test_a_posterior_that_float32_cannot_resolve_is_refused():
         model.fit(epochs=1, verbose=0)
 
 
+@pytest.mark.slow
 def test_a_family_of_ones_own_may_have_a_weight_that_is_not_used():
     class Own(posteriors.DiagonalNormal):
         def build(self, input_shape):

@@ -102,6 +102,7 @@ def test_random_effects_by_batches_and_from_a_file(tmp_path):
     np.testing.assert_allclose(again.log_weights, draws.log_weights, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_weights_are_not_loaded_into_an_encoder_without_shapes(tmp_path):
     models = [
         VariationalInference(
@@ -126,6 +127,7 @@ def test_the_posterior_of_each_row_is_that_of_the_encoder():
     assert len(latents.trainable_variables) == 6
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:When providing `inputs` as a dict")
 def test_data_of_several_parts():
     y = data(0.7)

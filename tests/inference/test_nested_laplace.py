@@ -123,6 +123,7 @@ def test_the_start_of_groups_is_near_the_posterior(centered):
     np.testing.assert_allclose(received, gaussian.draws(noise), rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_the_start_of_a_gaussian_series_is_its_posterior():
     log_joint, latents, data, exact = walk(60)
     gaussian, draws = start(log_joint, latents, data)
@@ -131,6 +132,7 @@ def test_the_start_of_a_gaussian_series_is_its_posterior():
     assert errors(draws, exact)[1] < np.log(1.08)
 
 
+@pytest.mark.slow
 def test_a_group_without_data_and_prior_is_named():
     def log_joint(latents, y):
         log_prior = tfd.Normal(0.0, 1.0).log_prob(latents["mu"])

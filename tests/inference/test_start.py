@@ -90,6 +90,7 @@ def test_plausible_points_of_a_prior_are_tried():
         coordinates(model, {"x": ()})
 
 
+@pytest.mark.slow
 def test_a_vague_prior_whose_draws_underflow_is_fitted():
     # The posterior of the precision is Gamma(0.001 + n / 2, 0.001 + sum of squares / 2).
     y = np.linspace(-3.0, 3.0, 50).astype("float32")

@@ -73,10 +73,8 @@ JOINTS = {
 
 
 # The default tests in test_targets.py compare the densities of these.
-SLOW = [kind for kind in JOINTS if kind != "named"]
-
-
-@pytest.mark.parametrize("kind", [pytest.param(kind, marks=[pytest.mark.slow] * (kind in SLOW)) for kind in JOINTS])
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", JOINTS)
 def test_a_pinned_joint_distribution(kind):
     model = VariationalInference(JOINTS[kind].experimental_pin(y=Y))
     history = model.fit(epochs=1, verbose=0).history
@@ -146,6 +144,7 @@ def test_data_of_every_form(form, as_dataset):
     assert model.evaluate(*data, verbose=0, return_dict=True)["elbo"] == pytest.approx(LOG_EVIDENCE, abs=0.1)
 
 
+@pytest.mark.slow
 def test_the_metrics_are_those_of_all_of_the_data_and_not_of_rows():
     model = build()
     history = model.fit(Y, batch_size=4, epochs=1, verbose=0).history
@@ -155,6 +154,7 @@ def test_the_metrics_are_those_of_all_of_the_data_and_not_of_rows():
     assert model.num_data == 12
 
 
+@pytest.mark.slow
 def test_draws_do_not_depend_on_how_many_rows_are_computed_at_a_time(fitted):
     whole, parts = (fitted.draw(50, Y, batch_size=size, seed=0) for size in (12, 5))
     np.testing.assert_array_equal(parts["mu"], whole["mu"])
@@ -345,6 +345,7 @@ def test_a_fit_goes_on_without_standardising_again(kind, fitted, tmp_path):
 # Robustness
 
 
+@pytest.mark.slow
 def test_draws_whose_density_overflows_skip_a_step():
     def overflowing(latents, y):
         log_prior, log_likelihood = log_joint(latents, y)

@@ -90,6 +90,7 @@ def test_samples_have_the_mean_and_the_quartiles(case):
     assert np.all(np.abs(shares - 0.5) < 5 * 0.5 / np.sqrt(20000))
 
 
+@pytest.mark.slow
 def test_a_number_of_degrees_of_freedom_can_be_learned():
     likelihood = lk.StudentT()
     likelihood.build((None, 1))

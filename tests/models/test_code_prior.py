@@ -65,7 +65,8 @@ def test_before_its_training_it_is_the_uniform_prior():
     np.testing.assert_allclose(vqvae(prior=prior).score(X)["kl"], model.score(X)["kl"], rtol=1e-5)
 
 
-@pytest.mark.parametrize("temperature", [1.0, pytest.param(0.5, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("temperature", [1.0, 0.5])
 def test_draws_have_the_probabilities_of_the_prior(temperature):
     prior, number = prior_of((2, 2), 2), 20000
     noise = np.random.default_rng(0).random((number, D)).astype("float32")

@@ -98,6 +98,7 @@ def test_a_new_model_has_a_posterior_close_to_its_prior():
     assert (kl < 1).all()
 
 
+@pytest.mark.slow
 def test_recomputed_cells_give_the_same_bound_and_the_same_step():
     weights, bounds = [], []
     for recompute in (False, True):

@@ -109,6 +109,7 @@ def test_pairs_of_any_form_are_evaluated_at_y(name):
     np.testing.assert_allclose(metrics["reconstruction_log_likelihood"], EXPECTED, rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_many_steps_in_one_execution_give_the_weights_of_single_steps_and_of_a_dataset():
     """With sample weights, whose gradient with respect to the last bias is the weighted mean of y - 1/2."""
     steps = linear()
@@ -125,6 +126,7 @@ def test_many_steps_in_one_execution_give_the_weights_of_single_steps_and_of_a_d
     np.testing.assert_allclose(bias, 0.1 * np.mean(WEIGHTS[:, None] * (CLEAN - 0.5), axis=0), rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_a_y_that_is_x_or_has_another_shape_leaves_the_training_as_it_is():
     found = []
     for y in (None, CLEAN, CLEAN.copy(), np.arange(12), CLEAN[:, :3]):

@@ -52,6 +52,7 @@ def test_under_the_true_posterior_every_weight_is_p_of_x(num_samples):
     np.testing.assert_allclose(vae.log_likelihood(x, num_samples, batch_size=5), expected, rtol=1e-4, atol=1e-3)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("always")
 def test_off_it_the_estimate_is_within_its_monte_carlo_error():
     vae, x = linear_vae(5, 2), small_data()
@@ -78,6 +79,7 @@ def test_the_draws_follow_from_the_seed_whatever_else_there_is_to_estimate(bits)
     assert len(np.unique(weights)) >= 495
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("jit_compile", "expected"), [("auto", True), (False, False)])
 def test_xla_takes_what_compile_left_open_and_is_large(jit_compile, expected, bits, monkeypatch):
     CALLS.clear()

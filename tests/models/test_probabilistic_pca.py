@@ -127,6 +127,7 @@ def test_importance_sampled_log_likelihood_has_the_error_that_its_weights_predic
     assert abs(scores.mean()) < 5 / np.sqrt(200)
 
 
+@pytest.mark.slow
 def test_importance_sampled_log_likelihood_is_exact_to_a_hundredth_nat_after_training(trained):
     vae, x = trained
     x = x[:256]

@@ -294,6 +294,7 @@ def test_weights_that_are_loaded_before_fit_do_not_make_it_go_on(x, known_model,
         assert int(model.optimizer.iterations) == (before if callback is None else 7) + 10
 
 
+@pytest.mark.slow
 def test_a_model_that_was_saved_in_mid_training_is_trained_anew_with_the_whole_divergence(x, tiny_vae, tmp_path):
     checkpoint = keras.callbacks.ModelCheckpoint(tmp_path / "middle.keras", save_freq=3)
     compiled(tiny_vae()).fit(x, batch_size=5, callbacks=[KLWarmUp(4), checkpoint], verbose=0)

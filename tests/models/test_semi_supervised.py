@@ -90,6 +90,7 @@ def test_the_bound_is_exact_under_the_exact_posteriors(num_samples):
     np.testing.assert_allclose(vae.classify(given["x"]), special.softmax(log_joint(given["x"]), axis=1), atol=1e-5)
 
 
+@pytest.mark.slow
 def test_off_the_exact_posteriors_it_is_a_lower_bound_that_the_kl_divergences_explain():
     vae, log_joint = exact()
     given = data(400)
@@ -212,6 +213,7 @@ def test_wrong_data_are_refused_before_any_step(wrong, message):
     assert int(vae.optimizer.iterations) == 0
 
 
+@pytest.mark.slow
 def test_a_wrong_label_in_a_later_batch_makes_no_number_of_the_loss():
     vae, given = build(), data(20)
     vae.compile("adam")

@@ -105,6 +105,7 @@ def test_steps_that_are_generated_have_the_moments_of_the_model():
     assert (np.abs(np.cov(drawn.T) - covariance) < 5 * np.sqrt(2 / 4000) * np.outer(scale, scale)).all()
 
 
+@pytest.mark.slow
 def test_the_quantiles_of_a_forecast_are_those_of_an_autoregressive_process():
     coefficient, scale, noise, count, steps = 0.8, 0.6, 0.05, 4000, 5
     linear = kalman.ar1(coefficient, scale, noise)

@@ -117,6 +117,7 @@ def test_an_encoder_that_reads_what_comes_later_has_no_steps():
         model.check_exportable()
 
 
+@pytest.mark.slow
 def test_networks_without_states_have_streams_and_exports():
     model, x = sequential("dense")
     assert_stepped(model.stream(len(x)), model, x)

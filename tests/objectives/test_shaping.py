@@ -100,6 +100,7 @@ def test_a_warm_up_raises_the_capacity_and_leaves_the_divergence():
     assert float(vae.kl_weight) == 1.0
 
 
+@pytest.mark.slow
 def test_a_strong_weight_holds_the_divergence_at_the_capacity():
     vae = small_vae(Capacity(1.5, gamma=100.0))
     vae.fit(DATA, epochs=60, verbose=0)
@@ -139,12 +140,14 @@ def test_covariances_by_hand():
         np.testing.assert_allclose(value, TERMS.elbo - penalty, rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_a_posterior_without_a_mean_has_the_covariance_of_its_draws_alone():
     vae = small_vae(DIPVAE(covariance="means"), posterior=posteriors.CouplingFlow(hidden=4))
     with pytest.raises(ValueError, match=r"`covariance` must be \"draws\" for .*Received: covariance='means'"):
         vae.train_on_batch(DATA)
 
 
+@pytest.mark.slow
 def test_the_discrepancy_is_unbiased_for_that_of_two_normal_distributions():
     loc, scale = np.array([0.5, -0.3]), np.array([0.4, 1.5])
 

@@ -187,6 +187,7 @@ def test_a_model_with_a_vampprior_is_the_same_when_loaded(lazy_vae, tmp_path, is
     )
 
 
+@pytest.mark.slow
 def test_draws_of_many_components_hardly_depend_on_the_runtime():
     """Or exports would not agree with the model: float32 has few digits for the position within one of 500 shares."""
     vae = vae_with(priors.VampPrior(num_components=500))

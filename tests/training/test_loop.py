@@ -66,6 +66,7 @@ def by_xla_at_once(monkeypatch):
     return shapes
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:Your input ran out of data")
 def test_batches_of_many_shapes_are_not_all_compiled(monkeypatch):
     shapes = by_xla_at_once(monkeypatch)
@@ -88,6 +89,7 @@ def test_targets_that_are_no_tensors_train_as_without_xla(x, monkeypatch):
     tf.nest.map_structure(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6), ours, theirs)
 
 
+@pytest.mark.slow
 def test_batches_that_take_much_memory_are_divided(x, monkeypatch):
     results, calls = [], []
     run = Loop._run_by_xla

@@ -167,7 +167,8 @@ def test_a_training_goes_on_wherever_it_was_cut(saver, save_freq, steps_per_exec
     assert epochs == list(range(CUTS[cut].at[0], EPOCHS))
 
 
-@pytest.mark.parametrize("note", ['{"epo', *(pytest.param(note, marks=pytest.mark.slow) for note in (None, ""))])
+@pytest.mark.slow
+@pytest.mark.parametrize("note", ['{"epo', None, ""])
 def test_keras_may_be_cut_while_it_writes_the_weights_and_its_note_of_the_epoch(note, trainee, tmp_path):
     def make_saver():
         return keras.callbacks.BackupAndRestore(tmp_path, save_freq=3)

@@ -40,7 +40,8 @@ def test_the_first_fit_traces_the_step_once(kind, traces, tiny_vae, x):
     assert len(traces) == 1
 
 
-@pytest.mark.parametrize(("batch_size", "expected"), [pytest.param(5, 1, marks=pytest.mark.slow), (8, 2)])
+@pytest.mark.slow
+@pytest.mark.parametrize(("batch_size", "expected"), [(5, 1), (8, 2)])
 def test_a_smaller_last_batch_beside_xla_is_traced_by_itself(batch_size, expected, traces, x):
     model = Following()
     model.compile(keras.optimizers.Adam(0.01), jit_compile=True)
@@ -63,6 +64,7 @@ class Cut(keras.callbacks.Callback):
             raise KeyboardInterrupt
 
 
+@pytest.mark.slow
 def test_a_training_of_several_losses_that_was_cut_ends_with_the_same_digits(x, tmp_path):
     arguments = {"x": x[:, :2], "batch_size": 6, "epochs": 4, "verbose": 0}
     whole, cut, resumed = players(), players(), players()

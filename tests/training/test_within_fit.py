@@ -31,7 +31,8 @@ def compiled(vae, **arguments):
     return vae
 
 
-@pytest.mark.parametrize("before", [True, pytest.param(False, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("before", [True, False])
 def test_predict_and_evaluate_in_a_callback_see_all_rows(before, tiny_vae, x):
     vae = compiled(tiny_vae())
     if before:
