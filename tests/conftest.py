@@ -32,15 +32,15 @@ gc.set_threshold(100_000, 20, 20)
 
 # The files that take longest start first, so that the processes finish at about the same time.
 LONGEST = (
-    "docs/test_docs.py",
     "distribute/test_multi_worker.py",
-    "test_grid.py",
     "distribute/test_replicas.py",
     "docs/test_readme.py",
     "cli/test_commands.py",
-    "training/test_resume.py",
-    "export/test_device.py",
-    "docs/test_examples.py",
+    "data/test_shards.py",
+    "training/test_batch.py",
+    "test_sequence_networks.py",
+    "models/test_conditional.py",
+    "docs/test_docs.py",
 )
 
 

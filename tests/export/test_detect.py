@@ -152,6 +152,7 @@ def test_another_threshold_is_refused(shared, x, monkeypatch):
         verification.check_agreement(model, tflite=shared.tflite, x=x)
 
 
+@pytest.mark.slow
 def test_a_file_from_before_the_calibration_is_verified_without_detect(exported):
     model, x = linear_vae(), np.random.default_rng(0).normal(size=(10, 4)).astype(np.float32)
     model.calibrate(x, threshold=1.0)
