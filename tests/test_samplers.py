@@ -101,6 +101,9 @@ def conditional(prior):
     )
 
 
+WEIGHTED = tf.data.Dataset.from_tensor_slices((X, X, np.ones(len(X)))).batch(9)
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -135,6 +138,8 @@ def conditional(prior):
             "`validation_data`: `x` must be a dataset that ends",
         ),
         ({"latent_dim": 3}, "`prior` must have the model's latent_dim"),
+        ({"x": WEIGHTED}, "`x` must be a dataset without sample weights"),
+        ({"validation_data": WEIGHTED}, "`validation_data`: `x` must be a dataset without sample weights"),
     ],
 )
 def test_bad_input_is_refused_and_leaves_the_model_as_it_was(change, message):
@@ -142,6 +147,15 @@ def test_bad_input_is_refused_and_leaves_the_model_as_it_was(change, message):
     old = vae.prior
     with pytest.raises(ValueError, match=rf"^{message}.*Received: "):
         samplers.fit(**{"model": vae, "x": X, "kind": "mixture", **change})
+    assert vae.prior is old
+
+
+@pytest.mark.filterwarnings("ignore:The loss was nan")
+def test_a_prior_whose_fit_diverges_is_not_used():
+    vae = vae_with()
+    old = vae.prior
+    with pytest.raises(ValueError, match=r"^`learning_rate` must be lower: .*Received: learning_rate=1e\+30$"):
+        samplers.fit(vae, X, "mixture", num_components=3, steps=20, learning_rate=1e30, always=True)
     assert vae.prior is old
 
 

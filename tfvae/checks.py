@@ -247,6 +247,14 @@ def check_finite(x: np.ndarray, argument: str = "x", *, allow_nan: bool = False,
         )
 
 
+def check_float32(x: np.ndarray, argument: str = "x") -> None:
+    """Raises ValueError if finite x holds a number that is too large for float32."""
+    if x.dtype == np.float64:
+        largest = float(np.finfo(np.float32).max)
+        expected = "be finite in float32, in which models compute"
+        check_elements(x, lambda part: abs(part) > largest, expected, argument)
+
+
 def find(x: np.ndarray, condition: Callable[[np.ndarray], np.ndarray]) -> tuple[int, ...] | None:
     """The index of the first element of x that satisfies an elementwise condition, or None."""
     for start, part in _parts(x):

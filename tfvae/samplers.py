@@ -22,7 +22,7 @@ from tfvae.models.semi_supervised import SemiSupervisedVAE
 from tfvae.models.vae import VAE
 from tfvae.posteriors import Posterior
 from tfvae.priors import NormalMixture, Prior, SecondStage, SplineFlow
-from tfvae.training.batch import batches
+from tfvae.training.batch import batches, check_no_weights
 
 __all__ = ["Comparison", "fit"]
 
@@ -168,7 +168,7 @@ def fit(
         decay = keras.optimizers.schedules.CosineDecay(rate, steps)
         # The networks of flows and second stages are many small products, which XLA makes one of.
         density.compile(keras.optimizers.Adam(decay), jit_compile=kind != "mixture" and _is_alone(model))
-    _train(density, *split, steps=steps, batch_size=batch_size, seed=state, rng=rng)
+    _train(density, *split, steps=steps, batch_size=batch_size, rate=rate, seed=state, rng=rng)
     comparison = _compared(model, prior, kind, validation, tf.random.experimental.stateless_fold_in(state, 2), always)
     if not comparison.gain >= 0:
         advice = "" if comparison.is_used else "; take more data or fewer weights, or pass always=True to use it anyway"
@@ -232,6 +232,7 @@ def _check_arguments(kind: str, arguments: Iterable[str]) -> None:
 def _checked_data(model: Autoencoder, x: Any, argument: str) -> Any:
     """The data as arrays in the form that the model's methods take."""
     try:
+        check_no_weights(model, x)
         if isinstance(x, tf.data.Dataset):
             found = list(model._checked_batches(x, 1, model.denoises))
             x = tf.nest.map_structure(lambda *each: np.concatenate(each), *found)
@@ -290,10 +291,15 @@ def _train(
     *,
     steps: int,
     batch_size: int,
+    rate: float,
     seed: tf.Tensor,
     rng: np.random.Generator,
 ) -> None:
-    """Trains the prior on draws of `train`, and leaves it as it was when it suited those of `choice` best."""
+    """Trains the prior on draws of `train`, and leaves it as it was when it suited those of `choice` best.
+
+    Raises:
+        ValueError: log p(z) was never finite, after steps with this learning rate.
+    """
     batch_size = min(batch_size, train.rows)
     of_train, of_choice = tf.unstack(tf.random.experimental.stateless_split(seed, 2))
     chosen_on = choice(of_choice)
@@ -312,8 +318,12 @@ def _train(
         value = density.log_prob(chosen_on).mean(dtype=float)
         if value > best:
             best, best_weights = value, density.prior.get_weights()
-    if best_weights is not None:
-        density.prior.set_weights(best_weights)
+    if best_weights is None:
+        raise ValueError(
+            "`learning_rate` must be lower: log p(z) was NaN or infinite after every round of steps. Received: "
+            f"learning_rate={rate:g}"
+        )
+    density.prior.set_weights(best_weights)
 
 
 def _repeated(draws: _Draws, count: int, seed: tf.Tensor) -> Iterator[np.ndarray]:

@@ -232,6 +232,11 @@ def test_a_fit_that_fails_leaves_the_prior_as_it_was():
         assert model.prior is None
     with pytest.raises(ValueError, match=r"^`validation_data`: .*Received: "):
         model.fit_prior(X, prior, validation_data=(X, None), verbose=0)
+    weighted = tf.data.Dataset.from_tensor_slices((X, X, np.ones(len(X)))).batch(9)
+    with pytest.raises(ValueError, match=r"^`x` must be a dataset without sample weights"):
+        model.fit_prior(weighted, prior, verbose=0)
+    with pytest.raises(ValueError, match=r"^`validation_data`: `x` must be a dataset without sample weights"):
+        model.fit_prior(X, prior, validation_data=weighted, verbose=0)
 
 
 def test_a_frozen_prior_has_no_dropout_in_the_training_of_the_rest():

@@ -201,3 +201,12 @@ def test_a_model_without_draws_for_each_example_refuses_a_critic():
             build(objective=FactorVAE())
     with pytest.raises(ValueError, match=r"^`objective` must have no critic in a VariationalInference"):
         tfvae.VariationalInference(lambda z: -(z["a"] ** 2), {"a": ()}, objective=Adversarial())
+
+
+def test_a_critic_made_outside_of_the_scope_of_the_strategy_is_refused(tiny_vae):
+    objective = FactorVAE()
+    with (
+        tf.distribute.OneDeviceStrategy("CPU:0").scope(),
+        pytest.raises(ValueError, match=r"must be made in the scope of the strategy that trains them, OneDevice.*adam"),
+    ):
+        tiny_vae(objective=objective)

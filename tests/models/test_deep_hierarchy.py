@@ -166,6 +166,27 @@ def test_a_ladder_that_cannot_be_made_is_refused(arguments, expected):
         networks.ladder(**{"input_shape": (8, 8, 1), "filters": (4,), "groups": (2,), **arguments})
 
 
+def test_states_and_latent_variables_may_be_vectors():
+    h, z, x = (keras.Input((size,), name=name) for size, name in ((5, "h"), (2, "z"), (4, "x")))
+    features = keras.Input((3,), name="features")
+
+    def network(inputs, size):
+        joined = keras.layers.Concatenate()(inputs) if isinstance(inputs, list) else inputs
+        return keras.Model(inputs, keras.layers.Dense(size)(joined))
+
+    encoder = keras.Model(x, [keras.layers.Dense(3)(x) for _ in range(2)])
+    model = tfvae.DeepHierarchicalVAE(
+        encoder,
+        [network(h, 4) for _ in range(2)],
+        [network([h, features], 4) for _ in range(2)],
+        [network([h, z], size) for size in (5, 4)],
+    )
+    # Independent draws of q: the importance weighted bound rises with their number.
+    data = np.random.default_rng(0).normal(size=(50, 4)).astype("float32")
+    assert model.latent_shapes == [(2,), (2,)]
+    assert model.log_likelihood(data, 1, seed=0).mean() < model.log_likelihood(data, 50, seed=0).mean()
+
+
 def test_networks_that_do_not_fit_are_refused_by_name():
     one, other = networks.ladder((8, 8, 1), None, (4,), (2,), 1), networks.ladder((8, 8, 1), None, (4,), (2,), 2)
     for wrong, expected in (

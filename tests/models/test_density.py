@@ -85,6 +85,11 @@ def test_bad_input_is_refused():
         model.log_prob(np.zeros((4, 3)))
     with pytest.raises(ValueError, match=r"^`x` must be finite"):
         model.log_prob(np.full((4, 2), np.nan))
+    with pytest.raises(ValueError, match=r"^`x` must be finite in float32"):
+        model.log_prob(np.full((4, 2), 1e39))
+    with pytest.raises(ValueError, match=r"`x` must have the shape \[B, 2\]. Received: x of shape \(4, 1\)"):
+        model(np.zeros((4, 1)))
+    np.testing.assert_array_equal(model(np.ones((4, 2), int)), model.log_prob(np.ones((4, 2))))
     with pytest.raises(ValueError, match=r"^`n` must"):
         model.sample(0)
     with pytest.raises(NotImplementedError, match="SecondStage has no export"):

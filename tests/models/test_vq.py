@@ -107,6 +107,8 @@ def test_the_metrics_of_an_epoch():
     metrics = model.evaluate(x, sample_weight=weight, batch_size=5, verbose=0, return_dict=True)
     frequencies = np.bincount(codes[1::2].ravel(), minlength=K) / codes[1::2].size
     np.testing.assert_allclose(metrics["perplexity"], np.exp(stats.entropy(frequencies)), rtol=1e-5)
+    metrics = model.evaluate(x, sample_weight=0 * weight, batch_size=5, verbose=0, return_dict=True)
+    assert metrics["perplexity"] == 1
 
 
 def test_it_learns_data_that_are_combinations_of_codes():

@@ -249,6 +249,16 @@ def share_statistics(model: keras.Model, share: tf.Tensor) -> None:
             variable.assign(mean)
 
 
+def check_scope(owner: str, variables: list[Any], strategy: tf.distribute.Strategy) -> None:
+    """Raises ValueError, naming their owner, if variables were not made in the scope of a strategy."""
+    for variable in variables:
+        if not strategy.extended.variable_created_in_scope(variable.value):
+            raise ValueError(
+                "A model, its networks and its optimizer must be made in the scope of the strategy that trains "
+                f"them, {type(strategy).__name__}. Received: the {owner}'s variable {variable.path}, made elsewhere"
+            )
+
+
 def check(model: keras.Model) -> None:
     """Raises ValueError if a compiled model cannot be trained under its strategy."""
     strategy = tf.distribute.get_strategy() if tf.distribute.has_strategy() else model.distribute_strategy
@@ -259,12 +269,7 @@ def check(model: keras.Model) -> None:
         )
     optimizers = [("optimizer", optimizer.variables) for optimizer in model.optimizers()]
     for owner, variables in [("model", model.weights), *optimizers]:
-        for variable in variables:
-            if not strategy.extended.variable_created_in_scope(variable.value):
-                raise ValueError(
-                    "A model, its networks and its optimizer must be made in the scope of the strategy that trains "
-                    f"them, {type(strategy).__name__}. Received: the {owner}'s variable {variable.path}, made elsewhere"
-                )
+        check_scope(owner, variables, strategy)
     if strategy.num_replicas_in_sync == 1:
         return
     for optimizer in model.optimizers():

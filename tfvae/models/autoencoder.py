@@ -144,9 +144,7 @@ class Autoencoder(StreamDetector, AutoencoderExport, VariationalModel):
             allow_nan=self.likelihood.allows_missing,
             advice="; if NaN marks missing values, wrap the likelihood in tfvae.likelihoods.Missing",
         )
-        if x.dtype == np.float64:
-            largest = float(np.finfo(np.float32).max)
-            checks.check_elements(x, lambda part: abs(part) > largest, "be finite in float32, in which models compute")
+        checks.check_float32(x)
         if not is_encoded_only:
             self.likelihood.check(self._events(x))
 

@@ -13,7 +13,7 @@ from tfvae.models.code_density import CodeDensity
 from tfvae.models.code_prior import CodePrior
 from tfvae.models.quantizer import Quantizer
 from tfvae.models.signatures import AutoencoderExport
-from tfvae.training.batch import batches
+from tfvae.training.batch import batches, check_no_weights
 
 
 class OfCodes(AutoencoderExport):
@@ -44,8 +44,8 @@ class OfCodes(AutoencoderExport):
     ) -> keras.callbacks.History:
         """Learns p(z) from the codes of data, by maximum likelihood, and makes it the model's.
 
-        From then on `generate`, the bound and exports use it. The rest of the model stays as it is, and a later `fit`
-        leaves the prior as it is; fit the prior again after it.
+        From then on `generate`, the bound and exports use it. The rest of the model stays as it is. A prior that the
+        model did not have before is frozen in a later `fit`; fit it again after that.
 
         Args:
             x: data as for `fit`, such as those of the training.
@@ -64,8 +64,10 @@ class OfCodes(AutoencoderExport):
         """
         self._check_built("fit_prior")
         chosen = self.prior if prior is None else parts.checked_part("prior", prior, CodePrior)
+        check_no_weights(self, x)
         codes = self.encode(x)
         try:
+            check_no_weights(self, validation_data)
             held_out = None if validation_data is None else self.encode(validation_data)
         except ValueError as error:
             raise ValueError(f"`validation_data`: {error}") from error

@@ -3,8 +3,10 @@
 from typing import Any
 
 import keras
+import tensorflow as tf
 
 from tfvae import checks
+from tfvae.distribute import replicas
 from tfvae.models import ownership, parts, suitability
 from tfvae.objectives import CriticObjective
 
@@ -18,7 +20,7 @@ def checked_optimizer(name: str, optimizer: Any, model: keras.Model) -> keras.op
         model: the model.
 
     Raises:
-        ValueError: it is no optimizer, or updates another network.
+        ValueError: it is no optimizer, updates another network, or was not made in the scope of the strategy.
     """
     if not isinstance(optimizer, keras.optimizers.Optimizer):
         raise ValueError(f"`{name}` must be a Keras optimizer. Received: {name}={checks.shown(optimizer)}")
@@ -27,6 +29,7 @@ def checked_optimizer(name: str, optimizer: Any, model: keras.Model) -> keras.op
             f"`{name}` must be an optimizer that nothing else has, neither another model nor `compile`: make a new one "
             f"for each model. Received: {name}={type(optimizer).__name__}(...)"
         )
+    replicas.check_scope(name, optimizer.variables, tf.distribute.get_strategy())
     if model.dtype_policy.name == "mixed_float16" and not hasattr(optimizer, "inner_optimizer"):
         return keras.optimizers.LossScaleOptimizer(optimizer)
     return optimizer

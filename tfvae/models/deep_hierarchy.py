@@ -16,10 +16,8 @@ from tfvae.objectives import Objective
 
 tfd = tfp.distributions
 
-# Log scales are kept within this distance from 0, by tanh.
-_MOST_LOG_SCALE = 5.0
-# The standard deviation of the numbers with which the learned state starts.
-_START = 0.1
+_MOST_LOG_SCALE = 5.0  # log scales are kept within this distance from 0, by tanh
+_START = 0.1  # the standard deviation of the numbers with which the learned state starts
 
 
 @keras.saving.register_keras_serializable("tfvae")
@@ -221,7 +219,8 @@ class DeepHierarchicalVAE(autoencoder.Autoencoder):
         found = []
         for index, (u, decoder) in enumerate(zip(of_groups, self.decoders, strict=True)):
             if features is not None:
-                given = tf.tile(features[index], [num_samples, 1, 1, 1]) if num_samples > 1 else features[index]
+                given = features[index]
+                given = tf.tile(given, [num_samples, *[1] * (given.shape.rank - 1)]) if num_samples > 1 else given
                 loc, scale = self._loc_and_scale(index, self.posterior_networks[index]([h, given], training=training))
                 u = loc + scale * u
                 found.append((loc, scale, u))

@@ -100,6 +100,9 @@ class Density(Exportable, MaximumLikelihood):
             x: the data [B, D].
             training: has no effect.
         """
+        x = tf.cast(x, tf.float32)
+        if x.shape[-1] != self.prior.latent_dim:
+            raise ValueError(f"`x` must have the shape [B, {self.prior.latent_dim}]. Received: x of shape {x.shape}")
         return self.prior.distribution().log_prob(x)
 
     def operations_per_example(self, layers: LayerTraits) -> float:
@@ -124,6 +127,7 @@ class Density(Exportable, MaximumLikelihood):
                 self.built = True
         checks.check_shape(x, (self.prior.latent_dim,))
         checks.check_finite(x)
+        checks.check_float32(x)
 
     def log_prob(self, x: Any, batch_size: int = 4096) -> np.ndarray:
         """Computes log p(x).

@@ -232,7 +232,7 @@ class Perplexity(keras.metrics.Metric):
         self.counts.assign_add(tf.reduce_sum(values, axis=0))
 
     def result(self) -> tf.Tensor:
-        """The perplexity, from 1 to K."""
+        """The perplexity, from 1 to K; 1 if no example has a weight."""
         counts = tf.convert_to_tensor(self.counts)[self._books]
-        frequencies = counts / tf.reduce_sum(counts, axis=1, keepdims=True)
+        frequencies = tf.math.divide_no_nan(counts, tf.reduce_sum(counts, axis=1, keepdims=True))
         return tf.exp(-tf.reduce_mean(tf.reduce_sum(tf.math.xlogy(frequencies, frequencies), axis=1)))

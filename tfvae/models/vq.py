@@ -288,7 +288,7 @@ class VQVAE(CodesExport, autoencoder.Autoencoder):
         return super().log_likelihood(x, num_samples, batch_size, seed)
 
     def score(self, x: Any, batch_size: int = 256) -> dict[str, np.ndarray]:
-        """Computes the terms of the bound. `elbo` can serve to detect anomalies: it is low for unusual examples.
+        """Computes the terms of the bound.
 
         Args:
             x: an array [N, ...].

@@ -176,6 +176,20 @@ def peek(data: Any, argument: str = "x") -> tuple[Any, Any]:
     return data, data
 
 
+def check_no_weights(model: Any, data: Any) -> None:
+    """Raises ValueError for a dataset x with sample weights, for a method that takes all examples alike.
+
+    Args:
+        model: the model, whose `unpack` tells x from weights.
+        data: a dataset; other data have no weights.
+    """
+    if isinstance(data, tf.data.Dataset) and model.unpack(data.element_spec)[1] is not None:
+        raise ValueError(
+            "`x` must be a dataset without sample weights, which would not be used here: give x alone, or repeat "
+            f"examples that weigh more. Received: a dataset of {checks.shown(data.element_spec)}"
+        )
+
+
 def check_ends(data: Any, argument: str = "x", steps: str | None = None) -> None:
     """Raises ValueError for a dataset without end, of which a method that needs all of it would never return.
 
