@@ -190,7 +190,9 @@ def train(model: Any, given: argparse.Namespace, pictures: np.ndarray) -> dict[s
         rising = {"warmup_target": given.learning_rate, "warmup_steps": given.rise}
         rate = keras.optimizers.schedules.CosineDecay(0.0, steps * given.epochs - given.rise, **rising)
     averaging = {"use_ema": True, "ema_momentum": given.ema} if given.ema else {}
-    model.compile(keras.optimizers.Adam(rate, global_clipnorm=given.clipnorm, **averaging))
+    model.compile(
+        keras.optimizers.Adam(rate, weight_decay=given.weight_decay, global_clipnorm=given.clipnorm, **averaging)
+    )
     log = Log(given.folder / "seconds.json")
     callbacks = [log, tfvae.callbacks.Checkpoints(given.folder / "checkpoints")]
     if given.warm_up:
@@ -262,6 +264,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--batch-size", type=int, default=100)
     parser.add_argument("--learning-rate", type=float, default=1e-3)
     parser.add_argument("--rise", type=int, default=0, help="steps in which the learning rate rises from 0")
+    parser.add_argument("--weight-decay", type=float, help="that of AdamW, against overfitting")
     parser.add_argument("--clipnorm", type=float, help="the largest norm of the gradient")
     parser.add_argument("--warm-up", type=int, default=0, help="epochs in which the weight of the KL divergence rises")
     parser.add_argument("--ema", type=float, default=0.999, help="momentum of the averages of the weights; 0: none")
