@@ -82,6 +82,7 @@ class ElboTerms(NamedTuple):
         auxiliary: a term [B] that is added to the objective but is not part of the bound, such as a classifier's.
         metrics: values [B, ...] of the model's own metrics, by name, or None.
         example_weights: the weights [B] of the examples in the batch, with the mean 1; None if all are 1.
+        kl_by_layer: the divergences [B, T] of the layers of z, whose sum is `kl`; None if z has no layers.
     """
 
     reconstruction_log_likelihood: tf.Tensor
@@ -96,6 +97,7 @@ class ElboTerms(NamedTuple):
     auxiliary: tf.Tensor | float = 0.0
     metrics: dict[str, tf.Tensor] | None = None
     example_weights: tf.Tensor | None = None
+    kl_by_layer: tf.Tensor | None = None
 
     @property
     def log_likelihood(self) -> tf.Tensor:
@@ -171,7 +173,7 @@ class ElboTerms(NamedTuple):
 
     def tempered(self, weight: tf.Tensor) -> "ElboTerms":
         """The terms with log p(z), log q(z|x) and the KL divergence multiplied by a weight, a scalar."""
-        values = {name: getattr(self, name) for name in ("log_prior", "log_posterior", "kl", "weight")}
+        values = {name: getattr(self, name) for name in ("log_prior", "log_posterior", "kl", "kl_by_layer", "weight")}
         return self._replace(**{name: weight * value for name, value in values.items() if value is not None})
 
 

@@ -70,7 +70,7 @@ def inputs_of(shapes, rows):
     for name in arrays:
         if name == "label":
             arrays[name] = (np.arange(rows) % K).astype(np.float32)
-        if name == "x":
+        if name == "x" and arrays[name].ndim == 2:
             # The last column of "Columns" holds codes.
             arrays[name][:, -1] = np.arange(rows) % K
     return arrays

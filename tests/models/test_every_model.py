@@ -16,6 +16,9 @@ from tfvae.likelihoods import Missing, Normal
 from tfvae.objectives import IWAE
 from tfvae.posteriors import DiagonalNormal
 
+# A hierarchy does not use all its layers after a few steps.
+pytestmark = pytest.mark.filterwarnings("ignore:The posterior has collapsed to the prior in:UserWarning")
+
 D = 4
 X = np.random.default_rng(0).normal(size=(21, D)).astype("float32")
 SEQUENCES = np.random.default_rng(3).normal(size=(21, 6, D)).astype("float32")

@@ -50,13 +50,13 @@ class FrozenWarning(keras.callbacks.Callback):
 
 
 class PosteriorCollapseWarning(keras.callbacks.Callback):
-    """Warns once if z carries almost no information about x. The `fit` of every autoencoder adds this.
+    """Warns once if z, or layers of it, carry almost no information about x. The `fit` of every autoencoder adds this.
 
     Nothing else reveals a collapsed posterior. The warning is given when the mean of KL(q(z|x) || p(z)) was below
     0.05 nats per example in the previous epoch and has not grown in this one, with the weight of the KL divergence 1 in
     both. So it is given neither in the first epoch, nor during a warm-up, nor while the KL divergence still grows from
-    near 0. The metric is `kl`; for a `tfvae.SemiSupervisedVAE` `kl_z`; for a `tfvae.HierarchicalVAE` `kl_1` to `kl_T`,
-    or without `ladder` only `kl_T`.
+    near 0. The metric is `kl`; for a `tfvae.SemiSupervisedVAE` `kl_z`; for a `tfvae.DeepHierarchicalVAE` and a
+    `tfvae.HierarchicalVAE` `kl_1` to `kl_T`, or of the latter without `ladder` only `kl_T`.
 
     Reference: Bowman et al. 2016, Generating Sentences from a Continuous Space, section 3.1.
     """
@@ -69,13 +69,25 @@ class PosteriorCollapseWarning(keras.callbacks.Callback):
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         """Warns if the posterior has collapsed."""
         is_whole = float(keras.ops.convert_to_numpy(self.model.kl_weight)) == 1.0
-        for name in getattr(self.model, "collapsing", ("kl",)):
-            kl = float((logs or {}).get(name, math.inf)) if is_whole else math.inf
-            if kl <= self._last.get(name, math.inf) < COLLAPSED and not self._has_warned:
-                self._has_warned = True
-                warnings.warn(
-                    f"The posterior has collapsed to the prior: KL(q(z|x) || p(z)), the metric `{name}`, was {kl:.2g} "
-                    f"nats in epoch {epoch + 1}, so z says almost nothing about x. {COLLAPSE_ADVICE}",
-                    stacklevel=2,
-                )
-            self._last[name] = kl
+        names = getattr(self.model, "collapsing", ("kl",))
+        now = {name: float((logs or {}).get(name, math.inf)) if is_whole else math.inf for name in names}
+        collapsed = [name for name, kl in now.items() if kl <= self._last.get(name, math.inf) < COLLAPSED]
+        self._last = now
+        if not collapsed or self._has_warned:
+            return
+        self._has_warned = True
+        if len(names) == 1:
+            (name,) = collapsed
+            message = (
+                f"The posterior has collapsed to the prior: KL(q(z|x) || p(z)), the metric `{name}`, was "
+                f"{now[name]:.2g} nats in epoch {epoch + 1}, so z says almost nothing about x. {COLLAPSE_ADVICE}"
+            )
+        else:
+            values = ", ".join(f"`{name}` {now[name]:.2g}" for name in collapsed)
+            message = (
+                f"The posterior has collapsed to the prior in {len(collapsed)} of {len(names)} layers of z, which says "
+                f"almost nothing about x there: in epoch {epoch + 1} the KL divergences were {values} nats. Take fewer "
+                "layers, or try `tfvae.callbacks.KLWarmUp`, or `tfvae.objectives.FreeBits(per_dimension=False)`, which "
+                "gives each layer free nats."
+            )
+        warnings.warn(message, stacklevel=2)

@@ -88,8 +88,8 @@ class DeepHierarchicalVAE(autoencoder.Autoencoder):
         self._build_where_known(encoder)
 
     def _more_metrics(self) -> list[keras.metrics.Metric]:
-        names = [f"kl_{number}" for number in range(self.num_groups, 0, -1)]
-        names += [] if self.max_gradient_norm is None else ["skipped"]
+        self.collapsing = tuple(f"kl_{number}" for number in range(self.num_groups, 0, -1))
+        names = [*self.collapsing, *([] if self.max_gradient_norm is None else ["skipped"])]
         return [keras.metrics.Mean(name=name) for name in names]
 
     def build(self, input_shape: tuple[int | None, ...]) -> None:
@@ -243,10 +243,8 @@ class DeepHierarchicalVAE(autoencoder.Autoencoder):
         q, p = tfd.Normal(loc, scale), tfd.Normal(tf.zeros_like(loc), 1.0)
         log_posterior, log_prior = q.log_prob(u), p.log_prob(u)
         elements = q.kl_divergence(p) if sampling.analytic_kl else log_posterior - log_prior
-        kl, *kls = (
-            tf.reduce_mean(tf.reshape(tf.reduce_sum(each, axis=-1), shape), axis=0)
-            for each in (elements, *self._by_group(elements))
-        )
+        kls = tf.stack([tf.reduce_sum(each, axis=-1) for each in self._by_group(elements)], axis=-1)
+        kls = tf.reduce_mean(tf.reshape(kls, [*shape, self.num_groups]), axis=0)
         # As in `HierarchicalVAE`: in an export, images would have five axes, of which GPUs of devices take four.
         if sampling.training or sampling.num_samples > 1:
             parameters = tf.reshape(parameters, [*shape, *parameters.shape[1:]])
@@ -255,8 +253,9 @@ class DeepHierarchicalVAE(autoencoder.Autoencoder):
             tf.reshape(self.likelihood.log_prob(observed, parameters, training=sampling.training), shape),
             tf.reshape(tf.reduce_sum(log_prior, axis=-1), shape),
             tf.reshape(tf.reduce_sum(log_posterior, axis=-1), shape),
-            kl,
-            metrics={f"kl_{self.num_groups - index}": of_group for index, of_group in enumerate(kls)},
+            tf.reduce_sum(kls, axis=-1),
+            metrics=dict(zip(self.collapsing, tf.unstack(kls, axis=-1), strict=True)),
+            kl_by_layer=kls,
         )
 
     def _encode(self, x: tf.Tensor, training: bool = False) -> dict[str, tf.Tensor]:

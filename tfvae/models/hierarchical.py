@@ -254,9 +254,7 @@ class HierarchicalVAE(autoencoder.Autoencoder):
         # GPUs of devices take four. In training, likelihoods need the axis.
         by_sample = parameters
         if sampling.training or sampling.num_samples > 1:
-            by_sample = tf.reshape(
-                parameters, tf.concat([[sampling.num_samples, tf.shape(x)[0]], tf.shape(parameters)[1:]], 0)
-            )
+            by_sample = tf.reshape(parameters, tf.concat([shape, tf.shape(parameters)[1:]], 0))
         observed = x if sampling.target is None else sampling.target
         terms = elbo.ElboTerms(
             tf.reshape(self.likelihood.log_prob(observed, by_sample, training=sampling.training), shape),
@@ -264,6 +262,7 @@ class HierarchicalVAE(autoencoder.Autoencoder):
             tf.add_n(log_posterior),
             tf.add_n(kls),
             metrics={f"kl_{number}": kl for number, kl in enumerate(kls, start=1)},
+            kl_by_layer=tf.stack(kls, axis=-1),
         )
         return terms, parameters
 

@@ -67,7 +67,7 @@ class FreeBits(Objective):
     Args:
         nats: the number of nats, >= 0.
         per_dimension: whether the nats are for each dimension of z, which requires that q(z|x) and p(z) are independent
-            over dimensions; otherwise they are for z as a whole.
+            over dimensions; otherwise they are for each layer of a hierarchy, and for z as a whole in other models.
         num_samples: S, the number of draws of z for each example.
 
     Raises:
@@ -96,7 +96,8 @@ class FreeBits(Objective):
 
     def __call__(self, terms: ElboTerms) -> tf.Tensor:
         """Evaluates the bound [B], in nats per example."""
-        kl = terms.kl_by_dimension() if self.per_dimension else terms.kl[:, tf.newaxis]
+        kl = terms.kl_by_dimension() if self.per_dimension else terms.kl_by_layer
+        kl = terms.kl[:, tf.newaxis] if kl is None else kl
         weights = 1.0 if terms.example_weights is None else terms.example_weights[:, tf.newaxis]
         is_free = tf.reduce_mean(weights * kl, axis=0, keepdims=True) < self.nats
         paid = tf.reduce_sum(tf.where(is_free, self.nats, kl), axis=1)
