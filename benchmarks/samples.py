@@ -58,8 +58,8 @@ class Pictures:
         self._real = self.features(self.test)
 
     def features(self, x: np.ndarray) -> np.ndarray:
-        """The features of pictures."""
-        return evaluation.features(self._network, x)
+        """The features of pictures, whose pixels are cut off at 0 and 1 as in a file of pictures."""
+        return evaluation.features(self._network, np.clip(x, 0.0, 1.0))
 
     def compared(self, x: np.ndarray) -> dict[str, float]:
         """The figures of generated pictures, and their standard errors."""
