@@ -82,7 +82,7 @@ class ElboTerms(NamedTuple):
         auxiliary: a term [B] that is added to the objective but is not part of the bound, such as a classifier's.
         metrics: values [B, ...] of the model's own metrics, by name, or None.
         example_weights: the weights [B] of the examples in the batch, with the mean 1; None if all are 1.
-        kl_by_layer: the divergences [B, T] of the layers of z, whose sum is `kl`; None if z has no layers.
+        kl_by_layer: the divergences [B, T] of the layers of z, whose sum is `kl`; None if z has none.
     """
 
     reconstruction_log_likelihood: tf.Tensor

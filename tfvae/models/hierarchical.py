@@ -262,7 +262,8 @@ class HierarchicalVAE(autoencoder.Autoencoder):
             tf.add_n(log_posterior),
             tf.add_n(kls),
             metrics={f"kl_{number}": kl for number, kl in enumerate(kls, start=1)},
-            kl_by_layer=tf.stack(kls, axis=-1),
+            # From the bottom up, the terms of the lower layers are no divergences.
+            kl_by_layer=tf.stack(kls, axis=-1) if self.ladder else None,
         )
         return terms, parameters
 

@@ -67,7 +67,7 @@ class FreeBits(Objective):
     Args:
         nats: the number of nats, >= 0.
         per_dimension: whether the nats are for each dimension of z, which requires that q(z|x) and p(z) are independent
-            over dimensions; otherwise they are for each layer of a hierarchy, and for z as a whole in other models.
+            over dimensions; otherwise they are for each layer of a hierarchy from the top down, or for z as a whole.
         num_samples: S, the number of draws of z for each example.
 
     Raises:
