@@ -264,7 +264,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--batch-size", type=int, default=100)
     parser.add_argument("--learning-rate", type=float, default=1e-3)
     parser.add_argument("--rise", type=int, default=0, help="steps in which the learning rate rises from 0")
-    parser.add_argument("--weight-decay", type=float, help="that of AdamW, against overfitting")
+    parser.add_argument("--weight-decay", type=float, help="decoupled, as in AdamW, of all weights")
     parser.add_argument("--clipnorm", type=float, help="the largest norm of the gradient")
     parser.add_argument("--warm-up", type=int, default=0, help="epochs in which the weight of the KL divergence rises")
     parser.add_argument("--ema", type=float, default=0.999, help="momentum of the averages of the weights; 0: none")

@@ -13,11 +13,11 @@ from tests.helpers import texts
 from tfvae import networks
 from tfvae.elbo import Sampling
 from tfvae.likelihoods import Missing, Normal
-from tfvae.objectives import IWAE
+from tfvae.objectives import IWAE, FreeBits
 from tfvae.posteriors import DiagonalNormal
 
 # A hierarchy does not use all its layers after a few steps.
-pytestmark = pytest.mark.filterwarnings("ignore:The posterior has collapsed to the prior in:UserWarning")
+pytestmark = pytest.mark.filterwarnings(r"ignore:The posterior has collapsed.*\d of its layers:UserWarning")
 
 D = 4
 X = np.random.default_rng(0).normal(size=(21, D)).astype("float32")
@@ -172,6 +172,26 @@ def test_missing_values_reach_no_network(name):
     score, of_filled = model.score(gaps), model.score(filled)
     np.testing.assert_allclose(score["kl"], of_filled["kl"], rtol=1e-5)
     assert (score["reconstruction_log_likelihood"] > of_filled["reconstruction_log_likelihood"]).all()
+
+
+@pytest.mark.parametrize("name", ["ladder", "deep"])
+def test_each_layer_of_a_hierarchy_has_its_free_nats(name):
+    build, x = MODELS[name]
+    model = build()
+    terms = model.elbo_terms(tf.constant(x), Sampling(2, tf.constant([1, 2]))).tempered(tf.constant(0.5))
+    layers = np.stack([0.5 * terms.metrics[each.name] for each in model.metrics if each.name.startswith("kl_")], axis=1)
+    first, second = np.sort(layers.mean(axis=0))
+    nats = (first + second) / 2
+    paid = np.where(layers.mean(axis=0) < nats, nats, layers).sum(axis=1)
+    expected = np.mean(terms.reconstruction_log_likelihood, axis=0) - paid
+    np.testing.assert_allclose(FreeBits(nats, per_dimension=False)(terms), expected, rtol=1e-5)
+
+
+def test_a_hierarchy_from_the_bottom_up_has_free_nats_as_a_whole():
+    build, x = MODELS["hierarchical"]
+    terms = build().elbo_terms(tf.constant(x), Sampling(2, tf.constant([1, 2])))
+    expected = np.mean(terms.reconstruction_log_likelihood, axis=0) - 1e3
+    np.testing.assert_allclose(FreeBits(1e3, per_dimension=False)(terms), expected, rtol=1e-5)
 
 
 @pytest.mark.parametrize("name", MODELS)

@@ -7,7 +7,6 @@ import tensorflow as tf
 import tensorflow_probability as tfp
 from scipy import stats
 
-from tests.models.test_every_model import MODELS
 from tfvae import VAE, callbacks, elbo, objectives, posteriors, priors
 from tfvae.networks import dense_decoder, dense_encoder
 from tfvae.objectives import DIPVAE, ELBO, MMD, RAE, BetaTCVAE, Capacity, FreeBits
@@ -84,26 +83,6 @@ def test_a_posterior_that_is_not_independent_has_free_nats_as_a_whole_alone():
         small_vae(FreeBits(), prior=priors.NormalMixture(num_components=2))
     whole = small_vae(FreeBits(per_dimension=False), posterior=posteriors.FullCovarianceNormal())
     assert np.isfinite(whole.train_on_batch(DATA, return_dict=True)["loss"])
-
-
-@pytest.mark.parametrize("name", ["ladder", "deep"])
-def test_each_layer_of_a_hierarchy_has_its_free_nats(name):
-    build, x = MODELS[name]
-    model = build()
-    terms = model.elbo_terms(tf.constant(x), elbo.Sampling(2, tf.constant([1, 2]))).tempered(tf.constant(0.5))
-    layers = np.stack([0.5 * terms.metrics[each.name] for each in model.metrics if each.name.startswith("kl_")], axis=1)
-    first, second = np.sort(layers.mean(axis=0))
-    nats = (first + second) / 2
-    paid = np.where(layers.mean(axis=0) < nats, nats, layers).sum(axis=1)
-    expected = np.mean(terms.reconstruction_log_likelihood, axis=0) - paid
-    np.testing.assert_allclose(FreeBits(nats, per_dimension=False)(terms), expected, rtol=1e-5)
-
-
-def test_a_hierarchy_from_the_bottom_up_has_free_nats_as_a_whole():
-    build, x = MODELS["hierarchical"]
-    terms = build().elbo_terms(tf.constant(x), elbo.Sampling(2, tf.constant([1, 2])))
-    expected = np.mean(terms.reconstruction_log_likelihood, axis=0) - 1e3
-    np.testing.assert_allclose(FreeBits(1e3, per_dimension=False)(terms), expected, rtol=1e-5)
 
 
 def test_capacity_by_hand():

@@ -50,21 +50,22 @@ class FrozenWarning(keras.callbacks.Callback):
 
 
 class PosteriorCollapseWarning(keras.callbacks.Callback):
-    """Warns once if z, or layers of it, carry almost no information about x. The `fit` of every autoencoder adds this.
+    """Warns if z, or layers of it, carry almost no information about x. The `fit` of every autoencoder adds this.
 
     Nothing else reveals a collapsed posterior. The warning is given when the mean of KL(q(z|x) || p(z)) was below
     0.05 nats per example in the previous epoch and has not grown in this one, with the weight of the KL divergence 1 in
     both. So it is given neither in the first epoch, nor during a warm-up, nor while the KL divergence still grows from
     near 0. The metric is `kl`; for a `tfvae.SemiSupervisedVAE` `kl_z`; for a `tfvae.DeepHierarchicalVAE` and a
-    `tfvae.HierarchicalVAE` `kl_1` to `kl_T`, or of the latter without `ladder` only `kl_T`.
+    `tfvae.HierarchicalVAE` `kl_1` to `kl_T`, or of the latter without `ladder` only `kl_T`. There is one warning of
+    each metric.
 
     Reference: Bowman et al. 2016, Generating Sentences from a Continuous Space, section 3.1.
     """
 
     def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
-        """Forgets the KL divergences and the warning of an earlier training."""
+        """Forgets the KL divergences and the warnings of an earlier training."""
         self._last: dict[str, float] = {}
-        self._has_warned = False
+        self._warned: set[str] = set()
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         """Warns if the posterior has collapsed."""
@@ -73,21 +74,16 @@ class PosteriorCollapseWarning(keras.callbacks.Callback):
         now = {name: float((logs or {}).get(name, math.inf)) if is_whole else math.inf for name in names}
         collapsed = [name for name, kl in now.items() if kl <= self._last.get(name, math.inf) < COLLAPSED]
         self._last = now
-        if not collapsed or self._has_warned:
+        new = [name for name in collapsed if name not in self._warned]
+        if not new:
             return
-        self._has_warned = True
-        if len(names) == 1:
-            (name,) = collapsed
-            message = (
-                f"The posterior has collapsed to the prior: KL(q(z|x) || p(z)), the metric `{name}`, was "
-                f"{now[name]:.2g} nats in epoch {epoch + 1}, so z says almost nothing about x. {COLLAPSE_ADVICE}"
-            )
-        else:
-            values = ", ".join(f"`{name}` {now[name]:.2g}" for name in collapsed)
-            message = (
-                f"The posterior has collapsed to the prior in {len(collapsed)} of {len(names)} layers of z, which says "
-                f"almost nothing about x there: in epoch {epoch + 1} the KL divergences were {values} nats. Take fewer "
-                "layers, or try `tfvae.callbacks.KLWarmUp`, or `tfvae.objectives.FreeBits(per_dimension=False)`, which "
-                "gives each layer free nats."
-            )
-        warnings.warn(message, stacklevel=2)
+        self._warned.update(new)
+        values = ", ".join(f"the metric `{name}`, was {now[name]:.2g} nats" for name in new)
+        # The metrics of layers end in their numbers.
+        is_layered = new[0][-1].isdigit()
+        where, advice = (f" in {len(new)} of its layers", " Or take fewer layers.") if is_layered else ("", "")
+        warnings.warn(
+            f"The posterior has collapsed to the prior: KL(q(z|x) || p(z)), {values} in epoch {epoch + 1}, so z says "
+            f"almost nothing about x{where}. {COLLAPSE_ADVICE}{advice}",
+            stacklevel=2,
+        )

@@ -75,6 +75,7 @@ class DeepHierarchicalVAE(autoencoder.Autoencoder):
         checked_decoders = _checked("decoders", decoders)
         # Set before the base class makes the metrics, of which there is one for each group.
         self.num_groups = len(checked_decoders)
+        self.collapsing = tuple(f"kl_{number}" for number in range(self.num_groups, 0, -1))
         super().__init__(objective, **keras_kwargs)
         self.encoder = parts.checked_network("encoder", encoder)
         self.prior_networks = _checked("prior_networks", prior_networks, self.num_groups)
@@ -88,7 +89,6 @@ class DeepHierarchicalVAE(autoencoder.Autoencoder):
         self._build_where_known(encoder)
 
     def _more_metrics(self) -> list[keras.metrics.Metric]:
-        self.collapsing = tuple(f"kl_{number}" for number in range(self.num_groups, 0, -1))
         names = [*self.collapsing, *([] if self.max_gradient_norm is None else ["skipped"])]
         return [keras.metrics.Mean(name=name) for name in names]
 
@@ -254,7 +254,7 @@ class DeepHierarchicalVAE(autoencoder.Autoencoder):
             tf.reshape(tf.reduce_sum(log_prior, axis=-1), shape),
             tf.reshape(tf.reduce_sum(log_posterior, axis=-1), shape),
             tf.reduce_sum(kls, axis=-1),
-            metrics=dict(zip(self.collapsing, tf.unstack(kls, axis=-1), strict=True)),
+            metrics={f"kl_{self.num_groups - index}": kl for index, kl in enumerate(tf.unstack(kls, axis=-1))},
             kl_by_layer=kls,
         )
 
